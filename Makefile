@@ -1,0 +1,55 @@
+# Everything a clone needs: `make demo` to see it, `make test` to trust it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
+READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.ready-docs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench docs clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## create .venv and install convgraph with its tools
+
+demo: $(READY) ## train on digits, filter a photograph, prove every layer; writes demo/
+	$(BIN)/convgraph demo
+
+test: $(READY) ## run the tests and the doctests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-image and networkx
+	$(BIN)/python benchmarks/build_edges.py
+
+docs: $(DOCS) ## build the documentation into site/; a warning is an error
+	$(BIN)/zensical build --clean --strict
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist site demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter is checked before anything is downloaded. torch comes first and alone: with it in
+# place nothing that follows can ask the index for another build of it.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "convgraph needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Runs once, and again when what is installed may have changed.
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+$(DOCS): $(READY)
+	$(PIP) -e ".[dev,docs]"
+	@touch $@

@@ -1,0 +1,24 @@
+"""convgraph: convolutions as message passing on pixel graphs, proven equal to their dense twins."""
+
+from convgraph import errors, functional, nn
+from convgraph.backends import backend
+from convgraph.edges import Edges, connect
+from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
+from convgraph.sites import Sites
+from convgraph.transforms import ToPixelGraph
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Edges",
+    "KernelGeometry",
+    "PixelGraph",
+    "Sites",
+    "ToPixelGraph",
+    "backend",
+    "connect",
+    "errors",
+    "functional",
+    "nn",
+]

@@ -1,0 +1,140 @@
+"""Backends: ways of computing the same sum, and the choice among them with its reasons.
+
+The choice is a written cost model over static facts: multiply-adds and elements moved, weighed by
+one constant, and the cheapest backend that serves is taken. Nothing is ever timed at run time, so
+every rank of a job chooses alike and a run repeats.
+
+    cost = macs + BALANCE * elements moved
+
+A new backend is one file with NAME, refuses(problem), work(problem) and the function that computes;
+it is listed under its operator in `TABLES` below.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import final
+
+from convgraph.backends import dense, gather, messages
+from convgraph.backends.problem import Problem
+from convgraph.errors import BackendError
+
+TABLES: dict[str, dict[str, ModuleType]] = {
+    "conv": {"dense": dense, "gather": gather, "messages": messages},
+}
+"""Operator -> backend name -> module, in the order in which equal costs are decided."""
+
+NAMES = ("dense", "gather", "messages")
+
+BALANCE = 8.0
+"""Multiply-adds that a machine does while it moves one element."""
+
+_FORCED: list[str] = []
+"""Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's
+own backend flags are (a context variable would break torch.compile's graph)."""
+
+
+@final
+@dataclass(frozen=True)
+class Option:
+    """One backend's answer to a problem.
+
+    Attributes:
+        name: of the backend.
+        refusal: why it cannot serve, or None.
+        macs: multiply-adds it would do.
+        moved: elements it would read and write.
+    """
+
+    name: str
+    refusal: str | None
+    macs: float
+    moved: float
+
+    @property
+    def cost(self) -> float:
+        """macs + BALANCE * moved, in multiply-adds."""
+        return self.macs + BALANCE * self.moved
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force one backend for every layer called in the block.
+
+    Args:
+        name: "messages", "gather" or "dense".
+
+    Raises:
+        BackendError: no backend has that name. A layer called in the block raises it too when
+            the backend cannot serve the case.
+
+    Example:
+        >>> import torch, convgraph as cg
+        >>> conv = cg.nn.GraphConv2d(1, 1, 3, padding=1)
+        >>> with cg.backend("messages"):
+        ...     y = conv(cg.PixelGraph.from_image(torch.ones(1, 4, 4)))
+    """
+    check_name(name)
+    _FORCED.append(name)
+    try:
+        yield
+    finally:
+        _FORCED.pop()
+
+
+def check_name(name: str | None) -> str | None:
+    """Return the name if a backend has it; None means the choice is free."""
+    if name is not None and name not in NAMES:
+        raise BackendError(f"no backend is called {name!r}; there are {NAMES}")
+    return name
+
+
+def options(problem: Problem) -> list[Option]:
+    """Ask every backend that knows the operator what it says to the problem."""
+    found = []
+    for name, module in TABLES[problem.op].items():
+        refusal = module.refuses(problem)
+        macs, moved = (0.0, 0.0) if refusal else module.work(problem)
+        found.append(Option(name, refusal, macs, moved))
+    return found
+
+
+def forced(layer_choice: str | None) -> str | None:
+    """The backend somebody named: the layer's own wins over the surrounding block's."""
+    if layer_choice is not None:
+        return layer_choice
+    return _FORCED[-1] if _FORCED else None
+
+
+def choose(problem: Problem, layer_choice: str | None = None) -> str:
+    """Return the name of the backend that runs.
+
+    Args:
+        problem: the operator and its edges.
+        layer_choice: the backend that the layer was built with, or None.
+
+    Raises:
+        BackendError: a forced backend cannot serve; the text says why.
+    """
+    name = forced(check_name(layer_choice))
+    table = TABLES[problem.op]
+    if name is not None:
+        if name not in table:
+            raise BackendError(
+                f"backend {name!r} has no {problem.op!r}; there are {tuple(table)} for it"
+            )
+        refusal = table[name].refuses(problem)
+        if refusal is not None:
+            raise BackendError(f"backend {name!r} cannot serve this case: {refusal}")
+        return name
+    # A full grid needs no counting: whoever serves it as an image moves the least.
+    if "dense" in table and table["dense"].refuses(problem) is None:
+        return "dense"
+    serving = [option for option in options(problem) if option.refusal is None]
+    if not serving:
+        raise BackendError(f"no backend serves {problem.op!r} on these edges")
+    # `messages` is the last resort, never chosen for speed.
+    fast = [option for option in serving if option.name != messages.NAME] or serving
+    costs = [option.cost for option in fast]
+    return fast[costs.index(min(costs))].name

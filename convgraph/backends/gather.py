@@ -1,0 +1,199 @@
+"""Backend `gather`: for each tap, gather the rows that speak, multiply once, add where they land.
+
+    y[target] += w * x[source] @ taps[t]        for each tap t, all its edges at once
+
+Nothing of size E x C is kept for backward: each derivative is again a gather and a product over
+the same edges. Two operators are closed under differentiation, to any order:
+
+    send(x, T)        y[p]  = sum over edges of  x[q] @ T[t]
+    correlate(x, g)   T[t]  = sum over edges of  x[q]^T g[p]
+
+    d send / dx = send on the reversed edges with T^T;   d send / dT = correlate
+
+Results repeat bit for bit: within a tap targets are distinct, so additions never race. May import
+backends.problem.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convgraph.backends.problem import EdgeSource, Problem
+
+NAME = "gather"
+
+
+def refuses(problem: Problem) -> str | None:
+    """Say why this backend cannot serve, or None."""
+    if problem.tapped:
+        return "hooks or an explainer listen to single messages; only 'messages' has them"
+    if problem.static:
+        return "x of shape (B, N, C) on one graph is served by 'messages'"
+    if problem.weight_needs_grad:
+        return "edge_weight requires a gradient, which only 'messages' gives"
+    if torch.compiler.is_compiling() and not hasattr(problem.edges, "relation"):
+        return "sorting a typed graph by tap depends on data and cannot be compiled"
+    return None
+
+
+def work(problem: Problem) -> tuple[float, float]:
+    """Multiply-adds and elements moved: each edge reads a row, adds a row; nothing is kept."""
+    edges = problem.edges
+    macs = edges.num_edges * problem.macs_per_edge
+    moved = edges.num_edges * (2 * problem.in_channels + 3 * problem.out_channels)
+    if edges.is_self_loops:
+        moved = edges.num_targets * (problem.in_channels + problem.out_channels)
+    return float(macs), float(moved)
+
+
+def conv(
+    x: Tensor,  # (N, C_in)
+    taps: Tensor,  # (K, G, C_in / G, C_out / G)
+    edges: EdgeSource,
+) -> Tensor:
+    """Return y (num_targets, C_out) without bias."""
+    if edges.is_self_loops:
+        return _multiply(x, taps[0])
+    source, target, weight, ptr = edges.by_tap()
+    if weight is not None:
+        weight = weight.to(x.dtype)
+    ends = _Ends(edges.num_sources, edges.num_targets, edges.injective, edges.single_valued)
+    out: Tensor = _Send.apply(x, taps, source, target, weight, ptr, ends)
+    return out
+
+
+class _Ends(NamedTuple):
+    """How many nodes are at either end, and whether a tap names each at most once."""
+
+    num_sources: int
+    num_targets: int
+    distinct_sources: bool
+    distinct_targets: bool
+
+    def reversed(self) -> "_Ends":
+        return _Ends(
+            self.num_targets, self.num_sources, self.distinct_targets, self.distinct_sources
+        )
+
+
+def _multiply(
+    rows: Tensor,  # (n, C_in)
+    tap: Tensor,  # (G, C_in / G, C_out / G)
+) -> Tensor:
+    """(n, C_out): the rows through one tap's block-diagonal matrix."""
+    groups, c_in, c_out = tap.shape
+    if groups == 1:
+        return rows @ tap[0]
+    blocks = rows.unflatten(-1, (groups, c_in))
+    if c_in == 1:
+        return (blocks * tap[:, 0]).flatten(1)
+    return torch.bmm(blocks.transpose(0, 1), tap).transpose(0, 1).reshape(-1, groups * c_out)
+
+
+def _outer(
+    rows: Tensor,  # (n, C_in)
+    grads: Tensor,  # (n, C_out)
+    shape: torch.Size,  # (G, C_in / G, C_out / G)
+) -> Tensor:
+    """(G, C_in / G, C_out / G): sum over rows of the outer products, block by block."""
+    groups, c_in, c_out = shape
+    if groups == 1:
+        return (rows.t() @ grads).unsqueeze(0)
+    blocks, heads = rows.unflatten(-1, (groups, c_in)), grads.unflatten(-1, (groups, c_out))
+    if c_in == c_out == 1:
+        return (rows * grads).sum(0).view(shape)
+    return torch.bmm(blocks.permute(1, 2, 0), heads.transpose(0, 1))
+
+
+def _add_rows(total: Tensor, where: Tensor, rows: Tensor, *, distinct: bool) -> None:
+    """total[where] += rows, in place; with repeats on CUDA through a sort instead of atomics."""
+    if distinct or total.device.type != "cuda":
+        total.index_add_(0, where, rows)
+    else:
+        total.index_put_((where,), rows, accumulate=True)
+
+
+class _Send(torch.autograd.Function):
+    """y[p] = sum over edges of w x[q] @ T[t]."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        taps: Tensor,
+        source: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ptr: tuple[int, ...],
+        ends: _Ends,
+    ) -> Tensor:
+        out = x.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
+        for tap in range(len(ptr) - 1):
+            chosen = slice(ptr[tap], ptr[tap + 1])
+            rows = _multiply(x[source[chosen]], taps[tap])
+            if weight is not None:
+                rows = rows * weight[chosen, None]
+            _add_rows(out, target[chosen], rows, distinct=ends.distinct_targets)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, taps, source, target, weight, ctx.ptr, ctx.ends = inputs
+        ctx.save_for_backward(x, taps, source, target, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, taps, source, target, weight = ctx.saved_tensors
+        (g,) = grads
+        grad_x = grad_taps = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _Send.apply(
+                g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
+            )
+        if ctx.needs_input_grad[1]:
+            grad_taps = _Correlate.apply(
+                x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:]
+            )
+        return grad_x, grad_taps, None, None, None, None, None
+
+
+class _Correlate(torch.autograd.Function):
+    """T[t] = sum over the edges of tap t of w x[q]^T g[p], per group."""
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        g: Tensor,
+        source: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ptr: tuple[int, ...],
+        ends: _Ends,
+        shape: torch.Size,
+    ) -> Tensor:
+        parts = []
+        for tap in range(len(ptr) - 1):
+            chosen = slice(ptr[tap], ptr[tap + 1])
+            heads = g[target[chosen]]
+            if weight is not None:
+                heads = heads * weight[chosen, None]
+            parts.append(_outer(x[source[chosen]], heads, shape))
+        return torch.stack(parts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, g, source, target, weight, ctx.ptr, ctx.ends, _ = inputs
+        ctx.save_for_backward(x, g, source, target, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, g, source, target, weight = ctx.saved_tensors
+        (grad_taps,) = grads
+        grad_x = grad_g = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _Send.apply(
+                g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
+            )
+        if ctx.needs_input_grad[1]:
+            grad_g = _Send.apply(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
+        return grad_x, grad_g, None, None, None, None, None, None

@@ -1,0 +1,146 @@
+"""What a backend is asked: an operator on typed edges, described by static facts only.
+
+A `Problem` never holds feature values, so that the choice of a backend is the same on every rank
+and in every run. May import errors, geometry, sites and edges.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+from convgraph.edges import Edges
+
+TapList = tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]
+"""source (E,), target (E,), weight (E,) or None, and num_taps + 1 offsets; ordered by tap."""
+
+
+class EdgeSource(Protocol):
+    """What backends read of edges: those of a pixel graph, or any typed graph's."""
+
+    @property
+    def num_sources(self) -> int:
+        """Nodes that can send."""
+
+    @property
+    def num_targets(self) -> int:
+        """Sites that receive."""
+
+    @property
+    def num_taps(self) -> int:
+        """Edge types."""
+
+    @property
+    def num_edges(self) -> int:
+        """Edges; on a full grid counted, not built."""
+
+    @property
+    def edge_index(self) -> Tensor:
+        """(2, E) source and target of each edge."""
+
+    @property
+    def edge_type(self) -> Tensor:
+        """(E,) tap of each edge."""
+
+    @property
+    def edge_weight(self) -> Tensor | None:
+        """(E,) weight of each edge, or None."""
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether both ends are full grids of one size."""
+
+    @property
+    def is_self_loops(self) -> bool:
+        """Whether the edges are one self-loop per node, in node order."""
+
+    @property
+    def injective(self) -> bool:
+        """Whether within one tap no source appears twice."""
+
+    @property
+    def single_valued(self) -> bool:
+        """Whether within one tap no target appears twice."""
+
+    def by_tap(self) -> TapList:
+        """The edge list ordered by tap."""
+
+
+@final
+class TypedEdges:
+    """The edges of any typed graph, in whatever order they come; sorted by tap only on demand."""
+
+    is_grid = False
+    is_self_loops = False
+    injective = False
+    single_valued = False
+
+    def __init__(
+        self,
+        edge_index: Tensor,  # (2, E), row 0 source, row 1 target
+        edge_type: Tensor,  # (E,)
+        edge_weight: Tensor | None,  # (E,)
+        *,
+        num_sources: int,
+        num_targets: int,
+        num_taps: int,
+    ) -> None:
+        """Keep the lists as they are."""
+        self.edge_index = edge_index
+        self.edge_type = edge_type
+        self.edge_weight = edge_weight
+        self.num_sources = num_sources
+        self.num_targets = num_targets
+        self.num_taps = num_taps
+
+    @property
+    def num_edges(self) -> int:
+        """Length of the edge list."""
+        return self.edge_index.shape[1]
+
+    def by_tap(self) -> TapList:
+        """The list ordered by tap; equal taps keep their order."""
+        order = self.edge_type.argsort(stable=True)
+        counts = torch.bincount(self.edge_type, minlength=self.num_taps)
+        ptr = (0, *counts.cumsum(0).tolist())
+        source, target = self.edge_index[0, order], self.edge_index[1, order]
+        weight = None if self.edge_weight is None else self.edge_weight[order]
+        return source, target, weight, ptr
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One operator on one set of edges, without its numbers.
+
+    Attributes:
+        op: the operator's family, a key of `convgraph.backends.TABLES`.
+        edges: who talks to whom.
+        in_channels: features per source.
+        out_channels: features per target.
+        groups: blocks of channels that do not mix.
+        dtype: of the features.
+        device: of the features.
+        weight_needs_grad: whether edge weights are to be differentiated.
+        static: whether x has a leading batch of feature sets on one graph, (B, N, C).
+        tapped: whether somebody listens to single messages (PyG hooks, an explainer's mask).
+    """
+
+    op: str
+    edges: Edges | TypedEdges
+    in_channels: int
+    out_channels: int
+    groups: int
+    dtype: torch.dtype
+    device: torch.device
+    weight_needs_grad: bool = False
+    static: bool = False
+    tapped: bool = False
+
+    @property
+    def macs_per_edge(self) -> int:
+        """Multiply-adds for one edge: C_out * C_in / groups for a convolution, C otherwise."""
+        if self.op == "conv":
+            return self.out_channels * (self.in_channels // self.groups)
+        return self.out_channels

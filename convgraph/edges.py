@@ -1,0 +1,254 @@
+"""Typed edges: a relation on the sites of a graph.
+
+There is an edge q --t--> p exactly when q = q(p, t) is a node of the source and p a site of the
+target. `connect` decides the target's sites and returns an `Edges` record that costs nothing until
+somebody asks for the list itself; then it is built once, in vectorised integer arithmetic, ordered
+by tap and, within a tap, by target.
+
+This module may import errors, geometry, sites, site_rule and edge_list; it knows nothing of features or weights.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from convgraph import edge_list
+from convgraph.errors import GraphError
+from convgraph.geometry import Relation
+from convgraph.site_rule import network_sites
+from convgraph.sites import Sites, Size
+
+
+@final
+class Edges:
+    """Who talks to whom: the typed edges of one relation between two sets of sites.
+
+    Attributes:
+        relation: the geometry that the edges come from.
+        source: sites that send messages.
+        target: sites that receive them.
+
+    Example:
+        >>> from convgraph.geometry import KernelGeometry
+        >>> edges = connect(KernelGeometry(3, padding=1), Sites.full(1, (4, 4)))
+        >>> edges.edge_index.shape, int(edges.edge_type.max())
+        (torch.Size([2, 100]), 8)
+    """
+
+    def __init__(self, relation: Relation, source: Sites, target: Sites) -> None:
+        """Keep the three parts; nothing of the size of the edge list is computed here."""
+        self.relation = relation
+        self.source = source
+        self.target = target
+        self._memo: dict[str, Any] = {}
+
+    @property
+    def num_sources(self) -> int:
+        """Nodes that can send."""
+        return self.source.num_nodes
+
+    @property
+    def num_targets(self) -> int:
+        """Sites that receive; equal to the number of rows of a layer's output."""
+        return self.target.num_nodes
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether both ends are full grids of one size, so that a dense operator applies."""
+        return all(s.is_full and s.is_uniform for s in (self.source, self.target))
+
+    @property
+    def is_self_loops(self) -> bool:
+        """Whether the edges are exactly one self-loop per node, in node order."""
+        return bool(getattr(self.relation, "is_pointwise", False)) and self.target is self.source
+
+    @property
+    def num_taps(self) -> int:
+        """Edge types."""
+        known: int | None = getattr(self.relation, "num_taps", None)
+        if known is not None:
+            return known
+        return prod(edge_list.taps_per_axis(self.relation, self.source))
+
+    @property
+    def num_edges(self) -> int:
+        """Length of the edge list; asking builds it on a mask and counts on a full grid."""
+        if self.is_grid and "list" not in self._memo:
+            counts = [
+                int((self.relation.axis_sources(axis, n) >= 0).sum())
+                for axis, n in enumerate(self.source.size or ())
+            ]
+            return self.source.batch_size * prod(counts)
+        return int(self.edge_index.shape[1])
+
+    @property
+    def edge_index(self) -> Tensor:
+        """(2, E) int64: row 0 the source node, row 1 the target node of each edge."""
+        index: Tensor = self._list()[0]
+        return index
+
+    @property
+    def edge_type(self) -> Tensor:
+        """(E,) int64, ascending: the tap of each edge, row-major over the kernel."""
+        return self._once("edge_type", self._types)
+
+    @property
+    def edge_weight(self) -> Tensor | None:
+        """(E,) float64 weight of each edge, or None when every edge counts once."""
+        return self._once("edge_weight", self._weights)
+
+    @property
+    def tap_ptr(self) -> tuple[int, ...]:
+        """num_taps + 1 ints: edges of tap t are tap_ptr[t]:tap_ptr[t + 1]."""
+        ptr: tuple[int, ...] = self._list()[1]
+        return ptr
+
+    @property
+    def injective(self) -> bool:
+        """Whether within one tap no source appears twice, so that reversed edges do not collide."""
+        return not bool(getattr(self.relation, "folds", True))
+
+    @property
+    def single_valued(self) -> bool:
+        """Whether within one tap no target appears twice; always so for a relation."""
+        return True
+
+    def by_tap(self) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
+        """The list as it is kept: source (E,), target (E,), weight (E,) or None, tap offsets."""
+        source, target = self.edge_index
+        return source, target, self.edge_weight, self.tap_ptr
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def _list(self) -> edge_list.EdgeList:
+        parts = (self.relation, self.source, self.target)
+        if torch.compiler.is_dynamo_compiling() and "list" not in self._memo:
+            cold: edge_list.EdgeList = edge_list.build_while_compiling(*parts)
+            return cold
+        found: edge_list.EdgeList = self._once("list", lambda: edge_list.build(*parts))
+        return found
+
+    def _types(self) -> Tensor:
+        ptr = self.tap_ptr
+        types = torch.empty(ptr[-1], dtype=torch.int64, device=self.source.device)
+        for tap in range(len(ptr) - 1):
+            types[ptr[tap] : ptr[tap + 1]] = tap
+        return types
+
+    def _weights(self) -> Tensor | None:
+        return edge_list.weights(
+            self.relation, self.source, self.target, self.edge_index, self.edge_type
+        )
+
+    def __repr__(self) -> str:
+        """Say how many nodes talk to how many, through how many taps."""
+        built = f"{self.num_edges} edges" if self.is_grid or "list" in self._memo else "unbuilt"
+        return (
+            f"Edges({self.num_sources} -> {self.num_targets} nodes, {self.num_taps} taps, {built})"
+        )
+
+
+def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
+    """Return the typed edges of a geometry on a graph.
+
+    The target's sites: a full grid sends to the full output lattice; on a mask, stride 1 and an
+    unchanged size keep the sites, anything else keeps every output site that some node reaches;
+    `sites` names them exactly.
+
+    Args:
+        relation: a KernelGeometry, or any other separable relation.
+        graph: a PixelGraph or Sites.
+        sites: a PixelGraph, Sites, or a bool mask (B, *output_size) that names the output sites;
+            or "network", the rule by which a whole network has one site set per size (see
+            `convgraph.site_rule`).
+
+    Returns:
+        Edges; the list is built when asked for. The same arguments give the same record.
+
+    Raises:
+        GraphError: the graph has another dimension, or `sites` another size than the output.
+        GeometryError: the kernel does not fit the lattice.
+
+    Example:
+        >>> from convgraph.geometry import KernelGeometry
+        >>> connect(KernelGeometry(2, stride=2), Sites.full(1, (4, 4)))
+        Edges(16 -> 4 nodes, 4 taps, 16 edges)
+    """
+    source = _sites_of(graph)
+    if source.d != relation.d:
+        raise GraphError(
+            f"expected a graph of {relation.d} dimensions, got one of {source.d} "
+            f"(sizes {source.sizes[:3]}); build the geometry with d={source.d}"
+        )
+    target = target_sites(relation, source, sites)
+
+    def make() -> Edges:
+        return Edges(relation, source, target)
+
+    # The record keeps its target alive, so the id stays its own as long as the key is there.
+    return source.memo(("edges", relation, id(target)), make)
+
+
+def target_sites(relation: Relation, source: Sites, sites: Any = None) -> Sites:
+    """The sites that receive messages; see `connect`."""
+    if source.size is not None:
+        sizes = (relation.output_size(source.size),) * source.batch_size
+        size: Size | None = sizes[0] if sizes else relation.output_size(source.size)
+    else:
+        sizes = tuple(relation.output_size(s) for s in source.sizes)
+        size = None
+    if isinstance(sites, str):
+        if sites != "network":
+            raise GraphError(f"expected sites as a mask, a PixelGraph or 'network', got {sites!r}")
+        return network_sites(source, sizes)
+    if sites is not None:
+        return _named(sites, source, sizes, size)
+    if relation.keeps_sites and sizes == source.sizes:
+        return source
+    key = ("target", relation)
+    if source.mask is None:
+        if size is not None and source.root.is_full:
+            return source.memo(
+                key,
+                lambda: Sites.full(
+                    source.batch_size, size, device=source.device, batched=source.batched
+                ),
+            )
+        return source.memo(key, lambda: source.derived(sizes, None))
+    return source.memo(key, lambda: source.derived(sizes, edge_list.reached(relation, source)))
+
+
+def _named(sites: Any, source: Sites, sizes: tuple[Size, ...], size: Size | None) -> Sites:
+    if isinstance(sites, Tensor):
+        if size is None:
+            raise GraphError("a ragged batch takes sites= as a PixelGraph or Sites, not a mask")
+        expected = (source.batch_size, *size)
+        mask = sites if sites.dim() == len(size) + 1 else sites.expand(expected)
+        if tuple(mask.shape) != expected:
+            raise GraphError(f"expected sites of shape {expected}, got {tuple(sites.shape)}")
+        return source.derived(sizes, Sites.from_mask(mask.to(source.device)).mask)
+    named = _sites_of(sites)
+    if named.sizes != sizes or named.device != source.device:
+        raise GraphError(
+            f"expected sites on lattices of sizes {sizes[:3]} on {source.device}, "
+            f"got {named.sizes[:3]} on {named.device}"
+        )
+    return named
+
+
+def _sites_of(graph: Any) -> Sites:
+    sites = graph if isinstance(graph, Sites) else getattr(graph, "sites", None)
+    if not isinstance(sites, Sites):
+        raise GraphError(
+            f"expected a PixelGraph or Sites, got {type(graph).__name__}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
+    return sites

@@ -1,0 +1,302 @@
+"""Operators on pixel graphs as functions: validate, choose a backend, call it.
+
+    y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
+
+Layers are parameters plus one call of these. May import errors, geometry, sites, edges, graph and
+backends.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph import backends
+from convgraph.backends import dense, gather, messages
+from convgraph.backends.problem import Problem, TypedEdges
+from convgraph.edges import Edges, connect
+from convgraph.errors import DeviceError, DtypeError, EdgeError, GraphError, ShapeError
+from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def graph_conv(
+    graph: PixelGraph,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    geometry: KernelGeometry,
+    groups: int = 1,
+    sites: Any = None,
+    backend: str | None = None,
+    propagate: Callable[..., Any] | None = None,
+    tapped: bool = False,
+    who: str = "graph_conv",
+) -> PixelGraph:
+    """Convolve a pixel graph.
+
+    Args:
+        graph: features (N, C_in) on their sites.
+        weight: (C_out, C_in / groups, *kernel_size); transposed, (C_in, C_out / groups, ...).
+        bias: (C_out,) or None.
+        geometry: the kernel's integers.
+        groups: blocks of channels that do not mix.
+        sites: names the output sites; see `convgraph.connect`.
+        backend: forces one backend.
+        propagate: a MessagePassing layer's own, for its hooks.
+        tapped: whether somebody listens to single messages.
+        who: the caller's name, for error texts.
+
+    Returns:
+        A graph with features (P, C_out) on the output sites.
+
+    Raises:
+        ShapeError: channels, groups or weight do not fit.
+        DtypeError: features, weight and bias differ in dtype.
+        DeviceError: they live on different devices.
+        GeometryError: the kernel does not fit the lattice.
+        BackendError: a forced backend cannot serve.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.ones(1, 3, 3))
+        >>> box = graph_conv(graph, torch.ones(1, 1, 3, 3), geometry=KernelGeometry(3, padding=1))
+        >>> box.to_image()[0].int().tolist()
+        [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.conv2d.html
+    """
+    if not isinstance(graph, PixelGraph):
+        raise GraphError(
+            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
+    check_weight(graph.x, weight, bias, geometry, groups, who)
+    edges = connect(geometry, graph.sites, sites)
+    y = convolve(
+        graph.x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
+    )
+    return PixelGraph(y, edges.target)
+
+
+def typed_conv(
+    x: Tensor,
+    edge_index: Tensor,
+    edge_type: Tensor | None,
+    edge_weight: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    num_targets: int,
+    geometry: KernelGeometry,
+    groups: int = 1,
+    backend: str | None = None,
+    propagate: Callable[..., Any] | None = None,
+    tapped: bool = False,
+    who: str = "typed_conv",
+) -> Tensor:
+    """Convolve any typed graph, given by its edge list.
+
+    Args:
+        x: (N, C_in), or (B, N, C_in) for B feature sets on one graph.
+        edge_index: (2, E) integers, row 0 sources, row 1 targets.
+        edge_type: (E,) integers in [0, num_taps); None if there is one tap.
+        edge_weight: (E,) factors of the messages, or None.
+        weight: as in `graph_conv`.
+        bias: (C_out,) or None.
+        num_targets: rows of the result.
+        geometry: only its number of taps and its direction are read.
+        groups: blocks of channels that do not mix.
+        backend: forces one backend.
+        propagate: a MessagePassing layer's own, for its hooks.
+        tapped: whether somebody listens to single messages.
+        who: the caller's name, for error texts.
+
+    Returns:
+        (num_targets, C_out), or (B, num_targets, C_out).
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: as in `graph_conv`.
+        EdgeError: an index or a type out of range (on the CPU; on CUDA an asynchronous assert).
+    """
+    if x.dim() not in (2, 3):
+        raise ShapeError(f"{who}: expected x of shape (N, C) or (B, N, C), got {tuple(x.shape)}")
+    check_weight(x, weight, bias, geometry, groups, who)
+    if edge_type is None:
+        if geometry.num_taps != 1:
+            raise EdgeError(
+                f"{who}: a kernel of {geometry.num_taps} taps needs edge_type (E,), got None"
+            )
+        edge_type = torch.zeros_like(edge_index[0])
+    _check_edges(x, edge_index, edge_type, edge_weight, num_targets, geometry.num_taps, who)
+    edges = TypedEdges(
+        edge_index,
+        edge_type,
+        edge_weight,
+        num_sources=x.shape[-2],
+        num_targets=num_targets,
+        num_taps=geometry.num_taps,
+    )
+    # An unsorted list costs `gather` a sort at every call; the typed-node table does without.
+    chosen = backends.forced(backend) or messages.NAME
+    return convolve(
+        x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped
+    )
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    edges: Edges | TypedEdges,
+    geometry: KernelGeometry,
+    groups: int,
+    backend: str | None,
+    propagate: Callable[..., Any] | None,
+    *,
+    tapped: bool,
+) -> Tensor:
+    """Choose and run; the arguments have been checked."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return convolve(
+                x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
+            )
+    problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped)
+    name = backends.choose(problem, backend)
+    if name == dense.NAME and isinstance(edges, Edges):
+        return dense.conv(x, weight, bias, edges, groups)
+    taps = tap_matrices(weight, groups, transposed=geometry.transposed)
+    out_dtype = x.dtype
+    if out_dtype in HALF:  # products and sums in fp32, one rounding at the end
+        x, taps = x.float(), taps.float()
+        bias = None if bias is None else bias.float()
+    if name == gather.NAME:
+        y = gather.conv(x, taps, edges)
+    else:
+        y = messages.conv(x, taps, edges, propagate)
+    if bias is not None:
+        y = y + bias
+    return y.to(out_dtype)
+
+
+def conv_problem(
+    x: Tensor,
+    weight: Tensor,
+    edges: Edges | TypedEdges,
+    geometry: KernelGeometry,
+    groups: int,
+    *,
+    tapped: bool = False,
+) -> Problem:
+    """The static facts of a convolution, for the choice and for `explain`."""
+    out_channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
+    given = edges.edge_weight if isinstance(edges, TypedEdges) else None
+    return Problem(
+        op="conv",
+        edges=edges,
+        in_channels=x.shape[-1],
+        out_channels=out_channels,
+        groups=groups,
+        dtype=x.dtype,
+        device=x.device,
+        weight_needs_grad=given is not None and given.requires_grad,
+        static=x.dim() == 3,
+        tapped=tapped,
+    )
+
+
+def tap_matrices(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
+    """Return (K, G, C_in / G, C_out / G): one matrix per edge type and group, a view of weight.
+
+    Args:
+        weight: (C_out, C_in / G, *kernel) or, transposed, (C_in, C_out / G, *kernel).
+        groups: G.
+        transposed: which of the two layouts.
+    """
+    blocks = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
+    return blocks.permute(3, 0, 1, 2) if transposed else blocks.permute(3, 0, 2, 1)
+
+
+def check_weight(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: KernelGeometry,
+    groups: int,
+    who: str,
+) -> None:
+    """Raise the error that names what does not fit; see `graph_conv`."""
+    in_axis = 0 if geometry.transposed else 1
+    in_channels = weight.shape[in_axis] * (1 if geometry.transposed else groups)
+    if x.shape[-1] != in_channels:
+        raise ShapeError(
+            f"{who}: expected x of shape (N, in_channels) = ({x.shape[-2]}, {in_channels}), "
+            f"got {tuple(x.shape)}; build the layer with in_channels={x.shape[-1]} or check the "
+            "preceding one"
+        )
+    if tuple(weight.shape[2:]) != geometry.kernel_size or weight.shape[0] % groups:
+        raise ShapeError(
+            f"{who}: expected a weight over kernel_size={geometry.kernel_size} whose first axis "
+            f"divides into groups={groups}, got {tuple(weight.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.device != x.device:
+            raise DeviceError(
+                f"{who}: x on {x.device} but {name} on {tensor.device}; "
+                "move the layer or the graph with .to(device)"
+            )
+        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise DtypeError(
+                f"{who}: x has dtype {x.dtype} but {name} has {tensor.dtype}; "
+                "convert the layer or the graph with .to(dtype)"
+            )
+    out_channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
+    if bias is not None and tuple(bias.shape) != (out_channels,):
+        raise ShapeError(f"{who}: expected bias of shape ({out_channels},), got {tuple(bias.shape)}")
+
+
+def _check_edges(
+    x: Tensor,
+    edge_index: Tensor,
+    edge_type: Tensor,
+    edge_weight: Tensor | None,
+    num_targets: int,
+    num_taps: int,
+    who: str,
+) -> None:
+    for name, tensor in (("edge_index", edge_index), ("edge_type", edge_type)):
+        if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise DtypeError(f"{who}: expected {name} of an integer dtype, got {tensor.dtype}")
+        if tensor.device != x.device:
+            raise DeviceError(f"{who}: x on {x.device} but {name} on {tensor.device}")
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+        raise ShapeError(f"{who}: expected edge_index of shape (2, E), got {tuple(edge_index.shape)}")
+    for name, one in (("edge_type", edge_type), ("edge_weight", edge_weight)):
+        if one is not None and tuple(one.shape) != tuple(edge_index.shape[1:]):
+            raise ShapeError(
+                f"{who}: expected {name} of shape (E,) = ({edge_index.shape[1]},), "
+                f"got {tuple(one.shape)}"
+            )
+    if torch.compiler.is_compiling() or edge_index.shape[1] == 0:
+        return
+    for name, row, limit in (
+        ("edge_index[0] (sources)", edge_index[0], x.shape[-2]),
+        ("edge_index[1] (targets)", edge_index[1], num_targets),
+        ("edge_type", edge_type, num_taps),
+    ):
+        fine = ((row >= 0) & (row < limit)).all()
+        if x.device.type == "cuda":
+            torch._assert_async(fine)  # no wait for the device; the assert names this line
+        elif not fine:
+            low, high = int(row.min()), int(row.max())
+            raise EdgeError(
+                f"{who}: expected every entry of {name} in [0, {limit}), got {low} to {high}"
+            )

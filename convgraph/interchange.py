@@ -1,0 +1,119 @@
+"""The same graph in other libraries' records: PyG's Data and networkx.
+
+A record carries positions (pixels), image sizes and image indices as data of their own, so that
+the way back is exact: nothing is guessed from zeros or from the largest coordinate.
+
+This module may import errors, geometry, sites and edges. networkx is imported when asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from convgraph.edges import Edges, connect
+from convgraph.errors import GraphError
+from convgraph.geometry import KernelGeometry, Relation
+from convgraph.sites import Sites
+
+if TYPE_CHECKING:
+    import networkx
+
+
+def to_data(
+    sites: Sites,
+    x: Tensor,  # (N, C)
+    relation: Relation | None,
+    y: Tensor | None,
+) -> Data:
+    """Return x, pos, image_size and, with a relation, typed edges as PyG's Data.
+
+    Raises:
+        GraphError: the relation's targets are not the nodes themselves.
+    """
+    data = Data(x=x, pos=sites.pos.to(torch.float32))
+    data.image_size = torch.tensor(sites.sizes, device=sites.device).view(-1, sites.d)
+    if sites.batch_size > 1:
+        data.batch = sites.batch
+    if relation is not None:
+        edges = _among_nodes(relation, sites)
+        data.edge_index, data.edge_type = edges.edge_index, edges.edge_type
+        if edges.edge_weight is not None:
+            data.edge_weight = edges.edge_weight.to(x.dtype)
+    if y is not None:
+        data.y = y
+    return data
+
+
+def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
+    """Return features in raster order and the sites of a Data or Batch.
+
+    Raises:
+        GraphError: x, pos or image_size is missing; a node lies outside; two nodes share a pixel.
+    """
+    for name in ("x", "pos", "image_size"):
+        if getattr(data, name, None) is None:
+            raise GraphError(
+                f"PixelGraph.from_data: the Data has no {name!r}; expected x (N, C), pos (N, d) "
+                "in pixels and image_size (B, d), as to_data() writes them"
+            )
+    x, pos, image_size = data.x, data.pos.round().long(), data.image_size.view(-1, data.pos.shape[1])
+    batch = getattr(data, "batch", None)
+    batch = torch.zeros(len(pos), dtype=torch.int64, device=x.device) if batch is None else batch
+    extents = image_size[batch]
+    if bool(((pos < 0) | (pos >= extents)).any()):
+        raise GraphError("PixelGraph.from_data: a node lies outside its image_size")
+    sizes = [tuple(size) for size in image_size.tolist()]
+    empty = Sites.ragged(sizes, device=x.device)
+    cell = pos[:, 0]
+    for axis in range(1, pos.shape[1]):
+        cell = cell * extents[:, axis] + pos[:, axis]
+    cell = cell + torch.tensor(empty.cell_ptr, device=x.device)[batch]
+    order = cell.argsort(stable=True)
+    mask = torch.zeros(empty.num_cells, dtype=torch.bool, device=x.device)
+    mask[cell] = True
+    masks = [part.view(size) for part, size in zip(_split(mask, empty), sizes, strict=True)]
+    sites = Sites.ragged(sizes, masks, device=x.device, batched=batched)
+    if sites.num_nodes != len(x):
+        raise GraphError(
+            f"PixelGraph.from_data: {len(x)} nodes on {sites.num_nodes} pixels; "
+            "two nodes share a pixel"
+        )
+    return x[order], sites
+
+
+def to_networkx(sites: Sites, x: Tensor, relation: Relation | None) -> "networkx.MultiDiGraph":
+    """Return nodes with x, pos and image, and edges with edge_type; see PixelGraph.to_networkx."""
+    import networkx
+
+    chosen = KernelGeometry(3, padding="same", d=sites.d) if relation is None else relation
+    edges = _among_nodes(chosen, sites)
+    made = networkx.MultiDiGraph()
+    features = x.detach().cpu().tolist()
+    positions, images = sites.pos.tolist(), sites.batch.tolist()
+    made.add_nodes_from(
+        (n, {"x": row, "pos": tuple(pos), "image": image})
+        for n, (row, pos, image) in enumerate(zip(features, positions, images, strict=True))
+    )
+    pairs, types = edges.edge_index.t().tolist(), edges.edge_type.tolist()
+    made.add_edges_from(
+        (q, p, {"edge_type": tap}) for (q, p), tap in zip(pairs, types, strict=True)
+    )
+    return made
+
+
+def _among_nodes(relation: Relation, sites: Sites) -> Edges:
+    edges = connect(relation, sites)
+    if edges.target is not sites:
+        raise GraphError(
+            f"{relation} sends from {edges.num_sources} nodes to {edges.num_targets} other sites; "
+            "one set of nodes holds only edges of stride 1 that keep the size "
+            "(padding='same'); for others use convgraph.connect(geometry, graph)"
+        )
+    return edges
+
+
+def _split(mask: Tensor, sites: Sites) -> list[Tensor]:
+    ptr = sites.cell_ptr
+    return [mask[a:b] for a, b in zip(ptr, ptr[1:], strict=False)]

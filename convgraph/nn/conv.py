@@ -1,0 +1,554 @@
+"""Graph convolutions: the parameters of a torch convolution, run by sending messages.
+
+    y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
+
+`GraphConv` is a PyG MessagePassing; read its `message` and `aggregate` and you have read the
+equation. The numbered classes only fix the dimension, so that their arguments are torch's.
+May import errors, geometry, graph, edges, backends and functional.
+"""
+
+from math import sqrt
+from typing import Any, ClassVar, Optional, Self, final
+
+import torch
+from torch import Tensor
+from torch.nn import init
+from torch_geometric.nn import MessagePassing
+
+from convgraph import backends, functional
+from convgraph.backends import messages
+from convgraph.edges import Edges, connect
+from convgraph.errors import ConversionError, GeometryError, GraphError, ShapeError, UnsupportedError
+from convgraph.geometry import KernelGeometry, as_int
+from convgraph.graph import PixelGraph
+
+DENSE = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+DENSE_TRANSPOSED = {
+    1: torch.nn.ConvTranspose1d,
+    2: torch.nn.ConvTranspose2d,
+    3: torch.nn.ConvTranspose3d,
+}
+
+
+class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
+    """A convolution on the typed edges of a d-dimensional pixel graph, or of any typed graph.
+
+    Use GraphConv1d, GraphConv2d, GraphConv3d or their transposed forms; this class holds what they
+    share. The layer has torch's parameters under torch's names (`weight`, `bias`), so a
+    `state_dict` moves both ways as it is.
+
+    Args:
+        in_channels: features per source node.
+        out_channels: features per target node.
+        geometry: the kernel's integers; their number of taps is the number of edge types.
+        groups: blocks of channels that do not mix; divides both channel numbers.
+        bias: whether a bias is added, once per target node.
+        device: of the parameters.
+        dtype: of the parameters, floating.
+        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        flow: "source_to_target" (row 0 of edge_index sends) or "target_to_source", as in PyG.
+
+    Raises:
+        GeometryError: a number is not an integer or out of range, or groups do not divide.
+        BackendError: no backend has that name.
+    """
+
+    takes_graph: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        geometry: KernelGeometry,
+        groups: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str | None = None,
+        flow: str = "source_to_target",
+    ) -> None:
+        """Check the numbers, make the parameters, draw them as torch does."""
+        super().__init__(aggr="sum", node_dim=-2, flow=flow)
+        who = type(self).__name__
+        self.in_channels = as_int(f"{who}: in_channels", in_channels, least=1)
+        self.out_channels = as_int(f"{who}: out_channels", out_channels, least=1)
+        self.groups = as_int(f"{who}: groups", groups, least=1)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise GeometryError(
+                f"{who}: groups={groups} must divide in_channels={in_channels} and "
+                f"out_channels={out_channels}"
+            )
+        self.geometry = geometry
+        self.backend = backends.check_name(backend)
+        rows, columns = self.out_channels, self.in_channels
+        if geometry.transposed:
+            rows, columns = columns, rows
+        shape = (rows, columns // self.groups, *geometry.kernel_size)
+        self.weight = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = torch.nn.Parameter(
+                torch.empty(self.out_channels, device=device, dtype=dtype)
+            )
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias as torch's convolutions do: the same seed gives the same numbers."""
+        init.kaiming_uniform_(self.weight, a=sqrt(5))
+        if self.bias is not None:
+            fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
+            if fan_in:
+                init.uniform_(self.bias, -1 / sqrt(fan_in), 1 / sqrt(fan_in))
+
+    # -- the equation -------------------------------------------------------------------------
+
+    def message(
+        self,
+        Wx: Tensor,  # noqa: N803 - (N, K, C_out); Wx[q, t] = W[:, :, t] x[q], once per node
+        edge_index_j: Tensor,  # (E,) q, the node that speaks
+        edge_type: Tensor,  # (E,) t, the tap it speaks through
+        edge_weight: Optional[Tensor],  # noqa: UP045 - PyG reads this form only; (E,)
+    ) -> Tensor:
+        """Message of the edge q --t--> p:  W[:, :, t] x[q]."""
+        return messages.pick(Wx, edge_index_j, edge_type, edge_weight)
+
+    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:
+        """y[p] = the sum of the messages into p, in an order that repeats."""
+        return messages.sum_by_target(inputs, index, dim_size)
+
+    # -- calling ------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: PixelGraph | Tensor | tuple[Tensor, Tensor | None],
+        edge_index: Tensor | None = None,
+        edge_type: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+        size: tuple[int | None, int | None] | None = None,
+        *,
+        sites: Any = None,
+    ) -> PixelGraph | Tensor:
+        """Send the messages.
+
+        Args:
+            x: a PixelGraph, whose edges the layer knows; or, as in PyG, features (N, C_in) with
+                the edges in the next arguments, (B, N, C_in) for B feature sets on one graph, or a
+                pair (x_src, x_dst) for a bipartite graph.
+            edge_index: (2, E) integers; row 0 sends unless flow says otherwise.
+            edge_type: (E,) integers in [0, num_taps); may be left out for one tap.
+            edge_weight: (E,) factors of the messages.
+            size: (number of sources, number of targets) for a bipartite graph.
+            sites: with a PixelGraph, names the output sites; see `convgraph.connect`.
+
+        Returns:
+            A PixelGraph on the output sites for a PixelGraph; else (P, C_out) or (B, P, C_out).
+
+        Raises:
+            GraphError: edges with a PixelGraph, or features without edges.
+            ShapeError, DtypeError, DeviceError, EdgeError, GeometryError, BackendError: as
+                `convgraph.functional.graph_conv` and `typed_conv` say.
+        """
+        who = self._who()
+        tapped = self._tapped()
+        if isinstance(x, PixelGraph):
+            if edge_index is not None or edge_type is not None or edge_weight is not None:
+                raise GraphError(
+                    f"{who}: a PixelGraph brings its own edges; pass graph.x to use others"
+                )
+            return functional.graph_conv(
+                x,
+                self.weight,
+                self.bias,
+                geometry=self.geometry,
+                groups=self.groups,
+                sites=sites,
+                backend=self.backend,
+                propagate=self.propagate,
+                tapped=tapped,
+                who=who,
+            )
+        if edge_index is None:
+            raise GraphError(
+                f"{who}: expected a PixelGraph, or features with edge_index and edge_type; "
+                "wrap an image with PixelGraph.from_image(image)"
+            )
+        features, num_targets = self._ends(x, size)
+        if self.flow == "target_to_source":
+            edge_index = edge_index.flip(0)
+        return functional.typed_conv(
+            features,
+            edge_index,
+            edge_type,
+            edge_weight,
+            self.weight,
+            self.bias,
+            num_targets=num_targets,
+            geometry=self.geometry,
+            groups=self.groups,
+            backend=self.backend,
+            propagate=self.propagate,
+            tapped=tapped,
+            who=who,
+        )
+
+    def edges(self, graph: PixelGraph, sites: Any = None) -> Edges:
+        """Return who talks to whom when this layer meets the graph; see `convgraph.connect`."""
+        return connect(self.geometry, graph, sites)
+
+    def _ends(
+        self,
+        x: Tensor | tuple[Tensor, Tensor | None],
+        size: tuple[int | None, int | None] | None,
+    ) -> tuple[Tensor, int]:
+        """Return the sending features and the number of targets."""
+        receiving = None
+        if isinstance(x, tuple | list):
+            x, receiving = x
+        n_source, n_target = size if size is not None else (None, None)
+        if self.flow == "target_to_source":
+            n_source, n_target = n_target, n_source
+        if n_source is not None and n_source != x.shape[-2]:
+            raise ShapeError(
+                f"{self._who()}: size={size} names {n_source} sources but x has {x.shape[-2]} rows"
+            )
+        if receiving is not None:
+            if n_target is not None and n_target != receiving.shape[-2]:
+                raise ShapeError(
+                    f"{self._who()}: size={size} names {n_target} targets but x_dst has "
+                    f"{receiving.shape[-2]} rows"
+                )
+            return x, receiving.shape[-2]
+        return x, x.shape[-2] if n_target is None else n_target
+
+    def _tapped(self) -> bool:
+        """Whether a PyG hook or an explainer listens to the messages of this layer."""
+        if self.decomposed_layers != 1:
+            raise UnsupportedError(
+                f"{self._who()}: decomposed_layers={self.decomposed_layers} is refused; "
+                "messages of a convolution are already computed once per node"
+            )
+        return bool(
+            self.explain
+            or self._propagate_forward_pre_hooks
+            or self._propagate_forward_hooks
+            or self._message_forward_pre_hooks
+            or self._message_forward_hooks
+            or self._aggregate_forward_pre_hooks
+            or self._aggregate_forward_hooks
+        )
+
+    # -- the dense twin -----------------------------------------------------------------------
+
+    @classmethod
+    def from_dense(cls, dense: torch.nn.Module) -> Self:
+        """Return the layer of a torch convolution, parameters copied bit for bit.
+
+        Args:
+            dense: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d, as the class asks.
+
+        Raises:
+            ConversionError: another type of module, or a lazy one that was never called.
+        """
+        twin = cls._twin()
+        if not isinstance(dense, twin):
+            raise ConversionError(
+                f"{cls.__name__}.from_dense: expected a torch.nn.{twin.__name__}, "
+                f"got {type(dense).__name__}"
+            )
+        if isinstance(dense.weight, torch.nn.parameter.UninitializedParameter):
+            raise ConversionError(
+                f"{cls.__name__}.from_dense: {type(dense).__name__} has no weights yet; "
+                "call it once on an image first"
+            )
+        layer = cls._build(dense)
+        layer.load_state_dict(dense.state_dict())
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(dense.get_parameter(name).requires_grad)
+        return layer.train(dense.training)
+
+    def to_dense(self) -> Any:
+        """Return the torch convolution with the same parameters, copied bit for bit.
+
+        Raises:
+            ConversionError: the padding differs before and after, which no torch layer takes.
+        """
+        g = self.geometry
+        if any(before != after for before, after in g.padding) and not self._is_same():
+            raise ConversionError(
+                f"{self._who()}: torch's layers take one padding an axis, this one has {g.padding}"
+            )
+        shared: dict[str, Any] = {
+            "kernel_size": g.kernel_size,
+            "stride": g.stride,
+            "padding": "same" if self._is_same() else tuple(a for a, _ in g.padding),
+            "dilation": g.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": g.padding_mode,
+            "device": self.weight.device,
+            "dtype": self.weight.dtype,
+        }
+        if g.transposed:
+            made: torch.nn.Module = DENSE_TRANSPOSED[g.d](
+                self.in_channels, self.out_channels, output_padding=g.output_padding, **shared
+            )
+        else:
+            made = DENSE[g.d](self.in_channels, self.out_channels, **shared)
+        made.load_state_dict(self.state_dict())
+        for name, parameter in made.named_parameters():
+            parameter.requires_grad_(self.get_parameter(name).requires_grad)
+        return made.train(self.training)
+
+    def _is_same(self) -> bool:
+        """Whether the padding is what torch calls 'same' and only that name can say it."""
+        g = self.geometry
+        asked = any(before != after for before, after in g.padding)
+        if not asked or g.transposed or set(g.stride) != {1}:
+            return False
+        same = KernelGeometry(g.kernel_size, padding="same", dilation=g.dilation, d=g.d)
+        return same.padding == g.padding
+
+    @classmethod
+    def _twin(cls) -> type[torch.nn.Module]:
+        raise ConversionError(f"{cls.__name__} has no single torch twin; use a numbered class")
+
+    @classmethod
+    def _build(cls, dense: Any) -> Self:
+        shared = {
+            "stride": dense.stride,
+            "padding": dense.padding,
+            "dilation": dense.dilation,
+            "groups": dense.groups,
+            "bias": dense.bias is not None,
+            "padding_mode": dense.padding_mode,
+            "device": dense.weight.device,
+            "dtype": dense.weight.dtype,
+        }
+        if dense.transposed:
+            shared["output_padding"] = dense.output_padding
+        make: Any = cls
+        layer: Self = make(dense.in_channels, dense.out_channels, dense.kernel_size, **shared)
+        return layer
+
+    # -- what it says about itself --------------------------------------------------------------
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Taps along each axis."""
+        return tuple(self.geometry.kernel_size)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Pixels between neighbouring output sites."""
+        return tuple(self.geometry.stride)
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Pixels between neighbouring taps."""
+        return tuple(self.geometry.dilation)
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], ...]:
+        """Pixels (before, after) along each axis."""
+        return tuple(self.geometry.padding)
+
+    @property
+    def padding_mode(self) -> str:
+        """What a tap outside the lattice means."""
+        return self.geometry.padding_mode
+
+    def _who(self) -> str:
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, "
+            f"kernel_size={self.geometry.kernel_size})"
+        )
+
+    def __repr__(self) -> str:
+        """Show what differs from the defaults, as torch does."""
+        g = self.geometry
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={g.kernel_size}"]
+        parts.append(f"stride={g.stride}")
+        if any(a or b for a, b in g.padding):
+            even = all(a == b for a, b in g.padding)
+            parts.append(f"padding={tuple(a for a, _ in g.padding) if even else g.padding}")
+        if set(g.dilation) != {1}:
+            parts.append(f"dilation={g.dilation}")
+        if any(g.output_padding):
+            parts.append(f"output_padding={g.output_padding}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if g.padding_mode != "zeros":
+            parts.append(f"padding_mode={g.padding_mode!r}")
+        if self.backend is not None:
+            parts.append(f"backend={self.backend!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class _Forward(GraphConv):
+    """What GraphConv1d, GraphConv2d and GraphConv3d share: torch.nn.Conv's arguments."""
+
+    d: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str | None = None,
+        flow: str = "source_to_target",
+    ) -> None:
+        """See the class; arguments are torch's, in torch's order."""
+        geometry = KernelGeometry(
+            kernel_size, stride, padding, dilation, padding_mode, d=self.d
+        )
+        super().__init__(
+            in_channels, out_channels, geometry, groups, bias, device, dtype,
+            backend=backend, flow=flow,
+        )  # fmt: skip
+
+    @classmethod
+    def _twin(cls) -> type[torch.nn.Module]:
+        return DENSE[cls.d]
+
+
+class _Transposed(GraphConv):
+    """What GraphConvTranspose1d/2d/3d share: torch.nn.ConvTranspose's arguments."""
+
+    d: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str | None = None,
+        flow: str = "source_to_target",
+    ) -> None:
+        """See the class; arguments are torch's, in torch's order."""
+        geometry = KernelGeometry(
+            kernel_size, stride, padding, dilation, padding_mode,
+            transposed=True, output_padding=output_padding, d=self.d,
+        )  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, geometry, groups, bias, device, dtype,
+            backend=backend, flow=flow,
+        )  # fmt: skip
+
+    @classmethod
+    def _twin(cls) -> type[torch.nn.Module]:
+        return DENSE_TRANSPOSED[cls.d]
+
+
+@final
+class GraphConv1d(_Forward):
+    """torch.nn.Conv1d on the pixel graph of a signal; arguments as there.
+
+    Example:
+        >>> layer = GraphConv1d(2, 4, 3, padding=1)
+        >>> layer(PixelGraph.from_image(torch.ones(1, 2, 8), d=1)).to_image().shape
+        torch.Size([1, 4, 8])
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv1d.html
+    """
+
+    d = 1
+
+
+@final
+class GraphConv2d(_Forward):
+    """torch.nn.Conv2d on a pixel graph; arguments as there, and asymmetric padding besides.
+
+    Example:
+        >>> conv = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        >>> layer = GraphConv2d.from_dense(conv)
+        >>> image = torch.rand(1, 3, 8, 8)
+        >>> layer(PixelGraph.from_image(image)).to_image().shape == conv(image).shape
+        True
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
+    """
+
+    d = 2
+
+
+@final
+class GraphConv3d(_Forward):
+    """torch.nn.Conv3d on the pixel graph of a volume; arguments as there.
+
+    Example:
+        >>> layer = GraphConv3d(1, 2, 3)
+        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 4, 4, 4), d=3)).to_image().shape
+        torch.Size([1, 2, 2, 2, 2])
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv3d.html
+    """
+
+    d = 3
+
+
+@final
+class GraphConvTranspose1d(_Transposed):
+    """torch.nn.ConvTranspose1d: the same edges with the arrows reversed.
+
+    Example:
+        >>> layer = GraphConvTranspose1d(1, 1, 2, stride=2)
+        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 4), d=1)).num_nodes
+        8
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose1d.html
+    """
+
+    d = 1
+
+
+@final
+class GraphConvTranspose2d(_Transposed):
+    """torch.nn.ConvTranspose2d: the same edges with the arrows reversed.
+
+    Example:
+        >>> layer = GraphConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1)
+        >>> layer(PixelGraph.from_image(torch.ones(1, 4, 5, 5))).to_image().shape
+        torch.Size([1, 2, 10, 10])
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose2d.html
+    """
+
+    d = 2
+
+
+@final
+class GraphConvTranspose3d(_Transposed):
+    """torch.nn.ConvTranspose3d: the same edges with the arrows reversed.
+
+    Example:
+        >>> layer = GraphConvTranspose3d(1, 1, 2, stride=2)
+        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 2, 2, 2), d=3)).num_nodes
+        64
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose3d.html
+    """
+
+    d = 3

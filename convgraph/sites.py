@@ -1,0 +1,367 @@
+"""Sites: which pixels of which lattices are nodes.
+
+A `Sites` record holds one lattice per image of a batch and, where not every pixel is a node, a
+mask over all cells of all lattices. Cells and nodes are numbered in raster order (image, row,
+column). The record is shared by every graph and every layer that lives on the same nodes, so
+whatever is derived from it (positions, ranks, edges) is computed once and found again by identity.
+
+This module may import errors and geometry's integer checks; it knows nothing of kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, TypeVar, final
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from convgraph.errors import DtypeError, GraphError
+from convgraph.geometry import MAX_DIMENSIONS
+
+T = TypeVar("T")
+Size = tuple[int, ...]
+
+MEMO_LIMIT = 512
+"""Derived forms kept per record; the oldest goes first."""
+
+_FULL_GRIDS: "WeakValueDictionary[tuple[Any, ...], Sites]" = WeakValueDictionary()
+
+
+@final
+class Sites:
+    """The nodes of a batch of lattices: sizes, and a mask where pixels are missing.
+
+    Build one with `Sites.full`, `Sites.from_mask` or `Sites.ragged`. Two records are the same only
+    if they are the same object; full grids of equal size, batch and device are one object.
+
+    Attributes:
+        d: dimensions of every lattice, 1 to 3.
+        sizes: one tuple of d ints (pixels) per image.
+        mask: (num_cells,) bool over the cells of all images in raster order, or None when every
+            cell is a node.
+        num_nodes: how many cells are nodes.
+        device: where the mask and everything derived from it live.
+        batched: False when the graph came from a single image without a batch dimension.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[Size, ...],
+        mask: Tensor | None,  # (num_cells,) bool
+        *,
+        d: int,
+        device: torch.device,
+        batched: bool = True,
+        root: "Sites | None" = None,
+    ) -> None:
+        """Keep the fields as they are; the class methods check and build them."""
+        self.d = d
+        self.sizes = sizes
+        self.mask = mask
+        self.device = device
+        self.batched = batched
+        self.batch_size = len(sizes)
+        first = sizes[0] if sizes else None
+        # On a ragged batch there is no common size; with one distinct size the batch is uniform.
+        self.size = first if first is None or sizes.count(first) == len(sizes) else None
+        self.num_cells = (
+            len(sizes) * prod(first) if self.size and first else sum(prod(s) for s in sizes)
+        )
+        self.num_nodes = self.num_cells if mask is None else int(mask.sum())
+        self._root = root
+        self._memo: dict[Any, Any] = {}
+
+    # -- builders ---------------------------------------------------------------------------
+
+    @classmethod
+    def full(
+        cls,
+        batch_size: int,
+        size: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        batched: bool = True,
+    ) -> "Sites":
+        """Every pixel of `batch_size` lattices of one size is a node. Costs O(batch_size).
+
+        Example:
+            >>> Sites.full(2, (4, 5)).num_nodes
+            40
+        """
+        shape, where = _checked_size(size), torch.device(device)
+        key = (batch_size, shape, where, batched)
+        # A compiler traces plain Python only; inside it the record is made anew.
+        tracing = torch.compiler.is_compiling()
+        found = None if tracing else _FULL_GRIDS.get(key)
+        if found is None:
+            found = cls((shape,) * batch_size, None, d=len(shape), device=where, batched=batched)
+            if batch_size == 0:
+                found.size = shape  # an empty batch still has an image size, as in torch
+            if not tracing:
+                _FULL_GRIDS[key] = found
+        return found
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask: Tensor,  # (B, *size) bool
+        *,
+        batched: bool = True,
+    ) -> "Sites":
+        """The True cells of a batch of equally sized masks are the nodes.
+
+        Args:
+            mask: (B, *size) bool, one lattice per image.
+            batched: whether images have a batch dimension when they come back.
+
+        Raises:
+            DtypeError: the mask is not boolean.
+        """
+        _check_bool(mask)
+        size = _checked_size(mask.shape[1:])
+        if mask.shape[0] == 0:
+            return cls.full(0, size, device=mask.device, batched=batched)
+        flat = mask.detach().reshape(-1).contiguous()
+        made = cls(
+            (size,) * mask.shape[0], flat, d=len(size), device=mask.device, batched=batched
+        )
+        if made.num_nodes == made.num_cells:
+            return cls.full(mask.shape[0], size, device=mask.device, batched=batched)
+        return made
+
+    @classmethod
+    def ragged(
+        cls,
+        sizes: Sequence[Sequence[int]],
+        masks: Sequence[Tensor | None] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        batched: bool = True,
+    ) -> "Sites":
+        """Lattices of any sizes, all of one dimension, each with a mask or without.
+
+        Args:
+            sizes: one size (d ints) per image.
+            masks: per image a bool tensor of that size, or None for a full lattice.
+            device: where masks and derived forms live.
+            batched: whether images have a batch dimension when they come back.
+
+        Raises:
+            GraphError: no image, sizes of different dimension, or a mask of another size.
+
+        Example:
+            >>> Sites.ragged([(2, 3), (4, 4)]).num_nodes
+            22
+        """
+        shapes = tuple(_checked_size(size) for size in sizes)
+        if len({len(shape) for shape in shapes}) != 1:
+            raise GraphError(
+                "Sites.ragged: expected at least one image and one number of dimensions, "
+                f"got sizes {shapes}"
+            )
+        where = torch.device(device)
+        given = list(masks) if masks is not None else [None] * len(shapes)
+        if len(given) != len(shapes):
+            raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
+        flat = None
+        if any(mask is not None for mask in given):
+            flat = torch.cat([_flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)])
+        if flat is None and len(set(shapes)) == 1:
+            return cls.full(len(shapes), shapes[0], device=where, batched=batched)
+        made = cls(shapes, flat, d=len(shapes[0]), device=where, batched=batched)
+        if flat is not None and made.num_nodes == made.num_cells:
+            return cls.ragged(shapes, device=where, batched=batched)
+        return made
+
+    # -- what the record says ----------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every cell of every lattice is a node."""
+        return self.mask is None
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all lattices have one size."""
+        return self.size is not None
+
+    @property
+    def density(self) -> float:
+        """Nodes per cell, in [0, 1]; 1 for a graph without cells."""
+        return self.num_nodes / self.num_cells if self.num_cells else 1.0
+
+    @property
+    def root(self) -> "Sites":
+        """The record at the entrance of a network; itself unless a layer derived it."""
+        return self if self._root is None else self._root
+
+    def memo(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make()` gave the first time for this key, and keep it with the record."""
+        try:
+            found: T = self._memo[key]
+        except KeyError:
+            found = make()
+            if len(self._memo) >= MEMO_LIMIT:
+                self._memo.pop(next(iter(self._memo)))
+            self._memo[key] = found
+        return found
+
+    @property
+    def cell_ptr(self) -> list[int]:
+        """Cell offset of each image and the total, B + 1 ints."""
+
+        def make() -> list[int]:
+            ptr = [0]
+            for size in self.sizes:
+                ptr.append(ptr[-1] + prod(size))
+            return ptr
+
+        return self.memo("cell_ptr", make)
+
+    @property
+    def nodes(self) -> Tensor:
+        """(N,) int64: the cell of each node, ascending."""
+        return self.memo(
+            "nodes",
+            lambda: (
+                torch.arange(self.num_cells, device=self.device)
+                if self.mask is None
+                else self.mask.nonzero().squeeze(1)
+            ),
+        )
+
+    @property
+    def rank(self) -> Tensor | None:
+        """(num_cells,) int64: the node of each cell, -1 where there is none; None when full."""
+        if self.mask is None:
+            return None
+        mask = self.mask
+        return self.memo("rank", lambda: torch.where(mask, mask.cumsum(0) - 1, -1))
+
+    @property
+    def batch(self) -> Tensor:
+        """(N,) int64: the image of each node, ascending."""
+
+        def make() -> Tensor:
+            ptr = torch.tensor(self.cell_ptr[1:], device=self.device)
+            return torch.bucketize(self.nodes, ptr, right=True)
+
+        return self.memo("batch", make)
+
+    @property
+    def pos(self) -> Tensor:
+        """(N, d) int64: the pixel of each node in its own image, height before width."""
+        return self.memo("pos", self._positions)
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) int64: nodes of each image."""
+        return self.memo("counts", lambda: torch.bincount(self.batch, minlength=self.batch_size))
+
+    def _positions(self) -> Tensor:
+        cell = self.nodes
+        if self.size is not None:
+            extents = [torch.tensor(n, device=self.device) for n in self.size]
+            cell = cell % prod(self.size)
+        else:
+            per_image = torch.tensor(self.sizes, device=self.device)[self.batch]  # (N, d)
+            extents = list(per_image.unbind(1))
+            cell = cell - torch.tensor(self.cell_ptr, device=self.device)[self.batch]
+        columns: list[Tensor] = []
+        for extent in reversed(extents):
+            columns.append(cell % extent)
+            cell = cell // extent
+        return torch.stack(columns[::-1], dim=1)
+
+    # -- other records derived from this one -------------------------------------------------
+
+    def to(self, device: torch.device | str) -> "Sites":
+        """The same sites on another device; asked twice, the same object comes back."""
+        where = torch.empty(0, device=device).device
+        if where == self.device:
+            return self
+        if self.mask is None and self.size is not None and self._root is None:
+            return Sites.full(self.batch_size, self.size, device=where, batched=self.batched)
+
+        def make() -> Sites:
+            mask = None if self.mask is None else self.mask.to(where)
+            root = None if self._root is None else self._root.to(where)
+            return Sites(
+                self.sizes, mask, d=self.d, device=where, batched=self.batched, root=root
+            )
+
+        return self.memo(("to", where), make)
+
+    def derived(self, sizes: tuple[Size, ...], mask: Tensor | None) -> "Sites":
+        """A record of the same batch on other lattices that remembers this one's root.
+
+        Args:
+            sizes: one size per image.
+            mask: (num_cells of those sizes,) bool or None.
+        """
+        if mask is None and self.root.is_full and len(set(sizes)) == 1:
+            return Sites.full(len(sizes), sizes[0], device=self.device, batched=self.batched)
+        made = Sites(
+            sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root
+        )
+        if mask is not None and made.num_nodes == made.num_cells:
+            made.mask = None
+        return made
+
+    def mask_images(self) -> list[Tensor]:
+        """One bool tensor of the image's size per image; all True for a full lattice."""
+        if self.mask is None:
+            return [torch.ones(s, dtype=torch.bool, device=self.device) for s in self.sizes]
+        parts = self.mask.split([prod(size) for size in self.sizes])
+        return [part.view(size) for part, size in zip(parts, self.sizes, strict=True)]
+
+    def __eq__(self, other: object) -> bool:
+        """Identity: masks are never compared."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Identity."""
+        return id(self)
+
+    def __repr__(self) -> str:
+        """Say how many nodes on which lattices."""
+        what = f"{self.batch_size} x {_by(self.size)}" if self.size else f"{_several(self.sizes)}"
+        share = "full" if self.is_full else f"density {self.density:.3f}"
+        return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
+
+
+def _by(size: Size) -> str:
+    return "x".join(str(n) for n in size)
+
+
+def _several(sizes: tuple[Size, ...]) -> str:
+    shown = ", ".join(_by(size) for size in sizes[:4])
+    return f"[{shown}{', ...' if len(sizes) > 4 else ''}]"
+
+
+def _checked_size(size: Sequence[int]) -> Size:
+    shape = tuple(int(n) for n in size)
+    if not 1 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
+        raise GraphError(
+            f"expected a lattice of 1 to {MAX_DIMENSIONS} axes with at least one pixel each, "
+            f"got size {shape}"
+        )
+    return shape
+
+
+def _check_bool(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise DtypeError(
+            f"expected a mask of dtype torch.bool, got {mask.dtype}; "
+            "a mask is never inferred from zeros: write `mask=values != 0` if that is meant"
+        )
+
+
+def _flat_mask(mask: Tensor | None, size: Size, device: torch.device) -> Tensor:
+    if mask is None:
+        return torch.ones(prod(size), dtype=torch.bool, device=device)
+    _check_bool(mask)
+    if tuple(mask.shape) != size:
+        raise GraphError(f"expected a mask of size {size}, got {tuple(mask.shape)}")
+    return mask.detach().to(device).reshape(-1)

@@ -1,0 +1,39 @@
+"""What every test runs under: few threads, one seed, repeatable examples, no GPU where none is.
+
+The same examples are drawn in CI every time (a red build is then about the change, not about luck);
+on a developer's machine hypothesis goes on looking for new ones.
+"""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+THREADS = 2
+"""CPU threads that torch may use: what the smallest machine of CI has, so that timings compare."""
+
+# The first example pays for torch's kernels being loaded; that says nothing about the strategy.
+_COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", **_COMMON)
+settings.register_profile("ci", derandomize=True, **_COMMON)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Start every test from the same random state, whatever ran before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,59 @@
+"""The README keeps its word: its code runs as printed, its commands and its links exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+
+def code_blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """Return each fenced block of a language with the number of its first line."""
+    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, fence.start(1)) + 1, fence[1]) for fence in fences]
+
+
+BLOCKS = code_blocks(README.read_text(encoding="utf-8"), "python")
+
+
+def test_there_is_code_to_run() -> None:
+    assert BLOCKS
+
+
+@pytest.mark.parametrize(("line", "source"), BLOCKS, ids=[f"line {line}" for line, _ in BLOCKS])
+def test_python_runs_as_printed(line: int, source: str) -> None:
+    # Empty lines in front make a traceback name the README's own line.
+    exec(compile("\n" * (line - 1) + source, str(README), "exec"), {"__name__": "__readme__"})
+
+
+def test_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z]+)", README.read_text("utf-8"), re.MULTILINE))
+    assert named >= {"demo", "test"}
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / page).read_text("utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_folder_named_exists() -> None:
+    named = re.findall(r"`((?:convgraph|tests|docs)/[\w./]*)`", README.read_text("utf-8"))
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no code", []),
+        ("```python\na = 1\n```\n", [(2, "a = 1\n")]),
+        ("x\n\n```sh\nls\n```\n```python\na\n\nb\n```\n", [(7, "a\n\nb\n")]),
+    ],
+)
+def test_blocks_are_found_with_their_lines(text: str, expected: list[tuple[int, str]]) -> None:
+    assert code_blocks(text, "python") == expected
