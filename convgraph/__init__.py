@@ -3,6 +3,7 @@
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
 from convgraph.edges import Edges, connect
+from convgraph.explanation import explain
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.sites import Sites
@@ -19,6 +20,7 @@ __all__ = [
     "backend",
     "connect",
     "errors",
+    "explain",
     "functional",
     "nn",
 ]

@@ -5,12 +5,13 @@ target. `connect` decides the target's sites and returns an `Edges` record that 
 somebody asks for the list itself; then it is built once, in vectorised integer arithmetic, ordered
 by tap and, within a tap, by target.
 
-This module may import errors, geometry, sites, site_rule and edge_list; it knows nothing of features or weights.
+This module may import errors, geometry, sites, site_rule and edge_list; it knows nothing of
+features or weights.
 """
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from convgraph.errors import GraphError
 from convgraph.geometry import Relation
 from convgraph.site_rule import network_sites
 from convgraph.sites import Sites, Size
+
+T = TypeVar("T")
 
 
 @final
@@ -87,8 +90,7 @@ class Edges:
     @property
     def edge_index(self) -> Tensor:
         """(2, E) int64: row 0 the source node, row 1 the target node of each edge."""
-        index: Tensor = self._list()[0]
-        return index
+        return self._list()[0]
 
     @property
     def edge_type(self) -> Tensor:
@@ -103,8 +105,7 @@ class Edges:
     @property
     def tap_ptr(self) -> tuple[int, ...]:
         """num_taps + 1 ints: edges of tap t are tap_ptr[t]:tap_ptr[t + 1]."""
-        ptr: tuple[int, ...] = self._list()[1]
-        return ptr
+        return self._list()[1]
 
     @property
     def injective(self) -> bool:
@@ -123,18 +124,18 @@ class Edges:
 
     # -- building -----------------------------------------------------------------------------
 
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
+    def _once(self, key: str, make: Callable[[], T]) -> T:
         if key not in self._memo:
             self._memo[key] = make()
-        return self._memo[key]
+        found: T = self._memo[key]
+        return found
 
     def _list(self) -> edge_list.EdgeList:
         parts = (self.relation, self.source, self.target)
         if torch.compiler.is_dynamo_compiling() and "list" not in self._memo:
             cold: edge_list.EdgeList = edge_list.build_while_compiling(*parts)
             return cold
-        found: edge_list.EdgeList = self._once("list", lambda: edge_list.build(*parts))
-        return found
+        return self._once("list", lambda: edge_list.build(*parts))
 
     def _types(self) -> Tensor:
         ptr = self.tap_ptr

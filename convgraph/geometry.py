@@ -141,7 +141,7 @@ class KernelGeometry:
                     f"stride={stride} or dilation={dilation} along each axis"
                 )
         padding = _pads(self.padding, kernel, stride, dilation, transposed=self.transposed)
-        for name, value in (
+        derived: tuple[tuple[str, object], ...] = (
             ("d", d),
             ("kernel_size", kernel),
             ("stride", stride),
@@ -152,10 +152,13 @@ class KernelGeometry:
             ("folds", self.padding_mode != "zeros" and any(a or b for a, b in padding)),
             (
                 "is_pointwise",
-                {*kernel, *stride} == {1} and not any(a or b for a, b in padding) and not any(extra),
+                {*kernel, *stride} == {1}
+                and not any(a or b for a, b in padding)
+                and not any(extra),
             ),
-        ):
-            object.__setattr__(self, name, value)
+        )
+        for field_name, field_value in derived:
+            object.__setattr__(self, field_name, field_value)
 
     @property
     def offsets(self) -> IntTable:

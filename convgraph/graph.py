@@ -114,7 +114,9 @@ class PixelGraph:
     @classmethod
     def _from_list(cls, given: list[Tensor], mask: Any, d: int) -> "PixelGraph":
         if not given:
-            raise GraphError("PixelGraph.from_image: expected at least one image, got an empty list")
+            raise GraphError(
+                "PixelGraph.from_image: expected at least one image, got an empty list"
+            )
         for image in given:
             images.check_image(image, d)
             if image.dim() != d + 1:

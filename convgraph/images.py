@@ -18,6 +18,7 @@ def rows_of(rows: Tensor, channels: int) -> Tensor:
 
 
 def check_floating(dtype: torch.dtype) -> None:
+    """Refuse integer features by name."""
     if not dtype.is_floating_point:
         raise DtypeError(
             f"PixelGraph: expected floating features, got {dtype}; convert with image.float()"
@@ -25,6 +26,7 @@ def check_floating(dtype: torch.dtype) -> None:
 
 
 def check_image(image: Tensor, d: int) -> None:
+    """Refuse what is no floating tensor with d lattice axes and one or two more."""
     if not isinstance(image, Tensor):
         raise GraphError(f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}")
     check_floating(image.dtype)
@@ -36,6 +38,7 @@ def check_image(image: Tensor, d: int) -> None:
 
 
 def check_same(first: Tensor, other: Tensor) -> None:
+    """Refuse two tensors that differ in device or dtype."""
     if first.device != other.device:
         raise DeviceError(f"images on {first.device} and {other.device}; move them together first")
     if first.dtype != other.dtype:

@@ -6,6 +6,7 @@ the way back is exact: nothing is guessed from zeros or from the largest coordin
 This module may import errors, geometry, sites and edges. networkx is imported when asked for.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,7 +59,11 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
                 f"PixelGraph.from_data: the Data has no {name!r}; expected x (N, C), pos (N, d) "
                 "in pixels and image_size (B, d), as to_data() writes them"
             )
-    x, pos, image_size = data.x, data.pos.round().long(), data.image_size.view(-1, data.pos.shape[1])
+    x, pos, image_size = (
+        data.x,
+        data.pos.round().long(),
+        data.image_size.view(-1, data.pos.shape[1]),
+    )
     batch = getattr(data, "batch", None)
     batch = torch.zeros(len(pos), dtype=torch.int64, device=x.device) if batch is None else batch
     extents = image_size[batch]
@@ -116,4 +121,4 @@ def _among_nodes(relation: Relation, sites: Sites) -> Edges:
 
 def _split(mask: Tensor, sites: Sites) -> list[Tensor]:
     ptr = sites.cell_ptr
-    return [mask[a:b] for a, b in zip(ptr, ptr[1:], strict=False)]
+    return [mask[a:b] for a, b in pairwise(ptr)]

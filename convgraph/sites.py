@@ -123,9 +123,7 @@ class Sites:
         if mask.shape[0] == 0:
             return cls.full(0, size, device=mask.device, batched=batched)
         flat = mask.detach().reshape(-1).contiguous()
-        made = cls(
-            (size,) * mask.shape[0], flat, d=len(size), device=mask.device, batched=batched
-        )
+        made = cls((size,) * mask.shape[0], flat, d=len(size), device=mask.device, batched=batched)
         if made.num_nodes == made.num_cells:
             return cls.full(mask.shape[0], size, device=mask.device, batched=batched)
         return made
@@ -287,9 +285,7 @@ class Sites:
         def make() -> Sites:
             mask = None if self.mask is None else self.mask.to(where)
             root = None if self._root is None else self._root.to(where)
-            return Sites(
-                self.sizes, mask, d=self.d, device=where, batched=self.batched, root=root
-            )
+            return Sites(self.sizes, mask, d=self.d, device=where, batched=self.batched, root=root)
 
         return self.memo(("to", where), make)
 

@@ -32,11 +32,13 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
     Source: https://pytorch-geometric.readthedocs.io/en/latest/modules/transforms.html
     """
 
-    def __init__(self, geometry: Relation | None | str = "3x3", *, d: int = 2) -> None:
+    def __init__(self, geometry: Relation | str | None = "3x3", *, d: int = 2) -> None:
         """Keep the geometry; "3x3" stands for one tap in each direction, padding 'same'."""
         if isinstance(geometry, str):
             if geometry != "3x3":
-                raise GraphError(f"ToPixelGraph: expected a geometry, None or '3x3', got {geometry!r}")
+                raise GraphError(
+                    f"ToPixelGraph: expected a geometry, None or '3x3', got {geometry!r}"
+                )
             geometry = KernelGeometry(3, padding="same", d=d)
         self.geometry = geometry
         self.d = d

@@ -54,7 +54,7 @@ class Option:
 
     @property
     def cost(self) -> float:
-        """macs + BALANCE * moved, in multiply-adds."""
+        """Weigh both: macs + BALANCE * moved, in multiply-adds."""
         return self.macs + BALANCE * self.moved
 
 

@@ -14,6 +14,7 @@ Results repeat bit for bit: within a tap targets are distinct, so additions neve
 backends.problem.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +60,7 @@ def conv(
     if weight is not None:
         weight = weight.to(x.dtype)
     ends = _Ends(edges.num_sources, edges.num_targets, edges.injective, edges.single_valued)
-    out: Tensor = _Send.apply(x, taps, source, target, weight, ptr, ends)
-    return out
+    return _send(x, taps, source, target, weight, ptr, ends)
 
 
 class _Ends(NamedTuple):
@@ -87,7 +87,8 @@ def _multiply(
         return rows @ tap[0]
     blocks = rows.unflatten(-1, (groups, c_in))
     if c_in == 1:
-        return (blocks * tap[:, 0]).flatten(1)
+        product: Tensor = blocks * tap[:, 0]
+        return product.flatten(1)
     return torch.bmm(blocks.transpose(0, 1), tap).transpose(0, 1).reshape(-1, groups * c_out)
 
 
@@ -147,13 +148,9 @@ class _Send(torch.autograd.Function):
         (g,) = grads
         grad_x = grad_taps = None
         if ctx.needs_input_grad[0]:
-            grad_x = _Send.apply(
-                g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
-            )
+            grad_x = _send(g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed())
         if ctx.needs_input_grad[1]:
-            grad_taps = _Correlate.apply(
-                x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:]
-            )
+            grad_taps = _correlate(x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:])
         return grad_x, grad_taps, None, None, None, None, None
 
 
@@ -191,9 +188,12 @@ class _Correlate(torch.autograd.Function):
         (grad_taps,) = grads
         grad_x = grad_g = None
         if ctx.needs_input_grad[0]:
-            grad_x = _Send.apply(
-                g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
-            )
+            grad_x = _send(g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed())
         if ctx.needs_input_grad[1]:
-            grad_g = _Send.apply(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
+            grad_g = _send(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
         return grad_x, grad_g, None, None, None, None, None, None
+
+
+# Typed names for torch's untyped `apply`.
+_send: Callable[..., Tensor] = _Send.apply
+_correlate: Callable[..., Tensor] = _Correlate.apply

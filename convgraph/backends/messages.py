@@ -90,7 +90,7 @@ class Propagation(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         edge_type: Tensor,
         edge_weight: Optional[Tensor],  # noqa: UP045 - PyG reads this form only
     ) -> Tensor:
-        """message(q -> p through t) = W[:, :, t] x[q]."""
+        """Message of the edge q --t--> p:  W[:, :, t] x[q]."""
         return pick(Wx, edge_index_j, edge_type, edge_weight)
 
     def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:

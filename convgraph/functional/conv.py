@@ -75,9 +75,7 @@ def graph_conv(
         )
     check_weight(graph.x, weight, bias, geometry, groups, who)
     edges = connect(geometry, graph.sites, sites)
-    y = convolve(
-        graph.x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
-    )
+    y = convolve(graph.x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped)
     return PixelGraph(y, edges.target)
 
 
@@ -141,9 +139,7 @@ def typed_conv(
     )
     # An unsorted list costs `gather` a sort at every call; the typed-node table does without.
     chosen = backends.forced(backend) or messages.NAME
-    return convolve(
-        x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped
-    )
+    return convolve(x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped)
 
 
 def convolve(
@@ -219,7 +215,7 @@ def tap_matrices(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
         groups: G.
         transposed: which of the two layouts.
     """
-    blocks = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
+    blocks: Tensor = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
     return blocks.permute(3, 0, 1, 2) if transposed else blocks.permute(3, 0, 2, 1)
 
 
@@ -260,7 +256,9 @@ def check_weight(
             )
     out_channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
     if bias is not None and tuple(bias.shape) != (out_channels,):
-        raise ShapeError(f"{who}: expected bias of shape ({out_channels},), got {tuple(bias.shape)}")
+        raise ShapeError(
+            f"{who}: expected bias of shape ({out_channels},), got {tuple(bias.shape)}"
+        )
 
 
 def _check_edges(
@@ -278,7 +276,9 @@ def _check_edges(
         if tensor.device != x.device:
             raise DeviceError(f"{who}: x on {x.device} but {name} on {tensor.device}")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-        raise ShapeError(f"{who}: expected edge_index of shape (2, E), got {tuple(edge_index.shape)}")
+        raise ShapeError(
+            f"{who}: expected edge_index of shape (2, E), got {tuple(edge_index.shape)}"
+        )
     for name, one in (("edge_type", edge_type), ("edge_weight", edge_weight)):
         if one is not None and tuple(one.shape) != tuple(edge_index.shape[1:]):
             raise ShapeError(

@@ -18,7 +18,13 @@ from torch_geometric.nn import MessagePassing
 from convgraph import backends, functional
 from convgraph.backends import messages
 from convgraph.edges import Edges, connect
-from convgraph.errors import ConversionError, GeometryError, GraphError, ShapeError, UnsupportedError
+from convgraph.errors import (
+    ConversionError,
+    GeometryError,
+    GraphError,
+    ShapeError,
+    UnsupportedError,
+)
 from convgraph.geometry import KernelGeometry, as_int
 from convgraph.graph import PixelGraph
 
@@ -411,9 +417,7 @@ class _Forward(GraphConv):
         flow: str = "source_to_target",
     ) -> None:
         """See the class; arguments are torch's, in torch's order."""
-        geometry = KernelGeometry(
-            kernel_size, stride, padding, dilation, padding_mode, d=self.d
-        )
+        geometry = KernelGeometry(kernel_size, stride, padding, dilation, padding_mode, d=self.d)
         super().__init__(
             in_channels, out_channels, geometry, groups, bias, device, dtype,
             backend=backend, flow=flow,
