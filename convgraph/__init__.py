@@ -6,6 +6,7 @@ from convgraph.edges import Edges, connect
 from convgraph.explanation import explain
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
+from convgraph.prove import prove
 from convgraph.sites import Sites
 from convgraph.transforms import ToPixelGraph
 
@@ -23,4 +24,5 @@ __all__ = [
     "explain",
     "functional",
     "nn",
+    "prove",
 ]

@@ -23,6 +23,7 @@ MAX_LINES = 400
 HOUSE = (
     "errors",
     "geometry",
+    "resample",
     "sites",
     "site_rule",
     "edge_list",
@@ -37,6 +38,7 @@ HOUSE = (
     "explanation",
     "convert",
     "proof",
+    "prove",
     "draw",
     "explorer",
     "",  # convgraph/__init__.py, the public names; what follows uses them as anybody would

@@ -16,12 +16,23 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import final
 
-from convgraph.backends import dense, gather, messages
+from convgraph.backends import (
+    columns_dense,
+    columns_gather,
+    columns_messages,
+    dense,
+    gather,
+    messages,
+    resize_dense,
+)
 from convgraph.backends.problem import Problem
 from convgraph.errors import BackendError
 
 TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {"dense": dense, "gather": gather, "messages": messages},
+    "resize": {"dense": resize_dense, "gather": gather, "messages": messages},
+    "unfold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
+    "fold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 

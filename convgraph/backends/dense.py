@@ -19,6 +19,8 @@ from convgraph.geometry import KernelGeometry
 
 NAME = "dense"
 
+HALF = (torch.float16, torch.bfloat16)
+
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -73,6 +75,11 @@ def conv(
     geometry = edges.relation
     if not isinstance(geometry, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(geometry).__name__}")
+    if x.dtype in HALF and (geometry.folds or (x.dtype == torch.float16 and not x.is_cuda)):
+        # torch sums these backward passes in the half type itself: fp16 on the CPU, and the
+        # folds of padding anywhere. Products and sums in fp32, one rounding at the end.
+        parts = [None if t is None else t.float() for t in (x, weight, bias)]
+        return conv(parts[0], parts[1], parts[2], edges, groups).to(x.dtype)  # type: ignore[arg-type]
     image = as_image(x, edges)
     if geometry.transposed:
         return as_rows(_transposed(image, weight, bias, geometry, groups))

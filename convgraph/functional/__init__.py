@@ -4,5 +4,20 @@ One file a family; layers in `convgraph.nn` are parameters plus one call of thes
 """
 
 from convgraph.functional.conv import graph_conv, typed_conv
+from convgraph.functional.rearrange import (
+    graph_fold,
+    graph_pixel_shuffle,
+    graph_pixel_unshuffle,
+    graph_unfold,
+)
+from convgraph.functional.resize import graph_resize
 
-__all__ = ["graph_conv", "typed_conv"]
+__all__ = [
+    "graph_conv",
+    "graph_fold",
+    "graph_pixel_shuffle",
+    "graph_pixel_unshuffle",
+    "graph_resize",
+    "graph_unfold",
+    "typed_conv",
+]

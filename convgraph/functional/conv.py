@@ -20,8 +20,6 @@ from convgraph.errors import DeviceError, DtypeError, EdgeError, GraphError, Sha
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 
-HALF = (torch.float16, torch.bfloat16)
-
 
 def graph_conv(
     graph: PixelGraph,
@@ -169,7 +167,7 @@ def convolve(
         return dense.conv(x, weight, bias, edges, groups)
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
     out_dtype = x.dtype
-    if out_dtype in HALF:  # products and sums in fp32, one rounding at the end
+    if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
         x, taps = x.float(), taps.float()
         bias = None if bias is None else bias.float()
     if name == gather.NAME:

@@ -9,6 +9,9 @@ from convgraph.nn.conv import (
     GraphConvTranspose2d,
     GraphConvTranspose3d,
 )
+from convgraph.nn.pixel_shuffle import GraphPixelShuffle, GraphPixelUnshuffle
+from convgraph.nn.rearrange import GraphFold, GraphUnfold
+from convgraph.nn.resize import GraphUpsample
 
 __all__ = [
     "GraphConv",
@@ -18,4 +21,9 @@ __all__ = [
     "GraphConvTranspose1d",
     "GraphConvTranspose2d",
     "GraphConvTranspose3d",
+    "GraphFold",
+    "GraphPixelShuffle",
+    "GraphPixelUnshuffle",
+    "GraphUnfold",
+    "GraphUpsample",
 ]

@@ -1,0 +1,161 @@
+"""Backend `dense` of a resize: a full grid is an image, so torch's own interpolation computes it.
+
+    y = F.interpolate(x as image)            d y / d x, on CUDA:  the transposed sums, axis by axis
+
+On CUDA torch adds the gradients of the weighted modes with atomics, so that they differ from run to
+run; there the backward is computed here, without races. May import backends.dense,
+backends.problem, edges and resample.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.backends import dense
+from convgraph.backends.problem import Problem
+from convgraph.edges import Edges
+from convgraph.resample import NEAREST, ResizeGeometry
+
+NAME = dense.NAME
+
+Passes = tuple[tuple[tuple[Tensor, Tensor, Tensor], ...], ...]
+"""Per axis, passes of (source, output, weight): within a pass no source appears twice."""
+
+work = dense.work
+
+
+def refuses(problem: Problem) -> str | None:
+    """Say why this backend cannot serve, or None."""
+    refusal = dense.refuses(problem)
+    if refusal is not None:
+        return refusal
+    edges = problem.edges
+    if not isinstance(edges, Edges) or not isinstance(edges.relation, ResizeGeometry):
+        return "these edges are no resize"
+    if problem.in_channels == 0:
+        return "torch's interpolation refuses images without channels"
+    double = problem.dtype == torch.float64
+    if not edges.relation.settled(edges.source.size or (), double=double):
+        return (
+            "torch's own kernels disagree on the source pixels for this size and scale; "
+            "the edges follow the rule of ATen's nearest_idx"
+        )
+    return None
+
+
+def resize(
+    x: Tensor,  # (N, C)
+    edges: Edges,
+) -> Tensor:
+    """Return y (num_targets, C) by torch's own operator."""
+    relation = edges.relation
+    if not isinstance(relation, ResizeGeometry):
+        raise TypeError(f"a resize needs a ResizeGeometry, got {type(relation).__name__}")
+    image = dense.as_image(x, edges)
+    if x.device.type == "cuda" and relation.mode not in NEAREST and x.requires_grad:
+        return dense.as_rows(repeatable(image, edges))
+    return dense.as_rows(_interpolate(image, relation))
+
+
+def repeatable(image: Tensor, edges: Edges) -> Tensor:
+    """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
+    passes = edges.source.memo(("resize passes", edges.relation), lambda: _passes(edges))
+    return _resize(image, edges.relation, passes, tuple(image.shape[2:]))
+
+
+def _interpolate(image: Tensor, relation: ResizeGeometry) -> Tensor:
+    out: Tensor = F.interpolate(
+        image,
+        size=relation.size,
+        scale_factor=relation.scale_factor,
+        mode=relation.mode,
+        align_corners=None if relation.mode in NEAREST else relation.align_corners,
+        recompute_scale_factor=relation.recompute_scale_factor or None,
+    )
+    return out
+
+
+def _passes(edges: Edges) -> Passes:
+    """Sort each axis' table by source and deal it out, one output per source and pass."""
+    found = []
+    for axis, n in enumerate(edges.source.size or ()):
+        table = edges.relation.axis_sources(axis, n)
+        weight = edges.relation.axis_weights(axis, n)
+        out, tap = np.nonzero(table >= 0)
+        source = table[out, tap]
+        order = np.argsort(source, kind="stable")
+        source, out, tap = source[order], out[order], tap[order]
+        # The how-many-th of its source each entry is: its distance from the source's first entry.
+        turn = np.arange(len(source)) - np.searchsorted(source, source)
+        axis_passes = []
+        for number in range(int(turn.max(initial=-1)) + 1):
+            mine = turn == number
+            w = np.ones(mine.sum()) if weight is None else weight[out[mine], tap[mine]]
+            device = edges.source.device
+            axis_passes.append(
+                (
+                    torch.from_numpy(source[mine]).to(device),
+                    torch.from_numpy(out[mine]).to(device),
+                    torch.from_numpy(w).to(device),
+                )
+            )
+        found.append(tuple(axis_passes))
+    return tuple(found)
+
+
+def _spread_axis(g: Tensor, axis: int, size: int, passes: Any) -> Tensor:
+    """total[source] += weight * g[output] along one axis; in a pass no two additions meet."""
+    total = g.new_zeros([*g.shape[:axis], size, *g.shape[axis + 1 :]])
+    shape = [-1 if a == axis else 1 for a in range(g.dim())]
+    for source, out, weight in passes:
+        rows = g.index_select(axis, out) * weight.to(g.dtype).view(shape)
+        total.index_add_(axis, source, rows)
+    return total
+
+
+class _Resize(torch.autograd.Function):
+    """Torch's interpolation; its derivative is `_Spread`."""
+
+    @staticmethod
+    def forward(
+        image: Tensor, relation: ResizeGeometry, passes: Passes, size: tuple[int, ...]
+    ) -> Tensor:
+        return _interpolate(image, relation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.relation, ctx.passes, ctx.size = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _spread(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+
+
+class _Spread(torch.autograd.Function):
+    """The transposed sums; half types accumulate in float32. Its derivative is `_Resize`."""
+
+    @staticmethod
+    def forward(
+        g: Tensor, relation: ResizeGeometry, passes: Passes, size: tuple[int, ...]
+    ) -> Tensor:
+        total = g if g.dtype == torch.float64 else g.float()
+        for axis, n in enumerate(size):
+            total = _spread_axis(total, axis + 2, n, passes[axis])
+        return total.to(g.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.relation, ctx.passes, ctx.size = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _resize(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+
+
+# Typed names for torch's untyped `apply`.
+_resize: Callable[..., Tensor] = _Resize.apply
+_spread: Callable[..., Tensor] = _Spread.apply

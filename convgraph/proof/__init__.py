@@ -1,0 +1,25 @@
+"""The judge: is this implementation the same function as that one, for all inputs?
+
+It receives callables and integers and imports nothing of what it judges: errors only.
+"""
+
+from convgraph.proof.certificate import Certificate, Part
+from convgraph.proof.draws import EPSILON
+from convgraph.proof.judge import prove_convolution, prove_linear
+from convgraph.proof.oracle import Oracle
+from convgraph.proof.rounding import Bounds, bounds, dot_bound, unit_roundoff
+from convgraph.proof.spec import ConvSpec
+
+__all__ = [
+    "EPSILON",
+    "Bounds",
+    "Certificate",
+    "ConvSpec",
+    "Oracle",
+    "Part",
+    "bounds",
+    "dot_bound",
+    "prove_convolution",
+    "prove_linear",
+    "unit_roundoff",
+]

@@ -1,0 +1,58 @@
+"""TF32: which precision float32 convolutions and products really have on a device.
+
+cuDNN's convolutions default to TF32, which multiplies operands of 11 bits; matrix products do not.
+A proof in float32 states what held, runs in IEEE float32 and puts everything back. Newer torch says
+it through `fp32_precision` (after which reading `allow_tf32` raises), older torch through
+`allow_tf32`. May import torch only.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_NEW = (("cudnn.conv", "fp32_precision", "ieee"), ("cuda.matmul", "fp32_precision", "ieee"))
+_OLD = (("cudnn", "allow_tf32", False), ("cuda.matmul", "allow_tf32", False))
+
+
+def _switches() -> tuple[tuple[str, str, Any], ...]:
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    return _NEW if hasattr(conv, "fp32_precision") else _OLD
+
+
+def _holder(path: str) -> Any:
+    holder: Any = torch.backends
+    for part in path.split("."):
+        holder = getattr(holder, part)
+    return holder
+
+
+def state(device: torch.device | str) -> dict[str, str]:
+    """Say what holds for float32 on a device now.
+
+    Example:
+        >>> state("cpu")
+        {'tf32': 'not applicable on cpu'}
+    """
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return {"tf32": f"not applicable on {kind}"}
+    return {f"{path}.{name}": str(getattr(_holder(path), name)) for path, name, _ in _switches()}
+
+
+@contextmanager
+def ieee_float32(device: torch.device | str) -> Iterator[None]:
+    """Run a block with IEEE float32 on CUDA; what was set before is set again behind it."""
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    switches = _switches()
+    before = [getattr(_holder(path), name) for path, name, _ in switches]
+    try:
+        for path, name, value in switches:
+            setattr(_holder(path), name, value)
+        yield
+    finally:
+        for (path, name, _), value in zip(switches, before, strict=True):
+            setattr(_holder(path), name, value)
