@@ -32,6 +32,9 @@ def work(problem: Problem) -> tuple[float, float]:
 class Unfolding(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """Everything a site hears, side by side."""
 
+    # PyG reads the arguments of `propagate` from the next line, for nobody here calls it on self.
+    # propagate_type: (spoken: Tensor, edge_type: Tensor, num_taps: int)
+
     def __init__(self) -> None:
         """Aggregate by `aggregate`."""
         super().__init__(aggr="sum", node_dim=-2)
@@ -60,6 +63,8 @@ class Unfolding(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
 @final
 class Folding(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """Every slot of a column goes back to where it came from; what meets there is added."""
+
+    # propagate_type: (columns: Tensor, edge_type: Tensor)
 
     def __init__(self) -> None:
         """Aggregate by `aggregate`."""

@@ -79,6 +79,9 @@ def sum_by_target(
 class Propagation(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """The equation as a MessagePassing without parameters; layers bring their own."""
 
+    # PyG reads the arguments of `propagate` from the next line, for nobody here calls it on self.
+    # propagate_type: (Wx: Tensor, edge_type: Tensor, edge_weight: Optional[Tensor])
+
     def __init__(self) -> None:
         """Sum what arrives."""
         super().__init__(aggr="sum", node_dim=-2)

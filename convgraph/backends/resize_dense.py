@@ -38,8 +38,7 @@ def refuses(problem: Problem) -> str | None:
         return "these edges are no resize"
     if problem.in_channels == 0:
         return "torch's interpolation refuses images without channels"
-    double = problem.dtype == torch.float64
-    if not edges.relation.settled(edges.source.size or (), double=double):
+    if not _settled(edges, edges.relation, double=problem.dtype == torch.float64):
         return (
             "torch's own kernels disagree on the source pixels for this size and scale; "
             "the edges follow the rule of ATen's nearest_idx"
@@ -65,6 +64,14 @@ def repeatable(image: Tensor, edges: Edges) -> Tensor:
     """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
     passes = edges.source.memo(("resize passes", edges.relation), lambda: _passes(edges))
     return _resize(image, edges.relation, passes, tuple(image.shape[2:]))
+
+
+def _settled(edges: Edges, relation: ResizeGeometry, *, double: bool) -> bool:
+    """Whether torch's kernels agree on the sources; kept, because a compiler cannot trace it."""
+    return edges.source.memo(
+        ("settled", relation, double),
+        lambda: relation.settled(edges.source.size or (), double=double),
+    )
 
 
 def _interpolate(image: Tensor, relation: ResizeGeometry) -> Tensor:
