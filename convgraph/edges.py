@@ -212,7 +212,8 @@ def target_sites(relation: Relation, source: Sites, sites: Any = None) -> Sites:
         return network_sites(source, sizes)
     if sites is not None:
         return _named(sites, source, sizes, size)
-    if relation.keeps_sites and sizes == source.sizes:
+    # An empty batch has no sizes to compare, but still the size of the images it lacks.
+    if relation.keeps_sites and sizes == source.sizes and size == source.size:
         return source
     key = ("target", relation)
     if source.mask is None:

@@ -212,8 +212,8 @@ def check_arguments(
             f"got size={size}"
         )
     for name, value in (("size", size), ("scale_factor", scale_factor)):
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if one is not None:
+        if value is not None:
+            for one in value if isinstance(value, tuple | list) else (value,):
                 _checked(f"{who}: {name}", one, whole=name == "size")
 
 

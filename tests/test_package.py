@@ -52,7 +52,7 @@ HOUSE = (
 JUDGE_MAY_IMPORT = ("convgraph.errors", "convgraph.geometry")
 """All that proof/ may know of the code it judges."""
 
-NO_TORCH = ("errors", "geometry")
+NO_TORCH = ("errors", "geometry", "resample")
 """Modules of integers and names only."""
 
 

@@ -53,8 +53,19 @@ def pick(
     edge_weight: Tensor | None,  # (E,)
 ) -> Tensor:
     """Return the messages (..., E, C_out): row (source, tap) of the table, times the weight."""
-    message = Wx[..., source, edge_type, :]
+    num_taps = Wx.shape[-2]
+    message = take(Wx.flatten(-3, -2), source * num_taps + edge_type, dim=-2)
     return message if edge_weight is None else message * edge_weight.unsqueeze(-1)
+
+
+def take(rows: Tensor, index: Tensor, dim: int = 0) -> Tensor:
+    """Return the rows at `index` along a dimension; its backward adds in an order that repeats.
+
+    On the CPU index_select's backward runs in order; on CUDA that of plain indexing sorts first.
+    """
+    if rows.device.type != "cuda":
+        return rows.index_select(dim, index)
+    return rows.movedim(dim, 0)[index].movedim(0, dim)
 
 
 def sum_by_target(

@@ -3,37 +3,32 @@
     y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
 
 `GraphConv` is a PyG MessagePassing; read its `message` and `aggregate` and you have read the
-equation. The numbered classes only fix the dimension, so that their arguments are torch's.
-May import errors, geometry, graph, edges, backends and functional.
+equation. The numbered classes in `convgraph.nn.convs` only fix the dimension, so that their
+arguments are torch's. May import errors, geometry, graph, edges, backends, functional and nn.twin.
 """
 
 from math import sqrt
-from typing import Any, ClassVar, Optional, Self, final
+from typing import Any, ClassVar, Optional, Self
 
 import torch
 from torch import Tensor
 from torch.nn import init
 from torch_geometric.nn import MessagePassing
 
-from convgraph import backends, functional
+from convgraph import backends
 from convgraph.backends import messages
+from convgraph.backends.problem import Problem
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
-    ConversionError,
     GeometryError,
     GraphError,
     ShapeError,
     UnsupportedError,
 )
+from convgraph.functional import conv as functional
 from convgraph.geometry import KernelGeometry, as_int
 from convgraph.graph import PixelGraph
-
-DENSE = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
-DENSE_TRANSPOSED = {
-    1: torch.nn.ConvTranspose1d,
-    2: torch.nn.ConvTranspose2d,
-    3: torch.nn.ConvTranspose3d,
-}
+from convgraph.nn import twin
 
 
 class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
@@ -203,6 +198,16 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         """Return who talks to whom when this layer meets the graph; see `convgraph.connect`."""
         return connect(self.geometry, graph, sites)
 
+    def problem(self, graph: PixelGraph, sites: Any = None) -> Problem:
+        """Return what the choice of a backend sees of this layer on a graph; see `cg.explain`."""
+        functional.check_weight(
+            graph.x, self.weight, self.bias, self.geometry, self.groups, self._who()
+        )
+        edges = self.edges(graph, sites)
+        return functional.conv_problem(
+            graph.x, self.weight, edges, self.geometry, self.groups, tapped=self._tapped()
+        )
+
     def _ends(
         self,
         x: Tensor | tuple[Tensor, Tensor | None],
@@ -252,27 +257,13 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         """Return the layer of a torch convolution, parameters copied bit for bit.
 
         Args:
-            dense: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d, as the class asks.
+            dense: the torch module whose name the class carries.
 
         Raises:
             ConversionError: another type of module, or a lazy one that was never called.
         """
-        twin = cls._twin()
-        if not isinstance(dense, twin):
-            raise ConversionError(
-                f"{cls.__name__}.from_dense: expected a torch.nn.{twin.__name__}, "
-                f"got {type(dense).__name__}"
-            )
-        if isinstance(dense.weight, torch.nn.parameter.UninitializedParameter):
-            raise ConversionError(
-                f"{cls.__name__}.from_dense: {type(dense).__name__} has no weights yet; "
-                "call it once on an image first"
-            )
-        layer = cls._build(dense)
-        layer.load_state_dict(dense.state_dict())
-        for name, parameter in layer.named_parameters():
-            parameter.requires_grad_(dense.get_parameter(name).requires_grad)
-        return layer.train(dense.training)
+        layer: Self = twin.conv_from_dense(cls, dense)
+        return layer
 
     def to_dense(self) -> Any:
         """Return the torch convolution with the same parameters, copied bit for bit.
@@ -280,63 +271,7 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         Raises:
             ConversionError: the padding differs before and after, which no torch layer takes.
         """
-        g = self.geometry
-        if any(before != after for before, after in g.padding) and not self._is_same():
-            raise ConversionError(
-                f"{self._who()}: torch's layers take one padding an axis, this one has {g.padding}"
-            )
-        shared: dict[str, Any] = {
-            "kernel_size": g.kernel_size,
-            "stride": g.stride,
-            "padding": "same" if self._is_same() else tuple(a for a, _ in g.padding),
-            "dilation": g.dilation,
-            "groups": self.groups,
-            "bias": self.bias is not None,
-            "padding_mode": g.padding_mode,
-            "device": self.weight.device,
-            "dtype": self.weight.dtype,
-        }
-        if g.transposed:
-            made: torch.nn.Module = DENSE_TRANSPOSED[g.d](
-                self.in_channels, self.out_channels, output_padding=g.output_padding, **shared
-            )
-        else:
-            made = DENSE[g.d](self.in_channels, self.out_channels, **shared)
-        made.load_state_dict(self.state_dict())
-        for name, parameter in made.named_parameters():
-            parameter.requires_grad_(self.get_parameter(name).requires_grad)
-        return made.train(self.training)
-
-    def _is_same(self) -> bool:
-        """Whether the padding is what torch calls 'same' and only that name can say it."""
-        g = self.geometry
-        asked = any(before != after for before, after in g.padding)
-        if not asked or g.transposed or set(g.stride) != {1}:
-            return False
-        same = KernelGeometry(g.kernel_size, padding="same", dilation=g.dilation, d=g.d)
-        return same.padding == g.padding
-
-    @classmethod
-    def _twin(cls) -> type[torch.nn.Module]:
-        raise ConversionError(f"{cls.__name__} has no single torch twin; use a numbered class")
-
-    @classmethod
-    def _build(cls, dense: Any) -> Self:
-        shared = {
-            "stride": dense.stride,
-            "padding": dense.padding,
-            "dilation": dense.dilation,
-            "groups": dense.groups,
-            "bias": dense.bias is not None,
-            "padding_mode": dense.padding_mode,
-            "device": dense.weight.device,
-            "dtype": dense.weight.dtype,
-        }
-        if dense.transposed:
-            shared["output_padding"] = dense.output_padding
-        make: Any = cls
-        layer: Self = make(dense.in_channels, dense.out_channels, dense.kernel_size, **shared)
-        return layer
+        return twin.conv_to_dense(self)
 
     # -- what it says about itself --------------------------------------------------------------
 
@@ -392,167 +327,3 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
-
-
-class _Forward(GraphConv):
-    """What GraphConv1d, GraphConv2d and GraphConv3d share: torch.nn.Conv's arguments."""
-
-    d: ClassVar[int]
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        backend: str | None = None,
-        flow: str = "source_to_target",
-    ) -> None:
-        """See the class; arguments are torch's, in torch's order."""
-        geometry = KernelGeometry(kernel_size, stride, padding, dilation, padding_mode, d=self.d)
-        super().__init__(
-            in_channels, out_channels, geometry, groups, bias, device, dtype,
-            backend=backend, flow=flow,
-        )  # fmt: skip
-
-    @classmethod
-    def _twin(cls) -> type[torch.nn.Module]:
-        return DENSE[cls.d]
-
-
-class _Transposed(GraphConv):
-    """What GraphConvTranspose1d/2d/3d share: torch.nn.ConvTranspose's arguments."""
-
-    d: ClassVar[int]
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: str = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        backend: str | None = None,
-        flow: str = "source_to_target",
-    ) -> None:
-        """See the class; arguments are torch's, in torch's order."""
-        geometry = KernelGeometry(
-            kernel_size, stride, padding, dilation, padding_mode,
-            transposed=True, output_padding=output_padding, d=self.d,
-        )  # fmt: skip
-        super().__init__(
-            in_channels, out_channels, geometry, groups, bias, device, dtype,
-            backend=backend, flow=flow,
-        )  # fmt: skip
-
-    @classmethod
-    def _twin(cls) -> type[torch.nn.Module]:
-        return DENSE_TRANSPOSED[cls.d]
-
-
-@final
-class GraphConv1d(_Forward):
-    """torch.nn.Conv1d on the pixel graph of a signal; arguments as there.
-
-    Example:
-        >>> layer = GraphConv1d(2, 4, 3, padding=1)
-        >>> layer(PixelGraph.from_image(torch.ones(1, 2, 8), d=1)).to_image().shape
-        torch.Size([1, 4, 8])
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv1d.html
-    """
-
-    d = 1
-
-
-@final
-class GraphConv2d(_Forward):
-    """torch.nn.Conv2d on a pixel graph; arguments as there, and asymmetric padding besides.
-
-    Example:
-        >>> conv = torch.nn.Conv2d(3, 16, 3, stride=2, padding=1)
-        >>> layer = GraphConv2d.from_dense(conv)
-        >>> image = torch.rand(1, 3, 8, 8)
-        >>> layer(PixelGraph.from_image(image)).to_image().shape == conv(image).shape
-        True
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
-    """
-
-    d = 2
-
-
-@final
-class GraphConv3d(_Forward):
-    """torch.nn.Conv3d on the pixel graph of a volume; arguments as there.
-
-    Example:
-        >>> layer = GraphConv3d(1, 2, 3)
-        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 4, 4, 4), d=3)).to_image().shape
-        torch.Size([1, 2, 2, 2, 2])
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.Conv3d.html
-    """
-
-    d = 3
-
-
-@final
-class GraphConvTranspose1d(_Transposed):
-    """torch.nn.ConvTranspose1d: the same edges with the arrows reversed.
-
-    Example:
-        >>> layer = GraphConvTranspose1d(1, 1, 2, stride=2)
-        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 4), d=1)).num_nodes
-        8
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose1d.html
-    """
-
-    d = 1
-
-
-@final
-class GraphConvTranspose2d(_Transposed):
-    """torch.nn.ConvTranspose2d: the same edges with the arrows reversed.
-
-    Example:
-        >>> layer = GraphConvTranspose2d(4, 2, 3, stride=2, padding=1, output_padding=1)
-        >>> layer(PixelGraph.from_image(torch.ones(1, 4, 5, 5))).to_image().shape
-        torch.Size([1, 2, 10, 10])
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose2d.html
-    """
-
-    d = 2
-
-
-@final
-class GraphConvTranspose3d(_Transposed):
-    """torch.nn.ConvTranspose3d: the same edges with the arrows reversed.
-
-    Example:
-        >>> layer = GraphConvTranspose3d(1, 1, 2, stride=2)
-        >>> layer(PixelGraph.from_image(torch.ones(1, 1, 2, 2, 2), d=3)).num_nodes
-        64
-
-    Source: https://pytorch.org/docs/stable/generated/torch.nn.ConvTranspose3d.html
-    """
-
-    d = 3

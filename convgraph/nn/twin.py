@@ -1,0 +1,114 @@
+"""Dense twins: a graph layer from a torch layer and back, parameters bit for bit.
+
+The name says which: GraphX is the twin of torch.nn.X. May import errors and geometry.
+"""
+
+from typing import Any
+
+import torch
+
+from convgraph.errors import ConversionError
+from convgraph.geometry import KernelGeometry
+
+CONV = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+TRANSPOSED = {
+    1: torch.nn.ConvTranspose1d,
+    2: torch.nn.ConvTranspose2d,
+    3: torch.nn.ConvTranspose3d,
+}
+
+
+def check_twin(cls: type, dense: object, expected: type[torch.nn.Module]) -> None:
+    """Refuse what is not the torch module that a class is the twin of."""
+    if not isinstance(dense, expected):
+        raise ConversionError(
+            f"{cls.__name__}.from_dense: expected a torch.nn.{expected.__name__}, "
+            f"got {type(dense).__name__}"
+        )
+    for name, parameter in dense.named_parameters():
+        if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+            raise ConversionError(
+                f"{cls.__name__}.from_dense: {type(dense).__name__} has no {name} yet; "
+                "call it once on an image first"
+            )
+
+
+def by_name(cls: type) -> type[torch.nn.Module]:
+    """Return torch.nn.X for a class GraphX.
+
+    Raises:
+        ConversionError: torch has no such module.
+    """
+    found = getattr(torch.nn, cls.__name__.removeprefix("Graph"), None)
+    if found is None or not cls.__name__.startswith("Graph"):
+        raise ConversionError(f"{cls.__name__} has no single torch twin; use a numbered class")
+    twin: type[torch.nn.Module] = found
+    return twin
+
+
+def copy_state(source: torch.nn.Module, target: Any) -> Any:
+    """Copy parameters, buffers, requires_grad flags and the training flag; return the target."""
+    target.load_state_dict(source.state_dict())
+    for name, parameter in target.named_parameters():
+        parameter.requires_grad_(source.get_parameter(name).requires_grad)
+    return target.train(source.training)
+
+
+def conv_arguments(dense: Any) -> dict[str, Any]:
+    """Return the keyword arguments that say what a torch convolution was built with."""
+    shared = {
+        "stride": dense.stride,
+        "padding": dense.padding,
+        "dilation": dense.dilation,
+        "bias": dense.bias is not None,
+        "padding_mode": dense.padding_mode,
+        "device": dense.weight.device,
+        "dtype": dense.weight.dtype,
+    }
+    if dense.transposed:
+        shared["output_padding"] = dense.output_padding
+    return shared
+
+
+def conv_from_dense(cls: Any, dense: Any) -> Any:
+    """Return `cls` built like a torch convolution; see GraphConv.from_dense."""
+    check_twin(cls, dense, by_name(cls))
+    shared = conv_arguments(dense)
+    layer = cls(
+        dense.in_channels, dense.out_channels, dense.kernel_size, groups=dense.groups, **shared
+    )
+    return copy_state(dense, layer)
+
+
+def conv_to_dense(layer: Any) -> Any:
+    """Return the torch convolution of a graph layer; see GraphConv.to_dense."""
+    g: KernelGeometry = layer.geometry
+    uneven = any(before != after for before, after in g.padding)
+    if uneven and not is_same(g):
+        raise ConversionError(
+            f"{type(layer).__name__}.to_dense: torch's layers take one padding an axis, "
+            f"this one has {g.padding}"
+        )
+    shared: dict[str, Any] = {
+        "kernel_size": g.kernel_size,
+        "stride": g.stride,
+        "padding": "same" if uneven else tuple(a for a, _ in g.padding),
+        "dilation": g.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        "padding_mode": g.padding_mode,
+        "device": layer.weight.device,
+        "dtype": layer.weight.dtype,
+    }
+    if g.transposed:
+        shared["output_padding"] = g.output_padding
+    make: Any = (TRANSPOSED if g.transposed else CONV)[g.d]
+    return copy_state(layer, make(layer.in_channels, layer.out_channels, **shared))
+
+
+def is_same(g: KernelGeometry) -> bool:
+    """Whether the padding is what torch calls 'same'."""
+    if g.transposed or set(g.stride) != {1}:
+        return False
+    same = KernelGeometry(g.kernel_size, padding="same", dilation=g.dilation, d=g.d)
+    return bool(same.padding == g.padding)
