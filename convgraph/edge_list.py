@@ -33,7 +33,8 @@ def axis_table(relation: Relation, axis: int, size: int) -> Tensor:
 
 def taps_per_axis(relation: Relation, source: Sites) -> tuple[int, ...]:
     """Taps along each axis; where a window varies with the size, the widest one."""
-    sizes = set(source.sizes)
+    # An empty batch still has a size.
+    sizes = {*source.sizes, *([source.size] if source.size is not None else [])}
     return tuple(
         max([0, *[relation.axis_sources(axis, size[axis]).shape[1] for size in sizes]])
         for axis in range(relation.d)

@@ -95,12 +95,12 @@ class Edges:
     @property
     def edge_type(self) -> Tensor:
         """(E,) int64, ascending: the tap of each edge, row-major over the kernel."""
-        return self._once("edge_type", self._types)
+        return self.once("edge_type", self._types)
 
     @property
     def edge_weight(self) -> Tensor | None:
         """(E,) float64 weight of each edge, or None when every edge counts once."""
-        return self._once("edge_weight", self._weights)
+        return self.once("edge_weight", self._weights)
 
     @property
     def tap_ptr(self) -> tuple[int, ...]:
@@ -124,7 +124,8 @@ class Edges:
 
     # -- building -----------------------------------------------------------------------------
 
-    def _once(self, key: str, make: Callable[[], T]) -> T:
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make()` gave the first time for this key, and keep it with the record."""
         if key not in self._memo:
             self._memo[key] = make()
         found: T = self._memo[key]
@@ -135,7 +136,7 @@ class Edges:
         if torch.compiler.is_dynamo_compiling() and "list" not in self._memo:
             cold: edge_list.EdgeList = edge_list.build_while_compiling(*parts)
             return cold
-        return self._once("list", lambda: edge_list.build(*parts))
+        return self.once("list", lambda: edge_list.build(*parts))
 
     def _types(self) -> Tensor:
         ptr = self.tap_ptr
@@ -206,14 +207,15 @@ def target_sites(relation: Relation, source: Sites, sites: Any = None) -> Sites:
     else:
         sizes = tuple(relation.output_size(s) for s in source.sizes)
         size = None
+    if size is not None and not sizes:  # an empty batch: no sites to speak of, but a size
+        return Sites.full(0, size, device=source.device, batched=source.batched)
     if isinstance(sites, str):
         if sites != "network":
             raise GraphError(f"expected sites as a mask, a PixelGraph or 'network', got {sites!r}")
         return network_sites(source, sizes)
     if sites is not None:
         return _named(sites, source, sizes, size)
-    # An empty batch has no sizes to compare, but still the size of the images it lacks.
-    if relation.keeps_sites and sizes == source.sizes and size == source.size:
+    if relation.keeps_sites and sizes == source.sizes:
         return source
     key = ("target", relation)
     if source.mask is None:

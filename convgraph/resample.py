@@ -147,8 +147,8 @@ class ResizeGeometry:
         They do not always: its CPU kernels round the source position of the nearest modes in
         float32 or in the features' own precision, and take or leave a short cut for equal and
         doubled sizes, depending on memory format, number of channels and image size; forward and
-        backward may use different ones. Where they part, the edges follow the float32 rule with
-        the short cut (ATen's `nearest_idx`, which CPU backward always uses).
+        backward may use different ones. Where they part, the edges follow ATen's `nearest_idx`
+        (float32, short cuts) and `nearest_exact_idx` (float32), as CPU backward always does.
 
         Args:
             size: source lattice, d ints (pixels).
@@ -301,11 +301,12 @@ def _cubic(t: Any) -> Any:
 
 def _nearest(geometry: ResizeGeometry, axis: int, size: int, out: int) -> IntTable:
     """The float32 rule of ATen's `nearest_idx` and `nearest_exact_idx`."""
-    p = np.arange(out, dtype=np.int64)
-    if out == size:
-        return p
-    if geometry.mode == "nearest" and out == 2 * size:
-        return p >> 1
+    if geometry.mode == "nearest":
+        p = np.arange(out, dtype=np.int64)
+        if out == size:
+            return p
+        if out == 2 * size:
+            return p >> 1
     return _nearest_rules(geometry, axis, size, out, np.float32)[0]
 
 
@@ -319,10 +320,14 @@ def _nearest_rules(
         found = [scale * p.astype(real)]
     else:
         half = real(0.5)
+        # A fused multiply-add rounds once: computed in a wider type, then rounded.
+        wide: Any = np.float64 if real is np.float32 else np.longdouble
+        fused = (wide(scale) * (p.astype(wide) + wide(0.5)) - wide(0.5)).astype(real)
         found = [
             np.float64(scale) * (p + 0.5),
             scale * (p.astype(real) + half),
             np.maximum(scale * (p.astype(real) + half) - half, real(0)) + half,
+            np.maximum(fused, real(0)) + half,
         ]
     return [
         np.minimum(np.floor(np.asarray(r).astype(np.float32)).astype(np.int64), size - 1)

@@ -23,6 +23,7 @@ MAX_LINES = 400
 HOUSE = (
     "errors",
     "geometry",
+    "window",
     "resample",
     "sites",
     "site_rule",

@@ -23,6 +23,7 @@ from convgraph.backends import (
     dense,
     gather,
     messages,
+    pool_dense,
     resize_dense,
 )
 from convgraph.backends.problem import Problem
@@ -30,6 +31,7 @@ from convgraph.errors import BackendError
 
 TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {"dense": dense, "gather": gather, "messages": messages},
+    "pool": {"dense": pool_dense, "gather": gather, "messages": messages},
     "resize": {"dense": resize_dense, "gather": gather, "messages": messages},
     "unfold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
     "fold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},

@@ -4,6 +4,7 @@ One file a family; layers in `convgraph.nn` are parameters plus one call of thes
 """
 
 from convgraph.functional.conv import graph_conv, typed_conv
+from convgraph.functional.pool import graph_avg_pool, graph_lp_pool, graph_max_pool
 from convgraph.functional.rearrange import (
     graph_fold,
     graph_pixel_shuffle,
@@ -13,8 +14,11 @@ from convgraph.functional.rearrange import (
 from convgraph.functional.resize import graph_resize
 
 __all__ = [
+    "graph_avg_pool",
     "graph_conv",
     "graph_fold",
+    "graph_lp_pool",
+    "graph_max_pool",
     "graph_pixel_shuffle",
     "graph_pixel_unshuffle",
     "graph_resize",

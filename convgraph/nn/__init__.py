@@ -1,5 +1,16 @@
 """Layers: parameters plus one call of `convgraph.functional`."""
 
+from convgraph.nn.adaptive import (
+    GraphAdaptiveAvgPool1d,
+    GraphAdaptiveAvgPool2d,
+    GraphAdaptiveAvgPool3d,
+    GraphAdaptiveMaxPool1d,
+    GraphAdaptiveMaxPool2d,
+    GraphAdaptiveMaxPool3d,
+    GraphGlobalAvgPool,
+    GraphGlobalMaxPool,
+    GraphGlobalSumPool,
+)
 from convgraph.nn.conv import GraphConv
 from convgraph.nn.convs import (
     GraphConv1d,
@@ -21,14 +32,35 @@ from convgraph.nn.norm import (
     GraphLayerNorm,
 )
 from convgraph.nn.pixel_shuffle import GraphPixelShuffle, GraphPixelUnshuffle
+from convgraph.nn.pools import (
+    GraphAvgPool1d,
+    GraphAvgPool2d,
+    GraphAvgPool3d,
+    GraphLPPool1d,
+    GraphLPPool2d,
+    GraphLPPool3d,
+    GraphMaxPool1d,
+    GraphMaxPool2d,
+    GraphMaxPool3d,
+)
 from convgraph.nn.rearrange import GraphFold, GraphUnfold
 from convgraph.nn.resize import GraphUpsample
 from convgraph.nn.separable import DepthwiseConv, DepthwiseSeparableConv, PointwiseConv
 from convgraph.nn.sequential import Sequential
+from convgraph.nn.unpool import GraphMaxUnpool1d, GraphMaxUnpool2d, GraphMaxUnpool3d
 
 __all__ = [
     "DepthwiseConv",
     "DepthwiseSeparableConv",
+    "GraphAdaptiveAvgPool1d",
+    "GraphAdaptiveAvgPool2d",
+    "GraphAdaptiveAvgPool3d",
+    "GraphAdaptiveMaxPool1d",
+    "GraphAdaptiveMaxPool2d",
+    "GraphAdaptiveMaxPool3d",
+    "GraphAvgPool1d",
+    "GraphAvgPool2d",
+    "GraphAvgPool3d",
     "GraphBatchNorm1d",
     "GraphBatchNorm2d",
     "GraphBatchNorm3d",
@@ -41,11 +73,23 @@ __all__ = [
     "GraphConvTranspose3d",
     "GraphFlatten",
     "GraphFold",
+    "GraphGlobalAvgPool",
+    "GraphGlobalMaxPool",
+    "GraphGlobalSumPool",
     "GraphGroupNorm",
     "GraphInstanceNorm1d",
     "GraphInstanceNorm2d",
     "GraphInstanceNorm3d",
+    "GraphLPPool1d",
+    "GraphLPPool2d",
+    "GraphLPPool3d",
     "GraphLayerNorm",
+    "GraphMaxPool1d",
+    "GraphMaxPool2d",
+    "GraphMaxPool3d",
+    "GraphMaxUnpool1d",
+    "GraphMaxUnpool2d",
+    "GraphMaxUnpool3d",
     "GraphPixelShuffle",
     "GraphPixelUnshuffle",
     "GraphUnfold",

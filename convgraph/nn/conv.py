@@ -56,6 +56,9 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
 
     takes_graph: ClassVar[bool] = True
 
+    # What PyG reads to generate `propagate`; the comment is its syntax.
+    # propagate_type: (Wx: Tensor, edge_type: Tensor, edge_weight: Optional[Tensor])
+
     def __init__(
         self,
         in_channels: int,

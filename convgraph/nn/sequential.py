@@ -13,11 +13,31 @@ import torch
 
 from convgraph.errors import ConversionError, UnsupportedError
 from convgraph.graph import PixelGraph
-from convgraph.nn import convs, flatten, norm, pixel_shuffle, rearrange, resize
+from convgraph.nn import (
+    adaptive,
+    convs,
+    flatten,
+    norm,
+    pixel_shuffle,
+    pools,
+    rearrange,
+    resize,
+    unpool,
+)
 
 _TWINS: dict[str, Any] = {
     name: value
-    for module in (convs, flatten, norm, pixel_shuffle, rearrange, resize)
+    for module in (
+        adaptive,
+        convs,
+        flatten,
+        norm,
+        pixel_shuffle,
+        pools,
+        rearrange,
+        resize,
+        unpool,
+    )
     for name, value in vars(module).items()
     if name.startswith("Graph") and isinstance(value, type)
 }

@@ -1,0 +1,244 @@
+"""Pools: the edges of a convolution with another aggregation.
+
+    max   y[p] = max over edges (q, p, t) of x[q]                 over no message: 0, gradient 0
+    avg   y[p] = (sum over edges (q, p, t) of x[q]) / divisor(p)
+    Lp    y[p] = (sum over edges (q, p, t) of x[q]^n)^(1/n)       as torch computes it
+
+An absent pixel is the identity of the aggregation: it sends no message. May import errors, edges,
+geometry, graph, window and backends.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convgraph import backends
+from convgraph.backends import gather, messages, picks, pool_dense
+from convgraph.backends.dense import HALF
+from convgraph.backends.problem import Problem
+from convgraph.edges import Edges, connect
+from convgraph.errors import GeometryError, GraphError
+from convgraph.geometry import KernelGeometry, Relation
+from convgraph.graph import PixelGraph
+from convgraph.window import WindowGeometry
+
+
+def graph_max_pool(
+    graph: PixelGraph,
+    geometry: Relation,
+    *,
+    sites: Any = None,
+    backend: str | None = None,
+    who: str = "graph_max_pool",
+) -> tuple[PixelGraph, Tensor]:
+    """Take the maximum over the messages into each output site.
+
+    Args:
+        graph: features (N, C).
+        geometry: a KernelGeometry (padding at most half the window) or a WindowGeometry.
+        sites: names the output sites; see `convgraph.connect`.
+        backend: forces one backend.
+        who: the caller's name, for error texts.
+
+    Returns:
+        The pooled graph, and indices (P, C) int64 of the winners in the plane of their image, -1
+        where no message came; of equals the first in row-major order wins.
+
+    Raises:
+        GeometryError: the padding is more than half the window.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.arange(16.0).view(1, 4, 4))
+        >>> pooled, where = graph_max_pool(graph, KernelGeometry(2, stride=2))
+        >>> pooled.x.flatten().tolist(), where.flatten().tolist()
+        ([5.0, 7.0, 13.0, 15.0], [5, 7, 13, 15])
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.max_pool2d.html
+    """
+    edges, name = _choose(graph, geometry, sites, backend, who)
+    if name == pool_dense.NAME:
+        pooled, indices = pool_dense.maximum(graph.x, edges, indices=True)
+        if indices is not None:
+            return PixelGraph(pooled, edges.target), indices
+    find = picks.by_tap if name == gather.NAME else picks.by_message
+    chosen = find(graph.x, edges)
+    return PixelGraph(picks.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
+
+
+def max_pool_values(
+    graph: PixelGraph, geometry: Relation, *, sites: Any, backend: str | None, who: str
+) -> PixelGraph:
+    """Do the same without indices, which torch computes faster."""
+    edges, name = _choose(graph, geometry, sites, backend, who)
+    if name == pool_dense.NAME:
+        return PixelGraph(pool_dense.maximum(graph.x, edges, indices=False)[0], edges.target)
+    find = picks.by_tap if name == gather.NAME else picks.by_message
+    return PixelGraph(picks.pick(graph.x, find(graph.x, edges)), edges.target)
+
+
+def graph_avg_pool(
+    graph: PixelGraph,
+    geometry: Relation,
+    *,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    sites: Any = None,
+    backend: str | None = None,
+    who: str = "graph_avg_pool",
+) -> PixelGraph:
+    """Average the messages into each output site.
+
+    Args:
+        graph: features (N, C).
+        geometry: a KernelGeometry (padding at most half the window) or a WindowGeometry.
+        count_include_pad: divide by torch's window, padding and absent pixels included; False
+            divides by the number of messages. A WindowGeometry always does the latter.
+        divisor_override: divide by this instead.
+        sites: names the output sites; see `convgraph.connect`.
+        backend: forces one backend.
+        who: the caller's name, for error texts.
+
+    Returns:
+        The pooled graph; an average over no message is 0.
+
+    Raises:
+        GeometryError: the padding is more than half the window, or the divisor is 0.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.arange(16.0).view(1, 4, 4))
+        >>> graph_avg_pool(graph, KernelGeometry(2, stride=2)).x.flatten().tolist()
+        [2.5, 4.5, 10.5, 12.5]
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.avg_pool2d.html
+    """
+    if divisor_override == 0:
+        raise GeometryError(f"{who}: expected divisor_override other than 0")
+    edges, name = _choose(graph, geometry, sites, backend, who)
+    if name == pool_dense.NAME:
+        y = pool_dense.average(
+            graph.x,
+            edges,
+            count_include_pad=count_include_pad,
+            divisor_override=divisor_override,
+        )
+        return PixelGraph(y, edges.target)
+    x = graph.x.float() if graph.dtype in HALF else graph.x
+    # A sum of neighbours is the depthwise convolution whose every tap is 1.
+    taps = x.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
+    total = (gather.conv if name == gather.NAME else messages.conv)(x, taps, edges)
+    if divisor_override is not None:
+        y = total / divisor_override
+    elif count_include_pad and isinstance(edges.relation, KernelGeometry):
+        y = total / window_sizes(edges).to(total.dtype).unsqueeze(1)
+    else:
+        y = total / in_degree(edges).clamp(min=1).to(total.dtype).unsqueeze(1)
+    return PixelGraph(y.to(graph.dtype), edges.target)
+
+
+def graph_lp_pool(
+    graph: PixelGraph,
+    norm_type: float,
+    geometry: KernelGeometry,
+    *,
+    sites: Any = None,
+    backend: str | None = None,
+    who: str = "graph_lp_pool",
+) -> PixelGraph:
+    """Take the power average of the messages, exactly as torch composes it.
+
+    Args:
+        graph: features (N, C).
+        norm_type: n; 1 is the sum, large n the maximum.
+        geometry: a KernelGeometry without padding.
+        sites: names the output sites; see `convgraph.connect`.
+        backend: forces one backend.
+        who: the caller's name, for error texts.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.tensor([[3.0, 4.0]]), d=1)
+        >>> graph_lp_pool(graph, 2, KernelGeometry(2, d=1)).x.item()
+        5.0
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.lp_pool2d.html
+    """
+    powers = graph_avg_pool(
+        graph.map(lambda x: x.pow(norm_type)), geometry, sites=sites, backend=backend, who=who
+    )
+    volume = prod(geometry.kernel_size)
+    return powers.map(lambda out: (out.sign() * out.abs().relu()).mul(volume).pow(1.0 / norm_type))
+
+
+def pool_problem(graph: PixelGraph, edges: Edges) -> Problem:
+    """The static facts of a pool, for the choice and for `explain`."""
+    channels = graph.num_channels
+    return Problem("pool", edges, channels, channels, channels, graph.dtype, graph.device)
+
+
+def in_degree(edges: Edges) -> Tensor:
+    """(P,) int64: messages into each target."""
+
+    def make() -> Tensor:
+        return torch.bincount(edges.edge_index[1], minlength=edges.num_targets)
+
+    return edges.once("in_degree", make)
+
+
+def window_sizes(edges: Edges) -> Tensor:
+    """(P,) int64: torch's window at each target, pads counted, cut off behind the padded image."""
+
+    def make() -> Tensor:
+        g = edges.relation
+        if not isinstance(g, KernelGeometry):
+            raise TypeError(f"a pool needs a KernelGeometry, got {type(g).__name__}")
+        volume = torch.ones(edges.num_targets, dtype=torch.int64, device=edges.target.device)
+        sizes = torch.tensor(edges.source.sizes, device=volume.device).view(-1, g.d)
+        for axis in range(g.d):
+            start = edges.target.pos[:, axis] * g.stride[axis] - g.padding[axis][0]
+            behind = sizes[edges.target.batch, axis] + g.padding[axis][1]
+            volume *= torch.minimum(start + g.kernel_size[axis], behind) - start
+        return volume
+
+    return edges.once("window_sizes", make)
+
+
+def plane_index(graph: PixelGraph, chosen: Tensor) -> Tensor:
+    """Turn rows of x into torch's flat indices in the plane of their image; -1 stays."""
+    sites = graph.sites
+    if sites.num_nodes == 0:
+        return chosen
+    start = torch.tensor(np.array(sites.cell_ptr[:-1]), device=graph.device)
+    plane = sites.nodes - start[sites.batch]
+    return torch.where(chosen >= 0, plane[chosen.clamp(min=0)], -1)
+
+
+def _choose(
+    graph: PixelGraph, geometry: Relation, sites: Any, backend: str | None, who: str
+) -> tuple[Edges, str]:
+    if not isinstance(graph, PixelGraph):
+        raise GraphError(
+            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
+    check_pool(geometry, who)
+    edges = connect(geometry, graph.sites, sites)
+    return edges, backends.choose(pool_problem(graph, edges), backend)
+
+
+def check_pool(geometry: Relation, who: str) -> None:
+    """Refuse padding of more than half the window, as torch does."""
+    if isinstance(geometry, WindowGeometry):
+        return
+    if not isinstance(geometry, KernelGeometry) or geometry.transposed:
+        raise GeometryError(f"{who}: expected a KernelGeometry or WindowGeometry, got {geometry!r}")
+    reach = [
+        gap * (k - 1) + 1 for k, gap in zip(geometry.kernel_size, geometry.dilation, strict=True)
+    ]
+    for (before, after), width in zip(geometry.padding, reach, strict=True):
+        if max(before, after) > width // 2:
+            raise GeometryError(
+                f"{who}: expected padding of at most half the window, {width // 2} of {width} "
+                f"pixels, got {(before, after)}"
+            )

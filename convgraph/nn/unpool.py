@@ -1,0 +1,159 @@
+"""Max unpooling: every maximum goes back to the pixel it came from, everything else is 0.
+
+    y[indices[p, c], c] = x[p, c]
+
+May import errors, edges, geometry, graph and nn.pool.
+"""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from convgraph.edges import Edges, connect
+from convgraph.errors import GeometryError, GraphError, ShapeError
+from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
+from convgraph.nn.pool import Pool
+
+
+class _MaxUnpool(Pool):
+    arguments = ("kernel_size", "stride", "padding")
+
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, backend: str | None = None
+    ) -> None:
+        """See the class; arguments are torch's, in torch's order."""
+        super().__init__()
+        self._keep(
+            backend,
+            kernel_size=kernel_size,
+            stride=kernel_size if stride is None else stride,
+            padding=padding,
+        )
+        self.geometry = KernelGeometry(kernel_size, self.stride, padding, transposed=True, d=self.d)
+
+    def relation(self, graph: PixelGraph, output_size: Any = None) -> KernelGeometry:
+        """Return the reversed window that reaches `output_size` (pixels; None: torch's own)."""
+        g = self.geometry
+        size = graph.sites.size
+        if output_size is None:
+            return g
+        if size is None:
+            raise GraphError(
+                f"{type(self).__name__}: output_size= is one size, the images have several; "
+                "name the sites with sites="
+            )
+        asked = tuple(int(n) for n in output_size)[-g.d :]
+        normal = g.output_size(size)
+        pads, extra = [], []
+        for (before, after), step, n, want in zip(g.padding, g.stride, normal, asked, strict=True):
+            if not n - step < want < n + step:
+                raise GeometryError(
+                    f"{type(self).__name__}: expected output_size within {step - 1} pixels of "
+                    f"{normal}, got {asked}"
+                )
+            pads.append((before, after + max(n - want, 0)))
+            extra.append(max(want - n, 0))
+        return KernelGeometry(
+            g.kernel_size, g.stride, tuple(pads), transposed=True, output_padding=tuple(extra)
+        )
+
+    def edges(self, graph: PixelGraph, sites: Any = None, output_size: Any = None) -> Edges:
+        """Return the edges along which values could go back; each value takes one of them."""
+        return connect(self.relation(graph, output_size), graph, sites)
+
+    def forward(
+        self,
+        graph: PixelGraph,
+        indices: Tensor,
+        output_size: Any = None,
+        *,
+        sites: Any = None,
+    ) -> PixelGraph:
+        """Send every value back.
+
+        Args:
+            graph: pooled features (P, C).
+            indices: (P, C) int64 as the max pool returned them; -1 is sent nowhere.
+            output_size: size of the images (pixels); None takes torch's default.
+            sites: names the output sites, e.g. the graph that was pooled.
+
+        Returns:
+            A graph with 0 where nothing came back. Where two values meet, one of them stays.
+
+        Raises:
+            ShapeError: indices have another shape than the features, or lie outside the image.
+            GeometryError: output_size is further than a stride from the default.
+        """
+        who = type(self).__name__
+        if indices.shape != graph.x.shape:
+            raise ShapeError(
+                f"{who}: expected indices of shape (P, C) = {tuple(graph.x.shape)}, "
+                f"got {tuple(indices.shape)}"
+            )
+        target = self.edges(graph, sites, output_size).target
+        ptr = torch.tensor(target.cell_ptr, device=graph.device)
+        start, pixels = ptr[:-1][graph.batch], ptr.diff()[graph.batch]
+        if bool((indices >= pixels.unsqueeze(1)).any()):
+            raise ShapeError(
+                f"{who}: an index lies outside the output images of sizes {target.sizes[:3]}; "
+                "pass the output_size of the images that were pooled"
+            )
+        cell = torch.where(indices >= 0, indices + start.unsqueeze(1), 0)
+        node = cell if target.rank is None else target.rank[cell]
+        # One spare row takes what goes nowhere.
+        where = torch.where((indices >= 0) & (node >= 0), node, target.num_nodes)
+        out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
+        return PixelGraph(out.scatter(0, where, graph.x)[: target.num_nodes], target)
+
+
+@final
+class GraphMaxUnpool1d(_MaxUnpool):
+    """torch.nn.MaxUnpool1d on the pixel graph of a signal; arguments as there.
+
+    Example:
+        >>> from convgraph.nn.pools import GraphMaxPool1d
+        >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4), d=1)
+        >>> pooled, indices = GraphMaxPool1d(2, return_indices=True)(graph)
+        >>> GraphMaxUnpool1d(2)(pooled, indices).num_nodes
+        4
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.MaxUnpool1d.html
+    """
+
+    d = 1
+
+
+@final
+class GraphMaxUnpool2d(_MaxUnpool):
+    """torch.nn.MaxUnpool2d on the pixel graph of an image; arguments as there.
+
+    Example:
+        >>> from convgraph.nn.pools import GraphMaxPool2d
+        >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4, 4), d=2)
+        >>> pooled, indices = GraphMaxPool2d(2, return_indices=True)(graph)
+        >>> GraphMaxUnpool2d(2)(pooled, indices).num_nodes
+        16
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.MaxUnpool2d.html
+    """
+
+    d = 2
+
+
+@final
+class GraphMaxUnpool3d(_MaxUnpool):
+    """torch.nn.MaxUnpool3d on the pixel graph of a volume; arguments as there.
+
+    Example:
+        >>> from convgraph.nn.pools import GraphMaxPool3d
+        >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4, 4, 4), d=3)
+        >>> pooled, indices = GraphMaxPool3d(2, return_indices=True)(graph)
+        >>> GraphMaxUnpool3d(2)(pooled, indices).num_nodes
+        64
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.MaxUnpool3d.html
+    """
+
+    d = 3
