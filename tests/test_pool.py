@@ -60,7 +60,8 @@ def agree(dense: torch.nn.Module, d: int, image: Tensor, mask: Tensor | None, fi
     for backend in BACKENDS:
         two = image.clone().requires_grad_()
         graph = cg.PixelGraph.from_image(two, mask, d=d)
-        if backend == "dense" and not layer.edges(graph).is_grid:
+        silent = not expected.isfinite().all()  # a window that hears nothing: torch says -inf
+        if backend == "dense" and (silent or not layer.edges(graph).is_grid):
             with pytest.raises(cg.errors.BackendError, match="cannot serve"), cg.backend(backend):
                 layer(graph)
             continue
