@@ -194,7 +194,9 @@ def window_sizes(edges: Edges) -> Tensor:
         if not isinstance(g, KernelGeometry):
             raise TypeError(f"a pool needs a KernelGeometry, got {type(g).__name__}")
         volume = torch.ones(edges.num_targets, dtype=torch.int64, device=edges.target.device)
-        sizes = torch.tensor(edges.source.sizes, device=volume.device).view(-1, g.d)
+        sizes = torch.tensor(edges.source.sizes, dtype=torch.int64, device=volume.device).view(
+            -1, g.d
+        )
         for axis in range(g.d):
             start = edges.target.pos[:, axis] * g.stride[axis] - g.padding[axis][0]
             behind = sizes[edges.target.batch, axis] + g.padding[axis][1]
