@@ -34,7 +34,9 @@ def to_data(
         GraphError: the relation's targets are not the nodes themselves.
     """
     data = Data(x=x, pos=sites.pos.to(torch.float32))
-    data.image_size = torch.tensor(sites.sizes, device=sites.device).view(-1, sites.d)
+    data.image_size = torch.tensor(sites.sizes, dtype=torch.int64, device=sites.device).view(
+        -1, sites.d
+    )
     if sites.batch_size > 1:
         data.batch = sites.batch
     if relation is not None:
