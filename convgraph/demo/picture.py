@@ -28,6 +28,8 @@ def save(path: Path, filtered: list[Filtered], learned: Learned) -> None:
 
     photo = load(512)
     figure = Figure(figsize=(17, 11.2), facecolor="#ffffff", layout="constrained")
+    layout: Any = figure.get_layout_engine()
+    layout.set(h_pad=0.09)
     halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.72], wspace=0.02)
     left, right = halves
     top, bottom = left.subplots(2, 1, height_ratios=[0.86, 1.0])
@@ -66,7 +68,7 @@ def save(path: Path, filtered: list[Filtered], learned: Learned) -> None:
     curve.legend(frameon=False, loc="upper right")
     for side in ("top", "right"):
         curve.spines[side].set_visible(False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
 
 
 def _show(axis: Any, image: Tensor) -> None:

@@ -1,0 +1,65 @@
+"""Pictures: what they draw is what the edges say."""
+
+import sys
+
+import pytest
+import torch
+
+import convgraph as cg
+from convgraph import draw
+
+
+def test_a_pixel_graph_has_a_spoke_per_edge_and_a_ring_per_loop() -> None:
+    image = torch.rand(3, 5, 6)
+    for dark in (False, True):
+        axes = draw.pixel_graph(image, dark=dark)
+        lines, rings = axes.collections[:2]
+        edges = cg.connect(cg.KernelGeometry(3, padding=1), cg.PixelGraph.from_image(image))
+        assert len(lines.get_segments()) + len(rings.get_offsets()) == edges.num_edges
+        assert len(rings.get_offsets()) == 30
+        axes.figure.canvas.draw()
+
+
+def test_a_hole_has_no_edges() -> None:
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[1, 1] = False
+    axes = draw.pixel_graph(cg.PixelGraph.from_image(torch.rand(1, 4, 4), mask))
+    assert axes.get_title() == "pixel graph: 15 nodes, 83 typed edges"
+
+
+def test_a_pointwise_kernel_has_only_rings() -> None:
+    axes = draw.pixel_graph(torch.rand(1, 3, 3), cg.KernelGeometry(1))
+    assert len(axes.collections[0].get_segments()) == 0
+
+
+def test_messages_add_up_to_the_output() -> None:
+    layer = cg.nn.GraphConv2d(2, 3, 3, padding=1)
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 4))
+    axes = draw.messages(layer, graph, node=5, channel=1)
+    assert len(axes.texts) == 9
+    assert axes.get_title().endswith(f"= {layer(graph).x[5, 1].item():+.2f}")
+    corner = draw.messages(layer, graph, node=0)
+    assert len(corner.texts) == 4
+    with pytest.raises(cg.errors.GraphError, match="groups=1"):
+        draw.messages(cg.nn.DepthwiseConv(2, 3, padding=1), graph, node=0)
+
+
+def test_an_adjacency_matrix_marks_every_edge() -> None:
+    layer = cg.nn.GraphConv2d(1, 1, 3, padding=1)
+    graph = cg.PixelGraph.from_image(torch.rand(1, 3, 4))
+    every = draw.adjacency(layer, graph).images[0].get_array()
+    assert every is not None
+    assert int((every != 1).any(-1).sum()) == layer.edges(graph).num_edges
+    one = draw.adjacency(layer, graph, tap=0, dark=True)
+    assert one.get_title() == "adjacency of tap 0, 6 edges"
+
+
+def test_several_images_are_refused() -> None:
+    with pytest.raises(cg.errors.GraphError, match="expected one 2-D image"):
+        draw.pixel_graph(torch.rand(2, 1, 4, 4))
+
+
+def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(cg.errors.MissingExtraError, match=r"convgraph\[viz\]"):
+        draw.pixel_graph(torch.rand(1, 3, 3))
