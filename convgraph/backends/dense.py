@@ -75,9 +75,10 @@ def conv(
     geometry = edges.relation
     if not isinstance(geometry, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(geometry).__name__}")
-    if x.dtype in HALF and (geometry.folds or (x.dtype == torch.float16 and not x.is_cuda)):
-        # torch sums these backward passes in the half type itself: fp16 on the CPU, and the
-        # folds of padding anywhere. Products and sums in fp32, one rounding at the end.
+    if x.dtype in HALF and (geometry.folds or x.device.type == "cpu"):
+        # torch's kernels for the CPU round a half-precision sum more than once (fp16 sums its
+        # gradients in fp16, transposed kernels add the bias afterwards), and so do the folds of
+        # padding anywhere. Products and sums in fp32, one rounding at the end.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
         return conv(parts[0], parts[1], parts[2], edges, groups).to(x.dtype)  # type: ignore[arg-type]
     image = as_image(x, edges)
