@@ -40,18 +40,9 @@ def refuses(problem: Problem) -> str | None:
     if problem.edges.num_targets == 0 or problem.in_channels == 0:
         return "torch's pools refuse images without pixels or channels"
     edges = problem.edges
-    if isinstance(edges, Edges) and edges.once("silent", lambda: _silent(edges)):
+    if isinstance(edges, Edges) and not edges.all_hear:  # only dilated, padded windows miss it
         return "some windows hear nothing: torch answers -inf there, a graph 0"
     return None
-
-
-def _silent(edges: Edges) -> bool:
-    """Whether a window of a full grid misses the image; only dilated ones with padding can."""
-    relation = edges.relation
-    return any(
-        bool((relation.axis_sources(axis, n) < 0).all(1).any())
-        for axis, n in enumerate(edges.source.size or ())
-    )
 
 
 def maximum(x: Tensor, edges: Edges, *, indices: bool) -> tuple[Tensor, Tensor | None]:
