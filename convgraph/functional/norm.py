@@ -4,7 +4,7 @@
 
 mean and var run over the nodes of one image (instance, group and layer norm) or over all nodes
 (batch norm); absent pixels are no zeros, they are not counted at all. A norm sends no messages
-between pixels: it asks one readout node per image. May import errors, graph and backends.
+between pixels: it asks one readout node per image. May import errors, sites, graph and backends.
 """
 
 import torch
@@ -12,17 +12,62 @@ from torch import Tensor
 
 from convgraph.backends.dense import HALF
 from convgraph.backends.messages import sum_by_target, take
-from convgraph.errors import GraphError, ShapeError
+from convgraph.errors import DeviceError, DtypeError, GeometryError, GraphError, ShapeError
 from convgraph.graph import PixelGraph
 from convgraph.sites import Sites
+
+PADDED_LIMIT = 4
+"""Images are summed as one padded block unless that block would be this many times their nodes."""
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return half types as float32, in which their sums are taken; others as they are."""
+    return x.float() if x.dtype in HALF else x
 
 
 def image_sum(
     x: Tensor,  # (N, C)
     sites: Sites,
 ) -> Tensor:
-    """Return (B, C): the sum over the nodes of each image, 0 for an image without nodes."""
-    return sum_by_target(x, sites.batch, sites.batch_size)
+    """Return (B, C): the sum over the nodes of each image, 0 for an image without nodes.
+
+    Half types are summed, and returned, in float32. The order of a sum depends on the sites alone,
+    so that results repeat bit for bit.
+
+    Example:
+        >>> image_sum(torch.ones(8, 3), Sites.full(2, (2, 2))).tolist()
+        [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    """
+    x = wide(x)
+    slots, width = _slots(sites)
+    if width < 0:
+        return sum_by_target(x, sites.batch, sites.batch_size)
+    if slots is not None:
+        # One row of nodes per image, filled up with zeros: torch adds such a block as a tree, in
+        # fewer roundings than one after the other, and without atomics.
+        x = x.new_zeros(sites.batch_size * width, x.shape[1]).index_copy(0, slots, x)
+    total: Tensor = x.view(sites.batch_size, width, x.shape[1]).sum(1)
+    return total
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _slots(sites: Sites) -> tuple[Tensor | None, int]:
+    """(N,) where each node goes in a (B, width) block, and width; -1 where a block is too big.
+
+    A compiler takes both as constants: sites do not change.
+    """
+
+    def make() -> tuple[Tensor | None, int]:
+        images, counts = sites.batch_size, sites.counts
+        width = int(counts.max()) if images else 0
+        if images * width == sites.num_nodes:
+            return None, width
+        if images * width > PADDED_LIMIT * sites.num_nodes:
+            return None, -1
+        shift = torch.arange(images, device=sites.device) * width - (counts.cumsum(0) - counts)
+        return torch.arange(sites.num_nodes, device=sites.device) + shift[sites.batch], width
+
+    return sites.memo("slots", make)
 
 
 def image_mean(
@@ -30,6 +75,8 @@ def image_mean(
     sites: Sites,
 ) -> Tensor:
     """Return (B, C): the mean over the nodes of each image; over no node it is 0.
+
+    Half types are summed, and returned, in float32.
 
     Example:
         >>> mask = torch.tensor([[[True, False]], [[False, False]]])
@@ -49,25 +96,27 @@ def normalize(
     """Normalize each image, and within it each group of channels, over the nodes.
 
     Args:
-        x: features; half types are computed in float32.
+        x: features; half types are computed, and returned, in float32.
         sites: which image each row belongs to.
         groups: groups of neighbouring channels that share their statistics; C for instance norm, 1
             for layer norm.
         eps: added to the variance.
 
     Returns:
-        y (N, C) in the dtype of x; mean (B, groups) and biased variance (B, groups).
+        y (N, C), mean (B, groups) and biased variance (B, groups). One node alone has the variance
+        0 and becomes 0; an image without nodes has the mean 0 and the variance 0.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.tensor([[[1.0, 3.0]]]))
+        >>> normalize(graph.x, graph.sites, 1, 0.0)[0].tolist()
+        [[-1.0], [1.0]]
     """
-    dtype = x.dtype
-    wide = x.float() if dtype in HALF else x
-    blocks = wide.unflatten(1, (groups, -1)) if wide.shape[1] else wide.unsqueeze(1)
-    members = blocks.shape[2]
+    blocks = wide(x).unflatten(1, (groups, x.shape[1] // groups))
     mean = image_mean(blocks.mean(2), sites)
     centred = blocks - take(mean, sites.batch).unsqueeze(2)
-    var = image_sum(centred.square().sum(2), sites)
-    var = var / (sites.counts.clamp(min=1).unsqueeze(1) * max(members, 1))
+    var = image_mean(centred.square().mean(2), sites)
     scaled = centred * take((var + eps).rsqrt(), sites.batch).unsqueeze(2)
-    return scaled.flatten(1).to(dtype), mean, var
+    return scaled.flatten(1), mean, var
 
 
 def instance_norm(
@@ -81,7 +130,7 @@ def instance_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Return (N, C), normalized per image and channel; running statistics are means over images.
+    """Normalize per image and channel; running statistics are means over the images with nodes.
 
     Args:
         graph: features on any sites.
@@ -92,33 +141,72 @@ def instance_norm(
         use_input_stats: normalize with the image's own statistics, not with the running ones.
         momentum: share of the new statistics in the running ones.
         eps: added to the variance.
+
+    Returns:
+        (N, C) in the dtype of x.
+
+    Raises:
+        ShapeError: an image of one pixel, with input statistics; as torch says.
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.instance_norm.html
     """
     x, sites = graph.x, graph.sites
     if use_input_stats or running_mean is None or running_var is None:
+        if any(set(size) == {1} for size in sites.sizes):
+            raise ShapeError(
+                "instance_norm: expected more than 1 spatial element when training, got an image "
+                f"of one pixel among the sizes {sites.sizes[:3]}"
+            )
         y, mean, var = normalize(x, sites, x.shape[1], eps)
-        seen = sites.counts > 0
-        if use_input_stats and running_mean is not None and running_var is not None and seen.any():
-            n = sites.counts[seen].unsqueeze(1)
-            unbiased = var[seen] * n / (n - 1).clamp(min=1)
+        if use_input_stats and running_mean is not None and running_var is not None:
             with torch.no_grad():
-                running_mean.lerp_(mean[seen].mean(0).to(running_mean), momentum)
-                running_var.lerp_(unbiased.mean(0).to(running_var), momentum)
+                _update(running_mean, mean, sites, momentum)
+                n = sites.counts.unsqueeze(1)
+                _update(running_var, var * n / (n - 1).clamp(min=1), sites, momentum)
     else:
-        y = (x - running_mean) * (running_var + eps).rsqrt()
-    return affine(y, weight, bias)
+        y = (wide(x) - running_mean) * (running_var + eps).rsqrt()
+    return affine(y, weight, bias).to(x.dtype)
+
+
+def _update(running: Tensor, new: Tensor, sites: Sites, momentum: float) -> None:
+    """Move the running statistics towards the mean over images; without a node they stay put.
+
+    Nothing here waits for the device, so that it can be captured and compiled.
+    """
+    seen = (sites.counts > 0).unsqueeze(1)
+    images = seen.sum()
+    mean = torch.where(seen, new, 0).sum(0) / images.clamp(min=1)
+    share = (images > 0).to(running.dtype) * momentum
+    running.copy_((1 - share) * running + share * mean.to(running.dtype))
 
 
 def group_norm(
     graph: PixelGraph, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """Return (N, C), normalized per image and group of channels over the nodes."""
+    """Normalize per image and group of channels over the nodes.
+
+    Args:
+        graph: features on any sites.
+        groups: groups of neighbouring channels.
+        weight: (C,) or None.
+        bias: (C,) or None.
+        eps: added to the variance.
+
+    Returns:
+        (N, C) in the dtype of x; under CUDA's autocast in float32, as torch's.
+
+    Raises:
+        ShapeError: groups do not divide the channels.
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.group_norm.html
+    """
     channels = graph.x.shape[1]
     if channels % groups:
         raise ShapeError(
             f"group_norm: expected num_groups to divide the channels, got {groups} and {channels}"
         )
     y, _, _ = normalize(graph.x, graph.sites, groups, eps)
-    return affine(y, weight, bias)
+    return affine(y, weight, bias).to(_autocast_dtype(graph.x))
 
 
 def layer_norm_images(
@@ -128,7 +216,7 @@ def layer_norm_images(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """Return (N, C), normalized per image over all channels and nodes.
+    """Normalize per image over all channels and nodes.
 
     Args:
         graph: every image has the size named in `shape`.
@@ -137,14 +225,19 @@ def layer_norm_images(
         bias: likewise.
         eps: added to the variance.
 
+    Returns:
+        (N, C) in the dtype of x; under CUDA's autocast in float32, as torch's.
+
     Raises:
         ShapeError: channels or sizes are others.
+
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.layer_norm.html
     """
     sites = graph.sites
     if graph.num_channels != shape[0] or any(size != shape[1:] for size in sites.sizes):
         raise ShapeError(
             f"layer_norm: expected images of shape (C, *size) = {shape}, got {graph.num_channels} "
-            f"channels on sizes {sites.sizes[:3]}"
+            f"channels on sizes {sites.sizes[:3]}; build the layer for that size"
         )
     y, _, _ = normalize(graph.x, sites, 1, eps)
     cells = sites.num_cells // max(sites.batch_size, 1)
@@ -155,7 +248,13 @@ def layer_norm_images(
             return None
         return take(parameter.movedim(0, -1).reshape(-1, shape[0]), pixel)
 
-    return affine(y, at_nodes(weight), at_nodes(bias))
+    return affine(y, at_nodes(weight), at_nodes(bias)).to(_autocast_dtype(graph.x))
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch leaves group and layer norm: CUDA's autocast widens half types."""
+    widened = x.dtype in HALF and x.is_cuda and torch.is_autocast_enabled("cuda")
+    return torch.float32 if widened else x.dtype
 
 
 def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -165,8 +264,20 @@ def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def check_channels(graph: PixelGraph, channels: int, who: str) -> None:
-    """Refuse what is no graph, or one of another number of channels."""
+def check_features(
+    graph: PixelGraph, channels: int, who: str, parameters: dict[str, Tensor | None]
+) -> None:
+    """Refuse what is no graph, or does not fit the layer in channels, dtype or device.
+
+    Args:
+        graph: what the layer was called with.
+        channels: C of the layer.
+        who: the layer's name, for error texts.
+        parameters: by name; float32 goes with half features, as in torch.
+
+    Raises:
+        GraphError, ShapeError, DtypeError, DeviceError: as the names say.
+    """
     if not isinstance(graph, PixelGraph):
         raise GraphError(
             f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
@@ -176,4 +287,33 @@ def check_channels(graph: PixelGraph, channels: int, who: str) -> None:
         raise ShapeError(
             f"{who}: expected x of shape (N, {channels}), got {tuple(graph.x.shape)}; "
             f"build the layer for {graph.num_channels} channels or check the preceding one"
+        )
+    for name, parameter in parameters.items():
+        if parameter is None:
+            continue
+        if parameter.device != graph.device:
+            raise DeviceError(
+                f"{who}: x on {graph.device} but {name} on {parameter.device}; "
+                "move the layer or the graph with .to(device)"
+            )
+        mixed = graph.dtype in HALF and parameter.dtype == torch.float32
+        if parameter.dtype != graph.dtype and not mixed:
+            if torch.is_autocast_enabled(graph.device.type):
+                continue
+            raise DtypeError(
+                f"{who}: x has dtype {graph.dtype} but {name} has {parameter.dtype}; "
+                "convert the layer or the graph with .to(dtype)"
+            )
+
+
+def check_dimension(graph: PixelGraph, d: int, who: str) -> None:
+    """Refuse a graph of another number of lattice axes than the layer's.
+
+    Raises:
+        GeometryError: the text names the layer to use.
+    """
+    if graph.sites.d != d:
+        raise GeometryError(
+            f"{who}: expected a graph of d = {d} lattice axes, got d = {graph.sites.d}; "
+            f"use {who.rstrip('123d')}{graph.sites.d}d"
         )

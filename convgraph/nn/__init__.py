@@ -20,6 +20,7 @@ from convgraph.nn.convs import (
     GraphConvTranspose2d,
     GraphConvTranspose3d,
 )
+from convgraph.nn.dropout import GraphDropout1d, GraphDropout2d, GraphDropout3d
 from convgraph.nn.flatten import GraphFlatten
 from convgraph.nn.norm import (
     GraphBatchNorm1d,
@@ -71,6 +72,9 @@ __all__ = [
     "GraphConvTranspose1d",
     "GraphConvTranspose2d",
     "GraphConvTranspose3d",
+    "GraphDropout1d",
+    "GraphDropout2d",
+    "GraphDropout3d",
     "GraphFlatten",
     "GraphFold",
     "GraphGlobalAvgPool",

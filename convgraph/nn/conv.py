@@ -49,6 +49,9 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
         flow: "source_to_target" (row 0 of edge_index sends) or "target_to_source", as in PyG.
 
+    Attributes:
+        padding_name: "same" or "valid" where the padding was given by name, for `to_dense`.
+
     Raises:
         GeometryError: a number is not an integer or out of range, or groups do not divide.
         BackendError: no backend has that name.
@@ -84,6 +87,7 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
                 f"out_channels={out_channels}"
             )
         self.geometry = geometry
+        self.padding_name: str | None = None
         self.backend = backends.check_name(backend)
         rows, columns = self.out_channels, self.in_channels
         if geometry.transposed:

@@ -41,6 +41,7 @@ class _Forward(GraphConv):
             in_channels, out_channels, geometry, groups, bias, device, dtype,
             backend=backend, flow=flow,
         )  # fmt: skip
+        self.padding_name = padding if isinstance(padding, str) else None
 
 
 class _Transposed(GraphConv):

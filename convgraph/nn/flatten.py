@@ -2,21 +2,25 @@
 
     y[image] = the features of all its pixels side by side, channel by channel, as torch lays them
 
-An absent pixel says 0. May import errors, graph and sites.
+An absent pixel says 0. May import errors, graph, sites and nn.twin.
 """
 
 from typing import Any, ClassVar, Self, final
 
 import torch
 
-from convgraph.errors import GraphError
+from convgraph.errors import ConversionError, GraphError
 from convgraph.graph import PixelGraph
 from convgraph.nn import twin
+from convgraph.sites import Sites
 
 
 @final
 class GraphFlatten(torch.nn.Module):
     """torch.nn.Flatten() on a pixel graph: one node per image with C * pixels features.
+
+    The features of a readout node are in torch's order, C outermost, so that the `torch.nn.Linear`
+    of a dense network can follow as it is; `net(graph).x` then holds one row of logits per image.
 
     Example:
         >>> GraphFlatten()(PixelGraph.from_image(torch.ones(2, 3, 4, 5))).x.shape
@@ -30,27 +34,50 @@ class GraphFlatten(torch.nn.Module):
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return a graph of one readout node per image.
 
+        Args:
+            graph: (N, C) on lattices of one size; a graph without batch dimension is a batch of 1.
+            sites: ignored; a map of one pixel has no mask.
+
+        Returns:
+            Features (B, C * pixels), one node per image, on lattices of one pixel.
+
         Raises:
-            GraphError: the images differ in size, so that their rows differ in length.
+            GraphError: no graph, or images of different sizes, whose rows differ in length.
         """
+        if not isinstance(graph, PixelGraph):
+            raise GraphError(
+                f"GraphFlatten: expected a PixelGraph, got {type(graph).__name__}; "
+                "wrap an image with PixelGraph.from_image(image)"
+            )
         if graph.sites.size is None:
             raise GraphError(
-                "GraphFlatten: images of different sizes give rows of different lengths; "
-                "use a global pool instead"
+                f"GraphFlatten: expected images of one size, got {graph.sites.sizes[:3]}, which "
+                "give rows of different lengths; use a global pool instead"
             )
         image = graph.to_image()
         batch = image if graph.sites.batched else image.unsqueeze(0)
-        readout = graph.sites.derived(((1,) * graph.sites.d,) * graph.batch_size, None)
-        return PixelGraph(batch.flatten(1), readout)
+        return PixelGraph(batch.flatten(1), _readout(graph.sites))
 
     @classmethod
     def from_dense(cls, dense: torch.nn.Module) -> Self:
-        """Return the layer of a torch.nn.Flatten of everything but the batch."""
+        """Return the layer of a torch.nn.Flatten of everything but the batch.
+
+        Raises:
+            ConversionError: another module, or a Flatten of other axes.
+        """
         twin.check_twin(cls, dense, torch.nn.Flatten)
         if (getattr(dense, "start_dim", 1), getattr(dense, "end_dim", -1)) != (1, -1):
-            raise GraphError(f"GraphFlatten: expected Flatten(1, -1), got {dense}")
-        return cls()
+            raise ConversionError(f"GraphFlatten.from_dense: expected Flatten(1, -1), got {dense}")
+        return cls().train(dense.training)
 
     def to_dense(self) -> torch.nn.Flatten:
         """Return torch.nn.Flatten()."""
-        return torch.nn.Flatten()
+        return torch.nn.Flatten().train(self.training)
+
+
+def _readout(sites: Sites) -> Sites:
+    """One pixel per image, every one a node; the same record each time it is asked for."""
+    one = (1,) * sites.d
+    if sites.batch_size == 0:  # no image tells its size, so the record has to
+        return Sites.full(0, one, device=sites.device, batched=sites.batched)
+    return sites.memo("readout", lambda: sites.derived((one,) * sites.batch_size, None))

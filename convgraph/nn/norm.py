@@ -6,6 +6,7 @@ statistics run over the nodes: of all images for batch norm, of each image for t
 import errors, graph, backends and functional.
 """
 
+from operator import index
 from typing import Any, ClassVar, Self, final
 
 import torch
@@ -23,24 +24,37 @@ def _image(graph: PixelGraph) -> Tensor | None:
     sites = graph.sites
     if sites.size is None or not sites.is_full:
         return None
-    return graph.x.view(sites.batch_size, *sites.size, graph.num_channels).movedim(-1, 1)
+    # index() keeps sizes constants under torch.compile(dynamic=True), as in backends.dense.
+    sizes = [index(n) for n in (sites.batch_size, *sites.size)]
+    return graph.x.view(*sizes, graph.num_channels).movedim(-1, 1)
 
 
-def _batch_norm(layer: Any, kind: Any, graph: PixelGraph) -> PixelGraph:
+def _check(layer: Any, channels: int, graph: PixelGraph) -> None:
+    """Refuse a graph that does not fit the layer's channels, parameters or buffers."""
+    named = {name: getattr(layer, name, None) for name in ("weight", "bias", "running_mean")}
+    functional.check_features(graph, channels, type(layer).__name__, named)
+
+
+def _batch_norm(layer: Any, kind: Any, graph: PixelGraph, d: int) -> PixelGraph:
     """Run torch's batch norm on the image, or on the nodes as a batch of one-pixel images."""
-    functional.check_channels(graph, layer.num_features, type(layer).__name__)
-    if graph.num_nodes == 0:
-        return graph.map(lambda x: functional.affine(x, layer.weight, layer.bias))
-    image = _image(graph)
+    _check(layer, layer.num_features, graph)
+    if d != 1:
+        functional.check_dimension(graph, d, type(layer).__name__)
+    # What torch calls BatchNorm1d is also the norm of rows (N, C), whatever lattice they came from.
+    image = _image(graph) if d == graph.sites.d else None
     if image is None:
-        image = graph.x.view(graph.num_nodes, -1, *(1,) * max(graph.sites.d, layer.least_axes))
+        image = graph.x.view(*graph.x.shape, *(1,) * (0 if d == 1 else d))
     return graph.with_x(as_rows(kind.forward(layer, image)))
 
 
-def _instance_norm(layer: Any, kind: Any, graph: PixelGraph) -> PixelGraph:
-    functional.check_channels(graph, layer.num_features, type(layer).__name__)
+def _instance_norm(layer: Any, kind: Any, graph: PixelGraph, d: int) -> PixelGraph:
+    """Run torch's instance norm on the image, or the same sums on the nodes of each image."""
+    _check(layer, layer.num_features, graph)
+    functional.check_dimension(graph, d, type(layer).__name__)
     image = _image(graph)
-    if image is not None and graph.num_nodes:
+    # torch takes the gradient of a single image for batch-first when it arrives channels-last, as
+    # it does from rows, and answers with a wrong one; our own sums are right for any batch.
+    if image is not None and graph.num_nodes and graph.batch_size > 1:
         return graph.with_x(as_rows(kind.forward(layer, image)))
     y = functional.instance_norm(
         graph,
@@ -59,7 +73,6 @@ class _Norm:
     """What every norm layer shares: it takes graphs, keeps their sites, and has a torch twin."""
 
     takes_graph: ClassVar[bool] = True
-    least_axes: ClassVar[int] = 0
 
     @classmethod
     def from_dense(cls, dense: torch.nn.Module) -> Self:
@@ -100,6 +113,11 @@ def _copied(source: Any, made: Any) -> Any:
 class GraphBatchNorm1d(_Norm, torch.nn.BatchNorm1d):
     """torch.nn.BatchNorm1d over all nodes of the batch; arguments, parameters and buffers as there.
 
+    On lattices of more axes it reads rows (N, C), as torch's does after a flatten.
+
+    Raises:
+        ValueError: in training, one value per channel; torch's own words.
+
     Example:
         >>> GraphBatchNorm1d(2)(PixelGraph.from_image(torch.rand(1, 2, 8), d=1)).num_nodes
         8
@@ -109,7 +127,7 @@ class GraphBatchNorm1d(_Norm, torch.nn.BatchNorm1d):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _batch_norm(self, torch.nn.BatchNorm1d, graph)
+        return _batch_norm(self, torch.nn.BatchNorm1d, graph, 1)
 
 
 @final
@@ -117,6 +135,10 @@ class GraphBatchNorm2d(_Norm, torch.nn.BatchNorm2d):
     """torch.nn.BatchNorm2d over all nodes of the batch; arguments, parameters and buffers as there.
 
     On a mask only nodes count: the statistics are those of the pixels that exist.
+
+    Raises:
+        GeometryError: the graph has no two lattice axes.
+        ValueError: in training, one value per channel; torch's own words.
 
     Example:
         >>> norm = GraphBatchNorm2d(3)
@@ -126,11 +148,9 @@ class GraphBatchNorm2d(_Norm, torch.nn.BatchNorm2d):
     Source: https://pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
     """
 
-    least_axes = 2
-
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _batch_norm(self, torch.nn.BatchNorm2d, graph)
+        return _batch_norm(self, torch.nn.BatchNorm2d, graph, 2)
 
 
 @final
@@ -144,11 +164,9 @@ class GraphBatchNorm3d(_Norm, torch.nn.BatchNorm3d):
     Source: https://pytorch.org/docs/stable/generated/torch.nn.BatchNorm3d.html
     """
 
-    least_axes = 3
-
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _batch_norm(self, torch.nn.BatchNorm3d, graph)
+        return _batch_norm(self, torch.nn.BatchNorm3d, graph, 3)
 
 
 @final
@@ -164,14 +182,19 @@ class GraphInstanceNorm1d(_Norm, torch.nn.InstanceNorm1d):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _instance_norm(self, torch.nn.InstanceNorm1d, graph)
+        return _instance_norm(self, torch.nn.InstanceNorm1d, graph, 1)
 
 
 @final
 class GraphInstanceNorm2d(_Norm, torch.nn.InstanceNorm2d):
     """torch.nn.InstanceNorm2d over the nodes of each image; arguments as there.
 
-    Running statistics, if tracked, are means over the images that have nodes.
+    Running statistics, if tracked, are means over the images that have nodes. Where an image has
+    only one node left, its variance is 0 and the node becomes the bias.
+
+    Raises:
+        GeometryError: the graph has no two lattice axes.
+        ShapeError, ValueError: with input statistics, an image of one pixel.
 
     Example:
         >>> GraphInstanceNorm2d(2)(PixelGraph.from_image(torch.rand(1, 2, 4, 4))).num_nodes
@@ -182,7 +205,7 @@ class GraphInstanceNorm2d(_Norm, torch.nn.InstanceNorm2d):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _instance_norm(self, torch.nn.InstanceNorm2d, graph)
+        return _instance_norm(self, torch.nn.InstanceNorm2d, graph, 2)
 
 
 @final
@@ -198,12 +221,15 @@ class GraphInstanceNorm3d(_Norm, torch.nn.InstanceNorm3d):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        return _instance_norm(self, torch.nn.InstanceNorm3d, graph)
+        return _instance_norm(self, torch.nn.InstanceNorm3d, graph, 3)
 
 
 @final
 class GraphGroupNorm(_Norm, torch.nn.GroupNorm):
     """torch.nn.GroupNorm over the nodes of each image; arguments as there.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: the graph does not fit the layer.
 
     Example:
         >>> GraphGroupNorm(2, 4)(PixelGraph.from_image(torch.rand(1, 4, 4, 4))).num_channels
@@ -214,7 +240,7 @@ class GraphGroupNorm(_Norm, torch.nn.GroupNorm):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
-        functional.check_channels(graph, self.num_channels, "GraphGroupNorm")
+        _check(self, self.num_channels, graph)
         image = _image(graph)
         if image is not None:
             return graph.with_x(as_rows(torch.nn.GroupNorm.forward(self, image)))
@@ -227,7 +253,12 @@ class GraphLayerNorm(_Norm, torch.nn.LayerNorm):
     """torch.nn.LayerNorm, per node or per image.
 
     With normalized_shape (C,), each node is normalized over its channels, as ConvNeXt does; with
-    (C, *size), each image over its channels and nodes, with one weight a channel and pixel.
+    (C, *size), each image over its channels and nodes, with one weight a channel and pixel. (On an
+    image, torch's LayerNorm(C) would read the last axis, which is no channel; here it is rows.)
+
+    Raises:
+        UnsupportedError: normalized_shape has some lattice axes and lacks others.
+        ShapeError: an image has another size than normalized_shape names.
 
     Example:
         >>> GraphLayerNorm(4)(PixelGraph.from_image(torch.rand(1, 4, 2, 2))).num_channels
@@ -239,13 +270,13 @@ class GraphLayerNorm(_Norm, torch.nn.LayerNorm):
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:  # type: ignore[override]
         """Normalize; the sites stay what they are."""
         shape = tuple(self.normalized_shape)
-        functional.check_channels(graph, shape[0], f"GraphLayerNorm({shape})")
+        _check(self, shape[0], graph)
         if len(shape) == 1:
             return graph.with_x(torch.nn.LayerNorm.forward(self, graph.x))
         if len(shape) != graph.sites.d + 1:
             raise UnsupportedError(
                 f"GraphLayerNorm: normalized_shape={shape} is neither (C,) nor (C, *size) with "
-                f"{graph.sites.d} lattice axes"
+                f"{graph.sites.d} lattice axes; name the channels and all of them, or only channels"
             )
         image = _image(graph)
         if image is not None and graph.sites.size == shape[1:]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 
 from convgraph.errors import ConversionError
-from convgraph.geometry import KernelGeometry
+from convgraph.geometry import KernelGeometry, as_int
 from convgraph.graph import PixelGraph
 from convgraph.nn import twin
 from convgraph.nn.conv import GraphConv
@@ -65,6 +65,8 @@ class PointwiseConv(GraphConv):
     def from_dense(cls, dense: Any) -> Self:
         """Return the layer of a 1x1 torch convolution, parameters copied bit for bit.
 
+        Its dilation and its padding_mode say nothing where one tap is not padded; they are dropped.
+
         Raises:
             ConversionError: no torch convolution, or not of one tap, stride 1 and no padding.
         """
@@ -72,13 +74,14 @@ class PointwiseConv(GraphConv):
         geometry = KernelGeometry(dense.kernel_size, dense.stride, dense.padding, d=d)
         if not geometry.is_pointwise:
             raise ConversionError(
-                f"PointwiseConv.from_dense: expected kernel_size 1, stride 1 and no padding, "
-                f"got {dense}"
+                "PointwiseConv.from_dense: expected kernel_size 1, stride 1 and no padding, "
+                f"got {dense}; use GraphConv{d}d"
             )
-        layer = cls(
-            dense.in_channels, dense.out_channels, dense.groups, dense.bias is not None,
-            dense.weight.device, dense.weight.dtype, d=d,
+        layer = twin.build(
+            cls, dense.in_channels, dense.out_channels, dense.groups, dense.bias is not None,
+            device=dense.weight.device, dtype=dense.weight.dtype, d=d,
         )  # fmt: skip
+        layer.padding_name = dense.padding if isinstance(dense.padding, str) else None
         copied: Self = twin.copy_state(dense, layer)
         return copied
 
@@ -100,6 +103,9 @@ class DepthwiseConv(GraphConv):
         multiplier: output channels per input channel.
         d: dimensions of the lattice.
         backend: forces one backend.
+
+    Raises:
+        GeometryError: a number is not an integer or out of range.
 
     Example:
         >>> layer = DepthwiseConv(8, 3, padding=1)
@@ -127,10 +133,12 @@ class DepthwiseConv(GraphConv):
     ) -> None:
         """See the class."""
         geometry = KernelGeometry(kernel_size, stride, padding, dilation, padding_mode, d=d)
+        channels = as_int("DepthwiseConv: in_channels", in_channels, least=1)
+        times = as_int("DepthwiseConv: multiplier", multiplier, least=1)
         super().__init__(
-            in_channels, in_channels * multiplier, geometry, in_channels, bias, device, dtype,
-            backend=backend,
-        )  # fmt: skip
+            channels, channels * times, geometry, channels, bias, device, dtype, backend=backend
+        )
+        self.padding_name = padding if isinstance(padding, str) else None
 
     @classmethod
     def from_dense(cls, dense: Any) -> Self:
@@ -143,10 +151,10 @@ class DepthwiseConv(GraphConv):
         if dense.groups != dense.in_channels:
             raise ConversionError(
                 f"DepthwiseConv.from_dense: expected groups=in_channels={dense.in_channels}, "
-                f"got groups={dense.groups}"
+                f"got groups={dense.groups}; use GraphConv{d}d"
             )
-        layer = cls(
-            dense.in_channels, dense.kernel_size, d=d,
+        layer = twin.build(
+            cls, dense.in_channels, dense.kernel_size, d=d,
             multiplier=dense.out_channels // dense.in_channels, **twin.conv_arguments(dense),
         )  # fmt: skip
         copied: Self = twin.copy_state(dense, layer)
@@ -180,6 +188,8 @@ class DepthwiseSeparableConv(torch.nn.Module):
         >>> layer = DepthwiseSeparableConv(8, 16, 3, padding=1)
         >>> layer(PixelGraph.from_image(torch.ones(1, 8, 4, 4))).to_image().shape
         torch.Size([1, 16, 4, 4])
+
+    Source: A. G. Howard et al., "MobileNets", https://arxiv.org/abs/1704.04861
     """
 
     takes_graph: ClassVar[bool] = True
@@ -211,7 +221,18 @@ class DepthwiseSeparableConv(torch.nn.Module):
         )
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
-        """Send the messages of the depthwise stage, then mix the channels at every node."""
+        """Send the messages of the depthwise stage, then mix the channels at every node.
+
+        Args:
+            graph: features (N, in_channels).
+            sites: names the output sites of the depthwise stage; the pointwise one keeps them.
+
+        Returns:
+            A graph with features (P, out_channels) on the output sites.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError, GeometryError, BackendError: as the stages say.
+        """
         mixed: PixelGraph = self.pointwise(self.depthwise(graph, sites=sites))
         return mixed
 
@@ -222,15 +243,22 @@ class DepthwiseSeparableConv(torch.nn.Module):
         Raises:
             ConversionError: the two are not there, or are no such convolutions.
         """
+        twin.check_twin(cls, dense, torch.nn.Sequential)
         parts = dict(dense.named_children())
-        if set(parts) != {"depthwise", "pointwise"}:
+        if list(parts) != ["depthwise", "pointwise"]:
             raise ConversionError(
-                "DepthwiseSeparableConv.from_dense: expected children 'depthwise' and 'pointwise', "
-                f"got {sorted(parts)}"
+                "DepthwiseSeparableConv.from_dense: expected children 'depthwise' and 'pointwise' "
+                f"in this order, got {list(parts)}"
             )
         first = DepthwiseConv.from_dense(parts["depthwise"])
         second = PointwiseConv.from_dense(parts["pointwise"])
-        layer = cls(first.in_channels, second.out_channels, 1, d=first.geometry.d)
+        if (first.out_channels, first.geometry.d) != (second.in_channels, second.geometry.d):
+            raise ConversionError(
+                "DepthwiseSeparableConv.from_dense: expected a pointwise stage that reads what the "
+                f"depthwise one writes, got {dense}"
+            )
+        layer = cls.__new__(cls)
+        torch.nn.Module.__init__(layer)
         layer.depthwise, layer.pointwise = first, second
         return layer.train(dense.training)
 

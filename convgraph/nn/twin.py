@@ -19,17 +19,27 @@ TRANSPOSED = {
 
 
 def check_twin(cls: type, dense: object, expected: type[torch.nn.Module]) -> None:
-    """Refuse what is not the torch module that a class is the twin of."""
-    if not isinstance(dense, expected):
-        raise ConversionError(
-            f"{cls.__name__}.from_dense: expected a torch.nn.{expected.__name__}, "
-            f"got {type(dense).__name__}"
-        )
-    for name, parameter in dense.named_parameters():
+    """Refuse what is not the torch module that a class is the twin of.
+
+    A subclass passes only as long as it computes what torch's class computes.
+
+    Raises:
+        ConversionError: another type, a lazy module that was never called, a subclass with a
+            forward of its own, or parameters that torch's class does not have.
+    """
+    who, kind = f"{cls.__name__}.from_dense", type(dense).__name__
+    for name, parameter in dense.named_parameters() if isinstance(dense, torch.nn.Module) else ():
         if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
             raise ConversionError(
-                f"{cls.__name__}.from_dense: {type(dense).__name__} has no {name} yet; "
-                "call it once on an image first"
+                f"{who}: {kind} has no {name} yet; call it once on an image first"
+            )
+    if not isinstance(dense, expected):
+        raise ConversionError(f"{who}: expected a torch.nn.{expected.__name__}, got {kind}")
+    for method in ("forward", "_conv_forward"):
+        if getattr(type(dense), method, None) is not getattr(expected, method, None):
+            raise ConversionError(
+                f"{who}: {kind} is a torch.nn.{expected.__name__} with a {method} of its own, "
+                "which the graph layer would not compute"
             )
 
 
@@ -47,11 +57,42 @@ def by_name(cls: type) -> type[torch.nn.Module]:
 
 
 def copy_state(source: torch.nn.Module, target: Any) -> Any:
-    """Copy parameters, buffers, requires_grad flags and the training flag; return the target."""
-    target.load_state_dict(source.state_dict())
+    """Copy parameters, buffers, requires_grad flags and the training flag; return the target.
+
+    Raises:
+        ConversionError: the source keeps other parameters than its type says (weight norm,
+            spectral norm, pruning), so that a copy would compute something else.
+    """
+    state = source.state_dict()
+    if state.keys() != target.state_dict().keys():
+        raise ConversionError(
+            f"{type(source).__name__}: expected parameters {sorted(target.state_dict())}, got "
+            f"{sorted(state)}; remove the reparametrization first, for example with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    target.load_state_dict(state)
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(source.get_parameter(name).requires_grad)
     return target.train(source.training)
+
+
+def tie(source: torch.nn.Module, target: Any) -> Any:
+    """Make parameters of the target one where those of the source are one; return the target."""
+    first: dict[int, str] = {}
+    for name, parameter in source.named_parameters(remove_duplicate=False):
+        original = first.setdefault(id(parameter), name)
+        if original != name:
+            path, _, leaf = name.rpartition(".")
+            target.get_submodule(path).register_parameter(leaf, target.get_parameter(original))
+    return target
+
+
+def build(cls: Any, *args: Any, device: Any, **kwargs: Any) -> Any:
+    """Build a module whose parameters are about to be overwritten: nothing is drawn.
+
+    The caller's random state stays what it was, as if the parameters had been moved over.
+    """
+    return cls(*args, device="meta", **kwargs).to_empty(device=device)
 
 
 def conv_arguments(dense: Any) -> dict[str, Any]:
@@ -74,8 +115,8 @@ def conv_from_dense(cls: Any, dense: Any) -> Any:
     """Return `cls` built like a torch convolution; see GraphConv.from_dense."""
     check_twin(cls, dense, by_name(cls))
     shared = conv_arguments(dense)
-    layer = cls(
-        dense.in_channels, dense.out_channels, dense.kernel_size, groups=dense.groups, **shared
+    layer = build(
+        cls, dense.in_channels, dense.out_channels, dense.kernel_size, groups=dense.groups, **shared
     )
     return copy_state(dense, layer)
 
@@ -84,7 +125,8 @@ def conv_to_dense(layer: Any) -> Any:
     """Return the torch convolution of a graph layer; see GraphConv.to_dense."""
     g: KernelGeometry = layer.geometry
     uneven = any(before != after for before, after in g.padding)
-    if uneven and not is_same(g):
+    named = layer.padding_name or ("same" if uneven and is_same(g) else None)
+    if uneven and named is None:
         raise ConversionError(
             f"{type(layer).__name__}.to_dense: torch's layers take one padding an axis, "
             f"this one has {g.padding}"
@@ -92,7 +134,7 @@ def conv_to_dense(layer: Any) -> Any:
     shared: dict[str, Any] = {
         "kernel_size": g.kernel_size,
         "stride": g.stride,
-        "padding": "same" if uneven else tuple(a for a, _ in g.padding),
+        "padding": named or tuple(a for a, _ in g.padding),
         "dilation": g.dilation,
         "groups": layer.groups,
         "bias": layer.bias is not None,
@@ -103,7 +145,7 @@ def conv_to_dense(layer: Any) -> Any:
     if g.transposed:
         shared["output_padding"] = g.output_padding
     make: Any = (TRANSPOSED if g.transposed else CONV)[g.d]
-    return copy_state(layer, make(layer.in_channels, layer.out_channels, **shared))
+    return copy_state(layer, build(make, layer.in_channels, layer.out_channels, **shared))
 
 
 def is_same(g: KernelGeometry) -> bool:
