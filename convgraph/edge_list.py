@@ -48,12 +48,6 @@ def build(relation: Relation, source: Sites, target: Sites) -> EdgeList:
     return _between_sites(relation, source, target)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def build_while_compiling(relation: Relation, source: Sites, target: Sites) -> EdgeList:
-    """Build outside of the compiler's trace: a topology is a constant of the program."""
-    return build(relation, source, target)
-
-
 def reached(relation: Relation, source: Sites) -> Tensor:
     """Return (cells,) bool: the output cells that some node reaches; separable, axis by axis."""
     blocks = [mask.unsqueeze(0) for mask in source.mask_images()]

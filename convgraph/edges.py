@@ -5,8 +5,8 @@ target. `connect` decides the target's sites and returns an `Edges` record that 
 somebody asks for the list itself; then it is built once, in vectorised integer arithmetic, ordered
 by tap and, within a tap, by target.
 
-This module may import errors, geometry, sites, site_rule and edge_list; it knows nothing of
-features or weights.
+This module may import errors, geometry, lattice, sites, site_rule, edge_list and constant; it knows
+nothing of features or weights.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,12 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from convgraph import edge_list
+from convgraph import constant, edge_list
 from convgraph.errors import GraphError
 from convgraph.geometry import Relation
+from convgraph.lattice import Size
 from convgraph.site_rule import network_sites
-from convgraph.sites import Sites, Size
+from convgraph.sites import Sites
 
 T = TypeVar("T")
 
@@ -79,33 +80,54 @@ class Edges:
     @property
     def num_edges(self) -> int:
         """Length of the edge list; asking builds it on a mask and counts on a full grid."""
+        if torch.compiler.is_dynamo_compiling():
+            return int(constant.read(self, "num_edges"))
         if self.is_grid and "list" not in self._memo:
             counts = [
                 int((self.relation.axis_sources(axis, n) >= 0).sum())
                 for axis, n in enumerate(self.source.size or ())
             ]
             return self.source.batch_size * prod(counts)
-        return int(self.edge_index.shape[1])
+        return self.tap_ptr[-1]
 
     @property
     def edge_index(self) -> Tensor:
         """(2, E) int64: row 0 the source node, row 1 the target node of each edge."""
-        return self._list()[0]
+        return self._list[0]
 
     @property
     def edge_type(self) -> Tensor:
         """(E,) int64, ascending: the tap of each edge, row-major over the kernel."""
+        if torch.compiler.is_dynamo_compiling():
+            types: Tensor = constant.read(self, "edge_type")
+            return types
         return self.once("edge_type", self._types)
 
     @property
     def edge_weight(self) -> Tensor | None:
         """(E,) float64 weight of each edge, or None when every edge counts once."""
+        if torch.compiler.is_dynamo_compiling():
+            weight: Tensor | None = constant.read(self, "edge_weight")
+            return weight
         return self.once("edge_weight", self._weights)
 
     @property
     def tap_ptr(self) -> tuple[int, ...]:
         """num_taps + 1 ints: edges of tap t are tap_ptr[t]:tap_ptr[t + 1]."""
-        return self._list()[1]
+        return self._list[1]
+
+    @property
+    def all_hear(self) -> bool:
+        """Whether every target of a full grid hears some source; counted axis by axis."""
+        if torch.compiler.is_dynamo_compiling():
+            return bool(constant.read(self, "all_hear"))
+        return self.once(
+            "all_hear",
+            lambda: all(
+                bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
+                for axis, n in enumerate(self.source.size or ())
+            ),
+        )
 
     @property
     def injective(self) -> bool:
@@ -127,16 +149,19 @@ class Edges:
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         if key not in self._memo:
-            self._memo[key] = make()
+            if torch.compiler.is_dynamo_compiling():
+                return make()  # a part of that trace, not to be kept
+            with constant.outside():
+                self._memo[key] = make()
         found: T = self._memo[key]
         return found
 
+    @property
     def _list(self) -> edge_list.EdgeList:
-        parts = (self.relation, self.source, self.target)
-        if torch.compiler.is_dynamo_compiling() and "list" not in self._memo:
-            cold: edge_list.EdgeList = edge_list.build_while_compiling(*parts)
-            return cold
-        return self.once("list", lambda: edge_list.build(*parts))
+        if torch.compiler.is_dynamo_compiling():
+            found: edge_list.EdgeList = constant.read(self, "_list")
+            return found
+        return self.once("list", lambda: edge_list.build(self.relation, self.source, self.target))
 
     def _types(self) -> Tensor:
         ptr = self.tap_ptr
@@ -190,16 +215,38 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
             f"expected a graph of {relation.d} dimensions, got one of {source.d} "
             f"(sizes {source.sizes[:3]}); build the geometry with d={source.d}"
         )
-    target = target_sites(relation, source, sites)
+    if not (sites is None or isinstance(sites, str | Tensor)):
+        sites = _sites_of(sites)
+    if isinstance(sites, Tensor) and torch.compiler.is_dynamo_compiling():
+        raise GraphError("while compiling, name sites by a PixelGraph or Sites made before")
+    if torch.compiler.is_dynamo_compiling():
+        found: Edges = getattr(source, _connect_aside(relation, source, sites)[0])
+        return found
+    return _connect(relation, source, sites)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _connect_aside(relation: Relation, source: Sites, sites: Sites | str | None) -> tuple[str]:
+    """The name under which the source now keeps these edges; a constant for a compiler."""
+    return (constant.put(source, _connect(relation, source, sites)),)
+
+
+def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
+    """Find or make the record."""
+    target = _target_sites(relation, source, sites)
 
     def make() -> Edges:
         return Edges(relation, source, target)
 
-    # The record keeps its target alive, so the id stays its own as long as the key is there.
-    return source.memo(("edges", relation, id(target)), make)
+    # Targets of the rule live as long as their source. Named ones live for themselves: then the
+    # younger record keeps the edges, so that neither a stream of masks nor one of named sites piles
+    # up on a record that stays. The edges keep both ends alive, so an id stays its own.
+    named = not (sites is None or isinstance(sites, str))
+    keeper = target if named and target.born > source.born else source
+    return keeper.memo(("edges", relation, id(source), id(target)), make)
 
 
-def target_sites(relation: Relation, source: Sites, sites: Any = None) -> Sites:
+def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
     """The sites that receive messages; see `connect`."""
     if source.size is not None:
         sizes = (relation.output_size(source.size),) * source.batch_size
@@ -230,22 +277,26 @@ def target_sites(relation: Relation, source: Sites, sites: Any = None) -> Sites:
     return source.memo(key, lambda: source.derived(sizes, edge_list.reached(relation, source)))
 
 
-def _named(sites: Any, source: Sites, sizes: tuple[Size, ...], size: Size | None) -> Sites:
+def _named(
+    sites: Sites | Tensor, source: Sites, sizes: tuple[Size, ...], size: Size | None
+) -> Sites:
     if isinstance(sites, Tensor):
         if size is None:
             raise GraphError("a ragged batch takes sites= as a PixelGraph or Sites, not a mask")
-        expected = (source.batch_size, *size)
-        mask = sites if sites.dim() == len(size) + 1 else sites.expand(expected)
-        if tuple(mask.shape) != expected:
-            raise GraphError(f"expected sites of shape {expected}, got {tuple(sites.shape)}")
+        expected, shape = (source.batch_size, *size), tuple(sites.shape)
+        if shape == (source.batch_size, 1, *size):
+            mask = sites.squeeze(1)
+        elif shape in (expected, size):
+            mask = sites.expand(expected)
+        else:
+            raise GraphError(f"expected sites of shape {expected} or {size}, got {shape}")
         return source.derived(sizes, Sites.from_mask(mask.to(source.device)).mask)
-    named = _sites_of(sites)
-    if named.sizes != sizes or named.device != source.device:
+    if sites.sizes != sizes or sites.device != source.device:
         raise GraphError(
             f"expected sites on lattices of sizes {sizes[:3]} on {source.device}, "
-            f"got {named.sizes[:3]} on {named.device}"
+            f"got {sites.sizes[:3]} on {sites.device}"
         )
-    return named
+    return sites
 
 
 def _sites_of(graph: Any) -> Sites:

@@ -129,6 +129,11 @@ class KernelGeometry:
             )
         if self.transposed and self.ceil_mode:
             raise GeometryError("KernelGeometry: ceil_mode belongs to pools, not to transposed")
+        if self.ceil_mode and self.padding_mode != "zeros":
+            raise GeometryError(
+                "KernelGeometry: ceil_mode belongs to pools, which know padding_mode='zeros' only, "
+                f"got {self.padding_mode!r}"
+            )
         if any(extra) and not self.transposed:
             raise GeometryError(
                 f"KernelGeometry: output_padding={extra} needs transposed=True; "
@@ -195,7 +200,8 @@ class KernelGeometry:
             raise GeometryError(
                 f"KernelGeometry(d={self.d}): expected a size of {self.d} ints, got {tuple(size)}"
             )
-        return tuple(self._axis_output(axis, n) for axis, n in enumerate(size))
+        pixels = (as_int(f"size of axis {axis}", n, least=1) for axis, n in enumerate(size))
+        return tuple(self._axis_output(axis, n) for axis, n in enumerate(pixels))
 
     def axis_sources(self, axis: int, size: int) -> IntTable:
         """The relation along one axis: where each output position listens through each tap.

@@ -38,6 +38,9 @@ class PixelGraph:
 
     Raises:
         ShapeError: x does not have one row per node.
+        DtypeError: integer features.
+        DeviceError: x and sites live on different devices.
+        GraphError: x is no tensor, or sites are no Sites.
 
     Example:
         >>> image = torch.arange(24.0).view(2, 3, 2, 2)
@@ -50,14 +53,23 @@ class PixelGraph:
     sites: Sites
 
     def __post_init__(self) -> None:
-        """Check the one invariant: a row per node."""
+        """Check the invariants: a row per node, floating, on the device of the sites."""
         if not isinstance(self.x, Tensor):
             return  # torch's pytree rebuilds records around placeholders
+        if not isinstance(self.sites, Sites):
+            raise GraphError(f"PixelGraph: expected Sites, got {type(self.sites).__name__}")
         if self.x.dim() != 2 or self.x.shape[0] != self.sites.num_nodes:
             raise ShapeError(
                 f"PixelGraph: expected x of shape (N, C) with N = {self.sites.num_nodes} nodes, "
                 f"got {tuple(self.x.shape)}"
             )
+        images.check_floating(self.x.dtype)
+        if self.x.device != self.sites.device:
+            raise DeviceError(
+                f"PixelGraph: x on {self.x.device}, sites on {self.sites.device}; move one of them"
+            )
+        if self.x.stride() != (self.x.shape[1], 1):
+            object.__setattr__(self, "x", images.rows_of(self.x, self.x.shape[1]))
 
     # -- images -------------------------------------------------------------------------------
 
@@ -93,17 +105,17 @@ class PixelGraph:
             >>> PixelGraph.from_image(image, mask=hole)
             PixelGraph(12 nodes of 16 pixels, 1 x 4x4, 3 channels, torch.float32, cpu)
         """
-        if isinstance(d, bool) or d not in range(1, MAX_DIMENSIONS + 1):
+        if isinstance(d, bool) or not isinstance(d, int) or not 1 <= d <= MAX_DIMENSIONS:
             raise GraphError(f"PixelGraph.from_image: expected d in 1..{MAX_DIMENSIONS}, got {d!r}")
-        if not isinstance(image, Tensor):
+        if isinstance(image, list | tuple):
             return cls._from_list(list(image), mask, d)
-        images.check_image(image, d)
-        batched = image.dim() == d + 2
-        batch = image if batched else image.unsqueeze(0)
+        pixels = images.check_image(image, d)
+        batched = pixels.dim() == d + 2
+        batch = pixels if batched else pixels.unsqueeze(0)
         size, channels = tuple(batch.shape[2:]), batch.shape[1]
         rows = batch.movedim(1, -1)
         if mask is None:
-            sites = Sites.full(batch.shape[0], size, device=image.device, batched=batched)
+            sites = Sites.full(batch.shape[0], size, device=batch.device, batched=batched)
             return cls(images.rows_of(rows, channels), sites)
         if not isinstance(mask, Tensor):
             raise GraphError("PixelGraph.from_image: one image tensor takes one mask tensor")
@@ -132,9 +144,13 @@ class PixelGraph:
                     f"PixelGraph.from_image: expected {first.shape[0]} channels in every image, "
                     f"got {image.shape[0]}"
                 )
-        if isinstance(mask, Tensor):
+        if mask is not None and not isinstance(mask, list | tuple):
             raise GraphError("PixelGraph.from_image: a list of images takes a list of masks")
         for one in mask or ():
+            if one is not None and not isinstance(one, Tensor):
+                raise GraphError(
+                    f"PixelGraph.from_image: expected masks or None, got {type(one).__name__}"
+                )
             if one is not None and one.device != first.device:
                 raise DeviceError(
                     f"PixelGraph.from_image: image on {first.device}, mask on {one.device}; "
@@ -238,7 +254,8 @@ class PixelGraph:
 
         Raises:
             GraphError: image_size is missing (a size is never inferred from the largest
-                coordinate), a position lies outside, or two nodes share a pixel.
+                coordinate), shapes do not fit each other, a position is no pixel of its image, or
+                two nodes share a pixel.
         """
         x, sites = interchange.from_data(data, batched=batched)
         return cls(x, sites)
@@ -269,7 +286,14 @@ class PixelGraph:
             raise GraphError("PixelGraph.concat: expected at least one graph")
         for graph in graphs[1:]:
             images.check_same(graphs[0].x, graph.x)
+            if graph.num_channels != graphs[0].num_channels:
+                raise ShapeError(
+                    f"PixelGraph.concat: expected {graphs[0].num_channels} channels in every one, "
+                    f"got {graph.num_channels}"
+                )
         sizes = [size for graph in graphs for size in graph.sites.sizes]
+        if not sizes:  # only empty batches
+            return graphs[0]
         masks = [mask for graph in graphs for mask in graph.sites.mask_images()]
         full = all(graph.sites.is_full for graph in graphs)
         sites = Sites.ragged(sizes, None if full else masks, device=graphs[0].device)
@@ -316,7 +340,12 @@ class PixelGraph:
         """(B, *size) bool, or (*size) for an unbatched image: which pixels are nodes."""
         if self.sites.size is None:
             raise GraphError("images of different sizes have no common mask; see sites.mask_images")
-        stacked = torch.stack(self.sites.mask_images())
+        shape = (self.batch_size, *self.sites.size)
+        flat = self.sites.mask
+        if flat is None:
+            stacked = torch.ones(shape, dtype=torch.bool, device=self.device)
+        else:
+            stacked = flat.view(shape).clone()
         return stacked if self.sites.batched else stacked.squeeze(0)
 
     @property

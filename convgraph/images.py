@@ -25,8 +25,8 @@ def check_floating(dtype: torch.dtype) -> None:
         )
 
 
-def check_image(image: Tensor, d: int) -> None:
-    """Refuse what is no floating tensor with d lattice axes and one or two more."""
+def check_image(image: object, d: int) -> Tensor:
+    """Return the image; refuse what is no floating tensor with d lattice axes and 1 or 2 more."""
     if not isinstance(image, Tensor):
         raise GraphError(f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}")
     check_floating(image.dtype)
@@ -35,6 +35,7 @@ def check_image(image: Tensor, d: int) -> None:
             f"PixelGraph.from_image: expected an image (B, C, *size) or (C, *size) with d = {d} "
             f"lattice axes, got shape {tuple(image.shape)}; for signals pass d=1, for volumes d=3"
         )
+    return image
 
 
 def check_same(first: Tensor, other: Tensor) -> None:

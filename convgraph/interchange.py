@@ -53,7 +53,7 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
     """Return features in raster order and the sites of a Data or Batch.
 
     Raises:
-        GraphError: x, pos or image_size is missing; a node lies outside; two nodes share a pixel.
+        GraphError: see `PixelGraph.from_data`.
     """
     for name in ("x", "pos", "image_size"):
         if getattr(data, name, None) is None:
@@ -61,13 +61,22 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
                 f"PixelGraph.from_data: the Data has no {name!r}; expected x (N, C), pos (N, d) "
                 "in pixels and image_size (B, d), as to_data() writes them"
             )
-    x, pos, image_size = (
-        data.x,
-        data.pos.round().long(),
-        data.image_size.view(-1, data.pos.shape[1]),
-    )
+    x, image_size = data.x, data.image_size
+    if data.pos.dim() != 2 or len(data.pos) != len(x) or data.pos.shape[1] != image_size.shape[-1]:
+        raise GraphError(
+            "PixelGraph.from_data: expected x (N, C), pos (N, d) and image_size (B, d), got "
+            f"{tuple(x.shape)}, {tuple(data.pos.shape)} and {tuple(image_size.shape)}"
+        )
+    pos, image_size = data.pos.long(), image_size.view(-1, image_size.shape[-1])
+    if not torch.equal(pos.to(data.pos.dtype), data.pos):
+        raise GraphError("PixelGraph.from_data: pos lies between pixels; expected whole numbers")
     batch = getattr(data, "batch", None)
     batch = torch.zeros(len(pos), dtype=torch.int64, device=x.device) if batch is None else batch
+    if batch.shape != (len(pos),) or bool(((batch < 0) | (batch >= len(image_size))).any()):
+        raise GraphError(
+            f"PixelGraph.from_data: expected batch ({len(pos)},) in [0, {len(image_size)}), the "
+            f"images of image_size, got {tuple(batch.shape)}"
+        )
     extents = image_size[batch]
     if bool(((pos < 0) | (pos >= extents)).any()):
         raise GraphError("PixelGraph.from_data: a node lies outside its image_size")

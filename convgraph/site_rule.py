@@ -5,7 +5,7 @@ site p' copies pixel floor(p' S / S'). A site is active when a pixel of its cell
 size always live on the same sites and can be added and concatenated, whatever path led to them. A
 map of one site is a readout and has no mask.
 
-May import sites.
+May import lattice and sites.
 """
 
 from math import prod
@@ -13,7 +13,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convgraph.sites import Sites, Size
+from convgraph.lattice import Size
+from convgraph.sites import Sites
 
 
 def network_sites(source: Sites, sizes: tuple[Size, ...]) -> Sites:

@@ -5,10 +5,12 @@ mask over all cells of all lattices. Cells and nodes are numbered in raster orde
 column). The record is shared by every graph and every layer that lives on the same nodes, so
 whatever is derived from it (positions, ranks, edges) is computed once and found again by identity.
 
-This module may import errors and geometry's integer checks; it knows nothing of kernels.
+This module may import errors, geometry's integer checks, lattice and constant; it knows nothing of
+kernels.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from math import prod
 from typing import Any, TypeVar, final
 from weakref import WeakValueDictionary
@@ -16,14 +18,17 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from convgraph.errors import DtypeError, GraphError
-from convgraph.geometry import MAX_DIMENSIONS
+from convgraph import constant
+from convgraph.errors import GraphError
+from convgraph.geometry import as_int
+from convgraph.lattice import Size, by, check_bool, checked_size, flat_mask, named_device, several
 
 T = TypeVar("T")
-Size = tuple[int, ...]
 
 MEMO_LIMIT = 512
 """Derived forms kept per record; the oldest goes first."""
+
+_BORN = count(1)
 
 _FULL_GRIDS: "WeakValueDictionary[tuple[Any, ...], Sites]" = WeakValueDictionary()
 
@@ -43,6 +48,8 @@ class Sites:
         num_nodes: how many cells are nodes.
         device: where the mask and everything derived from it live.
         batched: False when the graph came from a single image without a batch dimension.
+        born: a number that grows from record to record, to tell which of two is the younger; 0
+            for a record made while a compiler traces.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Sites:
         device: torch.device,
         batched: bool = True,
         root: "Sites | None" = None,
+        num_nodes: int | None = None,
     ) -> None:
         """Keep the fields as they are; the class methods check and build them."""
         self.d = d
@@ -68,7 +76,10 @@ class Sites:
         self.num_cells = (
             len(sizes) * prod(first) if self.size and first else sum(prod(s) for s in sizes)
         )
-        self.num_nodes = self.num_cells if mask is None else int(mask.sum())
+        if num_nodes is None:
+            num_nodes = self.num_cells if mask is None else int(mask.sum())
+        self.num_nodes = num_nodes
+        self.born = 0 if torch.compiler.is_dynamo_compiling() else next(_BORN)
         self._root = root
         self._memo: dict[Any, Any] = {}
 
@@ -89,18 +100,12 @@ class Sites:
             >>> Sites.full(2, (4, 5)).num_nodes
             40
         """
-        shape, where = _checked_size(size), torch.device(device)
-        key = (batch_size, shape, where, batched)
-        # A compiler traces plain Python only; inside it the record is made anew.
-        tracing = torch.compiler.is_compiling()
-        found = None if tracing else _FULL_GRIDS.get(key)
-        if found is None:
-            found = cls((shape,) * batch_size, None, d=len(shape), device=where, batched=batched)
-            if batch_size == 0:
-                found.size = shape  # an empty batch still has an image size, as in torch
-            if not tracing:
-                _FULL_GRIDS[key] = found
-        return found
+        shape, where = checked_size(size), named_device(device)
+        batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
+        if torch.compiler.is_dynamo_compiling():
+            kept: Sites = getattr(_SHELF, _full_aside(batch_size, shape, where, batched)[0])
+            return kept
+        return _full(batch_size, shape, where, batched)
 
     @classmethod
     def from_mask(
@@ -118,12 +123,14 @@ class Sites:
         Raises:
             DtypeError: the mask is not boolean.
         """
-        _check_bool(mask)
-        size = _checked_size(mask.shape[1:])
+        check_bool(mask)
+        size = checked_size(mask.shape[1:])
         if mask.shape[0] == 0:
             return cls.full(0, size, device=mask.device, batched=batched)
-        flat = mask.detach().reshape(-1).contiguous()
-        made = cls((size,) * mask.shape[0], flat, d=len(size), device=mask.device, batched=batched)
+        sizes = (size,) * mask.shape[0]
+        with constant.outside():
+            flat = mask.detach().reshape(-1).clone()  # the caller may go on writing to his mask
+            made = cls(sizes, flat, d=len(size), device=mask.device, batched=batched)
         if made.num_nodes == made.num_cells:
             return cls.full(mask.shape[0], size, device=mask.device, batched=batched)
         return made
@@ -152,23 +159,24 @@ class Sites:
             >>> Sites.ragged([(2, 3), (4, 4)]).num_nodes
             22
         """
-        shapes = tuple(_checked_size(size) for size in sizes)
+        shapes = tuple(checked_size(size) for size in sizes)
         if len({len(shape) for shape in shapes}) != 1:
             raise GraphError(
                 "Sites.ragged: expected at least one image and one number of dimensions, "
                 f"got sizes {shapes}"
             )
-        where = torch.device(device)
+        where = named_device(device)
         given = list(masks) if masks is not None else [None] * len(shapes)
         if len(given) != len(shapes):
             raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
-        flat = None
-        if any(mask is not None for mask in given):
-            flat = torch.cat([_flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)])
-        if flat is None and len(set(shapes)) == 1:
-            return cls.full(len(shapes), shapes[0], device=where, batched=batched)
-        made = cls(shapes, flat, d=len(shapes[0]), device=where, batched=batched)
-        if flat is not None and made.num_nodes == made.num_cells:
+        if all(mask is None for mask in given):
+            if len(set(shapes)) == 1:
+                return cls.full(len(shapes), shapes[0], device=where, batched=batched)
+            return cls(shapes, None, d=len(shapes[0]), device=where, batched=batched)
+        with constant.outside():
+            flat = torch.cat([flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)])
+            made = cls(shapes, flat, d=len(shapes[0]), device=where, batched=batched)
+        if made.num_nodes == made.num_cells:
             return cls.ragged(shapes, device=where, batched=batched)
         return made
 
@@ -199,11 +207,21 @@ class Sites:
         try:
             found: T = self._memo[key]
         except KeyError:
-            found = make()
+            if torch.compiler.is_dynamo_compiling():
+                return make()  # a part of that trace, not to be kept
+            with constant.outside():
+                found = make()
             if len(self._memo) >= MEMO_LIMIT:
                 self._memo.pop(next(iter(self._memo)))
             self._memo[key] = found
         return found
+
+    def _form(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """The derived form of that name, made at most once; a compiler takes it as a constant."""
+        if torch.compiler.is_dynamo_compiling():
+            found: Tensor = constant.read(self, name)
+            return found
+        return self.memo(name, make)
 
     @property
     def cell_ptr(self) -> list[int]:
@@ -220,14 +238,13 @@ class Sites:
     @property
     def nodes(self) -> Tensor:
         """(N,) int64: the cell of each node, ascending."""
-        return self.memo(
-            "nodes",
-            lambda: (
-                torch.arange(self.num_cells, device=self.device)
-                if self.mask is None
-                else self.mask.nonzero().squeeze(1)
-            ),
-        )
+
+        def make() -> Tensor:
+            if self.mask is None:
+                return torch.arange(self.num_cells, device=self.device)
+            return self.mask.nonzero().squeeze(1)
+
+        return self._form("nodes", make)
 
     @property
     def rank(self) -> Tensor | None:
@@ -235,7 +252,7 @@ class Sites:
         if self.mask is None:
             return None
         mask = self.mask
-        return self.memo("rank", lambda: torch.where(mask, mask.cumsum(0) - 1, -1))
+        return self._form("rank", lambda: torch.where(mask, mask.cumsum(0) - 1, -1))
 
     @property
     def batch(self) -> Tensor:
@@ -245,17 +262,21 @@ class Sites:
             ptr = torch.tensor(self.cell_ptr[1:], device=self.device)
             return torch.bucketize(self.nodes, ptr, right=True)
 
-        return self.memo("batch", make)
+        return self._form("batch", make)
 
     @property
     def pos(self) -> Tensor:
         """(N, d) int64: the pixel of each node in its own image, height before width."""
-        return self.memo("pos", self._positions)
+        return self._form("pos", self._positions)
 
     @property
     def counts(self) -> Tensor:
         """(B,) int64: nodes of each image."""
-        return self.memo("counts", lambda: torch.bincount(self.batch, minlength=self.batch_size))
+
+        def make() -> Tensor:
+            return torch.bincount(self.batch, minlength=self.batch_size)
+
+        return self._form("counts", make)
 
     def _positions(self) -> Tensor:
         cell = self.nodes
@@ -276,7 +297,7 @@ class Sites:
 
     def to(self, device: torch.device | str) -> "Sites":
         """The same sites on another device; asked twice, the same object comes back."""
-        where = torch.empty(0, device=device).device
+        where = named_device(device)
         if where == self.device:
             return self
         if self.mask is None and self.size is not None and self._root is None:
@@ -285,7 +306,15 @@ class Sites:
         def make() -> Sites:
             mask = None if self.mask is None else self.mask.to(where)
             root = None if self._root is None else self._root.to(where)
-            return Sites(self.sizes, mask, d=self.d, device=where, batched=self.batched, root=root)
+            return Sites(
+                self.sizes,
+                mask,
+                d=self.d,
+                device=where,
+                batched=self.batched,
+                root=root,
+                num_nodes=self.num_nodes,
+            )
 
         return self.memo(("to", where), make)
 
@@ -298,9 +327,10 @@ class Sites:
         """
         if mask is None and self.root.is_full and len(set(sizes)) == 1:
             return Sites.full(len(sizes), sizes[0], device=self.device, batched=self.batched)
-        made = Sites(
-            sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root
-        )
+        with constant.outside():
+            made = Sites(
+                sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root
+            )
         if mask is not None and made.num_nodes == made.num_cells:
             made.mask = None
         return made
@@ -322,42 +352,27 @@ class Sites:
 
     def __repr__(self) -> str:
         """Say how many nodes on which lattices."""
-        what = f"{self.batch_size} x {_by(self.size)}" if self.size else f"{_several(self.sizes)}"
+        what = f"{self.batch_size} x {by(self.size)}" if self.size else f"{several(self.sizes)}"
         share = "full" if self.is_full else f"density {self.density:.3f}"
         return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
 
 
-def _by(size: Size) -> str:
-    return "x".join(str(n) for n in size)
+_SHELF = constant.Shelf()
 
 
-def _several(sizes: tuple[Size, ...]) -> str:
-    shown = ", ".join(_by(size) for size in sizes[:4])
-    return f"[{shown}{', ...' if len(sizes) > 4 else ''}]"
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _full_aside(batch_size: int, size: Size, device: torch.device, batched: bool) -> tuple[str]:
+    """The name under which the shelf now keeps the record; a constant for a compiler."""
+    return (constant.put(_SHELF, _full(batch_size, size, device, batched)),)
 
 
-def _checked_size(size: Sequence[int]) -> Size:
-    shape = tuple(int(n) for n in size)
-    if not 1 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
-        raise GraphError(
-            f"expected a lattice of 1 to {MAX_DIMENSIONS} axes with at least one pixel each, "
-            f"got size {shape}"
-        )
-    return shape
-
-
-def _check_bool(mask: Tensor) -> None:
-    if mask.dtype != torch.bool:
-        raise DtypeError(
-            f"expected a mask of dtype torch.bool, got {mask.dtype}; "
-            "a mask is never inferred from zeros: write `mask=values != 0` if that is meant"
-        )
-
-
-def _flat_mask(mask: Tensor | None, size: Size, device: torch.device) -> Tensor:
-    if mask is None:
-        return torch.ones(prod(size), dtype=torch.bool, device=device)
-    _check_bool(mask)
-    if tuple(mask.shape) != size:
-        raise GraphError(f"expected a mask of size {size}, got {tuple(mask.shape)}")
-    return mask.detach().to(device).reshape(-1)
+def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
+    """The one record of these full grids."""
+    key = (batch_size, size, device, batched)
+    found = _FULL_GRIDS.get(key)
+    if found is None:
+        found = Sites((size,) * batch_size, None, d=len(size), device=device, batched=batched)
+        if batch_size == 0:
+            found.size = size  # an empty batch still has an image size, as in torch
+        _FULL_GRIDS[key] = found
+    return found

@@ -22,7 +22,9 @@ MAX_LINES = 400
 
 HOUSE = (
     "errors",
+    "constant",
     "geometry",
+    "lattice",
     "window",
     "resample",
     "sites",

@@ -16,7 +16,7 @@ BACKENDS = ("dense", "gather", "messages")
 
 
 def integers(*shape: int) -> Tensor:
-    """Few values, so that ties are common; multiples of 216, so that windows of up to 3 x 3 x 3 divide."""
+    """Few values, so that ties are common; multiples of 216, which windows up to 3x3x3 divide."""
     return torch.randint(-3, 4, shape).double() * 216
 
 

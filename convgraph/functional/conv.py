@@ -126,7 +126,9 @@ def typed_conv(
                 f"{who}: a kernel of {geometry.num_taps} taps needs edge_type (E,), got None"
             )
         edge_type = torch.zeros_like(edge_index[0])
-    _check_edges(x, edge_index, edge_type, edge_weight, num_targets, geometry.num_taps, who)
+    _check_form(x, edge_index, edge_type, edge_weight, who)
+    edge_index, edge_type = _wide(edge_index), _wide(edge_type)
+    _check_bounds(x, edge_index, edge_type, num_targets, geometry.num_taps, who)
     edges = TypedEdges(
         edge_index,
         edge_type,
@@ -259,15 +261,19 @@ def check_weight(
         )
 
 
-def _check_edges(
+def _wide(indices: Tensor) -> Tensor:
+    """Indices of 32 or 64 bits; narrower ones could neither be compared with N nor looked up."""
+    return indices if indices.dtype in (torch.int64, torch.int32) else indices.long()
+
+
+def _check_form(
     x: Tensor,
     edge_index: Tensor,
     edge_type: Tensor,
     edge_weight: Tensor | None,
-    num_targets: int,
-    num_taps: int,
     who: str,
 ) -> None:
+    """Refuse edge lists of another dtype, device or shape."""
     for name, tensor in (("edge_index", edge_index), ("edge_type", edge_type)):
         if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
             raise DtypeError(f"{who}: expected {name} of an integer dtype, got {tensor.dtype}")
@@ -283,6 +289,12 @@ def _check_edges(
                 f"{who}: expected {name} of shape (E,) = ({edge_index.shape[1]},), "
                 f"got {tuple(one.shape)}"
             )
+
+
+def _check_bounds(
+    x: Tensor, edge_index: Tensor, edge_type: Tensor, num_targets: int, num_taps: int, who: str
+) -> None:
+    """Refuse nodes and taps that do not exist."""
     if torch.compiler.is_compiling() or edge_index.shape[1] == 0:
         return
     for name, row, limit in (

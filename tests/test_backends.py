@@ -1,0 +1,164 @@
+"""Backends: the choice and its reasons, forcing one, repeating bit for bit, keeping little."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from convgraph import edge_list
+
+BACKENDS = ("dense", "gather", "messages")
+
+
+def graph(mask: bool = False, batch: int = 2) -> cg.PixelGraph:
+    image = torch.rand(batch, 4, 8, 9)
+    return cg.PixelGraph.from_image(image, torch.rand(batch, 8, 9) > 0.5 if mask else None)
+
+
+def test_a_full_grid_is_dense_and_builds_no_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("edges of a full grid were built though nobody asked for them")
+
+    monkeypatch.setattr(edge_list, "build", never)
+    layer = cg.nn.GraphConv2d(4, 6, 3, stride=2, padding=1)
+    full = cg.PixelGraph.from_image(torch.rand(3, 4, 31, 33))
+    assert cg.explain(layer, full).backend == "dense"
+    out = layer(full)
+    out.x.sum().backward()
+    assert layer.edges(full).num_targets == out.num_nodes
+    assert "unbuilt" not in repr(layer.edges(full)), "a full grid counts its edges, without a list"
+    with pytest.raises(AssertionError, match="nobody asked"):
+        _ = layer.edges(full).edge_index
+
+
+def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
+    found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
+    assert found.backend == "gather"
+    assert {o.name: o.refusal is None for o in found.options} == {
+        "dense": False, "gather": True, "messages": True,
+    }  # fmt: skip
+    text = str(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "not every pixel is a node" in " ".join(text.split())
+
+
+def test_the_choice_depends_on_nothing_but_static_facts() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3)
+    one = graph(mask=True)
+    two = one.with_x(torch.full_like(one.x, torch.nan))
+    assert str(cg.explain(layer, one)) == str(cg.explain(layer, two))
+
+
+@pytest.mark.parametrize("how", ["layer", "block"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_one_can_be_forced(how: str, name: str) -> None:
+    full = graph()
+    if how == "layer":
+        layer = cg.nn.GraphConv2d(4, 6, 3, backend=name)
+        assert f"backend={name!r}" in repr(layer)
+        assert cg.explain(layer, full).backend == name
+    else:
+        layer = cg.nn.GraphConv2d(4, 6, 3)
+        with cg.backend(name):
+            found = cg.explain(layer, full)
+        assert found.backend == name
+        assert "forced" in found.reason
+    assert layer(full).x.shape == (2 * 6 * 7, 6)
+
+
+def test_a_layers_own_choice_wins_and_blocks_nest() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3, backend="messages")
+    with cg.backend("gather"), cg.backend("dense"):
+        assert cg.explain(layer, graph()).backend == "messages"
+        layer.backend = None
+        assert cg.explain(layer, graph()).backend == "dense"
+    assert cg.explain(layer, graph(mask=True)).backend == "gather"
+
+
+def test_a_backend_that_cannot_serve_says_why() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3)
+    with (
+        pytest.raises(cg.errors.BackendError, match=r"'dense' cannot serve.*not every pixel"),
+        cg.backend("dense"),
+    ):
+        layer(graph(mask=True))
+    with pytest.raises(cg.errors.BackendError, match="no backend is called 'tensor'"):
+        cg.nn.GraphConv2d(4, 6, 3, backend="tensor")
+    with pytest.raises(cg.errors.BackendError, match="no backend is called"), cg.backend("x"):
+        pass
+    with pytest.raises(cg.errors.ConversionError, match="ReLU chooses no backend"):
+        cg.explain(torch.nn.ReLU(), graph())
+
+
+CASES = {
+    "plain": {"padding": 1},
+    "strided": {"stride": 2, "padding": 1},
+    "reflect": {"padding": 2, "padding_mode": "reflect"},
+    "replicate": {"padding": 3, "padding_mode": "replicate"},
+    "circular": {"padding": 2, "padding_mode": "circular", "groups": 2},
+    "depthwise": {"padding": 1, "groups": 4},
+}
+
+
+def run(layer: Any, x: cg.PixelGraph, g: Tensor) -> list[Tensor]:
+    leaf = x.x.detach().clone().requires_grad_()
+    y = layer(x.with_x(leaf)).x
+    return [y, *torch.autograd.grad(y, [leaf, *layer.parameters()], g)]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_results_repeat_bit_for_bit(name: str, case: str) -> None:
+    layer = cg.nn.GraphConv2d(4, 8, 3, **CASES[case], backend=name)
+    x = graph(mask=name != "dense", batch=4)
+    g = torch.rand_like(layer(x).x)
+    first = run(layer, x, g)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(layer, x, g), strict=True))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
+    layer = cg.nn.GraphConv2d(4, 8, 3, padding=1, backend=name)
+    image, mask = torch.rand(3, 4, 6, 6), torch.rand(3, 6, 6) > 0.5
+    order = torch.tensor([2, 0, 1])
+    masks = (None, None) if name == "dense" else (mask, mask[order])
+    one = layer(cg.PixelGraph.from_image(image, masks[0])).to_image()
+    two = layer(cg.PixelGraph.from_image(image[order], masks[1])).to_image()
+    assert torch.equal(one[order], two)
+
+
+def kept_by(layer: Any, x: cg.PixelGraph) -> int:
+    """Elements that autograd keeps for backward, each storage once."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    return sum(seen.values())
+
+
+def test_gather_keeps_no_messages_for_backward() -> None:
+    x = cg.PixelGraph.from_image(torch.rand(2, 32, 24, 24), torch.rand(2, 24, 24) > 0.3)
+    x.x.requires_grad_()
+    layer = cg.nn.GraphConv2d(32, 32, 3, padding=1, backend="gather")
+    edges = layer.edges(x)
+    own = 4 * (x.x.numel() + layer.weight.numel()) + 8 * 2 * edges.num_edges
+    assert kept_by(layer, x) <= own
+    layer.backend = "messages"
+    assert kept_by(layer, x) > 4 * edges.num_edges // 2, "the comparison must see what is kept"
+
+
+def test_rows_are_always_rows() -> None:
+    """Strides (C, 1), also for one channel and for images in torch's own layout."""
+    for channels in (1, 3):
+        x = cg.PixelGraph.from_image(torch.rand(2, channels, 5, 5))
+        assert x.x.stride() == (channels, 1)
+        for name in BACKENDS:
+            layer = cg.nn.GraphConv2d(channels, 1, 3, backend=name)
+            assert layer(x).x.stride() == (1, 1)
