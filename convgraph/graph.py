@@ -5,7 +5,7 @@
 A channels-last image is already laid out like x, so it becomes nodes without a copy and comes back
 without one. Masks and sizes are explicit data: nothing is ever inferred from zeros.
 
-This module may import errors, geometry, sites, edges, images and interchange.
+This module may import errors, geometry, lattice, sites, edges, images and interchange.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from convgraph import images, interchange
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry import MAX_DIMENSIONS, Relation
+from convgraph.lattice import by, several
 from convgraph.sites import Sites
 
 if TYPE_CHECKING:
@@ -361,9 +362,7 @@ class PixelGraph:
     def __repr__(self) -> str:
         """Say nodes, pixels, sizes, channels, dtype and device."""
         s = self.sites
-        sizes = [s.size] if s.size is not None else list(s.sizes[:3])
-        lattices = ", ".join("x".join(map(str, size)) for size in sizes if size)
-        batch = f"{s.batch_size} x {lattices}" if s.size else f"[{lattices}, ...]"
+        batch = f"{s.batch_size} x {by(s.size)}" if s.size else several(s.sizes)
         nodes = f"{s.num_nodes} nodes" + ("" if s.is_full else f" of {s.num_cells} pixels")
         return (
             f"PixelGraph({nodes}, {batch}, {self.num_channels} channels, {self.dtype}, "

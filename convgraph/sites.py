@@ -342,6 +342,15 @@ class Sites:
         parts = self.mask.split([prod(size) for size in self.sizes])
         return [part.view(size) for part, size in zip(parts, self.sizes, strict=True)]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what is given, not what was derived; full grids come back as the one record."""
+        fields = {"d": self.d, "device": self.device, "batched": self.batched, "root": self._root}
+        return _unpickled, (self.size, self.sizes, self.mask, fields)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Sites":
+        """The record itself: it never changes, and whoever shares it finds its edges."""
+        return self
+
     def __eq__(self, other: object) -> bool:
         """Identity: masks are never compared."""
         return self is other
@@ -352,7 +361,7 @@ class Sites:
 
     def __repr__(self) -> str:
         """Say how many nodes on which lattices."""
-        what = f"{self.batch_size} x {by(self.size)}" if self.size else f"{several(self.sizes)}"
+        what = f"{self.batch_size} x {by(self.size)}" if self.size else several(self.sizes)
         share = "full" if self.is_full else f"density {self.density:.3f}"
         return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
 
@@ -376,3 +385,12 @@ def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> S
             found.size = size  # an empty batch still has an image size, as in torch
         _FULL_GRIDS[key] = found
     return found
+
+
+def _unpickled(
+    size: Size | None, sizes: tuple[Size, ...], mask: Tensor | None, fields: dict[str, Any]
+) -> Sites:
+    """The record of these fields."""
+    if mask is None and fields["root"] is None and size is not None:
+        return _full(len(sizes), size, fields["device"], fields["batched"])
+    return Sites(sizes, mask, **fields)
