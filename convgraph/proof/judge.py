@@ -86,7 +86,7 @@ def prove_convolution(
     if parameters is not None:
         parts.append(_parameters_part(*parameters))
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
-    flags = precision.state(device)
+    flags = precision.stated(device)
     plan, identity, rounding = None, Identity("not asked", 3), Rounding("not asked")
     try:
         plan = draws.plan(oracle.terms(), _name(probe), epsilon, seed)
@@ -155,7 +155,7 @@ def prove_linear(
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
     plan = draws.plan(terms * scale, _name(dtype), epsilon, seed, degree=1)
-    flags = precision.state(device)
+    flags = precision.stated(device)
     with precision.ieee_float32(device):
         identity = check_linear(
             candidate, reference, shape, plan, scale=scale, dtype=dtype, device=device,

@@ -41,6 +41,23 @@ def state(device: torch.device | str) -> dict[str, str]:
     return {f"{path}.{name}": str(getattr(_holder(path), name)) for path, name, _ in _switches()}
 
 
+def stated(device: torch.device | str) -> dict[str, str]:
+    """Say what will hold for float32 within `ieee_float32`, and what holds outside of it.
+
+    Example:
+        >>> stated("cpu")
+        {'tf32': 'not applicable on cpu'}
+    """
+    outside = state(device)
+    if torch.device(device).type != "cuda":
+        return outside
+    inside = {f"{path}.{name}": str(value) for path, name, value in _switches()}
+    return {
+        key: value if value == outside[key] else f"{value} (outside of the proof: {outside[key]})"
+        for key, value in inside.items()
+    }
+
+
 @contextmanager
 def ieee_float32(device: torch.device | str) -> Iterator[None]:
     """Run a block with IEEE float32 on CUDA; what was set before is set again behind it."""
