@@ -164,29 +164,8 @@ def holes(batch: int, size: tuple[int, ...], keep: float = 0.6) -> Tensor:
     return mask
 
 
-def typed_graph(
-    nodes: int, edges: int, taps: int, *, targets: int | None = None
-) -> tuple[Tensor, Tensor]:
+def typed_graph(nodes: int, edges: int, taps: int) -> tuple[Tensor, Tensor]:
     """Return a random edge_index (2, E) and edge_type (E,); parallel edges are likely."""
     source = torch.randint(nodes, (edges,))
-    target = torch.randint(nodes if targets is None else targets, (edges,))
+    target = torch.randint(nodes, (edges,))
     return torch.stack([source, target]), torch.randint(taps, (edges,))
-
-
-def typed_truth(
-    x: Tensor,  # (N, C_in)
-    edge_index: Tensor,  # (2, E)
-    edge_type: Tensor,  # (E,)
-    weight: Tensor,  # (C_out, C_in, *kernel)
-    bias: Tensor | None,
-    num_targets: int,
-    edge_weight: Tensor | None = None,
-) -> Tensor:
-    """Return y[p] = b + sum of w W[:, :, t] x[q], edge by edge; differentiable."""
-    taps = weight.flatten(2)
-    rows: list[Any] = [x.new_zeros(weight.shape[0]) for _ in range(num_targets)]
-    for e, (q, p) in enumerate(edge_index.t().tolist()):
-        said = taps[:, :, int(edge_type[e])] @ x[q]
-        rows[p] = rows[p] + (said if edge_weight is None else edge_weight[e] * said)
-    y = torch.stack(rows)
-    return y if bias is None else y + bias

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import convgraph as cg
-
-
-def integers(*shape: int) -> Tensor:
-    return torch.randint(-3, 4, shape).double()
+from tests.cases import integers
 
 
 def exact(net: Any) -> Any:

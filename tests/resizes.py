@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 import convgraph as cg
 from convgraph.functional import graph_resize
+from tests.cases import integers
 
-BACKENDS = ("dense", "gather", "messages")
-OFF_GRID = ("gather", "messages")
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 SIZE = {1: (9,), 2: (5, 9), 3: (3, 5, 5)}
@@ -44,16 +43,6 @@ def dyadic(d: int) -> list[dict]:
 
 CASES = [(d, how) for d in (1, 2, 3) for how in dyadic(d)]
 NAMED = [pytest.param(d, how, id=f"{d}d-{list(how.values())}") for d, how in CASES]
-
-
-def integers(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randint(-8, 9, shape).to(dtype)
-
-
-def holes(batch: int, size: tuple[int, ...], keep: float = 0.6) -> torch.Tensor:
-    mask = torch.rand(batch, *size) < keep
-    mask[:, *(0,) * len(size)] = True
-    return mask
 
 
 def torchs(

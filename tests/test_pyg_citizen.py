@@ -13,6 +13,7 @@ from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import RGCNConv
 
 import convgraph as cg
+from tests.cases import integer_weights, integers, typed_graph
 
 # Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
@@ -20,24 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
 TAPS, NODES, EDGES = 9, 12, 60
 
 
-def integers(*shape: int) -> Tensor:
-    return torch.randint(-4, 5, shape).double()
-
-
 @pytest.fixture
-def layer() -> cg.nn.GraphConv2d:
-    made = cg.nn.GraphConv2d(4, 6, 3, padding=1, groups=2).double()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(integers(*parameter.shape))
-    return made
+def layer() -> Any:
+    return integer_weights(cg.nn.GraphConv2d(4, 6, 3, padding=1, groups=2))
 
 
 @pytest.fixture
 def typed() -> tuple[Tensor, Tensor, Tensor]:
     """A graph that is no image: random edges, repeats included."""
-    index = torch.randint(0, NODES, (2, EDGES))
-    return integers(NODES, 4), index, torch.randint(0, TAPS, (EDGES,))
+    return integers(NODES, 4), *typed_graph(NODES, EDGES, TAPS)
 
 
 def by_hand(layer: Any, x: Tensor, index: Tensor, kind: Tensor, weight: Any, n: int) -> Tensor:
@@ -232,26 +224,6 @@ def test_copies_are_the_same_layer(layer: Any, typed: Any) -> None:
         assert repr(other) == repr(layer)
 
 
-@pytest.mark.parametrize("backend", ["dense", "gather", "messages"])
-def test_derivatives_of_every_order(backend: str) -> None:
-    layer = cg.nn.GraphConv2d(2, 2, 3, padding=1, padding_mode="reflect").double()
-    mask = None if backend == "dense" else torch.rand(2, 3, 4) > 0.3
-    graph = cg.PixelGraph.from_image(torch.rand(2, 2, 3, 4).double(), mask)
-
-    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        values = {"weight": weight, "bias": bias}
-        with cg.backend(backend):
-            return torch.func.functional_call(layer, values, (graph.with_x(x),)).x
-
-    leaves = [t.detach().clone().requires_grad_() for t in (graph.x, layer.weight, layer.bias)]
-    assert torch.autograd.gradcheck(run, leaves)
-    assert torch.autograd.gradgradcheck(run, leaves)
-    loss = lambda *args: run(*args).square().sum()  # noqa: E731
-    by_func = torch.func.grad(loss, argnums=(0, 1, 2))(*[leaf.detach() for leaf in leaves])
-    plain = torch.autograd.grad(loss(*leaves), leaves)
-    assert all(torch.equal(a, b) for a, b in zip(by_func, plain, strict=True))
-
-
 def test_no_gradient_is_kept_when_none_is_asked_for(layer: Any, typed: Any) -> None:
     x, index, kind = typed
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -290,74 +262,6 @@ def test_autocast_computes_in_its_dtype(backend: str) -> None:
     with cg.backend(backend):
         expected = copy.deepcopy(layer).bfloat16()(graph.to(torch.bfloat16)).x
     assert torch.equal(found, expected)
-
-
-def graphs() -> dict[str, cg.PixelGraph]:
-    mask = torch.rand(2, 5, 6) > 0.4
-    image = integers(2, 4, 5, 6)
-    return {"full": cg.PixelGraph.from_image(image), "mask": cg.PixelGraph.from_image(image, mask)}
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_the_typed_call_compiles_to_one_graph(layer: Any, dynamic: bool) -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for nodes in (NODES, NODES + 3, NODES + 7) if dynamic else (NODES,):
-        index = torch.randint(0, nodes, (2, 4 * nodes))
-        x, kind = integers(nodes, 4), torch.randint(0, TAPS, (4 * nodes,))
-        y = compiled(x, index, kind)
-        expected = layer(x, index, kind)
-        assert torch.equal(y, expected)
-        left = torch.autograd.grad(y.square().sum(), layer.weight)
-        right = torch.autograd.grad(expected.square().sum(), layer.weight)
-        assert torch.equal(left[0], right[0])
-
-
-@pytest.mark.parametrize("kind", ["full", "mask"])
-@pytest.mark.parametrize("backend", [None, "gather", "messages"])
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_a_pixel_graph_compiles_to_one_graph(
-    layer: Any, kind: str, backend: str | None, dynamic: bool
-) -> None:
-    torch._dynamo.reset()
-    layer.backend = backend
-    graph = graphs()[kind]
-    expected = layer(graph).x
-    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    found = compiled(graph).x
-    assert torch.equal(found, expected)
-    left = torch.autograd.grad(found.square().sum(), layer.weight)
-    right = torch.autograd.grad(expected.square().sum(), layer.weight)
-    assert torch.equal(left[0], right[0])
-
-
-def test_inductor_compiles_it_too(layer: Any) -> None:
-    torch._dynamo.reset()
-    graph = graphs()["mask"]
-    layer(graph)
-    assert torch.equal(torch.compile(layer, fullgraph=True)(graph).x, layer(graph).x)
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_it_exports(layer: Any, typed: Any, strict: bool) -> None:
-    x, index, kind = typed
-    program = torch.export.export(layer, (x, index, kind), strict=strict)
-    assert torch.equal(program.module()(x, index, kind), layer(x, index, kind))
-    for graph in graphs().values():
-        expected = layer(graph).x
-        exported = torch.export.export(layer, (graph,), strict=strict).module()
-        assert torch.equal(exported(graph).x, expected)
-
-
-def test_it_exports_with_sizes_left_open(layer: Any, typed: Any) -> None:
-    x, index, kind = typed
-    nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
-    shapes = {"x": {0: nodes}, "edge_index": {1: edges}, "edge_type": {0: edges}}
-    program = torch.export.export(layer, (x, index, kind), dynamic_shapes=shapes).module()
-    more = integers(NODES + 5, 4)
-    assert torch.equal(
-        program(more, index[:, :40], kind[:40]), layer(more, index[:, :40], kind[:40])
-    )
 
 
 def test_rgcn_is_the_same_sum() -> None:

@@ -17,7 +17,7 @@ from convgraph import edge_list
 from convgraph.backends import columns_dense, columns_gather
 from convgraph.functional import graph_fold, graph_unfold
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
-from tests.resizes import BACKENDS, OFF_GRID, holes, integers
+from tests.cases import BACKENDS, OFF_GRID, holes, integers
 
 HALF = (torch.float16, torch.bfloat16)
 KERNELS = [

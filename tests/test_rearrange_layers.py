@@ -6,7 +6,7 @@ import torch
 import convgraph as cg
 from convgraph import errors
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
-from tests.resizes import holes
+from tests.cases import holes
 
 
 @pytest.mark.parametrize(

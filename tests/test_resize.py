@@ -11,18 +11,8 @@ from convgraph.backends import resize_dense
 from convgraph.functional import graph_resize
 from convgraph.nn import GraphUpsample
 from convgraph.resample import ResizeGeometry
-from tests.resizes import (
-    BACKENDS,
-    NAMED,
-    OFF_GRID,
-    SIZE,
-    agrees,
-    dyadic,
-    holes,
-    integers,
-    ours,
-    torchs,
-)
+from tests.cases import BACKENDS, OFF_GRID, holes, integers
+from tests.resizes import NAMED, SIZE, agrees, dyadic, ours, torchs
 
 # Bit for bit
 

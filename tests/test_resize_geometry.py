@@ -18,7 +18,8 @@ from convgraph.functional import graph_resize
 from convgraph.nn import GraphUpsample
 from convgraph.proof.rounding import dot_bound, unit_roundoff
 from convgraph.resample import ResizeGeometry
-from tests.resizes import BACKENDS, LAYOUT, LINEAR, NAMED, SIZE, holes, ours, torchs
+from tests.cases import BACKENDS, holes
+from tests.resizes import LAYOUT, LINEAR, NAMED, SIZE, ours, torchs
 
 # Source pixels of the nearest modes
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
+from tests.cases import integer_weights, integers
 
 # torch remarks that an even kernel with 'same' padding costs it a copy.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even:UserWarning")
@@ -21,19 +22,6 @@ KERNELS: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 2, "padding_mode": "circular"},
     {"kernel_size": 2, "padding": "same"},
 ]
-
-
-def integers(*shape: int) -> Tensor:
-    return torch.randint(-8, 9, shape).double()
-
-
-def whole(module: Any) -> Any:
-    """The module in float64 with integer parameters: sums of products are then exact."""
-    module = module.double()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(integers(*parameter.shape))
-    return module
 
 
 def separable(d: int, inside: int, outside: int, **kernel: Any) -> torch.nn.Sequential:
@@ -86,7 +74,7 @@ def test_the_edges_of_a_pointwise_layer_are_n_self_loops(d: int, masked: bool) -
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("options", [{}, {"groups": 2}, {"bias": False}])
 def test_pointwise_is_torchs_1x1(d: int, masked: bool, options: dict[str, Any]) -> None:
-    dense = whole(CONV[d](4, 6, 1, **options))
+    dense = integer_weights(CONV[d](4, 6, 1, **options))
     layer = cg.nn.PointwiseConv.from_dense(dense)
     agree(layer, dense, d, holes(d) if masked else None)
     assert str(layer.to_dense()) == str(dense)
@@ -102,7 +90,7 @@ def test_pointwise_is_torchs_1x1(d: int, masked: bool, options: dict[str, Any]) 
 def test_depthwise_is_torchs_with_as_many_groups_as_channels(
     d: int, masked: bool, multiplier: int, kernel: dict[str, Any]
 ) -> None:
-    dense = whole(CONV[d](4, 4 * multiplier, groups=4, **kernel))
+    dense = integer_weights(CONV[d](4, 4 * multiplier, groups=4, **kernel))
     layer = cg.nn.DepthwiseConv.from_dense(dense)
     # A folded source that is absent sends nothing; the dense fold of a zero says the same.
     agree(layer, dense, d, holes(d) if masked else None)
@@ -117,7 +105,7 @@ def test_depthwise_is_torchs_with_as_many_groups_as_channels(
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_separable_is_the_sequential_of_two(d: int, masked: bool, kernel: dict[str, Any]) -> None:
-    dense = whole(separable(d, 4, 6, **kernel))
+    dense = integer_weights(separable(d, 4, 6, **kernel))
     layer = cg.nn.DepthwiseSeparableConv.from_dense(dense)
     if masked:  # between the stages nothing moves, so holes need no second fill
         agree(layer, dense, d, holes(d))
@@ -137,7 +125,7 @@ def test_separable_names_its_output_sites() -> None:
 
 def test_an_unmixed_stage_is_seen() -> None:
     """The planted fault: channels that mix in the depthwise stage, by one weight."""
-    dense = whole(separable(2, 4, 6, kernel_size=3, padding=1))
+    dense = integer_weights(separable(2, 4, 6, kernel_size=3, padding=1))
     layer = cg.nn.DepthwiseSeparableConv.from_dense(dense)
     with torch.no_grad():
         layer.depthwise.weight[0, 0, 1, 1] += 1

@@ -118,6 +118,8 @@ def _add_rows(total: Tensor, where: Tensor, rows: Tensor, *, distinct: bool) -> 
 class _Send(torch.autograd.Function):
     """y[p] = sum over edges of w x[q] @ T[t]."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -128,7 +130,11 @@ class _Send(torch.autograd.Function):
         ptr: tuple[int, ...],
         ends: _Ends,
     ) -> Tensor:
-        out = x.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
+        # Made from an empty product: under vmap it is batched if any factor is.
+        like = _multiply(x[:0], taps[0])
+        if weight is not None:
+            like = like * weight[:0, None]
+        out = like.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
             rows = _multiply(x[source[chosen]], taps[tap])
@@ -156,6 +162,8 @@ class _Send(torch.autograd.Function):
 
 class _Correlate(torch.autograd.Function):
     """T[t] = sum over the edges of tap t of w x[q]^T g[p], per group."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(

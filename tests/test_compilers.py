@@ -1,0 +1,164 @@
+"""Compilers, exporters and functional transforms, whoever is the first to ask for a topology."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from tests.cases import BACKENDS, holes, integer_weights, integers, typed_graph
+
+# Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
+
+TAPS, NODES, EDGES = 9, 12, 60
+
+
+@pytest.fixture
+def layer() -> Any:
+    return integer_weights(cg.nn.GraphConv2d(4, 6, 3, padding=1, groups=2))
+
+
+@pytest.fixture
+def typed() -> tuple[Tensor, Tensor, Tensor]:
+    return integers(NODES, 4), *typed_graph(NODES, EDGES, TAPS)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_derivatives_of_every_order(backend: str) -> None:
+    layer = cg.nn.GraphConv2d(2, 2, 3, padding=1, padding_mode="reflect").double()
+    mask = None if backend == "dense" else holes(2, (3, 4))
+    graph = cg.PixelGraph.from_image(torch.rand(2, 2, 3, 4).double(), mask)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        values = {"weight": weight, "bias": bias}
+        with cg.backend(backend):
+            return torch.func.functional_call(layer, values, (graph.with_x(x),)).x
+
+    leaves = [t.detach().clone().requires_grad_() for t in (graph.x, layer.weight, layer.bias)]
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+    loss = lambda *args: run(*args).square().sum()  # noqa: E731
+    by_func = torch.func.grad(loss, argnums=(0, 1, 2))(*[leaf.detach() for leaf in leaves])
+    plain = torch.autograd.grad(loss(*leaves), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(by_func, plain, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_each_sample(layer: Any, backend: str) -> None:
+    """torch.func's recipe: vmap over images, then over weights."""
+    mask = None if backend == "dense" else holes(1, (5, 6))
+    sites = cg.PixelGraph.from_image(integers(1, 4, 5, 6), mask)
+    several = integers(3, sites.num_nodes, 4)
+    layer.backend = backend
+
+    def loss(weight: Tensor, x: Tensor) -> Tensor:
+        values = {"weight": weight, "bias": layer.bias.detach()}
+        return torch.func.functional_call(layer, values, (sites.with_x(x),)).x.square().sum()
+
+    weight = layer.weight.detach()
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, several)
+    singles = [torch.func.grad(loss)(weight, x) for x in several]
+    assert torch.equal(found, torch.stack(singles))
+    weights = torch.stack([weight, 2 * weight, -weight])
+    found = torch.func.vmap(loss, in_dims=(0, None))(weights, several[0])
+    assert torch.equal(found, torch.stack([loss(w, several[0]) for w in weights]))
+
+
+def graphs() -> dict[str, cg.PixelGraph]:
+    mask = holes(2, (5, 6))
+    image = integers(2, 4, 5, 6)
+    return {"full": cg.PixelGraph.from_image(image), "mask": cg.PixelGraph.from_image(image, mask)}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_typed_call_compiles_to_one_graph(layer: Any, dynamic: bool) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for nodes in (NODES, NODES + 3, NODES + 7) if dynamic else (NODES,):
+        index = torch.randint(0, nodes, (2, 4 * nodes))
+        x, kind = integers(nodes, 4), torch.randint(0, TAPS, (4 * nodes,))
+        y = compiled(x, index, kind)
+        expected = layer(x, index, kind)
+        assert torch.equal(y, expected)
+        left = torch.autograd.grad(y.square().sum(), layer.weight)
+        right = torch.autograd.grad(expected.square().sum(), layer.weight)
+        assert torch.equal(left[0], right[0])
+
+
+@pytest.mark.parametrize("kind", ["full", "mask"])
+@pytest.mark.parametrize("backend", [None, "gather", "messages"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_pixel_graph_compiles_to_one_graph(
+    layer: Any, kind: str, backend: str | None, dynamic: bool
+) -> None:
+    torch._dynamo.reset()
+    layer.backend = backend
+    graph = graphs()[kind]
+    expected = layer(graph).x
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    found = compiled(graph).x
+    assert torch.equal(found, expected)
+    left = torch.autograd.grad(found.square().sum(), layer.weight)
+    right = torch.autograd.grad(expected.square().sum(), layer.weight)
+    assert torch.equal(left[0], right[0])
+
+
+@pytest.mark.parametrize("backend", [None, "gather", "messages"])
+@pytest.mark.parametrize("kind", ["full", "mask", "ragged"])
+@pytest.mark.parametrize("how", ["export", "strict export", "compile", "grad", "inference"])
+def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | None) -> None:
+    """What is kept are plain tensors: the next caller trains on the same topology."""
+    torch._dynamo.reset()
+    layer = integer_weights(cg.nn.GraphConv2d(4, 6, 3, stride=2, padding=1, backend=backend))
+    image = integers(2, 4, 5, 13)
+    graph = {
+        "full": lambda: cg.PixelGraph.from_image(image),
+        "mask": lambda: cg.PixelGraph.from_image(image, holes(2, (5, 13))),
+        "ragged": lambda: cg.PixelGraph.from_image([image[0], image[1, :, :3]]),
+    }[kind]()
+    if how == "grad":
+        loss = lambda w: torch.func.functional_call(layer, {"weight": w}, (graph,)).x.sum()  # noqa: E731
+        first = torch.func.grad(loss)(layer.weight.detach())
+    elif how == "compile":
+        first = torch.compile(layer, fullgraph=True, backend="aot_eager")(graph).x
+    elif how == "inference":
+        with torch.inference_mode():
+            first = layer(cg.PixelGraph(graph.x, graph.sites)).x.clone()
+    else:
+        first = (
+            torch.export.export(layer, (graph,), strict=how == "strict export").module()(graph).x
+        )
+    y = layer(graph).x
+    (grad,) = torch.autograd.grad(y.sum(), layer.weight)
+    assert torch.equal(first, grad if how == "grad" else y)
+
+
+def test_inductor_compiles_it_too(layer: Any) -> None:
+    torch._dynamo.reset()
+    graph = graphs()["mask"]
+    layer(graph)
+    assert torch.equal(torch.compile(layer, fullgraph=True)(graph).x, layer(graph).x)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_it_exports(layer: Any, typed: Any, strict: bool) -> None:
+    x, index, kind = typed
+    program = torch.export.export(layer, (x, index, kind), strict=strict)
+    assert torch.equal(program.module()(x, index, kind), layer(x, index, kind))
+    for graph in graphs().values():
+        expected = layer(graph).x
+        exported = torch.export.export(layer, (graph,), strict=strict).module()
+        assert torch.equal(exported(graph).x, expected)
+
+
+def test_it_exports_with_sizes_left_open(layer: Any, typed: Any) -> None:
+    x, index, kind = typed
+    nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
+    shapes = {"x": {0: nodes}, "edge_index": {1: edges}, "edge_type": {0: edges}}
+    program = torch.export.export(layer, (x, index, kind), dynamic_shapes=shapes).module()
+    more = integers(NODES + 5, 4)
+    assert torch.equal(
+        program(more, index[:, :40], kind[:40]), layer(more, index[:, :40], kind[:40])
+    )
