@@ -30,7 +30,11 @@ def outside() -> Iterator[None]:
 
 
 class Shelf:
-    """A place for `put` where there is no record to put on."""
+    """A place for `put` where there is no record to put on, and a name for what is to be called."""
+
+    def __init__(self, **functions: Any) -> None:
+        """Hold functions by name."""
+        vars(self).update(functions)
 
 
 def put(record: Any, value: object) -> str:
@@ -52,3 +56,13 @@ def read(record: Any, name: str) -> Any:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _boxed(record: Any, name: str) -> tuple[Any]:
     return (getattr(record, name),)
+
+
+def call(record: Any, name: str, *args: Any) -> Any:
+    """Return record.name(*args), called outside of the trace; a compiler takes it as a constant."""
+    return getattr(record, _put_result(record, name, *args)[0])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _put_result(record: Any, name: str, *args: Any) -> tuple[str]:
+    return (put(record, getattr(record, name)(*args)),)

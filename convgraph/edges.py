@@ -5,8 +5,8 @@ target. `connect` decides the target's sites and returns an `Edges` record that 
 somebody asks for the list itself; then it is built once, in vectorised integer arithmetic, ordered
 by tap and, within a tap, by target.
 
-This module may import errors, geometry, lattice, sites, site_rule, edge_list and constant; it knows
-nothing of features or weights.
+This module may import errors, geometry, lattice, sites, site_rule, edge_list, kept and constant;
+it knows nothing of features or weights.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from torch import Tensor
 from convgraph import constant, edge_list
 from convgraph.errors import GraphError
 from convgraph.geometry import Relation
+from convgraph.kept import Kept, once
 from convgraph.lattice import Size
 from convgraph.site_rule import network_sites
 from convgraph.sites import Sites
@@ -62,7 +63,7 @@ class Edges:
     @property
     def is_grid(self) -> bool:
         """Whether both ends are full grids of one size, so that a dense operator applies."""
-        return all(s.is_full and s.is_uniform for s in (self.source, self.target))
+        return all(s.is_full and s.size is not None for s in (self.source, self.target))
 
     @property
     def is_self_loops(self) -> bool:
@@ -148,13 +149,7 @@ class Edges:
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
-        if key not in self._memo:
-            if torch.compiler.is_dynamo_compiling():
-                return make()  # a part of that trace, not to be kept
-            with constant.outside():
-                self._memo[key] = make()
-        found: T = self._memo[key]
-        return found
+        return once(self._memo, key, make)
 
     @property
     def _list(self) -> edge_list.EdgeList:
@@ -234,16 +229,16 @@ def _connect_aside(relation: Relation, source: Sites, sites: Sites | str | None)
 def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
     """Find or make the record."""
     target = _target_sites(relation, source, sites)
-
-    def make() -> Edges:
-        return Edges(relation, source, target)
-
     # Targets of the rule live as long as their source. Named ones live for themselves: then the
     # younger record keeps the edges, so that neither a stream of masks nor one of named sites piles
-    # up on a record that stays. The edges keep both ends alive, so an id stays its own.
+    # up on a record that stays.
     named = not (sites is None or isinstance(sites, str))
     keeper = target if named and target.born > source.born else source
-    return keeper.memo(("edges", relation, id(source), id(target)), make)
+    found = Edges(relation, source, target)
+    kept = keeper.memo(
+        ("edges", relation, source.token, target.token), lambda: Kept(found, "source", "target")
+    )
+    return kept.record(source=source, target=target)
 
 
 def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
@@ -267,14 +262,14 @@ def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str
     key = ("target", relation)
     if source.mask is None:
         if size is not None and source.root.is_full:
-            return source.memo(
+            return source.kin(
                 key,
                 lambda: Sites.full(
                     source.batch_size, size, device=source.device, batched=source.batched
                 ),
             )
-        return source.memo(key, lambda: source.derived(sizes, None))
-    return source.memo(key, lambda: source.derived(sizes, edge_list.reached(relation, source)))
+        return source.kin(key, lambda: source.derived(sizes, None))
+    return source.kin(key, lambda: source.derived(sizes, edge_list.reached(relation, source)))
 
 
 def _named(

@@ -6,6 +6,7 @@ May import errors and geometry's integers.
 from collections.abc import Sequence
 from math import prod
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,18 @@ def flat_mask(mask: Tensor | None, size: Size, device: torch.device) -> Tensor:
     if tuple(mask.shape) != size:
         raise GraphError(f"expected a mask of size {size}, got {tuple(mask.shape)}")
     return mask.detach().to(device).reshape(-1)
+
+
+def positions(
+    cells: Tensor,  # (N,) counted from the start of each lattice, or of a stack of equal ones
+    size: Sequence[Any],
+) -> Tensor:
+    """Return (N, d) int64: the pixel of each cell; `size` holds d ints, or (N,) extents an axis."""
+    columns: list[Tensor] = []
+    for extent in reversed(size):
+        columns.append(cells % extent)
+        cells = cells // extent
+    return torch.stack(columns[::-1], dim=1)
 
 
 def by(size: Size) -> str:

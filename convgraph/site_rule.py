@@ -48,7 +48,7 @@ def network_sites(source: Sites, sizes: tuple[Size, ...]) -> Sites:
         ]
         return root.derived(sizes, torch.cat([part.reshape(-1) for part in parts]))
 
-    return root.memo(("network", sizes), make)
+    return root.kin(("network", sizes), make)
 
 
 def _resized(mask: Tensor, size: Size) -> Tensor:

@@ -5,11 +5,11 @@ mask over all cells of all lattices. Cells and nodes are numbered in raster orde
 column). The record is shared by every graph and every layer that lives on the same nodes, so
 whatever is derived from it (positions, ranks, edges) is computed once and found again by identity.
 
-This module may import errors, geometry's integer checks, lattice and constant; it knows nothing of
-kernels.
+This module may import errors, geometry's integer checks, lattice, kept and constant; it knows
+nothing of kernels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import count
 from math import prod
 from typing import Any, TypeVar, final
@@ -18,19 +18,17 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from convgraph import constant
+from convgraph import constant, lattice
 from convgraph.errors import GraphError
 from convgraph.geometry import as_int
-from convgraph.lattice import Size, by, check_bool, checked_size, flat_mask, named_device, several
+from convgraph.kept import Kept, once
+from convgraph.lattice import Size
 
 T = TypeVar("T")
 
-MEMO_LIMIT = 512
-"""Derived forms kept per record; the oldest goes first."""
-
 _BORN = count(1)
 
-_FULL_GRIDS: "WeakValueDictionary[tuple[Any, ...], Sites]" = WeakValueDictionary()
+_FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
 
 
 @final
@@ -50,6 +48,7 @@ class Sites:
         batched: False when the graph came from a single image without a batch dimension.
         born: a number that grows from record to record, to tell which of two is the younger; 0
             for a record made while a compiler traces.
+        token: names the record in keys; two records of one token mean the same nodes.
     """
 
     def __init__(
@@ -80,6 +79,7 @@ class Sites:
             num_nodes = self.num_cells if mask is None else int(mask.sum())
         self.num_nodes = num_nodes
         self.born = 0 if torch.compiler.is_dynamo_compiling() else next(_BORN)
+        self.token: Hashable = self.born
         self._root = root
         self._memo: dict[Any, Any] = {}
 
@@ -100,10 +100,10 @@ class Sites:
             >>> Sites.full(2, (4, 5)).num_nodes
             40
         """
-        shape, where = checked_size(size), named_device(device)
+        shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
         if torch.compiler.is_dynamo_compiling():
-            kept: Sites = getattr(_SHELF, _full_aside(batch_size, shape, where, batched)[0])
+            kept: Sites = constant.call(_SHELF, "full", batch_size, shape, where, batched)
             return kept
         return _full(batch_size, shape, where, batched)
 
@@ -123,8 +123,8 @@ class Sites:
         Raises:
             DtypeError: the mask is not boolean.
         """
-        check_bool(mask)
-        size = checked_size(mask.shape[1:])
+        lattice.check_bool(mask)
+        size = lattice.checked_size(mask.shape[1:])
         if mask.shape[0] == 0:
             return cls.full(0, size, device=mask.device, batched=batched)
         sizes = (size,) * mask.shape[0]
@@ -159,13 +159,13 @@ class Sites:
             >>> Sites.ragged([(2, 3), (4, 4)]).num_nodes
             22
         """
-        shapes = tuple(checked_size(size) for size in sizes)
+        shapes = tuple(lattice.checked_size(size) for size in sizes)
         if len({len(shape) for shape in shapes}) != 1:
             raise GraphError(
                 "Sites.ragged: expected at least one image and one number of dimensions, "
                 f"got sizes {shapes}"
             )
-        where = named_device(device)
+        where = lattice.named_device(device)
         given = list(masks) if masks is not None else [None] * len(shapes)
         if len(given) != len(shapes):
             raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
@@ -174,7 +174,9 @@ class Sites:
                 return cls.full(len(shapes), shapes[0], device=where, batched=batched)
             return cls(shapes, None, d=len(shapes[0]), device=where, batched=batched)
         with constant.outside():
-            flat = torch.cat([flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)])
+            flat = torch.cat(
+                [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
+            )
             made = cls(shapes, flat, d=len(shapes[0]), device=where, batched=batched)
         if made.num_nodes == made.num_cells:
             return cls.ragged(shapes, device=where, batched=batched)
@@ -188,11 +190,6 @@ class Sites:
         return self.mask is None
 
     @property
-    def is_uniform(self) -> bool:
-        """Whether all lattices have one size."""
-        return self.size is not None
-
-    @property
     def density(self) -> float:
         """Nodes per cell, in [0, 1]; 1 for a graph without cells."""
         return self.num_nodes / self.num_cells if self.num_cells else 1.0
@@ -204,17 +201,30 @@ class Sites:
 
     def memo(self, key: Any, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
-        try:
-            found: T = self._memo[key]
-        except KeyError:
-            if torch.compiler.is_dynamo_compiling():
-                return make()  # a part of that trace, not to be kept
-            with constant.outside():
-                found = make()
-            if len(self._memo) >= MEMO_LIMIT:
-                self._memo.pop(next(iter(self._memo)))
-            self._memo[key] = found
-        return found
+        return once(self._memo, key, make)
+
+    def kin(self, key: Any, make: "Callable[[], Sites]") -> "Sites":
+        """Return the sites that `make()` derived the first time for this key; see `kept`."""
+        if torch.compiler.is_dynamo_compiling():
+            return make()
+        kept: Kept[Sites] | None = self._memo.get(key)
+        if kept is not None:
+            return _interned(kept.record(_root=self.root))
+        with constant.outside():
+            made = make()
+        if made is not self:
+            self.memo(key, lambda: Kept(made, *(["_root"] if made._root is self.root else [])))
+        return made
+
+    def readout(self) -> "Sites":
+        """One pixel per image, every one a node."""
+        if torch.compiler.is_dynamo_compiling():
+            found: Sites = constant.call(self, "readout")
+            return found
+        one = (1,) * self.d
+        if self.batch_size == 0:  # no image tells its size, so the record has to
+            return Sites.full(0, one, device=self.device, batched=self.batched)
+        return self.kin("readout", lambda: self.derived((one,) * self.batch_size, None))
 
     def _form(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """The derived form of that name, made at most once; a compiler takes it as a constant."""
@@ -267,7 +277,15 @@ class Sites:
     @property
     def pos(self) -> Tensor:
         """(N, d) int64: the pixel of each node in its own image, height before width."""
-        return self._form("pos", self._positions)
+
+        def make() -> Tensor:
+            if self.size is not None:
+                return lattice.positions(self.nodes, self.size)
+            extents = torch.tensor(self.sizes, device=self.device)[self.batch]  # (N, d)
+            start = torch.tensor(self.cell_ptr, device=self.device)[self.batch]
+            return lattice.positions(self.nodes - start, extents.unbind(1))
+
+        return self._form("pos", make)
 
     @property
     def counts(self) -> Tensor:
@@ -278,26 +296,11 @@ class Sites:
 
         return self._form("counts", make)
 
-    def _positions(self) -> Tensor:
-        cell = self.nodes
-        if self.size is not None:
-            extents = [torch.tensor(n, device=self.device) for n in self.size]
-            cell = cell % prod(self.size)
-        else:
-            per_image = torch.tensor(self.sizes, device=self.device)[self.batch]  # (N, d)
-            extents = list(per_image.unbind(1))
-            cell = cell - torch.tensor(self.cell_ptr, device=self.device)[self.batch]
-        columns: list[Tensor] = []
-        for extent in reversed(extents):
-            columns.append(cell % extent)
-            cell = cell // extent
-        return torch.stack(columns[::-1], dim=1)
-
     # -- other records derived from this one -------------------------------------------------
 
     def to(self, device: torch.device | str) -> "Sites":
         """The same sites on another device; asked twice, the same object comes back."""
-        where = named_device(device)
+        where = lattice.named_device(device)
         if where == self.device:
             return self
         if self.mask is None and self.size is not None and self._root is None:
@@ -306,17 +309,10 @@ class Sites:
         def make() -> Sites:
             mask = None if self.mask is None else self.mask.to(where)
             root = None if self._root is None else self._root.to(where)
-            return Sites(
-                self.sizes,
-                mask,
-                d=self.d,
-                device=where,
-                batched=self.batched,
-                root=root,
-                num_nodes=self.num_nodes,
-            )
+            more: dict[str, Any] = {"num_nodes": self.num_nodes, "batched": self.batched}
+            return Sites(self.sizes, mask, d=self.d, device=where, root=root, **more)
 
-        return self.memo(("to", where), make)
+        return self.kin(("to", where), make)
 
     def derived(self, sizes: tuple[Size, ...], mask: Tensor | None) -> "Sites":
         """A record of the same batch on other lattices that remembers this one's root.
@@ -361,18 +357,13 @@ class Sites:
 
     def __repr__(self) -> str:
         """Say how many nodes on which lattices."""
-        what = f"{self.batch_size} x {by(self.size)}" if self.size else several(self.sizes)
+        what = (
+            f"{self.batch_size} x {lattice.by(self.size)}"
+            if self.size
+            else lattice.several(self.sizes)
+        )
         share = "full" if self.is_full else f"density {self.density:.3f}"
         return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
-
-
-_SHELF = constant.Shelf()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _full_aside(batch_size: int, size: Size, device: torch.device, batched: bool) -> tuple[str]:
-    """The name under which the shelf now keeps the record; a constant for a compiler."""
-    return (constant.put(_SHELF, _full(batch_size, size, device, batched)),)
 
 
 def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
@@ -381,10 +372,19 @@ def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> S
     found = _FULL_GRIDS.get(key)
     if found is None:
         found = Sites((size,) * batch_size, None, d=len(size), device=device, batched=batched)
+        found.token = key
         if batch_size == 0:
             found.size = size  # an empty batch still has an image size, as in torch
         _FULL_GRIDS[key] = found
     return found
+
+
+_SHELF = constant.Shelf(full=_full)
+
+
+def _interned(sites: Sites) -> Sites:
+    """The one record of these full grids; any other as it is."""
+    return _FULL_GRIDS.setdefault(sites.token, sites) if sites.token != sites.born else sites
 
 
 def _unpickled(

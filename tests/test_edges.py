@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any
 
@@ -216,8 +217,17 @@ def test_asked_twice_it_is_the_same_record() -> None:
     assert layers[0].edges(graph) is layers[1].edges(graph) is edges, "layers share them"
 
 
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
 def test_a_stream_of_masks_leaves_nothing_behind() -> None:
-    """Records of edges die with the younger of their ends."""
+    """Edge lists die with the younger of their ends, at once: nothing goes round in circles."""
     geometry = cg.KernelGeometry(3, padding=1)
     stays = Sites.from_mask(holes(1, (6, 6)))
     gone = []
@@ -226,10 +236,30 @@ def test_a_stream_of_masks_leaves_nothing_behind() -> None:
         passing = Sites.from_mask(holes(1, (6, 6)))
         for edges in (cg.connect(geometry, stays, named), cg.connect(geometry, passing, stays)):
             assert edges.num_edges
-            gone.append(weakref.ref(edges))
-    del edges, named, passing
-    gc.collect()
+            gone += [weakref.ref(edges), weakref.ref(edges.edge_index)]
+        strided = cg.connect(cg.KernelGeometry(3, stride=2), passing)
+        up = cg.KernelGeometry(3, stride=2, transposed=True, output_padding=1)
+        back = cg.connect(up, strided.target, "network")
+        layer = cg.nn.GraphConv2d(1, 1, 3, stride=2, backend="gather")
+        y = layer(cg.PixelGraph(torch.rand(passing.num_nodes, 1), passing)).x
+        y.sum().backward()
+        gone += [weakref.ref(thing) for thing in (passing, back, strided.edge_index, y)]
+    del edges, named, passing, strided, back, y
     assert not any(ref() for ref in gone)
+
+
+def test_what_is_derived_is_kept_though_nobody_holds_it() -> None:
+    """A network finds its edges again in the next step."""
+    graph = cg.PixelGraph.from_image(torch.rand(2, 1, 9, 8), holes(2, (9, 8)))
+    for kind in (None, "network"):
+        lists = []
+        for _ in range(2):
+            first = cg.connect(cg.KernelGeometry(3, stride=2, padding=1), graph, kind)
+            second = cg.connect(cg.KernelGeometry(2, dilation=2), first.target, kind)
+            readout = second.target.readout()
+            lists.append([first.edge_index, second.edge_index, readout.counts])
+            del first, second, readout
+        assert all(a is b for a, b in zip(*lists, strict=True))
 
 
 def test_pointwise_layers_are_graphs_of_self_loops() -> None:

@@ -23,6 +23,7 @@ MAX_LINES = 400
 HOUSE = (
     "errors",
     "constant",
+    "kept",
     "geometry",
     "lattice",
     "window",

@@ -171,9 +171,7 @@ class _Global(torch.nn.Module):
 
     def _readout(self, graph: PixelGraph, x: Tensor) -> PixelGraph:
         """Put one row an image on a lattice of one pixel; a map of one pixel has no mask."""
-        sites = graph.sites
-        one = ((1,) * sites.d,) * sites.batch_size
-        return PixelGraph(x, sites.memo("readout", lambda: sites.derived(one, None)))
+        return PixelGraph(x, graph.sites.readout())
 
     def _wide(self, x: Tensor) -> Tensor:
         return x.float() if x.dtype in HALF else x
@@ -196,7 +194,7 @@ class GraphGlobalAvgPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
-        if graph.sites.is_full and graph.sites.is_uniform and graph.x.numel():
+        if graph.sites.is_full and graph.sites.size is not None and graph.x.numel():
             whole = WindowGeometry((1,) * graph.sites.d)
             return functional.graph_avg_pool(graph, whole, backend="dense")
         mean = norm.image_mean(self._wide(graph.x), graph.sites)

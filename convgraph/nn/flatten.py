@@ -2,7 +2,7 @@
 
     y[image] = the features of all its pixels side by side, channel by channel, as torch lays them
 
-An absent pixel says 0. May import errors, graph, sites and nn.twin.
+An absent pixel says 0. May import errors, graph and nn.twin.
 """
 
 from typing import Any, ClassVar, Self, final
@@ -12,7 +12,6 @@ import torch
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph import PixelGraph
 from convgraph.nn import twin
-from convgraph.sites import Sites
 
 
 @final
@@ -56,7 +55,7 @@ class GraphFlatten(torch.nn.Module):
             )
         image = graph.to_image()
         batch = image if graph.sites.batched else image.unsqueeze(0)
-        return PixelGraph(batch.flatten(1), _readout(graph.sites))
+        return PixelGraph(batch.flatten(1), graph.sites.readout())
 
     @classmethod
     def from_dense(cls, dense: torch.nn.Module) -> Self:
@@ -73,11 +72,3 @@ class GraphFlatten(torch.nn.Module):
     def to_dense(self) -> torch.nn.Flatten:
         """Return torch.nn.Flatten()."""
         return torch.nn.Flatten().train(self.training)
-
-
-def _readout(sites: Sites) -> Sites:
-    """One pixel per image, every one a node; the same record each time it is asked for."""
-    one = (1,) * sites.d
-    if sites.batch_size == 0:  # no image tells its size, so the record has to
-        return Sites.full(0, one, device=sites.device, batched=sites.batched)
-    return sites.memo("readout", lambda: sites.derived((one,) * sites.batch_size, None))

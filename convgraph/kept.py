@@ -1,0 +1,83 @@
+"""What is derived from a record lives as long as the record, without going round in circles.
+
+A layer's output sites know the sites at the entrance of their network, and edges know both of their
+ends. If the entrance kept such records as they are, each would hold the other, and the edge lists
+of every mask of an epoch would wait for Python's collector of circles. So a record keeps the fields
+of what is derived from it and only looks after the derived record itself; when nobody holds that
+any more it goes at once, and when it is asked for again it is put together from its fields.
+
+May import constant.
+"""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, final
+from weakref import ref
+
+import torch
+
+from convgraph import constant
+
+T = TypeVar("T")
+
+MEMO_LIMIT = 512
+"""Derived forms kept per record; the oldest goes first."""
+
+
+def once(memo: dict[Any, Any], key: Any, make: Callable[[], T]) -> T:
+    """Return what `make()` gave the first time for this key, and keep it in `memo`.
+
+    It is made outside of every trace and mode, and under a compiler, as a part of that trace, made
+    anew and not kept.
+    """
+    if key not in memo:
+        if torch.compiler.is_dynamo_compiling():
+            return make()
+        with constant.outside():
+            made = make()
+        if len(memo) >= MEMO_LIMIT:
+            memo.pop(next(iter(memo)))
+        memo[key] = made
+    found: T = memo[key]
+    return found
+
+
+@final
+class Kept(Generic[T]):
+    """A record by its fields, all but those that point back.
+
+    Args:
+        record: an object whose fields are in its `__dict__`.
+        back: names of the fields that point back to whoever keeps it.
+
+    Example:
+        >>> class Node:
+        ...     pass
+        >>> root, leaf = Node(), Node()
+        >>> leaf.size, leaf.root = 3, root
+        >>> root.leaf = Kept(leaf, "root")
+        >>> root.leaf.record(root=root) is leaf
+        True
+        >>> del leaf
+        >>> root.leaf.record(root=root).size
+        3
+    """
+
+    def __init__(self, record: T, *back: str) -> None:
+        """Keep the fields."""
+        self._kind = type(record)
+        self._fields = {name: value for name, value in vars(record).items() if name not in back}
+        self._back = back
+        self._record = ref(record)
+
+    def record(self, **back: Any) -> T:
+        """Return the record, the same one as long as somebody holds it.
+
+        Args:
+            back: values of the fields that were left out; others are not looked at.
+        """
+        found = self._record()
+        if found is None:
+            found = object.__new__(self._kind)
+            vars(found).update(self._fields, **{name: back[name] for name in self._back})
+            self._record = ref(found)
+        return found
