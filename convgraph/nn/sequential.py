@@ -61,8 +61,7 @@ class Sequential(torch.nn.Sequential):
     After a global pool or a flatten there is one node per image and x is (B, C): a
     `torch.nn.Linear` then gives one row of logits per image, to be read as `net(graph).x`.
 
-    Args:
-        args: modules, or one OrderedDict of named modules, as torch takes them.
+    It is built from modules, or from one OrderedDict of named modules, as torch's is.
 
     Raises:
         UnsupportedError: a torch module that expects an image; the text names its graph twin.
