@@ -8,7 +8,7 @@ would find a placeholder of somebody else's trace.
 May import nothing of convgraph.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,11 +30,7 @@ def outside() -> Iterator[None]:
 
 
 class Shelf:
-    """A place for `put` where there is no record to put on, and a name for what is to be called."""
-
-    def __init__(self, **functions: Any) -> None:
-        """Hold functions by name."""
-        vars(self).update(functions)
+    """A place to keep a result where there is no record to keep it on."""
 
 
 def put(record: Any, value: object) -> str:
@@ -48,6 +44,22 @@ def put(record: Any, value: object) -> str:
     return name
 
 
+def result(record: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args), called outside of a compiler's trace and kept on the record.
+
+    Args:
+        record: where a compiler finds the result again.
+        function: a class or a function of a module.
+        args: records and plain values.
+    """
+    return getattr(record, _put_result(record, function, *args)[0])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _put_result(record: Any, function: Callable[..., Any], *args: Any) -> tuple[str]:
+    return (put(record, function(*args)),)
+
+
 def read(record: Any, name: str) -> Any:
     """Return an attribute of a record; a compiler takes it as a constant and looks no further."""
     return _boxed(record, name)[0]
@@ -56,13 +68,3 @@ def read(record: Any, name: str) -> Any:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _boxed(record: Any, name: str) -> tuple[Any]:
     return (getattr(record, name),)
-
-
-def call(record: Any, name: str, *args: Any) -> Any:
-    """Return record.name(*args), called outside of the trace; a compiler takes it as a constant."""
-    return getattr(record, _put_result(record, name, *args)[0])
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _put_result(record: Any, name: str, *args: Any) -> tuple[str]:
-    return (put(record, getattr(record, name)(*args)),)

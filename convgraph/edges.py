@@ -15,6 +15,7 @@ from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from convgraph import constant, edge_list
 from convgraph.errors import GraphError
@@ -25,6 +26,7 @@ from convgraph.site_rule import network_sites
 from convgraph.sites import Sites
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @final
@@ -170,6 +172,14 @@ class Edges:
             self.relation, self.source, self.target, self.edge_index, self.edge_type
         )
 
+    def __eq__(self, other: object) -> bool:
+        """Identity, as for sites."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Identity."""
+        return id(self)
+
     def __repr__(self) -> str:
         """Say how many nodes talk to how many, through how many taps."""
         built = f"{self.num_edges} edges" if self.is_grid or "list" in self._memo else "unbuilt"
@@ -210,20 +220,38 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
             f"expected a graph of {relation.d} dimensions, got one of {source.d} "
             f"(sizes {source.sizes[:3]}); build the geometry with d={source.d}"
         )
-    if not (sites is None or isinstance(sites, str | Tensor)):
+    if not (sites is None or isinstance(sites, (str, Tensor))):
         sites = _sites_of(sites)
     if isinstance(sites, Tensor) and torch.compiler.is_dynamo_compiling():
         raise GraphError("while compiling, name sites by a PixelGraph or Sites made before")
     if torch.compiler.is_dynamo_compiling():
-        found: Edges = getattr(source, _connect_aside(relation, source, sites)[0])
+        # Not every compiler takes a frozen dataclass for a constant, but all take its fields.
+        kind: Any = type(relation)
+        names = tuple(kind.__dataclass_fields__)
+        values = tuple([getattr(relation, name) for name in names])
+        fields = (kind, names, values)
+        found: Edges = constant.result(source, _connect_fields, fields, source, sites)
         return found
     return _connect(relation, source, sites)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _connect_aside(relation: Relation, source: Sites, sites: Sites | str | None) -> tuple[str]:
-    """The name under which the source now keeps these edges; a constant for a compiler."""
-    return (constant.put(source, _connect(relation, source, sites)),)
+def kept_relation(sites: Sites, kind: type[R], *args: Any) -> R:
+    """Return `kind(*args)`, kept with the sites: a warmed-up call finds its geometry."""
+    if torch.compiler.is_dynamo_compiling():
+        made: R = constant.result(sites, kind, *args)
+        return made
+    return sites.memo((kind, *args), lambda: kind(*args))
+
+
+def _connect_fields(
+    fields: tuple[Any, tuple[str, ...], tuple[Any, ...]], source: Sites, sites: Sites | str | None
+) -> Edges:
+    """Find or make the record for the relation of these fields, which have been checked."""
+    kind, names, values = fields
+    relation: Relation = object.__new__(kind)
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(relation, name, value)
+    return _connect(relation, source, sites)
 
 
 def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
@@ -302,3 +330,7 @@ def _sites_of(graph: Any) -> Sites:
             "wrap an image with PixelGraph.from_image(image)"
         )
     return sites
+
+
+# Compilers may take the record for a constant.
+pytree.register_constant(Edges)

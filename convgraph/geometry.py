@@ -308,7 +308,7 @@ def _dimensions(geometry: KernelGeometry) -> int:
             geometry.dilation,
             geometry.output_padding,
         )
-        if isinstance(value, tuple | list)
+        if isinstance(value, (tuple, list))
     }
     if named:
         lengths.add(named)
@@ -324,7 +324,7 @@ def _dimensions(geometry: KernelGeometry) -> int:
 
 
 def _ints(name: str, value: object, d: int, *, least: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * d
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * d
     if len(values) != d:
         raise GeometryError(f"KernelGeometry: expected {name} of {d} ints, got {value!r}")
     return tuple(as_int(f"KernelGeometry: {name}", v, least=least) for v in values)
@@ -377,8 +377,8 @@ def _pads(
             )
         totals = [dil * (k - 1) for k, dil in zip(kernel, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    values = tuple(padding) if isinstance(padding, tuple | list) else (padding,) * len(kernel)
-    pairs = [tuple(v) if isinstance(v, tuple | list) else (v, v) for v in values]
+    values = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * len(kernel)
+    pairs = [tuple(v) if isinstance(v, (tuple, list)) else (v, v) for v in values]
     if len(pairs) != len(kernel) or any(len(pair) != 2 for pair in pairs):
         raise GeometryError(
             f"KernelGeometry: expected padding as an int, {len(kernel)} ints or {len(kernel)} "

@@ -108,7 +108,7 @@ class PixelGraph:
         """
         if isinstance(d, bool) or not isinstance(d, int) or not 1 <= d <= MAX_DIMENSIONS:
             raise GraphError(f"PixelGraph.from_image: expected d in 1..{MAX_DIMENSIONS}, got {d!r}")
-        if isinstance(image, list | tuple):
+        if isinstance(image, (list, tuple)):
             return cls._from_list(list(image), mask, d)
         pixels = images.check_image(image, d)
         batched = pixels.dim() == d + 2
@@ -145,7 +145,7 @@ class PixelGraph:
                     f"PixelGraph.from_image: expected {first.shape[0]} channels in every image, "
                     f"got {image.shape[0]}"
                 )
-        if mask is not None and not isinstance(mask, list | tuple):
+        if mask is not None and not isinstance(mask, (list, tuple)):
             raise GraphError("PixelGraph.from_image: a list of images takes a list of masks")
         for one in mask or ():
             if one is not None and not isinstance(one, Tensor):

@@ -213,7 +213,7 @@ def check_arguments(
         )
     for name, value in (("size", size), ("scale_factor", scale_factor)):
         if value is not None:
-            for one in value if isinstance(value, tuple | list) else (value,):
+            for one in value if isinstance(value, (tuple, list)) else (value,):
                 _checked(f"{who}: {name}", one, whole=name == "size")
 
 
@@ -221,7 +221,7 @@ def _checked(name: str, value: Any, *, whole: bool) -> int | float:
     if whole:
         return as_int(name, value, least=1)
     try:
-        number = float(value) if not isinstance(value, bool | str) else float("nan")
+        number = float(value) if not isinstance(value, (bool, str)) else float("nan")
     except (TypeError, ValueError):
         number = float("nan")
     if not isfinite(number) or number <= 0:
@@ -232,7 +232,7 @@ def _checked(name: str, value: Any, *, whole: bool) -> int | float:
 def _per_axis(name: str, value: Any, d: int) -> tuple[int | float, ...] | None:
     if value is None:
         return None
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * d
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * d
     if len(values) != d:
         raise GeometryError(
             f"ResizeGeometry: expected {name} as one number or {d}, one an axis, got {value!r}"

@@ -103,7 +103,7 @@ class Sites:
         shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
         if torch.compiler.is_dynamo_compiling():
-            kept: Sites = constant.call(_SHELF, "full", batch_size, shape, where, batched)
+            kept: Sites = constant.result(_SHELF, _full, batch_size, shape, where, batched)
             return kept
         return _full(batch_size, shape, where, batched)
 
@@ -219,12 +219,9 @@ class Sites:
     def readout(self) -> "Sites":
         """One pixel per image, every one a node."""
         if torch.compiler.is_dynamo_compiling():
-            found: Sites = constant.call(self, "readout")
+            found: Sites = constant.result(self, _readout, self)
             return found
-        one = (1,) * self.d
-        if self.batch_size == 0:  # no image tells its size, so the record has to
-            return Sites.full(0, one, device=self.device, batched=self.batched)
-        return self.kin("readout", lambda: self.derived((one,) * self.batch_size, None))
+        return _readout(self)
 
     def _form(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """The derived form of that name, made at most once; a compiler takes it as a constant."""
@@ -379,7 +376,14 @@ def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> S
     return found
 
 
-_SHELF = constant.Shelf(full=_full)
+_SHELF = constant.Shelf()
+
+
+def _readout(sites: Sites) -> Sites:
+    one = (1,) * sites.d
+    if sites.batch_size == 0:  # no image tells its size, so the record has to
+        return Sites.full(0, one, device=sites.device, batched=sites.batched)
+    return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
 
 
 def _interned(sites: Sites) -> Sites:

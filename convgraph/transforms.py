@@ -58,7 +58,7 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
             return data.to_data(self.geometry)
         if isinstance(data, Tensor):
             return PixelGraph.from_image(data, d=self.d).to_data(self.geometry)
-        if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor):
+        if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
             return PixelGraph.from_image(data[0], d=self.d).to_data(self.geometry, y=data[1])
         image = getattr(data, "image", None)
         if isinstance(data, Data) and isinstance(image, Tensor):

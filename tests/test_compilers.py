@@ -12,6 +12,7 @@ from tests.cases import BACKENDS, holes, integer_weights, integers, typed_graph
 # Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 TAPS, NODES, EDGES = 9, 12, 60
 
 
@@ -93,6 +94,12 @@ def test_the_typed_call_compiles_to_one_graph(layer: Any, dynamic: bool) -> None
 def test_a_pixel_graph_compiles_to_one_graph(
     layer: Any, kind: str, backend: str | None, dynamic: bool
 ) -> None:
+    if (
+        dynamic
+        and TORCH < (2, 11)
+        and (backend == "gather" or (backend is None and kind == "mask"))
+    ):
+        pytest.skip("torch 2.8 loses the symbolic sizes of an autograd function; 2.11 does not")
     torch._dynamo.reset()
     layer.backend = backend
     graph = graphs()[kind]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.functional import norm as functional
+from tests.networks import EPS
 from tests.norms import DTYPES, LAYERS, PER_IMAGE, SIZES, TRACKED, build, norm, some
 from tests.running import Bounded, holds
 
@@ -146,15 +147,16 @@ def test_evaluation_uses_running_statistics_exactly() -> None:
     image, mask = some(2)
     whole = (image * 8).round()
     for kind in ("BatchNorm2d", "InstanceNorm2d"):
-        layer = getattr(cg.nn, f"Graph{kind}")(4, eps=0.0, affine=True, track_running_stats=True)
+        layer = getattr(cg.nn, f"Graph{kind}")(4, eps=EPS, affine=True, track_running_stats=True)
         layer = layer.double().eval()
         layer.running_mean.copy_(torch.tensor([1.0, 0, -2, 3]))
-        layer.running_var.copy_(torch.tensor([4.0, 1, 0.25, 16]))  # roots are powers of two
+        power = torch.tensor([4.0, 1, 0.25, 16]).double()
+        layer.running_var.copy_(power - EPS)
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([2.0, -1, 3, 1]))
             layer.bias.copy_(torch.tensor([0.0, 1, 5, -7]))
         x = cg.PixelGraph.from_image(whole, mask).x
-        expected = (x - layer.running_mean) / layer.running_var.sqrt() * layer.weight + layer.bias
+        expected = (x - layer.running_mean) / power.sqrt() * layer.weight + layer.bias
         assert torch.equal(layer(cg.PixelGraph.from_image(whole, mask)).x, expected)
 
 

@@ -15,6 +15,7 @@ backends.problem.
 """
 
 from collections.abc import Callable
+from operator import index
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,9 @@ def conv(
     source, target, weight, ptr = edges.by_tap()
     if weight is not None:
         weight = weight.to(x.dtype)
-    ends = _Ends(edges.num_sources, edges.num_targets, edges.injective, edges.single_valued)
+    # index() keeps counts constants under torch.compile(dynamic=True), as in backends.dense.
+    sent, heard = index(edges.num_sources), index(edges.num_targets)
+    ends = _Ends(sent, heard, edges.injective, edges.single_valued)
     return _send(x, taps, source, target, weight, ptr, ends)
 
 

@@ -135,7 +135,7 @@ def conv(
     if getattr(module, "flow", "") == "target_to_source":
         edge_index, size = edge_index.flip(0), size[::-1]
     weight = edges.edge_weight
-    out: Tensor = (propagate or _PROPAGATE.propagate)(
+    out: Tensor = (_PROPAGATE.propagate if propagate is None else propagate)(
         edge_index,
         size=size,
         Wx=say(x, taps),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convgraph import constant
 from convgraph.backends import dense
 from convgraph.backends.problem import Problem
 from convgraph.edges import Edges
@@ -38,7 +39,7 @@ def refuses(problem: Problem) -> str | None:
         return "these edges are no resize"
     if problem.in_channels == 0:
         return "torch's interpolation refuses images without channels"
-    if not _settled(edges, edges.relation, double=problem.dtype == torch.float64):
+    if not _outside(edges, _settled, edges, problem.dtype == torch.float64):
         return (
             "torch's own kernels disagree on the source pixels for this size and scale; "
             "the edges follow the rule of ATen's nearest_idx"
@@ -62,15 +63,27 @@ def resize(
 
 def repeatable(image: Tensor, edges: Edges) -> Tensor:
     """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
-    passes = edges.source.memo(("resize passes", edges.relation), lambda: _passes(edges))
+    passes: Passes = _outside(edges, _kept_passes, edges)
     return _resize(image, edges.relation, passes, tuple(image.shape[2:]))
 
 
-def _settled(edges: Edges, relation: ResizeGeometry, *, double: bool) -> bool:
-    """Whether torch's kernels agree on the sources; kept, because a compiler cannot trace it."""
-    return edges.source.memo(
-        ("settled", relation, double),
-        lambda: relation.settled(edges.source.size or (), double=double),
+def _outside(edges: Edges, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args); a compiler, which could not trace it, is handed the result."""
+    if torch.compiler.is_dynamo_compiling():
+        return constant.result(edges, function, *args)
+    return function(*args)
+
+
+def _kept_passes(edges: Edges) -> Passes:
+    return edges.once("resize passes", lambda: _passes(edges))
+
+
+def _settled(edges: Edges, double: bool) -> bool:
+    """Whether torch's kernels agree on the sources."""
+    relation: Any = edges.relation
+    return edges.once(
+        f"settled, double: {double}",
+        lambda: bool(relation.settled(edges.source.size or (), double=double)),
     )
 
 

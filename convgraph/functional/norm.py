@@ -243,12 +243,15 @@ def layer_norm_images(
     cells = sites.num_cells // max(sites.batch_size, 1)
     pixel = sites.nodes % max(cells, 1)
 
-    def at_nodes(parameter: Tensor | None) -> Tensor | None:
-        if parameter is None:
-            return None
-        return take(parameter.movedim(0, -1).reshape(-1, shape[0]), pixel)
+    weight, bias = _at(weight, pixel), _at(bias, pixel)
+    return affine(y, weight, bias).to(_autocast_dtype(graph.x))
 
-    return affine(y, at_nodes(weight), at_nodes(bias)).to(_autocast_dtype(graph.x))
+
+def _at(parameter: Tensor | None, pixel: Tensor) -> Tensor | None:
+    """(N, C) of a parameter (C, *size): the row of each node's pixel."""
+    if parameter is None:
+        return None
+    return take(parameter.movedim(0, -1).reshape(-1, parameter.shape[0]), pixel)
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:

@@ -16,7 +16,7 @@ from torch import Tensor
 from convgraph import backends
 from convgraph.backends import columns_dense, columns_gather, columns_messages
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect
+from convgraph.edges import Edges, connect, kept_relation
 from convgraph.errors import GeometryError, GraphError, ShapeError
 from convgraph.geometry import KernelGeometry, as_int
 from convgraph.graph import PixelGraph
@@ -152,7 +152,7 @@ def fold_edges(
     """Return who talks to whom in a fold: the edges of the unfold, reversed."""
     d = _dimensions(graph, who)
     forward = _kept(graph, kernel_size, stride, padding, dilation)
-    size = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size,) * d
+    size = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * d
     if len(size) != d:
         raise GeometryError(f"{who}: expected output_size of {d} ints, got {output_size!r}")
     size = tuple([as_int(f"{who}: output_size", n, least=1) for n in size])
@@ -344,19 +344,8 @@ def _kept(
 
     Kept with the sites, so that a warmed-up call finds its geometry instead of making one.
     """
-    given = (kernel_size, stride, padding, dilation, output_padding)
-    key = tuple([tuple(a) if isinstance(a, list) else a for a in given])
-
-    def make() -> KernelGeometry:
-        kernel, step, pad, dil, extra = key
-        return KernelGeometry(
-            kernel,
-            step,
-            pad,
-            dil,
-            transposed=extra is not None,
-            output_padding=extra or 0,
-            d=graph.sites.d,
-        )
-
-    return graph.sites.memo(("kernel", key), make)
+    given = (kernel_size, stride, padding, dilation)
+    kernel, step, pad, dil = [tuple(a) if isinstance(a, list) else a for a in given]
+    extra = tuple(output_padding) if isinstance(output_padding, list) else output_padding
+    rest = ("zeros", extra is not None, extra or 0, False, graph.sites.d)
+    return kept_relation(graph.sites, KernelGeometry, kernel, step, pad, dil, *rest)

@@ -14,7 +14,7 @@ from torch import Tensor
 from convgraph import backends
 from convgraph.backends import gather, messages, resize_dense
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect
+from convgraph.edges import Edges, connect, kept_relation
 from convgraph.errors import GraphError, UnsupportedError
 from convgraph.graph import PixelGraph
 from convgraph.resample import ResizeGeometry, check_arguments
@@ -109,7 +109,8 @@ def resize_edges(
             f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
             "wrap an image with PixelGraph.from_image(image)"
         )
-    check_arguments(who, size, scale_factor, mode, align_corners, recompute_scale_factor)
+    if not torch.compiler.is_dynamo_compiling():  # ResizeGeometry checks once more, outside
+        check_arguments(who, size, scale_factor, mode, align_corners, recompute_scale_factor)
     arguments = (
         mode,
         tuple(size) if isinstance(size, list) else size,
@@ -119,9 +120,7 @@ def resize_edges(
         graph.dtype == torch.float64,
         graph.sites.d,
     )
-    # Kept with the sites, so that a warmed-up call finds its geometry instead of making one.
-    relation = graph.sites.memo(("resize", *arguments), lambda: ResizeGeometry(*arguments))
-    return connect(relation, graph.sites, sites)
+    return connect(kept_relation(graph.sites, ResizeGeometry, *arguments), graph.sites, sites)
 
 
 def resize(

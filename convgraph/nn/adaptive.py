@@ -23,7 +23,7 @@ from convgraph.window import WindowGeometry
 
 class _Adaptive(Pool):
     def _size(self, output_size: Any) -> None:
-        asked = output_size if isinstance(output_size, tuple | list) else (output_size,) * self.d
+        asked = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * self.d
         self.output_size = output_size
         self.geometry = WindowGeometry(tuple(asked))
 

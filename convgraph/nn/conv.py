@@ -222,7 +222,7 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
     ) -> tuple[Tensor, int]:
         """Return the sending features and the number of targets."""
         receiving = None
-        if isinstance(x, tuple | list):
+        if isinstance(x, (tuple, list)):
             x, receiving = x
         n_source, n_target = size if size is not None else (None, None)
         if self.flow == "target_to_source":

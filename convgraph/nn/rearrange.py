@@ -181,7 +181,7 @@ class GraphFold(torch.nn.Module):
         """Keep the arguments under torch's names."""
         super().__init__()
         _check_kernel(kernel_size, dilation, padding, stride)
-        for n in output_size if isinstance(output_size, tuple | list) else (output_size,):
+        for n in output_size if isinstance(output_size, (tuple, list)) else (output_size,):
             as_int(f"{type(self).__name__}: output_size", n, least=1)
         self.output_size = _plain(output_size)
         self.kernel_size = _plain(kernel_size)

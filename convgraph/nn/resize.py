@@ -61,9 +61,9 @@ class GraphUpsample(torch.nn.Module):
         check_arguments(
             type(self).__name__, size, scale_factor, mode, align_corners, recompute_scale_factor
         )
-        self.size = tuple(size) if isinstance(size, tuple | list) else size
+        self.size = tuple(size) if isinstance(size, (tuple, list)) else size
         self.scale_factor: float | tuple[float, ...] | None = None
-        if isinstance(scale_factor, tuple | list):
+        if isinstance(scale_factor, (tuple, list)):
             self.scale_factor = tuple(float(factor) for factor in scale_factor)
         elif scale_factor is not None:
             self.scale_factor = float(scale_factor)
