@@ -173,7 +173,7 @@ def _between_sites(relation: Relation, source: Sites, target: Sites) -> EdgeList
         base = batch * prod(source.size)
     else:
         extents = list(torch.tensor(source.sizes, device=source.device)[batch].unbind(1))
-        base = torch.tensor(source.cell_ptr, device=source.device)[batch]
+        base = source.cell_ptr[batch]
     heard_at = [
         [table[row, tap] for tap in range(table.shape[1])]
         for row, table in zip(tables.row, tables.table, strict=True)

@@ -78,6 +78,8 @@ class Edges:
         known: int | None = getattr(self.relation, "num_taps", None)
         if known is not None:
             return known
+        if torch.compiler.is_dynamo_compiling():
+            return int(constant.read(self, "num_taps"))
         return prod(edge_list.taps_per_axis(self.relation, self.source))
 
     @property
@@ -152,6 +154,13 @@ class Edges:
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         return once(self._memo, key, make)
+
+    def form(self, make: "Callable[[Edges], T]") -> T:
+        """Return make(self), made once; `make` is a function of a module, told from its name."""
+        if torch.compiler.is_dynamo_compiling():
+            found: T = constant.result(self, make, self)
+            return found
+        return self.once(make.__qualname__, lambda: make(self))
 
     @property
     def _list(self) -> edge_list.EdgeList:

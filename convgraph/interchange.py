@@ -6,7 +6,7 @@ the way back is exact: nothing is guessed from zeros or from the largest coordin
 This module may import errors, geometry, sites and edges. networkx is imported when asked for.
 """
 
-from itertools import pairwise
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,11 +85,12 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
     cell = pos[:, 0]
     for axis in range(1, pos.shape[1]):
         cell = cell * extents[:, axis] + pos[:, axis]
-    cell = cell + torch.tensor(empty.cell_ptr, device=x.device)[batch]
+    cell = cell + empty.cell_ptr[batch]
     order = cell.argsort(stable=True)
     mask = torch.zeros(empty.num_cells, dtype=torch.bool, device=x.device)
     mask[cell] = True
-    masks = [part.view(size) for part, size in zip(_split(mask, empty), sizes, strict=True)]
+    parts = mask.split([prod(size) for size in sizes])
+    masks = [part.view(size) for part, size in zip(parts, sizes, strict=True)]
     sites = Sites.ragged(sizes, masks, device=x.device, batched=batched)
     if sites.num_nodes != len(x):
         raise GraphError(
@@ -128,8 +129,3 @@ def _among_nodes(relation: Relation, sites: Sites) -> Edges:
             "(padding='same'); for others use convgraph.connect(geometry, graph)"
         )
     return edges
-
-
-def _split(mask: Tensor, sites: Sites) -> list[Tensor]:
-    ptr = sites.cell_ptr
-    return [mask[a:b] for a, b in pairwise(ptr)]

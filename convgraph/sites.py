@@ -10,7 +10,7 @@ nothing of kernels.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from itertools import count
+from itertools import accumulate, count
 from math import prod
 from typing import Any, TypeVar, final
 from weakref import WeakValueDictionary
@@ -231,16 +231,14 @@ class Sites:
         return self.memo(name, make)
 
     @property
-    def cell_ptr(self) -> list[int]:
-        """Cell offset of each image and the total, B + 1 ints."""
+    def cell_ptr(self) -> Tensor:
+        """(B + 1,) int64: the first cell of each image, and the number of cells."""
 
-        def make() -> list[int]:
-            ptr = [0]
-            for size in self.sizes:
-                ptr.append(ptr[-1] + prod(size))
-            return ptr
+        def make() -> Tensor:
+            ends = list(accumulate((prod(size) for size in self.sizes), initial=0))
+            return torch.tensor(ends, device=self.device)
 
-        return self.memo("cell_ptr", make)
+        return self._form("cell_ptr", make)
 
     @property
     def nodes(self) -> Tensor:
@@ -266,8 +264,7 @@ class Sites:
         """(N,) int64: the image of each node, ascending."""
 
         def make() -> Tensor:
-            ptr = torch.tensor(self.cell_ptr[1:], device=self.device)
-            return torch.bucketize(self.nodes, ptr, right=True)
+            return torch.bucketize(self.nodes, self.cell_ptr[1:], right=True)
 
         return self._form("batch", make)
 
@@ -279,8 +276,8 @@ class Sites:
             if self.size is not None:
                 return lattice.positions(self.nodes, self.size)
             extents = torch.tensor(self.sizes, device=self.device)[self.batch]  # (N, d)
-            start = torch.tensor(self.cell_ptr, device=self.device)[self.batch]
-            return lattice.positions(self.nodes - start, extents.unbind(1))
+            cells = self.nodes - self.cell_ptr[self.batch]
+            return lattice.positions(cells, extents.unbind(1))
 
         return self._form("pos", make)
 

@@ -1,5 +1,6 @@
 """Compilers, exporters and functional transforms, whoever is the first to ask for a topology."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,13 +104,14 @@ def test_a_pixel_graph_compiles_to_one_graph(
     torch._dynamo.reset()
     layer.backend = backend
     graph = graphs()[kind]
-    expected = layer(graph).x
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    found = compiled(graph).x
-    assert torch.equal(found, expected)
-    left = torch.autograd.grad(found.square().sum(), layer.weight)
-    right = torch.autograd.grad(expected.square().sum(), layer.weight)
-    assert torch.equal(left[0], right[0])
+    for x in (graph.x, graph.x.clone().requires_grad_()):
+        expected, found = layer(graph.with_x(x)).x, compiled(graph.with_x(x)).x
+        assert torch.equal(found, expected)
+        leaves = [layer.weight, layer.bias, *([x] if x.requires_grad else [])]
+        left = torch.autograd.grad(found.square().sum(), leaves)
+        right = torch.autograd.grad(expected.square().sum(), leaves)
+        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("backend", [None, "gather", "messages"])
@@ -140,6 +142,42 @@ def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | No
     y = layer(graph).x
     (grad,) = torch.autograd.grad(y.sum(), layer.weight)
     assert torch.equal(first, grad if how == "grad" else y)
+
+
+MOVERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "max pool": lambda: cg.nn.GraphMaxPool2d(3, 2, 1),
+    "average pool": lambda: cg.nn.GraphAvgPool2d(2, divisor_override=4),
+    "average of nodes": lambda: cg.nn.GraphAvgPool2d(2, 2, count_include_pad=False),
+    "average of windows": lambda: cg.nn.GraphAvgPool2d(2, 2),
+    "adaptive average": lambda: cg.nn.GraphAdaptiveAvgPool2d((3, 4)),
+    "global average": cg.nn.GraphGlobalAvgPool,
+    "adaptive max": lambda: cg.nn.GraphAdaptiveMaxPool2d((2, 3)),
+    "global max": cg.nn.GraphGlobalMaxPool,
+    "nearest": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="nearest"),
+    "bilinear": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="bilinear"),
+    "unfold": lambda: cg.nn.GraphUnfold(3, padding=1),
+    "fold": lambda: cg.nn.GraphFold((6, 8), 2, stride=1),
+    "depthwise": lambda: integer_weights(cg.nn.DepthwiseConv(4, 3, padding=1)),
+    "transposed": lambda: integer_weights(cg.nn.GraphConvTranspose2d(4, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", MOVERS)
+def test_layers_without_weights_compile_with_their_gradients(name: str, backend: str) -> None:
+    torch._dynamo.reset()
+    layer = MOVERS[name]()
+    size = (5, 7) if name == "fold" else (6, 8)
+    mask = None if backend == "dense" or name == "fold" else holes(2, size)
+    graph = cg.PixelGraph.from_image(integers(2, 4, *size) * 16, mask)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    grads = []
+    with cg.backend(backend):
+        for run in (layer, compiled):
+            x = graph.x.clone().requires_grad_()
+            y = run(graph.with_x(x)).x
+            grads.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 def test_inductor_compiles_it_too(layer: Any) -> None:

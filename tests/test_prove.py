@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
         "gather",
         wrap(
             gather,
-            "_add_rows",
+            "add_rows",
             lambda _, total, where, rows, *, distinct: total.index_copy_(0, where, rows),
         ),
     ),

@@ -5,7 +5,7 @@
 
 Each is the other's derivative on the reversed edges, so nothing but the edges is kept for backward.
 Within a tap neither a source nor a target appears twice: additions never race and results repeat
-bit for bit. May import backends.gather and backends.problem.
+bit for bit. May import backends.compiled, gather and problem.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from convgraph.backends import gather
+from convgraph.backends.compiled import add_rows, within_backward
 from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = gather.NAME
@@ -72,7 +73,7 @@ class _Unfold(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         source, target = ctx.saved_tensors
-        grad = _fold(grads[0], target, source, ctx.ptr, ctx.num_sources)
+        grad = within_backward(_Fold)(grads[0], target, source, ctx.ptr, ctx.num_sources)
         return grad, None, None, None, None
 
 
@@ -86,7 +87,7 @@ class _Fold(torch.autograd.Function):
         out = columns.new_zeros(num_targets, columns.shape[1])
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
-            out.index_add_(0, target[chosen], columns[source[chosen], :, tap])
+            out = add_rows(out, target[chosen], columns[source[chosen], :, tap], distinct=True)
         return out
 
     @staticmethod
@@ -98,7 +99,7 @@ class _Fold(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         source, target = ctx.saved_tensors
-        grad = _unfold(grads[0], target, source, ctx.ptr, ctx.num_sources)
+        grad = within_backward(_Unfold)(grads[0], target, source, ctx.ptr, ctx.num_sources)
         return grad, None, None, None, None
 
 

@@ -11,7 +11,7 @@ the same edges. Two operators are closed under differentiation, to any order:
     d send / dx = send on the reversed edges with T^T;   d send / dT = correlate
 
 Results repeat bit for bit: within a tap targets are distinct, so additions never race. May import
-backends.problem.
+backends.compiled and backends.problem.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import add_rows, within_backward
 from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = "gather"
@@ -110,14 +111,6 @@ def _outer(
     return torch.bmm(blocks.permute(1, 2, 0), heads.transpose(0, 1))
 
 
-def _add_rows(total: Tensor, where: Tensor, rows: Tensor, *, distinct: bool) -> None:
-    """total[where] += rows, in place; with repeats on CUDA through a sort instead of atomics."""
-    if distinct or total.device.type != "cuda":
-        total.index_add_(0, where, rows)
-    else:
-        total.index_put_((where,), rows, accumulate=True)
-
-
 class _Send(torch.autograd.Function):
     """y[p] = sum over edges of w x[q] @ T[t]."""
 
@@ -143,7 +136,7 @@ class _Send(torch.autograd.Function):
             rows = _multiply(x[source[chosen]], taps[tap])
             if weight is not None:
                 rows = rows * weight[chosen, None]
-            _add_rows(out, target[chosen], rows, distinct=ends.distinct_targets)
+            out = add_rows(out, target[chosen], rows, distinct=ends.distinct_targets)
         return out
 
     @staticmethod
@@ -157,9 +150,13 @@ class _Send(torch.autograd.Function):
         (g,) = grads
         grad_x = grad_taps = None
         if ctx.needs_input_grad[0]:
-            grad_x = _send(g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed())
+            grad_x = within_backward(_Send)(
+                g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
+            )
         if ctx.needs_input_grad[1]:
-            grad_taps = _correlate(x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:])
+            grad_taps = within_backward(_Correlate)(
+                x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:]
+            )
         return grad_x, grad_taps, None, None, None, None, None
 
 
@@ -199,12 +196,12 @@ class _Correlate(torch.autograd.Function):
         (grad_taps,) = grads
         grad_x = grad_g = None
         if ctx.needs_input_grad[0]:
-            grad_x = _send(g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed())
+            grad_x = within_backward(_Send)(
+                g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
+            )
         if ctx.needs_input_grad[1]:
-            grad_g = _send(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
+            grad_g = within_backward(_Send)(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
         return grad_x, grad_g, None, None, None, None, None, None
 
 
-# Typed names for torch's untyped `apply`.
-_send: Callable[..., Tensor] = _Send.apply
-_correlate: Callable[..., Tensor] = _Correlate.apply
+_send: Callable[..., Tensor] = _Send.apply  # a typed name for torch's untyped `apply`

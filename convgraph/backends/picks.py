@@ -5,7 +5,7 @@
 Two ways of finding the loudest, tap by tap (`by_tap`) and over one message per edge (`by_message`);
 both take the first of equals in the order of the taps, as torch does, and the last NaN if there is
 one. The value is then picked, and its gradient goes back to where it came from. May import
-backends.messages and backends.problem.
+backends.compiled and backends.problem.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import within_backward
 from convgraph.backends.problem import EdgeSource
 
 
@@ -93,7 +94,7 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (chosen,) = ctx.saved_tensors
-        return _place(grads[0], chosen, ctx.rows), None, None
+        return within_backward(_Place)(grads[0], chosen, ctx.rows), None, None
 
 
 class _Place(torch.autograd.Function):
@@ -107,9 +108,9 @@ class _Place(torch.autograd.Function):
         where = torch.where(chosen >= 0, chosen, rows)
         if g.device.type == "cuda":  # sorted first, where scatter_add would race
             column = torch.arange(g.shape[1], device=g.device).expand_as(where)
-            total.index_put_((where, column), wide, accumulate=True)
+            total = total.index_put((where, column), wide, accumulate=True)
         else:
-            total.scatter_add_(0, where, wide)
+            total = total.scatter_add(0, where, wide)
         return total[:rows].to(g.dtype)
 
     @staticmethod
@@ -120,9 +121,8 @@ class _Place(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (chosen,) = ctx.saved_tensors
-        return _pick(grads[0], chosen, ctx.rows), None, None
+        return within_backward(_Pick)(grads[0], chosen, ctx.rows), None, None
 
 
 # Typed names for torch's untyped `apply`.
 _pick: Callable[..., Tensor] = _Pick.apply
-_place: Callable[..., Tensor] = _Place.apply

@@ -3,8 +3,8 @@
     y = F.interpolate(x as image)            d y / d x, on CUDA:  the transposed sums, axis by axis
 
 On CUDA torch adds the gradients of the weighted modes with atomics, so that they differ from run to
-run; there the backward is computed here, without races. May import backends.dense,
-backends.problem, edges and resample.
+run; there the backward is computed here, without races. May import
+backends.compiled, dense and problem, edges and resample.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph import constant
 from convgraph.backends import dense
+from convgraph.backends.compiled import within_backward
 from convgraph.backends.problem import Problem
 from convgraph.edges import Edges
 from convgraph.resample import NEAREST, ResizeGeometry
@@ -39,7 +39,8 @@ def refuses(problem: Problem) -> str | None:
         return "these edges are no resize"
     if problem.in_channels == 0:
         return "torch's interpolation refuses images without channels"
-    if not _outside(edges, _settled, edges, problem.dtype == torch.float64):
+    double = problem.dtype == torch.float64
+    if not edges.form(_settled_in_double if double else _settled_in_single):
         return (
             "torch's own kernels disagree on the source pixels for this size and scale; "
             "the edges follow the rule of ATen's nearest_idx"
@@ -63,28 +64,20 @@ def resize(
 
 def repeatable(image: Tensor, edges: Edges) -> Tensor:
     """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
-    passes: Passes = _outside(edges, _kept_passes, edges)
+    passes = edges.form(_passes)
     return _resize(image, edges.relation, passes, tuple(image.shape[2:]))
 
 
-def _outside(edges: Edges, function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args); a compiler, which could not trace it, is handed the result."""
-    if torch.compiler.is_dynamo_compiling():
-        return constant.result(edges, function, *args)
-    return function(*args)
-
-
-def _kept_passes(edges: Edges) -> Passes:
-    return edges.once("resize passes", lambda: _passes(edges))
-
-
-def _settled(edges: Edges, double: bool) -> bool:
-    """Whether torch's kernels agree on the sources."""
+def _settled_in_double(edges: Edges) -> bool:
+    """Whether torch's kernels agree on the sources when they reckon in float64."""
     relation: Any = edges.relation
-    return edges.once(
-        f"settled, double: {double}",
-        lambda: bool(relation.settled(edges.source.size or (), double=double)),
-    )
+    return bool(relation.settled(edges.source.size or (), double=True))
+
+
+def _settled_in_single(edges: Edges) -> bool:
+    """Whether torch's kernels agree on the sources when they reckon in float32."""
+    relation: Any = edges.relation
+    return bool(relation.settled(edges.source.size or (), double=False))
 
 
 def _interpolate(image: Tensor, relation: ResizeGeometry) -> Tensor:
@@ -152,7 +145,8 @@ class _Resize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _spread(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+        spread = within_backward(_Spread)
+        return spread(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
 
 
 class _Spread(torch.autograd.Function):
@@ -173,9 +167,9 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _resize(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+        resized = within_backward(_Resize)
+        return resized(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
 
 
 # Typed names for torch's untyped `apply`.
 _resize: Callable[..., Tensor] = _Resize.apply
-_spread: Callable[..., Tensor] = _Spread.apply

@@ -11,7 +11,6 @@ geometry, graph, window and backends.
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -179,31 +178,29 @@ def pool_problem(graph: PixelGraph, edges: Edges) -> Problem:
 
 def in_degree(edges: Edges) -> Tensor:
     """(P,) int64: messages into each target."""
+    return edges.form(_in_degree)
 
-    def make() -> Tensor:
-        return torch.bincount(edges.edge_index[1], minlength=edges.num_targets)
 
-    return edges.once("in_degree", make)
+def _in_degree(edges: Edges) -> Tensor:
+    return torch.bincount(edges.edge_index[1], minlength=edges.num_targets)
 
 
 def window_sizes(edges: Edges) -> Tensor:
     """(P,) int64: torch's window at each target, pads counted, cut off behind the padded image."""
+    return edges.form(_window_sizes)
 
-    def make() -> Tensor:
-        g = edges.relation
-        if not isinstance(g, KernelGeometry):
-            raise TypeError(f"a pool needs a KernelGeometry, got {type(g).__name__}")
-        volume = torch.ones(edges.num_targets, dtype=torch.int64, device=edges.target.device)
-        sizes = torch.tensor(edges.source.sizes, dtype=torch.int64, device=volume.device).view(
-            -1, g.d
-        )
-        for axis in range(g.d):
-            start = edges.target.pos[:, axis] * g.stride[axis] - g.padding[axis][0]
-            behind = sizes[edges.target.batch, axis] + g.padding[axis][1]
-            volume *= torch.minimum(start + g.kernel_size[axis], behind) - start
-        return volume
 
-    return edges.once("window_sizes", make)
+def _window_sizes(edges: Edges) -> Tensor:
+    g = edges.relation
+    if not isinstance(g, KernelGeometry):
+        raise TypeError(f"a pool needs a KernelGeometry, got {type(g).__name__}")
+    volume = torch.ones(edges.num_targets, dtype=torch.int64, device=edges.target.device)
+    sizes = torch.tensor(edges.source.sizes, dtype=torch.int64, device=volume.device).view(-1, g.d)
+    for axis in range(g.d):
+        start = edges.target.pos[:, axis] * g.stride[axis] - g.padding[axis][0]
+        behind = sizes[edges.target.batch, axis] + g.padding[axis][1]
+        volume *= torch.minimum(start + g.kernel_size[axis], behind) - start
+    return volume
 
 
 def plane_index(graph: PixelGraph, chosen: Tensor) -> Tensor:
@@ -211,8 +208,7 @@ def plane_index(graph: PixelGraph, chosen: Tensor) -> Tensor:
     sites = graph.sites
     if sites.num_nodes == 0:
         return chosen
-    start = torch.tensor(np.array(sites.cell_ptr[:-1]), device=graph.device)
-    plane = sites.nodes - start[sites.batch]
+    plane = sites.nodes - sites.cell_ptr[sites.batch]
     return torch.where(chosen >= 0, plane[chosen.clamp(min=0)], -1)
 
 

@@ -47,10 +47,11 @@ class _AdaptiveMaxPool(_Adaptive):
         self, graph: PixelGraph, *, sites: Any = None
     ) -> PixelGraph | tuple[PixelGraph, Tensor]:
         """Return the pooled graph and, with return_indices, (P, C) indices in the image plane."""
-        pooled, indices = functional.graph_max_pool(
-            graph, self.geometry, sites=sites, backend=self.backend, who=type(self).__name__
-        )
-        return (pooled, indices) if self.return_indices else pooled
+        who = type(self).__name__
+        named: dict[str, Any] = {"sites": sites, "backend": self.backend, "who": who}
+        if self.return_indices:
+            return functional.graph_max_pool(graph, self.geometry, **named)
+        return functional.max_pool_values(graph, self.geometry, **named)
 
 
 class _AdaptiveAvgPool(_Adaptive):

@@ -93,7 +93,7 @@ class _MaxUnpool(Pool):
                 f"got {tuple(indices.shape)}"
             )
         target = self.edges(graph, sites, output_size).target
-        ptr = torch.tensor(target.cell_ptr, device=graph.device)
+        ptr = target.cell_ptr
         start, pixels = ptr[:-1][graph.batch], ptr.diff()[graph.batch]
         if bool((indices >= pixels.unsqueeze(1)).any()):
             raise ShapeError(
