@@ -50,7 +50,7 @@ class Edges:
         self.relation = relation
         self.source = source
         self.target = target
-        self._memo: dict[str, Any] = {}
+        self._memo: dict[Any, Any] = {}
 
     @property
     def num_sources(self) -> int:
@@ -151,16 +151,16 @@ class Edges:
 
     # -- building -----------------------------------------------------------------------------
 
-    def once(self, key: str, make: Callable[[], T]) -> T:
+    def once(self, key: Any, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         return once(self._memo, key, make)
 
     def form(self, make: "Callable[[Edges], T]") -> T:
-        """Return make(self), made once; `make` is a function of a module, told from its name."""
+        """Return make(self), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
             found: T = constant.result(self, make, self)
             return found
-        return self.once(make.__qualname__, lambda: make(self))
+        return self.once(make, lambda: make(self))
 
     @property
     def _list(self) -> edge_list.EdgeList:
@@ -249,7 +249,8 @@ def kept_relation(sites: Sites, kind: type[R], *args: Any) -> R:
     if torch.compiler.is_dynamo_compiling():
         made: R = constant.result(sites, kind, *args)
         return made
-    return sites.memo((kind, *args), lambda: kind(*args))
+    # Told apart as they are written: 3.0 is no 3, and is refused.
+    return sites.memo((kind, repr(args)), lambda: kind(*args))
 
 
 def _connect_fields(

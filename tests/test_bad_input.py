@@ -175,3 +175,11 @@ def test_an_empty_batch_gives_an_empty_batch(backend: str) -> None:
     out = layer(cg.PixelGraph.from_image(torch.rand(0, 3, 6, 6)))
     assert out.to_image().shape == (0, 5, 3, 3)
     out.x.sum().backward()
+
+
+def test_what_is_kept_with_the_sites_hides_no_error() -> None:
+    graph = image(1, 5, 5)
+    assert cg.functional.graph_unfold(graph, 3).num_channels == 9
+    for wrong in (3.0, True):
+        with pytest.raises(E.GeometryError, match="kernel_size"):
+            cg.functional.graph_unfold(graph, wrong)
