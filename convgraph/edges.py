@@ -12,15 +12,16 @@ it knows nothing of features or weights.
 from collections.abc import Callable
 from math import prod
 from typing import Any, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import constant, edge_list
-from convgraph.errors import GraphError
+from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry import Relation
-from convgraph.kept import Kept, once
+from convgraph.kept import Kept, Memo, once
 from convgraph.lattice import Size
 from convgraph.site_rule import network_sites
 from convgraph.sites import Sites
@@ -50,7 +51,7 @@ class Edges:
         self.relation = relation
         self.source = source
         self.target = target
-        self._memo: dict[Any, Any] = {}
+        self._memo = Memo()
 
     @property
     def num_sources(self) -> int:
@@ -202,7 +203,9 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
 
     The target's sites: a full grid sends to the full output lattice; on a mask, stride 1 and an
     unchanged size keep the sites, anything else keeps every output site that some node reaches;
-    `sites` names them exactly.
+    `sites` names them exactly. One mask makes the whole batch masked: beside it an image without
+    holes has the output sites that it reaches, while alone it is a full grid and has them all. (The
+    two differ where padding exceeds the kernel's reach.)
 
     Args:
         relation: a KernelGeometry, or any other separable relation.
@@ -224,6 +227,10 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
         Edges(16 -> 4 nodes, 4 taps, 16 edges)
     """
     source = _sites_of(graph)
+    if not hasattr(relation, "axis_sources"):
+        raise GeometryError(
+            f"connect: expected a KernelGeometry or another relation, got {type(relation).__name__}"
+        )
     if source.d != relation.d:
         raise GraphError(
             f"expected a graph of {relation.d} dimensions, got one of {source.d} "
@@ -267,15 +274,17 @@ def _connect_fields(
 def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
     """Find or make the record."""
     target = _target_sites(relation, source, sites)
-    # Targets of the rule live as long as their source. Named ones live for themselves: then the
-    # younger record keeps the edges, so that neither a stream of masks nor one of named sites piles
-    # up on a record that stays.
-    named = not (sites is None or isinstance(sites, str))
-    keeper = target if named and target.born > source.born else source
     found = Edges(relation, source, target)
-    kept = keeper.memo(
-        ("edges", relation, source.token, target.token), lambda: Kept(found, "source", "target")
-    )
+    if sites is None or isinstance(sites, str):  # targets of the rule live as long as their source
+        memo, key = source.line, ("edges", relation, target.token)
+    else:
+        # Named ones live for themselves, so the younger record keeps the edges for as long as the
+        # older one can come back: neither a stream of masks nor one of named sites piles up on a
+        # record that stays.
+        young, old = (source, target) if source.born > target.born else (target, source)
+        heard: WeakKeyDictionary[Memo, Memo] = young.memo("named", WeakKeyDictionary)
+        memo, key = heard.setdefault(old.line, Memo()), ("edges", relation, target is young)
+    kept = once(memo, key, lambda: Kept(found, "source", "target"))
     return kept.record(source=source, target=target)
 
 

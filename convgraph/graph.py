@@ -225,6 +225,10 @@ class PixelGraph:
         images.check_floating(x.dtype)
         return PixelGraph(x, self.sites.to(x.device))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle features and sites, which follow x to where `torch.load` has mapped it."""
+        return _unpickled, (self.x, self.sites)
+
     # -- other forms ----------------------------------------------------------------------------
 
     def to_data(self, geometry: Relation | None = None, *, y: Tensor | None = None) -> "Data":
@@ -236,8 +240,8 @@ class PixelGraph:
             y: label to carry along.
 
         Returns:
-            Data with x (N, C), pos (N, d) pixels, image_size (B, d), for more than one image
-            batch (N,), and edge_index (2, E), edge_type (E,) if asked for.
+            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), for more
+            than one image batch (N,), and edge_index (2, E), edge_type (E,) if asked for.
         """
         return interchange.to_data(self.sites, self.x, geometry, y)
 
@@ -250,13 +254,14 @@ class PixelGraph:
         """Return the graph of a Data or Batch that carries x, pos and image_size.
 
         Args:
-            data: what `to_data` or PyG's DataLoader made; its nodes may come in any order.
+            data: what `to_data` or PyG's DataLoader made. Nodes may come in any order, but image
+                by image where a Data of several images went through a DataLoader.
             batched: whether `to_image` gives a batch dimension.
 
         Raises:
             GraphError: image_size is missing (a size is never inferred from the largest
-                coordinate), shapes do not fit each other, a position is no pixel of its image, or
-                two nodes share a pixel.
+                coordinate) or names no image, shapes do not fit each other, a position is no pixel
+                of its image, two nodes share a pixel, or a node belongs to no one image.
         """
         x, sites = interchange.from_data(data, batched=batched)
         return cls(x, sites)
@@ -368,6 +373,10 @@ class PixelGraph:
             f"PixelGraph({nodes}, {batch}, {self.num_channels} channels, {self.dtype}, "
             f"{self.device})"
         )
+
+
+def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:
+    return PixelGraph(x, sites.to(x.device))
 
 
 def _flatten(graph: PixelGraph) -> tuple[list[Any], Sites]:

@@ -37,6 +37,7 @@ def to_data(
     data.image_size = torch.tensor(sites.sizes, dtype=torch.int64, device=sites.device).view(
         -1, sites.d
     )
+    data.image_nodes = sites.counts
     if sites.batch_size > 1:
         data.batch = sites.batch
     if relation is not None:
@@ -61,8 +62,9 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
                 f"PixelGraph.from_data: the Data has no {name!r}; expected x (N, C), pos (N, d) "
                 "in pixels and image_size (B, d), as to_data() writes them"
             )
-    x, image_size = data.x, data.image_size
-    if data.pos.dim() != 2 or len(data.pos) != len(x) or data.pos.shape[1] != image_size.shape[-1]:
+    x, image_size = data.x, torch.as_tensor(data.image_size, device=data.x.device)
+    shapes = data.pos.dim(), data.pos.shape[-1], len(data.pos)
+    if not image_size.dim() or shapes != (2, image_size.shape[-1], len(x)):
         raise GraphError(
             "PixelGraph.from_data: expected x (N, C), pos (N, d) and image_size (B, d), got "
             f"{tuple(x.shape)}, {tuple(data.pos.shape)} and {tuple(image_size.shape)}"
@@ -70,13 +72,12 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
     pos, image_size = data.pos.long(), image_size.view(-1, image_size.shape[-1])
     if not torch.equal(pos.to(data.pos.dtype), data.pos):
         raise GraphError("PixelGraph.from_data: pos lies between pixels; expected whole numbers")
-    batch = getattr(data, "batch", None)
-    batch = torch.zeros(len(pos), dtype=torch.int64, device=x.device) if batch is None else batch
-    if batch.shape != (len(pos),) or bool(((batch < 0) | (batch >= len(image_size))).any()):
+    if not len(image_size):
         raise GraphError(
-            f"PixelGraph.from_data: expected batch ({len(pos)},) in [0, {len(image_size)}), the "
-            f"images of image_size, got {tuple(batch.shape)}"
+            "PixelGraph.from_data: a Data without images does not say how large they are; make an "
+            "empty batch with PixelGraph.from_image(torch.empty(0, C, *size))"
         )
+    batch = _image_of_each_node(data, len(x), len(image_size))
     extents = image_size[batch]
     if bool(((pos < 0) | (pos >= extents)).any()):
         raise GraphError("PixelGraph.from_data: a node lies outside its image_size")
@@ -98,6 +99,40 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
             "two nodes share a pixel"
         )
     return x[order], sites
+
+
+def _image_of_each_node(data: Data, num_nodes: int, num_images: int) -> Tensor:
+    """Return (N,) int64 in [0, B).
+
+    `batch` says so, but a DataLoader writes the number of the Data over it. That is the same where
+    each Data holds one image; where one holds several, its nodes lie image by image and image_nodes
+    counts them.
+    """
+    batch, counts = getattr(data, "batch", None), getattr(data, "image_nodes", None)
+    loaded = getattr(data, "ptr", None) is not None
+    if batch is None:
+        batch = torch.zeros(num_nodes, dtype=torch.int64, device=data.x.device)
+    if batch.shape != (num_nodes,) or bool(((batch < 0) | (batch >= num_images)).any()):
+        raise GraphError(
+            f"PixelGraph.from_data: expected batch ({num_nodes},) in [0, {num_images}), the "
+            f"images of image_size, got {tuple(batch.shape)}"
+        )
+    if not loaded:
+        return batch.long()
+    one_each = len(data.ptr) - 1 == num_images
+    if counts is not None and counts.shape == (num_images,):
+        present = batch.bincount(minlength=num_images)
+        if one_each and bool((present <= counts).all()):
+            return batch.long()
+        if int(counts.sum()) == num_nodes:
+            return torch.arange(num_images, device=batch.device).repeat_interleave(counts)
+    elif one_each:
+        return batch.long()
+    raise GraphError(
+        f"PixelGraph.from_data: {len(data.ptr) - 1} Data with {num_images} images in all, and "
+        f"image_nodes does not tell which of the {num_nodes} nodes belongs to which; load Data of "
+        "one image each (graph.to_data_list()), or keep the nodes that to_data() wrote"
+    )
 
 
 def to_networkx(sites: Sites, x: Tensor, relation: Relation | None) -> "networkx.MultiDiGraph":

@@ -9,36 +9,58 @@ any more it goes at once, and when it is asked for again it is put together from
 May import constant.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, final
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast, final
 from weakref import ref
-
-import torch
 
 from convgraph import constant
 
 T = TypeVar("T")
 
 MEMO_LIMIT = 512
-"""Derived forms kept per record; the oldest goes first."""
+"""Derived forms kept per record; the one that was not asked for the longest goes first."""
+
+_NOTHING = object()
 
 
-def once(memo: dict[Any, Any], key: Any, make: Callable[[], T]) -> T:
+@final
+class Memo(OrderedDict[Any, Any]):
+    """What follows from one record, and what it is known by: a memo is equal to itself only.
+
+    A record that is put together again from its fields has the memo of the first, so a weak key for
+    "as long as this record can come back" is its memo.
+    """
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Identity."""
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Identity."""
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        """Identity."""
+        return self is not other
+
+
+def once(memo: Memo, key: Any, make: Callable[[], T]) -> T:
     """Return what `make()` gave the first time for this key, and keep it in `memo`.
 
-    It is made outside of every trace and mode, and under a compiler, as a part of that trace, made
-    anew and not kept.
+    It is made outside of every trace and mode; a compiler may not follow this, see `constant`.
     """
-    if key not in memo:
-        if torch.compiler.is_dynamo_compiling():
-            return make()
-        with constant.outside():
-            made = make()
-        if len(memo) >= MEMO_LIMIT:
-            memo.pop(next(iter(memo)))
-        memo[key] = made
-    found: T = memo[key]
-    return found
+    found = memo.get(key, _NOTHING)
+    if found is not _NOTHING:
+        with suppress(KeyError):  # if another thread had it evicted
+            memo.move_to_end(key)
+        return cast("T", found)
+    with constant.outside():
+        made = memo.setdefault(key, make())
+    if len(memo) > MEMO_LIMIT:
+        memo.popitem(last=False)
+    return cast("T", made)
 
 
 @final

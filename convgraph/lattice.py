@@ -21,7 +21,9 @@ Size = tuple[int, ...]
 def named_device(device: torch.device | str) -> torch.device:
     """Return the device with its index, as tensors on it name it."""
     named = torch.device(device)
-    if named.index is None and named.type not in ("cpu", "meta"):
+    if named.type == "cpu":  # "cpu:0" is the same place under another name
+        return torch.device("cpu")
+    if named.index is None and named.type != "meta":
         return torch.empty(0, device=named).device
     return named
 

@@ -5,7 +5,7 @@ off the dense twin, never off the layer that is judged, wraps both as f(x, w, b)
 and shows the judge the layer's typed edges. A mask means what padding means: the truth is the dense
 operator on the image whose absent pixels are 0, restricted to the output sites.
 
-May import errors, graph, nn and proof.
+May import errors, geometry's integers, lattice, graph, nn and proof.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from convgraph.errors import ProofError
+from convgraph.geometry import as_int
 from convgraph.graph import PixelGraph
+from convgraph.lattice import checked_size
 from convgraph.nn import GraphConv
-from convgraph.proof import EPSILON, Certificate, ConvSpec, Oracle, prove_convolution
+from convgraph.proof import EPSILON, Certificate, ConvSpec, Oracle, precision, prove_convolution
 
 _CONVS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
@@ -59,7 +61,8 @@ def prove(
         A Certificate: print it, read `verdict`, or write it with `to_json`.
 
     Raises:
-        ProofError: the pair is none that can be compared yet, or fewer than two images.
+        ProofError: the pair is none that can be compared yet, or size, mask or sites do not fit it.
+        GraphError, GeometryError: size or batch are no integers, or fewer than two images.
 
     Example:
         >>> import convgraph as cg
@@ -75,13 +78,32 @@ def prove(
         raise ProofError(
             f"prove: expected a torch convolution as reference, got {type(reference).__name__}"
         )
-    if batch < 2:
+    shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
+    if len(shape) != len(reference.kernel_size):
         raise ProofError(
-            f"prove: expected batch >= 2, so that the second image counts, got {batch}"
+            f"prove: expected a size of {len(reference.kernel_size)} axes for {reference}, "
+            f"got {shape}"
         )
+    with precision.plain(candidate.weight.device):
+        return _prove(
+            candidate, reference, shape, batch, mask, sites,
+            epsilon=epsilon, seed=seed, progress=progress,
+        )  # fmt: skip
+
+
+def _prove(
+    candidate: GraphConv,
+    reference: torch.nn.Module,
+    size: tuple[int, ...],
+    batch: int,
+    mask: Tensor | None,
+    sites: Tensor | None,
+    **how: Any,
+) -> Certificate:
+    """Hand the pair to the judge; kinds and numbers have been checked."""
     weight = candidate.weight
     source = None if mask is None else _as_array(mask, (batch, *size), "mask")
-    spec = _spec(reference, tuple(int(n) for n in size), batch, source)
+    spec = _spec(reference, size, batch, source)
     spec = replace(spec, target_mask=_expected_sites(spec, sites))
     if tuple(weight.shape) != spec.w_shape or (candidate.bias is not None) != spec.bias:
         raise ProofError(
@@ -113,10 +135,8 @@ def prove(
         parameters=(dict(candidate.named_parameters()), dict(reference.named_parameters())),
         dtype=weight.dtype,
         device=device,
-        epsilon=epsilon,
-        seed=seed,
-        progress=progress,
         name=repr(candidate),
+        **how,
     )
 
 
@@ -156,7 +176,7 @@ def _expected_sites(spec: ConvSpec, sites: Tensor | None) -> np.ndarray[Any, Any
     shape = (spec.batch, *oracle.out_size)
     if sites is not None:
         return _as_array(sites, shape, "sites")
-    if spec.source_mask is None:
+    if spec.source_mask is None or spec.source_mask.all():  # every pixel there: a full grid
         return None
     if set(spec.stride) == {1} and oracle.out_size == spec.size:
         return spec.source_mask
@@ -165,6 +185,8 @@ def _expected_sites(spec: ConvSpec, sites: Tensor | None) -> np.ndarray[Any, Any
 
 
 def _as_array(mask: Tensor, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
+    if not isinstance(mask, Tensor):
+        raise ProofError(f"prove: expected {name} as a tensor, got {type(mask).__name__}")
     if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
         raise ProofError(
             f"prove: expected {name} of dtype bool and shape {shape} or {shape[1:]}, got "

@@ -5,12 +5,12 @@ mask over all cells of all lattices. Cells and nodes are numbered in raster orde
 column). The record is shared by every graph and every layer that lives on the same nodes, so
 whatever is derived from it (positions, ranks, edges) is computed once and found again by identity.
 
-This module may import errors, geometry's integer checks, lattice, kept and constant; it knows
+This module may import errors, geometry's integers, lattice, site_forms, kept and constant; it knows
 nothing of kernels.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from itertools import accumulate, count
+from itertools import count
 from math import prod
 from typing import Any, TypeVar, final
 from weakref import WeakValueDictionary
@@ -21,8 +21,9 @@ from torch import Tensor
 from convgraph import constant, lattice
 from convgraph.errors import GraphError
 from convgraph.geometry import as_int
-from convgraph.kept import Kept, once
+from convgraph.kept import Kept, Memo
 from convgraph.lattice import Size
+from convgraph.site_forms import SiteForms
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ _FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
 
 
 @final
-class Sites:
+class Sites(SiteForms):
     """The nodes of a batch of lattices: sizes, and a mask where pixels are missing.
 
     Build one with `Sites.full`, `Sites.from_mask` or `Sites.ragged`. Two records are the same only
@@ -46,8 +47,7 @@ class Sites:
         num_nodes: how many cells are nodes.
         device: where the mask and everything derived from it live.
         batched: False when the graph came from a single image without a batch dimension.
-        born: a number that grows from record to record, to tell which of two is the younger; 0
-            for a record made while a compiler traces.
+        born: a number that grows from record to record, to tell which of two is the younger.
         token: names the record in keys; two records of one token mean the same nodes.
     """
 
@@ -78,10 +78,11 @@ class Sites:
         if num_nodes is None:
             num_nodes = self.num_cells if mask is None else int(mask.sum())
         self.num_nodes = num_nodes
-        self.born = 0 if torch.compiler.is_dynamo_compiling() else next(_BORN)
+        self.born = next(_BORN)
         self.token: Hashable = self.born
         self._root = root
-        self._memo: dict[Any, Any] = {}
+        self._memo = Memo()
+        self._alive: WeakValueDictionary[Hashable, Sites] = WeakValueDictionary()
 
     # -- builders ---------------------------------------------------------------------------
 
@@ -127,12 +128,8 @@ class Sites:
         size = lattice.checked_size(mask.shape[1:])
         if mask.shape[0] == 0:
             return cls.full(0, size, device=mask.device, batched=batched)
-        sizes = (size,) * mask.shape[0]
-        with constant.outside():
-            flat = mask.detach().reshape(-1).clone()  # the caller may go on writing to his mask
-            made = cls(sizes, flat, d=len(size), device=mask.device, batched=batched)
-        if made.num_nodes == made.num_cells:
-            return cls.full(mask.shape[0], size, device=mask.device, batched=batched)
+        where = lattice.named_device(mask.device)
+        made: Sites = _masked((size,) * mask.shape[0], [mask], where, batched)
         return made
 
     @classmethod
@@ -170,16 +167,12 @@ class Sites:
         if len(given) != len(shapes):
             raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
         if all(mask is None for mask in given):
-            if len(set(shapes)) == 1:
-                return cls.full(len(shapes), shapes[0], device=where, batched=batched)
-            return cls(shapes, None, d=len(shapes[0]), device=where, batched=batched)
-        with constant.outside():
-            flat = torch.cat(
-                [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
-            )
-            made = cls(shapes, flat, d=len(shapes[0]), device=where, batched=batched)
-        if made.num_nodes == made.num_cells:
-            return cls.ragged(shapes, device=where, batched=batched)
+            if torch.compiler.is_dynamo_compiling():
+                kept: Sites = constant.result(_SHELF, _all_nodes, shapes, where, batched)
+                return kept
+            return _all_nodes(shapes, where, batched)
+        flat = [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
+        made: Sites = _masked(shapes, flat, where, batched)
         return made
 
     # -- what the record says ----------------------------------------------------------------
@@ -199,22 +192,24 @@ class Sites:
         """The record at the entrance of a network; itself unless a layer derived it."""
         return self if self._root is None else self._root
 
-    def memo(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what `make()` gave the first time for this key, and keep it with the record."""
-        return once(self._memo, key, make)
-
     def kin(self, key: Any, make: "Callable[[], Sites]") -> "Sites":
-        """Return the sites that `make()` derived the first time for this key; see `kept`."""
-        if torch.compiler.is_dynamo_compiling():
-            return make()
+        """Return the sites that `make()` derived the first time for this key; see `kept`.
+
+        What is older than this record is not kept, so that records keep each other in one direction
+        only; full grids are found again without.
+        """
+        found = self._alive.get(key)
+        if found is not None:
+            return found
         kept: Kept[Sites] | None = self._memo.get(key)
-        if kept is not None:
-            return _interned(kept.record(_root=self.root))
-        with constant.outside():
-            made = make()
-        if made is not self:
-            self.memo(key, lambda: Kept(made, *(["_root"] if made._root is self.root else [])))
-        return made
+        if kept is None:
+            with constant.outside():
+                made = make()
+            if made.born <= self.born:
+                return made
+            back = ("_root",) if made._root is self.root else ()
+            kept = self.memo(key, lambda: Kept(made, *back))
+        return self._alive.setdefault(key, _interned(kept.record(_root=self.root)))
 
     def readout(self) -> "Sites":
         """One pixel per image, every one a node."""
@@ -223,73 +218,6 @@ class Sites:
             return found
         return _readout(self)
 
-    def _form(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """The derived form of that name, made at most once; a compiler takes it as a constant."""
-        if torch.compiler.is_dynamo_compiling():
-            found: Tensor = constant.read(self, name)
-            return found
-        return self.memo(name, make)
-
-    @property
-    def cell_ptr(self) -> Tensor:
-        """(B + 1,) int64: the first cell of each image, and the number of cells."""
-
-        def make() -> Tensor:
-            ends = list(accumulate((prod(size) for size in self.sizes), initial=0))
-            return torch.tensor(ends, device=self.device)
-
-        return self._form("cell_ptr", make)
-
-    @property
-    def nodes(self) -> Tensor:
-        """(N,) int64: the cell of each node, ascending."""
-
-        def make() -> Tensor:
-            if self.mask is None:
-                return torch.arange(self.num_cells, device=self.device)
-            return self.mask.nonzero().squeeze(1)
-
-        return self._form("nodes", make)
-
-    @property
-    def rank(self) -> Tensor | None:
-        """(num_cells,) int64: the node of each cell, -1 where there is none; None when full."""
-        if self.mask is None:
-            return None
-        mask = self.mask
-        return self._form("rank", lambda: torch.where(mask, mask.cumsum(0) - 1, -1))
-
-    @property
-    def batch(self) -> Tensor:
-        """(N,) int64: the image of each node, ascending."""
-
-        def make() -> Tensor:
-            return torch.bucketize(self.nodes, self.cell_ptr[1:], right=True)
-
-        return self._form("batch", make)
-
-    @property
-    def pos(self) -> Tensor:
-        """(N, d) int64: the pixel of each node in its own image, height before width."""
-
-        def make() -> Tensor:
-            if self.size is not None:
-                return lattice.positions(self.nodes, self.size)
-            extents = torch.tensor(self.sizes, device=self.device)[self.batch]  # (N, d)
-            cells = self.nodes - self.cell_ptr[self.batch]
-            return lattice.positions(cells, extents.unbind(1))
-
-        return self._form("pos", make)
-
-    @property
-    def counts(self) -> Tensor:
-        """(B,) int64: nodes of each image."""
-
-        def make() -> Tensor:
-            return torch.bincount(self.batch, minlength=self.batch_size)
-
-        return self._form("counts", make)
-
     # -- other records derived from this one -------------------------------------------------
 
     def to(self, device: torch.device | str) -> "Sites":
@@ -297,16 +225,10 @@ class Sites:
         where = lattice.named_device(device)
         if where == self.device:
             return self
-        if self.mask is None and self.size is not None and self._root is None:
-            return Sites.full(self.batch_size, self.size, device=where, batched=self.batched)
-
-        def make() -> Sites:
-            mask = None if self.mask is None else self.mask.to(where)
-            root = None if self._root is None else self._root.to(where)
-            more: dict[str, Any] = {"num_nodes": self.num_nodes, "batched": self.batched}
-            return Sites(self.sizes, mask, d=self.d, device=where, root=root, **more)
-
-        return self.kin(("to", where), make)
+        if torch.compiler.is_dynamo_compiling():
+            found: Sites = constant.result(self, _moved, self, where)
+            return found
+        return _moved(self, where)
 
     def derived(self, sizes: tuple[Size, ...], mask: Tensor | None) -> "Sites":
         """A record of the same batch on other lattices that remembers this one's root.
@@ -334,8 +256,8 @@ class Sites:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what is given, not what was derived; full grids come back as the one record."""
-        fields = {"d": self.d, "device": self.device, "batched": self.batched, "root": self._root}
-        return _unpickled, (self.size, self.sizes, self.mask, fields)
+        fields = {"d": self.d, "batched": self.batched, "num_nodes": self.num_nodes}
+        return _unpickled, (self.size, self.sizes, self.mask, self.device, self._root, fields)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Sites":
         """The record itself: it never changes, and whoever shares it finds its edges."""
@@ -360,6 +282,9 @@ class Sites:
         return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
 
 
+_SHELF = constant.Shelf()
+
+
 def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
     """The one record of these full grids."""
     key = (batch_size, size, device, batched)
@@ -369,18 +294,8 @@ def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> S
         found.token = key
         if batch_size == 0:
             found.size = size  # an empty batch still has an image size, as in torch
-        _FULL_GRIDS[key] = found
+        found = _FULL_GRIDS.setdefault(key, found)
     return found
-
-
-_SHELF = constant.Shelf()
-
-
-def _readout(sites: Sites) -> Sites:
-    one = (1,) * sites.d
-    if sites.batch_size == 0:  # no image tells its size, so the record has to
-        return Sites.full(0, one, device=sites.device, batched=sites.batched)
-    return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
 
 
 def _interned(sites: Sites) -> Sites:
@@ -388,10 +303,59 @@ def _interned(sites: Sites) -> Sites:
     return _FULL_GRIDS.setdefault(sites.token, sites) if sites.token != sites.born else sites
 
 
-def _unpickled(
-    size: Size | None, sizes: tuple[Size, ...], mask: Tensor | None, fields: dict[str, Any]
+def _all_nodes(sizes: tuple[Size, ...], device: torch.device, batched: bool) -> Sites:
+    """The record of full lattices of any sizes."""
+    if len(set(sizes)) == 1:
+        return _full(len(sizes), sizes[0], device, batched)
+    return Sites(sizes, None, d=len(sizes[0]), device=device, batched=batched)
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="how many nodes a mask has is a fact of its data; build the PixelGraph outside of what "
+    "is compiled and pass it in"
+)
+def _masked(
+    sizes: tuple[Size, ...], masks: list[Tensor], device: torch.device, batched: bool
 ) -> Sites:
-    """The record of these fields."""
-    if mask is None and fields["root"] is None and size is not None:
-        return _full(len(sizes), size, fields["device"], fields["batched"])
-    return Sites(sizes, mask, **fields)
+    """The record of lattices whose masks, of any shape, are these one after the other."""
+    with constant.outside():
+        # A copy: the caller may go on writing to his mask.
+        flat = torch.cat([mask.detach().reshape(-1) for mask in masks])
+        made = Sites(sizes, flat, d=len(sizes[0]), device=device, batched=batched)
+    return _all_nodes(sizes, device, batched) if made.num_nodes == made.num_cells else made
+
+
+def _moved(sites: Sites, device: torch.device) -> Sites:
+    """The same sites on another device."""
+    if sites.is_full and sites.size is not None and sites.root is sites:
+        return _full(sites.batch_size, sites.size, device, sites.batched)
+
+    def make() -> Sites:
+        mask = None if sites.mask is None else sites.mask.to(device)
+        root = None if sites.root is sites else sites.root.to(device)
+        more: dict[str, Any] = {"num_nodes": sites.num_nodes, "batched": sites.batched}
+        return Sites(sites.sizes, mask, d=sites.d, device=device, root=root, **more)
+
+    return sites.kin(("to", device), make)
+
+
+def _readout(sites: Sites) -> Sites:
+    one = (1,) * sites.d
+    if sites.batch_size == 0:  # no image tells its size, so the record has to
+        return _full(0, one, sites.device, sites.batched)
+    return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
+
+
+def _unpickled(
+    size: Size | None,
+    sizes: tuple[Size, ...],
+    mask: Tensor | None,
+    device: torch.device,
+    root: Sites | None,
+    fields: dict[str, Any],
+) -> Sites:
+    """The record of these fields, on the device to which `torch.load` has mapped its mask."""
+    if mask is None and root is None and size is not None:
+        return _full(len(sizes), size, device, fields["batched"])
+    where = device if mask is None else mask.device
+    return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)

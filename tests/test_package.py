@@ -23,11 +23,13 @@ MAX_LINES = 400
 HOUSE = (
     "errors",
     "constant",
+    "autocast",
     "kept",
     "geometry",
     "lattice",
     "window",
     "resample",
+    "site_forms",
     "sites",
     "site_rule",
     "edge_list",

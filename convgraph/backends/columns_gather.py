@@ -8,14 +8,13 @@ Within a tap neither a source nor a target appears twice: additions never race a
 bit for bit. May import backends.compiled, gather and problem.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convgraph.backends import gather
-from convgraph.backends.compiled import add_rows, within_backward
+from convgraph.backends.compiled import add_rows, linear, operators
 from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = gather.NAME
@@ -38,7 +37,7 @@ def unfold(
 ) -> Tensor:
     """Return (num_targets, C * K), channel c of tap t in column c * K + t."""
     source, target, _, ptr = edges.by_tap()
-    return _unfold(x, source, target, ptr, edges.num_targets).flatten(1)
+    return _unfold(x, source, target, edges.num_targets, *ptr).flatten(1)
 
 
 def fold(
@@ -48,16 +47,16 @@ def fold(
     """Return (num_targets, C), the sums of what arrives."""
     source, target, _, ptr = edges.by_tap()
     columns = x.unflatten(1, (-1, edges.num_taps))
-    return _fold(columns, source, target, ptr, edges.num_targets)
+    return _fold(columns, source, target, edges.num_targets, *ptr)
 
 
 class _Unfold(torch.autograd.Function):
     """(N, C) -> (P, C, K)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        x: Tensor, source: Tensor, target: Tensor, ptr: tuple[int, ...], num_targets: int
-    ) -> Tensor:
+    def forward(x: Tensor, source: Tensor, target: Tensor, num_targets: int, *ptr: int) -> Tensor:
         out = x.new_zeros(num_targets, x.shape[1], len(ptr) - 1)
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
@@ -66,23 +65,27 @@ class _Unfold(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, source, target, ctx.ptr, _ = inputs
+        x, source, target, *ctx.plain = inputs
         ctx.num_sources = x.shape[0]
         ctx.save_for_backward(source, target)
+        ctx.save_for_forward(source, target)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         source, target = ctx.saved_tensors
-        grad = within_backward(_Fold)(grads[0], target, source, ctx.ptr, ctx.num_sources)
-        return grad, None, None, None, None
+        _, *ptr = ctx.plain
+        grad = _fold_back(grads[0], target, source, ctx.num_sources, *ptr)
+        return (grad, None, None, None, *[None] * len(ptr))
 
 
 class _Fold(torch.autograd.Function):
     """(N, C, K) -> (P, C)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        columns: Tensor, source: Tensor, target: Tensor, ptr: tuple[int, ...], num_targets: int
+        columns: Tensor, source: Tensor, target: Tensor, num_targets: int, *ptr: int
     ) -> Tensor:
         out = columns.new_zeros(num_targets, columns.shape[1])
         for tap in range(len(ptr) - 1):
@@ -92,17 +95,18 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        columns, source, target, ctx.ptr, _ = inputs
+        columns, source, target, *ctx.plain = inputs
         ctx.num_sources = columns.shape[0]
         ctx.save_for_backward(source, target)
+        ctx.save_for_forward(source, target)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         source, target = ctx.saved_tensors
-        grad = within_backward(_Unfold)(grads[0], target, source, ctx.ptr, ctx.num_sources)
-        return grad, None, None, None, None
+        _, *ptr = ctx.plain
+        grad = _unfold_back(grads[0], target, source, ctx.num_sources, *ptr)
+        return (grad, None, None, None, *[None] * len(ptr))
 
 
-# Typed names for torch's untyped `apply`.
-_unfold: Callable[..., Tensor] = _Unfold.apply
-_fold: Callable[..., Tensor] = _Fold.apply
+_unfold, _unfold_back = operators(_Unfold, linear)
+_fold, _fold_back = operators(_Fold, linear)

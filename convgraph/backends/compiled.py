@@ -1,8 +1,9 @@
-"""What a compiler is given in place of what runs: no writes in place, no function within itself.
+"""Operators that autograd and compilers both take: derivatives of any order, in either mode.
 
-torch 2.11's dynamo answers a write into the output of an autograd function with gradients of 0, and
-takes no autograd function within its own backward. Neither is needed there: compilers turn writes
-into copies anyway, and stop at the first derivative. May import nothing of convgraph.
+torch 2.11's dynamo answers a write into the output of an autograd function with gradients of 0,
+takes no autograd function within its own backward, and none with a forward mode. Compilers need
+none of these: they turn writes into copies anyway, and stop at the first derivative. So they are
+given something plainer. May import nothing of convgraph.
 """
 
 from collections.abc import Callable
@@ -11,17 +12,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Operator = Callable[..., Tensor]
 
-def within_backward(function: Any) -> Callable[..., Tensor]:
-    """Return the operator of an autograd function for use in a backward.
 
-    It has a backward of its own, for derivatives of any order; a compiler gets the plain sums.
+def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Operator]:
+    """Return the operator of an autograd function, and the same for use within a backward.
 
     Args:
-        function: a subclass of torch.autograd.Function with a forward that takes no ctx.
+        function: a subclass of torch.autograd.Function without forward mode, whose forward takes
+            no ctx; it keeps every argument but tensors, and that no derivative touches, as
+            `ctx.plain`.
+        jvp: `linear` or `multilinear`, by what the function is in its tensors.
     """
-    operator: Callable[..., Tensor] = function.apply
-    return function.forward if torch.compiler.is_compiling() else operator
+
+    def forward_mode(ctx: Any, *tangents: Any) -> Tensor:
+        return jvp(operator, ctx, tangents)
+
+    members = {"__doc__": function.__doc__, "jvp": staticmethod(forward_mode)}
+    dual: Any = type(function)(function.__name__, (function,), members)
+
+    def operator(*args: Any) -> Tensor:
+        """Call it."""
+        made: Tensor = (function if torch.compiler.is_compiling() else dual).apply(*args)
+        return made
+
+    def within_backward(*args: Any) -> Tensor:
+        """Call it; a compiler gets the plain sums."""
+        if torch.compiler.is_compiling():
+            made: Tensor = function.forward(*args)
+            return made
+        return operator(*args)
+
+    return operator, within_backward
+
+
+def linear(operator: Operator, ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
+    """Forward mode of a function that is linear in its first tensor and saves all the others."""
+    return operator(tangents[0], *ctx.saved_tensors, *ctx.plain)
+
+
+def multilinear(operator: Operator, ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
+    """Forward mode of a function that saves its tensors and is linear in each that has a tangent.
+
+    The product rule: the sum of the function with each factor in turn replaced by its tangent.
+    """
+    parts = []
+    for place in range(len(ctx.saved_tensors)):
+        if tangents[place] is not None:
+            factors = list(ctx.saved_tensors)
+            factors[place] = tangents[place]
+            parts.append(operator(*factors, *ctx.plain))
+    total: Tensor = sum(parts[1:], parts[0])
+    return total
 
 
 def add_rows(

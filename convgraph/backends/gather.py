@@ -10,18 +10,20 @@ the same edges. Two operators are closed under differentiation, to any order:
 
     d send / dx = send on the reversed edges with T^T;   d send / dT = correlate
 
+Both are linear in each factor, so forward mode is the same operator on the tangents.
+
 Results repeat bit for bit: within a tap targets are distinct, so additions never race. May import
-backends.compiled and backends.problem.
+autocast, backends.compiled and backends.problem.
 """
 
-from collections.abc import Callable
 from operator import index
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from convgraph.backends.compiled import add_rows, within_backward
+from convgraph import autocast
+from convgraph.backends.compiled import add_rows, multilinear, operators
 from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = "gather"
@@ -64,7 +66,7 @@ def conv(
     # index() keeps counts constants under torch.compile(dynamic=True), as in backends.dense.
     sent, heard = index(edges.num_sources), index(edges.num_targets)
     ends = _Ends(sent, heard, edges.injective, edges.single_valued)
-    return _send(x, taps, source, target, weight, ptr, ends)
+    return _send(x, taps, source, target, weight, *ends, *ptr)
 
 
 class _Ends(NamedTuple):
@@ -114,6 +116,8 @@ def _outer(
 class _Send(torch.autograd.Function):
     """y[p] = sum over edges of w x[q] @ T[t]."""
 
+    # `plain` is what no derivative touches, one number an argument: torch's rule for vmap within
+    # forward mode loses count of nested ones.
     generate_vmap_rule = True
 
     @staticmethod
@@ -123,9 +127,9 @@ class _Send(torch.autograd.Function):
         source: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        ptr: tuple[int, ...],
-        ends: _Ends,
+        *plain: int,  # _Ends, then the offsets of the taps
     ) -> Tensor:
+        ends, ptr = _Ends(*plain[:4]), plain[4:]  # type: ignore[arg-type]
         # Made from an empty product: under vmap it is batched if any factor is.
         like = _multiply(x[:0], taps[0])
         if weight is not None:
@@ -141,23 +145,24 @@ class _Send(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, taps, source, target, weight, ctx.ptr, ctx.ends = inputs
-        ctx.save_for_backward(x, taps, source, target, weight)
+        ctx.plain = inputs[5:]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, taps, source, target, weight = ctx.saved_tensors
         (g,) = grads
+        ends, ptr = _Ends(*ctx.plain[:4]), ctx.plain[4:]
         grad_x = grad_taps = None
-        if ctx.needs_input_grad[0]:
-            grad_x = within_backward(_Send)(
-                g, taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
-            )
-        if ctx.needs_input_grad[1]:
-            grad_taps = within_backward(_Correlate)(
-                x, g, source, target, weight, ctx.ptr, ctx.ends, taps.shape[1:]
-            )
-        return grad_x, grad_taps, None, None, None, None, None
+        with autocast.off(g.device):
+            if ctx.needs_input_grad[0]:
+                back = (target, source, weight, *ends.reversed(), *ptr)
+                grad_x = _send_back(g, taps.mT, *back)
+            if ctx.needs_input_grad[1]:
+                lists = (source, target, weight, *taps.shape[1:], *ends, *ptr)
+                grad_taps = _correlate_back(x, g, *lists)
+        return (grad_x, grad_taps, None, None, None, *[None] * len(ctx.plain))
 
 
 class _Correlate(torch.autograd.Function):
@@ -172,10 +177,9 @@ class _Correlate(torch.autograd.Function):
         source: Tensor,
         target: Tensor,
         weight: Tensor | None,
-        ptr: tuple[int, ...],
-        ends: _Ends,
-        shape: torch.Size,
+        *plain: int,  # the shape of T[t], _Ends, then the offsets of the taps
     ) -> Tensor:
+        shape, ptr = torch.Size(plain[:3]), plain[7:]
         parts = []
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
@@ -187,21 +191,24 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, g, source, target, weight, ctx.ptr, ctx.ends, _ = inputs
-        ctx.save_for_backward(x, g, source, target, weight)
+        ctx.plain = inputs[5:]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, g, source, target, weight = ctx.saved_tensors
         (grad_taps,) = grads
+        ends, ptr = _Ends(*ctx.plain[3:7]), ctx.plain[7:]
         grad_x = grad_g = None
-        if ctx.needs_input_grad[0]:
-            grad_x = within_backward(_Send)(
-                g, grad_taps.mT, target, source, weight, ctx.ptr, ctx.ends.reversed()
-            )
-        if ctx.needs_input_grad[1]:
-            grad_g = within_backward(_Send)(x, grad_taps, source, target, weight, ctx.ptr, ctx.ends)
-        return grad_x, grad_g, None, None, None, None, None, None
+        with autocast.off(g.device):
+            if ctx.needs_input_grad[0]:
+                back = (target, source, weight, *ends.reversed(), *ptr)
+                grad_x = _send_back(g, grad_taps.mT, *back)
+            if ctx.needs_input_grad[1]:
+                grad_g = _send_back(x, grad_taps, source, target, weight, *ends, *ptr)
+        return (grad_x, grad_g, None, None, None, *[None] * len(ctx.plain))
 
 
-_send: Callable[..., Tensor] = _Send.apply  # a typed name for torch's untyped `apply`
+_send, _send_back = operators(_Send, multilinear)
+_correlate, _correlate_back = operators(_Correlate, multilinear)

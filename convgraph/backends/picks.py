@@ -8,13 +8,12 @@ one. The value is then picked, and its gradient goes back to where it came from.
 backends.compiled and backends.problem.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convgraph.backends.compiled import within_backward
+from convgraph.backends.compiled import linear, operators
 from convgraph.backends.problem import EdgeSource
 
 
@@ -80,6 +79,8 @@ def pick(
 class _Pick(torch.autograd.Function):
     """y[p, c] = x[chosen[p, c], c], 0 where chosen is -1."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, chosen: Tensor, rows: int) -> Tensor:
         if rows == 0:
@@ -88,17 +89,20 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, chosen, ctx.rows = inputs
+        _, chosen, *ctx.plain = inputs
         ctx.save_for_backward(chosen)
+        ctx.save_for_forward(chosen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (chosen,) = ctx.saved_tensors
-        return within_backward(_Place)(grads[0], chosen, ctx.rows), None, None
+        return _place_back(grads[0], chosen, *ctx.plain), None, None
 
 
 class _Place(torch.autograd.Function):
     """x[q, c] = sum of g[p, c] over the targets p that chose q; its derivative is `_Pick`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(g: Tensor, chosen: Tensor, rows: int) -> Tensor:
@@ -115,14 +119,15 @@ class _Place(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, chosen, ctx.rows = inputs
+        _, chosen, *ctx.plain = inputs
         ctx.save_for_backward(chosen)
+        ctx.save_for_forward(chosen)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (chosen,) = ctx.saved_tensors
-        return within_backward(_Pick)(grads[0], chosen, ctx.rows), None, None
+        return _pick_back(grads[0], chosen, *ctx.plain), None, None
 
 
-# Typed names for torch's untyped `apply`.
-_pick: Callable[..., Tensor] = _Pick.apply
+_pick, _pick_back = operators(_Pick, linear)
+_, _place_back = operators(_Place, linear)

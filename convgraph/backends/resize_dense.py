@@ -7,7 +7,6 @@ run; there the backward is computed here, without races. May import
 backends.compiled, dense and problem, edges and resample.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.backends import dense
-from convgraph.backends.compiled import within_backward
+from convgraph.backends.compiled import linear, operators
 from convgraph.backends.problem import Problem
 from convgraph.edges import Edges
 from convgraph.resample import NEAREST, ResizeGeometry
@@ -133,6 +132,8 @@ def _spread_axis(g: Tensor, axis: int, size: int, passes: Any) -> Tensor:
 class _Resize(torch.autograd.Function):
     """Torch's interpolation; its derivative is `_Spread`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         image: Tensor, relation: ResizeGeometry, passes: Passes, size: tuple[int, ...]
@@ -141,16 +142,17 @@ class _Resize(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.relation, ctx.passes, ctx.size = inputs
+        ctx.plain = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        spread = within_backward(_Spread)
-        return spread(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+        return _spread_back(grads[0], *ctx.plain), None, None, None
 
 
 class _Spread(torch.autograd.Function):
     """The transposed sums; half types accumulate in float32. Its derivative is `_Resize`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -163,13 +165,12 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.relation, ctx.passes, ctx.size = inputs
+        ctx.plain = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        resized = within_backward(_Resize)
-        return resized(grads[0], ctx.relation, ctx.passes, ctx.size), None, None, None
+        return _resize_back(grads[0], *ctx.plain), None, None, None
 
 
-# Typed names for torch's untyped `apply`.
-_resize: Callable[..., Tensor] = _Resize.apply
+_resize, _resize_back = operators(_Resize, linear)
+_, _spread_back = operators(_Spread, linear)

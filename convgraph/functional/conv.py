@@ -2,8 +2,8 @@
 
     y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
 
-Layers are parameters plus one call of these. May import errors, geometry, sites, edges, graph and
-backends.
+Layers are parameters plus one call of these. May import errors, autocast, geometry, sites, edges,
+graph and backends.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph import backends
+from convgraph import autocast, backends
 from convgraph.backends import dense, gather, messages
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
-from convgraph.errors import DeviceError, DtypeError, EdgeError, GraphError, ShapeError
+from convgraph.errors import (
+    DeviceError,
+    DtypeError,
+    EdgeError,
+    GeometryError,
+    GraphError,
+    ShapeError,
+    UnsupportedError,
+)
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 
@@ -55,8 +63,9 @@ def graph_conv(
         ShapeError: channels, groups or weight do not fit.
         DtypeError: features, weight and bias differ in dtype.
         DeviceError: they live on different devices.
-        GeometryError: the kernel does not fit the lattice.
+        GeometryError: the kernel does not fit the lattice, or groups is not positive.
         BackendError: a forced backend cannot serve.
+        UnsupportedError: a geometry with ceil_mode, which no convolution of torch has.
 
     Example:
         >>> graph = PixelGraph.from_image(torch.ones(1, 3, 3))
@@ -115,11 +124,16 @@ def typed_conv(
 
     Raises:
         ShapeError, DtypeError, DeviceError: as in `graph_conv`.
+        GraphError: edges that are no tensors.
         EdgeError: an index or a type out of range (on the CPU; on CUDA an asynchronous assert).
     """
     if x.dim() not in (2, 3):
         raise ShapeError(f"{who}: expected x of shape (N, C) or (B, N, C), got {tuple(x.shape)}")
     check_weight(x, weight, bias, geometry, groups, who)
+    if not isinstance(edge_index, Tensor):
+        raise GraphError(
+            f"{who}: expected edge_index as a tensor (2, E), got {type(edge_index).__name__}"
+        )
     if edge_type is None:
         if geometry.num_taps != 1:
             raise EdgeError(
@@ -155,11 +169,10 @@ def convolve(
     tapped: bool,
 ) -> Tensor:
     """Choose and run; the arguments have been checked."""
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
+    if autocast.enabled(x.device):
+        x, weight = x.to(autocast.wanted(x)), weight.to(autocast.wanted(weight))
+        bias = None if bias is None else bias.to(autocast.wanted(bias))
+        with autocast.off(x.device):
             return convolve(
                 x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
             )
@@ -228,6 +241,18 @@ def check_weight(
     who: str,
 ) -> None:
     """Raise the error that names what does not fit; see `graph_conv`."""
+    if geometry.ceil_mode:
+        raise UnsupportedError(
+            f"{who}: ceil_mode=True is for pools; torch has no convolution that rounds its "
+            "output size up"
+        )
+    if weight.dim() != geometry.d + 2:
+        raise ShapeError(
+            f"{who}: expected a weight of {geometry.d + 2} axes (two of channels, then "
+            f"kernel_size={geometry.kernel_size}), got {tuple(weight.shape)}"
+        )
+    if groups < 1:
+        raise GeometryError(f"{who}: groups: expected at least 1, got {groups}")
     in_axis = 0 if geometry.transposed else 1
     in_channels = weight.shape[in_axis] * (1 if geometry.transposed else groups)
     if x.shape[-1] != in_channels:
@@ -249,7 +274,7 @@ def check_weight(
                 f"{who}: x on {x.device} but {name} on {tensor.device}; "
                 "move the layer or the graph with .to(device)"
             )
-        if tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if autocast.wanted(tensor) != autocast.wanted(x):
             raise DtypeError(
                 f"{who}: x has dtype {x.dtype} but {name} has {tensor.dtype}; "
                 "convert the layer or the graph with .to(dtype)"
@@ -273,12 +298,19 @@ def _check_form(
     edge_weight: Tensor | None,
     who: str,
 ) -> None:
-    """Refuse edge lists of another dtype, device or shape."""
-    for name, tensor in (("edge_index", edge_index), ("edge_type", edge_type)):
-        if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
-            raise DtypeError(f"{who}: expected {name} of an integer dtype, got {tensor.dtype}")
+    """Refuse edge lists of another kind, dtype, device or shape."""
+    lists = {"edge_index": edge_index, "edge_type": edge_type, "edge_weight": edge_weight}
+    for name, tensor in lists.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise GraphError(f"{who}: expected {name} as a tensor, got {type(tensor).__name__}")
         if tensor.device != x.device:
             raise DeviceError(f"{who}: x on {x.device} but {name} on {tensor.device}")
+        if name == "edge_weight":
+            continue
+        if tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+            raise DtypeError(f"{who}: expected {name} of an integer dtype, got {tensor.dtype}")
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
         raise ShapeError(
             f"{who}: expected edge_index of shape (2, E), got {tuple(edge_index.shape)}"

@@ -4,12 +4,14 @@
 
 mean and var run over the nodes of one image (instance, group and layer norm) or over all nodes
 (batch norm); absent pixels are no zeros, they are not counted at all. A norm sends no messages
-between pixels: it asks one readout node per image. May import errors, sites, graph and backends.
+between pixels: it asks one readout node per image. May import errors, autocast, sites,
+graph and backends.
 """
 
 import torch
 from torch import Tensor
 
+from convgraph import autocast
 from convgraph.backends.dense import HALF
 from convgraph.backends.messages import sum_by_target, take
 from convgraph.errors import DeviceError, DtypeError, GeometryError, GraphError, ShapeError
@@ -256,7 +258,7 @@ def _at(parameter: Tensor | None, pixel: Tensor) -> Tensor | None:
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which torch leaves group and layer norm: CUDA's autocast widens half types."""
-    widened = x.dtype in HALF and x.is_cuda and torch.is_autocast_enabled("cuda")
+    widened = x.dtype in HALF and x.is_cuda and autocast.enabled(x.device)
     return torch.float32 if widened else x.dtype
 
 
@@ -301,7 +303,7 @@ def check_features(
             )
         mixed = graph.dtype in HALF and parameter.dtype == torch.float32
         if parameter.dtype != graph.dtype and not mixed:
-            if torch.is_autocast_enabled(graph.device.type):
+            if autocast.enabled(graph.device):
                 continue
             raise DtypeError(
                 f"{who}: x has dtype {graph.dtype} but {name} has {parameter.dtype}; "

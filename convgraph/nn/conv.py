@@ -183,7 +183,7 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
                 "wrap an image with PixelGraph.from_image(image)"
             )
         features, num_targets = self._ends(x, size)
-        if self.flow == "target_to_source":
+        if self.flow == "target_to_source" and isinstance(edge_index, Tensor):
             edge_index = edge_index.flip(0)
         return functional.typed_conv(
             features,
@@ -223,7 +223,23 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         """Return the sending features and the number of targets."""
         receiving = None
         if isinstance(x, (tuple, list)):
+            if len(x) != 2:
+                raise GraphError(
+                    f"{self._who()}: expected a pair (x_src, x_dst), got {len(x)} entries"
+                )
             x, receiving = x
+        for name, rows in (("x", x), ("x_dst", receiving)):
+            if rows is None and name == "x_dst":
+                continue
+            if not isinstance(rows, Tensor):
+                raise GraphError(
+                    f"{self._who()}: expected {name} as a tensor, got {type(rows).__name__}"
+                )
+            if rows.dim() < 2:
+                raise ShapeError(
+                    f"{self._who()}: expected {name} of shape (N, C) or (B, N, C), "
+                    f"got {tuple(rows.shape)}"
+                )
         n_source, n_target = size if size is not None else (None, None)
         if self.flow == "target_to_source":
             n_source, n_target = n_target, n_source

@@ -95,7 +95,7 @@ def prove_convolution(
             raise
         identity = Identity("undecided", 3, reason=str(error))
     if plan is not None and structure.status != "refuted":
-        with precision.ieee_float32(device):
+        with precision.plain(device):
             identity = check_identity(
                 candidate, reference, oracle, plan, dtype=probe, device=device, progress=progress
             )
@@ -156,7 +156,7 @@ def prove_linear(
         raise ProofError("prove_linear: half types have no room for integers; use float64")
     plan = draws.plan(terms * scale, _name(dtype), epsilon, seed, degree=1)
     flags = precision.stated(device)
-    with precision.ieee_float32(device):
+    with precision.plain(device):
         identity = check_linear(
             candidate, reference, shape, plan, scale=scale, dtype=dtype, device=device,
             progress=progress,

@@ -1,4 +1,4 @@
-"""TF32: which precision float32 convolutions and products really have on a device.
+"""What a proof computes in: IEEE float32, no autocast, with gradients, whoever calls.
 
 cuDNN's convolutions default to TF32, which multiplies operands of 11 bits; matrix products do not.
 A proof in float32 states what held, runs in IEEE float32 and puts everything back. Newer torch says
@@ -73,3 +73,20 @@ def ieee_float32(device: torch.device | str) -> Iterator[None]:
     finally:
         for (path, name, _), value in zip(switches, before, strict=True):
             setattr(_holder(path), name, value)
+
+
+@contextmanager
+def plain(device: torch.device | str) -> Iterator[None]:
+    """Run a block in the arithmetic that is judged; what the caller had on is on again behind it.
+
+    Under autocast other dtypes would be judged than the certificate names, and within no_grad or
+    inference mode there would be no gradients to judge.
+    """
+    kind = torch.device(device).type
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.autocast(kind, enabled=False),
+        ieee_float32(device),
+    ):
+        yield
