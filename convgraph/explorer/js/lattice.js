@@ -63,23 +63,24 @@ export function drawStage(lattices, tall) {
   const widest = Math.max(...extent.map((e) => e[1])), highest = Math.max(...extent.map((e) => e[0]));
   const place = {};
   const root = svg("svg", { class: "cge-stage", focusable: "false" });
-  const layers = { cells: svg("g"), links: svg("g", { class: "cge-links" }), marks: svg("g", { class: "cge-marks" }) };
+  const layers = { cells: svg("g"), links: svg("g", { class: "cge-links" }), values: svg("g"), marks: svg("g", { class: "cge-marks" }) };
   let along = 0;
   lattices.forEach((lattice, i) => {
     const x = tall ? (widest - extent[i][1]) / 2 : along;
     const y = head + (tall ? along : (highest - extent[i][0]) / 2);
     place[lattice.key] = { ...lattice, x: x + lattice.margin[1][0] * CELL, y: y + lattice.margin[0][0] * CELL };
-    layers.cells.append(drawLattice(place[lattice.key], x, y, extent[i]));
+    layers.cells.append(drawLattice(place[lattice.key], x, y, extent[i], layers.values));
     along += (tall ? extent[i][0] + head : extent[i][1]) + gap;
   });
   const width = tall ? widest : along - gap, height = tall ? along - gap : highest + head;
   root.setAttribute("viewBox", `-6 -2 ${width + 12} ${height + 10}`);
   root.style.setProperty("--stage-width", `${Math.round((width + 12) * 1.25)}px`);
-  root.append(layers.cells, layers.links, layers.marks);
+  // Numbers lie over the lines, so that an edge that passes a pixel does not strike out its value.
+  root.append(layers.cells, layers.links, layers.values, layers.marks);
   return { root, layers, place, tall };
 }
 
-function drawLattice(lattice, left, top, [height, width]) {
+function drawLattice(lattice, left, top, [height, width], numbers) {
   const { key, size, values, present, margin } = lattice;
   const group = svg("g", {
     class: `cge-lattice cge-${key}`, "data-lattice": key, tabindex: lattice.label ? 0 : null,
@@ -101,7 +102,7 @@ function drawLattice(lattice, left, top, [height, width]) {
       fill: there ? painted : "none", class: there ? "cge-cell" : "cge-cell cge-absent", "data-p": p,
     }));
     if (there && !lattice.colour) {
-      group.append(svg("text", {
+      numbers.append(svg("text", {
         x: x + CELL / 2, y: y + CELL / 2, fill: ink, class: small ? "cge-value cge-small" : "cge-value",
       }, write(values[p], 2)));
     }
