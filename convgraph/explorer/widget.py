@@ -1,7 +1,7 @@
 """The page as a notebook widget; the only file that knows anywidget.
 
-A notebook that is exported without a kernel keeps the page: beside the live view the widget's output
-carries the whole page as HTML. May import explorer.source.
+A notebook that is exported without a kernel keeps the page: beside the live view the output of the
+widget carries the whole page as HTML. May import explorer.source.
 """
 
 from html import escape
@@ -13,7 +13,7 @@ import traitlets
 from convgraph.explorer.source import module, page, style
 
 
-class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # its base comes without types
+class Explorer(anywidget.AnyWidget):
     """The explorer of one layer on one image.
 
     Attributes:
