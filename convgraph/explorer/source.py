@@ -89,7 +89,7 @@ _PAGE = """<!doctype html>
 <script type="application/json" id="convgraph-state">{data}</script>
 <script type="module">
 {module}
-window.convgraphExplorer = {{ compute, stages, incoming, topology, rank, mount }};
+window.convgraphExplorer = {{ compute, stages, incoming, topology, rank, mount, render }};
 const found = JSON.parse(document.getElementById("convgraph-state").textContent);
 window.convgraphExplorer.view = mount(document.getElementById("convgraph-explorer"), found);
 </script>

@@ -140,3 +140,24 @@ def test_reduced_motion_holds_still(show) -> None:
     moving = "getComputedStyle(document.querySelector('.cge-link')).animationName"
     assert show(reduced_motion="reduce").evaluate(moving) == "none"
     assert show().evaluate(moving) == "cge-flow"
+
+
+def test_a_photograph_is_seen_in_its_colours(show) -> None:
+    image = torch.zeros(3, 4, 4)
+    image[0], image[2, 1, 2] = 1.0, 1.0
+    tab = show(torch.nn.Conv2d(3, 1, 1), image)
+    tab.select_option("[data-control=view]", "colour")
+    fills = [tab.get_attribute(f"[data-lattice=input] rect[data-p='{p}']", "fill") for p in (0, 6)]
+    assert fills == ["rgb(255,0,0)", "rgb(255,0,255)"]
+
+
+def test_a_notebook_is_told_what_the_page_shows(show) -> None:
+    tab = show()
+    told = tab.evaluate(
+        "() => { let seen; const el = document.createElement('div'); document.body.append(el);"
+        "const model = { get: () => ({}), set: (_, v) => { seen = v; }, save_changes() {},"
+        "on() {}, off() {} };"
+        "convgraphExplorer.render({ model, el })(); return seen; }"
+    )
+    assert told["pixel"] == [3, 3]
+    assert told["value"] == tab.evaluate(COMPUTE)["output"][3 * 8 + 3]

@@ -242,7 +242,7 @@ export function mount(root, found = {}, heard = null) {
   on(parts.transposed, (s) => { s.transposed = parts.transposed.checked; });
   on(parts.split, (s) => { s.split = parts.split.checked; });
   on(parts.groups, (s) => { s.groups = Number(parts.groups.value); });
-  on(parts.kernelKind, (s) => { s.kernel = parts.kernelKind.value; s.edits = {}; s.parts = null; });
+  on(parts.kernelKind, (s) => { s.kernel = parts.kernelKind.value; s.parts = null; });
   on(parts.picture, (s) => { s.picture = parts.picture.value; });
   on(parts.view, (s) => { s.view = parts.view.value === "colour" ? "colour" : Number(parts.view.value); });
   on(parts.channel, (s) => { s.channel = Number(parts.channel.value); });

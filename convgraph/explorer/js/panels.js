@@ -175,7 +175,9 @@ export function facts(state, now) {
     box.append(h("div", { class: "cge-fact" }, h("span", {}, "rank of the split layer"),
       h("b", { "data-fact": "split-rank" }, `${effective} of at most ${Math.min(outs, ins)}`)));
     box.append(h("p", {}, now.exact
-      ? "The split shown is this kernel, taken apart."
+      ? now.parts.depthwise_bias
+        ? "The split shown is this kernel, taken apart; the depthwise stage adds a bias of its own."
+        : "The split shown is this kernel, taken apart."
       : "The split shown keeps output 0's shapes and mixes them with numbers of its own."));
   }
   return box;

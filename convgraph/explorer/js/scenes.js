@@ -1,7 +1,7 @@
 // What the page shows: a state, the config it stands for, and the lessons that set it.
 //
 // Weights are a function of (output channel, input channel, row, column from the centre), so that a
-// kernel that shrinks and grows again has its old numbers: what is given or edited first, else a recipe.
+// kernel that shrinks and grows again has its old numbers: those of a given layer, else a recipe.
 
 import { factor } from "./algebra.js";
 import { compute, stages, weightIndex } from "./arithmetic.js";
@@ -52,7 +52,7 @@ const horizontal = (s, y) => y === (s.size[0] - 1) >> 1;
 const START = {
   size: [8, 8], in_channels: 2, out_channels: 2, kernel_size: [3, 3], stride: [1, 1],
   padding: [[1, 1], [1, 1]], same: true, dilation: [1, 1], output_padding: [0, 0],
-  padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", edits: {}, given: null,
+  padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", given: null,
   bias: null, picture: "digits", photo: null, mask: null, split: false, parts: null,
   pixel: [3, 3], channel: 0, view: 0, tap: null, lesson: "messages",
 };
@@ -160,7 +160,8 @@ export function settle(state) {
   if (s.picture === "photo" && !s.photo) s.picture = "digits";
   if (s.tap !== null && s.tap >= s.kernel_size[0] * s.kernel_size[1]) s.tap = null;
   s.channel = Math.min(s.channel, s.out_channels - 1);
-  s.view = Math.min(s.view, s.in_channels - 1);
+  if (s.view === "colour" && s.in_channels !== 3) s.view = 0;
+  if (s.view !== "colour") s.view = Math.min(s.view, s.in_channels - 1);
   return s;
 }
 
@@ -172,8 +173,6 @@ export function place(state, t) {
 
 export function weightOf(state, o, c, t) {
   const [y, x] = place(state, t);
-  const edited = state.edits[[o, c, y, x].join()];
-  if (edited !== undefined) return edited;
   if (state.kernel !== "given") return KERNELS[state.kernel].at(state, o, c, y, x);
   const [kh, kw] = state.given.kernel_size;
   const i = y + ((kh - 1) >> 1), j = x + ((kw - 1) >> 1);
