@@ -31,6 +31,7 @@ bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-i
 	$(BIN)/python benchmarks/build_edges.py
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
+	$(BIN)/convgraph explore --out docs/explorer-page.html
 	$(BIN)/zensical build --clean --strict
 
 clean: ## remove .venv and everything that was built

@@ -4,6 +4,7 @@ from convgraph import errors, functional, nn
 from convgraph.backends import backend
 from convgraph.edges import Edges, connect
 from convgraph.explanation import explain
+from convgraph.explorer import explore
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.prove import prove
@@ -22,6 +23,7 @@ __all__ = [
     "connect",
     "errors",
     "explain",
+    "explore",
     "functional",
     "nn",
     "prove",

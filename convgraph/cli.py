@@ -1,6 +1,7 @@
 """The command line: arguments -> one call -> an exit code.
 
     convgraph demo [--out demo] [--fast]        0: every check of the demo held, 1: one did not
+    convgraph explore [--out explorer.html]     0: the page is written
 
 Nothing is computed here, and a subcommand's code is imported only when it is asked for, so that
 `convgraph --version` costs nothing. This module may import everything; nothing imports it but
@@ -77,6 +78,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--fast", action="store_true", help="fewer epochs and a smaller photograph")
     demo.set_defaults(call=_demo)
+
+    explore = commands.add_parser("explore", help="write the interactive page, one HTML file")
+    explore.add_argument(
+        "--out",
+        type=Path,
+        default=Path("explorer.html"),
+        metavar="FILE",
+        help="file to write (%(default)s)",
+    )
+    explore.set_defaults(call=_explore)
     return parser
 
 
@@ -84,3 +95,10 @@ def _demo(args: argparse.Namespace) -> int:
     from convgraph.demo import run
 
     return run(out=args.out, fast=args.fast)
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from convgraph.explorer import page
+
+    args.out.write_text(page(), encoding="utf-8")
+    return 0
