@@ -223,5 +223,5 @@ def _most_put(call: Call) -> int:
     device = call["self"].device
     count = torch.zeros(shape, dtype=torch.int64, device=device)
     one = torch.ones((), dtype=torch.int64, device=device)
-    put = count.index_put(indices, one, accumulate=True)
+    put = torch.ops.aten.index_put(count, indices, one, True)  # the method takes no None
     return int(put.max()) if put.numel() else 0

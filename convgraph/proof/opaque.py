@@ -17,6 +17,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from convgraph.proof.degrees import Bound
@@ -60,9 +61,7 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
         run: takes the leaves, unwrapped, and returns tensors.
         leaves: arguments, flat.
     """
-    data = [
-        i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.cell.bound is not None
-    ]
+    data = [i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.cell.bound is not None]
     if len(data) > _MOST:
         watch.refuse("undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}")
     plain = [t.inner if isinstance(t, Traced) else t for t in leaves]
@@ -85,6 +84,7 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
             most = int(part.abs().max().ceil()) if part.numel() else 0
             if most:
                 bounds[place] = bounds[place].plus(product_of(known).many(most))
+    watch.note(name, leaves)
     made = [
         watch.adopt(name, value, bound) if isinstance(value, Tensor) else value
         for value, bound in zip(outputs, bounds, strict=True)
@@ -143,7 +143,7 @@ def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
     apart = function.setup_context is not torch.autograd.Function.setup_context
 
     def value(args: list[Any], context: _Context) -> Any:
-        with torch._C._DisableTorchDispatch(), torch.no_grad():
+        with _disable_current_modes(), torch.no_grad():
             if not apart:
                 return forward(context, *args)
             found = forward(*args)
@@ -153,7 +153,7 @@ def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
     def gradient(args: list[Any], grads: list[Any], needed: tuple[bool, ...]) -> Any:
         context = _Context(needed)
         value(args, context)
-        with torch._C._DisableTorchDispatch(), torch.no_grad():
+        with _disable_current_modes(), torch.no_grad():
             return backward(context, *grads)
 
     def judged(*args: Any) -> Any:

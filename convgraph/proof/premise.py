@@ -153,7 +153,9 @@ class _Form:
             return {_less(m, "g") for m in self.whole}
         kind, _, name = quantity.partition("_")
         role = self.roles.get(name, name)
-        return {_less(m, role) for m in (self.whole if kind == "grad" else self.directed) if role in m}
+        return {
+            _less(m, role) for m in (self.whole if kind == "grad" else self.directed) if role in m
+        }
 
 
 def _less(monomial: Monomial, role: str) -> Monomial:
@@ -228,7 +230,9 @@ def _twice(
     results: dict[str, Any],
 ) -> str:
     """Differentiate the gradients along directions u, and note what comes out."""
-    heads = [(n, t) for n, t in zip(leaves, grads, strict=True) if t is not None and t.requires_grad]
+    heads = [
+        (n, t) for n, t in zip(leaves, grads, strict=True) if t is not None and t.requires_grad
+    ]
     if not heads:
         return "no gradient has a gradient"
     along = [enter(tuple(t.shape), f"u{form.roles[n]}", False) for n, t in heads]

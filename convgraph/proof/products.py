@@ -45,7 +45,9 @@ def _matrix_product(call: Call) -> Result:
 @rule("addmm", "baddbmm", "addbmm", "addmv", "addr", vendor=True)
 def _add_product(call: Call) -> Result:
     one, two = (call[a.name] for a in call.func._schema.arguments[1:3])
-    batch = one.shape[0] if "addbmm" in call.func.name() and "baddbmm" not in call.func.name() else 1
+    batch = (
+        one.shape[0] if "addbmm" in call.func.name() and "baddbmm" not in call.func.name() else 1
+    )
     terms = 1 if one.dim() == 1 and two.dim() == 1 else one.shape[-1]
     product = call.of(one).times(call.of(two)).many(terms * batch).scaled(call["alpha"])
     return product.plus(call.first().scaled(call["beta"]))

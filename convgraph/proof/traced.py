@@ -29,6 +29,10 @@ DOOR = "_attempt"
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
 
 
+_ABOUT = frozenset({"is_same_size", "is_pinned", "_has_same_storage_numel"})
+"""Questions about a tensor that its entries do not answer."""
+
+
 @final
 @dataclass(frozen=True)
 class Origin:
@@ -143,6 +147,10 @@ class Traced(Tensor):
         """Memory of a constant."""
         return self.watch.escape(self, "dlpack").__dlpack__(*how, **more)
 
+    def __dlpack_device__(self) -> Any:
+        """Where it is."""
+        return self.inner.__dlpack_device__()
+
     @property
     def data(self) -> Tensor:  # type: ignore[override]
         """The same entries without a history."""
@@ -252,9 +260,9 @@ class Watch:
             self.hesitate(_name(func), "random numbers: two calls are two functions")
         if not data:
             return self._constant(func, plain_args, plain_kwargs, traced, written)
-        if func.namespace == "prim" or "is_same_size" in func.name():
-            return func(*plain_args, **plain_kwargs)
         name = _base(func)
+        if func.namespace == "prim" or name in _ABOUT:
+            return func(*plain_args, **plain_kwargs)
         if name in READS:
             bound = data[0].cell.bound
             self.refuse("refuted", _name(func), f"a number is read off {_names(bound)}")
@@ -266,16 +274,17 @@ class Watch:
             elif target.cell.frozen:
                 self.refuse("refuted", _name(func), "an input is written to")
         if func.namespace != "aten":
-            return self._opaque(func, args, kwargs)
+            return self.opaque(self, func, args, kwargs)
         known = {id(t.inner): t for t in traced}
         call = Call(func, plain_args, plain_kwargs, lambda t: self._known(known.get(id(t)), t))
         found = self._ruled(name, func, call, data) if self._needs_rule(func, name) else None
         if found is _DECOMPOSED:
             return func.decompose(*args, **kwargs)
+        before = [self._all_of(t.cell) for t in written]
         outputs = func(*plain_args, **plain_kwargs)
-        self._note(func, args, kwargs)
+        self.note(func.name(), tree_leaves((args, kwargs)))
         if written:
-            return self._write(func, written, found, data)
+            return self._write(func, written, before, found, data)
         return self._wrap(func, outputs, found, traced, data)
 
     def _needs_rule(self, func: Any, name: str) -> bool:
@@ -309,6 +318,9 @@ class Watch:
             self.constant = max(self.constant, number / 2**found.step)
         return found
 
+    def _all_of(self, cell: Cell) -> Bound:
+        return measure(cell.base, hollow=cell.hollow) if cell.bound is None else cell.bound
+
     # What comes out
 
     def _constant(
@@ -336,21 +348,20 @@ class Watch:
 
         return tree_map(wrap, outputs)
 
-    def _write(self, func: Any, written: list[Any], found: Any, data: list[Traced]) -> Any:
+    def _write(
+        self, func: Any, written: list[Any], before: list[Bound], found: Any, data: list[Traced]
+    ) -> Any:
         """The cell of what was written knows the new entries, and the old that remain."""
         bounds = found if isinstance(found, list) else [found]
-        for target, bound in zip(written, bounds, strict=True):
+        for target, old, bound in zip(written, before, bounds, strict=True):
             if target.inner.shape != target.shape:
                 self.refuse("undecided", _name(func), "the shape of a tensor changes in place")
-            self._settle(func, bound, target.dtype)
+            self._settle(_name(func), bound, target.dtype)
             cell = target.cell
             origin = self._origin(func, bound, data)
             if _covers(target.inner):
                 cell.bound, cell.hollow = bound, False
             else:
-                old = cell.bound
-                if old is None:
-                    old = measure(cell.base, hollow=cell.hollow)
                 if old.terms.keys() - bound.terms.keys():
                     origin = Origin(_name(func), lines.here(DOOR))
                 cell.bound = old.either(bound)
@@ -383,7 +394,7 @@ class Watch:
                     value.fill_(torch.nan)
                 cell = Cell(value, hollow=hollow)
             else:
-                self._settle(func, bound, value.dtype)
+                self._settle(_name(func), bound, value.dtype)
                 cell = Cell(value, bound, origin=self._origin(func, bound, data))
             made = Traced(value, cell, self)
             self._number(made)
@@ -391,38 +402,44 @@ class Watch:
 
         return tree_map(wrap, outputs)
 
-    def _settle(self, func: Any, bound: Bound, dtype: torch.dtype) -> None:
+    def _settle(self, operator: str, bound: Bound, dtype: torch.dtype) -> None:
         """Refuse what cannot come from or lead to the multilinear form; note the magnitude."""
         for monomial in bound.terms:
             if monomial not in self.lattice:
                 self.refuse(
-                    "refuted", _name(func), f"the result has degree {spell(monomial)}, which no "
+                    "refuted", operator, f"the result has degree {spell(monomial)}, which no "
                     "part of a convolution or of its gradients has"
                 )  # fmt: skip
         bits = BITS.get(dtype)
         if bits is None:
-            self.refuse("refuted", _name(func), f"data are rounded to {dtype}")
+            self.refuse("refuted", operator, f"data are rounded to {dtype}")
             return
         if bits < BITS[self.dtype]:
             self.refuse(
-                "refuted", _name(func), f"a narrowing cast: {dtype} within a program of {self.dtype}"
+                "refuted", operator, f"a narrowing cast: {dtype} within a program of {self.dtype}"
             )
         if bound.terms:
             by_degree = [0, 0, 0]
             for monomial, c in bound.terms.items():
                 by_degree[len(monomial)] += c
-            self.nodes.setdefault((tuple(by_degree), bits), Origin(_name(func)))
+            self.nodes.setdefault((tuple(by_degree), bits), Origin(operator))
             if bound.size(self.a) > 2**bits:
                 self.hesitate(
-                    _name(func), f"entries of up to {bound.size(self.a):.3g} steps of "
+                    operator, f"entries of up to {bound.size(self.a):.3g} steps of "
                     f"2^-{bound.step} leave no room in the {bits} bits of {dtype}"
                 )  # fmt: skip
 
     def _origin(self, func: Any, bound: Bound, data: list[Traced]) -> Origin:
-        for tensor in data:
-            known = tensor.cell.bound
-            if known is not None and known.terms.keys() == bound.terms.keys():
-                return tensor.cell.origin
+        """Where the monomials came together: here, or before if this is a move or a product."""
+        operands = [(t.cell.bound.terms, t.cell.origin) for t in data if t.cell.bound is not None]
+        for terms, origin in operands:
+            if terms.keys() == bound.terms.keys():
+                return origin
+        degree = max(map(len, bound.terms), default=0)
+        if all(degree > max(map(len, terms), default=0) for terms, _ in operands):
+            for terms, origin in operands:
+                if len(terms) > 1:
+                    return origin
         return Origin(_name(func), lines.here(DOOR))
 
     # The record of what was run
@@ -431,20 +448,15 @@ class Watch:
         tensor.number = self._numbers
         self._numbers += 1
 
-    def _note(self, func: Any, args: Any, kwargs: Any) -> None:
+    def note(self, name: str, leaves: list[Any]) -> None:
+        """Write an operator into the trace."""
         self.operators += 1
-        told = [func.name(), *map(_tell, tree_leaves((args, kwargs)))]
-        self._digest.update(("|".join(told) + "\n").encode())
-
-    def _opaque(self, func: Any, args: Any, kwargs: Any) -> Any:
-        found = self.opaque(self, func, args, kwargs)
-        self._note(func, args, kwargs)
-        return found
+        self._digest.update(("|".join([name, *map(_tell, leaves)]) + "\n").encode())
 
     def adopt(self, operator: str, value: Tensor, bound: Bound) -> Traced:
         """Wrap a result whose bound was found elsewhere."""
-        origin = Origin(operator, lines.here(DOOR))
-        cell = Cell(value, bound, origin=origin)
+        self._settle(operator, bound, value.dtype)
+        cell = Cell(value, bound, origin=Origin(operator, lines.here(DOOR)))
         made = Traced(value, cell, self)
         self._number(made)
         return made
