@@ -10,13 +10,14 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from convgraph.errors import ProofError
 from convgraph.proof.degrees import Bound
 
 
 @final
-class Refusal(ProofError):
+class Refusal(ProofError):  # noqa: N818 - it is caught within, and reported as a verdict
     """The premise does not hold ("refuted"), or cannot be followed ("undecided")."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -66,7 +67,6 @@ class Call:
         args: positional arguments, tensors unwrapped.
         kwargs: keyword arguments, tensors unwrapped.
         known: returns the bound of an unwrapped tensor, of data or of a constant.
-        draw: returns random bits like a tensor.
     """
 
     def __init__(
@@ -157,3 +157,29 @@ class Call:
         (most,) = (c << (step - whole.step) for c in whole.terms.values() or (0,))
         bound = self.bound(name).many(most)
         return Bound(bound.terms, bound.step + step)
+
+
+def name_of(func: Any) -> str:
+    """The operator as it is written: aten.abs, ns::op."""
+    name: str = func.name().partition(".")[0]
+    return name.replace("aten::", "aten.")
+
+
+def base_of(func: Any) -> str:
+    """Name of the operator without namespace, overload and the underscore of its in-place form."""
+    if func.name() == "aten::view.dtype":
+        return "view_dtype"
+    name: str = func._schema.name.partition("::")[2]
+    return name.rstrip("_") if not name.startswith("__") else name
+
+
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The tensors that an operator writes to."""
+    if not func._schema.is_mutable:
+        return []
+    found = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+    return found

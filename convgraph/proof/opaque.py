@@ -7,7 +7,8 @@ how many terms, is then read off: the part of f that is linear in the arguments 
     f_S = sum over subsets T of S of (-1)^|S - T| f(arguments of T kept, all others 0)
 
 and f_S at ones is the number of its terms. The name goes into the record as assumed. May import
-errors, torch, calls, degrees, products and traced.
+errors, torch, calls, degrees, products, traced and
+watch.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -20,9 +21,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from convgraph.proof.calls import name_of
 from convgraph.proof.degrees import Bound
 from convgraph.proof.products import product_of
-from convgraph.proof.traced import Traced, Watch
+from convgraph.proof.traced import Traced
+from convgraph.proof.watch import Watch
 
 _MOST = 5
 """Tensors of data up to which all subsets are tried."""
@@ -32,7 +35,7 @@ def trusted(trust: Collection[str]) -> Callable[..., Any]:
     """Return how a watch takes operators outside of aten."""
 
     def opaque(watch: Watch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = func.name().partition(".")[0]
+        name = name_of(func)
         if name not in trust:
             watch.refuse(
                 "undecided", name, f"{name} is a custom operator, unknown to the judge; "
@@ -64,7 +67,7 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
     data = [i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.cell.bound is not None]
     if len(data) > _MOST:
         watch.refuse("undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}")
-    plain = [t.inner if isinstance(t, Traced) else t for t in leaves]
+    plain = [t.held if isinstance(t, Traced) else t for t in leaves]
     outputs, spec = tree_flatten(run(plain))
     bounds = [Bound() for _ in outputs]
     subsets = [set(s) for size in range(len(data) + 1) for s in combinations(data, size)]
@@ -105,7 +108,7 @@ def trusting(watch: Watch, trust: Collection[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for function in _functions(torch.autograd.Function):
             name = function.__qualname__.rpartition("<locals>.")[2]
-            if trust & {name, f"{function.__module__}.{name}"}:
+            if not {name, f"{function.__module__}.{name}"}.isdisjoint(trust):
                 stack.enter_context(_replaced(watch, function, name))
         yield
 

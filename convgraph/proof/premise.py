@@ -26,7 +26,8 @@ from convgraph.proof import lines
 from convgraph.proof.calls import Refusal
 from convgraph.proof.degrees import BITS, ORDER, Monomial, multiply, spell
 from convgraph.proof.opaque import trusted, trusting
-from convgraph.proof.traced import Mode, Origin, Traced, Watch
+from convgraph.proof.traced import Origin, Traced
+from convgraph.proof.watch import Mode, Watch
 
 Shape = tuple[int, ...]
 
@@ -116,7 +117,7 @@ def check_premise(
         if role not in ("x", "w", "b"):
             raise ProofError(f"check_premise: expected x, w or b as the role of {name!r}: {role!r}")
     form = _Form(named, second)
-    found = None
+    found = Premise("undecided")
     for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
         watch = Watch(form.lattice, dtype, a, trusted(frozenset(trust)))
         with warnings.catch_warnings():
@@ -198,7 +199,7 @@ def _attempt(
                 )  # fmt: skip
             results["y"] = y
             grads: tuple[Any, ...] = (None,) * len(leaves)
-            g = enter(tuple(y.shape), "g", form.second)
+            g: Tensor = enter(tuple(y.shape), "g", form.second)
             if y.requires_grad:
                 if y.dtype != g.dtype:
                     g = g.to(y.dtype)
@@ -225,7 +226,7 @@ def _twice(
     enter: Callable[..., Traced],
     leaves: Mapping[str, Traced],
     grads: tuple[Any, ...],
-    g: Traced,
+    g: Tensor,
     form: _Form,
     results: dict[str, Any],
 ) -> str:
@@ -257,7 +258,7 @@ def _judge(watch: Watch, form: _Form, results: dict[str, Any], second: str) -> P
         if tensor is None:
             continue
         if not isinstance(tensor, Traced) or tensor.cell.bound is None:
-            if isinstance(tensor, Traced) and not bool(tensor.inner.count_nonzero()):
+            if isinstance(tensor, Traced) and not bool(tensor.held.count_nonzero()):
                 continue
             return _verdict(
                 watch, results, second, "refuted", f"{quantity} does not depend on its inputs",
@@ -271,7 +272,7 @@ def _judge(watch: Watch, form: _Form, results: dict[str, Any], second: str) -> P
                 watch, results, second, "refuted", f"{quantity} has degree "
                 f"{', '.join(sorted(spell(m) for m in extra))}; it may have {may}", origin,
             )  # fmt: skip
-        if not bool(tensor.inner.isfinite().all()):
+        if not bool(tensor.held.isfinite().all()):
             return _verdict(
                 watch, results, second, "refuted",
                 f"{quantity} holds memory that nothing has written", origin,

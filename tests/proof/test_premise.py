@@ -662,7 +662,7 @@ def test_the_magnitude_is_that_of_the_sums() -> None:
 def test_no_entry_exceeds_its_bound() -> None:
     from convgraph.proof.opaque import trusted
     from convgraph.proof.premise import _Form
-    from convgraph.proof.traced import Mode, Watch
+    from convgraph.proof.watch import Mode, Watch
 
     form = _Form({"x": "x", "w": "w", "b": "b"}, second=False)
     for run in HONEST.values():
@@ -676,7 +676,7 @@ def test_no_entry_exceeds_its_bound() -> None:
             g = watch.enter(torch.full(y.shape, 3.0, dtype=torch.float64), "g")
             grads = torch.autograd.grad(y, filled, g)
         for tensor in (y, *grads):
-            assert float(tensor.inner.abs().max()) <= tensor.cell.bound.size(3)
+            assert float(tensor.held.abs().max()) <= tensor.cell.bound.size(3)
 
 
 def test_integers_that_do_not_fit_are_undecided() -> None:
