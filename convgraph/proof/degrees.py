@@ -171,6 +171,10 @@ def measure(constant: Tensor, *, hollow: bool = False) -> Bound:
         >>> measure(torch.tensor([0.0, -2.5, 1.0]))
         Bound(terms={(): 5}, step=1)
     """
+    if constant.layout == torch.sparse_coo:
+        constant = constant.coalesce()
+    if constant.layout != torch.strided:
+        constant = constant.values()
     values = constant.detach().double().flatten()
     if hollow:
         values = values[~values.isnan()]

@@ -143,14 +143,15 @@ class _Context:
 def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
     """Stand between a function and what it computes, and leave it as it was."""
     forward, backward = function.forward, function.backward
-    apart = function.setup_context is not torch.autograd.Function.setup_context
+    setup = function.setup_context
+    apart = setup is not torch.autograd.Function.setup_context
 
     def value(args: list[Any], context: _Context) -> Any:
         with _disable_current_modes(), torch.no_grad():
             if not apart:
                 return forward(context, *args)
             found = forward(*args)
-            function.setup_context(context, tuple(args), found)
+            setup(context, tuple(args), found)
             return found
 
     def gradient(args: list[Any], grads: list[Any], needed: tuple[bool, ...]) -> Any:
@@ -184,11 +185,10 @@ def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
     function.forward = staticmethod(judged if apart else judged_with)
     function.backward = staticmethod(torch.autograd.function.once_differentiable(judged_back))
     if apart:
-        kept = function.setup_context
         function.setup_context = staticmethod(keep)
     try:
         yield
     finally:
         function.forward, function.backward = staticmethod(forward), staticmethod(backward)
         if apart:
-            function.setup_context = staticmethod(kept)
+            function.setup_context = staticmethod(setup)

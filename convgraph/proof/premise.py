@@ -191,12 +191,14 @@ def _attempt(
         leaves = {name: t for name, t in inputs.items() if t is not None}
         with trusting(watch, trust), Mode(watch):
             y = run(*inputs.values())
-            if not isinstance(y, Traced):
+            if watch.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
                 return _verdict(
                     watch, results, second, "undecided",
                     f"what was returned is {came} that was made where nobody could follow",
                 )  # fmt: skip
+            if watch.refused is not None:  # and the program went on
+                return _judge(watch, form, results, second)
             results["y"] = y
             grads: tuple[Any, ...] = (None,) * len(leaves)
             g: Tensor = enter(tuple(y.shape), "g", form.second)

@@ -36,13 +36,13 @@ def _div(call: Call) -> Result:
     return call.bound("self").times(measure(1 / by.double()))
 
 
-@rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", vendor=True)
+@rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", "_sparse_mm", vendor=True)
 def _matrix_product(call: Call) -> Result:
     one, two = (call[a.name] for a in call.func._schema.arguments[:2])
     return call.of(one).times(call.of(two)).many(one.shape[-1])
 
 
-@rule("addmm", "baddbmm", "addbmm", "addmv", "addr", vendor=True)
+@rule("addmm", "baddbmm", "addbmm", "addmv", "addr", "_sparse_addmm", vendor=True)
 def _add_product(call: Call) -> Result:
     one, two = (call[a.name] for a in call.func._schema.arguments[1:3])
     batch = (

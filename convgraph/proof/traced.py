@@ -149,6 +149,8 @@ class Traced(Tensor):
 
 def memory(tensor: Tensor) -> int:
     """What two tensors that share memory have in common."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
     place: int = tensor.untyped_storage()._cdata
     return place
 

@@ -206,6 +206,8 @@ class Watch:
         def wrap(value: Any) -> Any:
             if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
                 return value
+            if value.layout != torch.strided:
+                return value
             place = memory(value)
             if place in cells:
                 return Traced(value, cells[place], self)
@@ -251,7 +253,7 @@ class Watch:
             place = memory(value)
             if place in cells:
                 if value.dtype != cells[place].base.dtype:
-                    self.refuse("refuted", name_of(func), "bits are read as another dtype")
+                    self.refuse("undecided", name_of(func), "a view of another dtype")
                 cell = cells[place]
             elif bound is None:
                 if func.is_view or not isinstance(found, (list, type(None))):

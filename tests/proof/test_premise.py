@@ -587,11 +587,23 @@ def checkpointed(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return checkpoint(conv, x, w, b, use_reentrant=False)
 
 
+def by_sparse_matrix(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    shift = torch.diag(torch.ones(41, dtype=x.dtype), 1).to_sparse()
+    shifted = torch.sparse.mm(shift, x.flatten(2).movedim(-1, 0).flatten(1)).view(42, 2, 4)
+    back = torch.sparse.mm(shift.t().coalesce(), shifted.flatten(1)).view(42, 2, 4)
+    return conv(back.movedim(0, -1).view(x.shape), w, b)
+
+
+def as_a_transposed_gradient(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    _, pull = torch.func.vjp(lambda z: F.conv_transpose2d(z, w, None, 1, 1), torch.zeros_like(x))
+    return pull(x)[0] + b.view(-1, 1, 1)
+
+
 HONEST = {
     run.__name__: run
     for run in (
         conv, slices, written_into_empty, unfolded, windows, per_channel, mapped, scattered, masked,
-        widened, checkpointed,
+        widened, checkpointed, by_sparse_matrix, as_a_transposed_gradient,
     )
 }  # fmt: skip
 
@@ -683,6 +695,9 @@ def test_integers_that_do_not_fit_are_undecided() -> None:
     found = check_premise(conv, SHAPES, dtype=torch.float32, a=500)
     assert (found.status, found.operator) == ("undecided", "aten.convolution_backward")
     assert "24 bits" in found.reason
+    # Backward of torch's own function stands on no stack; the line is the forward's.
+    assert found.line.startswith("tests/proof/test_premise.py:")
+    assert found.line.endswith(" in conv")
     assert check_premise(conv, SHAPES, dtype=torch.float32, a=2**8).status == "proven"
 
 
@@ -800,6 +815,65 @@ def test_scipy_is_undecided_until_it_is_trusted() -> None:
     assert trusted.assumed == ("SciPyConv",)
     assert trusted.terms == 84
     assert SciPyConv.forward is before
+
+
+class Apart(torch.autograd.Function):
+    """The other way of writing a function: the context is set up apart."""
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = F.conv2d(torch.from_numpy(x.numpy()), w, b, 1, 1)
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    backward = SciPyConv.backward
+
+
+def test_a_function_with_its_context_apart_can_be_trusted() -> None:
+    assert check_premise(Apart.apply, SHAPES).status == "undecided"
+    name = f"{Apart.__module__}.Apart"
+    found = check_premise(Apart.apply, SHAPES, trust=(name,), second=True)
+    accepted(found)
+    assert found.assumed == ("Apart",)
+    assert "once_differentiable" in found.second
+    assert check_premise(Apart.apply, SHAPES).status == "undecided"
+
+
+class ClampedTwiceBehind(torch.autograd.Function):
+    """Right forward and backward; the derivative of its backward is clamped."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return ClampedBehind.apply(g)
+
+
+class ClampedBehind(torch.autograd.Function):
+    """Passes on, and clamps what comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor) -> Tensor:
+        return g.clone()
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> Any:
+        return u.clamp(-1e9, 1e9)
+
+
+def test_a_fault_of_double_backward_is_found_one_derivative_up() -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return ClampedTwiceBehind.apply(conv(x, w, b))
+
+    assert check_premise(run, SHAPES).status == "proven"
+    found = check_premise(run, SHAPES, second=True)
+    assert (found.status, found.operator) == ("refuted", "aten.clamp")
+    assert found.line.endswith("in backward")
 
 
 def test_trust_covers_what_it_names_only() -> None:
