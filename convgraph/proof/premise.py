@@ -248,6 +248,8 @@ def _twice(
             raise
         return str(error).partition("\n")[0]
     results |= {f"second_{n}": t for n, t in zip([*leaves, "g"], found, strict=True)}
+    if all(t is None for t in found):
+        return "no gradient leads back to an input"
     return "followed"
 
 
