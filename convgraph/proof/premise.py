@@ -26,7 +26,7 @@ from convgraph.proof import lines
 from convgraph.proof.calls import Refusal
 from convgraph.proof.degrees import BITS, ORDER, Monomial, multiply, spell
 from convgraph.proof.opaque import trusted, trusting
-from convgraph.proof.traced import Origin, Traced
+from convgraph.proof.traced import Origin, Traced, guarded
 from convgraph.proof.watch import Mode, Watch
 
 Shape = tuple[int, ...]
@@ -189,7 +189,7 @@ def _attempt(
             for name, shape in shapes.items()
         }
         leaves = {name: t for name, t in inputs.items() if t is not None}
-        with trusting(watch, trust), Mode(watch):
+        with guarded(), trusting(watch, trust), Mode(watch):
             y = run(*inputs.values())
             if watch.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"

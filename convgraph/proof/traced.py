@@ -6,10 +6,13 @@ shared by all tensors of one storage, so that a write through any of them is kno
 that depend on no input stay constants, whose numbers may be read. May import torch and degrees.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -145,6 +148,24 @@ class Traced(Tensor):
     @data.setter
     def data(self, value: Tensor) -> None:
         self.watch.refuse("refuted", "Tensor.data", "assigning .data swaps what a tensor holds")
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Keep torch's oldest door to DLPack from reading memory that a `Traced` does not have."""
+    doors = [(torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"), (torch._C, "_to_dlpack")]
+    before = [(module, name, getattr(module, name)) for module, name in doors]
+
+    def careful(tensor: Tensor) -> Any:
+        return tensor.__dlpack__() if isinstance(tensor, Traced) else before[-1][2](tensor)
+
+    try:
+        for module, name in doors:
+            setattr(module, name, careful)
+        yield
+    finally:
+        for module, name, found in before:
+            setattr(module, name, found)
 
 
 def memory(tensor: Tensor) -> int:

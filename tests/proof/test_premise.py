@@ -350,6 +350,21 @@ def hands_memory_on(x, w, b):
     return conv(torch.from_dlpack(x.detach()), w, b)  # here
 
 
+@fault("Tensor.dlpack", "undecided")
+def hands_memory_on_the_old_way(x, w, b):
+    return conv(torch.from_dlpack(torch.utils.dlpack.to_dlpack(x.detach())), w, b)  # here
+
+
+@fault("Tensor.untyped_storage", "undecided")
+def reads_storage(x, w, b):
+    return conv(x, w, b) * len(x.untyped_storage().tolist())  # here
+
+
+@fault("aten.lt")
+def asks_python_for_the_least(x, w, b):
+    return conv(x, w, b) * min(b.detach())  # here
+
+
 @fault("Tensor.data")
 def swaps_data(x, w, b):
     y = conv(x, w, b)
