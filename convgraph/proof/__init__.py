@@ -7,6 +7,7 @@ from convgraph.proof.certificate import Certificate, Part
 from convgraph.proof.draws import EPSILON
 from convgraph.proof.judge import prove_convolution, prove_linear
 from convgraph.proof.oracle import Oracle
+from convgraph.proof.premise import Premise, check_premise
 from convgraph.proof.rounding import Bounds, bounds, dot_bound, unit_roundoff
 from convgraph.proof.spec import ConvSpec
 
@@ -17,7 +18,9 @@ __all__ = [
     "ConvSpec",
     "Oracle",
     "Part",
+    "Premise",
     "bounds",
+    "check_premise",
     "dot_bound",
     "prove_convolution",
     "prove_linear",
