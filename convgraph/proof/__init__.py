@@ -4,10 +4,12 @@ It receives callables and integers and imports nothing of what it judges: errors
 """
 
 from convgraph.proof.certificate import Certificate, Part
+from convgraph.proof.counterexample import Counterexample, TypedEdge
 from convgraph.proof.draws import EPSILON
 from convgraph.proof.judge import prove_convolution, prove_linear
 from convgraph.proof.oracle import Oracle
 from convgraph.proof.rounding import Bounds, bounds, dot_bound, unit_roundoff
+from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
 
 __all__ = [
@@ -15,10 +17,13 @@ __all__ = [
     "Bounds",
     "Certificate",
     "ConvSpec",
+    "Counterexample",
     "Oracle",
     "Part",
+    "TypedEdge",
     "bounds",
     "dot_bound",
+    "explain_refutation",
     "prove_convolution",
     "prove_linear",
     "unit_roundoff",
