@@ -11,6 +11,7 @@ from convgraph.proof.oracle import Oracle
 from convgraph.proof.rounding import Bounds, bounds, dot_bound, unit_roundoff
 from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
+from convgraph.proof.symbolic import SymbolicProof, prove_all_sizes
 
 __all__ = [
     "EPSILON",
@@ -20,10 +21,12 @@ __all__ = [
     "Counterexample",
     "Oracle",
     "Part",
+    "SymbolicProof",
     "TypedEdge",
     "bounds",
     "dot_bound",
     "explain_refutation",
+    "prove_all_sizes",
     "prove_convolution",
     "prove_linear",
     "unit_roundoff",
