@@ -101,7 +101,7 @@ class _Symptoms:
         words = [have for have in self.have if isinstance(have, str)]
         if words:
             return [_in_words(self.case.quantity, words[0])]
-        tests = [self.size, self.lost, self.scaled]
+        tests = [self.size, self.lost, self.scaled, self.cast]
         if self.case.quantity == "y":
             tests += [self.scaled_bias, self.mean, self.rounded, self.root, self.sizes_of_x]
         return [name for test in tests if (name := test())]
@@ -178,7 +178,7 @@ class _Symptoms:
                 continue
             operands = [name for name in ("x", "w") if self.blind(name, kind, a)]
             if operands:
-                what = str(kind).removeprefix("torch.")
+                what = _name(kind)
                 both = len(operands) == 2
                 return f"it computes in {what} inside" if both else (
                     f"{operands[0]} is rounded to {what} inside")  # fmt: skip
@@ -284,23 +284,47 @@ class _Symptoms:
         return low
 
     def blind(self, name: str, kind: torch.dtype, a: int) -> bool:
-        """Whether rounding one operand beforehand changes nothing for the accused."""
-        changed = False
+        """Whether the accused sees one operand rounded: it gives the products of the rounded one.
+
+        The other operand has a single entry, so that no sum rounds on top of that.
+        """
+        changed, other = False, "w" if name == "x" else "x"
         for trial in range(2):
             probe = self.case.probe(self.oracle, 20 + trial)
-            other = "w" if name == "x" else "x"
+            probe = probe.with_(**{key: 0 * v for key, v in probe.values.items() if key != "g"})
             generator = np.random.Generator(np.random.Philox([self.case.seed, trial, 99]))
-            exact = generator.integers(-a, a, size=probe.values[name].shape, endpoint=True)
-            coarse = torch.from_numpy(exact).to(kind).to(torch.float64).numpy().astype(np.int64)
-            small = np.sign(probe.values[other])
-            fine, rough = (probe.with_(**{name: v, other: small}) for v in (exact, coarse))
-            one, two = self.case.measured(fine), self.case.measured(rough)
-            if isinstance(one, str) or isinstance(two, str):
+            fine = generator.integers(-a, a, size=probe.values[name].shape, endpoint=True)
+            coarse = torch.from_numpy(fine).to(kind).to(torch.float64).numpy().astype(np.int64)
+            single = probe.values[other].copy()
+            single[self.heard(other, generator)] = 1
+            exact, rough = (probe.with_(**{name: v, other: single}) for v in (fine, coarse))
+            want = self.case.predicted(self.truth, rough)
+            if not agree(self.case.measured(exact), want):
                 return False
-            if not np.array_equal(one, two, equal_nan=True):
-                return False
-            changed |= not agree(*(self.case.predicted(self.truth, p) for p in (fine, rough)))
+            changed |= not agree(want, self.case.predicted(self.truth, exact))
         return changed
+
+    def heard(self, name: str, generator: np.random.Generator) -> tuple[int, ...]:
+        """An entry of x or w that many outputs depend on."""
+        spec, e = self.spec, self.oracle.edges
+        if name == "w":
+            tap = np.unravel_index(int(np.diff(e.ptr).argmax()), spec.kernel_size)
+            return (*(int(generator.integers(n)) for n in spec.w_shape[:2]), *map(int, tap))
+        image, *pixel = np.unravel_index(int(self.oracle.out_degree().argmax()), spec.image_shape)
+        return (int(image), int(generator.integers(spec.in_channels)), *map(int, pixel))
+
+    def cast(self) -> str:
+        """The result is the truth, rounded to a coarser type."""
+        for kind in ROUNDED:
+            if torch.finfo(kind).eps <= torch.finfo(self.case.dtype).eps:
+                continue
+            told = [torch.from_numpy(np.asarray(v)).to(kind).double().numpy() for v in self.want]
+            pairs = list(zip(self.have, told, strict=True))
+            if any(not agree(*both) for both in zip(self.want, told, strict=True)) and all(
+                np.array_equal(np.asarray(have), want) for have, want in pairs
+            ):
+                return f"{_spoken(self.case.quantity)} is rounded to {_name(kind)}"
+        return ""
 
     def factor(self, probes: list[Probe], have: list[Any], want: list[Any]) -> Fraction | None:
         """The one constant between two lists of numbers, if there is one and it is not 1."""
@@ -332,6 +356,10 @@ class _Symptoms:
         if b is not None:
             y = y + b.reshape(1, -1, *[1] * self.spec.d) * bias
         return y
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _spoken(quantity: str) -> str:
