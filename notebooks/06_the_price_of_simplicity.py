@@ -44,7 +44,7 @@ def rank(weight: torch.Tensor) -> int:
 
 def product(layer: cg.nn.DepthwiseSeparableConv) -> torch.Tensor:
     """The full convolution (C_out, C_in, k, k) that both stages make together."""
-    return torch.einsum("oc,cij->ocij", layer.pointwise.weight.flatten(1), layer.depthwise.weight[:, 0])
+    return torch.einsum("oc,cij->ocij", layer.pointwise.weight.double().flatten(1), layer.depthwise.weight[:, 0].double())
 
 
 full = cg.nn.GraphConv2d(8, 64, 3, padding=1, bias=False)
