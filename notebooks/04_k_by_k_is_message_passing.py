@@ -99,7 +99,7 @@ print(cg.explain(layer, graph))
 # One node and everything it hears, with numbers:
 
 # %%
-grey = cg.PixelGraph.from_image(photograph(128)[:1, 24:31, 50:57])
+grey = cg.PixelGraph.from_image(photograph(128)[:1, 8:15, 40:47])
 sobel = cg.nn.GraphConv2d(1, 1, 3, padding=1, bias=False)
 with torch.no_grad():
     sobel.weight.copy_(torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).view(1, 1, 3, 3))

@@ -42,7 +42,7 @@ def mixing(weight: torch.Tensor, groups: int) -> torch.Tensor:
 # %%
 layers = {g: cg.nn.GraphConv2d(12, 12, 3, padding=1, groups=g, bias=False) for g in (1, 3, 12)}
 for ax, (g, layer) in zip(panels(3), layers.items()):
-    ax.imshow(mixing(layer.weight, g) != 0, cmap="gray_r")
+    ax.imshow(mixing(layer.weight, g) != 0, cmap="gray_r", vmin=0, vmax=1)
     ax.set(title=f"groups={g}: {layer.weight.numel():,} weights", xlabel="hears channel", ylabel="output channel")
 
 # %%
@@ -72,7 +72,7 @@ check("a grouped layer is a full layer with zeros outside of the blocks", same)
 walls = mixing(layers[3].weight, 3)
 dense = torch.randn(12, 12)
 for ax, (name, matrix) in zip(panels(3), {"wall @ wall": walls @ walls, "mixer": dense, "wall @ mixer @ wall": walls @ dense @ walls}.items()):
-    ax.imshow(matrix != 0, cmap="gray_r")
+    ax.imshow(matrix != 0, cmap="gray_r", vmin=0, vmax=1)
     ax.set_title(f"{name}: {int((matrix != 0).sum())} of 144")
 answer("One. The pointwise stage is dense: a full matrix at every node.")
 
@@ -128,7 +128,7 @@ dealt = mixer(cg.PixelGraph.from_image(image)).to_image()
 check("a shuffle is a 1 x 1 convolution with a permutation for weights", torch.equal(dealt, nn.ChannelShuffle(3)(image)))
 reached = walls @ p @ walls != 0
 for ax, (name, matrix) in zip(panels(2), {"shuffle": p != 0, "wall @ shuffle @ wall": reached}.items()):
-    ax.imshow(matrix, cmap="gray_r")
+    ax.imshow(matrix, cmap="gray_r", vmin=0, vmax=1)
     ax.set_title(name)
 check("wall, shuffle, wall: every channel has heard every other", bool(reached.all()))
 
