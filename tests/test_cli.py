@@ -71,10 +71,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [[], ["unknown"], ["demo", "--size", "3"]])
-def test_wrong_arguments_end_with_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_end_with_three(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
-    assert ended.value.code == 2
+    assert ended.value.code == 3
     assert "usage: convgraph" in capsys.readouterr().err
 
 
