@@ -164,9 +164,7 @@ def _prove(args: argparse.Namespace) -> int:
         if args.reference is None:
             if not hasattr(convgraph, "to_graph"):
                 return _usage("prove", "this version cannot convert a model; name a REFERENCE too")
-            from convgraph.convert.certify import certify_model
-
-            found = certify_model(args.candidate, size=args.size, batch=args.batch, **how)
+            found = _prove_model(args, how)
         else:
             found = certify(
                 args.candidate,
@@ -188,6 +186,36 @@ def _prove(args: argparse.Namespace) -> int:
             write(path)
     sys.stdout.write(f"{found.verdict}\n" if args.quiet else str(found))
     return CODES[found.verdict]
+
+
+def _prove_model(args: argparse.Namespace, how: dict[str, Any]) -> Any:
+    """Convert one model and prove the network equal to it, on images of the given size."""
+    import torch
+
+    import convgraph
+    from convgraph.proof.verifier import resolve
+
+    model = resolve(args.candidate)
+    if not isinstance(model, torch.nn.Module):
+        raise convgraph.errors.ProofError(
+            f"{args.candidate}: expected a model, got {type(model).__name__}; name a REFERENCE too"
+        )
+    if args.dtype is not None:
+        model.to(getattr(torch, args.dtype))
+    model.to(args.device)
+    weight = next((p for p in model.parameters() if p.ndim == len(args.size) + 2), None)
+    if weight is None:
+        raise convgraph.errors.ProofError(
+            f"{args.candidate}: expected a convolution of {len(args.size)} axes in the model, "
+            "found none"
+        )
+    first = next(m for m in model.modules() if getattr(m, "weight", None) is weight)
+    shape = (args.batch, getattr(first, "in_channels", weight.shape[1]), *args.size)
+    generator = torch.Generator().manual_seed(0 if args.seed is None else args.seed)
+    images = torch.randn(shape, generator=generator).to(weight)
+    prove: Any = convgraph.prove
+    network: Any = vars(convgraph)["to_graph"](model)
+    return prove(network, model, images, **how)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -82,9 +82,7 @@ def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Ru
     return run
 
 
-def _parameters(
-    side: torch.nn.Module, w: Tensor | None, b: Tensor | None
-) -> dict[str, Tensor | None]:
+def _parameters(side: torch.nn.Module, w: Tensor | None, b: Tensor | None) -> dict[str, Tensor]:
     """Both parameters; a bias that is not sent is none, whatever the module holds."""
     sent = {"weight": w, "bias": b}
     return {name: value for name, value in sent.items() if value is not None}

@@ -266,9 +266,10 @@ def _record(kind: type, found: Any, what: str) -> dict[str, Any]:
             )
     values = {}
     for name, annotation in expected.items():
-        origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-        types = {tuple: (list,), float: (float, int)}.get(origin, (origin,))  # type: ignore[call-overload]
-        value = found[name]
+        origin: Any = get_origin(annotation) or annotation
+        inner = get_args(annotation)
+        types: Any = (list,) if origin is tuple else (float, int) if origin is float else (origin,)
+        value: Any = found[name]
         texts = inner == (str, ...) and isinstance(value, list)
         if (
             not isinstance(value, types)

@@ -32,6 +32,7 @@ font-weight:600}td.not{color:var(--soft);font-weight:400}
 .fault{background:var(--card);border-left:4px solid var(--refuted);padding:.8rem 1rem;
 margin:1rem 0}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}
 details{border:1px solid var(--line);border-radius:6px;padding:.6rem 1rem;margin:.5rem 0}
+.whole{white-space:nowrap}
 summary{cursor:pointer;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;margin:.6rem 0}
 svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}
@@ -103,7 +104,8 @@ def _head(record: Mapping[str, Any]) -> str:
     if verdict == "proven" and record["trials"]:
         text += (
             f"<p>Were they different, {record['trials']} independent trials would have missed it "
-            f"with a probability of at most 2<sup>{record['log2_epsilon']:.1f}</sup>.</p>"
+            f'with a probability of at most <span class="whole">2<sup>'
+            f"{record['log2_epsilon']:.0f}</sup></span>.</p>"
         )
     faults = [("Reason", record["reason"]), ("Likely cause", record["cause"])]
     if record["counterexample"]:
@@ -119,7 +121,7 @@ def _sections(record: Mapping[str, Any]) -> str:
         f"{escape(part['status'])}</td><td>{escape(part['facts'])}</td></tr>"
         for part in record["parts"]
     )
-    text = f"<h2>What was shown</h2><table>{parts}</table>"
+    text = f"<h2>What was checked</h2><table>{parts}</table>"
     if record["rho"] or record["rho_exact"]:
         text += f"<h2>Rounding: error / bound</h2>{_bars(record['rho'], record['rho_exact'])}"
         text += f'<p class="soft">{RHO}</p>'
@@ -143,10 +145,8 @@ def _sections(record: Mapping[str, Any]) -> str:
         "digest": record["digest"],
     }
     text += f"<h2>To run it again</h2>{_table({k: v for k, v in run.items() if v != ''})}"
-    return (
-        text
-        + '<p class="soft">The JSON beside this page is what <code>convgraph verify</code> reads.</p>'
-    )
+    note = "The same record as JSON is what <code>convgraph verify</code> reads."
+    return f'{text}<p class="soft">{note}</p>'
 
 
 def _layer(record: Mapping[str, Any]) -> str:
@@ -162,7 +162,7 @@ def _layer(record: Mapping[str, Any]) -> str:
 def _bars(rho: Mapping[str, float], exact: Mapping[str, float]) -> str:
     """Bars from 10^-4 to 10 times the bound; hollow ones against the finer computation."""
     names = list(dict.fromkeys([*rho, *exact]))
-    left, width, row, low, high = 80, 540, 40, -4, 1
+    left, width, row, low, high = 80, 540, 48, -4, 1
     tall = row * len(names) + 44
 
     def place(value: float) -> float:
@@ -182,8 +182,8 @@ def _bars(rho: Mapping[str, float], exact: Mapping[str, float]) -> str:
         )
     for number, name in enumerate(names):
         top = 10 + row * number
-        marks += f'<text x="0" y="{top + 17}">{escape(name)}</text>'
-        for found, at, tone in ((rho, top, "bar"), (exact, top + 13, "exact")):
+        marks += f'<text x="0" y="{top + 19}">{escape(name)}</text>'
+        for found, at, tone in ((rho, top, "bar"), (exact, top + 16, "exact")):
             if name in found:
                 value = found[name]
                 end, over = place(value), "" if value <= 1 else " over"
