@@ -11,7 +11,6 @@ import inspect
 import itertools
 import json
 import math
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,8 @@ def verify(text: str) -> tuple[int, list[str]]:
         return 2, [f"candidate, reference, adapter: not importable here ({error})"]
     except FAULTS as error:
         return 1, [f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}"]
-    if wrong or unsure:
-        return (1, wrong) if wrong else (2, unsure)
-    return int(record["verdict"] != "proven"), [f"the record holds: {record['verdict']}"]
+    code = 1 if wrong else 2 if unsure else int(record["verdict"] != "proven")
+    return code, wrong or unsure or [f"the record holds: {record['verdict']}"]
 
 
 def _form(record: Found) -> list[str]:
@@ -87,14 +85,19 @@ def _form(record: Found) -> list[str]:
 def _elsewhere(record: Found) -> list[str]:
     """What keeps this machine from running the record again."""
     where, flags = record["device"].split(" (")[0], dict(record["flags"])
-    versions = {"torch": torch.__version__, "numpy": np.__version__}
-    flags["cpu"], kind = torch.backends.cpu.get_cpu_capability(), torch.device(where).type
-    here: Found = {"versions": versions | {"python": platform.python_version()}, "flags": flags}
-    if kind == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        here["device"] = f"{where} ({torch.cuda.get_device_name(where)})"
+    versions = {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+    }
+    here: Found = {"versions": versions, "flags": flags}
+    flags["cpu"] = torch.backends.cpu.get_cpu_capability()
+    if torch.device(where).type != "cuda":
+        flags["tf32"] = f"not applicable on {record['device']}"
+    elif not torch.cuda.is_available() or torch.cuda.get_device_name(where) not in record["device"]:
+        here["device"] = "no such"
     else:
-        flags["tf32"] = f"not applicable on {kind}"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return [f"{k}: {record[k]} is recorded, {v} is here" for k, v in here.items() if v != record[k]]
 
 
@@ -121,21 +124,20 @@ def _truth(spec: Found) -> tuple[Any, list[Any]]:
     axes = [*zip(spec["size"], reach, steps, spec["output_padding"], strict=True)]
     out = [(n - 1) * s + r + o if turned else (n - r) // s + 1 for n, r, s, o in axes]
     near, far = (spec["size"], out) if turned else (out, spec["size"])
-    modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    mode = modes.get(spec["padding_mode"], "constant")
-    how: Any = {"mode": mode} | ({"constant_values": -1} if mode == "constant" else {})
+    modes: Any = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    fold = modes.get(spec["padding_mode"])
     table = np.arange(images * math.prod(far)).reshape(images, *far)
-    table = np.pad(table, [(0, 0), *pads], **how)  # which pixel each place shows, -1 for none
-    masks = [(spec["source_mask"], spec["size"]), (spec["target_mask"], out)]
-    full = [np.full((images, *size), True) if m is None else np.array(m) > 0 for m, size in masks]
-    sends, hears = (mask.ravel() for mask in full)
+    pads = [(0, 0), *pads]  # each place of the padded table shows a pixel, -1 for none
+    table = np.pad(table, pads, fold) if fold else np.pad(table, pads, constant_values=-1)
+    masks = ((spec["source_mask"], spec["size"]), (spec["target_mask"], out))
+    sends, hears = (np.array(m or np.ones((images, *n))).ravel() > 0 for m, n in masks)
     edges = []
     for taps in itertools.product(*map(range, kernel)):
         cuts = zip(taps, gaps, steps, near, strict=True)
         at = table[:, *(slice(t * g, t * g + s * (m - 1) + 1, s) for t, g, s, m in cuts)].ravel()
         q, p = (np.flatnonzero(at >= 0), at[at >= 0])[:: 1 if turned else -1]
         edges.append([torch.tensor(v[sends[q] & hears[p]]) for v in (q, p)])
-    c, o = spec["in_channels"], spec["out_channels"]
+    c, o, bias = spec["in_channels"], spec["out_channels"], [spec["out_channels"]] * spec["bias"]
     weight = [c, o // groups, *kernel] if turned else [o, c // groups, *kernel]
 
     def run(x: Any, w: Any, b: Any) -> Any:
@@ -147,20 +149,18 @@ def _truth(spec: Found) -> tuple[Any, list[Any]]:
         y = y if b is None else y + torch.tensor(hears)[:, None] * b.reshape(groups, 1, -1)
         return y.transpose(0, 1).reshape(images, *out, o).movedim(-1, 1)
 
-    bias = [o] if spec["bias"] else None
-    return run, [[images, c, *spec["size"]], weight, bias, [images, o, *out]]
+    return run, [[images, c, *spec["size"]], weight, bias or None, [images, o, *out]]
 
 
 def _evaluate(run: Any, sent: list[Any], dtype: Any, device: str = "cpu") -> Found:
-    """Return y and its gradients in float64, NaN for none; what comes in for y is sent last."""
+    """Return y and its gradients in float64, empty for none; what comes in for y is sent last."""
     *leaves, g = [v if v is None else torch.as_tensor(v).to(device, dtype) for v in sent]
     given = [v.requires_grad_() for v in leaves if v is not None]
     y = run(*leaves)
     more = torch.autograd.grad(y, given, g, allow_unused=True) if y.requires_grad else [None] * 3
     named = zip(("y", "grad_x", "grad_w", "grad_b")[: 1 + len(given)], (y, *more), strict=False)
-    nan = torch.full((1,), torch.nan)
-    kept = {k: nan if v is None or v.dtype != dtype else v.detach() for k, v in named}
-    return {k: v.double().cpu().numpy() for k, v in kept.items()}
+    good = {k: v if v is not None and v.dtype == dtype else torch.empty(0) for k, v in named}
+    return {k: v.detach().double().cpu().numpy() for k, v in good.items()}
 
 
 def _again(record: Found) -> list[str]:
