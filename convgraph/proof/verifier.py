@@ -26,34 +26,40 @@ NOT_COVERED = """NaN and infinities
 the sign of zero and flushing of subnormal numbers
 another geometry, batch size, dtype, device, memory layout or choice of kernel than recorded
 behaviour that depends on train/eval state, gradient mode or the number of calls""".splitlines()
-FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
 Found = dict[str, Any]
 
 
 def verify(text: str) -> tuple[int, list[str]]:
     """Return 0, 1 or 2 and what was found, each line led by the fields that it is about."""
+    wrong, unsure, verdict = list[str](), list[str](), "undecided"
     try:
         record = json.loads(text)
         odd = sorted({*FIELDS.split()} ^ {*record}) or ["schema"] * (record["schema"] != 2)
-        odd += ["spelling"] * (json.dumps(record, indent=2) != text.strip())  # a field stands twice
-        if odd:
+        if odd or json.dumps(record, indent=2) != text.strip():  # a field may stand twice
             return 1, [f"{', '.join(odd)}: missing, unknown, not canonical, or not of schema 2"]
-        wrong, unsure = _form(record), _elsewhere(record)
+        wrong, unsure, verdict = _form(record), _elsewhere(record), record["verdict"]
         for at, layer in enumerate(record["layers"]):
             code, lines = verify(json.dumps(layer, indent=2))
             (unsure if code == 2 else wrong).extend(f"layers: {at}: {s}" for s in lines if code)
-        if record["kind"] != "convolution" or record["verdict"] == "undecided":
-            unsure.append(f"kind, verdict: {record['kind']}, {record['verdict']}: not run again")
-        if not (wrong or unsure):
+        if not unsure and verdict != "undecided":
             torch.set_num_threads(int(record["flags"]["threads"]))
-            wrong = _again(record)
+            wrong += _again(record)
     except ImportError as error:
-        return 2, [f"candidate, reference, adapter: not importable here ({error})"]
+        unsure.append(f"candidate, reference, adapter: not importable here ({error})")
     except FAULTS as error:
-        return 1, [f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}"]
-    code = 1 if wrong else 2 if unsure else int(record["verdict"] != "proven")
-    return code, wrong or unsure or [f"the record holds: {record['verdict']}"]
+        wrong.append(f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}")
+    code = 1 if wrong else 2 if unsure else {"proven": 0, "refuted": 1}.get(verdict, 2)
+    return code, wrong + unsure or [f"the record holds: {verdict}"]
 
 
 def _form(record: Found) -> list[str]:
@@ -64,9 +70,8 @@ def _form(record: Found) -> list[str]:
     proven = record["verdict"] == "proven"
     weakest = next((v for v in ("refuted", "undecided", "proven") if v in parts.values()), "")
     blamed = {part["facts"] for part in record["parts"] if part["status"] == record["verdict"]}
-    traced = parts.get("S1 premise") == "proven" and record["trace"]
     least = {f"{how} calls its side as it is" for how in record["adapter"].values() if ":" in how}
-    least |= set() if traced else {ASSUMED}
+    least |= set() if parts.get("S1 premise") == "proven" and record["trace"] else {ASSUMED}
     done = parts.get("S2 identity") == parts.get("S3 rounding") == "proven"
     holds = {
         "digest": record["digest"] == hashlib.sha256(plain).hexdigest(),
@@ -84,36 +89,28 @@ def _form(record: Found) -> list[str]:
 
 def _elsewhere(record: Found) -> list[str]:
     """What keeps this machine from running the record again."""
-    where, flags = record["device"].split(" (")[0], dict(record["flags"])
-    versions = {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": sys.version.split()[0],
-    }
-    here: Found = {"versions": versions, "flags": flags}
-    flags["cpu"] = torch.backends.cpu.get_cpu_capability()
-    if torch.device(where).type != "cuda":
-        flags["tf32"] = f"not applicable on {record['device']}"
-    elif not torch.cuda.is_available() or torch.cuda.get_device_name(where) not in record["device"]:
-        here["device"] = "no such"
+    where, flags = record["device"].split(" (")[0], {"cpu": torch.backends.cpu.get_cpu_capability()}
+    here: Found = {"kind": "convolution", "device": where, "versions": {"numpy": np.__version__}}
+    here["versions"] |= {"torch": torch.__version__, "python": sys.version.split()[0]}
+    if torch.device(where).type == "cuda":
+        card = torch.cuda.get_device_name(where) if torch.cuda.is_available() else "not here"
+        here["device"] = f"{where} ({card})"
     else:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        flags["tf32"] = f"not applicable on {where}"
+    here["flags"] = record["flags"] | flags
     return [f"{k}: {record[k]} is recorded, {v} is here" for k, v in here.items() if v != record[k]]
 
 
 def resolve(where: str) -> Any:
-    """Import "module:object"; what can be called without an argument is a factory and is called."""
+    """Import "module:object"; a class, or a function without parameters, is called first."""
     module, _, path = where.partition(":")
     thing: Any = importlib.import_module(module or "?")
     for part in path.split("."):
         if not hasattr(thing, part):
             raise ImportError(f"expected module:object, got {where!r}: there is no {part!r}")
         thing = getattr(thing, part)
-    try:
-        inspect.signature({} if isinstance(thing, torch.nn.Module) else thing).bind()
-    except (TypeError, ValueError):
-        return thing
-    return thing()
+    bare = inspect.isfunction(thing) and not inspect.signature(thing).parameters
+    return thing() if bare or isinstance(thing, type) else thing
 
 
 def _truth(spec: Found) -> tuple[Any, list[Any]]:
@@ -188,12 +185,11 @@ def _again(record: Found) -> list[str]:
             found = _evaluate(runs[name], sent, wide, where)
             for k in (k for k, v in exact.items() if not np.array_equal(v, found[k])):
                 told, mine = record["counterexample"], {"side": name, "quantity": k}
-                at = tuple(told.get("index", (0,) * exact[k].ndim))
-                both = {"found": float(found[k][at]), "expected": float(exact[k][at])}
-                apart = both["found"] != both["expected"]
-                differs = not told or (apart and told | mine | both == told)
+                at = tuple(told.get("index", ()))
+                both = {"found": float(found[k][at]), "expected": float(exact[k][at])} if at else {}
+                fits = not told or (told | mine | both == told and len({*both.values()}) != 1)
                 line = f"verdict, counterexample: not that the {name}'s {k} differs; it {FROM}"
-                return wrong + [line] * (record["verdict"] == "proven" or not differs)
+                return wrong + [line] * (record["verdict"] == "proven" or not fits)
     normal = np.random.Generator(np.random.Philox(record["seed"])).standard_normal
     real = [s and torch.from_numpy(normal(s)).to(dtype) for s in shapes]
     one, two = (_evaluate(runs[name], real, dtype, where) for name in ("candidate", "reference"))
@@ -201,12 +197,10 @@ def _again(record: Found) -> list[str]:
     low, wide = torch.finfo(dtype), torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype)
     for k, m in size.items():
         bound = count[k] * (wide.eps / 2 * m + wide.smallest_normal * wide.eps)
-        if wide != low:
-            bound = bound + low.eps / 2 * (m + bound) + low.smallest_normal * low.eps
-        bound = 2 * bound * (1 + (count[k] + 8) * 2.0**-53)
+        half = low.eps / 2 * (m + bound) + low.smallest_normal * low.eps  # one rounding more
+        bound = 2 * (bound + half * (low != wide)) * (1 + (count[k] + 8) * 2.0**-53)
         rho = float((np.abs(one[k] - two[k]) / np.maximum(bound, 2.0**-1074)).max())
-        told = record["rho"].get(k, np.inf)
-        near = 4 * (n + 9) * 2.0**-53 * rho  # two sums of n positive terms may be so far apart
+        told, near = record["rho"].get(k, np.inf), (n + 9) * 2.0**-51 * rho  # of two sums of n
         if not (abs(rho - told) <= near and rho <= 1):
             wrong.append(f"rho: {k} {told} is recorded; {rho} {FROM}")
     return wrong + ["verdict: not found again"] * (record["verdict"] == "refuted")
