@@ -4,7 +4,7 @@ Every picture is drawn on a matplotlib Axes and returned, so that it can be plac
 saved as usual. Colours tell the taps apart for colour-blind readers too; `dark=True` suits a dark
 page. matplotlib comes with the extra `viz` and is imported when something is drawn.
 
-May import errors, geometry, edges, graph and nn.
+May import errors, geometry, edges, graph, nn and the record of a refutation.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from convgraph.errors import GraphError, MissingExtraError
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.nn import GraphConv
+from convgraph.proof import Counterexample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,6 +212,44 @@ def adjacency(
     axes.tick_params(colors=style["ink"])
     what = f"{layer.geometry.num_taps} taps" if tap is None else f"tap {tap}"
     axes.set_title(f"adjacency of {what}, {int(chosen.sum())} edges", color=style["ink"])
+    return axes
+
+
+def counterexample(
+    found: Counterexample, *, ax: "Axes | None" = None, dark: bool = False
+) -> "Axes":
+    """Draw the offending edges of a refutation: pixels on the left, output sites on the right.
+
+    Solid arrows are what the equation says, dashed ones are where the messages went instead.
+
+    Args:
+        found: what `convgraph.proof.explain_refutation` returned.
+        ax: where to draw; a new figure if None.
+        dark: for a dark page.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    axes, style = _axes(ax, dark)
+    for edges, colour, line, what in (
+        (found.edges, PALETTE[2], "-", "the equation"),
+        (found.found_edges, PALETTE[3], "--", f"the {found.side}"),
+    ):
+        for number, edge in enumerate(edges):
+            source, target = (f"{edge.image}: {place}" for place in (edge.source, edge.target))
+            label = f"{what}, tap {edge.tap}" if number == 0 else None
+            axes.plot(
+                [f"pixel {source}", f"site {target}"], [edge.source[-1], edge.target[-1]],
+                line, color=colour, marker="o", label=label,
+            )  # fmt: skip
+    axes.set_ylabel("position along the width", color=style["ink"])
+    axes.tick_params(colors=style["ink"])
+    axes.set_title(found.cause or "unknown cause", color=style["ink"])
+    if found.edges or found.found_edges:
+        axes.legend()
     return axes
 
 

@@ -7,6 +7,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
+from convgraph.proof import ConvSpec, explain_refutation
 
 
 def test_a_pixel_graph_has_a_spoke_per_edge_and_a_ring_per_loop() -> None:
@@ -63,3 +64,16 @@ def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(cg.errors.MissingExtraError, match=r"convgraph\[viz\]"):
         draw.pixel_graph(torch.rand(1, 3, 3))
+
+
+def test_a_refutation_has_a_line_for_each_offending_edge() -> None:
+    spec = ConvSpec(1, 1, (3, 3), (5, 5), padding=((1, 1), (1, 1)))
+    run = torch.nn.functional.conv2d
+    found = explain_refutation(
+        lambda x, w, b: run(x, w.mT, b, 1, 1), lambda x, w, b: run(x, w, b, 1, 1), spec
+    )
+    assert found is not None
+    axes = draw.counterexample(found)
+    assert len(axes.lines) == len(found.edges) + len(found.found_edges) == 1
+    assert axes.get_title() == "height and width are swapped in the kernel"
+    axes.figure.canvas.draw()
