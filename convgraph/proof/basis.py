@@ -7,8 +7,8 @@ A multilinear form is its values on basis vectors. So, one after the other,
     x = e[q, c],  g = e[p, o]         grad_w is 1 at (o, c, t) where q --t--> p, else 0
     b = e[o]                         y is 1 at (p, o); grad_b of g = e[p, o] is e[o]
 
-and f(0, 0, 0) = 0. Tied, lost and exchanged weights have nowhere to hide. For y and grad_x the basis
-of x and g lies in the images of one batch, a vector an image; that images keep apart is what the
+and f(0, 0, 0) = 0. Tied, lost and exchanged weights have nowhere to hide. For y and grad_x the
+basis of x and g lies in the images of one batch, a vector an image; that images keep apart is what the
 probes of S2(b) show. May import errors, torch, spec, oracle and identity.
 """
 

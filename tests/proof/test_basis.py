@@ -1,4 +1,4 @@
-"""S2(a) and double backward: honest passes, and faults that only they are asked about are caught."""
+"""S2(a) and double backward: honest passes, and faults that only they can see are caught."""
 
 from typing import Any
 
