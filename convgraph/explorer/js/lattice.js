@@ -30,6 +30,13 @@ export function write(v, digits = 3) {
   return text.replace("-", "−");
 }
 
+// A number that fits into a pixel: two decimals and no zero before the point.
+function brief(v) {
+  if (Number.isInteger(v)) return write(v);
+  const size = Math.abs(v);
+  return v.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2).replace(/^(-?)0\./, "$1.").replace("-", "−");
+}
+
 // Fill and ink of a value: white at 0, blue below, orange above, so that sign is not told by red
 // and green; images without negative numbers are grey.
 export function shade(v, low, high) {
@@ -92,7 +99,7 @@ function drawLattice(lattice, left, top, [height, width], titled, numbers) {
     group.append(svg("rect", { x: left, y: top, width, height, rx: 5, class: "cge-halo" }));
   }
   const low = Math.min(0, ...values), high = Math.max(...values);
-  const small = Math.max(...values.map((v) => write(v).length)) > 4;
+  const small = Math.max(...values.map((v) => brief(v).length)) > 4;
   for (let p = 0; p < size[0] * size[1]; p++) {
     const x = lattice.x + (p % size[1]) * CELL, y = lattice.y + Math.floor(p / size[1]) * CELL;
     const { fill, ink } = shade(values[p], low, high);
@@ -105,7 +112,7 @@ function drawLattice(lattice, left, top, [height, width], titled, numbers) {
     if (there && !lattice.colour) {
       numbers.append(svg("text", {
         x: x + CELL / 2, y: y + CELL / 2, fill: ink, class: small ? "cge-value cge-small" : "cge-value",
-      }, write(values[p], 2)));
+      }, brief(values[p])));
     }
   }
   group.append(svg("rect", {

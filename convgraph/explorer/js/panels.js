@@ -58,7 +58,8 @@ export function ledger(config, heard, colours, stage) {
     }[e.kind];
     const sums = e.terms.map((term, i) => [
       i ? h("i", {}, " + ") : null,
-      h("span", { class: "cge-term", title: `channel ${term.channel}` }, `${write(term.weight)}·${write(term.x)}`)]);
+      h("span", { class: "cge-term", title: `channel ${term.channel}: ${term.weight} · ${term.x}` },
+        `${write(term.weight, 2)}·${write(term.x, 2)}`)]);
     return h("tr", { class: e.hears ? "" : "cge-silent", "data-tap": e.tap },
       h("th", { scope: "row" }, chip(e.tap)),
       h("td", {}, own ? at(own) : "–", e.kind === "folded" ? h("small", {}, ` for ${at(e.raw)}`.replaceAll("-", "−")) : null),
