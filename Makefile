@@ -38,6 +38,7 @@ docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist site demo docs/lessons .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ import { h, kernelTiles, ledger, many, onColour, paintAdjacency, words } from ".
 import { evaluate } from "./scenes.js";
 
 const LOOP = ["#808080"];
-const NARROW = 620;
+const NARROW = 520;
 
 export const narrow = (view) => view.parts.stage.clientWidth > 0 && view.parts.stage.clientWidth < NARROW;
 export const active = (view) => view.root.getRootNode().activeElement;
