@@ -72,11 +72,12 @@ def test_a_typed_weight_is_the_weight(show) -> None:
     tab.select_option("[data-control=view]", "1")
     tab.click(".cge-tile[data-tap='5']")
     assert tab.input_value("[data-control=weight]") == str(int(conv.weight[2, 1, 1, 2]))
-    tab.keyboard.type("-0.5")  # on the tile itself: the field takes it
+    tab.keyboard.type("-12.5")  # on the tile itself: the field takes it
     with torch.no_grad():
-        conv.weight[2, 1, 1, 2] = -0.5
+        conv.weight[2, 1, 1, 2] = -12.5
+    assert tab.inner_text(".cge-tile[data-tap='5']").endswith("\u221212.5")
     assert tab.evaluate(COMPUTE)["output"] == conv(image).flatten().tolist()
-    assert tab.input_value("[data-control=weight]") == "-0.5"
+    assert tab.input_value("[data-control=weight]") == "-12.5"
     # The kernel that shrinks and grows again has it still.
     for k in ("1", "3"):
         tab.fill("[data-control=kernel]", k)

@@ -30,6 +30,9 @@ export function write(v, digits = 3) {
   return text.replace("-", "−");
 }
 
+// Two digits below 1, three above: what fits beside others; the full number is in the title.
+export const short = (v) => write(v, Math.abs(v) < 1 ? 2 : 3);
+
 // A number that fits into a pixel: two decimals and no zero before the point.
 function brief(v) {
   if (Number.isInteger(v)) return write(v);
@@ -94,7 +97,7 @@ function drawLattice(lattice, left, top, [height, width], titled, numbers) {
     class: `cge-lattice cge-${key}`, "data-lattice": key, tabindex: lattice.label ? 0 : null,
     role: lattice.label ? "application" : "img", "aria-label": lattice.label ?? lattice.title,
   });
-  group.append(svg("text", { x: lattice.x, y: titled - 9, class: "cge-title" }, lattice.title));
+  numbers.append(svg("text", { x: lattice.x, y: titled - 9, class: "cge-title" }, lattice.title));
   if (margin.flat().some(Boolean)) {
     group.append(svg("rect", { x: left, y: top, width, height, rx: 5, class: "cge-halo" }));
   }

@@ -4,7 +4,7 @@
 import { weightAt, weightIndex } from "./arithmetic.js";
 import { cost, layerRank, rank, sliceRanks } from "./algebra.js";
 import { place } from "./scenes.js";
-import { shade, tapColours, write } from "./lattice.js";
+import { shade, short, tapColours, write } from "./lattice.js";
 
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -24,7 +24,7 @@ const offset = (y, x) => `${y > 0 ? "+" : ""}${y}, ${x > 0 ? "+" : ""}${x}`.repl
 export function kernelTiles(state, config, o, c, colours, focus) {
   const [kh, kw] = config.kernel_size;
   const grid = h("div", {
-    class: "cge-tiles", role: "group", style: `grid-template-columns: repeat(${kw}, minmax(0, 72px))`,
+    class: kw > 5 ? "cge-tiles cge-many" : "cge-tiles", role: "group", style: `grid-template-columns: repeat(${kw}, minmax(0, 72px))`,
     "aria-label": `Taps of the kernel, ${kh} by ${kw}`,
   });
   const values = Array.from({ length: kh * kw }, (_, t) => weightAt(config, o, c, t));
@@ -39,8 +39,8 @@ export function kernelTiles(state, config, o, c, colours, focus) {
       style: `--tap:${colours[t]};background:${fill};color:${ink}`,
       "aria-label": `tap ${t}, row ${Math.floor(t / kw)}, column ${t % kw}: ` +
         (wall ? "no weight, another group" : `weight ${write(v)}`) + ", choose it",
-      title: `tap ${t}: listens ${offset(y, x)} from the centre`,
-    }, h("small", {}, String(t)), wall ? "▨" : write(v, 2)));
+      title: `tap ${t}: listens ${offset(y, x)} from the centre${wall ? "" : `, weight ${v}`}`,
+    }, h("small", {}, String(t)), wall ? "▨" : short(v)));
   });
   return { grid, values, wall };
 }
@@ -59,7 +59,7 @@ export function ledger(config, heard, colours, stage) {
     const sums = e.terms.map((term, i) => [
       i ? h("i", {}, " + ") : null,
       h("span", { class: "cge-term", title: `channel ${term.channel}: ${term.weight} · ${term.x}` },
-        `${write(term.weight, 2)}·${write(term.x, 2)}`)]);
+        `${short(term.weight)}·${short(term.x)}`)]);
     return h("tr", { class: e.hears ? "" : "cge-silent", "data-tap": e.tap },
       h("th", { scope: "row" }, chip(e.tap)),
       h("td", {}, own ? at(own) : "–", e.kind === "folded" ? h("small", {}, ` for ${at(e.raw)}`.replaceAll("-", "−")) : null),
@@ -74,7 +74,7 @@ export function ledger(config, heard, colours, stage) {
   }
   return h("table", { class: "cge-ledger" },
     h("caption", {}, stage.caption),
-    h("thead", {}, h("tr", {}, ["tap", "hears pixel", "weight · value", "message"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["tap", "pixel", "weight · value", "message"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows),
     h("tfoot", {},
       stage.bias === undefined ? null
