@@ -6,6 +6,7 @@ undecided. May import the other files of proof and errors.
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,22 @@ import torch
 
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
-from convgraph.proof.certificate import Certificate, Part
-from convgraph.proof.identity import Identity, Run, check_identity, check_linear
+from convgraph.proof.basis import CALLS, calls, check_basis, smallest
+from convgraph.proof.certificate import ASSUMED_VENDOR, Certificate, Part
+from convgraph.proof.identity import Identity, check_identity, check_linear
 from convgraph.proof.oracle import Oracle
+from convgraph.proof.probe import Run
 from convgraph.proof.rounding import HALF, Rounding, check_rounding
 from convgraph.proof.spec import ConvSpec
 from convgraph.proof.structure import Structure, check_structure
 
 EdgeLists = tuple[Any, Any, Any]
 """Flat source pixels, flat target sites and taps, (E,) integer arrays each."""
+
+Pair = Callable[[ConvSpec], tuple[Run, Run]]
+"""Builds candidate and reference for another spec of the same kind."""
+
+IDENTITIES = ("auto", "deterministic", "probabilistic")
 
 Parameters = Mapping[str, torch.Tensor]
 """Name -> parameter of one side."""
@@ -34,6 +42,10 @@ def prove_convolution(
     *,
     edges: Callable[[], EdgeLists] | None = None,
     parameters: tuple[Parameters, Parameters] | None = None,
+    identity: str = "auto",
+    small: Pair | None = None,
+    second: bool = False,
+    assumed: tuple[str, ...] = (),
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     epsilon: float = draws.EPSILON,
@@ -51,6 +63,12 @@ def prove_convolution(
         edges: returns the candidate's typed edges, for S0; None if it has none to show.
         parameters: of both sides by name; if they are given and differ in a bit, the two hold
             different functions, whatever their operators are, and the verdict says so.
+        identity: "probabilistic" probes the geometry itself; "deterministic" also goes through
+            every basis pair of a small one; "auto" does so where that takes few calls.
+        small: returns both sides for a smaller spec of the same kind, without masks. None: "auto"
+            leaves the basis out, and "deterministic" hands the smaller images to those given.
+        second: also probe one derivative up.
+        assumed: what the caller takes for granted, for the record.
         dtype: in which both compute. Integers are probed in it for float64 and float32, in float64
             for half types, which have no room for them.
         device: where both compute.
@@ -74,6 +92,8 @@ def prove_convolution(
         >>> prove_convolution(flipped, F.conv2d, spec).verdict
         'refuted'
     """
+    if identity not in IDENTITIES:
+        raise ProofError(f"expected identity in {IDENTITIES}, got {identity!r}")
     oracle = Oracle(spec)
     probe = torch.float64 if dtype in HALF else dtype
     parts: list[Part] = []
@@ -87,29 +107,61 @@ def prove_convolution(
         parts.append(_parameters_part(*parameters))
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
     flags = precision.stated(device)
-    plan, identity, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    plan, probed, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    basis = Identity("not asked", 3)
     try:
-        plan = draws.plan(oracle.terms(), _name(probe), epsilon, seed)
+        # One derivative up, two contractions and a cotangent add up in one entry.
+        plan = draws.plan(oracle.terms() * (1 + second), _name(probe), epsilon, seed)
     except ProofError as error:
         if not 0 < epsilon < 1:
             raise
-        identity = Identity("undecided", 3, reason=str(error))
-    if plan is not None and structure.status != "refuted":
-        with precision.plain(device):
-            identity = check_identity(
-                candidate, reference, oracle, plan, dtype=probe, device=device, progress=progress
-            )
-            if identity.status == "proven":
+        probed = Identity("undecided", 3, reason=str(error))
+    with precision.plain(device):
+        if structure.status != "refuted":
+            basis = _basis(candidate, reference, spec, identity, small, probe, device)
+        if plan is not None and structure.status != "refuted":
+            probed = check_identity(
+                candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
+                progress=progress,
+            )  # fmt: skip
+            if probed.status == "proven":
                 generator = np.random.Generator(np.random.Philox(plan.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device
                 )
-    parts.append(_identity_part(identity, plan, probe))
+    parts.append(Part("S2 basis", basis.status, basis.reason))
+    parts.append(_identity_part(probed, plan, probe, second=second))
     parts.append(_rounding_part(rounding))
     return _record(
-        name, parts, [*verdicts, identity, rounding], spec.to_dict(), dtype, device, plan, flags,
-        rounding, identity,
+        name, parts, [*verdicts, basis, probed, rounding], spec.to_dict(), dtype, device, plan,
+        flags, rounding, probed, assumed,
     )  # fmt: skip
+
+
+def _basis(
+    candidate: Run,
+    reference: Run,
+    spec: ConvSpec,
+    identity: str,
+    small: Pair | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Identity:
+    """S2(a) where it was asked for, or where it is cheap."""
+    if identity == "probabilistic":
+        return Identity("not asked", 3)
+    if small is None and identity == "auto":
+        return Identity("not asked", 3, reason="no smaller geometry of the same kind was given")
+    little = smallest(spec)
+    many = calls(little)
+    if identity == "auto" and many > CALLS:
+        return Identity("not asked", 3, reason=f"it would take {many} calls; S2 probes instead")
+    one, two = (candidate, reference) if small is None else small(little)
+    found = check_basis(one, two, little, dtype=dtype, device=device)
+    if found.status != "proven":
+        return found
+    facts = f"{many} calls at size {little.size}, {found.compared} entries, nothing left to chance"
+    return replace(found, reason=facts)
 
 
 def prove_linear(
@@ -179,6 +231,7 @@ def _record(
     flags: dict[str, str],
     rounding: Rounding,
     identity: Identity,
+    assumed: tuple[str, ...] = (),
 ) -> Certificate:
     verdict, reason = "proven", ""
     for wanted in ("refuted", "undecided"):
@@ -198,6 +251,8 @@ def _record(
         a=plan.a if plan else 0,
         trials=plan.trials if plan else 0,
         log2_epsilon=plan.log2_epsilon if plan else 0.0,
+        epsilon=plan.epsilon if plan else 0.0,
+        kind="linear" if "terms" in spec else "convolution",
         rho=rounding.rho,
         rho_exact=rounding.rho_exact,
         counterexample=identity.counterexample,
@@ -207,6 +262,7 @@ def _record(
             "python": platform.python_version(),
         },
         flags=flags,
+        assumed=(ASSUMED_VENDOR, *assumed),
     )
 
 
@@ -231,14 +287,18 @@ def _parameters_part(one: Parameters, two: Parameters) -> Part:
     return Part("parameters", "proven", f"{', '.join(sorted(one))}: equal bit for bit")
 
 
-def _identity_part(found: Identity, plan: draws.Plan | None, dtype: torch.dtype) -> Part:
+def _identity_part(
+    found: Identity, plan: draws.Plan | None, dtype: torch.dtype, *, second: bool = False
+) -> Part:
     if found.status != "proven" or plan is None:
         return Part("S2 identity", found.status, found.reason)
     ways = "candidate, reference and integer oracle" if found.ways == 3 else "two ways, no oracle"
+    orders = "y, gradients and their gradients" if second else "y and gradients"
     return Part(
         "S2 identity",
         "proven",
-        f"{ways}, bit for bit; {plan.trials} trials in [-{plan.a}, {plan.a}], {_name(dtype)}, "
+        f"{orders}: {ways}, bit for bit; {plan.trials} trials in [-{plan.a}, {plan.a}], "
+        f"{_name(dtype)}, "
         f"epsilon <= 2^{plan.log2_epsilon:.0f}; {found.compared} entries",
     )
 
