@@ -32,7 +32,7 @@ bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-i
 	$(BIN)/python benchmarks/build_edges.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
