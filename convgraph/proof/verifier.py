@@ -152,6 +152,7 @@ def _again(record: Found) -> list[str]:
     """What the record says and a second run does not."""
     spec, runs, says = record["spec"], dict[str, Any](), dict[str, Any]()
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
+    probe: Any = torch.float64 if dtype.itemsize == 2 else dtype
     for name in ("reference", "candidate"):
         side, how = resolve(record[name]), record["adapter"][name]
         says["name"] = repr(side) if isinstance(side, torch.nn.Module) else record[name]
@@ -165,14 +166,13 @@ def _again(record: Found) -> list[str]:
     r = max(1, math.ceil(-math.log2(record["epsilon"]) / math.log2((2 * a + 1) / 2)))
     says |= {"a": a, "trials": r, "log2_epsilon": r * math.log2(2 / (2 * a + 1))}
     wrong = [f"{k}: {record[k]} is recorded; {v} {FROM}" for k, v in says.items() if v != record[k]]
-    wide: Any = torch.float64 if dtype.itemsize == 2 else dtype
     for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(r)):
         draw, (x, w, g) = np.random.Generator(np.random.Philox(child)).integers, POWERS[trial % 6]
         ends = zip(shapes, (x, w, x + w, g), strict=True)
         sent = [s and draw(-a, a, s, endpoint=True, dtype=np.int64) * 2.0**e for s, e in ends]
         exact = _evaluate(truth, sent, torch.float64)
         for name in ("candidate", "reference"):
-            found = _evaluate(runs[name], sent, wide, where)
+            found = _evaluate(runs[name], sent, probe, where)
             for k in (k for k, v in exact.items() if not np.array_equal(v, found[k])):
                 told, mine = record["counterexample"], {"side": name, "quantity": k}
                 at = tuple(told.get("index", ()))
@@ -180,11 +180,11 @@ def _again(record: Found) -> list[str]:
                 fits = not told or (told | mine | both == told and len({*both.values()}) != 1)
                 line = f"verdict, counterexample: not that the {name}'s {k} differs; it {FROM}"
                 return wrong + [line] * (record["verdict"] == "proven" or not fits)
-    normal = np.random.Generator(np.random.Philox(record["seed"])).standard_normal
-    real = [s and torch.from_numpy(normal(s)).to(dtype) for s in shapes]
+    draw = np.random.Generator(np.random.Philox(record["seed"])).standard_normal
+    real = [s and torch.from_numpy(draw(s)).to(dtype) for s in shapes]
     one, two = (_evaluate(runs[name], real, dtype, where) for name in ("candidate", "reference"))
     size = _evaluate(truth, [v if v is None else v.abs() for v in real], torch.float64)
-    low, wide = torch.finfo(dtype), torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype)
+    low, wide = (torch.finfo(t) for t in (dtype, torch.float32 if dtype.itemsize == 2 else dtype))
     for k, m in size.items():
         bound = count[k] * (wide.eps / 2 * m + wide.smallest_normal * wide.eps)
         half = low.eps / 2 * (m + bound) + low.smallest_normal * low.eps  # one rounding more
