@@ -156,12 +156,12 @@ class Edges:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         return once(self._memo, key, make)
 
-    def form(self, make: "Callable[[Edges], T]") -> T:
-        """Return make(self), made once; `make` is a function of a module."""
+    def form(self, make: "Callable[..., T]", *args: Any) -> T:
+        """Return make(self, *args), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
-            found: T = constant.result(self, make, self)
+            found: T = constant.result(self, make, self, *args)
             return found
-        return self.once(make, lambda: make(self))
+        return self.once((make, *args) if args else make, lambda: make(self, *args))
 
     @property
     def _list(self) -> edge_list.EdgeList:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import dense, gather, messages
+from convgraph.backends import dense, gather, masked, messages, tiles
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
@@ -180,6 +180,10 @@ def convolve(
     name = backends.choose(problem, backend)
     if name == dense.NAME and isinstance(edges, Edges):
         return dense.conv(x, weight, bias, edges, groups)
+    if name == masked.NAME and isinstance(edges, Edges):
+        return masked.conv(x, weight, bias, edges, groups)
+    if name == tiles.NAME and isinstance(edges, Edges):
+        return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
     out_dtype = x.dtype
     if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
