@@ -18,7 +18,7 @@ from convgraph.backends import dense, gather, messages
 from convgraph.functional import conv as functional
 from convgraph.geometry import KernelGeometry
 from convgraph.proof import Certificate
-from tests.cases import BACKENDS, OFF_GRID, holes
+from tests.cases import CONV_BACKENDS, CONV_OFF_GRID, holes
 
 SIZE = (6, 7)
 nn = torch.nn
@@ -63,7 +63,7 @@ def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     return GRAPH[kind].from_dense(twin), twin
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CONV_BACKENDS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_proven_on_every_backend(name: str, backend: str) -> None:
     layer, twin = pair(name)
@@ -73,7 +73,7 @@ def test_layers_are_proven_on_every_backend(name: str, backend: str) -> None:
     assert found.log2_epsilon <= -100
 
 
-@pytest.mark.parametrize("backend", OFF_GRID)
+@pytest.mark.parametrize("backend", CONV_OFF_GRID)
 @pytest.mark.parametrize("name", LAYERS)
 def test_masks_are_proven_against_the_written_truth(name: str, backend: str) -> None:
     layer, twin = pair(name)
@@ -92,7 +92,7 @@ def test_named_sites_are_proven(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CONV_BACKENDS)
 @pytest.mark.parametrize("name", ["plain", "reflect", "transposed"])
 def test_every_dtype_is_proven(name: str, backend: str, dtype: torch.dtype) -> None:
     layer, twin = pair(name, dtype)

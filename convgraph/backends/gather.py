@@ -48,13 +48,15 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved: each edge reads a row, adds a row; nothing is kept."""
     edges = problem.edges
-    count = edges.num_edges
-    if isinstance(edges, Edges) and problem.op == "conv":
-        count = edges.form(tiling.count_edges)  # without listing what another backend may not need
-    macs = count * problem.macs_per_edge
-    moved = count * (problem.in_channels + 2 * problem.out_channels)
     if edges.is_self_loops:
         moved = edges.num_targets * (problem.in_channels + problem.out_channels)
+        return float(edges.num_targets * problem.macs_per_edge), float(moved)
+    if isinstance(edges, Edges) and problem.op == "conv":
+        count = edges.form(tiling.count_edges)  # without listing what another backend may not need
+    else:
+        count = edges.num_edges
+    macs = count * problem.macs_per_edge
+    moved = count * (problem.in_channels + 2 * problem.out_channels)
     return float(macs), float(moved)
 
 

@@ -26,8 +26,6 @@ def refuses(problem: Problem) -> str | None:
         return "an image needs the edges of a kernel on a lattice"
     if edges.source.size is None:
         return "images of different sizes are no one image"
-    if edges.is_grid:
-        return "there are no holes: 'dense' does the same without moving a row"
     return None
 
 

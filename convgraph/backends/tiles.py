@@ -40,8 +40,6 @@ def refuses(problem: Problem) -> str | None:
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "tiles need the edges of a kernel on a lattice"
-    if edges.is_self_loops:
-        return "a kernel of one tap on its own sites has no halo: one matrix product serves"
     if not (edges.num_targets and edges.num_sources):
         return "there is no site to tile"
     return None
