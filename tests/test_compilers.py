@@ -119,6 +119,8 @@ def test_a_pixel_graph_compiles_to_one_graph(
 @pytest.mark.parametrize("how", ["export", "strict export", "compile", "grad", "inference"])
 def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | None) -> None:
     """What is kept are plain tensors: the next caller trains on the same topology."""
+    if backend == "masked" and kind == "ragged":
+        pytest.skip("images of different sizes are no one image")
     torch._dynamo.reset()
     layer = integer_weights(cg.nn.GraphConv2d(4, 6, 3, stride=2, padding=1, backend=backend))
     image = integers(2, 4, 5, 13)

@@ -15,8 +15,10 @@ problem, tiling
 and windows, edges and geometry.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from operator import index
 from typing import Any
 
 import torch
@@ -47,16 +49,20 @@ def refuses(problem: Problem) -> str | None:
 
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved by the tile that `tile_of` names."""
-    edges = _edges(problem)
     tile = tile_of(problem)
-    return _work(problem, tile, dict(edges.form(tiling.occupancy))[tile])
+    return _work(problem, tile, dict(_edges(problem).form(tiling.occupancy))[tile])
 
 
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
     table = _edges(problem).form(tiling.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
-    return table[costs.index(min(costs))][0]
+    return _fixed(table[costs.index(min(costs))][0])
+
+
+def _fixed(numbers: Sequence[int]) -> Ints:
+    """Constants, also under torch.compile(dynamic=True), as in backends.dense."""
+    return tuple([index(n) for n in numbers])
 
 
 def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
@@ -109,14 +115,14 @@ def _conv(
         transposed=int(g.transposed),
         groups=groups,
         mirrored=int(mirrored),
-        num_sources=edges.num_sources,
-        tiles=found.count,
-        stride=g.stride,
-        dilation=g.dilation,
-        tile=found.tile,
-        size=found.size,
-        crop=found.crop,
-        weight=tuple(weight.shape),
+        num_sources=index(edges.num_sources),
+        tiles=index(found.count),
+        stride=_fixed(g.stride),
+        dilation=_fixed(g.dilation),
+        tile=tile,
+        size=_fixed(found.size),
+        crop=_fixed(found.crop),
+        weight=_fixed(weight.shape),
     )
     here = (found.window, found.place, found.held)
     if mirrored:
@@ -275,7 +281,7 @@ def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tens
     if not s.mirrored:
         return _answer_back(g, weight, *lists, *plain)
     turned = _turned(weight, s.groups)
-    back = s._replace(tiles=count, num_sources=len(lists[1]), weight=tuple(turned.shape))
+    back = s._replace(tiles=count, num_sources=len(lists[1]), weight=_fixed(turned.shape))
     return _send_back(g, turned, *lists[3:], *lists[:3], *back.flat(), s.tiles)
 
 

@@ -7,6 +7,7 @@ graph and backends.
 """
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import torch
@@ -213,8 +214,9 @@ def conv_problem(
     return Problem(
         op="conv",
         edges=edges,
-        in_channels=x.shape[-1],
-        out_channels=out_channels,
+        # index() makes constants of them under torch.compile(dynamic=True).
+        in_channels=index(x.shape[-1]),
+        out_channels=index(out_channels),
         groups=groups,
         dtype=x.dtype,
         device=x.device,
