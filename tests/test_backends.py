@@ -52,6 +52,22 @@ def test_the_choice_depends_on_nothing_but_static_facts() -> None:
     assert str(cg.explain(layer, one)) == str(cg.explain(layer, two))
 
 
+def test_an_explanation_measures_on_request_and_says_what_is_kept() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3, padding=1)
+    one = graph(mask=True)
+    before = cg.explain(layer, one)
+    assert before.measured == {}
+    found = cg.explain(layer, one, measure=True)
+    assert set(found.measured) == {"tiles", "gather", "masked", "messages"}
+    assert min(found.measured.values()) > 0
+    assert found.backend == before.backend, "what is measured never enters the choice"
+    assert layer.backend is None
+    assert found.kept > before.kept, "listing the edges and the tiles keeps them"
+    assert found.kept >= 16 * layer.edges(one).num_edges
+    assert "measured" in str(found)
+    assert max(map(len, str(found).splitlines())) <= 100
+
+
 @pytest.mark.parametrize("how", ["layer", "block"])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_one_can_be_forced(how: str, name: str) -> None:
