@@ -27,7 +27,8 @@ check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-image and networkx
+bench: $(READY) ## time layers beside dense convolutions and other libraries, about 5 minutes
+	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error

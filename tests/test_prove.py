@@ -14,7 +14,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph import edge_list
-from convgraph.backends import dense, gather, messages
+from convgraph.backends import dense, gather, messages, tiles, tiling, windows
 from convgraph.functional import conv as functional
 from convgraph.geometry import KernelGeometry
 from convgraph.proof import Certificate
@@ -186,6 +186,17 @@ def mirrored(image: Tensor) -> Tensor:
     return image.clone().index_copy_(0, torch.tensor([0]), image[-1:])
 
 
+def without_last(cells: Any) -> Any:
+    return np.where(cells == cells.max(), -1, cells)
+
+
+def inner(cells: Tensor) -> Tensor:
+    """1 within, 0 at the last column."""
+    kept = torch.ones(cells.shape[-1], dtype=cells.dtype)
+    kept[-1] = 0
+    return kept
+
+
 _EDGES = "S0"
 _VALUES = "S2"
 FAULTS: dict[str, tuple[str, str, Plant]] = {
@@ -264,7 +275,37 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
         "dense",
         wrap(dense, "conv", lambda f, x, *a: f(mirrored(x), *a)),
     ),
+    "a halo lost": (
+        _VALUES,
+        "tiles",
+        wrap(tiling, "_along", lambda f, *a: without_last(f(*a))),
+    ),
+    "two tiles swapped": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "as_rows", lambda f, tiles: f(tiles).roll(1, 0)),
+    ),
+    "holes not zero": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "with_hole", lambda f, rows: f(rows) + 1),
+    ),
+    "rows laid out one cell off": (
+        _VALUES,
+        "masked",
+        wrap(dense, "conv", lambda f, x, *a, **o: f(x.roll(1, 0), *a, **o)),
+    ),
     # gradients
+    "gradient of x sent along edges not reversed": (
+        _VALUES,
+        "tiles",
+        wrap(tiles, "_turned", lambda f, w, groups: f(w, groups).flip(-1)),
+    ),
+    "gradient of w lost at the halo": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "weight_gradient", lambda f, cells, g, s: f(cells * inner(cells), g, s)),
+    ),
     "gradient of x lost": (
         _VALUES,
         "gather",
