@@ -177,6 +177,9 @@ def convolve(
             return convolve(
                 x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
             )
+    if edges.is_grid and not tapped and backends.forced(backend) is None and x.dim() == 2:
+        # What the choice would say, without asking it: small images wait for every microsecond.
+        return dense.conv(x, weight, bias, edges, groups)  # type: ignore[arg-type]
     problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped)
     name = backends.choose(problem, backend)
     if name == dense.NAME and isinstance(edges, Edges):
@@ -280,7 +283,7 @@ def check_weight(
                 f"{who}: x on {x.device} but {name} on {tensor.device}; "
                 "move the layer or the graph with .to(device)"
             )
-        if autocast.wanted(tensor) != autocast.wanted(x):
+        if tensor.dtype != x.dtype and autocast.wanted(tensor) != autocast.wanted(x):
             raise DtypeError(
                 f"{who}: x has dtype {x.dtype} but {name} has {tensor.dtype}; "
                 "convert the layer or the graph with .to(dtype)"
