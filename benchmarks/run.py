@@ -263,7 +263,8 @@ def plot(record: dict[str, Any], path: Path) -> None:
                 axis.plot(x, [r[number] for _, r in points], "o-", label=f"{layer}, {kind}")
         axis.plot([0, 1], [0, 1], color="grey", lw=0.8)
         axis.set(title=mode, xlabel="density", ylabel="time / (conv x mask)", ylim=(0, None))
-    axes[0].legend(fontsize=7)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

@@ -102,12 +102,17 @@ def conv(
         # are added up where the reversed edges are no convolution.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
         return conv(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
-    y = _conv(x, weight, edges, g, groups, tile)
-    return y if bias is None else y + bias
+    return _conv(x, weight, bias, edges, g, groups, tile)
 
 
 def _conv(
-    x: Tensor, weight: Tensor, edges: Edges, g: KernelGeometry, groups: int, tile: Ints
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    edges: Edges,
+    g: KernelGeometry,
+    groups: int,
+    tile: Ints,
 ) -> Tensor:
     """Call the operator with the topology's lists and integers."""
     found, mirrored = edges.form(tiling.tiling, tile), tiling.mirrored(g)
@@ -124,14 +129,30 @@ def _conv(
         crop=_fixed(found.crop),
         weight=_fixed(weight.shape),
     )
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # Nothing will come back: torch's kernel adds the bias on the way.
+        return _sent(x, weight, bias, found.window, found.place, shape)
     here = (found.window, found.place, found.held)
     if mirrored:
         back = edges.form(tiling.reversed_tiling, tile)
-        return _send(
-            x, weight, *here, back.window, back.place, back.held, *shape.flat(), back.count
-        )
-    rows, cells, ptr = edges.form(tiling.spread, tile)
-    return _send(x, weight, *here, rows, cells, None, *shape.flat(), *ptr)
+        there = (back.window, back.place, back.held)
+        y = _send(x, weight, *here, *there, *shape.flat(), back.count)
+    else:
+        rows, cells, ptr = edges.form(tiling.spread, tile)
+        y = _send(x, weight, *here, rows, cells, None, *shape.flat(), *ptr)
+    return y if bias is None else y + bias
+
+
+def _sent(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, place: Tensor, s: Shape
+) -> Tensor:
+    """conv(x[window], W)[place], the bias included if there is one."""
+    rows = windows.with_hole(x)
+    parts = [
+        windows.convolve(windows.cut(rows, window, s.size, chosen), weight, s, bias)
+        for chosen in windows.chunks(s, x.shape[1], x.device)
+    ]
+    return windows.as_rows(parts).index_select(0, place)
 
 
 # The three operators; `plain` is Shape.flat(), then the tiles of the reversed edges or the offsets
@@ -157,12 +178,7 @@ class _Send(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        rows = windows.with_hole(x)
-        parts = [
-            windows.convolve(windows.cut(rows, window, s.size, chosen), weight, s)
-            for chosen in windows.chunks(s, x.shape[1], x.device)
-        ]
-        return windows.as_rows(parts).index_select(0, place)
+        return _sent(x, weight, None, window, place, s)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
