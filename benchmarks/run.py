@@ -228,7 +228,7 @@ def table(found: dict[str, Any]) -> Table:
         f"later {found['warm_call_ms']:.2f} ms"
     )
     made = Table(title=title, title_justify="left")
-    made.add_column("arm")
+    made.add_column("arm", no_wrap=True)
     for mode in found["modes"]:
         for column in (f"{mode} ms", "/ dense", "peak MB"):
             made.add_column(column, justify="right")
