@@ -72,7 +72,8 @@ def _form(record: Found) -> list[str]:
         "cause, counterexample": not proven or not (record["cause"] or record["counterexample"]),
         "assumed": least <= {*record["assumed"]},
         "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},
-        "layers, excluded": record["kind"] == "network" or not record["layers"] + record["excluded"],
+        "layers, excluded": record["kind"] == "network"
+        or not record["layers"] + record["excluded"],
     }
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
