@@ -16,10 +16,18 @@ def code_blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 
 BLOCKS = code_blocks(README.read_text(encoding="utf-8"), "python")
+GUIDE = code_blocks((ROOT / "docs/guide/prove.md").read_text(encoding="utf-8"), "python")
 
 
 def test_there_is_code_to_run() -> None:
     assert BLOCKS
+    assert GUIDE
+
+
+def test_the_guide_to_proofs_runs_from_top_to_bottom() -> None:
+    names: dict[str, object] = {"__name__": "__guide__"}
+    for line, source in GUIDE:
+        exec(compile("\n" * (line - 1) + source, "docs/guide/prove.md", "exec"), names)
 
 
 @pytest.mark.parametrize(("line", "source"), BLOCKS, ids=[f"line {line}" for line, _ in BLOCKS])

@@ -1,7 +1,6 @@
 """A second look at a certificate, from its JSON alone: is what it says so, here and now?
 
-Trusts torch, numpy and integers, and imports and runs both sides by their names. Not run again: S0,
-S1 with its trace, a network's wiring, wording. Exits with 0: proven again; 1: not so; 2: undecided.
+Trusts torch, numpy and integers, and runs both sides by name; S0, S1, wiring and wording it does not.
 """
 
 import hashlib
@@ -25,12 +24,12 @@ another geometry, batch size, dtype, device, memory layout or choice of kernel t
 behaviour that depends on train/eval state, gradient mode or the number of calls""".splitlines()
 ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
-FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
 Found = dict[str, Any]
+FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
 
 
 def verify(text: str) -> tuple[int, list[str]]:
-    """Return 0, 1 or 2 and what was found, each line led by the fields that it is about."""
+    """Return 0: proven again, 1: not so, 2: undecided; and findings, each line led by the fields that it is about."""
     wrong, unsure, verdict = list[str](), list[str](), "undecided"
     try:
         record = json.loads(text)
@@ -72,8 +71,8 @@ def _form(record: Found) -> list[str]:
         "cause, counterexample": not proven or not (record["cause"] or record["counterexample"]),
         "assumed": least <= {*record["assumed"]},
         "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},
-        "layers, excluded": record["kind"] == "network"
-        or not record["layers"] + record["excluded"],
+        "layers, excluded": not record["layers"] + record["excluded"]
+        or record["kind"] == "network",
     }
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
@@ -81,7 +80,11 @@ def _form(record: Found) -> list[str]:
 def _elsewhere(record: Found) -> list[str]:
     """What keeps this machine from running the record again."""
     where, flags = record["device"].split(" (")[0], {"cpu": torch.backends.cpu.get_cpu_capability()}
-    here: Found = {"kind": "convolution", "device": where, "versions": {"numpy": np.__version__}}
+    here: Found = {
+        "kind": "convolution",
+        "device": where,
+        "versions": {"numpy": np.__version__},
+    }
     here["versions"] |= {"torch": torch.__version__, "python": sys.version.split()[0]}
     if torch.device(where).type == "cuda":
         here["device"] += f" ({torch.cuda.is_available() and torch.cuda.get_device_name(where)})"
