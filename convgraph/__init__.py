@@ -2,6 +2,7 @@
 
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
+from convgraph.convert import to_dense, to_graph
 from convgraph.edges import Edges, connect
 from convgraph.explanation import explain
 from convgraph.explorer import explore
@@ -27,4 +28,6 @@ __all__ = [
     "functional",
     "nn",
     "prove",
+    "to_dense",
+    "to_graph",
 ]
