@@ -198,6 +198,8 @@ def _record(
         a=plan.a if plan else 0,
         trials=plan.trials if plan else 0,
         log2_epsilon=plan.log2_epsilon if plan else 0.0,
+        epsilon=plan.epsilon if plan else 0.0,
+        kind="linear" if "terms" in spec else "convolution",
         rho=rounding.rho,
         rho_exact=rounding.rho_exact,
         counterexample=identity.counterexample,
