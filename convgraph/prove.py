@@ -21,6 +21,7 @@ from convgraph.errors import ProofError
 from convgraph.geometry import as_int
 from convgraph.graph import PixelGraph
 from convgraph.lattice import checked_size
+from convgraph.network_pair import prove_pair
 from convgraph.nn import GraphConv
 from convgraph.proof import EPSILON, Certificate, ConvSpec, Oracle, precision, prove_convolution
 
@@ -31,8 +32,9 @@ _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.Conv
 def prove(
     candidate: torch.nn.Module,
     reference: torch.nn.Module,
+    images: Tensor | Sequence[Tensor] | None = None,
     *,
-    size: Sequence[int],
+    size: Sequence[int] | None = None,
     batch: int = 2,
     mask: Tensor | None = None,
     sites: Tensor | None = None,
@@ -40,16 +42,23 @@ def prove(
     seed: int | None = None,
     progress: bool = False,
 ) -> Certificate:
-    """Prove that a graph convolution is the same function as a dense one.
+    """Prove that a graph convolution, or a whole graph network, is the same function as a dense one.
 
     For every image and every weight: typed edges against an independent integer formula (S0),
     values and all gradients bit for bit on random integers, three ways (S2), and rounding errors
     within a derived bound (S3). Runs in the dtype and on the device of the candidate.
 
+    With `images`, two networks are compared: every parameter bit for bit, the wiring node by node, a
+    certificate for each layer, and a run on the images with its error beside a running error bound.
+
     Args:
-        candidate: a graph convolution (GraphConv*, GraphConvTranspose*, PointwiseConv, ...).
-        reference: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d with the same parameters.
-        size: pixels of each image along each axis.
+        candidate: a graph convolution (GraphConv*, GraphConvTranspose*, PointwiseConv, ...), or a
+            network: made by `to_graph`, or built by hand with the reference's names.
+        reference: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d with the same parameters, or the
+            dense network.
+        images: (B, C, *size) or a tuple of what the networks take, at least two images; for
+            networks, in place of size, batch, mask and sites.
+        size: pixels of each image along each axis, for one layer.
         batch: images; at least two, so that a fault of the second one shows.
         mask: (batch, *size) or (*size) bool, which pixels are nodes; None for all.
         sites: (batch, *output_size) bool, names the output sites; None lets the rule decide.
@@ -70,6 +79,13 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
+    if images is not None:
+        if size is not None or mask is not None or sites is not None:
+            raise ProofError("prove: images are for two networks; size, mask and sites for a layer")
+        how: dict[str, Any] = {"epsilon": epsilon, "seed": seed}
+        return prove_pair(candidate, reference, images, prove, progress=progress, **how)
+    if size is None:
+        raise ProofError("prove: expected size= of one layer, or images of two networks")
     if not isinstance(candidate, GraphConv):
         raise ProofError(
             f"prove: expected a graph convolution as candidate, got {type(candidate).__name__}"
