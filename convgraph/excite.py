@@ -76,12 +76,12 @@ def _sized(name: str, parameter: Tensor, drawn: Tensor) -> Tensor:
     many = sum(n > 1 for n in parameter.shape)
     if many > 1:
         fan = parameter[0].numel()
-        return drawn / fan**0.5
+        return drawn.div(fan**0.5)
     return 0.1 * drawn if name.endswith("bias") else 1 + 0.25 * drawn
 
 
 def _calibrate(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """One pass in which each batch norm takes the statistics of what arrives, and goes on with them."""
+    """One pass in which each batch norm takes the statistics of what arrives, and uses them."""
     model.eval()
     handles = []
 

@@ -18,7 +18,8 @@ from convgraph.errors import ProofError
 from convgraph.graph import PixelGraph
 from convgraph.nn import GraphConv
 from convgraph.proof import Certificate, prove_convolution
-from convgraph.proof.network import Images, Side, checked_images, prove_network
+from convgraph.proof.end_to_end import Images, Side
+from convgraph.proof.network import checked_images, prove_network
 from convgraph.proof.numbers import Undecided
 from convgraph.proof.operator_layers import call_of, spec_of
 from convgraph.proof.wiring import CONVOLUTION, Layer, Node

@@ -42,14 +42,14 @@ def prove(
     seed: int | None = None,
     progress: bool = False,
 ) -> Certificate:
-    """Prove that a graph convolution, or a whole graph network, is the same function as a dense one.
+    """Prove that a graph convolution, or a whole network, is the same function as a dense one.
 
     For every image and every weight: typed edges against an independent integer formula (S0),
     values and all gradients bit for bit on random integers, three ways (S2), and rounding errors
     within a derived bound (S3). Runs in the dtype and on the device of the candidate.
 
-    With `images`, two networks are compared: every parameter bit for bit, the wiring node by node, a
-    certificate for each layer, and a run on the images with its error beside a running error bound.
+    With `images`, two networks are compared: every parameter bit for bit, the wiring node by node,
+    a certificate for each layer, and a run with its error beside a running error bound.
 
     Args:
         candidate: a graph convolution (GraphConv*, GraphConvTranspose*, PointwiseConv, ...), or a

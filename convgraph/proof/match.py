@@ -14,11 +14,17 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.proof.numbers import Numbering, Numbers, Undecided, as_tensor, same, tidy
+from convgraph.proof.numbers import Numbering, Numbers, Unordered, as_tensor, same, tidy
 from convgraph.proof.wiring import CONVOLUTION, Node
 
 REDUCTIONS = ("mean.dim", "sum.dim_IntList", "amax", "amin")
 """Reductions whose result is a function of the set of elements, in whatever order."""
+
+SOFTMAX = ("_softmax", "_log_softmax")
+"""Operators that treat all elements along `dim` alike."""
+
+ROWWISE = {"native_layer_norm": 0, "addmm": 1, "mm": 0}
+"""Operators that do the same to every row of one of their inputs, and which one."""
 
 
 class Different(Exception):  # noqa: N818  # a verdict, not an error
@@ -91,24 +97,24 @@ class Matcher:
 
         Raises:
             Different: there is none.
-            Undecided: there is one, but its elements lie in an order that no rule covers.
+            Unordered: there is one, but its elements lie in an order that no rule covers.
         """
-        undecided: Undecided | None = None
+        unordered: Unordered | None = None
         for place, other in enumerate(self.left):
             if not _may_match(other, node):
                 continue
             try:
                 outputs = _outputs(other, node)
-            except Undecided as reason:
-                undecided = undecided or reason
+            except Unordered as reason:
+                unordered = unordered or reason
                 continue
             if outputs is not None:
                 node.outputs = outputs
                 self.left.pop(place)
                 self.pairs.append((other, node))
                 return
-        if undecided is not None:
-            raise undecided
+        if unordered is not None:
+            raise unordered
         raise self._difference(node)
 
     def finish(self, one: list[Numbers], two: list[Numbers]) -> None:
@@ -163,10 +169,12 @@ class Matcher:
 def _may_match(one: Node, two: Node) -> bool:
     if one.name != two.name or len(one.inputs) != len(two.inputs):
         return False
-    if one.name == CONVOLUTION and (one.layer is not None or two.layer is not None):
+    if one.name == CONVOLUTION and two.layer is not None:
         return True  # its certificate says whether the arguments are the same
-    if one.name in REDUCTIONS and one.shapes != two.shapes:
-        return _rest(one) == _rest(two)
+    if one.layer is not None:
+        return False
+    if one.name in (*REDUCTIONS, *SOFTMAX) and one.shapes != two.shapes:
+        return bool(_rest(one) == _rest(two))
     return one.arguments == two.arguments
 
 
@@ -184,10 +192,18 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         return _exchanged(one, two)
     if one.name in REDUCTIONS:
         return _regrouped(one, two)
+    if one.name in SOFTMAX and _regrouped(one, two) is not None:
+        return _exchanged(one, two)
+    if one.name in ROWWISE:
+        found = _reordered(one, two)
+        if found is not None:
+            return found
     if all(map(_content, one.inputs, two.inputs)):
-        raise Undecided(
-            f"{one}: its elements lie in another order on the candidate, and there is no rule for "
-            f"{one.name} in another order"
+        pairs = zip(one.inputs, two.inputs, strict=True)
+        place = next(k for k, pair in enumerate(pairs) if not same(*pair))
+        raise Unordered(
+            f"at {one.path!r}: the elements of input {place} of {one.name} lie in another order on "
+            f"the candidate, and there is no rule for {one.name} in another order"
         )
     return None
 
@@ -224,10 +240,39 @@ def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
     return [tidy(made)]
 
 
+def _reordered(one: Node, two: Node) -> list[Numbers] | None:
+    """The same rows in another order; everything else the same."""
+    data = ROWWISE[one.name]
+    rest = [pair for k, pair in enumerate(zip(one.inputs, two.inputs, strict=True)) if k != data]
+    if not all(same(*pair) for pair in rest):
+        return None
+    width = torch.Size(one.given.get("normalized_shape", one.inputs[data].shape[-1:])).numel()
+    ours, theirs = (as_tensor(node.inputs[data]).reshape(-1, width) for node in (one, two))
+    places = _places(ours, theirs)
+    if places is None:
+        return None
+    count = ours.shape[0]
+    return [
+        tidy(as_tensor(out).reshape(count, -1)[places].reshape(shape))
+        for out, shape in zip(one.outputs, two.shapes, strict=True)
+    ]
+
+
+def _places(ours: Tensor, theirs: Tensor) -> Tensor | None:
+    """Where each of their rows is among ours, or None if one is not."""
+    if ours.shape != theirs.shape or not ours.numel():
+        return None
+    firsts, order = ours[:, 0].sort()
+    at = torch.searchsorted(firsts, theirs[:, 0].contiguous()).clamp_(max=len(order) - 1)
+    places = order[at]
+    return places if torch.equal(ours[places], theirs) else None
+
+
 def _groups(node: Node) -> Tensor:
     """(results, elements of each) numbers, sorted within a result."""
     x = as_tensor(node.inputs[0])
-    dims = node.given.get("dim") or list(range(x.dim()))
+    dims = node.given.get("dim")
+    dims = list(range(x.dim())) if dims in (None, []) else dims
     axes = [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
     kept = [d for d in range(x.dim()) if d not in axes]
     count = torch.Size([x.shape[d] for d in kept]).numel()
@@ -235,14 +280,11 @@ def _groups(node: Node) -> Tensor:
 
 
 def _regrouped(one: Node, two: Node) -> list[Numbers] | None:
-    ours, theirs = _groups(one), _groups(two)
-    if ours.shape != theirs.shape or not ours.numel():
+    """The same sets of elements, in whatever order; a softmax is the caller's to finish."""
+    places = _places(_groups(one), _groups(two))
+    if places is None:
         return None
-    sorted_, order = ours[:, 0].sort()
-    places = order[
-        torch.searchsorted(sorted_, theirs[:, 0].contiguous()).clamp_(max=len(order) - 1)
-    ]
-    if not torch.equal(ours[places], theirs):
-        return None
+    if one.name in SOFTMAX:
+        return []
     made = as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0])
     return [tidy(made)]

@@ -24,6 +24,14 @@ class Undecided(Exception):  # noqa: N818  # a verdict, not an error
     """What was seen cannot be followed; the text says what and where."""
 
 
+class Random(Undecided):
+    """Two runs of this are two functions: not even outputs may be compared."""
+
+
+class Unordered(Undecided):
+    """The same elements in an order that no rule covers; the text says where."""
+
+
 @final
 @dataclass(frozen=True)
 class Run:
@@ -194,7 +202,9 @@ class Memory:
             if (shape, _plain(tensor)) == (size, stride) and tensor.storage_offset() == offset:
                 return numbers
             if isinstance(numbers, Run) and stride == numbers.stride == _strides(size):
-                return Run(numbers.base + tensor.storage_offset() - offset, shape, _plain(tensor))
+                return Run(
+                    numbers.base + int(tensor.storage_offset()) - offset, shape, _plain(tensor)
+                )
             self._spread(cell, storage.nbytes() // cell.itemsize)
         flat: Any = cell.flat
         found = flat.as_strided(shape, tensor.stride(), tensor.storage_offset())
@@ -213,7 +223,8 @@ class Memory:
             if tensor.numel() < count:  # e.g. one column of a fresh buffer: the rest is unknown
                 cell.flat = torch.full((count,), -1, dtype=torch.int64)
         if tensor.numel() == count and _dense(tensor):
-            cell.whole = (numbers, tuple(tensor.shape), _plain(tensor), tensor.storage_offset())
+            place = int(tensor.storage_offset())
+            cell.whole = (numbers, tuple(tensor.shape), _plain(tensor), place)
             cell.flat = None
             return
         self._spread(cell, count)

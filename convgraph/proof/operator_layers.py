@@ -1,4 +1,4 @@
-"""Layers as bare operators: a convolution or a linear map of a run, as f(x, w, b) -> y with its spec.
+"""Layers as bare operators: a convolution or a linear map of a run, as f(x, w, b) -> y.
 
 May import errors, torch, spec and wiring.
 """

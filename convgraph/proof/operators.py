@@ -18,16 +18,28 @@ MOVES = frozenset({
     "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
     "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "slice_scatter", "select_scatter",
     "contiguous", "tril", "triu", "narrow_copy", "view_copy", "permute_copy", "_reshape_copy",
-    "_to_copy", "diag_embed", "new_empty", "masked_select", "unfold_copy",
+    "_to_copy", "diag_embed", "unfold_copy",
 })  # fmt: skip
 """Operators whose every output entry is an input entry or a constant: run on numbers, exactly."""
 
 WRITES = frozenset({"copy_", "fill_", "zero_"})
 """Writes that compute nothing."""
 
+PICKS = frozenset({"index", "index_select", "gather", "take", "repeat_interleave"})
+"""Moves whose other tensors say where from; they are moves only if those are constants."""
+
+FILLS = frozenset({
+    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
+    "new_empty", "new_empty_strided",
+})  # fmt: skip
+"""Operators that take a tensor's shape alone and make constants."""
+
+UNTAGGED = frozenset({"_prelu_kernel", "log_sigmoid_forward", "_to_copy"})
+"""Elementwise operators that torch does not tag as such."""
+
 READS = frozenset({
     "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique", "_unique2",
-    "unique_dim", "argwhere", "bincount", "masked_select",
+    "unique_dim", "argwhere", "bincount", "masked_select", "allclose",
 })  # fmt: skip
 """Operators by which numbers leave for Python, or shapes depend on data."""
 
@@ -49,7 +61,7 @@ def name_of(func: Any) -> str:
 
 def elementwise(func: Any) -> bool:
     """Say whether each output entry depends on the input entries at its own place alone."""
-    return torch.Tag.pointwise in func.tags
+    return torch.Tag.pointwise in func.tags or name_of(func) in UNTAGGED
 
 
 def arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +129,7 @@ def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:
     name = name_of(func)
     if name in ("clone", "contiguous", "_to_copy"):
         return swap(args[0])
-    first = name in ("index", "index_select", "gather", "take", "repeat_interleave")
-    if first:
+    if name in PICKS:
         swapped: Any = (swap(args[0]), *args[1:])
     else:
         swapped = tree_map(lambda v: swap(v) if isinstance(v, Tensor) else v, args)

@@ -1,13 +1,13 @@
-"""A running error bound: how far rounding may carry a whole network, propagated operator by operator.
+"""A running error bound: how far rounding may carry a network, operator by operator.
 
-Beside every floating value x_hat of a run there is E >= |x_hat - x|, x in exact arithmetic on the same
-images and parameters, that holds for *any* correct computation of the same operators: whatever the
+Beside every floating value x_hat of a run there is E >= |x_hat - x|, x exact on the same images and
+parameters, that holds for *any* correct computation of the same operators: whatever the
 order of its sums. So two correct runs differ by at most 2 E. Images and parameters have E = 0. What
-moves values moves E; every operator that computes has a rule (`running_rules`), and one that has
-none ends the bound and is named.
+moves values moves E; every operator that computes has a rule (derived in `running_setting`), and
+one that has none ends the bound and is named.
 
 Source: J. H. Wilkinson's running error analysis, as in N. J. Higham, "Accuracy and Stability of
-Numerical Algorithms", 2nd ed., SIAM 2002, section 3.3. May import torch, operators and running_rules.
+Numerical Algorithms", 2nd ed., SIAM 2002, section 3.3. May import torch, operators and the rules.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,12 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convgraph.proof import operators
-from convgraph.proof.running_rules import RULES, Entry, NoRule, Setting
+from convgraph.proof import operators, running_rules, running_sums
+from convgraph.proof.running_setting import RULES, Entry, NoRule, Setting
 
 SWEEP = 16
+FILES = (running_rules, running_sums)
+"""Where the rules are; importing them registers them."""
 
 
 @final
@@ -41,6 +43,7 @@ class RunningBound(TorchDispatchMode):
         self.paths = {id(module): path for path, module in net.named_modules()}
         self.open: list[str] = []
         self._errors: dict[int, tuple[StorageWeakRef, Tensor]] = {}
+        self._tainted: dict[int, StorageWeakRef] = {}
         self._count = 0
 
     def bound(self, tensor: Tensor) -> Tensor:
@@ -90,7 +93,11 @@ class RunningBound(TorchDispatchMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         floating = [t for t in tensors if t.is_floating_point()]
         name = operators.name_of(func)
-        if self.missing or not floating or torch.Tag.inplace_view in func.tags:
+        if self.missing or torch.Tag.inplace_view in func.tags:
+            return func(*args, **kwargs)
+        if any(t.untyped_storage()._cdata in self._tainted for t in tensors) and not func.is_view:
+            self._end(name, "it depends on a choice that rounding can change")
+        if self.missing or not floating or name in operators.FILLS:
             return func(*args, **kwargs)
         targets = operators.written(func, args, kwargs)
         cast = name == "_to_copy" and kwargs.get("dtype") not in (None, args[0].dtype)
@@ -116,25 +123,30 @@ class RunningBound(TorchDispatchMode):
         storages = {t.untyped_storage()._cdata for t in tensors}
         if not targets and all(t.untyped_storage()._cdata in storages for t in outputs):
             return out  # a view
-        if setting is None or not any(t.is_floating_point() for t in outputs):
-            return out
-        if not any(map(self._knows, floating)) and name in ("t", "zeros_like", "ones_like"):
+        if any(map(self._knows, floating)):  # what was chosen, and by-products nobody bounds
+            for tensor in outputs[outputs[0].is_floating_point() if outputs else 0 :]:
+                storage = tensor.untyped_storage()
+                self._tainted[storage._cdata] = StorageWeakRef(storage)
+        if setting is None or not outputs or not outputs[0].is_floating_point():
             return out
         rule = RULES.get(name)
         try:
             if rule is None:
                 raise NoRule("no rule for its error")
-            setting.y = outputs[0].double() if outputs[0].is_floating_point() else None
+            setting.y = outputs[0].double()
             error = rule(setting)
         except NoRule as reason:
-            path = self.open[-1] if self.open else ""
-            self.missing = f"{name} at {path!r} ({reason})"
+            self._end(name, str(reason))
             return out
         self._write(outputs[0], error)
         self._count += 1
         if not self._count % SWEEP:
             self._errors = {k: v for k, v in self._errors.items() if not v[0].expired()}
         return out
+
+    def _end(self, name: str, reason: str) -> None:
+        path = self.open[-1] if self.open else ""
+        self.missing = self.missing or f"{name} at {path!r} ({reason})"
 
     def _into(self, out: Any, moved: Any) -> None:
         before = [t for t in tree_leaves(out) if isinstance(t, Tensor)]

@@ -18,9 +18,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import operators
-from convgraph.proof.numbers import Memory, Numbering, Numbers, Undecided, as_tensor, tidy
+from convgraph.proof.numbers import (
+    Memory,
+    Numbering,
+    Numbers,
+    Random,
+    Undecided,
+    Unordered,
+    as_tensor,
+    tidy,
+)
 
 CONVOLUTION = "convolution"
+ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
+"""Operators that say what a tensor is like, not what it holds."""
+
 SWEEP = 32
 """Nodes after which memory that is gone is forgotten."""
 
@@ -102,7 +114,7 @@ class Recorder(TorchDispatchMode):
         self.inside = 0
         self.count = 0
         for name, tensor in states(net):
-            if not memory.knows(tensor):
+            if not _is_known(memory, tensor):
                 memory.write(tensor, memory.numbering.named(name, tuple(tensor.shape)))
 
     @contextmanager
@@ -130,7 +142,8 @@ class Recorder(TorchDispatchMode):
                 image = layer.image(args[0])
             if not self.memory.knows(image):
                 raise Undecided(f"the layer at {layer.path!r} is sent what nobody can follow")
-            tensors = [image, module.weight, *([] if module.bias is None else [module.bias])]
+            held: Any = module
+            tensors = [image, held.weight, *([] if held.bias is None else [held.bias])]
             self._layer = Node(
                 CONVOLUTION, "", [self.memory.read(t) for t in tensors], layer.path, [],
                 layer=layer.path,
@@ -164,13 +177,13 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         targets = operators.written(func, args, kwargs)
+        name, path = operators.name_of(func), self.open[-1] if self.open else ""
+        if torch.Tag.nondeterministic_seeded in func.tags and not _sure(func, args, kwargs):
+            raise Random(f"{name} at {path!r} draws random numbers; call eval() on both sides")
         if not any(map(self.memory.knows, tensors)) or torch.Tag.inplace_view in func.tags:
             return func(*args, **kwargs)
-        name, path = operators.name_of(func), self.open[-1] if self.open else ""
-        if func.namespace == "prim" or name in ("sym_size", "sym_stride", "sym_numel", "is_pinned"):
+        if func.namespace == "prim" or name in operators.FILLS or name.startswith(ABOUT):
             return func(*args, **kwargs)
-        if torch.Tag.nondeterministic_seeded in func.tags and not _sure(func, args, kwargs):
-            raise Undecided(f"{name} at {path!r} draws random numbers; call eval() on both sides")
         if name in operators.READS:
             raise Undecided(
                 f"{name} at {path!r} reads numbers off data: the wiring may depend on them"
@@ -178,9 +191,10 @@ class Recorder(TorchDispatchMode):
         try:
             with _aside(self):
                 return self._run(func, name, path, args, kwargs, targets)
+        except Unordered:
+            raise
         except Undecided as reason:
-            where = f"{name} at {path!r}"
-            raise Undecided(str(reason) if where in str(reason) else f"{where}: {reason}") from None
+            raise Undecided(f"{name} at {path!r}: {reason}") from None
 
     def _run(
         self, func: Any, name: str, path: str, args: Any, kwargs: Any, targets: list[Tensor]
@@ -194,15 +208,17 @@ class Recorder(TorchDispatchMode):
                 self.memory.write(args[0], source)
                 return out
         moved = None
-        if name in operators.MOVES and _keeps(func, name, args, kwargs):
+        if name in operators.MOVES and self._is_move(name, args, kwargs):
             moved = self._moved(func, args, kwargs)
         named = operators.arguments(func, args, kwargs)
         text, inputs = operators.taken_apart(named)
-        numbers = [] if moved is not None else None
+        numbers: list[Numbers] | None = [] if moved is not None else None
         if moved is None and (targets or not _is_view(func)):
             numbers = [self.memory.read(t) for t in inputs]
         out = func(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if not outputs:
+            raise Undecided("what it returns is no tensor, and may depend on data")
         if moved is not None:
             for tensor, found in zip(outputs, moved, strict=True):
                 if not (self.memory.knows(tensor) and not targets):
@@ -223,6 +239,13 @@ class Recorder(TorchDispatchMode):
             node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
         self._settle(node, fresh)
         return out
+
+    def _is_move(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Say whether values are moved as they are, to places that do not depend on data."""
+        if name == "_to_copy":
+            return kwargs.get("dtype") in (None, args[0].dtype)
+        rest = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
+        return name not in operators.PICKS or not any(map(self.memory.knows, rest))
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> list[Numbers]:
         """Run a move on numbers instead of values."""
@@ -267,13 +290,16 @@ def states(net: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_buffers(remove_duplicate=False)
 
 
+def _is_known(memory: Memory, tensor: Tensor) -> bool:
+    """Say whether a parameter was met before, under another name; memory alone may be shared."""
+    try:
+        return memory.knows(tensor) and memory.read(tensor) is not None
+    except Undecided:
+        return False
+
+
 def _is_view(func: Any) -> bool:
     return bool(func.is_view)
-
-
-def _keeps(func: Any, name: str, args: Any, kwargs: Any) -> bool:
-    """Say whether a move leaves the dtype alone; a cast computes."""
-    return name != "_to_copy" or kwargs.get("dtype") in (None, args[0].dtype)
 
 
 def _sure(func: Any, args: Any, kwargs: Any) -> bool:
