@@ -20,9 +20,9 @@ from convgraph.nn import GraphConv
 from convgraph.proof import Certificate, prove_convolution
 from convgraph.proof.end_to_end import Images, Side
 from convgraph.proof.network import checked_images, prove_network
+from convgraph.proof.node import CONVOLUTION, Layer, Node
 from convgraph.proof.numbers import Undecided
 from convgraph.proof.operator_layers import call_of, spec_of
-from convgraph.proof.wiring import CONVOLUTION, Layer, Node
 
 _CONVS = (
     torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
@@ -93,7 +93,7 @@ def prove_pair(
         if isinstance(module, GraphConv)
     }
     dense_layers = {
-        path: Layer(path, _image) for path in layers if type(_submodule(reference, path)) in _CONVS
+        path: Layer(path, _image) for path in layers if _pads_itself(_submodule(reference, path))
     }
     return prove_network(
         Side(candidate, _run, layers),
@@ -102,6 +102,13 @@ def prove_pair(
         certify,
         name=type(candidate).__name__,
         progress=progress,
+    )
+
+
+def _pads_itself(dense: Any) -> bool:
+    """Whether a torch convolution is more than one operator."""
+    return type(dense) in _CONVS and (
+        dense.padding_mode != "zeros" or isinstance(dense.padding, str)
     )
 
 

@@ -1,6 +1,6 @@
 """One run of both sides, the measured error beside the running bound; or one operator of each.
 
-May import torch, numpy, certificate, match, numbers, running and wiring.
+May import torch, numpy, certificate, match, numbers, running and node.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from convgraph.proof.certificate import Part
 from convgraph.proof.match import Different
+from convgraph.proof.node import Layer
 from convgraph.proof.numbers import Undecided
 from convgraph.proof.running import RunningBound
-from convgraph.proof.wiring import Layer
 
 MEASURED_ONLY = "measured only"
 """Status of a run without a bound; it proves nothing and refutes nothing."""

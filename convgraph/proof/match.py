@@ -5,7 +5,7 @@
     a reduction, groups exchanged          the same sets of elements, so the same results
 
 Anything else is a difference or undecided, and says at which module. May import torch, numbers and
-wiring.
+node.
 """
 
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from convgraph.proof.node import CONVOLUTION, Node
 from convgraph.proof.numbers import Numbering, Numbers, Unordered, as_tensor, same, tidy
-from convgraph.proof.wiring import CONVOLUTION, Node
 
 REDUCTIONS = ("mean.dim", "sum.dim_IntList", "amax", "amin")
 """Reductions whose result is a function of the set of elements, in whatever order."""

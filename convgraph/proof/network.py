@@ -3,6 +3,7 @@
     parameters     every parameter and buffer, bit for bit
     wiring         every operator reads the same elements on both sides, and is the same operator
     layers         each convolution and linear map carries its own certificate
+    rounding       at every operator, the difference of the two runs within a derived bound
     end to end     measured error of one run beside a bound that was propagated through the network
 
 Receives two modules and what calls them, and never learns what they are made of. May import the
@@ -25,11 +26,13 @@ from torch import Tensor
 
 from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
+from convgraph.proof.beside import Beside, Values
 from convgraph.proof.certificate import NOT_COVERED, Certificate, Part
-from convgraph.proof.end_to_end import Images, Side, apart, end_to_end
+from convgraph.proof.end_to_end import MEASURED_ONLY, Images, Side, apart, end_to_end
 from convgraph.proof.match import Different, Matcher, Reference
+from convgraph.proof.node import CONVOLUTION, Node
 from convgraph.proof.numbers import Numbering, Random, Run, Undecided, Unordered
-from convgraph.proof.wiring import CONVOLUTION, Node, called, states, trace
+from convgraph.proof.wiring import called, states, trace
 
 ASSUMED = (
     "the wiring is the one recorded on these images: control flow that depends on data is outside, "
@@ -74,12 +77,14 @@ def prove_network(
     with precision.plain(device), _unchanged(candidate.net, reference.net), _bar(progress) as step:
         parts = [_parameters(candidate.net, reference.net)]
         step("wiring", 1)
-        wiring, matcher, difference = _wiring(candidate, reference, images)
+        values = Values()
+        beside = Beside(values)
+        wiring, matcher, difference = _wiring(candidate, reference, images, beside)
         parts.append(wiring)
         layers: list[Certificate] = []
         if matcher is not None:
             layers = _layers(matcher, reference, certify, step)
-            parts += [_layers_part(layers), _operators_part(matcher)]
+            parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
         if not isinstance(difference, Random):
@@ -142,7 +147,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _wiring(
-    candidate: Side, reference: Side, images: Images
+    candidate: Side, reference: Side, images: Images, beside: Beside
 ) -> tuple[Part, Matcher | None, Different | Undecided | None]:
     numbering = Numbering()
     found = Reference(numbering)
@@ -157,13 +162,22 @@ def _wiring(
             return outputs
 
         inputs = tuple(image.clone() for image in images)
-        one = trace(reference.net, dense, inputs, numbering, reference.by_id(paths), found.settle)
+        one = trace(
+            reference.net,
+            dense,
+            inputs,
+            numbering,
+            reference.by_id(paths),
+            found.settle,
+            beside.values.keep,
+        )
         matcher = Matcher(found)
         inputs = tuple(image.clone() for image in images)
         two = trace(
             candidate.net,
             lambda given: candidate.run(candidate.net, given, shapes),
             inputs, numbering, candidate.by_id(paths), matcher.settle,
+            lambda call: beside.look(call, matcher.pairs[-1][0]),
         )  # fmt: skip
         matcher.finish(one, two)
     except Undecided as reason:
@@ -261,11 +275,36 @@ def _operators_part(matcher: Matcher) -> Part:
     return Part("operators", "proven", f"the same operator, the same arguments: {told}")
 
 
+def _beside_part(beside: Beside) -> Part:
+    name = "rounding"
+    if beside.over:
+        status = "undecided" if beside.vendor else "refuted"
+        why = "; so does the reference's own: no sum as the bound assumes" if beside.vendor else ""
+        return Part(name, status, beside.over + why)
+    largest, where = beside.worst
+    told = (
+        f"{beside.held} operators, each within what the measured difference of its inputs and its "
+        f"own rounding explain; largest difference / bound {largest:.2g}"
+        + (f", {where}" if largest else "")
+    )
+    if beside.missing:
+        names = ", ".join(f"{n} {k}" for k, n in beside.missing.most_common())
+        return Part(name, MEASURED_ONLY, f"{told}; no bound: {names}")
+    return Part(name, "proven", told)
+
+
 # -- around ----------------------------------------------------------------------------------------
 
 
 def _verdict(parts: list[Part], layers: list[Certificate]) -> tuple[str, str]:
-    order = {"parameters": 0, "layers": 1, "wiring": 2, "operators": 3, "end to end": 4}
+    order = {
+        "parameters": 0,
+        "layers": 1,
+        "wiring": 2,
+        "operators": 3,
+        "rounding": 4,
+        "end to end": 5,
+    }
     for status in ("refuted", "undecided"):
         bad = sorted((p for p in parts if p.status == status), key=lambda p: order[p.name])
         if bad:

@@ -1,6 +1,6 @@
 """Layers as bare operators: a convolution or a linear map of a run, as f(x, w, b) -> y.
 
-May import errors, torch, spec and wiring.
+May import errors, torch, spec and node.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
+from convgraph.proof.node import CONVOLUTION, Node
 from convgraph.proof.spec import ConvSpec
-from convgraph.proof.wiring import CONVOLUTION, Node
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

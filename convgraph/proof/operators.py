@@ -59,6 +59,20 @@ def name_of(func: Any) -> str:
     return space + (name if name in WRITES else name.removesuffix("_"))
 
 
+def out_of_place(func: Any) -> Any:
+    """Return the operator that does the same and writes to nothing, if there is one.
+
+    Example:
+        >>> out_of_place(torch.ops.aten.add_.Tensor)
+        <OpOverload(op='aten.add', overload='Tensor')>
+    """
+    name = str(func._schema.name).partition("::")[2]
+    packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return func
+    return getattr(packet, func._overloadname or "default", func)
+
+
 def elementwise(func: Any) -> bool:
     """Say whether each output entry depends on the input entries at its own place alone."""
     return torch.Tag.pointwise in func.tags or name_of(func) in UNTAGGED

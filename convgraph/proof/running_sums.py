@@ -43,6 +43,22 @@ def _mean(s: Setting) -> Tensor:
     return _summed(s, mean=True)
 
 
+@rule("linalg_vector_norm")
+def _vector_norm(s: Setting) -> Tensor:
+    if s.given.get("ord", 2) != 2 or s.given.get("dtype") is not None:
+        raise NoRule("it is not the Euclidean norm")
+    x, dims = s.of("self"), s.given.get("dim")
+    dims = list(range(x.x.dim())) if dims is None else dims
+    n = torch.Size([x.x.shape[d] for d in dims]).numel()
+    if s.gamma(n + 3) == inf:
+        raise NoRule("n u >= 1")
+    # ||x'| - |x|| <= |x' - x|; the square root halves the relative error of n squares and sums
+    wide = (x.e.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
+    size = (x.a.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
+    error: Tensor = wide + s.gamma(n + 3) * size + n**0.5 * s.tiny**0.5
+    return error
+
+
 @rule("avg_pool2d", "avg_pool3d", "avg_pool1d")
 def _avg_pool(s: Setting) -> Tensor:
     x, kernel = s.of("self"), s.given["kernel_size"]

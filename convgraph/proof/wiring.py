@@ -3,13 +3,12 @@
 A node is one ATen operator that computes, or one layer that carries its own certificate. Its inputs
 are the numbers of their elements (`numbers`), so a value that reaches it by another way of views,
 copies and concatenations is the same input if and only if it is the same element at every place.
-May import errors, torch, numbers and operators.
+May import torch, node, numbers and operators.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import operators
+from convgraph.proof.node import CONVOLUTION, Call, Layer, Node, Observe, Settle
 from convgraph.proof.numbers import (
     Memory,
     Numbering,
@@ -29,64 +29,11 @@ from convgraph.proof.numbers import (
     tidy,
 )
 
-CONVOLUTION = "convolution"
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
 """Operators that say what a tensor is like, not what it holds."""
 
 SWEEP = 32
 """Nodes after which memory that is gone is forgotten."""
-
-
-@final
-@dataclass
-class Node:
-    """One operator or layer of a run.
-
-    Attributes:
-        name: of the operator, "convolution" for a layer that is one.
-        arguments: everything but tensors, as text.
-        inputs: numbers of its tensors.
-        path: of the module that it ran in, "" for the network itself.
-        shapes: of its outputs.
-        outputs: their numbers, once known.
-        elementwise: whether each output entry depends on its own place alone.
-        layer: path of the layer that ran it as a whole; None for a bare operator.
-        call: runs the operator again on tensors in place of its inputs; None for a layer.
-        given: the arguments by name, tensors left out.
-    """
-
-    name: str
-    arguments: str
-    inputs: list[Numbers]
-    path: str
-    shapes: list[tuple[int, ...]]
-    outputs: list[Numbers] = field(default_factory=list)
-    elementwise: bool = False
-    layer: str | None = None
-    call: Callable[..., Any] | None = None
-    given: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """Name the operator and where it stands."""
-        return f"{self.name} at {self.path or 'the network itself'!r}"
-
-
-Settle = Callable[[Node], None]
-"""Gives a node its outputs' numbers: new ones on the reference, matched ones on the candidate."""
-
-
-@final
-@dataclass(frozen=True)
-class Layer:
-    """A module that is one node.
-
-    Attributes:
-        path: where it stands.
-        image: what it takes or returns -> an image (B, C, *size), a view wherever that can be.
-    """
-
-    path: str
-    image: Callable[[Any], Tensor]
 
 
 class Recorder(TorchDispatchMode):
@@ -97,6 +44,7 @@ class Recorder(TorchDispatchMode):
         memory: where its elements' numbers are kept.
         layers: by id, the modules that are nodes as wholes.
         settle: called with every node.
+        observe: called with every node and its values.
     """
 
     def __init__(
@@ -105,10 +53,12 @@ class Recorder(TorchDispatchMode):
         memory: Memory,
         layers: Mapping[int, Layer],
         settle: Settle,
+        observe: Observe,
     ) -> None:
         """Number parameters and buffers by their names; tied ones share the first name."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory, self.layers, self.settle = memory, layers, settle
+        self.observe = observe
         self.paths = {id(module): path for path, module in net.named_modules()}
         self.open: list[str] = []
         self.inside = 0
@@ -144,6 +94,10 @@ class Recorder(TorchDispatchMode):
                 raise Undecided(f"the layer at {layer.path!r} is sent what nobody can follow")
             held: Any = module
             tensors = [image, held.weight, *([] if held.bias is None else [held.bias])]
+            names = ("input", "weight", "bias")
+            self._given = dict(zip(names, tensors, strict=False)) | (
+                {} if held.bias is not None else {"bias": None}
+            )
             self._layer = Node(
                 CONVOLUTION, "", [self.memory.read(t) for t in tensors], layer.path, [],
                 layer=layer.path,
@@ -166,6 +120,9 @@ class Recorder(TorchDispatchMode):
                 image = layer.image(output)
             self._layer.shapes = [tuple(image.shape)]
             self._settle(self._layer, [image])
+            with _aside(self):
+                direct = torch.ops.aten.convolution.default
+                self.observe(Call(self._layer, direct, self._given, [image]))
 
     # -- operators --------------------------------------------------------------------------------
 
@@ -212,6 +169,8 @@ class Recorder(TorchDispatchMode):
             moved = self._moved(func, args, kwargs)
         named = operators.arguments(func, args, kwargs)
         text, inputs = operators.taken_apart(named)
+        if targets and moved is None:
+            named = {k: _kept(v, targets) for k, v in named.items()}
         numbers: list[Numbers] | None = [] if moved is not None else None
         if moved is None and (targets or not _is_view(func)):
             numbers = [self.memory.read(t) for t in inputs]
@@ -238,6 +197,7 @@ class Recorder(TorchDispatchMode):
             node.given = operators.arguments(func, args, kwargs) | {"bias": None}
             node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
         self._settle(node, fresh)
+        self.observe(Call(node, operators.out_of_place(func), named, fresh))
         return out
 
     def _is_move(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -288,6 +248,11 @@ def states(net: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield parameters and buffers by name, every name of a tied one."""
     yield from net.named_parameters(remove_duplicate=False)
     yield from net.named_buffers(remove_duplicate=False)
+
+
+def _kept(value: Any, targets: list[Tensor]) -> Any:
+    """A copy of what an operator is about to overwrite."""
+    return value.clone() if any(value is target for target in targets) else value
 
 
 def _is_known(memory: Memory, tensor: Tensor) -> bool:
@@ -350,6 +315,7 @@ def trace(
     numbering: Numbering,
     layers: Mapping[int, Layer],
     settle: Settle,
+    observe: Observe = lambda call: None,
 ) -> list[Numbers]:
     """Run one side and return the numbers of its outputs.
 
@@ -360,12 +326,13 @@ def trace(
         numbering: shared by both sides.
         layers: by id, modules that are nodes as wholes.
         settle: gives every node its outputs.
+        observe: sees every node with its values.
 
     Raises:
         Undecided: something on the way cannot be followed.
     """
     memory = Memory(numbering)
-    recorder = Recorder(net, memory, layers, settle)
+    recorder = Recorder(net, memory, layers, settle, observe)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
     with recorder.follow():

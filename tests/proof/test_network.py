@@ -67,7 +67,7 @@ def test_a_converted_network_is_proven() -> None:
     dense = network()
     found = cg.prove(cg.to_graph(dense), dense, images())
     assert (found.verdict, found.reason, found.kind) == ("proven", "", "network")
-    assert [part.status for part in found.parts] == ["proven"] * 5
+    assert [part.status for part in found.parts] == ["proven"] * 6
     assert len(found.layers) == 7  # six convolutions and a linear map
     assert found.layers[0].name.startswith("0: GraphConv2d(3, 8")
     assert all(layer.verdict == "proven" for layer in found.layers)
@@ -284,6 +284,46 @@ def test_a_layer_wrong_only_in_the_network_is_seen_at_the_end() -> None:
     dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
     net = cg.nn.Sequential(cg.nn.GraphConv2d.from_dense(dense[0]), Late())
     assert cg.prove(net, dense, images()).verdict == "refuted"
+
+
+class Sometimes(cg.nn.GraphConv2d):
+    """Honest whenever it is probed with weights of the judge's, not with its own."""
+
+    def forward(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
+        y = super().forward(graph, *args, **kwargs)
+        if not isinstance(self.weight, nn.Parameter):
+            return y
+        off = torch.zeros_like(y.x)
+        off[3, 1] = 1e-4
+        return y.with_x(y.x + off)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_layer_that_is_honest_only_to_probes_is_refuted_beside(dtype: torch.dtype) -> None:
+    dense = chain().to(dtype)
+    net = cg.nn.Sequential.from_dense(dense)
+    net[6].__class__ = Sometimes
+    found = cg.prove(net, dense, images().to(dtype))
+    status = {part.name: part.status for part in found.parts}
+    assert (status["layers"], status["rounding"]) == ("proven", "refuted")
+    assert found.verdict == "refuted"
+    assert found.reason.startswith("convolution at '6': the two results differ by")
+
+
+def test_each_operator_of_a_deep_network_is_within_its_bound() -> None:
+    """Behind twenty layers a bound from the images says nothing; beside each operator it does."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(20)]
+    dense = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks)
+    net = cg.to_graph(dense)
+    with cg.backend("gather"):  # another order of sums, so that the two runs do differ
+        found = cg.prove(net, dense, images().float())
+    parts = {part.name: part for part in found.parts}
+    assert found.verdict == "proven", found.reason
+    assert parts["end to end"].status == "measured only"
+    assert "so wide a bound says nothing" in parts["end to end"].facts
+    assert parts["rounding"].status == "proven"
+    assert parts["rounding"].facts.startswith("41 operators")
 
 
 # -- what cannot be decided ------------------------------------------------------------------------

@@ -64,6 +64,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "reciprocal": lambda x, w: (x.abs() + 0.1).reciprocal(),
     "square": lambda x, w: x**2,
     "cube": lambda x, w: x**3,
+    "vector norm": lambda x, w: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
     "mean": lambda x, w: x.mean((2, 3), keepdim=True),
     "sum": lambda x, w: x.sum(1),
     "amax": lambda x, w: x.amax((2, 3)),
