@@ -32,12 +32,13 @@ bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-i
 	$(BIN)/python benchmarks/build_edges.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist site demo docs/lessons .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

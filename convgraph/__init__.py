@@ -10,12 +10,14 @@ from convgraph.explorer import explore
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.prove import prove
+from convgraph.sides import AsNodes
 from convgraph.sites import Sites
 from convgraph.transforms import ToPixelGraph
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsNodes",
     "Edges",
     "KernelGeometry",
     "PixelGraph",

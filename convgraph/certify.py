@@ -36,8 +36,8 @@ def certify(
     """Prove two things the same, and keep in the record by which names they can be imported.
 
     Args:
-        candidate: the accused, or its "module:object". A class or a function without required
-            arguments is a factory: it is called, after `torch.manual_seed(0)`.
+        candidate: the accused, or its "module:object". A class or a function without parameters
+            is a factory: it is called, after `torch.manual_seed(0)`.
         reference: the dense operator, or its "module:object".
         size: pixels of each image along each axis.
         batch: images, at least two.
@@ -130,7 +130,10 @@ def _named(side: Any) -> tuple[Any, str]:
         raise ImportError(f"expected module:object, got {side!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = resolve(side)
+        try:
+            found = resolve(side)
+        except TypeError as error:
+            raise ProofError(f"{side}: cannot be built without arguments ({error})") from error
     if not callable(found):
         raise ProofError(f"{side}: expected a module or a function, got {type(found).__name__}")
     return found, side

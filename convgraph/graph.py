@@ -240,8 +240,8 @@ class PixelGraph:
             y: label to carry along.
 
         Returns:
-            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), for more
-            than one image batch (N,), and edge_index (2, E), edge_type (E,) if asked for.
+            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), batch (N,),
+            and edge_index (2, E), edge_type (E,) if asked for.
         """
         return interchange.to_data(self.sites, self.x, geometry, y)
 

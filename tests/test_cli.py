@@ -140,7 +140,7 @@ def test_prove_says_refuted_undecided_and_why(
     assert capsys.readouterr().out == "verified\n  the record holds: refuted\n"
     np.save(tmp_path / "none.npy", np.zeros((6, 5), dtype=bool))
     assert main(["prove", *TWINS, "--mask", str(tmp_path / "none.npy")]) == 2
-    assert "nothing to compare" in capsys.readouterr().out
+    assert "no edge to compare" in capsys.readouterr().out
     assert main(["prove", "tests.twins:raising", *TWINS[1:]]) == 2
     assert "one side raised RuntimeError: out of luck" in capsys.readouterr().out
 

@@ -43,6 +43,14 @@ def test_a_loader_batches_data_of_several_images(kind: str) -> None:
     )
 
 
+def test_one_image_and_several_in_one_batch() -> None:
+    graphs = [several("masked", 0), cg.PixelGraph.from_image(integers(3, 2, 2))]
+    for order in (graphs, graphs[::-1]):
+        found = cg.PixelGraph.from_data(Batch.from_data_list([g.to_data() for g in order]))
+        assert torch.equal(found.x, torch.cat([g.x for g in order]))
+        assert torch.equal(found.batch, cg.PixelGraph.concat(order).batch)
+
+
 def loaded(**fields: Any) -> Data:
     """Two Data of two images each, as a loader puts them together, with other fields."""
     made = Batch.from_data_list([several("masked", seed).to_data() for seed in range(2)])

@@ -54,7 +54,7 @@ def run(monkeypatch):
 
 
 def test_there_are_twelve_and_they_are_numbered():
-    assert NAMES == [f"{n:02d}" for n in range(1, 13)]
+    assert [f"{n:02d}" for n in range(1, 13)] == NAMES
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
@@ -107,7 +107,8 @@ FIGURES = {
         "a shuffle is a 1 x 1 convolution with a permutation for weights",
     ],
     "08": [
-        "queries, keys and values are a graph of self-loops", "gating the nodes is gating the image",
+        "queries, keys and values are a graph of self-loops",
+        "gating the nodes is gating the image",
         "nine heads reproduce the nine taps",
     ],
     "09": ["whitening, then length, is the textbook formula bit for bit"],
@@ -172,9 +173,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("fault", "number"), FAULTS, ids=[f"{f.__name__}-{n}" for f, n in FAULTS]
-)
+@pytest.mark.parametrize(("fault", "number"), FAULTS, ids=[f"{f.__name__}-{n}" for f, n in FAULTS])
 def test_a_broken_library_breaks_the_lesson(fault, number, run, monkeypatch):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match="This is not true here"):

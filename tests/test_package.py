@@ -38,6 +38,7 @@ HOUSE = (
     "images",
     "graph",
     "sides",
+    "linear_sides",
     "transforms",
     "backends",
     "functional",

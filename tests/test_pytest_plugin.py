@@ -52,7 +52,7 @@ def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) 
     found.stdout.fnmatch_lines(
         ["*: refuted", "*edge image 0 pixel*", "*to replay: float32 on cpu*"]
     )
-    found.stdout.fnmatch_lines(["*: undecided", "*nothing to compare*"])
+    found.stdout.fnmatch_lines(["*: undecided", "*there is no edge to compare*"])
     folder = suite.path / "certificates"
     records = [Certificate.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
     assert {record.verdict for record in records} == {"proven", "refuted", "undecided"}
@@ -66,7 +66,7 @@ def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) 
 def test_without_options_it_writes_nothing_and_asks_for_the_default(suite: pytest.Pytester) -> None:
     found = run(suite, "-k", "test_equal")
     found.assert_outcomes(passed=1, deselected=2)
-    assert [path.suffix for path in suite.path.iterdir() if path.is_file()] == [".py"]
+    assert [path for path in suite.path.rglob("*") if path.suffix in (".json", ".html")] == []
 
 
 def test_a_suite_that_does_not_use_it_pays_nothing(

@@ -10,6 +10,7 @@ May import errors, geometry, edges, graph, nn and proof's certificate.
 from convgraph.draw.graphs import adjacency, messages, pixel_graph
 from convgraph.draw.reach import reach, receptive_field
 from convgraph.draw.record import certificate
+from convgraph.draw.refutation import counterexample
 from convgraph.draw.style import DARK, LIGHT, PALETTE, tap_colours
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PALETTE",
     "adjacency",
     "certificate",
+    "counterexample",
     "messages",
     "pixel_graph",
     "reach",

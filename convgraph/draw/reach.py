@@ -2,7 +2,7 @@
 
     k layers: q is in the field of p exactly when edges of the k layers lead from q to p
 
-May import errors, graph, nn and draw.style.
+May import errors, edges, graph and draw.style.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from convgraph.draw.style import LIGHT, PALETTE, axes_in, show_image
+from convgraph.edges import Edges
 from convgraph.errors import GraphError
 from convgraph.graph import PixelGraph
 
@@ -43,12 +44,8 @@ def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
         >>> [int(hop.sum()) for hop in reach([layer, layer], graph, node=24)]
         [9, 25]
     """
-    hops, sites = [], graph.sites
-    for layer in layers:
-        if hasattr(layer, "edges"):
-            edges = layer.edges(PixelGraph(graph.x.new_zeros(sites.num_nodes, 1), sites))
-            hops.append(edges)
-            sites = edges.target
+    hops = _hops(layers, graph)
+    sites = hops[-1].target if hops else graph.sites
     if not 0 <= node < sites.num_nodes:
         raise GraphError(f"reach: expected a node in [0, {sites.num_nodes}), got {node}")
     heard = torch.zeros(sites.num_nodes, dtype=torch.bool, device=graph.device)
@@ -98,12 +95,12 @@ def receptive_field(
             f"draw.receptive_field: expected one 2-D image, got {graph.batch_size} of "
             f"{graph.sites.d}-D"
         )
-    hops = reach(layers, graph, node)
-    if any(len(hop) != graph.num_nodes for hop in hops):
+    if any(edges.target.sizes != graph.sites.sizes for edges in _hops(layers, graph)):
         raise GraphError(
             "draw.receptive_field: expected layers that keep the size (stride 1, 'same' padding); "
             "use draw.reach for the nodes themselves"
         )
+    hops = reach(layers, graph, node)
     axes, style = axes_in(ax, dark)
     from matplotlib.patches import Rectangle
 
@@ -125,3 +122,14 @@ def receptive_field(
     noun = "pixel" if count == 1 else "pixels"
     axes.set_title(f"receptive field after {len(hops)} hops: {count} {noun}", color=style["ink"])
     return axes
+
+
+def _hops(layers: Sequence[Any], graph: PixelGraph) -> list[Edges]:
+    """The edges of every layer that sends messages, first to last."""
+    hops: list[Edges] = []
+    sites = graph.sites
+    for layer in layers:
+        if hasattr(layer, "edges"):
+            hops.append(layer.edges(PixelGraph(graph.x.new_zeros(sites.num_nodes, 1), sites)))
+            sites = hops[-1].target
+    return hops

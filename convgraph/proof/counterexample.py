@@ -68,7 +68,8 @@ class Counterexample:
         found_edges: where the side's messages arrive instead, at most four; y only.
         cause: the likely cause, in words; it predicts every number of the side.
         also: other causes that predict the same numbers.
-        sized: whether the side was tried on smaller images too; False where it takes one only.
+        sized: whether the image or the batch could be made smaller; not if a mask or the side
+            itself is tied to one size.
     """
 
     side: str
@@ -171,7 +172,7 @@ def _case(spec: dict[str, Any], sized: bool) -> str:
         parts.append("transposed")
     if spec["source_mask"] is not None or spec["target_mask"] is not None:
         parts.append("on a mask")
-    return ", ".join(parts) + ("" if sized else " (it takes no other size)")
+    return ", ".join(parts) + ("" if sized else " (no smaller image shows it)")
 
 
 def _entries(name: str, entries: tuple[tuple[tuple[int, ...], int], ...]) -> str:

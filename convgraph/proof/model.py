@@ -115,7 +115,10 @@ def along(
         y = rows.new_zeros(sites, y_shape[1])
         for t, (q, p) in enumerate(pairs):
             blocks = rows[q].reshape(len(q), spec.groups, x.shape[1] // spec.groups)
-            said = (blocks.transpose(0, 1) @ taps[t]).transpose(0, 1)
+            if taps.shape[2:] == (1, 1):  # depthwise: a matrix of one number each
+                said = blocks * taps[t].squeeze(2)
+            else:
+                said = (blocks.transpose(0, 1) @ taps[t]).transpose(0, 1)
             y = y.index_add(0, p, said.reshape(len(q), y_shape[1]))
         if b is not None:
             y = y + (b if receives is None else receives.unsqueeze(1).to(b.dtype) * b)

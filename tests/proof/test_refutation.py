@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.proof import ConvSpec, Counterexample, explain_refutation
+from convgraph.errors import ProofError
+from convgraph.proof import ConvSpec, Counterexample, Oracle, TypedEdge, explain_refutation
+from convgraph.proof.counterexample import NO_CAUSE
+from convgraph.proof.model import QUANTITIES, Probe, measure, operator
 from tests.proof.test_faults import (
     DILATED,
     FAULTS,
@@ -372,3 +376,105 @@ def test_every_fault_of_the_judge_s_own_tests_is_shrunk_and_explained() -> None:
 def test_what_is_right_is_left_alone(name: str) -> None:
     spec, candidate = HONEST[name]
     assert explain_refutation(candidate, honest(spec), spec) is None
+
+
+def flipped(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return plain(x, w.flip(-1), b)
+
+
+def found_in(candidate: Candidate, reference: Candidate, spec: ConvSpec, **how: Any) -> Any:
+    found = explain_refutation(candidate, reference, spec, **how)
+    assert found is not None
+    return found
+
+
+def test_the_case_names_tap_channels_pixel_numbers_and_edges() -> None:
+    found = found_in(flipped, plain, PLAIN)
+    assert (found.quantity, found.index, found.found, found.expected) == ("y", (0, 0, 0, 1), 0, 1)
+    assert found.sent["x"] == (((0, 0, 0, 0), 1),)
+    assert found.sent["w"] == (((0, 0, 1, 0), 1),)
+    assert (found.tap, found.channels) == ((1, 0), (0, 0))
+    assert found.edges == (TypedEdge(0, (0, 0), (1, 0), (0, 1)),)
+    assert "pixel (0, 0) --tap (1, 0)--> site (0, 1)" in str(found)
+
+
+def test_where_the_message_went_instead_is_told() -> None:
+    found = found_in(FAULTS["height and width are swapped"][1], plain, PLAIN)
+    assert found.found_edges == (TypedEdge(0, (0, 0), (0, 1), (0, 1)),)
+
+
+def test_the_value_from_which_on_it_is_wrong_is_found() -> None:
+    found = found_in(FAULTS["wrong for x above 100"][1], plain, PLAIN)
+    assert found.sent["x"][0][1] == 101
+
+
+def test_a_faulty_reference_is_blamed() -> None:
+    assert found_in(plain, flipped, PLAIN).side == "reference"
+
+
+def test_one_size_only_is_respected_and_said() -> None:
+    def tied(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return flipped(x.view(2, 4, 6, 7), w, b)
+
+    found = found_in(tied, plain, PLAIN)
+    assert (found.spec["batch"], tuple(found.spec["size"])) == (2, (6, 7))
+    assert "no smaller image shows it" in " ".join(str(found).split())
+    assert found.cause == "the kernel is flipped along the width"
+
+
+def test_what_no_fault_predicts_is_said_to_be_unknown() -> None:
+    found = found_in(lambda x, w, b: plain(x, w, b) + plain(x, w, b) ** 2, plain, PLAIN)
+    assert found.cause == ""
+    assert NO_CAUSE in str(found)
+
+
+def test_a_candidate_that_raises_is_shrunk_too() -> None:
+    def broken(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        raise KeyError("lost")
+
+    assert "raised KeyError" in str(found_in(broken, plain, PLAIN))
+
+
+def test_only_the_quantity_that_was_asked_for_is_looked_at() -> None:
+    assert found_in(flipped, plain, PLAIN, quantity="grad_w").quantity == "grad_w"
+    assert explain_refutation(plain, plain, PLAIN, quantity="grad_w") is None
+    with pytest.raises(ProofError, match="expected quantity to be one of"):
+        explain_refutation(plain, plain, PLAIN, quantity="grad_z")
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda q, p, t: (p, q, t), "source and target are swapped in the edge list"),
+        (lambda q, p, t: (q, p, 8 - t), "taps are numbered backwards in the edge list"),
+        (
+            lambda q, p, t: (q, p, t % 3 * 3 + t // 3),
+            "taps are numbered along the columns first in the edge list",
+        ),
+        (lambda q, p, t: (p, p, t), "all edges are self-loops in the edge list"),
+        (lambda q, p, t: ((q + 42) % 84, p, t), "images are mixed up in the edge list"),
+    ],
+)
+def test_the_edges_tell_apart_what_the_numbers_do_not(change: Any, cause: str) -> None:
+    e = Oracle(PLAIN).edges
+    lists = change(e.source, e.target, e.tap)
+    found = found_in(flipped, plain, PLAIN, edges=lambda: lists)
+    # (With stride 1 and equal padding, backward taps are the swapped ends, edge by edge.)
+    assert cause in (found.cause, *found.also)
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_the_model_is_torch_s_operator_up_to_second_derivatives(name: str) -> None:
+    spec, run = HONEST[name]
+    oracle = Oracle(spec)
+    probe = Probe.random(oracle, np.random.default_rng(0), 1000)
+    one, two = measure(operator(spec), probe, QUANTITIES), measure(run, probe, QUANTITIES)
+    assert set(one) == set(QUANTITIES)
+    assert all(np.array_equal(one[quantity], two[quantity]) for quantity in QUANTITIES)
+
+
+def test_a_record_with_a_field_too_few_is_refused() -> None:
+    values = found_in(flipped, plain, PLAIN).to_dict()
+    del values["cause"]
+    with pytest.raises(ProofError, match="expected a counterexample with the fields"):
+        Counterexample.from_dict(values)
