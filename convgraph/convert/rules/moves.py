@@ -1,6 +1,6 @@
 """Moves: pads, crops, rolls and flips, where every site hears exactly one other, or none.
 
-    y[p] = x[q(p)]       0 where q(p) is absent, the pad's value where it lies outside
+y[p] = x[q(p)]       0 where q(p) is absent, the pad's value where it lies outside
 """
 
 from math import prod

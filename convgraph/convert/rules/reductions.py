@@ -1,7 +1,7 @@
 """Reductions: over plain axes node by node, over the lattice into a readout of each image.
 
-    mean   over the nodes that are there; over none it is 0
-    sum    over the messages that come; maxima likewise, 0 over none
+mean   over the nodes that are there; over none it is 0
+sum    over the messages that come; maxima likewise, 0 over none
 """
 
 from math import prod
