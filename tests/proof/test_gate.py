@@ -109,14 +109,16 @@ def one_matrix(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("pqoc,bcq->bop", matrix, x.flatten(2)).view(2, 4, 6, 7) + b.view(-1, 1, 1)
 
 
+PEER = RGCNConv(4, 4, 9, aggr="sum", root_weight=False)
+
+
 def relations(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """PyG's relational convolution on the oracle's edges; a tap is a relation."""
     e = Oracle(PLAIN).edges
-    peer = RGCNConv(4, 4, 9, aggr="sum", root_weight=False).to(x.dtype)
     edge_index = torch.stack([torch.from_numpy(e.source), torch.from_numpy(e.target)])
     values = {"weight": w.flatten(2).permute(2, 1, 0), "bias": b}
     rows = x.movedim(1, -1).reshape(-1, 4)
-    y = functional_call(peer, values, (rows, edge_index, torch.from_numpy(e.tap)))
+    y = functional_call(PEER, values, (rows, edge_index, torch.from_numpy(e.tap)))
     return y.view(2, 6, 7, 4).movedim(-1, 1)
 
 

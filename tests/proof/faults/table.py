@@ -25,9 +25,9 @@ their gradients (S2) and rounding (S3), see [what is proven](design/proof.md), a
 refutes, S3 is not.
 
 Beside it stand comparisons that tests often make, in float64 on one draw of standard normal
-numbers: `torch.testing.assert_close` with its defaults and `torch.allclose(atol=1e-4)`, both of the output,
-as most tests do; and `assert_close` of the output and all first gradients, as careful ones do. A
-fault of a gradient cannot show in an output.
+numbers: `torch.testing.assert_close` with its defaults and `torch.allclose(atol=1e-4)`, both of the
+output, as most tests do; and `assert_close` of the output and all first gradients, as careful ones
+do. A fault of a gradient cannot show in an output.
 
 This page is made by `make faults`; a test holds it to the faults.
 """
@@ -78,7 +78,8 @@ def _summary() -> str:
     lines = [f"| {who} | {seen} of {total} | {total - seen} |" for who, seen in rows]
     told = ", ".join(f"{count} by {part} alone" for part, count in alone.items())
     head = ["| compared by | noticed | missed |", "|---|---|---|"]
-    return "\n".join([*head, *lines, "", f"Refuted {told}; the others by more than one part.\n"])
+    told = f"Refuted {told}; the others by more than one part.\n"
+    return "\n".join([*head, *lines, "", told])
 
 
 def _family(family: str) -> str:
