@@ -2,7 +2,9 @@
 
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
+from convgraph.convert import to_dense, to_graph
 from convgraph.edges import Edges, connect
+from convgraph.excite import excite
 from convgraph.explanation import explain
 from convgraph.explorer import explore
 from convgraph.geometry import KernelGeometry
@@ -24,9 +26,12 @@ __all__ = [
     "backend",
     "connect",
     "errors",
+    "excite",
     "explain",
     "explore",
     "functional",
     "nn",
     "prove",
+    "to_dense",
+    "to_graph",
 ]

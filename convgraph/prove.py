@@ -23,6 +23,7 @@ from convgraph.errors import ProofError
 from convgraph.geometry import as_int
 from convgraph.graph import PixelGraph
 from convgraph.lattice import checked_size
+from convgraph.network_pair import prove_pair
 from convgraph.nn import GraphConv
 from convgraph.proof import (
     EPSILON,
@@ -44,7 +45,7 @@ Side = Any
 def prove(
     candidate: Side,
     reference: Side,
-    images: Tensor | None = None,  # (B, C, *size)
+    images: Tensor | Sequence[Tensor] | None = None,  # (B, C, *size)
     *,
     size: Sequence[int] | None = None,
     batch: int = 2,
@@ -68,12 +69,17 @@ def prove(
     followed (S1), values and all gradients bit for bit on random integers, three ways (S2), and
     rounding errors within a derived bound (S3).
 
+    Of two networks, with `images`: every parameter bit for bit, the wiring node by node, a
+    certificate for each layer, and both runs held together by running error bounds.
+
     Args:
         candidate: a graph convolution; a module on images with torch's `weight` and `bias`; a layer
-            on nodes and edges as `AsNodes(layer, parameters)`; or a function f(x, w, b) -> y.
+            on nodes and edges as `AsNodes(layer, parameters)`; or a function f(x, w, b) -> y. Or a
+            network: made by `to_graph`, or built by hand under the reference's names.
         reference: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d; a function, beside `spec`; or an
-            operator without parameters (average pool, resize, unfold, pixel shuffle, ...).
-        images: gives size and batch, if `size` does not.
+            operator without parameters (average pool, resize, unfold, pixel shuffle, ...). Or the
+            dense network.
+        images: gives size and batch, if `size` does not; of networks, a tuple where they take more.
         size: pixels of each image along each axis.
         batch: images; at least two, so that a fault of the second one shows.
         spec: the integers of the operator, where the reference is a function.
@@ -107,6 +113,15 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
+    if images is not None and size is None and _is_network(candidate, reference, images):
+        if spec is not None or mask is not None or sites is not None:
+            raise ProofError("prove: spec, mask and sites are for one layer, got two networks")
+        return prove_pair(
+            candidate, reference, images, prove, progress=progress, epsilon=epsilon, seed=seed,
+            premise=premise, trust=trust, identity=identity, second=second,
+        )  # fmt: skip
+    if images is not None and not isinstance(images, Tensor):
+        raise ProofError(f"prove: expected images of one layer as a tensor, got {type(images)}")
     if images is not None and size is None:
         size, batch = tuple(images.shape[2:]), max(2, images.shape[0])
     if size is None and spec is not None:
@@ -132,6 +147,18 @@ def prove(
     more = {"premise": premise, "trust": trust, "identity": identity, "second": second}
     with precision.plain(where[1]):
         return _prove(candidate, reference, spec, (batch, shape), mask, sites, where, **how, **more)
+
+
+def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
+    """Whether a pair is more than one layer."""
+    if not isinstance(reference, torch.nn.Module):
+        return False
+    if isinstance(reference, (*_CONVS, *_TRANSPOSED)):
+        return bool([*getattr(candidate, "children", list)()]) and not isinstance(
+            candidate, GraphConv
+        )
+    several = bool([*reference.children()] or [*reference.parameters()])
+    return several or not isinstance(images, Tensor)
 
 
 def _prove(

@@ -1,6 +1,6 @@
 """A second look at a certificate, from its JSON alone: is what it says so, here and now?
 
-Trusts torch, numpy and integers, and runs both sides by name; S0, S1, wiring and wording it does not.
+Trusts torch, numpy and integers, and runs both sides by name; S0, S1, wiring, wording not again.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, a
 
 
 def verify(text: str) -> tuple[int, list[str]]:
-    """Return 0: proven again, 1: not so, 2: undecided; and findings, each line led by the fields that it is about."""
+    """Return 0 proven again, 1 not so or 2 undecided, and lines, each led by its fields."""
     wrong, unsure, verdict = list[str](), list[str](), "undecided"
     try:
         record = json.loads(text)
@@ -71,8 +71,8 @@ def _form(record: Found) -> list[str]:
         "cause, counterexample": not proven or not (record["cause"] or record["counterexample"]),
         "assumed": least <= {*record["assumed"]},
         "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},
-        "layers, excluded": not record["layers"] + record["excluded"]
-        or record["kind"] == "network",
+        "layers": record["kind"] == "network" or not record["layers"],
+        "excluded": record["kind"] == "network" or not record["excluded"],
     }
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
@@ -80,11 +80,7 @@ def _form(record: Found) -> list[str]:
 def _elsewhere(record: Found) -> list[str]:
     """What keeps this machine from running the record again."""
     where, flags = record["device"].split(" (")[0], {"cpu": torch.backends.cpu.get_cpu_capability()}
-    here: Found = {
-        "kind": "convolution",
-        "device": where,
-        "versions": {"numpy": np.__version__},
-    }
+    here: Found = {"kind": "convolution", "device": where, "versions": {"numpy": np.__version__}}
     here["versions"] |= {"torch": torch.__version__, "python": sys.version.split()[0]}
     if torch.device(where).type == "cuda":
         here["device"] += f" ({torch.cuda.is_available() and torch.cuda.get_device_name(where)})"
