@@ -9,7 +9,7 @@ DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench notebooks docs clean
+.PHONY: help setup demo test check bench faults notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -31,6 +31,10 @@ check: $(READY) ## lint, formatting and types
 bench: $(READY) ## time layers beside dense convolutions and other libraries, about 5 minutes
 	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
+
+faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
+	$(BIN)/python -m tests.proof.faults.table
+	$(BIN)/python -m tests.proof.faults.table docs/faults.md
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
