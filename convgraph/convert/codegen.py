@@ -65,7 +65,9 @@ class _Writer:
         args = [self.text(argument) for argument in step.args]
         if layer is not None:
             rest = [*args[3:], *(f"{k}={self.text(v)}" for k, v in step.kwargs.items())]
-            return f"on_image({_module(step.path)}, {', '.join([args[0], self.keep(target), *rest])})"
+            return (
+                f"on_image({_module(step.path)}, {', '.join([args[0], self.keep(target), *rest])})"
+            )
         args += [f"{key}={self.text(value)}" for key, value in step.kwargs.items()]
         return f"{self.keep(target)}({', '.join(args)})"
 
@@ -76,7 +78,9 @@ class _Writer:
         if isinstance(value, list):
             return f"[{', '.join(self.text(part) for part in value)}]"
         if isinstance(value, slice):
-            return f"slice({', '.join(self.text(p) for p in (value.start, value.stop, value.step))})"
+            return (
+                f"slice({', '.join(self.text(p) for p in (value.start, value.stop, value.step))})"
+            )
         if isinstance(value, dict):
             return f"{{{', '.join(f'{k!r}: {self.text(v)}' for k, v in value.items())}}}"
         if isinstance(value, torch.device) and value == self.program.device:

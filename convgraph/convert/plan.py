@@ -35,7 +35,12 @@ class Plan:
 
 
 def make(
-    net: torch.nn.Module, program: Program, inputs: list[Any], size: tuple[int, ...], *, strict: bool
+    net: torch.nn.Module,
+    program: Program,
+    inputs: list[Any],
+    size: tuple[int, ...],
+    *,
+    strict: bool,
 ) -> Plan:
     """Try every rule.
 
@@ -105,9 +110,7 @@ def returned(value: Any) -> Any:
     return value.tensor()
 
 
-def as_returned(
-    outputs: list[Any], plan: Plan, root: Sites
-) -> list[Any]:
+def as_returned(outputs: list[Any], plan: Plan, root: Sites) -> list[Any]:
     """Return the tensors of a full grid as the values that the plan names."""
     done = []
     for value, planned in zip(outputs, plan.outputs, strict=True):

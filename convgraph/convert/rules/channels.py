@@ -193,6 +193,4 @@ def channel_shuffle(run: Any, step: Any, x: Spatial, groups: int) -> Any:
 def glu(run: Any, step: Any, x: Spatial, dim: int = -1) -> Any:
     """One half of a plain axis opens the gate of the other."""
     value = x.merged(dim % len(x.axes))
-    return resized(
-        value, dim % len(x.axes), step.target(value.x, value.slot(dim % len(x.axes)))
-    )
+    return resized(value, dim % len(x.axes), step.target(value.x, value.slot(dim % len(x.axes))))
