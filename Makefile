@@ -6,13 +6,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.ready-docs
+BOOKS  := $(VENV)/.ready-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test check bench notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## create .venv and install convgraph with its tools
 
@@ -30,11 +31,17 @@ check: $(READY) ## lint, formatting and types
 bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-image and networkx
 	$(BIN)/python benchmarks/build_edges.py
 
+notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
+
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
+	$(BIN)/convgraph explore --out docs/explorer-page.html
+	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist site demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo docs/lessons .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is checked before anything is downloaded. torch comes first and alone: with it in
@@ -51,5 +58,9 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(DOCS): $(READY)
-	$(PIP) -e ".[dev,docs]"
+	$(PIP) -e ".[dev,docs,notebooks]"
+	@touch $@
+
+$(BOOKS): $(READY)
+	$(PIP) -e ".[dev,notebooks]"
 	@touch $@

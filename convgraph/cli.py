@@ -1,6 +1,9 @@
 """The command line: arguments -> one call -> an exit code.
 
     convgraph demo [--out demo] [--fast]        0: every check of the demo held, 1: one did not
+    convgraph explore [--out explorer.html]     0: the page is written
+    convgraph prove CANDIDATE REFERENCE --size  0: proven, 1: refuted, 2: undecided, 3: bad usage
+    convgraph verify certificate.json           0: proven, and found so again, 1: not so, 2, 3
 
 Nothing is computed here, and a subcommand's code is imported only when it is asked for, so that
 `convgraph --version` costs nothing. This module may import everything; nothing imports it but
@@ -11,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from convgraph import __version__
 
@@ -21,6 +25,21 @@ EXTRAS = {
 }
 """Which extra brings a package that the base install leaves out."""
 
+BAD_USAGE = 3
+"""Exit code of arguments that describe nothing; 2 is left to "undecided"."""
+
+CODES = {"proven": 0, "refuted": 1, "undecided": 2}
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the exit code that "undecided" leaves."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(BAD_USAGE, f"{self.prog}: error: {message}\n")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code.
@@ -29,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None reads the process's own.
 
     Returns:
-        0 when the command did what it says, 1 when it did not. Wrong arguments end the process
-        with argparse's own code, 2.
+        0 when the command did what it says, 1 when it did not, 2 when that could not be decided.
+        Wrong arguments end the process with 3.
 
     Example:
         >>> main(["--version"])
@@ -53,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="convgraph",
         description="Convolutions as message passing on pixel graphs, with proofs.",
     )
@@ -77,10 +96,192 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--fast", action="store_true", help="fewer epochs and a smaller photograph")
     demo.set_defaults(call=_demo)
+
+    explore = commands.add_parser("explore", help="write the interactive page, one HTML file")
+    explore.add_argument(
+        "--out",
+        type=Path,
+        default=Path("explorer.html"),
+        metavar="FILE",
+        help="file to write (%(default)s)",
+    )
+    explore.set_defaults(call=_explore)
+    _prove_arguments(
+        commands.add_parser(
+            "prove",
+            help="prove two importable convolutions the same",
+            description=(
+                "Prove that CANDIDATE is the same function as REFERENCE, for every image, weight "
+                "and gradient. Both are module:object, importable from the current folder: a "
+                "module, a function, or a factory that takes no argument. One MODEL alone is "
+                "converted to a graph network and proven equal to itself."
+            ),
+        )
+    )
+    verify = commands.add_parser(
+        "verify",
+        help="run a certificate again, trusting only torch and integers",
+        description=(
+            "Run a recorded proof again with a verifier that shares nothing with the prover, then "
+            "let the prover replay it. This imports and runs the code that the record names."
+        ),
+    )
+    verify.add_argument("certificate", type=Path, metavar="certificate.json")
+    verify.set_defaults(call=_verify)
     return parser
+
+
+def _prove_arguments(prove: argparse.ArgumentParser) -> None:
+    from convgraph.proof.draws import EPSILON
+
+    prove.add_argument("candidate", metavar="CANDIDATE", help="module:object, or the one MODEL")
+    prove.add_argument("reference", metavar="REFERENCE", nargs="?", help="module:object")
+    prove.add_argument(
+        "--size", type=int, nargs="+", required=True, metavar="N", help="pixels along each axis"
+    )
+    prove.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
+    prove.add_argument("--mask", type=Path, metavar="FILE.npy", help="bool, which pixels are nodes")
+    prove.add_argument("--dtype", choices=DTYPES, help="move both to it first (their own)")
+    prove.add_argument("--device", help="move both to it first (their own)")
+    prove.add_argument(
+        "--epsilon", type=float, default=EPSILON, help='chance of a wrong "proven" (2^-100)'
+    )
+    prove.add_argument("--seed", type=int, help="replay recorded draws (fresh entropy)")
+    prove.add_argument("--json", type=Path, metavar="FILE", help="write the record")
+    prove.add_argument("--html", type=Path, metavar="FILE", help="write the record as a page")
+    prove.add_argument("--quiet", action="store_true", help="print the verdict alone")
+    prove.set_defaults(call=_prove)
 
 
 def _demo(args: argparse.Namespace) -> int:
     from convgraph.demo import run
 
     return run(out=args.out, fast=args.fast)
+
+
+def _explore(args: argparse.Namespace) -> int:
+    from convgraph.explorer import page
+
+    args.out.write_text(page(), encoding="utf-8")
+    return 0
+
+
+def _prove(args: argparse.Namespace) -> int:
+    import torch
+
+    import convgraph
+    from convgraph.certify import certify
+
+    _import_from_here()
+    how: dict[str, Any] = {
+        "epsilon": args.epsilon,
+        "seed": args.seed,
+        "progress": sys.stderr.isatty() and not args.quiet,
+    }
+    try:
+        if args.reference is None:
+            if not hasattr(convgraph, "to_graph"):
+                return _usage("prove", "this version cannot convert a model; name a REFERENCE too")
+            found = _prove_model(args, how)
+        else:
+            found = certify(
+                args.candidate,
+                args.reference,
+                size=args.size,
+                batch=args.batch,
+                mask=None if args.mask is None else _mask(args.mask),
+                dtype=None if args.dtype is None else getattr(torch, args.dtype),
+                device=args.device,
+                **how,
+            )
+    except (convgraph.errors.ConvgraphError, ImportError, OSError) as error:
+        return _usage("prove", str(error))
+    except RuntimeError as error:
+        sys.stdout.write(f"undecided: one side raised {type(error).__name__}: {error}\n")
+        return CODES["undecided"]
+    for path, write in ((args.json, found.to_json), (args.html, found.to_html)):
+        if path is not None:
+            write(path)
+    sys.stdout.write(f"{found.verdict}\n" if args.quiet else str(found))
+    return CODES[found.verdict]
+
+
+def _prove_model(args: argparse.Namespace, how: dict[str, Any]) -> Any:
+    """Convert one model and prove the network equal to it, on images of the given size."""
+    import torch
+
+    import convgraph
+    from convgraph.proof.verifier import resolve
+
+    model = resolve(args.candidate)
+    if not isinstance(model, torch.nn.Module):
+        raise convgraph.errors.ProofError(
+            f"{args.candidate}: expected a model, got {type(model).__name__}; name a REFERENCE too"
+        )
+    if args.dtype is not None:
+        model.to(getattr(torch, args.dtype))
+    model.to(args.device)
+    weight = next((p for p in model.parameters() if p.ndim == len(args.size) + 2), None)
+    if weight is None:
+        raise convgraph.errors.ProofError(
+            f"{args.candidate}: expected a convolution of {len(args.size)} axes in the model, "
+            "found none"
+        )
+    first = next(m for m in model.modules() if getattr(m, "weight", None) is weight)
+    shape = (args.batch, getattr(first, "in_channels", weight.shape[1]), *args.size)
+    generator = torch.Generator().manual_seed(0 if args.seed is None else args.seed)
+    images = torch.randn(shape, generator=generator).to(weight)
+    prove: Any = convgraph.prove
+    network: Any = vars(convgraph)["to_graph"](model)
+    return prove(network, model, images, **how)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from convgraph.certify import replay
+    from convgraph.errors import ConvgraphError
+    from convgraph.proof import Certificate
+    from convgraph.proof.verifier import verify
+
+    _import_from_here()
+    try:
+        text = args.certificate.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return _usage("verify", str(error))
+    code, lines = verify(text)
+    if not code:
+        try:
+            lines += [
+                f"{name}: comes out otherwise when the prover runs again"
+                for name in replay(Certificate.from_json(text))
+            ]
+        except (ConvgraphError, ImportError, RuntimeError) as error:
+            lines.append(f"record: the prover cannot run it again ({error})")
+        code = int(len(lines) > 1)
+    says = ("verified", "refused", "could not be decided")[code]
+    if lines == ["the record holds: refuted"]:
+        says = "verified"
+    sys.stdout.write("\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
+    return code
+
+
+def _mask(path: Path) -> Any:
+    import numpy as np
+    import torch
+
+    from convgraph.errors import ProofError
+
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except ValueError as error:
+        raise ProofError(f"{path}: expected an array that numpy.save wrote ({error})") from error
+
+
+def _import_from_here() -> None:
+    """Let names be imported from the current folder, as `python -m` does."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def _usage(command: str, message: str) -> int:
+    sys.stderr.write(f"convgraph {command}: error: {message}\n")
+    return BAD_USAGE

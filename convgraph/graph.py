@@ -240,8 +240,8 @@ class PixelGraph:
             y: label to carry along.
 
         Returns:
-            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), for more
-            than one image batch (N,), and edge_index (2, E), edge_type (E,) if asked for.
+            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), batch (N,),
+            and edge_index (2, E), edge_type (E,) if asked for.
         """
         return interchange.to_data(self.sites, self.x, geometry, y)
 
@@ -366,13 +366,10 @@ class PixelGraph:
 
     def __repr__(self) -> str:
         """Say nodes, pixels, sizes, channels, dtype and device."""
-        s = self.sites
+        s, x = self.sites, self.x
         batch = f"{s.batch_size} x {by(s.size)}" if s.size else several(s.sizes)
         nodes = f"{s.num_nodes} nodes" + ("" if s.is_full else f" of {s.num_cells} pixels")
-        return (
-            f"PixelGraph({nodes}, {batch}, {self.num_channels} channels, {self.dtype}, "
-            f"{self.device})"
-        )
+        return f"PixelGraph({nodes}, {batch}, {x.shape[1]} channels, {x.dtype}, {x.device})"
 
 
 def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:

@@ -38,8 +38,7 @@ def to_data(
         -1, sites.d
     )
     data.image_nodes = sites.counts
-    if sites.batch_size > 1:
-        data.batch = sites.batch
+    data.batch = sites.batch
     if relation is not None:
         edges = _among_nodes(relation, sites)
         data.edge_index, data.edge_type = edges.edge_index, edges.edge_type

@@ -354,8 +354,8 @@ def _unpickled(
     root: Sites | None,
     fields: dict[str, Any],
 ) -> Sites:
-    """The record of these fields, on the device to which `torch.load` has mapped its mask."""
+    """The record of these fields, on the device to which `torch.load` has mapped its masks."""
     if mask is None and root is None and size is not None:
         return _full(len(sizes), size, device, fields["batched"])
-    where = device if mask is None else mask.device
+    where = next((known.device for known in (mask, root) if known is not None), device)
     return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)

@@ -4,6 +4,7 @@ Nothing here reads the package's geometry, sites or edges. A padded lattice is m
 image whose pixels hold their own numbers, so that every padding mode is torch's, not a formula's.
 """
 
+from collections.abc import Callable
 from itertools import product
 from math import prod
 from typing import Any
@@ -169,3 +170,24 @@ def typed_graph(nodes: int, edges: int, taps: int) -> tuple[Tensor, Tensor]:
     source = torch.randint(nodes, (edges,))
     target = torch.randint(nodes, (edges,))
     return torch.stack([source, target]), torch.randint(taps, (edges,))
+
+
+# Layers that move values between sites
+
+
+MOVERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "max pool": lambda: cg.nn.GraphMaxPool2d(3, 2, 1),
+    "average pool": lambda: cg.nn.GraphAvgPool2d(2, divisor_override=4),
+    "average of nodes": lambda: cg.nn.GraphAvgPool2d(2, 2, count_include_pad=False),
+    "average of windows": lambda: cg.nn.GraphAvgPool2d(2, 2),
+    "adaptive average": lambda: cg.nn.GraphAdaptiveAvgPool2d((3, 4)),
+    "global average": cg.nn.GraphGlobalAvgPool,
+    "adaptive max": lambda: cg.nn.GraphAdaptiveMaxPool2d((2, 3)),
+    "global max": cg.nn.GraphGlobalMaxPool,
+    "nearest": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="nearest"),
+    "bilinear": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="bilinear"),
+    "unfold": lambda: cg.nn.GraphUnfold(3, padding=1),
+    "fold": lambda: cg.nn.GraphFold((6, 8), 2, stride=1),
+    "depthwise": lambda: integer_weights(cg.nn.DepthwiseConv(4, 3, padding=1)),
+    "transposed": lambda: integer_weights(cg.nn.GraphConvTranspose2d(4, 2, 3, 2)),
+}

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["pytester"]  # runs a suite within a test, for the plugin
+
 THREADS = 2
 """CPU threads that torch may use: what the smallest machine of CI has, so that timings compare."""
 

@@ -132,10 +132,68 @@ CALLED: dict[str, tuple[type[Exception], str, Any]] = {
     "a twin of another kind": (
         E.ConversionError, r"expected a torch\.nn\.Conv2d, got Conv1d",
         lambda: CONV.from_dense(torch.nn.Conv1d(1, 1, 3))),
+    "a list of edges": (
+        E.GraphError, r"expected edge_index as a tensor \(2, E\), got list",
+        lambda: CONV(1, 1, 1)(torch.rand(4, 1), [[0], [1]])),
+    "a list of types": (
+        E.GraphError, "expected edge_type as a tensor, got list",
+        lambda: CONV(1, 1, 3)(torch.rand(4, 1), torch.zeros(2, 1).long(), [0])),
+    "a list of weights": (
+        E.GraphError, "expected edge_weight as a tensor, got list",
+        lambda: CONV(1, 1, 1)(torch.rand(4, 1), torch.zeros(2, 1).long(), None, [1.0])),
+    "weights on another device": (
+        E.DeviceError, "x on cpu but edge_weight on meta",
+        lambda: CONV(1, 1, 1)(torch.rand(4, 1), torch.zeros(2, 1).long(), None,
+                              torch.ones(1, device="meta"))),
+    "three node sets": (
+        E.GraphError, r"expected a pair \(x_src, x_dst\), got 3 entries",
+        lambda: CONV(1, 1, 1)((torch.rand(4, 1),) * 3, torch.zeros(2, 1).long())),
+    "features that are no tensor": (
+        E.GraphError, "expected x as a tensor, got str",
+        lambda: CONV(1, 1, 1)("x", torch.zeros(2, 1).long())),
+    "receiving features that are no tensor": (
+        E.GraphError, "expected x_dst as a tensor, got int",
+        lambda: CONV(1, 1, 1)((torch.rand(4, 1), 4), torch.zeros(2, 1).long())),
+    "features of one axis": (
+        E.ShapeError, r"expected x of shape \(N, C\) or \(B, N, C\), got \(4,\)",
+        lambda: CONV(1, 1, 1)(torch.rand(4), torch.zeros(2, 1).long())),
+    "a convolution that rounds up": (
+        E.UnsupportedError, "ceil_mode=True is for pools",
+        lambda: cg.functional.graph_conv(
+            image(1, 4, 4), torch.rand(1, 1, 2, 2),
+            geometry=cg.KernelGeometry(2, stride=2, ceil_mode=True))),
+    "a weight of too few axes": (
+        E.ShapeError, r"expected a weight of 4 axes \(two of channels.*got \(1, 2, 2\)",
+        lambda: cg.functional.graph_conv(
+            image(1, 4, 4), torch.rand(1, 2, 2), geometry=cg.KernelGeometry(2))),
+    "no groups": (
+        E.GeometryError, "groups: expected at least 1, got 0",
+        lambda: cg.functional.graph_conv(
+            image(1, 4, 4), torch.rand(1, 1, 2, 2), geometry=cg.KernelGeometry(2), groups=0)),
+    "a kernel that is no geometry": (
+        E.GeometryError, "connect: expected a KernelGeometry or another relation, got int",
+        lambda: cg.connect(3, image(1, 4, 4))),
+    "a proof on a size of one axis": (
+        E.ProofError, "expected a size of 2 axes for Conv2d",
+        lambda: _prove(size=(4,))),
+    "a proof on a size that is no integer": (
+        E.GraphError, "4.5", lambda: _prove(size=(4.5, 4))),
+    "a proof of one image": (
+        E.GeometryError, "prove: batch: expected at least 2, got 1", lambda: _prove(batch=1)),
+    "a proof with a mask that is no tensor": (
+        E.ProofError, "expected mask as a tensor, got str", lambda: _prove(mask="all")),
+    "a proof with sites of numbers": (
+        E.ProofError, "expected sites of dtype bool and shape",
+        lambda: _prove(sites=torch.ones(2, 4, 4))),
     "a lazy twin": (
         E.ConversionError, "has no weight yet",
         lambda: CONV.from_dense(torch.nn.LazyConv2d(1, 3))),
 }  # fmt: skip
+
+
+def _prove(**how: Any) -> Any:
+    conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+    return cg.prove(CONV.from_dense(conv), conv, **{"size": (4, 4), **how})
 
 
 def _without_size() -> Any:

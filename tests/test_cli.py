@@ -1,13 +1,22 @@
 """The command line: arguments reach the call, and its answer becomes the exit code."""
 
+import os
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 import convgraph
+from convgraph.certify import certify
 from convgraph.cli import main
+from convgraph.proof import Certificate
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def fake_demo(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -71,10 +80,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [[], ["unknown"], ["demo", "--size", "3"]])
-def test_wrong_arguments_end_with_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_end_with_three(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
-    assert ended.value.code == 2
+    assert ended.value.code == 3
     assert "usage: convgraph" in capsys.readouterr().err
 
 
@@ -83,3 +94,105 @@ def test_python_m_convgraph_is_the_command() -> None:
 
     assert isinstance(convgraph.__main__, ModuleType)
     assert convgraph.__main__.main is main
+
+
+TWINS = ["tests.twins:graph", "tests.twins:dense", "--size", "6", "5"]
+
+
+def test_prove_writes_what_it_proved_and_verify_runs_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, page = tmp_path / "c.json", tmp_path / "c.html"
+    argv = ["prove", *TWINS, "--dtype", "float64", "--seed", "5", "--epsilon", "1e-9"]
+    assert main([*argv, "--json", str(record), "--html", str(page)]) == 0
+    table = capsys.readouterr().out
+    assert "tests.twins:graph" in table
+    assert "float64 on cpu" in table
+    assert max(map(len, table.splitlines())) <= 100
+    assert "<svg" in page.read_text(encoding="utf-8")
+    found = Certificate.from_json(record.read_text(encoding="utf-8"))
+    assert (found.seed, found.epsilon, found.dtype) == (5, 1e-9, "float64")
+    assert main(["verify", str(record)]) == 0
+    assert capsys.readouterr().out.startswith("verified\n")
+    record.write_text(record.read_text(encoding="utf-8").replace('"trials": ', '"trials": 1'))
+    assert main(["verify", str(record)]) == 1
+    assert "trials" in capsys.readouterr().out
+
+
+def test_what_only_the_prover_can_find_is_refused_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5))
+    parts = tuple(replace(part, facts=part.facts.replace("typed", "other")) for part in found.parts)
+    replace(found, parts=parts).to_json(tmp_path / "c.json")
+    assert main(["verify", str(tmp_path / "c.json")]) == 1
+    assert "parts: comes out otherwise" in capsys.readouterr().out
+
+
+def test_prove_says_refuted_undecided_and_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "r.json"
+    refuted = ["prove", "tests.twins:scaled", *TWINS[1:], "--quiet", "--json", str(record)]
+    assert main(refuted) == 1
+    assert capsys.readouterr().out == "refuted\n"
+    assert main(["verify", str(record)]) == 1
+    assert capsys.readouterr().out == "verified\n  the record holds: refuted\n"
+    np.save(tmp_path / "none.npy", np.zeros((6, 5), dtype=bool))
+    assert main(["prove", *TWINS, "--mask", str(tmp_path / "none.npy")]) == 2
+    assert "no edge to compare" in capsys.readouterr().out
+    assert main(["prove", "tests.twins:raising", *TWINS[1:]]) == 2
+    assert "one side raised RuntimeError: out of luck" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["prove", "tests.twins:nobody", *TWINS[1:]], "there is no 'nobody'"),
+        (["prove", "no_such_package:x", *TWINS[1:]], "no_such_package"),
+        (["prove", "dense", *TWINS[1:]], "expected module:object, got 'dense'"),
+        (["prove", "tests.twins:__doc__", *TWINS[1:]], "expected a module or a function, got str"),
+        (["prove", *TWINS[:2], "--size", "6"], "expected a size of 2 axes"),
+        (["prove", *TWINS, "--batch", "1"], "batch"),
+        (["prove", *TWINS, "--epsilon", "2"], "expected 0 < epsilon < 1"),
+        (["prove", *TWINS, "--mask", "no/such.npy"], "no/such.npy"),
+        (["verify", "no/such.json"], "no/such.json"),
+    ],
+)
+def test_bad_usage_is_three(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 3
+    assert says in capsys.readouterr().err
+
+
+def test_a_model_is_converted_where_there_is_a_converter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(convgraph, "to_graph", raising=False)
+    assert main(["prove", "tests.twins:dense", "--size", "6", "5"]) == 3
+    assert "name a REFERENCE too" in capsys.readouterr().err
+    seen = {}
+
+    def prove(net: object, model: object, images: torch.Tensor, **how: object) -> Certificate:
+        seen.update(net=net, model=model, shape=tuple(images.shape))
+        return certify("tests.twins:graph", "tests.twins:dense", size=(6, 5))
+
+    monkeypatch.setattr(convgraph, "to_graph", lambda model: ("net", model), raising=False)
+    monkeypatch.setattr(convgraph, "prove", prove)
+    assert main(["prove", "tests.twins:dense", "--size", "6", "5", "--quiet"]) == 0
+    assert seen["net"] == ("net", seen["model"])
+    assert seen["shape"] == (2, 3, 6, 5)
+
+
+def test_names_are_imported_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, convgraph as cg\n"
+        "conv = torch.nn.Conv2d(1, 1, 1)\nlayer = cg.nn.GraphConv2d.from_dense(conv)\n"
+    )
+    command = "import sys; sys.path.remove(''); from convgraph.cli import main; sys.exit(main())"
+    argv = ["prove", "mine:layer", "mine:conv", "--size", "4", "4", "--quiet"]
+    run = subprocess.run(
+        [sys.executable, "-c", command, *argv],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, "proven\n"), run.stderr

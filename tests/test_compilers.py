@@ -1,6 +1,5 @@
 """Compilers, exporters and functional transforms, whoever is the first to ask for a topology."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from tests.cases import BACKENDS, holes, integer_weights, integers, typed_graph
+from tests.cases import BACKENDS, MOVERS, holes, integer_weights, integers, typed_graph
 
 # Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
@@ -142,24 +141,6 @@ def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | No
     y = layer(graph).x
     (grad,) = torch.autograd.grad(y.sum(), layer.weight)
     assert torch.equal(first, grad if how == "grad" else y)
-
-
-MOVERS: dict[str, Callable[[], torch.nn.Module]] = {
-    "max pool": lambda: cg.nn.GraphMaxPool2d(3, 2, 1),
-    "average pool": lambda: cg.nn.GraphAvgPool2d(2, divisor_override=4),
-    "average of nodes": lambda: cg.nn.GraphAvgPool2d(2, 2, count_include_pad=False),
-    "average of windows": lambda: cg.nn.GraphAvgPool2d(2, 2),
-    "adaptive average": lambda: cg.nn.GraphAdaptiveAvgPool2d((3, 4)),
-    "global average": cg.nn.GraphGlobalAvgPool,
-    "adaptive max": lambda: cg.nn.GraphAdaptiveMaxPool2d((2, 3)),
-    "global max": cg.nn.GraphGlobalMaxPool,
-    "nearest": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="nearest"),
-    "bilinear": lambda: cg.nn.GraphUpsample(scale_factor=2, mode="bilinear"),
-    "unfold": lambda: cg.nn.GraphUnfold(3, padding=1),
-    "fold": lambda: cg.nn.GraphFold((6, 8), 2, stride=1),
-    "depthwise": lambda: integer_weights(cg.nn.DepthwiseConv(4, 3, padding=1)),
-    "transposed": lambda: integer_weights(cg.nn.GraphConvTranspose2d(4, 2, 3, 2)),
-}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,6 +7,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
+from convgraph.proof import ConvSpec, explain_refutation
 
 
 def test_a_pixel_graph_has_a_spoke_per_edge_and_a_ring_per_loop() -> None:
@@ -63,3 +64,47 @@ def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(cg.errors.MissingExtraError, match=r"convgraph\[viz\]"):
         draw.pixel_graph(torch.rand(1, 3, 3))
+
+
+def test_a_refutation_has_a_line_for_each_offending_edge() -> None:
+    spec = ConvSpec(1, 1, (3, 3), (5, 5), padding=((1, 1), (1, 1)))
+    run = torch.nn.functional.conv2d
+    found = explain_refutation(
+        lambda x, w, b: run(x, w.mT, b, 1, 1), lambda x, w, b: run(x, w, b, 1, 1), spec
+    )
+    assert found is not None
+    axes = draw.counterexample(found)
+    assert len(axes.lines) == len(found.edges) + len(found.found_edges) == 1
+    assert axes.get_title() == "height and width are swapped in the kernel"
+    axes.figure.canvas.draw()
+
+
+def test_the_reach_of_a_stack_is_counted_hop_by_hop() -> None:
+    graph = cg.PixelGraph.from_image(torch.zeros(1, 9, 9))
+    middle = 4 * 9 + 4
+    three, one = cg.nn.GraphConv2d(1, 1, 3, padding=1), cg.nn.PointwiseConv(1, 1)
+    hops = draw.reach([three, torch.nn.ReLU(), one, three], graph, middle)
+    assert [int(hop.sum()) for hop in hops] == [9, 9, 25]
+    down = cg.nn.GraphConv2d(1, 1, 3, stride=2, padding=1)
+    assert int(draw.reach([down, three], graph, 12)[-1].sum()) == 49
+    with pytest.raises(cg.errors.GraphError, match=r"expected a node in \[0, 25\), got 25"):
+        draw.reach([down, three], graph, 25)
+
+
+def test_a_receptive_field_has_a_square_for_every_pixel_of_it() -> None:
+    graph = cg.PixelGraph.from_image(torch.rand(3, 9, 9))
+    layers = [cg.nn.GraphConv2d(1, 1, 3, padding=1)] * 2
+    axes = draw.receptive_field(layers, graph, 40)
+    assert len(axes.patches) == 25 + 1  # and the node itself
+    assert [text.get_text() for text in axes.texts].count("2") == 16
+    with pytest.raises(cg.errors.GraphError, match="keep the size"):
+        draw.receptive_field([cg.nn.GraphConv2d(1, 1, 3)], graph, 0)
+
+
+def test_a_certificate_is_drawn_with_its_bound() -> None:
+    conv = torch.nn.Conv2d(1, 2, 3)
+    cert = cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(5, 5))
+    axes = draw.certificate(cert, dark=True)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(cert.rho)
+    assert axes.get_title().startswith("proven\nfloat32 on cpu, wrong with probability at most 2^-")
+    axes.figure.canvas.draw()

@@ -37,6 +37,8 @@ HOUSE = (
     "interchange",
     "images",
     "graph",
+    "sides",
+    "linear_sides",
     "transforms",
     "backends",
     "functional",
@@ -45,6 +47,7 @@ HOUSE = (
     "convert",
     "proof",
     "prove",
+    "certify",
     "draw",
     "explorer",
     "",  # convgraph/__init__.py, the public names; what follows uses them as anybody would

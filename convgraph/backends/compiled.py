@@ -32,16 +32,19 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
     dual: Any = type(function)(function.__name__, (function,), members)
 
     def operator(*args: Any) -> Tensor:
-        """Call it."""
-        made: Tensor = (function if torch.compiler.is_compiling() else dual).apply(*args)
+        """Call it; without a derivative to take, a compiler gets the plain sums."""
+        call = dual.apply
+        if torch.compiler.is_compiling():
+            # dynamo hands a forward of any number of arguments a ctx where none needs a gradient.
+            tracked = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+            call = function.apply if tracked and torch.is_grad_enabled() else function.forward
+        made: Tensor = call(*args)
         return made
 
     def within_backward(*args: Any) -> Tensor:
         """Call it; a compiler gets the plain sums."""
-        if torch.compiler.is_compiling():
-            made: Tensor = function.forward(*args)
-            return made
-        return operator(*args)
+        made: Tensor = (function.forward if torch.compiler.is_compiling() else dual.apply)(*args)
+        return made
 
     return operator, within_backward
 

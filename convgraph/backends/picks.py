@@ -23,7 +23,8 @@ def by_tap(x: Tensor, edges: EdgeSource) -> Tensor:
     values = x.detach()
     shape = (edges.num_targets, x.shape[1])
     best = values.new_full(shape, -torch.inf)
-    chosen = torch.full(shape, -1, dtype=torch.int64, device=x.device)
+    # Made from the values: under vmap it is batched as they are.
+    chosen = values.new_full(shape, -1, dtype=torch.int64)
     for tap in range(len(ptr) - 1):
         q, p = source[ptr[tap] : ptr[tap + 1]], target[ptr[tap] : ptr[tap + 1]]
         spoken, loudest, known = values[q], best[p], chosen[p]

@@ -64,7 +64,8 @@ def resize(
 def repeatable(image: Tensor, edges: Edges) -> Tensor:
     """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
     passes = edges.form(_passes)
-    return _resize(image, edges.relation, passes, tuple(image.shape[2:]))
+    flat = [part for axis in passes for one in axis for part in one]
+    return _resize(image, edges.relation, *image.shape[2:], *map(len, passes), *flat)
 
 
 def _settled_in_double(edges: Edges) -> bool:
@@ -119,25 +120,27 @@ def _passes(edges: Edges) -> Passes:
     return tuple(found)
 
 
-def _spread_axis(g: Tensor, axis: int, size: int, passes: Any) -> Tensor:
+def _spread_axis(g: Tensor, axis: int, size: int, passes: tuple[Any, ...]) -> Tensor:
     """total[source] += weight * g[output] along one axis; in a pass no two additions meet."""
     total = g.new_zeros([*g.shape[:axis], size, *g.shape[axis + 1 :]])
     shape = [-1 if a == axis else 1 for a in range(g.dim())]
-    for source, out, weight in passes:
+    for source, out, weight in zip(passes[::3], passes[1::3], passes[2::3], strict=True):
         rows = g.index_select(axis, out) * weight.to(g.dtype).view(shape)
         total.index_add_(axis, source, rows)
     return total
 
 
 class _Resize(torch.autograd.Function):
-    """Torch's interpolation; its derivative is `_Spread`."""
+    """Torch's interpolation; its derivative is `_Spread`.
+
+    Of what no derivative touches each number and tensor is an argument: torch's rule for vmap
+    within forward mode loses count of nested ones.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        image: Tensor, relation: ResizeGeometry, passes: Passes, size: tuple[int, ...]
-    ) -> Tensor:
+    def forward(image: Tensor, relation: ResizeGeometry, *plain: Any) -> Tensor:
         return _interpolate(image, relation)
 
     @staticmethod
@@ -146,7 +149,7 @@ class _Resize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _spread_back(grads[0], *ctx.plain), None, None, None
+        return (_spread_back(grads[0], *ctx.plain), *[None] * len(ctx.plain))
 
 
 class _Spread(torch.autograd.Function):
@@ -156,11 +159,16 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        g: Tensor, relation: ResizeGeometry, passes: Passes, size: tuple[int, ...]
+        g: Tensor,
+        relation: ResizeGeometry,
+        *plain: Any,  # the image's size, the passes of each axis, then the parts of each pass
     ) -> Tensor:
         total = g if g.dtype == torch.float64 else g.float()
-        for axis, n in enumerate(size):
-            total = _spread_axis(total, axis + 2, n, passes[axis])
+        d = relation.d
+        size, counts, parts = plain[:d], plain[d : 2 * d], plain[2 * d :]
+        for axis, (n, passes) in enumerate(zip(size, counts, strict=True)):
+            total = _spread_axis(total, axis + 2, n, parts[: 3 * passes])
+            parts = parts[3 * passes :]
         return total.to(g.dtype)
 
     @staticmethod
@@ -169,7 +177,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _resize_back(grads[0], *ctx.plain), None, None, None
+        return (_resize_back(grads[0], *ctx.plain), *[None] * len(ctx.plain))
 
 
 _resize, _resize_back = operators(_Resize, linear)

@@ -40,6 +40,7 @@ class Plan:
         a: entries are uniform on the integers of [-a, a].
         trials: r.
         seed: 128 bits or more, from which every draw follows.
+        epsilon: what was asked for; r is the least that reaches it.
     """
 
     terms: int
@@ -47,6 +48,7 @@ class Plan:
     a: int
     trials: int
     seed: int
+    epsilon: float = EPSILON
 
     @property
     def log2_epsilon(self) -> float:
@@ -96,4 +98,5 @@ def plan(
         )
     loss = math.log2((2 * a + 1) / 2)
     trials = max(1, math.ceil(-math.log2(epsilon) / loss))
-    return Plan(terms, bits, a, trials, secrets.randbits(ENTROPY_BITS) if seed is None else seed)
+    seed = secrets.randbits(ENTROPY_BITS) if seed is None else seed
+    return Plan(terms, bits, a, trials, seed, epsilon)

@@ -8,10 +8,10 @@ so if two implementations differ at all they differ as nonzero polynomials, and 
 show it. Candidate, reference and the oracle are compared bit for bit in y, grad_x, grad_w and
 grad_b: three ways, because two can share a fault.
 
-Receives callables and never learns who computes. May import errors, torch, spec, oracle, draws.
+Receives callables and never learns who computes. May import errors, torch, oracle, draws, probe.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -22,12 +22,11 @@ from torch import Tensor
 
 from convgraph.errors import ProofError
 from convgraph.proof.draws import Plan
-from convgraph.proof.oracle import Oracle, as_exact
-
-Run = Callable[..., Tensor]
-"""Takes x (B, C, *size), w, b and returns y (B, C', *out), differentiable; x alone if linear."""
-
-QUANTITIES = ("y", "grad_x", "grad_w", "grad_b")
+from convgraph.proof.oracle import Oracle
+from convgraph.proof.probe import Probe, Run
+from convgraph.proof.probe import draw as _draw
+from convgraph.proof.probe import evaluate as _run
+from convgraph.proof.probe import truth as _truth
 
 
 @final
@@ -58,6 +57,7 @@ def check_identity(
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    second: bool = False,
     progress: bool = False,
 ) -> Identity:
     """Probe a convolution against its dense reference and the oracle.
@@ -69,6 +69,7 @@ def check_identity(
         plan: how the integers are drawn.
         dtype: in which both run, float64 or float32.
         device: where both run.
+        second: also probe one derivative up, see `probe`; `plan` must leave room for it.
         progress: show a bar, one step a trial.
 
     Returns:
@@ -79,32 +80,23 @@ def check_identity(
     live = oracle.targets & (oracle.in_degree() > 0)
     if not live.any() or not np.prod(spec.x_shape) * np.prod(spec.w_shape):
         return Identity("undecided", 3, reason="there is nothing to compare: no output hears any")
-    heard = _site_mask(live, oracle)
+    everywhere, heard = bool(live.all()), _site_mask(live, oracle)
     compared = 0
-    for generator in _steps(plan, progress):
-        x, w = plan.draw(generator, spec.x_shape), plan.draw(generator, spec.w_shape)
-        b = plan.draw(generator, (spec.out_channels,)) if spec.bias else None
-        g = plan.draw(generator, oracle.y_shape)
-        exact_x, exact_w, exact_b, exact_g = as_exact(plan.terms, x, w, b, g)
-        truth: dict[str, Any] = {
-            "y": oracle.convolve(_some(exact_x), _some(exact_w), exact_b),
-            "grad_x": oracle.grad_x(_some(exact_w), _some(exact_g)),
-            "grad_w": oracle.grad_w(_some(exact_x), _some(exact_g)),
-        }
-        if b is not None:
-            truth["grad_b"] = oracle.grad_b(_some(exact_g))
-        if np.count_nonzero(truth["y"][heard]) * 2 < truth["y"][heard].size:
+    for trial, generator in enumerate(_steps(plan, progress)):
+        probe = _draw(plan, oracle, generator, trial, second)
+        truth = _truth(oracle, probe, plan.terms)
+        y = truth["y"] if everywhere else truth["y"][heard]
+        if np.count_nonzero(y) * 2 < y.size:
             return Identity(
                 "undecided", 3, compared, "most of the outputs compared are zero; a sum of random "
                 "integers should not be"
             )  # fmt: skip
-        sent = {"x": x, "w": w, **({} if b is None else {"b": b})}
         for name, run in (("candidate", candidate), ("reference", reference)):
-            found = _run(run, sent, g, dtype, device)
+            found = _run(run, probe, dtype, device)
             if isinstance(found, str):
                 return Identity("refuted", 3, compared, f"the {name} {found}")
             for quantity, expected in truth.items():
-                other = _differs(found.get(quantity), expected, dtype)
+                other = _differs(found.get(quantity), expected, dtype, probe.scale(quantity))
                 if other is not None:
                     return _refuted(name, quantity, other, 3, compared)
                 compared += expected.size
@@ -145,10 +137,11 @@ def check_linear(
         if outputs[1].numel() == 0:
             return Identity("undecided", 2, reason="there is nothing to compare")
         g = plan.draw(generator, tuple(outputs[1].shape)) * scale
-        truth = _run(reference, {"x": x}, g, dtype, device)
+        probe = Probe({"x": x}, g)
+        truth = _run(reference, probe, dtype, device)
         if isinstance(truth, str):
             raise ProofError(f"the reference {truth}")
-        found = _run(candidate, {"x": x}, g, dtype, device)
+        found = _run(candidate, probe, dtype, device)
         if isinstance(found, str):
             return Identity("refuted", 2, compared, f"the candidate {found}")
         if int(torch.count_nonzero(_tensor(truth["y"]))) * 2 < outputs[1].numel():
@@ -167,12 +160,6 @@ def _steps(plan: Plan, progress: bool) -> Iterator[np.random.Generator]:
     return iter(track(generators, description="probing") if progress else generators)
 
 
-def _some(array: Any) -> Any:
-    if array is None:
-        raise ProofError("an array that must be there is missing")
-    return array
-
-
 def _tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise ProofError("a tensor that must be there is missing")
@@ -185,48 +172,24 @@ def _site_mask(live: Any, oracle: Oracle) -> Any:
     return np.broadcast_to(image, oracle.y_shape)
 
 
-def _run(
-    run: Run, sent: dict[str, Any], g: Any, dtype: torch.dtype, device: torch.device | str
-) -> dict[str, Tensor | None] | str:
-    """Return y and the gradients of one side, or what is wrong with it."""
-    leaves = {
-        name: torch.from_numpy(value).to(device, dtype).requires_grad_()
-        for name, value in sent.items()
-    }
-    y = run(*leaves.values()) if "w" not in leaves else run(
-        leaves["x"], leaves["w"], leaves.get("b")
-    )  # fmt: skip
-    if not isinstance(y, Tensor):
-        return f"returned {type(y).__name__}, not a tensor"
-    if tuple(y.shape) != tuple(g.shape):
-        return f"returned y of shape {tuple(y.shape)}, expected {tuple(g.shape)}"
-    if y.dtype != dtype:
-        return f"returned y of dtype {y.dtype}, expected {dtype}"
-    if y.device != next(iter(leaves.values())).device:
-        return f"returned y on {y.device}"
-    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
-    if y.requires_grad:
-        head = torch.from_numpy(g).to(device, dtype)
-        grads = torch.autograd.grad(y, list(leaves.values()), head, allow_unused=True)
-    named = {f"grad_{name}": grad for name, grad in zip(leaves, grads, strict=True)}
-    return {"y": y.detach(), **named}
-
-
-def _differs(found: Tensor | None, expected: Any, dtype: torch.dtype) -> dict[str, Any] | None:
-    """The first entry that differs, or None."""
+def _differs(
+    found: Tensor | None, expected: Any, dtype: torch.dtype, scale: float = 1.0
+) -> dict[str, Any] | None:
+    """The first entry that differs, or None; `scale` is a power of two that found carries."""
     if found is None:
         return {"problem": "has no gradient"}
     if tuple(found.shape) != expected.shape or found.dtype != dtype:
         return {"problem": f"has shape {tuple(found.shape)} and dtype {found.dtype}"}
-    # Exact: |integers| <= 2^53 in float64 on both sides.
-    gap = found.double().cpu().numpy() != expected.astype(np.float64)
+    # Exact: the integers fit the mantissa on both sides; a power of two moves the exponent only.
+    got = found.cpu().numpy()
+    gap = got != np.multiply(expected, scale, dtype=got.dtype, casting="unsafe")
     if not gap.any():
         return None
     at = tuple(int(i) for i in np.argwhere(gap)[0])
     return {
         "index": at,
         "found": float(found[at]),
-        "expected": float(expected[at]),
+        "expected": float(expected[at]) * scale,
         "wrong": int(gap.sum()),
         "of": int(gap.size),
     }

@@ -1,11 +1,12 @@
-"""The proof of one layer: S0, S2(b) and S3 in order, and the record of it.
+"""The proof of one layer: S0 to S3 in order, a cause if it is refuted, and the record of it.
 
 The verdict is the weakest part's: one refutation refutes, otherwise one undecided part leaves it
 undecided. May import the other files of proof and errors.
 """
 
-import platform
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,35 @@ import torch
 
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
+from convgraph.proof.basis import CALLS, calls, check_basis, smallest
 from convgraph.proof.certificate import Certificate, Part
-from convgraph.proof.identity import Identity, Run, check_identity, check_linear
+from convgraph.proof.identity import Identity, check_identity, check_linear
 from convgraph.proof.oracle import Oracle
+from convgraph.proof.parts import (
+    Parameters,
+    dtype_name,
+    identity_part,
+    parameters_part,
+    premise_part,
+    record,
+    rounding_part,
+    structure_part,
+    taken_for_granted,
+)
+from convgraph.proof.premise import Premise, check_premise
+from convgraph.proof.probe import Run
 from convgraph.proof.rounding import HALF, Rounding, check_rounding
+from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
 from convgraph.proof.structure import Structure, check_structure
 
 EdgeLists = tuple[Any, Any, Any]
 """Flat source pixels, flat target sites and taps, (E,) integer arrays each."""
 
-Parameters = Mapping[str, torch.Tensor]
-"""Name -> parameter of one side."""
+Pair = Callable[[ConvSpec], tuple[Run, Run]]
+"""Builds candidate and reference for another spec of the same kind."""
+
+IDENTITIES = ("auto", "deterministic", "probabilistic")
 
 
 def prove_convolution(
@@ -34,6 +52,13 @@ def prove_convolution(
     *,
     edges: Callable[[], EdgeLists] | None = None,
     parameters: tuple[Parameters, Parameters] | None = None,
+    premise: bool = True,
+    trust: Collection[str] = (),
+    identity: str = "auto",
+    small: Pair | None = None,
+    second: bool = False,
+    explain: bool = True,
+    assumed: tuple[str, ...] = (),
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     epsilon: float = draws.EPSILON,
@@ -51,6 +76,16 @@ def prove_convolution(
         edges: returns the candidate's typed edges, for S0; None if it has none to show.
         parameters: of both sides by name; if they are given and differ in a bit, the two hold
             different functions, whatever their operators are, and the verdict says so.
+        premise: follow the candidate's operators (S1); without it they are assumed multilinear.
+        trust: custom operators ("ns::op") and autograd functions (by class name) of the candidate
+            that are taken as multilinear, and named in the record.
+        identity: "probabilistic" probes the geometry itself; "deterministic" also goes through
+            every basis pair of a small one; "auto" does so where that takes few calls.
+        small: returns both sides for a smaller spec of the same kind, without masks. None: "auto"
+            leaves the basis out, and "deterministic" hands the smaller images to those given.
+        second: also probe one derivative up.
+        explain: shrink a refutation to the smallest case and look for its cause.
+        assumed: what the caller takes for granted, for the record.
         dtype: in which both compute. Integers are probed in it for float64 and float32, in float64
             for half types, which have no room for them.
         device: where both compute.
@@ -74,6 +109,8 @@ def prove_convolution(
         >>> prove_convolution(flipped, F.conv2d, spec).verdict
         'refuted'
     """
+    if identity not in IDENTITIES:
+        raise ProofError(f"expected identity in {IDENTITIES}, got {identity!r}")
     oracle = Oracle(spec)
     probe = torch.float64 if dtype in HALF else dtype
     parts: list[Part] = []
@@ -81,35 +118,110 @@ def prove_convolution(
     if edges is not None:
         source, target, tap = (np.asarray(array, dtype=np.int64) for array in edges())
         structure = check_structure(oracle, source, target, tap)
-    parts.append(_structure_part(structure))
+    parts.append(structure_part(structure))
     verdicts: list[Any] = [structure]
     if parameters is not None:
-        parts.append(_parameters_part(*parameters))
+        parts.append(parameters_part(*parameters))
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
     flags = precision.stated(device)
-    plan, identity, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    plan, probed, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    basis, followed = Identity("not asked", 3), Premise("not asked")
+    if premise:
+        shapes = {"x": spec.x_shape, "w": spec.w_shape}
+        bias = (spec.out_channels,) if spec.bias else None
+        with precision.plain(device):
+            followed = check_premise(
+                candidate, {**shapes, "b": bias}, dtype=probe, device=device, trust=trust,
+                second=second,
+            )  # fmt: skip
+    parts.append(premise_part(followed))
     try:
-        plan = draws.plan(oracle.terms(), _name(probe), epsilon, seed)
+        # One derivative up, two contractions and a cotangent add up in one entry. An implementation
+        # that adds up more on the way needs the room for it.
+        needed = oracle.terms() * (1 + second)
+        if followed.status == "proven":
+            needed = max(needed, followed.terms)
+        plan = draws.plan(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         if not 0 < epsilon < 1:
             raise
-        identity = Identity("undecided", 3, reason=str(error))
-    if plan is not None and structure.status != "refuted":
-        with precision.plain(device):
-            identity = check_identity(
-                candidate, reference, oracle, plan, dtype=probe, device=device, progress=progress
-            )
-            if identity.status == "proven":
+        probed = Identity("undecided", 3, reason=str(error))
+    with precision.plain(device):
+        if structure.status != "refuted":
+            basis = _basis(candidate, reference, spec, identity, small, probe, device)
+        if plan is not None and structure.status != "refuted":
+            probed = check_identity(
+                candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
+                progress=progress,
+            )  # fmt: skip
+            if probed.status == "proven":
                 generator = np.random.Generator(np.random.Philox(plan.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device
                 )
-    parts.append(_identity_part(identity, plan, probe))
-    parts.append(_rounding_part(rounding))
-    return _record(
-        name, parts, [*verdicts, identity, rounding], spec.to_dict(), dtype, device, plan, flags,
-        rounding, identity,
+    parts.append(Part("S2 basis", basis.status, basis.reason))
+    parts.append(identity_part(probed, plan, probe, second=second))
+    parts.append(rounding_part(rounding))
+    # The premise comes last: where two parts refute, a counterexample says more.
+    verdicts += [basis, probed, rounding, followed]
+    found = record(
+        name, parts, verdicts, spec.to_dict(), dtype, device, plan, flags, rounding, probed,
+        (*taken_for_granted(followed), *assumed),
     )  # fmt: skip
+    found = replace(found, trace=followed.trace)
+    if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
+        return _explained(found, candidate, reference, spec, edges, probe, device)
+    return found
+
+
+def _explained(
+    found: Certificate,
+    candidate: Run,
+    reference: Run,
+    spec: ConvSpec,
+    edges: Callable[[], EdgeLists] | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Certificate:
+    """Add the smallest case and the likely cause, where random integers show one."""
+    with precision.plain(device):
+        case = explain_refutation(
+            candidate, reference, spec, edges=edges, dtype=dtype, device=device
+        )
+    if case is None:
+        return found
+    smallest_case = json.loads(json.dumps(case.to_dict()))
+    return replace(
+        found,
+        cause=case.cause,
+        counterexample={**found.counterexample, "smallest": smallest_case},
+    )
+
+
+def _basis(
+    candidate: Run,
+    reference: Run,
+    spec: ConvSpec,
+    identity: str,
+    small: Pair | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Identity:
+    """S2(a) where it was asked for, or where it is cheap."""
+    if identity == "probabilistic":
+        return Identity("not asked", 3)
+    if small is None and identity == "auto":
+        return Identity("not asked", 3, reason="no smaller geometry of the same kind was given")
+    little = smallest(spec)
+    many = calls(little)
+    if identity == "auto" and many > CALLS:
+        return Identity("not asked", 3, reason=f"it would take {many} calls; S2 probes instead")
+    one, two = (candidate, reference) if small is None else small(little)
+    found = check_basis(one, two, little, dtype=dtype, device=device)
+    if found.status != "proven":
+        return found
+    facts = f"{many} calls at size {little.size}, {found.compared} entries, nothing left to chance"
+    return replace(found, reason=facts)
 
 
 def prove_linear(
@@ -154,115 +266,15 @@ def prove_linear(
     """
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
-    plan = draws.plan(terms * scale, _name(dtype), epsilon, seed, degree=1)
+    plan = draws.plan(terms * scale, dtype_name(dtype), epsilon, seed, degree=1)
     flags = precision.stated(device)
     with precision.plain(device):
         identity = check_linear(
             candidate, reference, shape, plan, scale=scale, dtype=dtype, device=device,
             progress=progress,
         )  # fmt: skip
-    parts = [_identity_part(identity, plan, dtype)]
+    parts = [identity_part(identity, plan, dtype)]
     spec = {"shape": list(shape), "terms": terms, "scale": scale}
-    return _record(
+    return record(
         name, parts, [identity], spec, dtype, device, plan, flags, Rounding("not asked"), identity
     )
-
-
-def _record(
-    name: str,
-    parts: list[Part],
-    verdicts: list[Any],
-    spec: dict[str, Any],
-    dtype: torch.dtype,
-    device: torch.device | str,
-    plan: draws.Plan | None,
-    flags: dict[str, str],
-    rounding: Rounding,
-    identity: Identity,
-) -> Certificate:
-    verdict, reason = "proven", ""
-    for wanted in ("refuted", "undecided"):
-        found = [v for v in verdicts if v.status == wanted]
-        if found:
-            verdict, reason = wanted, found[0].reason
-            break
-    return Certificate(
-        name=name,
-        verdict=verdict,
-        reason=reason,
-        parts=tuple(parts),
-        spec=spec,
-        dtype=_name(dtype),
-        device=_device(device),
-        seed=plan.seed if plan else 0,
-        a=plan.a if plan else 0,
-        trials=plan.trials if plan else 0,
-        log2_epsilon=plan.log2_epsilon if plan else 0.0,
-        rho=rounding.rho,
-        rho_exact=rounding.rho_exact,
-        counterexample=identity.counterexample,
-        versions={
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        flags=flags,
-    )
-
-
-def _structure_part(found: Structure) -> Part:
-    if found.status == "proven":
-        return Part("S0 structure", "proven", f"{found.edges} typed edges, every one")
-    return Part("S0 structure", found.status, found.reason)
-
-
-def _parameters_part(one: Parameters, two: Parameters) -> Part:
-    for name in sorted({*one, *two}):
-        if (
-            name not in one
-            or name not in two
-            or not torch.equal(one[name], two[name].to(one[name]))
-        ):
-            return Part(
-                "parameters",
-                "refuted",
-                f"{name!r} differs; copy it first, e.g. with load_state_dict",
-            )
-    return Part("parameters", "proven", f"{', '.join(sorted(one))}: equal bit for bit")
-
-
-def _identity_part(found: Identity, plan: draws.Plan | None, dtype: torch.dtype) -> Part:
-    if found.status != "proven" or plan is None:
-        return Part("S2 identity", found.status, found.reason)
-    ways = "candidate, reference and integer oracle" if found.ways == 3 else "two ways, no oracle"
-    return Part(
-        "S2 identity",
-        "proven",
-        f"{ways}, bit for bit; {plan.trials} trials in [-{plan.a}, {plan.a}], {_name(dtype)}, "
-        f"epsilon <= 2^{plan.log2_epsilon:.0f}; {found.compared} entries",
-    )
-
-
-def _rounding_part(found: Rounding) -> Part:
-    if found.status != "proven":
-        return Part("S3 rounding", found.status, found.reason)
-    worst = max(found.rho.values(), default=0.0)
-    exact = max(found.rho_exact.values(), default=None) if found.rho_exact else None
-    held = f"largest error / bound {worst:.2g} against the reference"
-    if exact is None:
-        return Part("S3 rounding", "proven", f"{held}; none finer: {found.reference}")
-    if found.reason:
-        held = f"{found.reason}; the candidate's largest error / bound is"
-        return Part("S3 rounding", "proven", f"{held} {exact:.2g}")
-    return Part("S3 rounding", "proven", f"{held}, {exact:.2g} against {found.reference}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _device(device: torch.device | str) -> str:
-    where = torch.device(device)
-    if where.type == "cuda":
-        return f"{where} ({torch.cuda.get_device_name(where)})"
-    return str(where)

@@ -5,14 +5,14 @@
 Each axis is laid out as the row of source positions that its padding describes; taps then simply
 read along that row. A transposed kernel throws instead of reading: source i lands on
 i * stride - padding + t * dilation. Products and sums are exact: in int64, or in float64 where
-every partial sum is bounded by 2^53, so that no rounding can occur (both are tested equal).
+every partial sum is bounded by 2^53 (float32: 2^24), so that nothing rounds (tested equal).
 
-May import errors and spec only: the oracle shares nothing with what it judges, least of all the
-formula for sources, folds and output sizes.
+May import errors, spec and contraction only: the oracle shares nothing with what it judges, least
+of all the formula for sources, folds and output sizes.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 from typing import Any, final
@@ -21,11 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from convgraph.errors import ProofError
+from convgraph.proof.contraction import ByBand, ByTap, forward
 from convgraph.proof.spec import ConvSpec
 
 Array = npt.NDArray[Any]
 EXACT_FLOAT = 2**53
 EXACT_INT = 2**63
+EXACT_SINGLE = 2**24
+BAND_CHANNELS = 4
+"""Channel pairs a group up to which sums are taken by band."""
 
 
 @final
@@ -130,6 +134,10 @@ def _axis(spec: ConvSpec, axis: int) -> list[list[int | None]]:
 class Oracle:
     """The four contractions of one spec, with its edges worked out once.
 
+    Args:
+        spec: of the operator.
+        by_band: how sums are taken, see `contraction`; None takes the faster way.
+
     Example:
         >>> spec = ConvSpec(1, 1, (3,), (3,), batch=1, padding=((1, 1),), bias=False)
         >>> x, w = np.array([[[1, 2, 3]]]), np.array([[[1, 10, 100]]])
@@ -137,11 +145,10 @@ class Oracle:
         [[[210, 321, 32]]]
     """
 
-    def __init__(self, spec: ConvSpec) -> None:
-        """Work out the edges."""
-        self.spec = spec
-        self.edges = edges(spec)
-        self.out_size = self.edges.out_size
+    def __init__(self, spec: ConvSpec, *, by_band: bool | None = None) -> None:
+        """Work out the sizes; edges and tables follow when somebody asks."""
+        self.spec, self.by_band = spec, by_band
+        self.out_size = output_size(spec)
         self.y_shape = (spec.batch, spec.out_channels, *self.out_size)
         if spec.target_mask is not None and spec.target_mask.shape != (
             spec.batch,
@@ -151,6 +158,11 @@ class Oracle:
                 f"ConvSpec: expected target_mask of shape {(spec.batch, *self.out_size)}, "
                 f"got {spec.target_mask.shape}"
             )
+
+    @cached_property
+    def edges(self) -> OracleEdges:
+        """Every typed edge, masks applied."""
+        return edges(self.spec)
 
     @property
     def targets(self) -> Array:
@@ -183,52 +195,54 @@ class Oracle:
 
     def convolve(self, x: Array, w: Array, b: Array | None = None) -> Array:
         """Return y (B, C_out, *out); sites that do not receive hold 0."""
-        rows, taps = _rows(x), self._taps(w)
-        y = np.zeros((len(self.targets), self.spec.out_channels), dtype=np.result_type(x, w))
-        for t, (source, target) in enumerate(self._pairs()):
-            y[target] += _product(rows[source], taps[t])
+        y = self._way(x, w).convolve(self._sent(x), w)
         if b is not None:
-            y[self.targets] += b
-        return _image(y, self.y_shape)
+            y = y + b.reshape(1, -1, *(1,) * self.spec.d)
+        return self._received(y)
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by x, (B, C_in, *size)."""
-        heads, taps = _rows(g), self._taps(w)
-        s = self.spec
-        total = np.zeros((prod(s.image_shape), s.in_channels), dtype=np.result_type(g, w))
-        for t, (source, target) in enumerate(self._pairs()):
-            _add_at(total, source, _product(heads[target], taps[t].swapaxes(1, 2)))
-        return _image(total, s.x_shape)
+        return self._sent(self._way(w, g).grad_x(w, self._received(g)))
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by w, in the layout of w."""
-        rows, heads = _rows(x), _rows(g)
-        s = self.spec
-        blocks = []
-        for source, target in self._pairs():
-            left = rows[source].reshape(len(source), s.groups, s.in_channels // s.groups)
-            right = heads[target].reshape(len(target), s.groups, s.out_channels // s.groups)
-            left, right = left.transpose(1, 2, 0), right.transpose(1, 0, 2)
-            blocks.append(left @ right)  # (G, C_in / G, C_out / G)
-        stacked = np.stack(blocks, axis=-1)
-        if not s.transposed:
-            stacked = stacked.swapaxes(1, 2)
-        return stacked.reshape(s.w_shape)
+        return self._way(x, g).grad_w(self._sent(x), self._received(g))
 
     def grad_b(self, g: Array) -> Array:
         """Return the derivative of sum(g * y) by b, (C_out,)."""
-        total: Array = _rows(g)[self.targets].sum(axis=0)
+        total: Array = self._received(g).sum(axis=(0, *range(2, g.ndim)))
         return total
 
-    def _pairs(self) -> list[tuple[Array, Array]]:
-        e = self.edges
-        return [(e.source[a:b], e.target[a:b]) for a, b in zip(e.ptr[:-1], e.ptr[1:], strict=True)]
-
-    def _taps(self, w: Array) -> Array:
-        """(taps, G, C_in / G, C_out / G)."""
+    def _way(self, one: Array, two: Array) -> ByTap | ByBand:
+        """Bands need a fast product, so floats, and few channels a group."""
         s = self.spec
-        grouped = w.reshape(s.groups, w.shape[0] // s.groups, w.shape[1], s.taps)
-        return grouped.transpose(3, 0, 1, 2) if s.transposed else grouped.transpose(3, 0, 2, 1)
+        few = s.groups > 1 and s.in_channels * s.out_channels <= BAND_CHANNELS * s.groups**2
+        if self.by_band is None:
+            banded = few and np.result_type(one, two) in (np.float32, np.float64)
+        else:
+            banded = self.by_band
+        return self._banded if banded else self._tapped
+
+    @cached_property
+    def _tapped(self) -> ByTap:
+        return ByTap(self.spec, self._tables)
+
+    @cached_property
+    def _banded(self) -> ByBand:
+        return ByBand(self.spec, self._tables)
+
+    @cached_property
+    def _tables(self) -> list[Array]:
+        return [forward(_axis(self.spec, axis)) for axis in range(self.spec.d)]
+
+    def _sent(self, x: Array) -> Array:
+        """What absent pixels hold is nothing, before it is read and in what comes back to them."""
+        mask = self.spec.source_mask
+        return x if mask is None else np.where(mask[:, None], x, np.zeros((), x.dtype))
+
+    def _received(self, y: Array) -> Array:
+        mask = self.spec.target_mask
+        return y if mask is None else np.where(mask[:, None], y, np.zeros((), y.dtype))
 
 
 def as_exact(terms: int, *arrays: Array | None) -> tuple[Array | None, ...]:
@@ -245,29 +259,7 @@ def as_exact(terms: int, *arrays: Array | None) -> tuple[Array | None, ...]:
     bound = terms * prod(max(value, 1) for value in largest)
     if bound >= EXACT_INT:
         raise ProofError(f"sums of up to {bound} do not fit int64; draw smaller integers")
-    dtype = np.float64 if bound <= EXACT_FLOAT else np.int64
+    dtype: Any = np.int64
+    if bound <= EXACT_FLOAT:
+        dtype = np.float32 if bound <= EXACT_SINGLE else np.float64
     return tuple(None if a is None else a.astype(dtype) for a in arrays)
-
-
-def _rows(image: Array) -> Array:
-    """(B, C, *size) as (B * pixels, C)."""
-    return np.moveaxis(image, 1, -1).reshape(-1, image.shape[1])
-
-
-def _image(rows: Array, shape: tuple[int, ...]) -> Array:
-    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
-
-
-def _product(rows: Array, tap: Array) -> Array:
-    """(n, C_in) through (G, C_in / G, C_out / G)."""
-    groups, c_in, c_out = tap.shape
-    blocks = rows.reshape(len(rows), groups, c_in).transpose(1, 0, 2)
-    return (blocks @ tap).transpose(1, 0, 2).reshape(len(rows), groups * c_out)
-
-
-def _add_at(total: Array, where: Array, rows: Array) -> None:
-    """total[where] += rows, where `where` may repeat (folded padding)."""
-    if len(np.unique(where)) == len(where):
-        total[where] += rows
-    else:
-        np.add.at(total, where, rows)

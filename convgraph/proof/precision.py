@@ -42,17 +42,21 @@ def state(device: torch.device | str) -> dict[str, str]:
 
 
 def stated(device: torch.device | str) -> dict[str, str]:
-    """Say what will hold for float32 within `ieee_float32`, and what holds outside of it.
+    """Say what will hold within a proof: float32 on the device, threads and vector units beside it.
 
     Example:
-        >>> stated("cpu")
-        {'tf32': 'not applicable on cpu'}
+        >>> sorted(stated("cpu"))
+        ['cpu', 'tf32', 'threads']
     """
     outside = state(device)
+    machine = {
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+    }
     if torch.device(device).type != "cuda":
-        return outside
+        return outside | machine
     inside = {f"{path}.{name}": str(value) for path, name, value in _switches()}
-    return {
+    return machine | {
         key: value if value == outside[key] else f"{value} (outside of the proof: {outside[key]})"
         for key, value in inside.items()
     }

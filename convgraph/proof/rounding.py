@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
-from convgraph.proof.identity import Run
 from convgraph.proof.oracle import Oracle
+from convgraph.proof.probe import Run
 from convgraph.proof.spec import ConvSpec
 
 Array = npt.NDArray[Any]

@@ -113,7 +113,9 @@ def test_the_oracle_is_torch_on_integers(spec: ConvSpec, seed: int) -> None:
         leaves.append(torch.from_numpy(b).double().requires_grad_())
     y = _torch(spec, *leaves)
     grads = torch.autograd.grad(y, leaves, torch.from_numpy(g).double())
-    for dtype in (np.int64, np.float64):
+    ways = [(np.int64, None), (np.float64, True), (np.float64, False), (np.float32, None)]
+    for dtype, by_band in ways:
+        oracle = Oracle(spec, by_band=by_band)
         xs, ws, gs = (a.astype(dtype) for a in (x, w, g))
         bs = None if b is None else b.astype(dtype)
         assert np.array_equal(oracle.convolve(xs, ws, bs), y.detach().numpy())

@@ -1,10 +1,6 @@
-"""Pictures: the pixel graph over an image, one node's messages, the adjacency of a tap.
+"""Who talks to whom: the pixel graph over an image, one node's messages, the adjacency of a tap.
 
-Every picture is drawn on a matplotlib Axes and returned, so that it can be placed, styled and
-saved as usual. Colours tell the taps apart for colour-blind readers too; `dark=True` suits a dark
-page. matplotlib comes with the extra `viz` and is imported when something is drawn.
-
-May import errors, geometry, edges, graph and nn.
+May import errors, geometry, edges, graph, nn and draw.style.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,37 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.draw.style import axes_in, show_image, tap_colours
 from convgraph.edges import connect
-from convgraph.errors import GraphError, MissingExtraError
+from convgraph.errors import GraphError
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.nn import GraphConv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's palette, which stays apart under the common forms of colour blindness.
-PALETTE = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#882255",
-)  # fmt: skip
-LIGHT, DARK = {"ink": "#1a1a1a", "page": "#ffffff"}, {"ink": "#f0f0f0", "page": "#14161a"}
-
-
-def tap_colours(geometry: KernelGeometry) -> list[str]:
-    """Return one colour per tap; the self-loop, if there is one, is grey.
-
-    Example:
-        >>> len(set(tap_colours(KernelGeometry(3, padding=1))))
-        9
-    """
-    colours, used = [], 0
-    for offset in geometry.offsets:
-        if not offset.any():
-            colours.append("#888888")
-        else:
-            colours.append(PALETTE[used % len(PALETTE)])
-            used += 1
-    return colours
 
 
 def pixel_graph(
@@ -86,8 +60,8 @@ def pixel_graph(
             f"draw.pixel_graph: expected one 2-D image, got {graph.batch_size} of {graph.sites.d}-D"
         )
     kernel = KernelGeometry(3, padding=1) if geometry is None else geometry
-    axes, style = _axes(ax, dark)
-    _show(axes, graph)
+    axes, style = axes_in(ax, dark)
+    show_image(axes, graph)
     edges = connect(kernel, graph)
     pos = graph.pos.cpu().numpy().astype(float)
     goal = edges.target.pos.cpu().numpy().astype(float)
@@ -132,10 +106,10 @@ def messages(
         >>> len(ax.texts)
         9
     """
-    axes, style = _axes(ax, dark)
+    axes, style = axes_in(ax, dark)
     from matplotlib.patches import FancyArrowPatch
 
-    _show(axes, graph)
+    show_image(axes, graph)
     edges = layer.edges(graph)
     here = edges.edge_index[1] == node
     source, tap = edges.edge_index[0][here], edges.edge_type[here]
@@ -197,7 +171,7 @@ def adjacency(
     """
     from matplotlib.colors import to_rgb
 
-    axes, style = _axes(ax, dark)
+    axes, style = axes_in(ax, dark)
     edges = layer.edges(graph)
     colours = np.array([to_rgb(c) for c in tap_colours(layer.geometry)])
     picture = np.tile(np.array(to_rgb(style["page"])), (edges.num_targets, edges.num_sources, 1))
@@ -212,37 +186,6 @@ def adjacency(
     what = f"{layer.geometry.num_taps} taps" if tap is None else f"tap {tap}"
     axes.set_title(f"adjacency of {what}, {int(chosen.sum())} edges", color=style["ink"])
     return axes
-
-
-def _axes(ax: "Axes | None", dark: bool) -> tuple["Axes", dict[str, str]]:
-    """Return where to draw and in which colours."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "drawing needs matplotlib, which the base install leaves out; "
-            'install it with: pip install "convgraph[viz]"'
-        ) from error
-    style = DARK if dark else LIGHT
-    if ax is None:
-        ax = Figure(figsize=(6, 6), facecolor=style["page"], layout="constrained").subplots()
-    ax.set_facecolor(style["page"])
-    return ax, style
-
-
-def _show(axes: "Axes", graph: PixelGraph) -> None:
-    """Paint the image, paled so that the edges stand out; absent pixels stay the page's colour."""
-    pixels = graph.to_image(fill=float("nan")).detach().cpu().float()
-    image = pixels.squeeze(0) if pixels.dim() == 4 else pixels
-    shown = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
-    shown = 0.35 + 0.65 * shown.clamp(0, 1)
-    alpha = (~image[:1].isnan()).float()
-    rgba = torch.cat([shown.nan_to_num(0), alpha]).movedim(0, -1).numpy()
-    axes.imshow(rgba, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _spokes(

@@ -1,0 +1,28 @@
+"""Pictures: pixel graphs, messages, adjacency matrices, receptive fields, certificates.
+
+Every picture is drawn on a matplotlib Axes and returned, so that it can be placed, styled and
+saved as usual. Colours tell the taps apart for colour-blind readers too; `dark=True` suits a dark
+page. matplotlib comes with the extra `viz` and is imported when something is drawn.
+
+May import errors, geometry, edges, graph, nn and proof's certificate.
+"""
+
+from convgraph.draw.graphs import adjacency, messages, pixel_graph
+from convgraph.draw.reach import reach, receptive_field
+from convgraph.draw.record import certificate
+from convgraph.draw.refutation import counterexample
+from convgraph.draw.style import DARK, LIGHT, PALETTE, tap_colours
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "PALETTE",
+    "adjacency",
+    "certificate",
+    "counterexample",
+    "messages",
+    "pixel_graph",
+    "reach",
+    "receptive_field",
+    "tap_colours",
+]

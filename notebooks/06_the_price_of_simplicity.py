@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. The price of simplicity
+#
+# **Question.** Depthwise then pointwise costs a ninth. What can a full convolution do that it cannot?
+#
+# A convolution is a matrix `W` of shape (C_out, C_in k^2): what each output channel makes of all the
+# numbers under the kernel. Its *rank* says how many different things the layer can ask.
+
+# %%
+# %matplotlib inline
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import convgraph as cg
+from lesson import answer, check, panels, show
+
+torch.manual_seed(0)
+
+# %% [markdown]
+# ## Rank of one layer
+#
+# **Guess** the rank of a random 3 x 3 convolution 8 -> 64, and of the same layer when its depthwise
+# part is the identity (each channel only looks at itself, in the middle).
+
+# %%
+def rank(weight: torch.Tensor) -> int:
+    """Rank of a convolution as a matrix (C_out, C_in k^2), by its singular values."""
+    return int(torch.linalg.matrix_rank(weight.detach().double().flatten(1)))
+
+
+def product(layer: cg.nn.DepthwiseSeparableConv) -> torch.Tensor:
+    """The full convolution (C_out, C_in, k, k) that both stages make together."""
+    return torch.einsum("oc,cij->ocij", layer.pointwise.weight.double().flatten(1), layer.depthwise.weight[:, 0].double())
+
+
+full = cg.nn.GraphConv2d(8, 64, 3, padding=1, bias=False)
+simple = cg.nn.DepthwiseSeparableConv(8, 64, 3, padding=1, bias=False)
+with torch.no_grad():
+    simple.depthwise.weight.zero_()
+    simple.depthwise.weight[:, :, 1, 1] = 1
+print("full:", rank(full.weight), " depthwise part the identity:", rank(product(simple)))
+answer("min(C_out, C_in k^2) = min(64, 72) = 64, against min(C_out, C_in) = min(64, 8) = 8.")
+
+# %%
+for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
+    whole = nn.Conv2d(c_in, c_out, k, bias=False)
+    plain = cg.nn.DepthwiseSeparableConv(c_in, c_out, k, bias=False)
+    with torch.no_grad():
+        plain.depthwise.weight.zero_()
+        plain.depthwise.weight[:, :, k // 2, k // 2] = 1
+    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in k^2) = {min(c_out, c_in * k * k)}", rank(whole.weight) == min(c_out, c_in * k * k))
+    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in) = {min(c_out, c_in)}", rank(product(plain)) == min(c_out, c_in))
+
+# %% [markdown]
+# A random depthwise part does not lift it: every output channel still sees each input channel
+# through *one* filter.
+
+# %%
+random = cg.nn.DepthwiseSeparableConv(8, 64, 3, bias=False)
+check("8 filters, whatever they are, leave rank 8", rank(product(random)) == 8)
+ax = panels(1, 6, 3.4)[0]
+for name, weight in (("full", full.weight), ("separable", product(random))):
+    values = torch.linalg.svdvals(weight.detach().double().flatten(1))
+    ax.plot(values / values[0], marker=".", label=name)
+ax.set(xlabel="singular value", ylabel="share of the largest")
+ax.legend()
+
+# %% [markdown]
+# ## Which kernels can it be?
+#
+# Per *input channel*: the 3 x 3 kernels that go to different outputs must be multiples of one
+# another. In symbols: for each c the matrix `W[:, c, :]` of shape (C_out, k^2) has rank 1.
+#
+# **Guess**: one input channel, two outputs, a vertical and a horizontal edge. Can it?
+
+# %%
+vertical = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double()
+pair = torch.stack([vertical, vertical.T]).view(2, 1, 3, 3)
+scaled = torch.stack([vertical, -3 * vertical]).view(2, 1, 3, 3)
+
+
+def nearest(weight: torch.Tensor) -> torch.Tensor:
+    """The nearest kernel of a depthwise-separable layer: rank 1 for each input channel (SVD)."""
+    u, s, v = torch.linalg.svd(weight.flatten(2).movedim(1, 0), full_matrices=False)
+    best = u[..., :1] * s[:, None, :1] @ v[:, :1]
+    return best.movedim(0, 1).reshape(weight.shape)
+
+
+def lost(weight: torch.Tensor) -> float:
+    """Share of the kernel's energy that no depthwise-separable layer can hold."""
+    return float((weight - nearest(weight)).square().sum() / weight.square().sum())
+
+
+answer("No: the two kernels are no multiples of one another. Half of the energy is lost.")
+show([*pair[:, 0], *nearest(pair)[:, 0]], ["wanted", "wanted", "nearest", "nearest"])
+print(f"lost: {lost(pair):.3f} of the pair, {lost(scaled):.3f} of the multiples")
+
+# %%
+half = round(lost(pair) * 1000) == 500
+check("of two edges at right angles half is lost", half)
+check("a kernel and its multiple lose nothing that rounding would not", round(lost(scaled), 12) == 0)
+wide = cg.nn.DepthwiseConv(1, 3, multiplier=2, padding=1, bias=False, dtype=torch.float64)
+with torch.no_grad():
+    wide.weight.copy_(pair)
+x = torch.randint(-9, 10, (1, 1, 8, 8)).double()
+check(
+    "a depth multiplier of 2 buys both edges back",
+    torch.equal(wide(cg.PixelGraph.from_image(x)).to_image(), nn.functional.conv2d(x, pair, padding=1)),
+)
+
+# %% [markdown]
+# ## And yet it works
+#
+# Handwritten digits, 8 x 8 pixels, 1,797 of them. Two networks that differ in the middle only.
+
+# %%
+digits = load_digits()
+images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+labels = torch.tensor(digits.target)
+order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+train, test = order[:1400], order[1400:]
+
+
+def network(separable: bool) -> nn.Module:
+    """Stem, two blocks, head."""
+    kind = cg.nn.DepthwiseSeparableConv if separable else cg.nn.GraphConv2d
+    return cg.nn.Sequential(
+        cg.nn.GraphConv2d(1, 16, 3, padding=1), nn.ReLU(),
+        kind(16, 32, 3, padding=1), nn.ReLU(), cg.nn.GraphMaxPool2d(2),
+        kind(32, 48, 3, padding=1), nn.ReLU(),
+        cg.nn.GraphGlobalMaxPool(), nn.Linear(48, 10),
+    )
+
+
+def learn(separable: bool, epochs: int = 25) -> tuple[float, int]:
+    """Test accuracy and number of weights."""
+    torch.manual_seed(0)
+    net = network(separable)
+    optimiser = torch.optim.Adam(net.parameters(), lr=4e-3)
+    for _ in range(epochs):
+        for rows in train[torch.randperm(len(train))].split(100):
+            out = net(cg.PixelGraph.from_image(images[rows])).x
+            loss = nn.functional.cross_entropy(out, labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    with torch.no_grad():
+        guess = net(cg.PixelGraph.from_image(images[test])).x.argmax(1)
+    return float((guess == labels[test]).float().mean()), sum(p.numel() for p in net.parameters())
+
+
+scores = {name: learn(name == "separable") for name in ("full", "separable")}
+for name, (accuracy, weights) in scores.items():
+    print(f"{name:10} {accuracy:.1%} of the test digits with {weights:,} weights")
+
+# %%
+check("the separable network has less than a fifth of the weights", scores["separable"][1] * 5 < scores["full"][1])
+check("both read more than 95 % of the digits", min(a for a, _ in scores.values()) > 0.95)
+
+# %% [markdown]
+# ## What you take home
+#
+# - rank min(C_out, C_in k^2) against min(C_out, C_in): one filter per input channel;
+# - a depth multiplier, or a nonlinearity and another block, buys back what is needed;
+# - on real digits little is lost: much of what a full convolution can ask is not asked.

@@ -1,0 +1,232 @@
+"""The verifier: what holds is found again, and a record tampered with in any field is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from convgraph.certify import certify, replay
+from convgraph.proof import Certificate, ConvSpec, Oracle, verifier
+from convgraph.proof.certificate import digest
+from convgraph.proof.verifier import resolve, verify
+from tests import twins
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def proven() -> Certificate:
+    return certify("tests.twins:graph", "tests.twins:dense", size=(6, 5), seed=2**127 + 9)
+
+
+@pytest.fixture(scope="module")
+def refuted() -> Certificate:
+    return certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+
+
+def forged(found: Certificate, field: str, value: Any, *, sealed: bool) -> str:
+    """Return the record with one field changed; sealed: by somebody who knows how digests go."""
+    record = json.loads(found.to_json())
+    record[field] = value
+    if sealed and field != "digest":
+        record["digest"] = digest(record)
+    return json.dumps(record, indent=2)
+
+
+def part(found: Certificate, name: str, **change: str) -> list[dict[str, str]]:
+    parts = json.loads(found.to_json())["parts"]
+    return [{**one, **change} if one["name"] == name else one for one in parts]
+
+
+FORGERIES: dict[str, list[Callable[[Certificate], Any]]] = {
+    "schema": [lambda c: 1],
+    "name": [lambda c: "the best layer"],
+    "verdict": [lambda c: "refuted", lambda c: "undecided"],
+    "reason": [lambda c: "because"],
+    "parts": [
+        lambda c: part(c, "S2 identity", status="undecided"),
+        lambda c: [p for p in json.loads(c.to_json())["parts"] if p["name"] != "S3 rounding"],
+        lambda c: json.loads(c.to_json())["parts"] * 2,
+    ],
+    "spec": [
+        lambda c: {**c.spec, "stride": [2, 2]},
+        lambda c: {**c.spec, "size": [7, 5]},
+        lambda c: {**c.spec, "batch": 3},
+        lambda c: {**c.spec, "in_channels": 6},
+        lambda c: {**c.spec, "padding_mode": "reflect"},
+        lambda c: {**c.spec, "dilation": [2, 1]},
+        lambda c: {**c.spec, "bias": False},
+        lambda c: {**c.spec, "transposed": True},
+    ],
+    "dtype": [lambda c: "float64", lambda c: "bfloat16", lambda c: "int8"],
+    "device": [lambda c: "cuda:7 (a card)", lambda c: "nowhere"],
+    "seed": [lambda c: c.seed + 1],
+    "a": [lambda c: c.a + 1],
+    "trials": [lambda c: c.trials + 1],
+    "log2_epsilon": [lambda c: c.log2_epsilon - 1],
+    "epsilon": [lambda c: c.epsilon**2],
+    "rho": [lambda c: {k: v / 2 for k, v in c.rho.items()}, lambda c: {}],
+    "counterexample": [lambda c: {"side": "candidate"}],
+    "versions": [lambda c: {**c.versions, "torch": "1.0"}, lambda c: {}],
+    "flags": [lambda c: {**c.flags, "tf32": "on"}, lambda c: {**c.flags, "cpu": "a faster one"}],
+    "assumed": [lambda c: [], lambda c: list(c.assumed[:1])],
+    "not_covered": [lambda c: list(c.not_covered[1:])],
+    "kind": [lambda c: "linear", lambda c: "network"],
+    "candidate": [lambda c: "tests.twins:scaled", lambda c: "tests.twins:nobody"],
+    "reference": [lambda c: "tests.twins:strided"],
+    "adapter": [lambda c: {**c.adapter, "candidate": "function"}],
+    "cause": [lambda c: "the kernel is flipped"],
+    "excluded": [lambda c: ["negative inputs"]],
+    "layers": [lambda c: [json.loads(c.to_json())]],
+    "digest": [lambda c: "0" * 64],
+}
+
+REPLAYED: dict[str, Callable[[Certificate], Any]] = {
+    "trace": lambda c: "0" * 64,
+    "rho_exact": lambda c: {k: v / 2 for k, v in c.rho_exact.items()},
+    "parts": lambda c: part(c, "S0 structure", facts="9999 typed edges, every one"),
+}
+"""What the verifier leaves to the prover, which must come to the same record again."""
+
+
+def test_every_field_is_tried(proven: Certificate) -> None:
+    every = {entry.name for entry in fields(Certificate)}
+    assert FORGERIES.keys() | REPLAYED.keys() == every == {*verifier.FIELDS.split()}
+
+
+def test_what_holds_is_found_again(proven: Certificate, refuted: Certificate) -> None:
+    assert verify(proven.to_json()) == (0, ["the record holds: proven"])
+    assert replay(proven) == []
+    assert verify(refuted.to_json()) == (1, ["the record holds: refuted"])
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [(field, n) for field, list_ in FORGERIES.items() for n in range(len(list_))],
+)
+def test_a_record_tampered_with_is_refused(
+    field: str, number: int, sealed: bool, proven: Certificate
+) -> None:
+    code, lines = verify(forged(proven, field, FORGERIES[field][number](proven), sealed=sealed))
+    assert code in (1, 2)
+    assert any(field in line for line in lines), lines
+    assert sealed or field == "schema" or any(line.startswith("digest") for line in lines)
+
+
+@pytest.mark.parametrize("field", REPLAYED)
+def test_what_the_verifier_leaves_alone_the_prover_finds(field: str, proven: Certificate) -> None:
+    text = forged(proven, field, REPLAYED[field](proven), sealed=True)
+    assert replay(Certificate.from_json(text)) == [field]
+
+
+@pytest.mark.parametrize("field", ["found", "expected", "index", "quantity", "side"])
+def test_a_counterexample_must_be_one(field: str, refuted: Certificate) -> None:
+    other: dict[str, Any] = {"found": 1.0, "expected": 2.0, "index": [0, 0, 0, 1]}
+    other |= {"quantity": "grad_w", "side": "reference"}
+    shown = {**refuted.counterexample, field: other[field]}
+    code, lines = verify(forged(refuted, "counterexample", shown, sealed=True))
+    assert code == 1
+    assert lines != ["the record holds: refuted"]
+
+
+def test_fields_are_neither_more_nor_fewer(proven: Certificate) -> None:
+    record = json.loads(proven.to_json())
+    for name in record:
+        short = {key: value for key, value in record.items() if key != name}
+        assert verify(json.dumps(short, indent=2))[0] == 1
+        assert name in verify(json.dumps(short, indent=2))[1][0]
+    assert "colour" in verify(json.dumps({**record, "colour": "red"}, indent=2))[1][0]
+    twice = proven.to_json().replace('"seed":', '"seed": 1,\n  "seed":')
+    assert verify(twice)[0] == 1
+    assert verify("no JSON")[0] == verify("[]")[0] == 1
+
+
+def test_what_cannot_be_imported_is_not_decided(proven: Certificate) -> None:
+    code, lines = verify(forged(proven, "candidate", "no_such_module:layer", sealed=True))
+    assert code == 2
+    assert "no_such_module" in lines[0]
+    assert resolve("torch.nn:ReLU").__class__ is torch.nn.ReLU
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_and_masks(dtype: torch.dtype) -> None:
+    mask = torch.rand(2, 6, 5) > 0.4
+    found = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5), mask=mask, dtype=dtype)
+    assert found.verdict == "proven", str(found)
+    assert verify(found.to_json())[0] == 0, verify(found.to_json())
+    named = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5), mask=mask, sites=~mask)
+    assert verify(named.to_json())[0] == 0, verify(named.to_json())
+
+
+def test_a_fault_that_a_record_denies_is_found(
+    proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = proven.to_json()
+    for fault in (lambda y: y * 1.000001, lambda y: y.detach(), lambda y: y.roll(1, 0)):
+        monkeypatch.setattr(twins, "spoil", fault)
+        broken = text.replace("tests.twins:graph", "tests.twins:Spoiled")
+        record = {**json.loads(broken), "name": repr(twins.Spoiled())}
+        record["digest"] = digest(record)
+        code, lines = verify(json.dumps(record, indent=2))
+        assert code == 1
+        assert "verdict" in lines[-1] or "rho" in lines[-1]
+
+
+SPECS = [
+    ConvSpec(2, 4, (3, 2), (5, 6), padding=((1, 2), (0, 1)),
+             stride=(2, 1), dilation=(1, 2), groups=2),
+    *(ConvSpec(2, 2, (3,), (5,), padding=((1, 2),), padding_mode=mode)
+      for mode in ("reflect", "replicate", "circular")),
+    ConvSpec(4, 2, (3, 2), (4, 3), padding=((1, 1), (0, 0)), stride=(2, 3), transposed=True,
+             output_padding=(1, 2), groups=2, bias=False),
+    ConvSpec(1, 2, (2, 2, 1), (3, 2, 2), dilation=(2, 1, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_its_truth_is_the_oracles(spec: ConvSpec) -> None:
+    """Two truths, written apart, against each other and every gradient of both."""
+    oracle, (truth, shapes) = Oracle(spec), verifier._truth(json.loads(json.dumps(spec.to_dict())))
+    rng = np.random.default_rng(5)
+    x, w, b, g = (None if s is None else rng.integers(-9, 10, s).astype(float) for s in shapes)
+    found = verifier._evaluate(truth, [x, w, b, g], torch.float64)
+    assert np.array_equal(found["y"], oracle.convolve(x, w, b))
+    assert np.array_equal(found["grad_x"], oracle.grad_x(w, g))
+    assert np.array_equal(found["grad_w"], oracle.grad_w(x, g))
+    assert spec.bias is False or np.array_equal(found["grad_b"], oracle.grad_b(g))
+
+
+def test_it_is_short_and_borrows_nothing() -> None:
+    text = (ROOT / "convgraph/proof/verifier.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    assert "convgraph" not in text
+
+
+def test_a_copy_of_the_file_alone_will_do(tmp_path: Path) -> None:
+    """Two plain functions and a record, in a folder where no convgraph can be imported."""
+    found = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5))
+    record = {**json.loads(found.to_json()), "candidate": "plain:conv", "reference": "plain:conv"}
+    record |= {"adapter": {"candidate": "function", "reference": "function"}, "name": "plain:conv"}
+    record["rho"] = dict.fromkeys(record["rho"], 0.0)  # one function, twice
+    record["digest"] = digest(record)
+    (tmp_path / "plain.py").write_text(
+        "import torch\n\ndef conv(x, w, b):\n    return torch.nn.functional.conv2d(x, w, b, 1, 1)\n"
+    )
+    (tmp_path / "convgraph.py").write_text("raise RuntimeError('borrowed')\n")
+    (tmp_path / "certificate.json").write_text(json.dumps(record, indent=2))
+    shutil.copy(ROOT / "convgraph/proof/verifier.py", tmp_path)
+    run = subprocess.run(
+        [sys.executable, "verifier.py", "certificate.json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "borrowed" not in run.stderr
+    assert (run.returncode, run.stdout) == (0, "the record holds: proven\n"), run.stderr

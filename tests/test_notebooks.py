@@ -1,0 +1,180 @@
+"""The lessons: text and notebook are one, every one holds checks, and a broken library breaks them.
+
+`make notebooks` executes them in a kernel; here their text runs as a script, which is quicker and
+lets a fault be planted first.
+"""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+import torch
+
+import convgraph as cg
+from convgraph.backends import dense, gather, messages
+from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
+
+jupytext = pytest.importorskip("jupytext", reason="the lessons need the extra `notebooks`")
+pytest.importorskip("IPython", reason="the lessons need the extra `notebooks`")
+
+# matplotlib is handed torch's tensors, which have not caught up with NumPy's newest signature.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+LESSONS = sorted(FOLDER.glob("[0-9]*.py"))
+NAMES = [path.stem[:2] for path in LESSONS]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a lesson's text as a script, from a clean state, without a screen."""
+
+    def script(number: str) -> None:
+        monkeypatch.syspath_prepend(str(FOLDER))
+        monkeypatch.chdir(FOLDER)
+        mpl.use("Agg")
+        (path,) = [p for p in LESSONS if p.stem.startswith(number)]
+        from matplotlib import pyplot
+
+        before = torch.random.get_rng_state()
+        try:
+            runpy.run_path(str(path))
+        finally:
+            torch.random.set_rng_state(before)
+            pyplot.close("all")
+            sys.modules.pop("lesson", None)
+
+    return script
+
+
+def test_there_are_twelve_and_they_are_numbered():
+    assert [f"{n:02d}" for n in range(1, 13)] == NAMES
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_text_and_notebook_are_one(path):
+    text = jupytext.read(path)
+    book = jupytext.read(path.with_suffix(".ipynb"))
+    assert [(c.cell_type, c.source) for c in text.cells] == [
+        (c.cell_type, c.source) for c in book.cells
+    ]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_it_was_executed_and_shows_its_checks(path):
+    book = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    shown = "".join(
+        "".join(output.get("text", "")) for cell in code for output in cell.get("outputs", [])
+    )
+    assert all(cell["execution_count"] for cell in code if "".join(cell["source"]).strip())
+    assert not [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"]
+    assert shown.count("\N{CHECK MARK}") >= 3
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_it_asks_for_a_guess_and_draws(path):
+    text = path.read_text(encoding="utf-8")
+    assert re.search(r"\*\*Guess|\*\*guess", text) or "guess" in text.lower()
+    assert re.search(r"\bdraw\.|\bshow\(|\bpanels\(", text)
+
+
+# Every figure of the article that the project began from, and the words of the check that holds it.
+FIGURES = {
+    "02": [
+        "exactly one edge per node", "ten 1 x 1 layers: one pixel",
+        "the best 3 x 3 kernel is the edge itself", "100 random 1 x 1 networks say the same twice",
+    ],
+    "03": [
+        "the weights of luminance sum to one", "red minus green of grey is exactly zero",
+        "the sum of the channels cannot tell A from B", "channel 1 minus channel 2 can",
+        "and the recipe it found has opposite signs: a difference",
+    ],
+    "05": [
+        "counted cost is the formula", "the saving at k = 3, 192 -> 384 is 0.8863",
+        "at k = 3 about a ninth is left", "at k = 5 the saving is larger",
+    ],
+    "06": ["min(C_out, C_in k^2)", "min(C_out, C_in)", "both read more than 95 % of the digits"],
+    "07": [
+        "a grouped layer is a full layer with zeros outside of the blocks",
+        "one mixer between two walls reaches everybody", "12 -> 4 -> 12 has rank 4",
+        "a shuffle is a 1 x 1 convolution with a permutation for weights",
+    ],
+    "08": [
+        "queries, keys and values are a graph of self-loops",
+        "gating the nodes is gating the image",
+        "nine heads reproduce the nine taps",
+    ],
+    "09": ["whitening, then length, is the textbook formula bit for bit"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "claims"), FIGURES.items(), ids=list(FIGURES))
+def test_the_figures_of_the_article_are_asserted_cells(number, claims):
+    (path,) = [p for p in LESSONS if p.stem.startswith(number)]
+    text = path.read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "lessons.md").read_text(encoding="utf-8")
+    for claim in claims:
+        assert claim in text
+        assert claim in page
+
+
+# A planted change in the library, and the lessons that speak of what it breaks.
+
+
+def flipped_taps(monkeypatch):
+    """Tap t reads where tap k - 1 - t should."""
+    honest = KernelGeometry.axis_sources
+    monkeypatch.setattr(
+        KernelGeometry, "axis_sources", lambda self, axis, size: honest(self, axis, size)[:, ::-1]
+    )
+
+
+def swapped_axes(monkeypatch):
+    """An image comes back with height and width swapped."""
+    honest = PixelGraph.to_image
+    monkeypatch.setattr(
+        PixelGraph, "to_image", lambda self, fill=0.0: honest(self, fill).transpose(-1, -2)
+    )
+
+
+def deaf(monkeypatch):
+    """Every sum is off by one."""
+    for backend in (dense, gather, messages):
+        honest = backend.conv
+        monkeypatch.setattr(
+            backend, "conv", lambda *args, honest=honest, **kw: honest(*args, **kw) + 1
+        )
+
+
+def certain(monkeypatch):
+    """Everything is called undecided."""
+    honest = cg.prove
+
+    def unsure(*args, **kwargs):
+        from dataclasses import replace
+
+        return replace(honest(*args, **kwargs), verdict="undecided", reason="planted")
+
+    monkeypatch.setattr(cg, "prove", unsure)
+
+
+FAULTS = [
+    (swapped_axes, "01"), (flipped_taps, "01"), (deaf, "02"), (swapped_axes, "02"), (deaf, "03"),
+    (certain, "03"), (flipped_taps, "04"), (deaf, "04"), (certain, "04"), (deaf, "05"),
+    (deaf, "06"), (deaf, "07"), (deaf, "08"), (deaf, "09"), (certain, "10"), (certain, "11"),
+    (deaf, "12"), (swapped_axes, "12"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "number"), FAULTS, ids=[f"{f.__name__}-{n}" for f, n in FAULTS])
+def test_a_broken_library_breaks_the_lesson(fault, number, run, monkeypatch):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match="This is not true here"):
+        run(number)

@@ -1,0 +1,102 @@
+"""The plugin, as another suite meets it: its fixture, its options, its failure, and its price."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from convgraph.proof import Certificate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SUITE = """
+import torch
+import convgraph as cg
+
+conv = torch.nn.Conv2d(2, 3, 3, padding=1)
+
+
+def test_equal(prove_equal):
+    cert = prove_equal(cg.nn.GraphConv2d.from_dense(conv), conv, size=(5, 5))
+    assert cert.log2_epsilon > -100 or cert.epsilon == 2.0**-100
+
+
+def test_different(prove_equal):
+    other = torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode="replicate")
+    prove_equal(cg.nn.GraphConv2d.from_dense(conv), other, size=(5, 5))
+
+
+def test_undecided(prove_equal):
+    tiny = torch.nn.Conv2d(1, 1, 1)
+    none = torch.zeros(5, 5, dtype=torch.bool)
+    prove_equal(cg.nn.GraphConv2d.from_dense(tiny), tiny, size=(5, 5), mask=none)
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(SUITE)
+    return pytester
+
+
+def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return suite.runpytest_subprocess("-p", "pytest_convgraph", *options)
+
+
+def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) -> None:
+    found = run(suite, "--convgraph-report=certificates", "--convgraph-epsilon=1e-6")
+    found.assert_outcomes(passed=1, failed=2)
+    found.stdout.fnmatch_lines(
+        ["*: refuted", "*edge image 0 pixel*", "*to replay: float32 on cpu*"]
+    )
+    found.stdout.fnmatch_lines(["*: undecided", "*there is no edge to compare*"])
+    folder = suite.path / "certificates"
+    records = [Certificate.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert {record.verdict for record in records} == {"proven", "refuted", "undecided"}
+    assert {record.epsilon for record in records if record.trials} == {1e-6}
+    listed = (folder / "index.html").read_text(encoding="utf-8")
+    for path in folder.glob("*.json"):
+        assert f'href="{path.stem}.html"' in listed
+        assert path.with_suffix(".html").exists()
+
+
+def test_without_options_it_writes_nothing_and_asks_for_the_default(suite: pytest.Pytester) -> None:
+    found = run(suite, "-k", "test_equal")
+    found.assert_outcomes(passed=1, deselected=2)
+    assert [path for path in suite.path.rglob("*") if path.suffix in (".json", ".html")] == []
+
+
+def test_a_suite_that_does_not_use_it_pays_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_nothing():
+            assert "pytest_convgraph" in sys.modules
+            assert not {"torch", "numpy", "convgraph"} & set(sys.modules)
+        """
+    )
+    found = run(pytester, "-p", "no:hypothesispytest")
+    found.assert_outcomes(passed=1)
+    assert "convgraph" in run(pytester, "--help").stdout.str()
+
+
+def test_the_entry_point_names_the_light_module() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    points = project["project"]["entry-points"]["pytest11"]
+    assert points == {"pytest_convgraph": "pytest_convgraph"}
+    assert (
+        "pytest_convgraph.py"
+        in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    )
+    code = "import sys, pytest_convgraph; print({'torch', 'convgraph'} & set(sys.modules))"
+    bare = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert bare.stdout.strip() == "set()"
