@@ -261,7 +261,7 @@ class Moves(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(F.pad(x, (2, 1, 0, 3), mode="reflect"))
         y = F.pad(y, (1, 0, 2, 1), value=0.5).roll((1, -2), (2, 3)).flip(3)
-        y = F.max_pool2d(y[:, :, 1:-2, 3:], 3, 2, 1, ceil_mode=True)
+        y = F.max_pool2d(y[:, :, 1:-2, 3:] - 4, 3, 2, 1, ceil_mode=True)
         y = F.avg_pool2d(y, 3, 1, 1, count_include_pad=False)
         return self.last(F.pad(F.pixel_shuffle(self.snap(y), 2), (1, 1, 1, 1), mode="replicate"))
 
@@ -283,13 +283,11 @@ def build(name: str, seed: int = 0) -> Any:
 
 def zoo(name: str) -> Any:
     """Return a network of torchvision without trained weights; skip where it is not installed."""
-    return excite(snapped(models().get_model(name, weights=None, **_MORE.get(name, {}))))
-
-
-_MORE: dict[str, Any] = {
-    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None, "num_classes": 3},
-    "densenet121": {"growth_rate": 8, "block_config": (2, 3, 2, 2), "num_init_features": 16},
-}
+    found = models()
+    if name == "densenet":
+        return excite(snapped(found.DenseNet(8, (2, 3, 2, 2), 16)))
+    more = {"weights_backbone": None, "num_classes": 3} if name.startswith("deeplab") else {}
+    return excite(snapped(found.get_model(name, weights=None, **more)))
 
 
 def models() -> Any:

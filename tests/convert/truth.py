@@ -26,6 +26,9 @@ SUMS = (
 
 MAXIMA = ("max_pool2d", "amax")
 
+OWN = ("scaled_dot_product_attention",)
+"""Operators on tokens that are more than torch's own."""
+
 
 class Truth(torch.fx.Interpreter):
     """One run on images whose pixels are there where `root` is True."""
@@ -38,34 +41,33 @@ class Truth(torch.fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(getattr(target, "_schema", None), "name", "").removeprefix("aten::")
         x = args[0] if args else None
-        if not isinstance(x, Tensor) or not self.is_map(x) and x.dim() != 3:
+        if not isinstance(x, Tensor) or (not self.is_map(x) and name not in OWN):
             return super().call_function(target, args, kwargs)
         own = getattr(self, f"on_{name}", None)
         if own is not None:
             return own(*args, **kwargs)
-        if x.dim() == 4 and self.is_map(x):
-            if name in SUMS:
-                x = self.fill(x, 0)
-            if name in MAXIMA:
-                x = self.fill(x, -torch.inf)
+        if name in SUMS:
+            x = self.fill(x, 0)
+        if name in MAXIMA:
+            x = self.fill(x, -torch.inf)
         out = super().call_function(target, (x, *args[1:]), kwargs)
         if name in MAXIMA:
             out = torch.where(out == -torch.inf, 0, out)
-        if name in (*SUMS, *MAXIMA, "avg_pool2d") and isinstance(out, Tensor) and out.dim() == 4:
+        if name in (*SUMS, *MAXIMA) and isinstance(out, Tensor) and out.dim() == 4:
             self.sizes.add(tuple(out.shape[2:]))
         return out
 
     # -- holes ------------------------------------------------------------------------------------
 
     def is_map(self, x: Tensor) -> bool:
-        """A parameter's shape, or a gate's, is none of an image's."""
-        return x.dim() in (4, 5) and x.shape[0] == len(self.root)
+        """Heads of attention and parameters have four axes too, but no lattice's size."""
+        return x.dim() == 4 and x.shape[0] == len(self.root) and tuple(x.shape[2:]) in self.sizes
 
     def some(self, x: Tensor) -> Tensor:
         return there(self.root, tuple(x.shape[2:]))
 
     def fill(self, x: Tensor, identity: float) -> Tensor:
-        if x.dim() != 4 or x.shape[0] != len(self.root) or prod(x.shape[2:]) == 1:
+        if not self.is_map(x) or prod(x.shape[2:]) == 1:
             return x
         return torch.where(self.some(x), x, identity)
 
