@@ -127,8 +127,8 @@ def _own_sites(old: Any) -> Any:
 
 def _zeros_count(old: Any) -> Any:
     """A mean over the whole map, holes included."""
-    return lambda run, step, x, *rest: old(run, step, x, *rest) if run.planning else (
-        x.tensor().mean((2, 3), keepdim=True)
+    return lambda run, step, x, *rest: (
+        old(run, step, x, *rest) if run.planning else (x.tensor().mean((2, 3), keepdim=True))
     )
 
 
