@@ -3,6 +3,7 @@
     "convgraph.sides:image"    a torch module on images; absent pixels are 0, as padding is
     "convgraph.sides:graph"    a graph layer on a PixelGraph, by the rule for output sites
     "convgraph.sides:sites"    the same, with the output sites of the record named
+    "convgraph.sides:nodes"    a layer on nodes and typed edges, as `AsNodes` calls it
 
 A record keeps these names, so that a verifier can call both sides again without the prover. Beyond
 them, `AsNodes` calls a layer on nodes and typed edges, as PyG does, with parameters of any layout.
@@ -126,8 +127,9 @@ class AsNodes:
 
     def run(self, spec: Mapping[str, Any]) -> Run:
         """Return f(x, w, b) -> y on images, for the geometry of a record."""
+        padding = tuple((before, after) for before, after in spec["padding"])
         geometry = KernelGeometry(
-            tuple(spec["kernel_size"]), tuple(spec["stride"]), tuple(spec["padding"]),
+            tuple(spec["kernel_size"]), tuple(spec["stride"]), padding,
             tuple(spec["dilation"]), spec["padding_mode"], transposed=spec["transposed"],
             output_padding=tuple(spec["output_padding"]), d=len(spec["kernel_size"]),
         )  # fmt: skip
@@ -144,6 +146,11 @@ class AsNodes:
             return PixelGraph(rows, edges.target).to_image()
 
         return run
+
+
+def nodes(side: AsNodes, spec: Mapping[str, Any]) -> Run:
+    """Call a layer on nodes and typed edges; see `AsNodes`."""
+    return side.run(spec)
 
 
 def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Run:
