@@ -2,7 +2,7 @@
 
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
-from convgraph.convert import to_dense, to_graph
+from convgraph.convert import receptive_field, summary, to_dense, to_graph
 from convgraph.edges import Edges, connect
 from convgraph.excite import excite
 from convgraph.explanation import explain
@@ -32,6 +32,8 @@ __all__ = [
     "functional",
     "nn",
     "prove",
+    "receptive_field",
+    "summary",
     "to_dense",
     "to_graph",
 ]

@@ -23,6 +23,7 @@ PAGES = (
     "docs/all-of-convgraph.md",
     "docs/guide/prove.md",
     "docs/guide/masks.md",
+    "docs/guide/convert.md",
     "docs/guide/own-layer.md",
 )
 

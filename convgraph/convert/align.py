@@ -52,11 +52,16 @@ def align(operands: Sequence[Any], root: Sites) -> tuple[list[Any], Sites, Axes]
 
 def _sites(spatial: Sequence[Spatial], axes: Axes, root: Sites) -> Sites:
     """The sites whose lattice the axes name, digit by digit."""
-    found = [name for name in names.names(axes) if name.kind == "site"]
-    if len({(name.axis, name.stride) for name in found}) != len(found):
+    found = [name for name in names.names(axes) if name.kind in ("site", "key")]
+    if len({(name.kind, name.axis, name.stride) for name in found}) != len(found):
         raise NoRuleError(f"axes {names.describe(axes)} name a lattice axis twice")
     if sum(name.kind == "batch" for name in names.names(axes)) != 1:
         raise NoRuleError(f"axes {names.describe(axes)} do not name the batch once")
+    pairs = [one.sites for one in spatial if not isinstance(one.sites, Sites)]
+    if pairs:
+        if any(one.sites is not pairs[0] for one in spatial):
+            raise NoRuleError("pairs of nodes meet nodes")
+        return pairs[0]
     size = tuple(prod(n.size for n in found if n.axis == axis) for axis in range(root.d))
     for one in spatial:
         if one.sites.size == size:

@@ -5,6 +5,7 @@ decompositions) and knows the module that every node came from. The batch is cap
 at 2 or more: at 1 an axis would lose its meaning. May import errors and names.
 """
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,8 +196,6 @@ def _kind(dense: torch.nn.Module, path: str) -> str:
 
 def _by_name(dense: torch.nn.Module, arg_shapes: Any, kwarg_shapes: Any) -> dict[str, Any]:
     """Dynamic shapes by the names of forward's parameters."""
-    import inspect
-
     names = list(inspect.signature(dense.forward).parameters)
     return {**dict(zip(names, arg_shapes, strict=False)), **kwarg_shapes}
 
@@ -213,7 +212,8 @@ def _program(exported: Any, reached: bool, flat: list[Any], in_spec: Any, first:
         else:
             constants[spec.arg.name] = exported.constants[spec.target]
     symbols = _symbols(exported, inputs)
-    steps, outputs = [], ()
+    steps: list[Step] = []
+    outputs: tuple[Any, ...] = ()
     for node in exported.graph.nodes:
         if node.op == "get_attr":
             constants[node.name] = getattr(exported.graph_module, str(node.target))

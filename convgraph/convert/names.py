@@ -28,7 +28,8 @@ class Name:
     """One factor of an axis.
 
     Attributes:
-        kind: "batch", "site" (a digit of a lattice axis) or "plain".
+        kind: "batch", "site" (a digit of a lattice axis), "key" (the same of the other node of a
+            pair) or "plain".
         size: how many values it takes.
         axis: of a site, the lattice axis.
         stride: of a site, the weight of the digit: its value is (position // stride) % size.
@@ -82,7 +83,8 @@ def whole(axis: Axis) -> Axis:
         last = out[-1] if out else None
         if (
             last is not None
-            and last.kind == name.kind == "site"
+            and last.kind == name.kind
+            and name.kind in ("site", "key")
             and last.axis == name.axis
             and last.stride == name.stride * name.size
         ):
@@ -205,8 +207,8 @@ def describe(axes: Axis | Axes) -> str:
 def _words(axis: object) -> str:
     words = []
     for name in axis if isinstance(axis, tuple) else ():
-        if name.kind == "site":
-            letter = ("y", "x", "z")[name.axis]
+        if name.kind in ("site", "key"):
+            letter = ("y", "x", "z")[name.axis] + ("*" if name.kind == "key" else "")
             words.append(letter if name.stride == 1 else f"{letter}/{name.stride}")
         else:
             words.append("batch" if name.kind == "batch" else str(name.size))

@@ -27,8 +27,11 @@ from convgraph.sites import Sites
 class _Captured:
     """One capture with what follows from it."""
 
-    def __init__(self, program: capture.Program, forward: Any, planned: plan.Plan) -> None:
+    def __init__(
+        self, program: capture.Program, forward: Any, planned: plan.Plan, channels: int
+    ) -> None:
         self.program = program
+        self.channels = channels
         self.forward = forward
         self.plan = planned
 
@@ -134,10 +137,24 @@ class GraphNetwork(torch.nn.Module):
         run = Run(self, found.program, root, strict=self._wiring.strict, listen=listen)
         return run([from_graph(v) if isinstance(v, PixelGraph) else v for v in flat])
 
+    def captured(self, *inputs: Any) -> "_Captured":
+        """Find or make the capture for a call with these inputs."""
+        flat, spec = pytree.tree_flatten((inputs, {}), is_leaf=_is_graph)
+        return self._captured([_example(value) for value in flat], spec)
+
+    def blank(self) -> PixelGraph:
+        """Return an empty image of the latest capture's size, as a graph."""
+        size, found = self.conversion.size, self._wiring.last
+        first = next(iter(self.parameters()), torch.empty(0))
+        channels = 1 if found is None else found.channels
+        return PixelGraph.from_image(
+            torch.zeros(1, channels, *size, dtype=first.dtype, device=first.device), d=len(size)
+        )
+
     def _captured(self, flat: list[Any], spec: Any) -> _Captured:
         """Find or make the capture for such inputs."""
         first = capture.first_image(flat, type(self).__name__)
-        key = (_key(flat, first.shape[0]), str(spec), _flags(self))
+        key: tuple[Any, ...] = (_key(flat, first.shape[0]), str(spec), _flags(self))
         found = self._wiring.captured.get(key)
         if found is not None and not found.program.dynamic:
             key = (*key, first.shape[0])
@@ -163,9 +180,9 @@ class GraphNetwork(torch.nn.Module):
         forward, _ = codegen.generate(program, self)
         size = tuple(first.shape[2:])
         planned = plan.make(self, program, flat, size, strict=self._wiring.strict)
-        return _Captured(program, forward, planned)
+        return _Captured(program, forward, planned, first.shape[1])
 
-    # -- saving -------------------------------------------------------------------------------------
+    # -- saving ----------------------------------------------------------------------------------
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the original's class and the state; captures are made anew."""

@@ -72,8 +72,8 @@ def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConv:
                 made.grad = parameter.grad.detach().clone()
             copies[id(parameter)] = made
         layer._parameters[name] = copies[id(parameter)]
-    layer.train(dense.training)
-    return layer
+    done: GraphConv = layer.train(dense.training)
+    return done
 
 
 def dense_form(net: torch.nn.Module, original: type, *, share: bool) -> torch.nn.Module:
@@ -95,7 +95,8 @@ def dense_form(net: torch.nn.Module, original: type, *, share: bool) -> torch.nn
     memo.update(copies)
     made: Any = copy.deepcopy(net, memo)
     made.__class__ = original
-    return made
+    dense: torch.nn.Module = made
+    return dense
 
 
 def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
@@ -123,11 +124,8 @@ def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
                 fresh.grad = parameter.grad.detach().clone()
             copies[id(parameter)] = fresh
         made._parameters[name] = copies[id(parameter)]
-    made.train(layer.training)
-    return made
-
-
-# -- who answers for a node -------------------------------------------------------------------------
+    dense: torch.nn.Module = made.train(layer.training)
+    return dense
 
 
 def owner(net: torch.nn.Module, step: Step, program: Program) -> GraphConv | None:

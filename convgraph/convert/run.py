@@ -21,7 +21,6 @@ from convgraph.convert.capture import Program, Step, getitem, substitute
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.report import Line
 from convgraph.convert.value import Spatial, from_graph, spread
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError
 from convgraph.graph import PixelGraph
 from convgraph.nn.conv import GraphConv
@@ -210,8 +209,3 @@ def _spatials(values: Any) -> list[Spatial]:
     if isinstance(values, dict):
         return _spatials(list(values.values()))
     return []
-
-
-def hops(moved: Any) -> Edges | None:
-    """Return the edges of what a listener was told, if it was edges."""
-    return moved if isinstance(moved, Edges) else None

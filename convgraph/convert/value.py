@@ -12,6 +12,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from convgraph.backends.messages import take
 from convgraph.convert import names
@@ -109,13 +110,14 @@ class Spatial:
         """Return the exported tensor, `fill` where a site is absent; a view on a full grid."""
         sites, rest = self.sites, self.x.shape[1:]
         cells = self.x
-        if not sites.is_full:
-            cells = self.x.new_full((sites.num_cells, *rest), fill).index_copy(
-                0, sites.nodes, self.x
-            )
         present = [name for name in names.names(self.axes) if name.kind != "plain"]
-        order = sorted(present, key=lambda name: (name.axis, -name.stride))
+        order = sorted(present, key=lambda name: (name.kind == "key", name.axis, -name.stride))
         lattice = [sites.batch_size if name.kind == "batch" else name.size for name in order]
+        if not sites.is_full and not isinstance(self.x, FakeTensor):
+            cells = self.x.new_full((prod(lattice), *rest), fill)
+            cells = cells.index_copy(0, index(order, sites), self.x)
+        elif len(cells) != prod(lattice):
+            cells = self.x.new_empty(prod(lattice), *rest)
         dense = cells.reshape(*lattice, *rest)
         where, number = [], len(lattice)
         for name in names.names(self.axes):
@@ -141,6 +143,8 @@ def from_graph(graph: PixelGraph) -> Spatial:
 
 def digit(name: Name, sites: Sites) -> Tensor:
     """Return (N,) int64: the value that a batch or site name takes at each node."""
+    if not isinstance(sites, Sites):  # pairs
+        return sites.digit(name)
     if name.kind == "batch":
         return sites.batch
     position = sites.pos[:, name.axis]
@@ -197,6 +201,8 @@ def lift(tensor: Tensor, axes: Axes, sites: Sites) -> Tensor:
     table = split.permute(*rows, *rest).reshape(-1, *tail)
     if table.shape[0] == 1 or is_raster(present, sites):
         return table
+    if isinstance(tensor, FakeTensor):  # a plan computes nothing
+        return table.new_empty(sites.num_nodes, *tail)
     return take(table, index(present, sites))
 
 

@@ -7,7 +7,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from convgraph.backends.messages import take
 from convgraph.convert import names
@@ -235,8 +234,3 @@ def fold(
     image = x.regrouped((names.BATCH, names.sizes(x.axes)[1], *lattice))
     parts = [tuple(part) for part in (size, kernel, dilation, padding, stride)]
     return run.result(graph_fold(image.graph(), *parts, sites="network"))
-
-
-def blank(rows: Tensor, count: int) -> Tensor:
-    """Return features of another number of nodes, for plans."""
-    return rows.new_empty(count, *rows.shape[1:])

@@ -13,16 +13,21 @@ from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
-_NAMES = """
-abs acos acosh add addcdiv addcmul alias asin atan atan2 bitwise_and bitwise_not bitwise_or ceil
-celu clamp clamp_max clamp_min clone contiguous cos cosh detach div dropout elu eq erf exp expm1
-fill fmod floor floor_divide frac ge gelu gt hardshrink hardsigmoid hardswish hardtanh le leaky_relu
-lerp log log10 log1p log2 log_sigmoid logical_and logical_not logical_or logit lt maximum minimum
-masked_fill mish mul nan_to_num ne neg ones_like pow reciprocal relu relu6 remainder round rsqrt
-rsub rrelu selu sigmoid sign silu sin sinh softplus softshrink softsign sqrt square sub tan tanh
-threshold to trunc where xlogy zero zeros_like full_like empty_like alpha_dropout bernoulli
-rand_like randn_like _to_copy type_as lift_fresh_copy isnan isinf native_dropout copy
-""".split()
+_NAMES = (
+    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "asin", "atan", "atan2",
+    "bitwise_and", "bitwise_not", "bitwise_or", "ceil", "celu", "clamp", "clamp_max",
+    "clamp_min", "clone", "contiguous", "cos", "cosh", "detach", "div", "dropout", "elu", "eq",
+    "erf", "exp", "expm1", "fill", "fmod", "floor", "floor_divide", "frac", "ge", "gelu", "gt",
+    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "le", "leaky_relu", "lerp", "log",
+    "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or",
+    "logit", "lt", "maximum", "minimum", "masked_fill", "mish", "mul", "nan_to_num", "ne",
+    "neg", "ones_like", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt",
+    "rsub", "rrelu", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink",
+    "softsign", "sqrt", "square", "sub", "tan", "tanh", "threshold", "to", "trunc", "where",
+    "xlogy", "zero", "zeros_like", "full_like", "empty_like", "alpha_dropout", "bernoulli",
+    "rand_like", "randn_like", "_to_copy", "type_as", "lift_fresh_copy", "isnan", "isinf",
+    "native_dropout", "copy",
+)  # fmt: skip
 
 IN_PLACE = tuple(f"{name}_" for name in _NAMES)
 

@@ -14,7 +14,9 @@ from convgraph.backends import picks
 from convgraph.backends.messages import sum_by_target, take
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.pairs import PairSites
 from convgraph.convert.registry import rule
+from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.value import Spatial, index
 from convgraph.site_rule import network_sites
 
@@ -32,7 +34,7 @@ def _plain_only(x: Spatial, dims: list[int]) -> bool:
 
 def _slots(x: Spatial, dims: list[int]) -> list[int]:
     """The dimensions of x.x that these plain axes are."""
-    out = []
+    out: list[int] = []
     for dim in dims:
         first = x.slot(dim)
         out += range(first, first + len(names.plain((x.axes[dim],))))
@@ -71,6 +73,8 @@ class _Groups:
         lattice = [name for name in kept if name.kind == "site"]
         if any(name.stride != 1 or name.size != size[name.axis] for name in lattice):
             raise NoRuleError("it reduces a part of a lattice axis")
+        if isinstance(x.sites, PairSites):
+            raise NoRuleError("it reduces pairs of nodes")
         order = sorted(kept, key=lambda name: name.axis)
         self.size = tuple(
             n if any(name.axis == axis for name in lattice) else 1 for axis, n in enumerate(size)
@@ -176,14 +180,15 @@ def vector_norm(
 
 def _unbiased(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float, bool]:
     """Dimensions, correction and keepdim of var and std in their several forms."""
-    dim = args[0] if args else None
+    dim: Any = args[0] if args else None
     correction: float = 1
     if len(args) > 1:
         correction = args[1] if args[1] is not None else 1
     if "correction" in kwargs and kwargs["correction"] is not None:
         correction = kwargs["correction"]
     if isinstance(dim, bool):
-        dim, correction = None, int(dim)
+        correction = int(dim)
+        dim = None
     keepdim = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
     return dim, float(correction), keepdim
 
@@ -220,6 +225,11 @@ def var(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 def softmax(run: Any, step: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     """Over plain axes of a node, or over the nodes that are there."""
     dims = _dims(x, dim)
+    if isinstance(x.sites, PairSites):
+        keyed = x.axes[dims[0]]
+        if step.operator != "softmax" or any(name.kind != "key" for name in keyed):
+            raise NoRuleError("pairs are normalized over another axis than the last")
+        return pair_softmax(run, x)
     if _plain_only(x, dims):
         run.travelled("node")
         value = x.merged(dims[0])

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
@@ -17,7 +20,11 @@ def regroup(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(x, Spatial) or step.shape is None:
         raise NoRuleError("its shape depends on more than the batch")
     try:
-        return x.regrouped(step.shape)
+        value = x.regrouped(step.shape)
+        if len(step.shape) == 2 and value.axes[0] == _BATCH and _is_mixed(value.axes[1]):
+            run.travelled("all")
+            return value.tensor()
+        return value
     except NoRuleError:
         if len(step.shape) == 2 and step.shape[0] == names.BATCH and x.axes[0] == _BATCH:
             run.travelled("all")  # every node talks to the one readout, an absent one says 0
@@ -26,6 +33,11 @@ def regroup(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _BATCH = (Name("batch", names.BATCH),)
+
+
+def _is_mixed(axis: names.Axis) -> bool:
+    """Whether an axis names sites and channels at once, as a flattened image does."""
+    return len({name.kind for name in axis}) > 1
 
 
 @rule("permute", "transpose", "t", "movedim", "swapaxes", "adjoint", "mT", "numpy_T")
@@ -51,6 +63,8 @@ def permute(run: Any, step: Any, x: Spatial, *args: Any) -> Any:
 @rule("expand", "expand_as")
 def expand(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """An axis of size 1 says the same under a new name."""
+    if isinstance(x, Tensor) and args and isinstance(args[0], Spatial):
+        return x.expand(args[0].shape)
     if not isinstance(x, Spatial) or step.shape is None:
         raise NoRuleError("its shape depends on more than the batch")
     rank = len(step.shape)
@@ -95,8 +109,6 @@ def repeat(run: Any, step: Any, x: Spatial, times: Any, dim: int | None = None, 
 
 
 def _cat(parts: Any, dim: int) -> Any:
-    import torch
-
     return torch.cat(parts, dim)
 
 
