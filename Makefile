@@ -28,7 +28,8 @@ check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-image and networkx
+bench: $(READY) ## time layers beside dense convolutions and other libraries, about 5 minutes
+	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph import edge_list
-from convgraph.backends import dense, gather, messages
+from convgraph.backends import dense, gather, messages, tiles, tiling, windows
 from convgraph.functional import conv as functional
 from convgraph.geometry import KernelGeometry
 from convgraph.proof import Certificate
-from tests.cases import BACKENDS, OFF_GRID, holes
+from tests.cases import CONV_BACKENDS, CONV_OFF_GRID, holes
 
 SIZE = (6, 7)
 nn = torch.nn
@@ -63,7 +63,7 @@ def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     return GRAPH[kind].from_dense(twin), twin
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CONV_BACKENDS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_proven_on_every_backend(name: str, backend: str) -> None:
     layer, twin = pair(name)
@@ -73,7 +73,7 @@ def test_layers_are_proven_on_every_backend(name: str, backend: str) -> None:
     assert found.log2_epsilon <= -100
 
 
-@pytest.mark.parametrize("backend", OFF_GRID)
+@pytest.mark.parametrize("backend", CONV_OFF_GRID)
 @pytest.mark.parametrize("name", LAYERS)
 def test_masks_are_proven_against_the_written_truth(name: str, backend: str) -> None:
     layer, twin = pair(name)
@@ -92,7 +92,7 @@ def test_named_sites_are_proven(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CONV_BACKENDS)
 @pytest.mark.parametrize("name", ["plain", "reflect", "transposed"])
 def test_every_dtype_is_proven(name: str, backend: str, dtype: torch.dtype) -> None:
     layer, twin = pair(name, dtype)
@@ -186,6 +186,17 @@ def mirrored(image: Tensor) -> Tensor:
     return image.clone().index_copy_(0, torch.tensor([0]), image[-1:])
 
 
+def without_last(cells: Any) -> Any:
+    return np.where(cells == cells.max(), -1, cells)
+
+
+def inner(cells: Tensor) -> Tensor:
+    """1 within, 0 at the last column."""
+    kept = torch.ones(cells.shape[-1], dtype=cells.dtype)
+    kept[-1] = 0
+    return kept
+
+
 _EDGES = "S0"
 _VALUES = "S2"
 FAULTS: dict[str, tuple[str, str, Plant]] = {
@@ -264,7 +275,37 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
         "dense",
         wrap(dense, "conv", lambda f, x, *a: f(mirrored(x), *a)),
     ),
+    "a halo lost": (
+        _VALUES,
+        "tiles",
+        wrap(tiling, "_along", lambda f, *a: without_last(f(*a))),
+    ),
+    "two tiles swapped": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "as_rows", lambda f, tiles: f(tiles).roll(1, 0)),
+    ),
+    "holes not zero": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "with_hole", lambda f, rows: f(rows) + 1),
+    ),
+    "rows laid out one cell off": (
+        _VALUES,
+        "masked",
+        wrap(dense, "conv", lambda f, x, *a, **o: f(x.roll(1, 0), *a, **o)),
+    ),
     # gradients
+    "gradient of x sent along edges not reversed": (
+        _VALUES,
+        "tiles",
+        wrap(tiles, "_turned", lambda f, w, groups: f(w, groups).flip(-1)),
+    ),
+    "gradient of w lost at the halo": (
+        _VALUES,
+        "tiles",
+        wrap(windows, "weight_gradient", lambda f, cells, g, s: f(cells * inner(cells), g, s)),
+    ),
     "gradient of x lost": (
         _VALUES,
         "gather",
