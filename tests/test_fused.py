@@ -1,7 +1,7 @@
 """Backend `triton`: where it is interpreted, what it refuses, and what only a GPU can show.
 
-Triton decides when it is imported whether it interprets, so what runs through its interpreter stands
-in files of its own, `tests/interpreted/`, and runs in a process of its own.
+Triton decides when it is imported whether it interprets, so what runs through its interpreter
+stands in files of its own, `tests/interpreted/`, and runs in a process of its own.
 """
 
 import os

@@ -49,9 +49,9 @@ RATES: dict[str, dict[str, Rate]] = {
         "triton": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
     },
     # Not measured but reckoned: half the peak of an H100 in TF32 for a large convolution, a third
-    # for many small ones and for products of gathered rows, 3 TB/s, 10 microseconds a kernel. In IEEE
-    # float32 two thirds of the plain units' 3.3e13 multiply-adds a second for a library's product, a
-    # quarter for the product of `triton`, which is why that one is left to `gather` there.
+    # for many small ones and for products of gathered rows, 3 TB/s, 10 microseconds a kernel. In
+    # IEEE float32 two thirds of the plain units' 3.3e13 multiply-adds a second for a library's
+    # product, a quarter for that of `triton`, which is why `gather` has it there.
     "cuda": {
         "dense": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
         "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),

@@ -8,13 +8,13 @@ order, over one pair of tables:
 
     d send / dx = send over the table of the reversed edges with T^T;   d send / dT = correlate
 
-Half types and TF32 multiply on tensor cores and add in float32. Without TF32, float32 products run on
-plain units and the cost table has `gather`, whose products are cuBLAS's, win; forced, this backend
+Half types and TF32 multiply on tensor cores and add in float32. Without TF32, float32 products
+run on plain units and by the cost table `gather` wins, whose products are cuBLAS's; forced, this backend
 serves them all the same. float64 it refuses.
 
-Each block of the result has one owner and each sum one order: results repeat bit for bit. May import
-autocast, backends.fused_launch, neighbours, problem and tiling, edges and geometry. Importing it does
-not import triton.
+Each block of the result has one owner and each sum one order: results repeat bit for bit. May
+import autocast, backends.compiled, fused_launch, neighbours, problem and tiling, edges and
+geometry; importing it does not import triton.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ class _Send(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, taps, bias, *lists = ctx.saved_tensors
+        x, taps, _, *lists = ctx.saved_tensors
         (g,), (backwards,) = grads, ctx.plain
         grad_x = grad_taps = grad_bias = None
         with autocast.off(g.device):
@@ -164,7 +164,7 @@ def _correlated(x: Tensor, g: Tensor, lists: list[Any], groups: int, backwards: 
 
 def _affine(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
     """Forward mode of `_Send`: bilinear in x and T, and the bias is added."""
-    x, taps, bias, *lists = ctx.saved_tensors
+    x, taps, _, *lists = ctx.saved_tensors
     parts = []
     if tangents[0] is not None:
         parts.append(operator(tangents[0], taps, None, *lists, *ctx.plain))
@@ -178,7 +178,7 @@ def _affine(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ...]
 
 
 def _bilinear(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
-    """Forward mode of `_Correlate`; the tables have no tangents."""
+    """Forward mode of `_Correlate`."""
     x, g, *lists = ctx.saved_tensors
     parts = []
     if tangents[0] is not None:
@@ -189,9 +189,16 @@ def _bilinear(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ..
     return total
 
 
-_send, _send_back = operators(_Send, _affine)
+_followed, _send_back = operators(_Send, _affine)
 _, _correlate_back = operators(_Correlate, _bilinear)
 
-# An exported program keeps the operators and none of the classes: they bring the same derivatives.
+
+def _send(*args: Any) -> Tensor:
+    """Call it; a compiler gets the operator itself, which brings its own derivative."""
+    y: Tensor = (fused_launch.send if torch.compiler.is_compiling() else _followed)(*args)
+    return y
+
+
+# Compiled and exported programs keep the operators and none of the classes.
 for _operator, _function in ((fused_launch.send, _Send), (fused_launch.correlate, _Correlate)):
     _operator.register_autograd(_function.backward, setup_context=_function.setup_context)

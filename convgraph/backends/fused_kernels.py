@@ -4,8 +4,8 @@
     correlate   T[z, t]      = sum over the rows m of part z of  x[table[t, m]]^T g[order[m]]
 
 Each program owns a block of the result, so nothing races; sums run in float32, over slots and
-channels in one fixed order. Parts of `correlate` are added up by the caller, in their order. A block
-of rows that hears nothing through a tap skips it.
+channels in one fixed order. Parts of `correlate` are added up by the caller, in their order. A
+block of rows that hears nothing through a tap skips it.
 
 Channels are compile-time constants, numbers of rows never are. The one module that imports triton;
 it is imported when first launched. May import nothing of convgraph.

@@ -19,7 +19,7 @@ nn = cg.nn
 LAYERS: dict[str, Callable[[], Any]] = {
     "plain": lambda: nn.GraphConv2d(4, 6, 3, padding=1),
     "no bias": lambda: nn.GraphConv2d(4, 6, 3, padding=1, bias=False),
-    "wide": lambda: nn.GraphConv2d(70, 17, (2, 3)),
+    "wide": lambda: nn.GraphConv2d(70, 17, (1, 2)),
     "strided": lambda: nn.GraphConv2d(4, 6, 3, stride=2, padding=1, groups=2),
     "dilated": lambda: nn.GraphConv2d(4, 6, (3, 2), dilation=(2, 3), padding=(2, 1)),
     "reflect": lambda: nn.GraphConv2d(4, 4, 3, padding=2, padding_mode="reflect"),
@@ -38,30 +38,34 @@ LAYERS: dict[str, Callable[[], Any]] = {
 SIZES = {1: (13,), 2: (6, 11), 3: (3, 4, 5)}
 
 
-def run(layer: Any, graph: cg.PixelGraph, backend: str, dtype: torch.dtype) -> list[Tensor]:
+def run(
+    layer: Any, graph: cg.PixelGraph, backend: str, dtype: torch.dtype, *, twice: bool = True
+) -> list[Tensor]:
     """Value, gradients, and the derivatives of the gradients."""
     layer = layer.to(dtype)
     x = graph.x.to(dtype).requires_grad_()
     with cg.backend(backend):
         y = layer(graph.with_x(x)).x
-        g = (torch.arange(y.numel()).view_as(y) % 5 - 2).to(dtype).requires_grad_()
+        g = (torch.arange(y.numel()).view_as(y) ** 2 // 3 % 5 - 2).to(dtype).requires_grad_()
         leaves = [x, *layer.parameters()]
-        grads = torch.autograd.grad(y, leaves, g, create_graph=True)
-        second = torch.autograd.grad(
-            [part for part in grads[:2]],
-            [x, layer.weight, g],
-            [part.detach().sign() for part in grads[:2]],
-        )
+        grads = torch.autograd.grad(y, leaves, g, create_graph=twice)
+        if not twice:
+            return [y.detach(), *grads]
+        firsts = grads[:2]
+        along = [part.detach().sign() for part in firsts]
+        second = torch.autograd.grad(firsts, [x, layer.weight, g], along)
     return [t.detach() for t in (y, *grads, *second)]
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [(name, True) for name in LAYERS] + [(name, False) for name in ("plain", "replicate")],
+)
 def test_values_and_derivatives_are_exact(name: str, masked: bool) -> None:
     layer = integer_weights(LAYERS[name]())
     size, channels = SIZES[layer.geometry.d], layer.in_channels
     mask = holes(2, size) if masked else None
-    graph = cg.PixelGraph.from_image(integers(2, channels, *size), mask)
+    graph = cg.PixelGraph.from_image(integers(2, channels, *size), mask, d=len(size))
     found = run(layer, graph, "triton", torch.float32)
     truth = run(layer, graph, "gather", torch.float64)
     assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
@@ -69,7 +73,7 @@ def test_values_and_derivatives_are_exact(name: str, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["plain", "wide", "reflect", "depthwise"])
+@pytest.mark.parametrize("name", ["wide", "strided", "depthwise"])
 def test_half_types_round_once(name: str, dtype: torch.dtype) -> None:
     layer = integer_weights(LAYERS[name]())
     graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 6, 11), holes(2, (6, 11)))
@@ -80,11 +84,11 @@ def test_half_types_round_once(name: str, dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b.to(dtype)) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", ["plain", "depthwise", "wide"])
+@pytest.mark.parametrize("name", ["depthwise", "wide"])
 def test_a_weight_gradient_in_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
     layer = integer_weights(LAYERS[name]())
-    graph = cg.PixelGraph.from_image(integers(3, layer.in_channels, 11, 13))
+    graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 11, 13))
     assert fused_launch.parts(graph.num_nodes, 1)[0] > 2
     found = run(layer, graph, "triton", torch.float32)
     truth = run(layer, graph, "gather", torch.float64)
@@ -155,10 +159,14 @@ def test_forward_mode_and_vmap(mode: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"groups": 4}, {"stride": 2, "groups": 2}, {"padding": 2, "padding_mode": "reflect"}],
+    ("kwargs", "masked"),
+    [
+        ({}, True),
+        ({"groups": 4}, False),
+        ({"stride": 2, "groups": 2}, True),
+        ({"padding": 2, "padding_mode": "reflect"}, False),
+    ],
 )
 def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
     twin = torch.nn.Conv2d(4, 4, 3, **{"padding": 1, **kwargs})

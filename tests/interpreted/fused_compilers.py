@@ -28,8 +28,7 @@ def made(kwargs: dict[str, Any]) -> tuple[Any, cg.PixelGraph]:
     return layer, cg.PixelGraph.from_image(image, holes(2, (5, 6)))
 
 
-@pytest.mark.parametrize("kwargs", KINDS)
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("kwargs", "dynamic"), list(zip(KINDS, [False, True, True], strict=True)))
 def test_it_compiles_to_one_graph_with_its_gradients(kwargs: dict[str, Any], dynamic: bool) -> None:
     torch._dynamo.reset()
     layer, graph = made(kwargs)
@@ -43,8 +42,7 @@ def test_it_compiles_to_one_graph_with_its_gradients(kwargs: dict[str, Any], dyn
         assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("kwargs", KINDS)
+@pytest.mark.parametrize(("kwargs", "strict"), list(zip(KINDS, [False, True, True], strict=True)))
 def test_it_exports_and_what_is_exported_can_be_trained(
     kwargs: dict[str, Any], strict: bool
 ) -> None:
@@ -77,7 +75,8 @@ def test_torchs_own_checks_of_an_operator(kwargs: dict[str, Any]) -> None:
     """Schema, fake kernel, registered autograd, and tracing it with symbolic sizes."""
     sent, correlated = operands(kwargs, grad=True)
     torch.library.opcheck(fused_launch.send, sent)
-    torch.library.opcheck(fused_launch.send, (sent[0].new_ones(sent[3].shape[1], 4), sent[1], None, *sent[3:9], 1))  # fmt: skip
+    back = (correlated[1], sent[1], None, *sent[3:9], 1)
+    torch.library.opcheck(fused_launch.send, back)
     torch.library.opcheck(fused_launch.correlate, correlated)
 
 

@@ -19,7 +19,10 @@ FAULTS = {
     "wrong tap": ("tl.load(kind + s)", "tl.load(kind + num_slots - 1 - s)"),
     "slots shifted": ("row = table + m\n", "row = table + m + 1\n"),
     "lost tail row": ("live = m < num_rows\n", "live = m < num_rows - 1\n"),
-    "absent row read": ("here = (q >= 0)[:, None] &", "here = (q >= -1)[:, None] &"),
+    "absent row read": (
+        "q = tl.load(row, mask=live, other=-1)",
+        "q = tl.maximum(tl.load(row, mask=live, other=-1), 0)",
+    ),
     "no order": ("tl.load(order + m, mask=live, other=0)", "m"),
     "wrong group": ("(GROUPS * CI) + g * CI", "(GROUPS * CI)"),
     "lost tail channel": ("(c < CI)[None, :]", "(c < CI - 1)[None, :]"),
@@ -45,13 +48,13 @@ def _known_memory() -> Iterator[None]:
 
 
 def wrong(groups: int) -> bool:
-    """Whether the backend now differs from the truth on three images, a grid with a hole."""
-    layer = integer_weights(cg.nn.GraphConv2d(6, 6, 3, padding=1, groups=groups))
-    mask = torch.ones(3, 11, 13, dtype=torch.bool)
+    """Whether the backend now differs from the truth on two images, a grid with a hole."""
+    layer = integer_weights(cg.nn.GraphConv2d(6, 6, 2, padding=1, groups=groups))
+    mask = torch.ones(2, 11, 13, dtype=torch.bool)
     mask[1, 3, 4] = False
-    graph = cg.PixelGraph.from_image(integers(3, 6, 11, 13), mask)
-    found = run(layer, graph, "triton", torch.float32)
-    truth = run(layer, graph, "gather", torch.float64)
+    graph = cg.PixelGraph.from_image(integers(2, 6, 11, 13), mask)
+    found = run(layer, graph, "triton", torch.float32, twice=False)
+    truth = run(layer, graph, "gather", torch.float64, twice=False)
     return not all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
 
 
