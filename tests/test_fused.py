@@ -5,9 +5,11 @@ stands in files of its own, `tests/interpreted/`, and runs in a process of its o
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,60 @@ def test_importing_the_package_imports_no_kernel() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert (run.returncode, run.stdout.strip()) == (0, "False"), run.stderr
+
+
+# What the compiler makes of the kernels, which needs no GPU
+
+
+def compiled(name: str, dtype: str, capability: int, constants: dict[str, Any]) -> str:
+    """The PTX of a kernel, which has also been assembled for the device."""
+    compiler = import_module("triton.compiler")
+    target = import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
+    kernel = getattr(import_module("convgraph.backends.fused_kernels"), name)
+    kinds = dict.fromkeys(("table", "order", "kind"), "*i32") | {"parts": "*fp32"}
+    kinds |= dict.fromkeys(("num_rows", "num_slots", "chunk"), "i32")
+    signature = {
+        arg: "constexpr" if arg in constants else kinds.get(arg, f"*{dtype}")
+        for arg in kernel.arg_names
+    }
+    source = compiler.ASTSource(kernel, signature, constants)
+    made = compiler.compile(source, target=target, options={"num_warps": 8, **fused_launch.FUSED})
+    assert len(made.asm["cubin"]) > 0
+    return str(made.asm["ptx"])
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(fused_launch.interpreted(), reason="triton interprets")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("fp16", "tf32"), ("bf16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee")]
+)
+def test_the_kernels_compile_for_devices_without_atomics(
+    dtype: str,
+    precision: str,
+    capability: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    b = fused_launch.blocks(70, 130, 4 if dtype == "fp32" else 2)
+    both = {"GROUPS": 2, "CI": 70, "CO": 130, "BN": b.outer, "PRECISION": precision, "WIDEN": False}
+    send = {**both, "HAS_BIAS": True, "BM": b.rows, "BK": b.inner}
+    rows = 32 if dtype == "fp32" else 64
+    products = [
+        compiled("send", dtype, capability, send),
+        compiled("correlate", dtype, capability, {**both, "TAPS": 9, "BI": 64, "BM": rows}),
+    ]
+    single = {"C": 96, "BN": 64}
+    sums = [
+        compiled("send_depthwise", dtype, capability, {**single, "HAS_BIAS": True, "BM": 64}),
+        compiled("correlate_depthwise", dtype, capability, {**single, "TAPS": 9, "BM": 32}),
+    ]
+    for ptx in products:
+        on_tensor_cores = "mma.sync" in ptx or "wgmma" in ptx
+        assert on_tensor_cores == (precision == "tf32")
+    for ptx in (*products, *sums):
+        assert not re.search(r"^\s*(@!?%p\d+ )?(atom|red)\.", ptx, re.MULTILINE)
 
 
 # What it refuses

@@ -9,8 +9,8 @@ order, over one pair of tables:
     d send / dx = send over the table of the reversed edges with T^T;   d send / dT = correlate
 
 Half types and TF32 multiply on tensor cores and add in float32. Without TF32, float32 products
-run on plain units and by the cost table `gather` wins, whose products are cuBLAS's; forced, this backend
-serves them all the same. float64 it refuses.
+run on plain units, and by the cost table `gather` wins, whose products are cuBLAS's; forced, this
+backend serves them all the same. float64 it refuses.
 
 Each block of the result has one owner and each sum one order: results repeat bit for bit. May
 import autocast, backends.compiled, fused_launch, neighbours, problem and tiling, edges and

@@ -11,8 +11,6 @@ Channels are compile-time constants, numbers of rows never are. The one module t
 it is imported when first launched. May import nothing of convgraph.
 """
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -21,15 +19,15 @@ _ROWS = ["num_rows", "num_slots", "chunk"]
 
 @triton.jit(do_not_specialize=_ROWS[:2])  # type: ignore[untyped-decorator]
 def send(
-    x: Any,  # (N, G * CI)
-    taps: Any,  # (K, G, CI, CO)
-    bias: Any,  # (G * CO,), read if HAS_BIAS
-    table: Any,  # (S, P)
-    order: Any,  # (P,)
-    kind: Any,  # (S,)
-    y: Any,  # (P, G * CO)
-    num_rows: Any,
-    num_slots: Any,
+    x: tl.tensor,  # (N, G * CI)
+    taps: tl.tensor,  # (K, G, CI, CO)
+    bias: tl.tensor,  # (G * CO,), read if HAS_BIAS
+    table: tl.tensor,  # (S, P)
+    order: tl.tensor,  # (P,)
+    kind: tl.tensor,  # (S,)
+    y: tl.tensor,  # (P, G * CO)
+    num_rows: tl.tensor,
+    num_slots: tl.tensor,
     GROUPS: tl.constexpr,  # noqa: N803
     CI: tl.constexpr,  # noqa: N803
     CO: tl.constexpr,  # noqa: N803
@@ -76,15 +74,15 @@ def send(
 
 @triton.jit(do_not_specialize=_ROWS[:2])  # type: ignore[untyped-decorator]
 def send_depthwise(
-    x: Any,  # (N, C)
-    taps: Any,  # (K, C)
-    bias: Any,  # (C,), read if HAS_BIAS
-    table: Any,  # (S, P)
-    order: Any,  # (P,)
-    kind: Any,  # (S,)
-    y: Any,  # (P, C)
-    num_rows: Any,
-    num_slots: Any,
+    x: tl.tensor,  # (N, C)
+    taps: tl.tensor,  # (K, C)
+    bias: tl.tensor,  # (C,), read if HAS_BIAS
+    table: tl.tensor,  # (S, P)
+    order: tl.tensor,  # (P,)
+    kind: tl.tensor,  # (S,)
+    y: tl.tensor,  # (P, C)
+    num_rows: tl.tensor,
+    num_slots: tl.tensor,
     C: tl.constexpr,  # noqa: N803
     HAS_BIAS: tl.constexpr,  # noqa: N803
     BM: tl.constexpr,  # noqa: N803
@@ -116,13 +114,13 @@ def send_depthwise(
 
 @triton.jit(do_not_specialize=_ROWS[::2])  # type: ignore[untyped-decorator]
 def correlate(
-    x: Any,  # (N, G * CI)
-    g: Any,  # (P, G * CO)
-    table: Any,  # (K, P)
-    order: Any,  # (P,)
-    parts: Any,  # (Z, K, G, CI, CO) float32
-    num_rows: Any,
-    chunk: Any,  # rows of a part, a multiple of BM
+    x: tl.tensor,  # (N, G * CI)
+    g: tl.tensor,  # (P, G * CO)
+    table: tl.tensor,  # (K, P)
+    order: tl.tensor,  # (P,)
+    parts: tl.tensor,  # (Z, K, G, CI, CO) float32
+    num_rows: tl.tensor,
+    chunk: tl.tensor,  # rows of a part, a multiple of BM
     TAPS: tl.constexpr,  # noqa: N803
     GROUPS: tl.constexpr,  # noqa: N803
     CI: tl.constexpr,  # noqa: N803
@@ -165,13 +163,13 @@ def correlate(
 
 @triton.jit(do_not_specialize=_ROWS[::2])  # type: ignore[untyped-decorator]
 def correlate_depthwise(
-    x: Any,  # (N, C)
-    g: Any,  # (P, C)
-    table: Any,  # (K, P)
-    order: Any,  # (P,)
-    parts: Any,  # (Z, K, C) float32
-    num_rows: Any,
-    chunk: Any,  # rows of a part, a multiple of BM
+    x: tl.tensor,  # (N, C)
+    g: tl.tensor,  # (P, C)
+    table: tl.tensor,  # (K, P)
+    order: tl.tensor,  # (P,)
+    parts: tl.tensor,  # (Z, K, C) float32
+    num_rows: tl.tensor,
+    chunk: tl.tensor,  # rows of a part, a multiple of BM
     TAPS: tl.constexpr,  # noqa: N803
     C: tl.constexpr,  # noqa: N803
     BM: tl.constexpr,  # noqa: N803

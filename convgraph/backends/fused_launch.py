@@ -28,6 +28,9 @@ PART_ROWS = 1024
 PART_ELEMENTS = 2**24
 """Most elements of all parts together: 64 MiB of float32 however large the weight."""
 
+FUSED = {"enable_fp_fusion": True}
+"""A product and its sum round once; said aloud, for Triton's default changes with its version."""
+
 
 class Blocks(NamedTuple):
     """Sides of the blocks that one program computes."""
@@ -143,7 +146,7 @@ def send(
             bn = min(max(16, _power(groups)), 64)
             grid = (-(-rows // 64) * -(-groups // bn),)
             _kernels().send_depthwise[grid](
-                *args, C=groups, HAS_BIAS=bias is not None, BM=64, BN=bn, num_warps=4
+                *args, C=groups, HAS_BIAS=bias is not None, BM=64, BN=bn, num_warps=4, **FUSED
             )
             return y
         b = blocks(c_in, c_out, x.itemsize)
@@ -160,6 +163,7 @@ def send(
             PRECISION=_precision(),
             WIDEN=interpreted(),
             num_warps=b.warps,
+            **FUSED,
         )
     return y
 
@@ -209,7 +213,7 @@ def correlate(
             bn = min(max(16, _power(groups)), 64)
             grid = (taps * -(-groups // bn), 1, count)
             _kernels().correlate_depthwise[grid](
-                *args, TAPS=taps, C=groups, BM=32, BN=bn, num_warps=4
+                *args, TAPS=taps, C=groups, BM=32, BN=bn, num_warps=4, **FUSED
             )
         else:
             b = blocks(c_in, c_out, x.itemsize)
@@ -227,6 +231,7 @@ def correlate(
                 PRECISION=_precision(),
                 WIDEN=interpreted(),
                 num_warps=4,
+                **FUSED,
             )
     return found.sum(0).to(x.dtype)
 
