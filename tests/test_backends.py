@@ -38,7 +38,8 @@ def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
     found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
     assert found.backend in ("tiles", "gather", "masked")
     assert {o.name: o.refusal is None for o in found.options} == {
-        "dense": False, "tiles": True, "gather": True, "masked": True, "messages": True,
+        "dense": False, "tiles": True, "triton": False,
+        "gather": True, "masked": True, "messages": True,
     }  # fmt: skip
     text = str(found)
     assert max(map(len, text.splitlines())) <= 100

@@ -21,6 +21,7 @@ from convgraph.backends import (
     columns_messages,
     cost,
     dense,
+    fused,
     gather,
     masked,
     messages,
@@ -36,6 +37,7 @@ TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {
         "dense": dense,
         "tiles": tiles,
+        "triton": fused,
         "gather": gather,
         "masked": masked,
         "messages": messages,
@@ -47,7 +49,7 @@ TABLES: dict[str, dict[str, ModuleType]] = {
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 
-NAMES = ("dense", "tiles", "gather", "masked", "messages")
+NAMES = ("dense", "tiles", "triton", "gather", "masked", "messages")
 
 _FORCED: list[str] = []
 """Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's

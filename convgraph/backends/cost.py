@@ -25,12 +25,14 @@ class Rate:
         depthwise: multiply-add of a convolution with one channel a group.
         moved: element of four bytes read or written.
         call: start of a kernel; `gather` starts one a tap.
+        ieee: `mac` of float32 on CUDA without TF32; 0 where that is no other.
     """
 
     mac: float
     depthwise: float
     moved: float
     call: float
+    ieee: float = 0.0
 
 
 RATES: dict[str, dict[str, Rate]] = {
@@ -43,15 +45,20 @@ RATES: dict[str, dict[str, Rate]] = {
         "tiles": Rate(mac=0.0099, depthwise=0.014, moved=0.73, call=10_000),
         "gather": Rate(mac=0.0116, depthwise=0.0, moved=0.48, call=10_000),
         "messages": Rate(mac=0.0116, depthwise=0.0116, moved=1.5, call=20_000),
+        # Not measured: interpreted, to be tested and read, and dearer than anything else here.
+        "triton": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
     },
     # Not measured but reckoned: half the peak of an H100 in TF32 for a large convolution, a third
-    # for many small ones and for products of gathered rows, 3 TB/s, 10 microseconds a kernel.
+    # for many small ones and for products of gathered rows, 3 TB/s, 10 microseconds a kernel. In
+    # IEEE float32 two thirds of the plain units' 3.3e13 multiply-adds a second for a library's
+    # product, a quarter for that of `triton`, which is why `gather` has it there.
     "cuda": {
-        "dense": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000),
-        "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000),
-        "tiles": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000),
-        "gather": Rate(mac=8e-6, depthwise=0.0, moved=2.6e-3, call=10_000),
-        "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000),
+        "dense": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
+        "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
+        "tiles": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=5e-5),
+        "triton": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=1.2e-4),
+        "gather": Rate(mac=8e-6, depthwise=0.0, moved=2.6e-3, call=10_000, ieee=4.5e-5),
+        "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000, ieee=4.5e-5),
     },
 }
 """Kind of device -> backend -> rate; other devices are taken for "cuda"."""
@@ -71,7 +78,7 @@ def nanoseconds(name: str, problem: Problem, macs: float, moved: float) -> float
     """
     rate = RATES["cpu" if problem.device.type == "cpu" else "cuda"][name]
     single = problem.groups > 1 and problem.groups == problem.in_channels == problem.out_channels
-    mac = rate.depthwise if single else rate.mac
+    mac = rate.depthwise if single else (rate.ieee if problem.ieee and rate.ieee else rate.mac)
     # Half types are widened on the CPU.
     half = problem.device.type == "cpu" and problem.dtype in (torch.float16, torch.bfloat16)
     scale = 1.0 if half else problem.dtype.itemsize / BYTES

@@ -125,6 +125,7 @@ class Problem:
         weight_needs_grad: whether edge weights are to be differentiated.
         static: whether x has a leading batch of feature sets on one graph, (B, N, C).
         tapped: whether somebody listens to single messages (PyG hooks, an explainer's mask).
+        ieee: whether these are float32 convolutions on CUDA that may not use TF32.
     """
 
     op: str
@@ -137,6 +138,7 @@ class Problem:
     weight_needs_grad: bool = False
     static: bool = False
     tapped: bool = False
+    ieee: bool = False
 
     @property
     def macs_per_edge(self) -> int:

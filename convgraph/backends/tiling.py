@@ -116,9 +116,7 @@ def tiling(edges: Edges, tile: Ints) -> Tiling:
     g, source, target = _kernel(edges), edges.source, edges.target
     device, cells = source.device, prod(tile)
     coords, node_tile, count = _active(target, tile)
-    within = torch.zeros_like(node_tile)
-    for axis, side in enumerate(tile):
-        within = within * side + target.pos[:, axis] % side
+    within = _within(target, tile)
     place = node_tile * cells + within
     held = torch.full((count * cells,), edges.num_targets, device=device)
     held[place] = torch.arange(edges.num_targets, device=device)
@@ -174,6 +172,20 @@ def _axis(g: KernelGeometry, axis: int, side: int) -> tuple[int, int, int]:
     first = (before - reach) // stride
     last = max((side - 1 + before) // stride, -((reach - side + 1 - before) // stride))
     return first, last - first + 1, before - first * stride
+
+
+def cells(sites: Sites, tile: Ints) -> tuple[Tensor, Tensor, int]:
+    """Return each site's cell within its tile, its tile's number, and how many tiles hold one."""
+    _, number, count = _active(sites, tile)
+    return _within(sites, tile), number, count
+
+
+def _within(sites: Sites, tile: Ints) -> Tensor:
+    """(P,): the cell of its tile, row-major, in which each site stands."""
+    within = torch.zeros(sites.num_nodes, dtype=torch.int64, device=sites.device)
+    for axis, side in enumerate(tile):
+        within = within * side + sites.pos[:, axis] % side
+    return within
 
 
 def _active(target: Sites, tile: Ints) -> tuple[Tensor, Tensor, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import dense, gather, masked, messages, tiles
+from convgraph.backends import dense, fused, gather, masked, messages, tf32, tiles
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
@@ -189,6 +189,8 @@ def convolve(
     if name == tiles.NAME and isinstance(edges, Edges):
         return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
+    if name == fused.NAME and isinstance(edges, Edges):
+        return fused.conv(x, taps, bias, edges)
     out_dtype = x.dtype
     if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
         x, taps = x.float(), taps.float()
@@ -226,6 +228,7 @@ def conv_problem(
         weight_needs_grad=given is not None and given.requires_grad,
         static=x.dim() == 3,
         tapped=tapped,
+        ieee=x.device.type == "cuda" and x.dtype == torch.float32 and not tf32.allowed(),
     )
 
 

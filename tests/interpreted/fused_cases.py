@@ -1,0 +1,184 @@
+"""Every case through Triton's interpreter, against `gather` in float64; run by tests/test_fused.py.
+
+Small integers: float32 sums are exact in every order, and half types round once, at the end.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp, vmap
+
+import convgraph as cg
+from convgraph.backends import fused_launch
+from tests.cases import holes, integer_weights, integers
+
+nn = cg.nn
+LAYERS: dict[str, Callable[[], Any]] = {
+    "plain": lambda: nn.GraphConv2d(4, 6, 3, padding=1),
+    "no bias": lambda: nn.GraphConv2d(4, 6, 3, padding=1, bias=False),
+    "wide": lambda: nn.GraphConv2d(70, 17, (1, 2)),
+    "strided": lambda: nn.GraphConv2d(4, 6, 3, stride=2, padding=1, groups=2),
+    "dilated": lambda: nn.GraphConv2d(4, 6, (3, 2), dilation=(2, 3), padding=(2, 1)),
+    "reflect": lambda: nn.GraphConv2d(4, 4, 3, padding=2, padding_mode="reflect"),
+    "replicate": lambda: nn.GraphConv2d(4, 4, 3, padding=3, padding_mode="replicate"),
+    "circular": lambda: nn.GraphConv2d(4, 4, 3, padding=1, padding_mode="circular", dilation=2),
+    "depthwise": lambda: nn.DepthwiseConv(4, 3, padding=1),
+    "folded depthwise": lambda: nn.GraphConv2d(
+        4, 4, 3, padding=2, padding_mode="replicate", groups=4
+    ),
+    "multiplied depthwise": lambda: nn.GraphConv2d(4, 8, 3, groups=4),
+    "transposed": lambda: nn.GraphConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    "grouped transposed": lambda: nn.GraphConvTranspose2d(4, 6, 3, stride=2, groups=2),
+    "line": lambda: nn.GraphConv1d(4, 6, 3, padding=1),
+    "space": lambda: nn.GraphConv3d(4, 2, 2, padding=1),
+}
+SIZES = {1: (13,), 2: (6, 11), 3: (3, 4, 5)}
+
+
+def run(
+    layer: Any, graph: cg.PixelGraph, backend: str, dtype: torch.dtype, *, twice: bool = True
+) -> list[Tensor]:
+    """Value, gradients, and the derivatives of the gradients."""
+    layer = layer.to(dtype)
+    x = graph.x.to(dtype).requires_grad_()
+    with cg.backend(backend):
+        y = layer(graph.with_x(x)).x
+        g = (torch.arange(y.numel()).view_as(y) ** 2 // 3 % 5 - 2).to(dtype).requires_grad_()
+        leaves = [x, *layer.parameters()]
+        grads = torch.autograd.grad(y, leaves, g, create_graph=twice)
+        if not twice:
+            return [y.detach(), *grads]
+        firsts = grads[:2]
+        along = [part.detach().sign() for part in firsts]
+        second = torch.autograd.grad(firsts, [x, layer.weight, g], along)
+    return [t.detach() for t in (y, *grads, *second)]
+
+
+@pytest.mark.parametrize(
+    ("name", "masked"),
+    [(name, True) for name in LAYERS] + [(name, False) for name in ("plain", "replicate")],
+)
+def test_values_and_derivatives_are_exact(name: str, masked: bool) -> None:
+    layer = integer_weights(LAYERS[name]())
+    size, channels = SIZES[layer.geometry.d], layer.in_channels
+    mask = holes(2, size) if masked else None
+    graph = cg.PixelGraph.from_image(integers(2, channels, *size), mask, d=len(size))
+    found = run(layer, graph, "triton", torch.float32)
+    truth = run(layer, graph, "gather", torch.float64)
+    assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
+    assert all(bool(t.any()) for t in truth), "a comparison of zeros compares nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["wide", "strided", "depthwise"])
+def test_half_types_round_once(name: str, dtype: torch.dtype) -> None:
+    layer = integer_weights(LAYERS[name]())
+    graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 6, 11), holes(2, (6, 11)))
+    truth = run(layer, graph, "gather", torch.float64)
+    count = 2 + len(list(layer.parameters()))  # what comes after them starts from rounded values
+    found = run(layer, graph, "triton", dtype)
+    pairs = list(zip(found, truth, strict=True))[:count]
+    assert all(torch.equal(a, b.to(dtype)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "wide"])
+def test_a_weight_gradient_in_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
+    layer = integer_weights(LAYERS[name]())
+    graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 11, 13))
+    assert fused_launch.parts(graph.num_nodes, 1)[0] > 2
+    found = run(layer, graph, "triton", torch.float32)
+    truth = run(layer, graph, "gather", torch.float64)
+    assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
+
+
+def test_graphs_without_nodes_without_edges_and_of_different_sizes() -> None:
+    layer = integer_weights(nn.GraphConv2d(4, 6, 3, padding=1))
+    lone = torch.zeros(1, 5, 5, dtype=torch.bool)
+    image = integers(1, 4, 5, 5)
+    graphs = [cg.PixelGraph.from_image(image, lone)]
+    lone = lone.clone()
+    lone[0, 2, 3] = True
+    graphs += [cg.PixelGraph.from_image(image, lone)]
+    graphs += [cg.PixelGraph.from_image([integers(4, 3, 9), integers(4, 7, 2)])]
+    corner = torch.zeros(1, 5, 5, dtype=torch.bool)
+    corner[0, 4, 4] = True
+    for graph in graphs:
+        found = run(layer, graph, "triton", torch.float32)
+        truth = run(layer, graph, "gather", torch.float64)
+        assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
+    layer = layer.float()
+    with cg.backend("triton"):  # sites that hear nobody carry the bias
+        y = layer(graphs[1].with_x(graphs[1].x.float()), sites=corner).x
+    assert torch.equal(y, layer.bias.detach().expand(1, -1))
+
+
+def test_results_do_not_depend_on_the_order_of_the_batch_and_repeat() -> None:
+    layer = nn.GraphConv2d(4, 8, 3, padding=1, backend="triton")
+    image, mask = torch.rand(3, 4, 6, 6), torch.rand(3, 6, 6) > 0.5
+    order = torch.tensor([2, 0, 1])
+    one = layer(cg.PixelGraph.from_image(image, mask)).to_image()
+    two = layer(cg.PixelGraph.from_image(image[order], mask[order])).to_image()
+    assert torch.equal(one[order], two)
+    assert torch.equal(one, layer(cg.PixelGraph.from_image(image, mask)).to_image())
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+def test_forward_mode_and_vmap(mode: str) -> None:
+    layer = integer_weights(nn.GraphConv2d(2, 3, 3, padding=1, padding_mode=mode)).float()
+    graph = cg.PixelGraph.from_image(integers(1, 2, 3, 4, dtype=torch.float32), holes(1, (3, 4)))
+
+    def call(backend: str) -> Callable[..., Tensor]:
+        def f(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            with cg.backend(backend):
+                values = {"weight": weight, "bias": bias}
+                return functional_call(layer, values, (graph.with_x(x),)).x
+
+        return f
+
+    at = (graph.x, layer.weight.detach(), layer.bias.detach())
+    along = tuple(integers(*t.shape, dtype=torch.float32) for t in at)
+    several = [torch.stack([t, -t, 2 * t]) for t in at]
+    loss = lambda f: lambda *args: f(*args).square().sum()  # noqa: E731
+    found, truth = (
+        [
+            *jvp(f, at, along),
+            vmap(f)(*several),
+            vmap(f, in_dims=(None, 0, None))(at[0], several[1], at[2]),
+            *torch.func.grad(loss(f), argnums=(0, 1, 2))(*at),
+            *vmap(torch.func.grad(loss(f), argnums=(0, 1)), in_dims=(0, None, None))(
+                several[0], *at[1:]
+            ),
+            jvp(torch.func.grad(loss(f), argnums=1), at, along)[1],
+        ]
+        for f in (call("triton"), call("gather"))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "masked"),
+    [
+        ({}, True),
+        ({"groups": 4}, False),
+        ({"stride": 2, "groups": 2}, True),
+        ({"padding": 2, "padding_mode": "reflect"}, False),
+    ],
+)
+def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
+    twin = torch.nn.Conv2d(4, 4, 3, **{"padding": 1, **kwargs})
+    layer = nn.GraphConv2d.from_dense(twin)
+    with cg.backend("triton"):
+        found = cg.prove(layer, twin, size=(5, 6), mask=holes(2, (5, 6)) if masked else None)
+    assert found.verdict == "proven", str(found)
+
+
+def test_it_serves_and_is_never_chosen_while_it_is_interpreted() -> None:
+    layer = nn.GraphConv2d(4, 6, 3, padding=1)
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8), holes(2, (8, 8)))
+    found = cg.explain(layer, graph)
+    assert {o.name: o.refusal for o in found.options}["triton"] is None
+    assert found.backend != "triton"

@@ -1,0 +1,96 @@
+"""Faults planted in the kernels' source: the interpreter runs each, and each must be caught."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import convgraph as cg
+from convgraph.backends import fused_launch
+from tests.cases import integer_weights, integers
+from tests.interpreted.fused_cases import run
+
+SOURCE = Path(fused_launch.__file__).with_name("fused_kernels.py")
+
+# None leaves its memory: the interpreter would read, or crash, wherever it pointed.
+FAULTS = {
+    "wrong tap": ("tl.load(kind + s)", "tl.load(kind + num_slots - 1 - s)"),
+    "lost tail row": ("live = m < num_rows\n", "live = m < num_rows - 1\n"),
+    "absent row read": (
+        "q = tl.load(row, mask=live, other=-1)",
+        "q = tl.maximum(tl.load(row, mask=live, other=-1), 0)",
+    ),
+    "no order": ("tl.load(order + m, mask=live, other=0)", "m"),
+    "wrong group": ("(GROUPS * CI) + g * CI", "(GROUPS * CI)"),
+    "lost tail channel": ("(c < CI)[None, :]", "(c < CI - 1)[None, :]"),
+    "lost bias": ("if HAS_BIAS:\n        total +=", "if HAS_BIAS:\n        total + "),
+    "wrong part": ("m = part * chunk + start", "m = start"),
+    "part lost": ("(part * TAPS + t)", "((part - part % 2) * TAPS + t)"),
+    "chunk cut short": (
+        "for start in range(0, chunk, BM)",
+        "for start in range(0, chunk - BM, BM)",
+    ),
+}
+KINDS = {"plain": 2, "depthwise": 6}
+ONE_ONLY = {"wrong group": "plain", "lost tail channel": "plain"}
+
+
+@pytest.fixture(autouse=True)
+def _known_memory() -> Iterator[None]:
+    """What nobody writes holds NaN, not the right answer of an earlier call."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def wrong(groups: int) -> bool:
+    """Whether the backend now differs from the truth on two images, a grid with a hole."""
+    layer = integer_weights(cg.nn.GraphConv2d(6, 6, 2, padding=1, groups=groups))
+    mask = torch.ones(2, 11, 13, dtype=torch.bool)
+    mask[1, 3, 4] = False
+    graph = cg.PixelGraph.from_image(integers(2, 6, 11, 13), mask)
+    found = run(layer, graph, "triton", torch.float32, twice=False)
+    truth = run(layer, graph, "gather", torch.float64, twice=False)
+    return not all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
+
+
+def use(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "planted_kernels.py"
+    path.write_text(source, encoding="utf-8")
+    spec: Any = importlib.util.spec_from_file_location("planted_kernels", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(fused_launch, "_kernels", lambda: module)
+    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_caught(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, (right, planted) = SOURCE.read_text(encoding="utf-8"), FAULTS[name]
+    assert right in source
+    use(source.replace(right, planted), tmp_path, monkeypatch)
+    assert wrong(KINDS[kind]) == (ONE_ONLY.get(name, kind) == kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_as_they_are_pass(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(SOURCE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
+    assert not wrong(KINDS[kind])
+
+
+def test_the_judge_refutes_a_faulty_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, (right, planted) = SOURCE.read_text(encoding="utf-8"), FAULTS["wrong tap"]
+    use(source.replace(right, planted), tmp_path, monkeypatch)
+    twin = torch.nn.Conv2d(3, 4, 3, padding=1)
+    layer = cg.nn.GraphConv2d.from_dense(twin)
+    with cg.backend("triton"):
+        assert cg.prove(layer, twin, size=(5, 6)).verdict == "refuted"
