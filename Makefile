@@ -9,7 +9,7 @@ DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench notebooks docs clean
+.PHONY: help setup demo test check bench faults notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -28,16 +28,22 @@ check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## time building pixel graphs beside PyG, scikit-learn, scikit-image and networkx
+bench: $(READY) ## time layers beside dense convolutions and other libraries, about 5 minutes
+	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
 
+faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
+	$(BIN)/python -m tests.proof.faults.table
+	$(BIN)/python -m tests.proof.faults.table docs/faults.md
+
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
 	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist site demo docs/lessons .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

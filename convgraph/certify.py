@@ -17,6 +17,7 @@ from convgraph.proof import EPSILON, Certificate
 from convgraph.proof.certificate import importable
 from convgraph.proof.verifier import resolve
 from convgraph.prove import prove
+from convgraph.sides import AsNodes
 
 
 def certify(
@@ -140,6 +141,8 @@ def _named(side: Any) -> tuple[Any, str]:
 
 
 def _adapter(side: Any, named: bool) -> str:
+    if isinstance(side, AsNodes):
+        return "convgraph.sides:nodes"
     if isinstance(side, GraphConv):
         return f"convgraph.sides:{'sites' if named else 'graph'}"
     return "convgraph.sides:image" if isinstance(side, torch.nn.Module) else "function"

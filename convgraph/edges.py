@@ -38,6 +38,7 @@ class Edges:
         relation: the geometry that the edges come from.
         source: sites that send messages.
         target: sites that receive them.
+        is_grid: whether both ends are full grids of one size, so that a dense operator applies.
 
     Example:
         >>> from convgraph.geometry import KernelGeometry
@@ -51,6 +52,7 @@ class Edges:
         self.relation = relation
         self.source = source
         self.target = target
+        self.is_grid = all(s.is_full and s.size is not None for s in (source, target))
         self._memo = Memo()
 
     @property
@@ -62,11 +64,6 @@ class Edges:
     def num_targets(self) -> int:
         """Sites that receive; equal to the number of rows of a layer's output."""
         return self.target.num_nodes
-
-    @property
-    def is_grid(self) -> bool:
-        """Whether both ends are full grids of one size, so that a dense operator applies."""
-        return all(s.is_full and s.size is not None for s in (self.source, self.target))
 
     @property
     def is_self_loops(self) -> bool:
@@ -156,12 +153,12 @@ class Edges:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         return once(self._memo, key, make)
 
-    def form(self, make: "Callable[[Edges], T]") -> T:
-        """Return make(self), made once; `make` is a function of a module."""
+    def form(self, make: "Callable[..., T]", *args: Any) -> T:
+        """Return make(self, *args), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
-            found: T = constant.result(self, make, self)
+            found: T = constant.result(self, make, self, *args)
             return found
-        return self.once(make, lambda: make(self))
+        return self.once((make, *args) if args else make, lambda: make(self, *args))
 
     @property
     def _list(self) -> edge_list.EdgeList:

@@ -1,10 +1,13 @@
 """Explanations: which backends could compute a layer on a graph, at what cost, and which one does.
 
-The figures are the ones that the choice itself reads, see `convgraph.backends`: multiply-adds and
-elements moved, predicted from static facts. Nothing is run. May import backends, graph and errors.
+The figures are the ones that the choice itself reads, see `convgraph.backends.cost`: multiply-adds
+and elements moved, and the time predicted from them. Nothing is run unless `measure` asks for it,
+and what is measured never enters the choice. May import backends, graph and errors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from statistics import median
+from time import perf_counter
 from typing import Any, final
 
 import torch
@@ -28,6 +31,8 @@ class Explanation:
         backend: the name of the backend that runs.
         reason: why that one.
         options: every backend with its predicted cost, or why it cannot serve.
+        measured: backend -> seconds of one forward, the median of several; empty unless asked for.
+        kept: bytes of what has been derived from these edges and is kept with them.
     """
 
     layer: str
@@ -35,17 +40,29 @@ class Explanation:
     backend: str
     reason: str
     options: tuple[backends.Option, ...]
+    measured: dict[str, float]
+    kept: int
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render as a table, one row a backend."""
-        table = Table(title=f"{self.layer}\n{self.edges}", title_justify="left")
-        for name in ("backend", "runs", "multiply-adds", "elements moved", "why"):
-            table.add_column(name, justify="right" if name in _NUMBERS else "left")
+        table = Table(
+            title=f"{self.layer}\n{self.edges}",
+            title_justify="left",
+            caption=f"kept with the edges: {_si(self.kept)}B",
+            caption_justify="left",
+        )
+        numbers = (*_NUMBERS, "measured") if self.measured else _NUMBERS
+        for name in ("backend", "runs", *numbers, "why"):
+            table.add_column(name, justify="right" if name in numbers else "left")
         for option in self.options:
             runs = option.name == self.backend
             why = self.reason if runs else (option.refusal or "")
-            numbers = ("", "") if option.refusal else (_si(option.macs), _si(option.moved))
-            table.add_row(option.name, "yes" if runs else "", *numbers, why)
+            cells = [""] * len(numbers)
+            if option.refusal is None:
+                cells[:3] = _si(option.macs), _si(option.moved), _seconds(option.cost / 1e9)
+                if option.name in self.measured:
+                    cells[3] = _seconds(self.measured[option.name])
+            table.add_row(option.name, "yes" if runs else "", *cells, why)
         yield table
 
     def __str__(self) -> str:
@@ -56,16 +73,22 @@ class Explanation:
         return capture.get()
 
 
-_NUMBERS = ("multiply-adds", "elements moved")
+_NUMBERS = ("multiply-adds", "moved", "predicted")
+
+REPEATS = 7
+"""Turns of each backend when it is measured; the first one, which builds what is kept, is extra."""
 
 
-def explain(layer: torch.nn.Module, graph: PixelGraph, sites: Any = None) -> Explanation:
+def explain(
+    layer: torch.nn.Module, graph: PixelGraph, sites: Any = None, *, measure: bool = False
+) -> Explanation:
     """Say which backend computes a layer on a graph, what each would cost, and why.
 
     Args:
         layer: a graph layer that sends messages (a convolution, a pool, a resize).
         graph: the graph it would be called on.
         sites: names the output sites; see `convgraph.connect`.
+        measure: also time one forward of each backend that serves, without gradients.
 
     Returns:
         An Explanation; print it, or read its fields.
@@ -91,13 +114,58 @@ def explain(layer: torch.nn.Module, graph: PixelGraph, sites: Any = None) -> Exp
     own = getattr(layer, "backend", None)
     chosen = backends.choose(problem, own)
     found = tuple(backends.options(problem))
+    names = [option.name for option in found if option.refusal is None]
+    measured = _measured(layer, graph, sites, names) if measure else {}
     return Explanation(
         layer=repr(layer),
         edges=repr(problem.edges),
         backend=chosen,
         reason=_reason(chosen, found, forced=backends.forced(own) is not None),
         options=found,
+        measured=measured,
+        kept=_bytes_kept(problem.edges),
     )
+
+
+def _measured(layer: Any, graph: PixelGraph, sites: Any, names: list[str]) -> dict[str, float]:
+    """Backend -> median seconds of one forward; the backends take turns."""
+    times: dict[str, list[float]] = {name: [] for name in names}
+    named = {} if sites is None else {"sites": sites}
+    own, layer.backend = layer.backend, None
+    try:
+        with torch.no_grad():
+            for turn in range(REPEATS + 1):
+                for name in names:
+                    with backends.backend(name):
+                        start = perf_counter()
+                        layer(graph, **named)
+                        if graph.x.device.type == "cuda":
+                            torch.cuda.synchronize(graph.x.device)
+                        if turn:
+                            times[name].append(perf_counter() - start)
+    finally:
+        layer.backend = own
+    return {name: median(seconds) for name, seconds in times.items()}
+
+
+def _bytes_kept(edges: Any) -> int:
+    """Bytes of the tensors that have been derived from edges, each storage once."""
+    seen: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, (tuple, list)):
+            for part in value:
+                visit(part)
+        elif is_dataclass(value) and not isinstance(value, type):
+            for name in value.__dataclass_fields__:
+                visit(getattr(value, name))
+
+    for value in list(getattr(edges, "_memo", {}).values()):
+        visit(value)
+    return sum(seen.values())
 
 
 def _reason(chosen: str, found: tuple[backends.Option, ...], *, forced: bool) -> str:
@@ -108,7 +176,13 @@ def _reason(chosen: str, found: tuple[backends.Option, ...], *, forced: bool) ->
     serving = [option.name for option in found if option.refusal is None]
     if chosen == "messages" and serving == ["messages"]:
         return "the only one that serves"
-    return "least multiply-adds + BALANCE * elements moved among those that serve"
+    return "least predicted time among those that serve"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 1e-3:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e6:.3g} us"
 
 
 def _si(number: float) -> str:

@@ -1,67 +1,110 @@
-"""`cg.prove`: a graph layer and its dense twin, handed to the judge as plain callables.
+"""`cg.prove`: any two sides of a claim, handed to the judge as plain callables.
 
 The judge (`convgraph.proof`) knows nothing of graphs. This adapter reads the operator's integers
-off the dense twin, never off the layer that is judged, wraps both as f(x, w, b) -> y on images,
-and shows the judge the layer's typed edges. A mask means what padding means: the truth is the dense
-operator on the image whose absent pixels are 0, restricted to the output sites.
+off the dense side, never off the one that is judged, wraps both as f(x, w, b) -> y on images (see
+`sides`), and shows the judge the typed edges where there are any. A mask means what padding means:
+the truth is the dense operator on the image whose absent pixels are 0, restricted to the output
+sites.
 
-May import errors, geometry's integers, lattice, graph, nn and proof.
+May import errors, geometry's integers, lattice, graph, nn, sides, linear_sides and proof.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from convgraph import linear_sides, sides
 from convgraph.errors import ProofError
 from convgraph.geometry import as_int
 from convgraph.graph import PixelGraph
 from convgraph.lattice import checked_size
+from convgraph.network_pair import prove_pair
 from convgraph.nn import GraphConv
-from convgraph.proof import EPSILON, Certificate, ConvSpec, Oracle, precision, prove_convolution
+from convgraph.proof import (
+    EPSILON,
+    Certificate,
+    ConvSpec,
+    Oracle,
+    precision,
+    prove_convolution,
+    prove_linear,
+)
 
 _CONVS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
+Side = Any
+"""A module, an `AsNodes`, or a function f(x, w, b) -> y."""
+
 
 def prove(
-    candidate: torch.nn.Module,
-    reference: torch.nn.Module,
+    candidate: Side,
+    reference: Side,
+    images: Tensor | Sequence[Tensor] | None = None,  # (B, C, *size)
     *,
-    size: Sequence[int],
+    size: Sequence[int] | None = None,
     batch: int = 2,
-    mask: Tensor | None = None,
-    sites: Tensor | None = None,
+    spec: ConvSpec | None = None,
+    mask: Tensor | None = None,  # (batch, *size) or (*size) bool
+    sites: Tensor | None = None,  # (batch, *output_size) bool
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    premise: bool = True,
+    trust: Collection[str] = (),
+    identity: str = "auto",
+    second: bool = False,
+    scale: int | None = None,
     epsilon: float = EPSILON,
     seed: int | None = None,
     progress: bool = False,
 ) -> Certificate:
-    """Prove that a graph convolution is the same function as a dense one.
+    """Prove that two sides are the same function, for every image and every weight.
 
-    For every image and every weight: typed edges against an independent integer formula (S0),
-    values and all gradients bit for bit on random integers, three ways (S2), and rounding errors
-    within a derived bound (S3). Runs in the dtype and on the device of the candidate.
+    Typed edges against an independent integer formula (S0), every operator of the candidate
+    followed (S1), values and all gradients bit for bit on random integers, three ways (S2), and
+    rounding errors within a derived bound (S3).
+
+    Of two networks, with `images`: every parameter bit for bit, the wiring node by node, a
+    certificate for each layer, and both runs held together by running error bounds.
 
     Args:
-        candidate: a graph convolution (GraphConv*, GraphConvTranspose*, PointwiseConv, ...).
-        reference: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d with the same parameters.
+        candidate: a graph convolution; a module on images with torch's `weight` and `bias`; a layer
+            on nodes and edges as `AsNodes(layer, parameters)`; or a function f(x, w, b) -> y. Or a
+            network: made by `to_graph`, or built by hand under the reference's names.
+        reference: torch.nn.Conv1d/2d/3d or ConvTranspose1d/2d/3d; a function, beside `spec`; or an
+            operator without parameters (average pool, resize, unfold, pixel shuffle, ...). Or the
+            dense network.
+        images: gives size and batch, if `size` does not; of networks, a tuple where they take more.
         size: pixels of each image along each axis.
         batch: images; at least two, so that a fault of the second one shows.
-        mask: (batch, *size) or (*size) bool, which pixels are nodes; None for all.
-        sites: (batch, *output_size) bool, names the output sites; None lets the rule decide.
+        spec: the integers of the operator, where the reference is a function.
+        mask: which pixels are nodes; None for all.
+        sites: names the output sites; None lets the rule decide.
+        dtype: in which functions compute; modules compute in their own.
+        device: where functions compute; modules compute where they are.
+        premise: follow the candidate's operators; without it they are assumed multilinear.
+        trust: custom operators ("ns::op") and autograd functions (by class name) of the candidate
+            that are taken as multilinear, and named in the record.
+        identity: "probabilistic", "deterministic" (every basis pair of a small geometry as well),
+            or "auto": deterministic too where that is cheap.
+        second: also compare the gradients of the gradients.
+        scale: of an operator without parameters: its entries are k / scale with whole k. None
+            works it out for those of torch that are known.
         epsilon: the most that a wrong "proven" may be probable.
         seed: replays a recorded run.
         progress: show a progress bar.
 
     Returns:
-        A Certificate: print it, read `verdict`, or write it with `to_json`.
+        A Certificate: print it, read `verdict`, or write it with `to_json`. A refutation carries
+        the smallest case and its likely cause.
 
     Raises:
-        ProofError: the pair is none that can be compared yet, or size, mask or sites do not fit it.
+        ProofError: the pair is none that can be compared, or size, mask or sites do not fit it.
         GraphError, GeometryError: size or batch are no integers, or fewer than two images.
 
     Example:
@@ -70,74 +113,210 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
-    if not isinstance(candidate, GraphConv):
-        raise ProofError(
-            f"prove: expected a graph convolution as candidate, got {type(candidate).__name__}"
-        )
-    if not isinstance(reference, (*_CONVS, *_TRANSPOSED)):
-        raise ProofError(
-            f"prove: expected a torch convolution as reference, got {type(reference).__name__}"
-        )
+    if images is not None and size is None and _is_network(candidate, reference, images):
+        if spec is not None or mask is not None or sites is not None:
+            raise ProofError("prove: spec, mask and sites are for one layer, got two networks")
+        return prove_pair(
+            candidate, reference, images, prove, progress=progress, epsilon=epsilon, seed=seed,
+            premise=premise, trust=trust, identity=identity, second=second,
+        )  # fmt: skip
+    if images is not None and not isinstance(images, Tensor):
+        raise ProofError(f"prove: expected images of one layer as a tensor, got {type(images)}")
+    if images is not None and size is None:
+        size, batch = tuple(images.shape[2:]), max(2, images.shape[0])
+    if size is None and spec is not None:
+        size, batch = spec.size, spec.batch
+    if size is None:
+        raise ProofError("prove: expected size=(H, W), images (B, C, H, W), or spec=")
     shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
-    if len(shape) != len(reference.kernel_size):
+    how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
+    where = _where(candidate, reference, dtype, device)
+    conv = isinstance(reference, (*_CONVS, *_TRANSPOSED))
+    if spec is None and not conv:
+        if not isinstance(reference, torch.nn.Module) or [*reference.parameters()]:
+            raise ProofError(
+                "prove: expected a torch convolution or an operator without parameters as "
+                f"reference, or spec=ConvSpec(...) beside a function, got {_who(reference)}"
+            )
+        return _prove_linear(candidate, reference, (batch, shape), images, scale, where, how)
+    if spec is None and len(shape) != len(reference.kernel_size):
         raise ProofError(
             f"prove: expected a size of {len(reference.kernel_size)} axes for {reference}, "
             f"got {shape}"
         )
-    with precision.plain(candidate.weight.device):
-        return _prove(
-            candidate, reference, shape, batch, mask, sites,
-            epsilon=epsilon, seed=seed, progress=progress,
-        )  # fmt: skip
+    more = {"premise": premise, "trust": trust, "identity": identity, "second": second}
+    with precision.plain(where[1]):
+        return _prove(candidate, reference, spec, (batch, shape), mask, sites, where, **how, **more)
+
+
+def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
+    """Whether a pair is more than one layer."""
+    if not isinstance(reference, torch.nn.Module):
+        return False
+    if isinstance(reference, (*_CONVS, *_TRANSPOSED)):
+        return bool([*getattr(candidate, "children", list)()]) and not isinstance(
+            candidate, GraphConv
+        )
+    several = bool([*reference.children()] or [*reference.parameters()])
+    return several or not isinstance(images, Tensor)
 
 
 def _prove(
-    candidate: GraphConv,
-    reference: torch.nn.Module,
-    size: tuple[int, ...],
-    batch: int,
+    candidate: Side,
+    reference: Side,
+    given: ConvSpec | None,
+    lattices: tuple[int, tuple[int, ...]],
     mask: Tensor | None,
     sites: Tensor | None,
+    where: tuple[torch.dtype, torch.device],
     **how: Any,
 ) -> Certificate:
     """Hand the pair to the judge; kinds and numbers have been checked."""
-    weight = candidate.weight
+    batch, size = lattices
     source = None if mask is None else _as_array(mask, (batch, *size), "mask")
-    spec = _spec(reference, size, batch, source)
-    spec = replace(spec, target_mask=_expected_sites(spec, sites))
-    if tuple(weight.shape) != spec.w_shape or (candidate.bias is not None) != spec.bias:
-        raise ProofError(
-            f"prove: the candidate's weight {tuple(weight.shape)} (bias: "
-            f"{candidate.bias is not None}) is not the reference's {spec.w_shape} "
-            f"(bias: {spec.bias}); these two cannot be the same function"
-        )
-    device = weight.device
-    node_mask = None if source is None else torch.from_numpy(source).to(device)
-    named = None if sites is None else torch.from_numpy(np.array(spec.target_mask)).to(device)
-
-    def judged(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        graph = PixelGraph.from_image(x, node_mask, d=spec.d)
-        values = {"weight": w} if b is None else {"weight": w, "bias": b}
-        out: PixelGraph = functional_call(candidate, values, (graph,), {"sites": named})
-        return out.to_image()
-
-    def edges() -> tuple[Any, Any, Any]:
-        empty = torch.zeros(spec.x_shape, device=device)
-        found = candidate.edges(PixelGraph.from_image(empty, node_mask, d=spec.d), named)
-        q, p = found.source.nodes[found.edge_index[0]], found.target.nodes[found.edge_index[1]]
-        return q.cpu().numpy(), p.cpu().numpy(), found.edge_type.cpu().numpy()
-
+    spec = given or _spec(reference, size, batch, source)
+    if given is not None and (mask is not None or sites is not None):
+        raise ProofError("prove: expected masks in spec=ConvSpec(source_mask=..., ...) beside it")
+    if given is None:
+        spec = replace(spec, target_mask=_expected_sites(spec, sites))
+    named = sites is not None
+    pair = [_own(side) for side in (candidate, reference)]
+    if all(found is not None for found in pair):
+        _same_shapes(candidate, spec)
+    edges = partial(_edges, candidate, spec, named, where[1])
+    side = partial(_run, candidate, named=named), partial(_run, reference, named=False)
     return prove_convolution(
-        judged,
-        _masked(reference, spec, device),
+        side[0](spec),
+        side[1](spec),
         spec,
-        edges=edges,
-        parameters=(dict(candidate.named_parameters()), dict(reference.named_parameters())),
-        dtype=weight.dtype,
-        device=device,
-        name=repr(candidate),
+        edges=edges if isinstance(candidate, GraphConv) else None,
+        parameters=_parameters(candidate, reference),
+        small=lambda little: (side[0](little), side[1](little)),
+        dtype=where[0],
+        device=where[1],
+        name=_who(candidate),
         **how,
     )
+
+
+def _prove_linear(
+    candidate: Side,
+    reference: torch.nn.Module,
+    lattices: tuple[int, tuple[int, ...]],
+    images: Tensor | None,
+    scale: int | None,
+    where: tuple[torch.dtype, torch.device],
+    how: dict[str, Any],
+) -> Certificate:
+    """Prove two operators without parameters the same."""
+    batch, size = lattices
+    channels = 4 if images is None else int(images.shape[1])
+    on_graph = getattr(candidate, "takes_graph", False) or hasattr(candidate, "edges")
+    return prove_linear(
+        linear_sides.on_graph(candidate) if on_graph else candidate,
+        reference,
+        (batch, channels, *size),
+        terms=channels * int(np.prod(size)),
+        scale=linear_sides.scale_of(reference, size) if scale is None else scale,
+        dtype=where[0],
+        device=where[1],
+        name=_who(candidate),
+        **how,
+    )
+
+
+def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
+    """One side as f(x, w, b) -> y on images, for a spec."""
+    values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    if isinstance(side, sides.AsNodes):
+        return side.run(values)
+    if isinstance(side, GraphConv):
+        return (sides.sites if named else sides.graph)(side, values)
+    if isinstance(side, torch.nn.Module):
+        return sides.image(side, values)
+    found: Callable[..., Tensor] = side
+    return found
+
+
+def _edges(
+    layer: GraphConv, spec: ConvSpec, named: bool, device: torch.device
+) -> tuple[Any, Any, Any]:
+    """The typed edges that a graph convolution shows."""
+
+    def on(mask: np.ndarray[Any, Any] | None) -> Tensor | None:
+        return None if mask is None else torch.from_numpy(mask.copy()).to(device)
+
+    empty = torch.zeros(spec.x_shape, device=device)
+    graph = PixelGraph.from_image(empty, on(spec.source_mask), d=spec.d)
+    found = layer.edges(graph, on(spec.target_mask) if named else None)
+    q, p = found.source.nodes[found.edge_index[0]], found.target.nodes[found.edge_index[1]]
+    return q.cpu().numpy(), p.cpu().numpy(), found.edge_type.cpu().numpy()
+
+
+def _own(side: Side) -> Mapping[str, Tensor] | None:
+    """The parameters that a side holds; None for a function."""
+    module = side.layer if isinstance(side, sides.AsNodes) else side
+    return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else None
+
+
+def _parameters(
+    candidate: Side, reference: Side
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None:
+    """What both hold, in the candidate's layout; None where one of them holds nothing."""
+    one, two = _own(candidate), _own(reference)
+    if not one or not two:
+        return None
+    if isinstance(candidate, sides.AsNodes):
+        two = candidate.named(two["weight"], two.get("bias"))
+        one = {name: value for name, value in one.items() if name in two}
+    return one, two
+
+
+def _same_shapes(candidate: Side, spec: ConvSpec) -> None:
+    """Refuse a candidate whose weight cannot be the reference's."""
+    if isinstance(candidate, sides.AsNodes):
+        return
+    weight, bias = getattr(candidate, "weight", None), getattr(candidate, "bias", None)
+    if not isinstance(weight, Tensor):
+        raise ProofError(
+            f"prove: {_who(candidate)} has no parameter `weight`; wrap it in a function "
+            "f(x, w, b), or in AsNodes(layer, parameters) if it takes nodes and edges"
+        )
+    if tuple(weight.shape) != spec.w_shape or (bias is not None) != spec.bias:
+        raise ProofError(
+            f"prove: the candidate's weight {tuple(weight.shape)} (bias: {bias is not None}) is "
+            f"not the reference's {spec.w_shape} (bias: {spec.bias}); these two cannot be the "
+            "same function"
+        )
+
+
+def _where(
+    candidate: Side,
+    reference: Side,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[torch.dtype, torch.device]:
+    """In which dtype and where: the candidate's own, the reference's, or what was asked for."""
+    held = next((found for side in (candidate, reference) if (found := _own(side))), {})
+    first = next(iter(held.values()), None)
+    if first is None:
+        return dtype or torch.get_default_dtype(), torch.device(device or "cpu")
+    if (dtype or first.dtype) != first.dtype or (
+        device is not None and torch.device(device).type != first.device.type
+    ):
+        raise ProofError(
+            f"prove: a module computes where it is, in {first.dtype} on {first.device}; move it "
+            f"with .to({device or dtype}) first"
+        )
+    return first.dtype, first.device
+
+
+def _who(side: Side) -> str:
+    if isinstance(side, sides.AsNodes):
+        return repr(side.layer)
+    if isinstance(side, torch.nn.Module):
+        return repr(side)
+    return str(getattr(side, "__name__", type(side).__name__))
 
 
 def _spec(
@@ -193,22 +372,3 @@ def _as_array(mask: Tensor, shape: tuple[int, ...], name: str) -> np.ndarray[Any
             f"{mask.dtype} {tuple(mask.shape)}"
         )
     return mask.expand(shape).cpu().numpy().copy()
-
-
-def _masked(
-    dense: torch.nn.Module, spec: ConvSpec, device: torch.device
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The truth on a mask: absent pixels are 0 before, and what is no output site is 0 behind."""
-
-    def on(mask: np.ndarray[Any, Any] | None) -> Tensor | None:
-        return None if mask is None else torch.from_numpy(mask).to(device).unsqueeze(1)
-
-    present, wanted = on(spec.source_mask), on(spec.target_mask)
-
-    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        values = {"weight": w} if b is None else {"weight": w, "bias": b}
-        seen = x if present is None else torch.where(present, x, 0)
-        y: Tensor = functional_call(dense, values, (seen,))
-        return y if wanted is None else torch.where(wanted, y, 0)
-
-    return run

@@ -75,7 +75,11 @@ def explanation(
     lines = [f"{found.name}: {found.verdict}", f"  {found.reason}"]
     if found.cause:
         lines.append(f"  likely cause: {found.cause}")
-    lines += [f"  {name}: {value}" for name, value in found.counterexample.items()]
+    if found.smallest_case is not None:
+        lines += [f"  {line}" for line in str(found.smallest_case).splitlines()]
+    lines += [
+        f"  {name}: {value}" for name, value in found.counterexample.items() if name != "smallest"
+    ]
     how = f"{found.dtype} on {found.device}, seed {found.seed}"
     return "\n".join([*lines, f"  to replay: {how}"])
 

@@ -16,7 +16,11 @@ from torch import Tensor
 import convgraph as cg
 
 BACKENDS = ("dense", "gather", "messages")
+"""Those that every operator has."""
 OFF_GRID = ("gather", "messages")
+CONV_BACKENDS = ("dense", "tiles", "gather", "masked", "messages")
+"""Those that a convolution has."""
+CONV_OFF_GRID = ("tiles", "gather", "masked", "messages")
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph import edge_list
+from tests.cases import CONV_BACKENDS
 
-BACKENDS = ("dense", "gather", "messages")
+BACKENDS = CONV_BACKENDS
 
 
 def graph(mask: bool = False, batch: int = 2) -> cg.PixelGraph:
@@ -35,9 +36,9 @@ def test_a_full_grid_is_dense_and_builds_no_edges(monkeypatch: pytest.MonkeyPatc
 
 def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
     found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
-    assert found.backend == "gather"
+    assert found.backend in ("tiles", "gather", "masked")
     assert {o.name: o.refusal is None for o in found.options} == {
-        "dense": False, "gather": True, "messages": True,
+        "dense": False, "tiles": True, "gather": True, "masked": True, "messages": True,
     }  # fmt: skip
     text = str(found)
     assert max(map(len, text.splitlines())) <= 100
@@ -49,6 +50,22 @@ def test_the_choice_depends_on_nothing_but_static_facts() -> None:
     one = graph(mask=True)
     two = one.with_x(torch.full_like(one.x, torch.nan))
     assert str(cg.explain(layer, one)) == str(cg.explain(layer, two))
+
+
+def test_an_explanation_measures_on_request_and_says_what_is_kept() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3, padding=1)
+    one = graph(mask=True)
+    before = cg.explain(layer, one)
+    assert before.measured == {}
+    found = cg.explain(layer, one, measure=True)
+    assert set(found.measured) == {"tiles", "gather", "masked", "messages"}
+    assert min(found.measured.values()) > 0
+    assert found.backend == before.backend, "what is measured never enters the choice"
+    assert layer.backend is None
+    assert found.kept > before.kept, "listing the edges and the tiles keeps them"
+    assert found.kept >= 16 * layer.edges(one).num_edges
+    assert "measured" in str(found)
+    assert max(map(len, str(found).splitlines())) <= 100
 
 
 @pytest.mark.parametrize("how", ["layer", "block"])
@@ -74,7 +91,7 @@ def test_a_layers_own_choice_wins_and_blocks_nest() -> None:
         assert cg.explain(layer, graph()).backend == "messages"
         layer.backend = None
         assert cg.explain(layer, graph()).backend == "dense"
-    assert cg.explain(layer, graph(mask=True)).backend == "gather"
+    assert cg.explain(layer, graph(mask=True)).backend not in ("dense", "messages")
 
 
 def test_a_backend_that_cannot_serve_says_why() -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.proof import Oracle, bounds
+from tests.cases import CONV_BACKENDS
 from tests.strategies import Case, cases, images_of, layer_of, spec_of
 
-BACKENDS = ("dense", "gather", "messages")
+BACKENDS = CONV_BACKENDS
 SERVED: dict[str, int] = dict.fromkeys(BACKENDS, 0)
 
 

@@ -1,6 +1,8 @@
 """The README keeps its word: its code runs as printed, its commands and its links exist."""
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,38 @@ def code_blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 
 BLOCKS = code_blocks(README.read_text(encoding="utf-8"), "python")
+PAGES = (
+    "docs/tutorial.md",
+    "docs/all-of-convgraph.md",
+    "docs/guide/prove.md",
+    "docs/guide/masks.md",
+    "docs/guide/convert.md",
+    "docs/guide/own-layer.md",
+)
 
 
 def test_there_is_code_to_run() -> None:
     assert BLOCKS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_of_the_documentation_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = code_blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+    assert blocks
+    # A module with a file of its own, which PyG reads; lines keep the numbers of the page.
+    lines: list[str] = []
+    for line, source in blocks:
+        lines += [""] * (line - 1 - len(lines)) + source.splitlines()
+    file = tmp_path / "page.py"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("page_of_the_documentation", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
 
 
 @pytest.mark.parametrize(("line", "source"), BLOCKS, ids=[f"line {line}" for line, _ in BLOCKS])

@@ -1,10 +1,9 @@
 """Backends: ways of computing the same sum, and the choice among them with its reasons.
 
 The choice is a written cost model over static facts: multiply-adds and elements moved, weighed by
-one constant, and the cheapest backend that serves is taken. Nothing is ever timed at run time, so
-every rank of a job chooses alike and a run repeats.
-
-    cost = macs + BALANCE * elements moved
+the table in `cost`, and the cheapest backend that serves is taken. Nothing is ever timed at run
+time, so every rank of a job chooses alike and a run repeats; what was chosen is kept with the
+edges.
 
 A new backend is one file with NAME, refuses(problem), work(problem) and the function that computes;
 it is listed under its operator in `TABLES` below.
@@ -14,23 +13,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import final
+from typing import Any, final
 
 from convgraph.backends import (
     columns_dense,
     columns_gather,
     columns_messages,
+    cost,
     dense,
     gather,
+    masked,
     messages,
     pool_dense,
     resize_dense,
+    tiles,
 )
 from convgraph.backends.problem import Problem
+from convgraph.edges import Edges
 from convgraph.errors import BackendError
 
 TABLES: dict[str, dict[str, ModuleType]] = {
-    "conv": {"dense": dense, "gather": gather, "messages": messages},
+    "conv": {
+        "dense": dense,
+        "tiles": tiles,
+        "gather": gather,
+        "masked": masked,
+        "messages": messages,
+    },
     "pool": {"dense": pool_dense, "gather": gather, "messages": messages},
     "resize": {"dense": resize_dense, "gather": gather, "messages": messages},
     "unfold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
@@ -38,10 +47,7 @@ TABLES: dict[str, dict[str, ModuleType]] = {
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 
-NAMES = ("dense", "gather", "messages")
-
-BALANCE = 8.0
-"""Multiply-adds that a machine does while it moves one element."""
+NAMES = ("dense", "tiles", "gather", "masked", "messages")
 
 _FORCED: list[str] = []
 """Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's
@@ -58,17 +64,14 @@ class Option:
         refusal: why it cannot serve, or None.
         macs: multiply-adds it would do.
         moved: elements it would read and write.
+        cost: predicted nanoseconds of one forward, see `convgraph.backends.cost`.
     """
 
     name: str
     refusal: str | None
-    macs: float
-    moved: float
-
-    @property
-    def cost(self) -> float:
-        """Weigh both: macs + BALANCE * moved, in multiply-adds."""
-        return self.macs + BALANCE * self.moved
+    macs: float = 0.0
+    moved: float = 0.0
+    cost: float = 0.0
 
 
 @contextmanager
@@ -76,7 +79,7 @@ def backend(name: str) -> Iterator[None]:
     """Force one backend for every layer called in the block.
 
     Args:
-        name: "messages", "gather" or "dense".
+        name: one of `NAMES`.
 
     Raises:
         BackendError: no backend has that name. A layer called in the block raises it too when
@@ -108,8 +111,11 @@ def options(problem: Problem) -> list[Option]:
     found = []
     for name, module in TABLES[problem.op].items():
         refusal = module.refuses(problem)
-        macs, moved = (0.0, 0.0) if refusal else module.work(problem)
-        found.append(Option(name, refusal, macs, moved))
+        if refusal is not None:
+            found.append(Option(name, refusal))
+            continue
+        macs, moved = module.work(problem)
+        found.append(Option(name, None, macs, moved, cost.nanoseconds(name, problem, macs, moved)))
     return found
 
 
@@ -144,6 +150,21 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     # A full grid needs no counting: whoever serves it as an image moves the least.
     if "dense" in table and table["dense"].refuses(problem) is None:
         return "dense"
+    if isinstance(problem.edges, Edges):
+        facts = tuple(getattr(problem, name) for name in _FACTS)
+        return problem.edges.form(_cheapest_on, *facts)
+    return _cheapest(problem)
+
+
+_FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")
+
+
+def _cheapest_on(edges: Edges, *facts: Any) -> str:
+    """The cheapest for these facts, kept with the edges: a warmed-up call looks it up."""
+    return _cheapest(Problem(edges=edges, **dict(zip(_FACTS, facts, strict=True))))
+
+
+def _cheapest(problem: Problem) -> str:
     serving = [option for option in options(problem) if option.refusal is None]
     if not serving:
         raise BackendError(f"no backend serves {problem.op!r} on these edges")

@@ -13,9 +13,10 @@ the same edges. Two operators are closed under differentiation, to any order:
 Both are linear in each factor, so forward mode is the same operator on the tangents.
 
 Results repeat bit for bit: within a tap targets are distinct, so additions never race. May import
-autocast, backends.compiled and backends.problem.
+autocast, backends.compiled, problem and tiling, and edges.
 """
 
+from itertools import pairwise
 from operator import index
 from typing import Any, NamedTuple
 
@@ -23,8 +24,10 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
+from convgraph.backends import tiling
 from convgraph.backends.compiled import add_rows, multilinear, operators
 from convgraph.backends.problem import EdgeSource, Problem
+from convgraph.edges import Edges
 
 NAME = "gather"
 
@@ -45,10 +48,15 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved: each edge reads a row, adds a row; nothing is kept."""
     edges = problem.edges
-    macs = edges.num_edges * problem.macs_per_edge
-    moved = edges.num_edges * (2 * problem.in_channels + 3 * problem.out_channels)
     if edges.is_self_loops:
         moved = edges.num_targets * (problem.in_channels + problem.out_channels)
+        return float(edges.num_targets * problem.macs_per_edge), float(moved)
+    if isinstance(edges, Edges) and problem.op == "conv":
+        count = edges.form(tiling.count_edges)  # without listing what another backend may not need
+    else:
+        count = edges.num_edges
+    macs = count * problem.macs_per_edge
+    moved = count * (problem.in_channels + 2 * problem.out_channels)
     return float(macs), float(moved)
 
 
@@ -66,7 +74,8 @@ def conv(
     # index() keeps counts constants under torch.compile(dynamic=True), as in backends.dense.
     sent, heard = index(edges.num_sources), index(edges.num_targets)
     ends = _Ends(sent, heard, edges.injective, edges.single_valued)
-    return _send(x, taps, source, target, weight, *ends, *ptr)
+    # Contiguous once, or every product would copy its matrix out of the layer's weight.
+    return _send(x, taps.contiguous(), source, target, weight, *ends, *ptr)
 
 
 class _Ends(NamedTuple):
@@ -81,6 +90,13 @@ class _Ends(NamedTuple):
         return _Ends(
             self.num_targets, self.num_sources, self.distinct_targets, self.distinct_sources
         )
+
+
+def _fullest_first(ptr: tuple[int, ...]) -> list[int]:
+    """Taps that have edges, most edges first: what the first one says needs no adding."""
+    counts = [b - a for a, b in pairwise(ptr)]
+    order = sorted(range(len(counts)), key=lambda tap: -counts[tap])
+    return [tap for tap in order if counts[tap]]
 
 
 def _multiply(
@@ -134,13 +150,20 @@ class _Send(torch.autograd.Function):
         like = _multiply(x[:0], taps[0])
         if weight is not None:
             like = like * weight[:0, None]
-        out = like.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
-        for tap in range(len(ptr) - 1):
+        out: Tensor | None = None
+        for tap in _fullest_first(ptr):
             chosen = slice(ptr[tap], ptr[tap + 1])
-            rows = _multiply(x[source[chosen]], taps[tap])
+            rows = _multiply(x.index_select(0, source[chosen]), taps[tap])
             if weight is not None:
                 rows = rows * weight[chosen, None]
+            if out is None:
+                out = like.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
+                if ends.distinct_targets:  # nothing to add to yet
+                    out = out.index_copy(0, target[chosen], rows)
+                    continue
             out = add_rows(out, target[chosen], rows, distinct=ends.distinct_targets)
+        if out is None:  # no edge at all
+            out = like.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
         return out
 
     @staticmethod
@@ -183,10 +206,10 @@ class _Correlate(torch.autograd.Function):
         parts = []
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
-            heads = g[target[chosen]]
+            heads = g.index_select(0, target[chosen])
             if weight is not None:
                 heads = heads * weight[chosen, None]
-            parts.append(_outer(x[source[chosen]], heads, shape))
+            parts.append(_outer(x.index_select(0, source[chosen]), heads, shape))
         return torch.stack(parts)
 
     @staticmethod

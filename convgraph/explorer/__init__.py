@@ -2,7 +2,8 @@
 
 Move over an output pixel and its incoming edges, taps, weights and messages add up to the number;
 change the kernel's integers; erase pixels; split the layer in two. The arithmetic is JavaScript's
-(js/), so the page needs no kernel and no network. May import errors, graph and nn.
+(js/), so the page needs no kernel and no network. May import errors,
+geometry, graph, functional and nn.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from convgraph.errors import MissingExtraError
-from convgraph.explorer import source
+from convgraph.explorer import source, still
 from convgraph.explorer.config import state_of
 from convgraph.graph import PixelGraph
 
@@ -59,5 +60,5 @@ def page(layer: Any = None, image: Tensor | PixelGraph | None = None) -> str:
         >>> page().startswith("<!doctype html>")
         True
     """
-    still = "<p>This page computes in the browser; it needs scripts to be allowed.</p>"
-    return source.page(state_of(layer, image), still=still)
+    state = state_of(layer, image)
+    return source.page(state, still=still.tables(state))

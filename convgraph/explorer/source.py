@@ -21,7 +21,12 @@ PARTS = (
     "scenes",
     "lattice",
     "panels",
+    "frame",
+    "drawing",
+    "controls",
+    "gestures",
     "explorer",
+    "hosts",
 )
 """Files of js/, foundation first: a part may import what stands before it."""
 
@@ -91,7 +96,7 @@ _PAGE = """<!doctype html>
 {module}
 window.convgraphExplorer = {{ compute, stages, incoming, topology, rank, mount, render }};
 const found = JSON.parse(document.getElementById("convgraph-state").textContent);
-window.convgraphExplorer.view = mount(document.getElementById("convgraph-explorer"), found);
+window.convgraphExplorer.view = openPage(document.getElementById("convgraph-explorer"), found);
 </script>
 </body>
 </html>

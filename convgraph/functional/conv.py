@@ -7,13 +7,14 @@ graph and backends.
 """
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import dense, gather, messages
+from convgraph.backends import dense, gather, masked, messages, tiles
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
@@ -176,10 +177,17 @@ def convolve(
             return convolve(
                 x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
             )
+    if edges.is_grid and not tapped and backends.forced(backend) is None and x.dim() == 2:
+        # What the choice would say, without asking it: small images wait for every microsecond.
+        return dense.conv(x, weight, bias, edges, groups)  # type: ignore[arg-type]
     problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped)
     name = backends.choose(problem, backend)
     if name == dense.NAME and isinstance(edges, Edges):
         return dense.conv(x, weight, bias, edges, groups)
+    if name == masked.NAME and isinstance(edges, Edges):
+        return masked.conv(x, weight, bias, edges, groups)
+    if name == tiles.NAME and isinstance(edges, Edges):
+        return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
     out_dtype = x.dtype
     if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
@@ -209,8 +217,9 @@ def conv_problem(
     return Problem(
         op="conv",
         edges=edges,
-        in_channels=x.shape[-1],
-        out_channels=out_channels,
+        # index() makes constants of them under torch.compile(dynamic=True).
+        in_channels=index(x.shape[-1]),
+        out_channels=index(out_channels),
         groups=groups,
         dtype=x.dtype,
         device=x.device,
@@ -274,7 +283,7 @@ def check_weight(
                 f"{who}: x on {x.device} but {name} on {tensor.device}; "
                 "move the layer or the graph with .to(device)"
             )
-        if autocast.wanted(tensor) != autocast.wanted(x):
+        if tensor.dtype != x.dtype and autocast.wanted(tensor) != autocast.wanted(x):
             raise DtypeError(
                 f"{who}: x has dtype {x.dtype} but {name} has {tensor.dtype}; "
                 "convert the layer or the graph with .to(dtype)"

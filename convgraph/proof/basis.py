@@ -8,8 +8,8 @@ A multilinear form is its values on basis vectors. So, one after the other,
     b = e[o]                         y is 1 at (p, o); grad_b of g = e[p, o] is e[o]
 
 and f(0, 0, 0) = 0. Tied, lost and exchanged weights have nowhere to hide. For y and grad_x the
-basis of x and g lies in the images of one batch, a vector an image; that images keep apart is what the
-probes of S2(b) show. May import errors, torch, spec, oracle and identity.
+basis of x and g lies in the images of one batch, a vector an image; that images keep apart is what
+the probes of S2(b) show. May import errors, torch, spec, oracle and identity.
 """
 
 from dataclasses import replace

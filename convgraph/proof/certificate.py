@@ -2,7 +2,8 @@
 
 A certificate is data: it prints as a table of at most 100 columns, goes to JSON and back, and to
 one HTML page. Its digest is the SHA-256 of its canonical JSON: keys sorted, no spaces, ASCII, a
-number that is not finite spelled as a string. May import errors, report and rich.
+number that is not finite spelled as a string. May import errors,
+counterexample, report and rich.
 """
 
 import json
@@ -16,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from convgraph.errors import ProofError
+from convgraph.proof.counterexample import Counterexample
 from convgraph.proof.report import page
 
 SCHEMA = 2
@@ -132,6 +134,12 @@ class Certificate:
             object.__setattr__(self, name, _plain(getattr(self, name), finite=False))
         object.__setattr__(self, "digest", digest(asdict(self)))
 
+    @property
+    def smallest_case(self) -> Counterexample | None:
+        """The smallest case that refutes, if one was found."""
+        found = self.counterexample.get("smallest")
+        return None if found is None else Counterexample.from_dict(found)
+
     def __bool__(self) -> bool:
         """Refuse: "undecided" is neither true nor false."""
         raise ProofError(
@@ -147,7 +155,9 @@ class Certificate:
             table.add_row(part.name, f"{part.status}: {part.facts}" if part.facts else part.status)
         for layer in self.layers:
             table.add_row("layer", f"{layer.verdict}: {layer.name}")
-        for name, text in (("reason", self.reason), ("likely cause", self.cause)):
+        case = self.smallest_case
+        shown = "" if case is None else str(case)
+        for name, text in (("reason", self.reason), ("likely cause", self.cause), ("case", shown)):
             if text:
                 table.add_row(name, text)
         for name, rho in (("rho", self.rho), ("rho, exact", self.rho_exact)):

@@ -1,11 +1,11 @@
-"""The proof of one layer: S0, S2(b) and S3 in order, and the record of it.
+"""The proof of one layer: S0 to S3 in order, a cause if it is refuted, and the record of it.
 
 The verdict is the weakest part's: one refutation refutes, otherwise one undecided part leaves it
 undecided. May import the other files of proof and errors.
 """
 
-import platform
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,24 @@ import torch
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.basis import CALLS, calls, check_basis, smallest
-from convgraph.proof.certificate import ASSUMED_VENDOR, Certificate, Part
+from convgraph.proof.certificate import Certificate, Part
 from convgraph.proof.identity import Identity, check_identity, check_linear
 from convgraph.proof.oracle import Oracle
+from convgraph.proof.parts import (
+    Parameters,
+    dtype_name,
+    identity_part,
+    parameters_part,
+    premise_part,
+    record,
+    rounding_part,
+    structure_part,
+    taken_for_granted,
+)
+from convgraph.proof.premise import Premise, check_premise
 from convgraph.proof.probe import Run
 from convgraph.proof.rounding import HALF, Rounding, check_rounding
+from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
 from convgraph.proof.structure import Structure, check_structure
 
@@ -31,9 +44,6 @@ Pair = Callable[[ConvSpec], tuple[Run, Run]]
 
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
-Parameters = Mapping[str, torch.Tensor]
-"""Name -> parameter of one side."""
-
 
 def prove_convolution(
     candidate: Run,
@@ -42,9 +52,12 @@ def prove_convolution(
     *,
     edges: Callable[[], EdgeLists] | None = None,
     parameters: tuple[Parameters, Parameters] | None = None,
+    premise: bool = True,
+    trust: Collection[str] = (),
     identity: str = "auto",
     small: Pair | None = None,
     second: bool = False,
+    explain: bool = True,
     assumed: tuple[str, ...] = (),
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
@@ -63,11 +76,15 @@ def prove_convolution(
         edges: returns the candidate's typed edges, for S0; None if it has none to show.
         parameters: of both sides by name; if they are given and differ in a bit, the two hold
             different functions, whatever their operators are, and the verdict says so.
+        premise: follow the candidate's operators (S1); without it they are assumed multilinear.
+        trust: custom operators ("ns::op") and autograd functions (by class name) of the candidate
+            that are taken as multilinear, and named in the record.
         identity: "probabilistic" probes the geometry itself; "deterministic" also goes through
             every basis pair of a small one; "auto" does so where that takes few calls.
         small: returns both sides for a smaller spec of the same kind, without masks. None: "auto"
             leaves the basis out, and "deterministic" hands the smaller images to those given.
         second: also probe one derivative up.
+        explain: shrink a refutation to the smallest case and look for its cause.
         assumed: what the caller takes for granted, for the record.
         dtype: in which both compute. Integers are probed in it for float64 and float32, in float64
             for half types, which have no room for them.
@@ -101,17 +118,30 @@ def prove_convolution(
     if edges is not None:
         source, target, tap = (np.asarray(array, dtype=np.int64) for array in edges())
         structure = check_structure(oracle, source, target, tap)
-    parts.append(_structure_part(structure))
+    parts.append(structure_part(structure))
     verdicts: list[Any] = [structure]
     if parameters is not None:
-        parts.append(_parameters_part(*parameters))
+        parts.append(parameters_part(*parameters))
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
     flags = precision.stated(device)
     plan, probed, rounding = None, Identity("not asked", 3), Rounding("not asked")
-    basis = Identity("not asked", 3)
+    basis, followed = Identity("not asked", 3), Premise("not asked")
+    if premise:
+        shapes = {"x": spec.x_shape, "w": spec.w_shape}
+        bias = (spec.out_channels,) if spec.bias else None
+        with precision.plain(device):
+            followed = check_premise(
+                candidate, {**shapes, "b": bias}, dtype=probe, device=device, trust=trust,
+                second=second,
+            )  # fmt: skip
+    parts.append(premise_part(followed))
     try:
-        # One derivative up, two contractions and a cotangent add up in one entry.
-        plan = draws.plan(oracle.terms() * (1 + second), _name(probe), epsilon, seed)
+        # One derivative up, two contractions and a cotangent add up in one entry. An implementation
+        # that adds up more on the way needs the room for it.
+        needed = oracle.terms() * (1 + second)
+        if followed.status == "proven":
+            needed = max(needed, followed.terms)
+        plan = draws.plan(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         if not 0 < epsilon < 1:
             raise
@@ -130,12 +160,42 @@ def prove_convolution(
                     candidate, reference, oracle, generator, dtype=dtype, device=device
                 )
     parts.append(Part("S2 basis", basis.status, basis.reason))
-    parts.append(_identity_part(probed, plan, probe, second=second))
-    parts.append(_rounding_part(rounding))
-    return _record(
-        name, parts, [*verdicts, basis, probed, rounding], spec.to_dict(), dtype, device, plan,
-        flags, rounding, probed, assumed,
+    parts.append(identity_part(probed, plan, probe, second=second))
+    parts.append(rounding_part(rounding))
+    # The premise comes last: where two parts refute, a counterexample says more.
+    verdicts += [basis, probed, rounding, followed]
+    found = record(
+        name, parts, verdicts, spec.to_dict(), dtype, device, plan, flags, rounding, probed,
+        (*taken_for_granted(followed), *assumed),
     )  # fmt: skip
+    found = replace(found, trace=followed.trace)
+    if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
+        return _explained(found, candidate, reference, spec, edges, probe, device)
+    return found
+
+
+def _explained(
+    found: Certificate,
+    candidate: Run,
+    reference: Run,
+    spec: ConvSpec,
+    edges: Callable[[], EdgeLists] | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Certificate:
+    """Add the smallest case and the likely cause, where random integers show one."""
+    with precision.plain(device):
+        case = explain_refutation(
+            candidate, reference, spec, edges=edges, dtype=dtype, device=device
+        )
+    if case is None:
+        return found
+    smallest_case = json.loads(json.dumps(case.to_dict()))
+    return replace(
+        found,
+        cause=case.cause,
+        counterexample={**found.counterexample, "smallest": smallest_case},
+    )
 
 
 def _basis(
@@ -206,123 +266,15 @@ def prove_linear(
     """
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
-    plan = draws.plan(terms * scale, _name(dtype), epsilon, seed, degree=1)
+    plan = draws.plan(terms * scale, dtype_name(dtype), epsilon, seed, degree=1)
     flags = precision.stated(device)
     with precision.plain(device):
         identity = check_linear(
             candidate, reference, shape, plan, scale=scale, dtype=dtype, device=device,
             progress=progress,
         )  # fmt: skip
-    parts = [_identity_part(identity, plan, dtype)]
+    parts = [identity_part(identity, plan, dtype)]
     spec = {"shape": list(shape), "terms": terms, "scale": scale}
-    return _record(
+    return record(
         name, parts, [identity], spec, dtype, device, plan, flags, Rounding("not asked"), identity
     )
-
-
-def _record(
-    name: str,
-    parts: list[Part],
-    verdicts: list[Any],
-    spec: dict[str, Any],
-    dtype: torch.dtype,
-    device: torch.device | str,
-    plan: draws.Plan | None,
-    flags: dict[str, str],
-    rounding: Rounding,
-    identity: Identity,
-    assumed: tuple[str, ...] = (),
-) -> Certificate:
-    verdict, reason = "proven", ""
-    for wanted in ("refuted", "undecided"):
-        found = [v for v in verdicts if v.status == wanted]
-        if found:
-            verdict, reason = wanted, found[0].reason
-            break
-    return Certificate(
-        name=name,
-        verdict=verdict,
-        reason=reason,
-        parts=tuple(parts),
-        spec=spec,
-        dtype=_name(dtype),
-        device=_device(device),
-        seed=plan.seed if plan else 0,
-        a=plan.a if plan else 0,
-        trials=plan.trials if plan else 0,
-        log2_epsilon=plan.log2_epsilon if plan else 0.0,
-        epsilon=plan.epsilon if plan else 0.0,
-        kind="linear" if "terms" in spec else "convolution",
-        rho=rounding.rho,
-        rho_exact=rounding.rho_exact,
-        counterexample=identity.counterexample,
-        versions={
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        flags=flags,
-        assumed=(ASSUMED_VENDOR, *assumed),
-    )
-
-
-def _structure_part(found: Structure) -> Part:
-    if found.status == "proven":
-        return Part("S0 structure", "proven", f"{found.edges} typed edges, every one")
-    return Part("S0 structure", found.status, found.reason)
-
-
-def _parameters_part(one: Parameters, two: Parameters) -> Part:
-    for name in sorted({*one, *two}):
-        if (
-            name not in one
-            or name not in two
-            or not torch.equal(one[name], two[name].to(one[name]))
-        ):
-            return Part(
-                "parameters",
-                "refuted",
-                f"{name!r} differs; copy it first, e.g. with load_state_dict",
-            )
-    return Part("parameters", "proven", f"{', '.join(sorted(one))}: equal bit for bit")
-
-
-def _identity_part(
-    found: Identity, plan: draws.Plan | None, dtype: torch.dtype, *, second: bool = False
-) -> Part:
-    if found.status != "proven" or plan is None:
-        return Part("S2 identity", found.status, found.reason)
-    ways = "candidate, reference and integer oracle" if found.ways == 3 else "two ways, no oracle"
-    orders = "y, gradients and their gradients" if second else "y and gradients"
-    return Part(
-        "S2 identity",
-        "proven",
-        f"{orders}: {ways}, bit for bit; {plan.trials} trials in [-{plan.a}, {plan.a}], "
-        f"{_name(dtype)}, "
-        f"epsilon <= 2^{plan.log2_epsilon:.0f}; {found.compared} entries",
-    )
-
-
-def _rounding_part(found: Rounding) -> Part:
-    if found.status != "proven":
-        return Part("S3 rounding", found.status, found.reason)
-    worst = max(found.rho.values(), default=0.0)
-    exact = max(found.rho_exact.values(), default=None) if found.rho_exact else None
-    held = f"largest error / bound {worst:.2g} against the reference"
-    if exact is None:
-        return Part("S3 rounding", "proven", f"{held}; none finer: {found.reference}")
-    if found.reason:
-        held = f"{found.reason}; the candidate's largest error / bound is"
-        return Part("S3 rounding", "proven", f"{held} {exact:.2g}")
-    return Part("S3 rounding", "proven", f"{held}, {exact:.2g} against {found.reference}")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _device(device: torch.device | str) -> str:
-    where = torch.device(device)
-    if where.type == "cuda":
-        return f"{where} ({torch.cuda.get_device_name(where)})"
-    return str(where)

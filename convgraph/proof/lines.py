@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}/"
 _STDLIB = sysconfig.get_path("stdlib")
-_OWN = str(Path(__file__).parent)
+_OWN = f"{Path(__file__).parent}/"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 

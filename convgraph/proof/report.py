@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from convgraph.proof.counterexample import Counterexample
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#d9dee5;--page:#fff;
 --card:#f6f8fa; --proven:#13703f;--refuted:#b3261e;--undecided:#8a5a00;--bar:#3b6fb6}
@@ -109,9 +111,12 @@ def _head(record: Mapping[str, Any]) -> str:
         )
     faults = [("Reason", record["reason"]), ("Likely cause", record["cause"])]
     if record["counterexample"]:
-        shown = ", ".join(f"{key} = {value}" for key, value in record["counterexample"].items())
-        faults.append(("Counterexample", shown))
+        case = dict(record["counterexample"])
+        smallest = case.pop("smallest", None)
+        faults.append(("Counterexample", ", ".join(f"{key} = {case[key]}" for key in case)))
     told = "".join(f"<p><b>{key}:</b> {escape(value)}</p>" for key, value in faults if value)
+    if record["counterexample"] and smallest:
+        told += f"<pre>{escape(str(Counterexample.from_dict(smallest)))}</pre>"
     return text + (f'<div class="fault">{told}</div>' if told else "")
 
 

@@ -42,13 +42,20 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
-def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any) -> Any:
+U11 = 2.0**-11
+"""Unit roundoff of TF32's operands, which keep 11 bits."""
+
+
+def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = False) -> Any:
     """Bound the error of a sum of products, or of a sum, in any order.
 
     Args:
         terms: n, products plus one if something is added to them; a number or an array.
         dtype: of operands and result.
         magnitude: the sum of the absolute values of the exact products, (...) float64.
+        tf32: whether both operands of each product are first rounded to 11 bits, which adds
+            2 u11 + u11^2 and enlarges what is summed by (1 + u11)^2; u11 = 2^-11. Conditional: on
+            rounding to nearest, and on sums in float32.
 
     Returns:
         (...) float64, the most by which the computed sum can be off. Infinite where n u >= 1.
@@ -61,7 +68,9 @@ def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any) -> Any:
     u, tiny = unit_roundoff(inner), torch.finfo(inner).smallest_normal * torch.finfo(inner).eps
     size = np.asarray(magnitude, dtype=np.float64)
     count = np.asarray(terms, dtype=np.float64)
-    error = np.where(count * u < 1, count * u * size + count * tiny, np.inf)
+    operands, grown = (2 * U11 + U11**2, (1 + U11) ** 2) if tf32 else (0.0, 1.0)
+    relative = operands + count * u * grown
+    error = np.where(count * u < 1, relative * size + count * tiny, np.inf)
     if dtype in HALF:
         least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         error = error + unit_roundoff(dtype) * (size + error) + least
@@ -85,7 +94,14 @@ class Bounds:
 
 
 def bounds(
-    oracle: Oracle, x: Array, w: Array, b: Array | None, g: Array, dtype: torch.dtype
+    oracle: Oracle,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    g: Array,
+    dtype: torch.dtype,
+    *,
+    tf32: bool = False,
 ) -> Bounds:
     """Derive the bounds of one convolution and its gradients from absolute values.
 
@@ -96,6 +112,7 @@ def bounds(
         b: (C_out,) or None.
         g: (B, C_out, *out), the gradient that comes in.
         dtype: in which the implementation computes.
+        tf32: whether its products take operands of 11 bits; see `dot_bound`.
     """
     spec = oracle.spec
     ax, aw, ag = (np.abs(np.asarray(v, dtype=np.float64)) for v in (x, w, g))
@@ -105,9 +122,9 @@ def bounds(
     said = oracle.out_degree().reshape(spec.batch, 1, *spec.size) * per_out
     per_tap = np.diff(oracle.edges.ptr).reshape(1, 1, *spec.kernel_size)
     return Bounds(
-        dot_bound(heard, dtype, oracle.convolve(ax, aw, ab)),
-        dot_bound(said, dtype, oracle.grad_x(aw, ag)),
-        dot_bound(per_tap, dtype, oracle.grad_w(ax, ag)),
+        dot_bound(heard, dtype, oracle.convolve(ax, aw, ab), tf32=tf32),
+        dot_bound(said, dtype, oracle.grad_x(aw, ag), tf32=tf32),
+        dot_bound(per_tap, dtype, oracle.grad_w(ax, ag), tf32=tf32),
         None if b is None else dot_bound(int(oracle.targets.sum()), dtype, oracle.grad_b(ag)),
     )
 
@@ -141,6 +158,7 @@ def check_rounding(
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    tf32: bool = False,
 ) -> Rounding:
     """Hold both sides against their derived bounds on standard normal data.
 
@@ -151,6 +169,8 @@ def check_rounding(
         generator: where the data come from.
         dtype: float64, float32, bfloat16 or float16.
         device: where both run.
+        tf32: whether the flags say that float32 products take operands of 11 bits; the verdict is
+            then conditional on what `dot_bound` says of them, and names it.
 
     Returns:
         "refuted" if an error exceeds its bound, a bound of 0 demanding an error of 0.
@@ -161,13 +181,16 @@ def check_rounding(
     arrays = [t.double().numpy() for t in tensors]
     x, w, g = arrays[0], arrays[1], arrays[-1]
     b = arrays[2] if spec.bias else None
-    limit = bounds(oracle, x, w, b, g, dtype)
-    if not np.isfinite(limit.y).all():
-        return Rounding("undecided", reason="n u >= 1: the bound says nothing for so long sums")
+    limit = bounds(oracle, x, w, b, g, dtype, tf32=tf32)
+    if vacuous := [name for name, bound in vars(limit).items() if not _says(bound)]:
+        reason = f"n u >= 1: the bound of {vacuous[0]} says nothing for so long sums"
+        return Rounding("undecided", reason=reason)
     sides = [_evaluate(run, tensors, spec, device) for run in (candidate, reference)]
     exact, name, fineness = _exactly(oracle, x, w, b, g, dtype)
     # The finer reference has its own error, smaller by the ratio of the unit roundoffs.
     slack = 1 + 2 * fineness / unit_roundoff(torch.float32 if dtype in HALF else dtype)
+    if tf32:
+        name += "; under TF32, if operands are rounded to nearest and summed in float32"
     rho: dict[str, float] = {}
     rho_exact: dict[str, float] = {}
     refuted, undecided, outside = "", "", ""
@@ -199,6 +222,10 @@ def check_rounding(
             )
     status = "refuted" if refuted else "undecided" if undecided else "proven"
     return Rounding(status, rho, rho_exact, name, refuted or undecided or outside)
+
+
+def _says(bound: Array | None) -> bool:
+    return bound is None or bool(np.isfinite(bound).all())
 
 
 def _off(found: Array, exact: Array) -> Array:

@@ -33,12 +33,25 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """A function that opens the page of a layer and an image; a script error fails the test."""
+    """A function that opens the page of a layer and an image; a script error fails the test.
+
+    `planted` is a piece of the source and the fault that takes its place.
+    """
     opened, errors = [], []
 
-    def open_page(layer: Any = None, image: Any = None, **context: Any) -> Any:
+    def open_page(
+        layer: Any = None,
+        image: Any = None,
+        *,
+        planted: tuple[str, str] | None = None,
+        **context: Any,
+    ) -> Any:
         path = tmp_path / f"page{len(opened)}.html"
-        path.write_text(page(layer, image), encoding="utf-8")
+        text = page(layer, image)
+        if planted is not None:
+            assert text.count(planted[0]) == 1
+            text = text.replace(*planted)
+        path.write_text(text, encoding="utf-8")
         surroundings = browser.new_context(offline=True, **context)
         opened.append(surroundings)
         tab = surroundings.new_page()

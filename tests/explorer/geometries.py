@@ -30,6 +30,7 @@ TABLE: tuple[dict[str, Any], ...] = (
     {"transposed": True, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
     {"transposed": True, "kernel_size": 2, "stride": 3, "groups": 2},
     {"transposed": True, "kernel_size": (3, 2), "stride": (2, 1), "dilation": (2, 3)},
+    {"kernel_size": 3, "padding": 4},
 )
 
 

@@ -58,6 +58,62 @@ def test_an_impulse_shows_the_kernel_turned_around_it() -> None:
     assert y.sum() == 45
 
 
+KERNEL = np.arange(1, 10).reshape(1, 1, 3, 3)
+
+
+def impulse(size: tuple[int, int], at: tuple[int, int], **options: object) -> list[list[int]]:
+    spec = ConvSpec(1, 1, (3, 3), size, batch=1, bias=False, **options)
+    x = np.zeros(spec.x_shape, dtype=np.int64)
+    x[0, 0, *at] = 1
+    return Oracle(spec).convolve(x, KERNEL)[0, 0].tolist()
+
+
+def test_an_impulse_throws_the_kernel_as_it_is_where_arrows_are_reversed() -> None:
+    found = np.array(impulse((2, 2), (1, 0), transposed=True, stride=(2, 2)))
+    assert found.shape == (5, 5)
+    assert found[2:5, 0:3].tolist() == KERNEL[0, 0].tolist()
+    assert found.sum() == 45
+
+
+def test_an_impulse_in_a_corner_comes_round() -> None:
+    around = {"padding": ((1, 1), (1, 1)), "padding_mode": "circular"}
+    assert impulse((4, 5), (0, 0), **around) == [
+        [5, 4, 0, 0, 6],
+        [2, 1, 0, 0, 3],
+        [0, 0, 0, 0, 0],
+        [8, 7, 0, 0, 9],
+    ]
+
+
+def test_an_impulse_beside_a_mirror_is_seen_twice() -> None:
+    """Pixel (1, 1) also stands at -1: sites of row 0 hear it through taps 0 and 2."""
+    mirrored = {"padding": ((1, 1), (1, 1)), "padding_mode": "reflect"}
+    assert impulse((4, 5), (1, 1), **mirrored) == [
+        [20, 10, 8, 0, 0],
+        [10, 5, 4, 0, 0],
+        [4, 2, 1, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_groups_are_blocks_of_channels() -> None:
+    spec = ConvSpec(4, 2, (1,), (2,), batch=1, groups=2, bias=False)
+    x = np.array([[[1, 2], [3, 4], [5, 6], [7, 8]]])
+    w = np.array([[[1], [10]], [[100], [1000]]])
+    assert Oracle(spec).convolve(x, w)[0].tolist() == [[31, 42], [7500, 8600]]
+    back = ConvSpec(2, 4, (1,), (2,), batch=1, groups=2, bias=False, transposed=True)
+    thrown = Oracle(back).convolve(np.array([[[1, 2], [3, 4]]]), w)
+    assert thrown[0].tolist() == [[1, 2], [10, 20], [300, 400], [3000, 4000]]
+
+
+def test_masks_silence_where_arrows_are_reversed() -> None:
+    source = np.array([[True, True, False, True]])
+    target = np.array([[True, False, True, True, True, True]])
+    assert conv1d(
+        [1, 2, 3, 4], [1, 10, 100], transposed=True, source_mask=source, target_mask=target
+    ) == [1, 0, 120, 204, 40, 400]
+
+
 def test_height_comes_before_width() -> None:
     spec = ConvSpec(1, 1, (1, 2), (2, 3), batch=1, bias=False)
     x = np.array([[[[1, 2, 3], [4, 5, 6]]]])

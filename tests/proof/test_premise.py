@@ -934,3 +934,19 @@ def test_a_role_or_a_dtype_that_cannot_be_followed_is_an_error() -> None:
         check_premise(conv, {"x": (1, 1, 3, 3), "v": (1, 1, 3, 3)})
     with pytest.raises(ProofError, match="float64 or float32"):
         check_premise(conv, SHAPES, dtype=torch.float16)
+
+
+def test_a_line_of_a_library_is_named() -> None:
+    peer = RGCNConv(4, 5, 2, aggr="sum", root_weight=False, num_bases=3).double()
+    names = [name for name, _ in peer.named_parameters()]
+    edges = torch.tensor([[0, 1], [1, 0]])
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        parameters = dict(zip(names, values, strict=True))
+        return functional_call(peer, parameters, (x, edges, torch.tensor([0, 1])))
+
+    shapes = {"x": (2, 4), **{name: tuple(p.shape) for name, p in peer.named_parameters()}}
+    roles = {name: "b" if name == "bias" else "w" for name in names}
+    found = check_premise(run, shapes, roles=roles)
+    assert (found.status, found.operator) == ("refuted", "aten.mm")  # a product of two weights
+    assert found.line.startswith("torch_geometric/nn/conv/rgcn_conv.py:")

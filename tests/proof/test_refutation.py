@@ -19,11 +19,10 @@ from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec, Counterexample, Oracle, TypedEdge, explain_refutation
 from convgraph.proof.counterexample import NO_CAUSE
 from convgraph.proof.model import QUANTITIES, Probe, measure, operator
-from tests.proof.test_faults import (
+from tests.proof.faults import FAULTS
+from tests.proof.faults.operators import (
     DILATED,
-    FAULTS,
     GROUPED,
-    HONEST,
     PLAIN,
     REPLICATE,
     STRIDED,
@@ -31,6 +30,7 @@ from tests.proof.test_faults import (
     honest,
     plain,
 )
+from tests.proof.test_faults import HONEST
 
 Candidate = Callable[..., Any]
 Planted = tuple[ConvSpec, Candidate, str, tuple[int, ...], int]
@@ -44,8 +44,8 @@ TALL = replace(PLAIN, in_channels=2, out_channels=3)
 
 
 def known(name: str, cause: str, size: tuple[int, ...], batch: int = 1) -> Planted:
-    """A fault of test_faults.py."""
-    return (*FAULTS[name], cause, size, batch)
+    """A fault of the gate."""
+    return (FAULTS[name].spec, FAULTS[name].run, cause, size, batch)
 
 
 def degree(x: Tensor) -> Tensor:
@@ -365,11 +365,19 @@ def test_a_planted_fault_is_shrunk_and_its_cause_is_named(name: str) -> None:
     assert Counterexample.from_dict(json.loads(json.dumps(found.to_dict()))) is not None
 
 
-def test_every_fault_of_the_judge_s_own_tests_is_shrunk_and_explained() -> None:
-    for name, (spec, candidate) in FAULTS.items():
-        found = explain_refutation(candidate, honest(spec), spec)
-        assert found is not None, name
-        assert found.cause, f"{name}: {found}"
+OTHERS = (
+    "transposed kernel is flipped",
+    "one pixel is wrong",
+)
+"""Faults whose cause is told in more than one way; any will do."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_faults_are_shrunk_and_explained(name: str) -> None:
+    fault = FAULTS[name]
+    found = explain_refutation(fault.run, honest(fault.spec), fault.spec)
+    assert found is not None
+    assert found.cause, str(found)
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -399,12 +407,12 @@ def test_the_case_names_tap_channels_pixel_numbers_and_edges() -> None:
 
 
 def test_where_the_message_went_instead_is_told() -> None:
-    found = found_in(FAULTS["height and width are swapped"][1], plain, PLAIN)
+    found = found_in(FAULTS["height and width are swapped"].run, plain, PLAIN)
     assert found.found_edges == (TypedEdge(0, (0, 0), (0, 1), (0, 1)),)
 
 
 def test_the_value_from_which_on_it_is_wrong_is_found() -> None:
-    found = found_in(FAULTS["wrong for x above 100"][1], plain, PLAIN)
+    found = found_in(FAULTS["wrong for x above 100"].run, plain, PLAIN)
     assert found.sent["x"][0][1] == 101
 
 

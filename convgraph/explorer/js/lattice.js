@@ -30,6 +30,16 @@ export function write(v, digits = 3) {
   return text.replace("-", "−");
 }
 
+// Two digits below 1, three above: what fits beside others; the full number is in the title.
+export const short = (v) => write(v, Math.abs(v) < 1 ? 2 : 3);
+
+// A number that fits into a pixel: two decimals and no zero before the point.
+function brief(v) {
+  if (Number.isInteger(v)) return write(v);
+  const size = Math.abs(v);
+  return v.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2).replace(/^(-?)0\./, "$1.").replace("-", "−");
+}
+
 // Fill and ink of a value: white at 0, blue below, orange above, so that sign is not told by red
 // and green; images without negative numbers are grey.
 export function shade(v, low, high) {
@@ -63,35 +73,36 @@ export function drawStage(lattices, tall) {
   const widest = Math.max(...extent.map((e) => e[1])), highest = Math.max(...extent.map((e) => e[0]));
   const place = {};
   const root = svg("svg", { class: "cge-stage", focusable: "false" });
-  const layers = { cells: svg("g"), links: svg("g", { class: "cge-links" }), values: svg("g"), marks: svg("g", { class: "cge-marks" }) };
+  const layers = { cells: svg("g"), links: svg("g", { class: "cge-links" }), traces: svg("g", { class: "cge-links cge-traces" }), values: svg("g"), marks: svg("g", { class: "cge-marks" }) };
   let along = 0;
   lattices.forEach((lattice, i) => {
     const x = tall ? (widest - extent[i][1]) / 2 : along;
     const y = head + (tall ? along : (highest - extent[i][0]) / 2);
     place[lattice.key] = { ...lattice, x: x + lattice.margin[1][0] * CELL, y: y + lattice.margin[0][0] * CELL };
-    layers.cells.append(drawLattice(place[lattice.key], x, y, extent[i], layers.values));
+    layers.cells.append(drawLattice(place[lattice.key], x, y, extent[i], tall ? y : head, layers.values));
     along += (tall ? extent[i][0] + head : extent[i][1]) + gap;
   });
   const width = tall ? widest : along - gap, height = tall ? along - gap : highest + head;
   root.setAttribute("viewBox", `-6 -2 ${width + 12} ${height + 10}`);
   root.style.setProperty("--stage-width", `${Math.round((width + 12) * 1.25)}px`);
-  // Numbers lie over the lines, so that an edge that passes a pixel does not strike out its value.
-  root.append(layers.cells, layers.links, layers.values, layers.marks);
-  return { root, layers, place, tall };
+  // Edges run beneath the pixels they pass, with a faint trace above them: no value is struck out.
+  root.append(layers.links, layers.cells, layers.traces, layers.values, layers.marks);
+  const clear = () => { for (const name of ["links", "traces", "marks"]) layers[name].replaceChildren(); };
+  return { root, layers, place, tall, clear };
 }
 
-function drawLattice(lattice, left, top, [height, width], numbers) {
+function drawLattice(lattice, left, top, [height, width], titled, numbers) {
   const { key, size, values, present, margin } = lattice;
   const group = svg("g", {
     class: `cge-lattice cge-${key}`, "data-lattice": key, tabindex: lattice.label ? 0 : null,
     role: lattice.label ? "application" : "img", "aria-label": lattice.label ?? lattice.title,
   });
-  group.append(svg("text", { x: lattice.x, y: top - 9, class: "cge-title" }, lattice.title));
+  numbers.append(svg("text", { x: lattice.x, y: titled - 9, class: "cge-title" }, lattice.title));
   if (margin.flat().some(Boolean)) {
     group.append(svg("rect", { x: left, y: top, width, height, rx: 5, class: "cge-halo" }));
   }
   const low = Math.min(0, ...values), high = Math.max(...values);
-  const small = Math.max(...values.map((v) => write(v).length)) > 4;
+  const small = Math.max(...values.map((v) => brief(v).length)) > 4;
   for (let p = 0; p < size[0] * size[1]; p++) {
     const x = lattice.x + (p % size[1]) * CELL, y = lattice.y + Math.floor(p / size[1]) * CELL;
     const { fill, ink } = shade(values[p], low, high);
@@ -104,7 +115,7 @@ function drawLattice(lattice, left, top, [height, width], numbers) {
     if (there && !lattice.colour) {
       numbers.append(svg("text", {
         x: x + CELL / 2, y: y + CELL / 2, fill: ink, class: small ? "cge-value cge-small" : "cge-value",
-      }, write(values[p], 2)));
+      }, brief(values[p])));
     }
   }
   group.append(svg("rect", {
@@ -131,13 +142,12 @@ export function drawEdges(stage, from, to, pixel, heard, colours, only) {
     const style = faded ? "cge-faded" : "";
     if (edge.hears) {
       const start = centre(source, own);
-      stage.layers.links.append(svg("path", {
-        d: curve(start, end, stage.tall), stroke: colour, class: `cge-link ${style}`, "data-tap": edge.tap,
-      }));
+      const line = { d: curve(start, end, stage.tall), stroke: colour, "data-tap": edge.tap };
+      stage.layers.links.append(svg("path", { ...line, class: `cge-link ${style}` }));
+      stage.layers.traces.append(svg("path", { ...line, class: `cge-trace ${style}` }));
       if (edge.kind === "folded") {
-        stage.layers.marks.append(
-          svg("path", { d: `M${asked}L${start}`, stroke: colour, class: `cge-foldline ${style}` }),
-          box(asked, colour, `cge-ghost ${style}`));
+        // The place asked and the pixel that answers carry one colour and one number.
+        stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`), tag(asked, edge.tap, colour, style));
       }
       stage.layers.marks.append(box(start, colour, `cge-ring ${style}`), tag(start, edge.tap, colour, style));
     } else {

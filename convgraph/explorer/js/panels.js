@@ -4,7 +4,7 @@
 import { weightAt, weightIndex } from "./arithmetic.js";
 import { cost, layerRank, rank, sliceRanks } from "./algebra.js";
 import { place } from "./scenes.js";
-import { shade, tapColours, write } from "./lattice.js";
+import { shade, short, tapColours, write } from "./lattice.js";
 
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -20,15 +20,15 @@ const at = (pixel) => `(${pixel[0]}, ${pixel[1]})`;
 export const many = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 const offset = (y, x) => `${y > 0 ? "+" : ""}${y}, ${x > 0 ? "+" : ""}${x}`.replaceAll("-", "−");
 
-// The kernel of one pair of channels: one tile a tap.
-export function kernelTiles(state, config, colours, focus) {
+// The kernel from input channel c to output channel o: one tile a tap.
+export function kernelTiles(state, config, o, c, colours, focus) {
   const [kh, kw] = config.kernel_size;
   const grid = h("div", {
-    class: "cge-tiles", role: "group", style: `grid-template-columns: repeat(${kw}, minmax(0, 1fr))`,
+    class: kw > 5 ? "cge-tiles cge-many" : "cge-tiles", role: "group", style: `grid-template-columns: repeat(${kw}, minmax(0, 72px))`,
     "aria-label": `Taps of the kernel, ${kh} by ${kw}`,
   });
-  const values = Array.from({ length: kh * kw }, (_, t) => weightAt(config, state.channel, state.view, t));
-  const wall = weightIndex(config, state.channel, state.view, 0) < 0;
+  const values = Array.from({ length: kh * kw }, (_, t) => weightAt(config, o, c, t));
+  const wall = weightIndex(config, o, c, 0) < 0;
   values.forEach((v, t) => {
     const [y, x] = place(state, t);
     const chosen = state.tap === t;
@@ -38,39 +38,47 @@ export function kernelTiles(state, config, colours, focus) {
       tabindex: (state.tap ?? 0) === t || focus === t ? 0 : -1,
       style: `--tap:${colours[t]};background:${fill};color:${ink}`,
       "aria-label": `tap ${t}, row ${Math.floor(t / kw)}, column ${t % kw}: ` +
-        (wall ? "no weight, another group" : `weight ${write(v)}`) + ", show its adjacency matrix",
-      title: `tap ${t}: listens ${offset(y, x)} from the centre`,
-    }, h("small", {}, String(t)), wall ? "▨" : write(v, 2)));
+        (wall ? "no weight, another group" : `weight ${write(v)}`) + ", choose it",
+      title: `tap ${t}: listens ${offset(y, x)} from the centre${wall ? "" : `, weight ${v}`}`,
+    }, h("small", {}, String(t)), wall ? "▨" : short(v)));
   });
-  return grid;
+  return { grid, values, wall };
 }
 
-// One row per tap: where it looks, what is there, what is said.
-export function ledger(state, now, heard, colours, stage) {
-  const { config } = now;
-  const rows = heard.filter((e) => e.raw !== null || heard.length <= 9).map((e) => {
+// One row per tap: where it looks, what is there, what is said; `stage` holds the caption, the bias, the
+// total's name and its value.
+export function ledger(config, heard, colours, stage) {
+  const chip = (t) => h("span", { class: "cge-chip", style: `--tap:${colours[t]};color:${onColour(colours[t])}` }, String(t));
+  const between = heard.filter((e) => e.kind === "between");
+  const rows = heard.filter((e) => e.kind !== "between").map((e) => {
     const width = config.size[1];
     const own = e.source === null ? null : [Math.floor(e.source / width), e.source % width];
     const why = {
       outside: "no edge: outside of the image", erased: "no edge: this pixel is erased",
-      between: "no edge: between two pixels",
     }[e.kind];
     const sums = e.terms.map((term, i) => [
       i ? h("i", {}, " + ") : null,
-      h("span", { class: "cge-term", title: `channel ${term.channel}` }, `${write(term.weight)}·${write(term.x)}`)]);
+      h("span", { class: "cge-term", title: `channel ${term.channel}: ${term.weight} · ${term.x}` },
+        `${short(term.weight)}·${short(term.x)}`)]);
     return h("tr", { class: e.hears ? "" : "cge-silent", "data-tap": e.tap },
-      h("th", { scope: "row" }, h("span", { class: "cge-chip", style: `--tap:${colours[e.tap]};color:${onColour(colours[e.tap])}` }, String(e.tap))),
+      h("th", { scope: "row" }, chip(e.tap)),
       h("td", {}, own ? at(own) : "–", e.kind === "folded" ? h("small", {}, ` for ${at(e.raw)}`.replaceAll("-", "−")) : null),
       e.hears ? h("td", {}, sums) : h("td", {}, h("em", {}, why)),
       h("td", { class: "cge-number" }, e.hears ? write(e.message) : "–"));
   });
-  const bias = stage.bias ? stage.bias[stage.channel] : 0;
+  if (between.length) {
+    // A transposed kernel of stride s asks between the pixels most of the time: one row says it for all.
+    rows.push(h("tr", { class: "cge-silent" }, h("th", { scope: "row", colspan: 3 },
+      h("span", { class: "cge-chips" }, between.map((e) => chip(e.tap))), h("em", {}, "no edge: between two pixels")),
+      h("td", { class: "cge-number" }, "–")));
+  }
   return h("table", { class: "cge-ledger" },
     h("caption", {}, stage.caption),
-    h("thead", {}, h("tr", {}, ["tap", "hears pixel", "weight · value", "message"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["tap", "pixel", "weight · value", "message"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows),
     h("tfoot", {},
-      bias || stage.bias ? h("tr", {}, h("th", { colspan: 3, scope: "row" }, "bias"), h("td", { class: "cge-number" }, write(bias))) : null,
+      stage.bias === undefined ? null
+        : h("tr", {}, h("th", { colspan: 3, scope: "row" }, "bias"), h("td", { class: "cge-number" }, write(stage.bias))),
       h("tr", { class: "cge-total" }, h("th", { colspan: 3, scope: "row" }, stage.total),
         h("td", { class: "cge-number", "data-value": stage.value }, write(stage.value, 4)))));
 }

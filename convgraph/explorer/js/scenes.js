@@ -1,7 +1,8 @@
 // What the page shows: a state, the config it stands for, and the lessons that set it.
 //
 // Weights are a function of (output channel, input channel, row, column from the centre), so that a
-// kernel that shrinks and grows again has its old numbers: those of a given layer, else a recipe.
+// kernel that shrinks and grows again has its old numbers: what a person typed, else those of a given
+// layer, else a recipe.
 
 import { factor } from "./algebra.js";
 import { compute, stages, weightIndex } from "./arithmetic.js";
@@ -16,11 +17,11 @@ function hash(...numbers) {
 
 export const KERNELS = {
   random: {
-    name: "whole numbers −3 … 3",
+    name: "random −3 … 3",
     at: (s, o, c, y, x) => (hash(7, o, c, y, x) % 7) - 3,
   },
   product: {
-    name: "mix × shape (separable)",
+    name: "separable",
     at: (s, o, c, y, x) => ((hash(3, o, c) % 5) - 2 || 3) * ((hash(5, c, y, x) % 5) - 2),
   },
   identity: { name: "identity", at: (s, o, c, y, x) => Number(o === c && !y && !x) },
@@ -36,7 +37,7 @@ export const KERNELS = {
 };
 
 export const PICTURES = {
-  digits: { name: "whole numbers 0 … 9", at: (s, c, y, x) => hash(11, c, y, x) % 10 },
+  digits: { name: "random 0 … 9", at: (s, c, y, x) => hash(11, c, y, x) % 10 },
   ramp: { name: "counting", at: (s, c, y, x) => y * s.size[1] + x + c },
   A: { name: "bars A", at: (s, c, y, x) => Number(c % 2 ? horizontal(s, y) : vertical(s, x)) },
   B: { name: "bars B", at: (s, c, y, x) => Number(c % 2 ? vertical(s, x) : horizontal(s, y)) },
@@ -51,8 +52,8 @@ const horizontal = (s, y) => y === (s.size[0] - 1) >> 1;
 
 const START = {
   size: [8, 8], in_channels: 2, out_channels: 2, kernel_size: [3, 3], stride: [1, 1],
-  padding: [[1, 1], [1, 1]], same: true, dilation: [1, 1], output_padding: [0, 0],
-  padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", given: null,
+  padding: [[1, 1], [1, 1]], same: true, apart: false, dilation: [1, 1], output_padding: [0, 0],
+  padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", edits: {}, given: null,
   bias: null, picture: "digits", photo: null, mask: null, split: false, parts: null,
   pixel: [3, 3], channel: 0, view: 0, tap: null, lesson: "messages",
 };
@@ -129,15 +130,19 @@ export function lesson(name) {
 export function opened(found) {
   if (!found || !found.config) return lesson("messages");
   const config = found.config, [kh, kw] = config.kernel_size;
+  const uneven = (pair) => pair[0] !== pair[1];
+  const apart = uneven(config.padding.map(String)) ||
+    ["size", "kernel_size", "stride", "dilation"].some((name) => uneven(config[name]));
+  const parts = found.split ? { ...found.split, kernel_size: [kh, kw] } : null;
   const given = {
     in_channels: config.in_channels, out_channels: config.out_channels, groups: config.groups,
-    kernel_size: [kh, kw], transposed: config.transposed, weight: config.weight,
+    kernel_size: [kh, kw], transposed: config.transposed, weight: config.weight, split: parts,
   };
   const pixel = found.pixel ?? [config.size[0] >> 1, config.size[1] >> 1];
   return settle(structuredClone({
     ...START, ...config, weight: undefined, image: undefined, kernel: "given", given, bias: config.bias,
     picture: "photo", photo: { size: config.size, in_channels: config.in_channels, image: config.image },
-    same: false, split: Boolean(found.split), parts: found.split ?? null, pixel,
+    same: false, apart, split: Boolean(parts), parts, pixel,
     channel: found.channel ?? 0, lesson: null, untouched: true,
   }));
 }
@@ -173,6 +178,8 @@ export function place(state, t) {
 
 export function weightOf(state, o, c, t) {
   const [y, x] = place(state, t);
+  const typed = state.edits[[o, c, y, x]];
+  if (typed !== undefined) return typed;
   if (state.kernel !== "given") return KERNELS[state.kernel].at(state, o, c, y, x);
   const [kh, kw] = state.given.kernel_size;
   const i = y + ((kh - 1) >> 1), j = x + ((kw - 1) >> 1);
@@ -180,6 +187,28 @@ export function weightOf(state, o, c, t) {
   if (o >= state.given.out_channels || c >= state.given.in_channels) return 0;
   const index = weightIndex(state.given, o, c, i * kw + j);
   return index < 0 ? 0 : state.given.weight[index];
+}
+
+// Type a weight. In a split layer it is one of the depthwise stage, and the whole kernel follows: it
+// becomes the product of both stages.
+export function typeWeight(state, o, c, t, value) {
+  if (!state.split) {
+    state.edits[[o, c, ...place(state, t)]] = value;
+    state.parts = null;
+    return;
+  }
+  const { parts } = partsOf(state);
+  const taps = state.kernel_size[0] * state.kernel_size[1];
+  const depthwise = [...parts.depthwise];
+  depthwise[c * taps + t] = value;
+  state.parts = { ...parts, depthwise, kernel_size: [...state.kernel_size] };
+  state.groups = 1;
+  for (let out = 0; out < state.out_channels; out++) {
+    depthwise.forEach((w, i) => {
+      const from = Math.floor(i / taps);
+      state.edits[[out, from, ...place(state, i % taps)]] = parts.pointwise[out * state.in_channels + from] * w;
+    });
+  }
 }
 
 function pixelOf(state, c, y, x) {
@@ -234,7 +263,8 @@ function partsOf(state) {
   const { in_channels: ins, out_channels: outs } = state;
   const taps = state.kernel_size[0] * state.kernel_size[1];
   const given = state.parts;
-  if (given && given.depthwise.length === ins * taps && given.pointwise.length === outs * ins) {
+  if (given && String(given.kernel_size) === String(state.kernel_size) &&
+    given.depthwise.length === ins * taps && given.pointwise.length === outs * ins) {
     return { parts: given, exact: true };
   }
   const full = (o, c, t) => (weightIndex(state, o, c, t) < 0 ? 0 : weightOf(state, o, c, t));

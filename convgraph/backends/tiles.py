@@ -1,0 +1,313 @@
+"""Backend `tiles`: active tiles with a halo, through torch's own convolution, back to rows.
+
+    windows = x[window]          (count, C, *W), what each active tile listens to, holes 0
+    y       = conv(windows, W)[place]
+
+Dense arithmetic only where there are sites. Three operators are closed under differentiation, to
+any order; like `gather`, they keep no windows for backward, but cut them out again:
+
+    send(x, W) = y      correlate(x, g) = d<y, g> / dW      answer(g, W) = d<y, g> / dx
+
+Where the reversed edges are a convolution again (stride 1, no folds) `answer` is `send` on their
+own tiles; else the windows' gradients are added up in passes that name no row twice. So nothing
+races and results repeat bit for bit. May import autocast, backends.compiled, cost, dense,
+problem, tiling
+and windows, edges and geometry.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph import autocast
+from convgraph.backends import cost, dense, tiling, windows
+from convgraph.backends.compiled import add_rows, multilinear, operators
+from convgraph.backends.problem import Problem
+from convgraph.backends.windows import Ints, Shape
+from convgraph.edges import Edges
+from convgraph.geometry import KernelGeometry
+
+NAME = "tiles"
+
+
+def refuses(problem: Problem) -> str | None:
+    """Say why this backend cannot serve, or None."""
+    if problem.tapped:
+        return "hooks or an explainer listen to single messages; only 'messages' has them"
+    edges = problem.edges
+    if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
+        return "tiles need the edges of a kernel on a lattice"
+    if not (edges.num_targets and edges.num_sources):
+        return "there is no site to tile"
+    return None
+
+
+def work(problem: Problem) -> tuple[float, float]:
+    """Multiply-adds and elements moved by the tile that `tile_of` names."""
+    tile = tile_of(problem)
+    return _work(problem, tile, dict(_edges(problem).form(tiling.occupancy))[tile])
+
+
+def tile_of(problem: Problem) -> Ints:
+    """Return the tile that would take the least time, by the table in `cost`."""
+    table = _edges(problem).form(tiling.occupancy)
+    costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
+    return _fixed(table[costs.index(min(costs))][0])
+
+
+def _fixed(numbers: Sequence[int]) -> Ints:
+    """Constants, also under torch.compile(dynamic=True), as in backends.dense."""
+    return tuple([index(n) for n in numbers])
+
+
+def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
+    """Every site of an active tile is computed; windows are cut out, tiles are picked from."""
+    edges = _edges(problem)
+    g: Any = edges.relation
+    sites, cells = count * prod(tile), count * prod(tiling.window_size(g, tile))
+    # A transposed kernel does as many multiply-adds as its windows have cells.
+    macs = (cells if g.transposed else sites) * g.num_taps * problem.macs_per_edge
+    moved = cells * problem.in_channels + (sites + edges.num_targets) * problem.out_channels
+    if not tiling.mirrored(g):  # for the backward, which adds the windows' gradients up
+        moved += cells * problem.in_channels
+    return float(macs), float(moved)
+
+
+def _edges(problem: Problem) -> Edges:
+    if not isinstance(problem.edges, Edges):
+        raise TypeError(f"tiles need Edges, got {type(problem.edges).__name__}")
+    return problem.edges
+
+
+def conv(
+    x: Tensor,  # (N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: Edges,
+    groups: int,
+    tile: Ints,  # sites along each axis, one of `tiling.tiles_of`
+) -> Tensor:
+    """Return y (num_targets, C_out), bias included."""
+    g = edges.relation
+    if not isinstance(g, KernelGeometry):
+        raise TypeError(f"a convolution needs a KernelGeometry, got {type(g).__name__}")
+    mirrored = tiling.mirrored(g)
+    if x.dtype in dense.HALF and (x.device.type == "cpu" or not mirrored):
+        # Products and sums in fp32, one rounding at the end; so are the windows' gradients, which
+        # are added up where the reversed edges are no convolution.
+        parts = [None if t is None else t.float() for t in (x, weight, bias)]
+        return conv(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
+    return _conv(x, weight, bias, edges, g, groups, tile)
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    edges: Edges,
+    g: KernelGeometry,
+    groups: int,
+    tile: Ints,
+) -> Tensor:
+    """Call the operator with the topology's lists and integers."""
+    found, mirrored = edges.form(tiling.tiling, tile), tiling.mirrored(g)
+    shape = Shape(
+        transposed=int(g.transposed),
+        groups=groups,
+        mirrored=int(mirrored),
+        num_sources=index(edges.num_sources),
+        tiles=index(found.count),
+        stride=_fixed(g.stride),
+        dilation=_fixed(g.dilation),
+        tile=tile,
+        size=_fixed(found.size),
+        crop=_fixed(found.crop),
+        weight=_fixed(weight.shape),
+    )
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # Nothing will come back: torch's kernel adds the bias on the way.
+        return _sent(x, weight, bias, found.window, found.place, shape)
+    here = (found.window, found.place, found.held)
+    if mirrored:
+        back = edges.form(tiling.reversed_tiling, tile)
+        there = (back.window, back.place, back.held)
+        y = _send(x, weight, *here, *there, *shape.flat(), back.count)
+    else:
+        rows, cells, ptr = edges.form(tiling.spread, tile)
+        y = _send(x, weight, *here, rows, cells, None, *shape.flat(), *ptr)
+    return y if bias is None else y + bias
+
+
+def _sent(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, place: Tensor, s: Shape
+) -> Tensor:
+    """conv(x[window], W)[place], the bias included if there is one."""
+    rows = windows.with_hole(x)
+    parts = [
+        windows.convolve(windows.cut(rows, window, s.size, chosen), weight, s, bias)
+        for chosen in windows.chunks(s, x.shape[1], x.device)
+    ]
+    return windows.as_rows(parts).index_select(0, place)
+
+
+# The three operators; `plain` is Shape.flat(), then the tiles of the reversed edges or the offsets
+# of the passes, one number an argument: torch's rule for vmap within forward mode loses count of
+# nested ones.
+
+
+class _Send(torch.autograd.Function):
+    """y = conv(x[window], W)[place]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        window: Tensor,
+        place: Tensor,
+        held: Tensor,
+        back_1: Tensor,
+        back_2: Tensor,
+        back_3: Tensor | None,
+        *plain: int,
+    ) -> Tensor:
+        s, _ = Shape.of(plain)
+        return _sent(x, weight, None, window, place, s)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, *lists = ctx.saved_tensors
+        grad_x = grad_w = None
+        with autocast.off(grads[0].device):
+            if ctx.needs_input_grad[0]:
+                grad_x = _answer_to(grads[0], weight, lists, ctx.plain)
+            if ctx.needs_input_grad[1]:
+                grad_w = _correlate_back(x, grads[0], *lists, *ctx.plain)
+        return (grad_x, grad_w, *[None] * (6 + len(ctx.plain)))
+
+
+class _Answer(torch.autograd.Function):
+    """d<y, g> / dx: the windows' gradients, added up in passes that name no row twice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        g: Tensor,
+        weight: Tensor,
+        window: Tensor,
+        place: Tensor,
+        held: Tensor,
+        rows: Tensor,
+        cells: Tensor,
+        nothing: None,
+        *plain: int,
+    ) -> Tensor:
+        s, ptr = Shape.of(plain)
+        heads = windows.with_hole(g)
+        parts = [
+            windows.adjoint(windows.cut(heads, held, s.tile, chosen), weight, s)
+            for chosen in windows.chunks(s, s.in_channels, g.device)
+        ]
+        found = windows.as_rows(parts)
+        total = found.new_zeros(s.num_sources, found.shape[1])
+        for a, b in pairwise(ptr):
+            total = add_rows(total, rows[a:b], found.index_select(0, cells[a:b]), distinct=True)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        g, weight, *lists = ctx.saved_tensors
+        grad_g = grad_w = None
+        with autocast.off(grads[0].device):
+            if ctx.needs_input_grad[0]:
+                grad_g = _send_back(grads[0], weight, *lists, *ctx.plain)
+            if ctx.needs_input_grad[1]:
+                grad_w = _correlate_back(grads[0], g, *lists, *ctx.plain)
+        return (grad_g, grad_w, *[None] * (6 + len(ctx.plain)))
+
+
+class _Correlate(torch.autograd.Function):
+    """d<y, g> / dW, chunk after chunk."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        g: Tensor,
+        window: Tensor,
+        place: Tensor,
+        held: Tensor,
+        back_1: Tensor,
+        back_2: Tensor,
+        back_3: Tensor | None,
+        *plain: int,
+    ) -> Tensor:
+        s, _ = Shape.of(plain)
+        rows, heads = windows.with_hole(x), windows.with_hole(g)
+        parts = []
+        with windows.repeatable(x.device):
+            for chosen in windows.chunks(s, x.shape[1], x.device):
+                cells = windows.cut(rows, window, s.size, chosen)
+                tiles = windows.cut(heads, held, s.tile, chosen)
+                parts.append(windows.weight_gradient(cells, tiles, s))
+        total: Tensor = sum(parts[1:], parts[0])
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, g, *lists = ctx.saved_tensors
+        grad_x = grad_g = None
+        with autocast.off(grads[0].device):
+            if ctx.needs_input_grad[0]:
+                grad_x = _answer_to(g, grads[0], lists, ctx.plain)
+            if ctx.needs_input_grad[1]:
+                grad_g = _send_back(x, grads[0], *lists, *ctx.plain)
+        return (grad_x, grad_g, *[None] * (6 + len(ctx.plain)))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    ctx.plain = inputs[8:]
+    ctx.save_for_backward(*inputs[:8])
+    ctx.save_for_forward(*inputs[:8])
+
+
+def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tensor:
+    """Send gradients back along the edges, within a backward."""
+    s, (count, *_) = Shape.of(plain)
+    if not s.mirrored:
+        return _answer_back(g, weight, *lists, *plain)
+    turned = _turned(weight, s.groups)
+    back = s._replace(tiles=count, num_sources=len(lists[1]), weight=_fixed(turned.shape))
+    return _send_back(g, turned, *lists[3:], *lists[:3], *back.flat(), s.tiles)
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """(C', C / G, *k) -> (C, C' / G, *k): the taps of the reversed edges, in their order."""
+    blocks = weight.unflatten(0, (groups, weight.shape[0] // groups)).transpose(1, 2)
+    turned: Tensor = blocks.flatten(0, 1).flip(tuple(range(2, weight.dim())))
+    return turned
+
+
+_send, _send_back = operators(_Send, multilinear)
+_, _answer_back = operators(_Answer, multilinear)
+_, _correlate_back = operators(_Correlate, multilinear)

@@ -1,0 +1,215 @@
+"""Axes as products of names: what each axis of an exported tensor is made of.
+
+    image   ((batch), (c), (y), (x))           tokens   ((batch), (y x), (c))
+
+A name is the batch, a digit of a lattice axis, or a plain size. Permute, reshape, flatten and
+unsqueeze regroup names and move no node: rows stay rows, whatever shape the exported graph sees. A
+lattice axis may be split into digits (y = 7 y' + y''), as windows do; the batch may not. Sizes are
+those of the capture, where the batch is `BATCH`, a prime that no other size contains. Integers
+only: may import errors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from convgraph.errors import ConversionError
+
+BATCH = 1_000_003
+"""The batch size in all arithmetic of names: a prime, so that no product hides it."""
+
+
+class NoRuleError(ConversionError):
+    """An operator has no meaning on node features as it was called; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One factor of an axis.
+
+    Attributes:
+        kind: "batch", "site" (a digit of a lattice axis), "key" (the same of the other node of a
+            pair) or "plain".
+        size: how many values it takes.
+        axis: of a site, the lattice axis.
+        stride: of a site, the weight of the digit: its value is (position // stride) % size.
+    """
+
+    kind: str
+    size: int
+    axis: int = -1
+    stride: int = 1
+
+
+Axis = tuple[Name, ...]
+Axes = tuple[Axis, ...]
+
+
+def image_axes(channels: int, size: Sequence[int]) -> Axes:
+    """Return ((batch), (c), (y), (x)) for lattices of any dimension.
+
+    Example:
+        >>> sizes(image_axes(3, (4, 5)))
+        (1000003, 3, 4, 5)
+    """
+    lattice = (((Name("site", n, k),) if n > 1 else ()) for k, n in enumerate(size))
+    return ((Name("batch", BATCH),), (Name("plain", channels),), *lattice)
+
+
+def sizes(axes: Axes) -> tuple[int, ...]:
+    """Return the size of each axis; the batch counts as `BATCH`."""
+    return tuple(prod(name.size for name in axis) for axis in axes)
+
+
+def names(axes: Axes) -> list[Name]:
+    """Return all names in the order of the axes."""
+    return [name for axis in axes for name in axis]
+
+
+def plain(axes: Axes) -> list[int]:
+    """Return the sizes of the plain names in order: the shape of one node's features."""
+    return [name.size for name in names(axes) if name.kind == "plain"]
+
+
+def is_plain(axis: Axis) -> bool:
+    """Whether an axis names no batch and no site."""
+    return all(name.kind == "plain" for name in axis)
+
+
+def whole(axis: Axis) -> Axis:
+    """Put neighbouring digits of one lattice axis together where they form a larger digit."""
+    out: list[Name] = []
+    for name in axis:
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and last.kind == name.kind
+            and name.kind in ("site", "key")
+            and last.axis == name.axis
+            and last.stride == name.stride * name.size
+        ):
+            out[-1] = Name("site", last.size * name.size, name.axis, name.stride)
+        else:
+            out.append(name)
+    return tuple(out)
+
+
+def split(name: Name, low: int) -> tuple[Name, Name]:
+    """Split a name into a high and a low digit, the low one of `low` values.
+
+    Raises:
+        NoRuleError: the batch, or a size that does not divide.
+    """
+    if name.kind == "batch" or name.size % low:
+        raise NoRuleError(f"a reshape splits the {name.kind} axis of {name.size} by {low}")
+    high = Name(name.kind, name.size // low, name.axis, name.stride * low)
+    return high, Name(name.kind, low, name.axis, name.stride)
+
+
+def regroup(axes: Axes, shape: Sequence[int]) -> Axes:
+    """Return the names of a tensor that is reshaped, in row-major order, to `shape`.
+
+    Example:
+        >>> sizes(regroup(image_axes(6, (4, 5)), (BATCH, 2, 3, 20)))
+        (1000003, 2, 3, 20)
+
+    Raises:
+        NoRuleError: the shape cuts through a name that does not divide.
+    """
+    left = [name for name in names(axes) if name.size != 1]
+    left.reverse()
+    out: list[Axis] = []
+    for size in shape:
+        axis: list[Name] = []
+        rest = size
+        while rest > 1:
+            if not left:
+                raise NoRuleError(f"a reshape from {sizes(axes)} to {tuple(shape)}")
+            name = left.pop()
+            if rest % name.size == 0:
+                axis.append(name)
+                rest //= name.size
+            elif name.size % rest == 0:
+                high, low = split(name, name.size // rest)
+                axis.append(high)
+                left.append(low)
+                rest = 1
+            else:
+                raise NoRuleError(
+                    f"a reshape from {sizes(axes)} to {tuple(shape)} cuts through a {name.kind} "
+                    f"axis of {name.size}"
+                )
+        out.append(whole(tuple(axis)))
+    if left:
+        raise NoRuleError(f"a reshape from {sizes(axes)} to {tuple(shape)}")
+    return tuple(out)
+
+
+def common(first: Axis, other: Axis) -> Axis:
+    """Return the coarsest names that both axes of one size can be split into.
+
+    Raises:
+        NoRuleError: they differ in more than how plain sizes and digits are grouped.
+    """
+    a, b, out = list(reversed(first)), list(reversed(other)), []
+    while a and b:
+        x, y = a.pop(), b.pop()
+        if x == y:
+            out.append(x)
+            continue
+        if x.kind != y.kind or x.axis != y.axis:
+            raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+        if x.size > y.size and x.size % y.size == 0:
+            x, low = split(x, x.size // y.size)
+            a.append(low)
+        elif y.size > x.size and y.size % x.size == 0:
+            y, low = split(y, y.size // x.size)
+            b.append(low)
+        if x != y:
+            raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+        out.append(x)
+    if a or b:
+        raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+    return tuple(out)
+
+
+def broadcast(all_axes: Sequence[Axes]) -> Axes:
+    """Return the names of a result to which several tensors are broadcast.
+
+    Args:
+        all_axes: of each tensor, () for an axis of size 1; shorter ones are filled from the left.
+
+    Raises:
+        NoRuleError: axes of one size that mean different things.
+    """
+    rank = max(len(axes) for axes in all_axes)
+    out: list[Axis] = [()] * rank
+    for axes in all_axes:
+        for number, axis in enumerate(axes, start=rank - len(axes)):
+            if not axis:
+                continue
+            out[number] = common(out[number], axis) if out[number] else axis
+    return tuple(out)
+
+
+def describe(axes: Axis | Axes) -> str:
+    """Return "(batch) (96) (y x)", for error texts.
+
+    Example:
+        >>> describe(image_axes(3, (4, 5)))
+        '(batch) (3) (y) (x)'
+    """
+    if axes and isinstance(axes[0], tuple):
+        return " ".join(f"({_words(axis)})" for axis in axes if isinstance(axis, tuple))
+    return f"({_words(axes)})"
+
+
+def _words(axis: object) -> str:
+    words = []
+    for name in axis if isinstance(axis, tuple) else ():
+        if name.kind in ("site", "key"):
+            letter = ("y", "x", "z")[name.axis] + ("*" if name.kind == "key" else "")
+            words.append(letter if name.stride == 1 else f"{letter}/{name.stride}")
+        else:
+            words.append("batch" if name.kind == "batch" else str(name.size))
+    return " ".join(words)

@@ -1,0 +1,33 @@
+"""Rules: what each operator means on node features, one file a family."""
+
+from convgraph.convert.rules import (
+    attention,
+    channels,
+    convolution,
+    linear,
+    moves,
+    norms,
+    pointwise,
+    pooling,
+    reductions,
+    resize,
+    shapes,
+)
+
+FAMILIES = tuple(
+    module.__name__.rpartition(".")[2]
+    for module in (
+        attention,
+        channels,
+        convolution,
+        linear,
+        moves,
+        norms,
+        pointwise,
+        pooling,
+        reductions,
+        resize,
+        shapes,
+    )
+)
+"""Names of the families; importing this package registers all of their rules."""

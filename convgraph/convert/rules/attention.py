@@ -1,0 +1,108 @@
+"""Attention: weights computed from the nodes, on the complete graph of each group.
+
+y[p] = sum over q in group(p) of softmax_q(<Q[p], K[q]> scale + bias[p, q]) V[q]
+"""
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert import names
+from convgraph.convert.align import align
+from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.pairs import PairSites, heads, keys, pair_sites, tokens
+from convgraph.convert.registry import rule
+from convgraph.convert.value import Spatial
+
+
+@rule("matmul", "bmm", "mm", hop="all")
+def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
+    """Features times a matrix that all nodes share, queries times keys, or weights times values."""
+    if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
+        run.travelled("node")
+        dim = len(x.axes) - 1
+        value = x.merged(dim)
+        rows = value.x @ other
+        return Spatial(rows, x.sites, (*value.axes[:dim], (Name("plain", rows.shape[-1]),)))
+    if not isinstance(x, Spatial) or not isinstance(other, Spatial):
+        raise NoRuleError("it multiplies a map with a tensor that is no matrix")
+    if isinstance(x.sites, PairSites):
+        return answers(run, x, other)
+    return questions(run, x, other)
+
+
+def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
+    """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
+    *lead, asked, width = q.axes
+    *other, depth, heard = k.axes
+    group = tokens(tuple(lead), asked, width)
+    if tokens(tuple(other), heard, depth) != group or isinstance(k.sites, PairSites):
+        raise NoRuleError("queries and keys differ in their groups")
+    if names.plain(tuple(lead)) != names.plain(tuple(other)):
+        raise NoRuleError("queries and keys differ in their heads")
+    sites = pair_sites(q.sites, k.sites, group)
+    axes = (*lead, asked, keys(heard))
+    counts = names.plain(tuple(lead))
+    if run.planning:
+        return Spatial(q.x.new_empty(sites.num_nodes, *counts), sites, axes)  # type: ignore[arg-type]
+    first = sites.first.pack(heads(q)).transpose(1, 2)
+    second = sites.second.pack(heads(k)).transpose(1, 2)
+    rows = sites.rows((first @ second.transpose(-2, -1)).movedim(1, -1))
+    return Spatial(rows.reshape(len(rows), *counts), sites, axes)  # type: ignore[arg-type]
+
+
+def answers(run: Any, weights: Spatial, v: Spatial) -> Spatial:
+    """Return the sum over pairs of their weight times what is heard."""
+    sites: Any = weights.sites
+    *lead, asked, heard = weights.axes
+    *other, spoken, width = v.axes
+    if v.sites is not sites.answering or keys(heard, back=True) != spoken:
+        raise NoRuleError("weights and values differ in who is heard")
+    if tokens(tuple(other), spoken, width) != sites.group:
+        raise NoRuleError("weights and values differ in their groups")
+    axes = (*lead, asked, width)
+    if run.planning:
+        rows = v.x.new_empty(sites.asking.num_nodes, *names.plain(axes))
+        return Spatial(rows, sites.asking, axes)
+    full = sites.spread(weights.x.reshape(len(weights.x), -1), 0.0).movedim(-1, 1)
+    packed = sites.second.pack(heads(v)).transpose(1, 2)
+    rows = sites.first.unpack((full @ packed).transpose(1, 2))
+    return Spatial(rows.reshape(len(rows), *names.plain(axes)), sites.asking, axes)
+
+
+def pair_softmax(run: Any, x: Spatial) -> Spatial:
+    """Return the softmax over everybody that a node hears."""
+    if run.planning:
+        return x
+    sites: Any = x.sites
+    full = sites.spread(x.x.reshape(len(x.x), -1), -torch.inf)
+    # A row without any pair would be NaN in value and gradient; nobody reads it.
+    full = torch.where(sites.some.any(2)[:, :, None, None], full, 0)
+    return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))
+
+
+@rule("scaled_dot_product_attention", hop="all")
+def attention(
+    run: Any, step: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
+    causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Any:  # fmt: skip
+    """softmax(Q K^T scale + mask) V over the nodes of each group."""
+    if not all(isinstance(one, Spatial) for one in (q, k, v)) or causal or enable_gqa:
+        raise NoRuleError("its tokens are not all nodes")
+    rank = len(k.axes)
+    turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])
+    width = names.sizes(q.axes)[-1]
+    weights = questions(run, q, turned)
+    weights = weights.with_x(weights.x * (1 / sqrt(width) if scale is None else scale))
+    if mask is not None:
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, -torch.inf).to(weights.x.dtype)
+        (rows, bias), _, axes = align([weights, mask], run.root)
+        weights = Spatial(rows + bias, weights.sites, axes)
+        weights = weights.regrouped(names.sizes((*q.axes[:-1], k.axes[-2])))
+    weights = pair_softmax(run, weights)
+    if dropout:
+        weights = weights.with_x(torch.nn.functional.dropout(weights.x, dropout))
+    return answers(run, weights, v)

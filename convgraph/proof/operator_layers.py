@@ -1,0 +1,78 @@
+"""Layers as bare operators: a convolution or a linear map of a run, as f(x, w, b) -> y.
+
+May import errors, torch, spec and node.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.errors import ProofError
+from convgraph.proof.node import CONVOLUTION, Node
+from convgraph.proof.spec import ConvSpec
+
+Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def spec_of(node: Node) -> ConvSpec | None:
+    """Return the integers of a convolution or of a product with a weight; None for anything else.
+
+    Args:
+        node: of the reference's run. A layer that was recorded as a whole tells none.
+    """
+    if node.name == CONVOLUTION and node.layer is None:
+        x, w, given = node.inputs[0].shape, node.inputs[1].shape, node.given
+        d, transposed = len(w) - 2, bool(given["transposed"])
+        if len(x) != d + 2 or not 1 <= d <= 3:
+            return None
+        groups = given["groups"]
+        try:
+            return ConvSpec(
+                in_channels=x[1],
+                out_channels=w[1] * groups if transposed else w[0],
+                kernel_size=tuple(w[2:]),
+                size=tuple(x[2:]),
+                batch=x[0],
+                stride=_full(given["stride"], d),
+                padding=tuple((n, n) for n in _full(given["padding"], d)),
+                dilation=_full(given["dilation"], d),
+                transposed=transposed,
+                output_padding=_full(given["output_padding"], d) if transposed else (),
+                groups=groups,
+                bias=len(node.inputs) == 3,
+            )
+        except ProofError:
+            return None
+    if node.name in ("addmm", "mm") and node.given.keys() <= {"bias"}:
+        x, w = (numbers.shape for numbers in node.inputs[-2:])
+        return ConvSpec(x[1], w[1], (1,), (1,), batch=x[0], bias=node.name == "addmm")
+    return None
+
+
+def call_of(node: Node, spec: ConvSpec) -> Run:
+    """Return the operator itself on images."""
+    if node.name == CONVOLUTION:
+        pads = [a for a, _ in spec.padding]
+        rest = (
+            list(spec.stride), pads, list(spec.dilation), spec.transposed,
+            list(spec.output_padding), spec.groups,
+        )  # fmt: skip
+
+        def convolution(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+            made: Tensor = torch.ops.aten.convolution.default(x, w, b, *rest)
+            return made
+
+        return convolution
+
+    def product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        rows, matrix = x.squeeze(2), w.squeeze(2).t()
+        made = torch.mm(rows, matrix) if b is None else torch.addmm(b, rows, matrix)
+        return made.unsqueeze(2)
+
+    return product
+
+
+def _full(value: Any, d: int) -> tuple[int, ...]:
+    return tuple(value) * d if len(value) == 1 else tuple(value)

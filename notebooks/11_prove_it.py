@@ -1,0 +1,203 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11. Prove it
+#
+# **Question.** You wrote a layer. On a random image it agrees with the old one to six digits. Are they the same function?
+#
+# `allclose` answers "on this image, nearly". We want "on every image, exactly", and for rounded numbers "within a bound
+# that somebody derived".
+
+# %%
+# %matplotlib inline
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import convgraph as cg
+from convgraph import draw
+from convgraph.proof import ConvSpec, prove_convolution
+from lesson import answer, check, panels
+
+torch.manual_seed(0)
+
+# %% [markdown]
+# ## A certificate by hand, on a 4 x 4 image
+#
+# A convolution is *linear* in the image and *linear* in the kernel. So it is known everywhere if it is known on basis pairs:
+# an image with a single 1, a kernel with a single 1. For 4 x 4 pixels and 3 x 3 taps there are 16 * 9 of them. **Guess**
+# what the output looks like for one such pair.
+
+# %%
+def by_hand(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The layer to be judged: a sum over typed edges, padding 1."""
+    edges = cg.connect(cg.KernelGeometry(3, padding=1), cg.PixelGraph.from_image(x))
+    y = torch.zeros(16, dtype=x.dtype)
+    for (q, p), t in zip(edges.edge_index.T, edges.edge_type, strict=True):
+        y[p] += w.flatten()[t] * x.flatten()[q]
+    return y.view(1, 4, 4)
+
+
+answer("A single 1, where the tap carries the pixel to, or nothing at all if that is outside.")
+pairs = 0
+for pixel, tap in itertools.product(range(16), range(9)):
+    x, w = torch.zeros(1, 4, 4), torch.zeros(1, 1, 3, 3)
+    x.view(-1)[pixel], w.view(-1)[tap] = 1, 1
+    pairs += int(torch.equal(by_hand(x, w), F.conv2d(x[None], w, padding=1)[0]))
+print(f"{pairs} of {16 * 9} basis pairs agree")
+check("all 144 basis pairs agree: if both are linear in x and in w, they agree everywhere", pairs == 144)
+
+# %% [markdown]
+# ## "If both are linear"
+#
+# That is the *premise*, and it needs a proof of its own. This one agrees on all 144 pairs too:
+
+# %%
+def sly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+    """Right, until a pixel is larger than a million."""
+    return F.conv2d(x.clamp(max=1e6), w, b, padding=1)
+
+
+agree = 0
+for pixel, tap in itertools.product(range(16), range(9)):
+    x, w = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3)
+    x.view(-1)[pixel], w.view(-1)[tap] = 1, 1
+    agree += int(torch.equal(sly(x, w), F.conv2d(x, w, padding=1)))
+check("the sly layer passes every basis pair", agree == 144)
+conv = nn.Conv2d(1, 1, 3, padding=1, dtype=torch.float64)
+caught = cg.prove(sly, conv, size=(4, 4))
+print(caught.reason)
+check("the judge follows every operator and refuses it", caught.verdict == "refuted")
+premise = next(part for part in caught.parts if part.name == "S1 premise")
+check("by name: clamp", "clamp" in premise.facts)
+
+# %% [markdown]
+# ## Larger images: chance, but counted
+#
+# Basis pairs are too many for a large layer. Instead: random integers, so that nothing rounds. If two such layers differ
+# anywhere, they differ as polynomials, and a polynomial that is not zero is zero at a random point with a small probability
+# that is known beforehand. After r trials in [-a, a] it is at most (2 / (2 a + 1))^r.
+
+# %%
+big = nn.Conv2d(8, 8, 3, padding=1, dtype=torch.float64)
+cert = cg.prove(cg.nn.GraphConv2d.from_dense(big), big, size=(16, 16))
+print(f"{cert.trials} trials in [-{cert.a}, {cert.a}]")
+bound = (2 / (2 * cert.a + 1)) ** cert.trials
+print(f"a wrong 'proven' has probability at most {bound:.1e}")
+check("proven", cert.verdict == "proven")
+check("with less than 2^-100 to be wrong", bound <= 2.0**-100)
+
+# %% [markdown]
+# The formula itself can be tried where everything can be counted: x y - z w with each variable in [-a, a].
+
+# %%
+for a in (1, 2, 3, 4):
+    values = torch.arange(-a, a + 1)
+    x, y, z, w = torch.meshgrid(values, values, values, values, indexing="ij")
+    share = float((x * y == z * w).double().mean())
+    print(f"a = {a}: zero for {share:.3f} of all points, bound {2 / (2 * a + 1):.3f}")
+    check(f"a = {a}: within the bound", share <= 2 / (2 * a + 1))
+
+# %% [markdown]
+# ## Why `allclose` is not enough
+#
+# Six planted faults. A sampled comparison looks at the output of one random image with the usual tolerances. **Guess** how
+# many of the six it passes.
+
+# %%
+dense = nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64)
+run = lambda x, w, b: F.conv2d(x, w, b, padding=1)
+
+
+def last_channel(x, w, b):
+    return run(x, w, b) * torch.where(torch.arange(4) == 3, 1 + 1e-6, 1.0).view(1, 4, 1, 1)
+
+
+FAULTS = {
+    "right only below 100": lambda x, w, b: run(x.clamp(max=100), w, b),
+    "weight has no gradient": lambda x, w, b: run(x, w.detach(), b),
+    "gradient of x doubled": lambda x, w, b: run(2 * x - x.detach(), w, b),
+    "rounded through float32": lambda x, w, b: run(x.float().double(), w, b),
+    "last channel off by 1e-6": last_channel,
+    "negative pixels at 1 - 1e-7": lambda x, w, b: run(torch.where(x < 0, x * (1 - 1e-7), x), w, b),
+}
+spec = ConvSpec(4, 4, (3, 3), (8, 8), padding=((1, 1), (1, 1)))
+x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+passed, refuted = [], []
+for name, fault in FAULTS.items():
+    found = prove_convolution(fault, run, spec, explain=False)
+    close = bool((fault(x, dense.weight, dense.bias) - dense(x)).abs().max() < 1e-4)
+    passed += [name] * close
+    refuted += [name] * (found.verdict != "proven")
+    print(f"{name:28} sampled: {'passes' if close else 'caught':7} judge: {found.verdict}")
+answer("All six.")
+
+# %%
+check("a sampled look at 1e-4 passes all six", len(passed) == 6)
+check("the judge passes none", len(refuted) == 6)
+
+# %% [markdown]
+# ## Floating point: a bound, not a tolerance
+#
+# Real numbers round. Summing n products in any order is off by at most n u times the sum of their absolute values, with u the
+# unit roundoff of the dtype. That is computed for every output, and the certificate says how much of it was used: rho.
+
+# %%
+axes = panels(3, 5, 3.6)
+rhos = {}
+for ax, dtype in zip(axes, (torch.float64, torch.float32, torch.bfloat16), strict=True):
+    layer = nn.Conv2d(16, 16, 3, padding=1, dtype=dtype)
+    graph = cg.nn.GraphConv2d.from_dense(layer)
+    graph.backend = "gather"  # another order of summation than torch's kernel
+    found = cg.prove(graph, layer, size=(12, 12))
+    rhos[dtype] = max(found.rho.values())
+    draw.certificate(found, ax=ax)
+
+# %%
+check("every error is within its bound: rho <= 1", max(rhos.values()) <= 1)
+check("and it is not zero: the two round differently", rhos[torch.float64] > 0)
+
+# %% [markdown]
+# ## TF32
+#
+# NVIDIA's tensor cores can multiply numbers of 11 bits instead of 24, and cuDNN's convolutions do so unless told otherwise. We can
+# imitate it: cut the operands. **Guess**: does the result still lie within the float32 bound?
+
+# %%
+def tf32(t: torch.Tensor) -> torch.Tensor:
+    """Keep 11 bits of a float32 (round to nearest), as a tensor core reads it."""
+    whole = t.contiguous().view(torch.int32)
+    return ((whole + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+w32, x32 = torch.randn(16, 16, 3, 3), torch.randn(1, 16, 12, 12)
+exact = F.conv2d(x32.double(), w32.double(), padding=1)
+size = F.conv2d(x32.double().abs(), w32.double().abs(), padding=1)
+n, u24, u11 = 16 * 9, 2.0**-24, 2.0**-11
+error = (F.conv2d(tf32(x32), tf32(w32), padding=1).double() - exact).abs()
+print(f"error / float32 bound {float((error / (n * u24 * size)).max()):.1f}")
+wide = 2 * u11 + u11**2 + n * u24 * (1 + u11) ** 2
+print(f"error / TF32 bound    {float((error / (wide * size)).max()):.3f}")
+answer("No. It needs a bound of its own, and a certificate has to say which of the two held.")
+check("operands of 11 bits break the float32 bound", bool((error > n * u24 * size).any()))
+check("and keep the one that was derived for them", bool((error <= wide * size).all()))
+
+# %% [markdown]
+# ## What you take home
+#
+# - linear + equal on a basis = equal everywhere; the premise needs its own proof;
+# - integers do not round, so "bit for bit" makes sense, and chance can be counted;
+# - for real numbers a bound is derived, per output; a tolerance is somebody's guess.

@@ -1,0 +1,183 @@
+"""Converted networks on masks, against an interpreter that refills holes; bit for bit."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import convgraph as cg
+from convgraph.convert import registry
+from tests.convert.nets import NETS, Snap, build, image, zoo
+from tests.convert.truth import truth
+
+SIZE = (33, 41)
+
+
+def patches(batch: int, size: tuple[int, ...]) -> Tensor:
+    """Most of the patches of 8 x 8 pixels are away, as in masked pretraining."""
+    coarse = torch.rand(batch, *(-(-n // 8) for n in size)) > 0.6
+    coarse[:, 0, 0] = True
+    fine = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    return fine[:, : size[0], : size[1]].contiguous()
+
+
+def scattered(batch: int, size: tuple[int, ...]) -> Tensor:
+    return torch.rand(batch, *size) > 0.9
+
+
+def single(batch: int, size: tuple[int, ...]) -> Tensor:
+    """One pixel in the first image, another in the second; the last image is empty."""
+    mask = torch.zeros(batch, *size, dtype=torch.bool)
+    mask[0, size[0] - 1, size[1] - 1] = True
+    mask[1, size[0] // 2, 3] = True
+    return mask
+
+
+MASKS = {"patches": patches, "scattered": scattered, "single": single}
+
+
+def images(out: Any) -> list[Tensor]:
+    """Return every output as a tensor, holes 0."""
+    flat, _ = pytree.tree_flatten(out, is_leaf=lambda one: isinstance(one, cg.PixelGraph))
+    return [one.to_image() if isinstance(one, cg.PixelGraph) else one for one in flat]
+
+
+def agree(model: Any, x: Tensor, root: Tensor) -> list[Tensor]:
+    """Return the outputs of the converted network, having held them against the truth."""
+    got = images(cg.to_graph(model)(cg.PixelGraph.from_image(x, mask=root)))
+    want = images(truth(model, x, root))
+    assert len(got) == len(want)
+    for mine, true in zip(got, want, strict=True):
+        assert mine.shape == true.shape
+        assert torch.equal(mine, true), (mine != true).sum()
+    return got
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", NETS)
+def test_a_masked_network_is_the_refilled_dense_one(name: str, mask: str) -> None:
+    model = build(name)
+    agree(model, image(3, 2, *SIZE), MASKS[mask](3, SIZE))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet", "convnext_tiny"])
+def test_published_networks(name: str) -> None:
+    torch.manual_seed(1)
+    model = zoo(name)
+    (out,) = agree(model, image(2, 3, 65, 49), patches(2, (65, 49)))
+    assert len(out.unique()) > 2
+
+
+class Answer(nn.Module):
+    """The map that a segmentation returns by name; its last operator is a resize."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.snap = Snap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.snap(self.inner(x)["out"])
+
+
+def test_deeplab() -> None:
+    torch.manual_seed(1)
+    model = Answer(zoo("deeplabv3_mobilenet_v3_large"))
+    agree(model, image(2, 3, 65, 49), patches(2, (65, 49)))
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "depthwise", "dense"])
+def test_gradients_on_a_mask(name: str) -> None:
+    model = build(name)
+    mask = single if name == "plain" else scattered  # a mean over one site divides by 1
+    x, root = image(3, 2, *SIZE), mask(3, SIZE)
+    net = cg.to_graph(model)
+    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    graph = cg.PixelGraph.from_image(mine, mask=root)
+    (got,), (want,) = images(net(graph)), images(truth(model, other, root))
+    send = torch.randint(-1, 2, want.shape).double()
+    got.backward(send)
+    want.backward(send)
+    assert torch.equal(mine.grad, other.grad)
+    for (key, one), two in zip(net.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad), key
+
+
+def test_batch_norm_learns_from_the_nodes_alone() -> None:
+    """One step in training, then evaluation with what was learned."""
+    model = build("residual").train()
+    x, root = image(3, 2, *SIZE), patches(3, SIZE)
+    net = cg.to_graph(model)
+    got, want = net(cg.PixelGraph.from_image(x, mask=root)), truth(model, x, root)
+    assert torch.equal(got.to_image(), want)
+    before = net.eval()(cg.PixelGraph.from_image(x, mask=root)).to_image()
+    assert torch.equal(before, truth(model.eval(), x, root))
+    assert not torch.equal(before, got.to_image())
+
+
+# Faults that the comparison has to see
+
+
+def _leaks(monkeypatch: pytest.MonkeyPatch, operator: str, call: Any) -> None:
+    entry = registry.find(operator)
+    assert entry is not None
+    made = registry.Entry(entry.name, entry.family, call(entry.call), entry.hop)
+    monkeypatch.setitem(registry._RULES, operator, made)
+
+
+def _own_sites(old: Any) -> Any:
+    """A convolution by the rule for single layers: every site that some node reaches."""
+
+    def call(run: Any, step: Any, x: Any, *rest: Any) -> Any:
+        layer = run.owner(step)
+        return old(run, step, x, *rest) if layer is None else run.result(layer(x.graph()))
+
+    return call
+
+
+def _zeros_count(old: Any) -> Any:
+    """A mean over the whole map, holes included."""
+    return lambda run, step, x, *rest: (
+        old(run, step, x, *rest) if run.planning else (x.tensor().mean((2, 3), keepdim=True))
+    )
+
+
+def _other_slope(old: Any) -> Any:
+    return lambda run, step, *rest: old(run, step, *rest).with_x(
+        old(run, step, *rest).x * 1.0000001
+    )
+
+
+def _zero_maxima(old: Any) -> Any:
+    """Holes say 0 to a maximum."""
+
+    def call(run: Any, step: Any, x: Any, *rest: Any) -> Any:
+        if run.planning:
+            return old(run, step, x, *rest)
+        from convgraph.convert.value import spread
+
+        return spread(step.target(x.tensor(), *rest), run.root)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "fault"),
+    [
+        ("residual", "conv2d", _own_sites),
+        ("plain", "adaptive_avg_pool2d", _zeros_count),
+        ("residual", "relu", _other_slope),
+        ("moves", "max_pool2d", _zero_maxima),
+    ],
+)
+def test_a_planted_fault_is_seen(
+    name: str, operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(name)
+    x, root = image(3, 2, *SIZE), patches(3, SIZE)
+    agree(model, x, root)
+    _leaks(monkeypatch, operator, fault)
+    with pytest.raises((AssertionError, cg.errors.ConvgraphError)):
+        agree(model, x, root)

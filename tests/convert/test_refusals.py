@@ -1,0 +1,136 @@
+"""What a conversion refuses: the text names the module, and the original is left alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.convert import registry
+from convgraph.errors import ConversionError, ConvgraphError, GraphError
+from tests.convert.nets import build, image
+
+
+class Inner(nn.Module):
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+def around(call: Any) -> nn.Module:
+    """A network whose module "1.0" does something."""
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Sequential(Inner(call))).double()
+
+
+def cumulated(x: Tensor) -> Tensor:
+    return torch.cumsum(x, 3)
+
+
+def graph(size: tuple[int, int] = (8, 8), channels: int = 2) -> cg.PixelGraph:
+    mask = torch.ones(2, *size, dtype=torch.bool)
+    mask[:, 2:4, 2:4] = False
+    return cg.PixelGraph.from_image(image(2, channels, *size), mask=mask)
+
+
+def test_strict_names_operator_and_module() -> None:
+    with pytest.raises(ConversionError, match=r"cumsum in module '1\.0' has no rule for graphs"):
+        cg.to_graph(around(cumulated), image(2, 2, 8, 8), strict=True)
+
+
+def test_without_strict_it_runs_on_the_view_and_the_report_says_so() -> None:
+    model = around(cumulated)
+    x = image(2, 2, 8, 8)
+    net = cg.to_graph(model, x)
+    assert torch.equal(net(x), model(x))
+    (line,) = net.conversion.fallbacks
+    assert (line.operator, line.path) == ("cumsum", "1.0")
+    assert not net.conversion.is_strict
+    assert "image view" in str(net.conversion)
+
+
+def test_on_a_mask_it_always_raises() -> None:
+    net = cg.to_graph(around(cumulated))
+    with pytest.raises(ConversionError, match=r"cumsum in module '1\.0' has no meaning on a mask"):
+        net(graph())
+
+
+def test_control_flow_that_depends_on_data() -> None:
+    model = around(lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(ConversionError, match=r"could not capture it; it stopped in module '1\.0'"):
+        cg.to_graph(model, image(2, 2, 8, 8))
+
+
+def test_wrong_channels() -> None:
+    net = cg.to_graph(build("residual"))
+    for given in (image(2, 5, 8, 8), graph(channels=5)):
+        with pytest.raises(ConversionError, match=r"stopped in module 'first'.*channels"):
+            net(given)
+
+
+def test_a_size_that_the_network_cannot_take() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 5), nn.Conv2d(3, 3, 5)).double()
+    for given in (image(2, 2, 6, 6), graph((6, 6))):
+        with pytest.raises(ConversionError, match=r"module '1'"):
+            cg.to_graph(model)(given)
+
+
+def test_no_image() -> None:
+    with pytest.raises(ConversionError, match=r"expected an image \(B, C, \*size\)"):
+        cg.to_graph(build("plain"), torch.ones(3))
+
+
+def test_mixed_sizes() -> None:
+    mixed = cg.PixelGraph.from_image([image(1, 2, 8, 8)[0], image(1, 2, 6, 8)[0]])
+    with pytest.raises(GraphError, match="expected images of one size"):
+        cg.to_graph(build("residual"))(mixed)
+
+
+def test_a_batch_norm_that_averages_over_all_steps() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, momentum=None)).double().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ConversionError, match=r"module '1' \(BatchNorm2d\)"):
+        cg.to_graph(model, image(2, 2, 8, 8))
+    for key, value in before.items():
+        assert torch.equal(value, model.state_dict()[key])
+
+
+def test_a_capture_leaves_the_statistics_alone() -> None:
+    model = build("residual").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    net = cg.to_graph(model, image(2, 2, 8, 8))
+    cg.summary(net, graph())
+    for key, value in before.items():
+        assert torch.equal(value, model.state_dict()[key])
+        assert torch.equal(value, net.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: cg.to_graph(torch.relu), "expected a torch.nn.Module"),
+        (lambda: cg.to_graph(cg.to_graph(build("plain"))), "graph network already"),
+        (lambda: cg.to_graph(nn.Sequential(nn.LazyConv2d(2, 3))), "is not initialized"),
+        (lambda: cg.to_dense(build("plain")), "expected a network that to_graph made"),
+        (lambda: cg.to_graph(build("plain")).conversion, "nothing captured yet"),
+        (lambda: cg.summary(build("plain"), graph()), "expected a network that to_graph made"),
+        (lambda: cg.summary(cg.to_graph(build("plain")), image(1, 2, 8, 8)), "a PixelGraph"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_bad_calls(call: Any, text: str) -> None:
+    with pytest.raises(ConvgraphError, match=text):
+        call()
+
+
+def test_one_rule_an_operator() -> None:
+    names = [entry.name for entry in registry.table()]
+    assert len(names) == len(set(names)) > 100
+    with pytest.raises(ConversionError, match="'conv2d' has a rule already, in 'convolution'"):
+        registry.rule("conv2d")(print)
+    with pytest.raises(ConversionError, match="expected hop as one of"):
+        registry.rule("a_new_one", hop="far")
+    assert registry.find("a_new_one") is None

@@ -1,0 +1,52 @@
+"""The operators that the planted faults are faults of: small, and one of each kind.
+
+May import the judge's spec only: what is planted is written with torch and nothing of ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.proof import ConvSpec
+
+PLAIN = ConvSpec(4, 4, (3, 3), (6, 7), batch=2, padding=((1, 1), (1, 1)))
+STRIDED = replace(PLAIN, stride=(2, 2))
+GROUPED = replace(PLAIN, groups=2)
+DILATED = replace(PLAIN, dilation=(2, 2), padding=((2, 2), (2, 2)))
+UNPADDED = replace(PLAIN, padding=((0, 0), (0, 0)))
+REFLECT = replace(PLAIN, padding_mode="reflect")
+REPLICATE = replace(PLAIN, padding_mode="replicate")
+CIRCULAR = replace(PLAIN, padding_mode="circular")
+UNEVEN = replace(PLAIN, padding=((1, 0), (0, 2)))
+TRANSPOSED = replace(PLAIN, transposed=True, stride=(2, 2), output_padding=(1, 1))
+_SEEN = np.random.default_rng(0).random((2, 6, 7)) < 0.6
+MASKED = replace(PLAIN, source_mask=_SEEN, target_mask=_SEEN)
+HOLES = torch.from_numpy(_SEEN).unsqueeze(1)
+"""(2, 1, 6, 7) bool: which pixels of MASKED are there."""
+
+
+def honest(spec: ConvSpec) -> Callable[..., Tensor]:
+    """The dense operator of a spec, by torch."""
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        if spec.source_mask is not None:
+            x = torch.where(HOLES, x, 0)
+        if spec.transposed:
+            pads = tuple(a for a, _ in spec.padding)
+            y = F.conv_transpose2d(
+                x, w, b, spec.stride, pads, spec.output_padding, spec.groups, spec.dilation
+            )
+        else:
+            mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+            x = F.pad(x, [n for pair in reversed(spec.padding) for n in pair], mode=mode)
+            y = F.conv2d(x, w, b, spec.stride, 0, spec.dilation, spec.groups)
+        return y if spec.target_mask is None else torch.where(HOLES, y, 0)
+
+    return run
+
+
+plain = honest(PLAIN)

@@ -1,0 +1,493 @@
+"""Whole networks: honest pairs are proven, each planted fault is refuted where it was planted."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.errors import ProofError
+from convgraph.proof import Certificate
+from convgraph.proof.network import checked_images
+from tests.zoo import models
+
+
+class Block(nn.Module):
+    """Two branches, a skip and a gate: what a wiring can get wrong."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU()
+        self.two = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.gate = nn.Conv2d(channels, channels, 1)
+        self.mix = nn.Conv2d(2 * channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(x)))
+        z = self.two(y) * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        return self.act(self.mix(torch.cat([y, z], 1)) + x)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), Block(8),
+        nn.MaxPool2d(2), nn.ConvTranspose2d(8, 6, 2, stride=2), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
+    )  # fmt: skip
+    return cg.excite(net.double().eval(), images())
+
+
+def images() -> Tensor:
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect"), nn.GELU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.PReLU(8), nn.AvgPool2d(2),
+        nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Softmax(1), nn.Upsample(scale_factor=2),
+        nn.Flatten(), nn.Linear(1024, 5),
+    )  # fmt: skip
+    return net.double().eval()
+
+
+# -- honest pairs ----------------------------------------------------------------------------------
+
+
+def test_a_converted_network_is_proven() -> None:
+    dense = network()
+    found = cg.prove(cg.to_graph(dense), dense, images())
+    assert (found.verdict, found.reason, found.kind) == ("proven", "", "network")
+    assert [part.status for part in found.parts] == ["proven"] * 6
+    assert len(found.layers) == 7  # six convolutions and a linear map
+    assert found.layers[0].name.startswith("0: GraphConv2d(3, 8")
+    assert all(layer.verdict == "proven" for layer in found.layers)
+    assert 0 <= found.rho["y"] <= 1
+
+
+def test_a_pair_built_by_hand_is_proven() -> None:
+    dense = chain()
+    found = cg.prove(cg.nn.Sequential.from_dense(dense), dense, images())
+    assert found.verdict == "proven", found.reason
+    assert len(found.layers) == 5
+    assert {part.name: part.status for part in found.parts}["end to end"] == "proven"
+
+
+def test_rows_and_images_are_told_to_be_the_same() -> None:
+    """A residual written on rows: elements lie in another order, and are the same."""
+
+    class Rows(nn.Module):
+        takes_graph = True
+
+        def __init__(self, dense: Any) -> None:
+            super().__init__()
+            self.conv = cg.nn.GraphConv2d.from_dense(dense.conv)
+
+        def forward(self, graph: cg.PixelGraph) -> cg.PixelGraph:
+            y = self.conv(graph)
+            return y.with_x((y.x.tanh() + graph.x) * 2)
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x).tanh() + x) * 2
+
+    dense = Dense().double()
+    found = cg.prove(Rows(dense), dense, images())
+    assert found.verdict == "proven", found.reason
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    dense = network().train()
+    before = copy.deepcopy(dense.state_dict())
+    cg.prove(cg.to_graph(dense), dense, images())
+    assert all(torch.equal(before[k], v) for k, v in dense.state_dict().items())
+    assert dense.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_the_certificate_survives_json_and_html(dtype: torch.dtype) -> None:
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).to(dtype)
+    found = cg.prove(cg.to_graph(dense), dense, images().to(dtype), seed=7)
+    assert Certificate.from_json(found.to_json()) == found
+    assert json.loads(found.to_json())["layers"][0]["seed"] == 7
+    assert found.dtype == str(dtype)[6:]
+    assert "GraphConv2d(3, 4" in found.to_html()
+    assert max(map(len, str(found).splitlines())) <= 100
+
+
+# -- planted faults --------------------------------------------------------------------------------
+
+
+def _weight(net: Any) -> None:
+    with torch.no_grad():
+        net[3].two.weight[2, 0, 1, 1] += 2.0**-40
+
+
+def _buffer(net: Any) -> None:
+    net[1].running_var[3] *= 1 + 2.0**-40
+
+
+def _swapped(net: Any) -> None:
+    net[3].one, net[3].two = net[3].two, net[3].one
+
+
+def _relu6(net: Any) -> None:
+    net[3].act = nn.ReLU6()
+
+
+def _eps(net: Any) -> None:
+    net[3].norm.eps = 1e-3
+
+
+def _stride(net: Any) -> None:
+    net[5].stride = (1, 1)
+
+
+def _dilated(net: Any) -> None:
+    net[3].one.dilation, net[3].one.padding = (2, 2), (2, 2)
+
+
+def _extra(net: Any) -> None:
+    net[6] = nn.Sequential(nn.SiLU(), nn.Tanh())
+
+
+def _pool(net: Any) -> None:
+    net[4] = nn.AvgPool2d(2)
+
+
+def _slope(net: Any) -> None:
+    net[6] = nn.Hardswish()
+
+
+class NoSkip(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(x)))
+        z = self.two(y) * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        return self.act(self.mix(torch.cat([y, z], 1)))
+
+
+class OtherOrder(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(x)))
+        z = self.two(y) * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        return self.act(self.mix(torch.cat([z, y], 1)) + x)
+
+
+class OtherSource(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(x)))
+        z = self.two(x) * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        return self.act(self.mix(torch.cat([y, z], 1)) + x)
+
+
+class OneImage(Block):
+    """The second image is given the gate of the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(x)))
+        gate = self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        z = self.two(y) * gate[:1]
+        return self.act(self.mix(torch.cat([y, z], 1)) + x)
+
+
+class Flipped(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flip(1)
+
+
+def _as(kind: type) -> Callable[[Any], None]:
+    def plant(net: Any) -> None:
+        net[3].__class__ = kind
+
+    return plant
+
+
+FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "one weight": (_weight, "'3.two.weight' differs"),
+    "one buffer": (_buffer, "'1.running_var' differs"),
+    "two layers swapped": (_swapped, "'3.one.bias' differs"),
+    "relu6": (_relu6, "at '3.act': hardtanh in place of relu"),
+    "eps": (_eps, "at '3.norm': native_batch_norm"),
+    "stride": (_stride, "at '5': convolution"),
+    "dilation": (_dilated, "at '3.one': convolution"),
+    "one operator more": (_extra, "at '7': tanh in place of mean.dim"),
+    "another pool": (_pool, "at '4': avg_pool2d in place of max_pool2d_with_indices"),
+    "another activation": (_slope, "at '6': hardswish in place of silu"),
+    "no skip": (_as(NoSkip), "at '3': relu in place of add.Tensor"),
+    "order of cat": (
+        _as(OtherOrder),
+        "at '3.mix': the elements of input 0 of convolution lie in another order",
+    ),
+    "another source": (
+        _as(OtherSource),
+        "at '3.two': input 0 of convolution comes from relu at '3",
+    ),
+    "the second image": (_as(OneImage), "at '3': input 1 of mul.Tensor comes from sigmoid at '3"),
+    "channels flipped": (_as(Flipped), "at '4': the elements of input 0"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_refuted_where_it_is(fault: str) -> None:
+    plant, where = FAULTS[fault]
+    dense = network()
+    wrong = copy.deepcopy(dense)
+    plant(wrong)
+    found = cg.prove(cg.to_graph(wrong), dense, images())
+    assert found.verdict == "refuted", found.reason
+    assert where in found.reason
+
+
+def test_a_wrong_layer_is_refuted_by_its_certificate() -> None:
+    class Flipped(cg.nn.GraphConv2d):
+        def forward(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
+            kept = self.weight.data
+            self.weight.data = kept.flip(-1)
+            try:
+                return super().forward(graph, *args, **kwargs)
+            finally:
+                self.weight.data = kept
+
+    dense = chain()
+    net = cg.nn.Sequential.from_dense(dense)
+    net[6].__class__ = Flipped
+    found = cg.prove(net, dense, images())
+    assert found.verdict == "refuted"
+    assert found.reason.startswith("6: ")
+
+
+def test_a_layer_wrong_only_in_the_network_is_seen_at_the_end() -> None:
+    """Faults that hide from probes of a layer alone, such as a state, show end to end."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x.relu() if self.calls != 3 else x.relu() * 2
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
+    net = cg.nn.Sequential(cg.nn.GraphConv2d.from_dense(dense[0]), Late())
+    assert cg.prove(net, dense, images()).verdict == "refuted"
+
+
+class Sometimes(cg.nn.GraphConv2d):
+    """Honest whenever it is probed with weights of the judge's, not with its own."""
+
+    def forward(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
+        y = super().forward(graph, *args, **kwargs)
+        if not isinstance(self.weight, nn.Parameter):
+            return y
+        off = torch.zeros_like(y.x)
+        off[3, 1] = 1e-4
+        return y.with_x(y.x + off)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_layer_that_is_honest_only_to_probes_is_refuted_beside(dtype: torch.dtype) -> None:
+    dense = chain().to(dtype)
+    net = cg.nn.Sequential.from_dense(dense)
+    net[6].__class__ = Sometimes
+    found = cg.prove(net, dense, images().to(dtype))
+    status = {part.name: part.status for part in found.parts}
+    assert (status["layers"], status["rounding"]) == ("proven", "refuted")
+    assert found.verdict == "refuted"
+    assert found.reason.startswith("convolution at '6': the two results differ by")
+
+
+def test_each_operator_of_a_deep_network_is_within_its_bound() -> None:
+    """Behind twenty layers a bound from the images says nothing; beside each operator it does."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(20)]
+    dense = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks)
+    net = cg.to_graph(dense)
+    with cg.backend("gather"):  # another order of sums, so that the two runs do differ
+        found = cg.prove(net, dense, images().float())
+    parts = {part.name: part for part in found.parts}
+    assert found.verdict == "proven", found.reason
+    assert parts["end to end"].status == "measured only"
+    assert "so wide a bound says nothing" in parts["end to end"].facts
+    assert parts["rounding"].status == "proven"
+    assert parts["rounding"].facts.startswith("41 operators")
+
+
+# -- what cannot be decided ------------------------------------------------------------------------
+
+
+def test_the_same_function_written_otherwise_is_undecided() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu().relu()
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
+    wrong = nn.Sequential(copy.deepcopy(dense[0]), Twice())
+    found = cg.prove(cg.to_graph(wrong), dense, images())
+    assert found.verdict == "undecided"
+    assert "may be the same function written otherwise" in found.reason
+
+
+def test_random_numbers_are_undecided() -> None:
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)).double().train()
+    found = cg.prove(cg.to_graph(dense), dense, images())
+    assert found.verdict == "undecided" or "random" in found.reason
+    assert "'1' draws random numbers" in found.reason
+
+
+def test_control_flow_on_data_is_undecided() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() if x.sum() > -1e9 else x
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), Branch()).double()
+    net = nn.Sequential(copy.deepcopy(dense[0]), nn.ReLU())
+    found = cg.prove(net, dense, images())
+    assert found.verdict == "undecided"
+    assert "at '1' reads numbers off data" in found.reason
+
+
+def test_an_index_that_depends_on_data_is_an_operator_of_its_own() -> None:
+    """On these images both pick the same channel; for others they need not."""
+
+    class Picks(nn.Module):
+        def __init__(self, largest: bool) -> None:
+            super().__init__()
+            self.largest = largest
+
+        def forward(self, x: Tensor) -> Tensor:
+            channel = (
+                x[0].amax((1, 2)).argmax() if self.largest else torch.argmax(x[1, :, 0, 0] + 9)
+            )
+            return x[:, channel.reshape(1)]
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), Picks(largest=True)).double()
+    assert cg.prove(copy.deepcopy(dense), dense, images()).verdict == "proven"
+    other = nn.Sequential(copy.deepcopy(dense[0]), Picks(largest=False))
+    found = cg.prove(other, dense, images())
+    assert found.verdict != "proven"
+
+
+def test_a_constant_that_hides_data_is_not_the_data() -> None:
+    class Escapes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.from_numpy(x.relu().numpy().copy())
+
+    class Stays(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x.relu()
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), Stays()).double()
+    found = cg.prove(nn.Sequential(copy.deepcopy(dense[0]), Escapes()), dense, images())
+    assert found.verdict == "undecided"
+    assert "the candidate's from a constant" in found.reason
+
+
+def test_a_run_without_a_bound_is_measured_only() -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), Bessel()).double()
+    found = cg.prove(copy.deepcopy(dense), dense, images())
+    end = found.parts[-1]
+    assert (found.verdict, end.status) == ("proven", "measured only")
+    assert "special_bessel_j0 at '1'" in end.facts
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_named() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ProofError, match="expected at least two images"):
+        cg.prove(net, net, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ProofError, match="mask and sites are for one layer, got two networks"):
+        cg.prove(net, net, torch.zeros(2, 3, 8, 8), mask=torch.ones(8, 8) > 0)
+    with pytest.raises(ProofError, match="expected size="):
+        cg.prove(net, net)
+    with pytest.raises(ProofError, match="expected two networks, got function"):
+        cg.prove(lambda x: x, net, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ProofError, match="expected images as a tensor"):
+        checked_images("images")
+
+
+# -- excite ----------------------------------------------------------------------------------------
+
+
+def test_excite_opens_what_starts_at_zero() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).double()
+    nn.init.zeros_(net[1].weight)
+    nn.init.zeros_(net[2].weight)
+    net[2].register_parameter("scale", nn.Parameter(torch.full((4,), 1e-6).double()))
+    before = copy.deepcopy(net.state_dict())
+    open_ = cg.excite(net, images(), seed=3)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert bool((open_[1].weight.abs() > 1e-3).all())
+    assert bool((open_[2].scale.abs() > 1e-3).all())
+    assert open_[2].weight.unique().numel() > 1
+    assert torch.equal(open_[0].weight, net[0].weight)
+    again = cg.excite(net, images(), seed=3)
+    assert torch.equal(open_[2].weight, again[2].weight)
+    assert open_.training
+    y = open_.eval()[:2](images())
+    spread = (y / open_[1].weight.view(1, -1, 1, 1)).var((0, 2, 3), unbiased=False)
+    assert bool(((spread - 1).abs() < 1e-3).all())  # eps of the norm, nothing else
+
+
+def test_a_fault_shows_only_after_excite() -> None:
+    torch.manual_seed(0)
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.norm = nn.BatchNorm2d(3)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.norm(self.conv(x))
+
+    def corrupted(net: Any) -> Any:
+        wrong = copy.deepcopy(net)
+        with torch.no_grad():
+            wrong.conv.weight[0, 0, 0, 0] += 1
+        return wrong
+
+    net = Residual().double().eval()
+    assert torch.equal(net(images()), corrupted(net)(images()))
+    open_ = cg.excite(net, images())
+    assert not torch.equal(open_(images()), corrupted(open_)(images()))
+
+
+# -- known networks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "layers"),
+    [("resnet18", {}, 21), ("mobilenet_v2", {"width_mult": 0.25}, 53)],
+)
+def test_a_known_network_is_proven_layer_by_layer(
+    name: str, arguments: dict[str, Any], layers: int
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    dense = cg.excite(getattr(models(), name)(**arguments).double().eval(), x)
+    found = cg.prove(cg.to_graph(dense, x), dense, x)
+    assert found.verdict == "proven", found.reason
+    assert len(found.layers) == layers
+    assert found.rho["y"] <= 1

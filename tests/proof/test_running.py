@@ -1,0 +1,180 @@
+"""The running error bound: never exceeded, named where it ends, no blanket.
+
+Each rule is held against the same operator in float64 on the same float32 numbers, whose own error
+is smaller by 2^29, with inputs that are off by their bound in every direction that a sample finds.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convgraph.proof.running import RunningBound
+
+FINER = 2.0**-28
+"""Of a bound: what float64's own error may add to a comparison."""
+
+
+def carried(run: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    watch = RunningBound(nn.Module())
+    y = watch.run(lambda: run(*inputs))
+    assert watch.missing == ""
+    return y, watch.bound(y)
+
+
+def around(*values: Tensor) -> list[Tensor]:
+    """Each as the sum of two: its rounding error is known to the bound, and not zero."""
+    return [v + v.roll(1, -1) for v in values]
+
+
+X = (2, 6, 8, 8)
+OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "conv": lambda x, w: F.conv2d(x, w[:4, :, :3, :3], w[0, 0, 0, :4], padding=1),
+    "depthwise": lambda x, w: F.conv2d(x, w[:, :1, :3, :3], stride=2, groups=6),
+    "transposed": lambda x, w: F.conv_transpose2d(x, w[:, :4, :3, :3], w[0, 0, 0, :4], stride=2),
+    "linear": lambda x, w: F.linear(x, w[0, 0, :5], w[0, 0, 0, :5]),
+    "matmul": lambda x, w: x @ w[:2],
+    "add": lambda x, w: x + w[:2],
+    "sub alpha": lambda x, w: torch.sub(x, w[:2], alpha=0.3),
+    "rsub": lambda x, w: 1.7 - x,
+    "mul": lambda x, w: x * w[:2],
+    "scalar": lambda x, w: x * 0.3 + 0.1,
+    "div": lambda x, w: x / (w[:2].abs() + 0.5),
+    "relu": lambda x, w: x.relu(),
+    "relu6": lambda x, w: F.relu6(x),
+    "leaky": lambda x, w: F.leaky_relu(x, 0.3),
+    "prelu": lambda x, w: F.prelu(x, w[0, :, 0, 0].abs()),
+    "elu": lambda x, w: F.elu(x),
+    "sigmoid": lambda x, w: x.sigmoid(),
+    "tanh": lambda x, w: x.tanh(),
+    "silu": lambda x, w: F.silu(x),
+    "gelu": lambda x, w: F.gelu(x),
+    "gelu tanh": lambda x, w: F.gelu(x, approximate="tanh"),
+    "hardswish": lambda x, w: F.hardswish(x),
+    "hardsigmoid": lambda x, w: F.hardsigmoid(x),
+    "softplus": lambda x, w: F.softplus(x),
+    "mish": lambda x, w: F.mish(x),
+    "erf": lambda x, w: x.erf(),
+    "exp": lambda x, w: x.exp(),
+    "log": lambda x, w: (x.abs() + 0.1).log(),
+    "sqrt": lambda x, w: x.abs().sqrt(),
+    "rsqrt": lambda x, w: (x.abs() + 0.1).rsqrt(),
+    "reciprocal": lambda x, w: (x.abs() + 0.1).reciprocal(),
+    "square": lambda x, w: x**2,
+    "cube": lambda x, w: x**3,
+    "vector norm": lambda x, w: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
+    "mean": lambda x, w: x.mean((2, 3), keepdim=True),
+    "sum": lambda x, w: x.sum(1),
+    "amax": lambda x, w: x.amax((2, 3)),
+    "max pool": lambda x, w: F.max_pool2d(x, 3, 2, 1),
+    "adaptive max": lambda x, w: F.adaptive_max_pool2d(x, 3),
+    "average": lambda x, w: F.avg_pool2d(x, 3, 2, 1),
+    "adaptive": lambda x, w: F.adaptive_avg_pool2d(x, 3),
+    "bilinear": lambda x, w: F.interpolate(x, size=(13, 5), mode="bilinear"),
+    "corners": lambda x, w: F.interpolate(x, size=(13, 5), mode="bilinear", align_corners=True),
+    "nearest": lambda x, w: F.interpolate(x, scale_factor=2),
+    "softmax": lambda x, w: x.softmax(1),
+    "batch norm": lambda x, w: F.batch_norm(
+        x, w[0, :, 0, 0], w[0, :, 0, 1].abs() + 0.1, w[0, :, 0, 2], w[0, :, 0, 3]
+    ),
+    "layer norm": lambda x, w: F.layer_norm(x, (8,), w[0, 0, 0], w[0, 0, 1]),
+    "group norm": lambda x, w: F.group_norm(x, 3, w[0, :, 0, 2], w[0, :, 0, 3]),
+    "shuffle": lambda x, w: F.channel_shuffle(x, 2).flip(1),
+    "pads": lambda x, w: F.pad(F.pad(x, (1, 1, 2, 0), mode="reflect"), (2, 0), value=0.5),
+    "cat": lambda x, w: torch.cat([x, w[:2]], 1)[:, ::2].permute(0, 2, 3, 1).reshape(2, -1),
+    "in place": lambda x, w: x.clone().add_(w[:2]).relu_().mul_(1.5),
+    "transpose": lambda x, w: x.clone().transpose(1, 2).contiguous() * 0.7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e-3])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_no_error_exceeds_its_bound(name: str, scale: float) -> None:
+    run = OPERATORS[name]
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        x = scale * torch.randn(X, generator=generator)
+        w = torch.randn((6, 6, 8, 8), generator=generator)
+        y, bound = carried(lambda a, b: run(*around(a, b)), x, w)
+        exact = run(*around(x.double(), w.double()))
+        error = (y.double() - exact).abs()
+        assert bool((error <= bound + FINER * exact.abs()).all()), float((error / bound).max())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_bound_is_no_blanket(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(X, generator=generator), torch.randn((6, 6, 8, 8), generator=generator)
+    y, bound = carried(lambda a, b: OPERATORS[name](*around(a, b)), x, w)
+    assert float(bound.median()) < 1e-3 * float(y.abs().max())
+
+
+@pytest.mark.parametrize("name", ["conv", "sigmoid", "layer norm", "mul", "softmax", "batch norm"])
+def test_inputs_off_by_their_bound_stay_within(name: str) -> None:
+    """A far larger error comes in than rounding makes: the part of the bound that is carried."""
+    run, generator = OPERATORS[name], torch.Generator().manual_seed(3)
+    x = torch.randn(X, generator=generator, dtype=torch.float64)
+    w = torch.randn((6, 6, 8, 8), generator=generator, dtype=torch.float64)
+    error = 1e-3 * torch.rand(X, generator=generator, dtype=torch.float64)
+    watch = RunningBound(nn.Module())
+
+    def off() -> Tensor:
+        given = x.clone()
+        watch._write(given, error)
+        return run(given, w)
+
+    y = watch.run(off)
+    for _ in range(20):
+        sign = torch.randint(-1, 2, X, generator=generator)
+        other = run(x + sign * error, w)
+        assert bool(((other - y).abs() <= watch.bound(y)).all())
+    assert float(watch.bound(y).max()) > 1e-5
+
+
+def test_a_network_stays_within_its_bound() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Hardswish(),
+        nn.Conv2d(8, 8, 3, stride=2, groups=4), nn.GELU(), nn.Flatten(), nn.Linear(72, 5),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 3, 8, 8)
+    y, bound = carried(net, x)
+    exact = net.double()(x.double())
+    assert bool(((y.double() - exact).abs() <= bound).all())
+    assert float(bound.max()) < float(y.abs().max())
+
+
+def test_an_operator_without_a_rule_is_named_with_its_module() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x * 1.1)
+
+    net = nn.Sequential(nn.ReLU(), Odd())
+    watch = RunningBound(net)
+    watch.run(lambda: net(torch.randn(2, 3)))
+    assert watch.missing == "special_bessel_j0 at '1' (no rule for its error)"
+
+
+def test_a_bound_too_small_is_found() -> None:
+    """The comparison of this file fails for a bound that a thousandth is missing of."""
+    x, w = torch.randn(X), torch.randn(6, 6, 8, 8)
+    y, bound = carried(lambda a, b: OPERATORS["conv"](*around(a, b)), x, w)
+    error = (y.double() - OPERATORS["conv"](*around(x.double(), w.double()))).abs()
+    assert not bool((error <= bound / 1000).all())
+
+
+def test_a_choice_that_rounding_can_change_ends_the_bound() -> None:
+    def chosen(x: Tensor) -> Tensor:
+        y = x * 1.1
+        return y.flatten(1).gather(1, y.flatten(1).argmax(1, keepdim=True)) * 2
+
+    watch = RunningBound(nn.Module())
+    watch.run(lambda: chosen(torch.randn(X)))
+    assert "gather" in watch.missing or "argmax" in watch.missing
+
+
+def test_a_choice_among_exact_numbers_is_exact() -> None:
+    _, bound = carried(lambda x: torch.where(x > 0, x, 0.0), torch.randn(X))
+    assert not bool(bound.any())
