@@ -111,7 +111,7 @@ class ByTap:
         sites = s.batch * prod(self.out)
         y = np.zeros((sites, s.out_channels), dtype=np.result_type(x, w))
         for where, tap in zip(self.sources(), taps, strict=True):
-            y += _product(rows[where], tap)
+            y += _product(rows[where], tap.swapaxes(1, 2))
         return _image(y, (s.batch, s.out_channels, *self.out))
 
     def grad_x(self, w: Array, g: Array) -> Array:
@@ -119,7 +119,7 @@ class ByTap:
         rows, taps, s = _rows(g), self._taps(w), self.spec
         total = np.zeros((prod(s.image_shape), s.in_channels), dtype=np.result_type(g, w))
         for number, where in self.targets():
-            total += _product(rows[where], taps[number].swapaxes(1, 2))
+            total += _product(rows[where], taps[number])
         return _image(total, s.x_shape)
 
     def grad_w(self, x: Array, g: Array) -> Array:
@@ -136,11 +136,11 @@ class ByTap:
         return stacked.reshape(s.w_shape)
 
     def _taps(self, w: Array) -> Array:
-        """(taps, G, C_in / G, C_out / G)."""
+        """(taps, G, C_out / G, C_in / G); a product reads a matrix as fast from either side."""
         s = self.spec
-        grouped = w.reshape(s.groups, w.shape[0] // s.groups, w.shape[1], s.taps)
-        order = (3, 0, 1, 2) if s.transposed else (3, 0, 2, 1)
-        return np.ascontiguousarray(grouped.transpose(order))
+        whole = np.ascontiguousarray(w.reshape(-1, s.taps).T)
+        taps = whole.reshape(s.taps, s.groups, w.shape[0] // s.groups, w.shape[1])
+        return taps.swapaxes(2, 3) if s.transposed else taps
 
 
 @final

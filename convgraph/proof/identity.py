@@ -12,6 +12,7 @@ Receives callables and never learns who computes. May import errors, torch, orac
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -82,9 +83,7 @@ def check_identity(
         return Identity("undecided", 3, reason="there is nothing to compare: no output hears any")
     everywhere, heard = bool(live.all()), _site_mask(live, oracle)
     compared = 0
-    for trial, generator in enumerate(_steps(plan, progress)):
-        probe = _draw(plan, oracle, generator, trial, second)
-        truth = _truth(oracle, probe, plan.terms)
+    for probe, truth in _probes(oracle, plan, second, progress):
         y = truth["y"] if everywhere else truth["y"][heard]
         if np.count_nonzero(y) * 2 < y.size:
             return Identity(
@@ -153,6 +152,29 @@ def check_linear(
                 return _refuted("candidate", quantity, other, 2, compared)
             compared += expected.size
     return Identity("proven", 2, compared)
+
+
+def _probes(
+    oracle: Oracle, plan: Plan, second: bool, progress: bool
+) -> Iterator[tuple[Probe, dict[str, Any]]]:
+    """Every trial with its truth; the oracle works on the next while both sides run this one.
+
+    Each trial has a generator of its own, so that what is drawn does not depend on who is first.
+    """
+    generators = plan.generators()
+
+    def work(trial: int) -> tuple[Probe, dict[str, Any]]:
+        probe = _draw(plan, oracle, generators[trial], trial, second)
+        return probe, _truth(oracle, probe, plan.terms)
+
+    trials = range(plan.trials)
+    with ThreadPoolExecutor(1, thread_name_prefix="oracle") as pool:
+        coming = pool.submit(work, 0)
+        for trial in track(trials, description="probing") if progress else trials:
+            now = coming.result()
+            if trial + 1 < plan.trials:
+                coming = pool.submit(work, trial + 1)
+            yield now
 
 
 def _steps(plan: Plan, progress: bool) -> Iterator[np.random.Generator]:

@@ -7,7 +7,7 @@ read along that row. A transposed kernel throws instead of reading: source i lan
 i * stride - padding + t * dilation. Products and sums are exact: in int64, or in float64 where
 every partial sum is bounded by 2^53 (float32: 2^24), so that nothing rounds (tested equal).
 
-May import errors, spec and contraction only: the oracle shares nothing with what it judges, least
+May import errors, spec, contraction and shifts only: the oracle shares nothing with what it judges, least
 of all the formula for sources, folds and output sizes.
 """
 
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from convgraph.errors import ProofError
 from convgraph.proof.contraction import ByBand, ByTap, forward
+from convgraph.proof.shifts import ByShift, row_of
 from convgraph.proof.spec import ConvSpec
 
 Array = npt.NDArray[Any]
@@ -136,7 +137,8 @@ class Oracle:
 
     Args:
         spec: of the operator.
-        by_band: how sums are taken, see `contraction`; None takes the faster way.
+        way: how sums are taken: "tap" or "band", see `contraction`, or "shift", see `shifts`, where
+            the operator is of that form; None takes the fastest.
 
     Example:
         >>> spec = ConvSpec(1, 1, (3,), (3,), batch=1, padding=((1, 1),), bias=False)
@@ -145,9 +147,9 @@ class Oracle:
         [[[210, 321, 32]]]
     """
 
-    def __init__(self, spec: ConvSpec, *, by_band: bool | None = None) -> None:
+    def __init__(self, spec: ConvSpec, *, way: str | None = None) -> None:
         """Work out the sizes; edges and tables follow when somebody asks."""
-        self.spec, self.by_band = spec, by_band
+        self.spec, self.way = spec, way
         self.out_size = output_size(spec)
         self.y_shape = (spec.batch, spec.out_channels, *self.out_size)
         if spec.target_mask is not None and spec.target_mask.shape != (
@@ -213,15 +215,26 @@ class Oracle:
         total: Array = self._received(g).sum(axis=(0, *range(2, g.ndim)))
         return total
 
-    def _way(self, one: Array, two: Array) -> ByTap | ByBand:
+    def _way(self, one: Array, two: Array) -> ByTap | ByBand | ByShift:
         """Bands need a fast product, so floats, and few channels a group."""
         s = self.spec
         few = s.groups > 1 and s.in_channels * s.out_channels <= BAND_CHANNELS * s.groups**2
-        if self.by_band is None:
+        if self.way in (None, "shift") and self._shifted is not None:
+            return self._shifted
+        if self.way is None:
             banded = few and np.result_type(one, two) in (np.float32, np.float64)
         else:
-            banded = self.by_band
+            banded = self.way == "band"
         return self._banded if banded else self._tapped
+
+    @cached_property
+    def _shifted(self) -> ByShift | None:
+        """Depthwise, and every axis reads along a row."""
+        if not self.spec.in_channels == self.spec.out_channels == self.spec.groups > 0:
+            return None
+        rows = [row_of(t, gap) for t, gap in zip(self._tables, self.spec.dilation, strict=True)]
+        found = [row for row in rows if row is not None and (row[0] >= 0).any()]
+        return ByShift(self.spec, found, self.out_size) if len(found) == len(rows) else None
 
     @cached_property
     def _tapped(self) -> ByTap:

@@ -68,6 +68,9 @@ def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) ->
             reason=f"edge {at} is outside: {source[at]} --tap {tap[at]}--> {target[at]}",
         )
 
+    if _same(oracle, source, target, tap):
+        return Structure("proven", len(truth.tap))
+
     def pack(q: Array, p: Array, t: Array) -> tuple[Array, Array]:
         return np.unique((t.astype(np.int64) * sites + p) * pixels + q, return_counts=True)
 
@@ -87,6 +90,23 @@ def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) ->
     if len(truth.tap) == 0:
         return Structure("undecided", 0, reason="there is no edge to compare")
     return Structure("proven", len(truth.tap))
+
+
+def _same(oracle: Oracle, source: Array, target: Array, tap: Array) -> bool:
+    """Whether the lists are the formula's, in one pass; False may also mean that it cannot say.
+
+    Where the formula has at most one edge into a site through a tap, as many edges as it has, no
+    two of them with the same site and tap, and each with the source that the formula has there, are
+    all of its edges, each once.
+    """
+    truth, sites = oracle.edges, oracle.spec.batch * prod(oracle.out_size)
+    expected = np.full(oracle.spec.taps * sites, -1, dtype=np.int64)
+    expected[truth.tap * sites + truth.target] = truth.source
+    if not 0 < len(truth.tap) == len(tap) == np.count_nonzero(expected >= 0):
+        return False
+    place = tap.astype(np.int64) * sites + target
+    once = bool(np.bincount(place, minlength=len(expected)).max() == 1)
+    return once and np.array_equal(expected[place], source)
 
 
 def _spell(oracle: Oracle, packed: int) -> str:

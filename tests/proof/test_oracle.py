@@ -1,5 +1,8 @@
 """The truth is tested first: by hand, by impulses, against torch on integers, and in two dtypes."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec, Oracle
 from convgraph.proof.oracle import as_exact, output_size
+from convgraph.proof.shifts import ByShift
 
 
 def conv1d(x: list[int], w: list[int], **options: object) -> list[int]:
@@ -169,9 +173,9 @@ def test_the_oracle_is_torch_on_integers(spec: ConvSpec, seed: int) -> None:
         leaves.append(torch.from_numpy(b).double().requires_grad_())
     y = _torch(spec, *leaves)
     grads = torch.autograd.grad(y, leaves, torch.from_numpy(g).double())
-    ways = [(np.int64, None), (np.float64, True), (np.float64, False), (np.float32, None)]
-    for dtype, by_band in ways:
-        oracle = Oracle(spec, by_band=by_band)
+    ways = [(np.int64, "tap"), (np.float64, "band"), (np.float64, "tap"), (np.float32, None)]
+    for dtype, way in [*ways, (np.int64, "shift")]:
+        oracle = Oracle(spec, way=way)
         xs, ws, gs = (a.astype(dtype) for a in (x, w, g))
         bs = None if b is None else b.astype(dtype)
         assert np.array_equal(oracle.convolve(xs, ws, bs), y.detach().numpy())
@@ -179,6 +183,38 @@ def test_the_oracle_is_torch_on_integers(spec: ConvSpec, seed: int) -> None:
         assert np.array_equal(oracle.grad_w(xs, gs), grads[1].numpy())
         if b is not None:
             assert np.array_equal(oracle.grad_b(gs), grads[2].numpy())
+
+
+FOLDS = [(mode, False) for mode in ("zeros", "reflect", "replicate", "circular")]
+
+
+@pytest.mark.parametrize(("mode", "transposed"), [*FOLDS, ("zeros", True)])
+@pytest.mark.parametrize("gap", [1, 2, 5])
+def test_depthwise_rows_add_up_to_what_taps_add_up_to(
+    mode: str, transposed: bool, gap: int
+) -> None:
+    rng = np.random.default_rng(gap)
+    reach = 2 * gap
+    pads = ((2, 2), (gap, gap)) if transposed else ((2, reach), (1, reach - 1))
+    spec = ConvSpec(
+        3, 3, (2, 3), (6, 11), padding=pads, dilation=(1, gap), padding_mode=mode,
+        transposed=transposed, groups=3,
+    )  # fmt: skip
+    one, two = Oracle(spec, way="shift"), Oracle(spec, way="tap")
+    x, w, g = (rng.integers(-9, 10, s) for s in (spec.x_shape, spec.w_shape, one.y_shape))
+    assert isinstance(one._way(x, w), ByShift)
+    for dtype in (np.int64, np.float32, np.longdouble):
+        xs, ws, gs = (a.astype(dtype) for a in (x, w, g))
+        assert np.array_equal(one.convolve(xs, ws), two.convolve(x, w))
+        assert np.array_equal(one.grad_x(ws, gs), two.grad_x(w, g))
+        assert np.array_equal(one.grad_w(xs, gs), two.grad_w(x, g))
+
+
+@pytest.mark.parametrize("change", [{"stride": (2,)}, {"groups": 1}])
+def test_what_reads_along_no_row_is_not_shifted(change: dict[str, Any]) -> None:
+    spec = replace(ConvSpec(2, 2, (3,), (7,), groups=2), **change)
+    x, w = np.ones(spec.x_shape), np.ones(spec.w_shape)
+    assert not isinstance(Oracle(spec, way="shift")._way(x, w), ByShift)
 
 
 def _torch(
