@@ -97,7 +97,8 @@ class ByShift:
                 np.multiply(long[some, at : at + self._length], taps[some, t, None], out=sent)
                 heard += sent
         places = y.reshape(-1, self.spec.batch, *self._long)
-        return self._image(places[(..., *(slice(n) for n in self.out))])
+        front: Any = (..., *[slice(n) for n in self.out])
+        return self._image(places[front])
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C, *size)."""
@@ -142,15 +143,17 @@ class ByShift:
         if all(
             len(places) == span.stop - span.start for places, span in zip(there, spans, strict=True)
         ):
-            inner[(..., *spans)] = image
+            block: Any = (..., *spans)
         else:
-            inner[(..., *np.ix_(*there))] = image
+            block = (..., *np.ix_(*there))
+        inner[block] = image
         return long
 
     def _placed(self, g: Array) -> Array:
         """(C, length): g at the places of the sites, 0 elsewhere."""
         long = np.zeros((g.shape[1], self.spec.batch, *self._long), dtype=g.dtype)
-        long[(..., *(slice(n) for n in self.out))] = g.swapaxes(0, 1)
+        front: Any = (..., *[slice(n) for n in self.out])
+        long[front] = g.swapaxes(0, 1)
         return long.reshape(len(long), -1)
 
     def _image(self, channels: Array) -> Array:
