@@ -133,7 +133,7 @@ def test_layers_are_proven(dtype: torch.dtype, backend: str, device: str) -> Non
     with cg.backend(backend):
         found = cg.prove(layer, twin, size=(8, 9))
     assert found.verdict == "proven", str(found)
-    assert found.flags == precision.state(device), "IEEE, inside as outside"
+    assert found.flags.items() >= precision.state(device).items(), "IEEE, inside as outside"
 
 
 @each_device

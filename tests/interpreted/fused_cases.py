@@ -159,6 +159,10 @@ def test_forward_mode_and_vmap(mode: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
+# Nobody can follow a fused kernel: whoever proves a layer on it takes it as multilinear, by name.
+TRUSTED = ("convgraph::send", "convgraph::correlate")
+
+
 @pytest.mark.parametrize(
     ("kwargs", "masked"),
     [
@@ -172,8 +176,12 @@ def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
     twin = torch.nn.Conv2d(4, 4, 3, **{"padding": 1, **kwargs})
     layer = nn.GraphConv2d.from_dense(twin)
     with cg.backend("triton"):
-        found = cg.prove(layer, twin, size=(5, 6), mask=holes(2, (5, 6)) if masked else None)
+        mask = holes(2, (5, 6)) if masked else None
+        alone = cg.prove(layer, twin, size=(5, 6), mask=mask)
+        found = cg.prove(layer, twin, size=(5, 6), mask=mask, trust=TRUSTED)
+    assert alone.verdict == "undecided", "a kernel of ours is never silently proven"
     assert found.verdict == "proven", str(found)
+    assert any("convgraph::send" in line for line in found.assumed)
 
 
 def test_it_serves_and_is_never_chosen_while_it_is_interpreted() -> None:
