@@ -9,11 +9,11 @@ DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench faults notebooks docs clean
+.PHONY: help setup demo test check bench bench-proof faults notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## create .venv and install convgraph with its tools
 
@@ -35,6 +35,9 @@ bench: $(READY) ## time layers beside dense convolutions and other libraries, ab
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table
 	$(BIN)/python -m tests.proof.faults.table docs/faults.md
+
+bench-proof: $(READY) ## time certificates of three layers, and their memory beside the layer's own
+	$(BIN)/python benchmarks/certificates.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb

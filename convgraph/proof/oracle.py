@@ -7,8 +7,8 @@ read along that row. A transposed kernel throws instead of reading: source i lan
 i * stride - padding + t * dilation. Products and sums are exact: in int64, or in float64 where
 every partial sum is bounded by 2^53 (float32: 2^24), so that nothing rounds (tested equal).
 
-May import errors, spec, contraction and shifts only: the oracle shares nothing with what it judges, least
-of all the formula for sources, folds and output sizes.
+May import errors, spec, contraction and shifts only: the oracle shares nothing with what it judges,
+least of all the formula for sources, folds and output sizes.
 """
 
 from dataclasses import dataclass

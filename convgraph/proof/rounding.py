@@ -13,6 +13,7 @@ Source: C.-P. Jeannerod and S. M. Rump, "Improved error bounds for inner product
 arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013. May import errors, torch, spec and oracle.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -181,12 +182,15 @@ def check_rounding(
     arrays = [t.double().numpy() for t in tensors]
     x, w, g = arrays[0], arrays[1], arrays[-1]
     b = arrays[2] if spec.bias else None
-    limit = bounds(oracle, x, w, b, g, dtype, tf32=tf32)
+    oracle.edges  # noqa: B018  # worked out here, once, for both threads
+    with ThreadPoolExecutor(1, thread_name_prefix="bounds") as pool:
+        coming = pool.submit(bounds, oracle, x, w, b, g, dtype, tf32=tf32)
+        exact, name, fineness = _exactly(oracle, x, w, b, g, dtype)
+        limit = coming.result()
     if vacuous := [name for name, bound in vars(limit).items() if not _says(bound)]:
         reason = f"n u >= 1: the bound of {vacuous[0]} says nothing for so long sums"
         return Rounding("undecided", reason=reason)
     sides = [_evaluate(run, tensors, spec, device) for run in (candidate, reference)]
-    exact, name, fineness = _exactly(oracle, x, w, b, g, dtype)
     # The finer reference has its own error, smaller by the ratio of the unit roundoffs.
     slack = 1 + 2 * fineness / unit_roundoff(torch.float32 if dtype in HALF else dtype)
     if tf32:

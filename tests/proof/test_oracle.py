@@ -194,8 +194,7 @@ def test_depthwise_rows_add_up_to_what_taps_add_up_to(
     mode: str, transposed: bool, gap: int
 ) -> None:
     rng = np.random.default_rng(gap)
-    reach = 2 * gap
-    pads = ((2, 2), (gap, gap)) if transposed else ((2, reach), (1, reach - 1))
+    pads = ((1, 1), (gap, gap)) if transposed else ((2, 1), (gap, 2 * gap - 1))
     spec = ConvSpec(
         3, 3, (2, 3), (6, 11), padding=pads, dilation=(1, gap), padding_mode=mode,
         transposed=transposed, groups=3,
