@@ -3,8 +3,9 @@
 Every figure comes from a process of its own. Time: `cg.prove` of a graph layer against its dense
 twin, two images a batch, epsilon <= 2^-100, warm, median of the repeats; the premise (S1) of the
 candidate alone stands beside it. Memory: how far the process' peak rises over what it was before,
-for one certificate, and for the dense layer's own forward and backward in float64. Writes
-benchmarks/results/certificates.json.
+for one certificate, and for the dense layer's own forward and backward in float64. The threads are
+torch's; NumPy's BLAS has one, since the oracle runs beside the layers and a second thread of its
+spins where a core is not free. Writes benchmarks/results/certificates.json.
 
     python benchmarks/certificates.py [--repeats 7] [--threads 1 2] [--busy-ok]
 """
@@ -103,9 +104,9 @@ def peak() -> float:
 
 def child(measure: str, name: str, threads: int, repeats: int) -> dict[str, Any]:
     """Run one measurement in a process that has so many threads."""
-    many = {key: str(threads) for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     # Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
-    many |= {"OMP_WAIT_POLICY": "passive", "MKL_NUM_THREADS": str(threads)}
+    many = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    many |= {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, __file__, "--child", measure, name, "--repeats", str(repeats)]
     done = subprocess.run(
         command, env=os.environ | many, check=True, stdout=subprocess.PIPE, text=True
