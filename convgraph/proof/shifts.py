@@ -97,8 +97,7 @@ class ByShift:
                 np.multiply(long[some, at : at + self._length], taps[some, t, None], out=sent)
                 heard += sent
         places = y.reshape(-1, self.spec.batch, *self._long)
-        front: Any = (..., *[slice(n) for n in self.out])
-        return self._image(places[front])
+        return self._image(places[self._sites()])
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C, *size)."""
@@ -111,9 +110,8 @@ class ByShift:
                 total[some, at : at + self._length] += sent
         folded = total[:, : self._length].reshape(-1, self.spec.batch, *self._long)
         for axis, told in enumerate(self._told, start=2):
-            folded = _gathered(folded, told[:, 0], axis) + sum(
-                _gathered(folded, column, axis) for column in told.T[1:]
-            )
+            first, *more = (_gathered(folded, column, axis) for column in told.T)
+            folded = sum(more, start=first)
         return self._image(folded)
 
     def grad_w(self, x: Array, g: Array) -> Array:
@@ -139,22 +137,21 @@ class ByShift:
             if not np.array_equal(row[places], np.arange(image.shape[axis])):
                 image = image.take(row[places], axis)
         inner = long[:, : self._length].reshape(-1, self.spec.batch, *self._long)
-        spans = [slice(places[0], places[-1] + 1) for places in there]
-        if all(
-            len(places) == span.stop - span.start for places, span in zip(there, spans, strict=True)
-        ):
-            block: Any = (..., *spans)
-        else:
-            block = (..., *np.ix_(*there))
-        inner[block] = image
+        spans: list[Any] = [slice(places[0], places[-1] + 1) for places in there]
+        if any(len(at) < span.stop - span.start for at, span in zip(there, spans, strict=True)):
+            spans = [*np.ix_(*there)]
+        inner[(slice(None), slice(None), *spans)] = image
         return long
 
     def _placed(self, g: Array) -> Array:
         """(C, length): g at the places of the sites, 0 elsewhere."""
         long = np.zeros((g.shape[1], self.spec.batch, *self._long), dtype=g.dtype)
-        front: Any = (..., *[slice(n) for n in self.out])
-        long[front] = g.swapaxes(0, 1)
+        long[self._sites()] = g.swapaxes(0, 1)
         return long.reshape(len(long), -1)
+
+    def _sites(self) -> Any:
+        """Where the output lattice lies in (C, B, *rows)."""
+        return (..., *(slice(n) for n in self.out))
 
     def _image(self, channels: Array) -> Array:
         return np.ascontiguousarray(channels.swapaxes(0, 1))
@@ -162,8 +159,10 @@ class ByShift:
 
 def _gathered(values: Array, where: Array, axis: int) -> Array:
     """Take positions along an axis; -1 takes nothing."""
-    found = values.take(where, axis)
-    gone = np.flatnonzero(where < 0)
-    if len(gone):
-        found[(slice(None),) * axis + (gone,)] = 0
+    along: Any = (slice(None),) * axis
+    if len(where) and np.array_equal(where, where[0] + np.arange(len(where))) and where[0] >= 0:
+        stretch: Array = values[(*along, slice(where[0], where[0] + len(where)))]
+        return stretch
+    found: Array = values.take(where, axis)
+    found[(*along, np.flatnonzero(where < 0))] = 0
     return found
