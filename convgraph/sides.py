@@ -48,7 +48,7 @@ def image(
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         present, wanted = (_mask(spec, end, x) for end in ("source", "target"))
         seen = x if present is None else torch.where(present.unsqueeze(1), x, 0)
-        if type(side) is torch.nn.Conv2d:  # torch's own, in the layout that it is fast in
+        if type(side) is torch.nn.Conv2d and side.groups > 1:  # many times faster in this layout
             seen = seen.contiguous(memory_format=torch.channels_last)
         y: Tensor = functional_call(side, _parameters(side, w, b), (seen,))
         return y if wanted is None else torch.where(wanted.unsqueeze(1), y, 0)
