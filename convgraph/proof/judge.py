@@ -5,6 +5,7 @@ undecided. May import the other files of proof and errors.
 """
 
 import json
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -229,7 +230,7 @@ def prove_linear(
     reference: Run,
     shape: tuple[int, ...],
     *,
-    terms: int,
+    terms: int | None = None,
     scale: int = 1,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
@@ -246,7 +247,8 @@ def prove_linear(
         candidate: f(x) -> y.
         reference: f(x) -> y.
         shape: of x, at least two images.
-        terms: the most entries of x that one entry of y adds up, or of g that one of grad_x does.
+        terms: the most entries of x that one entry of y adds up, or of g that one of grad_x does;
+            None for all of one image.
         scale: L has entries k / scale with integers k <= scale (a 2 x 2 average: 4).
         dtype: float64 or float32.
         device: where both compute.
@@ -266,6 +268,9 @@ def prove_linear(
     """
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
+    with precision.plain(device), torch.no_grad():
+        out = tuple(reference(torch.zeros(shape, dtype=dtype, device=device)).shape)
+    terms = max(math.prod(shape[1:]), math.prod(out[1:])) if terms is None else terms
     plan = draws.plan(terms * scale, dtype_name(dtype), epsilon, seed, degree=1)
     flags = precision.stated(device)
     with precision.plain(device):
@@ -274,7 +279,7 @@ def prove_linear(
             progress=progress,
         )  # fmt: skip
     parts = [identity_part(identity, plan, dtype)]
-    spec = {"shape": list(shape), "terms": terms, "scale": scale}
+    spec = {"shape": list(shape), "out": list(out), "terms": terms, "scale": scale}
     return record(
         name, parts, [identity], spec, dtype, device, plan, flags, Rounding("not asked"), identity
     )
