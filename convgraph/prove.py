@@ -146,7 +146,7 @@ def prove(
             f"got {shape}"
         )
     more = {"premise": premise, "trust": trust, "identity": identity, "second": second}
-    with precision.plain(where[1]):
+    with precision.plain(where[1], ieee=False):  # the judge switches, and states what was set
         return _prove(candidate, reference, spec, (batch, shape), mask, sites, where, **how, **more)
 
 

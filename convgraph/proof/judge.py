@@ -32,7 +32,7 @@ from convgraph.proof.parts import (
 )
 from convgraph.proof.premise import Premise, check_premise
 from convgraph.proof.probe import Run
-from convgraph.proof.rounding import HALF, Rounding, check_rounding
+from convgraph.proof.rounding import HALF, TF32_CONDITION, Rounding, check_rounding, conditional
 from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
 from convgraph.proof.structure import Structure, check_structure
@@ -126,6 +126,7 @@ def prove_convolution(
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
     flags = precision.stated(device)
     plan, probed, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    under: list[Rounding] = []
     basis, followed = Identity("not asked", 3), Premise("not asked")
     if premise:
         shapes = {"x": spec.x_shape, "w": spec.w_shape}
@@ -160,11 +161,21 @@ def prove_convolution(
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device
                 )
+    if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
+        assert plan is not None  # nothing was probed without
+        generator = np.random.Generator(np.random.Philox(plan.seed))
+        with precision.plain(device, ieee=False):
+            found_under = check_rounding(
+                candidate, reference, oracle, generator, dtype=dtype, device=device, tf32=True
+            )
+        under.append(conditional(found_under))
+        assumed = (*assumed, TF32_CONDITION)
     parts.append(Part("S2 basis", basis.status, basis.reason))
     parts.append(identity_part(probed, plan, probe, second=second))
     parts.append(rounding_part(rounding))
+    parts += [rounding_part(found, "S3 under TF32") for found in under]
     # The premise comes last: where two parts refute, a counterexample says more.
-    verdicts += [basis, probed, rounding, followed]
+    verdicts += [basis, probed, rounding, *under, followed]
     found = record(
         name, parts, verdicts, spec.to_dict(), dtype, device, plan, flags, rounding, probed,
         (*taken_for_granted(followed), *assumed),
