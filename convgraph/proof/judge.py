@@ -136,7 +136,7 @@ def prove_convolution(
                 candidate, {**shapes, "b": bias}, dtype=probe, device=device, trust=trust,
                 second=second,
             )  # fmt: skip
-    parts.append(premise_part(followed))
+    place = len(parts)
     try:
         # One derivative up, two contractions and a cotangent add up in one entry. An implementation
         # that adds up more on the way needs the room for it.
@@ -148,19 +148,25 @@ def prove_convolution(
         if not 0 < epsilon < 1:
             raise
         probed = Identity("undecided", 3, reason=str(error))
-    with precision.plain(device):
-        if structure.status != "refuted":
-            basis = _basis(candidate, reference, spec, identity, small, probe, device)
-        if plan is not None and structure.status != "refuted":
-            probed = check_identity(
-                candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
-                progress=progress,
-            )  # fmt: skip
-            if probed.status == "proven":
-                generator = np.random.Generator(np.random.Philox(plan.seed))
-                rounding = check_rounding(
-                    candidate, reference, oracle, generator, dtype=dtype, device=device
-                )
+    try:
+        with precision.plain(device):
+            if structure.status != "refuted":
+                basis = _basis(candidate, reference, spec, identity, small, probe, device)
+            if plan is not None and structure.status != "refuted":
+                probed = check_identity(
+                    candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
+                    progress=progress,
+                )  # fmt: skip
+                if probed.status == "proven":
+                    generator = np.random.Generator(np.random.Philox(plan.seed))
+                    rounding = check_rounding(
+                        candidate, reference, oracle, generator, dtype=dtype, device=device
+                    )
+    except RuntimeError as error:
+        if not followed.late:
+            raise
+        text = f"one side raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        probed = Identity("undecided", 3, reason=text)
     if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
         assert plan is not None  # nothing was probed without
         generator = np.random.Generator(np.random.Philox(plan.seed))
@@ -174,6 +180,8 @@ def prove_convolution(
     parts.append(identity_part(probed, plan, probe, second=second))
     parts.append(rounding_part(rounding))
     parts += [rounding_part(found, "S3 under TF32") for found in under]
+    followed = followed.afterwards()
+    parts.insert(place, premise_part(followed))
     # The premise comes last: where two parts refute, a counterexample says more.
     verdicts += [basis, probed, rounding, *under, followed]
     found = record(
@@ -181,6 +189,8 @@ def prove_convolution(
         (*taken_for_granted(followed), *assumed),
     )  # fmt: skip
     found = replace(found, trace=followed.trace)
+    if found.verdict == "refuted" and followed.late:  # a smaller case would be another state
+        return replace(found, cause=f"{followed.reason} ({followed.line})")
     if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
         return _explained(found, candidate, reference, spec, edges, probe, device)
     return found
