@@ -1,7 +1,8 @@
 """A proof between two things that have names, so that its record can be run again elsewhere.
 
 The command line and the pytest plugin both come here: "module:object" is imported, `cg.prove` is
-called, and the names go into the record. May import prove, sides and proof.
+called, and the names go into the record. May import prove, network_pair, convert, sides,
+linear_sides and proof.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.convert import to_graph
 from convgraph.errors import ProofError
+from convgraph.linear_sides import takes_graph
+from convgraph.network_pair import LAYER
 from convgraph.nn import GraphConv
 from convgraph.proof import EPSILON, Certificate
-from convgraph.proof.certificate import importable
+from convgraph.proof.certificate import importable, named
 from convgraph.proof.verifier import resolve
 from convgraph.prove import prove
 from convgraph.sides import AsNodes
@@ -38,8 +42,9 @@ def certify(
 
     Args:
         candidate: the accused, or its "module:object". A class or a function without parameters
-            is a factory: it is called, after `torch.manual_seed(0)`.
-        reference: the dense operator, or its "module:object".
+            is a factory: it is called, after `torch.manual_seed(0)`. None for the reference, made
+            a graph network by `convgraph.to_graph`.
+        reference: the dense operator or network, or its "module:object".
         size: pixels of each image along each axis.
         batch: images, at least two.
         mask: which pixels are nodes; None for all.
@@ -47,11 +52,12 @@ def certify(
         dtype: to which modules are moved first; None leaves them.
         device: the same.
         epsilon: the most that a wrong "proven" may be probable.
-        seed: replays a recorded run.
+        seed: replays a recorded run; networks also run on images drawn from it.
         progress: show a progress bar.
 
     Returns:
-        A Certificate that `convgraph verify` can run again if both sides have names.
+        A Certificate that `convgraph verify` can run again if both sides have names; of a network,
+        the certificates of its layers.
 
     Raises:
         ImportError: a name leads nowhere.
@@ -63,28 +69,32 @@ def certify(
         >>> certify(cg.nn.GraphConv2d.from_dense(conv), conv, size=(5, 5)).adapter["candidate"]
         'convgraph.sides:graph'
     """
-    (one, name), (two, other) = _named(candidate), _named(reference)
+    two, other = _named(reference)
+    if candidate is None:
+        one, name = to_graph(two), other and f"convgraph:to_graph({other})"
+    else:
+        one, name = _named(candidate)
     for side in (one, two):
         if isinstance(side, torch.nn.Module):
             side.to(device=device, dtype=dtype)
+    where: dict[str, Any] = {"size": size, "batch": batch}
+    if candidate is None or _is_network(two):
+        where = {"images": _images(two, size, batch, seed)}
     found = prove(
-        one, two, size=size, batch=batch, mask=mask, sites=sites, epsilon=epsilon, seed=seed,
-        progress=progress,
-    )  # fmt: skip
+        one, two, **where, mask=mask, sites=sites, epsilon=epsilon, seed=seed, progress=progress
+    )
+    if found.kind == "network":
+        layers = (
+            named(layer, layer.adapter, name, other) if layer.adapter == LAYER else layer
+            for layer in found.layers
+        )
+        return replace(found, layers=tuple(layers), candidate=name, reference=other)
     how = found.adapter or {
         "candidate": _adapter(one, named=sites is not None),
         "reference": _adapter(two, named=False),
     }
-    told = [f"{adapter} calls its side as it is" for adapter in how.values() if ":" in adapter]
-    more = [line for line in dict.fromkeys(told) if line not in found.assumed]
-    return replace(
-        found,
-        name=repr(one) if isinstance(one, torch.nn.Module) else name or found.name,
-        candidate=found.candidate or name,
-        reference=found.reference or other,
-        adapter=how,
-        assumed=(*found.assumed, *more),
-    )
+    shown = repr(one) if isinstance(one, torch.nn.Module) else name or found.name
+    return replace(named(found, how, name, other), name=shown)
 
 
 def replay(certificate: Certificate) -> list[str]:
@@ -94,7 +104,7 @@ def replay(certificate: Certificate) -> list[str]:
     and its trace, typed edges, wording); here every field must be the same again.
 
     Args:
-        certificate: a record of one convolution whose sides can be imported.
+        certificate: a record of one operator whose sides can be imported.
 
     Raises:
         ImportError: a name leads nowhere.
@@ -103,14 +113,15 @@ def replay(certificate: Certificate) -> list[str]:
     spec = certificate.spec
     masks = {end: spec.get(f"{end}_mask") for end in ("source", "target")}
     mask, sites = (None if m is None else torch.tensor(m) > 0 for m in masks.values())
-    named = certificate.adapter.get("candidate") == "convgraph.sides:sites"
+    calls_sites = certificate.adapter.get("candidate") == "convgraph.sides:sites"
+    linear = certificate.kind == "linear"
     again = certify(
         certificate.candidate,
         certificate.reference,
-        size=spec["size"],
-        batch=spec["batch"],
+        size=spec["shape"][2:] if linear else spec["size"],
+        batch=spec["shape"][0] if linear else spec["batch"],
         mask=mask,
-        sites=sites if named else None,
+        sites=sites if calls_sites else None,
         dtype=getattr(torch, certificate.dtype),
         device=certificate.device.partition(" (")[0],
         epsilon=certificate.epsilon,
@@ -121,6 +132,29 @@ def replay(certificate: Certificate) -> list[str]:
         for entry in fields(certificate)
         if entry.name != "digest" and getattr(again, entry.name) != getattr(certificate, entry.name)
     ]
+
+
+def _is_network(reference: Any) -> bool:
+    """Whether a reference is more than one operator."""
+    if not isinstance(reference, torch.nn.Module) or hasattr(reference, "kernel_size"):
+        return False
+    return bool([*reference.parameters()])
+
+
+def _images(
+    model: torch.nn.Module, size: Sequence[int], batch: int, seed: int | None
+) -> Tensor:  # (batch, C, *size)
+    """Images that fit the first convolution of a network."""
+    d = len(size)
+    weight = next((p for p in model.parameters() if p.ndim == d + 2), None)
+    first = next((m for m in model.modules() if getattr(m, "weight", 0) is weight), None)
+    if weight is None or first is None:
+        raise ProofError(
+            f"{type(model).__name__}: expected a convolution of {d} axes in the model, found none"
+        )
+    channels = getattr(first, "in_channels", weight.shape[1])
+    generator = torch.Generator().manual_seed(0 if seed is None else seed % 2**64)
+    return torch.randn((batch, channels, *size), generator=generator).to(weight)
 
 
 def _named(side: Any) -> tuple[Any, str]:
@@ -143,6 +177,8 @@ def _named(side: Any) -> tuple[Any, str]:
 def _adapter(side: Any, named: bool) -> str:
     if isinstance(side, AsNodes):
         return "convgraph.sides:nodes"
+    if not isinstance(side, GraphConv) and takes_graph(side):
+        return "convgraph.linear_sides:graph"
     if isinstance(side, GraphConv):
         return f"convgraph.sides:{'sites' if named else 'graph'}"
     return "convgraph.sides:image" if isinstance(side, torch.nn.Module) else "function"

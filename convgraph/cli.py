@@ -169,8 +169,8 @@ def _explore(args: argparse.Namespace) -> int:
 def _prove(args: argparse.Namespace) -> int:
     import torch
 
-    import convgraph
     from convgraph.certify import certify
+    from convgraph.errors import ConvgraphError
 
     _import_from_here()
     how: dict[str, Any] = {
@@ -179,22 +179,17 @@ def _prove(args: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty() and not args.quiet,
     }
     try:
-        if args.reference is None:
-            if not hasattr(convgraph, "to_graph"):
-                return _usage("prove", "this version cannot convert a model; name a REFERENCE too")
-            found = _prove_model(args, how)
-        else:
-            found = certify(
-                args.candidate,
-                args.reference,
-                size=args.size,
-                batch=args.batch,
-                mask=None if args.mask is None else _mask(args.mask),
-                dtype=None if args.dtype is None else getattr(torch, args.dtype),
-                device=args.device,
-                **how,
-            )
-    except (convgraph.errors.ConvgraphError, ImportError, OSError) as error:
+        found = certify(
+            None if args.reference is None else args.candidate,
+            args.reference or args.candidate,
+            size=args.size,
+            batch=args.batch,
+            mask=None if args.mask is None else _mask(args.mask),
+            dtype=None if args.dtype is None else getattr(torch, args.dtype),
+            device=args.device,
+            **how,
+        )
+    except (ConvgraphError, ImportError, OSError) as error:
         return _usage("prove", str(error))
     except RuntimeError as error:
         sys.stdout.write(f"undecided: one side raised {type(error).__name__}: {error}\n")
@@ -204,36 +199,6 @@ def _prove(args: argparse.Namespace) -> int:
             write(path)
     sys.stdout.write(f"{found.verdict}\n" if args.quiet else str(found))
     return CODES[found.verdict]
-
-
-def _prove_model(args: argparse.Namespace, how: dict[str, Any]) -> Any:
-    """Convert one model and prove the network equal to it, on images of the given size."""
-    import torch
-
-    import convgraph
-    from convgraph.proof.verifier import resolve
-
-    model = resolve(args.candidate)
-    if not isinstance(model, torch.nn.Module):
-        raise convgraph.errors.ProofError(
-            f"{args.candidate}: expected a model, got {type(model).__name__}; name a REFERENCE too"
-        )
-    if args.dtype is not None:
-        model.to(getattr(torch, args.dtype))
-    model.to(args.device)
-    weight = next((p for p in model.parameters() if p.ndim == len(args.size) + 2), None)
-    if weight is None:
-        raise convgraph.errors.ProofError(
-            f"{args.candidate}: expected a convolution of {len(args.size)} axes in the model, "
-            "found none"
-        )
-    first = next(m for m in model.modules() if getattr(m, "weight", None) is weight)
-    shape = (args.batch, getattr(first, "in_channels", weight.shape[1]), *args.size)
-    generator = torch.Generator().manual_seed(0 if args.seed is None else args.seed)
-    images = torch.randn(shape, generator=generator).to(weight)
-    prove: Any = convgraph.prove
-    network: Any = vars(convgraph)["to_graph"](model)
-    return prove(network, model, images, **how)
 
 
 def _verify(args: argparse.Namespace) -> int:

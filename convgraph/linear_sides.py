@@ -4,6 +4,7 @@ Such an operator is y = L x with fixed entries k / scale. Inputs are multiplied 
 every result is an integer. May import errors, geometry's integers and graph.
 """
 
+from collections.abc import Mapping
 from math import lcm, prod
 from typing import Any
 
@@ -62,6 +63,16 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
         f"prove: {kind} is no operator with fixed, exact entries that is known; pass scale= (L has "
         "entries k / scale with whole k), or prove a convolution"
     )
+
+
+def takes_graph(side: Any) -> bool:
+    """Whether a side is a graph layer."""
+    return getattr(side, "takes_graph", False) or hasattr(side, "edges")
+
+
+def graph(side: torch.nn.Module, spec: Mapping[str, Any]) -> Any:
+    """Call a graph layer without parameters on the pixel graph of an image, for a record."""
+    return on_graph(side)
 
 
 def on_graph(layer: torch.nn.Module) -> Any:

@@ -18,11 +18,16 @@ from convgraph.errors import ProofError
 from convgraph.graph import PixelGraph
 from convgraph.nn import GraphConv
 from convgraph.proof import Certificate, prove_convolution
+from convgraph.proof.certificate import named
 from convgraph.proof.end_to_end import Images, Side
 from convgraph.proof.network import checked_images, prove_network
 from convgraph.proof.node import CONVOLUTION, Layer, Node
 from convgraph.proof.numbers import Undecided
-from convgraph.proof.operator_layers import call_of, spec_of
+from convgraph.proof.operator_layers import name_of, operator, spec_of
+
+LAYER = {"candidate": "convgraph.sides:graph", "reference": "convgraph.sides:image"}
+OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.operator_layers:operator")
+"""How a verifier calls the sides of a layer again."""
 
 _CONVS = (
     torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
@@ -67,7 +72,7 @@ def prove_pair(
             x = one.inputs[0].shape
 
             def by_layer() -> Certificate:
-                return prove_layer(layer, dense, size=x[2:], batch=x[0], **how)
+                return named(prove_layer(layer, dense, size=x[2:], batch=x[0], **how), LAYER)
 
             return (repr(layer), list(x), str(dense)), by_layer
         if two.layer is not None:
@@ -77,15 +82,17 @@ def prove_pair(
             )
         if spec is None or (one.name != CONVOLUTION and spec.batch < 2):
             return None
-        run = call_of(one, spec)
+        where = name_of(one)
+        run = operator(getattr(torch, where.partition(":")[2]), spec.to_dict())
 
         def by_operator() -> Certificate:
             weight = next(reference.parameters())
-            return prove_convolution(
-                run, run, spec, dtype=weight.dtype, device=weight.device, name=one.name, **how
+            found = prove_convolution(
+                run, run, spec, dtype=weight.dtype, device=weight.device, name=where, **how
             )
+            return named(found, OPERATOR, where, where)
 
-        return (one.name, spec.to_dict()), by_operator
+        return (where, spec.to_dict()), by_operator
 
     layers = {
         path: Layer(path, _image)

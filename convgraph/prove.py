@@ -6,7 +6,7 @@ off the dense side, never off the one that is judged, wraps both as f(x, w, b) -
 the truth is the dense operator on the image whose absent pixels are 0, restricted to the output
 sites.
 
-May import errors, geometry's integers, lattice, graph, nn, sides, linear_sides and proof.
+May import errors, geometry's integers, lattice, graph, nn, convert, sides, linear_sides and proof.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from convgraph import linear_sides, sides
+from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
 from convgraph.geometry import as_int
 from convgraph.graph import PixelGraph
@@ -145,7 +146,7 @@ def prove(
             f"got {shape}"
         )
     more = {"premise": premise, "trust": trust, "identity": identity, "second": second}
-    with precision.plain(where[1]):
+    with precision.plain(where[1], ieee=False):  # the judge switches, and states what was set
         return _prove(candidate, reference, spec, (batch, shape), mask, sites, where, **how, **more)
 
 
@@ -154,8 +155,9 @@ def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
     if not isinstance(reference, torch.nn.Module):
         return False
     if isinstance(reference, (*_CONVS, *_TRANSPOSED)):
-        return bool([*getattr(candidate, "children", list)()]) and not isinstance(
-            candidate, GraphConv
+        several = bool([*getattr(candidate, "children", list)()])
+        return isinstance(candidate, GraphNetwork) or (
+            several and not isinstance(candidate, GraphConv)
         )
     several = bool([*reference.children()] or [*reference.parameters()])
     return several or not isinstance(images, Tensor)
@@ -211,12 +213,11 @@ def _prove_linear(
     """Prove two operators without parameters the same."""
     batch, size = lattices
     channels = 4 if images is None else int(images.shape[1])
-    on_graph = getattr(candidate, "takes_graph", False) or hasattr(candidate, "edges")
+    on_graph = linear_sides.takes_graph(candidate)
     return prove_linear(
         linear_sides.on_graph(candidate) if on_graph else candidate,
         reference,
         (batch, channels, *size),
-        terms=channels * int(np.prod(size)),
         scale=linear_sides.scale_of(reference, size) if scale is None else scale,
         dtype=where[0],
         device=where[1],

@@ -9,7 +9,6 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import convgraph
 from convgraph.certify import certify
@@ -154,6 +153,8 @@ def test_prove_says_refuted_undecided_and_why(
         (["prove", "tests.twins:__doc__", *TWINS[1:]], "expected a module or a function, got str"),
         (["prove", *TWINS[:2], "--size", "6"], "expected a size of 2 axes"),
         (["prove", *TWINS, "--batch", "1"], "batch"),
+        (["prove", "tests.twins:raise_twice", "--size", "6"], "expected a torch.nn.Module"),
+        (["prove", "tests.twins:network", "--size", "6"], "expected a convolution of 1 axes"),
         (["prove", *TWINS, "--epsilon", "2"], "expected 0 < epsilon < 1"),
         (["prove", *TWINS, "--mask", "no/such.npy"], "no/such.npy"),
         (["verify", "no/such.json"], "no/such.json"),
@@ -164,23 +165,35 @@ def test_bad_usage_is_three(argv: list[str], says: str, capsys: pytest.CaptureFi
     assert says in capsys.readouterr().err
 
 
-def test_a_model_is_converted_where_there_is_a_converter(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_one_model_is_converted_and_its_layers_are_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delattr(convgraph, "to_graph", raising=False)
-    assert main(["prove", "tests.twins:dense", "--size", "6", "5"]) == 3
-    assert "name a REFERENCE too" in capsys.readouterr().err
-    seen = {}
-
-    def prove(net: object, model: object, images: torch.Tensor, **how: object) -> Certificate:
-        seen.update(net=net, model=model, shape=tuple(images.shape))
-        return certify("tests.twins:graph", "tests.twins:dense", size=(6, 5))
-
-    monkeypatch.setattr(convgraph, "to_graph", lambda model: ("net", model), raising=False)
-    monkeypatch.setattr(convgraph, "prove", prove)
     assert main(["prove", "tests.twins:dense", "--size", "6", "5", "--quiet"]) == 0
-    assert seen["net"] == ("net", seen["model"])
-    assert seen["shape"] == (2, 3, 6, 5)
+    assert capsys.readouterr().out == "proven\n"
+    record = tmp_path / "n.json"
+    argv = ["prove", "tests.twins:network", "--size", "9", "8", "--json", str(record)]
+    assert main(argv) == 0
+    assert "convgraph:to_graph(tests.twins:network)" in capsys.readouterr().out
+    assert main(["verify", str(record)]) == 2
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "could not be decided\n  kind: network is recorded; here only its layers"
+    )
+    for layer in ("0", "2", "fc"):
+        assert f"  layers: {layer}: the record holds: proven\n" in told
+    record.write_text(record.read_text(encoding="utf-8").replace('"dilation": ', '"dilatation": '))
+    assert main(["verify", str(record)]) == 1
+    assert capsys.readouterr().out.startswith("refused\n")
+
+
+def test_an_operator_without_parameters_is_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "p.json"
+    argv = ["prove", "tests.twins:graph_pool", "tests.twins:pool", "--size", "6", "5"]
+    assert main([*argv, "--json", str(record)]) == 0
+    assert main(["verify", str(record)]) == 0
+    assert capsys.readouterr().out.endswith("verified\n  the record holds: proven\n")
 
 
 def test_names_are_imported_from_the_current_folder(tmp_path: Path) -> None:

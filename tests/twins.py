@@ -11,11 +11,48 @@ def dense() -> torch.nn.Conv2d:
 
 
 def graph() -> cg.nn.GraphConv2d:
-    return cg.nn.GraphConv2d(3, 4, 3, padding=1)
+    """Its sums run in another order than the twin's, so that rho is not 0."""
+    return cg.nn.GraphConv2d(3, 4, 3, padding=1, backend="gather")
 
 
 def strided() -> torch.nn.Conv2d:
     return torch.nn.Conv2d(3, 4, 3, padding=1, stride=2)
+
+
+def pool() -> torch.nn.AvgPool2d:
+    return torch.nn.AvgPool2d(2, padding=1)
+
+
+def graph_pool() -> cg.nn.GraphAvgPool2d:
+    return cg.nn.GraphAvgPool2d(2, padding=1)
+
+
+def twice_pool() -> torch.nn.Module:
+    return torch.nn.AvgPool2d(2, padding=1, divisor_override=2)
+
+
+class Network(torch.nn.Sequential):
+    """Two convolutions, and a linear map that is called as a function."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(4)
+        super().__init__(
+            torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(),
+            torch.nn.Conv2d(4, 4, 3, stride=2, groups=2),
+        )  # fmt: skip
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self[2](self[1](self[0](x)))
+        return torch.nn.functional.linear(y.mean((2, 3)), self.fc.weight, self.fc.bias)
+
+
+def network() -> Network:
+    return Network()
+
+
+def raise_twice(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    raise RuntimeError("out of luck")
 
 
 def scaled() -> torch.nn.Module:

@@ -8,7 +8,7 @@ counterexample, report and rich.
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, final, get_args, get_origin
@@ -207,6 +207,28 @@ class Certificate:
         except json.JSONDecodeError as error:
             raise ProofError(f"expected the JSON of a certificate: {error}") from error
         return _certificate(found)
+
+
+def named(
+    found: Certificate, adapter: dict[str, str], candidate: str = "", reference: str = ""
+) -> Certificate:
+    """Return a record that says how each side is called and by which name it can be imported.
+
+    Args:
+        found: the record; names that it has already stay.
+        adapter: per side, "function" or "module:object" of what calls it.
+        candidate: "module:object"; empty if unknown.
+        reference: the same for the reference.
+    """
+    told = [f"{how} calls its side as it is" for how in adapter.values() if ":" in how]
+    more = [line for line in dict.fromkeys(told) if line not in found.assumed]
+    return replace(
+        found,
+        candidate=found.candidate or candidate,
+        reference=found.reference or reference,
+        adapter=adapter,
+        assumed=(*found.assumed, *more),
+    )
 
 
 def digest(record: dict[str, Any]) -> str:

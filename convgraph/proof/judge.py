@@ -5,6 +5,7 @@ undecided. May import the other files of proof and errors.
 """
 
 import json
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,7 @@ from convgraph.proof.parts import (
 )
 from convgraph.proof.premise import Premise, check_premise
 from convgraph.proof.probe import Run
-from convgraph.proof.rounding import HALF, Rounding, check_rounding
+from convgraph.proof.rounding import HALF, TF32_CONDITION, Rounding, check_rounding, conditional
 from convgraph.proof.shrink import explain_refutation
 from convgraph.proof.spec import ConvSpec
 from convgraph.proof.structure import Structure, check_structure
@@ -125,6 +126,7 @@ def prove_convolution(
         verdicts.append(Identity(parts[-1].status, 2, reason=parts[-1].facts))
     flags = precision.stated(device)
     plan, probed, rounding = None, Identity("not asked", 3), Rounding("not asked")
+    under: list[Rounding] = []
     basis, followed = Identity("not asked", 3), Premise("not asked")
     if premise:
         shapes = {"x": spec.x_shape, "w": spec.w_shape}
@@ -134,7 +136,7 @@ def prove_convolution(
                 candidate, {**shapes, "b": bias}, dtype=probe, device=device, trust=trust,
                 second=second,
             )  # fmt: skip
-    parts.append(premise_part(followed))
+    place = len(parts)
     try:
         # One derivative up, two contractions and a cotangent add up in one entry. An implementation
         # that adds up more on the way needs the room for it.
@@ -146,29 +148,49 @@ def prove_convolution(
         if not 0 < epsilon < 1:
             raise
         probed = Identity("undecided", 3, reason=str(error))
-    with precision.plain(device):
-        if structure.status != "refuted":
-            basis = _basis(candidate, reference, spec, identity, small, probe, device)
-        if plan is not None and structure.status != "refuted":
-            probed = check_identity(
-                candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
-                progress=progress,
-            )  # fmt: skip
-            if probed.status == "proven":
-                generator = np.random.Generator(np.random.Philox(plan.seed))
-                rounding = check_rounding(
-                    candidate, reference, oracle, generator, dtype=dtype, device=device
-                )
+    try:
+        with precision.plain(device):
+            if structure.status != "refuted":
+                basis = _basis(candidate, reference, spec, identity, small, probe, device)
+            if plan is not None and structure.status != "refuted":
+                probed = check_identity(
+                    candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
+                    progress=progress,
+                )  # fmt: skip
+                if probed.status == "proven":
+                    generator = np.random.Generator(np.random.Philox(plan.seed))
+                    rounding = check_rounding(
+                        candidate, reference, oracle, generator, dtype=dtype, device=device
+                    )
+    except RuntimeError as error:
+        if not followed.late:
+            raise
+        text = f"one side raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        probed = Identity("undecided", 3, reason=text)
+    if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
+        assert plan is not None  # nothing was probed without
+        generator = np.random.Generator(np.random.Philox(plan.seed))
+        with precision.plain(device, ieee=False):
+            found_under = check_rounding(
+                candidate, reference, oracle, generator, dtype=dtype, device=device, tf32=True
+            )
+        under.append(conditional(found_under))
+        assumed = (*assumed, TF32_CONDITION)
     parts.append(Part("S2 basis", basis.status, basis.reason))
     parts.append(identity_part(probed, plan, probe, second=second))
     parts.append(rounding_part(rounding))
+    parts += [rounding_part(found, "S3 under TF32") for found in under]
+    followed = followed.afterwards()
+    parts.insert(place, premise_part(followed))
     # The premise comes last: where two parts refute, a counterexample says more.
-    verdicts += [basis, probed, rounding, followed]
+    verdicts += [basis, probed, rounding, *under, followed]
     found = record(
         name, parts, verdicts, spec.to_dict(), dtype, device, plan, flags, rounding, probed,
         (*taken_for_granted(followed), *assumed),
     )  # fmt: skip
     found = replace(found, trace=followed.trace)
+    if found.verdict == "refuted" and followed.late:  # a smaller case would be another state
+        return replace(found, cause=f"{followed.reason} ({followed.line})")
     if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
         return _explained(found, candidate, reference, spec, edges, probe, device)
     return found
@@ -229,7 +251,7 @@ def prove_linear(
     reference: Run,
     shape: tuple[int, ...],
     *,
-    terms: int,
+    terms: int | None = None,
     scale: int = 1,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
@@ -246,7 +268,8 @@ def prove_linear(
         candidate: f(x) -> y.
         reference: f(x) -> y.
         shape: of x, at least two images.
-        terms: the most entries of x that one entry of y adds up, or of g that one of grad_x does.
+        terms: the most entries of x that one entry of y adds up, or of g that one of grad_x does;
+            None for all of one image.
         scale: L has entries k / scale with integers k <= scale (a 2 x 2 average: 4).
         dtype: float64 or float32.
         device: where both compute.
@@ -266,6 +289,9 @@ def prove_linear(
     """
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
+    with precision.plain(device), torch.no_grad():
+        out = tuple(reference(torch.zeros(shape, dtype=dtype, device=device)).shape)
+    terms = max(math.prod(shape[1:]), math.prod(out[1:])) if terms is None else terms
     plan = draws.plan(terms * scale, dtype_name(dtype), epsilon, seed, degree=1)
     flags = precision.stated(device)
     with precision.plain(device):
@@ -274,7 +300,7 @@ def prove_linear(
             progress=progress,
         )  # fmt: skip
     parts = [identity_part(identity, plan, dtype)]
-    spec = {"shape": list(shape), "terms": terms, "scale": scale}
+    spec = {"shape": list(shape), "out": list(out), "terms": terms, "scale": scale}
     return record(
         name, parts, [identity], spec, dtype, device, plan, flags, Rounding("not asked"), identity
     )

@@ -82,8 +82,9 @@ def prove_network(
         wiring, matcher, difference = _wiring(candidate, reference, images, beside)
         parts.append(wiring)
         layers: list[Certificate] = []
+        paths: list[str] = []
         if matcher is not None:
-            layers = _layers(matcher, reference, certify, step)
+            paths, layers = _layers(matcher, reference, certify, step)
             parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
@@ -99,7 +100,7 @@ def prove_network(
         reason=reason,
         parts=tuple(parts),
         spec={"images": [list(i.shape) for i in images], "layers": len(layers),
-              "operators": 0 if matcher is None else len(matcher.pairs)},
+              "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths},
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=layers[0].seed if layers else 0,
@@ -224,7 +225,8 @@ def _settled(
 
 def _layers(
     matcher: Matcher, reference: Side, certify: Certify, step: Callable[[str, int], None]
-) -> list[Certificate]:
+) -> tuple[list[str], list[Certificate]]:
+    """The path of each layer with its certificate, which carries the path before its own name."""
     owners = {
         base: name.rpartition(".")[0]
         for name, (base, _) in reversed(list(matcher.reference.numbering.names.items()))
@@ -243,10 +245,9 @@ def _layers(
             step(f"layer {path}", len({json.dumps(k, sort_keys=True, default=str)
                                         for _, k, _ in wanted}))  # fmt: skip
             done[text] = how()
-        layers.append(
-            replace(done[text], name=f"{path or '(the network itself)'}: {done[text].name}")
-        )
-    return layers
+        name = done[text].name
+        layers.append(replace(done[text], name=f"{path}: {name}" if path else name))
+    return [path for path, _, _ in wanted], layers
 
 
 def _layers_part(layers: list[Certificate]) -> Part:

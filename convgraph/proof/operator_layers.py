@@ -1,9 +1,10 @@
 """Layers as bare operators: a convolution or a linear map of a run, as f(x, w, b) -> y.
 
-May import errors, torch, spec and node.
+`operator` is also how a record names them, so that a verifier can call them again. May import
+errors, torch, spec and node.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -51,25 +52,34 @@ def spec_of(node: Node) -> ConvSpec | None:
     return None
 
 
-def call_of(node: Node, spec: ConvSpec) -> Run:
-    """Return the operator itself on images."""
-    if node.name == CONVOLUTION:
-        pads = [a for a, _ in spec.padding]
+def name_of(node: Node) -> str:
+    """The name under which the operator of a node can be imported; see `operator`."""
+    return f"torch:{'convolution' if node.name == CONVOLUTION else node.name}"
+
+
+def operator(side: Callable[..., Tensor], spec: Mapping[str, Any]) -> Run:
+    """Call an operator of torch on images.
+
+    Args:
+        side: torch.convolution, torch.mm or torch.addmm.
+        spec: the integers of a record.
+
+    Example:
+        >>> run = operator(torch.mm, {})
+        >>> run(torch.ones(2, 3, 1), torch.ones(4, 3, 1), None).shape
+        torch.Size([2, 4, 1])
+    """
+    if side is torch.convolution:
+        pads = [before for before, _ in spec["padding"]]
         rest = (
-            list(spec.stride), pads, list(spec.dilation), spec.transposed,
-            list(spec.output_padding), spec.groups,
+            spec["stride"], pads, spec["dilation"], spec["transposed"], spec["output_padding"],
+            spec["groups"],
         )  # fmt: skip
-
-        def convolution(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-            made: Tensor = torch.ops.aten.convolution.default(x, w, b, *rest)
-            return made
-
-        return convolution
+        return lambda x, w, b: side(x, w, b, *rest)
 
     def product(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         rows, matrix = x.squeeze(2), w.squeeze(2).t()
-        made = torch.mm(rows, matrix) if b is None else torch.addmm(b, rows, matrix)
-        return made.unsqueeze(2)
+        return (side(rows, matrix) if b is None else side(b, rows, matrix)).unsqueeze(2)
 
     return product
 

@@ -128,19 +128,19 @@ def identity_part(
     )
 
 
-def rounding_part(found: Rounding) -> Part:
+def rounding_part(found: Rounding, name: str = "S3 rounding") -> Part:
     """S3 in a line."""
     if found.status != "proven":
-        return Part("S3 rounding", found.status, found.reason)
+        return Part(name, found.status, found.reason)
     worst = max(found.rho.values(), default=0.0)
     exact = max(found.rho_exact.values(), default=None) if found.rho_exact else None
     held = f"largest error / bound {worst:.2g} against the reference"
     if exact is None:
-        return Part("S3 rounding", "proven", f"{held}; none finer: {found.reference}")
+        return Part(name, "proven", f"{held}; none finer: {found.reference}")
     if found.reason:
         held = f"{found.reason}; the candidate's largest error / bound is"
-        return Part("S3 rounding", "proven", f"{held} {exact:.2g}")
-    return Part("S3 rounding", "proven", f"{held}, {exact:.2g} against {found.reference}")
+        return Part(name, "proven", f"{held} {exact:.2g}")
+    return Part(name, "proven", f"{held}, {exact:.2g} against {found.reference}")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

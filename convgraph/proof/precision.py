@@ -1,13 +1,14 @@
 """What a proof computes in: IEEE float32, no autocast, with gradients, whoever calls.
 
 cuDNN's convolutions default to TF32, which multiplies operands of 11 bits; matrix products do not.
-A proof in float32 states what held, runs in IEEE float32 and puts everything back. Newer torch says
+A proof in float32 states what held, runs in IEEE float32 and puts everything back; where TF32 was
+allowed, rounding is judged a second time under it. Newer torch says
 it through `fp32_precision` (after which reading `allow_tf32` raises), older torch through
 `allow_tf32`. May import torch only.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -62,6 +63,18 @@ def stated(device: torch.device | str) -> dict[str, str]:
     }
 
 
+def allows_tf32(device: torch.device | str) -> bool:
+    """Whether float32 operands may be rounded to 11 bits on a device, as the switches stand now.
+
+    Example:
+        >>> allows_tf32("cpu")
+        False
+    """
+    above = str(getattr(torch.backends, "fp32_precision", "ieee"))
+    values = {above if value == "none" else value for value in state(device).values()}
+    return not values.isdisjoint(("tf32", "True"))
+
+
 @contextmanager
 def ieee_float32(device: torch.device | str) -> Iterator[None]:
     """Run a block with IEEE float32 on CUDA; what was set before is set again behind it."""
@@ -80,17 +93,21 @@ def ieee_float32(device: torch.device | str) -> Iterator[None]:
 
 
 @contextmanager
-def plain(device: torch.device | str) -> Iterator[None]:
+def plain(device: torch.device | str, *, ieee: bool = True) -> Iterator[None]:
     """Run a block in the arithmetic that is judged; what the caller had on is on again behind it.
 
     Under autocast other dtypes would be judged than the certificate names, and within no_grad or
     inference mode there would be no gradients to judge.
+
+    Args:
+        device: where it runs.
+        ieee: whether float32 is IEEE's too; otherwise TF32 stays as the caller has set it.
     """
     kind = torch.device(device).type
     with (
         torch.inference_mode(mode=False),
         torch.enable_grad(),
         torch.autocast(kind, enabled=False),
-        ieee_float32(device),
+        ieee_float32(device) if ieee else nullcontext(),
     ):
         yield

@@ -13,7 +13,7 @@ errors, torch and the other files of proof.
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from typing import Any, final
 
@@ -53,6 +53,7 @@ class Premise:
         trace: SHA-256 of the operators that were followed.
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
+        late: where later calls used tensors that this one was given; see `afterwards`.
     """
 
     status: str
@@ -68,6 +69,21 @@ class Premise:
     trace: str = ""
     operators: int = 0
     second: str = "not asked"
+    late: list[Origin] = field(default_factory=list, compare=False, repr=False)
+
+    def afterwards(self) -> "Premise":
+        """The verdict once the program has been called again, by whoever probes it.
+
+        What it keeps of one call and uses in another makes it no function of its inputs; whether
+        that changes a number is for the probes to say, and here it is undecided.
+        """
+        if self.status != "proven" or not self.late:
+            return self
+        first = self.late[0]
+        reason = f"{first.operator} uses a tensor that an earlier call was given"
+        return replace(
+            self, status="undecided", reason=reason, operator=first.operator, line=first.line
+        )
 
 
 def check_premise(
@@ -117,16 +133,17 @@ def check_premise(
         if role not in ("x", "w", "b"):
             raise ProofError(f"check_premise: expected x, w or b as the role of {name!r}: {role!r}")
     form = _Form(named, second)
-    found = Premise("undecided")
+    found, late = Premise("undecided"), list[Origin]()
     for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
         watch = Watch(form.lattice, dtype, a, trusted(frozenset(trust)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with torch.autograd.set_detect_anomaly(anomaly, check_nan=False):
                 found = _attempt(run, shapes, form, watch, device, frozenset(trust))
+        watch.ended, watch.late = True, late
         if found.status == "proven" or found.line:
             break
-    return found
+    return replace(found, late=late)
 
 
 @final

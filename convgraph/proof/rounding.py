@@ -13,7 +13,7 @@ Source: C.-P. Jeannerod and S. M. Rump, "Improved error bounds for inner product
 arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013. May import errors, torch, spec and oracle.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -41,6 +41,13 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     """
     return torch.finfo(dtype).eps / 2
 
+
+TF32_CONDITION = (
+    "S3 under TF32, which was on outside of the proof: operands of float32 products are rounded to "
+    "the nearest number of 11 bits, and products are summed in float32"
+)
+MEASURED_ONLY = "measured only"
+"""Status of a conditional bound that torch's own kernel exceeds; nothing follows from it."""
 
 U11 = 2.0**-11
 """Unit roundoff of TF32's operands, which keep 11 bits."""
@@ -222,6 +229,19 @@ def check_rounding(
             )
     status = "refuted" if refuted else "undecided" if undecided else "proven"
     return Rounding(status, rho, rho_exact, name, refuted or undecided or outside)
+
+
+def conditional(found: Rounding) -> Rounding:
+    """What a verdict under TF32 comes to, where its condition need not hold.
+
+    Args:
+        found: "refuted" becomes "undecided", for the candidate's kernel may round its operands
+            otherwise; "undecided", where torch's own kernel does, becomes "measured only".
+    """
+    if found.status == "refuted":
+        reason = f"{found.reason}; or its kernel rounds operands otherwise"
+        return replace(found, status="undecided", reason=reason)
+    return replace(found, status=MEASURED_ONLY) if found.status == "undecided" else found
 
 
 def _says(bound: Array | None) -> bool:

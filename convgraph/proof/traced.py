@@ -41,6 +41,7 @@ class Cell:
         bound: of its entries; None for a constant, whose entries are read when they matter.
         frozen: an input, which a program may not write to.
         hollow: NaN stands for what nothing has written yet.
+        random: where a constant was drawn that another call would not draw again.
         origin: where its monomials came together.
     """
 
@@ -48,6 +49,7 @@ class Cell:
     bound: Bound | None = None
     frozen: bool = False
     hollow: bool = False
+    random: Origin | None = None
     origin: Origin = Origin()
 
 
@@ -147,7 +149,16 @@ class Traced(Tensor):
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self.watch.refuse("refuted", "Tensor.data", "assigning .data swaps what a tensor holds")
+        """Swap what a tensor holds, as modules do where they are moved to another dtype."""
+        if self.cell.bound is not None:
+            self.watch.refuse("refuted", "Tensor.data", "assigning .data swaps what data are")
+        if not isinstance(value, Traced):
+            self.watch.refuse(
+                "undecided", "Tensor.data", "assigning .data brings unknown memory in"
+            )
+        other: Any = value
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.held, self.cell = other.held, other.cell
 
 
 @contextmanager

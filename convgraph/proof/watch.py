@@ -46,6 +46,8 @@ class Watch:
         assumed: names of what is multilinear by assumption.
         shapes: distinct (coefficients by degree, bits) of the nodes met.
         operators: how many were followed.
+        ended: whether the program has returned. Its tensors are plain numbers from then on.
+        late: where a tensor of the program was used when it had ended, first things first.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Watch:
         self.assumed: set[str] = set()
         self.nodes: dict[tuple[tuple[int, ...], int], Origin] = {}
         self.operators = 0
+        self.ended = False
+        self.late: list[Origin] = []
         self.constant = 0.0
         self._digest = hashlib.sha256()
         self._numbers = 0
@@ -99,7 +103,10 @@ class Watch:
     def escape(self, tensor: Traced, way: str) -> Tensor:
         """Return what a constant holds; refuse to give data away."""
         bound = tensor.cell.bound
-        if bound is not None:
+        self._random(tensor.cell.random)
+        if bound is not None and self.ended:
+            self.late.append(Origin(f"Tensor.{way}", lines.here(DOOR)))
+        elif bound is not None:
             if way == "tolist":
                 self.refuse("refuted", "Tensor.tolist", f"numbers of {_names(bound)} are read")
             function = lines.function_here(DOOR)
@@ -119,14 +126,19 @@ class Watch:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on what is wrapped and say what is known of the result."""
+        if self.ended:
+            return self._late(func, args, kwargs)
         traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
         plain_args, plain_kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
         written = written_by(func, args, kwargs)
         data = [t for t in traced if t.cell.bound is not None]
+        random = next((t.cell.random for t in traced if t.cell.random), None)
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.hesitate(name_of(func), "random numbers: two calls are two functions")
+            random = Origin(name_of(func), lines.here(DOOR))
         if not data:
-            return self._constant(func, plain_args, plain_kwargs, traced, written)
+            return self._constant(func, plain_args, plain_kwargs, traced, written, random)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._random(random)
         name = base_of(func)
         if func.namespace == "prim" or name in _ABOUT:
             return func(*plain_args, **plain_kwargs)
@@ -156,6 +168,19 @@ class Watch:
             return self._write(func, written, before, found, data)
         return self._wrap(func, outputs, found, traced, data)
 
+    def _late(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator on what an earlier call has left behind: numbers in, numbers out."""
+        traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
+        if any(t.cell.bound is not None for t in traced):
+            self.late.append(Origin(name_of(func), lines.here(DOOR)))
+        return func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
+
+    def _random(self, drawn: Origin | None) -> None:
+        """Random numbers meet data, or leave torch."""
+        if drawn is not None and self.doubt is None:
+            reason = "random numbers: two calls are two functions"
+            self.doubt = (Refusal("undecided", reason), drawn)
+
     def _needs_rule(self, func: Any, name: str) -> bool:
         return name in RULES or not (func.is_view and name != "view_dtype")
 
@@ -182,6 +207,8 @@ class Watch:
     def _known(self, traced: Traced | None, inner: Tensor) -> Bound:
         if traced is not None and traced.cell.bound is not None:
             return traced.cell.bound
+        if traced is not None and traced.cell.random:
+            self._random(traced.cell.random)
         found = measure(inner, hollow=traced is not None and traced.cell.hollow)
         for number in found.terms.values():
             self.constant = max(self.constant, number / 2**found.step)
@@ -193,29 +220,33 @@ class Watch:
     # What comes out
 
     def _constant(
-        self, func: Any, args: Any, kwargs: Any, traced: list[Traced], written: list[Any]
-    ) -> Any:
+        self, func: Any, args: Any, kwargs: Any, traced: list[Traced], written: list[Any],
+        random: Origin | None,
+    ) -> Any:  # fmt: skip
         """An operator on constants: what it makes is a constant that may be written to."""
         outputs = func(*args, **kwargs)
         if written and any(isinstance(t, Traced) for t in written):
+            for target in written:
+                if isinstance(target, Traced):
+                    target.cell.random = target.cell.random or random
+                else:
+                    self._random(random)
             return written[0] if len(written) == 1 else outputs
         hollow = base_of(func) in _EMPTY
         foreign = {memory(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         cells = {memory(t.held): t.cell for t in traced}
 
         def wrap(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-                return value
-            if value.layout != torch.strided:
-                return value
-            place = memory(value)
+            followed = isinstance(value, Tensor) and value.dtype.is_floating_point
+            place = memory(value) if followed and value.layout == torch.strided else None
             if place in cells:
                 return Traced(value, cells[place], self)
-            if place in foreign:
+            if place is None or place in foreign:
+                self._random(random)
                 return value
             if hollow:
                 value.fill_(torch.nan)
-            return Traced(value, Cell(value, hollow=hollow), self)
+            return Traced(value, Cell(value, hollow=hollow, random=random), self)
 
         return tree_map(wrap, outputs)
 
@@ -231,8 +262,9 @@ class Watch:
             cell = target.cell
             origin = self._origin(func, bound, data)
             if covers(target.held):
-                cell.bound, cell.hollow = bound, False
+                cell.bound, cell.hollow, cell.random = bound, False, None
             else:
+                self._random(cell.random)
                 if old.terms.keys() - bound.terms.keys():
                     origin = Origin(name_of(func), lines.here(DOOR))
                 cell.bound = old.either(bound)

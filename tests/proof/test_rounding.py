@@ -1,12 +1,15 @@
 """The derived bounds: TF32's is kept and nearly reached; a bound that says nothing is none."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from convgraph.proof import Oracle, rounding
+import convgraph as cg
+from convgraph.proof import Oracle, precision, prove_convolution, rounding
 from convgraph.proof.rounding import U11, bounds, check_rounding, dot_bound
 from tests.proof.faults.dtypes import kept_to
 from tests.proof.faults.operators import PLAIN, plain
@@ -62,3 +65,92 @@ def test_a_bound_that_says_nothing_of_a_gradient_is_undecided(
     found = checked(plain, tf32=False)
     assert found.status == "undecided"
     assert "the bound of grad_w says nothing" in found.reason
+
+
+# -- the judge, where TF32 is on: emulated, as a device whose products round while nobody asks for
+# -- IEEE float32
+
+
+class Device:
+    """Rounds operands to so many bits unless a proof has switched that off."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ieee = False
+        monkeypatch.setattr(precision, "allows_tf32", lambda device: True)
+        monkeypatch.setattr(precision, "ieee_float32", self.off)
+
+    @contextmanager
+    def off(self, device: Any) -> Iterator[None]:
+        before, self.ieee = self.ieee, True
+        yield
+        self.ieee = before
+
+    def products(self, bits: int) -> Any:
+        def run(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return plain(x, w, b) if self.ieee else short(bits)(x, w, b)
+
+        return run
+
+
+def test_where_tf32_is_on_rounding_is_judged_under_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    run = device.products(11)
+    found = prove_convolution(run, run, PLAIN, dtype=torch.float32, seed=3)
+    parts = {part.name: part for part in found.parts}
+    assert found.verdict == "proven", found.reason
+    assert parts["S3 rounding"].status == parts["S3 under TF32"].status == "proven"
+    assert "if operands are rounded to nearest" in parts["S3 under TF32"].facts
+    assert rounding.TF32_CONDITION in found.assumed
+    assert not device.ieee
+    wide = prove_convolution(run, run, PLAIN, dtype=torch.float64, seed=3, premise=False)
+    assert "S3 under TF32" not in {part.name for part in wide.parts}
+
+
+def test_one_side_that_rounds_more_under_tf32_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    found = prove_convolution(device.products(5), device.products(11), PLAIN, dtype=torch.float32)
+    assert found.verdict == "undecided"
+    assert found.reason.endswith("or its kernel rounds operands otherwise")
+    assert rounding.TF32_CONDITION in found.assumed
+
+
+def test_where_both_round_more_under_tf32_it_is_measured_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Device(monkeypatch).products(5)
+    found = prove_convolution(run, run, PLAIN, dtype=torch.float32)
+    assert found.verdict == "proven"
+    part = next(part for part in found.parts if part.name == "S3 under TF32")
+    assert part.status == "measured only"
+    assert "as is the reference's" in part.facts
+
+
+def test_a_fault_in_exact_arithmetic_is_refuted_whatever_tf32_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(monkeypatch)
+    run = device.products(11)
+    found = prove_convolution(
+        lambda x, w, b: run(x, w.flip(-1), b), run, PLAIN, dtype=torch.float32
+    )
+    assert found.verdict == "refuted"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("allowed", [False, True])
+def test_cuda_is_judged_under_tf32_where_that_is_on(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value: Any
+    for path, name, ieee in precision._switches():
+        value = ieee if not allowed else ("tf32" if isinstance(ieee, str) else True)
+        monkeypatch.setattr(precision._holder(path), name, value)
+    assert precision.allows_tf32("cuda") == allowed
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1).cuda()
+    found = cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 9))
+    assert precision.allows_tf32("cuda") == allowed
+    under = [part for part in found.parts if part.name == "S3 under TF32"]
+    assert len(under) == allowed
+    assert (rounding.TF32_CONDITION in found.assumed) == allowed
+    assert all(part.status in ("proven", "measured only", "undecided") for part in under)
+    assert found.verdict == ("undecided" if "undecided" in [p.status for p in under] else "proven")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import convgraph as cg
 from convgraph.certify import certify, replay
 from convgraph.proof import Certificate, ConvSpec, Oracle, verifier
 from convgraph.proof.certificate import digest
@@ -30,6 +31,16 @@ def proven() -> Certificate:
 @pytest.fixture(scope="module")
 def refuted() -> Certificate:
     return certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+
+
+@pytest.fixture(scope="module")
+def network() -> Certificate:
+    return certify(None, "tests.twins:network", size=(9, 8), seed=11)
+
+
+@pytest.fixture(scope="module")
+def linear() -> Certificate:
+    return certify("tests.twins:graph_pool", "tests.twins:pool", size=(6, 5), seed=12)
 
 
 def forged(found: Certificate, field: str, value: Any, *, sealed: bool) -> str:
@@ -136,6 +147,155 @@ def test_a_counterexample_must_be_one(field: str, refuted: Certificate) -> None:
     code, lines = verify(forged(refuted, "counterexample", shown, sealed=True))
     assert code == 1
     assert lines != ["the record holds: refuted"]
+
+
+LINEAR: dict[str, list[Callable[[Certificate], Any]]] = {
+    "spec": [
+        lambda c: {**c.spec, "terms": 2 * c.spec["terms"]},
+        lambda c: {**c.spec, "scale": 8},
+        lambda c: {**c.spec, "scale": 2},
+        lambda c: {**c.spec, "scale": 0},
+        lambda c: {**c.spec, "out": [2, 4, 4, 4]},
+        lambda c: {**c.spec, "shape": [2, 4, 8, 5]},
+    ],
+    "name": [lambda c: "a better pool"],
+    "candidate": [lambda c: "tests.twins:twice_pool"],
+    "reference": [lambda c: "tests.twins:twice_pool"],
+    "adapter": [lambda c: {**c.adapter, "candidate": "convgraph.sides:nodes"}],
+    "a": [lambda c: c.a - 1],
+    "trials": [lambda c: c.trials + 1],
+    "epsilon": [lambda c: c.epsilon**2],
+    "kind": [lambda c: "convolution", lambda c: "network"],
+    "parts": [lambda c: part(c, "S2 identity", status="not asked")],
+    "dtype": [lambda c: "float64"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "number"), [(field, n) for field, list_ in LINEAR.items() for n in range(len(list_))]
+)
+def test_a_linear_record_is_run_again_or_refused(
+    field: str, number: int, linear: Certificate
+) -> None:
+    assert linear.verdict == "proven"
+    assert verify(linear.to_json()) == (0, ["the record holds: proven"])
+    assert replay(linear) == []
+    code, lines = verify(forged(linear, field, LINEAR[field][number](linear), sealed=True))
+    assert code == 1
+    assert any(field in line for line in lines), lines
+
+
+@pytest.mark.parametrize("less", [{"terms": 10}, {"scale": 2}])
+def test_a_linear_record_may_not_promise_less_than_there_is(
+    less: dict[str, int], linear: Certificate
+) -> None:
+    """Whoever also works a, r and epsilon out again is told that sums do not stay exact."""
+    record = json.loads(linear.to_json())
+    record["spec"] |= less
+    record["a"] = min(2**24 // (record["spec"]["terms"] * record["spec"]["scale"]), 2**31 - 1)
+    loss = np.log2((2 * record["a"] + 1) / 2)
+    record["trials"] = int(np.ceil(100 / loss))
+    record["log2_epsilon"] = record["trials"] * float(np.log2(2 / (2 * record["a"] + 1)))
+    record["digest"] = digest(record)
+    code, lines = verify(json.dumps(record, indent=2))
+    assert code == 1
+    assert any(line.startswith("spec: more terms") for line in lines), lines
+
+
+def test_a_linear_refutation_is_found_again() -> None:
+    found = certify("tests.twins:twice_pool", "tests.twins:pool", size=(6, 5))
+    assert found.verdict == "refuted"
+    assert verify(found.to_json()) == (1, ["the record holds: refuted"])
+    other = {**found.counterexample, "found": 3.0}
+    assert verify(forged(found, "counterexample", other, sealed=True))[1][0].startswith("verdict")
+
+
+def test_a_network_is_verified_layer_by_layer(network: Certificate) -> None:
+    assert network.verdict == "proven", network.reason
+    code, lines = verify(network.to_json())
+    assert code == 2
+    assert lines[0].startswith("kind: network is recorded; here only its layers can be run again")
+    assert lines[1:] == [f"layers: {k}: the record holds: proven" for k in ("0", "2", "fc")]
+    assert [layer.candidate for layer in network.layers] == [
+        *["convgraph:to_graph(tests.twins:network)"] * 2, "torch:addmm",
+    ]  # fmt: skip
+
+
+def _within(found: Certificate, number: int, **change: Any) -> list[dict[str, Any]]:
+    """The layers of a record, one of them changed and sealed."""
+    layers = json.loads(found.to_json())["layers"]
+    layers[number] |= change
+    layers[number]["digest"] = digest(layers[number])
+    return layers  # type: ignore[no-any-return]
+
+
+NETWORK: dict[str, list[Callable[[Certificate], Any]]] = {
+    "layers": [
+        lambda c: [],
+        lambda c: json.loads(c.to_json())["layers"][:2],
+        lambda c: json.loads(c.to_json())["layers"][::-1],
+        lambda c: _within(c, 0, a=1),
+        lambda c: _within(c, 0, epsilon=2.0**-50),
+        lambda c: _within(c, 1, candidate="tests.twins:graph"),
+        lambda c: _within(c, 1, spec={**c.layers[1].spec, "groups": 1}),
+        lambda c: _within(c, 2, reference="torch:mm"),
+        lambda c: _within(c, 2, rho={**c.layers[2].rho, "y": 0.5}),
+        lambda c: _within(c, 0, verdict="undecided", reason=""),
+    ],
+    "spec": [
+        lambda c: {**c.spec, "paths": ["0", "2"]},
+        lambda c: {**c.spec, "paths": ["2", "0", "fc"]},
+        lambda c: {**c.spec, "layers": 4},
+        lambda c: {k: v for k, v in c.spec.items() if k != "images"},
+    ],
+    "verdict": [lambda c: "refuted", lambda c: "undecided"],
+    "reason": [lambda c: "because"],
+    "parts": [lambda c: part(c, "wiring", status="refuted")],
+    "epsilon": [lambda c: c.epsilon / 2],
+    "log2_epsilon": [lambda c: 2 * c.log2_epsilon],
+    "assumed": [lambda c: list(c.assumed[:3])],
+    "not_covered": [lambda c: []],
+    "kind": [lambda c: "convolution", lambda c: "linear"],
+    "digest": [lambda c: "0" * 64],
+}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [(field, n) for field, list_ in NETWORK.items() for n in range(len(list_))],
+)
+def test_a_network_tampered_with_is_refused(
+    field: str, number: int, sealed: bool, network: Certificate
+) -> None:
+    code, lines = verify(forged(network, field, NETWORK[field][number](network), sealed=sealed))
+    assert code == 1, lines
+
+
+def test_a_refuted_layer_of_a_network_is_found_again(
+    network: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decides nothing of the wiring, and it is no forgery."""
+    forward = cg.nn.GraphConv2d.forward
+    monkeypatch.setattr(
+        cg.nn.GraphConv2d, "forward", lambda self, graph, *a: graph_twice(forward(self, graph, *a))
+    )
+    found = certify(None, "tests.twins:network", size=(9, 8), seed=11)
+    assert found.verdict == "refuted"
+    code, lines = verify(found.to_json())
+    assert (code, lines[1]) == (2, "layers: 0: the record holds: refuted")
+    monkeypatch.undo()
+    code, lines = verify(found.to_json())
+    assert code == 1
+    assert "layers: 0: verdict: not found again" in lines
+    monkeypatch.setattr(
+        cg.nn.GraphConv2d, "forward", lambda self, graph, *a: graph_twice(forward(self, graph, *a))
+    )
+    assert verify(network.to_json())[0] == 1
+
+
+def graph_twice(found: cg.PixelGraph) -> cg.PixelGraph:
+    return found.with_x(2 * found.x)
 
 
 def test_fields_are_neither_more_nor_fewer(proven: Certificate) -> None:
