@@ -11,26 +11,15 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import NoRuleError
 from convgraph.convert.pairs import PairSites, heads, keys, pair_sites, tokens
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
 
-@rule("matmul", "bmm", "mm", hop="all")
-def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
-    """Features times a matrix that all nodes share, queries times keys, or weights times values."""
-    if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
-        run.travelled("node")
-        dim = len(x.axes) - 1
-        value = x.merged(dim)
-        rows = value.x @ other
-        return Spatial(rows, x.sites, (*value.axes[:dim], (Name("plain", rows.shape[-1]),)))
-    if not isinstance(x, Spatial) or not isinstance(other, Spatial):
-        raise NoRuleError("it multiplies a map with a tensor that is no matrix")
-    if isinstance(x.sites, PairSites):
-        return answers(run, x, other)
-    return questions(run, x, other)
+def is_pairs(x: Spatial) -> bool:
+    """Whether the rows of a value are pairs of nodes."""
+    return isinstance(x.sites, PairSites)
 
 
 def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
@@ -53,8 +42,10 @@ def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
     return Spatial(rows.reshape(len(rows), *counts), sites, axes)  # type: ignore[arg-type]
 
 
-def answers(run: Any, weights: Spatial, v: Spatial) -> Spatial:
+def answers(run: Any, weights: Spatial, v: Any) -> Spatial:
     """Return the sum over pairs of their weight times what is heard."""
+    if not isinstance(v, Spatial):
+        raise NoRuleError("weights of pairs meet what is no map")
     sites: Any = weights.sites
     *lead, asked, heard = weights.axes
     *other, spoken, width = v.axes

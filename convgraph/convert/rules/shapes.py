@@ -125,3 +125,9 @@ def size(run: Any, step: Any, x: Spatial, dim: int | None = None) -> Any:
     if dim is None:
         raise NoRuleError("it asks for all sizes at once")
     return x.shape[dim]
+
+
+@rule("new_zeros", "new_ones", "new_full", "new_empty")
+def new(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """A tensor of its own; only the dtype and the device are the map's."""
+    return step.target(x.x, *args, **kwargs)

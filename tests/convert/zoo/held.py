@@ -151,3 +151,51 @@ def reduced(value: Held, dims: list[int], keepdim: bool) -> list[Track]:
 
 def squeezed(c: Tensor, dims: list[int]) -> Tensor:
     return c.reshape([n for dim, n in enumerate(c.shape) if dim not in dims])
+
+
+def coarser(value: Held, dim: int, fill: Callable[[Any, float], Tensor]) -> Any:
+    """Sites of a cell side by side along `dim`, an absent one 0: the lattice has the cells' size.
+
+    Where the dimension holds no low digits of sites, the value is left as it is.
+    """
+    if len(value.tracks) != 1:
+        return value
+    (track,) = value.tracks
+    at, size = list(track.at), list(track.size)
+    for k in (1, 2):
+        c = at[k]
+        if c is None or c.shape[dim] == 1:
+            continue
+        high = compact(c.narrow(dim, 0, 1))
+        cells = high.numel()
+        low = size[k - 1] // cells
+        if not torch.equal(high.flatten().sort().values, torch.arange(cells) * low):
+            return value
+        if any(int(part.min()) // low != int(part.max()) // low for part in _lines(c, dim, high)):
+            return value
+        at[k] = high // low if cells > 1 else None
+        size[k - 1] = cells
+    return held(fill(value, 0), [Track((at[0], at[1], at[2]), (size[0], size[1]))])
+
+
+def _lines(c: Tensor, dim: int, high: Tensor) -> Iterable[Tensor]:
+    """The sites that one cell collects."""
+    return c.movedim(dim, 0).flatten(1).T
+
+
+def lengthened(value: Any, fill: Callable[[Any, float], Tensor]) -> Any:
+    """An image whose rows or columns stand there several times, as a lattice of its own size."""
+    if not isinstance(value, Held) or len(value.tracks) != 1:
+        return value
+    (track,) = value.tracks
+    for number, c in enumerate(track.at):
+        if c is None:
+            continue
+        others = [n for d, n in enumerate(c.shape) if d != (0, 2, 3)[number]]
+        if any(n > 1 for n in others):
+            return value
+        line = c.flatten()
+        if number and not torch.equal(line, torch.arange(len(line)) * track.size[number - 1]
+                                      // len(line)):  # fmt: skip
+            return value
+    return fresh(fill(value, 0))

@@ -186,7 +186,7 @@ def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
     try:
         want = [one for one in Truth(exported, root)(x) if one is not None]
     except UnknownMeaningError as error:
-        record.reason = f"the interpreter has no answer: {error}"
+        record.reason = f"the interpreter has no answer: {str(error).splitlines()[0]}"
         return
     graph = cg.PixelGraph.from_image(x, mask=root)
     found = net.captured(x)

@@ -35,10 +35,10 @@ NETWORKS: dict[str, dict[int, str]] = {
             eca_halonext26ts eca_resnet33ts eca_resnext26ts eca_vovnet39b edgenext_small
             edgenext_x_small edgenext_xx_small efficientformerv2_s0 efficientnet_b0_gn
             efficientnet_es efficientnet_em efficientnet_lite0 efficientnet_lite1 efficientnet_cc_b0_4e
-            efficientnet_h_b5 efficientvit_b0 efficientvit_b1 efficientvit_m0 efficientvit_m1 ese_vovnet19b_dw
+            efficientvit_b0 efficientvit_b1 efficientvit_m0 efficientvit_m1 ese_vovnet19b_dw
             ese_vovnet19b_slim ese_vovnet19b_slim_dw ese_vovnet39b fasternet_t0 fasternet_t1 fastvit_t8
             fastvit_s12 fastvit_sa12 fbnetc_100 fbnetv3_b focalnet_tiny_srf gcresnet33ts gcresnext26ts
-            gcresnext50ts gernet_s gernet_m ghostnet_050 ghostnet_100 ghostnetv2_100 gluon_unknown
+            gcresnext50ts gernet_s gernet_m ghostnet_050 ghostnet_100 ghostnetv2_100 
             gmixer_12_224 gmlp_ti16_224 halonet26t hardcorenas_a hardcorenas_c hardcorenas_f hgnet_tiny
             hgnetv2_b0 hgnetv2_b1 hgnetv2_b2 hrnet_w18_small hrnet_w18_small_v2 inception_next_atto
             inception_next_tiny lambda_resnet26t lambda_resnet26rpt_256 lcnet_035 lcnet_050 lcnet_100

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.convert.zoo.held import (
-    Held, Track, UnknownMeaningError, fresh, held, reduced, union,
+    Held, UnknownMeaningError, fresh, held, reduced, union,
 )  # fmt: skip
 
 
@@ -37,6 +37,18 @@ class Sums(torch.fx.Interpreter):
     def image(self, value: Any) -> Any:
         """The value, which has to be an image."""
         raise NotImplementedError
+
+    def plain(self, value: Any, dim: int) -> Any:
+        """The value, its lattice made coarser where a dimension holds the low digits of sites."""
+        raise NotImplementedError
+
+    def whole(self, x: Held, dim: int) -> bool:
+        """Whether a dimension holds whole lattice axes, so that a sum over it is a readout."""
+        try:
+            reduced(x, [dim], True)
+        except UnknownMeaningError:
+            return False
+        return True
 
     def over(self, x: Held, dims: list[int], identity: float = 0.0) -> tuple[Tensor, Tensor]:
         """The filled value, and how many of its entries each result has heard."""
@@ -159,6 +171,7 @@ class Sums(torch.fx.Interpreter):
     # -- norms ------------------------------------------------------------------------------------
 
     def on_batch_norm(self, target: Any, x: Held, *args: Any) -> Any:
+        x = self.plain(x, 1)
         if args[4] or x.varies(1):
             raise UnknownMeaningError("a batch norm in training")
         return Held(target(x.x, *args), x.tracks)
@@ -168,6 +181,8 @@ class Sums(torch.fx.Interpreter):
         eps: float = 1e-5, cudnn: bool = False,
     ) -> Any:  # fmt: skip
         dims = list(range(x.x.dim() - len(shape), x.x.dim()))
+        if len(dims) == 1:
+            x = self.plain(x, dims[0])
         if not any(map(x.varies, dims)):
             return Held(target(x.x, shape, weight, bias, eps, cudnn), x.tracks)
         total, count = self.over(x, dims)
@@ -216,6 +231,8 @@ class Sums(torch.fx.Interpreter):
         if isinstance(weight, Held) or isinstance(bias, Held):
             raise UnknownMeaningError("a weight that is a map")
         last = x.x.dim() - 1
+        if x.varies(last) and not self.whole(x, last):
+            x = self.plain(x, last)
         out = target(self.fill(x, 0) if x.varies(last) else x.x, weight, bias)
         return held(out, reduced(x, [last], True))
 
@@ -223,11 +240,19 @@ class Sums(torch.fx.Interpreter):
         """A sum over one dimension: where it holds sites, the absent ones say 0."""
         out = target(self.fill(a, 0), self.fill(b, 0))
         sides: list[Any] = []
+        partial = False
         for value, dim in ((a, -1), (b, -2)):
-            if isinstance(value, Held):
-                left = _contracted(value, dim % value.x.dim())
+            for track in value.tracks if isinstance(value, Held) else ():
+                one = Held(value.x, (track,))
+                if track.varies(dim) and not self.whole(one, dim % value.x.dim()):
+                    partial = True  # one window of several; who asks knows which
+                    continue
+                left = reduced(one, [dim % value.x.dim()], True)
                 sides.append(Held(value.x.narrow(dim, 0, 1), tuple(left)))
-        return held(out, union(sides, out.dim()))
+        tracks = union(sides, out.dim())
+        if partial and not tracks:
+            raise UnknownMeaningError("a sum over a part of a lattice axis")
+        return held(out, tracks)
 
     on_bmm = on_mm = on_matmul
 
@@ -312,11 +337,6 @@ class Sums(torch.fx.Interpreter):
         if not isinstance(x, Held) or isinstance(numbers, Held) or x.varies(dim):
             raise UnknownMeaningError("it looks up sites")
         return held(target(x.x, dim, numbers), x.tracks)
-
-
-def _contracted(value: Held, dim: int) -> list[Track]:
-    """The lattices that a product leaves: one that was summed over is gone."""
-    return reduced(value, [dim], True)
 
 
 def _kept(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:

@@ -17,7 +17,8 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from tests.convert.zoo.held import (
-    Held, Track, UnknownMeaningError, compact, fresh, held, is_image, reduced, union,
+    Held, Track, UnknownMeaningError, coarser, compact, fresh, held, is_image, lengthened,
+    reduced, union,
 )  # fmt: skip
 from tests.convert.zoo.snap import is_view, snap
 from tests.convert.zoo.sums import Sums
@@ -45,6 +46,7 @@ SENDS = frozenset(
 PADS = frozenset(
     """pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d""".split()
 )
+WINDOWS = frozenset("adaptive_avg_pool2d avg_pool2d max_pool2d".split())
 ALONG = frozenset("max min argmax argmin cumsum logsumexp prod topk sort".split())
 
 
@@ -107,7 +109,7 @@ class Truth(Sums):
     def readouts(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
         """Operators on parameters and readouts; what spreads a readout over sites makes a map."""
         out = target(*args, **kwargs)
-        if name in SENDS | PADS and isinstance(out, Tensor) and out.dim() == 4:
+        if name in SENDS | PADS | WINDOWS and isinstance(out, Tensor) and out.dim() == 4:
             x = args[0]
             if len(x) == len(self.root) and x.is_floating_point() and prod(out.shape[2:]) > 1:
                 return fresh(out)
@@ -145,9 +147,16 @@ class Truth(Sums):
         return torch.where(self.some(value), value.x, identity)
 
     def image(self, value: Any) -> Any:
-        if isinstance(value, Held) and not is_image(value):
-            raise UnknownMeaningError("sends along edges of what is no image")
-        return value
+        if not isinstance(value, Held) or is_image(value):
+            return value
+        if value.x.dim() == 4:
+            moved = lengthened(self.plain(value, 1), self.fill)
+            if is_image(moved):
+                return moved
+        raise UnknownMeaningError("sends along edges of what is no image")
+
+    def plain(self, value: Any, dim: int) -> Any:
+        return coarser(value, dim, self.fill) if value.varies(dim) else value
 
     # -- families ---------------------------------------------------------------------------------
 
@@ -219,9 +228,16 @@ class Truth(Sums):
         """Weighted sums along edges: an absent source says 0."""
         if any(map(_is_held, pytree.tree_leaves((args, kwargs), is_leaf=_is_held))):
             raise UnknownMeaningError("a weight that is a map")
+        name = target._schema.name
+        if name == "aten::conv2d" and prod(args[0].shape[2:]) == 1 and not is_image(x):
+            out = target(x.x, *args, **kwargs)  # channels of each element mixed, if it is that
+            if out.shape[2:] == x.x.shape[2:] and not x.varies(1):
+                return Held(out, x.tracks)
         return fresh(target(self.fill(self.image(x), 0), *args, **kwargs))
 
     def pads(self, target: Any, x: Held, pads: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_image(x) and x.x.dim() == 4:
+            x = self.plain(x, 1)
         lengths = {}
         for number in range(len(pads) // 2):
             dim = x.x.dim() - 1 - number
