@@ -64,8 +64,8 @@ def settle(value: Spatial, root: Sites) -> Any:
         axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
     for dim in set(mixed) - set(grown):
         axes[dim] = (Name("plain", prod(name.size for name in value.axes[dim])),)
-    if len(axes) == len(size) + 2 and any(map(_is_long, axes[2:])):
-        return value  # the lattice of an image names no site: its pixels were shuffled
+    if prod(size) == 1 and any(map(_is_long, axes[2:])):
+        return value  # an image that names no site: its pixels were shuffled
     dense = value.tensor()
     if prod(size) == 1:
         return dense

@@ -146,7 +146,10 @@ def _judge(entry: Entry, record: Record) -> None:
     record.parameters = round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
     x = torch.randn(2, entry.channels, entry.size, entry.size, dtype=torch.float64)
     x = x.to(memory_format=torch.channels_last)
-    model = cg.excite(model.double(), x).eval().to(memory_format=torch.channels_last)
+    model = cg.excite(model.double(), x).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 4:  # some networks have others, which `.to()` does not take
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         want = flat(model(x))
     record.built = True

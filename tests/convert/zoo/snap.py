@@ -13,6 +13,9 @@ from torch import Tensor
 
 BITS = 20
 
+OFFSET = 0.7182818284
+"""Where between two grains values part. Means of grains are simple fractions, and so never a tie."""
+
 
 def is_view(target: Any) -> bool:
     """Whether an operator returns elements of its argument: they are rounded already."""
@@ -48,7 +51,7 @@ def snap(x: Tensor, target: Any, there: Tensor | None = None) -> Tensor:
         return x
     exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
     grain = 2.0 ** (exponent - BITS)
-    rounded = torch.round(x / grain) * grain
+    rounded = torch.floor(x / grain + OFFSET) * grain
     if writes(target):
         return x.copy_(rounded)
     return x if torch.equal(rounded, x) else rounded

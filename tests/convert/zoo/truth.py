@@ -156,7 +156,9 @@ class Truth(Sums):
         raise UnknownMeaningError("sends along edges of what is no image")
 
     def plain(self, value: Any, dim: int) -> Any:
-        return coarser(value, dim, self.fill) if value.varies(dim) else value
+        if not value.varies(dim) or self.whole(value, dim):
+            return value
+        return coarser(value, dim, self.fill)
 
     # -- families ---------------------------------------------------------------------------------
 
