@@ -67,6 +67,7 @@ def expand(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         return x.expand(args[0].shape)
     if not isinstance(x, Spatial) or step.shape is None:
         raise NoRuleError("its shape depends on more than the batch")
+    x = x.thin()
     rank = len(step.shape)
     axes = [*((),) * (rank - len(x.axes)), *x.axes]
     rows, slot, d = x.x, 1, run.root.d

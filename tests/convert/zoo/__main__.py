@@ -1,6 +1,10 @@
 """The zoo of published networks: python -m tests.convert.zoo, or `make zoo`."""
 
 from tests.convert.zoo.run import arguments, run
+from tests.convert.zoo.table import write
 
 if __name__ == "__main__":
-    run(arguments())
+    given = arguments()
+    run(given)
+    if given.table is not None:
+        write(given.results, given.table)

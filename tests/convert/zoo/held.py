@@ -128,10 +128,16 @@ def union(values: Iterable[Any], rank: int) -> list[Track]:
     return out
 
 
-def reduced(value: Held, dims: list[int], keepdim: bool) -> list[Track]:
-    """The lattices that are left when dimensions are gone: a lattice axis goes as a whole."""
+def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False) -> list[Track]:
+    """The lattices that are left when dimensions are gone: a lattice axis goes as a whole.
+
+    With `parts`, a lattice of which a part of an axis goes is left by no one: readouts, one for
+    each of the digits that stay.
+    """
     out = []
     for track in value.tracks:
+        if parts and _goes_in_part(track, dims):
+            continue
         at: list[Coordinate] = []
         size = list(track.size)
         for number, c in enumerate(track.at):
@@ -147,6 +153,14 @@ def reduced(value: Held, dims: list[int], keepdim: bool) -> list[Track]:
             gone = gone.each(lambda c: squeezed(c, dims))
         out.append(gone)
     return out
+
+
+def _goes_in_part(track: Track, dims: list[int]) -> bool:
+    return any(
+        any(c.shape[d] > 1 for d in dims) and any(n > 1 for d, n in enumerate(c.shape) if d not in dims)
+        for c in track.at[1:]
+        if c is not None
+    )
 
 
 def squeezed(c: Tensor, dims: list[int]) -> Tensor:

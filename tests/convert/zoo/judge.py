@@ -6,7 +6,7 @@
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -18,7 +18,7 @@ from convgraph.convert.run import Run
 from convgraph.convert.value import Spatial, from_graph
 from tests.convert.zoo.catalogue import Entry
 from tests.convert.zoo.held import UnknownMeaningError
-from tests.convert.zoo.snap import is_view, snap
+from tests.convert.zoo.snap import is_view, snap, wide
 from tests.convert.zoo.truth import Truth
 
 
@@ -193,7 +193,8 @@ def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
         return
     graph = cg.PixelGraph.from_image(x, mask=root)
     found = net.captured(x)
-    run = Rounding(net, found.program, graph.sites, strict=True)
+    program = replace(found.program, steps=tuple(map(_wide, found.program.steps)))
+    run = Rounding(net, program, graph.sites, strict=True)
     got = [_dense(one) for one in run([from_graph(graph)]) if one is not None]
     whole = [one for one in Truth(exported, torch.ones_like(root))(x) if one is not None]
     record.mask_matters = not same(want, whole) and any(
@@ -207,6 +208,11 @@ def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
         values = one.x if isinstance(one, cg.PixelGraph) else one
         if isinstance(values, Tensor) and not bool(values.isfinite().all()):
             record.masked, record.reason = False, "a masked run is not finite"
+
+
+def _wide(step: Any) -> Any:
+    args, kwargs = pytree.tree_map(wide, (list(step.args), dict(step.kwargs)))
+    return replace(step, args=tuple(args), kwargs=kwargs)
 
 
 def _difference(got: list[Any], want: list[Any]) -> str:

@@ -55,3 +55,8 @@ def snap(x: Tensor, target: Any, there: Tensor | None = None) -> Tensor:
     if writes(target):
         return x.copy_(rounded)
     return x if torch.equal(rounded, x) else rounded
+
+
+def wide(value: Any) -> Any:
+    """Float64 where a network asks for float32 inside: its sums would differ in their 20th bit."""
+    return torch.float64 if value is torch.float32 else value

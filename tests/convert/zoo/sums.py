@@ -59,7 +59,7 @@ class Sums(torch.fx.Interpreter):
 
     def on_sum(self, target: Any, x: Held, dim: Any = None, keepdim: bool = False, **k: Any) -> Any:
         dims = dims_of(x, dim)
-        return held(self.fill(x, 0).sum(dims, keepdim=keepdim), reduced(x, dims, keepdim))
+        return held(self.fill(x, 0).sum(dims, keepdim=keepdim), reduced(x, dims, keepdim, parts=True))
 
     def on_mean(
         self, target: Any, x: Held, dim: Any = None, keepdim: bool = False, **k: Any
@@ -67,12 +67,12 @@ class Sums(torch.fx.Interpreter):
         dims = dims_of(x, dim)
         total, count = self.over(x, dims)
         out = total.sum(dims, keepdim=True) / count
-        return held(_kept(out, dims, keepdim), reduced(x, dims, keepdim))
+        return held(_kept(out, dims, keepdim), reduced(x, dims, keepdim, parts=True))
 
     def _extreme(self, x: Held, dim: Any, keepdim: bool, sign: int) -> Any:
         dims = dims_of(x, dim)
         out = (self.fill(x, -sign * torch.inf) * sign).amax(dims, keepdim=keepdim) * sign
-        return held(torch.where(out.isinf(), 0, out), reduced(x, dims, keepdim))
+        return held(torch.where(out.isinf(), 0, out), reduced(x, dims, keepdim, parts=True))
 
     def on_amax(self, target: Any, x: Held, dim: Any = (), keepdim: bool = False) -> Any:
         return self._extreme(x, dim, keepdim, 1)
@@ -85,14 +85,14 @@ class Sums(torch.fx.Interpreter):
     ) -> Any:
         dims = dims_of(x, dim)
         out = target(self.fill(x, 0), p, dims, keepdim, **k)
-        return held(out, reduced(x, dims, keepdim))
+        return held(out, reduced(x, dims, keepdim, parts=True))
 
     def on_norm(
         self, target: Any, x: Held, p: Any = 2, dim: Any = None, keepdim: bool = False
     ) -> Any:
         dims = dims_of(x, dim)
         out = torch.linalg.vector_norm(self.fill(x, 0), p, dims, keepdim)
-        return held(out, reduced(x, dims, keepdim))
+        return held(out, reduced(x, dims, keepdim, parts=True))
 
     def _spread(self, x: Held, dims: list[int], correction: float) -> Tensor:
         """(..., 1, ...) the variance over what is there."""
@@ -109,7 +109,7 @@ class Sums(torch.fx.Interpreter):
         out = self._spread(x, dims, 1 if correction is None else correction)
         if target._schema.name == "aten::std":
             out = out.sqrt()
-        return held(_kept(out, dims, keepdim), reduced(x, dims, keepdim))
+        return held(_kept(out, dims, keepdim), reduced(x, dims, keepdim, parts=True))
 
     on_std = on_var
 
@@ -124,6 +124,19 @@ class Sums(torch.fx.Interpreter):
     def on_max_pool2d(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
         out = target(self.fill(self.image(x), -torch.inf), *args, **k)
         return fresh(torch.where(out == -torch.inf, 0, out))
+
+    def on_max_pool2d_with_indices(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
+        out, where = target(self.fill(self.image(x), -torch.inf), *args, **k)
+        empty = out == -torch.inf
+        return fresh(torch.where(empty, 0, out)), fresh(torch.where(empty, -1, where))
+
+    def on_max_unpool2d(self, target: Any, x: Any, where: Any, size: Any) -> Any:
+        """An absent maximum goes nowhere."""
+        value, to = self.fill(self.image(x), 0), self.fill(self.image(where), -1)
+        out = value.new_zeros(*value.shape[:2], prod(size) + 1)
+        to = torch.where(to < 0, prod(size), to).flatten(2)
+        out = out.scatter(2, to, value.flatten(2))[..., :-1]
+        return fresh(out.unflatten(2, tuple(size)))
 
     def on_adaptive_max_pool2d(self, target: Any, x: Any, size: Any) -> Any:
         if prod(size) != 1:

@@ -20,7 +20,7 @@ from tests.convert.zoo.held import (
     Held, Track, UnknownMeaningError, coarser, compact, fresh, held, is_image, lengthened,
     reduced, union,
 )  # fmt: skip
-from tests.convert.zoo.snap import is_view, snap
+from tests.convert.zoo.snap import is_view, snap, wide
 from tests.convert.zoo.sums import Sums
 from tests.interpreter import there
 
@@ -83,6 +83,7 @@ class Truth(Sums):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(getattr(target, "_schema", None), "name", "").removeprefix("aten::")
         leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_held)
+        args, kwargs = pytree.tree_map(wide, (args, kwargs), is_leaf=_is_held)
         if not name or name.startswith("_assert"):
             return None if name else super().call_function(target, args, kwargs)
         if not any(map(_is_held, leaves)):
