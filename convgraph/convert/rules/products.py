@@ -31,9 +31,17 @@ def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
             return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
     if isinstance(x, Spatial) and attention.is_pairs(x):
         return attention.answers(run, x, other)
+    if isinstance(other, Spatial) and attention.is_pairs(other) and isinstance(x, Spatial):
+        return _turned(attention.answers(run, _turned(other), _turned(x)))
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
         return attention.questions(run, x, other)
     return contract(run, x, other)
+
+
+def _turned(x: Spatial) -> Spatial:
+    """The transposed matrix."""
+    rank = len(x.axes)
+    return x.permuted([*range(rank - 2), rank - 1, rank - 2])
 
 
 def _asks(x: Spatial, other: Spatial) -> bool:

@@ -5,6 +5,7 @@ from tests.convert.zoo.table import write
 
 if __name__ == "__main__":
     given = arguments()
-    run(given)
-    if given.table is not None:
+    if given.table is None:
+        run(given)
+    else:
         write(given.results, given.table)

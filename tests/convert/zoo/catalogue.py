@@ -12,11 +12,7 @@ from typing import Any, final
 import torch
 
 from tests.convert.zoo import listed
-
-OPERATORS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
+from tests.zoo import OPERATORS
 
 
 @final

@@ -157,7 +157,8 @@ def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False)
 
 def _goes_in_part(track: Track, dims: list[int]) -> bool:
     return any(
-        any(c.shape[d] > 1 for d in dims) and any(n > 1 for d, n in enumerate(c.shape) if d not in dims)
+        any(c.shape[d] > 1 for d in dims)
+        and any(n > 1 for d, n in enumerate(c.shape) if d not in dims)
         for c in track.at[1:]
         if c is not None
     )

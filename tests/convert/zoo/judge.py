@@ -1,11 +1,10 @@
 """One published network through the whole converter, and what can be said of it.
 
-    excited in float64 -> to_graph -> the dense bits? -> to_dense -> strict? -> a mask, and its truth
+excited in float64 -> to_graph -> the dense bits? -> to_dense -> strict? -> a mask, and its truth
 """
 
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, final
 
@@ -184,27 +183,41 @@ def _judge(entry: Entry, record: Record) -> None:
         clock("masked")
 
 
-def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
-    root = mask_of(len(x), x.shape[-1])
-    try:
-        want = [one for one in Truth(exported, root)(x) if one is not None]
-    except UnknownMeaningError as error:
-        record.reason = f"the interpreter has no answer: {str(error).splitlines()[0]}"
-        return
+def rounded(net: Any, exported: Any, x: Tensor, root: Tensor) -> tuple[list[Any], list[Any]]:
+    """The masked run and the masked truth, flat, both rounded after every operator.
+
+    Raises:
+        UnknownMeaningError: the interpreter has no answer.
+    """
+    want = [one for one in Truth(exported, root)(x) if one is not None]
     graph = cg.PixelGraph.from_image(x, mask=root)
     found = net.captured(x)
     program = replace(found.program, steps=tuple(map(_wide, found.program.steps)))
     run = Rounding(net, program, graph.sites, strict=True)
-    got = [_dense(one) for one in run([from_graph(graph)]) if one is not None]
-    whole = [one for one in Truth(exported, torch.ones_like(root))(x) if one is not None]
-    record.mask_matters = not same(want, whole) and any(
-        isinstance(one, Tensor) and len(one.unique()) > 2 for one in want
-    )
+    return [_dense(one) for one in run([from_graph(graph)]) if one is not None], want
+
+
+def matters(exported: Any, x: Tensor, want: list[Any]) -> bool:
+    """Whether the mask changes an answer that says anything."""
+    whole = torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
+    full = [one for one in Truth(exported, whole)(x) if one is not None]
+    says = any(isinstance(one, Tensor) and len(one.unique()) > 2 for one in want)
+    return says and not same(want, full)
+
+
+def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
+    root = mask_of(len(x), x.shape[-1])
+    try:
+        got, want = rounded(net, exported, x, root)
+    except UnknownMeaningError as error:
+        record.reason = f"the interpreter has no answer: {str(error).splitlines()[0]}"
+        return
+    record.mask_matters = matters(exported, x, want)
     record.masked = same(got, want) and record.mask_matters
     if not record.masked:
         record.reason = _difference(got, want) if record.mask_matters else "the mask says nothing"
         return
-    for one in flat(net(graph)):  # and as it is called, unrounded
+    for one in flat(net(cg.PixelGraph.from_image(x, mask=root))):  # as it is called, unrounded
         values = one.x if isinstance(one, cg.PixelGraph) else one
         if isinstance(values, Tensor) and not bool(values.isfinite().all()):
             record.masked, record.reason = False, "a masked run is not finite"
@@ -253,6 +266,3 @@ class _Clock:
         now = time.perf_counter()
         self.record.seconds[stage] = round(now - self.last, 2)
         self.last = now
-
-
-Builder = Callable[[], Any]

@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="ignore the answers that are there")
     parser.add_argument("--failed", action="store_true", help="ask again where something failed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the answers")
-    parser.add_argument("--table", type=Path, help="write the page of the documentation")
+    parser.add_argument("--table", type=Path, help="write the page of the answers; ask nothing")
     return parser.parse_args()
 
 
@@ -116,9 +116,7 @@ class Worker:
         self.process.wait()
 
 
-def work(
-    tasks: "queue.Queue[Entry]", args: argparse.Namespace, ends: float, done: Any
-) -> None:
+def work(tasks: "queue.Queue[Entry]", args: argparse.Namespace, ends: float, done: Any) -> None:
     """One thread: a worker for as long as there are networks and minutes."""
     worker = Worker(args.memory)
     while time.monotonic() < ends:

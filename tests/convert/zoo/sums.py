@@ -59,7 +59,9 @@ class Sums(torch.fx.Interpreter):
 
     def on_sum(self, target: Any, x: Held, dim: Any = None, keepdim: bool = False, **k: Any) -> Any:
         dims = dims_of(x, dim)
-        return held(self.fill(x, 0).sum(dims, keepdim=keepdim), reduced(x, dims, keepdim, parts=True))
+        return held(
+            self.fill(x, 0).sum(dims, keepdim=keepdim), reduced(x, dims, keepdim, parts=True)
+        )
 
     def on_mean(
         self, target: Any, x: Held, dim: Any = None, keepdim: bool = False, **k: Any
@@ -269,6 +271,19 @@ class Sums(torch.fx.Interpreter):
 
     on_bmm = on_mm = on_matmul
 
+    def on_einsum(self, target: Any, equation: str, operands: Any, **k: Any) -> Any:
+        """Letters that no result names are summed over; an absent site says 0."""
+        left, _, out = equation.replace(" ", "").partition("->")
+        value = target(equation, [self.fill(one, 0) for one in operands], **k)
+        sides = []
+        for letters, one in zip(left.split(","), operands, strict=True):
+            gone = [d for d, c in enumerate(letters) if c not in out]
+            for track in one.tracks if isinstance(one, Held) else ():
+                for rest in reduced(Held(one.x, (track,)), gone, False, parts=True):
+                    kept = [c for c in letters if c in out]
+                    sides.append(Held(value, (rest.each(lambda c, k=kept: _lettered(c, k, out)),)))
+        return held(value, union(sides, value.dim()))
+
     def on_scaled_dot_product_attention(
         self, target: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
         causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
@@ -359,3 +374,12 @@ def _kept(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
 def _tensor(value: Any) -> Tensor:
     out: Tensor = value.x if isinstance(value, Held) else value
     return out
+
+
+def _lettered(c: Tensor, letters: list[str], out: str) -> Tensor:
+    """A coordinate with one dimension for each letter of a result."""
+    order = [letters.index(letter) for letter in out if letter in letters]
+    turned = c.permute(order)
+    for number, letter in enumerate(out):
+        turned = turned if letter in letters else turned.unsqueeze(number)
+    return turned

@@ -43,9 +43,7 @@ SENDS = frozenset(
     """conv2d conv_transpose2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
     _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle""".split()
 )
-PADS = frozenset(
-    """pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d""".split()
-)
+PADS = frozenset("""pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d""".split())
 WINDOWS = frozenset("adaptive_avg_pool2d avg_pool2d max_pool2d".split())
 ALONG = frozenset("max min argmax argmin cumsum logsumexp prod topk sort".split())
 
@@ -120,9 +118,7 @@ class Truth(Sums):
         if not self.grain:
             return out
         kept = is_view(target)
-        return pytree.tree_map(
-            lambda one: self._snap(one, target, kept), out, is_leaf=_is_held
-        )
+        return pytree.tree_map(lambda one: self._snap(one, target, kept), out, is_leaf=_is_held)
 
     def _snap(self, one: Any, target: Any, kept: bool) -> Any:
         if kept:
@@ -204,7 +200,9 @@ class Truth(Sums):
         if isinstance(out, Tensor):
             return held(out, [_track(t, c) for t, c in zip(x.tracks, sites, strict=True)])
         return [
-            held(one, [_track(t, [c[k] for c in cs]) for t, cs in zip(x.tracks, sites, strict=True)])
+            held(
+                one, [_track(t, [c[k] for c in cs]) for t, cs in zip(x.tracks, sites, strict=True)]
+            )
             for k, one in enumerate(out)
         ]
 
