@@ -1,7 +1,7 @@
 """Rules by which nodes meet in published networks: products, cut lattices, digits, token mixers.
 
-Each is a small network of one idea. On a grid it gives the dense bits; on a mask, the answer and the
-gradients of the dense interpreter of the zoo, rounded to 20 bits as it says.
+Each is a small network of one idea. On a grid it gives the dense bits; on a mask, the answer and
+the gradients of the dense interpreter of the zoo, rounded to 20 bits as it says.
 """
 
 from typing import Any
@@ -185,7 +185,8 @@ class Thin(nn.Module):
 
 
 NETS = (
-    Merging, Depths, OverChannels, Talking, Columns, Einsums, Context, Mixer, Patches, Deviations, Thin,
+    Merging, Depths, OverChannels, Talking, Columns, Einsums, Context, Mixer, Patches,
+    Deviations, Thin,
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def _axes(one: Any, rank: int, batch: int) -> Axes:
 
 
 @rule("einsum", hop="all")
-def einsum(run: Any, step: Any, equation: str, operands: Any, **_: Any) -> Any:
+def einsum(run: Any, step: Any, equation: str, operands: Any, **more: Any) -> Any:
     """Two operands: axes change places, one product, axes change places."""
     left, _, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")

@@ -21,7 +21,7 @@ class UnknownMeaningError(NotImplementedError):
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """The site of each element: one lattice. Weights of attention have two, who asks and who is heard.
+    """The site of each element on one lattice; attention has two, who asks and who is heard.
 
     Attributes:
         at: image, row and column.

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import (
-    BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
 )  # fmt: skip
 
 from tests.convert.zoo.catalogue import Entry, catalogue

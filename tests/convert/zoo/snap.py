@@ -14,7 +14,7 @@ from torch import Tensor
 BITS = 20
 
 OFFSET = 0.7182818284
-"""Where between two grains values part. Means of grains are simple fractions, and so never a tie."""
+"""Where values part between two grains. Means of grains are simple fractions, so never a tie."""
 
 
 def is_view(target: Any) -> bool:

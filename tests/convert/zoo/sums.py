@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.convert.zoo.held import (
-    Held, UnknownMeaningError, fresh, held, reduced, union,
+    Held,
+    UnknownMeaningError,
+    fresh,
+    held,
+    reduced,
+    union,
 )  # fmt: skip
 
 
@@ -290,10 +295,7 @@ class Sums(torch.fx.Interpreter):
     ) -> Any:  # fmt: skip
         if causal or enable_gqa or dropout:
             raise UnknownMeaningError("attention that is causal, grouped or random")
-        turned = (
-            Held(k.x.transpose(-1, -2), tuple(t.each(lambda c: c.transpose(-1, -2)) for t in k.tracks))
-            if isinstance(k, Held) else k.transpose(-1, -2)
-        )  # fmt: skip
+        turned = _transposed(k)
         score = self.on_matmul(torch.matmul, q, turned)
         if not isinstance(score, Held):
             raise UnknownMeaningError("attention among readouts")
@@ -383,3 +385,10 @@ def _lettered(c: Tensor, letters: list[str], out: str) -> Tensor:
     for number, letter in enumerate(out):
         turned = turned if letter in letters else turned.unsqueeze(number)
     return turned
+
+
+def _transposed(value: Any) -> Any:
+    if not isinstance(value, Held):
+        return value.transpose(-1, -2)
+    tracks = tuple(track.each(lambda c: c.transpose(-1, -2)) for track in value.tracks)
+    return Held(value.x.transpose(-1, -2), tracks)

@@ -9,28 +9,28 @@ from tests.convert.zoo.run import read
 
 HEAD = """# Networks that convert
 
-Published networks, without trained weights, taken through `cg.to_graph` by `make zoo`. This page is
-written by it (`make zoo-page`); a number here was counted, not copied.
+Published networks, without trained weights, taken through `cg.to_graph` by `make zoo`. `make
+zoo-page` writes this page; its numbers are counted.
 
-Each network is made by its library, at its published width, in float64 and evaluation. `cg.excite`
-opens what a fresh network hides: constants that start at zero are drawn, batch norms calibrated.
-Images are two, square, and mostly the smallest that the network takes; the size stands behind its
-name. Then, in this order:
+Each network is made by its library, at its published width, in float64 and evaluation.
+`cg.excite` opens what a fresh network hides: constants that start at zero are drawn, batch norms
+calibrated. Images are two, square, and mostly the smallest that the network takes; the size
+stands behind its name. Then, in this order:
 
-| column | what it says |
-|---|---|
-| captured | `torch.export` made a program of it |
-| equal | the converted network returns the dense network's bits (channels-last, images in) |
-| back | `to_dense` returns every parameter and buffer bit for bit, under its own name |
-| strict | `to_graph(..., strict=True)` takes it: every operator has a rule |
-| masked | on a mask of patches in one image and scattered pixels in the other, the converted network equals the dense network whose holes are refilled |
+- **captured**: `torch.export` made a program of it.
+- **equal**: images in, the converted network returns the dense network's bits (channels-last).
+- **back**: `to_dense` returns every parameter and buffer bit for bit, under its own name.
+- **strict**: `to_graph(..., strict=True)` takes it; every operator has a rule.
+- **masked**: with a mask of patches in one image and of scattered pixels in the other, the
+  converted network equals the dense network whose holes are refilled, and the mask changes the
+  answer.
 
 The masked truth is an interpreter that reads what `torch.export` captured and nothing of the
-package; it keeps, for each element of each tensor, the pixel that it belongs to. Both sides round
-every operator's result to 20 bits below its largest entry, so that the order of a sum says nothing,
-and are then compared bit for bit, end to end: more than a millionth of a map's largest entry, lost or
-gained at any operator, stays in the answer. A network counts as masked only if the mask changes its
-answer.
+package; for each element of each tensor it keeps the pixel that it belongs to. Both sides round
+every operator's result to 20 bits below its largest entry, so that the order of a sum says
+nothing, and their answers are compared bit for bit: more than a millionth of a map's largest
+entry, gained or lost at any operator, stays. A cast to float32 inside a network is left out.
+Gradients are not compared here, nor is training.
 """
 
 STAGES: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
@@ -68,8 +68,8 @@ def page(records: list[dict[str, Any]]) -> str:
     parts += [
         "## On grids only", "",
         "The dense bits, but no mask: an operator has no rule, which `strict=True` and a masked "
-        "graph say with the module's path; or the interpreter has no answer of its own, and nothing "
-        "was compared.", "",
+        "graph say with the module's path; or the interpreter has no answer of its own, and "
+        "nothing was compared.", "",
         "| network | reason |", "|---|---|",
     ]  # fmt: skip
     parts += [_row(r) for r in records if r["equal"] and not r["masked"]]

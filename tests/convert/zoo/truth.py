@@ -17,35 +17,60 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from tests.convert.zoo.held import (
-    Held, Track, UnknownMeaningError, coarser, compact, fresh, held, is_image, lengthened,
-    reduced, union,
+    Held,
+    Track,
+    UnknownMeaningError,
+    coarser,
+    compact,
+    fresh,
+    held,
+    is_image,
+    lengthened,
+    reduced,
+    union,
 )  # fmt: skip
 from tests.convert.zoo.snap import is_view, snap, wide
 from tests.convert.zoo.sums import Sums
 from tests.interpreter import there
 
-SITE_BY_SITE = frozenset(
-    """abs add addcmul alias bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max clamp_min
-    clone contiguous cos detach detach_ div dropout elu eq erf exp expm1 feature_dropout floor floor_divide ge gelu
-    gt hardshrink hardsigmoid hardswish hardtanh le leaky_relu lerp lift_fresh_copy log log1p
-    log_sigmoid logical_and logical_not lt masked_fill maximum minimum mish mul ne neg ones_like pow
-    reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin softplus softsign
-    sqrt square sub tan tanh threshold to type_as where zeros_like _to_copy full_like prelu_one
-    alpha_dropout feature_alpha_dropout rand_like""".split()
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SITE_BY_SITE = _words(
+    """
+    abs add addcmul alias bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max
+    clamp_min clone contiguous cos detach detach_ div dropout elu eq erf exp expm1
+    feature_dropout floor floor_divide ge gelu gt hardshrink hardsigmoid hardswish hardtanh le
+    leaky_relu lerp lift_fresh_copy log log1p log_sigmoid logical_and logical_not lt
+    masked_fill maximum minimum mish mul ne neg ones_like pow reciprocal relu relu6 remainder
+    round rsqrt rsub selu sigmoid sign silu sin softplus softsign sqrt square sub tan tanh
+    threshold to type_as where zeros_like _to_copy full_like prelu_one alpha_dropout
+    feature_alpha_dropout rand_like
+    """
 )
-VIEWS = frozenset(
-    """view _unsafe_view reshape flatten unflatten permute transpose t movedim swapaxes unsqueeze
+VIEWS = _words(
+    """
+    view _unsafe_view reshape flatten unflatten permute transpose t movedim swapaxes unsqueeze
     squeeze unsqueeze_ squeeze_ mT adjoint channel_shuffle native_channel_shuffle glu repeat
-    repeat_interleave tile view_as reshape_as numpy_T""".split()
+    repeat_interleave tile view_as reshape_as numpy_T
+    """
 )
-PIECES = frozenset("slice narrow select split split_with_sizes chunk unbind tensor_split".split())
-SENDS = frozenset(
-    """conv2d conv_transpose2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
-    _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle""".split()
+PIECES = _words("slice narrow select split split_with_sizes chunk unbind tensor_split")
+SENDS = _words(
+    """
+    conv2d conv_transpose2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+    _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle
+    """
 )
-PADS = frozenset("""pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d""".split())
-WINDOWS = frozenset("adaptive_avg_pool2d avg_pool2d max_pool2d".split())
-ALONG = frozenset("max min argmax argmin cumsum logsumexp prod topk sort".split())
+PADS = _words(
+    """
+    pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d
+    """
+)
+WINDOWS = _words("adaptive_avg_pool2d avg_pool2d max_pool2d")
+ALONG = _words("max min argmax argmin cumsum logsumexp prod topk sort")
 
 
 class Truth(Sums):
