@@ -90,6 +90,14 @@ class Talking(Attentive):
         return (weights @ v).transpose(1, 2).flatten(2)
 
 
+class Shared(Attentive):
+    """All heads hear the keys and values of the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1]).transpose(1, 2).flatten(2)
+
+
 class Columns(Attentive):
     """Tokens as columns: values stand before their weights."""
 
@@ -185,7 +193,7 @@ class Thin(nn.Module):
 
 
 NETS = (
-    Merging, Depths, OverChannels, Talking, Columns, Einsums, Context, Mixer, Patches,
+    Merging, Depths, OverChannels, Talking, Shared, Columns, Einsums, Context, Mixer, Patches,
     Deviations, Thin,
 )  # fmt: skip
 

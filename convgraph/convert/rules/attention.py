@@ -74,6 +74,22 @@ def pair_softmax(run: Any, x: Spatial) -> Spatial:
     return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))
 
 
+def _for_heads(q: Spatial, one: Spatial) -> Spatial:
+    """Keys or values that all heads share, once for each."""
+    if len(q.axes) != len(one.axes):
+        return one
+    value = one.thin()
+    for dim, axis in enumerate(q.axes[:-2]):
+        if axis and names.is_plain(axis) and not value.axes[dim]:
+            slot = value.slot(dim)
+            shape = (*value.x.shape[:slot], *names.plain((axis,)), *value.x.shape[slot:])
+            for _ in axis:
+                value = value.with_x(value.x.unsqueeze(slot))
+            axes = (*value.axes[:dim], axis, *value.axes[dim + 1 :])
+            value = Spatial(value.x.expand(shape), value.sites, axes)
+    return value
+
+
 @rule("scaled_dot_product_attention", hop="all")
 def attention(
     run: Any, step: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
@@ -82,6 +98,7 @@ def attention(
     """softmax(Q K^T scale + mask) V over the nodes of each group."""
     if not all(isinstance(one, Spatial) for one in (q, k, v)) or causal or enable_gqa:
         raise NoRuleError("its tokens are not all nodes")
+    k, v = _for_heads(q, k), _for_heads(q, v)
     rank = len(k.axes)
     turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])
     width = names.sizes(q.axes)[-1]
