@@ -8,8 +8,12 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
+# Libraries of published networks. Some of them pin a torch of their own, so none brings what it
+# asks for: that is the extra `zoo`.
+PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof faults notebooks docs clean
+.PHONY: help setup demo test check bench bench-proof faults zoo zoo-page notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -39,6 +43,12 @@ faults: $(READY) ## refute every planted fault and write the table into docs/fau
 bench-proof: $(READY) ## time certificates of three layers, and their memory beside the layer's own
 	$(BIN)/python benchmarks/certificates.py
 
+zoo: $(READY) ## convert hundreds of published networks, about half an hour; goes on where it was cut off
+	$(BIN)/python -m tests.convert.zoo $(ZOO)
+
+zoo-page: $(READY) ## write what the zoo found into docs/supported-models.md
+	$(BIN)/python -m tests.convert.zoo --table docs/supported-models.md
+
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
 
@@ -62,7 +72,8 @@ $(VENV)/bin/python:
 # Runs once, and again when what is installed may have changed.
 $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[dev,zoo]"
+	$(PIP) --no-deps $(PUBLISHED)
 	@touch $@
 
 $(DOCS): $(READY)

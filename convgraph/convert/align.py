@@ -29,6 +29,7 @@ def align(operands: Sequence[Any], root: Sites) -> tuple[list[Any], Sites, Axes]
     Raises:
         NoRuleError: axes of one size mean different things.
     """
+    operands = [one.thin() if isinstance(one, Spatial) else one for one in operands]
     spatial = [one for one in operands if isinstance(one, Spatial)]
     rank = max(
         [len(one.axes) for one in spatial]

@@ -102,7 +102,8 @@ def split(name: Name, low: int) -> tuple[Name, Name]:
     """
     if name.kind == "batch" or name.size % low:
         raise NoRuleError(f"a reshape splits the {name.kind} axis of {name.size} by {low}")
-    high = Name(name.kind, name.size // low, name.axis, name.stride * low)
+    stride = 1 if name.kind == "plain" else name.stride * low
+    high = Name(name.kind, name.size // low, name.axis, stride)
     return high, Name(name.kind, low, name.axis, name.stride)
 
 

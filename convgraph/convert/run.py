@@ -20,6 +20,7 @@ from convgraph.convert import names, owners, registry, rules
 from convgraph.convert.capture import Program, Step, getitem, substitute
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.report import Line
+from convgraph.convert.settle import settled
 from convgraph.convert.value import Spatial, from_graph, spread
 from convgraph.errors import ConversionError
 from convgraph.graph import PixelGraph
@@ -137,7 +138,7 @@ class Run:
         try:
             if entry is None:
                 raise NoRuleError("it has no rule")
-            out = entry.call(self, step, *args, **kwargs)
+            out = self._meaning(entry, step, args, kwargs)
         except NoRuleError as reason:
             out = self._fallback(step, args, kwargs, reason)
             self.lines.append(Line(step.path, step.operator, None, str(reason)))
@@ -151,6 +152,20 @@ class Run:
                 moved = "all"
             self.listen(step, spatial, moved, out)
         return out
+
+    def _meaning(self, entry: registry.Entry, step: Step, args: list[Any], kwargs: Any) -> Any:
+        """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
+        try:
+            return entry.call(self, step, *args, **kwargs)
+        except NoRuleError:
+            moved = None if step.operator.endswith("_") else settled(args, self.root)
+            if moved is None:
+                raise
+            out = entry.call(self, step, *moved, **kwargs) if _spatials(moved) else (
+                step.target(*moved, **kwargs)
+            )  # fmt: skip
+            self.moved = "all"
+            return out
 
     def _device(self, argument: Any) -> Any:
         """A device of the capture is the device of the run."""

@@ -78,6 +78,12 @@ class Spatial:
         one = (Name("plain", prod(name.size for name in axis)),)
         return self.refined((*self.axes[:dim], one, *self.axes[dim + 1 :]))
 
+    def thin(self) -> "Spatial":
+        """The same value, axes of one entry without a name, so that they broadcast."""
+        if all(len(axis) == 0 or actual(axis, 2) > 1 for axis in self.axes):
+            return self
+        return self.refined(tuple(axis if actual(axis, 2) > 1 else () for axis in self.axes))
+
     def slot(self, dim: int) -> int:
         """Return the dimension of x that a merged plain axis is."""
         return 1 + len(names.plain(self.axes[:dim]))
@@ -104,7 +110,7 @@ class Spatial:
         """
         if not self.is_image():
             raise NoRuleError(f"axes {names.describe(self.axes)} are no image's")
-        return PixelGraph(self.x.flatten(1), self.sites)
+        return PixelGraph(self.x.reshape(self.x.shape[0], -1), self.sites)
 
     def tensor(self, fill: float = 0.0) -> Tensor:
         """Return the exported tensor, `fill` where a site is absent; a view on a full grid."""

@@ -11,26 +11,15 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import NoRuleError
 from convgraph.convert.pairs import PairSites, heads, keys, pair_sites, tokens
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
 
-@rule("matmul", "bmm", "mm", hop="all")
-def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
-    """Features times a matrix that all nodes share, queries times keys, or weights times values."""
-    if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
-        run.travelled("node")
-        dim = len(x.axes) - 1
-        value = x.merged(dim)
-        rows = value.x @ other
-        return Spatial(rows, x.sites, (*value.axes[:dim], (Name("plain", rows.shape[-1]),)))
-    if not isinstance(x, Spatial) or not isinstance(other, Spatial):
-        raise NoRuleError("it multiplies a map with a tensor that is no matrix")
-    if isinstance(x.sites, PairSites):
-        return answers(run, x, other)
-    return questions(run, x, other)
+def is_pairs(x: Spatial) -> bool:
+    """Whether the rows of a value are pairs of nodes."""
+    return isinstance(x.sites, PairSites)
 
 
 def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
@@ -53,8 +42,10 @@ def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
     return Spatial(rows.reshape(len(rows), *counts), sites, axes)  # type: ignore[arg-type]
 
 
-def answers(run: Any, weights: Spatial, v: Spatial) -> Spatial:
+def answers(run: Any, weights: Spatial, v: Any) -> Spatial:
     """Return the sum over pairs of their weight times what is heard."""
+    if not isinstance(v, Spatial):
+        raise NoRuleError("weights of pairs meet what is no map")
     sites: Any = weights.sites
     *lead, asked, heard = weights.axes
     *other, spoken, width = v.axes
@@ -83,6 +74,22 @@ def pair_softmax(run: Any, x: Spatial) -> Spatial:
     return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))
 
 
+def _for_heads(q: Spatial, one: Spatial) -> Spatial:
+    """Keys or values that all heads share, once for each."""
+    if len(q.axes) != len(one.axes):
+        return one
+    value = one.thin()
+    for dim, axis in enumerate(q.axes[:-2]):
+        if axis and names.is_plain(axis) and not value.axes[dim]:
+            slot = value.slot(dim)
+            shape = (*value.x.shape[:slot], *names.plain((axis,)), *value.x.shape[slot:])
+            for _ in axis:
+                value = value.with_x(value.x.unsqueeze(slot))
+            axes = (*value.axes[:dim], axis, *value.axes[dim + 1 :])
+            value = Spatial(value.x.expand(shape), value.sites, axes)
+    return value
+
+
 @rule("scaled_dot_product_attention", hop="all")
 def attention(
     run: Any, step: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
@@ -91,6 +98,7 @@ def attention(
     """softmax(Q K^T scale + mask) V over the nodes of each group."""
     if not all(isinstance(one, Spatial) for one in (q, k, v)) or causal or enable_gqa:
         raise NoRuleError("its tokens are not all nodes")
+    k, v = _for_heads(q, k), _for_heads(q, v)
     rank = len(k.axes)
     turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])
     width = names.sizes(q.axes)[-1]

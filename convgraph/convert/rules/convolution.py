@@ -1,10 +1,12 @@
 """Convolutions: y[p] = b + sum over edges (q, p, t) of W[:, :, t] x[q]."""
 
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from convgraph.convert.names import NoRuleError
+from convgraph.convert import names
+from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.owners import called
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
@@ -76,6 +78,9 @@ def _send(
 ) -> Any:
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
+    if not x.is_image() and _looks_at_itself(geometry, x):
+        run.travelled("node")
+        return _mixed(x, weight, bias, groups)
     graph = x.graph()
     layer = run.owner(step)
     if run.listen is not None:
@@ -90,3 +95,24 @@ def _send(
             who=step.path or step.operator,
         )
     )  # fmt: skip
+
+
+def _looks_at_itself(geometry: KernelGeometry, x: Spatial) -> bool:
+    """Whether a kernel of one pixel meets channels that are plain, whatever the other axes are."""
+    return (
+        not geometry.transposed
+        and prod(geometry.kernel_size) == prod(geometry.stride) == 1
+        and not any(map(any, geometry.padding))
+        and names.is_plain(x.axes[1])
+    )
+
+
+def _mixed(x: Spatial, weight: Tensor, bias: Any, groups: int) -> Spatial:
+    """Channels of every row mixed: pairs of nodes have channels too, one a head."""
+    value = x.merged(1)
+    slot = value.slot(1)
+    rows = value.x.movedim(slot, -1).unflatten(-1, (groups, -1)).unsqueeze(-1)
+    mixed = (weight.view(groups, -1, weight.shape[1]) @ rows).flatten(-3)
+    mixed = (mixed if bias is None else mixed + bias).movedim(-1, slot)
+    axes = (value.axes[0], (Name("plain", mixed.shape[slot]),), *value.axes[2:])
+    return Spatial(mixed, x.sites, axes)

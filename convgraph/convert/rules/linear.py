@@ -11,12 +11,14 @@ from convgraph.convert.value import Spatial
 
 @rule("linear")
 def linear(run: Any, step: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-    """The last axis is plain: y[n] = W x[n] + b."""
+    """The last axis is plain, y[n] = W x[n] + b, or names nodes, who then all talk to readouts."""
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
     last = len(x.axes) - 1
-    if last == 1 and len(x.axes[0]) == 1 and not names.is_plain(x.axes[1]):
-        run.travelled("all")  # every node talks to one readout
+    if not names.is_plain(x.axes[last]):
+        if any(name.kind not in ("batch", "plain") for name in names.names(x.axes[:last])):
+            raise NoRuleError(f"it sums over a part of {names.describe(x.axes)}")
+        run.travelled("all")
         return step.target(x.tensor(), weight, bias)
     value = x.merged(last)
     return resized(value, last, step.target(value.x, weight, bias))

@@ -6,6 +6,7 @@ Operands are broadcast by names: a gate (B, C, 1, 1) is a readout node that talk
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.convert.align import align
@@ -72,3 +73,16 @@ def prelu(run: Any, step: Any, x: Spatial, weight: Tensor) -> Any:
         (rows, slope), sites, axes = align([x, weight], run.root)
         return Spatial(rows.where(rows > 0, slope * rows), sites, axes)
     return x.with_x(step.target(x.x, weight))
+
+
+@rule("feature_dropout", "feature_alpha_dropout", "feature_dropout_", "feature_alpha_dropout_")
+def feature_dropout(run: Any, step: Any, x: Spatial, p: float, train: bool) -> Any:
+    """Whole channels of an image at once: drawn for (B, C, 1, ...), heard by every node."""
+    if not train or p == 0:
+        return x
+    if "alpha" in step.operator or not x.is_image():
+        raise NoRuleError("it drops channels that are not an image's")
+    shape = (x.sites.batch_size, x.x.flatten(1).shape[1], *(1,) * run.root.d)
+    drawn = torch.feature_dropout(x.x.new_ones(shape), p, True)
+    (rows, gate), sites, axes = align([x, drawn], run.root)
+    return Spatial(rows.mul_(gate) if step.operator.endswith("_") else rows * gate, sites, axes)

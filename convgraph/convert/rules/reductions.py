@@ -17,7 +17,7 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
-from convgraph.convert.value import Spatial, index
+from convgraph.convert.value import Spatial, actual, index
 from convgraph.site_rule import network_sites
 
 
@@ -69,13 +69,18 @@ class _Groups:
         ]
         if Name("batch", names.BATCH) not in kept:
             raise NoRuleError("it reduces the batch")
-        size = x.sites.size or ()
-        lattice = [name for name in kept if name.kind == "site"]
-        if any(name.stride != 1 or name.size != size[name.axis] for name in lattice):
-            raise NoRuleError("it reduces a part of a lattice axis")
         if isinstance(x.sites, PairSites):
             raise NoRuleError("it reduces pairs of nodes")
-        order = sorted(kept, key=lambda name: name.axis)
+        size = x.sites.size or ()
+        lattice = [name for name in kept if name.kind == "site"]
+        order = sorted(kept, key=lambda name: (name.axis, -name.stride))
+        self.digits: list[Name] = []
+        if any(name.stride != 1 or name.size != size[name.axis] for name in lattice):
+            self.digits = order  # a part of an axis goes: a readout for each digit that stays
+            self.shape = [x.sites.batch_size, *(name.size for name in order[1:])]
+            self.count, self.target = prod(self.shape), index(order, x.sites)
+            self.lattice = False
+            return
         self.size = tuple(
             n if any(name.axis == axis for name in lattice) else 1 for axis, n in enumerate(size)
         )
@@ -88,6 +93,19 @@ class _Groups:
 
     def counts(self) -> Tensor:
         return torch.bincount(self.target, minlength=self.count)
+
+    def value(self, rows: Tensor, axes: names.Axes) -> Any:
+        """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
+        if not self.digits:
+            value = Spatial(rows, self.sites, axes)
+            return value if self.lattice and prod(self.size) > 1 else value.tensor()
+        dense = rows.reshape(*self.shape, *rows.shape[1:])
+        where, number = [], len(self.digits)
+        for name in names.names(axes):
+            where.append(number if name.kind == "plain" else self.digits.index(name))
+            number += name.kind == "plain"
+        batch = self.shape[0]
+        return dense.permute(where).reshape([actual(axis, batch) for axis in axes])
 
 
 def over_sites(run: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -103,9 +121,7 @@ def over_sites(run: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -
     run.travelled("all")
     groups = _Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
-    for dim in dims:
-        if any(n.kind == "plain" for n in x.axes[dim]) and not names.is_plain(x.axes[dim]):
-            raise NoRuleError(f"it reduces the mixed axis {names.describe(x.axes[dim])}")
+    _refuse_mixed(x, dims)
     rows = x.x
     if slots:
         rows = getattr(torch, how)(rows, slots)
@@ -114,8 +130,7 @@ def over_sites(run: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -
         out = rows.new_empty(groups.count, *rest)
     else:
         out = _reduced(rows.reshape(rows.shape[0], -1), groups, how).view(groups.count, *rest)
-    value = Spatial(out, groups.sites, _left(x, dims, keepdim))
-    return value if groups.lattice and prod(groups.size) > 1 else value.tensor()
+    return groups.value(out, _left(x, dims, keepdim))
 
 
 def _reduced(rows: Tensor, groups: _Groups, how: str) -> Tensor:
@@ -204,21 +219,35 @@ def var(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         return over_plain(
             x, dims, keepdim, lambda rows, slots: call(rows, slots, correction=correction)
         )
-    if any(names.is_plain(x.axes[dim]) and x.axes[dim] for dim in dims):
-        raise NoRuleError("a variance over channels and lattice")
-    groups = _Groups(x, dims)
     run.travelled("all")
-    rest = x.x.shape[1:]
+    total, count, groups = _squares(run, x, dims)
+    out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
+    out = out if step.operator == "var" else out.sqrt()
+    return groups.value(out, _left(x, dims, keepdim))
+
+
+def _squares(run: Any, x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, _Groups]:
+    """Sums of squares around the mean of what is there, and of how many entries each is."""
+    _refuse_mixed(x, dims)
+    groups = _Groups(x, dims)
+    slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
+    width = prod(x.x.shape[slot] for slot in slots)
+    inner = x.x.mean(slots, keepdim=True) if slots else x.x
     if run.planning:
-        out = x.x.new_empty(groups.count, *rest)
-    else:
-        rows = x.x.reshape(x.x.shape[0], -1)
-        centred = rows - take(_reduced(rows, groups, "mean"), groups.target)
-        total = _reduced(centred.square(), groups, "sum")
-        out = total / (groups.counts() - correction).clamp(min=1).unsqueeze(1).to(total.dtype)
-        out = (out if step.operator == "var" else out.sqrt()).view(groups.count, *rest)
-    value = Spatial(out, groups.sites, _left(x, dims, keepdim))
-    return value if groups.lattice else value.tensor()
+        rest = (inner.squeeze(slots) if slots else inner).shape[1:]
+        return x.x.new_empty(groups.count, *rest), x.x.new_empty(groups.count), groups
+    means = _reduced(inner.reshape(inner.shape[0], -1), groups, "mean")
+    squares = (x.x - take(means, groups.target).view(inner.shape)).square()
+    squares = squares.sum(slots) if slots else squares
+    total = _reduced(squares.reshape(squares.shape[0], -1), groups, "sum")
+    counts = (groups.counts() * width).to(total.dtype)
+    return total.view(groups.count, *squares.shape[1:]), counts, groups
+
+
+def _refuse_mixed(x: Spatial, dims: list[int]) -> None:
+    for dim in dims:
+        if any(n.kind == "plain" for n in x.axes[dim]) and not names.is_plain(x.axes[dim]):
+            raise NoRuleError(f"it reduces the mixed axis {names.describe(x.axes[dim])}")
 
 
 @rule("softmax", "log_softmax", hop="all")

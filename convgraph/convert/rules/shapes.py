@@ -67,6 +67,7 @@ def expand(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         return x.expand(args[0].shape)
     if not isinstance(x, Spatial) or step.shape is None:
         raise NoRuleError("its shape depends on more than the batch")
+    x = x.thin()
     rank = len(step.shape)
     axes = [*((),) * (rank - len(x.axes)), *x.axes]
     rows, slot, d = x.x, 1, run.root.d
@@ -125,3 +126,9 @@ def size(run: Any, step: Any, x: Spatial, dim: int | None = None) -> Any:
     if dim is None:
         raise NoRuleError("it asks for all sizes at once")
     return x.shape[dim]
+
+
+@rule("new_zeros", "new_ones", "new_full", "new_empty")
+def new(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """A tensor of its own; only the dtype and the device are the map's."""
+    return step.target(x.x, *args, **kwargs)

@@ -1,0 +1,157 @@
+"""Products of two maps, or of a map with a matrix of each image: sums over one axis.
+
+y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]        an absent node says 0
+
+Where k names sites, every node talks to one readout of its image (the attention of channels, a
+linear layer over tokens); where i or j does, the result lives on those sites. Two lattices at once
+are pairs of nodes, and those are attention's.
+"""
+
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from convgraph.convert import names
+from convgraph.convert.names import Axes, Axis, Name, NoRuleError
+from convgraph.convert.registry import rule
+from convgraph.convert.rules import attention
+from convgraph.convert.value import Spatial, lift
+
+
+@rule("matmul", "bmm", "mm", hop="all")
+def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
+    """Queries times keys, weights times values, or a sum over one axis."""
+    if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
+        last = len(x.axes) - 1
+        if names.is_plain(x.axes[last]):
+            run.travelled("node")
+            value = x.merged(last)
+            rows = value.x @ other
+            return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
+    if isinstance(x, Spatial) and attention.is_pairs(x):
+        return attention.answers(run, x, other)
+    if isinstance(other, Spatial) and attention.is_pairs(other) and isinstance(x, Spatial):
+        return _turned(attention.answers(run, _turned(other), _turned(x)))
+    if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
+        return attention.questions(run, x, other)
+    return contract(run, x, other)
+
+
+def _turned(x: Spatial) -> Spatial:
+    """The transposed matrix."""
+    rank = len(x.axes)
+    return x.permuted([*range(rank - 2), rank - 1, rank - 2])
+
+
+def _asks(x: Spatial, other: Spatial) -> bool:
+    """Whether both have nodes on the axis that is left, and none on the one that goes."""
+    plain = names.is_plain(x.axes[-1]) and names.is_plain(other.axes[-2])
+    return plain and not names.is_plain(x.axes[-2]) and not names.is_plain(other.axes[-1])
+
+
+def contract(run: Any, x: Any, other: Any) -> Any:
+    """Return the sum over the last axis of x and the last but one of the other.
+
+    Raises:
+        NoRuleError: the axes do not meet, or nodes of two lattices would be paired.
+    """
+    sides = (x, other)
+    rank = max(_rank(one) for one in sides)
+    if min(_rank(one) for one in sides) < 2:
+        raise NoRuleError("a product with a vector")
+    a, b = (_axes(one, rank, run.root.batch_size) for one in sides)
+    gone = (a[-1], b[-2])
+    if all(isinstance(one, Spatial) for one in sides):
+        names.common(*gone)
+        if any(name.kind == "site" for name in gone[0]) and x.sites is not other.sites:
+            raise NoRuleError("nodes of two lattices are summed over")
+    lead = names.broadcast([a[:-2], b[:-2]])
+    axes = (*lead, a[-2], b[-1])
+    run.travelled("all")
+    tensors = [one.tensor() if isinstance(one, Spatial) else one for one in sides]
+    return placed(tensors[0] @ tensors[1], axes, [o for o in sides if isinstance(o, Spatial)])
+
+
+def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
+    """Return a dense result on the sites that its axes name; without any it is a readout."""
+    kept = [name for name in names.names(axes) if name.kind != "plain"]
+    lattice = [name for name in kept if name.kind != "batch"]
+    if not lattice:
+        return out
+    count = prod(name.size for name in lattice)
+    for one in sources:
+        whole = prod(one.sites.size or (0,)) == count and len(set(kept)) == len(kept)
+        if whole and set(lattice) <= set(names.names(one.axes)):
+            return Spatial(lift(out, axes, one.sites), one.sites, axes)
+    raise NoRuleError(f"a product on {names.describe(axes)}, no whole lattice")
+
+
+def _rank(one: Any) -> int:
+    return len(one.axes) if isinstance(one, Spatial) else int(one.dim())
+
+
+def _axes(one: Any, rank: int, batch: int) -> Axes:
+    """The names of an operand's axes; of a tensor, the first is the batch if it has its size."""
+    if isinstance(one, Spatial):
+        return ((),) * (rank - len(one.axes)) + one.axes
+    missing = rank - one.dim()
+    found: list[Axis] = [()] * missing
+    for number, n in enumerate(one.shape):
+        is_batch = number == missing == 0 and n == batch
+        name = Name("batch", names.BATCH) if is_batch else Name("plain", n)
+        found.append((name,) if n > 1 else ())
+    return tuple(found)
+
+
+@rule("einsum", hop="all")
+def einsum(run: Any, step: Any, equation: str, operands: Any, **more: Any) -> Any:
+    """Two operands: axes change places, one product, axes change places."""
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != 2 or "." in equation or any(len(set(t)) < len(t) for t in (*terms, out)):
+        raise NoRuleError(f"einsum {equation!r}")
+    first, second = terms
+    both = [c for c in first if c in second and c in out]
+    gone = [c for c in first if c in second and c not in out]
+    mine = [c for c in first if c not in second]
+    other = [c for c in second if c not in first]
+    if not set(mine + other) <= set(out):
+        raise NoRuleError(f"einsum {equation!r} sums one operand alone")
+    a = _ordered(operands[0], first, both, mine, gone)
+    b = _ordered(operands[1], second, both, gone, other)
+    shape = [_sizes(operands, terms)[c] for c in (*both, *mine, *other)]
+    value = matmul(run, step, a, b)
+    order = [(*both, *mine, *other).index(c) for c in out]
+    if isinstance(value, Spatial):
+        return value.regrouped(shape).permuted(order)
+    return value.reshape([run.root.batch_size if n == names.BATCH else n for n in shape]).permute(
+        order
+    )
+
+
+def _sizes(operands: Any, terms: list[str]) -> dict[str, int]:
+    """The size of each letter, the batch as `BATCH`; a Spatial knows better than a tensor."""
+    found: dict[str, int] = {}
+    for one, letters in sorted(
+        zip(operands, terms, strict=True), key=lambda pair: isinstance(pair[0], Spatial)
+    ):
+        shape = names.sizes(one.axes) if isinstance(one, Spatial) else tuple(one.shape)
+        found |= dict(zip(letters, shape, strict=True))
+    return found
+
+
+def _ordered(one: Any, letters: str, lead: list[str], rows: list[str], columns: list[str]) -> Any:
+    """An operand as (lead) (rows) (columns), each of the last two merged."""
+    order = [letters.index(c) for c in (*lead, *rows, *columns)]
+    start, middle = len(lead), len(lead) + len(rows)
+    if isinstance(one, Spatial):
+        turned = one.permuted(order)
+        merged = [
+            names.whole(tuple(names.names(turned.axes[a:b])))
+            for a, b in ((start, middle), (middle, len(order)))
+        ]
+        return Spatial(turned.x, turned.sites, (*turned.axes[:start], *merged))
+    turned = one.permute(order)
+    shape = turned.shape
+    return turned.reshape(*shape[:start], prod(shape[start:middle]), prod(shape[middle:]))

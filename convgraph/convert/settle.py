@@ -1,0 +1,102 @@
+"""Settling: a lattice axis that a reshape cut in two, or made longer, becomes one of another size.
+
+    space to depth    (batch) (c y%2 x%2) (y/2) (x/2)   ->  (batch) (4 c) (y') (x')
+    depth to space    (batch) (c) (y 2) (x 2)           ->  (batch) (c) (y') (x')
+
+The names alone move no node; an operator that needs an image, or channels without digits of sites
+among them, makes it a move: each node of the new lattice hears the nodes of its cell, an absent one
+says 0. May import names, value, site_rule and sites.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from convgraph.convert.names import Axes, Axis, Name
+from convgraph.convert.value import Spatial, lift
+from convgraph.site_rule import network_sites
+from convgraph.sites import Sites
+
+
+def settled(values: Sequence[Any], root: Sites) -> list[Any] | None:
+    """Return operands with every cut lattice settled, or None where there is nothing to settle."""
+    out = [_each(value, root) for value in values]
+    changed = any(new is not old for new, old in zip(out, values, strict=True))
+    return out if changed else None
+
+
+def _each(value: Any, root: Sites) -> Any:
+    if isinstance(value, list):
+        return settled(value, root) or value
+    return settle(value, root) if isinstance(value, Spatial) else value
+
+
+def settle(value: Spatial, root: Sites) -> Any:
+    """Return a value on the lattice that its axes speak of, or the value itself."""
+    if not isinstance(value.sites, Sites) or value.sites.size is None:
+        return value
+    mixed = [dim for dim, axis in enumerate(value.axes) if _is_mixed(axis)]
+    if not mixed:
+        return value
+    size = list(value.sites.size)
+    axes = list(value.axes)
+    grown = [dim for dim in mixed if _grows(value.axes, dim, size)]
+    for dim in grown:
+        site = axes[dim][0]
+        size[site.axis] = prod(name.size for name in axes[dim])
+        axes[dim] = (Name("site", size[site.axis], site.axis),)
+    moved = [
+        name for dim in mixed if dim not in grown for name in value.axes[dim] if name.kind == "site"
+    ]
+    for k in {name.axis for name in moved}:
+        low = prod(name.size for name in moved if name.axis == k)
+        digits = [name.stride for name in moved if name.axis == k]
+        kept = [
+            name
+            for dim, axis in enumerate(axes)
+            if dim not in mixed
+            for name in axis
+            if name.kind == "site" and name.axis == k
+        ]
+        if any(stride >= low for stride in digits) or any(name.stride % low for name in kept):
+            return value  # what is left would be no cell of neighbours
+        size[k] //= low
+        axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
+    for dim in set(mixed) - set(grown):
+        axes[dim] = (Name("plain", prod(name.size for name in value.axes[dim])),)
+    if prod(size) == 1 and any(map(_is_long, axes[2:])):
+        return value  # an image that names no site: its pixels were shuffled
+    dense = value.tensor()
+    if prod(size) == 1:
+        return dense
+    sites = network_sites(root, (tuple(size),) * root.batch_size)
+    return Spatial(lift(dense, tuple(axes), sites), sites, tuple(axes))
+
+
+def _is_mixed(axis: Axis) -> bool:
+    return {"site", "plain"} <= {name.kind for name in axis}
+
+
+def _is_long(axis: Axis) -> bool:
+    return any(name.kind == "plain" and name.size > 1 for name in axis)
+
+
+def _grows(axes: Axes, dim: int, size: Sequence[int]) -> bool:
+    """Whether an axis is a whole lattice axis of an image, made longer by a plain size."""
+    first, *rest = axes[dim]
+    return (
+        len(axes) == len(size) + 2
+        and first == Name("site", size[first.axis], first.axis)
+        and dim == 2 + first.axis
+        and all(name.kind == "plain" for name in rest)
+    )
+
+
+def _coarser(axis: Axis, k: int, low: int) -> Axis:
+    """An axis in digits of a lattice whose cells are `low` pixels along axis k."""
+    return tuple(
+        Name("site", name.size, k, name.stride // low)
+        if name.kind == "site" and name.axis == k
+        else name
+        for name in axis
+    )

@@ -1,0 +1,333 @@
+"""Rules by which nodes meet in published networks: products, cut lattices, digits, token mixers.
+
+Each is a small network of one idea. On a grid it gives the dense bits; on a mask, the answer and
+the gradients of the dense interpreter of the zoo, rounded to 20 bits as it says.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.convert import registry
+from convgraph.convert.value import Spatial
+from tests.convert.zoo.judge import Exports, mask_of, matters, rounded, same
+from tests.convert.zoo.snap import snap
+from tests.convert.zoo.truth import Truth
+
+SIZE = 16
+
+
+class Merging(nn.Module):
+    """Four neighbours become channels of one patch, channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.LayerNorm(16)
+        self.last = nn.Linear(16, 6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.last(self.norm(x)).permute(0, 3, 1, 2)
+
+
+class Depths(nn.Module):
+    """Space to depth and back by views alone, a convolution behind each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(32, 8, 3, padding=1)
+        self.last = nn.Conv2d(2, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.view(b, c, h // 4, 4, w // 4, 4).permute(0, 3, 5, 1, 2, 4)
+        x = self.first(x.reshape(b, c * 16, h // 4, w // 4))
+        x = x.view(b, 2, 2, 2, h // 4, w // 4).permute(0, 1, 4, 2, 5, 3)
+        return self.last(x.reshape(b, 2, h // 2, w // 2))
+
+
+class Attentive(nn.Module):
+    """Queries, keys and values of patches of 2 x 2 pixels, two heads of three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 2, 2)
+        self.qkv = nn.Linear(6, 18)
+
+    def three(self, x: Tensor) -> Any:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        return self.qkv(tokens).reshape(-1, tokens.shape[1], 3, 2, 3).permute(2, 0, 3, 1, 4)
+
+
+class OverChannels(Attentive):
+    """Attention among channels: what a product sums over are the nodes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x).transpose(-2, -1)
+        weights = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        return (weights.softmax(-1) @ v).permute(0, 3, 1, 2).flatten(2)
+
+
+class Talking(Attentive):
+    """Heads hear each other before and after the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(2, 2, 1, bias=False)
+        self.after = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        weights = self.before(q @ k.transpose(-2, -1)).softmax(-1)
+        weights = self.after(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class Shared(Attentive):
+    """All heads hear the keys and values of the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1]).transpose(1, 2).flatten(2)
+
+
+class Columns(Attentive):
+    """Tokens as columns: values stand before their weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x).transpose(-2, -1)
+        weights = (q.transpose(-2, -1) @ k).softmax(-1)
+        return (v @ weights.transpose(-2, -1)).permute(0, 3, 1, 2).flatten(2)
+
+
+class Einsums(Attentive):
+    """Attention in the words of einsum, in windows of 4 x 4 patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            one.reshape(-1, 2, 2, 4, 2, 4, 3).permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, 4, 2, 16, 3)
+            for one in self.three(x)
+        )
+        score = torch.einsum("bwhid,bwhjd->bwhij", q, k)
+        return torch.einsum("bwhij,bwhjd->bwhid", score.softmax(-1), v)
+
+
+class Context(nn.Module):
+    """One readout that all pixels are weighed into, and that speaks to all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.weigh = nn.Conv2d(4, 1, 1, bias=False)
+        self.last = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        weights = self.weigh(x).flatten(2).softmax(2).unsqueeze(3)
+        found = torch.matmul(x.flatten(2).unsqueeze(1), weights)
+        return x * self.last(found.view(-1, 4, 1, 1))
+
+
+class Mixer(nn.Module):
+    """A linear layer over tokens, as MLP-Mixer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 4, 4)
+        self.first = nn.Linear(16, 5)
+        self.second = nn.Linear(5, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2)
+        return (x + self.second(F.gelu(self.first(x)))).transpose(1, 2)
+
+
+class Patches(nn.Module):
+    """A softmax over patches, for each place within a patch: a part of each lattice axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, c, h, w = x.shape
+        x = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, c, 4, -1)
+        weights = x[:, :1].softmax(-1)
+        return x * (x * weights).sum(-1, keepdim=True)
+
+
+class Deviations(nn.Module):
+    """Divided by the deviation of a group of channels and all pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        groups = x.unflatten(1, (2, 2))
+        wide = groups.var((2, 3, 4), unbiased=False, keepdim=True).add(0.5).sqrt()
+        return x / wide.expand_as(groups).reshape(x.shape)
+
+
+class Thin(nn.Module):
+    """A readout of one channel meets maps of many; zeros of its own; channel dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.gate = nn.Linear(4, 1)
+        self.drop = nn.Dropout2d(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.stem(x)).flatten(2).transpose(1, 2)
+        return x * self.gate(x) + x.new_zeros(1, 4)
+
+
+NETS = (
+    Merging, Depths, OverChannels, Talking, Shared, Columns, Einsums, Context, Mixer, Patches,
+    Deviations, Thin,
+)  # fmt: skip
+
+
+def ready(kind: Any) -> tuple[Any, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = kind().double().eval().to(memory_format=torch.channels_last)
+    x = torch.randn(3, 2, SIZE, SIZE).double().to(memory_format=torch.channels_last)
+    return model, x, mask_of(3, SIZE)
+
+
+def agree(kind: Any) -> bool:
+    """Whether a masked run says what the interpreter says."""
+    model, x, root = ready(kind)
+    with Exports() as exports, torch.no_grad():
+        net = cg.to_graph(model, x, strict=True)
+        got, want = rounded(net, exports.found, x, root)
+        assert matters(exports.found, x, want)
+    return same(got, want)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_dense_bits_on_a_grid(kind: Any) -> None:
+    model, x, _ = ready(kind)
+    net = cg.to_graph(model, x, strict=True)
+    assert torch.equal(net(x), model(x))
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_refilled_network_on_a_mask(kind: Any) -> None:
+    assert agree(kind)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_its_gradients_on_a_mask(kind: Any) -> None:
+    model, x, root = ready(kind)
+    with Exports() as exports:
+        net = cg.to_graph(model, x, strict=True)
+    (want,) = Truth(exports.found, root, grain=False)(one := x.clone().requires_grad_())
+    graph = cg.PixelGraph.from_image(two := x.clone().requires_grad_(), mask=root)
+    (got,) = net.interpret(net.captured(x), [graph], graph.sites)
+    got = got.tensor() if isinstance(got, Spatial) else got
+    send = torch.randn_like(want)
+    own = list(net.parameters())  # the very tensors that the capture reads
+    mine = torch.autograd.grad((got * send).sum(), [two, *own])
+    true = torch.autograd.grad((want * send).sum(), [one, *own])
+    for a, b in zip(mine, true, strict=True):
+        assert b.abs().max() > 0
+        assert torch.equal(snap(a, None), snap(b, None))
+
+
+def test_a_dropped_channel_is_dropped_at_every_node_of_its_image() -> None:
+    model, x, root = ready(Thin)
+    model.gate, model.stem.bias = nn.Linear(4, 1).double(), None
+    net = cg.to_graph(model.train())
+    torch.manual_seed(1)
+    out = net(cg.PixelGraph.from_image(x, mask=root))
+    for rows in (out.x[out.batch == number] for number in range(3)):
+        gone = (rows == 0).all(0)
+        assert torch.equal((rows == 0).any(0), gone)
+    silent = [bool((out.x[out.batch == n] == 0).all(0).any()) for n in range(3)]
+    assert any(silent)
+
+
+# Faults that the comparison has to see
+
+
+def _ones_in_holes(old: Any) -> Any:
+    """A product in which an absent node says 1."""
+
+    def call(run: Any, step: Any, x: Any, other: Any) -> Any:
+        if run.planning or not isinstance(x, Spatial) or not isinstance(other, Spatial):
+            return old(run, step, x, other)
+        if x.axes[-1] == () or any(n.kind == "plain" for n in x.axes[-1]):
+            return old(run, step, x, other)
+        return x.tensor(1.0) @ other.tensor(1.0)
+
+    return call
+
+
+def _zeros_in_softmax(old: Any) -> Any:
+    """A softmax over sites to which an absent one says exp(0)."""
+
+    def call(run: Any, step: Any, x: Any, dim: int, *rest: Any) -> Any:
+        out = old(run, step, x, dim, *rest)
+        return out if run.planning else out.with_x(out.x * 0.9)
+
+    return call
+
+
+def _biased(old: Any) -> Any:
+    """A linear layer over tokens that hears holes."""
+
+    def call(run: Any, step: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+        if run.planning or not isinstance(x, Spatial) or x.axes[-1][0].kind == "plain":
+            return old(run, step, x, weight, bias)
+        return step.target(x.tensor(0.5), weight, bias)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "fault"),
+    [
+        (OverChannels, "matmul", _ones_in_holes),
+        (Context, "softmax", _zeros_in_softmax),
+        (Patches, "softmax", _zeros_in_softmax),
+        (Mixer, "linear", _biased),
+    ],
+)
+def test_a_planted_fault_is_seen(
+    kind: Any, operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = registry.find(operator)
+    assert entry is not None
+    made = registry.Entry(entry.name, entry.family, fault(entry.call), entry.hop)
+    monkeypatch.setitem(registry._RULES, operator, made)
+    assert not agree(kind)
+
+
+def test_shuffled_pixels_are_refused() -> None:
+    """Tokens read as an image in another order are no lattice."""
+
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(2, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.stem(x).flatten(2).transpose(1, 2)
+            return F.conv2d(tokens.reshape(-1, 4, SIZE, SIZE), x.new_ones(1, 4, 1, 1))
+
+    model, x, root = ready(Shuffled)
+    net = cg.to_graph(model, x)
+    assert torch.equal(net(x), model(x))
+    with pytest.raises(cg.errors.ConversionError, match="no meaning on a mask"):
+        net(cg.PixelGraph.from_image(x, mask=root))

@@ -1,0 +1,1 @@
+"""Published networks through the converter: `make zoo`."""

@@ -1,0 +1,216 @@
+"""Values of the dense interpreter: a tensor, and to which site each of its elements belongs.
+
+A site is a position of a lattice in an image: three whole numbers (image, row, column), kept as
+tensors that broadcast to the value and are moved by the same views. Nothing here reads the package.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Coordinate = Tensor | None
+"""(...) int64 of a value's rank, of size 1 where it is constant; None where there is only one."""
+
+
+class UnknownMeaningError(NotImplementedError):
+    """The interpreter does not say what an operator means on a mask; nothing was compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """The site of each element on one lattice; attention has two, who asks and who is heard.
+
+    Attributes:
+        at: image, row and column.
+        size: of the lattice.
+    """
+
+    at: tuple[Coordinate, Coordinate, Coordinate]
+    size: tuple[int, int]
+
+    def each(self, call: Callable[[Tensor], Tensor]) -> "Track":
+        """The same sites under a view."""
+        image, row, column = (None if c is None else compact(call(c)) for c in self.at)
+        return Track((image, row, column), self.size)
+
+    def varies(self, dim: int) -> bool:
+        """Whether sites differ along a dimension."""
+        return any(c is not None and c.shape[dim] > 1 for c in self.at)
+
+    def ranked(self, rank: int) -> "Track":
+        """Dimensions added on the left."""
+        return self.each(lambda c: c.reshape(*(1,) * (rank - c.dim()), *c.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor with holes: what it says where nobody is has no meaning.
+
+    Attributes:
+        x: of any shape.
+        tracks: the lattices whose sites its elements belong to.
+    """
+
+    x: Tensor
+    tracks: tuple[Track, ...]
+
+    def varies(self, dim: int) -> bool:
+        """Whether a dimension holds sites."""
+        return any(track.varies(dim) for track in self.tracks)
+
+
+def compact(c: Tensor) -> Tensor:
+    """Cut every dimension along which nothing changes to size 1."""
+    for dim, n in enumerate(c.shape):
+        first = c.narrow(dim, 0, 1)
+        if n > 1 and (c.stride(dim) == 0 or torch.equal(c, first.expand_as(c))):
+            c = first
+    return c.contiguous()
+
+
+def held(x: Tensor, tracks: Iterable[Track]) -> Any:
+    """A value with its lattices; an ordinary tensor where none is left: a readout."""
+    left = tuple(t for t in tracks if t.at[1] is not None or t.at[2] is not None)
+    return Held(x, left) if left else x
+
+
+def fresh(x: Tensor) -> Any:
+    """An image (B, C, H, W) on the lattice of its size."""
+    batch, _, height, width = x.shape
+    row = torch.arange(height).view(1, 1, -1, 1) if height > 1 else None
+    column = torch.arange(width).view(1, 1, 1, -1) if width > 1 else None
+    return held(x, [Track((torch.arange(batch).view(-1, 1, 1, 1), row, column), (height, width))])
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value is (B, C, H, W) on its own lattice."""
+    if not isinstance(value, Held) or value.x.dim() != 4 or len(value.tracks) != 1:
+        return False
+    (track,) = value.tracks
+    if track.size != tuple(value.x.shape[2:]):
+        return False
+    own = fresh(value.x)
+    return combined(track, own.tracks[0]) is not None
+
+
+def combined(one: Track, other: Track) -> Track | None:
+    """One track for two that never contradict each other, or None."""
+    at: list[Coordinate] = []
+    for a, b in zip(one.at, other.at, strict=True):
+        if a is not None and b is not None and not (a.shape == b.shape and torch.equal(a, b)):
+            return None
+        at.append(b if a is None else a)
+    size = []
+    for axis in (0, 1):
+        n, m = one.size[axis], other.size[axis]
+        if at[1 + axis] is not None and n != m and 1 not in (n, m):
+            return None
+        size.append(max(n, m) if at[1 + axis] is not None else 1)
+    return Track((at[0], at[1], at[2]), (size[0], size[1]))
+
+
+def union(values: Iterable[Any], rank: int) -> list[Track]:
+    """The lattices of a result to which several values are broadcast."""
+    out: list[Track] = []
+    for value in values:
+        for track in value.tracks if isinstance(value, Held) else ():
+            ranked = track.ranked(rank)
+            for number, known in enumerate(out):
+                both = combined(known, ranked)
+                if both is not None:
+                    out[number] = both
+                    break
+            else:
+                out.append(ranked)
+    return out
+
+
+def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False) -> list[Track]:
+    """The lattices that are left when dimensions are gone: a lattice axis goes as a whole.
+
+    With `parts`, a lattice of which a part of an axis goes is left by no one: readouts, one for
+    each of the digits that stay.
+    """
+    out = []
+    for track in value.tracks:
+        if parts and _goes_in_part(track, dims):
+            continue
+        at: list[Coordinate] = []
+        size = list(track.size)
+        for number, c in enumerate(track.at):
+            if c is None or all(c.shape[dim] == 1 for dim in dims):
+                at.append(c)
+                continue
+            if number == 0 or any(n > 1 and d not in dims for d, n in enumerate(c.shape)):
+                raise UnknownMeaningError("it reduces the batch or a part of a lattice axis")
+            at.append(None)
+            size[number - 1] = 1
+        gone = Track((at[0], at[1], at[2]), (size[0], size[1]))
+        if not keepdim:
+            gone = gone.each(lambda c: squeezed(c, dims))
+        out.append(gone)
+    return out
+
+
+def _goes_in_part(track: Track, dims: list[int]) -> bool:
+    return any(
+        any(c.shape[d] > 1 for d in dims)
+        and any(n > 1 for d, n in enumerate(c.shape) if d not in dims)
+        for c in track.at[1:]
+        if c is not None
+    )
+
+
+def squeezed(c: Tensor, dims: list[int]) -> Tensor:
+    return c.reshape([n for dim, n in enumerate(c.shape) if dim not in dims])
+
+
+def coarser(value: Held, dim: int, fill: Callable[[Any, float], Tensor]) -> Any:
+    """Sites of a cell side by side along `dim`, an absent one 0: the lattice has the cells' size.
+
+    Where the dimension holds no low digits of sites, the value is left as it is.
+    """
+    if len(value.tracks) != 1:
+        return value
+    (track,) = value.tracks
+    at, size = list(track.at), list(track.size)
+    for k in (1, 2):
+        c = at[k]
+        if c is None or c.shape[dim] == 1:
+            continue
+        high = compact(c.narrow(dim, 0, 1))
+        cells = high.numel()
+        low = size[k - 1] // cells
+        if not torch.equal(high.flatten().sort().values, torch.arange(cells) * low):
+            return value
+        if any(int(part.min()) // low != int(part.max()) // low for part in _lines(c, dim, high)):
+            return value
+        at[k] = high // low if cells > 1 else None
+        size[k - 1] = cells
+    return held(fill(value, 0), [Track((at[0], at[1], at[2]), (size[0], size[1]))])
+
+
+def _lines(c: Tensor, dim: int, high: Tensor) -> Iterable[Tensor]:
+    """The sites that one cell collects."""
+    return c.movedim(dim, 0).flatten(1).T
+
+
+def lengthened(value: Any, fill: Callable[[Any, float], Tensor]) -> Any:
+    """An image whose rows or columns stand there several times, as a lattice of its own size."""
+    if not isinstance(value, Held) or len(value.tracks) != 1:
+        return value
+    (track,) = value.tracks
+    for number, c in enumerate(track.at):
+        if c is None:
+            continue
+        others = [n for d, n in enumerate(c.shape) if d != (0, 2, 3)[number]]
+        if any(n > 1 for n in others):
+            return value
+        line = c.flatten()
+        if number and not torch.equal(line, torch.arange(len(line)) * track.size[number - 1]
+                                      // len(line)):  # fmt: skip
+            return value
+    return fresh(fill(value, 0))

@@ -1,0 +1,62 @@
+"""Rounding after every operator, so that two orders of summation say the same bits.
+
+A result keeps 20 bits below its largest entry. Sums in float64 that differ only in their order
+differ in the 45th bit and later; after rounding they are equal, unless an entry lies within that of
+a tie. What is left between two ways of computing a network is a difference in meaning: more than
+2^-21 of a map's largest entry, at any operator, stays in the result. Reads torch only.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BITS = 20
+
+OFFSET = 0.7182818284
+"""Where values part between two grains. Means of grains are simple fractions, so never a tie."""
+
+
+def is_view(target: Any) -> bool:
+    """Whether an operator returns elements of its argument: they are rounded already."""
+    schema = getattr(target, "_schema", None)
+    return schema is None or any(
+        one.alias_info is not None and not one.alias_info.is_write for one in schema.returns
+    )
+
+
+def writes(target: Any) -> bool:
+    """Whether an operator writes into its argument."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and any(
+        one.alias_info is not None and one.alias_info.is_write for one in schema.returns
+    )
+
+
+def snap(x: Tensor, target: Any, there: Tensor | None = None) -> Tensor:
+    """Round a result to 20 bits below the largest entry that is there.
+
+    Args:
+        x: any; only floating ones are rounded, in place where the operator wrote in place.
+        target: the operator.
+        there: broadcasts to x; which entries mean something.
+    """
+    if not x.is_floating_point() or not x.numel():
+        return x
+    size = x.detach().abs()
+    if there is not None:
+        size = torch.where(there, size, 0)
+    largest = float(size.max())
+    if not 0 < largest < float("inf"):
+        return x
+    exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
+    grain = 2.0 ** (exponent - BITS)
+    rounded = torch.floor(x / grain + OFFSET) * grain
+    if writes(target):
+        return x.copy_(rounded)
+    return x if torch.equal(rounded, x) else rounded
+
+
+def wide(value: Any) -> Any:
+    """Float64 where a network asks for float32 inside: its sums would differ in their 20th bit."""
+    return torch.float64 if value is torch.float32 else value

@@ -1,0 +1,308 @@
+"""What any exported network means on a mask: its operators on dense images, holes refilled.
+
+Before every operator that moves values between sites, absent sites are filled with the identity of
+its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
+the end they are 0. Means, norms, softmax and attention use the sites that are there. Which sites
+are there follows from the mask of the input and the size alone. An operator that is not listed here
+has no answer: it is never guessed. Nothing here reads the package.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from tests.convert.zoo.held import (
+    Held,
+    Track,
+    UnknownMeaningError,
+    coarser,
+    compact,
+    fresh,
+    held,
+    is_image,
+    lengthened,
+    reduced,
+    union,
+)  # fmt: skip
+from tests.convert.zoo.snap import is_view, snap, wide
+from tests.convert.zoo.sums import Sums
+from tests.interpreter import there
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SITE_BY_SITE = _words(
+    """
+    abs add addcmul alias bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max
+    clamp_min clone contiguous cos detach detach_ div dropout elu eq erf exp expm1
+    feature_dropout floor floor_divide ge gelu gt hardshrink hardsigmoid hardswish hardtanh le
+    leaky_relu lerp lift_fresh_copy log log1p log_sigmoid logical_and logical_not lt
+    masked_fill maximum minimum mish mul ne neg ones_like pow reciprocal relu relu6 remainder
+    round rsqrt rsub selu sigmoid sign silu sin softplus softsign sqrt square sub tan tanh
+    threshold to type_as where zeros_like _to_copy full_like prelu_one alpha_dropout
+    feature_alpha_dropout rand_like
+    """
+)
+VIEWS = _words(
+    """
+    view _unsafe_view reshape flatten unflatten permute transpose t movedim swapaxes unsqueeze
+    squeeze unsqueeze_ squeeze_ mT adjoint channel_shuffle native_channel_shuffle glu repeat
+    repeat_interleave tile view_as reshape_as numpy_T
+    """
+)
+PIECES = _words("slice narrow select split split_with_sizes chunk unbind tensor_split")
+SENDS = _words(
+    """
+    conv2d conv_transpose2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+    _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle
+    """
+)
+PADS = _words(
+    """
+    pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d
+    """
+)
+WINDOWS = _words("adaptive_avg_pool2d avg_pool2d max_pool2d")
+ALONG = _words("max min argmax argmin cumsum logsumexp prod topk sort")
+
+
+class Truth(Sums):
+    """One run on images whose pixels are there where `root` is True.
+
+    Args:
+        exported: what torch.export made of the dense network.
+        root: (B, H, W) bool.
+        grain: whether every result is rounded, see `snap`.
+    """
+
+    def __init__(self, exported: Any, root: Tensor, *, grain: bool = True) -> None:
+        super().__init__(exported.graph_module)
+        self.exported = exported
+        self.root = root
+        self.grain = grain
+
+    def __call__(self, image: Tensor) -> list[Any]:
+        """Return the flat outputs, 0 where nobody is."""
+        given: list[Any] = []
+        state = self.exported.state_dict
+        for spec in self.exported.graph_signature.input_specs:
+            if spec.kind == InputKind.USER_INPUT:
+                given.append(fresh(image))
+            elif spec.target in state:
+                given.append(state[spec.target])
+            else:
+                given.append(self.exported.constants[spec.target])
+        flat = self.run(*given, enable_io_processing=False)
+        count = len(self.exported.graph_signature.user_outputs)
+        return [self.fill(one, 0) for one in flat[len(flat) - count :]]
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        name = getattr(getattr(target, "_schema", None), "name", "").removeprefix("aten::")
+        leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_held)
+        args, kwargs = pytree.tree_map(wide, (args, kwargs), is_leaf=_is_held)
+        if not name or name.startswith("_assert"):
+            return None if name else super().call_function(target, args, kwargs)
+        if not any(map(_is_held, leaves)):
+            out = self.readouts(name, target, args, kwargs)
+        else:
+            out = self.meaning(name)(target, *args, **kwargs)
+        return self.rounded(out, target)
+
+    def meaning(self, name: str) -> Callable[..., Any]:
+        """The method that says what an operator does to values with holes."""
+        bare = name.removesuffix("_")
+        for names, call in (
+            (SITE_BY_SITE, self.site_by_site), (PIECES, self.pieces), (SENDS, self.sends),
+            (PADS, self.pads), (ALONG, self.along), (VIEWS, self.views),
+        ):  # fmt: skip
+            if name in names or (bare in names and call == self.site_by_site):
+                return call
+        own = getattr(self, f"on_{name}", None)
+        if own is None:
+            raise UnknownMeaningError(name)
+        found: Callable[..., Any] = own
+        return found
+
+    def readouts(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Operators on parameters and readouts; what spreads a readout over sites makes a map."""
+        out = target(*args, **kwargs)
+        if name in SENDS | PADS | WINDOWS and isinstance(out, Tensor) and out.dim() == 4:
+            x = args[0]
+            if len(x) == len(self.root) and x.is_floating_point() and prod(out.shape[2:]) > 1:
+                return fresh(out)
+        return out
+
+    def rounded(self, out: Any, target: Any) -> Any:
+        if not self.grain:
+            return out
+        kept = is_view(target)
+        return pytree.tree_map(lambda one: self._snap(one, target, kept), out, is_leaf=_is_held)
+
+    def _snap(self, one: Any, target: Any, kept: bool) -> Any:
+        if kept:
+            return one
+        if isinstance(one, Held):
+            return Held(snap(one.x, target, self.some(one)), one.tracks)
+        return snap(one, target) if isinstance(one, Tensor) else one
+
+    # -- holes ------------------------------------------------------------------------------------
+
+    def some(self, value: Held) -> Tensor:
+        """(...) bool, broadcasting to the value: which elements belong to a site that is there."""
+        out = torch.ones((1,) * value.x.dim(), dtype=torch.bool)
+        for track in value.tracks:
+            table = there(self.root, track.size).squeeze(1)
+            index = [torch.zeros(1, dtype=torch.int64) if c is None else c for c in track.at]
+            out = out & table[index[0], index[1], index[2]]
+        return out
+
+    def fill(self, value: Any, identity: float) -> Any:
+        if not isinstance(value, Held):
+            return value
+        return torch.where(self.some(value), value.x, identity)
+
+    def image(self, value: Any) -> Any:
+        if not isinstance(value, Held) or is_image(value):
+            return value
+        if value.x.dim() == 4:
+            moved = lengthened(self.plain(value, 1), self.fill)
+            if is_image(moved):
+                return moved
+        raise UnknownMeaningError("sends along edges of what is no image")
+
+    def plain(self, value: Any, dim: int) -> Any:
+        if not value.varies(dim) or self.whole(value, dim):
+            return value
+        return coarser(value, dim, self.fill)
+
+    # -- families ---------------------------------------------------------------------------------
+
+    def site_by_site(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """One element at a time; operands are broadcast."""
+        a, k = pytree.tree_map(_bare, (args, kwargs), is_leaf=_is_held)
+        out = target(*a, **k)
+        return held(out, union([*args, *kwargs.values()], out.dim()))
+
+    def views(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Other shapes of the same elements; sites follow."""
+        if not isinstance(x, Held):
+            return target(*pytree.tree_map(_bare, (x, *args), is_leaf=_is_held), **kwargs)
+        args = pytree.tree_map(_bare, args, is_leaf=_is_held)
+        name = target._schema.name.removeprefix("aten::")
+
+        def call(t: Tensor) -> Any:
+            if name in ("view", "_unsafe_view"):
+                return t.reshape(args[0])
+            if name == "glu":
+                return t.chunk(2, *args)[0]
+            return target(t, *args, **kwargs)
+
+        out = target(x.x, *args, **kwargs) if name == "glu" else call(x.x)
+        return held(out, [t.each(lambda c: call(c.expand(x.x.shape))) for t in x.tracks])
+
+    def pieces(self, target: Any, x: Held, *args: Any, **kwargs: Any) -> Any:
+        """Some elements of a dimension; of a lattice axis that is a crop."""
+        name = target._schema.name.removeprefix("aten::")
+        place = 0 if name in ("slice", "narrow", "select", "unbind") else 1
+        dim = kwargs.get("dim", args[place] if len(args) > place else 0) % x.x.dim()
+        crops = x.varies(dim)
+        if crops and name in ("select", "unbind"):
+            raise UnknownMeaningError(f"{name} along a lattice axis")
+        out = target(self.fill(x, 0) if crops else x.x, *args, **kwargs)
+        if isinstance(out, Tensor) and crops and out.shape == x.x.shape:
+            return x
+        if crops:
+            make = lambda one: held(one, self.cut(x, {dim: one.shape[dim]}))  # noqa: E731
+            return make(out) if isinstance(out, Tensor) else [make(one) for one in out]
+        sites = [[target(c, *args, **kwargs) for c in _coordinates(t, x.x)] for t in x.tracks]
+        if isinstance(out, Tensor):
+            return held(out, [_track(t, c) for t, c in zip(x.tracks, sites, strict=True)])
+        return [
+            held(
+                one, [_track(t, [c[k] for c in cs]) for t, cs in zip(x.tracks, sites, strict=True)]
+            )
+            for k, one in enumerate(out)
+        ]
+
+    def cut(self, x: Held, lengths: dict[int, int]) -> list[Track]:
+        """The lattice when some of its axes, as dimensions of x, have other lengths."""
+        (track,) = x.tracks if len(x.tracks) == 1 else (None,)
+        if track is None:
+            raise UnknownMeaningError("a crop of pairs")
+        at, size = list(track.at), list(track.size)
+        for dim, n in lengths.items():
+            axes = [k for k, c in enumerate(at) if c is not None and c.shape[dim] > 1]
+            if not axes and is_image(x) and dim >= 2:
+                axes = [dim - 1]  # an axis of one pixel grows
+            if len(axes) != 1 or axes == [0] or (at[axes[0]] is not None and
+                    at[axes[0]].numel() != size[axes[0] - 1]):  # fmt: skip
+                raise UnknownMeaningError("a crop along no whole lattice axis")
+            size[axes[0] - 1] = n
+            shape = [1] * x.x.dim()
+            shape[dim] = n
+            at[axes[0]] = torch.arange(n).view(shape) if n > 1 else None
+        return [Track((at[0], at[1], at[2]), (size[0], size[1]))]
+
+    def sends(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Weighted sums along edges: an absent source says 0."""
+        if any(map(_is_held, pytree.tree_leaves((args, kwargs), is_leaf=_is_held))):
+            raise UnknownMeaningError("a weight that is a map")
+        name = target._schema.name
+        if name == "aten::conv2d" and prod(args[0].shape[2:]) == 1 and not is_image(x):
+            out = target(x.x, *args, **kwargs)  # channels of each element mixed, if it is that
+            if out.shape[2:] == x.x.shape[2:] and not x.varies(1):
+                return Held(out, x.tracks)
+        return fresh(target(self.fill(self.image(x), 0), *args, **kwargs))
+
+    def pads(self, target: Any, x: Held, pads: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_image(x) and x.x.dim() == 4:
+            x = self.plain(x, 1)
+        lengths = {}
+        for number in range(len(pads) // 2):
+            dim = x.x.dim() - 1 - number
+            more = pads[2 * number] + pads[2 * number + 1]
+            if any(pads[2 * number : 2 * number + 2]) and (
+                x.varies(dim) or (is_image(x) and dim >= 2)
+            ):
+                lengths[dim] = x.x.shape[dim] + more
+        out = target(self.fill(x, 0) if lengths else x.x, pads, *args, **kwargs)
+        return held(out, self.cut(x, lengths) if lengths else x.tracks)
+
+    def along(self, target: Any, x: Held, *args: Any, **kwargs: Any) -> Any:
+        """One dimension without sites, as torch does."""
+        name = target._schema.name.removeprefix("aten::")
+        dim = args[1] if name == "topk" and len(args) > 1 else (args[0] if args else None)
+        if not isinstance(dim, int) or x.varies(dim):
+            raise UnknownMeaningError(f"{name} over sites")
+        keep = name in ("cumsum", "topk", "sort") or kwargs.get("keepdim", (*args, False)[1])
+        out = target(x.x, *args, **kwargs)
+        tracks = reduced(x, [dim % x.x.dim()], bool(keep))
+        return held(out, tracks) if isinstance(out, Tensor) else [held(o, tracks) for o in out]
+
+
+def _is_held(value: Any) -> bool:
+    return isinstance(value, Held)
+
+
+def _bare(value: Any) -> Any:
+    return value.x if isinstance(value, Held) else value
+
+
+def _coordinates(track: Track, x: Tensor) -> list[Any]:
+    """Image, row and column of every element."""
+    return [torch.zeros(()).expand(x.shape) if c is None else c.expand(x.shape) for c in track.at]
+
+
+def _track(track: Track, moved: list[Any]) -> Track:
+    """A track whose coordinates were moved like its value."""
+    image, row, column = (
+        None if old is None else compact(new) for old, new in zip(track.at, moved, strict=True)
+    )
+    return Track((image, row, column), track.size)
