@@ -28,6 +28,7 @@ PAGES = (
     "docs/guide/convert.md",
     "docs/guide/own-layer.md",
     "docs/guide/faces.md",
+    "docs/guide/pretraining.md",
 )
 
 

@@ -26,8 +26,8 @@ SUMS = (
 
 MAXIMA = ("max_pool2d", "amax")
 
-OWN = ("scaled_dot_product_attention",)
-"""Operators on tokens that are more than torch's own."""
+OWN = ("scaled_dot_product_attention", "linalg_vector_norm")
+"""Operators on tokens, or on channels that come last, that are more than torch's own."""
 
 
 class Truth(torch.fx.Interpreter):
@@ -82,6 +82,16 @@ class Truth(torch.fx.Interpreter):
         if x.dim() != 4 or sorted(d % 4 for d in dims) != [2, 3]:
             raise NotImplementedError(f"a mean over {dims}")
         return self.mean_of(x, (2, 3), keepdim)
+
+    def on_linalg_vector_norm(
+        self, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False
+    ) -> Tensor:
+        last = x.dim() == 4 and list(dims) == [1, 2] and tuple(x.shape[1:3]) in self.sizes
+        if last:
+            x = torch.where(self.some(x.movedim(3, 1)).movedim(1, 3), x, 0)
+        elif self.is_map(x) and set(dims) & {2, 3}:
+            x = self.fill(x, 0)
+        return torch.linalg.vector_norm(x, order, dims, keepdim)
 
     def on_adaptive_avg_pool2d(self, x: Tensor, size: Any) -> Tensor:
         size = [size, size] if isinstance(size, int) else list(size)
