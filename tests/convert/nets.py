@@ -321,8 +321,6 @@ def build(name: str, seed: int = 0) -> Any:
 def zoo(name: str) -> Any:
     """Return a network of torchvision without trained weights; skip where it is not installed."""
     found = models()
-    if name == "densenet":
-        return excite(snapped(found.DenseNet(8, (2, 3, 2, 2), 16)))
     more = {"weights_backbone": None, "num_classes": 3} if name.startswith("deeplab") else {}
     return excite(snapped(found.get_model(name, weights=None, **more)))
 

@@ -164,13 +164,9 @@ class Truth(torch.fx.Interpreter):
         return torch.where(keys, score, -torch.inf).softmax(3).nan_to_num(0) @ v
 
 
-def truth(model: Any, image: Tensor, root: Tensor) -> Any:
-    """Return what the network says; maps with 0 where nobody is.
-
-    The statistics of batch norms in training are written into the model, as it would itself.
-    """
-    twin = deepcopy(model)
-    exported = torch.export.export(twin, (torch.zeros_like(image),), strict=False)
+def program(model: Any, image: Tensor) -> torch.fx.GraphModule:
+    """Export a network for images of this shape, with the model's own parameters and buffers."""
+    exported = torch.export.export(deepcopy(model), (torch.zeros_like(image),), strict=False)
     graph = exported.module()
     own, found = dict(model.named_parameters()), dict(graph.named_parameters())
     own |= dict(model.named_buffers())
@@ -178,6 +174,16 @@ def truth(model: Any, image: Tensor, root: Tensor) -> Any:
     for name in found:  # the graph reads the model's own tensors, so that gradients arrive
         owner, _, leaf = name.rpartition(".")
         setattr(graph.get_submodule(owner), leaf, own[name])
+    return graph
+
+
+def truth(model: Any, image: Tensor, root: Tensor) -> Any:
+    """Return what the network says; maps with 0 where nobody is.
+
+    A program is taken as it is. The statistics of batch norms in training are written into the
+    model, as it would itself.
+    """
+    graph = model if isinstance(model, torch.fx.GraphModule) else program(model, image)
     run = Truth(graph, root)
     flat = run.run(image)
     return pytree.tree_map_only(Tensor, lambda out: run.fill(out, 0), flat)
