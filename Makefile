@@ -9,11 +9,11 @@ DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof faults notebooks docs clean
+.PHONY: help setup demo test check bench bench-proof bench-networks faults notebooks docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## create .venv and install convgraph with its tools
 
@@ -38,6 +38,11 @@ faults: $(READY) ## refute every planted fault and write the table into docs/fau
 
 bench-proof: $(READY) ## time certificates of three layers, and their memory beside the layer's own
 	$(BIN)/python benchmarks/certificates.py
+
+bench-networks: $(READY) ## time converted networks beside dense ones; asks for torchvision and timm
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/pretraining.py
+	$(BIN)/python benchmarks/prove_networks.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb

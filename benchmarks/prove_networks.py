@@ -1,14 +1,15 @@
 """Known networks, proven node by node at 224 x 224: the verdict, and the time on this machine.
 
-Weights are random and excited (`cg.excite`), so that no constant hides a fault; two images, float32,
-channels-last. Every network runs in a process of its own. Each line is printed as it comes and kept
-in benchmarks/results/prove-networks.json; --table writes the kept lines into docs/networks.md.
+Weights are random and excited (`cg.excite`), so that no constant hides a fault; two images, float32
+and channels-last. Every network runs in a process of its own. Each line is printed as it comes and
+kept in benchmarks/results/prove-networks.json; --table writes the kept lines into a page.
 
-    python benchmarks/prove_networks.py [NAME ...] [--size 224] [--table docs/networks.md]
+    python benchmarks/prove_networks.py [NAME ...] [--size 224] [--table docs/design/networks.md]
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -120,7 +121,7 @@ BEGIN, END = "<!-- proven networks -->", "<!-- end -->"
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return the lines as a table in Markdown."""
     rows = [
-        "| network | verdict | operators | layers | parameters | largest difference / bound | seconds |",
+        "| network | verdict | operators | layers | parameters | rho | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in NETWORKS:
@@ -154,7 +155,9 @@ def main() -> None:
         return
     for name in args.networks or NETWORKS:
         command = [sys.executable, __file__, name, "--here", "--size", str(args.size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
+        env = os.environ | {"OMP_WAIT_POLICY": "passive"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         if done.returncode:
             print(f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
             continue
@@ -163,9 +166,9 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(
-            f"{name:30} {row['verdict']:10} {row['operators']:4} operators, {row['layers']:3} layers, "
-            f"convert {row['convert_s']:5.1f} s, prove {row['prove_s']:6.1f} s, "
-            f"{row['peak_gb']:.1f} GB {row['reason']}",
+            f"{name:30} {row['verdict']:10} {row['operators']:4} operators, "
+            f"{row['layers']:3} layers, convert {row['convert_s']:5.1f} s, "
+            f"prove {row['prove_s']:6.1f} s, {row['peak_gb']:.1f} GB {row['reason']}",
             flush=True,
         )
 
