@@ -121,15 +121,15 @@ BEGIN, END = "<!-- proven networks -->", "<!-- end -->"
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return the lines as a table in Markdown."""
     rows = [
-        "| network | verdict | operators | layers | parameters | rho | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| network | verdict | operators | layers | parameters | rho |",
+        "|---|---|---|---|---|---|",
     ]
     for name in NETWORKS:
         if name in found:
             one = found[name]
             rows.append(
                 f"| {name} | {one['verdict']} | {one['operators']} | {one['layers']} "
-                f"| {one['parameters'] / 1e6:.1f} M | {one['rho']:.1e} | {one['prove_s']:.0f} |"
+                f"| {one['parameters'] / 1e6:.1f} M | {one['rho']:.1e} |"
             )
     return "\n".join(rows)
 
