@@ -2,7 +2,8 @@
 
 Batch 8 at 224 x 224, float32, both channels-last, eager. Conversion is `to_graph` with an example,
 beside `torch.export.export` alone, batch dynamic as `to_graph` asks for. Arms take turns, and who
-goes first changes; medians, and the median of the ratios of neighbours. Writes
+goes first changes; medians and their ratio, the median of the ratios of neighbours, the ratio of
+the least times, and that of processor time, which other work on the machine disturbs least. Writes
 benchmarks/results/networks.json.
 
     python benchmarks/networks.py [--networks resnet50 mobilenet_v2 convnext_tiny] [--rounds 9]
@@ -37,21 +38,23 @@ Run = Callable[[], Any]
 
 
 def take_turns(one: Run, two: Run, rounds: int) -> dict[str, float]:
-    """Seconds of both, in turns; the first round of each warms up and is dropped."""
-    times: tuple[list[float], list[float]] = ([], [])
+    """Milliseconds of both, in turns, and ratios; the first round of each warms up."""
+    wall: tuple[list[float], list[float]] = ([], [])
+    cpu: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for which in ((0, 1), (1, 0))[turn % 2]:
             gc.collect()  # what an export leaves behind is not paid for by the next run
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             (one, two)[which]()
             if turn:
-                times[which].append(time.perf_counter() - start)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    first, second = map(statistics.median, times)
+                wall[which].append(time.perf_counter() - start)
+                cpu[which].append(time.process_time() - used)
+    first, second = map(statistics.median, wall)
     return {
-        "first_ms": first * 1e3, "second_ms": second * 1e3, "ratio": second / first,
-        "ratio_of_neighbours": statistics.median(ratios),
-        "ratio_of_least": min(times[1]) / min(times[0]),
+        "dense_ms": first * 1e3, "graph_ms": second * 1e3, "ratio": second / first,
+        "neighbours": statistics.median(b / a for a, b in zip(*wall, strict=True)),
+        "least": min(wall[1]) / min(wall[0]),
+        "processor": statistics.median(cpu[1]) / statistics.median(cpu[0]),
     }  # fmt: skip
 
 
@@ -87,19 +90,15 @@ def measure(name: str, batch: int, side: int, rounds: int) -> dict[str, Any]:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """Return the rows as a table."""
-    made = Table()
-    for name in ("network", "what", "dense ms", "graph ms", "ratio", "of neighbours", "of least"):
-        made.add_column(name, justify="left" if name in ("network", "what") else "right")
-    for row in rows:
-        for what in ("convert", "forward", "with backward"):
-            one = row[what]
-            made.add_row(
-                row["network"], what, f"{one['first_ms']:.0f}", f"{one['second_ms']:.0f}",
-                f"{one['ratio']:.3f}", f"{one['ratio_of_neighbours']:.3f}",
-                f"{one['ratio_of_least']:.3f}",
-            )  # fmt: skip
+def table(row: dict[str, Any]) -> Table:
+    """Return a network's row as a table."""
+    made = Table(title=row["network"], title_justify="left")
+    figures = list(row["forward"])
+    for name in ("what", *figures):
+        made.add_column(name, justify="left" if name == "what" else "right")
+    for what in ("convert", "forward", "with backward"):
+        texts = [f"{row[what][n]:.0f}" if "_ms" in n else f"{row[what][n]:.3f}" for n in figures]
+        made.add_row(what, *texts)
     return made
 
 
@@ -120,7 +119,7 @@ def main() -> None:
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in args.networks:
         row = measure(name, args.batch, args.side, args.rounds)
-        Console().print(table([row]))
+        Console().print(table(row))
         kept[name] = row | {"threads": torch.get_num_threads(), "torch": torch.__version__}
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
