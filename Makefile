@@ -13,11 +13,12 @@ BOOKS  := $(VENV)/.ready-notebooks
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof faults zoo zoo-page notebooks docs clean
+.PHONY: help setup demo test check bench bench-proof bench-networks faults zoo zoo-page notebooks \
+        docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## create .venv and install convgraph with its tools
 
@@ -48,6 +49,11 @@ zoo: $(READY) ## convert hundreds of published networks, about half an hour; goe
 
 zoo-page: $(READY) ## write what the zoo found into docs/supported-models.md
 	$(BIN)/python -m tests.convert.zoo --table docs/supported-models.md
+
+bench-networks: $(READY) ## time converted networks beside dense ones; asks for torchvision and timm
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/pretraining.py
+	$(BIN)/python benchmarks/prove_networks.py
 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb

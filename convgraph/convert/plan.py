@@ -57,11 +57,17 @@ def make(
     batch = program.batch
     sites = Sites.full(batch, size, device=program.device)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made: dict[Any, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        """One stand-in for all parameters of a kind: a plan reads no numbers."""
+        kind = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if kind not in made:
+            made[kind] = mode.from_tensor(tensor, static_shapes=True)
+        return made[kind]
+
     with mode:
-        run = Run(
-            net, program, sites, strict=strict, planning=True,
-            fake=lambda tensor: _fake(mode, tensor),
-        )  # fmt: skip
+        run = Run(net, program, sites, strict=strict, planning=True, fake=fake)
         values: list[Any] = []
         for name, value in zip(program.inputs, inputs, strict=True):
             if name in program.images:
@@ -82,11 +88,6 @@ def make(
     words = tuple(names.describe(one[0]) if one is not None else "" for one in outputs)
     network = type(net).__mro__[2].__name__ if len(type(net).__mro__) > 2 else type(net).__name__
     return Plan(Conversion(network, size, tuple(run.lines), words), outputs)
-
-
-def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    made: Tensor = mode.from_tensor(tensor, static_shapes=True)
-    return made
 
 
 def _fake_like(value: Tensor, batch: int, inputs: list[Any]) -> Tensor:

@@ -194,6 +194,43 @@ class NextBlock(nn.Module):
         return x + self.scale * y
 
 
+class ResponseNorm(nn.Module):
+    """How large a channel is over the image, beside the mean of all channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.ones(width))
+        self.snap = Snap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        n = self.snap(size / (size.mean(-1, keepdim=True) + EPS))
+        return x + self.weight * (x * n) + self.bias
+
+
+class Pretrained(nn.Module):
+    """A ConvNeXt-V2 block between two patched convolutions, as masked pretraining runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 4, 4)
+        self.depth = nn.Conv2d(4, 4, 7, padding=3, groups=4)
+        self.norm = nn.LayerNorm(4)
+        self.wide = nn.Linear(4, 8)
+        self.act = nn.GELU()
+        self.respond = ResponseNorm(8)
+        self.snap = Snap()
+        self.narrow = nn.Linear(8, 4)
+        self.down = nn.Conv2d(4, 6, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(self.depth(x).permute(0, 2, 3, 1))
+        y = self.narrow(self.snap(self.respond(self.act(self.wide(y)))))
+        return self.down(x + y.permute(0, 3, 1, 2))
+
+
 class Dense(nn.Module):
     """Each layer reads all before it."""
 
@@ -269,7 +306,7 @@ class Moves(nn.Module):
 NETS: dict[str, Callable[[], Any]] = {
     "plain": Plain, "residual": Residual, "depthwise": Depthwise, "gate": Gate, "unet": UNet,
     "next block": NextBlock, "dense": Dense, "attention": Attention, "norms": Norms,
-    "moves": Moves,
+    "moves": Moves, "pretrained": Pretrained,
 }  # fmt: skip
 
 
@@ -284,8 +321,6 @@ def build(name: str, seed: int = 0) -> Any:
 def zoo(name: str) -> Any:
     """Return a network of torchvision without trained weights; skip where it is not installed."""
     found = models()
-    if name == "densenet":
-        return excite(snapped(found.DenseNet(8, (2, 3, 2, 2), 16)))
     more = {"weights_backbone": None, "num_classes": 3} if name.startswith("deeplab") else {}
     return excite(snapped(found.get_model(name, weights=None, **more)))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import convgraph as cg
@@ -161,14 +161,3 @@ def test_the_report_and_the_summary() -> None:
     assert first.flops == 2 * 46 * 70 * 2 * 4  # two a multiply-add, 3 n - 2 taps an axis
     assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
     assert "0: conv2d" in str(found)
-
-
-def test_the_receptive_field_is_the_support_of_the_gradient() -> None:
-    net = cg.to_graph(noisy("residual"), batch())
-    x = batch(1).requires_grad_()
-    out = nn.functional.conv2d(net(x), torch.ones(1, 4, 1, 1).double())
-    out[0, 0, 3, 5].backward()
-    support = x.grad.abs().sum((0, 1)) > 0
-    reach = cg.receptive_field(net, (3, 5))
-    assert support.sum() > 1
-    assert not (support & ~reach.mask.view(*SIZE)).any()

@@ -26,8 +26,8 @@ SUMS = (
 
 MAXIMA = ("max_pool2d", "amax")
 
-OWN = ("scaled_dot_product_attention",)
-"""Operators on tokens that are more than torch's own."""
+OWN = ("scaled_dot_product_attention", "linalg_vector_norm")
+"""Operators on tokens, or on channels that come last, that are more than torch's own."""
 
 
 class Truth(torch.fx.Interpreter):
@@ -82,6 +82,16 @@ class Truth(torch.fx.Interpreter):
         if x.dim() != 4 or sorted(d % 4 for d in dims) != [2, 3]:
             raise NotImplementedError(f"a mean over {dims}")
         return self.mean_of(x, (2, 3), keepdim)
+
+    def on_linalg_vector_norm(
+        self, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False
+    ) -> Tensor:
+        last = x.dim() == 4 and list(dims) == [1, 2] and tuple(x.shape[1:3]) in self.sizes
+        if last:
+            x = torch.where(self.some(x.movedim(3, 1)).movedim(1, 3), x, 0)
+        elif self.is_map(x) and set(dims) & {2, 3}:
+            x = self.fill(x, 0)
+        return torch.linalg.vector_norm(x, order, dims, keepdim)
 
     def on_adaptive_avg_pool2d(self, x: Tensor, size: Any) -> Tensor:
         size = [size, size] if isinstance(size, int) else list(size)
@@ -154,13 +164,9 @@ class Truth(torch.fx.Interpreter):
         return torch.where(keys, score, -torch.inf).softmax(3).nan_to_num(0) @ v
 
 
-def truth(model: Any, image: Tensor, root: Tensor) -> Any:
-    """Return what the network says; maps with 0 where nobody is.
-
-    The statistics of batch norms in training are written into the model, as it would itself.
-    """
-    twin = deepcopy(model)
-    exported = torch.export.export(twin, (torch.zeros_like(image),), strict=False)
+def program(model: Any, image: Tensor) -> torch.fx.GraphModule:
+    """Export a network for images of this shape, with the model's own parameters and buffers."""
+    exported = torch.export.export(deepcopy(model), (torch.zeros_like(image),), strict=False)
     graph = exported.module()
     own, found = dict(model.named_parameters()), dict(graph.named_parameters())
     own |= dict(model.named_buffers())
@@ -168,6 +174,16 @@ def truth(model: Any, image: Tensor, root: Tensor) -> Any:
     for name in found:  # the graph reads the model's own tensors, so that gradients arrive
         owner, _, leaf = name.rpartition(".")
         setattr(graph.get_submodule(owner), leaf, own[name])
+    return graph
+
+
+def truth(model: Any, image: Tensor, root: Tensor) -> Any:
+    """Return what the network says; maps with 0 where nobody is.
+
+    A program is taken as it is. The statistics of batch norms in training are written into the
+    model, as it would itself.
+    """
+    graph = model if isinstance(model, torch.fx.GraphModule) else program(model, image)
     run = Truth(graph, root)
     flat = run.run(image)
     return pytree.tree_map_only(Tensor, lambda out: run.fill(out, 0), flat)

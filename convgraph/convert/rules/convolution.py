@@ -13,6 +13,7 @@ from convgraph.convert.value import Spatial
 from convgraph.edges import connect
 from convgraph.functional import graph_conv
 from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
 
 
 def _tuple(value: Any, d: int) -> tuple[int, ...]:
@@ -82,6 +83,10 @@ def _send(
         run.travelled("node")
         return _mixed(x, weight, bias, groups)
     graph = x.graph()
+    if run.planning:  # torch.export has tried the operator; what is asked for is where it arrives
+        target = connect(geometry, graph.sites, "network").target
+        channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
+        return run.result(PixelGraph(graph.x.new_empty(target.num_nodes, channels), target))
     layer = run.owner(step)
     if run.listen is not None:
         run.travelled(connect(geometry, graph.sites, "network"))

@@ -13,12 +13,14 @@ from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
+from convgraph.edges import connect
 from convgraph.functional import (
     graph_fold,
     graph_pixel_shuffle,
     graph_pixel_unshuffle,
     graph_unfold,
 )
+from convgraph.geometry import KernelGeometry
 from convgraph.site_rule import network_sites
 
 OUTSIDE = -1
@@ -202,15 +204,23 @@ def _list(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
 
 
+def _listen(run: Any, x: Spatial, geometry: KernelGeometry) -> None:
+    """Say along which edges a rearrangement moves, to who asks."""
+    if run.listen is not None:
+        run.travelled(connect(geometry, x.graph().sites, "network"))
+
+
 @rule("pixel_shuffle", hop="all")
 def pixel_shuffle(run: Any, step: Any, x: Spatial, factor: int) -> Any:
     """Channels spread over r x r sites."""
+    _listen(run, x, KernelGeometry(factor, factor, transposed=True))
     return run.result(graph_pixel_shuffle(x.graph(), factor, sites="network"))
 
 
 @rule("pixel_unshuffle", hop="all")
 def pixel_unshuffle(run: Any, step: Any, x: Spatial, factor: int) -> Any:
     """R x r sites become channels."""
+    _listen(run, x, KernelGeometry(factor, factor))
     return run.result(graph_pixel_unshuffle(x.graph(), factor, sites="network"))
 
 
@@ -220,6 +230,7 @@ def unfold(
 ) -> Any:
     """Everything a window sees side by side; (batch) (c k) (y x)."""
     parts = [tuple(part) for part in (kernel, dilation, padding, stride)]
+    _listen(run, x, KernelGeometry(parts[0], parts[3], parts[2], parts[1]))
     value = run.result(graph_unfold(x.graph(), *parts, sites="network"))
     return value.regrouped(step.shape) if isinstance(value, Spatial) else value.flatten(2)
 

@@ -24,6 +24,8 @@ def batch_norm(
     if training:
         run.travelled("all")
     merged = x.merged(1)
+    if run.planning:  # it moves nothing, and on fake tensors it is the dearest operator
+        return merged.with_x(torch.empty_like(merged.x))
     slot = merged.slot(1)
     rows = merged.x.movedim(slot, 1)
     shape = rows.shape

@@ -1,0 +1,161 @@
+"""A step of masked pretraining: ConvNeXt V2 of timm on a graph, beside its dense form times masks.
+
+60 % of the patches of 32 x 32 pixels are hidden, anew in every step. Forward and backward of the
+encoder; the decoder is the same for both and is left out. The dense arm multiplies by the mask
+before each convolution that looks further than a pixel, and before each response norm, which is
+what a dense network has to do. Arms take turns; medians are quoted. Writes
+benchmarks/results/pretraining.json.
+
+    python benchmarks/pretraining.py [--networks convnextv2_atto convnextv2_nano] [--steps 15]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
+if os.environ.get("OMP_WAIT_POLICY") != "passive":
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+import torch
+from torch import Tensor, nn
+
+import convgraph as cg
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.zoo import models
+
+PATCH = 32
+HIDDEN = 0.6
+
+
+def visible(batch: int, side: int) -> Tensor:
+    """(B, side, side) bool: the pixels of the patches that are not hidden."""
+    rows = side // PATCH
+    rank = torch.rand(batch, rows * rows).argsort(1)
+    there = (rank >= round(HIDDEN * rows * rows)).view(batch, rows, rows)
+    return there.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+
+
+class Masked:
+    """The dense network, with a hook before each module that would hear or count a hole."""
+
+    def __init__(self, dense: Any) -> None:
+        self.dense = dense
+        self.masks: dict[int, Tensor] = {}
+        for module in dense.modules():
+            conv = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+            if conv or type(module).__name__ == "GlobalResponseNorm":
+                module.register_forward_pre_hook(self.hide)
+
+    def hide(self, module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Multiply a module's input by the mask of its size."""
+        (x,) = args
+        if getattr(module, "spatial_dim", (2, 3)) == (1, 2):  # of a response norm: (B, H, W, C)
+            return (x * self.masks[x.shape[1]].movedim(1, 3),)
+        return (x * self.masks[x.shape[2]],)
+
+    def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Run the network on what the mask leaves."""
+        side = images.shape[2]
+        self.masks = {side // k: mask[:, None, ::k, ::k].float() for k in (1, 4, 8, 16, 32)}
+        out: Tensor = self.dense(images)
+        return out * self.masks[out.shape[2]]
+
+
+def step(call: Callable[[], Tensor], parameters: list[Tensor]) -> tuple[float, float, Tensor]:
+    """Milliseconds forward and backward, and the output."""
+    start = time.perf_counter()
+    out = call()
+    middle = time.perf_counter()
+    torch.autograd.grad(out.square().mean(), parameters)
+    return (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3, out.detach()
+
+
+def measure(name: str, batch: int, side: int, steps: int) -> dict[str, Any]:
+    """Time one network."""
+    import timm
+
+    torch.manual_seed(0)
+    dense = timm.create_model(name, num_classes=0, global_pool="")
+    dense = dense.to(memory_format=torch.channels_last)
+    for key, parameter in dense.named_parameters():
+        if ".grn." in key:
+            nn.init.normal_(parameter)  # the response norm starts as nothing
+    start = time.perf_counter()
+    net = cg.to_graph(dense)
+    images = torch.randn(batch, 3, side, side).to(memory_format=torch.channels_last)
+    net(cg.PixelGraph.from_image(images, visible(batch, side)))
+    first = (time.perf_counter() - start) * 1e3
+    masked = Masked(dense)
+    own = (list(dense.parameters()), list(net.parameters()))
+    times: dict[str, list[tuple[float, float]]] = {"dense x mask": [], "graph": [], "same mask": []}
+    gap = largest = 0.0
+    for turn in range(steps + 2):
+        mask = visible(batch, side)
+
+        def on_graph(mask: Tensor = mask) -> Tensor:
+            out: Tensor = net(cg.PixelGraph.from_image(images, mask)).to_image()
+            return out
+
+        graph = cg.PixelGraph.from_image(images, mask)
+        one = step(lambda mask=mask: masked(images, mask), own[0])
+        two = step(on_graph, own[1])
+        net(graph)
+        again = step(lambda graph=graph: net(graph).to_image(), own[1])
+        gap = max(gap, float((one[2] - two[2]).abs().max()))
+        largest = max(largest, float(one[2].abs().max()))
+        if turn >= 2:
+            for key, (forward, backward, _) in zip(times, (one, two, again), strict=True):
+                times[key].append((forward, backward))
+    found = {
+        key: {
+            "forward_ms": statistics.median(f for f, _ in turns),
+            "backward_ms": statistics.median(b for _, b in turns),
+            "step_ms": statistics.median(f + b for f, b in turns),
+        }
+        for key, turns in times.items()
+    }
+    return {
+        "network": name, "batch": batch, "side": side, "arms": found, "steps": steps,
+        "conversion_and_first_call_ms": first, "largest_difference": gap, "largest": largest,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print a table row a network."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=["convnextv2_atto", "convnextv2_nano"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--steps", type=int, default=15)
+    args = parser.parse_args()
+    models()
+    rows = [measure(name, args.batch, args.side, args.steps) for name in args.networks]
+    print("| network | arm | forward ms | backward ms | step ms | / dense x mask |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        base = row["arms"]["dense x mask"]["step_ms"]
+        for key, arm in row["arms"].items():
+            print(
+                f"| {row['network']} | {key} | {arm['forward_ms']:.0f} | {arm['backward_ms']:.0f} "
+                f"| {arm['step_ms']:.0f} | {arm['step_ms'] / base:.2f} |"
+            )
+        print(f"  differ by at most {row['largest_difference']:.1e} of {row['largest']:.1e}")
+    record = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+    path = Path(__file__).parent / "results" / "pretraining.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The receptive field by k-hop reach is the support of the gradient: no pixel more or less."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import convgraph as cg
+from convgraph.convert import receptive
+from convgraph.errors import GraphError
+from tests.convert.nets import build
+
+SIZE = (33, 41)
+
+TRIES = 300
+"""Images whose supports are united at most: a maximum hears one of its pixels at a time."""
+
+NAMES = ("residual", "depthwise", "unet", "next block", "dense", "moves", "pretrained", "norms")
+
+
+def open_(name: str) -> Any:
+    """A network in which nothing cancels and no unit is dead: small positive weights."""
+    model = build(name)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "norm" not in key or parameter.dim() > 1:
+                spread = torch.rand_like(parameter) + 0.1
+                fan = parameter[0].numel() if parameter.dim() > 1 else 1
+                parameter.copy_(spread / fan)  # and no unit is saturated
+    return model
+
+
+def first_map(out: Any) -> cg.PixelGraph:
+    leaves = pytree.tree_leaves(out, is_leaf=lambda one: isinstance(one, cg.PixelGraph))
+    return next(one for one in leaves if isinstance(one, cg.PixelGraph))
+
+
+def support(net: Any, pixel: tuple[int, ...], mask: Tensor | None, enough: Tensor) -> Tensor:
+    """(H, W) bool: where the gradient of an output pixel is not 0, on some image.
+
+    No more images are asked once all that is expected was found, or more than that.
+    """
+    found = torch.zeros(SIZE, dtype=torch.bool)
+    for _ in range(TRIES):
+        image = torch.rand(1, 2, *SIZE).double().requires_grad_()
+        out = first_map(net(cg.PixelGraph.from_image(image, mask=mask)))
+        here = (out.sites.pos == torch.tensor(pixel)).all(1)
+        assert here.sum() == 1
+        send = torch.rand(out.num_channels).double()  # no sum of channels that a norm makes 0
+        (out.x[here] * send).sum().backward()
+        found |= (image.grad != 0).any(1)[0]
+        if not (enough & ~found).any():
+            break
+    return found
+
+
+def middle_and_corner(net: Any, graph: cg.PixelGraph) -> list[tuple[int, ...]]:
+    positions = first_map(net(graph)).sites.pos
+    return [tuple(positions[k].tolist()) for k in (0, len(positions) // 2)]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_reach_is_the_support_of_the_gradient(name: str, masked: bool) -> None:
+    net = cg.to_graph(open_(name))
+    mask = torch.rand(1, *SIZE) > 0.3 if masked else None
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, *SIZE).double(), mask=mask)
+    for pixel in middle_and_corner(net, graph):
+        reach = cg.receptive_field(net, pixel, graph)
+        heard = support(net, pixel, mask, reach.mask)
+        assert torch.equal(reach.mask, heard), (reach.mask != heard).nonzero().tolist()
+        if masked:
+            assert not (reach.mask & ~mask[0]).any()
+    assert reach.num_pixels > 1
+
+
+def test_a_step_too_many_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk that takes every node for its neighbour hears more than the gradient says."""
+    net = cg.to_graph(open_("residual"))
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, *SIZE).double())
+    reach = cg.receptive_field(net, (8, 9), graph).mask
+    assert torch.equal(support(net, (8, 9), None, reach), reach)
+    one = receptive._Walk._one
+    monkeypatch.setattr(
+        receptive._Walk, "_one",
+        lambda self, how, mine, size: one(self, "all" if how == "node" else how, mine, size),
+    )  # fmt: skip
+    assert cg.receptive_field(net, (8, 9), graph).num_pixels > reach.sum()
+
+
+def test_a_pixel_that_is_none() -> None:
+    net = cg.to_graph(open_("residual"))
+    mask = torch.ones(1, *SIZE, dtype=torch.bool)
+    mask[:, :8, :8] = False
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, *SIZE).double(), mask=mask)
+    with pytest.raises(GraphError, match="is no site of the output, it is masked out"):
+        cg.receptive_field(net, (0, 0), graph)
+    with pytest.raises(GraphError, match="expected a pixel of the lattice"):
+        cg.receptive_field(net, (99, 0), graph)
