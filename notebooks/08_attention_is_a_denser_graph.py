@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, panels, photograph
+from lesson import answer, check, matrices
 
 torch.manual_seed(0)
 integers = lambda *shape: torch.randint(-4, 5, shape).double()
@@ -84,18 +84,17 @@ grid = (weight * 2**30).round() / 2**30
 by_messages = say(v, torch.stack([source, target]), edge_weight=grid)
 check("message passing on the complete graph is attention, bit for bit", torch.equal(by_messages, grid.view(25, 25) @ v))
 referee = nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], scale=1 / 64)[0]
-print(f"torch's fused attention, which rounds: largest difference {float((by_messages - referee).abs().max()):.1e}")
+print(f"torch's fused attention, which rounds: largest difference {float((by_messages - referee).detach().abs().max()):.1e}")
 
 # %%
-axes = panels(2, 4.4, 4.6)
 local = cg.nn.GraphConv2d(1, 1, 3, padding=1)
 kernel = torch.zeros(25, 25)
 edges = local.edges(cg.PixelGraph.from_image(torch.zeros(1, 5, 5)))
 kernel[edges.edge_index[1], edges.edge_index[0]] = 1
-axes[0].imshow(kernel, cmap="gray_r")
-axes[0].set_title("3 x 3: who talks to whom is fixed")
-axes[1].imshow(weight.view(25, 25), cmap="gray_r")
-axes[1].set_title("attention: everybody, more or less")
+matrices(
+    {"3 x 3: who talks to whom is fixed": kernel, "attention: everybody, more or less": weight.view(25, 25)},
+    row="target node", column="source node",
+)
 
 # %% [markdown]
 # ## Squeeze-and-excitation: a readout node that talks back
