@@ -46,7 +46,7 @@ lab: $(BOOKS) ## open the lessons in Jupyter
 	$(BIN)/jupyter lab notebooks
 
 lessons: $(BOOKS) ## write the notebooks anew from their text, executed; LESSON=03 for one
-	cd notebooks && ../$(BIN)/jupytext --quiet --to ipynb --update --execute $(LESSON)*_*.py
+	cd notebooks && ../$(BIN)/jupytext --quiet --to ipynb --execute $(LESSON)*_*.py
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html

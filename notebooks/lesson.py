@@ -59,7 +59,7 @@ def show(
     Args:
         images: values in [0, 1] where they have three channels.
         titles: one each.
-        signed: of one channel: white is zero, orange is below, purple above, and a bar says how far.
+        signed: of one channel: white is zero, purple is below, orange above, and a bar says how far.
         grid: draw a line between any two pixels.
         mark: frame the pixel in this row and column.
     """
