@@ -148,7 +148,7 @@ check("dilation 2: every edge is 0 or 2 pixels long on each axis", set((p - q).a
 
 # %% [markdown]
 # In pictures: with stride 2 only every second pixel listens, and circular edges leave at one side and come
-# back at the other (on the border a line may point out of the picture: what it hears is at the far end).
+# back at the other: on the border a line points right across the picture, to the pixel at the far side.
 
 # %%
 grey6 = photograph(128)[:1, 24:30, 50:56]

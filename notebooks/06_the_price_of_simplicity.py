@@ -101,7 +101,7 @@ def lost(weight: torch.Tensor) -> float:
     return float((weight - nearest(weight)).square().sum() / weight.square().sum())
 
 
-answer("No: the two kernels are no multiples of one another. Half of the sum of squares is lost.")
+answer("No: the two kernels are no multiples of one another. The nearest layer keeps one and gives up the other: half is lost.")
 show(
     [*pair[:, 0], *nearest(pair)[:, 0]],
     ["wanted, output 1", "wanted, output 2", "nearest, output 1", "nearest, output 2"],

@@ -63,13 +63,13 @@ def show(
         grid: draw a line between any two pixels.
         mark: frame the pixel in this row and column.
     """
-    for axes, image, title in zip(panels(len(images)), images, titles, strict=True):
+    row = panels(len(images))
+    most = max(float(image.abs().max()) for image in images) if signed else 0.0
+    for axes, image, title in zip(row, images, titles, strict=True):
         picture = image.detach().cpu()
         picture = (picture.movedim(0, -1) if picture.dim() == 3 else picture).squeeze(-1)
         if signed:
-            most = float(picture.abs().max())
             shown = axes.imshow(picture, cmap="PuOr_r", vmin=-most, vmax=most)
-            axes.figure.colorbar(shown, ax=axes, shrink=0.75)
         else:
             axes.imshow(picture, cmap="gray")
         if grid:
@@ -79,6 +79,8 @@ def show(
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
+    if signed:  # one scale for all: what is nearly zero beside the others looks like zero
+        row[0].figure.colorbar(shown, ax=list(row), shrink=0.75)
     plt.show()
 
 
