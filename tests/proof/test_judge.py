@@ -1,0 +1,128 @@
+"""The judge on honest operators of every kind and dtype, on nothing, and on a faulty reference.
+
+The planted faults themselves stand in `tests/proof/faults`, and `test_gate.py` holds the judge to
+every one of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.proof import Certificate, ConvSpec, Oracle, prove_convolution
+from convgraph.proof.draws import Plan
+from convgraph.proof.identity import check_identity
+from tests.proof.faults import FAULTS
+from tests.proof.faults.operators import (
+    CIRCULAR,
+    DILATED,
+    GROUPED,
+    MASKED,
+    PLAIN,
+    REFLECT,
+    REPLICATE,
+    STRIDED,
+    TRANSPOSED,
+    UNEVEN,
+    honest,
+    plain,
+    shifted,
+    unfolded,
+    windows,
+)
+
+HONEST: dict[str, tuple[ConvSpec, Callable[..., Tensor]]] = {
+    f"torch, {name}": (spec, honest(spec))
+    for name, spec in {
+        "plain": PLAIN,
+        "strided": STRIDED,
+        "grouped": GROUPED,
+        "dilated": DILATED,
+        "reflect": REFLECT,
+        "replicate": REPLICATE,
+        "circular": CIRCULAR,
+        "uneven": UNEVEN,
+        "transposed": TRANSPOSED,
+        "masked": MASKED,
+    }.items()
+}
+
+
+HONEST |= {
+    "unfold and a matrix product": (PLAIN, unfolded),
+    "shifted slices": (PLAIN, shifted),
+    "einsum over windows": (PLAIN, windows),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_implementation_is_not_refuted(name: str, dtype: torch.dtype) -> None:
+    spec, candidate = HONEST[name]
+    found = prove_convolution(candidate, honest(spec), spec, dtype=dtype)
+    assert _status(found, "S2 identity") == "proven", str(found)
+    if dtype in (torch.float64, torch.float32):
+        assert found.verdict == "proven", str(found)
+
+
+def test_a_faulty_reference_is_refuted_by_the_oracle() -> None:
+    """Two that share a fault agree with each other; the oracle does not agree with them."""
+    flipped = FAULTS["kernel is flipped"].run
+    found = prove_convolution(flipped, flipped, PLAIN)
+    assert found.verdict == "refuted"
+
+
+def test_the_right_edges_in_another_order_are_proven() -> None:
+    e = Oracle(PLAIN).edges
+    order = np.random.default_rng(1).permutation(len(e.tap))
+    lists = (e.source[order], e.target[order], e.tap[order])
+    found = prove_convolution(plain, plain, PLAIN, edges=lambda: lists)
+    assert _status(found, "S0 structure") == "proven"
+
+
+def test_a_comparison_of_nothing_is_undecided() -> None:
+    nobody = np.zeros((2, 6, 7), dtype=bool)
+    empty = replace(PLAIN, source_mask=nobody, target_mask=nobody)
+    found = prove_convolution(
+        lambda x, w, b: 0 * plain(x, w, b), lambda x, w, b: 0 * plain(x, w, b), empty
+    )
+    assert found.verdict == "undecided"
+    assert "nothing to compare" in found.reason
+
+
+def test_a_run_of_mostly_zeros_is_undecided() -> None:
+    spec = ConvSpec(1, 1, (1, 1), (8, 8), bias=False)
+    run = lambda x, w, b: F.conv2d(x, w)  # noqa: E731
+    poor = Plan(terms=1, bits=53, a=1, trials=20, seed=1)
+    found = check_identity(run, run, Oracle(spec), poor, dtype=torch.float64)
+    assert found.status == "undecided"
+    assert "zero" in found.reason
+
+
+def test_parameters_that_differ_are_refuted() -> None:
+    one = {"weight": torch.ones(2)}
+    two = {"weight": torch.tensor([1.0, 1.0000001])}
+    found = prove_convolution(plain, plain, PLAIN, parameters=(one, two))
+    assert found.verdict == "refuted"
+    assert "'weight' differs" in found.reason
+
+
+def test_wrong_rounding_is_refuted_by_s3_alone() -> None:
+    """Exact on every integer probe, but three digits short on real numbers."""
+
+    def short(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        whole = (x == x.round()).all()
+        return plain(x if whole else x + (x.float().double() - x).detach(), w, b)
+
+    found = prove_convolution(short, plain, PLAIN)
+    assert _status(found, "S2 identity") == "proven"
+    assert _status(found, "S3 rounding") == "refuted"
+    assert found.verdict == "refuted"
+
+
+def _status(found: Certificate, part: str) -> str:
+    return next(p.status for p in found.parts if p.name == part)
