@@ -22,7 +22,7 @@
 #
 # How to read a lesson: run the cells from the top. Where it says **Guess**, do, before you unfold the
 # answer. A line with a check mark was computed just now, and the lesson stops where one does not hold.
-# `lesson.py` beside this notebook has the few helpers (`check`, `answer`, `show`, ...); `cg` is convgraph.
+# `lesson.py` beside this notebook has the few helpers (`check`, `show`, ...); `cg` is convgraph.
 
 # %%
 # %matplotlib inline
@@ -30,7 +30,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, frame, panels, photograph, show
+from lesson import check, frame, panels, photograph, show
 
 # %% [markdown]
 # ## A pixel is a node
@@ -44,7 +44,10 @@ image = photograph(64)
 show([image], ["64 x 64 pixels"])
 graph = cg.PixelGraph.from_image(image)
 print(graph)
-answer("64 * 64 = 4,096 nodes with 3 features each: red, green and blue of one pixel.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>64 * 64 = 4,096 nodes with 3 features each: red, green
+# and blue of one pixel.</details>
 
 # %%
 check("one node a pixel, one feature a channel", graph.x.shape == (64 * 64, 3))
@@ -79,10 +82,11 @@ small = cg.PixelGraph.from_image(crop)
 kernel = cg.KernelGeometry(3, padding=1)
 edges = cg.connect(kernel, small)
 print(edges)
-answer(
-    "1,156. Along one axis 12 pixels hear themselves, 11 hear the one before and 11 the one after: "
-    "34 pairs. An edge is a pair of rows and a pair of columns: 34 * 34."
-)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>1,156. Along one axis 12 pixels hear themselves, 11
+# hear the one before and 11 the one after: 34 pairs. An edge is a pair of rows and a pair of columns: 34 *
+# 34.</details>
 
 # %%
 check("34 pairs along each axis, hence 34 * 34 edges", edges.num_edges == 34 * 34)
@@ -137,15 +141,16 @@ check(
 # - an image and its graph hold the same numbers, in the same order, and the way back is exact;
 # - a tap is a matrix of zeros and ones, and padding with zeros is a row without a one.
 #
-# **Try it** before you unfold the answer: with `cg.KernelGeometry(3, padding=2, dilation=2)`, which edges
+# **Try it** before you run the next cell: with `cg.KernelGeometry(3, padding=2, dilation=2)`, which edges
 # grow, and how many are left on the 12 x 12 crop?
 
 # %%
 dilated = cg.connect(cg.KernelGeometry(3, padding=2, dilation=2), small)
 far = (small.pos[dilated.edge_index[1]] - small.pos[dilated.edge_index[0]]).abs().amax(1)
-answer(
-    "All but the self-loops: each is 2 pixels long instead of 1 along the axes where it had a length. Two "
-    "pixels from the border there is nobody any more, so along an axis 12 + 10 + 10 = 32 pairs are left: 1,024."
-)
 check("dilated by 2, an edge is a self-loop or 2 pixels long", sorted(far.unique().tolist()) == [0, 2])
 check("and 32 * 32 of them are left", dilated.num_edges == 32 * 32)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>All but the self-loops: each is 2 pixels long instead
+# of 1 along the axes where it had a length. Two pixels from the border there is nobody any more, so along an
+# axis 12 + 10 + 10 = 32 pairs are left: 1,024.</details>

@@ -26,10 +26,13 @@ from torch import nn
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, curves, panels, photograph, show
+from lesson import check, curves, panels, photograph, show
 
-torch.manual_seed(0)
-answer("No. Each layer has self-loops only, and ten steps along a self-loop lead nowhere.")
+generator = torch.manual_seed(0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No. Each layer has self-loops only, and ten steps along
+# a self-loop lead nowhere.</details>
 
 # %% [markdown]
 # ## Self-loops only
@@ -118,7 +121,10 @@ kernel1, left1 = best(1)
 kernel3, left3 = best(3)
 print(f"1 x 1 leaves {left1:.1%} unexplained, 3 x 3 leaves {left3:.1e}")
 print(kernel3.round(decimals=6) + 0)  # + 0 turns -0 into 0
-answer("All of it. In random pictures a pixel says nothing about the two beside it.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>All of it. In random pictures a pixel says nothing
+# about the two beside it.</details>
 
 # %%
 check("the best 1 x 1 kernel explains less than a hundredth", left1 > 0.99)

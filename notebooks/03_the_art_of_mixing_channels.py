@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, curves, photograph, show
+from lesson import check, curves, photograph, show
 
 photo = photograph(256)
 
@@ -42,7 +42,6 @@ def run(layer: nn.Module, image: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return layer(cg.PixelGraph.from_image(image)).to_image()
 
-
 # %% [markdown]
 # ## Two recipes
 #
@@ -55,10 +54,11 @@ luminance, contrast = mixer(0.3, 0.59, 0.11), mixer(1.0, -1.0, 0.0)
 grey, opponent = run(luminance, photo), run(contrast, photo)
 show([photo, grey], ["photograph", "luminance"])
 show([opponent], ["red minus green: white is zero"], signed=True)
-answer(
-    "On the helmet, the wall and the rocket: white, grey and black have as much red as green. The suit "
-    "and the stripes have much more red; hardly anything here has more green."
-)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>On the helmet, the wall and the rocket: white, grey and
+# black have as much red as green. The suit and the stripes have much more red; hardly anything here has more
+# green.</details>
 
 # %%
 white = torch.full((3, 4, 4), 0.75)
@@ -86,7 +86,10 @@ a, b = torch.stack([vertical, horizontal]), torch.stack([horizontal, vertical])
 add, subtract = mixer(1, 1), mixer(1, -1)
 show([*a, *b], ["A, channel 1", "A, channel 2", "B, channel 1", "B, channel 2"], grid=True)
 show([run(add, a), run(add, b)], ["one of them: 1 + 2", "the other: 1 + 2"], grid=True)
-answer("You cannot tell: both sums are the same cross.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>You cannot tell: both sums are the same
+# cross.</details>
 
 # %% [markdown]
 # The difference tells them apart at once:
@@ -145,10 +148,11 @@ first, second = free.weight.flatten().tolist()
 curves({"held at the sum": held_losses, "free": free_losses}, x="step", y="loss")
 print(f"held at the sum: {held_right:.1%} right; free: {free_right:.1%} right")
 print(f"learnt: {first:+.2f} x channel 1 {second:+.2f} x channel 2")
-answer(
-    "Held at the sum it can only toss a coin: the cross is the same, and what is left is noise. Free, the two "
-    "weights move apart until one is about minus the other, for the sum brings nothing but noise."
-)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Held at the sum it can only toss a coin: the cross is
+# the same, and what is left is noise. Free, the two weights move apart until one is about minus the other, for
+# the sum brings nothing but noise.</details>
 
 # %%
 check("held at the sum it is right about half of the time", 0.4 < held_right < 0.6)

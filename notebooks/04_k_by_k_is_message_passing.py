@@ -31,7 +31,7 @@ from torch_geometric.nn import MessagePassing
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph, show
+from lesson import check, panels, photograph, show
 
 torch.manual_seed(0)
 image = torch.randint(0, 10, (3, 16, 16)).double()
@@ -133,10 +133,11 @@ table = {
 for name, arguments in table.items():
     found = cg.nn.GraphConv2d(1, 1, 3, **arguments).edges(tiny)
     print(f"{name:12} {found.num_targets:3} targets, {found.num_edges:4} edges")
-answer(
-    "Stride: fewer targets. Dilation: as many targets, longer edges, of which more would leave the image. "
-    "Circular: no edge is missing, so 9 for each of the 36 nodes. No padding: only the 16 targets that have all nine."
-)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Stride: fewer targets. Dilation: as many targets,
+# longer edges, of which more would leave the image. Circular: no edge is missing, so 9 for each of the 36
+# nodes. No padding: only the 16 targets that have all nine.</details>
 
 # %%
 count = lambda **k: cg.nn.GraphConv2d(1, 1, 3, **k).edges(tiny).num_edges
@@ -208,9 +209,12 @@ check("and the edges it compared are the ones we counted", "2312 typed edges" in
 # - a convolution is a sum of typed messages: the loop, the GNN and `nn.Conv2d` agree to the last bit;
 # - stride, dilation, padding and transposition change *who talks*, never *what is said*.
 #
-# **Try it** before you unfold the answer: how many edges has a 5 x 5 kernel with padding 2 on the 6 x 6 image?
+# **Try it** before you run the next cell: how many edges has a 5 x 5 kernel with padding 2 on the 6 x 6 image?
 
 # %%
 five = cg.nn.GraphConv2d(1, 1, 5, padding=2).edges(tiny).num_edges
-answer("Along an axis 6 + 2 * 5 + 2 * 4 = 24 pairs, so 24 * 24 = 576.")
 check("5 x 5: 24 pairs along each axis", five == 24 * 24)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Along an axis 6 + 2 * 5 + 2 * 4 = 24 pairs, so 24 * 24
+# = 576.</details>

@@ -31,10 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph
+from lesson import check, panels, photograph
 
-torch.manual_seed(0)
-answer("It costs 1/384 + 1/9 = 0.1137 of the full one: a saving of 0.8863, nearly nine tenths.")
+generator = torch.manual_seed(0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>It costs 1/384 + 1/9 = 0.1137 of the full one: a saving
+# of 0.8863, nearly nine tenths.</details>
 
 # %% [markdown]
 # ## Two graphs instead of one

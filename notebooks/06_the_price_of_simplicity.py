@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, curves, show
+from lesson import check, curves, show
 
 generator = torch.manual_seed(0)
 
@@ -53,7 +53,10 @@ with torch.no_grad():
     simple.depthwise.weight.zero_()
     simple.depthwise.weight[:, :, 1, 1] = 1
 print("full:", rank(full.weight), " depthwise part the identity:", rank(product(simple)))
-answer("min(C_out, C_in k^2) = min(64, 72) = 64, against min(C_out, C_in) = min(64, 8) = 8.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>min(C_out, C_in k^2) = min(64, 72) = 64, against
+# min(C_out, C_in) = min(64, 8) = 8.</details>
 
 # %%
 for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
@@ -101,13 +104,16 @@ def lost(weight: torch.Tensor) -> float:
     return float((weight - nearest(weight)).square().sum() / weight.square().sum())
 
 
-answer("No: the two kernels are no multiples of one another. The nearest layer keeps one and gives up the other: half is lost.")
 show(
     [*pair[:, 0], *nearest(pair)[:, 0]],
     ["wanted, output 1", "wanted, output 2", "nearest, output 1", "nearest, output 2"],
     signed=True, grid=True,
 )
 print(f"lost: {lost(pair):.3f} of the pair, {lost(scaled):.3f} of the multiples")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No: the two kernels are no multiples of one another.
+# The nearest layer keeps one and gives up the other: half is lost.</details>
 
 # %%
 half = round(lost(pair) * 1000) == 500

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, matrices
+from lesson import check, matrices
 
 torch.manual_seed(0)
 
@@ -32,7 +32,6 @@ def mixing(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """(C_out, C_in) matrix of one tap, groups laid out as blocks."""
     blocks = weight.detach().flatten(2).sum(-1).chunk(groups)
     return torch.block_diag(*blocks)
-
 
 # %% [markdown]
 # ## Walls
@@ -74,7 +73,10 @@ walls = mixing(layers[3].weight, 3)
 dense = torch.randn(12, 12)
 stacks = {"wall @ wall": walls @ walls, "mixer": dense, "wall @ mixer @ wall": walls @ dense @ walls}
 matrices({f"{name}: {int((m != 0).sum())} of 144": m != 0 for name, m in stacks.items()}, row="output channel", column="hears channel")
-answer("One. The pointwise stage is dense: a full matrix at every node.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One. The pointwise stage is dense: a full matrix at
+# every node.</details>
 
 # %%
 check("ten walls are still a wall", int((torch.linalg.matrix_power((walls != 0).double(), 10) != 0).sum()) == 48)

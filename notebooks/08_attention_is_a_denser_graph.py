@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, matrices
+from lesson import check, matrices
 
 torch.manual_seed(0)
 integers = lambda *shape: torch.randint(-4, 5, shape).double()
@@ -55,7 +55,10 @@ check("queries, keys and values are a graph of self-loops", torch.equal(torch.ca
 nodes = torch.arange(H * W)
 target, source = torch.cartesian_prod(nodes, nodes).T
 print(f"{len(source)} edges at 5 x 5, {(224 * 224) ** 2:,} at 224 x 224; a 3 x 3 kernel needs at most {9 * 224 * 224:,}")
-answer("N squared: 625, and two and a half thousand million at 224 x 224.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>N squared: 625, and two and a half thousand million at
+# 224 x 224.</details>
 
 # %% [markdown]
 # The weight on an edge is computed from the two nodes at its ends, and sums to one over what a node hears.
@@ -132,12 +135,15 @@ for tap in range(9):
     distance = (pos[None, :] - pos[:, None] - offset).square().sum(-1).double()
     attention = (-1e4 * distance).softmax(1)  # every other pixel is at least 1 away: exp(-10000) is 0
     total += attention @ graph.x @ kernel3.weight[:, :, tap // 3, tap % 3].T
-answer("It becomes a one and zeros: the head copies exactly one neighbour. exp(-10000) is 0 in floating point.")
 expected = kernel3(x)[0].flatten(1).T
 check("nine heads reproduce the nine taps, bit for bit, inside of the border", torch.equal(total[inner], expected))
 outside = [n for n in range(H * W) if n not in inner]
 padded = nn.functional.conv2d(x, kernel3.weight, padding=1)[0].flatten(1).T
 check("on the border they do not: a softmax must look somewhere, padding is silence", not torch.equal(total[outside], padded[outside]))
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>It becomes a one and zeros: the head copies exactly one
+# neighbour. exp(-10000) is 0 in floating point.</details>
 
 # %% [markdown]
 # ## What you take home

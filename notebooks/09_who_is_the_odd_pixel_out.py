@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import convgraph as cg
-from lesson import answer, check, photograph, show
+from lesson import check, photograph, show
 
 generator = torch.Generator().manual_seed(0)
 
@@ -63,8 +63,11 @@ with torch.no_grad():
     whiten.bias.copy_(-inverse @ mean)
     white = whiten(graph)
     distance = white.x.square().sum(1)
-answer("The identity: whitening makes all directions alike, which is what the name says.")
 print((white.x.T @ white.x / len(white.x)).round(decimals=6) + 0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>The identity: whitening makes all directions alike,
+# which is what the name says.</details>
 
 # %% [markdown]
 # ## The textbook formula

@@ -29,11 +29,14 @@ from torch_geometric.nn import GATConv, GCNConv, RGCNConv, SAGEConv
 import convgraph as cg
 from convgraph import draw
 from convgraph.sides import relational
-from lesson import answer, check, show
+from lesson import check, show
 
 torch.manual_seed(0)
 conv = nn.Conv2d(3, 4, 3, padding=1)
-answer("One: RGCN, because its edges have types, and with a sum and without a root weight. The others cannot tell left from right.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One: RGCN, because its edges have types, and with a sum
+# and without a root weight. The others cannot tell left from right.</details>
 
 # %% [markdown]
 # ## What they see
@@ -114,8 +117,11 @@ mean = RGCNConv(3, 4, 9, aggr="mean", root_weight=False)
 mean.load_state_dict(relational(conv.weight, conv.bias))
 zeros = cg.prove(cg.AsNodes(mean, relational), conv, size=(6, 6))
 print("mean, by type:", zeros.verdict)
-answer("No! Through one tap a pixel hears at most one other, and the mean of one is that one. A mean over all *types* together would matter.")
 check("the mean of at most one message per type is the message: proven", zeros.verdict == "proven")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No! Through one tap a pixel hears at most one other,
+# and the mean of one is that one. A mean over all <i>types</i> together would matter.</details>
 
 # %% [markdown]
 # ## GraphSAGE and GCN, refuted
@@ -142,7 +148,10 @@ for name, layer, layout in (("GraphSAGE", SAGE, same_for_all), ("GCN", GCN, one_
     refused[name] = cg.prove(cg.AsNodes(layer, layout, typed=False), conv, size=(4, 4))
     print(name, refused[name].verdict)
     print(refused[name].smallest_case)
-answer("One for GraphSAGE: a pixel alone hears itself, whatever the tap. Two for GCN: the second has a tap of its own in a convolution.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One for GraphSAGE: a pixel alone hears itself, whatever
+# the tap. Two for GCN: the second has a tap of its own in a convolution.</details>
 
 # %%
 check("GraphSAGE is no convolution", refused["GraphSAGE"].verdict == "refuted")
@@ -165,9 +174,12 @@ with torch.no_grad():
     sage.load_state_dict({"lin_l.weight": 8 * fair.weight[:, :, 0, 0], "lin_r.weight": fair.weight[:, :, 1, 1], "lin_l.bias": fair.bias})
     gap = (sage(whole.x, plain).T.view(4, 6, 6) - fair(whole.to_image())).abs().amax(0)
 show([gap], ["largest difference of the two, pixel by pixel"], signed=True, grid=True)
-answer("On the border: GraphSAGE divides by the neighbours that are there, five or three, and a convolution does not.")
 check("inside, GraphSAGE is that convolution, bit for bit", not gap[1:-1, 1:-1].any())
 check("on the border it is not", bool(gap[0].any() and gap[:, -1].any()))
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>On the border: GraphSAGE divides by the neighbours that
+# are there, five or three, and a convolution does not.</details>
 
 # %% [markdown]
 # ## GAT, refuted by its premise

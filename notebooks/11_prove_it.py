@@ -30,7 +30,7 @@ from torch import nn
 import convgraph as cg
 from convgraph import draw
 from convgraph.proof import ConvSpec, prove_convolution
-from lesson import answer, check, panels
+from lesson import check, panels
 
 generator = torch.manual_seed(0)
 
@@ -51,7 +51,6 @@ def by_hand(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return y.view(1, 4, 4)
 
 
-answer("A single 1, where the tap carries the pixel to, or nothing at all if that is outside.")
 pairs = 0
 for pixel, tap in itertools.product(range(16), range(9)):
     x, w = torch.zeros(1, 4, 4), torch.zeros(1, 1, 3, 3)
@@ -59,6 +58,10 @@ for pixel, tap in itertools.product(range(16), range(9)):
     pairs += int(torch.equal(by_hand(x, w), F.conv2d(x[None], w, padding=1)[0]))
 print(f"{pairs} of {16 * 9} basis pairs agree")
 check("all 144 basis pairs agree: if both are linear in x and in w, they agree everywhere", pairs == 144)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>A single 1, where the tap carries the pixel to, or
+# nothing at all if that is outside.</details>
 
 # %% [markdown]
 # ## "If both are linear"
@@ -143,7 +146,10 @@ for name, fault in FAULTS.items():
     passed += [name] * close
     refuted += [name] * (found.verdict == "refuted")
     print(f"{name:28} allclose: {'passes' if close else 'caught':7} judge: {found.verdict}")
-answer("All six: a gradient is no output, a large pixel was not drawn, and a small error is below the tolerance.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>All six: a gradient is no output, a large pixel was not
+# drawn, and a small error is below the tolerance.</details>
 
 # %%
 check("allclose passes all six", len(passed) == 6)
@@ -191,9 +197,12 @@ error = (F.conv2d(tf32(x32), tf32(w32), padding=1).double() - exact).abs()
 print(f"error / float32 bound {float((error / (n * u24 * size)).max()):.1f}")
 wide = 2 * u11 + u11**2 + n * u24 * (1 + u11) ** 2
 print(f"error / TF32 bound    {float((error / (wide * size)).max()):.3f}")
-answer("No. It needs a bound of its own, and a certificate has to say which of the two held.")
 check("operands of 11 bits break the float32 bound", bool((error > n * u24 * size).any()))
 check("and keep the one that was derived for them", bool((error <= wide * size).all()))
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No. It needs a bound of its own, and a certificate has
+# to say which of the two held.</details>
 
 # %% [markdown]
 # ## What you take home

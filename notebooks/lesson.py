@@ -1,11 +1,10 @@
-"""What the notebooks share: checks that can fail, answers to fold out, pictures side by side."""
+"""What the notebooks share: checks that can fail and pictures side by side."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import HTML, display
 from torch import Tensor
 
 from convgraph.draw import PALETTE
@@ -27,11 +26,6 @@ def check(claim: str, holds: Any) -> None:
     if not bool(holds):
         raise AssertionError(f"This is not true here: {claim}")
     print(f"\N{CHECK MARK} {claim}")
-
-
-def answer(text: str) -> None:
-    """Show an answer that stays folded until the reader has guessed."""
-    display(HTML(f"<details><summary><b>Answer</b> (guess first)</summary><p>{text}</p></details>"))
 
 
 def frame(axes: Any, row: int, column: int, size: int) -> None:
