@@ -14,7 +14,7 @@ PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pyto
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench bench-proof bench-networks faults zoo zoo-page notebooks \
-        docs clean
+        lab lessons docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -58,14 +58,22 @@ bench-networks: $(READY) ## time converted networks beside dense ones; asks for 
 notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
 
+lab: $(BOOKS) ## open the lessons in Jupyter
+	$(BIN)/jupyter lab notebooks
+
+lessons: $(BOOKS) ## write the notebooks anew from their text, executed; LESSON=03 for one
+	cd notebooks && ../$(BIN)/jupytext --quiet --to ipynb --execute $(LESSON)*_*.py
+
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
+	$(BIN)/python -m tests.docs.pictures docs/images
+	sed 's,](docs/,](,g' CONTRIBUTING.md > docs/contributing.md
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
 	$(BIN)/zensical build --clean --strict
 	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist site demo docs/lessons .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo docs/lessons docs/contributing.md docs/explorer-page.html .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is checked before anything is downloaded. torch comes first and alone: with it in

@@ -28,7 +28,10 @@ def check_floating(dtype: torch.dtype) -> None:
 def check_image(image: object, d: int) -> Tensor:
     """Return the image; refuse what is no floating tensor with d lattice axes and 1 or 2 more."""
     if not isinstance(image, Tensor):
-        raise GraphError(f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}")
+        raise GraphError(
+            f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}; of an array "
+            "(H, W, C): torch.from_numpy(array).movedim(-1, 0).float()"
+        )
     check_floating(image.dtype)
     if image.dim() not in (d + 1, d + 2):
         raise GraphError(

@@ -26,13 +26,18 @@ from torch import nn
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph, show
+from lesson import check, curves, panels, photograph, show
 
-torch.manual_seed(0)
-answer("No. Each layer has self-loops only, and ten steps along a self-loop lead nowhere.")
+generator = torch.manual_seed(0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No. Each layer has self-loops only, and ten steps along
+# a self-loop lead nowhere.</details>
 
 # %% [markdown]
 # ## Self-loops only
+#
+# `PointwiseConv` is convgraph's 1 x 1 convolution; `edges` says who talks to whom.
 
 # %%
 pointwise = cg.nn.PointwiseConv(3, 8)
@@ -60,17 +65,17 @@ check("and so is its graph", torch.equal(twin(cg.PixelGraph.from_image(whole)).t
 # %% [markdown]
 # ## The receptive field of a stack
 #
-# Which pixels can a pixel of the output hear? Follow the arrows back, one hop a layer.
+# Which pixels can a pixel of the output hear? Its *receptive field*: follow the arrows back, one hop a
+# layer. In the picture each number says after how many hops a pixel is heard; the frame is the output pixel.
 
 # %%
 crop = photograph(128)[:, 20:37, 46:63]
 picture = cg.PixelGraph.from_image(crop)
-middle = 8 * 17 + 8
+middle = 8 * 17 + 8  # the node in row 8, column 8 of 17 x 17
 ones = [cg.nn.PointwiseConv(1, 1) for _ in range(10)]
 threes = [cg.nn.GraphConv2d(1, 1, 3, padding=1) for _ in range(3)]
-axes = panels(2, 5, 5.2)
-draw.receptive_field(ones, picture, middle, ax=axes[0])
-draw.receptive_field(threes, picture, middle, ax=axes[1])
+for ax, layers in zip(panels(2, 5, 5.2), (ones, threes)):
+    draw.receptive_field(layers, picture, middle, ax=ax)
 
 # %%
 check("ten 1 x 1 layers: one pixel", int(draw.reach(ones, picture, middle)[-1].sum()) == 1)
@@ -78,7 +83,7 @@ check("three 3 x 3 layers: 7 x 7 pixels", int(draw.reach(threes, picture, middle
 
 # %% [markdown]
 # The arrows say what *can* be heard. The gradient says what *is*: nudge a pixel and see whether the
-# output moves.
+# output moves. (With tanh between the layers: a ReLU that happens to be off would silence the pixel itself.)
 
 # %%
 stack = nn.Sequential(*(layer for _ in range(10) for layer in (nn.Conv2d(3, 3, 1), nn.Tanh())))
@@ -92,7 +97,8 @@ check("only the pixel itself moves the output of ten 1 x 1 layers", moved.nonzer
 #
 # Lower pixel minus upper pixel: `y[r] = x[r + 1] - x[r - 1]`. We let both kernels learn it from
 # random pictures. For a linear layer the best possible answer is least squares, so nobody can say
-# that we only stopped too early. **Guess** the share of the target that a 1 x 1 kernel explains.
+# that we only stopped too early. We measure the share that is left *unexplained*: the sum of squared errors
+# over the sum of squares of the target. **Guess** that share for a 1 x 1 kernel.
 
 # %%
 noise = torch.randn(8, 1, 32, 32, dtype=torch.float64)
@@ -102,7 +108,8 @@ wanted = nn.functional.conv2d(noise, edge, padding=1)
 
 
 def best(k: int) -> tuple[torch.Tensor, float]:
-    """The least-squares kernel of k x k, and the share of the target's energy that it leaves."""
+    """The least-squares kernel of k x k, and the share of the target that it leaves unexplained."""
+    # unfold: one row a pixel, with the k x k numbers under the kernel
     columns = nn.functional.unfold(noise, k, padding=k // 2).movedim(1, -1).reshape(-1, k * k)
     goal = wanted.reshape(-1, 1)
     found = torch.linalg.lstsq(columns, goal).solution
@@ -113,7 +120,11 @@ def best(k: int) -> tuple[torch.Tensor, float]:
 kernel1, left1 = best(1)
 kernel3, left3 = best(3)
 print(f"1 x 1 leaves {left1:.1%} unexplained, 3 x 3 leaves {left3:.1e}")
-print(kernel3.round(decimals=6) + 0)
+print(kernel3.round(decimals=6) + 0)  # + 0 turns -0 into 0
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>All of it. In random pictures a pixel says nothing
+# about the two beside it.</details>
 
 # %%
 check("the best 1 x 1 kernel explains less than a hundredth", left1 > 0.99)
@@ -124,43 +135,41 @@ check("the best 3 x 3 kernel is the edge itself", torch.equal(kernel3.round(), e
 
 # %%
 def train(net: nn.Module, steps: int = 200) -> list[float]:
-    """Return the loss of every step, as a share of the target's energy."""
+    """Return, for every step, the share of the target that is left unexplained."""
     optimiser = torch.optim.Adam(net.parameters(), lr=0.05)
-    losses = []
+    shares = []
     for _ in range(steps):
         loss = (net(noise) - wanted).square().mean() / wanted.square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-    return losses
+        shares.append(loss.item())
+    return shares
 
 
 torch.manual_seed(0)
 blind = nn.Sequential(nn.Conv2d(1, 16, 1), nn.ReLU(), nn.Conv2d(16, 1, 1)).double()
 seeing = nn.Conv2d(1, 1, 3, padding=1).double()
-curves = {"1 x 1, ReLU, 1 x 1": train(blind), "one 3 x 3": train(seeing)}
-ax = panels(1, 6, 3.4)[0]
-for name, losses in curves.items():
-    ax.plot(losses, label=name, lw=2)
-ax.set(xlabel="step", ylabel="share unexplained", yscale="log")
-ax.legend()
+losses = {"1 x 1, ReLU, 1 x 1": train(blind), "one 3 x 3": train(seeing)}
+curves(losses, x="step", y="share unexplained", log=True)
 
 # %%
-check("the 1 x 1 network still misses more than nine tenths", curves["1 x 1, ReLU, 1 x 1"][-1] > 0.9)
-check("the single 3 x 3 layer misses less than a thousandth", curves["one 3 x 3"][-1] < 1e-3)
+check("the 1 x 1 network still misses more than nine tenths", losses["1 x 1, ReLU, 1 x 1"][-1] > 0.9)
+check("the single 3 x 3 layer misses less than a thousandth", losses["one 3 x 3"][-1] < 1e-3)
 
 # %% [markdown]
 # ## The proof, in two pictures
 #
 # Optimisation shows that we did not find it. A proof shows that it is not there. Take two pictures
-# that agree at one pixel and differ below it. Whatever a 1 x 1 network does at that pixel, it does it
-# to both. But the edge there is different. No weights can help.
+# that agree at one pixel (framed) and differ below it. Whatever a 1 x 1 network does at that pixel, it
+# does it to both, since that pixel is all it hears. But the edge there, lower minus upper, is 0 in one and
+# 1 in the other. No weights can help, and no number of layers.
 
 # %%
 one, two = torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)
 two[0, 0, 2, 1] = 1.0
-show([one[0], two[0]], ["edge at the middle: 0", "edge at the middle: 1"])
+titles = ["framed: the same black. Edge: 0", "framed: the same black. Edge: 1"]
+show([one[0], two[0]], titles, grid=True, mark=(1, 1))
 
 
 def middle_of(net: nn.Module, picture: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,9 @@
 #
 #     y[p] = b + sum over edges q --t--> p of  W[:, :, t] x[q]
 #
+# In words: pixel p hears every neighbour q through its tap t; the tap's matrix W[:, :, t] turns what q has
+# into a *message*, and p adds up its messages and a bias b.
+#
 # Three times: by hand, with PyTorch Geometric, with convgraph. The referee is `nn.Conv2d`.
 
 # %%
@@ -28,7 +31,7 @@ from torch_geometric.nn import MessagePassing
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph, show
+from lesson import check, panels, photograph, show
 
 torch.manual_seed(0)
 image = torch.randint(0, 10, (3, 16, 16)).double()
@@ -40,6 +43,8 @@ expected = conv(image)
 
 # %% [markdown]
 # ## By hand, in ten lines
+#
+# With padding 1 and a 3 x 3 kernel, tap t sits t // 3 - 1 rows and t % 3 - 1 columns away from p.
 
 # %%
 H = W = 16
@@ -58,7 +63,9 @@ check("ten lines of loops are nn.Conv2d, bit for bit", torch.equal(by_hand, expe
 # %% [markdown]
 # ## With PyTorch Geometric
 #
-# The loops become an edge list, the body becomes `message`.
+# The loops become an edge list, the body becomes `message`. PyG's `propagate` hands `message` one row for
+# each edge: `x_j` are the features of the pixel that speaks (j), `edge_type` is the tap. It then adds up what
+# `message` returns, target by target.
 
 # %%
 graph = cg.PixelGraph.from_image(image)
@@ -84,8 +91,9 @@ check("PyG says the same", torch.equal(by_pyg.view(H, W, 4).movedim(-1, 0), expe
 # %% [markdown]
 # ## With convgraph
 #
-# The layer *is* a `MessagePassing`, with the parameters of `nn.Conv2d`. On a full image it runs the
-# dense kernel; told to, it sends every message.
+# The layer *is* a `MessagePassing`, with the parameters of `nn.Conv2d`. It has several ways of computing the
+# one sum, its *backends*: "dense" is torch's own kernel, "gather" one matrix product for each tap, "messages"
+# the form above. It chooses by a table of costs, which `cg.explain` shows; `cg.backend` chooses for it.
 
 # %%
 layer = cg.nn.GraphConv2d.from_dense(conv)
@@ -96,7 +104,8 @@ for name in ("dense", "gather", "messages"):
 print(cg.explain(layer, graph))
 
 # %% [markdown]
-# One node and everything it hears, with numbers:
+# One node and everything it hears. The kernel is Sobel's, -1, -2, -1 on the left and 1, 2, 1 on the right;
+# each number is weight times pixel, and the title is their sum:
 
 # %%
 grey = cg.PixelGraph.from_image(photograph(128)[:1, 8:15, 40:47])
@@ -109,7 +118,8 @@ draw.messages(sobel, grey, node=24).figure
 # ## Every argument is a statement about edges
 #
 # **Guess** for a 6 x 6 image and a 3 x 3 kernel with padding 1: what changes with stride 2? with
-# dilation 2? with `padding_mode="circular"`?
+# dilation 2 (and padding 2, so that the size stays)? with `padding_mode="circular"`? without padding?
+# A *target* is an output pixel.
 
 # %%
 tiny = cg.PixelGraph.from_image(torch.zeros(1, 6, 6))
@@ -123,10 +133,11 @@ table = {
 for name, arguments in table.items():
     found = cg.nn.GraphConv2d(1, 1, 3, **arguments).edges(tiny)
     print(f"{name:12} {found.num_targets:3} targets, {found.num_edges:4} edges")
-answer(
-    "Stride: fewer targets. Dilation: as many targets, longer edges. Circular: no edge is missing, "
-    "so 9 for each of the 36 nodes."
-)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Stride: fewer targets. Dilation: as many targets,
+# longer edges, of which more would leave the image. Circular: no edge is missing, so 9 for each of the 36
+# nodes. No padding: only the 16 targets that have all nine.</details>
 
 # %%
 count = lambda **k: cg.nn.GraphConv2d(1, 1, 3, **k).edges(tiny).num_edges
@@ -137,7 +148,17 @@ p, q = tiny.pos[long.edge_index[1]], tiny.pos[long.edge_index[0]]
 check("dilation 2: every edge is 0 or 2 pixels long on each axis", set((p - q).abs().unique().tolist()) == {0, 2})
 
 # %% [markdown]
-# A transposed convolution turns the arrows round:
+# In pictures: with stride 2 only every second pixel listens, and circular edges leave at one side and come
+# back at the other: on the border a line points right across the picture, to the pixel at the far side.
+
+# %%
+grey6 = photograph(128)[:1, 24:30, 50:56]
+for ax, name in zip(panels(3, 4.4, 5.2), ("plain", "stride 2", "circular")):
+    draw.pixel_graph(grey6, cg.KernelGeometry(3, **table[name]), ax=ax)
+    ax.set_title(f"{name}\n{ax.get_title()}")
+
+# %% [markdown]
+# A transposed convolution turns the arrows round. `down` takes 6 x 6 to 3 x 3, `up` takes 3 x 3 back to 6 x 6:
 
 # %%
 down = cg.nn.GraphConv2d(1, 1, 3, stride=2, padding=1, bias=False)
@@ -161,20 +182,39 @@ for ax, stack in zip(panels(3, 4.4, 4.6), stacks):
 # %%
 for k, stack in enumerate(stacks, start=1):
     reached = int(draw.reach(stack, field, 8 * 17 + 8)[-1].sum())
-    check(f"{k} hops reach (2 * {k} + 1)^2 = {(2 * k + 1) ** 2} pixels", reached == (2 * k + 1) ** 2)
+    check(f"after {k} of 3: (2 * {k} + 1)^2 = {(2 * k + 1) ** 2} pixels are heard", reached == (2 * k + 1) ** 2)
 
 # %% [markdown]
 # ## And the proof
 #
-# We compared on one image of integers. The certificate speaks of every image and every weight.
+# We compared on one image of integers. The certificate speaks of every image and every weight. How to read it:
+#
+# - *structure*: every typed edge was compared with a formula written a second time. Two images of 12 x 12 are
+#   used (a fault may spare the first), hence 2 * 34 * 34 = 2,312 edges;
+# - *premise*: every operator of the layer was followed, and none of them can turn on its input's size or sign;
+# - *basis*, *identity*: outputs and gradients on random whole numbers, bit for bit. *epsilon* is the probability that
+#   two different layers would have passed;
+# - *rounding*: on real numbers the largest difference, as a share (*rho*) of what rounding alone may do: at most 1;
+# - *assumed* and *not covered* say what it does not speak of. Lesson 11 builds one by hand.
 
 # %%
 cert = cg.prove(layer, conv, size=(12, 12))
 print(cert)
 check("proven", cert.verdict == "proven")
+check("and the edges it compared are the ones we counted", "2312 typed edges" in str(cert))
 
 # %% [markdown]
 # ## What you take home
 #
 # - a convolution is a sum of typed messages: the loop, the GNN and `nn.Conv2d` agree to the last bit;
 # - stride, dilation, padding and transposition change *who talks*, never *what is said*.
+#
+# **Try it** before you run the next cell: how many edges has a 5 x 5 kernel with padding 2 on the 6 x 6 image?
+
+# %%
+five = cg.nn.GraphConv2d(1, 1, 5, padding=2).edges(tiny).num_edges
+check("5 x 5: 24 pairs along each axis", five == 24 * 24)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Along an axis 6 + 2 * 5 + 2 * 4 = 24 pairs, so 24 * 24
+# = 576.</details>

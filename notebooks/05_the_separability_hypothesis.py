@@ -31,10 +31,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph
+from lesson import check, panels, photograph
 
-torch.manual_seed(0)
-answer("It costs 1/384 + 1/9 = 0.1137 of the full one: a saving of 0.8863, nearly nine tenths.")
+generator = torch.manual_seed(0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>It costs 1/384 + 1/9 = 0.1137 of the full one: a saving
+# of 0.8863, nearly nine tenths.</details>
 
 # %% [markdown]
 # ## Two graphs instead of one
@@ -43,11 +46,10 @@ answer("It costs 1/384 + 1/9 = 0.1137 of the full one: a saving of 0.8863, nearl
 image = photograph(128)[:, 24:30, 50:56]
 layer = cg.nn.DepthwiseSeparableConv(3, 5, 3, padding=1)
 graph = cg.PixelGraph.from_image(image)
-axes = panels(2, 5.4, 6.0)
-draw.pixel_graph(image, layer.depthwise.geometry, ax=axes[0])
-draw.pixel_graph(image, layer.pointwise.geometry, ax=axes[1])
-axes[0].set_title("depthwise: look around, channel by channel")
-axes[1].set_title("pointwise: mix channels, look nowhere")
+stages = {"depthwise: look around, channel by channel": layer.depthwise, "pointwise: mix channels, look nowhere": layer.pointwise}
+for ax, (title, stage) in zip(panels(2, 5.4, 6.0), stages.items()):
+    draw.pixel_graph(image, stage.geometry, ax=ax)
+    ax.set_title(title)
 
 # %% [markdown]
 # On an edge the full convolution multiplies by a whole matrix, the depthwise one by its diagonal

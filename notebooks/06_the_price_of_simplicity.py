@@ -26,9 +26,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, panels, show
+from lesson import check, curves, show
 
-torch.manual_seed(0)
+generator = torch.manual_seed(0)
 
 # %% [markdown]
 # ## Rank of one layer
@@ -53,7 +53,10 @@ with torch.no_grad():
     simple.depthwise.weight.zero_()
     simple.depthwise.weight[:, :, 1, 1] = 1
 print("full:", rank(full.weight), " depthwise part the identity:", rank(product(simple)))
-answer("min(C_out, C_in k^2) = min(64, 72) = 64, against min(C_out, C_in) = min(64, 8) = 8.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>min(C_out, C_in k^2) = min(64, 72) = 64, against
+# min(C_out, C_in) = min(64, 8) = 8.</details>
 
 # %%
 for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
@@ -72,12 +75,8 @@ for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
 # %%
 random = cg.nn.DepthwiseSeparableConv(8, 64, 3, bias=False)
 check("8 filters, whatever they are, leave rank 8", rank(product(random)) == 8)
-ax = panels(1, 6, 3.4)[0]
-for name, weight in (("full", full.weight), ("separable", product(random))):
-    values = torch.linalg.svdvals(weight.detach().double().flatten(1))
-    ax.plot(values / values[0], marker=".", label=name)
-ax.set(xlabel="singular value", ylabel="share of the largest")
-ax.legend()
+values = {name: torch.linalg.svdvals(w.detach().double().flatten(1)) for name, w in (("full", full.weight), ("separable", product(random)))}
+curves({name: s / s[0] for name, s in values.items()}, x="singular values, largest first", y="share of the largest", dots=True)
 
 # %% [markdown]
 # ## Which kernels can it be?
@@ -101,13 +100,20 @@ def nearest(weight: torch.Tensor) -> torch.Tensor:
 
 
 def lost(weight: torch.Tensor) -> float:
-    """Share of the kernel's energy that no depthwise-separable layer can hold."""
+    """Share of the kernel's sum of squares that no depthwise-separable layer can hold."""
     return float((weight - nearest(weight)).square().sum() / weight.square().sum())
 
 
-answer("No: the two kernels are no multiples of one another. Half of the energy is lost.")
-show([*pair[:, 0], *nearest(pair)[:, 0]], ["wanted", "wanted", "nearest", "nearest"])
+show(
+    [*pair[:, 0], *nearest(pair)[:, 0]],
+    ["wanted, output 1", "wanted, output 2", "nearest, output 1", "nearest, output 2"],
+    signed=True, grid=True,
+)
 print(f"lost: {lost(pair):.3f} of the pair, {lost(scaled):.3f} of the multiples")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No: the two kernels are no multiples of one another.
+# The nearest layer keeps one and gives up the other: half is lost.</details>
 
 # %%
 half = round(lost(pair) * 1000) == 500

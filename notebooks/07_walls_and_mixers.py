@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, panels
+from lesson import check, matrices
 
 torch.manual_seed(0)
 
@@ -33,7 +33,6 @@ def mixing(weight: torch.Tensor, groups: int) -> torch.Tensor:
     blocks = weight.detach().flatten(2).sum(-1).chunk(groups)
     return torch.block_diag(*blocks)
 
-
 # %% [markdown]
 # ## Walls
 #
@@ -41,9 +40,10 @@ def mixing(weight: torch.Tensor, groups: int) -> torch.Tensor:
 
 # %%
 layers = {g: cg.nn.GraphConv2d(12, 12, 3, padding=1, groups=g, bias=False) for g in (1, 3, 12)}
-for ax, (g, layer) in zip(panels(3), layers.items()):
-    ax.imshow(mixing(layer.weight, g) != 0, cmap="gray_r", vmin=0, vmax=1)
-    ax.set(title=f"groups={g}: {layer.weight.numel():,} weights", xlabel="hears channel", ylabel="output channel")
+matrices(
+    {f"groups={g}: {layer.weight.numel():,} weights": mixing(layer.weight, g) != 0 for g, layer in layers.items()},
+    row="output channel", column="hears channel",
+)
 
 # %%
 graph = cg.PixelGraph.from_image(torch.zeros(12, 6, 6))
@@ -71,10 +71,12 @@ check("a grouped layer is a full layer with zeros outside of the blocks", same)
 # %%
 walls = mixing(layers[3].weight, 3)
 dense = torch.randn(12, 12)
-for ax, (name, matrix) in zip(panels(3), {"wall @ wall": walls @ walls, "mixer": dense, "wall @ mixer @ wall": walls @ dense @ walls}.items()):
-    ax.imshow(matrix != 0, cmap="gray_r", vmin=0, vmax=1)
-    ax.set_title(f"{name}: {int((matrix != 0).sum())} of 144")
-answer("One. The pointwise stage is dense: a full matrix at every node.")
+stacks = {"wall @ wall": walls @ walls, "mixer": dense, "wall @ mixer @ wall": walls @ dense @ walls}
+matrices({f"{name}: {int((m != 0).sum())} of 144": m != 0 for name, m in stacks.items()}, row="output channel", column="hears channel")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One. The pointwise stage is dense: a full matrix at
+# every node.</details>
 
 # %%
 check("ten walls are still a wall", int((torch.linalg.matrix_power((walls != 0).double(), 10) != 0).sum()) == 48)
@@ -127,9 +129,7 @@ with torch.no_grad():
 dealt = mixer(cg.PixelGraph.from_image(image)).to_image()
 check("a shuffle is a 1 x 1 convolution with a permutation for weights", torch.equal(dealt, nn.ChannelShuffle(3)(image)))
 reached = walls @ p @ walls != 0
-for ax, (name, matrix) in zip(panels(2), {"shuffle": p != 0, "wall @ shuffle @ wall": reached}.items()):
-    ax.imshow(matrix, cmap="gray_r", vmin=0, vmax=1)
-    ax.set_title(name)
+matrices({"shuffle": p != 0, "wall @ shuffle @ wall": reached}, row="output channel", column="hears channel")
 check("wall, shuffle, wall: every channel has heard every other", bool(reached.all()))
 
 # %% [markdown]

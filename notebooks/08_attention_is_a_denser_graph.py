@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import answer, check, panels, photograph
+from lesson import check, matrices
 
 torch.manual_seed(0)
 integers = lambda *shape: torch.randint(-4, 5, shape).double()
@@ -55,7 +55,10 @@ check("queries, keys and values are a graph of self-loops", torch.equal(torch.ca
 nodes = torch.arange(H * W)
 target, source = torch.cartesian_prod(nodes, nodes).T
 print(f"{len(source)} edges at 5 x 5, {(224 * 224) ** 2:,} at 224 x 224; a 3 x 3 kernel needs at most {9 * 224 * 224:,}")
-answer("N squared: 625, and two and a half thousand million at 224 x 224.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>N squared: 625, and two and a half thousand million at
+# 224 x 224.</details>
 
 # %% [markdown]
 # The weight on an edge is computed from the two nodes at its ends, and sums to one over what a node hears.
@@ -84,18 +87,17 @@ grid = (weight * 2**30).round() / 2**30
 by_messages = say(v, torch.stack([source, target]), edge_weight=grid)
 check("message passing on the complete graph is attention, bit for bit", torch.equal(by_messages, grid.view(25, 25) @ v))
 referee = nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], scale=1 / 64)[0]
-print(f"torch's fused attention, which rounds: largest difference {float((by_messages - referee).abs().max()):.1e}")
+print(f"torch's fused attention, which rounds: largest difference {float((by_messages - referee).detach().abs().max()):.1e}")
 
 # %%
-axes = panels(2, 4.4, 4.6)
 local = cg.nn.GraphConv2d(1, 1, 3, padding=1)
 kernel = torch.zeros(25, 25)
 edges = local.edges(cg.PixelGraph.from_image(torch.zeros(1, 5, 5)))
 kernel[edges.edge_index[1], edges.edge_index[0]] = 1
-axes[0].imshow(kernel, cmap="gray_r")
-axes[0].set_title("3 x 3: who talks to whom is fixed")
-axes[1].imshow(weight.view(25, 25), cmap="gray_r")
-axes[1].set_title("attention: everybody, more or less")
+matrices(
+    {"3 x 3: who talks to whom is fixed": kernel, "attention: everybody, more or less": weight.view(25, 25)},
+    row="target node", column="source node",
+)
 
 # %% [markdown]
 # ## Squeeze-and-excitation: a readout node that talks back
@@ -133,12 +135,15 @@ for tap in range(9):
     distance = (pos[None, :] - pos[:, None] - offset).square().sum(-1).double()
     attention = (-1e4 * distance).softmax(1)  # every other pixel is at least 1 away: exp(-10000) is 0
     total += attention @ graph.x @ kernel3.weight[:, :, tap // 3, tap % 3].T
-answer("It becomes a one and zeros: the head copies exactly one neighbour. exp(-10000) is 0 in floating point.")
 expected = kernel3(x)[0].flatten(1).T
 check("nine heads reproduce the nine taps, bit for bit, inside of the border", torch.equal(total[inner], expected))
 outside = [n for n in range(H * W) if n not in inner]
 padded = nn.functional.conv2d(x, kernel3.weight, padding=1)[0].flatten(1).T
 check("on the border they do not: a softmax must look somewhere, padding is silence", not torch.equal(total[outside], padded[outside]))
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>It becomes a one and zeros: the head copies exactly one
+# neighbour. exp(-10000) is 0 in floating point.</details>
 
 # %% [markdown]
 # ## What you take home

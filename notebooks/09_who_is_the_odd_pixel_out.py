@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import convgraph as cg
-from lesson import answer, check, panels, photograph
+from lesson import check, photograph, show
 
 generator = torch.Generator().manual_seed(0)
 
@@ -44,13 +44,7 @@ odd = torch.zeros(64, 64, dtype=torch.bool)
 odd[50:53, 8:11] = True
 scene[3:, odd] += torch.tensor([0.15, -0.15, 0.15]).double()[:, None]
 graph = cg.PixelGraph.from_image(scene)
-axes = panels(3)
-axes[0].imshow(scene[:3].movedim(0, -1).clamp(0, 1))
-axes[0].set_title("what the eye sees")
-axes[1].imshow(scene[3], cmap="gray")
-axes[1].set_title("band 4")
-axes[2].imshow(odd, cmap="gray")
-axes[2].set_title("nine odd pixels")
+show([scene[:3].clamp(0, 1), scene[3], odd], ["what the eye sees", "band 4", "nine odd pixels"])
 
 # %% [markdown]
 # ## Whitening is a 1 x 1 convolution
@@ -69,8 +63,11 @@ with torch.no_grad():
     whiten.bias.copy_(-inverse @ mean)
     white = whiten(graph)
     distance = white.x.square().sum(1)
-answer("The identity: whitening makes all directions alike, which is what the name says.")
 print((white.x.T @ white.x / len(white.x)).round(decimals=6) + 0)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>The identity: whitening makes all directions alike,
+# which is what the name says.</details>
 
 # %% [markdown]
 # ## The textbook formula
@@ -111,11 +108,7 @@ check("the mean squared distance is the number of channels, 6", round(float(dist
 # %%
 ranked = distance.argsort(descending=True)
 picture = distance.view(64, 64)
-axes = panels(2, 4.6, 4.4)
-axes[0].imshow(picture.sqrt(), cmap="viridis")
-axes[0].set_title("distance")
-axes[1].imshow(picture >= distance[ranked[8]], cmap="gray")
-axes[1].set_title("the nine largest")
+show([picture.sqrt(), picture >= distance[ranked[8]]], ["distance: brighter is odder", "the nine largest"])
 hits = int(odd.flatten()[ranked[:9]].sum())
 print(f"{hits} of the nine largest distances are the odd pixels")
 single = [int(odd.flatten()[(graph.x[:, c] - mean[c]).abs().argsort(descending=True)[:9]].sum()) for c in range(6)]

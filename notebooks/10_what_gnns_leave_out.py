@@ -29,11 +29,14 @@ from torch_geometric.nn import GATConv, GCNConv, RGCNConv, SAGEConv
 import convgraph as cg
 from convgraph import draw
 from convgraph.sides import relational
-from lesson import answer, check, panels
+from lesson import check, show
 
 torch.manual_seed(0)
 conv = nn.Conv2d(3, 4, 3, padding=1)
-answer("One: RGCN, because its edges have types, and with a sum and without a root weight. The others cannot tell left from right.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One: RGCN, because its edges have types, and with a sum
+# and without a root weight. The others cannot tell left from right.</details>
 
 # %% [markdown]
 # ## What they see
@@ -114,14 +117,18 @@ mean = RGCNConv(3, 4, 9, aggr="mean", root_weight=False)
 mean.load_state_dict(relational(conv.weight, conv.bias))
 zeros = cg.prove(cg.AsNodes(mean, relational), conv, size=(6, 6))
 print("mean, by type:", zeros.verdict)
-answer("No! Through one tap a pixel hears at most one other, and the mean of one is that one. A mean over all *types* together would matter.")
 check("the mean of at most one message per type is the message: proven", zeros.verdict == "proven")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>No! Through one tap a pixel hears at most one other,
+# and the mean of one is that one. A mean over all <i>types</i> together would matter.</details>
 
 # %% [markdown]
 # ## GraphSAGE and GCN, refuted
 #
-# To be fair, hand them a convolution that *could* be theirs: the same matrix for all eight neighbours, another for
-# oneself. GraphSAGE takes a mean, so at the border it divides by fewer neighbours than there are taps.
+# Lay a kernel out as they keep it, as well as it can be done: GraphSAGE has one matrix for all neighbours and one
+# for oneself, GCN a single one. The judge is asked about *every* kernel, and shows the smallest case that differs: **guess**
+# how many pixels it needs.
 
 # %%
 def same_for_all(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -130,19 +137,49 @@ def same_for_all(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Ten
     return {"lin_l.weight": taps[:, :, 0], "lin_r.weight": taps[:, :, 4], "lin_l.bias": b}
 
 
-fair = cg.prove(cg.AsNodes(SAGE, same_for_all, typed=False), conv, size=(4, 4))
-print(fair.reason)
-check("GraphSAGE is no convolution", fair.verdict == "refuted")
-
-# %%
 def one_matrix(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """GCN's single matrix: the kernel's middle."""
     return {"lin.weight": w[:, :, 1, 1], "bias": b}
 
 
-gcn = cg.prove(cg.AsNodes(GCN, one_matrix, typed=False), conv, size=(4, 4))
-print(gcn.reason)
-check("GCN is no convolution", gcn.verdict == "refuted")
+refused = {}
+for name, layer, layout in (("GraphSAGE", SAGE, same_for_all), ("GCN", GCN, one_matrix)):
+    layer.load_state_dict(layout(conv.weight, conv.bias))
+    refused[name] = cg.prove(cg.AsNodes(layer, layout, typed=False), conv, size=(4, 4))
+    print(name, refused[name].verdict)
+    print(refused[name].smallest_case)
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>One for GraphSAGE: a pixel alone hears itself, whatever
+# the tap. Two for GCN: the second has a tap of its own in a convolution.</details>
+
+# %%
+check("GraphSAGE is no convolution", refused["GraphSAGE"].verdict == "refuted")
+check("GCN is no convolution", refused["GCN"].verdict == "refuted")
+copied = [part.status for c in refused.values() for part in c.parts if part.name == "parameters"]
+check("and not for their parameters, which were copied bit for bit", copied == ["proven", "proven"])
+
+# %% [markdown]
+# To be fair: is there *one* convolution that GraphSAGE is? The same matrix at all eight neighbours, divided by eight for
+# the mean, and another for oneself. **Guess** where it still differs. (Whole numbers, and an eighth is exact.)
+
+# %%
+fair = nn.Conv2d(3, 4, 3, padding=1, dtype=torch.float64)
+whole = cg.PixelGraph.from_image(torch.randint(-8, 9, (3, 6, 6)).double())
+with torch.no_grad():
+    fair.weight.copy_((torch.randint(-3, 4, (4, 3, 1, 1)) / 8).expand(4, 3, 3, 3))
+    fair.weight[:, :, 1, 1] = torch.randint(-3, 4, (4, 3)).double()
+    fair.bias.zero_()
+    sage = SAGEConv(3, 4).double()
+    sage.load_state_dict({"lin_l.weight": 8 * fair.weight[:, :, 0, 0], "lin_r.weight": fair.weight[:, :, 1, 1], "lin_l.bias": fair.bias})
+    gap = (sage(whole.x, plain).T.view(4, 6, 6) - fair(whole.to_image())).abs().amax(0)
+show([gap], ["largest difference of the two, pixel by pixel"], signed=True, grid=True)
+check("inside, GraphSAGE is that convolution, bit for bit", not gap[1:-1, 1:-1].any())
+check("on the border it is not", bool(gap[0].any() and gap[:, -1].any()))
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>On the border: GraphSAGE divides by the neighbours that
+# are there, five or three, and a convolution does not.</details>
 
 # %% [markdown]
 # ## GAT, refuted by its premise
@@ -158,7 +195,7 @@ def attention(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Tensor
 
 gat = cg.prove(cg.AsNodes(GAT, attention, typed=False), conv, size=(4, 4))
 premise = next(part for part in gat.parts if part.name == "S1 premise")
-print(premise.status, "-", premise.facts)
+print(premise.status, "-", premise.facts.partition(" (")[0])
 check("GAT is no convolution", gat.verdict == "refuted")
 check("already its premise fails", premise.status != "proven")
 

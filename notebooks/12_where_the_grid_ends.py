@@ -27,9 +27,9 @@ from torch import nn
 
 import convgraph as cg
 from convgraph import draw
-from lesson import answer, check, panels, photograph, show
+from lesson import check, panels, photograph, show
 
-torch.manual_seed(0)
+generator = torch.manual_seed(0)
 
 # %% [markdown]
 # ## Fewer nodes, fewer edges
@@ -43,7 +43,10 @@ mask[4, 5] = False
 kernel = cg.KernelGeometry(3, padding=1)
 whole, holed = cg.PixelGraph.from_image(crop), cg.PixelGraph.from_image(crop, mask=mask)
 gone = cg.connect(kernel, whole).num_edges - cg.connect(kernel, holed).num_edges
-answer("17: the nine that arrived, the nine that left, and the self-loop counted in both.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>17: the nine that arrived, the nine that left, and the
+# self-loop counted in both.</details>
 
 # %%
 check("a hole of one pixel takes 9 + 9 - 1 = 17 edges away", gone == 17)
@@ -138,12 +141,15 @@ with torch.no_grad():
     holes = network(cg.PixelGraph.from_image(paper, mask=visible)).x.argmax(1)
 share = lambda guess: float((guess == labels[test]).float().mean())
 print(f"whole {share(full):.1%}, hole filled with zeros {share(zeros):.1%}, hole left out {share(holes):.1%}")
-answer("Left out: zeros look like two columns of ink, and the mean over the image counts them.")
+
+# %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Left out: zeros look like two columns of ink, and the
+# mean over the image counts them.</details>
 
 # %%
 check("without a hole the two networks agree on every digit", torch.equal(full, network(cg.PixelGraph.from_image(paper)).x.argmax(1)))
 check("leaving the hole out reads more digits than filling it with zeros", share(holes) > share(zeros))
-show([paper[0], torch.where(visible, paper[0], 0.0)], ["whole", "filled with 0"])
+show([paper[0], torch.where(visible, paper[0], 0.0)], ["a test digit, whole", "the hole filled with 0: as black as ink"])
 
 # %% [markdown]
 # ## What you take home

@@ -45,6 +45,40 @@ def test_messages_add_up_to_the_output() -> None:
         draw.messages(cg.nn.DepthwiseConv(2, 3, padding=1), graph, node=0)
 
 
+def test_a_stride_leaves_pixels_without_a_listener() -> None:
+    axes = draw.pixel_graph(torch.rand(1, 6, 6), cg.KernelGeometry(3, stride=2, padding=1))
+    rings = axes.collections[1].get_offsets()
+    assert sorted(map(tuple, rings.tolist())) == [(x, y) for x in (0, 2, 4) for y in (0, 2, 4)]
+    for geometry in (
+        cg.KernelGeometry(3, padding=2),
+        cg.KernelGeometry(3, stride=2, padding=1, transposed=True),
+    ):
+        with pytest.raises(cg.errors.GraphError, match="every output site p at a pixel p"):
+            draw.pixel_graph(torch.rand(1, 6, 6), geometry)
+
+
+def test_what_is_not_there_is_not_drawn() -> None:
+    layer = cg.nn.GraphConv2d(1, 2, 3, padding=1)
+    graph = cg.PixelGraph.from_image(torch.rand(1, 4, 4))
+    dense = torch.nn.Conv2d(1, 2, 3, padding=1)
+    refused = cg.errors.GraphError
+    with pytest.raises(refused, match=r"expected a node in \[0, 16\), got 99"):
+        draw.messages(layer, graph, node=99)
+    with pytest.raises(refused, match=r"expected a channel in \[0, 2\), got 2"):
+        draw.messages(layer, graph, node=0, channel=2)
+    with pytest.raises(refused, match=r"expected a tap in \[0, 9\), got 9"):
+        draw.adjacency(layer, graph, 9)
+    with pytest.raises(refused, match="draw a crop"):
+        draw.adjacency(layer, cg.PixelGraph.from_image(torch.rand(1, 64, 64)))
+    for picture in (lambda: draw.messages(dense, graph, 0), lambda: draw.adjacency(dense, graph)):
+        with pytest.raises(refused, match=r"got Conv2d; of a dense one: cg.nn.GraphConv2d"):
+            picture()
+    with pytest.raises(refused, match="got Conv2d, whose edges are not known"):
+        draw.receptive_field([dense], graph, 5)
+    found = draw.reach(cg.nn.Sequential.from_dense(torch.nn.Sequential(dense)), graph, 5)
+    assert [int(hop.sum()) for hop in found] == [9]
+
+
 def test_an_adjacency_matrix_marks_every_edge() -> None:
     layer = cg.nn.GraphConv2d(1, 1, 3, padding=1)
     graph = cg.PixelGraph.from_image(torch.rand(1, 3, 4))

@@ -78,11 +78,34 @@ def test_it_was_executed_and_shows_its_checks(path):
     assert shown.count("\N{CHECK MARK}") >= 3
 
 
+def stray(outputs):
+    """What a reader did not ask for: warnings, and the repr of what a cell happened to end with."""
+    return [
+        o
+        for o in outputs
+        if (o["output_type"] == "stream" and o["name"] == "stderr")
+        or (o["output_type"] == "execute_result" and list(o["data"]) == ["text/plain"])
+    ]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_nothing_is_shown_that_was_not_asked_for(path):
+    book = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    assert [o for c in book["cells"] for o in stray(c.get("outputs", []))] == []
+
+
+def test_stray_outputs_are_found():
+    warning = {"output_type": "stream", "name": "stderr", "text": "UserWarning"}
+    generator = {"output_type": "execute_result", "data": {"text/plain": "<torch._C.Generator>"}}
+    picture = {"output_type": "execute_result", "data": {"image/png": "", "text/plain": "<Figure>"}}
+    assert stray([warning, generator, picture]) == [warning, generator]
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
 def test_it_asks_for_a_guess_and_draws(path):
     text = path.read_text(encoding="utf-8")
     assert re.search(r"\*\*Guess|\*\*guess", text) or "guess" in text.lower()
-    assert re.search(r"\bdraw\.|\bshow\(|\bpanels\(", text)
+    assert re.search(r"\bdraw\.|\b(show|panels|matrices|curves)\(", text)
 
 
 # Every figure of the article that the project began from, and the words of the check that holds it.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.draw.style import axes_in, show_image, tap_colours
+from convgraph.draw.style import RIM, axes_in, counted, show_image, tap_colours
 from convgraph.edges import connect
 from convgraph.errors import GraphError
 from convgraph.geometry import KernelGeometry
@@ -18,6 +18,8 @@ from convgraph.nn import GraphConv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MOST_NODES = 2048  # of an adjacency matrix: a picture has hardly more rows
 
 
 def pixel_graph(
@@ -31,13 +33,14 @@ def pixel_graph(
     """Draw the typed edges of a geometry over a small image.
 
     Each edge is a spoke at the node that hears, pointing to the node that speaks and coloured by
-    tap; a self-loop is a ring. So every pixel shows at a glance through which taps it listens.
+    tap; a self-loop is a ring. So every pixel shows at a glance through which taps it listens. Of
+    an edge longer than a pixel only the beginning is drawn; `messages` shows one node's in full.
 
     Args:
         image: one image (C, H, W) or (1, C, H, W), values in [0, 1], or its PixelGraph, masked or
             not; at most about 32 x 32 pixels stay readable.
-        geometry: the kernel; None takes 3 x 3 with padding 1. Stride 1, so that edges stay among
-            the pixels shown.
+        geometry: the kernel; None takes 3 x 3 with padding 1. Output site p is drawn at the pixel
+            p * stride, which has to exist.
         ax: where to draw; None makes a figure.
         dark: colours for a dark page.
         legend: show which colour is which tap.
@@ -46,7 +49,8 @@ def pixel_graph(
         The Axes.
 
     Raises:
-        GraphError: more than one image, or no 2-D lattice.
+        GraphError: more than one image, no 2-D lattice, a transposed kernel, or output sites beyond
+            the image.
         MissingExtraError: matplotlib is not installed.
 
     Example:
@@ -60,14 +64,21 @@ def pixel_graph(
             f"draw.pixel_graph: expected one 2-D image, got {graph.batch_size} of {graph.sites.d}-D"
         )
     kernel = KernelGeometry(3, padding=1) if geometry is None else geometry
-    axes, style = axes_in(ax, dark)
-    show_image(axes, graph)
     edges = connect(kernel, graph)
     pos = graph.pos.cpu().numpy().astype(float)
-    goal = edges.target.pos.cpu().numpy().astype(float)
+    goal = edges.target.pos.cpu().numpy().astype(float) * np.array(kernel.stride, dtype=float)
+    size = graph.sites.sizes[0]
+    if kernel.transposed or (goal >= size).any():
+        raise GraphError(
+            f"draw.pixel_graph: expected every output site p at a pixel p * stride of the image of "
+            f"{size[0]} x {size[1]}, got {kernel} with an output of "
+            f"{' x '.join(map(str, edges.target.sizes[0]))}; use less padding, or draw.adjacency"
+        )
+    axes, style = axes_in(ax, dark)
+    show_image(axes, graph)
     source, target = edges.edge_index.cpu().numpy()
     tap = edges.edge_type.cpu().numpy()
-    _spokes(axes, pos[source], goal[target], tap, tap_colours(kernel), style["ink"])
+    _spokes(axes, pos[source], goal[target], tap, tap_colours(kernel))
     axes.set_title(
         f"pixel graph: {graph.num_nodes} nodes, {edges.num_edges} typed edges", color=style["ink"]
     )
@@ -98,6 +109,11 @@ def messages(
     Returns:
         The Axes; its title is the sum, which is the layer's output.
 
+    Raises:
+        GraphError: no graph convolution with groups=1 that is not transposed, or no such node or
+            channel.
+        MissingExtraError: matplotlib is not installed.
+
     Example:
         >>> import convgraph as cg
         >>> layer = cg.nn.GraphConv2d(1, 1, 3, padding=1)
@@ -106,17 +122,23 @@ def messages(
         >>> len(ax.texts)
         9
     """
+    _check_convolution("messages", layer)
+    if layer.geometry.transposed or layer.groups != 1:
+        raise GraphError("draw.messages: expected a convolution with groups=1, not transposed")
+    edges = layer.edges(graph)
+    for name, number, count in (
+        ("node", node, edges.num_targets), ("channel", channel, layer.out_channels),
+    ):  # fmt: skip
+        if not 0 <= number < count:
+            raise GraphError(f"draw.messages: expected a {name} in [0, {count}), got {number}")
     axes, style = axes_in(ax, dark)
     from matplotlib.patches import FancyArrowPatch
 
     show_image(axes, graph)
-    edges = layer.edges(graph)
     here = edges.edge_index[1] == node
     source, tap = edges.edge_index[0][here], edges.edge_type[here]
     with torch.no_grad():
-        taps = layer.weight.flatten(2)  # (C_out, C_in / G, K)
-        if layer.geometry.transposed or layer.groups != 1:
-            raise GraphError("draw.messages: expected a convolution with groups=1, not transposed")
+        taps = layer.weight.flatten(2)  # (C_out, C_in, K)
         said = torch.stack(
             [taps[channel, :, t] @ graph.x[q] for q, t in zip(source, tap, strict=True)]
         )
@@ -163,16 +185,28 @@ def adjacency(
     Returns:
         The Axes.
 
+    Raises:
+        GraphError: no graph layer, no such tap, or a matrix of more than 2048 rows or columns.
+        MissingExtraError: matplotlib is not installed.
+
     Example:
         >>> import convgraph as cg
         >>> graph = PixelGraph.from_image(torch.rand(1, 3, 3))
         >>> adjacency(cg.nn.PointwiseConv(1, 1), graph).get_title()
-        'adjacency of 1 taps, 9 edges'
+        'adjacency of 1 tap, 9 edges'
     """
     from matplotlib.colors import to_rgb
 
-    axes, style = axes_in(ax, dark)
+    _check_convolution("adjacency", layer)
     edges = layer.edges(graph)
+    if tap is not None and not 0 <= tap < edges.num_taps:
+        raise GraphError(f"draw.adjacency: expected a tap in [0, {edges.num_taps}), got {tap}")
+    if max(edges.num_targets, edges.num_sources) > MOST_NODES:
+        raise GraphError(
+            f"draw.adjacency: expected at most {MOST_NODES} nodes, got {edges.num_targets} targets "
+            f"and {edges.num_sources} sources; draw a crop"
+        )
+    axes, style = axes_in(ax, dark)
     colours = np.array([to_rgb(c) for c in tap_colours(layer.geometry)])
     picture = np.tile(np.array(to_rgb(style["page"])), (edges.num_targets, edges.num_sources, 1))
     source, target = edges.edge_index.cpu().numpy()
@@ -183,9 +217,17 @@ def adjacency(
     axes.set_xlabel("source node q", color=style["ink"])
     axes.set_ylabel("target node p", color=style["ink"])
     axes.tick_params(colors=style["ink"])
-    what = f"{layer.geometry.num_taps} taps" if tap is None else f"tap {tap}"
-    axes.set_title(f"adjacency of {what}, {int(chosen.sum())} edges", color=style["ink"])
+    what = counted(layer.geometry.num_taps, "tap") if tap is None else f"tap {tap}"
+    axes.set_title(f"adjacency of {what}, {counted(int(chosen.sum()), 'edge')}", color=style["ink"])
     return axes
+
+
+def _check_convolution(picture: str, layer: object) -> None:
+    if not isinstance(layer, GraphConv):
+        raise GraphError(
+            f"draw.{picture}: expected a graph convolution, got {type(layer).__name__}; of a dense "
+            "one: cg.nn.GraphConv2d.from_dense(conv)"
+        )
 
 
 def _spokes(
@@ -194,9 +236,9 @@ def _spokes(
     hears: np.ndarray[Any, Any],
     tap: np.ndarray[Any, Any],
     colours: list[str],
-    ink: str,
 ) -> None:
     from matplotlib.collections import EllipseCollection, LineCollection
+    from matplotlib.patheffects import Normal, Stroke
 
     gap = speaks - hears
     length = np.hypot(gap[:, 0], gap[:, 1])
@@ -204,9 +246,11 @@ def _spokes(
     reach = np.where(loops, 1, length)[:, None]
     end = hears + gap / reach * np.minimum(0.46 * reach, 0.62)
     lines = np.stack([hears[:, ::-1], end[:, ::-1]], axis=1)[~loops]
-    axes.add_collection(
-        LineCollection(list(lines), colors=[colours[t] for t in tap[~loops]], linewidths=2.2)
-    )
+    # A dark rim: yellow and sky blue would be lost on a bright photograph, and blue on a dark one
+    # keeps the light of its own colour inside.
+    rim = [Stroke(linewidth=3.0, foreground=RIM, alpha=0.6), Normal()]
+    kinds = [colours[t] for t in tap[~loops]]
+    axes.add_collection(LineCollection(list(lines), colors=kinds, linewidths=2.2, path_effects=rim))
     rings = hears[loops][:, ::-1]
     if len(rings):
         size = np.full(len(rings), 0.26)

@@ -12,13 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.draw.style import LIGHT, PALETTE, axes_in, show_image
+from convgraph.draw.style import LIGHT, PALETTE, axes_in, counted, show_image
 from convgraph.edges import Edges
 from convgraph.errors import GraphError
 from convgraph.graph import PixelGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+# Of torch, these move values between pixels; in a stack they would pass for node transforms.
+MOVES_VALUES = tuple(
+    f"torch.nn.modules.{kind}"
+    for kind in ("conv", "pooling", "upsampling", "fold", "pixelshuffle", "padding")
+)
 
 
 def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
@@ -35,7 +41,8 @@ def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
         layer's input. The last entry is the receptive field on the input.
 
     Raises:
-        GraphError: `node` is no node of the output.
+        GraphError: `node` is no node of the output, or a layer is torch's own convolution, pool,
+            resize, fold, pixel shuffle or padding.
 
     Example:
         >>> import convgraph as cg
@@ -68,7 +75,7 @@ def receptive_field(
     ax: "Axes | None" = None,
     dark: bool = False,
 ) -> "Axes":
-    """Draw the receptive field of one output node on the image, in colour by number of hops.
+    """Draw the receptive field of one output node on the image: the fewest hops, in each pixel.
 
     Args:
         layers: as in `reach`; every layer keeps the image's size, so that hops share one picture.
@@ -119,13 +126,19 @@ def receptive_field(
     row, column = pos[node]
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec=style["ink"], lw=2.5))
     count = int(hops[-1].sum()) if hops else 1
-    noun = "pixel" if count == 1 else "pixels"
-    axes.set_title(f"receptive field after {len(hops)} hops: {count} {noun}", color=style["ink"])
+    far = counted(len(hops), "hop")
+    axes.set_title(f"receptive field after {far}: {counted(count, 'pixel')}", color=style["ink"])
     return axes
 
 
 def _hops(layers: Sequence[Any], graph: PixelGraph) -> list[Edges]:
-    """The edges of every layer that sends messages, first to last."""
+    """The edges of every layer that sends messages, first to last; refuse torch's own."""
+    for layer in layers:
+        if type(layer).__module__ in MOVES_VALUES:
+            raise GraphError(
+                f"draw.reach: expected graph layers, got {type(layer).__name__}, whose edges are "
+                "not known; convert the stack first: cg.nn.Sequential.from_dense(stack)"
+            )
     hops: list[Edges] = []
     sites = graph.sites
     for layer in layers:

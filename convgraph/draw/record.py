@@ -47,6 +47,7 @@ def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool = Fal
             axes.annotate(
                 words, (place, at + shift), xytext=(7, 0), textcoords="offset points",
                 va="center", fontsize=8, color=style["ink"],
+                bbox={"fc": style["page"], "ec": "none", "pad": 0.8},  # before the line
             )  # fmt: skip
     axes.axvline(1, color=style["ink"], lw=1.5, ls="--")
     axes.set_xscale("log")
@@ -55,7 +56,7 @@ def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool = Fal
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(colors=style["ink"])
     axes.set_xlabel(
-        "largest error / derived bound  (o: against the reference, diamond: against the oracle)",
+        "largest error / derived bound\ncircle: against the reference, diamond: against the oracle",
         color=style["ink"], fontsize=8,
     )  # fmt: skip
     for side in ("top", "right"):
@@ -63,5 +64,7 @@ def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool = Fal
     for side in ("left", "bottom"):
         axes.spines[side].set_color(style["ink"])
     sure = f", wrong with probability at most 2^{cert.log2_epsilon:.0f}" if cert.trials else ""
-    axes.set_title(f"{cert.verdict}\n{cert.dtype} on {cert.device}{sure}", color=style["ink"])
+    axes.set_title(
+        f"{cert.verdict}\n{cert.dtype} on {cert.device}{sure}", color=style["ink"], fontsize=10
+    )
     return axes

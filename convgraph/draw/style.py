@@ -21,6 +21,8 @@ PALETTE = (
 )  # fmt: skip
 LIGHT, DARK = {"ink": "#1a1a1a", "page": "#ffffff"}, {"ink": "#f0f0f0", "page": "#14161a"}
 
+RIM = "#1a1a1a"
+
 
 def tap_colours(geometry: KernelGeometry) -> list[str]:
     """Return one colour per tap; the self-loop, if there is one, is grey.
@@ -37,6 +39,16 @@ def tap_colours(geometry: KernelGeometry) -> list[str]:
             colours.append(PALETTE[used % len(PALETTE)])
             used += 1
     return colours
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is due.
+
+    Example:
+        >>> counted(1, "hop"), counted(2, "hop")
+        ('1 hop', '2 hops')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def axes_in(ax: "Axes | None", dark: bool) -> tuple["Axes", dict[str, str]]:

@@ -1,6 +1,37 @@
-"""The checker of the documentation's links finds what is broken, and only that."""
+"""The checker of links finds what is broken, and only that; pages are listed, pictures drawn."""
+
+from pathlib import Path
+
+import pytest
 
 from tests.docs.links import broken
+from tests.docs.pictures import pixel_graph
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    pages |= {f"lessons/{path.stem}.md" for path in (ROOT / "notebooks").glob("[0-9]*.py")}
+    lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").splitlines()
+    listed = {line.split()[-1] for line in lines if line.endswith(".md")}
+    assert pages | {"contributing.md"} == listed
+
+
+def test_an_example_of_a_docstring_is_read_as_code() -> None:
+    pytest.importorskip("griffe", reason="the API pages need the extra `docs`")
+    from tests.docs.examples import renamed
+
+    text = "Say.\n\n    Example:\n        >>> 1\n        1\n\n    Example: none.\n"
+    assert renamed(text) == text.replace("Example:\n", "Examples:\n")
+
+
+def test_the_pictures_of_the_tutorial_are_drawn(tmp_path) -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    files = pixel_graph(tmp_path)
+    assert [f"images/{file.name}" in text and file.stat().st_size > 0 for file in files] == [
+        True
+    ] * 2
 
 
 def test_links_frames_and_anchors(tmp_path) -> None:

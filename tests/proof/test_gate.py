@@ -18,7 +18,18 @@ import convgraph as cg
 from convgraph.backends import NAMES
 from convgraph.proof import ConvSpec, Oracle, prove_convolution
 from tests.proof.faults import FAMILIES, FAULTS, judge
-from tests.proof.faults.operators import GROUPED, HOLES, MASKED, PLAIN, TRANSPOSED, honest, plain
+from tests.proof.faults.operators import (
+    GROUPED,
+    HOLES,
+    MASKED,
+    PLAIN,
+    TRANSPOSED,
+    honest,
+    plain,
+    shifted,
+    unfolded,
+    windows,
+)
 from tests.proof.faults.structure import walk
 from tests.proof.faults.table import PAGE, page, refuting
 from tests.proof.test_premise import SciPyConv
@@ -63,27 +74,6 @@ def test_the_page_is_the_gate() -> None:
 
 
 # Honest implementations
-
-
-def unfolded(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    columns = F.unfold(x, 3, padding=1)
-    return (w.flatten(1) @ columns + b.view(1, -1, 1)).view(x.shape[0], -1, *x.shape[2:])
-
-
-def shifted(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    wide = F.pad(x, (1, 1, 1, 1))
-    height, width = x.shape[2:]
-    total = b.view(1, -1, 1, 1).expand(x.shape[0], -1, height, width)
-    for i in range(3):
-        for j in range(3):
-            part = wide[:, :, i : i + height, j : j + width]
-            total = total + torch.einsum("bchw,oc->bohw", part, w[:, :, i, j])
-    return total
-
-
-def windows(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    seen = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
-    return torch.einsum("bchwij,ocij->bohw", seen, w) + b.view(1, -1, 1, 1)
 
 
 def channels_last(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from tests.proof.faults.operators import (
     honest,
     plain,
 )
-from tests.proof.test_faults import HONEST
+from tests.proof.test_judge import HONEST
 
 Candidate = Callable[..., Any]
 Planted = tuple[ConvSpec, Candidate, str, tuple[int, ...], int]

@@ -72,9 +72,10 @@ export function ledger(config, heard, colours, stage) {
       h("span", { class: "cge-chips" }, between.map((e) => chip(e.tap))), h("em", {}, "no edge: between two pixels")),
       h("td", { class: "cge-number" }, "–")));
   }
+  const product = heard.some((e) => e.hears && e.terms.length > 1) ? "weight · value, by channel" : "weight · value";
   return h("table", { class: "cge-ledger" },
     h("caption", {}, stage.caption),
-    h("thead", {}, h("tr", {}, ["tap", "pixel", "weight · value", "message"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["tap", "pixel", product, "message"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows),
     h("tfoot", {},
       stage.bias === undefined ? null

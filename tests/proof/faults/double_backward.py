@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convgraph.proof import ConvSpec
-from tests.proof.faults.gradients import by_w, by_x, only
+from tests.proof.faults.gradients import Back, Change, Run, altered, by_w, by_x, only
 from tests.proof.faults.operators import PLAIN, plain
-
-Change = Callable[[Tensor], Tensor | None]
 
 
 class Behind(torch.autograd.Function):
@@ -24,33 +22,12 @@ class Behind(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return Further.apply(g, ctx.change), None
+        return Back.apply(g, ctx.change), None
 
 
-class Further(torch.autograd.Function):
-    """The identity; what comes back is changed."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, change: Change) -> Tensor:
-        ctx.change = change
-        return g.view_as(g)
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Any:
-        return ctx.change(u), None
-
-
-def behind(name: str, change: Change) -> Callable[..., Tensor]:
+def behind(name: str, change: Change) -> Run:
     """Return PLAIN with the cotangent of one gradient changed."""
-
-    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        sent = {"x": x, "w": w, "b": b}
-        if name in sent:
-            sent[name] = Behind.apply(sent[name], change)
-        y = plain(**sent)
-        return Behind.apply(y, change) if name == "y" else y
-
-    return run
+    return altered(Behind, name, change)
 
 
 class Detached(torch.autograd.Function):
@@ -71,7 +48,7 @@ class Detached(torch.autograd.Function):
         return by_x(x, w, g), by_w(x, w, g), g.sum((0, 2, 3)), None
 
 
-def detached(cut: str) -> Callable[..., Tensor]:
+def detached(cut: str) -> Run:
     return lambda x, w, b: Detached.apply(x, w, b, cut)
 
 

@@ -11,6 +11,7 @@ from convgraph.proof import ConvSpec
 from tests.proof.faults.operators import PLAIN, plain
 
 Change = Callable[[Tensor], Tensor | None]
+Run = Callable[..., Tensor]
 
 
 class Back(torch.autograd.Function):
@@ -26,17 +27,22 @@ class Back(torch.autograd.Function):
         return ctx.change(g), None
 
 
-def back(name: str, change: Change) -> Callable[..., Tensor]:
-    """Return PLAIN with one gradient changed: that of x, w, b, or what comes in at y."""
+def altered(identity: type[torch.autograd.Function], name: str, change: Change) -> Run:
+    """Return PLAIN with an identity, which hands `change` on, at x, w or b, or behind y."""
 
     def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         sent = {"x": x, "w": w, "b": b}
         if name in sent:
-            sent[name] = Back.apply(sent[name], change)
+            sent[name] = identity.apply(sent[name], change)
         y = plain(**sent)
-        return Back.apply(y, change) if name == "y" else y
+        return identity.apply(y, change) if name == "y" else y
 
     return run
+
+
+def back(name: str, change: Change) -> Run:
+    """Return PLAIN with one gradient changed: that of x, w, b, or what comes in at y."""
+    return altered(Back, name, change)
 
 
 class Mixed(torch.autograd.Function):

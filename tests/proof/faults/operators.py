@@ -50,3 +50,27 @@ def honest(spec: ConvSpec) -> Callable[..., Tensor]:
 
 
 plain = honest(PLAIN)
+
+
+def unfolded(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """PLAIN as one matrix product over the columns of unfold."""
+    columns = F.unfold(x, 3, padding=1)
+    return (w.flatten(1) @ columns + b.view(1, -1, 1)).view(x.shape[0], -1, *x.shape[2:])
+
+
+def shifted(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """PLAIN as a sum over taps of shifted slices."""
+    wide = F.pad(x, (1, 1, 1, 1))
+    height, width = x.shape[2:]
+    total = b.view(1, -1, 1, 1).expand(x.shape[0], -1, height, width)
+    for i in range(3):
+        for j in range(3):
+            part = wide[:, :, i : i + height, j : j + width]
+            total = total + torch.einsum("bchw,oc->bohw", part, w[:, :, i, j])
+    return total
+
+
+def windows(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """PLAIN as one sum over a strided view of its windows."""
+    seen = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
+    return torch.einsum("bchwij,ocij->bohw", seen, w) + b.view(1, -1, 1, 1)

@@ -30,6 +30,9 @@ from tests.proof.faults.operators import (
     UNEVEN,
     honest,
     plain,
+    shifted,
+    unfolded,
+    windows,
 )
 
 HONEST: dict[str, tuple[ConvSpec, Callable[..., Tensor]]] = {
@@ -49,31 +52,10 @@ HONEST: dict[str, tuple[ConvSpec, Callable[..., Tensor]]] = {
 }
 
 
-def _unfolded(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    columns = F.unfold(x, 3, padding=1)
-    return (w.flatten(1) @ columns + b.view(1, -1, 1)).view(x.shape[0], -1, *x.shape[2:])
-
-
-def _shifted(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    wide = F.pad(x, (1, 1, 1, 1))
-    height, width = x.shape[2:]
-    total = b.view(1, -1, 1, 1).expand(x.shape[0], -1, height, width)
-    for i in range(3):
-        for j in range(3):
-            part = wide[:, :, i : i + height, j : j + width]
-            total = total + torch.einsum("bchw,oc->bohw", part, w[:, :, i, j])
-    return total
-
-
-def _strided_view(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    windows = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
-    return torch.einsum("bchwij,ocij->bohw", windows, w) + b.view(1, -1, 1, 1)
-
-
 HONEST |= {
-    "unfold and a matrix product": (PLAIN, _unfolded),
-    "shifted slices": (PLAIN, _shifted),
-    "einsum over windows": (PLAIN, _strided_view),
+    "unfold and a matrix product": (PLAIN, unfolded),
+    "shifted slices": (PLAIN, shifted),
+    "einsum over windows": (PLAIN, windows),
 }
 
 
