@@ -7,6 +7,7 @@ kernel does so little that packing costs more than the operator, nothing is fast
 backends.dense, backends.problem, edges and geometry.
 """
 
+import torch
 from torch import Tensor
 
 from convgraph.backends import dense
@@ -51,6 +52,8 @@ def conv(
     """Return y (num_targets, C_out), bias included."""
     source, target = edges.source, edges.target
     if not source.is_full:
-        x = x.new_zeros(source.num_cells, x.shape[1]).index_copy(0, source.nodes, x)
+        empty = x.new_zeros(source.num_cells, x.shape[1])
+        put = empty.index_copy if torch.compiler.is_compiling() else empty.index_copy_
+        x = put(0, source.nodes, x)
     y = dense.conv(x, weight, bias, edges, groups)
     return y if target.is_full else y.index_select(0, target.nodes)

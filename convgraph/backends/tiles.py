@@ -55,7 +55,13 @@ def work(problem: Problem) -> tuple[float, float]:
 
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
-    table = _edges(problem).form(tiling.occupancy)
+    return _edges(problem).form(_least_on, *problem.facts)
+
+
+def _least_on(edges: Edges, *facts: Any) -> Ints:
+    """The tile for these facts, kept with the edges: a warmed-up call looks it up."""
+    problem = Problem.of(edges, facts)
+    table = edges.form(tiling.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
     return _fixed(table[costs.index(min(costs))][0])
 
@@ -96,30 +102,22 @@ def conv(
     g = edges.relation
     if not isinstance(g, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(g).__name__}")
-    mirrored = tiling.mirrored(g)
-    if x.dtype in dense.HALF and (x.device.type == "cpu" or not mirrored):
+    if x.dtype in dense.HALF and (x.device.type == "cpu" or not tiling.mirrored(g)):
         # Products and sums in fp32, one rounding at the end; so are the windows' gradients, which
         # are added up where the reversed edges are no convolution.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
         return conv(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
-    return _conv(x, weight, bias, edges, g, groups, tile)
+    return _conv(x, weight, bias, edges, groups, tile)
 
 
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    edges: Edges,
-    g: KernelGeometry,
-    groups: int,
-    tile: Ints,
-) -> Tensor:
-    """Call the operator with the topology's lists and integers."""
-    found, mirrored = edges.form(tiling.tiling, tile), tiling.mirrored(g)
-    shape = Shape(
+def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
+    """The integers of a call, kept with the edges."""
+    g: Any = edges.relation
+    found = edges.form(tiling.tiling, tile)
+    return Shape(
         transposed=int(g.transposed),
         groups=groups,
-        mirrored=int(mirrored),
+        mirrored=int(tiling.mirrored(g)),
         num_sources=index(edges.num_sources),
         tiles=index(found.count),
         stride=_fixed(g.stride),
@@ -127,13 +125,21 @@ def _conv(
         tile=tile,
         size=_fixed(found.size),
         crop=_fixed(found.crop),
-        weight=_fixed(weight.shape),
+        weight=weight,
     )
+
+
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, edges: Edges, groups: int, tile: Ints
+) -> Tensor:
+    """Call the operator with the topology's lists and integers."""
+    found = edges.form(tiling.tiling, tile)
+    shape = edges.form(_shape, groups, tile, _fixed(weight.shape))
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, found.window, found.place, shape)
     here = (found.window, found.place, found.held)
-    if mirrored:
+    if shape.mirrored:
         back = edges.form(tiling.reversed_tiling, tile)
         there = (back.window, back.place, back.held)
         y = _send(x, weight, *here, *there, *shape.flat(), back.count)
