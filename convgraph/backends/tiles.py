@@ -55,7 +55,7 @@ def work(problem: Problem) -> tuple[float, float]:
 
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
-    return _edges(problem).form(_least_on, *problem.facts)
+    return _fixed(_edges(problem).form(_least_on, *problem.facts))
 
 
 def _least_on(edges: Edges, *facts: Any) -> Ints:
@@ -63,7 +63,7 @@ def _least_on(edges: Edges, *facts: Any) -> Ints:
     problem = Problem.of(edges, facts)
     table = edges.form(tiling.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
-    return _fixed(table[costs.index(min(costs))][0])
+    return table[costs.index(min(costs))][0]
 
 
 def _fixed(numbers: Sequence[int]) -> Ints:
@@ -134,8 +134,10 @@ def _conv(
 ) -> Tensor:
     """Call the operator with the topology's lists and integers."""
     found = edges.form(tiling.tiling, tile)
-    shape = edges.form(_shape, groups, tile, _fixed(weight.shape))
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    facts = (groups, tile, _fixed(weight.shape))
+    compiling = torch.compiler.is_compiling()
+    shape = _shape(edges, *facts) if compiling else edges.form(_shape, *facts)
+    if not torch.is_grad_enabled() and not compiling:
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, found.window, found.place, shape)
     here = (found.window, found.place, found.held)
@@ -153,9 +155,9 @@ def _sent(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, place: Tensor, s: Shape
 ) -> Tensor:
     """conv(x[window], W)[place], the bias included if there is one."""
-    rows = windows.with_hole(x)
+    cut = windows.cutter(x, window, s.size, s.tiles)
     parts = [
-        windows.convolve(windows.cut(rows, window, s.size, chosen), weight, s, bias)
+        windows.convolve(cut(chosen), weight, s, bias)
         for chosen in windows.chunks(s, x.shape[1], x.device)
     ]
     return windows.as_rows(parts).index_select(0, place)
@@ -220,9 +222,9 @@ class _Answer(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, ptr = Shape.of(plain)
-        heads = windows.with_hole(g)
+        cut = windows.cutter(g, held, s.tile, s.tiles)
         parts = [
-            windows.adjoint(windows.cut(heads, held, s.tile, chosen), weight, s)
+            windows.adjoint(cut(chosen), weight, s)
             for chosen in windows.chunks(s, s.in_channels, g.device)
         ]
         found = windows.as_rows(parts)
@@ -265,13 +267,12 @@ class _Correlate(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        rows, heads = windows.with_hole(x), windows.with_hole(g)
+        cells = windows.cutter(x, window, s.size, s.tiles)
+        heads = windows.cutter(g, held, s.tile, s.tiles)
         parts = []
         with windows.repeatable(x.device):
             for chosen in windows.chunks(s, x.shape[1], x.device):
-                cells = windows.cut(rows, window, s.size, chosen)
-                tiles = windows.cut(heads, held, s.tile, chosen)
-                parts.append(windows.weight_gradient(cells, tiles, s))
+                parts.append(windows.weight_gradient(cells(chosen), heads(chosen), s))
         total: Tensor = sum(parts[1:], parts[0])
         return total
 
