@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
-if os.environ.get("OMP_WAIT_POLICY") != "passive":
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+import machine
+
+if not machine.ready():
+    machine.restart()
 
 import networkx
 import numpy as np
@@ -35,8 +35,6 @@ import convgraph as cg
 OURS, PYG = "convgraph (with taps)", "torch_geometric.utils.grid"
 NETWORKX_LIMIT = 224
 """networkx takes microseconds an edge; above this size it would take most of the run."""
-BUSY = 0.5
-"""Load per core above which the figures mean little."""
 
 
 def ours(n: int) -> int:
@@ -77,12 +75,15 @@ def main() -> int:
     args = parser.parse_args()
     console = Console()
     cores = os.cpu_count() or 1
-    load = os.getloadavg()[0] / cores
-    if load > BUSY and not args.busy_ok:
-        console.print(f"[red]busy[/]: load {load:.2f} per core is more than {BUSY}; not measured")
+    busy = machine.others()
+    if busy > machine.BUSY and not args.busy_ok:
+        console.print(
+            f"[red]busy[/]: others keep {busy:.2f} of the cores, more than {machine.BUSY}; "
+            "not measured"
+        )
         return 1
     record: dict[str, object] = {
-        "cores": cores, "threads": torch.get_num_threads(), "load_per_core": round(load, 2),
+        "cores": cores, "threads": torch.get_num_threads(), "busy": round(busy, 2),
         "torch": torch.__version__, "repeats": args.repeats, "sizes": {},
     }  # fmt: skip
     for n in args.sizes:
@@ -90,7 +91,9 @@ def main() -> int:
     path = Path(__file__).parent / "results" / "build_edges.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    console.print(f"load per core {load:.2f}; figures: benchmarks/results/{path.name}")
+    console.print(
+        f"others kept {busy:.2f} of the cores busy; figures: benchmarks/results/{path.name}"
+    )
     return 0
 
 

@@ -33,6 +33,9 @@ class Case:
         return f"{self.layer}, {self.batch} x {self.size}, {where}"
 
 
+BLOCK = Case("convnext block 96", 96, 96, 7, 1, 96, 56, 8)
+"""Depthwise 7x7, norm, 1x1 to four times the channels, GELU, 1x1 back; see `blocks`."""
+
 LAYERS = (
     # ResNet-50: stem, and the 3x3 and 1x1 of its stages
     Case("resnet stem 7x7/2 3-64", 3, 64, 7, 2, 1, 224, 1),
@@ -74,6 +77,7 @@ def selected(*, full: bool) -> list[Case]:
     dw = by_name["convnext dw 7x7 96"]
     found += [replace(dw, density=density) for density in (0.8, 0.6, 0.4, 0.1)]
     found.append(replace(by_name["convnext 1x1 96-384"], density=0.4))
+    found.append(replace(BLOCK, density=0.4))
     found.append(replace(by_name["mobilenet dw 3x3/2 96"], density=0.4))
     found.append(replace(by_name["resnet 3x3/2 128-128"], density=0.4, kind="blob"))
     return found

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import blocks
 import torch
-from cases import Case
+from cases import BLOCK, Case
 from torch import Tensor, nn
 
 import convgraph as cg
@@ -26,6 +27,9 @@ def arms(
     case: Case, mask: Tensor | None, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Arm]:
     """Return everybody who can serve the case; `DENSE` is the measure of all."""
+    if case.layer == BLOCK.layer and mask is not None:
+        dense, ours = blocks.arms(case, mask, device, dtype)
+        return {DENSE: dense, OURS: ours}
     options = {"stride": case.stride, "padding": (case.kernel - 1) // 2, "groups": case.groups}
     dense = nn.Conv2d(case.channels, case.out, case.kernel, **options)
     dense = dense.to(device, dtype).to(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ benchmarks/results/run-DEVICE.json and a picture beside it.
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -18,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
-if os.environ.get("OMP_WAIT_POLICY") != "passive":
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+import machine
+
+if not machine.ready():
+    machine.restart()
 
 import torch
 from cases import Case, mask, selected
@@ -32,8 +33,6 @@ from torch import Tensor
 
 import convgraph as cg
 
-BUSY = 0.5
-"""Load per core above which the figures mean little."""
 LEAST, MOST = 3, 30
 """Rounds of a case, whatever the time allows."""
 
@@ -51,18 +50,18 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    if load > BUSY and not args.force:
+    busy = machine.others()
+    if busy > machine.BUSY and not args.force:
         console.print(
-            f"[red]busy[/]: load {load:.2f} per core is more than {BUSY}; not measured "
-            "(--force measures all the same, and the record says so)"
+            f"[red]busy[/]: others keep {busy:.2f} of the cores, more than {machine.BUSY}; not "
+            "measured (--force measures all the same, and the record says so)"
         )
         return 1
     cases = [case for case in selected(full=args.full) if args.only in case.name]
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "dtype": args.dtype,
-        "load_per_core": round(load, 2), "forced": args.force, "torch": torch.__version__,
+        "busy": round(busy, 2), "forced": args.force, "torch": torch.__version__,
         "convgraph": cg.__version__, "cases": [],
     }  # fmt: skip
     seconds = 60 * args.minutes / max(1, len(cases))
@@ -76,7 +75,9 @@ def main() -> int:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plot(record, path.with_suffix(".png"))
-    console.print(f"load per core {load:.2f}; figures: benchmarks/results/{path.name}")
+    console.print(
+        f"others kept {busy:.2f} of the cores busy; figures: benchmarks/results/{path.name}"
+    )
     return 0
 
 
@@ -137,19 +138,21 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Milliseconds of every arm, round after round; the first round warms up.
 
+    Each round has an order of its own: who follows an arm on the same rows finds them in the cache.
     An arm so slow that it would leave no time to the others sits out after the least rounds.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
+    end, order, shuffled = time.perf_counter() + seconds, list(steps), random.Random(0)
     for turn in range(MOST + 1):
         if turn > LEAST and time.perf_counter() > end:
             break
-        for name, run in steps.items():
+        shuffled.shuffle(order)
+        for name in order:
             if len(times[name]) >= LEAST and sum(times[name]) > 1e3 * seconds / 3:
                 continue
             settle(device)
             start = time.perf_counter()
-            run()
+            steps[name]()
             settle(device)
             if turn:
                 times[name].append((time.perf_counter() - start) * 1e3)

@@ -271,7 +271,6 @@ def _connect_fields(
 def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
     """Find or make the record."""
     target = _target_sites(relation, source, sites)
-    found = Edges(relation, source, target)
     if sites is None or isinstance(sites, str):  # targets of the rule live as long as their source
         memo, key = source.line, ("edges", relation, target.token)
     else:
@@ -281,12 +280,21 @@ def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | No
         young, old = (source, target) if source.born > target.born else (target, source)
         heard: WeakKeyDictionary[Memo, Memo] = young.memo("named", WeakKeyDictionary)
         memo, key = heard.setdefault(old.line, Memo()), ("edges", relation, target is young)
-    kept = once(memo, key, lambda: Kept(found, "source", "target"))
+    kept = once(memo, key, lambda: Kept(Edges(relation, source, target), "source", "target"))
     return kept.record(source=source, target=target)
 
 
 def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
     """The sites that receive messages; see `connect`."""
+    if (
+        sites is None
+        and relation.keeps_sites
+        and source.memo(
+            ("stays", relation),
+            lambda: all(relation.output_size(s) == s for s in set(source.sizes)),
+        )
+    ):
+        return source
     if source.size is not None:
         sizes = (relation.output_size(source.size),) * source.batch_size
         size: Size | None = sizes[0] if sizes else relation.output_size(source.size)
@@ -301,8 +309,6 @@ def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str
         return network_sites(source, sizes)
     if sites is not None:
         return _named(sites, source, sizes, size)
-    if relation.keeps_sites and sizes == source.sizes:
-        return source
     key = ("target", relation)
     if source.mask is None:
         if size is not None and source.root.is_full:

@@ -106,6 +106,11 @@ class KernelGeometry:
     """Whether taps outside the lattice are folded back (parallel edges are then possible)."""
     is_pointwise: bool = field(init=False, repr=False, compare=False)
     """Whether every edge is a self-loop: one tap, stride 1, no padding."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        """Of integers only, once: every call asks, and a pickled one is asked elsewhere."""
+        return self._hash
 
     def __post_init__(self) -> None:
         """Normalise every field to one entry an axis and refuse what no operator means."""
@@ -146,7 +151,9 @@ class KernelGeometry:
                     f"stride={stride} or dilation={dilation} along each axis"
                 )
         padding = _pads(self.padding, kernel, stride, dilation, transposed=self.transposed)
+        told = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode)
         derived: tuple[tuple[str, object], ...] = (
+            ("_hash", hash((told, PADDING_MODES.index(self.padding_mode)))),
             ("d", d),
             ("kernel_size", kernel),
             ("stride", stride),

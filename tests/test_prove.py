@@ -295,7 +295,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "holes not zero": (
         _VALUES,
         "tiles",
-        wrap(windows, "with_hole", lambda f, rows: f(rows) + 1),
+        wrap(windows, "cutter", lambda f, *a: lambda chosen: f(*a)(chosen) + 1),
     ),
     "rows laid out one cell off": (
         _VALUES,

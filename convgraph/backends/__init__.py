@@ -153,17 +153,13 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     if "dense" in table and table["dense"].refuses(problem) is None:
         return "dense"
     if isinstance(problem.edges, Edges):
-        facts = tuple(getattr(problem, name) for name in _FACTS)
-        return problem.edges.form(_cheapest_on, *facts)
+        return problem.edges.form(_cheapest_on, *problem.facts)
     return _cheapest(problem)
-
-
-_FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")
 
 
 def _cheapest_on(edges: Edges, *facts: Any) -> str:
     """The cheapest for these facts, kept with the edges: a warmed-up call looks it up."""
-    return _cheapest(Problem(edges=edges, **dict(zip(_FACTS, facts, strict=True))))
+    return _cheapest(Problem.of(edges, facts))
 
 
 def _cheapest(problem: Problem) -> str:

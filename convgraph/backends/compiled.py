@@ -7,6 +7,7 @@ given something plainer. May import nothing of convgraph.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
     def forward_mode(ctx: Any, *tangents: Any) -> Tensor:
         return jvp(operator, ctx, tangents)
 
+    # torch asks for it at every call, and it takes longer to read than a small image to convolve.
+    function.forward.__signature__ = signature(function.forward)
     members = {"__doc__": function.__doc__, "jvp": staticmethod(forward_mode)}
     dual: Any = type(function)(function.__name__, (function,), members)
 

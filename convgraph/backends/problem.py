@@ -5,7 +5,7 @@ and in every run. May import errors, geometry, sites and edges.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -141,8 +141,21 @@ class Problem:
     ieee: bool = False
 
     @property
+    def facts(self) -> tuple[Any, ...]:
+        """Everything but the edges, hashable, to keep with them what follows."""
+        return tuple([getattr(self, name) for name in _FACTS])
+
+    @classmethod
+    def of(cls, edges: Edges, facts: tuple[Any, ...]) -> "Problem":
+        """Put a problem together again from its edges and its facts."""
+        return cls(edges=edges, **dict(zip(_FACTS, facts, strict=True)))
+
+    @property
     def macs_per_edge(self) -> int:
         """Multiply-adds for one edge: C_out * C_in / groups for a convolution, C otherwise."""
         if self.op == "conv":
             return self.out_channels * (self.in_channels // self.groups)
         return self.out_channels
+
+
+_FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")

@@ -55,9 +55,15 @@ def work(problem: Problem) -> tuple[float, float]:
 
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
-    table = _edges(problem).form(tiling.occupancy)
+    return _fixed(_edges(problem).form(_least_on, *problem.facts))
+
+
+def _least_on(edges: Edges, *facts: Any) -> Ints:
+    """The tile for these facts, kept with the edges: a warmed-up call looks it up."""
+    problem = Problem.of(edges, facts)
+    table = edges.form(tiling.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
-    return _fixed(table[costs.index(min(costs))][0])
+    return table[costs.index(min(costs))][0]
 
 
 def _fixed(numbers: Sequence[int]) -> Ints:
@@ -96,30 +102,22 @@ def conv(
     g = edges.relation
     if not isinstance(g, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(g).__name__}")
-    mirrored = tiling.mirrored(g)
-    if x.dtype in dense.HALF and (x.device.type == "cpu" or not mirrored):
+    if x.dtype in dense.HALF and (x.device.type == "cpu" or not tiling.mirrored(g)):
         # Products and sums in fp32, one rounding at the end; so are the windows' gradients, which
         # are added up where the reversed edges are no convolution.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
         return conv(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
-    return _conv(x, weight, bias, edges, g, groups, tile)
+    return _conv(x, weight, bias, edges, groups, tile)
 
 
-def _conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    edges: Edges,
-    g: KernelGeometry,
-    groups: int,
-    tile: Ints,
-) -> Tensor:
-    """Call the operator with the topology's lists and integers."""
-    found, mirrored = edges.form(tiling.tiling, tile), tiling.mirrored(g)
-    shape = Shape(
+def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
+    """The integers of a call, kept with the edges."""
+    g: Any = edges.relation
+    found = edges.form(tiling.tiling, tile)
+    return Shape(
         transposed=int(g.transposed),
         groups=groups,
-        mirrored=int(mirrored),
+        mirrored=int(tiling.mirrored(g)),
         num_sources=index(edges.num_sources),
         tiles=index(found.count),
         stride=_fixed(g.stride),
@@ -127,13 +125,23 @@ def _conv(
         tile=tile,
         size=_fixed(found.size),
         crop=_fixed(found.crop),
-        weight=_fixed(weight.shape),
+        weight=weight,
     )
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+
+
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, edges: Edges, groups: int, tile: Ints
+) -> Tensor:
+    """Call the operator with the topology's lists and integers."""
+    found = edges.form(tiling.tiling, tile)
+    facts = (groups, tile, _fixed(weight.shape))
+    compiling = torch.compiler.is_compiling()
+    shape = _shape(edges, *facts) if compiling else edges.form(_shape, *facts)
+    if not torch.is_grad_enabled() and not compiling:
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, found.window, found.place, shape)
     here = (found.window, found.place, found.held)
-    if mirrored:
+    if shape.mirrored:
         back = edges.form(tiling.reversed_tiling, tile)
         there = (back.window, back.place, back.held)
         y = _send(x, weight, *here, *there, *shape.flat(), back.count)
@@ -147,9 +155,9 @@ def _sent(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, place: Tensor, s: Shape
 ) -> Tensor:
     """conv(x[window], W)[place], the bias included if there is one."""
-    rows = windows.with_hole(x)
+    cut = windows.cutter(x, window, s.size, s.tiles)
     parts = [
-        windows.convolve(windows.cut(rows, window, s.size, chosen), weight, s, bias)
+        windows.convolve(cut(chosen), weight, s, bias)
         for chosen in windows.chunks(s, x.shape[1], x.device)
     ]
     return windows.as_rows(parts).index_select(0, place)
@@ -214,9 +222,9 @@ class _Answer(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, ptr = Shape.of(plain)
-        heads = windows.with_hole(g)
+        cut = windows.cutter(g, held, s.tile, s.tiles)
         parts = [
-            windows.adjoint(windows.cut(heads, held, s.tile, chosen), weight, s)
+            windows.adjoint(cut(chosen), weight, s)
             for chosen in windows.chunks(s, s.in_channels, g.device)
         ]
         found = windows.as_rows(parts)
@@ -259,13 +267,12 @@ class _Correlate(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        rows, heads = windows.with_hole(x), windows.with_hole(g)
+        cells = windows.cutter(x, window, s.size, s.tiles)
+        heads = windows.cutter(g, held, s.tile, s.tiles)
         parts = []
         with windows.repeatable(x.device):
             for chosen in windows.chunks(s, x.shape[1], x.device):
-                cells = windows.cut(rows, window, s.size, chosen)
-                tiles = windows.cut(heads, held, s.tile, chosen)
-                parts.append(windows.weight_gradient(cells, tiles, s))
+                parts.append(windows.weight_gradient(cells(chosen), heads(chosen), s))
         total: Tensor = sum(parts[1:], parts[0])
         return total
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from convgraph.backends import dense
-from convgraph.backends.windows import Ints
+from convgraph.backends.windows import Ints, packed
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
 from convgraph.sites import Sites
@@ -39,9 +39,10 @@ class Tiling:
         crop: where a tile begins in what a transposed kernel makes of its window; else zeros.
         count: active tiles.
         window: (count * prod(size),) int64 row of x that stands in each cell of each window;
-            num_sources where none does.
+            num_sources where none does; on the CPU with what `windows.packed` appends.
         place: (num_targets,) int64 cell of the tiles that holds each target.
-        held: (count * prod(tile),) int64, its inverse: the target of each cell, or num_targets.
+        held: (count * prod(tile),) int64, its inverse: the target of each cell, or num_targets;
+            appended to likewise.
     """
 
     tile: Ints
@@ -126,9 +127,9 @@ def tiling(edges: Edges, tile: Ints) -> Tiling:
         size=tuple(axis[1] for axis in axes),
         crop=tuple(axis[2] for axis in axes),
         count=count,
-        window=_windows(g, source, tile, coords).reshape(-1),
+        window=packed(_windows(g, source, tile, coords).reshape(-1), source.num_nodes),
         place=place,
-        held=held,
+        held=packed(held, edges.num_targets),
     )
 
 
@@ -148,7 +149,8 @@ def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
 
 def spread(edges: Edges, tile: Ints) -> Spread:
     """Return the windows turned round."""
-    window = edges.form(tiling, tile).window
+    found = edges.form(tiling, tile)
+    window = found.window[: found.count * prod(found.size)]
     cells = (window < edges.num_sources).nonzero().squeeze(1)
     rows, order = window[cells].sort(stable=True)
     turn = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)

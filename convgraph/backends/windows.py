@@ -4,11 +4,11 @@ One small dense convolution serves all windows, for they have one shape; so do i
 May import nothing of convgraph.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -108,16 +108,60 @@ def chunks(s: Shape, channels: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + step, s.tiles))
 
 
-def cut(
-    rows: Tensor,  # (n + 1, C), the last one 0
-    index: Tensor,  # (count * prod(size),)
-    size: Ints,
-    chosen: slice,
+def packed(
+    index: Tensor,  # (cells,) the row in each cell, `none` where none is
+    none: int,
 ) -> Tensor:
-    """(tiles, C, *size) channels-last: the rows that stand in the cells of the chosen tiles."""
-    cells = prod(size)
-    picked = rows.index_select(0, index[chosen.start * cells : chosen.stop * cells])
-    return picked.view(-1, *size, rows.shape[1]).movedim(-1, 1)
+    """Append what the CPU reads instead: where each cell's rows begin among those that are there.
+
+    A bag of one row or none is one pass; a row of zeros for the holes would have to be appended to
+    x at every call.
+    """
+    if index.device.type != "cpu":
+        return index
+    there = index < none
+    return torch.cat([index, index.new_zeros(1), there.cumsum(0), index[there]])
+
+
+def cutter(
+    x: Tensor,  # (n, C)
+    index: Tensor,  # `packed`
+    size: Ints,
+    tiles: int,
+) -> Callable[[slice], Tensor]:
+    """Return the function from chosen tiles to what stands in them, (tiles, C, *size).
+
+    It is channels-last, and 0 in holes.
+    """
+    cells, channels = prod(size), x.shape[1]
+    total = tiles * cells
+    bags = index.shape[0] > total and not torch.compiler.is_compiling()
+    if bags and not torch._C._functorch.is_functorch_wrapped_tensor(x):
+        ptr, rows = index[total : 2 * total + 1], index[2 * total + 1 :]
+
+        def pick(a: int, b: int) -> Tensor:
+            if b - a == total:
+                return _bags(x, rows, ptr)
+            first, last = int(ptr[a]), int(ptr[b])
+            return _bags(x, rows[first:last], ptr[a : b + 1] - first)
+    else:
+        holed = with_hole(x)
+
+        def pick(a: int, b: int) -> Tensor:
+            return holed.index_select(0, index[a:b])
+
+    def cut(chosen: slice) -> Tensor:
+        picked = pick(chosen.start * cells, chosen.stop * cells)
+        return picked.view(-1, *size, channels).movedim(-1, 1)
+
+    return cut
+
+
+def _bags(x: Tensor, rows: Tensor, ptr: Tensor) -> Tensor:
+    """Sum the rows of each bag; an empty one gives 0."""
+    plain: tuple[Any, ...] = (False, 0, False, None, True)
+    found: Tensor = torch.ops.aten._embedding_bag_forward_only.default(x, rows, ptr, *plain)[0]
+    return found
 
 
 def with_hole(rows: Tensor) -> Tensor:

@@ -26,9 +26,17 @@ from convgraph.errors import (
     UnsupportedError,
 )
 from convgraph.functional import conv as functional
+from convgraph.functional import full_grid
 from convgraph.geometry import KernelGeometry, as_int
 from convgraph.graph import PixelGraph
 from convgraph.nn import twin
+
+_FORMATS = {
+    1: torch.contiguous_format,
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
+}
+"""Dimension -> how torch's convolutions want a weight that meets a channels-last image."""
 
 
 class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
@@ -93,7 +101,10 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
         if geometry.transposed:
             rows, columns = columns, rows
         shape = (rows, columns // self.groups, *geometry.kernel_size)
-        self.weight = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        # Laid out as rows are, channels last, or torch's kernels would turn it round at every call.
+        self.weight = torch.nn.Parameter(
+            torch.empty(shape, device=device, dtype=dtype, memory_format=_FORMATS[geometry.d])
+        )
         if bias:
             self.bias = torch.nn.Parameter(
                 torch.empty(self.out_channels, device=device, dtype=dtype)
@@ -104,7 +115,9 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as torch's convolutions do: the same seed gives the same numbers."""
-        init.kaiming_uniform_(self.weight, a=sqrt(5))
+        drawn = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
+        with torch.no_grad():  # numbers are drawn in the order in which they lie
+            self.weight.copy_(init.kaiming_uniform_(drawn, a=sqrt(5)))
         if self.bias is not None:
             fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
             if fan_in:
@@ -158,13 +171,19 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
             ShapeError, DtypeError, DeviceError, EdgeError, GeometryError, BackendError: as
                 `convgraph.functional.graph_conv` and `typed_conv` say.
         """
-        who = self._who()
         tapped = self._tapped()
         if isinstance(x, PixelGraph):
             if edge_index is not None or edge_type is not None or edge_weight is not None:
                 raise GraphError(
-                    f"{who}: a PixelGraph brings its own edges; pass graph.x to use others"
+                    f"{self._who()}: a PixelGraph brings its own edges; pass graph.x to use others"
                 )
+            if sites is None and not tapped and self.backend is None:
+                try:
+                    y = full_grid.convolved(x, self.weight, self.bias, self.geometry, self.groups)
+                except RuntimeError:
+                    y = None  # the general way says what does not fit
+                if y is not None:
+                    return y
             return functional.graph_conv(
                 x,
                 self.weight,
@@ -175,8 +194,9 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
                 backend=self.backend,
                 propagate=self.propagate,
                 tapped=tapped,
-                who=who,
+                who=self._who(),
             )
+        who = self._who()
         if edge_index is None:
             raise GraphError(
                 f"{who}: expected a PixelGraph, or features with edge_index and edge_type; "

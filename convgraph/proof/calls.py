@@ -27,7 +27,7 @@ class Refusal(ProofError):  # noqa: N818 - it is caught within, and reported as 
         self.reason = reason
 
 
-Result = Bound | None | list[Bound]
+Result = Bound | None | list[Bound] | list[Bound | None]
 """Of the one output; None if it does not depend on data; of each output in turn."""
 
 Rule = Callable[["Call"], Result]

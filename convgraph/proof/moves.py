@@ -128,6 +128,17 @@ def _embedding_backward(call: Call) -> Result:
     return call.bound("grad_output").many(_most_rows(call["indices"].flatten()))
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _bags(call: Call) -> Result:
+    if call["mode"] != 0 or call.get("per_sample_weights") is not None:
+        raise Refusal("undecided", f"{call.func} with mode={call['mode']} or weights has no rule")
+    ends = call["offsets"]
+    if not call["include_last_offset"]:
+        ends = torch.cat([ends, ends.new_tensor([call["indices"].numel()])])
+    most = int(ends.diff().max()) if ends.numel() > 1 else 0
+    return [call.bound("weight").many(most), None, None, None]  # the others are indices
+
+
 @rule("scatter_add")
 def _scatter_add(call: Call) -> Result:
     return call.bound("self").plus(call.bound("src").many(_most_scattered(call)))

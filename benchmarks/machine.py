@@ -1,0 +1,54 @@
+"""What a figure asks of a machine: sleeping threads, an allocator that keeps pages, and quiet.
+
+May import the standard library only: it comes before torch, which reads the environment.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+ENVIRONMENT = {
+    # Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
+    "OMP_WAIT_POLICY": "passive",
+    # Else glibc hands large blocks back as they are freed, or not, by what was freed before: the
+    # time of an arm would depend on the arms before it. These are its own limits once a block of
+    # 32 MB has been freed, and no trimming.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+}
+BUSY = 0.25
+"""Share of the cores that others may keep busy; above it the figures mean little."""
+
+
+def ready() -> bool:
+    """Whether this program was started in the environment that figures ask for."""
+    return all(os.environ.get(name) == value for name, value in ENVIRONMENT.items())
+
+
+def restart() -> None:
+    """Start this program again in that environment, which libraries read as they are loaded."""
+    os.environ.update(ENVIRONMENT)
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def others(seconds: float = 1.0) -> float:
+    """Return the share of the cores that is busy while this process sleeps.
+
+    The load average would still remember the program that ran before, our own among them.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+    def ticks() -> tuple[int, int]:
+        user, nice, system, idle, wait, *rest = map(
+            int, stat.read_text().split("\n", 1)[0].split()[1:9]
+        )
+        busy = user + nice + system + sum(rest)
+        return busy, busy + idle + wait
+
+    before = ticks()
+    time.sleep(seconds)
+    after = ticks()
+    return (after[0] - before[0]) / max(1, after[1] - before[1])

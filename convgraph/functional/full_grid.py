@@ -1,0 +1,123 @@
+"""Convolutions of full grids without the general machinery: a small image waits for microseconds.
+
+    x (B*H*W, C)  --view-->  (B, C, H, W) channels-last  --torch-->  (B, C', H', W')  --view-->  y
+
+What follows from sites and geometry alone is worked out once and kept with the sites; what is left
+of a call is torch's own convolution between two views. torch itself refuses what does not fit, and
+whoever called asks `check_weight` for the words. May import autocast, geometry, sites, edges,
+graph and backends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from convgraph import autocast, backends
+from convgraph.edges import connect
+from convgraph.geometry import KernelGeometry
+from convgraph.graph import PixelGraph
+from convgraph.sites import Sites
+
+_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_WHOLE = (torch.float32, torch.float64)
+"""Dtypes in which torch's kernels round once, see `convgraph.backends.dense`."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One geometry on one full grid, ready to call.
+
+    Attributes:
+        target: what tells the output grid, for `Sites.full`; None where the sites stay. (The record
+            itself would hold on to who keeps the plan.)
+        num_targets: output sites.
+        sizes: (B, *size), in which rows are viewed.
+        to_image: axes of the viewed rows, channels second.
+        to_rows: axes of an image, channels last.
+        call: torch's convolution of that dimension.
+        args: stride, padding and dilation.
+    """
+
+    target: dict[str, Any] | None
+    num_targets: int
+    sizes: tuple[int, ...]
+    to_image: tuple[int, ...]
+    to_rows: tuple[int, ...]
+    call: Callable[..., Tensor]
+    args: tuple[Any, ...]
+
+
+def prepared(source: Sites, geometry: KernelGeometry) -> Plan | None:
+    """Return the plan for a geometry on some sites; None if a plain convolution does not serve."""
+    if source.mask is not None or source.size is None or not source.num_nodes:
+        return None
+    if geometry.transposed or geometry.padding_mode != "zeros" or geometry.ceil_mode:
+        return None
+    if geometry.d != source.d or any(before != after for before, after in geometry.padding):
+        return None
+    target = connect(geometry, source).target
+    if target.mask is not None or target.root is not target:
+        return None
+    d = geometry.d
+    padding = tuple(before for before, _ in geometry.padding)
+    told = {"size": target.size, "device": target.device, "batched": target.batched}
+    return Plan(
+        target=None if target is source else {"batch_size": target.batch_size, **told},
+        num_targets=target.num_nodes,
+        sizes=(source.batch_size, *source.size),
+        to_image=(0, d + 1, *range(1, d + 1)),
+        to_rows=(0, *range(2, d + 2), 1),
+        call=_CONV[d],
+        args=(geometry.stride, padding, geometry.dilation),
+    )
+
+
+def convolved(
+    graph: PixelGraph, weight: Tensor, bias: Tensor | None, geometry: KernelGeometry, groups: int
+) -> PixelGraph | None:
+    """Return the convolution of a full grid, or None where the general way has to be taken.
+
+    Args:
+        graph: features (N, C_in).
+        weight: (C_out, C_in / groups, *kernel_size).
+        bias: (C_out,) or None.
+        geometry: the kernel's integers.
+        groups: blocks of channels that do not mix.
+
+    Raises:
+        RuntimeError: torch's own, where channels, groups or devices do not fit.
+    """
+    x = graph.x
+    if (
+        torch.compiler.is_compiling()
+        or weight.shape[2:] != geometry.kernel_size
+        or x.dtype != weight.dtype
+        or x.dtype not in _WHOLE
+        or weight.device != x.device
+        or (bias is not None and (bias.dtype != x.dtype or bias.device != x.device))
+        or autocast.enabled(x.device)
+        or backends.forced(None) is not None
+    ):
+        return None
+    source = graph.sites
+    plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
+    if plan is None:
+        return None
+    channels = x.shape[1]
+    image = x.view(*plan.sizes, channels).permute(plan.to_image)
+    out = plan.call(image, weight, bias, *plan.args, groups)
+    rows = out.permute(plan.to_rows).reshape(plan.num_targets, out.shape[1])
+    target = source if plan.target is None else Sites.full(**plan.target)
+    return PixelGraph(rows, target) if out.shape[1] == 1 else _made(rows, target)
+
+
+def _made(x: Tensor, sites: Sites) -> PixelGraph:
+    """The record of what has just been made to fit, unchecked."""
+    graph: PixelGraph = object.__new__(PixelGraph)
+    object.__setattr__(graph, "x", x)
+    object.__setattr__(graph, "sites", sites)
+    return graph
