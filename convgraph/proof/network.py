@@ -115,7 +115,7 @@ def prove_network(
         },
         flags=precision.stated(device),
         assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
-        not_covered=NOT_COVERED,
+        not_covered=(*NOT_COVERED, *_unbounded(beside)),
         kind="network",
         layers=tuple(layers),
     )  # fmt: skip
@@ -292,6 +292,14 @@ def _beside_part(beside: Beside) -> Part:
         names = ", ".join(f"{n} {k}" for k, n in beside.missing.most_common())
         return Part(name, MEASURED_ONLY, f"{told}; no bound: {names}")
     return Part(name, "proven", told)
+
+
+def _unbounded(beside: Beside) -> tuple[str, ...]:
+    """The operators whose rounding nothing bounds, for what is not covered."""
+    return tuple(
+        f"how far apart rounding in {kind}, {count} times, carries the two runs: it has no bound"
+        for kind, count in sorted(beside.missing.items())
+    )
 
 
 # -- around ----------------------------------------------------------------------------------------

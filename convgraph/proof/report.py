@@ -34,7 +34,7 @@ font-weight:600}td.not{color:var(--soft);font-weight:400}
 .fault{background:var(--card);border-left:4px solid var(--refuted);padding:.8rem 1rem;
 margin:1rem 0}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}
 details{border:1px solid var(--line);border-radius:6px;padding:.6rem 1rem;margin:.5rem 0}
-.whole{white-space:nowrap}
+.whole{white-space:nowrap}pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85em}
 summary{cursor:pointer;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;margin:.6rem 0}
 svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}
@@ -49,6 +49,21 @@ CLAIMS = {
     "refuted": "The two sides are not the same function. What differs is given below.",
     "undecided": "Nothing was shown either way. The reason is given below.",
 }
+
+PROVEN = {
+    "linear": "Both sides are the same linear function of every image, values and gradients alike, "
+    "under what is assumed below.",
+    "network": "Both networks hold the same parameters and apply the same operators to the same "
+    "elements, as recorded on images of this shape. Each convolution and linear map is certified "
+    "below for every image, weight and incoming gradient. Gradients of the whole network are not "
+    "compared: they follow from its parts.",
+}
+"""What "proven" claims of another kind than a convolution."""
+
+RHO_NETWORK = (
+    "The largest difference of the two runs divided by a bound that was propagated operator by "
+    "operator, from the images to the output. No tolerance was chosen."
+)
 
 RHO = (
     "Each bar is the largest error divided by the bound derived for that very entry, from the "
@@ -101,7 +116,7 @@ def _head(record: Mapping[str, Any]) -> str:
     verdict = record["verdict"]
     text = (
         f'<div class="verdict {_tone(verdict)}">{escape(verdict.capitalize())}</div>'
-        f"<h1>{escape(record['name'])}</h1><p>{CLAIMS[verdict]}</p>"
+        f"<h1>{escape(record['name'])}</h1><p>{_claim(record)}</p>"
     )
     if verdict == "proven" and record["trials"]:
         text += (
@@ -120,6 +135,11 @@ def _head(record: Mapping[str, Any]) -> str:
     return text + (f'<div class="fault">{told}</div>' if told else "")
 
 
+def _claim(record: Mapping[str, Any]) -> str:
+    claim = CLAIMS[record["verdict"]]
+    return PROVEN.get(record["kind"], claim) if record["verdict"] == "proven" else claim
+
+
 def _sections(record: Mapping[str, Any]) -> str:
     parts = "".join(
         f"<tr><th>{escape(part['name'])}</th><td class='{_tone(part['status'])}'>"
@@ -129,7 +149,8 @@ def _sections(record: Mapping[str, Any]) -> str:
     text = f"<h2>What was checked</h2><table>{parts}</table>"
     if record["rho"] or record["rho_exact"]:
         text += f"<h2>Rounding: error / bound</h2>{_bars(record['rho'], record['rho_exact'])}"
-        text += f'<p class="soft">{RHO}</p>'
+        told = RHO_NETWORK if record["kind"] == "network" else RHO
+        text += f'<p class="soft">{told}</p>'
     text += f"<h2>Assumed</h2>{_list(record['assumed'])}"
     text += f"<h2>Not covered</h2>{_list(record['not_covered'])}"
     if record["excluded"]:
@@ -144,7 +165,9 @@ def _sections(record: Mapping[str, Any]) -> str:
         "device": record["device"],
         **record["flags"],
         **record["versions"],
-        "probes": f"integers of [-{record['a']}, {record['a']}], {record['trials']} trials",
+        "probes": f"integers of [-{record['a']}, {record['a']}], {record['trials']} trials"
+        if record["trials"]
+        else "",
         "seed": record["seed"],
         "trace": record["trace"],
         "digest": record["digest"],

@@ -491,3 +491,28 @@ def test_a_known_network_is_proven_layer_by_layer(
     assert found.verdict == "proven", found.reason
     assert len(found.layers) == layers
     assert found.rho["y"] <= 1
+
+
+def test_operators_without_a_bound_are_named_as_not_covered() -> None:
+    """Attention, and a batch norm that trains: the same operators, their rounding unbounded."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.norm(self.conv(x)).flatten(2).mT.unsqueeze(1)
+            return nn.functional.scaled_dot_product_attention(rows, rows, rows)
+
+    dense = Attends().double().train()
+    found = cg.prove(copy.deepcopy(dense), dense, images()[..., :4, :4])
+    assert found.verdict == "proven", found.reason
+    open_ends = [
+        line for line in found.not_covered if line.startswith("how far apart rounding in ")
+    ]
+    assert any("softmax" in line for line in open_ends), open_ends
+    assert any("batch_norm" in line for line in open_ends), open_ends
+    bounded = cg.prove(cg.to_graph(dense.conv), dense.conv, images())
+    assert not any(line.startswith("how far apart") for line in bounded.not_covered)

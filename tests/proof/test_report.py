@@ -102,3 +102,21 @@ def test_a_ratio_above_the_bound_stands_out(proven: Certificate) -> None:
     assert "bar over" in replace(proven, rho={"y": 1.5}).to_html()
     assert "bar over" in replace(proven, rho={"y": float("nan")}).to_html()
     assert "bar over" in replace(proven, rho={"y": float("inf")}).to_html()
+
+
+def test_a_page_claims_what_its_kind_has_shown_and_no_more() -> None:
+    pair = "tests.twins:graph", "tests.twins:dense"
+    pages = {
+        "convolution": certify(*pair, size=(6, 5)).to_html(),
+        "linear": certify("tests.twins:graph_pool", "tests.twins:pool", size=(6, 5)).to_html(),
+        "network": certify(None, "tests.twins:network", size=(9, 8)).to_html(),
+    }
+    says = {
+        "convolution": "every image, every weight and every incoming gradient",
+        "linear": "the same linear function of every image",
+        "network": "Gradients of the whole network are not compared",
+    }
+    for kind, text in pages.items():
+        assert [name for name, claim in says.items() if claim in text] == [kind]
+        assert "[-0, 0]" not in text
+        assert "white-space:pre-wrap" in text
