@@ -13,7 +13,7 @@ BOOKS  := $(VENV)/.ready-notebooks
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof bench-networks faults zoo zoo-page notebooks \
+.PHONY: help setup demo test check bench bench-proof bench-networks classes faults zoo zoo-page notebooks \
         lab lessons docs clean
 .DELETE_ON_ERROR:
 
@@ -49,6 +49,9 @@ zoo: $(READY) ## convert hundreds of published networks, about half an hour; goe
 
 zoo-page: $(READY) ## write what the zoo found into docs/supported-models.md
 	$(BIN)/python -m tests.convert.zoo --table docs/supported-models.md
+
+classes: $(READY) ## which of torch's kernels are exact on integers; writes docs/vendor-classes.md
+	$(BIN)/python benchmarks/vendor_classes.py --page docs/vendor-classes.md $(BENCH)
 
 bench-networks: $(READY) ## time converted networks beside dense ones; asks for torchvision and timm
 	$(BIN)/python benchmarks/networks.py
