@@ -138,6 +138,10 @@ median = {name: sorted(t)[len(t) // 2] for name, t in times.items()}
 print(f"cost ratio {ratio(384, 3):.3f}, time ratio here {median['separable'] / median['full']:.3f}")
 
 # %% [markdown]
+# <details><summary><b>Answer</b> (guess first)</summary>Compare the two ratios above. As a rule time falls less
+# than cost: a depthwise kernel waits for memory, and the full one keeps the arithmetic units busy.</details>
+
+# %% [markdown]
 # ## MobileNet as a graph network
 #
 # A stem that looks, then blocks of depthwise, pointwise, norm and rectifier. As a graph network every

@@ -78,6 +78,14 @@ def test_it_was_executed_and_shows_its_checks(path):
     assert shown.count("\N{CHECK MARK}") >= 3
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_every_guess_and_exercise_has_an_answer_folded_away(path):
+    cells = jupytext.read(path).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    asked = text.lower().count("**guess**") + text.count("**Try it**")
+    assert asked - text.count("it says **Guess**") == text.count("<summary><b>Answer</b>") > 0
+
+
 def stray(outputs):
     """What a reader did not ask for: warnings, and the repr of what a cell happened to end with."""
     return [
