@@ -164,6 +164,17 @@ class Patches(nn.Module):
         return x * (x * weights).sum(-1, keepdim=True)
 
 
+class Enclosed(Attentive):
+    """Linear attention that is kept out of autocast, as EfficientViT's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        with torch.autocast("cpu", enabled=False):
+            found = F.relu(q) @ (F.relu(k).transpose(-2, -1) @ v)
+            total = found / (found.sum(-1, keepdim=True) + 9)
+        return total.transpose(1, 2).flatten(2)
+
+
 class Deviations(nn.Module):
     """Divided by the deviation of a group of channels and all pixels."""
 
@@ -194,7 +205,7 @@ class Thin(nn.Module):
 
 NETS = (
     Merging, Depths, OverChannels, Talking, Shared, Columns, Einsums, Context, Mixer, Patches,
-    Deviations, Thin,
+    Enclosed, Deviations, Thin,
 )  # fmt: skip
 
 
