@@ -98,6 +98,15 @@ class Shared(Attentive):
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1]).transpose(1, 2).flatten(2)
 
 
+class Cosine(Attentive):
+    """Queries and keys of length one, as Swin's second version."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        weights = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        return (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
 class Columns(Attentive):
     """Tokens as columns: values stand before their weights."""
 
@@ -204,8 +213,8 @@ class Thin(nn.Module):
 
 
 NETS = (
-    Merging, Depths, OverChannels, Talking, Shared, Columns, Einsums, Context, Mixer, Patches,
-    Enclosed, Deviations, Thin,
+    Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
+    Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip
 
 
