@@ -61,6 +61,27 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """What a context manager encloses: a graph of its own, called like an operator.
+
+    Attributes:
+        steps: in order.
+        inputs: names of its operands.
+        constants: name -> tensor or module.
+        outputs: what is returned, flat.
+    """
+
+    steps: tuple[Step, ...]
+    inputs: tuple[str, ...]
+    constants: Mapping[str, Any]
+    outputs: tuple[Any, ...]
+
+
+NESTED = "convgraph"
+"""The key of a nested graph among a graph module's notes."""
+
+
+@dataclass(frozen=True)
 class Program:
     """What a network does at one image size, dtype and set of training flags.
 
@@ -217,8 +238,9 @@ def _program(exported: Any, reached: bool, flat: list[Any], in_spec: Any, first:
     for node in exported.graph.nodes:
         if node.op == "get_attr":
             constants[node.name] = getattr(exported.graph_module, str(node.target))
+            _nest(constants[node.name], symbols)
         elif node.op == "call_function":
-            if getattr(node.target, "__name__", "").partition(".")[0] in _DROPPED:
+            if _is_check(node):
                 continue
             steps.append(_step(node, symbols))
         elif node.op == "output":
@@ -247,6 +269,28 @@ def _program(exported: Any, reached: bool, flat: list[Any], in_spec: Any, first:
         dynamic=bool(symbols) and reached,
         batch=max(first.shape[0], 2),
     )
+
+
+def _is_check(node: Any) -> bool:
+    """Whether a node computes nothing."""
+    return getattr(node.target, "__name__", "").partition(".")[0] in _DROPPED
+
+
+def _nest(inner: Any, symbols: list[Any]) -> None:
+    """Note the steps of a nested graph beside it."""
+    if not isinstance(inner, torch.fx.GraphModule):
+        return
+    nodes = list(inner.graph.nodes)
+    constants = {n.name: getattr(inner, str(n.target)) for n in nodes if n.op == "get_attr"}
+    for one in constants.values():
+        _nest(one, symbols)
+    calls = [node for node in nodes if node.op == "call_function" and not _is_check(node)]
+    steps = [_step(node, symbols) for node in calls]
+    (last,) = (node for node in nodes if node.op == "output")
+    found = last.args[0] if isinstance(last.args[0], (list, tuple)) else (last.args[0],)
+    outputs = tuple(_plain(value) for value in found)
+    inputs = tuple(node.name for node in nodes if node.op == "placeholder")
+    inner.meta[NESTED] = Nested(_with_last(steps, outputs), inputs, constants, outputs)
 
 
 def _symbols(exported: Any, inputs: list[str | None]) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph.convert import names, owners, registry, rules
-from convgraph.convert.capture import Program, Step, getitem, substitute
+from convgraph.convert.capture import Nested, Program, Step, getitem, substitute
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.report import Line
 from convgraph.convert.settle import settled
@@ -90,6 +90,17 @@ class Run:
     def travelled(self, how: Any) -> None:
         """Note along which edges (or picked rows) the values of this step came."""
         self.moved = how
+
+    def enclosed(self, inner: Nested, operands: Sequence[Any]) -> tuple[Any, ...]:
+        """Run a nested graph, rule by rule; return its values."""
+        outer = self.env
+        self.env = dict(zip(inner.inputs, operands, strict=True)) | dict(inner.constants)
+        try:
+            for step in inner.steps:
+                self.env[step.name] = self._step(step)
+            return tuple(substitute(value, self._value) for value in inner.outputs)
+        finally:
+            self.env = outer
 
     # -- running ----------------------------------------------------------------------------------
 

@@ -98,6 +98,15 @@ class Shared(Attentive):
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1]).transpose(1, 2).flatten(2)
 
 
+class Cosine(Attentive):
+    """Queries and keys of length one, as Swin's second version."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        weights = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+        return (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
 class Columns(Attentive):
     """Tokens as columns: values stand before their weights."""
 
@@ -164,6 +173,17 @@ class Patches(nn.Module):
         return x * (x * weights).sum(-1, keepdim=True)
 
 
+class Enclosed(Attentive):
+    """Linear attention that is kept out of autocast, as EfficientViT's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        with torch.autocast("cpu", enabled=False):
+            found = F.relu(q) @ (F.relu(k).transpose(-2, -1) @ v)
+            total = found / (found.sum(-1, keepdim=True) + 9)
+        return total.transpose(1, 2).flatten(2)
+
+
 class Deviations(nn.Module):
     """Divided by the deviation of a group of channels and all pixels."""
 
@@ -193,8 +213,8 @@ class Thin(nn.Module):
 
 
 NETS = (
-    Merging, Depths, OverChannels, Talking, Shared, Columns, Einsums, Context, Mixer, Patches,
-    Deviations, Thin,
+    Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
+    Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip
 
 

@@ -73,12 +73,17 @@ def expand(run: Any, step: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     rows, slot, d = x.x, 1, run.root.d
     for dim, (axis, size) in enumerate(zip(axes, step.shape, strict=True)):
         if not axis and size > 1:
-            if rank == len(x.axes) == d + 2 and dim >= 2 and x.sites.size != run.root.size:
+            if rank == len(x.axes) == d + 2 and _is_thin(x, dim - 2):
                 return spread(x.tensor().expand(x.sites.batch_size, *step.shape[1:]), run.root)
             rows = rows.unsqueeze(slot).expand(*rows.shape[:slot], size, *rows.shape[slot:])
             axes[dim] = (Name("plain", size),)
         slot += len(names.plain((axes[dim],)))
     return Spatial(rows, x.sites, tuple(axes))
+
+
+def _is_thin(x: Spatial, axis: int) -> bool:
+    """Whether a map has one pixel along a lattice axis, which an image may repeat."""
+    return x.is_image() and axis >= 0 and (x.sites.size or ())[axis] == 1
 
 
 @rule("repeat", "repeat_interleave", "tile")

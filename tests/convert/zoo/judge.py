@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import convgraph as cg
+from convgraph.convert.capture import NESTED
 from convgraph.convert.run import Run
 from convgraph.convert.value import Spatial, from_graph
 from tests.convert.zoo.catalogue import Entry
@@ -193,6 +194,10 @@ def rounded(net: Any, exported: Any, x: Tensor, root: Tensor) -> tuple[list[Any]
     graph = cg.PixelGraph.from_image(x, mask=root)
     found = net.captured(x)
     program = replace(found.program, steps=tuple(map(_wide, found.program.steps)))
+    for one in program.constants.values():
+        inner = getattr(one, "meta", {}).get(NESTED)
+        if inner is not None:
+            one.meta[NESTED] = replace(inner, steps=tuple(map(_wide, inner.steps)))
     run = Rounding(net, program, graph.sites, strict=True)
     return [_dense(one) for one in run([from_graph(graph)]) if one is not None], want
 

@@ -71,6 +71,8 @@ PADS = _words(
 )
 WINDOWS = _words("adaptive_avg_pool2d avg_pool2d max_pool2d")
 ALONG = _words("max min argmax argmin cumsum logsumexp prod topk sort")
+ENCLOSES = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
+"""Operators that call a graph of their own, and where among their arguments it stands."""
 
 
 class Truth(Sums):
@@ -106,6 +108,8 @@ class Truth(Sums):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(getattr(target, "_schema", None), "name", "").removeprefix("aten::")
         leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_held)
+        if getattr(target, "__name__", "") in ENCLOSES:
+            return self.enclosed(*args[ENCLOSES[target.__name__] :])
         args, kwargs = pytree.tree_map(wide, (args, kwargs), is_leaf=_is_held)
         if not name or name.startswith("_assert"):
             return None if name else super().call_function(target, args, kwargs)
@@ -114,6 +118,13 @@ class Truth(Sums):
         else:
             out = self.meaning(name)(target, *args, **kwargs)
         return self.rounded(out, target)
+
+    def enclosed(self, inner: torch.fx.GraphModule, *operands: Any) -> Any:
+        """What stands in a context that says nothing in float64 without gradients."""
+        run = Truth.__new__(Truth)
+        torch.fx.Interpreter.__init__(run, inner)
+        run.root, run.grain = self.root, self.grain
+        return run.run(*operands, enable_io_processing=False)
 
     def meaning(self, name: str) -> Callable[..., Any]:
         """The method that says what an operator does to values with holes."""
