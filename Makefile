@@ -36,6 +36,7 @@ check: $(READY) ## lint, formatting and types
 bench: $(READY) ## time layers beside dense convolutions and other libraries, about 5 minutes
 	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
+	$(BIN)/python benchmarks/scale.py $(if $(findstring cuda,$(BENCH)),--device cuda)
 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table

@@ -5,10 +5,14 @@ on a developer's machine hypothesis goes on looking for new ones.
 """
 
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import convgraph
 
 pytest_plugins = ["pytester"]  # runs a suite within a test, for the plugin
 
@@ -24,6 +28,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    if find_spec("triton") is None:  # doctests would import the one module that is written in it
+        kernels = Path(convgraph.__file__).parent / "backends" / "fused_kernels.py"
+        config.option.ignore = [*(config.option.ignore or []), str(kernels)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,13 +1,14 @@
 """Backends: the choice and its reasons, forcing one, repeating bit for bit, keeping little."""
 
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph import edge_list
+from convgraph import edge_list, errors
 from tests.cases import CONV_BACKENDS
 
 BACKENDS = CONV_BACKENDS
@@ -180,3 +181,71 @@ def test_rows_are_always_rows() -> None:
         for name in BACKENDS:
             layer = cg.nn.GraphConv2d(channels, 1, 3, backend=name)
             assert layer(x).x.stride() == (1, 1)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_the_short_way_on_a_full_grid_is_torch_to_the_bit(
+    d: int, groups: int, stride: int, dilation: int
+) -> None:
+    size = (9, 8, 7)[:d]
+    kind = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[d]
+    dense = kind(4, 8, 3, stride, 1, dilation, groups)
+    layer = getattr(cg.nn, f"GraphConv{d}d").from_dense(dense)
+    image = torch.randint(-4, 5, (2, 4, *size)).float()
+    with torch.no_grad():
+        for one in (dense, layer):
+            one.weight.copy_(torch.arange(one.weight.numel()).view_as(one.weight) % 7 - 3)
+            one.bias.copy_(torch.arange(8))
+    full = cg.PixelGraph.from_image(image, d=d)
+    x = full.x.clone().requires_grad_()
+    out = layer(full.with_x(x))
+    head = torch.randint(-4, 5, out.x.shape).float()
+    pixels = image.clone().requires_grad_()
+    y = dense(pixels)
+    assert torch.equal(out.to_image(), y)
+    mine = torch.autograd.grad(out.x, [x, *layer.parameters()], head)
+    theirs = torch.autograd.grad(
+        y, [pixels, *dense.parameters()], head.view(2, *y.shape[2:], 8).movedim(-1, 1)
+    )
+    rows = theirs[0].movedim(1, -1).reshape(-1, 4)
+    assert all(torch.equal(a, b) for a, b in zip(mine, (rows, *theirs[1:]), strict=True))
+    assert layer(full).sites is out.sites, "the same arguments give the same sites"
+
+
+def test_the_short_way_keeps_no_grid_alive() -> None:
+    layer = cg.nn.GraphConv2d(1, 1, 2, padding=1)
+    back = cg.nn.GraphConv2d(1, 1, 2)
+    full = cg.PixelGraph.from_image(torch.rand(1, 1, 23, 29))
+    known = ref(full.sites)
+    assert back(layer(full)).sites is full.sites
+    del full
+    assert known() is None, "without waiting for the collector of circles"
+
+
+def test_what_does_not_fit_is_said_in_words_on_the_short_way_too() -> None:
+    full = graph()
+    with pytest.raises(errors.ShapeError, match=r"in_channels=4 or check the"):
+        cg.nn.GraphConv2d(3, 6, 3)(full)
+    with pytest.raises(errors.DtypeError, match="weight"):
+        cg.nn.GraphConv2d(4, 6, 3).double()(full)
+    with pytest.raises(errors.DeviceError, match="weight"):
+        cg.nn.GraphConv2d(4, 6, 3, device="meta")(full)
+    layer = cg.nn.GraphConv2d(4, 6, 3)
+    layer.weight = torch.nn.Parameter(torch.zeros(6, 4, 5, 5))
+    with pytest.raises(errors.ShapeError, match="kernel_size"):
+        layer(full)
+
+
+def test_weights_lie_channels_last_and_are_drawn_as_torch_draws_them() -> None:
+    torch.manual_seed(3)
+    dense = torch.nn.Conv2d(4, 6, 3)
+    torch.manual_seed(3)
+    layer = cg.nn.GraphConv2d(4, 6, 3)
+    assert torch.equal(layer.weight, dense.weight)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(3)
+    layer.reset_parameters()
+    assert torch.equal(layer.weight, dense.weight)
+    assert layer.to_dense().weight.is_contiguous()

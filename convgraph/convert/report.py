@@ -71,7 +71,7 @@ class Conversion:
 
     def __str__(self) -> str:
         """Render as plain text of at most 100 columns."""
-        console = Console(width=100, color_system=None, file=None)
+        console = Console(width=100, color_system=None, force_jupyter=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

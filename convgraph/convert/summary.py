@@ -91,7 +91,7 @@ class Summary:
 
     def __str__(self) -> str:
         """Render as plain text of at most 120 columns."""
-        console = Console(width=120, color_system=None, file=None)
+        console = Console(width=120, color_system=None, force_jupyter=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

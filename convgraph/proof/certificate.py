@@ -176,7 +176,7 @@ class Certificate:
 
     def __str__(self) -> str:
         """Render as plain text of at most 100 columns."""
-        console = Console(width=WIDTH, color_system=None, markup=False)
+        console = Console(width=WIDTH, color_system=None, force_jupyter=False, markup=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

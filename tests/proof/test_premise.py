@@ -18,6 +18,8 @@ from torch_geometric.nn import RGCNConv
 
 import convgraph as cg
 from convgraph.errors import ProofError
+from convgraph.proof.calls import RULES, Call, Refusal
+from convgraph.proof.degrees import Bound
 from convgraph.proof.premise import Premise, check_premise
 
 SHAPES = {"x": (2, 4, 6, 7), "w": (4, 4, 3, 3), "b": (4,)}
@@ -950,3 +952,16 @@ def test_a_line_of_a_library_is_named() -> None:
     found = check_premise(run, shapes, roles=roles)
     assert (found.status, found.operator) == ("refuted", "aten.mm")  # a product of two weights
     assert found.line.startswith("torch_geometric/nn/conv/rgcn_conv.py:")
+
+
+def test_a_bag_of_rows_is_their_sum() -> None:
+    rows, ptr = torch.tensor([2, 0, 1, 1]), torch.tensor([0, 1, 1, 4])
+    call = [torch.ones(3, 2), rows, ptr, False, 0, False, None, True]
+    func = torch.ops.aten._embedding_bag_forward_only.default
+    x = Bound.of("x")
+    found = RULES["_embedding_bag_forward_only"](Call(func, tuple(call), {}, lambda t: x))
+    assert found[0] == x.many(3), "the longest bag has three rows"
+    assert func(*call)[0].tolist() == [[1.0, 1.0], [0.0, 0.0], [3.0, 3.0]]
+    call[4] = 2  # the maximum of a bag
+    with pytest.raises(Refusal, match="mode=2"):
+        RULES["_embedding_bag_forward_only"](Call(func, tuple(call), {}, lambda t: x))

@@ -123,7 +123,7 @@ class SymbolicProof:
 
     def __str__(self) -> str:
         """Render as plain text of at most 100 columns."""
-        console = Console(width=WIDTH, color_system=None)
+        console = Console(width=WIDTH, color_system=None, force_jupyter=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()
