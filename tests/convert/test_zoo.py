@@ -22,7 +22,7 @@ from tests.convert.zoo.truth import Truth
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "supported-models.md"
 
 SHARE = (
-    "facenet/RNet", "pytorchcv/densenet40_k12_bc_cifar10", "pytorchcv/fpenet_cityscapes",
+    "facenet/RNet", "pytorchcv/densenet40_k12_bc_cifar10",
     "pytorchcv/resnet20_cifar10", "smp/unet-resnet18", "timm/convnext_zepto_rms", "timm/lcnet_035",
     "timm/starnet_s050", "timm/test_mambaout", "timm/test_nfnet", "torchvision/mobilenet_v3_small",
     "torchvision/shufflenet_v2_x0_5", "torchvision/squeezenet1_1",

@@ -78,6 +78,11 @@ def page(records: list[dict[str, Any]]) -> str:
         if not r["equal"]:
             name, reason = _row(r).strip("| ").split(" | ", 1)
             parts.append(f"| {name} | {_reached(r)} | {reason} |")
+    asked = {r["name"] for r in records}
+    open_ = [e.name for e in catalogue() if e.name not in asked]
+    if open_:
+        names = ", ".join(open_).replace("_", r"\_")
+        parts += ["", "## Listed, not asked yet", "", f"{len(open_)} networks: {names}."]
     return "\n".join(parts).rstrip() + "\n"
 
 
