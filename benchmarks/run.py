@@ -65,15 +65,16 @@ def main() -> int:
         "convgraph": cg.__version__, "cases": [],
     }  # fmt: skip
     seconds = 60 * args.minutes / max(1, len(cases))
+    path = Path(__file__).parent / "results" / f"run-{device.type}.json"
+    path.parent.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for case in cases:
         record["cases"].append(
             measured(case, device, getattr(torch, args.dtype), seconds, generator)
         )
         console.print(table(record["cases"][-1]))
-    path = Path(__file__).parent / "results" / f"run-{device.type}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        # After each case, so that a run that is cut off is not lost.
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plot(record, path.with_suffix(".png"))
     console.print(
         f"others kept {busy:.2f} of the cores busy; figures: benchmarks/results/{path.name}"
