@@ -16,6 +16,7 @@ import torch
 
 import convgraph as cg
 from convgraph.backends import dense, gather, messages
+from convgraph.functional import full_grid
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 
@@ -182,6 +183,13 @@ def deaf(monkeypatch):
         monkeypatch.setattr(
             backend, "conv", lambda *args, honest=honest, **kw: honest(*args, **kw) + 1
         )
+    short = full_grid.convolved
+
+    def off(*args):
+        found = short(*args)
+        return None if found is None else found.with_x(found.x + 1)
+
+    monkeypatch.setattr(full_grid, "convolved", off)
 
 
 def certain(monkeypatch):
