@@ -291,7 +291,11 @@ def _target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str
         and relation.keeps_sites
         and source.memo(
             ("stays", relation),
-            lambda: all(relation.output_size(s) == s for s in set(source.sizes)),
+            # An empty batch has no sites that could stay, and a size that may change all the same.
+            lambda: (
+                (source.size is None or bool(source.sizes))
+                and all(relation.output_size(s) == s for s in set(source.sizes))
+            ),
         )
     ):
         return source
