@@ -15,6 +15,9 @@ from torch import Tensor
 
 Operator = Callable[..., Tensor]
 
+FEW = 2**18
+"""Entries up to which several threads of the CPU add rows faster by reading and writing them."""
+
 
 def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Operator]:
     """Return the operator of an autograd function, and the same for use within a backward.
@@ -89,6 +92,16 @@ def add_rows(
             where atomics would race.
     """
     compiling = torch.compiler.is_compiling()
+    if (
+        distinct
+        and not compiling
+        and total.device.type == "cpu"
+        and torch.get_num_threads() > 1
+        and rows.numel() <= FEW
+        and not torch._C._functorch.is_functorch_wrapped_tensor(total)  # vmap has no index_copy_
+    ):
+        # index_add_ of several threads starts many small steps that wait for each other.
+        return total.index_copy_(0, where, total.index_select(0, where).add_(rows))
     if distinct or total.device.type != "cuda":
         add = total.index_add if compiling else total.index_add_
         return add(0, where, rows)

@@ -36,18 +36,18 @@ class Rate:
 
 
 RATES: dict[str, dict[str, Rate]] = {
-    # Two threads on two cores with AVX-512, torch 2.13, by `benchmarks/rates.py` (5 rounds): least
+    # Two threads on two cores with AVX-512, torch 2.13, by `benchmarks/rates.py` (9 rounds): least
     # squares over the relative errors of forward passes of ten convolutions (16 to 192 channels,
     # 2x2 to 7x7, stride 1 and 2, full and depthwise) on nine masks of 56 x 56, batch 8. `call` is
     # what Python, the allocator and waking a second thread take, once, or once a tap in `gather`.
     # The rates of `dense` are those of `masked`: it serves full grids, where nothing is chosen.
     "cpu": {
-        "dense": Rate(mac=0.0071, depthwise=0.0107, moved=0.20, call=480_000),
-        "masked": Rate(mac=0.0071, depthwise=0.0107, moved=0.20, call=480_000),
-        "tiles": Rate(mac=0.0085, depthwise=0.034, moved=0.107, call=570_000),
-        "gather": Rate(mac=0.0159, depthwise=0.0, moved=0.48, call=73_000),
+        "dense": Rate(mac=0.0064, depthwise=0.0077, moved=0.19, call=670_000),
+        "masked": Rate(mac=0.0064, depthwise=0.0077, moved=0.19, call=670_000),
+        "tiles": Rate(mac=0.0073, depthwise=0.0213, moved=0.102, call=740_000),
+        "gather": Rate(mac=0.0064, depthwise=0.148, moved=0.88, call=56_000),
         # Not fitted: never chosen for speed.
-        "messages": Rate(mac=0.0159, depthwise=0.0159, moved=1.5, call=570_000),
+        "messages": Rate(mac=0.0159, depthwise=0.148, moved=1.8, call=740_000),
         # Not measured: interpreted, to be tested and read, and dearer than anything else here.
         "triton": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
     },
