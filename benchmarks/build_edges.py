@@ -4,7 +4,7 @@ Arms are interleaved and repeated, medians are quoted, and every figure is a rat
 Each of our repeats starts from a fresh record of sites, so that nothing is found in a cache. Writes
 benchmarks/results/build_edges.json.
 
-    python benchmarks/build_edges.py [--repeats 15] [--sizes 224 1024] [--busy-ok]
+    python benchmarks/build_edges.py [--repeats 15] [--sizes 224 1024] [--force]
 """
 
 import argparse
@@ -71,17 +71,11 @@ def main() -> int:
     )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 1024])
-    parser.add_argument("--busy-ok", action="store_true", help="measure even on a busy machine")
+    parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console = Console()
     cores = os.cpu_count() or 1
-    busy = machine.others()
-    if busy > machine.BUSY and not args.busy_ok:
-        console.print(
-            f"[red]busy[/]: others keep {busy:.2f} of the cores, more than {machine.BUSY}; "
-            "not measured"
-        )
-        return 1
+    busy = machine.quiet(force=args.force)
     record: dict[str, object] = {
         "cores": cores, "threads": torch.get_num_threads(), "busy": round(busy, 2),
         "torch": torch.__version__, "repeats": args.repeats, "sizes": {},

@@ -32,6 +32,20 @@ def restart() -> None:
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
+def quiet(*, force: bool) -> float:
+    """Return the share of the cores that others keep busy; a busy machine ends the program.
+
+    Args:
+        force: measure all the same.
+    """
+    busy = others()
+    if busy > BUSY and not force:
+        told = f"busy: others keep {busy:.2f} of the cores, more than {BUSY}; not measured"
+        print(f"{told} (--force measures all the same)")
+        sys.exit(1)
+    return busy
+
+
 def others(seconds: float = 1.0) -> float:
     """Return the share of the cores that is busy while this process sleeps.
 

@@ -52,10 +52,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
-    busy = machine.others()
-    if busy > machine.BUSY and not args.force:
-        print(f"busy: others keep {busy:.2f} of the cores; not measured")
-        return 1
+    machine.quiet(force=args.force)
     layers = [c for c in LAYERS if c.size == 56 and c.kernel > 1 and c.channels < 256]
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []

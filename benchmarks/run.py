@@ -50,13 +50,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
-    busy = machine.others()
-    if busy > machine.BUSY and not args.force:
-        console.print(
-            f"[red]busy[/]: others keep {busy:.2f} of the cores, more than {machine.BUSY}; not "
-            "measured (--force measures all the same, and the record says so)"
-        )
-        return 1
+    busy = machine.quiet(force=args.force)
     cases = [case for case in selected(full=args.full) if args.only in case.name]
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -52,10 +52,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
-    busy = machine.others()
-    if busy > machine.BUSY and not args.force:
-        console.print(f"[red]busy[/]: others keep {busy:.2f} of the cores; not measured")
-        return 1
+    busy = machine.quiet(force=args.force)
     sizes = [n for n in SIZES if n <= args.largest]
     series = {
         "full": [point(n, 1.0, device) for n in sizes],

@@ -16,6 +16,7 @@ Writes benchmarks/results/classes-DEVICE.json, with --page the table between the
 
 import argparse
 import json
+import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,25 +84,14 @@ def classed(found: Tensor, exact: Any, dtype: torch.dtype) -> int:
     return 1 if np.array_equal(np.rint(got), rounded) else 2
 
 
-def largest(spec: ConvSpec, oracle: Oracle, operand: int, total: int) -> int:
-    """The a for which entries of [-a, a] fit an operand and their sums a sum, in bits."""
-    ones = (np.ones(spec.x_shape), np.ones(spec.w_shape), np.ones(oracle.y_shape))
-    counts = (
-        oracle.convolve(ones[0], ones[1], None),
-        oracle.grad_x(ones[1], ones[2]),
-        oracle.grad_w(ones[0], ones[2]),
-    )
-    terms = max(int(count.max()) for count in counts)
-    return min(int((2**total // terms) ** 0.5), 2**operand)
-
-
 def worst(
     spec: ConvSpec, kind: str, layout: torch.memory_format, device: torch.device, trials: int
 ) -> dict[str, str] | str:
     """The worst class of each quantity over some trials, or why there is none."""
     dtype, operand, total = KINDS[kind]
     oracle = Oracle(spec)
-    a = largest(spec, oracle, operand, total)
+    # Entries of [-a, a] fit an operand, and sums of their products a sum.
+    a = min(math.isqrt(2**total // oracle.terms()), 2**operand)
     if a < 1:
         return "no integers fit"
     ranks = dict.fromkeys(QUANTITIES, 0)
@@ -201,7 +191,7 @@ def write(page: Path, device: str, record: dict[str, Any], lines: list[list[str]
     grid = "\n".join([head, "|" + "---|" * len(lines[0]), *body])
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
-    text = f"{before}{begin}\n{where}; {record['trials']} trials each:\n\n{grid}\n{end}{after}"
+    text = f"{before}{begin}\n{where}; trials of each: {record['trials']}\n\n{grid}\n{end}{after}"
     page.write_text(text, encoding="utf-8")
 
 

@@ -55,6 +55,21 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
     return operator, within_backward
 
 
+def keeping(count: int) -> Any:
+    """Return the setup_context of a function whose first arguments are tensors, the rest plain.
+
+    Args:
+        count: how many of the arguments are tensors or None; all of them are saved.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.plain = inputs[count:]
+        ctx.save_for_backward(*inputs[:count])
+        ctx.save_for_forward(*inputs[:count])
+
+    return staticmethod(setup_context)
+
+
 def linear(operator: Operator, ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
     """Forward mode of a function that is linear in its first tensor and saves all the others."""
     return operator(tangents[0], *ctx.saved_tensors, *ctx.plain)

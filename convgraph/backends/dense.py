@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends.problem import Problem
+from convgraph.backends.problem import TAPPED, Problem
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
 
@@ -28,7 +28,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
-        return "hooks or an explainer listen to single messages; only 'messages' has them"
+        return TAPPED
     edges = problem.edges
     if not isinstance(edges, Edges):
         return "a typed graph given by its edge list is no full grid"

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import fused_launch, tiling
-from convgraph.backends.compiled import operators
+from convgraph.backends.compiled import keeping, operators
 from convgraph.backends.neighbours import neighbours
-from convgraph.backends.problem import Problem
+from convgraph.backends.problem import TAPPED, Problem
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
 
@@ -39,7 +39,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
-        return "hooks or an explainer listen to single messages; only 'messages' has them"
+        return TAPPED
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "a neighbour table needs the edges of a kernel on a lattice"
@@ -94,11 +94,7 @@ class _Send(torch.autograd.Function):
         y: Tensor = fused_launch.send(x, taps, bias, *lists, backwards)
         return y
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.plain = inputs[9:]
-        ctx.save_for_backward(*inputs[:9])
-        ctx.save_for_forward(*inputs[:9])
+    setup_context = keeping(9)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -136,11 +132,7 @@ class _Correlate(torch.autograd.Function):
         found: Tensor = fused_launch.correlate(x, g, *lists, groups)
         return found
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.plain = inputs[8:]
-        ctx.save_for_backward(*inputs[:8])
-        ctx.save_for_forward(*inputs[:8])
+    setup_context = keeping(8)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import tiling
-from convgraph.backends.compiled import add_rows, multilinear, operators
-from convgraph.backends.problem import EdgeSource, Problem
+from convgraph.backends.compiled import add_rows, keeping, multilinear, operators
+from convgraph.backends.problem import TAPPED, EdgeSource, Problem
 from convgraph.edges import Edges
 
 NAME = "gather"
@@ -34,7 +34,7 @@ NAME = "gather"
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
-        return "hooks or an explainer listen to single messages; only 'messages' has them"
+        return TAPPED
     if problem.static:
         return "x of shape (B, N, C) on one graph is served by 'messages'"
     if problem.weight_needs_grad:
@@ -167,11 +167,7 @@ class _Send(torch.autograd.Function):
             out = like.new_zeros(ends.num_targets, taps.shape[1] * taps.shape[3])
         return out
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.plain = inputs[5:]
-        ctx.save_for_backward(*inputs[:5])
-        ctx.save_for_forward(*inputs[:5])
+    setup_context = keeping(5)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -213,11 +209,7 @@ class _Correlate(torch.autograd.Function):
             parts.append(_outer(x.index_select(0, source[chosen]), heads, shape))
         return torch.stack(parts)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.plain = inputs[5:]
-        ctx.save_for_backward(*inputs[:5])
-        ctx.save_for_forward(*inputs[:5])
+    setup_context = keeping(5)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

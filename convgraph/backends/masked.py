@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convgraph.backends import dense
 from convgraph.backends.compiled import add_rows
-from convgraph.backends.problem import Problem
+from convgraph.backends.problem import TAPPED, Problem
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
 
@@ -21,7 +21,7 @@ NAME = "masked"
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
-        return "hooks or an explainer listen to single messages; only 'messages' has them"
+        return TAPPED
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "an image needs the edges of a kernel on a lattice"

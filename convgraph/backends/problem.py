@@ -12,6 +12,9 @@ from torch import Tensor
 
 from convgraph.edges import Edges
 
+TAPPED = "hooks or an explainer listen to single messages; only 'messages' has them"
+"""Why every other backend refuses a problem whose messages somebody listens to."""
+
 TapList = tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]
 """source (E,), target (E,), weight (E,) or None, and num_taps + 1 offsets; ordered by tap."""
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import cost, dense, tiling, windows
-from convgraph.backends.compiled import add_rows, multilinear, operators
-from convgraph.backends.problem import Problem
+from convgraph.backends.compiled import add_rows, keeping, multilinear, operators
+from convgraph.backends.problem import TAPPED, Problem
 from convgraph.backends.windows import Ints, Shape
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
@@ -38,7 +38,7 @@ NAME = "tiles"
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
-        return "hooks or an explainer listen to single messages; only 'messages' has them"
+        return TAPPED
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "tiles need the edges of a kernel on a lattice"
@@ -188,9 +188,7 @@ class _Send(torch.autograd.Function):
         s, _ = Shape.of(plain)
         return _sent(x, weight, None, window, place, s)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
+    setup_context = keeping(8)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -233,9 +231,7 @@ class _Answer(torch.autograd.Function):
             total = add_rows(total, rows[a:b], found.index_select(0, cells[a:b]), distinct=True)
         return total
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
+    setup_context = keeping(8)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -276,9 +272,7 @@ class _Correlate(torch.autograd.Function):
         total: Tensor = sum(parts[1:], parts[0])
         return total
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
+    setup_context = keeping(8)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -290,12 +284,6 @@ class _Correlate(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 grad_g = _send_back(x, grads[0], *lists, *ctx.plain)
         return (grad_x, grad_g, *[None] * (6 + len(ctx.plain)))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
-    ctx.plain = inputs[8:]
-    ctx.save_for_backward(*inputs[:8])
-    ctx.save_for_forward(*inputs[:8])
 
 
 def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tensor:

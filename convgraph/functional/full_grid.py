@@ -112,6 +112,7 @@ def convolved(
     out = plan.call(image, weight, bias, *plan.args, groups)
     rows = out.permute(plan.to_rows).reshape(plan.num_targets, out.shape[1])
     target = source if plan.target is None else Sites.full(**plan.target)
+    # One channel may be viewed with any stride; the record would set it right.
     return PixelGraph(rows, target) if out.shape[1] == 1 else _made(rows, target)
 
 

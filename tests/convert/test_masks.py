@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import convgraph as cg
-from convgraph.convert import registry
 from tests.convert.nets import NETS, build, image
+from tests.convert.planting import plant
 from tests.convert.truth import truth
 
 SIZE = (33, 41)
@@ -94,13 +94,6 @@ def test_batch_norm_learns_from_the_nodes_alone() -> None:
 # Faults that the comparison has to see
 
 
-def _leaks(monkeypatch: pytest.MonkeyPatch, operator: str, call: Any) -> None:
-    entry = registry.find(operator)
-    assert entry is not None
-    made = registry.Entry(entry.name, entry.family, call(entry.call), entry.hop)
-    monkeypatch.setitem(registry._RULES, operator, made)
-
-
 def _own_sites(old: Any) -> Any:
     """A convolution by the rule for single layers: every site that some node reaches."""
 
@@ -152,6 +145,6 @@ def test_a_planted_fault_is_seen(
     model = build(name)
     x, root = image(3, 2, *SIZE), patches(3, SIZE)
     agree(model, x, root)
-    _leaks(monkeypatch, operator, fault)
+    plant(monkeypatch, operator, fault)
     with pytest.raises((AssertionError, cg.errors.ConvgraphError)):
         agree(model, x, root)

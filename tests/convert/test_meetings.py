@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convgraph as cg
-from convgraph.convert import registry
 from convgraph.convert.value import Spatial
+from tests.convert.planting import plant
 from tests.convert.zoo.judge import Exports, mask_of, matters, rounded, same
 from tests.convert.zoo.snap import snap
 from tests.convert.zoo.truth import Truth
@@ -327,10 +327,7 @@ def _biased(old: Any) -> Any:
 def test_a_planted_fault_is_seen(
     kind: Any, operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = registry.find(operator)
-    assert entry is not None
-    made = registry.Entry(entry.name, entry.family, fault(entry.call), entry.hop)
-    monkeypatch.setitem(registry._RULES, operator, made)
+    plant(monkeypatch, operator, fault)
     assert not agree(kind)
 
 

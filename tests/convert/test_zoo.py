@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.convert import registry
 from tests.convert.nets import NETS, build, image
+from tests.convert.planting import plant
 from tests.convert.test_masks import MASKS
 from tests.convert.truth import truth
 from tests.convert.zoo import table
@@ -75,13 +75,6 @@ def test_two_interpreters_say_the_same(name: str) -> None:
 # Faults that a judgement has to see
 
 
-def _plant(monkeypatch: pytest.MonkeyPatch, operator: str, fault: Any) -> None:
-    entry = registry.find(operator)
-    assert entry is not None
-    made = registry.Entry(entry.name, entry.family, fault(entry.call), entry.hop)
-    monkeypatch.setitem(registry._RULES, operator, made)
-
-
 def _by_a_millionth(old: Any) -> Any:
     def call(run: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         out = old(run, step, *args, **kwargs)
@@ -106,7 +99,7 @@ def _mean_of_all(old: Any) -> Any:
 def test_a_fault_on_a_mask_is_seen(
     operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _plant(monkeypatch, operator, fault)
+    plant(monkeypatch, operator, fault)
     found = answer("torchvision/shufflenet_v2_x0_5")
     assert found["equal"]
     assert found["masked"] is False
