@@ -12,7 +12,6 @@ benchmarks/results/networks.json.
 import argparse
 import gc
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
-if os.environ.get("OMP_WAIT_POLICY") != "passive":
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+import machine
+
+if not machine.ready():
+    machine.restart()
 
 import torch
 from rich.console import Console
@@ -113,14 +112,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
+    busy = machine.quiet(force=args.force)
     path = Path(__file__).parent / "results" / "networks.json"
     path.parent.mkdir(exist_ok=True)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in args.networks:
         row = measure(name, args.batch, args.side, args.rounds)
         Console().print(table(row))
-        kept[name] = row | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        kept[name] = row | {
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "busy": round(busy, 2),
+        }
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ benchmarks/results/pretraining.json.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -19,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Two threads on a shared machine stall in steps of 8 ms unless waiting threads sleep.
-if os.environ.get("OMP_WAIT_POLICY") != "passive":
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+import machine
+
+if not machine.ready():
+    machine.restart()
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +137,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
+    busy = machine.quiet(force=args.force)
     models()
     rows = [measure(name, args.batch, args.side, args.steps) for name in args.networks]
     print("| network | arm | forward ms | backward ms | step ms | / dense x mask |")
