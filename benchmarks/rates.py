@@ -2,9 +2,11 @@
 
     nanoseconds = multiply-adds * mac + elements moved * moved + kernels started * call
 
-Forward passes of convolutions on masks, each backend that serves and each size of tile, medians of
-rounds that take turns; bounded least squares over the relative errors. Prints one rate a
-backend, and how much slower the choice by the fitted table is than the best of each case.
+Convolutions on masks, each backend that serves and each size of tile, medians of rounds that take
+turns. What is fitted is the mean of a forward without gradients and of a third of a training step,
+for one choice serves both; bounded least squares over the relative errors. Prints one rate a
+backend, and how much slower the choice by the fitted table is than the best of each case, the dense
+convolution of an image times its mask among them.
 
     python benchmarks/rates.py [--rounds 7] [--force]
 """
@@ -56,24 +58,24 @@ def main() -> int:
     layers = [c for c in LAYERS if c.size == 56 and c.kernel > 1 and c.channels < 256]
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
-    with torch.no_grad():
-        for layer in (*layers, *MORE):
-            for kind, density in MASKS:
-                case = replace(layer, kind=kind, density=density)
-                rows += measured(case, mask(case, generator), args.rounds)
+    for layer in (*layers, *MORE):
+        for kind, density in MASKS:
+            case = replace(layer, kind=kind, density=density)
+            rows += measured(case, mask(case, generator), args.rounds)
     rates: dict[str, list[float]] = {}
     for name in SERVING:  # nobody multiplies faster than torch's whole convolution
         least = rates["masked"][0] if rates else 0.0
-        rates[name] = fitted([r for r in rows if r["backend"] == name], least)
-    for name, rate in rates.items():
-        told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rate, strict=True))
+        rates[name] = fitted([row for row in rows if row["backend"] == name], least)
+        told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
         print(f"{name:8s} {told}")
-    judge(rows, rates)
+    for what in ("forward", "step"):
+        judge(rows, rates, what)
     return 0
 
 
 NUMBERS = ("mac", "depthwise", "moved", "call")
-SERVING = ("masked", "tiles", "gather")
+SERVING = ("masked", "tiles", "gather", "slots")
+IMAGE = "dense x mask"
 
 
 def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
@@ -83,64 +85,88 @@ def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
     )
     image = torch.randn(case.batch, case.channels, case.size, case.size)
     graph = cg.PixelGraph.from_image(image, holes)
-    problem, edges, x = layer.problem(graph), layer.edges(graph), graph.x
+    problem, edges, x = layer.problem(graph), layer.edges(graph), graph.x.clone().requires_grad_()
     w, b, groups = layer.weight, layer.bias, case.groups
     ways: dict[tuple[str, Any], tuple[Callable[[], Any], tuple[float, float]]] = {}
     for tile, count in edges.form(tiling.occupancy):
         run = lambda tile=tile: tiles.conv(x, w, b, edges, groups, tile)  # noqa: E731
         ways["tiles", tile] = run, tiles._work(problem, tile, count)
     ways["masked", 0] = (lambda: masked.conv(x, w, b, edges, groups)), masked.work(problem)
-    if not 1 < groups == case.channels or case.density <= 0.1:
+    by_tap, starts = gather.priced(problem)
+    if not problem.depthwise or case.density <= 0.1:
         taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
         run = lambda: gather.conv(x, taps(), edges) + b  # noqa: E731
-        ways["gather", 0] = run, gather.work(problem)
-    times: dict[tuple[str, Any], list[float]] = {way: [] for way in ways}
+        ways[by_tap, 0] = run, gather.work(problem)
+    pixels = image.to(memory_format=torch.channels_last).requires_grad_()
+    before, after = (_cells(sites) for sites in (edges.source, edges.target))
+    dense = layer.to_dense().to(memory_format=torch.channels_last)
+    ways[IMAGE, 0] = (lambda: dense(pixels * before) * after), (0.0, 0.0)
+    leaves = {way: [x, w, b] for way in ways} | {(IMAGE, 0): [pixels, *dense.parameters()]}
+    times: dict[tuple[str, Any], list[tuple[float, float]]] = {way: [] for way in ways}
     order, shuffled = list(ways), random.Random(0)
     for turn in range(rounds + 1):
         shuffled.shuffle(order)
         for way in order:
-            start = time.perf_counter()
-            ways[way][0]()
+            taken = took(ways[way][0], leaves[way])
             if turn:
-                times[way].append((time.perf_counter() - start) * 1e9)
-    single = 1 < groups == case.channels == case.out
-    return [
-        {
+                times[way].append(taken)
+    found = []
+    for way, (_, (macs, moved)) in ways.items():
+        forward, step = (statistics.median(column) for column in zip(*times[way], strict=True))
+        calls = float(starts if way[0] == by_tap else 1)
+        split = (0.0, macs) if problem.depthwise else (macs, 0.0)
+        found.append({
             "case": case.name, "backend": way[0], "tile": way[1],
-            "terms": (
-                0.0 if single else work[0], work[0] if single else 0.0, work[1],
-                float(case.kernel**2 if way[0] == "gather" else 1),
-            ),
-            "ns": statistics.median(times[way]),
-        }
-        for way, (_, work) in ways.items()
-    ]  # fmt: skip
+            "terms": (*split, moved, calls), "forward": forward, "step": step,
+        })  # fmt: skip
+    return found
+
+
+def took(run: Callable[[], Any], leaves: list[torch.Tensor]) -> tuple[float, float]:
+    """Nanoseconds of a forward without gradients, and of a forward with them and a backward."""
+    start = time.perf_counter()
+    with torch.no_grad():
+        run()
+    between = time.perf_counter()
+    y = run()
+    torch.autograd.grad(y, leaves, torch.ones_like(y))
+    return (between - start) * 1e9, (time.perf_counter() - between) * 1e9
+
+
+def _cells(sites: Any) -> torch.Tensor:
+    """(B, 1, H, W): 1 where a node is."""
+    cells = torch.ones(sites.num_cells) if sites.mask is None else sites.mask.float()
+    return cells.view(sites.batch_size, 1, *sites.size)
 
 
 def fitted(rows: list[dict[str, Any]], least: float) -> list[float]:
     """Rates with the least relative errors, none negative, and a multiply-add at least so dear."""
-    terms = np.array([row["terms"] for row in rows]) / np.array([[row["ns"]] for row in rows])
+    told = np.array([[(row["forward"] + row["step"] / 3) / 2] for row in rows])
+    terms = np.array([row["terms"] for row in rows]) / told
     # A rate that no case speaks of has to stay within its bounds all the same.
     low = np.array([least, 0.0, 0.0, 0.0])
     found = lsq_linear(terms, np.ones(len(rows)), bounds=(low, np.inf)).x
     return [float(n) for n in found]
 
 
-def judge(rows: list[dict[str, Any]], rates: dict[str, list[float]]) -> None:
+def judge(rows: list[dict[str, Any]], rates: dict[str, list[float]], what: str) -> None:
     """Print how the choice by these rates fares, case by case, worst first."""
     found = []
     for name in dict.fromkeys(row["case"] for row in rows):
         ways = [row for row in rows if row["case"] == name]
-        said = [float(np.dot(row["terms"], rates[row["backend"]])) for row in ways]
-        chosen, best = ways[said.index(min(said))], min(ways, key=lambda row: row["ns"])
-        found.append((chosen["ns"] / best["ns"], name, chosen, best))
+        own = [row for row in ways if row["backend"] != IMAGE]
+        said = [float(np.dot(row["terms"], rates[row["backend"]])) for row in own]
+        chosen, best = own[said.index(min(said))], min(ways, key=lambda row: row[what])
+        ratio = chosen[what] / min(row[what] for row in own)
+        found.append((chosen[what] / best[what], ratio, name, chosen, best))
     found.sort(key=lambda one: -one[0])
-    print(f"{sum(one[0] <= 1.1 for one in found)} of {len(found)} within 1.10 of the best")
-    for ratio, name, chosen, best in found[:25]:
+    near, nearer = (sum(one[n] <= 1.1 for one in found) for n in range(2))
+    print(f"{what}: {near} of {len(found)} within 1.10 of the best, {nearer} of our own best")
+    for ratio, _, name, chosen, best in found[:16]:
         print(
             f"  {ratio:.2f}  {name}: {chosen['backend']} {chosen['tile']} "
-            f"{chosen['ns'] / 1e6:.2f} ms, best {best['backend']} {best['tile']} "
-            f"{best['ns'] / 1e6:.2f} ms"
+            f"{chosen[what] / 1e6:.2f} ms, best {best['backend']} {best['tile']} "
+            f"{best[what] / 1e6:.2f} ms"
         )
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import convgraph as cg
-from convgraph.backends import gather, resize_dense
+from convgraph.backends import gather, resize_dense, slots
 from convgraph.backends.compiled import operators
 from convgraph.resample import ResizeGeometry
 from tests.cases import MOVERS, OFF_GRID, holes, integer_weights, integers, typed_graph
@@ -147,6 +148,22 @@ def test_curvature_of_weights() -> None:
     assert torch.equal(hessian(loss)(weight), jacrev(jacrev(loss))(weight))
 
 
+@pytest.mark.parametrize("backend", OFF_GRID)
+def test_forward_mode_asks_for_no_gradients(backend: str) -> None:
+    layer = integer_weights(cg.nn.GraphConv2d(2, 2, 3, padding=1, backend=backend))
+    graph = cg.PixelGraph.from_image(integers(1, 2, 3, 4), holes(1, (3, 4)))
+    tangent = integers(*graph.x.shape)
+    found = []
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), forward_ad.dual_level():
+            moved = layer(graph.with_x(forward_ad.make_dual(graph.x, tangent))).x
+            found.append(forward_ad.unpack_dual(moved).tangent)
+    assert torch.equal(
+        found[0], layer(graph.with_x(tangent)).x - layer(graph.with_x(tangent * 0)).x
+    )
+    assert torch.equal(*found)
+
+
 FAULTS: dict[str, Callable[..., Any]] = {
     "a factor's part lost": lambda op, ctx, ts: (
         op(ts[0], *ctx.saved_tensors[1:], *ctx.plain)
@@ -160,9 +177,14 @@ FAULTS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.parametrize("way", [gather, slots])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_forward_mode_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_send", operators(gather._Send, FAULTS[fault])[0])
+def test_a_wrong_forward_mode_is_seen(
+    fault: str, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way is gather:
+        monkeypatch.setattr(slots, "MOST", 0)
+    monkeypatch.setattr(way, "_send", operators(way._Send, FAULTS[fault])[0])
     layer = integer_weights(cg.nn.GraphConv2d(1, 1, 2))
     graph = cg.PixelGraph.from_image(integers(1, 1, 3, 3) + 9, holes(1, (3, 3)))
     run, at = on_nodes(layer, graph, "gather")

@@ -19,7 +19,7 @@ from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = gather.NAME
 
-refuses = gather.refuses
+refuses, priced = gather.refuses, gather.priced
 
 
 def work(problem: Problem) -> tuple[float, float]:

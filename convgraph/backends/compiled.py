@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Operator = Callable[..., Tensor]
 
@@ -53,6 +54,12 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
         return made
 
     return operator, within_backward
+
+
+def untracked() -> bool:
+    """Whether no derivative, of either mode, can be asked of what is computed now."""
+    here = forward_ad._current_level < 0 and not torch.is_grad_enabled()
+    return here and not torch.compiler.is_compiling()
 
 
 def keeping(count: int) -> Any:

@@ -2,9 +2,10 @@
 
     nanoseconds = multiply-adds * mac + elements moved * moved + kernels started * call
 
-A backend says how many of each (`work`); this table says how long one takes. Only ratios matter for
-the choice, so figures of one machine serve every machine of its kind, and every rank of a job
-chooses alike. May import problem.
+They are those of a forward, or of a third of a training step: a layer has one choice for both, for
+what is proven of one kernel says nothing of another. A backend says how many of each (`work`); this
+table says how long one takes. Only ratios matter for the choice, so figures of one machine serve
+every machine of its kind, and every rank of a job chooses alike. May import problem.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Rate:
         mac: multiply-add of a matrix or of a full or grouped convolution.
         depthwise: multiply-add of a convolution with one channel a group.
         moved: element of four bytes read or written.
-        call: start of a kernel; `gather` starts one a tap.
+        call: start of a kernel; `gather` starts one a tap, or few for all.
         ieee: `mac` of float32 on CUDA without TF32; 0 where that is no other.
     """
 
@@ -37,15 +38,17 @@ class Rate:
 
 RATES: dict[str, dict[str, Rate]] = {
     # Two threads on two cores with AVX-512, torch 2.13, by `benchmarks/rates.py` (9 rounds): least
-    # squares over the relative errors of forward passes of ten convolutions (16 to 192 channels,
-    # 2x2 to 7x7, stride 1 and 2, full and depthwise) on nine masks of 56 x 56, batch 8. `call` is
-    # what Python, the allocator and waking a second thread take, once, or once a tap in `gather`.
-    # The rates of `dense` are those of `masked`: it serves full grids, where nothing is chosen.
+    # squares over the relative errors of ten convolutions (16 to 192 channels, 2x2 to 7x7, stride 1
+    # and 2, full and depthwise) on nine masks of 56 x 56, batch 8; the mean of a forward and of a
+    # third of a training step. `call` is what Python, the allocator and waking a second thread
+    # take, once, or once a tap in `gather`; `slots` is its way where edges are few. The rates of
+    # `dense` are those of `masked`: it serves full grids, where nothing is chosen.
     "cpu": {
-        "dense": Rate(mac=0.0064, depthwise=0.0077, moved=0.19, call=670_000),
-        "masked": Rate(mac=0.0064, depthwise=0.0077, moved=0.19, call=670_000),
-        "tiles": Rate(mac=0.0073, depthwise=0.0213, moved=0.102, call=740_000),
-        "gather": Rate(mac=0.0064, depthwise=0.148, moved=0.88, call=56_000),
+        "dense": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
+        "masked": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
+        "tiles": Rate(mac=0.0067, depthwise=0.0242, moved=0.136, call=739_000),
+        "gather": Rate(mac=0.0065, depthwise=0.2, moved=0.396, call=505_000),
+        "slots": Rate(mac=0.0076, depthwise=0.2, moved=0.201, call=724_000),
         # Not fitted: never chosen for speed.
         "messages": Rate(mac=0.0159, depthwise=0.148, moved=1.8, call=740_000),
         # Not measured: interpreted, to be tested and read, and dearer than anything else here.
@@ -64,13 +67,13 @@ RATES: dict[str, dict[str, Rate]] = {
         "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000, ieee=4.5e-5),
     },
 }
-"""Kind of device -> backend -> rate; other devices are taken for "cuda"."""
+"""Kind of device -> backend, or way of one -> rate; other devices are taken for "cuda"."""
 
 BYTES = 4
 """Bytes of the element that `Rate.moved` speaks of."""
 
 
-def nanoseconds(name: str, problem: Problem, macs: float, moved: float) -> float:
+def nanoseconds(name: str, problem: Problem, macs: float, moved: float, calls: int = 1) -> float:
     """Return the predicted time of a backend's work.
 
     Args:
@@ -78,12 +81,15 @@ def nanoseconds(name: str, problem: Problem, macs: float, moved: float) -> float
         problem: the operator, for its device, dtype and groups.
         macs: multiply-adds that it would do.
         moved: elements that it would read and write.
+        calls: kernels that it would start.
     """
     rate = RATES["cpu" if problem.device.type == "cpu" else "cuda"][name]
-    single = problem.groups > 1 and problem.groups == problem.in_channels == problem.out_channels
-    mac = rate.depthwise if single else (rate.ieee if problem.ieee and rate.ieee else rate.mac)
+    mac = (
+        rate.depthwise
+        if problem.depthwise
+        else (rate.ieee if problem.ieee and rate.ieee else rate.mac)
+    )
     # Half types are widened on the CPU.
     half = problem.device.type == "cpu" and problem.dtype in (torch.float16, torch.bfloat16)
     scale = 1.0 if half else problem.dtype.itemsize / BYTES
-    calls = problem.edges.num_taps if name == "gather" else 1
     return (macs * mac + moved * rate.moved) * scale + calls * rate.call

@@ -13,7 +13,7 @@ the same edges. Two operators are closed under differentiation, to any order:
 Both are linear in each factor, so forward mode is the same operator on the tangents.
 
 Results repeat bit for bit: within a tap targets are distinct, so additions never race. May import
-autocast, backends.compiled, problem and tiling, and edges.
+autocast, backends.compiled, problem, slots and tiling, and edges.
 """
 
 from operator import index
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends import tiling
+from convgraph.backends import slots, tiling
 from convgraph.backends.compiled import add_rows, keeping, multilinear, operators
 from convgraph.backends.problem import TAPPED, EdgeSource, Problem
 from convgraph.edges import Edges
@@ -49,13 +49,29 @@ def work(problem: Problem) -> tuple[float, float]:
     edges = problem.edges
     if edges.is_self_loops:  # one product over the rows as they lie
         return float(edges.num_targets * problem.macs_per_edge), 0.0
-    if isinstance(edges, Edges) and problem.op == "conv":
-        count = edges.form(tiling.count_edges)  # without listing what another backend may not need
-    else:
-        count = edges.num_edges
+    count = _count(problem)
     macs = count * problem.macs_per_edge
     moved = count * (problem.in_channels + 2 * problem.out_channels)
     return float(macs), float(moved)
+
+
+def priced(problem: Problem) -> tuple[str, int]:
+    """The row of the cost table, and kernels started: one a tap where edges stand in no slots."""
+    if problem.edges.is_self_loops:
+        return NAME, 1
+    channels = problem.in_channels + problem.out_channels
+    in_slots = isinstance(problem.edges, Edges) and slots.known(problem)
+    if in_slots and problem.op == "conv" and slots.few(_count(problem), channels):
+        return slots.NAME, 1
+    return NAME, problem.edges.num_taps
+
+
+def _count(problem: Problem) -> int:
+    """Edges, without listing what another backend may not need."""
+    edges = problem.edges
+    if isinstance(edges, Edges) and problem.op == "conv":
+        return edges.form(tiling.count_edges)
+    return edges.num_edges
 
 
 def conv(
@@ -66,6 +82,8 @@ def conv(
     """Return y (num_targets, C_out) without bias."""
     if edges.is_self_loops:
         return _multiply(x, taps[0])
+    if slots.serves(x, taps, edges):
+        return slots.conv(x, taps, edges)  # type: ignore[arg-type]
     source, target, weight, ptr = edges.by_tap()
     if weight is not None:
         weight = weight.to(x.dtype)
@@ -88,16 +106,6 @@ class _Ends(NamedTuple):
         return _Ends(
             self.num_targets, self.num_sources, self.distinct_targets, self.distinct_sources
         )
-
-
-def _in_turn(ptr: tuple[int, ...]) -> list[int]:
-    """Taps that have edges, the middle one first: what the first one says needs no adding.
-
-    The order asks nothing of the edges, so that an image sums alike alone and within a batch.
-    """
-    middle = (len(ptr) - 1) // 2
-    order = [middle, *(tap for tap in range(len(ptr) - 1) if tap != middle)]
-    return [tap for tap in order if ptr[tap] < ptr[tap + 1]]
 
 
 def _multiply(
@@ -152,7 +160,7 @@ class _Send(torch.autograd.Function):
         if weight is not None:
             like = like * weight[:0, None]
         out: Tensor | None = None
-        for tap in _in_turn(ptr):
+        for tap in slots.in_turn(ptr):
             chosen = slice(ptr[tap], ptr[tap + 1])
             rows = _multiply(x.index_select(0, source[chosen]), taps[tap])
             if weight is not None:

@@ -4,13 +4,12 @@
 
 The dense operator on a mask: it does not profit from holes, but where few are missing, or where the
 kernel does so little that packing costs more than the operator, nothing is faster. May import
-backends.compiled, dense and problem, edges and geometry.
+backends.dense, layout and problem, edges and geometry.
 """
 
 from torch import Tensor
 
-from convgraph.backends import dense
-from convgraph.backends.compiled import add_rows
+from convgraph.backends import dense, layout
 from convgraph.backends.problem import TAPPED, Problem
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
@@ -50,9 +49,5 @@ def conv(
     groups: int,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
-    source, target = edges.source, edges.target
-    if not source.is_full:
-        empty = x.new_zeros(source.num_cells, x.shape[1])
-        x = add_rows(empty, source.nodes, x, distinct=True)
-    y = dense.conv(x, weight, bias, edges, groups)
-    return y if target.is_full else y.index_select(0, target.nodes)
+    y = dense.conv(layout.lay(x, edges.source), weight, bias, edges, groups)
+    return layout.pick(y, edges.target)

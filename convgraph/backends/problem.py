@@ -154,6 +154,11 @@ class Problem:
         return cls(edges=edges, **dict(zip(_FACTS, facts, strict=True)))
 
     @property
+    def depthwise(self) -> bool:
+        """Whether each channel is a group of its own, at both ends."""
+        return self.groups > 1 and self.groups == self.in_channels == self.out_channels
+
+    @property
     def macs_per_edge(self) -> int:
         """Multiply-adds for one edge: C_out * C_in / groups for a convolution, C otherwise."""
         if self.op == "conv":

@@ -9,14 +9,13 @@ any order; like `gather`, they keep no windows for backward, but cut them out ag
     send(x, W) = y      correlate(x, g) = d<y, g> / dW      answer(g, W) = d<y, g> / dx
 
 Where the reversed edges are a convolution again (stride 1, no folds) `answer` is `send` on their
-own tiles; else the windows' gradients are added up in passes that name no row twice. So nothing
-races and results repeat bit for bit. May import autocast, backends.compiled, cost, dense,
+own tiles; else the windows' gradients are added up, source by source. So nothing races and results
+repeat bit for bit. May import autocast, backends.compiled, cost, dense,
 problem, tiling
 and windows, edges and geometry.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
 from operator import index
 from typing import Any
@@ -26,13 +25,20 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import cost, dense, tiling, windows
-from convgraph.backends.compiled import add_rows, keeping, multilinear, operators
+from convgraph.backends.compiled import add_rows, keeping, multilinear, operators, untracked
 from convgraph.backends.problem import TAPPED, Problem
 from convgraph.backends.windows import Ints, Shape
 from convgraph.edges import Edges
 from convgraph.geometry import KernelGeometry
 
 NAME = "tiles"
+
+ROW = 12
+"""Sites that each row of a tile costs beside its own in a depthwise kernel: short rows leave its
+vectors empty."""
+
+TILE = 100
+"""Cells that each tile costs beside its own in any other kernel: it sets out from scratch."""
 
 
 def refuses(problem: Problem) -> str | None:
@@ -79,6 +85,10 @@ def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
     # A transposed kernel does as many multiply-adds as its windows have cells.
     macs = (cells if g.transposed else sites) * g.num_taps * problem.macs_per_edge
     moved = cells * problem.in_channels + (sites + edges.num_targets) * problem.out_channels
+    if problem.depthwise:
+        macs *= 1 + ROW / prod(tile) ** (1 / g.d)
+    else:
+        moved += TILE * count * problem.in_channels
     if not tiling.mirrored(g):  # for the backward, which adds the windows' gradients up
         moved += cells * problem.in_channels
     return float(macs), float(moved)
@@ -135,9 +145,8 @@ def _conv(
     """Call the operator with the topology's lists and integers."""
     found = edges.form(tiling.tiling, tile)
     facts = (groups, tile, _fixed(weight.shape))
-    compiling = torch.compiler.is_compiling()
-    shape = _shape(edges, *facts) if compiling else edges.form(_shape, *facts)
-    if not torch.is_grad_enabled() and not compiling:
+    shape = _shape(edges, *facts) if torch.compiler.is_compiling() else edges.form(_shape, *facts)
+    if untracked():
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, found.window, found.place, shape)
     here = (found.window, found.place, found.held)
@@ -146,8 +155,7 @@ def _conv(
         there = (back.window, back.place, back.held)
         y = _send(x, weight, *here, *there, *shape.flat(), back.count)
     else:
-        rows, cells, ptr = edges.form(tiling.spread, tile)
-        y = _send(x, weight, *here, rows, cells, None, *shape.flat(), *ptr)
+        y = _send(x, weight, *here, *edges.form(tiling.spread, tile), *shape.flat())
     return y if bias is None else y + bias
 
 
@@ -163,9 +171,9 @@ def _sent(
     return windows.as_rows(parts).index_select(0, place)
 
 
-# The three operators; `plain` is Shape.flat(), then the tiles of the reversed edges or the offsets
-# of the passes, one number an argument: torch's rule for vmap within forward mode loses count of
-# nested ones.
+# The three operators; `plain` is Shape.flat(), then how many tiles the reversed edges have, if they
+# have any: one number an argument, for torch's rule for vmap within forward mode loses count of
+# nested ones. `back` is their tiling; else `tiling.spread`.
 
 
 class _Send(torch.autograd.Function):
@@ -182,7 +190,7 @@ class _Send(torch.autograd.Function):
         held: Tensor,
         back_1: Tensor,
         back_2: Tensor,
-        back_3: Tensor | None,
+        back_3: Tensor,
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
@@ -203,7 +211,7 @@ class _Send(torch.autograd.Function):
 
 
 class _Answer(torch.autograd.Function):
-    """d<y, g> / dx: the windows' gradients, added up in passes that name no row twice."""
+    """d<y, g> / dx: the windows' gradients, added up row by row."""
 
     generate_vmap_rule = True
 
@@ -216,20 +224,20 @@ class _Answer(torch.autograd.Function):
         held: Tensor,
         rows: Tensor,
         cells: Tensor,
-        nothing: None,
+        ptr: Tensor,
         *plain: int,
     ) -> Tensor:
-        s, ptr = Shape.of(plain)
+        s, _ = Shape.of(plain)
         cut = windows.cutter(g, held, s.tile, s.tiles)
         parts = [
             windows.adjoint(cut(chosen), weight, s)
             for chosen in windows.chunks(s, s.in_channels, g.device)
         ]
         found = windows.as_rows(parts)
+        if windows.in_bags(found):
+            return windows.bags(found, cells, ptr)
         total = found.new_zeros(s.num_sources, found.shape[1])
-        for a, b in pairwise(ptr):
-            total = add_rows(total, rows[a:b], found.index_select(0, cells[a:b]), distinct=True)
-        return total
+        return add_rows(total, rows, found.index_select(0, cells), distinct=False)
 
     setup_context = keeping(8)
 
@@ -259,7 +267,7 @@ class _Correlate(torch.autograd.Function):
         held: Tensor,
         back_1: Tensor,
         back_2: Tensor,
-        back_3: Tensor | None,
+        back_3: Tensor,
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
@@ -288,11 +296,11 @@ class _Correlate(torch.autograd.Function):
 
 def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tensor:
     """Send gradients back along the edges, within a backward."""
-    s, (count, *_) = Shape.of(plain)
+    s, count = Shape.of(plain)
     if not s.mirrored:
         return _answer_back(g, weight, *lists, *plain)
     turned = _turned(weight, s.groups)
-    back = s._replace(tiles=count, num_sources=len(lists[1]), weight=_fixed(turned.shape))
+    back = s._replace(tiles=count[0], num_sources=len(lists[1]), weight=_fixed(turned.shape))
     return _send_back(g, turned, *lists[3:], *lists[:3], *back.flat(), s.tiles)
 
 

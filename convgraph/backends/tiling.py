@@ -55,14 +55,11 @@ class Tiling:
 
 
 class Spread(NamedTuple):
-    """The windows turned round: which cells hold a source row, first, second, ... of each.
+    """The windows turned round: which cells hold each source row, so that its sum never races."""
 
-    In one pass no row appears twice, so that additions never race.
-    """
-
-    rows: Tensor  # (cells held,) source rows, pass after pass
+    rows: Tensor  # (cells held,) source rows, ascending
     cells: Tensor  # (cells held,) their cells among the windows
-    ptr: Ints  # passes + 1 offsets
+    ptr: Tensor  # (num_sources + 1,) int64 offsets
 
 
 def tiles_of(edges: Edges) -> tuple[Ints, ...]:
@@ -153,10 +150,9 @@ def spread(edges: Edges, tile: Ints) -> Spread:
     window = found.window[: found.count * prod(found.size)]
     cells = (window < edges.num_sources).nonzero().squeeze(1)
     rows, order = window[cells].sort(stable=True)
-    turn = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    turn, by_turn = turn.sort(stable=True)
-    ptr = (0, *torch.bincount(turn).cumsum(0).tolist())
-    return Spread(rows[by_turn], cells[order][by_turn], ptr)
+    ptr = rows.new_zeros(edges.num_sources + 1)
+    ptr[1:] = torch.bincount(rows, minlength=edges.num_sources).cumsum(0)
+    return Spread(rows, cells[order], ptr)
 
 
 def _kernel(edges: Edges) -> KernelGeometry:

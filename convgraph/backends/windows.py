@@ -16,7 +16,7 @@ from torch import Tensor
 
 Ints = tuple[int, ...]
 
-CHUNK = 2**22
+CHUNK = 2**23
 """Elements of windows that are cut out at a time on the CPU, so that memory stays
 bounded whatever the image; smaller ones were slower."""
 
@@ -135,15 +135,14 @@ def cutter(
     """
     cells, channels = prod(size), x.shape[1]
     total = tiles * cells
-    bags = index.shape[0] > total and not torch.compiler.is_compiling()
-    if bags and not torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if index.shape[0] > total and in_bags(x):
         ptr, rows = index[total : 2 * total + 1], index[2 * total + 1 :]
 
         def pick(a: int, b: int) -> Tensor:
             if b - a == total:
-                return _bags(x, rows, ptr)
+                return bags(x, rows, ptr)
             first, last = int(ptr[a]), int(ptr[b])
-            return _bags(x, rows[first:last], ptr[a : b + 1] - first)
+            return bags(x, rows[first:last], ptr[a : b + 1] - first)
     else:
         holed = with_hole(x)
 
@@ -157,8 +156,19 @@ def cutter(
     return cut
 
 
-def _bags(x: Tensor, rows: Tensor, ptr: Tensor) -> Tensor:
-    """Sum the rows of each bag; an empty one gives 0."""
+def in_bags(*tensors: Tensor) -> bool:
+    """Whether rows may be summed in `bags`: compilers and transforms do not know them."""
+    if torch.compiler.is_compiling():
+        return False
+    return not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+
+
+def bags(
+    x: Tensor,  # (n, C)
+    rows: Tensor,  # (picked,)
+    ptr: Tensor,  # (bags + 1,) offsets in rows
+) -> Tensor:
+    """Return (bags, C), the sum of each bag's rows of x in their order; an empty one gives 0."""
     plain: tuple[Any, ...] = (False, 0, False, None, True)
     found: Tensor = torch.ops.aten._embedding_bag_forward_only.default(x, rows, ptr, *plain)[0]
     return found
