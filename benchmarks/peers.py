@@ -109,7 +109,7 @@ def _pyg(case: Case, layer: Any, graph: cg.PixelGraph) -> dict[str, Arm]:
 
 
 def _spconv(case: Case, graph: cg.PixelGraph) -> dict[str, Arm]:
-    """SubMConv2d with its map cached between calls."""
+    """SubMConv2d with its map cached between calls; the CPU's backward asks for CUDA and fails."""
     import spconv.pytorch as spconv
 
     x = _leaf(graph.x)
@@ -123,4 +123,5 @@ def _spconv(case: Case, graph: cg.PixelGraph) -> dict[str, Arm]:
         out: Tensor = peer(tensor).features
         return out
 
-    return {"spconv SubMConv2d": (forward, [x, *peer.parameters()])}
+    leaves = [x, *peer.parameters()] if x.device.type == "cuda" else []
+    return {"spconv SubMConv2d": (forward, leaves)}

@@ -88,7 +88,8 @@ def measured(
     }  # fmt: skip
     everybody = arms(case, holes, device, dtype)
     for mode, step in (("inference", inference), ("training", training)):
-        steps = {name: step(arm) for name, arm in everybody.items()}
+        # Who has no leaves cannot be trained.
+        steps = {name: step(arm) for name, arm in everybody.items() if arm[1] or mode != "training"}
         times = take_turns(steps, device, seconds / 2)
         peaks = {name: peak_bytes(run, device) for name, run in steps.items()}
         base = statistics.median(times[DENSE])
@@ -233,6 +234,9 @@ def table(found: dict[str, Any]) -> Table:
     for name in next(iter(found["modes"].values())):
         row = [name]
         for figures in found["modes"].values():
+            if name not in figures:
+                row += ["", "", ""]
+                continue
             one = figures[name]
             row += [f"{one['ms']:.3f}", f"{one['over_dense']:.3f}"]
             row += [f"{one['peak_bytes'] / 1e6:.1f}"]

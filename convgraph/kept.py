@@ -11,7 +11,6 @@ May import constant.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast, final
 from weakref import ref
 
@@ -53,8 +52,10 @@ def once(memo: Memo, key: Any, make: Callable[[], T]) -> T:
     """
     found = memo.get(key, _NOTHING)
     if found is not _NOTHING:
-        with suppress(KeyError):  # if another thread had it evicted
+        try:  # noqa: SIM105 - at every call of every layer
             memo.move_to_end(key)
+        except KeyError:  # another thread had it evicted
+            pass
         return cast("T", found)
     with constant.outside():
         made = memo.setdefault(key, make())

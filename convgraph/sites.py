@@ -82,7 +82,7 @@ class Sites(SiteForms):
         self.token: Hashable = self.born
         self._root = root
         self._memo = Memo()
-        self._alive: WeakValueDictionary[Hashable, Sites] = WeakValueDictionary()
+        self._alive: WeakValueDictionary[Hashable, Sites] | None = None
 
     # -- builders ---------------------------------------------------------------------------
 
@@ -104,9 +104,9 @@ class Sites(SiteForms):
         shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
         if torch.compiler.is_dynamo_compiling():
-            kept: Sites = constant.result(_SHELF, _full, batch_size, shape, where, batched)
+            kept: Sites = constant.result(_SHELF, full_grid, batch_size, shape, where, batched)
             return kept
-        return _full(batch_size, shape, where, batched)
+        return full_grid(batch_size, shape, where, batched)
 
     @classmethod
     def from_mask(
@@ -198,6 +198,8 @@ class Sites(SiteForms):
         What is older than this record is not kept, so that records keep each other in one direction
         only; full grids are found again without.
         """
+        if self._alive is None:  # most records are never asked
+            self._alive = WeakValueDictionary()
         found = self._alive.get(key)
         if found is not None:
             return found
@@ -285,8 +287,8 @@ class Sites(SiteForms):
 _SHELF = constant.Shelf()
 
 
-def _full(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
-    """The one record of these full grids."""
+def full_grid(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
+    """The one record of these full grids; `Sites.full` without its checks."""
     key = (batch_size, size, device, batched)
     found = _FULL_GRIDS.get(key)
     if found is None:
@@ -306,7 +308,7 @@ def _interned(sites: Sites) -> Sites:
 def _all_nodes(sizes: tuple[Size, ...], device: torch.device, batched: bool) -> Sites:
     """The record of full lattices of any sizes."""
     if len(set(sizes)) == 1:
-        return _full(len(sizes), sizes[0], device, batched)
+        return full_grid(len(sizes), sizes[0], device, batched)
     return Sites(sizes, None, d=len(sizes[0]), device=device, batched=batched)
 
 
@@ -328,7 +330,7 @@ def _masked(
 def _moved(sites: Sites, device: torch.device) -> Sites:
     """The same sites on another device."""
     if sites.is_full and sites.size is not None and sites.root is sites:
-        return _full(sites.batch_size, sites.size, device, sites.batched)
+        return full_grid(sites.batch_size, sites.size, device, sites.batched)
 
     def make() -> Sites:
         mask = None if sites.mask is None else sites.mask.to(device)
@@ -342,7 +344,7 @@ def _moved(sites: Sites, device: torch.device) -> Sites:
 def _readout(sites: Sites) -> Sites:
     one = (1,) * sites.d
     if sites.batch_size == 0:  # no image tells its size, so the record has to
-        return _full(0, one, sites.device, sites.batched)
+        return full_grid(0, one, sites.device, sites.batched)
     return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
 
 
@@ -356,6 +358,6 @@ def _unpickled(
 ) -> Sites:
     """The record of these fields, on the device to which `torch.load` has mapped its masks."""
     if mask is None and root is None and size is not None:
-        return _full(len(sizes), size, device, fields["batched"])
+        return full_grid(len(sizes), size, device, fields["batched"])
     where = next((known.device for known in (mask, root) if known is not None), device)
     return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)

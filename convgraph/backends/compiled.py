@@ -62,6 +62,23 @@ def untracked() -> bool:
     return here and not torch.compiler.is_compiling()
 
 
+def unwatched(*tensors: Tensor) -> bool:
+    """Whether neither a compiler nor a transform of torch.func looks on."""
+    if torch.compiler.is_compiling():
+        return False
+    return not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+
+
+def plus(
+    y: Tensor,  # (P, C), what the caller has just made
+    bias: Tensor | None,  # (C,)
+) -> Tensor:
+    """Return y + bias, in place where nobody looks on."""
+    if bias is None:
+        return y
+    return y.add_(bias) if unwatched(y, bias) and y.dtype == bias.dtype else y + bias
+
+
 def keeping(count: int) -> Any:
     """Return the setup_context of a function whose first arguments are tensors, the rest plain.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import slots, tiling
-from convgraph.backends.compiled import add_rows, keeping, multilinear, operators
+from convgraph.backends.compiled import add_rows, keeping, multilinear, operators, plus
 from convgraph.backends.problem import TAPPED, EdgeSource, Problem
 from convgraph.edges import Edges
 
@@ -78,12 +78,15 @@ def conv(
     x: Tensor,  # (N, C_in)
     taps: Tensor,  # (K, G, C_in / G, C_out / G)
     edges: EdgeSource,
+    bias: Tensor | None = None,  # (C_out,)
 ) -> Tensor:
-    """Return y (num_targets, C_out) without bias."""
+    """Return y (num_targets, C_out)."""
     if edges.is_self_loops:
-        return _multiply(x, taps[0])
+        if bias is not None and taps.shape[1] == 1:
+            return torch.addmm(bias, x, taps[0, 0])
+        return plus(_multiply(x, taps[0]), bias)
     if slots.serves(x, taps, edges):
-        return slots.conv(x, taps, edges)  # type: ignore[arg-type]
+        return plus(slots.conv(x, taps, edges), bias)  # type: ignore[arg-type]
     source, target, weight, ptr = edges.by_tap()
     if weight is not None:
         weight = weight.to(x.dtype)
@@ -91,7 +94,8 @@ def conv(
     sent, heard = index(edges.num_sources), index(edges.num_targets)
     ends = _Ends(sent, heard, edges.injective, edges.single_valued)
     # Contiguous once, or every product would copy its matrix out of the layer's weight.
-    return _send(x, taps.contiguous(), source, target, weight, *ends, *ptr)
+    y = _send(x, taps.contiguous(), source, target, weight, *ends, *ptr)
+    return plus(y, bias)
 
 
 class _Ends(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends.compiled import add_rows, linear, operators, untracked
-from convgraph.backends.windows import bags, in_bags
+from convgraph.backends.compiled import add_rows, linear, operators, untracked, unwatched
+from convgraph.backends.windows import bags
 from convgraph.sites import Sites
 
 
@@ -68,7 +68,7 @@ class _Lay(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, nodes: Tensor, rows: Tensor, before: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and in_bags(x):
+        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and unwatched(x):
             return bags(x, rows, before)
         return add_rows(x.new_zeros(len(before) - 1, x.shape[1]), nodes, x, distinct=True)
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends.compiled import keeping, multilinear, operators, untracked
-from convgraph.backends.windows import bags, in_bags, with_hole
+from convgraph.backends.compiled import keeping, multilinear, operators, untracked, unwatched
+from convgraph.backends.windows import bags, with_hole
 from convgraph.edges import Edges
 
 NAME = "slots"
@@ -183,7 +183,7 @@ class _Layout(NamedTuple):
 
 def _picked(x: Tensor, rows: Tensor, filled: Tensor) -> Tensor:
     """(slots, C): the row in each slot, 0 in empty ones."""
-    if in_bags(x):
+    if unwatched(x):
         return bags(x, rows, filled)
     index = torch.full((len(filled) - 1,), x.shape[0], device=rows.device)
     index = index.index_copy(0, filled.diff().nonzero().squeeze(1), rows.long())
@@ -233,7 +233,7 @@ class _Send(torch.autograd.Function):
         z, loops = _picked(x, sources, filled), layout.loops
         ptr = by_target[: layout.num_targets + 1]
         where = by_target[layout.num_targets + 1 :]
-        if in_bags(x, taps):
+        if unwatched(x, taps):
             found = x.new_empty(loops + z.shape[0], taps.shape[1] * taps.shape[3])
             if loops:
                 _product(x.unsqueeze(0), taps[:1], found[:loops].unsqueeze(0))

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.backends import cost, dense, tiling, windows
-from convgraph.backends.compiled import add_rows, keeping, multilinear, operators, untracked
+from convgraph.backends.compiled import (
+    add_rows,
+    keeping,
+    multilinear,
+    operators,
+    plus,
+    untracked,
+    unwatched,
+)
 from convgraph.backends.problem import TAPPED, Problem
 from convgraph.backends.windows import Ints, Shape
 from convgraph.edges import Edges
@@ -156,7 +164,7 @@ def _conv(
         y = _send(x, weight, *here, *there, *shape.flat(), back.count)
     else:
         y = _send(x, weight, *here, *edges.form(tiling.spread, tile), *shape.flat())
-    return y if bias is None else y + bias
+    return plus(y, bias)
 
 
 def _sent(
@@ -234,7 +242,7 @@ class _Answer(torch.autograd.Function):
             for chosen in windows.chunks(s, s.in_channels, g.device)
         ]
         found = windows.as_rows(parts)
-        if windows.in_bags(found):
+        if unwatched(found):
             return windows.bags(found, cells, ptr)
         total = found.new_zeros(s.num_sources, found.shape[1])
         return add_rows(total, rows, found.index_select(0, cells), distinct=False)
@@ -306,8 +314,11 @@ def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tens
 
 def _turned(weight: Tensor, groups: int) -> Tensor:
     """(C', C / G, *k) -> (C, C' / G, *k): the taps of the reversed edges, in their order."""
-    blocks = weight.unflatten(0, (groups, weight.shape[0] // groups)).transpose(1, 2)
-    turned: Tensor = blocks.flatten(0, 1).flip(tuple(range(2, weight.dim())))
+    kernel = weight.shape[2:]
+    blocks = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
+    lines = blocks.permute(0, 2, 3, 1).flatten(0, 1)  # (C, K, C' / G), to lie channels last
+    order = torch.arange(lines.shape[1] - 1, -1, -1, device=weight.device)
+    turned: Tensor = lines.index_select(1, order).unflatten(1, kernel).movedim(-1, 1)
     return turned
 
 

@@ -1,7 +1,7 @@
 """The arithmetic of tiles: windows are cut out of rows, convolved, and put back into rows.
 
 One small dense convolution serves all windows, for they have one shape; so do its two gradients.
-May import nothing of convgraph.
+May import backends.compiled.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from convgraph.backends.compiled import unwatched
 
 Ints = tuple[int, ...]
 
@@ -92,8 +94,10 @@ def adjoint(g: Tensor, weight: Tensor, s: Shape) -> Tensor:
 def weight_gradient(cells: Tensor, g: Tensor, s: Shape) -> Tensor:
     """(n, C, *size) and (n, C', *tile) -> the gradient of the weight."""
     zeros = [0] * len(s.tile)
+    rows, columns, *taps = s.weight
+    like = cells.new_empty(rows, *taps, columns).movedim(-1, 1)  # or it would be turned round
     found: Tensor = torch.ops.aten.convolution_backward.default(
-        uncropped(g, s), cells, cells.new_empty(s.weight), None, s.stride, zeros, s.dilation,
+        uncropped(g, s), cells, like, None, s.stride, zeros, s.dilation,
         bool(s.transposed), zeros, s.groups, [False, True, False],
     )[1]  # fmt: skip
     return found
@@ -135,7 +139,7 @@ def cutter(
     """
     cells, channels = prod(size), x.shape[1]
     total = tiles * cells
-    if index.shape[0] > total and in_bags(x):
+    if index.shape[0] > total and unwatched(x):
         ptr, rows = index[total : 2 * total + 1], index[2 * total + 1 :]
 
         def pick(a: int, b: int) -> Tensor:
@@ -154,13 +158,6 @@ def cutter(
         return picked.view(-1, *size, channels).movedim(-1, 1)
 
     return cut
-
-
-def in_bags(*tensors: Tensor) -> bool:
-    """Whether rows may be summed in `bags`: compilers and transforms do not know them."""
-    if torch.compiler.is_compiling():
-        return False
-    return not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
 def bags(

@@ -196,11 +196,10 @@ def convolve(
         x, taps = x.float(), taps.float()
         bias = None if bias is None else bias.float()
     if name == gather.NAME:
-        y = gather.conv(x, taps, edges)
+        y = gather.conv(x, taps, edges, bias)
     else:
         y = messages.conv(x, taps, edges, propagate)
-    if bias is not None:
-        y = y + bias
+        y = y if bias is None else y + bias
     return y.to(out_dtype)
 
 

@@ -4,8 +4,9 @@
 
 What follows from sites and geometry alone is worked out once and kept with the sites; what is left
 of a call is torch's own convolution between two views. torch itself refuses what does not fit, and
-whoever called asks `check_weight` for the words. May import autocast, geometry, sites, edges,
-graph and backends.
+whoever called asks `check_weight` for the words. Steps are few because what is warm in a loop of
+its own comes out of main memory between large kernels: there each costs five times as much. May
+import geometry, sites, edges, graph and backends.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph import autocast, backends
+from convgraph import backends
 from convgraph.edges import connect
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
-from convgraph.sites import Sites
+from convgraph.sites import Sites, full_grid
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _WHOLE = (torch.float32, torch.float64)
@@ -32,8 +33,8 @@ class Plan:
     """One geometry on one full grid, ready to call.
 
     Attributes:
-        target: what tells the output grid, for `Sites.full`; None where the sites stay. (The record
-            itself would hold on to who keeps the plan.)
+        target: what tells the output grid, for `sites.full_grid`; None where the sites stay. (The
+            record itself would hold on to who keeps the plan.)
         num_targets: output sites.
         sizes: (B, *size), in which rows are viewed.
         to_image: axes of the viewed rows, channels second.
@@ -42,7 +43,7 @@ class Plan:
         args: stride, padding and dilation.
     """
 
-    target: dict[str, Any] | None
+    target: tuple[int, tuple[int, ...], torch.device, bool] | None
     num_targets: int
     sizes: tuple[int, ...]
     to_image: tuple[int, ...]
@@ -64,9 +65,11 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Plan | None:
         return None
     d = geometry.d
     padding = tuple(before for before, _ in geometry.padding)
-    told = {"size": target.size, "device": target.device, "batched": target.batched}
+    if target.size is None:
+        return None
+    told = (target.batch_size, target.size, target.device, target.batched)
     return Plan(
-        target=None if target is source else {"batch_size": target.batch_size, **told},
+        target=None if target is source else told,
         num_targets=target.num_nodes,
         sizes=(source.batch_size, *source.size),
         to_image=(0, d + 1, *range(1, d + 1)),
@@ -93,13 +96,12 @@ def convolved(
     """
     x = graph.x
     if (
-        torch.compiler.is_compiling()
+        x.dtype not in _WHOLE
         or weight.shape[2:] != geometry.kernel_size
-        or x.dtype != weight.dtype
-        or x.dtype not in _WHOLE
         or weight.device != x.device
-        or (bias is not None and (bias.dtype != x.dtype or bias.device != x.device))
-        or autocast.enabled(x.device)
+        or (bias is not None and bias.device != x.device)
+        or torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
         or backends.forced(None) is not None
     ):
         return None
@@ -107,13 +109,14 @@ def convolved(
     plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
     if plan is None:
         return None
-    channels = x.shape[1]
-    image = x.view(*plan.sizes, channels).permute(plan.to_image)
+    channels, target = weight.shape[0], source
+    image = x.view(*plan.sizes, x.shape[1]).permute(plan.to_image)
     out = plan.call(image, weight, bias, *plan.args, groups)
-    rows = out.permute(plan.to_rows).reshape(plan.num_targets, out.shape[1])
-    target = source if plan.target is None else Sites.full(**plan.target)
+    rows = out.permute(plan.to_rows).reshape(plan.num_targets, channels)
+    if plan.target is not None:
+        target = full_grid(*plan.target)
     # One channel may be viewed with any stride; the record would set it right.
-    return PixelGraph(rows, target) if out.shape[1] == 1 else _made(rows, target)
+    return PixelGraph(rows, target) if channels == 1 else _made(rows, target)
 
 
 def _made(x: Tensor, sites: Sites) -> PixelGraph:
