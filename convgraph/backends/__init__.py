@@ -162,6 +162,9 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     # A full grid needs no counting: whoever serves it as an image moves the least.
     if "dense" in table and table["dense"].refuses(problem) is None:
         return "dense"
+    # Nor do self-loops, which are one product over the rows as they lie.
+    if problem.op == "conv" and problem.edges.is_self_loops and gather.refuses(problem) is None:
+        return gather.NAME
     if isinstance(problem.edges, Edges):
         return problem.edges.form(_cheapest_on, *problem.facts)
     return _cheapest(problem)

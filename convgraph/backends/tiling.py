@@ -84,11 +84,12 @@ def count_edges(edges: Edges) -> int:
     source, target = edges.source, edges.target
     if source.size is None or 0 in (source.num_nodes, target.num_nodes):
         return edges.num_edges
-    ones = torch.ones((1, 1, *_kernel(edges).kernel_size), dtype=torch.float64)
+    ones = torch.ones((1, 1, *_kernel(edges).kernel_size))  # no pixel hears more than 2^24 taps
     full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
     rows = full.to(ones.device, ones.dtype).unsqueeze(1)
     heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1)
-    return int((heard if target.mask is None else heard[target.mask.to(ones.device)]).sum())
+    heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
+    return int(heard.sum(dtype=torch.float64))
 
 
 def window_size(g: KernelGeometry, tile: Ints) -> Ints:
