@@ -32,6 +32,19 @@ def restart() -> None:
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
+def keep_pages(gib: float = 2.0) -> None:
+    """Let the heap own so much memory from now on, for blocks of any size.
+
+    A block above the limit is asked of the system only while none that was freed is large enough;
+    so without this the time of large layers would depend on whether larger ones came before.
+
+    Args:
+        gib: GiB that the program may come to hold at a time.
+    """
+    blocks = [bytearray(2**24) for _ in range(round(gib * 2**6))]
+    blocks.clear()
+
+
 def quiet(*, force: bool) -> float:
     """Return the share of the cores that others keep busy; a busy machine ends the program.
 

@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     busy = machine.quiet(force=args.force)
+    machine.keep_pages()
     path = Path(__file__).parent / "results" / "networks.json"
     path.parent.mkdir(exist_ok=True)
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

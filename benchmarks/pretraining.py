@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     machine.quiet(force=args.force)
+    machine.keep_pages()
     models()
     rows = [measure(name, args.batch, args.side, args.steps) for name in args.networks]
     print("| network | arm | forward ms | backward ms | step ms | / dense x mask |")

@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     machine.quiet(force=args.force)
+    machine.keep_pages()
     layers = [c for c in LAYERS if c.size == 56 and c.kernel > 1 and c.channels < 256]
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []

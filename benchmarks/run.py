@@ -51,6 +51,7 @@ def main() -> int:
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
     busy = machine.quiet(force=args.force)
+    machine.keep_pages()
     cases = [case for case in selected(full=args.full) if args.only in case.name]
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -53,6 +53,7 @@ def main() -> int:
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
     busy = machine.quiet(force=args.force)
+    machine.keep_pages(6)
     sizes = [n for n in SIZES if n <= args.largest]
     series = {
         "full": [point(n, 1.0, device) for n in sizes],

@@ -156,7 +156,7 @@ def _conv(
     shape = _shape(edges, *facts) if torch.compiler.is_compiling() else edges.form(_shape, *facts)
     if untracked():
         # Nothing will come back: torch's kernel adds the bias on the way.
-        return _sent(x, weight, bias, found.window, found.place, shape)
+        return _sent(x, weight, bias, found.window, found.place, found.held, shape)
     here = (found.window, found.place, found.held)
     if shape.mirrored:
         back = edges.form(tiling.reversed_tiling, tile)
@@ -168,15 +168,27 @@ def _conv(
 
 
 def _sent(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, place: Tensor, s: Shape
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: Tensor,
+    place: Tensor,
+    held: Tensor,
+    s: Shape,
 ) -> Tensor:
     """conv(x[window], W)[place], the bias included if there is one."""
     cut = windows.cutter(x, window, s.size, s.tiles)
-    parts = [
-        windows.convolve(cut(chosen), weight, s, bias)
-        for chosen in windows.chunks(s, x.shape[1], x.device)
-    ]
-    return windows.as_rows(parts).index_select(0, place)
+    chunks = list(windows.chunks(s, x.shape[1], x.device))
+    made = (windows.convolve(cut(chosen), weight, s, bias) for chosen in chunks)
+    if len(chunks) == 1 or not unwatched(x, weight):
+        return windows.as_rows(list(made)).index_select(0, place)
+    # Chunk after chunk to where it belongs: all tiles together would be held twice.
+    y = x.new_empty(len(place), s.out_channels)
+    for chosen, part in zip(chunks, made, strict=True):
+        first, targets = windows.picked(held, prod(s.tile), s.tiles, chosen)
+        cells = place.index_select(0, targets) - first
+        y.index_copy_(0, targets, windows.as_rows([part]).index_select(0, cells))
+    return y
 
 
 # The three operators; `plain` is Shape.flat(), then how many tiles the reversed edges have, if they
@@ -202,7 +214,7 @@ class _Send(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        return _sent(x, weight, None, window, place, s)
+        return _sent(x, weight, None, window, place, held, s)
 
     setup_context = keeping(8)
 

@@ -43,6 +43,11 @@ class Shape(NamedTuple):
         """Channels of x, of all groups together."""
         return self.weight[0] if self.transposed else self.weight[1] * self.groups
 
+    @property
+    def out_channels(self) -> int:
+        """Channels of y, of all groups together."""
+        return self.weight[1] * self.groups if self.transposed else self.weight[0]
+
     def flat(self) -> Ints:
         """The integers one after the other, the number of axes first."""
         parts = [n for part in self[5:] for n in part]
@@ -125,6 +130,18 @@ def packed(
         return index
     there = index < none
     return torch.cat([index, index.new_zeros(1), there.cumsum(0), index[there]])
+
+
+def picked(
+    index: Tensor,  # `packed`, on the CPU
+    cells: int,
+    tiles: int,
+    chosen: slice,
+) -> tuple[int, Tensor]:
+    """Return the first cell of chosen tiles of so many cells, and the rows that stand in them."""
+    total, first, last = tiles * cells, chosen.start * cells, chosen.stop * cells
+    a, b = index[total + first : total + last + 1 : last - first].tolist()
+    return first, index[2 * total + 1 :][a:b]
 
 
 def cutter(
