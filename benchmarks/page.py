@@ -38,47 +38,73 @@ def main() -> int:
 
 
 def layers(device: str) -> str:
-    """Return the table of layers, or nothing where none were measured."""
+    """Return the tables of layers and the picture, or nothing where none were measured."""
     path = HERE / "results" / f"run-{device}.json"
     if not path.exists():
         return ""
     record = json.loads(path.read_text(encoding="utf-8"))
+    alone = path.with_name(f"run-{device}-threads-1.json")
+    single = json.loads(alone.read_text(encoding="utf-8"))["cases"] if alone.exists() else []
+    by_name = {case["name"]: both(case) for case in single}
     lines = [
         f"{where(record)}. Inference / training; time and memory as a share of "
-        "`nn.Conv2d` channels-last times the mask, and `RGCNConv`'s time and memory as a multiple "
-        "of ours.",
+        "`nn.Conv2d` channels-last times the mask. The column of one thread is a run of its own.",
         "",
-        "| case | chosen | dense, ms | ours / dense | least of our backends / dense "
-        "| memory / dense | RGCNConv / ours | its memory / ours |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | chosen | dense, ms | ours / dense | one thread | least of our backends / dense "
+        "| memory / dense |",
+        "|---|---|---|---|---|---|---|",
     ]
     for case in record["cases"]:
-        modes = [case["modes"][mode] for mode in MODES]
+        modes, other = both(case), by_name.get(case["name"])
         least = [
             min((arm["over_dense"] for name, arm in m.items() if "backend" in name), default=None)
             for m in modes
         ]
-        lines.append(
-            "| "
-            + " | ".join(
-                (
-                    case["name"], case["backend"],
-                    pair([m[DENSE]["ms"] for m in modes]),
-                    pair([m[OURS]["over_dense"] for m in modes]),
-                    pair(least),
-                    pair([m[OURS]["peak_bytes"] / m[DENSE]["peak_bytes"] for m in modes]),
-                    pair([share(m, "ms") for m in modes]),
-                    pair([share(m, "peak_bytes") for m in modes]),
-                )
-            )
-            + " |"
-        )  # fmt: skip
+        lines.append(row(
+            case["name"], case["backend"],
+            pair([m[DENSE]["ms"] for m in modes]),
+            pair([m[OURS]["over_dense"] for m in modes]),
+            pair([m[OURS]["over_dense"] for m in other]) if other else "",
+            pair(least),
+            pair([m[OURS]["peak_bytes"] / m[DENSE]["peak_bytes"] for m in modes]),
+        ))  # fmt: skip
+    shutil.copyfile(path.with_suffix(".png"), PAGE.parent / "images" / f"run-{device}.png")
+    lines += [
+        "", f"![Time over the dense one against density](images/run-{device}.png)", "",
+        "Others' time as a multiple of ours, inference / training, in the same run; `RGCNConv`'s "
+        "memory too. spconv's wheel for the CPU has no backward without CUDA. The last column is "
+        "ours over `nn.Conv2d`, both from NCHW images, the copy included.",
+        "",
+        "| case | `RGCNConv` | its memory | `FastRGCNConv` | spconv `SubMConv2d` | from NCHW |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for case in record["cases"]:
+        modes = both(case)
+        found = [
+            pair([share(m, "RGCNConv", "ms") for m in modes]),
+            pair([share(m, "RGCNConv", "peak_bytes") for m in modes]),
+            pair([share(m, "FastRGCNConv", "ms") for m in modes]),
+            pair([share(modes[0], "spconv SubMConv2d", "ms")]),
+            pair([share(m, "convgraph from NCHW", "ms", "nn.Conv2d from NCHW") for m in modes]),
+        ]
+        if any(found):
+            lines.append(row(case["name"], *found))
     return "\n".join(lines)
 
 
-def share(mode: dict[str, Any], figure: str) -> float | None:
-    """RGCNConv's figure over ours, where it ran."""
-    return mode["RGCNConv"][figure] / mode[OURS][figure] if "RGCNConv" in mode else None
+def both(case: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the arms of a case in either mode."""
+    return [case["modes"][mode] for mode in MODES]
+
+
+def row(*cells: str) -> str:
+    """Write a row of a table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def share(mode: dict[str, Any], arm: str, figure: str, of: str = OURS) -> float | None:
+    """Return an arm's figure over another's, where both ran."""
+    return mode[arm][figure] / mode[of][figure] if arm in mode and of in mode else None
 
 
 def pair(numbers: list[float | None]) -> str:

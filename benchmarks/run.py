@@ -2,9 +2,9 @@
 
 Arms take turns, medians are quoted, and what counts are the ratios to `nn.Conv2d` (channels-last,
 times the mask before and after where there is one). Refuses a busy machine. Writes
-benchmarks/results/run-DEVICE.json and a picture beside it.
+benchmarks/results/run-DEVICE[-threads-N].json and a picture beside it.
 
-    python benchmarks/run.py [--device cuda] [--dtype float32] [--minutes 5] [--full] [--force]
+    python benchmarks/run.py [--device cuda] [--dtype float32] [--minutes 5] [--threads 1] [--full]
 """
 
 import argparse
@@ -46,12 +46,15 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--minutes", type=float, default=5.0, help="for all cases together")
     parser.add_argument("--full", action="store_true", help="all cases instead of two dozen")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; torch's choice if 0")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
     busy = machine.quiet(force=args.force)
     machine.keep_pages()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     cases = [case for case in selected(full=args.full) if args.only in case.name]
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -60,7 +63,8 @@ def main() -> int:
         "convgraph": cg.__version__, "cases": [],
     }  # fmt: skip
     seconds = 60 * args.minutes / max(1, len(cases))
-    path = Path(__file__).parent / "results" / f"run-{device.type}.json"
+    name = f"run-{device.type}" + (f"-threads-{args.threads}" if args.threads else "")
+    path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     for case in cases:
