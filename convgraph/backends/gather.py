@@ -82,8 +82,6 @@ def conv(
 ) -> Tensor:
     """Return y (num_targets, C_out)."""
     if edges.is_self_loops:
-        if bias is not None and taps.shape[1] == 1:
-            return torch.addmm(bias, x, taps[0, 0])
         return plus(_multiply(x, taps[0]), bias)
     if slots.serves(x, taps, edges):
         return plus(slots.conv(x, taps, edges), bias)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
-"""Convolutions of full grids without the general machinery: a small image waits for microseconds.
+"""What one call of torch can do, without the general machinery: small images wait for microseconds.
 
-    x (B*H*W, C)  --view-->  (B, C, H, W) channels-last  --torch-->  (B, C', H', W')  --view-->  y
+    full grid   x (B*H*W, C)  --view-->  (B, C, H, W)  --torch-->  (B, C', H', W')  --view-->  y
+    1x1         x (N, C) @ W^T + b, on whatever sites
 
 What follows from sites and geometry alone is worked out once and kept with the sites; what is left
 of a call is torch's own convolution between two views. torch itself refuses what does not fit, and
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
+from convgraph.backends.compiled import plus
 from convgraph.edges import connect
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
@@ -52,8 +54,14 @@ class Plan:
     args: tuple[Any, ...]
 
 
-def prepared(source: Sites, geometry: KernelGeometry) -> Plan | None:
-    """Return the plan for a geometry on some sites; None if a plain convolution does not serve."""
+ROWS = "rows"
+"""The plan of a 1x1 where there are holes: one product over the rows as they lie."""
+
+
+def prepared(source: Sites, geometry: KernelGeometry) -> Plan | str | None:
+    """Return the plan for a geometry on some sites; None if no one call of torch serves."""
+    if geometry.is_pointwise and not geometry.transposed and not source.is_full:
+        return ROWS if geometry.d == source.d and source.num_nodes else None
     if source.mask is not None or source.size is None or not source.num_nodes:
         return None
     if geometry.transposed or geometry.padding_mode != "zeros" or geometry.ceil_mode:
@@ -82,7 +90,7 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Plan | None:
 def convolved(
     graph: PixelGraph, weight: Tensor, bias: Tensor | None, geometry: KernelGeometry, groups: int
 ) -> PixelGraph | None:
-    """Return the convolution of a full grid, or None where the general way has to be taken.
+    """Return the convolution, or None where the general way has to be taken.
 
     Args:
         graph: features (N, C_in).
@@ -109,6 +117,8 @@ def convolved(
     plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
     if plan is None:
         return None
+    if isinstance(plan, str):
+        return _product(graph, weight, bias) if groups == 1 else None
     channels, target = weight.shape[0], source
     image = x.view(*plan.sizes, x.shape[1]).permute(plan.to_image)
     out = plan.call(image, weight, bias, *plan.args, groups)
@@ -117,6 +127,13 @@ def convolved(
         target = full_grid(*plan.target)
     # One channel may be viewed with any stride; the record would set it right.
     return PixelGraph(rows, target) if channels == 1 else _made(rows, target)
+
+
+def _product(graph: PixelGraph, weight: Tensor, bias: Tensor | None) -> PixelGraph | None:
+    """Multiply the rows as they lie; what torch would broadcast, the general way refuses."""
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != graph.x.dtype):
+        return None
+    return _made(plus(graph.x @ weight.flatten(1).t(), bias), graph.sites)
 
 
 def _made(x: Tensor, sites: Sites) -> PixelGraph:
