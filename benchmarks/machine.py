@@ -22,13 +22,19 @@ BUSY = 0.25
 
 
 def ready() -> bool:
-    """Whether this program was started in the environment that figures ask for."""
-    return all(os.environ.get(name) == value for name, value in ENVIRONMENT.items())
+    """Whether this program was started in the environment that figures ask for.
+
+    With `--stock` among its arguments the allocator stays as the system has it.
+    """
+    names = ("OMP_WAIT_POLICY",) if "--stock" in sys.argv else ENVIRONMENT
+    return all(os.environ.get(name) == ENVIRONMENT[name] for name in names)
 
 
 def restart() -> None:
     """Start this program again in that environment, which libraries read as they are loaded."""
-    os.environ.update(ENVIRONMENT)
+    os.environ["OMP_WAIT_POLICY"] = ENVIRONMENT["OMP_WAIT_POLICY"]
+    if "--stock" not in sys.argv:
+        os.environ.update(ENVIRONMENT)
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
@@ -41,6 +47,8 @@ def keep_pages(gib: float = 2.0) -> None:
     Args:
         gib: GiB that the program may come to hold at a time.
     """
+    if "--stock" in sys.argv:
+        return
     blocks = [bytearray(2**24) for _ in range(round(gib * 2**6))]
     blocks.clear()
 

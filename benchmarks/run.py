@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all cases instead of two dozen")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; torch's choice if 0")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--stock", action="store_true", help="leave the allocator as it is")
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
     console, device = Console(), torch.device(args.device)
@@ -64,6 +65,7 @@ def main() -> int:
     }  # fmt: skip
     seconds = 60 * args.minutes / max(1, len(cases))
     name = f"run-{device.type}" + (f"-threads-{args.threads}" if args.threads else "")
+    name += "-stock" if args.stock else ""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(0)
