@@ -10,9 +10,8 @@ any order; like `gather`, they keep no windows for backward, but cut them out ag
 
 Where the reversed edges are a convolution again (stride 1, no folds) `answer` is `send` on their
 own tiles; else the windows' gradients are added up, source by source. So nothing races and results
-repeat bit for bit. May import autocast, backends.compiled, cost, dense,
-problem, tiling
-and windows, edges and geometry.
+repeat bit for bit. May import autocast, backends.compiled, cost, dense, problem, tiling and
+windows, edges and geometry.
 """
 
 from collections.abc import Sequence
@@ -193,7 +192,7 @@ def _sent(
 
 # The three operators; `plain` is Shape.flat(), then how many tiles the reversed edges have, if they
 # have any: one number an argument, for torch's rule for vmap within forward mode loses count of
-# nested ones. `back` is their tiling; else `tiling.spread`.
+# nested ones. `back_1` to `back_3` are the lists of their tiling; else of `tiling.spread`.
 
 
 class _Send(torch.autograd.Function):
