@@ -24,7 +24,7 @@ BUSY = 0.25
 def ready() -> bool:
     """Whether this program was started in the environment that figures ask for.
 
-    With `--stock` among its arguments the allocator stays as the system has it.
+    With `--stock` among its arguments, which `run.py` takes, the allocator stays as it is.
     """
     names = ("OMP_WAIT_POLICY",) if "--stock" in sys.argv else ENVIRONMENT
     return all(os.environ.get(name) == ENVIRONMENT[name] for name in names)

@@ -120,7 +120,12 @@ def explain(
         layer=repr(layer),
         edges=repr(problem.edges),
         backend=chosen,
-        reason=_reason(chosen, found, forced=backends.forced(own) is not None),
+        reason=_reason(
+            chosen,
+            found,
+            forced=backends.forced(own) is not None,
+            self_loops=problem.edges.is_self_loops,
+        ),
         options=found,
         measured=measured,
         kept=_bytes_kept(problem.edges),
@@ -168,11 +173,15 @@ def _bytes_kept(edges: Any) -> int:
     return sum(seen.values())
 
 
-def _reason(chosen: str, found: tuple[backends.Option, ...], *, forced: bool) -> str:
+def _reason(
+    chosen: str, found: tuple[backends.Option, ...], *, forced: bool, self_loops: bool
+) -> str:
     if forced:
         return "forced by the layer or by `with cg.backend(...)`"
     if chosen == "dense":
         return "a full grid is an image: torch's own kernel, no edge is built"
+    if chosen == "gather" and self_loops:
+        return "self-loops: one product over the rows as they lie"
     serving = [option.name for option in found if option.refusal is None]
     if chosen == "messages" and serving == ["messages"]:
         return "the only one that serves"

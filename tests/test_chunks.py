@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.func import functional_call, vmap
 
 import convgraph as cg
 from convgraph.backends import windows
@@ -27,6 +28,24 @@ def test_chunks_give_what_all_tiles_give(
     assert all(map(torch.equal, one, found(layer, graph)))
     with torch.no_grad():
         assert torch.equal(one[0], layer(graph).x)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_chunks_for_each_of_several_arguments(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = integer_weights(cg.nn.GraphConv2d(4, 4, 3, stride=2, padding=1, backend="tiles"))
+    graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS["scattered"]())
+    given = [graph.x, layer.weight.detach(), layer.bias.detach()]
+
+    def run(one: torch.Tensor) -> torch.Tensor:
+        x, weight, bias = [*given[:place], one, *given[place + 1 :]]
+        values = {"weight": weight, "bias": bias}
+        out: torch.Tensor = functional_call(layer, values, (graph.with_x(x),)).x
+        return out
+
+    one_by_one(monkeypatch)
+    several = torch.stack([given[place], given[place] * 2])
+    with torch.no_grad():
+        assert torch.equal(vmap(run)(several), torch.stack([run(one) for one in several]))
 
 
 def test_rows_of_a_chunk_in_another_order_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

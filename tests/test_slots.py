@@ -74,6 +74,21 @@ def test_taps_of_unequal_edges_stand_in_blocks_of_their_own() -> None:
     assert slots.EVEN * held <= edges.num_edges - loops
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_1x1_between_holes_takes_a_way_of_its_own(bias: bool) -> None:
+    layer = integer_weights(cg.nn.GraphConv2d(4, 3, 1, bias=bias))
+    graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS["scattered"]())
+    one = found(layer, graph)
+    with cg.backend("messages"):
+        assert all(map(torch.equal, one, found(layer, graph)))
+    layer.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    with pytest.raises(cg.errors.ShapeError, match="bias of shape"):
+        layer(graph)
+    rounded_up = cg.nn.GraphConv(4, 3, cg.KernelGeometry(1, ceil_mode=True, d=2))
+    with pytest.raises(cg.errors.UnsupportedError, match="ceil_mode"):
+        rounded_up(graph.with_x(graph.x.float()))
+
+
 def test_edges_that_are_too_many_or_weighed_go_another_way() -> None:
     graph = cg.PixelGraph.from_image(torch.rand(1, 4, 9, 9))
     layer = cg.nn.GraphConv2d(4, 4, 3, padding=1)

@@ -66,7 +66,8 @@ class Option:
         refusal: why it cannot serve, or None.
         macs: multiply-adds it would do.
         moved: elements it would read and write.
-        cost: predicted nanoseconds of one forward, see `convgraph.backends.cost`.
+        cost: predicted nanoseconds of one forward, on the CPU the mean of that and of a third of a
+            training step; see `convgraph.backends.cost`.
     """
 
     name: str

@@ -58,8 +58,9 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
 
 def untracked() -> bool:
     """Whether no derivative, of either mode, can be asked of what is computed now."""
-    here = forward_ad._current_level < 0 and not torch.is_grad_enabled()
-    return here and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return forward_ad._current_level < 0
 
 
 def unwatched(*tensors: Tensor) -> bool:

@@ -132,16 +132,12 @@ def _bags_of(ends: Tensor, slot: Tensor, nodes: int) -> Tensor:
 
 def serves(x: Tensor, taps: Tensor, edges: Any) -> bool:
     """Whether the edges are few enough, and every step has its kernel."""
-    if not isinstance(edges, Edges) or torch.compiler.is_compiling() or not known(x):
+    if not isinstance(edges, Edges) or torch.compiler.is_compiling():
         return False
-    if edges.edge_weight is not None:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    return few(edges.num_edges, taps.shape[1] * (taps.shape[2] + taps.shape[3]))
-
-
-def known(x: Any) -> bool:
-    """Whether there are bags for this device and dtype."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    channels = taps.shape[1] * (taps.shape[2] + taps.shape[3])
+    return few(edges.num_edges, channels) and edges.edge_weight is None
 
 
 def few(num_edges: int, channels: int) -> bool:

@@ -25,7 +25,6 @@ from torch import Tensor
 from convgraph import autocast
 from convgraph.backends import cost, dense, tiling, windows
 from convgraph.backends.compiled import (
-    add_rows,
     keeping,
     multilinear,
     operators,
@@ -92,9 +91,10 @@ def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
     # A transposed kernel does as many multiply-adds as its windows have cells.
     macs = (cells if g.transposed else sites) * g.num_taps * problem.macs_per_edge
     moved = cells * problem.in_channels + (sites + edges.num_targets) * problem.out_channels
-    if problem.depthwise:
+    on_cpu = problem.device.type == "cpu"  # elsewhere neither has been measured
+    if on_cpu and problem.depthwise:
         macs *= 1 + ROW / prod(tile) ** (1 / g.d)
-    else:
+    elif on_cpu:
         moved += TILE * count * problem.in_channels
     if not tiling.mirrored(g):  # for the backward, which adds the windows' gradients up
         moved += cells * problem.in_channels
@@ -179,7 +179,7 @@ def _sent(
     cut = windows.cutter(x, window, s.size, s.tiles)
     chunks = list(windows.chunks(s, x.shape[1], x.device))
     made = (windows.convolve(cut(chosen), weight, s, bias) for chosen in chunks)
-    if len(chunks) == 1 or not unwatched(x, weight):
+    if len(chunks) == 1 or not unwatched(*[t for t in (x, weight, bias) if t is not None]):
         return windows.as_rows(list(made)).index_select(0, place)
     # Chunk after chunk to where it belongs: all tiles together would be held twice.
     y = x.new_empty(len(place), s.out_channels)
@@ -241,7 +241,7 @@ class _Answer(torch.autograd.Function):
         window: Tensor,
         place: Tensor,
         held: Tensor,
-        rows: Tensor,
+        table: Tensor,
         cells: Tensor,
         ptr: Tensor,
         *plain: int,
@@ -255,8 +255,10 @@ class _Answer(torch.autograd.Function):
         found = windows.as_rows(parts)
         if unwatched(found):
             return windows.bags(found, cells, ptr)
-        total = found.new_zeros(s.num_sources, found.shape[1])
-        return add_rows(total, rows, found.index_select(0, cells), distinct=False)
+        # Compilers turn additions into rows into atomics.
+        picked = windows.with_hole(found).index_select(0, table.flatten())
+        total: Tensor = picked.unflatten(0, table.shape).sum(1)
+        return total
 
     setup_context = keeping(8)
 

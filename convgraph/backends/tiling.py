@@ -7,7 +7,7 @@ Along each axis tile i of T output sites listens to one window of the source,
 
 with D = dilation (k - 1), so that all windows have one shape and one small dense convolution serves
 them. Windows overlap by their halo. Integers only; made once per topology and tile. May import
-backends.dense, backends.windows, edges, geometry and sites.
+autocast, backends.dense, backends.windows, edges, geometry and sites.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph import autocast
 from convgraph.backends import dense
 from convgraph.backends.windows import Ints, packed
 from convgraph.edges import Edges
@@ -57,8 +58,8 @@ class Tiling:
 class Spread(NamedTuple):
     """The windows turned round: which cells hold each source row, so that its sum never races."""
 
-    rows: Tensor  # (cells held,) source rows, ascending
-    cells: Tensor  # (cells held,) their cells among the windows
+    table: Tensor  # (num_sources, most) int64 cells of each; the number of cells where it has fewer
+    cells: Tensor  # (cells held,) the same one source after the other
     ptr: Tensor  # (num_sources + 1,) int64 offsets
 
 
@@ -87,7 +88,8 @@ def count_edges(edges: Edges) -> int:
     ones = torch.ones((1, 1, *_kernel(edges).kernel_size))  # no pixel hears more than 2^24 taps
     full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
     rows = full.to(ones.device, ones.dtype).unsqueeze(1)
-    heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1)
+    with autocast.off(torch.device("cpu")), autocast.off(rows.device):
+        heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1).round()
     heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
     return int(heard.sum(dtype=torch.float64))
 
@@ -151,9 +153,13 @@ def spread(edges: Edges, tile: Ints) -> Spread:
     window = found.window[: found.count * prod(found.size)]
     cells = (window < edges.num_sources).nonzero().squeeze(1)
     rows, order = window[cells].sort(stable=True)
+    cells = cells[order]
+    counts = torch.bincount(rows, minlength=edges.num_sources)
     ptr = rows.new_zeros(edges.num_sources + 1)
-    ptr[1:] = torch.bincount(rows, minlength=edges.num_sources).cumsum(0)
-    return Spread(rows, cells[order], ptr)
+    ptr[1:] = counts.cumsum(0)
+    table = rows.new_full((edges.num_sources, int(counts.max())), len(window))
+    table[rows, torch.arange(len(rows), device=rows.device) - ptr[rows]] = cells
+    return Spread(table, cells, ptr)
 
 
 def _kernel(edges: Edges) -> KernelGeometry:

@@ -60,11 +60,12 @@ ROWS = "rows"
 
 def prepared(source: Sites, geometry: KernelGeometry) -> Plan | str | None:
     """Return the plan for a geometry on some sites; None if no one call of torch serves."""
-    if geometry.is_pointwise and not geometry.transposed and not source.is_full:
+    plain = not geometry.transposed and not geometry.ceil_mode
+    if geometry.is_pointwise and plain and not source.is_full:
         return ROWS if geometry.d == source.d and source.num_nodes else None
     if source.mask is not None or source.size is None or not source.num_nodes:
         return None
-    if geometry.transposed or geometry.padding_mode != "zeros" or geometry.ceil_mode:
+    if not plain or geometry.padding_mode != "zeros":
         return None
     if geometry.d != source.d or any(before != after for before, after in geometry.padding):
         return None

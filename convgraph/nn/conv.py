@@ -178,12 +178,8 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
                     f"{self._who()}: a PixelGraph brings its own edges; pass graph.x to use others"
                 )
             if sites is None and not tapped and self.backend is None:
-                # Looked up directly, unless a parametrisation took over.
-                own = self._parameters
-                weight = own["weight"] if "weight" in own else self.weight  # noqa: SIM401
-                bias = own["bias"] if "bias" in own else self.bias  # noqa: SIM401
                 try:
-                    y = full_grid.convolved(x, weight, bias, self.geometry, self.groups)
+                    y = full_grid.convolved(x, self.weight, self.bias, self.geometry, self.groups)
                 except RuntimeError:
                     y = None  # the general way says what does not fit
                 if y is not None:
