@@ -6,8 +6,8 @@ from torch.func import functional_call, vmap
 
 import convgraph as cg
 from convgraph.backends import windows
-from tests.cases import integer_weights, integers
-from tests.test_slots import LAYERS, MASKS, found
+from tests.cases import integers
+from tests.test_slots import LAYERS, MASKS, found, layer_of
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,9 +19,7 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_give_what_all_tiles_give(
     name: str, mask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, options = LAYERS[name]
-    own = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "backend": "tiles"} | options
-    layer = integer_weights(kind(**own))
+    layer = layer_of(name, "tiles")
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS[mask]())
     one = found(layer, graph)
     one_by_one(monkeypatch)
@@ -32,7 +30,7 @@ def test_chunks_give_what_all_tiles_give(
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_chunks_for_each_of_several_arguments(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = integer_weights(cg.nn.GraphConv2d(4, 4, 3, stride=2, padding=1, backend="tiles"))
+    layer = layer_of("strided", "tiles")
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS["scattered"]())
     given = [graph.x, layer.weight.detach(), layer.bias.detach()]
 
@@ -49,7 +47,7 @@ def test_chunks_for_each_of_several_arguments(place: int, monkeypatch: pytest.Mo
 
 
 def test_rows_of_a_chunk_in_another_order_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = integer_weights(cg.nn.GraphConv2d(4, 4, 3, padding=1, backend="tiles"))
+    layer = layer_of("plain", "tiles")
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS["scattered"]())
     one = layer(graph).x
     one_by_one(monkeypatch)

@@ -396,7 +396,7 @@ def test_a_fault_in_the_library_is_refuted(
     part, backend, plant = FAULTS[name]
     if masked and backend == "dense":
         pytest.skip("the dense backend serves full grids")
-    if not masked and "laid out" in name and "gradient" in name:
+    if not masked and name == "gradient of x laid out one cell off":
         pytest.skip("a full grid is laid out as it is")
     twin = nn.Conv2d(4, 4, 3, padding=1).double()
     layer = cg.nn.GraphConv2d.from_dense(twin)

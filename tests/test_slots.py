@@ -30,6 +30,13 @@ MASKS = {
 }
 
 
+def layer_of(name: str, backend: str) -> Any:
+    """A layer of 4 channels with integer weights."""
+    kind, options = LAYERS[name]
+    own = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "backend": backend} | options
+    return integer_weights(kind(**own))
+
+
 def found(layer: Any, graph: cg.PixelGraph) -> list[Tensor]:
     """Output, gradients, and gradients of a function of the gradients."""
     x = graph.x.clone().requires_grad_()
@@ -46,9 +53,7 @@ def found(layer: Any, graph: cg.PixelGraph) -> list[Tensor]:
 def test_slots_give_what_tap_after_tap_gives(
     name: str, mask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, options = LAYERS[name]
-    own = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "backend": "gather"} | options
-    layer = integer_weights(kind(**own))
+    layer = layer_of(name, "gather")
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS[mask]())
     edges, taps = layer.edges(graph), torch.empty(9, 1, 4, 8)
     assert slots.serves(graph.x, taps, edges) == (edges.num_edges > 0)

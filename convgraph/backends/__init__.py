@@ -6,7 +6,8 @@ time, so every rank of a job chooses alike and a run repeats; what was chosen is
 edges.
 
 A new backend is one file with NAME, refuses(problem), work(problem) and the function that computes;
-it is listed under its operator in `TABLES` below.
+it is listed under its operator in `TABLES` below. (`gather` has two ways, and says with `priced`
+which row of the cost table is that of the problem's.)
 """
 
 from collections.abc import Iterator

@@ -73,10 +73,9 @@ def slots(edges: Edges) -> Slots:
     loops = _loops(edges, turns, ptr)
     taps, blocks, parts = turns[:loops], [], []
     slot = torch.empty_like(source)
-    start = 0
+    start = begin = count[turns[0]] if loops else 0
     if loops:
-        start = count[turns[0]]
-        slot[ptr[turns[0]] : ptr[turns[0] + 1]] = torch.arange(start, device=device)
+        slot[ptr[turns[0]] : ptr[turns[0] + 1]] = torch.arange(begin, device=device)
     for block in _blocks(turns[loops:], count):
         most = count[block[0]]
         blocks += [len(block), most]
@@ -86,7 +85,6 @@ def slots(edges: Edges) -> Slots:
             parts.append(chosen)
             start += most
         taps = taps + block
-    begin = count[turns[0]] if loops else 0
     filled = torch.zeros(start - begin + 1, dtype=torch.int64, device=device)
     for chosen in parts:
         filled[slot[chosen] - begin + 1] = 1

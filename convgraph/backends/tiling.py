@@ -88,7 +88,7 @@ def count_edges(edges: Edges) -> int:
     ones = torch.ones((1, 1, *_kernel(edges).kernel_size))  # no pixel hears more than 2^24 taps
     full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
     rows = full.to(ones.device, ones.dtype).unsqueeze(1)
-    with autocast.off(torch.device("cpu")), autocast.off(rows.device):
+    with autocast.off(rows.device):
         heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1).round()
     heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
     return int(heard.sum(dtype=torch.float64))

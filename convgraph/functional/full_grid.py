@@ -70,12 +70,10 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Plan | str | None:
     if geometry.d != source.d or any(before != after for before, after in geometry.padding):
         return None
     target = connect(geometry, source).target
-    if target.mask is not None or target.root is not target:
+    if target.mask is not None or target.size is None or target.root is not target:
         return None
     d = geometry.d
     padding = tuple(before for before, _ in geometry.padding)
-    if target.size is None:
-        return None
     told = (target.batch_size, target.size, target.device, target.batched)
     return Plan(
         target=None if target is source else told,
