@@ -21,14 +21,15 @@ from convgraph.backends import (
     columns_gather,
     columns_messages,
     cost,
+    cpp,
     dense,
-    fused,
     gather,
     masked,
     messages,
     pool_dense,
     resize_dense,
     tiles,
+    triton,
 )
 from convgraph.backends.problem import Problem
 from convgraph.edges import Edges
@@ -38,7 +39,8 @@ TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {
         "dense": dense,
         "tiles": tiles,
-        "triton": fused,
+        "triton": triton,
+        "cpp": cpp,
         "gather": gather,
         "masked": masked,
         "messages": messages,
@@ -50,7 +52,7 @@ TABLES: dict[str, dict[str, ModuleType]] = {
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 
-NAMES = ("dense", "tiles", "triton", "gather", "masked", "messages")
+NAMES = ("dense", "tiles", "triton", "cpp", "gather", "masked", "messages")
 
 _FORCED: list[str] = []
 """Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's

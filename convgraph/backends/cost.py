@@ -49,6 +49,7 @@ RATES: dict[str, dict[str, Rate]] = {
         "tiles": Rate(mac=0.0067, depthwise=0.0242, moved=0.136, call=739_000),
         "gather": Rate(mac=0.0065, depthwise=0.2, moved=0.396, call=505_000),
         "slots": Rate(mac=0.0076, depthwise=0.2, moved=0.201, call=724_000),
+        "cpp": Rate(mac=0.0045, depthwise=0.02, moved=0.05, call=150_000),
         # Not fitted: never chosen for speed.
         "messages": Rate(mac=0.0159, depthwise=0.148, moved=1.8, call=740_000),
         # Not measured: interpreted, to be tested and read, and dearer than anything else here.
@@ -63,6 +64,8 @@ RATES: dict[str, dict[str, Rate]] = {
         "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
         "tiles": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=5e-5),
         "triton": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=1.2e-4),
+        # It refuses every device but the CPU.
+        "cpp": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
         "gather": Rate(mac=8e-6, depthwise=0.0, moved=2.6e-3, call=10_000, ieee=4.5e-5),
         "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000, ieee=4.5e-5),
     },

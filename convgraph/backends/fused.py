@@ -1,20 +1,16 @@
-"""Backend `triton`: one fused kernel reads neighbours through a table, multiplies, and writes once.
+"""Fused kernels as functions to differentiate: one pass reads neighbours, multiplies, writes once.
 
-    send(x, T, b)      y[p]  = b + sum over slots of  x[table[s, p]] @ T[kind[s]]
-    correlate(x, g)    T[t]  = sum over sites of  x[table[t, p]]^T g[p]
+    send(x, T, b)      y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]]
+    correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
 
 No message and no gathered row ever reaches memory. The two are closed under differentiation, to any
-order, over one pair of tables:
+order, over both directions of the edges:
 
-    d send / dx = send over the table of the reversed edges with T^T;   d send / dT = correlate
+    d send / dx = send back along the edges with T^T;   d send / dT = correlate
 
-Half types and TF32 multiply on tensor cores and add in float32. Without TF32, float32 products
-run on plain units, and by the cost table `gather` wins, whose products are cuBLAS's; forced, this
-backend serves them all the same. float64 it refuses.
-
-Each block of the result has one owner and each sum one order: results repeat bit for bit. May
-import autocast, backends.compiled, fused_launch, neighbours, problem and tiling, edges and
-geometry; importing it does not import triton.
+Both take the lists of both directions, as `fused_operators` describes them; `plain` is whether the
+call runs backwards. Each block of the result has one owner and each sum one order: results repeat
+bit for bit. May import autocast, backends.compiled and fused_operators.
 """
 
 from collections.abc import Callable
@@ -24,56 +20,25 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends import fused_launch, tiling
-from convgraph.backends.compiled import keeping, operators
-from convgraph.backends.neighbours import neighbours
-from convgraph.backends.problem import TAPPED, Problem
-from convgraph.edges import Edges
-from convgraph.geometry import KernelGeometry
-
-NAME = "triton"
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-def refuses(problem: Problem) -> str | None:
-    """Say why this backend cannot serve, or None."""
-    if problem.tapped:
-        return TAPPED
-    edges = problem.edges
-    if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
-        return "a neighbour table needs the edges of a kernel on a lattice"
-    if problem.dtype not in DTYPES:
-        return f"the kernels compute in float16, bfloat16 and float32, not in {problem.dtype}"
-    if edges.is_self_loops:
-        return "one self-loop per node is one matrix product, which 'gather' hands to torch"
-    return fused_launch.lacks(problem.device) or None
-
-
-def work(problem: Problem) -> tuple[float, float]:
-    """Multiply-adds and elements moved: rows read and written once, and the table between them."""
-    edges: Any = problem.edges
-    macs = edges.form(tiling.count_edges) * problem.macs_per_edge
-    moved = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
-    return float(macs), float(moved + edges.num_taps * edges.num_targets)
+from convgraph.backends import fused_operators
+from convgraph.backends.compiled import keeping, operators, untracked
 
 
 def conv(
     x: Tensor,  # (N, C_in)
     taps: Tensor,  # (K, G, C_in / G, C_out / G)
     bias: Tensor | None,  # (C_out,)
-    edges: Edges,
+    there: tuple[Tensor, ...],
+    back: tuple[Tensor, ...],
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included: half types round once."""
-    there, back = edges.form(neighbours)
-    return _send(x, taps, bias, *there, *back, 0)
-
-
-# Both operators take the tables of both directions; `plain` is whether the call runs backwards.
+    send = fused_operators.send if untracked() else _send
+    y: Tensor = send(x, taps, bias, *there, *back, 0)
+    return y
 
 
 class _Send(torch.autograd.Function):
-    """y[p] = b + sum over slots of x[table[s, p]] @ T[kind[s]], along the edges or back."""
+    """y[p] = b + sum over slots of x[q(s, p)] @ T[kind[s]], along the edges or back."""
 
     generate_vmap_rule = True
 
@@ -82,16 +47,16 @@ class _Send(torch.autograd.Function):
         x: Tensor,
         taps: Tensor,
         bias: Tensor | None,
-        table: Tensor,
-        order: Tensor,
-        kind: Tensor,
-        back_table: Tensor,
-        back_order: Tensor,
-        back_kind: Tensor,
+        who: Tensor,
+        sites: Tensor,
+        slots: Tensor,
+        back_who: Tensor,
+        back_sites: Tensor,
+        back_slots: Tensor,
         backwards: int,
     ) -> Tensor:
-        lists = (table, order, kind, back_table, back_order, back_kind)
-        y: Tensor = fused_launch.send(x, taps, bias, *lists, backwards)
+        lists = (who, sites, slots, back_who, back_sites, back_slots)
+        y: Tensor = fused_operators.send(x, taps, bias, *lists, backwards)
         return y
 
     setup_context = keeping(9)
@@ -112,7 +77,7 @@ class _Send(torch.autograd.Function):
 
 
 class _Correlate(torch.autograd.Function):
-    """T[t] = sum over sites of x[table[t, p]]^T g[p], per group, along the edges."""
+    """T[t] = sum over sites of x[q(t, p)]^T g[p], per group, along the edges."""
 
     generate_vmap_rule = True
 
@@ -120,16 +85,16 @@ class _Correlate(torch.autograd.Function):
     def forward(
         x: Tensor,
         g: Tensor,
-        table: Tensor,
-        order: Tensor,
-        kind: Tensor,
-        back_table: Tensor,
-        back_order: Tensor,
-        back_kind: Tensor,
+        who: Tensor,
+        sites: Tensor,
+        slots: Tensor,
+        back_who: Tensor,
+        back_sites: Tensor,
+        back_slots: Tensor,
         groups: int,
     ) -> Tensor:
-        lists = (table, order, kind, back_table, back_order, back_kind)
-        found: Tensor = fused_launch.correlate(x, g, *lists, groups)
+        lists = (who, sites, slots, back_who, back_sites, back_slots)
+        found: Tensor = fused_operators.correlate(x, g, *lists, groups)
         return found
 
     setup_context = keeping(8)
@@ -163,7 +128,7 @@ def _affine(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ...]
     if tangents[1] is not None:
         parts.append(operator(x, tangents[1], None, *lists, *ctx.plain))
     if tangents[2] is not None:
-        rows = lists[3 if ctx.plain[0] else 0].shape[1]
+        rows = lists[4 if ctx.plain[0] else 1].shape[-1]
         parts.append(tangents[2].expand(rows, -1))
     total: Tensor = sum(parts[1:], parts[0])
     return total
@@ -187,10 +152,12 @@ _, _correlate_back = operators(_Correlate, _bilinear)
 
 def _send(*args: Any) -> Tensor:
     """Call it; a compiler gets the operator itself, which brings its own derivative."""
-    y: Tensor = (fused_launch.send if torch.compiler.is_compiling() else _followed)(*args)
+    y: Tensor = (fused_operators.send if torch.compiler.is_compiling() else _followed)(*args)
     return y
 
 
 # Compiled and exported programs keep the operators and none of the classes.
-for _operator, _function in ((fused_launch.send, _Send), (fused_launch.correlate, _Correlate)):
-    _operator.register_autograd(_function.backward, setup_context=_function.setup_context)
+for _name, _function in (("send", _Send), ("correlate", _Correlate)):
+    torch.library.register_autograd(
+        f"convgraph::{_name}", _function.backward, setup_context=_function.setup_context
+    )

@@ -1,21 +1,19 @@
-"""Launching the kernels of `triton`: which blocks, by rule, and the operators torch knows.
+"""Launching the kernels of `triton`: which blocks, by rule, and in which order of sums.
 
 Few configurations, from channels and dtype alone; nothing is tuned or timed, so that every process
-compiles the same kernels and a run repeats. `convgraph::send` and `convgraph::correlate` are
-registered with torch.library: a compiler takes each for one call, whose shape a fake tells it.
+compiles the same kernels and a run repeats. `fused_operators` registers the two functions.
 
 May import backends.neighbours and tf32, and on its first launch fused_kernels, which imports
 triton.
 """
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,10 +113,9 @@ def _on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-# The operators
+# What the operators do on CUDA
 
 
-@torch.library.custom_op("convgraph::send", mutates_args=())
 def send(
     x: Tensor,  # (N, G * C_in)
     taps: Tensor,  # (K, G, C_in, C_out)
@@ -168,24 +165,6 @@ def send(
     return y
 
 
-@send.register_fake
-def _(
-    x: Tensor,
-    taps: Tensor,
-    bias: Tensor | None,
-    table: Tensor,
-    order: Tensor,
-    kind: Tensor,
-    back_table: Tensor,
-    back_order: Tensor,
-    back_kind: Tensor,
-    backwards: int,
-) -> Tensor:
-    rows = (back_table if backwards else table).shape[1]
-    return x.new_empty(rows, taps.shape[1] * taps.shape[3])
-
-
-@torch.library.custom_op("convgraph::correlate", mutates_args=())
 def correlate(
     x: Tensor,  # (N, G * C_in)
     g: Tensor,  # (P, G * C_out)
@@ -234,41 +213,6 @@ def correlate(
                 **FUSED,
             )
     return found.sum(0).to(x.dtype)
-
-
-@correlate.register_fake
-def _(
-    x: Tensor,
-    g: Tensor,
-    table: Tensor,
-    order: Tensor,
-    kind: Tensor,
-    back_table: Tensor,
-    back_order: Tensor,
-    back_kind: Tensor,
-    groups: int,
-) -> Tensor:
-    return x.new_empty(table.shape[0], groups, x.shape[1] // groups, g.shape[1] // groups)
-
-
-def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
-    """The rule of vmap for an operator: call it for each sample, whichever factors have several."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        found = []
-        for n in range(info.batch_size):
-            one = [
-                arg if dim is None else arg.select(dim, n)
-                for arg, dim in zip(args, in_dims, strict=True)
-            ]
-            found.append(op(*one))
-        return torch.stack(found), 0
-
-    return rule
-
-
-send.register_vmap(_one_by_one(send))
-correlate.register_vmap(_one_by_one(correlate))
 
 
 def _precision() -> str:

@@ -7,7 +7,7 @@ tap, that tap has as many slots as its busiest source needs. Sites stand in the 
 spatial tiles, so that one block of rows shares its neighbours and the taps it does without.
 
 Integers only; made once per topology, by counting: nothing is hashed, and only folds are sorted.
-May import backends.tiling and windows, edges and sites.
+May import backends.tiling, edges and sites.
 """
 
 from math import prod
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from convgraph.backends import tiling
-from convgraph.backends.windows import Ints
 from convgraph.edges import Edges
 from convgraph.sites import Sites
 
@@ -49,18 +48,23 @@ class Neighbours(NamedTuple):
 def neighbours(edges: Edges) -> Neighbours:
     """Return the tables of a kernel's edges on a lattice."""
     source, target, _, ptr = edges.by_tap()
+    taps = torch.arange(len(ptr) - 1, device=target.device)
+    there = _side(edges.edge_type, target, source, taps, edges.target)
+    return Neighbours(there, answers(edges))
+
+
+def answers(edges: Edges) -> Side:
+    """Return what sources are answered."""
+    source, target, _, ptr = edges.by_tap()
     tap = edges.edge_type
     taps = torch.arange(len(ptr) - 1, device=tap.device)
-    tile = TILE[edges.relation.d]
-    there = _side(tap, target, source, taps, edges.target, tile)
     if edges.injective:
-        return Neighbours(there, _side(tap, source, target, taps, edges.source, tile))
+        return _side(tap, source, target, taps, edges.source)
     turn = _turns(tap * edges.num_sources + source)
     most = torch.zeros(len(taps), dtype=torch.int64, device=tap.device)
     most = most.scatter_reduce(0, tap, turn + 1, "amax")
     slot = (most.cumsum(0) - most)[tap] + turn
-    back = _side(slot, source, target, taps.repeat_interleave(most), edges.source, tile)
-    return Neighbours(there, back)
+    return _side(slot, source, target, taps.repeat_interleave(most), edges.source)
 
 
 def _side(
@@ -69,10 +73,9 @@ def _side(
     speaks: Tensor,  # (E,)
     kind: Tensor,  # (S,) tap of each slot
     sites: Sites,
-    tile: Ints,
 ) -> Side:
     """Write the lists into a table; no pair of slot and site comes twice."""
-    order = _tile_order(sites, tile)
+    order = tile_order(sites)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     table = torch.full((len(kind), len(order)), -1, dtype=torch.int32, device=order.device)
@@ -92,8 +95,9 @@ def _turns(key: Tensor) -> Tensor:
     return turns
 
 
-def _tile_order(sites: Sites, tile: Ints) -> Tensor:
-    """(P,): the sites tile after tile, within a tile in raster order."""
+def tile_order(sites: Sites) -> Tensor:
+    """(P,) int64: the sites tile after tile, within a tile in raster order."""
+    tile = TILE[sites.d]
     if sites.num_nodes == 0:
         return torch.empty(0, dtype=torch.int64, device=sites.device)
     within, number, count = tiling.cells(sites, tile)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convgraph.edges import Edges
+from convgraph.geometry import KernelGeometry
 
 TAPPED = "hooks or an explainer listen to single messages; only 'messages' has them"
 """Why every other backend refuses a problem whose messages somebody listens to."""
@@ -164,6 +165,16 @@ class Problem:
         if self.op == "conv":
             return self.out_channels * (self.in_channels // self.groups)
         return self.out_channels
+
+
+def off_lattice(problem: Problem) -> str | None:
+    """Say why a kernel that reads neighbours on a lattice cannot serve, or None."""
+    if problem.tapped:
+        return TAPPED
+    edges = problem.edges
+    if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
+        return "a neighbour table needs the edges of a kernel on a lattice"
+    return None
 
 
 _FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")

@@ -228,7 +228,7 @@ def _windows(
     for axis in reversed(range(g.d)):
         first, width, _ = _axis(g, axis, tile[axis])
         step = tile[axis] // g.stride[axis] if g.transposed else tile[axis] * g.stride[axis]
-        tables = [_along(g, axis, size[axis], first) for size in sizes]
+        tables = [cells_along(g, axis, size[axis], first) for size in sizes]
         starts = torch.tensor(np.cumsum([0, *map(len, tables)])[:-1], device=device)
         lengths = torch.tensor([len(table) for table in tables], device=device)
         which = image if source.size is None else torch.zeros_like(image)
@@ -248,7 +248,7 @@ def _windows(
     return torch.where(present, cell, source.num_nodes)
 
 
-def _along(g: KernelGeometry, axis: int, n: int, first: int) -> np.ndarray[Any, Any]:
+def cells_along(g: KernelGeometry, axis: int, n: int, first: int) -> np.ndarray[Any, Any]:
     """Return the source that stands in each cell from the first window's start on; -1 if none."""
     if g.transposed:
         cells = np.arange(first, n, dtype=np.int64)

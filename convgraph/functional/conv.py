@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import dense, fused, gather, masked, messages, tf32, tiles
+from convgraph.backends import cpp, dense, gather, masked, messages, tf32, tiles, triton
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
@@ -189,13 +189,15 @@ def convolve(
     if name == tiles.NAME and isinstance(edges, Edges):
         return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
-    if name == fused.NAME and isinstance(edges, Edges):
-        return fused.conv(x, taps, bias, edges)
+    if name == triton.NAME and isinstance(edges, Edges):
+        return triton.conv(x, taps, bias, edges)
     out_dtype = x.dtype
     if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
         x, taps = x.float(), taps.float()
         bias = None if bias is None else bias.float()
-    if name == gather.NAME:
+    if name == cpp.NAME and isinstance(edges, Edges):
+        y = cpp.conv(x, taps, bias, edges)
+    elif name == gather.NAME:
         y = gather.conv(x, taps, edges, bias)
     else:
         y = messages.conv(x, taps, edges, propagate)

@@ -1,13 +1,14 @@
-"""What one call of torch can do, without the general machinery: small images wait for microseconds.
+"""What one call can do, without the general machinery: small images wait for microseconds.
 
     full grid   x (B*H*W, C)  --view-->  (B, C, H, W)  --torch-->  (B, C', H', W')  --view-->  y
     1x1         x (N, C) @ W^T + b, on whatever sites
+    mask        one fused kernel over the rows, where the sites stay and the choice is `cpp`
 
 What follows from sites and geometry alone is worked out once and kept with the sites; what is left
-of a call is torch's own convolution between two views. torch itself refuses what does not fit, and
+of a call is one kernel between two views. torch itself refuses what does not fit, and
 whoever called asks `check_weight` for the words. Steps are few because what is warm in a loop of
 its own comes out of main memory between large kernels: there each costs five times as much. May
-import geometry, sites, edges, graph and backends.
+import geometry, sites, edges, graph, backends and functional.conv.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
+from convgraph.backends import cpp, fused, rank_grid
 from convgraph.backends.compiled import plus
 from convgraph.edges import connect
+from convgraph.functional.conv import conv_problem, tap_matrices
 from convgraph.geometry import KernelGeometry
 from convgraph.graph import PixelGraph
 from convgraph.sites import Sites, full_grid
@@ -115,7 +118,7 @@ def convolved(
     source = graph.sites
     plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
     if plan is None:
-        return None
+        return _fused(graph, weight, bias, geometry, groups)
     if isinstance(plan, str):
         return _product(graph, weight, bias) if groups == 1 else None
     channels, target = weight.shape[0], source
@@ -133,6 +136,34 @@ def _product(graph: PixelGraph, weight: Tensor, bias: Tensor | None) -> PixelGra
     if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != graph.x.dtype):
         return None
     return _made(plus(graph.x @ weight.flatten(1).t(), bias), graph.sites)
+
+
+def _fused(
+    graph: PixelGraph, weight: Tensor, bias: Tensor | None, geometry: KernelGeometry, groups: int
+) -> PixelGraph | None:
+    """Call the fused kernel; it checks nothing, so what does not fit takes the general way."""
+    x, source, channels = graph.x, graph.sites, weight.shape[0]
+    if (
+        geometry.transposed
+        or weight.dtype != x.dtype
+        or weight.shape[1] * groups != x.shape[1]
+        or channels % groups
+        or (bias is not None and (bias.shape != (channels,) or bias.dtype != x.dtype))
+    ):
+        return None
+
+    def sides() -> tuple[rank_grid.Side, rank_grid.Side] | None:
+        edges = connect(geometry, source)
+        problem = conv_problem(x, weight, edges, geometry, groups)
+        stays = edges.target is source and backends.choose(problem) == cpp.NAME
+        return edges.form(rank_grid.sides) if stays else None
+
+    facts = ("fused", geometry, x.shape[1], channels, groups, x.dtype)
+    lists = source.memo(facts, sides)
+    if lists is None:
+        return None
+    taps = tap_matrices(weight, groups, transposed=False)
+    return _made(fused.conv(x, taps, bias, *lists), source)
 
 
 def _made(x: Tensor, sites: Sites) -> PixelGraph:

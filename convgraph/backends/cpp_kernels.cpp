@@ -1,0 +1,497 @@
+// Kernels of the backend `cpp`: one pass reads neighbours through a rank grid, multiplies, and
+// writes once.
+//
+//     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]],   q = grid[base[p] + offset[s]]
+//     correlate(x, g)    T[t]  = sum over sites of  x[q]^T g[p]
+//
+// A negative q is an edge that is not there, and costs nothing. No gathered row is ever written to
+// memory: within a block of sites the rows that a tap hears are listed, and a few of them at a time
+// are multiplied while their sums stay in registers.
+//
+// Blocks and parts follow from sizes alone, never from the number of threads; each number has one
+// owner and one order of additions, so results repeat bit for bit.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+
+// -- Registers -----------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, REGISTERS = 32;
+#elif defined(__AVX2__)
+constexpr int BYTES = 32, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int BYTES = 16, REGISTERS = 32;
+#else
+constexpr int BYTES = 16, REGISTERS = 16;
+#endif
+
+template <class T>
+struct Lanes {
+  typedef T vector __attribute__((vector_size(BYTES), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vec = typename Lanes<T>::vector;
+template <class T>
+constexpr int64_t LANES = BYTES / sizeof(T);
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
+
+// Rows whose sums stay in registers beside V vectors of a factor, one vector left for the other.
+template <int V>
+constexpr int ROWS = std::min((REGISTERS - V - 1) / V, 12);
+
+constexpr int PANEL = 4;       // vectors of output channels that are computed together
+constexpr int64_t BLOCK = 64;  // sites that are computed together: a tile of the order
+constexpr int64_t DEPTH = 64;  // input channels whose weights stay in the nearest cache
+constexpr int64_t PART = 1024;           // fewest sites of one part of a weight gradient
+constexpr int64_t ELEMENTS = 1 << 24;    // most elements of all parts together
+
+// One direction of the edges.
+struct Side {
+  const int* grid;
+  const int64_t *base, *order, *offset, *kind;
+  int64_t sites, slots;
+
+  Side(const Tensor& who, const Tensor& rows, const Tensor& taps)
+      : grid(who.const_data_ptr<int>()), sites(rows.size(1)), slots(taps.size(1)) {
+    base = rows.const_data_ptr<int64_t>();
+    order = base + sites;
+    offset = taps.const_data_ptr<int64_t>();
+    kind = offset + slots;
+  }
+  int64_t heard(int64_t site, int64_t slot) const { return grid[base[site] + offset[slot]]; }
+};
+
+// -- Products ------------------------------------------------------------------------------------
+
+// sums[r] += sum over k of a[r][k] * b[k], for R rows and V vectors
+template <class T, int R, int V>
+inline void multiply_rows(const T* const* a, T* const* sums, const T* b, int64_t depth) {
+  constexpr int64_t L = LANES<T>;
+  Vec<T> s[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) s[r][v] = load(sums[r] + v * L);
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) w[v] = load(b + (k * PANEL + v) * L);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const T q = a[r][k];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) s[r][v] += q * w[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(sums[r] + v * L, s[r][v]);
+}
+
+// The same for any number of rows: whole groups, then one at a time.
+template <class T, int V>
+void multiply(const T* const* a, T* const* sums, int64_t rows, const T* b, int64_t depth) {
+  constexpr int R = ROWS<V>, H = (R + 1) / 2, Q = (H + 1) / 2;
+  int64_t i = 0;
+  for (; i + R <= rows; i += R) multiply_rows<T, R, V>(a + i, sums + i, b, depth);
+  if (i + H <= rows) multiply_rows<T, H, V>(a + i, sums + i, b, depth), i += H;
+  if (i + Q <= rows) multiply_rows<T, Q, V>(a + i, sums + i, b, depth), i += Q;
+  for (; i < rows; ++i) multiply_rows<T, 1, V>(a + i, sums + i, b, depth);
+}
+
+// sums[r] += sum over edges of a[e][r] * b[e], for R rows and V vectors
+template <class T, int R, int V>
+inline void correlate_rows(const T* const* a, const T* const* b, int64_t from, int64_t edges,
+                           T* sums, int64_t stride) {
+  constexpr int64_t L = LANES<T>;
+  Vec<T> s[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) s[r][v] = load(sums + r * stride + v * L);
+  for (int64_t e = 0; e < edges; ++e) {
+    const T *p = a[e] + from, *q = b[e];
+    Vec<T> w[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) w[v] = load(q + v * L);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) s[r][v] += p[r] * w[v];
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(sums + r * stride + v * L, s[r][v]);
+}
+
+template <class T, int V>
+void outer(const T* const* a, const T* const* b, int64_t edges, int64_t channels, T* sums,
+           int64_t stride) {
+  constexpr int R = ROWS<V>, H = (R + 1) / 2, Q = (H + 1) / 2;
+  int64_t i = 0;
+  for (; i + R <= channels; i += R)
+    correlate_rows<T, R, V>(a, b, i, edges, sums + i * stride, stride);
+  for (; i + H <= channels; i += H)
+    correlate_rows<T, H, V>(a, b, i, edges, sums + i * stride, stride);
+  for (; i + Q <= channels; i += Q)
+    correlate_rows<T, Q, V>(a, b, i, edges, sums + i * stride, stride);
+  for (; i < channels; ++i) correlate_rows<T, 1, V>(a, b, i, edges, sums + i * stride, stride);
+}
+
+// Call f with the number of vectors as a constant.
+template <class F>
+inline void by_width(int64_t vectors, F f) {
+  switch (vectors) {
+    case 4: return f(std::integral_constant<int, 4>());
+    case 3: return f(std::integral_constant<int, 3>());
+    case 2: return f(std::integral_constant<int, 2>());
+    default: return f(std::integral_constant<int, 1>());
+  }
+}
+
+inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
+
+// -- send ----------------------------------------------------------------------------------------
+
+// (panel, group, tap, C_in, PANEL * L): the matrices as they are read, padded with zeros.
+template <class T>
+Tensor packed(const Tensor& taps) {
+  const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
+  const int64_t width = PANEL * LANES<T>, panels = up(CO, width);
+  Tensor made = at::empty({panels, G, K, CI, width}, taps.options());
+  T* to = made.mutable_data_ptr<T>();
+  const T* from = taps.const_data_ptr<T>();
+  const int64_t sk = taps.stride(0), sg = taps.stride(1), si = taps.stride(2), so = taps.stride(3);
+  // A second thread would take longer to wake than to help with less.
+  const int64_t grain = std::max<int64_t>(1, (1 << 17) / (CI * width));
+  at::parallel_for(0, panels * G * K, grain, [&](int64_t lo, int64_t hi) {
+    for (int64_t j = lo; j < hi; ++j) {
+      const int64_t c0 = j / K / G * width, n = std::min(width, CO - c0);
+      const T* q = from + j % K * sk + j / K % G * sg + c0 * so;
+      T* p = to + j * CI * width;
+      if (n < width) std::fill(p, p + CI * width, T(0));
+      if (so == 1) {
+        for (int64_t i = 0; i < CI; ++i) std::memcpy(p + i * width, q + i * si, n * sizeof(T));
+        continue;
+      }
+      for (int64_t c = 0; c < n; ++c)
+        for (int64_t i = 0; i < CI; ++i) p[i * width + c] = q[i * si + c * so];
+    }
+  });
+  return made;
+}
+
+template <class T>
+void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& side, T* y) {
+  const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
+  const int64_t L = LANES<T>, width = PANEL * L, panels = up(CO, width);
+  const int64_t blocks = up(side.sites, BLOCK);
+  const Tensor weights = packed<T>(taps);
+  const T* w = weights.const_data_ptr<T>();
+  at::parallel_for(0, panels * G * blocks, 1, [&](int64_t lo, int64_t hi) {
+    std::vector<T> sums(BLOCK * width);
+    std::array<const T*, BLOCK> row, at_depth;
+    std::array<T*, BLOCK> sum;
+    for (int64_t j = lo; j < hi; ++j) {
+      const int64_t m0 = j % blocks * BLOCK, sites = std::min(BLOCK, side.sites - m0);
+      const int64_t g = j / blocks % G, panel = j / blocks / G;
+      const int64_t c0 = panel * width, channels = std::min(width, CO - c0);
+      std::fill(sums.begin(), sums.end(), T(0));
+      if (bias)
+        for (int64_t m = 0; m < sites; ++m)
+          std::memcpy(&sums[m * width], bias + g * CO + c0, channels * sizeof(T));
+      for (int64_t s = 0; s < side.slots; ++s) {
+        int64_t edges = 0;
+        for (int64_t m = 0; m < sites; ++m) {
+          const int64_t q = side.heard(m0 + m, s);
+          row[edges] = x + q * G * CI + g * CI;
+          sum[edges] = &sums[m * width];
+          edges += q >= 0;
+        }
+        if (edges == 0) continue;
+        const T* tap = w + ((panel * G + g) * K + side.kind[s]) * CI * width;
+        for (int64_t k = 0; k < CI; k += DEPTH) {
+          for (int64_t e = 0; e < edges; ++e) at_depth[e] = row[e] + k;
+          by_width(up(channels, L), [&](auto v) {
+            multiply<T, v>(at_depth.data(), sum.data(), edges, tap + k * width,
+                           std::min(DEPTH, CI - k));
+          });
+        }
+      }
+      for (int64_t m = 0; m < sites; ++m)
+        std::memcpy(y + side.order[m0 + m] * G * CO + g * CO + c0, &sums[m * width],
+                    channels * sizeof(T));
+    }
+  });
+}
+
+// Depthwise: y[p, c] = b[c] + sum over slots of x[q, c] * w[kind[s], c]
+constexpr int BESIDE = 8;  // sites that read a weight together
+
+template <class T, int V>
+inline void send_lanes(const T* const* rows, const int64_t* kinds, int64_t slots, const T* w,
+                       const T* bias, int64_t channels, int64_t c, T* const* to, int64_t sites) {
+  constexpr int64_t L = LANES<T>;
+  Vec<T> s[BESIDE][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < BESIDE; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) s[r][v] = bias ? load(bias + c + v * L) : Vec<T>{};
+  for (int64_t i = 0; i < slots; ++i) {
+    const T* at = w + kinds[i] * channels + c;
+    Vec<T> f[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) f[v] = load(at + v * L);
+#pragma GCC unroll 8
+    for (int r = 0; r < BESIDE; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) s[r][v] += load(rows[i * BESIDE + r] + c + v * L) * f[v];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < BESIDE; ++r)
+    if (r < sites)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(to[r] + c + v * L, s[r][v]);
+}
+
+// List what BESIDE sites from m on hear, slot by slot, with `none` where one hears nothing; slots
+// that all of them do without are left out.
+template <class T>
+inline int64_t listed(const Side& side, int64_t m, int64_t sites, const T* x, int64_t channels,
+                      const T* none, const T** rows, int64_t* slots) {
+  int64_t count = 0;
+  for (int64_t s = 0; s < side.slots; ++s) {
+    bool some = false;
+    for (int r = 0; r < BESIDE; ++r) {
+      const int64_t q = r < sites ? side.heard(m + r, s) : -1;
+      rows[count * BESIDE + r] = q < 0 ? none : x + q * channels;
+      some |= q >= 0;
+    }
+    slots[count] = s;
+    count += some;
+  }
+  return count;
+}
+
+template <class T>
+void send_depthwise(const T* x, const Tensor& taps, const T* bias, const Side& side, T* y) {
+  constexpr int64_t L = LANES<T>;
+  const int64_t C = taps.size(1), groups = up(side.sites, BESIDE);
+  const Tensor weights = taps.contiguous();
+  const T* w = weights.const_data_ptr<T>();
+  const std::vector<T> none(C, T(0));
+  at::parallel_for(0, groups, BLOCK / BESIDE, [&](int64_t lo, int64_t hi) {
+    std::vector<const T*> rows((side.slots + 1) * BESIDE);
+    std::vector<int64_t> kinds(side.slots + 1);
+    std::array<T*, BESIDE> to{};
+    for (int64_t j = lo; j < hi; ++j) {
+      const int64_t m = j * BESIDE, sites = std::min<int64_t>(BESIDE, side.sites - m);
+      const int64_t n = listed(side, m, sites, x, C, none.data(), rows.data(), kinds.data());
+      for (int64_t i = 0; i < n; ++i) kinds[i] = side.kind[kinds[i]];
+      for (int64_t r = 0; r < sites; ++r) to[r] = y + side.order[m + r] * C;
+      int64_t c = 0;
+      for (; c + 2 * L <= C; c += 2 * L)
+        send_lanes<T, 2>(rows.data(), kinds.data(), n, w, bias, C, c, to.data(), sites);
+      for (; c + L <= C; c += L)
+        send_lanes<T, 1>(rows.data(), kinds.data(), n, w, bias, C, c, to.data(), sites);
+      for (; c < C; ++c)
+        for (int64_t r = 0; r < sites; ++r) {
+          T sum = bias ? bias[c] : T(0);
+          for (int64_t i = 0; i < n; ++i) sum += rows[i * BESIDE + r][c] * w[kinds[i] * C + c];
+          to[r][c] = sum;
+        }
+    }
+  });
+}
+
+// -- correlate -----------------------------------------------------------------------------------
+
+// Parts of the sites that are added up one after the other, and the sites of each.
+std::array<int64_t, 2> parts(int64_t sites, int64_t weights) {
+  const int64_t most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, weights), 1, 8);
+  const int64_t count = std::clamp<int64_t>(up(sites, PART), 1, most);
+  const int64_t chunk = up(up(sites, count), BLOCK) * BLOCK;
+  return {up(sites, chunk), chunk};
+}
+
+template <class T>
+Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
+  const int64_t K = side.slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
+  const int64_t L = LANES<T>, padded = up(CO, L) * L, width = PANEL * L;
+  const auto [count, chunk] = parts(side.sites, K * G * CI * padded);
+  Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
+  const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
+  T* to = found.mutable_data_ptr<T>();
+  at::parallel_for(0, count * K * G, 1, [&, chunk = chunk](int64_t lo, int64_t hi) {
+    std::array<const T*, BLOCK> row, head, at_panel;
+    std::vector<T> whole(padded == CO ? 0 : BLOCK * padded, T(0));
+    for (int64_t j = lo; j < hi; ++j) {
+      const int64_t gr = j % G, s = j / G % K, first = j / G / K * chunk;
+      const int64_t last = std::min(side.sites, first + chunk);
+      T* sums = to + j * CI * padded;
+      for (int64_t m0 = first; m0 < last; m0 += BLOCK) {
+        const int64_t sites = std::min(BLOCK, last - m0);
+        int64_t edges = 0;
+        for (int64_t m = m0; m < m0 + sites; ++m) {
+          const int64_t q = side.heard(m, s);
+          row[edges] = from + q * G * CI + gr * CI;
+          head[edges] = heads + side.order[m] * G * CO + gr * CO;
+          edges += q >= 0;
+        }
+        if (edges == 0) continue;
+        if (padded != CO)  // whole vectors would be read beyond the row
+          for (int64_t e = 0; e < edges; ++e) {
+            std::memcpy(&whole[e * padded], head[e], CO * sizeof(T));
+            head[e] = &whole[e * padded];
+          }
+        for (int64_t c = 0; c < padded; c += width) {
+          for (int64_t e = 0; e < edges; ++e) at_panel[e] = head[e] + c;
+          by_width(std::min<int64_t>(PANEL, (padded - c) / L), [&](auto v) {
+            outer<T, v>(row.data(), at_panel.data(), edges, CI, sums + c, padded);
+          });
+        }
+      }
+    }
+  });
+  return found.sum(0).narrow(3, 0, CO).contiguous();
+}
+
+template <class T, int V>
+inline void correlate_lanes(const T* const* rows, const int64_t* slots, int64_t count,
+                            const T* const* heads, int64_t channels, int64_t c, T* sums) {
+  constexpr int64_t L = LANES<T>;
+  Vec<T> g[BESIDE][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < BESIDE; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) g[r][v] = load(heads[r] + c + v * L);
+  for (int64_t i = 0; i < count; ++i) {
+    T* at = sums + slots[i] * channels + c;
+    Vec<T> s[V], t[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) s[v] = load(at + v * L), t[v] = Vec<T>{};
+#pragma GCC unroll 8
+    for (int r = 0; r < BESIDE; r += 2)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        s[v] += load(rows[i * BESIDE + r] + c + v * L) * g[r][v];
+        t[v] += load(rows[i * BESIDE + r + 1] + c + v * L) * g[r + 1][v];
+      }
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(at + v * L, s[v] + t[v]);
+  }
+}
+
+template <class T>
+Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
+  constexpr int64_t L = LANES<T>;
+  const int64_t C = x.size(1), K = side.slots;
+  const int64_t most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, K * C), 1, 64);
+  const int64_t number = std::clamp<int64_t>(up(side.sites, PART / 4), 1, most);
+  const int64_t chunk = up(up(side.sites, number), BESIDE) * BESIDE;
+  const int64_t count = up(side.sites, chunk);
+  Tensor found = at::zeros({count, K, C, 1, 1}, x.options());
+  const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
+  T* to = found.mutable_data_ptr<T>();
+  const std::vector<T> none(C, T(0));
+  at::parallel_for(0, count, 1, [&](int64_t lo, int64_t hi) {
+    std::vector<const T*> rows((K + 1) * BESIDE);
+    std::vector<int64_t> slots(K + 1);
+    std::array<const T*, BESIDE> head;
+    for (int64_t j = lo; j < hi; ++j) {
+      T* sums = to + j * K * C;
+      const int64_t last = std::min(side.sites, (j + 1) * chunk);
+      for (int64_t m = j * chunk; m < last; m += BESIDE) {
+        const int64_t sites = std::min<int64_t>(BESIDE, last - m);
+        const int64_t n = listed(side, m, sites, from, C, none.data(), rows.data(), slots.data());
+        for (int64_t r = 0; r < BESIDE; ++r)
+          head[r] = r < sites ? heads + side.order[m + r] * C : none.data();
+        int64_t c = 0;
+        for (; c + 2 * L <= C; c += 2 * L)
+          correlate_lanes<T, 2>(rows.data(), slots.data(), n, head.data(), C, c, sums);
+        for (; c + L <= C; c += L)
+          correlate_lanes<T, 1>(rows.data(), slots.data(), n, head.data(), C, c, sums);
+        for (; c < C; ++c)
+          for (int64_t i = 0; i < n; ++i)
+            for (int64_t r = 0; r < sites; ++r)
+              sums[slots[i] * C + c] += rows[i * BESIDE + r][c] * head[r][c];
+      }
+    }
+  });
+  return found.sum(0);
+}
+
+// -- Operators -----------------------------------------------------------------------------------
+
+void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor& taps) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
+              "convgraph: the C++ kernels compute in float32 and float64, not in ", x.scalar_type());
+  TORCH_CHECK(who.scalar_type() == at::kInt && rows.scalar_type() == at::kLong &&
+                  taps.scalar_type() == at::kLong && rows.dim() == 2 && taps.dim() == 2,
+              "convgraph: expected a rank grid of int32, sites (2, P) and slots (2, S) of int64");
+}
+
+Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& bias_,
+            const Tensor& who, const Tensor& rows, const Tensor& slots, const Tensor& back_who,
+            const Tensor& back_rows, const Tensor& back_slots, int64_t backwards) {
+  const Side side = backwards ? Side(back_who, back_rows, back_slots) : Side(who, rows, slots);
+  check(x_, who, rows, slots);
+  const Tensor x = x_.contiguous();
+  std::optional<Tensor> bias;
+  if (bias_) bias = bias_->contiguous();
+  Tensor y = at::empty({side.sites, taps.size(1) * taps.size(3)}, x.options());
+  if (y.numel() == 0) return y;
+  const bool depthwise = taps.size(2) == 1 && taps.size(3) == 1;
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const T* b = bias ? bias->const_data_ptr<T>() : nullptr;
+    auto kernel = depthwise ? send_depthwise<T> : send_matrices<T>;
+    kernel(x.const_data_ptr<T>(), taps, b, side, y.mutable_data_ptr<T>());
+  };
+  if (x.scalar_type() == at::kFloat) run(0.0f); else run(0.0);
+  return y;
+}
+
+Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Tensor& rows,
+                 const Tensor& slots, const Tensor&, const Tensor&, const Tensor&, int64_t groups) {
+  const Side side(who, rows, slots);
+  check(x_, who, rows, slots);
+  const Tensor x = x_.contiguous(), g = g_.contiguous();
+  const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups;
+  if (side.sites == 0 || x.numel() == 0 || g.numel() == 0)
+    return at::zeros({side.slots, groups, CI, CO}, x.options());
+  const bool single = x.scalar_type() == at::kFloat;
+  if (CI == 1 && CO == 1)
+    return single ? correlate_depthwise<float>(x, g, side) : correlate_depthwise<double>(x, g, side);
+  return single ? correlate_matrices<float>(x, g, side, groups)
+                : correlate_matrices<double>(x, g, side, groups);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(convgraph, CPU, m) {
+  m.impl("send", &send);
+  m.impl("correlate", &correlate);
+}

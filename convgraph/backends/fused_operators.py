@@ -1,0 +1,90 @@
+"""`convgraph::send` and `convgraph::correlate`: what a compiler, a transform and a device know them by.
+
+    send(x, T, b)      y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]],  there or back
+    correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
+
+Two kernels serve them, and each reads who speaks to whom, q(s, p), in a form of its own, three
+tensors a direction: on CUDA those of `neighbours.Side`, on the CPU those of `rank_grid.Side`. Which
+form it is they do not say; all that is read of it here is how many sites and slots it has.
+
+On CUDA, and where Triton interprets, the kernels are `fused_launch`'s; on the CPU those of
+`cpp_kernels.cpp`, which `cpp_build` compiles and loads. May import backends.fused_launch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.backends import fused_launch
+
+_LISTS = ", ".join(
+    f"Tensor {side}{name}" for side in ("", "back_") for name in ("who", "sites", "slots")
+)
+_SCHEMAS = {
+    "send": f"(Tensor x, Tensor taps, Tensor? bias, {_LISTS}, int backwards) -> Tensor",
+    "correlate": f"(Tensor x, Tensor g, {_LISTS}, int groups) -> Tensor",
+}
+NAMES = tuple(_SCHEMAS)
+
+for _name, _schema in _SCHEMAS.items():
+    torch.library.define(f"convgraph::{_name}", _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+_DEVICES = ("cuda", "cpu") if fused_launch.interpreted() else ("cuda",)
+torch.library.impl("convgraph::send", _DEVICES, fused_launch.send)
+torch.library.impl("convgraph::correlate", _DEVICES, fused_launch.correlate)
+
+
+@torch.library.register_fake("convgraph::send")
+def _(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    who: Tensor,
+    sites: Tensor,
+    slots: Tensor,
+    back_who: Tensor,
+    back_sites: Tensor,
+    back_slots: Tensor,
+    backwards: int,
+) -> Tensor:
+    rows = (back_sites if backwards else sites).shape[-1]
+    return x.new_empty(rows, taps.shape[1] * taps.shape[3])
+
+
+@torch.library.register_fake("convgraph::correlate")
+def _(
+    x: Tensor,
+    g: Tensor,
+    who: Tensor,
+    sites: Tensor,
+    slots: Tensor,
+    back_who: Tensor,
+    back_sites: Tensor,
+    back_slots: Tensor,
+    groups: int,
+) -> Tensor:
+    return x.new_empty(slots.shape[-1], groups, x.shape[1] // groups, g.shape[1] // groups)
+
+
+def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
+    """The rule of vmap for an operator: call it for each sample, whichever factors have several."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        found = []
+        for n in range(info.batch_size):
+            one = [
+                arg if dim is None else arg.select(dim, n)
+                for arg, dim in zip(args, in_dims, strict=True)
+            ]
+            found.append(op(*one))
+        return torch.stack(found), 0
+
+    return rule
+
+
+send: Any = torch.ops.convgraph.send.default
+correlate: Any = torch.ops.convgraph.correlate.default
+torch.library.register_vmap("convgraph::send", _one_by_one(send))
+torch.library.register_vmap("convgraph::correlate", _one_by_one(correlate))
