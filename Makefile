@@ -8,6 +8,9 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
 
+# Where `convgraph compile` puts the CPU's fused kernels, and where everything here finds them.
+export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
+
 # Libraries of published networks. Some of them pin a torch of their own, so none brings what it
 # asks for: that is the extra `zoo`.
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
@@ -92,6 +95,7 @@ $(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e ".[dev,zoo]"
 	$(PIP) --no-deps $(PUBLISHED)
+	@$(BIN)/convgraph compile >/dev/null || echo "going on without the CPU's fused kernels: masks will be slower"
 	@touch $@
 
 $(DOCS): $(READY)

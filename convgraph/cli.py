@@ -1,6 +1,7 @@
 """The command line: arguments -> one call -> an exit code.
 
     convgraph demo [--out demo] [--fast]        0: every check of the demo held, 1: one did not
+    convgraph compile                           0: the CPU's fused kernels are there, 1: not so
     convgraph explore [--out explorer.html]     0: the page is written
     convgraph prove CANDIDATE REFERENCE --size  0: proven, 1: refuted, 2: undecided, 3: bad usage
     convgraph verify certificate.json           0: proven, and found so again, 1: not so, 2, 3
@@ -97,6 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--fast", action="store_true", help="fewer epochs and a smaller photograph")
     demo.set_defaults(call=_demo)
 
+    build = commands.add_parser(
+        "compile",
+        help="compile the CPU's fused kernels, once a machine",
+        description=(
+            "Compile the kernels that make masked images fast on the CPU. They are kept in the "
+            "folder that CONVGRAPH_CACHE names, or in the user's cache; every program finds them "
+            "there. Asks for a C++ compiler and ninja; without them all else works, more slowly."
+        ),
+    )
+    build.set_defaults(call=_compile)
+
     explore = commands.add_parser("explore", help="write the interactive page, one HTML file")
     explore.add_argument(
         "--out",
@@ -157,6 +169,23 @@ def _demo(args: argparse.Namespace) -> int:
     from convgraph.demo import run
 
     return run(out=args.out, fast=args.fast)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from convgraph.backends import cpp_build
+    from convgraph.errors import BackendError
+
+    try:
+        with Console(stderr=True).status("compiling, about half a minute"):
+            place = cpp_build.compile_kernels()
+    except (BackendError, OSError) as error:
+        sys.stderr.write(f"convgraph compile: error: {error}\n")
+        return 1
+    trouble = cpp_build.lacks()
+    sys.stdout.write(f"{place}\n" + (f"not used: {trouble}\n" if trouble else ""))
+    return int(bool(trouble))
 
 
 def _explore(args: argparse.Namespace) -> int:

@@ -6,7 +6,8 @@ off the dense side, never off the one that is judged, wraps both as f(x, w, b) -
 the truth is the dense operator on the image whose absent pixels are 0, restricted to the output
 sites.
 
-May import errors, geometry's integers, lattice, graph, nn, convert, sides, linear_sides and proof.
+May import errors, geometry's integers, lattice, graph, backends' names of operators, nn, convert,
+sides, linear_sides and proof.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from convgraph import linear_sides, sides
+from convgraph.backends import fused_operators
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
 from convgraph.geometry import as_int
@@ -38,6 +40,9 @@ from convgraph.proof import (
 
 _CONVS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+
+_OWN = tuple(f"convgraph::{name}" for name in fused_operators.NAMES)
+"""The library's fused kernels, trusted as torch's are: to be multilinear, and by name."""
 
 Side = Any
 """A module, an `AsNodes`, or a function f(x, w, b) -> y."""
@@ -90,7 +95,8 @@ def prove(
         device: where functions compute; modules compute where they are.
         premise: follow the candidate's operators; without it they are assumed multilinear.
         trust: custom operators ("ns::op") and autograd functions (by class name) of the candidate
-            that are taken as multilinear, and named in the record.
+            that are taken as multilinear, and named in the record; as torch's own kernels are, and
+            the library's fused ones ("convgraph::send", "convgraph::correlate").
         identity: "probabilistic", "deterministic" (every basis pair of a small geometry as well),
             or "auto": deterministic too where that is cheap.
         second: also compare the gradients of the gradients.
@@ -114,6 +120,7 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
+    trust = (*trust, *_OWN)
     if images is not None and size is None and _is_network(candidate, reference, images):
         if spec is not None or mask is not None or sites is not None:
             raise ProofError("prove: spec, mask and sites are for one layer, got two networks")

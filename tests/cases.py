@@ -14,13 +14,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.backends import cpp_build
+
+
+
+def cpp_compiles() -> bool:
+    """Whether the CPU's fused kernels can be had; they are compiled the first time."""
+    try:
+        cpp_build.compile_kernels()
+    except cg.errors.BackendError:
+        return False
+    return not cpp_build.lacks()
+
 
 BACKENDS = ("dense", "gather", "messages")
 """Those that every operator has."""
 OFF_GRID = ("gather", "messages")
-CONV_BACKENDS = ("dense", "tiles", "gather", "masked", "messages")
+CPP = ("cpp",) if cpp_compiles() else ()
+CONV_BACKENDS = ("dense", "tiles", *CPP, "gather", "masked", "messages")
 """Those that a convolution has."""
-CONV_OFF_GRID = ("tiles", "gather", "masked", "messages")
+CONV_OFF_GRID = ("tiles", *CPP, "gather", "masked", "messages")
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

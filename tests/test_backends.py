@@ -10,7 +10,7 @@ from torch import Tensor
 import convgraph as cg
 from convgraph import edge_list, errors
 from convgraph.backends import slots
-from tests.cases import CONV_BACKENDS
+from tests.cases import CONV_BACKENDS, CPP
 
 BACKENDS = CONV_BACKENDS
 
@@ -38,9 +38,9 @@ def test_a_full_grid_is_dense_and_builds_no_edges(monkeypatch: pytest.MonkeyPatc
 
 def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
     found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
-    assert found.backend in ("tiles", "gather", "masked")
+    assert found.backend in ("tiles", "cpp", "gather", "masked")
     assert {o.name: o.refusal is None for o in found.options} == {
-        "dense": False, "tiles": True, "triton": False,
+        "dense": False, "tiles": True, "triton": False, "cpp": bool(CPP),
         "gather": True, "masked": True, "messages": True,
     }  # fmt: skip
     text = str(found)
@@ -61,7 +61,7 @@ def test_an_explanation_measures_on_request_and_says_what_is_kept() -> None:
     before = cg.explain(layer, one)
     assert before.measured == {}
     found = cg.explain(layer, one, measure=True)
-    assert set(found.measured) == {"tiles", "gather", "masked", "messages"}
+    assert set(found.measured) == {"tiles", *CPP, "gather", "masked", "messages"}
     assert min(found.measured.values()) > 0
     assert found.backend == before.backend, "what is measured never enters the choice"
     assert layer.backend is None

@@ -1,7 +1,7 @@
 """Backend `triton`: where it is interpreted, what it refuses, and what only a GPU can show.
 
 Triton decides when it is imported whether it interprets, so what runs through its interpreter
-stands in files of its own, `tests/interpreted/`, and runs in a process of its own.
+stands in files of its own, `tests/fused/`, and runs in a process of its own.
 """
 
 import os
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import TABLES, fused, fused_launch, tf32
+from convgraph.backends import TABLES, fused_launch, tf32, triton
 from convgraph.edges import connect
 from convgraph.functional.conv import conv_problem
 from tests.cases import holes, integer_weights, integers
@@ -30,7 +30,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_kernels_are_right_in_the_interpreter() -> None:
-    files = [f"tests/interpreted/fused_{name}.py" for name in ("cases", "faults", "compilers")]
+    files = [f"tests/fused/{name}.py" for name in ("cases", "faults", "compilers")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *files],
         capture_output=True,
@@ -132,7 +132,7 @@ def test_it_refuses_with_its_reason(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     layer = cg.nn.GraphConv2d(4, 4, kernel)
     graph = cg.PixelGraph.from_image(torch.rand(1, 4, 5, 5), holes(1, (5, 5)))
-    assert text in str(fused.refuses(problem(layer, graph, **changes)))
+    assert text in str(triton.refuses(problem(layer, graph, **changes)))
 
 
 def test_it_refuses_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

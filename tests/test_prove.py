@@ -299,7 +299,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "a halo lost": (
         _VALUES,
         "tiles",
-        wrap(tiling, "_along", lambda f, *a: without_last(f(*a))),
+        wrap(tiling, "cells_along", lambda f, *a: without_last(f(*a))),
     ),
     "two tiles swapped": (
         _VALUES,

@@ -38,8 +38,6 @@ def refuses(problem: Problem) -> str | None:
         return f"the kernels run on the CPU, not on {problem.device.type}"
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float32 and float64, not in {problem.dtype}"
-    if problem.edges.is_self_loops:
-        return "one self-loop per node is one matrix product, which 'gather' hands to torch"
     return cpp_build.lacks() or None
 
 

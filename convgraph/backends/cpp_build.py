@@ -74,11 +74,14 @@ def compile_kernels() -> Path:
             "tool.load('kernels', [sys.argv[1]], extra_cflags=sys.argv[3:], "
             "build_directory=sys.argv[2], is_python_module=False)"
         )
+        # ninja of this environment is found whether or not the environment is activated.
+        beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         told = subprocess.run(
             [sys.executable, "-c", code, str(SOURCE), folder, *flags()],
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, "PATH": beside},
         )
         made = Path(folder) / "kernels.so"
         if told.returncode != 0 or not made.exists():

@@ -22,13 +22,15 @@ from convgraph.backends import fused_launch
 _LISTS = ", ".join(
     f"Tensor {side}{name}" for side in ("", "back_") for name in ("who", "sites", "slots")
 )
-_SCHEMAS = {
+SCHEMAS = {
     "send": f"(Tensor x, Tensor taps, Tensor? bias, {_LISTS}, int backwards) -> Tensor",
     "correlate": f"(Tensor x, Tensor g, {_LISTS}, int groups) -> Tensor",
 }
-NAMES = tuple(_SCHEMAS)
+"""Operator -> what it takes and gives, in torch's words."""
 
-for _name, _schema in _SCHEMAS.items():
+NAMES = tuple(SCHEMAS)
+
+for _name, _schema in SCHEMAS.items():
     torch.library.define(f"convgraph::{_name}", _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 _DEVICES = ("cuda", "cpu") if fused_launch.interpreted() else ("cuda",)

@@ -33,7 +33,7 @@ class Side(NamedTuple):
         who: (cells,) int32 row that stands in each cell of the grid, -1 for none.
         sites: (2, P) int64 the cell from which each site counts, and the site itself; sites stand
             tile after tile.
-        slots: (2, S) int64 offset and tap of each slot.
+        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s.
     """
 
     who: Tensor
@@ -53,8 +53,8 @@ def sides(edges: Edges) -> tuple[Side, Side]:
     ahead = _ahead(g, fine, coarse)
     if edges.source is edges.target and _looks_both_ways(g):
         offset, kind = ahead.slots
-        return ahead, Side(ahead.who, ahead.sites, torch.stack([offset, kind.flip(0)]))
-    if edges.injective:
+        back = Side(ahead.who, ahead.sites, torch.stack([offset.flip(0), kind]))
+    elif edges.injective:
         back = _behind(g, fine, coarse)
     else:
         table, order, kind = neighbours.answers(edges)

@@ -1,4 +1,4 @@
-"""Faults planted in the kernels' source: the interpreter runs each, and each must be caught."""
+"""Triton alone: faults planted in the kernels' source, each run interpreted, each to be caught."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import torch
 
 import convgraph as cg
 from convgraph.backends import fused_launch
-from tests.cases import integer_weights, integers
-from tests.interpreted.fused_cases import run
+from tests.cases import holes, integer_weights, integers
+from tests.fused.cases import LAYERS, run
 
 SOURCE = Path(fused_launch.__file__).with_name("fused_kernels.py")
 
@@ -94,3 +94,22 @@ def test_the_judge_refutes_a_faulty_kernel(tmp_path: Path, monkeypatch: pytest.M
     layer = cg.nn.GraphConv2d.from_dense(twin)
     with cg.backend("triton"):
         assert cg.prove(layer, twin, size=(5, 6)).verdict == "refuted"
+
+
+@pytest.mark.parametrize("name", ["depthwise", "wide"])
+def test_a_weight_gradient_in_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
+    layer = integer_weights(LAYERS[name]())
+    graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 11, 13))
+    assert fused_launch.parts(graph.num_nodes, 1)[0] > 2
+    found = run(layer, graph, "triton", torch.float32)
+    truth = run(layer, graph, "gather", torch.float64)
+    assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
+
+
+def test_it_serves_and_is_never_chosen_while_it_is_interpreted() -> None:
+    layer = cg.nn.GraphConv2d(4, 6, 3, padding=1)
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8), holes(2, (8, 8)))
+    found = cg.explain(layer, graph)
+    assert {o.name: o.refusal for o in found.options}["triton"] is None
+    assert found.backend != "triton"

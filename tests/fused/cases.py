@@ -1,6 +1,8 @@
-"""Every case through Triton's interpreter, against `gather` in float64; run by tests/test_fused.py.
+"""Every case of the fused kernels, against `gather` in float64.
 
-Small integers: float32 sums are exact in every order, and half types round once, at the end.
+Once through Triton's interpreter, in a process of its own (tests/test_fused.py), and once with the
+kernels of the CPU (tests/test_cpp.py). Small integers: float32 sums are exact in every order, and
+half types round once, at the end.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from torch.func import functional_call, jvp, vmap
 import convgraph as cg
 from convgraph.backends import fused_launch
 from tests.cases import holes, integer_weights, integers
+
+BACKEND = "triton" if fused_launch.interpreted() else "cpp"
 
 nn = cg.nn
 LAYERS: dict[str, Callable[[], Any]] = {
@@ -31,6 +35,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     ),
     "multiplied depthwise": lambda: nn.GraphConv2d(4, 8, 3, groups=4),
     "transposed": lambda: nn.GraphConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    "transposed in place": lambda: nn.GraphConvTranspose2d(4, 6, 3, padding=1),
     "grouped transposed": lambda: nn.GraphConvTranspose2d(4, 6, 3, stride=2, groups=2),
     "line": lambda: nn.GraphConv1d(4, 6, 3, padding=1),
     "space": lambda: nn.GraphConv3d(4, 2, 2, padding=1),
@@ -66,7 +71,7 @@ def test_values_and_derivatives_are_exact(name: str, masked: bool) -> None:
     size, channels = SIZES[layer.geometry.d], layer.in_channels
     mask = holes(2, size) if masked else None
     graph = cg.PixelGraph.from_image(integers(2, channels, *size), mask, d=len(size))
-    found = run(layer, graph, "triton", torch.float32)
+    found = run(layer, graph, BACKEND, torch.float32)
     truth = run(layer, graph, "gather", torch.float64)
     assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
     assert all(bool(t.any()) for t in truth), "a comparison of zeros compares nothing"
@@ -79,20 +84,9 @@ def test_half_types_round_once(name: str, dtype: torch.dtype) -> None:
     graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 6, 11), holes(2, (6, 11)))
     truth = run(layer, graph, "gather", torch.float64)
     count = 2 + len(list(layer.parameters()))  # what comes after them starts from rounded values
-    found = run(layer, graph, "triton", dtype)
+    found = run(layer, graph, BACKEND, dtype)
     pairs = list(zip(found, truth, strict=True))[:count]
     assert all(torch.equal(a, b.to(dtype)) for a, b in pairs)
-
-
-@pytest.mark.parametrize("name", ["depthwise", "wide"])
-def test_a_weight_gradient_in_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
-    layer = integer_weights(LAYERS[name]())
-    graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 11, 13))
-    assert fused_launch.parts(graph.num_nodes, 1)[0] > 2
-    found = run(layer, graph, "triton", torch.float32)
-    truth = run(layer, graph, "gather", torch.float64)
-    assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
 
 
 def test_graphs_without_nodes_without_edges_and_of_different_sizes() -> None:
@@ -107,17 +101,17 @@ def test_graphs_without_nodes_without_edges_and_of_different_sizes() -> None:
     corner = torch.zeros(1, 5, 5, dtype=torch.bool)
     corner[0, 4, 4] = True
     for graph in graphs:
-        found = run(layer, graph, "triton", torch.float32)
+        found = run(layer, graph, BACKEND, torch.float32)
         truth = run(layer, graph, "gather", torch.float64)
         assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
     layer = layer.float()
-    with cg.backend("triton"):  # sites that hear nobody carry the bias
+    with cg.backend(BACKEND):  # sites that hear nobody carry the bias
         y = layer(graphs[1].with_x(graphs[1].x.float()), sites=corner).x
     assert torch.equal(y, layer.bias.detach().expand(1, -1))
 
 
 def test_results_do_not_depend_on_the_order_of_the_batch_and_repeat() -> None:
-    layer = nn.GraphConv2d(4, 8, 3, padding=1, backend="triton")
+    layer = nn.GraphConv2d(4, 8, 3, padding=1, backend=BACKEND)
     image, mask = torch.rand(3, 4, 6, 6), torch.rand(3, 6, 6) > 0.5
     order = torch.tensor([2, 0, 1])
     one = layer(cg.PixelGraph.from_image(image, mask)).to_image()
@@ -154,7 +148,7 @@ def test_forward_mode_and_vmap(mode: str) -> None:
             ),
             jvp(torch.func.grad(loss(f), argnums=1), at, along)[1],
         ]
-        for f in (call("triton"), call("gather"))
+        for f in (call(BACKEND), call("gather"))
     )
     assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
@@ -175,16 +169,8 @@ TRUSTED = ("convgraph::send", "convgraph::correlate")
 def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
     twin = torch.nn.Conv2d(4, 4, 3, **{"padding": 1, **kwargs})
     layer = nn.GraphConv2d.from_dense(twin)
-    with cg.backend("triton"):
+    with cg.backend(BACKEND):
         mask = holes(2, (5, 6)) if masked else None
         found = cg.prove(layer, twin, size=(5, 6), mask=mask, trust=TRUSTED)
     assert found.verdict == "proven", str(found)
     assert any("convgraph::send" in line for line in found.assumed)
-
-
-def test_it_serves_and_is_never_chosen_while_it_is_interpreted() -> None:
-    layer = nn.GraphConv2d(4, 6, 3, padding=1)
-    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8), holes(2, (8, 8)))
-    found = cg.explain(layer, graph)
-    assert {o.name: o.refusal for o in found.options}["triton"] is None
-    assert found.backend != "triton"

@@ -7,9 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convgraph as cg
-from convgraph.backends import fused_launch
-from convgraph.backends.neighbours import neighbours
+from convgraph.backends import fused_launch, fused_operators, neighbours, rank_grid
 from tests.cases import holes, integer_weights, integers
+from tests.fused.cases import BACKEND
 
 # Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
@@ -23,7 +23,7 @@ KINDS: list[dict[str, Any]] = [
 
 def made(kwargs: dict[str, Any]) -> tuple[Any, cg.PixelGraph]:
     layer = integer_weights(cg.nn.GraphConv2d(4, 4, 3, padding=1, **kwargs)).float()
-    layer.backend = "triton"
+    layer.backend = BACKEND
     image = integers(2, 4, 5, 6, dtype=torch.float32)
     return layer, cg.PixelGraph.from_image(image, holes(2, (5, 6)))
 
@@ -61,7 +61,8 @@ def test_it_exports_and_what_is_exported_can_be_trained(
 def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Arguments of `send` and of `correlate`."""
     layer, graph = made(kwargs)
-    there, back = layer.edges(graph).form(neighbours)
+    form = neighbours.neighbours if fused_launch.interpreted() else rank_grid.sides
+    there, back = layer.edges(graph).form(form)
     groups, heard = layer.groups, layer.edges(graph).num_targets
     taps = integers(9, groups, 4 // groups, 4 // groups, dtype=torch.float32).requires_grad_(grad)
     x = graph.x.clone().requires_grad_(grad)
@@ -74,16 +75,16 @@ def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tu
 def test_torchs_own_checks_of_an_operator(kwargs: dict[str, Any]) -> None:
     """Schema, fake kernel, registered autograd, and tracing it with symbolic sizes."""
     sent, correlated = operands(kwargs, grad=True)
-    torch.library.opcheck(fused_launch.send, sent)
+    torch.library.opcheck(fused_operators.send, sent)
     back = (correlated[1], sent[1], None, *sent[3:9], 1)
-    torch.library.opcheck(fused_launch.send, back)
-    torch.library.opcheck(fused_launch.correlate, correlated)
+    torch.library.opcheck(fused_operators.send, back)
+    torch.library.opcheck(fused_operators.correlate, correlated)
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
 def test_a_fake_has_the_shape_dtype_and_strides_of_the_real_one(kwargs: dict[str, Any]) -> None:
     for operator, args in zip(
-        (fused_launch.send, fused_launch.correlate), operands(kwargs, grad=False), strict=True
+        (fused_operators.send, fused_operators.correlate), operands(kwargs, grad=False), strict=True
     ):
         real = operator(*args)
         with FakeTensorMode() as mode:
