@@ -31,7 +31,7 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import gather, masked, tiles, tiling
+from convgraph.backends import cpp, cpp_build, gather, masked, tiles, tiling
 from convgraph.functional.conv import tap_matrices
 
 MORE = (
@@ -56,6 +56,7 @@ def main() -> int:
     args = parser.parse_args()
     machine.quiet(force=args.force)
     machine.keep_pages()
+    cpp_build.compile_kernels()
     layers = [c for c in LAYERS if c.size == 56 and c.kernel > 1 and c.channels < 256]
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
@@ -64,8 +65,8 @@ def main() -> int:
             case = replace(layer, kind=kind, density=density)
             rows += measured(case, mask(case, generator), args.rounds)
     rates: dict[str, list[float]] = {}
-    for name in SERVING:  # nobody multiplies faster than torch's whole convolution
-        least = rates["masked"][0] if rates else 0.0
+    for name in SERVING:  # none of torch's multiplies faster than its whole convolution
+        least = rates["masked"][0] if rates and name != "cpp" else 0.0
         rates[name] = fitted([row for row in rows if row["backend"] == name], least)
         told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
         print(f"{name:8s} {told}")
@@ -75,7 +76,7 @@ def main() -> int:
 
 
 NUMBERS = ("mac", "depthwise", "moved", "call")
-SERVING = ("masked", "tiles", "gather", "slots")
+SERVING = ("masked", "tiles", "gather", "slots", "cpp")
 IMAGE = "dense x mask"
 
 
@@ -94,10 +95,10 @@ def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
         ways["tiles", tile] = run, tiles._work(problem, tile, count)
     ways["masked", 0] = (lambda: masked.conv(x, w, b, edges, groups)), masked.work(problem)
     by_tap, starts = gather.priced(problem)
+    taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
     if not problem.depthwise or case.density <= 0.1:
-        taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
-        run = lambda: gather.conv(x, taps(), edges) + b  # noqa: E731
-        ways[by_tap, 0] = run, gather.work(problem)
+        ways[by_tap, 0] = (lambda: gather.conv(x, taps(), edges, b)), gather.work(problem)
+    ways["cpp", 0] = (lambda: cpp.conv(x, taps(), b, edges)), cpp.work(problem)
     pixels = image.to(memory_format=torch.channels_last).requires_grad_()
     before, after = (_cells(sites) for sites in (edges.source, edges.target))
     dense = layer.to_dense().to(memory_format=torch.channels_last)

@@ -17,7 +17,6 @@ import convgraph as cg
 from convgraph.backends import cpp_build
 
 
-
 def cpp_compiles() -> bool:
     """Whether the CPU's fused kernels can be had; they are compiled the first time."""
     try:

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, settings
 import convgraph
 
 # The fused kernels of the CPU lie beside the other things that are made here, not in the home.
-os.environ.setdefault("CONVGRAPH_CACHE", str(Path(__file__).resolve().parents[1] / ".cache/convgraph"))
+os.environ.setdefault(
+    "CONVGRAPH_CACHE", str(Path(__file__).resolve().parents[1] / ".cache/convgraph")
+)
 
 pytest_plugins = ["pytester"]  # runs a suite within a test, for the plugin
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import TABLES, fused_launch, tf32, triton
+from convgraph.backends import TABLES, fused_launch, fused_triton, tf32
 from convgraph.edges import connect
 from convgraph.functional.conv import conv_problem
 from tests.cases import holes, integer_weights, integers
@@ -132,7 +132,7 @@ def test_it_refuses_with_its_reason(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     layer = cg.nn.GraphConv2d(4, 4, kernel)
     graph = cg.PixelGraph.from_image(torch.rand(1, 4, 5, 5), holes(1, (5, 5)))
-    assert text in str(triton.refuses(problem(layer, graph, **changes)))
+    assert text in str(fused_triton.refuses(problem(layer, graph, **changes)))
 
 
 def test_it_refuses_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

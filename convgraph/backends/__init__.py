@@ -23,13 +23,13 @@ from convgraph.backends import (
     cost,
     cpp,
     dense,
+    fused_triton,
     gather,
     masked,
     messages,
     pool_dense,
     resize_dense,
     tiles,
-    triton,
 )
 from convgraph.backends.problem import Problem
 from convgraph.edges import Edges
@@ -39,7 +39,7 @@ TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {
         "dense": dense,
         "tiles": tiles,
-        "triton": triton,
+        "triton": fused_triton,
         "cpp": cpp,
         "gather": gather,
         "masked": masked,

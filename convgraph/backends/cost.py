@@ -49,7 +49,7 @@ RATES: dict[str, dict[str, Rate]] = {
         "tiles": Rate(mac=0.0067, depthwise=0.0242, moved=0.136, call=739_000),
         "gather": Rate(mac=0.0065, depthwise=0.2, moved=0.396, call=505_000),
         "slots": Rate(mac=0.0076, depthwise=0.2, moved=0.201, call=724_000),
-        "cpp": Rate(mac=0.0045, depthwise=0.02, moved=0.05, call=150_000),
+        "cpp": Rate(mac=0.00693, depthwise=0.0189, moved=0.158, call=308_000),
         # Not fitted: never chosen for speed.
         "messages": Rate(mac=0.0159, depthwise=0.148, moved=1.8, call=740_000),
         # Not measured: interpreted, to be tested and read, and dearer than anything else here.

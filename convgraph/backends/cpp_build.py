@@ -3,6 +3,7 @@
 Compiling asks for a C++ compiler and ninja and takes about half a minute, so it happens when
 somebody says so, `convgraph compile`, and never in the middle of a forward. What is compiled lies
 in a cache under a name that says what it depends on: the source, torch, Python and the processor.
+It is loaded with this module, so that what was exported elsewhere finds its operators.
 
 May import errors, backends.fused_launch and fused_operators.
 """
@@ -16,8 +17,10 @@ import tempfile
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from convgraph.backends import fused_launch, fused_operators
 from convgraph.errors import BackendError
@@ -62,8 +65,15 @@ def compile_kernels() -> Path:
     Source: https://docs.pytorch.org/docs/stable/cpp_extension.html
     """
     target = path()
-    if target.exists():
-        return target
+    if not target.exists():
+        _compile(target)
+    if _trouble():  # what was missing is there now
+        _trouble.cache_clear()
+    return target
+
+
+def _compile(target: Path) -> None:
+    """Compile into a file of that name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # A process of its own: what it compiles it also loads. A folder of its own: one that is cut
     # off leaves a lock behind.
@@ -94,23 +104,27 @@ def compile_kernels() -> Path:
         whole = target.with_suffix(f".{os.getpid()}")
         shutil.copyfile(made, whole)
         whole.replace(target)
-    _trouble.cache_clear()
-    return target
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def lacks() -> str:
-    """Say what is missing for the kernels to run; "" if nothing. Loads them the first time."""
-    if fused_launch.interpreted():
-        return "Triton's interpreter stands in for the kernels of the CPU (TRITON_INTERPRET=1)"
+    """Say what is missing for the kernels to run; "" if nothing."""
     return _trouble()
+
+
+_STAND_IN: list[torch.library.Library] = []
+"""What answers for the kernels while there are none; a program exported elsewhere may call them."""
 
 
 @cache
 def _trouble() -> str:
+    if fused_launch.interpreted():
+        return "Triton's interpreter stands in for the kernels of the CPU (TRITON_INTERPRET=1)"
     place = path()
     if not place.exists():
         return "its kernels are not compiled; `convgraph compile` does that, once a machine"
+    while _STAND_IN:
+        _STAND_IN.pop()._destroy()  # torch has no public way to take an implementation back
     try:
         torch.ops.load_library(str(place))
     except OSError as error:
@@ -123,3 +137,19 @@ def _registered() -> bool:
         torch._C._dispatch_has_kernel_for_dispatch_key(f"convgraph::{operator}", "CPU")
         for operator in fused_operators.NAMES
     )
+
+
+def _stand_in() -> None:
+    """Let whoever calls the operators without kernels be told the way out."""
+    if fused_launch.interpreted() or not _trouble():
+        return
+
+    def none(*_: Any) -> Tensor:
+        raise BackendError(f"backend 'cpp' cannot serve this case: {_trouble()}")
+
+    _STAND_IN.append(torch.library.Library("convgraph", "IMPL"))
+    for operator in fused_operators.NAMES:
+        _STAND_IN[0].impl(operator, none, "CPU")
+
+
+_stand_in()

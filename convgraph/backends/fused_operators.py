@@ -1,4 +1,4 @@
-"""`convgraph::send` and `convgraph::correlate`: what a compiler, a transform and a device know them by.
+"""`convgraph::send` and `convgraph::correlate`: how compilers, transforms and devices know them.
 
     send(x, T, b)      y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]],  there or back
     correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
@@ -38,8 +38,7 @@ torch.library.impl("convgraph::send", _DEVICES, fused_launch.send)
 torch.library.impl("convgraph::correlate", _DEVICES, fused_launch.correlate)
 
 
-@torch.library.register_fake("convgraph::send")
-def _(
+def _send_like(
     x: Tensor,
     taps: Tensor,
     bias: Tensor | None,
@@ -55,8 +54,7 @@ def _(
     return x.new_empty(rows, taps.shape[1] * taps.shape[3])
 
 
-@torch.library.register_fake("convgraph::correlate")
-def _(
+def _correlate_like(
     x: Tensor,
     g: Tensor,
     who: Tensor,
@@ -85,6 +83,9 @@ def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
 
     return rule
 
+
+torch.library.register_fake("convgraph::send", _send_like)
+torch.library.register_fake("convgraph::correlate", _correlate_like)
 
 send: Any = torch.ops.convgraph.send.default
 correlate: Any = torch.ops.convgraph.correlate.default

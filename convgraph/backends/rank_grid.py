@@ -7,8 +7,8 @@ source and holds the targets, each where its window begins; where padding folds 
 one source within one tap, the list of neighbours itself takes the place of the grid. A kernel that
 looks as far back as ahead reads one grid both ways. Nothing is listed edge by edge but those folds.
 
-Integers only; made once per topology. May import backends.neighbours, tiling and windows, edges, geometry
-and sites.
+Integers only; made once per topology. May import backends.neighbours, tiling and windows, edges,
+geometry and sites.
 """
 
 from collections.abc import Callable
@@ -134,8 +134,7 @@ def _images(held: Sites, rank: Tensor) -> list[Tensor]:
     """The ranks image by image, (1, *size)."""
     ends = held.cell_ptr.tolist()
     return [
-        rank[a:b].view(1, *size)
-        for a, b, size in zip(ends, ends[1:], held.sizes, strict=False)
+        rank[a:b].view(1, *size) for a, b, size in zip(ends, ends[1:], held.sizes, strict=False)
     ]
 
 

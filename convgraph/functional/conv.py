@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import cpp, dense, gather, masked, messages, tf32, tiles, triton
+from convgraph.backends import cpp, dense, fused_triton, gather, masked, messages, tf32, tiles
 from convgraph.backends.problem import Problem, TypedEdges
 from convgraph.edges import Edges, connect
 from convgraph.errors import (
@@ -189,8 +189,8 @@ def convolve(
     if name == tiles.NAME and isinstance(edges, Edges):
         return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
-    if name == triton.NAME and isinstance(edges, Edges):
-        return triton.conv(x, taps, bias, edges)
+    if name == fused_triton.NAME and isinstance(edges, Edges):
+        return fused_triton.conv(x, taps, bias, edges)
     out_dtype = x.dtype
     if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
         x, taps = x.float(), taps.float()

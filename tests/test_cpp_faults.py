@@ -1,0 +1,149 @@
+"""Faults planted in the source of the CPU's kernels: each must be caught, and by the judge too.
+
+One source has a namespace for each fault, so that all are compiled at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+import convgraph as cg
+from convgraph.backends import cpp_build, fused_operators
+from tests.cases import CPP, holes, integer_weights, integers
+from tests.fused.cases import run
+
+pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+
+TAIL = "  for (; i < {n}; ++i) {name}_rows<T, 1, V>"
+LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"
+
+# None reads memory that is not there: what is read or left unwritten is always a neighbour's.
+FAULTS = {
+    "wrong tap": ("* K + side.kind[s])", "* K + side.kind[side.slots - 1 - s])"),
+    "wrong weight": ("kinds[i] = side.kind[kinds[i]]", "kinds[i] = side.kind[0]"),
+    "absent row read": (
+        "return grid[base[site] + offset[slot]];",
+        "return std::max(grid[base[site] + offset[slot]], 0);",
+    ),
+    "wrong slot": ("offset[slot]]", "offset[slot > 1 ? slot - 1 : slot]]"),
+    "no order": ("memcpy(y + side.order[m0 + m] *", "memcpy(y + (m0 + m) *"),
+    "no order of heads": ("heads + side.order[m] *", "heads + m *"),
+    "no order of lanes": ("heads + side.order[m + r] * C", "heads + (m + r) * C"),
+    "wrong group": ("x + q * G * CI + g * CI", "x + q * G * CI"),
+    "lost bias": ("      if (bias)\n", "      if (false)\n"),
+    "lost depth": (
+        "std::min(DEPTH, CI - k)",
+        "std::min(DEPTH, std::max<int64_t>(1, CI - k - 1))",
+    ),
+    "one depth only": ("k < CI; k += DEPTH", "k < std::min(CI, DEPTH); k += DEPTH"),
+    "lost tail rows": (
+        TAIL.format(n="rows", name="multiply"),
+        TAIL.format(n="rows - 1", name="multiply"),
+    ),
+    "lost tail channels": (
+        TAIL.format(n="channels", name="correlate"),
+        TAIL.format(n="channels - 1", name="correlate"),
+    ),
+    "lost tail lanes": (LANES.format(""), LANES.format(" + 1")),
+    "wrong part": ("first = j / G / K * chunk", "first = 0"),
+    "part cut short": (
+        "std::min(side.sites, first + chunk)",
+        "std::min(side.sites, first + chunk - 1)",
+    ),
+    "half the sums": ("store(at + v * L, s[v] + t[v])", "store(at + v * L, s[v])"),
+    "stale heads": ("head[e] = &whole[e * padded];", "head[e] = &whole[0];"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Fault -> its (send, correlate): one source with a namespace for each, compiled at once."""
+    source = cpp_build.SOURCE.read_text("utf-8")
+    start = source.index("namespace {")
+    end = source.index("TORCH_LIBRARY_IMPL")
+    head, body = source[:start], source[start:end]
+    parts = [head]
+    for number, (right, planted) in enumerate({"as it is": ("", ""), **FAULTS}.values()):
+        assert body.count(right) == 1 or not right, right
+        name = f"convgraph_fault_{number}"
+        inner = body.replace(right, planted) if right else body
+        registered = "".join(
+            f'  m.def("{operator}{schema}");\n  m.impl("{operator}", c10::DispatchKey::CPU, '
+            f"TORCH_FN({name}::{operator}));\n"
+            for operator, schema in fused_operators.SCHEMAS.items()
+        )
+        parts.append(f"namespace {name} {{\n{inner}}}\n")
+        parts.append(f"TORCH_LIBRARY({name}, m) {{\n{registered}}}\n")
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "faulty.cpp").write_text("".join(parts).replace("PART = 1024", "PART = 64"))
+    flags = ["-O1", *cpp_build.flags()[1:]]
+    cpp_extension.load(
+        "faulty",
+        [str(folder / "faulty.cpp")],
+        extra_cflags=flags,
+        build_directory=str(folder),
+        is_python_module=False,
+    )
+    return {
+        fault: getattr(torch.ops, f"convgraph_fault_{number}")
+        for number, fault in enumerate(("as it is", *FAULTS))
+    }
+
+
+LAYERS: dict[str, tuple[int, dict[str, Any]]] = {
+    "deep": (67, {}),
+    "grouped": (10, {"groups": 2}),
+    "depthwise": (37, {"groups": 37}),
+}
+
+
+def wrong(operators: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The layers that now differ from the truth."""
+    monkeypatch.setattr(fused_operators, "send", operators.send.default)
+    monkeypatch.setattr(fused_operators, "correlate", operators.correlate.default)
+    found = []
+    for name, (channels, kwargs) in LAYERS.items():
+        layer = integer_weights(cg.nn.GraphConv2d(channels, channels, 3, padding=1, **kwargs))
+        image = integers(2, channels, 19, 21)
+        mask = torch.rand(2, 19, 21, generator=torch.Generator().manual_seed(1)) < 0.7
+        graph = cg.PixelGraph.from_image(image, mask)
+        one = run(layer, graph, "cpp", torch.float32, twice=False)
+        truth = run(layer, graph, "gather", torch.float64, twice=False)
+        if not all(torch.equal(a.double(), b) for a, b in zip(one, truth, strict=True)):
+            found.append(name)
+    return found
+
+
+@pytest.fixture
+def _known_memory() -> Iterator[None]:
+    """What nobody writes holds NaN, not the right answer of an earlier call."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.usefixtures("_known_memory")
+@pytest.mark.parametrize("fault", ["as it is", *FAULTS])
+def test_a_planted_fault_is_caught(
+    fault: str, faulty: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bool(wrong(faulty[fault], monkeypatch)) == (fault != "as it is")
+
+
+def test_the_judge_refutes_a_faulty_kernel(
+    faulty: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault in ("wrong tap", "absent row read", "no order of heads"):
+        monkeypatch.setattr(fused_operators, "send", faulty[fault].send.default)
+        monkeypatch.setattr(fused_operators, "correlate", faulty[fault].correlate.default)
+        twin = torch.nn.Conv2d(3, 4, 3, padding=1)
+        layer = cg.nn.GraphConv2d.from_dense(twin)
+        space = f"convgraph_fault_{1 + list(FAULTS).index(fault)}"
+        with cg.backend("cpp"):
+            trust = (f"{space}::send", f"{space}::correlate")
+            found = cg.prove(layer, twin, size=(12, 12), mask=holes(2, (12, 12)), trust=trust)
+        assert found.verdict == "refuted", fault
