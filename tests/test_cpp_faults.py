@@ -23,11 +23,17 @@ LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"
 # None reads memory that is not there: what is read or left unwritten is always a neighbour's.
 FAULTS = {
     "wrong tap": ("* K + side.kind[s])", "* K + side.kind[side.slots - 1 - s])"),
-    "wrong weight": ("kinds[i] = side.kind[kinds[i]]", "kinds[i] = side.kind[0]"),
+    "wrong weight": ("= side.kind[heard.slots_of(g)[i]]", "= side.kind[0]"),
     "absent row read": (
         "return grid[base[site] + offset[slot]];",
         "return std::max(grid[base[site] + offset[slot]], 0);",
     ),
+    "absent lane read": (
+        "absent = row[r] >> 63",
+        "absent = 0 * (row[r] = std::max<int64_t>(row[r], 0))",
+    ),
+    "lanes beyond the last": ("site < sites ? 0 : -1", "site < sites - 1 ? 0 : -1"),
+    "lanes left out": ("n += all >= 0", "n += row[0] >= 0"),
     "wrong slot": ("offset[slot]]", "offset[slot > 1 ? slot - 1 : slot]]"),
     "no order": ("memcpy(y + side.order[m0 + m] *", "memcpy(y + (m0 + m) *"),
     "no order of heads": ("heads + side.order[m] *", "heads + m *"),

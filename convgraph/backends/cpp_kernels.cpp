@@ -276,50 +276,87 @@ inline void send_lanes(const T* const* rows, const int64_t* kinds, int64_t slots
       for (int v = 0; v < V; ++v) store(to[r] + c + v * L, s[r][v]);
 }
 
-// List what BESIDE sites from m on hear, slot by slot, with `none` where one hears nothing; slots
-// that all of them do without are left out.
+// What the sites of a block hear, BESIDE sites at a time.
 template <class T>
-inline int64_t listed(const Side& side, int64_t m, int64_t sites, const T* x, int64_t channels,
-                      const T* none, const T** rows, int64_t* slots) {
-  int64_t count = 0;
-  for (int64_t s = 0; s < side.slots; ++s) {
-    bool some = false;
-    for (int r = 0; r < BESIDE; ++r) {
-      const int64_t q = r < sites ? side.heard(m + r, s) : -1;
-      rows[count * BESIDE + r] = q < 0 ? none : x + q * channels;
-      some |= q >= 0;
+struct Heard {
+  std::vector<const T*> rows;  // slot by slot, `none` where one of the sites hears nothing
+  std::vector<int64_t> slots;  // those that some of them hear
+  std::array<int64_t, BLOCK / BESIDE> count{};
+  const int64_t most;
+
+  explicit Heard(int64_t slots_)
+      : rows((slots_ + 1) * BLOCK), slots((slots_ + 1) * BLOCK / BESIDE), most(slots_) {}
+
+  const T* const* rows_of(int64_t group) const { return &rows[group * (most + 1) * BESIDE]; }
+  int64_t* slots_of(int64_t group) { return &slots[group * (most + 1)]; }
+
+  // List `sites` sites from m on and return how many groups they are. Without a branch but for the
+  // loops: whether a lone pixel hears another cannot be foretold.
+  int64_t list(const Side& side, int64_t m, int64_t sites, const T* x, int64_t channels,
+               const T* none) {
+    const int64_t groups = up(sites, BESIDE), bytes = channels * sizeof(T);
+    const int64_t first = reinterpret_cast<int64_t>(x), nobody = reinterpret_cast<int64_t>(none);
+    for (int64_t g = 0; g < groups; ++g) {
+      std::array<int64_t, BESIDE> base, row, gone;
+      for (int64_t r = 0; r < BESIDE; ++r) {
+        const int64_t site = g * BESIDE + r;
+        base[r] = side.base[m + std::min(site, sites - 1)];
+        gone[r] = site < sites ? 0 : -1;
+      }
+      int64_t n = 0;
+      for (int64_t s = 0; s < most; ++s) {
+        const int* at = side.grid + side.offset[s];
+        int64_t all = -1;  // stays negative while nobody is heard
+        for (int64_t r = 0; r < BESIDE; ++r) row[r] = at[base[r]] | gone[r];
+        for (int64_t r = 0; r < BESIDE; ++r) all &= row[r];
+        const T** to = &rows[(g * (most + 1) + n) * BESIDE];
+        for (int64_t r = 0; r < BESIDE; ++r) {
+          const int64_t absent = row[r] >> 63;  // all ones, or zeros
+          const int64_t place = (nobody & absent) | ((first + row[r] * bytes) & ~absent);
+          to[r] = reinterpret_cast<const T*>(place);
+        }
+        slots[g * (most + 1) + n] = s;
+        n += all >= 0;
+      }
+      count[g] = n;
     }
-    slots[count] = s;
-    count += some;
+    return groups;
   }
-  return count;
-}
+};
 
 template <class T>
 void send_depthwise(const T* x, const Tensor& taps, const T* bias, const Side& side, T* y) {
   constexpr int64_t L = LANES<T>;
-  const int64_t C = taps.size(1), groups = up(side.sites, BESIDE);
+  const int64_t C = taps.size(1);
   const Tensor weights = taps.contiguous();
   const T* w = weights.const_data_ptr<T>();
   const std::vector<T> none(C, T(0));
-  at::parallel_for(0, groups, BLOCK / BESIDE, [&](int64_t lo, int64_t hi) {
-    std::vector<const T*> rows((side.slots + 1) * BESIDE);
-    std::vector<int64_t> kinds(side.slots + 1);
-    std::array<T*, BESIDE> to{};
+  at::parallel_for(0, up(side.sites, BLOCK), 1, [&](int64_t lo, int64_t hi) {
+    Heard<T> heard(side.slots);
+    std::array<T*, BLOCK> to{};
     for (int64_t j = lo; j < hi; ++j) {
-      const int64_t m = j * BESIDE, sites = std::min<int64_t>(BESIDE, side.sites - m);
-      const int64_t n = listed(side, m, sites, x, C, none.data(), rows.data(), kinds.data());
-      for (int64_t i = 0; i < n; ++i) kinds[i] = side.kind[kinds[i]];
+      const int64_t m = j * BLOCK, sites = std::min(BLOCK, side.sites - m);
+      const int64_t groups = heard.list(side, m, sites, x, C, none.data());
+      for (int64_t g = 0; g < groups; ++g)
+        for (int64_t i = 0; i < heard.count[g]; ++i)
+          heard.slots_of(g)[i] = side.kind[heard.slots_of(g)[i]];
       for (int64_t r = 0; r < sites; ++r) to[r] = y + side.order[m + r] * C;
+      // Few channels of all sites of the block: their rows and weights stay in the nearest cache.
       int64_t c = 0;
-      for (; c + 2 * L <= C; c += 2 * L)
-        send_lanes<T, 2>(rows.data(), kinds.data(), n, w, bias, C, c, to.data(), sites);
-      for (; c + L <= C; c += L)
-        send_lanes<T, 1>(rows.data(), kinds.data(), n, w, bias, C, c, to.data(), sites);
+      const auto lanes = [&](auto v) {
+        for (int64_t g = 0; g < groups; ++g)
+          send_lanes<T, v>(heard.rows_of(g), heard.slots_of(g), heard.count[g], w, bias, C, c,
+                           &to[g * BESIDE], sites - g * BESIDE);
+      };
+      for (; c + 2 * L <= C; c += 2 * L) lanes(std::integral_constant<int, 2>());
+      for (; c + L <= C; c += L) lanes(std::integral_constant<int, 1>());
       for (; c < C; ++c)
         for (int64_t r = 0; r < sites; ++r) {
+          const int64_t g = r / BESIDE;
+          const T* const* rows = heard.rows_of(g);
           T sum = bias ? bias[c] : T(0);
-          for (int64_t i = 0; i < n; ++i) sum += rows[i * BESIDE + r][c] * w[kinds[i] * C + c];
+          for (int64_t i = 0; i < heard.count[g]; ++i)
+            sum += rows[i * BESIDE + r % BESIDE][c] * w[heard.slots_of(g)[i] * C + c];
           to[r][c] = sum;
         }
     }
@@ -410,33 +447,38 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
   const int64_t C = x.size(1), K = side.slots;
   const int64_t most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, K * C), 1, 64);
   const int64_t number = std::clamp<int64_t>(up(side.sites, PART / 4), 1, most);
-  const int64_t chunk = up(up(side.sites, number), BESIDE) * BESIDE;
+  const int64_t chunk = up(up(side.sites, number), BLOCK) * BLOCK;
   const int64_t count = up(side.sites, chunk);
   Tensor found = at::zeros({count, K, C, 1, 1}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
   const std::vector<T> none(C, T(0));
   at::parallel_for(0, count, 1, [&](int64_t lo, int64_t hi) {
-    std::vector<const T*> rows((K + 1) * BESIDE);
-    std::vector<int64_t> slots(K + 1);
-    std::array<const T*, BESIDE> head;
+    Heard<T> heard(K);
+    std::array<const T*, BLOCK> head;
     for (int64_t j = lo; j < hi; ++j) {
       T* sums = to + j * K * C;
       const int64_t last = std::min(side.sites, (j + 1) * chunk);
-      for (int64_t m = j * chunk; m < last; m += BESIDE) {
-        const int64_t sites = std::min<int64_t>(BESIDE, last - m);
-        const int64_t n = listed(side, m, sites, from, C, none.data(), rows.data(), slots.data());
-        for (int64_t r = 0; r < BESIDE; ++r)
+      for (int64_t m = j * chunk; m < last; m += BLOCK) {
+        const int64_t sites = std::min(BLOCK, last - m);
+        const int64_t groups = heard.list(side, m, sites, from, C, none.data());
+        for (int64_t r = 0; r < BLOCK; ++r)
           head[r] = r < sites ? heads + side.order[m + r] * C : none.data();
         int64_t c = 0;
-        for (; c + 2 * L <= C; c += 2 * L)
-          correlate_lanes<T, 2>(rows.data(), slots.data(), n, head.data(), C, c, sums);
-        for (; c + L <= C; c += L)
-          correlate_lanes<T, 1>(rows.data(), slots.data(), n, head.data(), C, c, sums);
+        const auto lanes = [&](auto v) {
+          for (int64_t g = 0; g < groups; ++g)
+            correlate_lanes<T, v>(heard.rows_of(g), heard.slots_of(g), heard.count[g],
+                                  &head[g * BESIDE], C, c, sums);
+        };
+        for (; c + 2 * L <= C; c += 2 * L) lanes(std::integral_constant<int, 2>());
+        for (; c + L <= C; c += L) lanes(std::integral_constant<int, 1>());
         for (; c < C; ++c)
-          for (int64_t i = 0; i < n; ++i)
-            for (int64_t r = 0; r < sites; ++r)
-              sums[slots[i] * C + c] += rows[i * BESIDE + r][c] * head[r][c];
+          for (int64_t r = 0; r < sites; ++r) {
+            const int64_t g = r / BESIDE;
+            const T* const* rows = heard.rows_of(g);
+            for (int64_t i = 0; i < heard.count[g]; ++i)
+              sums[heard.slots_of(g)[i] * C + c] += rows[i * BESIDE + r % BESIDE][c] * head[r][c];
+          }
       }
     }
   });
@@ -456,8 +498,9 @@ void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor&
 Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& bias_,
             const Tensor& who, const Tensor& rows, const Tensor& slots, const Tensor& back_who,
             const Tensor& back_rows, const Tensor& back_slots, int64_t backwards) {
-  const Side side = backwards ? Side(back_who, back_rows, back_slots) : Side(who, rows, slots);
   check(x_, who, rows, slots);
+  check(x_, back_who, back_rows, back_slots);
+  const Side side = backwards ? Side(back_who, back_rows, back_slots) : Side(who, rows, slots);
   const Tensor x = x_.contiguous();
   std::optional<Tensor> bias;
   if (bias_) bias = bias_->contiguous();
@@ -476,8 +519,8 @@ Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& b
 
 Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Tensor& rows,
                  const Tensor& slots, const Tensor&, const Tensor&, const Tensor&, int64_t groups) {
-  const Side side(who, rows, slots);
   check(x_, who, rows, slots);
+  const Side side(who, rows, slots);
   const Tensor x = x_.contiguous(), g = g_.contiguous();
   const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups;
   if (side.sites == 0 || x.numel() == 0 || g.numel() == 0)
