@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -173,6 +174,17 @@ inline void by_width(int64_t vectors, F f) {
 
 inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
+// Call f(claim) on every thread; claim() gives the next task, and `tasks` or more when none is left.
+// Whoever is awake takes the next: a second thread that sleeps may wake late. Which thread computes
+// a task changes nothing in it.
+template <class F>
+void share(int64_t tasks, F f) {
+  std::atomic<int64_t> next{0};
+  const auto claim = [&] { return next.fetch_add(1, std::memory_order_relaxed); };
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1,
+                   [&](int64_t, int64_t) { f(claim); });
+}
+
 // -- send ----------------------------------------------------------------------------------------
 
 // (panel, group, tap, C_in, PANEL * L): the matrices as they are read, padded with zeros.
@@ -210,11 +222,12 @@ void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& si
   const int64_t blocks = up(side.sites, BLOCK);
   const Tensor weights = packed<T>(taps);
   const T* w = weights.const_data_ptr<T>();
-  at::parallel_for(0, panels * G * blocks, 1, [&](int64_t lo, int64_t hi) {
+  const int64_t tasks = panels * G * blocks;
+  share(tasks, [&](auto claim) {
     std::vector<T> sums(BLOCK * width);
     std::array<const T*, BLOCK> row, at_depth;
     std::array<T*, BLOCK> sum;
-    for (int64_t j = lo; j < hi; ++j) {
+    for (int64_t j; (j = claim()) < tasks;) {
       const int64_t m0 = j % blocks * BLOCK, sites = std::min(BLOCK, side.sites - m0);
       const int64_t g = j / blocks % G, panel = j / blocks / G;
       const int64_t c0 = panel * width, channels = std::min(width, CO - c0);
@@ -331,10 +344,11 @@ void send_depthwise(const T* x, const Tensor& taps, const T* bias, const Side& s
   const Tensor weights = taps.contiguous();
   const T* w = weights.const_data_ptr<T>();
   const std::vector<T> none(C, T(0));
-  at::parallel_for(0, up(side.sites, BLOCK), 1, [&](int64_t lo, int64_t hi) {
+  const int64_t tasks = up(side.sites, BLOCK);
+  share(tasks, [&](auto claim) {
     Heard<T> heard(side.slots);
     std::array<T*, BLOCK> to{};
-    for (int64_t j = lo; j < hi; ++j) {
+    for (int64_t j; (j = claim()) < tasks;) {
       const int64_t m = j * BLOCK, sites = std::min(BLOCK, side.sites - m);
       const int64_t groups = heard.list(side, m, sites, x, C, none.data());
       for (int64_t g = 0; g < groups; ++g)
@@ -381,10 +395,11 @@ Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, in
   Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
-  at::parallel_for(0, count * K * G, 1, [&, chunk = chunk](int64_t lo, int64_t hi) {
+  const int64_t tasks = count * K * G;
+  share(tasks, [&, chunk = chunk](auto claim) {
     std::array<const T*, BLOCK> row, head, at_panel;
     std::vector<T> whole(padded == CO ? 0 : BLOCK * padded, T(0));
-    for (int64_t j = lo; j < hi; ++j) {
+    for (int64_t j; (j = claim()) < tasks;) {
       const int64_t gr = j % G, s = j / G % K, first = j / G / K * chunk;
       const int64_t last = std::min(side.sites, first + chunk);
       T* sums = to + j * CI * padded;
@@ -453,10 +468,10 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
   const std::vector<T> none(C, T(0));
-  at::parallel_for(0, count, 1, [&](int64_t lo, int64_t hi) {
+  share(count, [&](auto claim) {
     Heard<T> heard(K);
     std::array<const T*, BLOCK> head;
-    for (int64_t j = lo; j < hi; ++j) {
+    for (int64_t j; (j = claim()) < count;) {
       T* sums = to + j * K * C;
       const int64_t last = std::min(side.sites, (j + 1) * chunk);
       for (int64_t m = j * chunk; m < last; m += BLOCK) {
