@@ -6,8 +6,8 @@ from torch.func import functional_call, vmap
 
 import convgraph as cg
 from convgraph.backends import windows
-from tests.cases import integers
-from tests.test_slots import LAYERS, MASKS, found, layer_of
+from tests.cases import integer_weights, integers
+from tests.test_slots import LAYERS, MASKS, SHAPES, found, layer_of
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +26,16 @@ def test_chunks_give_what_all_tiles_give(
     assert all(map(torch.equal, one, found(layer, graph)))
     with torch.no_grad():
         assert torch.equal(one[0], layer(graph).x)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_images_of_other_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, graph = SHAPES[name]()
+    layer = integer_weights(layer)
+    layer.backend = "tiles"
+    one = found(layer, graph)
+    one_by_one(monkeypatch)
+    assert all(map(torch.equal, one, found(layer, graph)))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

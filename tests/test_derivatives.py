@@ -18,7 +18,15 @@ import convgraph as cg
 from convgraph.backends import gather, resize_dense, slots
 from convgraph.backends.compiled import operators
 from convgraph.resample import ResizeGeometry
-from tests.cases import MOVERS, OFF_GRID, holes, integer_weights, integers, typed_graph
+from tests.cases import (
+    CONV_OFF_GRID,
+    MOVERS,
+    OFF_GRID,
+    holes,
+    integer_weights,
+    integers,
+    typed_graph,
+)
 
 # torch says so where it runs an operator once a sample.
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -101,6 +109,22 @@ def test_layers_in_every_mode(name: str, backend: str) -> None:
     assert disagreements(run, *at) == []
 
 
+CONVOLUTIONS: dict[str, Callable[[], Any]] = {
+    "strided": lambda: cg.nn.GraphConv2d(2, 3, 3, stride=2, padding=1),
+    "depthwise": lambda: cg.nn.GraphConv2d(2, 2, 3, padding=1, groups=2),
+    "transposed": lambda: cg.nn.GraphConvTranspose2d(2, 2, 3, stride=2, groups=2),
+}
+
+
+@pytest.mark.parametrize("backend", CONV_OFF_GRID)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_in_every_mode(name: str, backend: str) -> None:
+    layer = integer_weights(CONVOLUTIONS[name]())
+    graph = cg.PixelGraph.from_image(integers(1, 2, 3, 4), holes(1, (3, 4)))
+    run, at = on_nodes(layer, graph, backend)
+    assert disagreements(run, *at) == []
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("weighed", [False, True])
 def test_typed_edges_in_every_mode(groups: int, weighed: bool) -> None:
@@ -115,13 +139,14 @@ def test_typed_edges_in_every_mode(groups: int, weighed: bool) -> None:
     assert disagreements(run, integers(5, 4), layer.weight.detach()) == []
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
-def test_folded_padding_in_every_mode(padding_mode: str) -> None:
+@pytest.mark.parametrize("backend", CONV_OFF_GRID)
+@pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular"])
+def test_folded_padding_in_every_mode(padding_mode: str, backend: str) -> None:
     layer = integer_weights(
         cg.nn.GraphConv2d(1, 2, 3, stride=2, padding=2, padding_mode=padding_mode)
     )
     graph = cg.PixelGraph.from_image(integers(1, 1, 3, 4), holes(1, (3, 4)))
-    run, at = on_nodes(layer, graph, "gather")
+    run, at = on_nodes(layer, graph, backend)
     assert disagreements(run, *at) == []
 
 
@@ -148,7 +173,7 @@ def test_curvature_of_weights() -> None:
     assert torch.equal(hessian(loss)(weight), jacrev(jacrev(loss))(weight))
 
 
-@pytest.mark.parametrize("backend", OFF_GRID)
+@pytest.mark.parametrize("backend", CONV_OFF_GRID)
 def test_forward_mode_asks_for_no_gradients(backend: str) -> None:
     layer = integer_weights(cg.nn.GraphConv2d(2, 2, 3, padding=1, backend=backend))
     graph = cg.PixelGraph.from_image(integers(1, 2, 3, 4), holes(1, (3, 4)))

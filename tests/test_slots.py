@@ -1,5 +1,6 @@
 """Slots: blocks of taps through one product, bit for bit what tap after tap gives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -61,6 +62,45 @@ def test_slots_give_what_tap_after_tap_gives(
     monkeypatch.setattr(slots, "MOST", 0)
     assert not slots.serves(graph.x, taps, edges)
     assert all(map(torch.equal, one, found(layer, graph)))
+
+
+def on(d: int) -> tuple[Any, cg.PixelGraph]:
+    """A layer on two images of d axes, a third of whose pixels are nodes."""
+    kind = {1: cg.nn.GraphConv1d, 3: cg.nn.GraphConv3d}[d]
+    size = {1: (23,), 3: (4, 5, 6)}[d]
+    mask = torch.rand(2, *size, generator=torch.Generator().manual_seed(3)) < 0.3
+    return kind(4, 4, 3, padding=1), cg.PixelGraph.from_image(integers(2, 4, *size), mask, d=d)
+
+
+def ragged() -> tuple[Any, cg.PixelGraph]:
+    """The same on images of two sizes."""
+    sizes = [(6, 7), (9, 4)]
+    masks = [torch.rand(n, generator=torch.Generator().manual_seed(3)) < 0.3 for n in sizes]
+    images = [integers(4, *n) for n in sizes]
+    return cg.nn.GraphConv2d(4, 4, 3, padding=1), cg.PixelGraph.from_image(images, list(masks))
+
+
+SHAPES: dict[str, Callable[[], tuple[Any, cg.PixelGraph]]] = {
+    "line": lambda: on(1),
+    "space": lambda: on(3),
+    "ragged": ragged,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SHAPES)
+def test_images_of_other_shapes(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, graph = SHAPES[name]()
+    layer, graph = integer_weights(layer).to(dtype), graph.with_x(graph.x.to(dtype))
+    layer.backend = "gather"
+    assert slots.serves(graph.x, layer.weight.new_empty(27, 1, 4, 4), layer.edges(graph))
+    one = found(layer, graph)
+    monkeypatch.setattr(slots, "MOST", 0)
+    two = found(layer, graph)
+    assert all(map(torch.equal, one, two))
+    assert all(bool(part.any()) for part in one)
 
 
 def test_taps_of_unequal_edges_stand_in_blocks_of_their_own() -> None:
