@@ -5,8 +5,8 @@
 Convolutions on masks, each backend that serves and each size of tile, medians of rounds that take
 turns. What is fitted is the mean of a forward without gradients and of a third of a training step,
 for one choice serves both; bounded least squares over the relative errors. Prints one rate a
-backend, and how much slower the choice by the fitted table is than the best of each case, the dense
-convolution of an image times its mask among them.
+backend, and how much slower the choice by the fitted rates, and by those that the table has, is
+than the best of each case, the dense convolution of an image times its mask among them.
 
     python benchmarks/rates.py [--rounds 7] [--force]
 """
@@ -31,7 +31,7 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import cpp, cpp_build, gather, masked, tiles, tiling
+from convgraph.backends import cost, cpp, cpp_build, gather, masked, tiles, tiling
 from convgraph.functional.conv import tap_matrices
 
 MORE = (
@@ -70,8 +70,11 @@ def main() -> int:
         rates[name] = fitted([row for row in rows if row["backend"] == name], least)
         told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
         print(f"{name:8s} {told}")
-    for what in ("forward", "step"):
-        judge(rows, rates, what)
+    kept = {name: [getattr(cost.RATES["cpu"][name], n) for n in NUMBERS] for name in SERVING}
+    for told, by in (("fitted", rates), ("kept in the table", kept)):
+        print(f"by the rates {told}:")
+        for what in ("forward", "step"):
+            judge(rows, by, what)
     return 0
 
 
