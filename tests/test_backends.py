@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph import edge_list, errors
-from convgraph.backends import slots
+from convgraph import backends, edge_list, errors
+from convgraph.backends import slots, tiles
 from tests.cases import CONV_BACKENDS, CPP
 
 BACKENDS = CONV_BACKENDS
@@ -252,3 +252,31 @@ def test_weights_lie_channels_last_and_are_drawn_as_torch_draws_them() -> None:
     layer.reset_parameters()
     assert torch.equal(layer.weight, dense.weight)
     assert layer.to_dense().weight.is_contiguous()
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 7])
+@pytest.mark.parametrize("channels", [2, 16, 128])
+def test_who_is_left_out_of_the_choice_would_not_have_been_chosen(
+    channels: int, kernel: int
+) -> None:
+    """`tiles` are not counted where the fewest would cost too much; the choice is the same."""
+    asked = 0
+    for groups in (1, channels):
+        for density in (0.03, 0.4, 0.9):
+            for stride, transposed in ((1, False), (2, False), (2, True)):
+                kind = cg.nn.GraphConvTranspose2d if transposed else cg.nn.GraphConv2d
+                layer = kind(channels, channels, kernel, stride, kernel // 2, groups=groups)
+                mask = torch.rand(1, 24, 24) < density
+                problem = layer.problem(
+                    cg.PixelGraph.from_image(torch.rand(1, channels, 24, 24), mask)
+                )
+                fast = {o.name: o for o in backends.options(problem, fast=True)}
+                full = {o.name: o for o in backends.options(problem) if o.refusal is None}
+                full.pop("messages")
+                best = min(full.values(), key=lambda option: option.cost)
+                assert fast[best.name].cost == best.cost
+                macs, moved = tiles.least(problem)
+                assert macs <= full["tiles"].macs
+                assert moved <= full["tiles"].moved
+                asked += "tiles" in fast
+    assert asked < 18 or not CPP

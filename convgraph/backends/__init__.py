@@ -13,6 +13,7 @@ which row of the cost table is that of the problem's.)
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from types import ModuleType
 from typing import Any, final
 
@@ -117,22 +118,32 @@ def options(problem: Problem, *, fast: bool = False) -> list[Option]:
 
     Args:
         problem: the operator and its edges.
-        fast: do not ask `messages`, the last resort, which is never chosen for speed: what it
-            would cost is told by the list of edges, and nobody else may need that.
+        fast: leave out who cannot be chosen and would be dear to ask. `messages`, the last resort,
+            is never chosen for speed: what it would cost is told by the list of edges, and nobody
+            else may need that. `tiles` have to be counted, unless even the fewest cost too much.
     """
-    found = []
-    for name, module in TABLES[problem.op].items():
-        if fast and name == messages.NAME:
-            continue
-        refusal = module.refuses(problem)
-        if refusal is not None:
-            found.append(Option(name, refusal))
-            continue
-        macs, moved = module.work(problem)
-        row, calls = module.priced(problem) if name == gather.NAME else (name, 1)
-        took = cost.nanoseconds(row, problem, macs, moved, calls)
-        found.append(Option(name, None, macs, moved, took))
-    return found
+    table = TABLES[problem.op]
+    found = {
+        name: _option(name, module, problem)
+        for name, module in table.items()
+        if not (fast and name in (messages.NAME, tiles.NAME))
+    }
+    if fast and tiles.NAME in table:
+        least = min([one.cost for one in found.values() if one.refusal is None], default=inf)
+        refusal = tiles.refuses(problem)
+        if refusal is None and cost.nanoseconds(tiles.NAME, problem, *tiles.least(problem)) < least:
+            found[tiles.NAME] = _option(tiles.NAME, tiles, problem)
+    return [found[name] for name in table if name in found]
+
+
+def _option(name: str, module: ModuleType, problem: Problem) -> Option:
+    refusal = module.refuses(problem)
+    if refusal is not None:
+        return Option(name, refusal)
+    macs, moved = module.work(problem)
+    row, calls = module.priced(problem) if name == gather.NAME else (name, 1)
+    took = cost.nanoseconds(row, problem, macs, moved, calls)
+    return Option(name, None, macs, moved, took)
 
 
 def forced(layer_choice: str | None) -> str | None:

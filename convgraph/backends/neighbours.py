@@ -96,8 +96,11 @@ def _turns(key: Tensor) -> Tensor:
 
 
 def tile_order(sites: Sites) -> Tensor:
-    """(P,) int64: the sites tile after tile, within a tile in raster order."""
-    tile = TILE[sites.d]
+    """(P,) int64: the sites tile after tile, within a tile in raster order; kept with the sites."""
+    return sites.memo("tile order", lambda: _tile_order(sites, TILE[sites.d]))
+
+
+def _tile_order(sites: Sites, tile: tuple[int, ...]) -> Tensor:
     if sites.num_nodes == 0:
         return torch.empty(0, dtype=torch.int64, device=sites.device)
     within, number, count = tiling.cells(sites, tile)

@@ -65,6 +65,17 @@ def work(problem: Problem) -> tuple[float, float]:
     return _work(problem, tile, dict(_edges(problem).form(tiling.occupancy))[tile])
 
 
+def least(problem: Problem) -> tuple[float, float]:
+    """What tiles of any size do at the least: they hold every target, windows as many sources."""
+    edges = _edges(problem)
+    g: Any = edges.relation
+    macs = 0 if g.transposed else edges.num_targets * g.num_taps * problem.macs_per_edge
+    moved = edges.num_targets * 2 * problem.out_channels
+    if not g.transposed:
+        moved += edges.num_targets * problem.in_channels
+    return float(macs), float(moved)
+
+
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
     return _fixed(_edges(problem).form(_least_on, *problem.facts))
