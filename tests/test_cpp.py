@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import convgraph as cg
 from convgraph.backends import cpp, cpp_build, fused_operators, rank_grid
+from convgraph.cli import main
 from convgraph.edges import connect
 from convgraph.functional.conv import conv_problem, tap_matrices
 from tests.cases import CPP, holes, integer_weights, integers
@@ -217,35 +218,27 @@ def test_another_serves_until_they_are_compiled_and_the_way_out_is_told(tmp_path
     assert lines[3] == "'' 64"
 
 
-def test_without_a_compiler_the_error_says_what_is_missing(tmp_path: Path) -> None:
-    environment = {
-        "CONVGRAPH_CACHE": str(tmp_path),
-        "PATH": str(tmp_path),
-        "CXX": str(tmp_path / "none"),
-    }
-    code = "import sys; from convgraph.cli import main; sys.exit(main(['compile']) != 1)"
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "need a C++ compiler" in ran.stderr
+def test_without_a_compiler_the_error_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    assert main(["compile"]) == 1
+    assert "need a C++ compiler" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    code = "from convgraph.backends import cpp_build; print(cpp_build.path())"
-    place = Path(told(code, CONVGRAPH_CACHE=str(tmp_path)).strip())
-    place.write_bytes(b"no library")
+def test_a_broken_file_is_refused_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
+    cpp_build.path().write_bytes(b"no library")
     code = "from convgraph.backends import cpp_build; print(cpp_build.lacks())"
     assert "could not be loaded" in told(code, CONVGRAPH_CACHE=str(tmp_path))
 
 
-def test_what_is_compiled_is_found_again() -> None:
+def test_what_is_compiled_is_found_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert cpp_build.compile_kernels() == cpp_build.path()
-    code = "from convgraph.cli import main; main(['compile'])"
-    assert told(code).strip() == str(cpp_build.path())
+    assert main(["compile"]) == 0
+    assert capsys.readouterr().out.strip() == str(cpp_build.path())
