@@ -146,6 +146,9 @@ def test_the_short_way_leaves_what_does_not_fit_to_the_general_one() -> None:
         layer(graph.with_x(graph.x[:, :63].contiguous()))
     with pytest.raises(cg.errors.DtypeError, match="float64"):
         layer(graph.with_x(graph.x.double()))
+    rounded_up = cg.nn.GraphConv(64, 64, cg.KernelGeometry(3, padding=1, ceil_mode=True, d=2))
+    with pytest.raises(cg.errors.UnsupportedError, match="ceil_mode"):
+        rounded_up(graph)
 
 
 def test_it_refuses_with_its_reason() -> None:

@@ -5,10 +5,10 @@
     mask        one fused kernel over the rows, where the sites stay and the choice is `cpp`
 
 What follows from sites and geometry alone is worked out once and kept with the sites; what is left
-of a call is one kernel between two views. torch itself refuses what does not fit, and
-whoever called asks `check_weight` for the words. Steps are few because what is warm in a loop of
-its own comes out of main memory between large kernels: there each costs five times as much. May
-import geometry, sites, edges, graph, backends and functional.conv.
+of a call is one kernel between two views. torch itself refuses what does not fit, and whoever
+called asks `check_weight` for the words. Steps are few because what is warm in a loop of its own
+comes out of main memory between large kernels: there each costs five times as much. May import
+geometry, sites, edges, graph, backends and functional.conv.
 """
 
 from collections.abc import Callable
@@ -145,6 +145,7 @@ def _fused(
     x, source, channels = graph.x, graph.sites, weight.shape[0]
     if (
         geometry.transposed
+        or geometry.ceil_mode
         or weight.dtype != x.dtype
         or weight.shape[1] * groups != x.shape[1]
         or channels % groups
