@@ -42,8 +42,9 @@ RATES: dict[str, dict[str, Rate]] = {
     # and 2, full and depthwise) on nine masks of 56 x 56, batch 8; the mean of a forward and of a
     # third of a training step. `call` is what Python, the allocator and waking a second thread
     # take, once, or once a tap in `gather`; `slots` is its way where edges are few. The rates of
-    # `dense` are those of `masked`: it serves full grids, where nothing is chosen. Those of `cpp` are
-    # of five rounds, later and by themselves; what came out of the choice is in docs/benchmarks.md.
+    # `dense` are those of `masked`: it serves full grids, where nothing is chosen. Those of `cpp`
+    # are of five rounds, later and by themselves; what the choice is worth with them is in
+    # docs/benchmarks.md.
     "cpu": {
         "dense": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
         "masked": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
