@@ -1,12 +1,12 @@
 // Kernels of the backend `cpp`: one pass reads neighbours through a rank grid, multiplies, and
 // writes once.
 //
-//     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]],   q = grid[base[p] + offset[s]]
+//     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]]
 //     correlate(x, g)    T[t]  = sum over sites of  x[q]^T g[p]
 //
-// A negative q is an edge that is not there, and costs nothing. No gathered row is ever written to
-// memory: within a block of sites the rows that a tap hears are listed, and a few of them at a time
-// are multiplied while their sums stay in registers.
+// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, and costs nothing.
+// No gathered row is ever written to memory: within a block of sites the rows that a tap hears are
+// listed, and a few of them at a time are multiplied while their sums stay in registers.
 //
 // Blocks and parts follow from sizes alone, never from the number of threads; each number has one
 // owner and one order of additions, so results repeat bit for bit.
@@ -60,11 +60,11 @@ inline void store(T* p, Vec<T> v) {
 template <int V>
 constexpr int ROWS = std::min((REGISTERS - V - 1) / V, 12);
 
-constexpr int PANEL = 4;       // vectors of output channels that are computed together
-constexpr int64_t BLOCK = 64;  // sites that are computed together: a tile of the order
-constexpr int64_t DEPTH = 64;  // input channels whose weights stay in the nearest cache
-constexpr int64_t PART = 1024;           // fewest sites of one part of a weight gradient
-constexpr int64_t ELEMENTS = 1 << 24;    // most elements of all parts together
+constexpr int PANEL = REGISTERS / 8;   // vectors of output channels that are computed together
+constexpr int64_t BLOCK = 64;          // sites that are computed together: a tile of the order
+constexpr int64_t DEPTH = 64;          // input channels whose weights stay in the nearest cache
+constexpr int64_t PART = 1024;         // fewest sites of one part of a weight gradient
+constexpr int64_t ELEMENTS = 1 << 24;  // most elements of all parts together
 
 // One direction of the edges.
 struct Side {
@@ -174,9 +174,9 @@ inline void by_width(int64_t vectors, F f) {
 
 inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
-// Call f(claim) on every thread; claim() gives the next task, and `tasks` or more when none is left.
-// Whoever is awake takes the next: a second thread that sleeps may wake late. Which thread computes
-// a task changes nothing in it.
+// Call f(claim) on every thread; claim() gives the next task, and `tasks` or more when none is
+// left. Whoever is awake takes the next: a second thread that sleeps may wake late. Which thread
+// computes a task changes nothing in it.
 template <class F>
 void share(int64_t tasks, F f) {
   std::atomic<int64_t> next{0};
@@ -504,7 +504,8 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
 
 void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor& taps) {
   TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
-              "convgraph: the C++ kernels compute in float32 and float64, not in ", x.scalar_type());
+              "convgraph: the C++ kernels compute in float32 and float64, not in ",
+              x.scalar_type());
   TORCH_CHECK(who.scalar_type() == at::kInt && rows.scalar_type() == at::kLong &&
                   taps.scalar_type() == at::kLong && rows.dim() == 2 && taps.dim() == 2,
               "convgraph: expected a rank grid of int32, sites (2, P) and slots (2, S) of int64");
@@ -540,11 +541,12 @@ Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Te
   const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups;
   if (side.sites == 0 || x.numel() == 0 || g.numel() == 0)
     return at::zeros({side.slots, groups, CI, CO}, x.options());
-  const bool single = x.scalar_type() == at::kFloat;
-  if (CI == 1 && CO == 1)
-    return single ? correlate_depthwise<float>(x, g, side) : correlate_depthwise<double>(x, g, side);
-  return single ? correlate_matrices<float>(x, g, side, groups)
-                : correlate_matrices<double>(x, g, side, groups);
+  const bool depthwise = CI == 1 && CO == 1;
+  if (x.scalar_type() == at::kFloat)
+    return depthwise ? correlate_depthwise<float>(x, g, side)
+                     : correlate_matrices<float>(x, g, side, groups);
+  return depthwise ? correlate_depthwise<double>(x, g, side)
+                   : correlate_matrices<double>(x, g, side, groups);
 }
 
 }  // namespace
