@@ -4,7 +4,7 @@
 //     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]]
 //     correlate(x, g)    T[t]  = sum over sites of  x[q]^T g[p]
 //
-// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, and costs nothing.
+// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, at no cost.
 // No gathered row is ever written to memory: within a block of sites the rows that a tap hears are
 // listed, and a few of them at a time are multiplied while their sums stay in registers.
 //
