@@ -38,6 +38,9 @@ def refuses(problem: Problem) -> str | None:
         return f"the kernels run on the CPU, not on {problem.device.type}"
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float32 and float64, not in {problem.dtype}"
+    edges: Any = problem.edges
+    if rank_grid.mostly_margin(edges):
+        return "images of so different sizes would share a rank grid that is nearly all margin"
     return cpp_build.lacks() or None
 
 

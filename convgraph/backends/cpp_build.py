@@ -28,7 +28,7 @@ from convgraph.errors import BackendError
 SOURCE = Path(__file__).with_name("cpp_kernels.cpp")
 
 CACHE = "CONVGRAPH_CACHE"
-"""Environment variable that names the folder of the cache; an empty one has no kernels."""
+"""Environment variable that names the folder of the cache; an empty folder has no kernels."""
 
 
 def flags() -> list[str]:
@@ -51,7 +51,7 @@ def path() -> Path:
     """Return where the compiled kernels lie, or will."""
     told = os.environ.get(CACHE)
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(told) if told else Path(home).expanduser() / "convgraph"
+    folder = Path(told or f"{home}/convgraph").expanduser()
     of = [SOURCE.read_text("utf-8"), *flags(), torch.__version__, sys.version]
     return folder / f"kernels-{sha256(repr(of).encode()).hexdigest()[:16]}.so"
 
@@ -64,9 +64,14 @@ def compile_kernels() -> Path:
 
     Source: https://docs.pytorch.org/docs/stable/cpp_extension.html
     """
-    target = path()
-    if not target.exists():
-        _compile(target)
+    try:
+        target = path()
+        if not target.exists():
+            _compile(target)
+    except (OSError, RuntimeError) as error:
+        raise BackendError(
+            f"the folder of the C++ kernels is no use ({error}); set {CACHE}"
+        ) from error
     if _trouble():  # what was missing is there now
         _trouble.cache_clear()
     return target
@@ -80,7 +85,6 @@ def _compile(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         code = (
             "import sys, torch.utils.cpp_extension as tool; "
-            "import convgraph.backends.fused_operators; "
             "tool.load('kernels', [sys.argv[1]], extra_cflags=sys.argv[3:], "
             "build_directory=sys.argv[2], is_python_module=False)"
         )
@@ -101,9 +105,10 @@ def _compile(target: Path) -> None:
                 f"ninja (pip install ninja). What was said last:\n{last}"
             )
         # Others may compile at the same time: whoever comes last replaces a whole file.
-        whole = target.with_suffix(f".{os.getpid()}")
+        handle, whole = tempfile.mkstemp(dir=target.parent)
+        os.close(handle)
         shutil.copyfile(made, whole)
-        whole.replace(target)
+        Path(whole).replace(target)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -120,8 +125,12 @@ _STAND_IN: list[torch.library.Library] = []
 def _trouble() -> str:
     if fused_launch.interpreted():
         return "Triton's interpreter stands in for the kernels of the CPU (TRITON_INTERPRET=1)"
-    place = path()
-    if not place.exists():
+    try:
+        place = path()
+        there = place.exists()
+    except (OSError, RuntimeError) as error:
+        return f"the folder of its kernels cannot be looked at ({error}); set {CACHE} to another"
+    if not there:
         return "its kernels are not compiled; `convgraph compile` does that, once a machine"
     while _STAND_IN:
         _STAND_IN.pop()._destroy()  # torch has no public way to take an implementation back

@@ -197,7 +197,7 @@ Tensor packed(const Tensor& taps) {
   const T* from = taps.const_data_ptr<T>();
   const int64_t sk = taps.stride(0), sg = taps.stride(1), si = taps.stride(2), so = taps.stride(3);
   // A second thread would take longer to wake than to help with less.
-  const int64_t grain = std::max<int64_t>(1, (1 << 17) / (CI * width));
+  const int64_t grain = std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, CI * width));
   at::parallel_for(0, panels * G * K, grain, [&](int64_t lo, int64_t hi) {
     for (int64_t j = lo; j < hi; ++j) {
       const int64_t c0 = j / K / G * width, n = std::min(width, CO - c0);
@@ -516,6 +516,11 @@ Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& b
             const Tensor& back_rows, const Tensor& back_slots, int64_t backwards) {
   check(x_, who, rows, slots);
   check(x_, back_who, back_rows, back_slots);
+  TORCH_CHECK(x_.dim() == 2 && taps.dim() == 4 && taps.scalar_type() == x_.scalar_type() &&
+                  x_.size(0) == (backwards ? rows : back_rows).size(1) &&
+                  x_.size(1) == taps.size(1) * taps.size(2) && taps.size(0) == slots.size(1) &&
+                  (!bias_ || bias_->numel() == taps.size(1) * taps.size(3)),
+              "convgraph::send: x, taps, bias and lists do not fit together");
   const Side side = backwards ? Side(back_who, back_rows, back_slots) : Side(who, rows, slots);
   const Tensor x = x_.contiguous();
   std::optional<Tensor> bias;
@@ -534,8 +539,13 @@ Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& b
 }
 
 Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Tensor& rows,
-                 const Tensor& slots, const Tensor&, const Tensor&, const Tensor&, int64_t groups) {
+                 const Tensor& slots, const Tensor&, const Tensor& back_rows, const Tensor&,
+                 int64_t groups) {
   check(x_, who, rows, slots);
+  TORCH_CHECK(x_.dim() == 2 && g_.dim() == 2 && g_.scalar_type() == x_.scalar_type() &&
+                  x_.size(0) == back_rows.size(1) && g_.size(0) == rows.size(1) && groups > 0 &&
+                  x_.size(1) % groups == 0 && g_.size(1) % groups == 0,
+              "convgraph::correlate: x, g and lists do not fit together");
   const Side side(who, rows, slots);
   const Tensor x = x_.contiguous(), g = g_.contiguous();
   const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups;

@@ -13,6 +13,7 @@ geometry and sites.
 
 from collections.abc import Callable
 from itertools import accumulate
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,9 @@ class Side(NamedTuple):
     slots: Tensor
 
 
+MARGIN = 64
+"""Cells a node up to which the images of a ragged batch share one grid."""
+
 Cells = Callable[[int, int, int], Tensor]
 """(axis, size of the source, size of the target) -> what stands in each cell along that axis."""
 
@@ -62,6 +66,15 @@ def sides(edges: Edges) -> tuple[Side, Side]:
         offset = torch.arange(len(kind), device=order.device) * len(order)
         back = Side(table.view(-1), torch.stack([base, order.long()]), torch.stack([offset, kind]))
     return (back, ahead) if g.transposed else (ahead, back)
+
+
+def mostly_margin(edges: Edges) -> bool:
+    """Whether a ragged batch, padded to its largest extents, has far more cells than its nodes."""
+    source = edges.source
+    if source.size is not None:
+        return False
+    largest: int = prod(max(axis) for axis in zip(*source.sizes, strict=True))
+    return source.batch_size * largest > MARGIN * (edges.num_sources + edges.num_targets)
 
 
 def _looks_both_ways(g: KernelGeometry) -> bool:
