@@ -180,7 +180,7 @@ def _compile(args: argparse.Namespace) -> int:
     try:
         with Console(stderr=True).status("compiling, about half a minute"):
             place = cpp_build.compile_kernels()
-    except (BackendError, OSError) as error:
+    except BackendError as error:
         sys.stderr.write(f"convgraph compile: error: {error}\n")
         return 1
     trouble = cpp_build.lacks()

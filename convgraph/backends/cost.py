@@ -66,13 +66,11 @@ RATES: dict[str, dict[str, Rate]] = {
         "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
         "tiles": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=5e-5),
         "triton": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=1.2e-4),
-        # It refuses every device but the CPU.
-        "cpp": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
         "gather": Rate(mac=8e-6, depthwise=0.0, moved=2.6e-3, call=10_000, ieee=4.5e-5),
         "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000, ieee=4.5e-5),
     },
 }
-"""Kind of device -> backend, or way of one -> rate; other devices are taken for "cuda"."""
+"""Kind of device -> backend that serves there, or way of one -> rate; others count as "cuda"."""
 
 BYTES = 4
 """Bytes of the element that `Rate.moved` speaks of."""

@@ -57,7 +57,7 @@ def path() -> Path:
 
 
 def compile_kernels() -> Path:
-    """Compile the kernels, unless that has been done, and return where they lie.
+    """Compile the kernels, unless that has been done, load them, and return where they lie.
 
     Raises:
         BackendError: no compiler, no ninja, or the compiler's own complaint.
@@ -74,6 +74,7 @@ def compile_kernels() -> Path:
         ) from error
     if _trouble():  # what was missing is there now
         _trouble.cache_clear()
+        _trouble()
     return target
 
 

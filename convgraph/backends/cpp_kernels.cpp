@@ -379,10 +379,11 @@ void send_depthwise(const T* x, const Tensor& taps, const T* bias, const Side& s
 
 // -- correlate -----------------------------------------------------------------------------------
 
-// Parts of the sites that are added up one after the other, and the sites of each.
-std::array<int64_t, 2> parts(int64_t sites, int64_t weights) {
-  const int64_t most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, weights), 1, 8);
-  const int64_t count = std::clamp<int64_t>(up(sites, PART), 1, most);
+// Parts of the sites that are added up one after the other, and the sites of each: at most so many
+// parts, and no fewer sites in one.
+std::array<int64_t, 2> parts(int64_t sites, int64_t weights, int64_t most, int64_t fewest) {
+  most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, weights), 1, most);
+  const int64_t count = std::clamp<int64_t>(up(sites, fewest), 1, most);
   const int64_t chunk = up(up(sites, count), BLOCK) * BLOCK;
   return {up(sites, chunk), chunk};
 }
@@ -391,7 +392,7 @@ template <class T>
 Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
   const int64_t K = side.slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
   const int64_t L = LANES<T>, padded = up(CO, L) * L, width = PANEL * L;
-  const auto [count, chunk] = parts(side.sites, K * G * CI * padded);
+  const auto [count, chunk] = parts(side.sites, K * G * CI * padded, 8, PART);
   Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
@@ -460,15 +461,12 @@ template <class T>
 Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
   constexpr int64_t L = LANES<T>;
   const int64_t C = x.size(1), K = side.slots;
-  const int64_t most = std::clamp<int64_t>(ELEMENTS / std::max<int64_t>(1, K * C), 1, 64);
-  const int64_t number = std::clamp<int64_t>(up(side.sites, PART / 4), 1, most);
-  const int64_t chunk = up(up(side.sites, number), BLOCK) * BLOCK;
-  const int64_t count = up(side.sites, chunk);
+  const auto [count, chunk] = parts(side.sites, K * C, 64, PART / 4);
   Tensor found = at::zeros({count, K, C, 1, 1}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
   const std::vector<T> none(C, T(0));
-  share(count, [&](auto claim) {
+  share(count, [&, count = count, chunk = chunk](auto claim) {
     Heard<T> heard(K);
     std::array<const T*, BLOCK> head;
     for (int64_t j; (j = claim()) < count;) {

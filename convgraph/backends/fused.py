@@ -31,7 +31,7 @@ def conv(
     there: tuple[Tensor, ...],
     back: tuple[Tensor, ...],
 ) -> Tensor:
-    """Return y (num_targets, C_out), bias included: half types round once."""
+    """Return y (num_targets, C_out), bias included and rounded once."""
     send = fused_operators.send if untracked() else _send
     y: Tensor = send(x, taps, bias, *there, *back, 0)
     return y

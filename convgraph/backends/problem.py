@@ -173,7 +173,7 @@ def off_lattice(problem: Problem) -> str | None:
         return TAPPED
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
-        return "a neighbour table needs the edges of a kernel on a lattice"
+        return "neighbours are looked up by the edges of a kernel on a lattice"
     return None
 
 

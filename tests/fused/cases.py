@@ -153,10 +153,6 @@ def test_forward_mode_and_vmap(mode: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, truth, strict=True))
 
 
-# Nobody can follow a fused kernel: whoever proves a layer on it takes it as multilinear, by name.
-TRUSTED = ("convgraph::send", "convgraph::correlate")
-
-
 @pytest.mark.parametrize(
     ("kwargs", "masked"),
     [
@@ -171,6 +167,6 @@ def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
     layer = nn.GraphConv2d.from_dense(twin)
     with cg.backend(BACKEND):
         mask = holes(2, (5, 6)) if masked else None
-        found = cg.prove(layer, twin, size=(5, 6), mask=mask, trust=TRUSTED)
+        found = cg.prove(layer, twin, size=(5, 6), mask=mask)
     assert found.verdict == "proven", str(found)
     assert any("convgraph::send" in line for line in found.assumed)
