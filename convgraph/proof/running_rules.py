@@ -10,6 +10,8 @@ from torch import Tensor
 
 from convgraph.proof.running_setting import (
     ELEMENTARY,
+    QUOTIENT,
+    ROOT,
     Entry,
     NoRule,
     Rule,
@@ -117,9 +119,9 @@ def _div(s: Setting) -> Tensor:
         raise NoRule("it rounds")
     x, y = s.of("self"), s.of("other")
     low = y.x.abs() - 2 * y.e
-    # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y'; a scalar may be multiplied by as 1/y: 2 roundings
+    # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y'
     error = torch.where(low > 0, (x.e + (x.x.abs() + x.e) / low * y.e) / low, inf)
-    return rounded(s, error, 2)
+    return rounded(s, error, QUOTIENT)
 
 
 @rule("maximum", "minimum")
@@ -245,21 +247,22 @@ def _sqrt(s: Setting) -> Tensor:
     x = s.of("self")
     low = x.lies[0].clamp(min=0)
     # |sqrt x' - sqrt x| = |x' - x| / (sqrt x' + sqrt x) and at most sqrt |x' - x|
-    return rounded(s, torch.minimum(x.e / (2 * low.sqrt()).clamp(min=1e-300), x.e.sqrt()))
+    slope = torch.minimum(x.e / (2 * low.sqrt()).clamp(min=1e-300), x.e.sqrt())
+    return rounded(s, slope, ROOT)
 
 
 @rule("rsqrt")
 def _rsqrt(s: Setting) -> Tensor:
     x = s.of("self")
     low = x.lies[0]
-    return rounded(s, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), 3)
+    return rounded(s, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), ROOT)
 
 
 @rule("reciprocal")
 def _reciprocal(s: Setting) -> Tensor:
     x = s.of("self")
     low = x.x.abs() - 2 * x.e
-    return rounded(s, torch.where(low > 0, x.e / low**2, inf))
+    return rounded(s, torch.where(low > 0, x.e / low**2, inf), QUOTIENT)
 
 
 @rule("pow")

@@ -6,8 +6,10 @@ roundings in any order (infinite where n u >= 1), eta the smallest subnormal num
 
 * Sums of products: |sum w' x' - sum w x| <= A_w . E_x + E_w . A_x, plus gamma(n) A_w . A_x + n eta.
 * 1-Lipschitz without rounding (relu, clamp, maxima): E, or the largest E of the window.
-* L-Lipschitz, elementary: L E + 8 u M, M a bound of what is rounded. The 8 u is an assumption about
-  the library's exp, erf and tanh: at most 2 u each, and no more than four roundings around them.
+* L-Lipschitz, elementary: L E + 8 u M, M a bound of what is rounded.
+* Functions of the vendor's library are no single rounding: which one runs, and how far it errs,
+  depends on the processor. What each is granted is an assumption, with room above what was measured
+  on three instruction sets (docs/design/networks.md, tests/proof/vendor_functions.py).
 * Norms: interval arguments on mean and variance; the variance's own error is taken as
   4 (n + 4) u mean(A^2), which two-pass, Welford's and the naive formula all keep.
 
@@ -26,6 +28,12 @@ from torch import Tensor
 
 ELEMENTARY = 8
 """Roundings, in units of u, that an elementary function is granted; stated under `assumed`."""
+
+ROOT = 4
+"""Roundings that a square root and its inverse are granted; few libraries round them correctly."""
+
+QUOTIENT = 2
+"""Roundings that a division is granted: it may be a product with a rounded inverse."""
 
 GROWN = 1 + 2.0**-20
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convgraph.proof.running_setting import (
     ELEMENTARY,
+    ROOT,
     Entry,
     NoRule,
     Setting,
@@ -50,12 +51,12 @@ def _vector_norm(s: Setting) -> Tensor:
     x, dims = s.of("self"), s.given.get("dim")
     dims = list(range(x.x.dim())) if dims is None else dims
     n = torch.Size([x.x.shape[d] for d in dims]).numel()
-    if s.gamma(n + 3) == inf:
+    if s.gamma(n + ROOT) == inf:
         raise NoRule("n u >= 1")
     # ||x'| - |x|| <= |x' - x|; the square root halves the relative error of n squares and sums
     wide = (x.e.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
     size = (x.a.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
-    error: Tensor = wide + s.gamma(n + 3) * size + n**0.5 * s.tiny**0.5
+    error: Tensor = wide + s.gamma(n + ROOT) * size + n**0.5 * s.tiny**0.5
     return error
 
 
@@ -135,7 +136,7 @@ def _batch_norm(s: Setting) -> Tensor:
         raise NoRule("it keeps no statistics")
     inv = (var.x + s.given["eps"]).rsqrt()
     low = var.lies[0].clamp(min=0) + s.given["eps"]
-    slack = 4 * s.u * inv + var.e / (2 * low**1.5)
+    slack = (ROOT + 1) * s.u * inv + var.e / (2 * low**1.5)
     # both orders are bounded by |alpha| (|x| + |mean|) + |b|, each factor rounded at most 8 times
     wide = Entry(x.x.abs() + mean.x.abs(), x.e + mean.e)
     return _scaled(s, wide, Entry(inv, slack), weight, bias)
@@ -153,7 +154,7 @@ def _normed(s: Setting, x: Entry, eps: float, shape: Any) -> tuple[Entry, Entry]
     wrong = wrong + 4 * (n + 4) * s.u * (1 + (n + 4) * s.u) * x.a.square().mean(-1, keepdim=True)
     low = (var + eps - 2 * wrong).clamp(min=eps * (1 - 4 * s.u))
     inv = (var + eps).rsqrt()
-    slack = wrong / (2 * low**1.5) + 4 * s.u * low.rsqrt()
+    slack = wrong / (2 * low**1.5) + (ROOT + 1) * s.u * low.rsqrt()
     # an inverse deviation is never more than 1 / sqrt(eps)
     return d, Entry(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
 
