@@ -16,7 +16,7 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof bench-networks classes faults zoo zoo-page notebooks \
+.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes faults zoo zoo-page notebooks \
         lab lessons docs clean
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,9 @@ bench: $(READY) ## time layers beside dense convolutions and other libraries, ab
 	$(BIN)/python benchmarks/run.py $(BENCH)
 	$(BIN)/python benchmarks/build_edges.py
 	$(BIN)/python benchmarks/scale.py $(if $(findstring cuda,$(BENCH)),--device cuda)
+
+gpu: ## on a bare machine with a GPU: right, tested, fast? no set-up, at most 8 minutes
+	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/gpu.py $(GPU)
 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table

@@ -1,4 +1,4 @@
-"""Fit the CPU's row of the cost table, `convgraph.backends.cost`, to this machine.
+"""Fit a device's row of the cost table, `convgraph.backends.cost`, to this machine.
 
     nanoseconds = multiply-adds * mac + elements moved * moved + kernels started * call
 
@@ -8,16 +8,23 @@ for one choice serves both; bounded least squares over the relative errors. Prin
 backend, and how much slower the choice by the fitted rates, and by those that the table has, is
 than the best of each case, the dense convolution of an image times its mask among them.
 
-    python benchmarks/rates.py [--rounds 7] [--force]
+On CUDA each case is measured with TF32 and without, which have a rate each, in an order that tells
+most when the time is cut short.
+
+    python benchmarks/rates.py [--device cuda] [--rounds 7] [--seconds 40] [--json FILE] [--force]
 """
 
 import argparse
+import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import machine
@@ -31,7 +38,7 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import cost, cpp, cpp_build, gather, masked, tiles, tiling
+from convgraph.backends import cost, cpp, cpp_build, fused_triton, gather, masked, tiles, tiling
 from convgraph.functional.conv import tap_matrices
 
 MORE = (
@@ -51,45 +58,77 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=inf, help="stop measuring after them")
+    parser.add_argument("--json", type=Path, help="write rows and rates into this file")
     parser.add_argument("--force", action="store_true", help="measure even on a busy machine")
     args = parser.parse_args()
-    machine.quiet(force=args.force)
-    machine.keep_pages()
-    cpp_build.compile_kernels()
+    device = torch.device(args.device)
+    if device.type == "cpu":
+        machine.quiet(force=args.force)
+        machine.keep_pages()
+        cpp_build.compile_kernels()
     layers = [c for c in LAYERS if c.size == 56 and c.kernel > 1 and c.channels < 256]
+    todo = [
+        replace(layer, kind=kind, density=density)
+        for layer, (kind, density) in product((*layers, *MORE), MASKS)
+    ]
+    if device.type != "cpu":  # large enough for a GPU, and a cut run has seen something of all
+        todo = [replace(case, batch=64) for case in todo]
+        random.Random(0).shuffle(todo)
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
-    for layer in (*layers, *MORE):
-        for kind, density in MASKS:
-            case = replace(layer, kind=kind, density=density)
-            rows += measured(case, mask(case, generator), args.rounds)
+    end = time.perf_counter() + args.seconds
+    for case in todo:
+        if time.perf_counter() > end:
+            print(f"{len({row['case'] for row in rows})} of {len(todo)} cases in the time given")
+            break
+        holes = mask(case, generator)
+        for ieee in (False, True) if device.type == "cuda" else (False,):
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not ieee
+            rows += measured(case, holes, args.rounds, device, ieee=ieee)
+    serving, table = SERVING[device.type], cost.RATES[device.type]
     rates: dict[str, list[float]] = {}
-    for name in SERVING:  # none of torch's multiplies faster than its whole convolution
-        least = rates["masked"][0] if rates and name != "cpp" else 0.0
-        rates[name] = fitted([row for row in rows if row["backend"] == name], least)
+    for name in serving:  # none of torch's multiplies faster than its whole convolution
+        least = rates["masked"][0] if rates and name not in OWN else 0.0
+        own = [row for row in rows if row["backend"] == name]
+        if not own:
+            continue
+        rates[name] = fitted(own, least)
         told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
         print(f"{name:8s} {told}")
-    kept = {name: [getattr(cost.RATES["cpu"][name], n) for n in NUMBERS] for name in SERVING}
+    kept = {name: [getattr(table[name], n) for n in NUMBERS] for name in rates}
     for told, by in (("fitted", rates), ("kept in the table", kept)):
         print(f"by the rates {told}:")
         for what in ("forward", "step"):
             judge(rows, by, what)
+    if args.json:
+        text = json.dumps({"rates": rates, "numbers": NUMBERS, "rows": rows}, indent=1)
+        args.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 
-NUMBERS = ("mac", "depthwise", "moved", "call")
-SERVING = ("masked", "tiles", "gather", "slots", "cpp")
+NUMBERS = ("mac", "depthwise", "moved", "call", "ieee")
+SERVING = {
+    "cpu": ("masked", "tiles", "gather", "slots", "cpp"),
+    "cuda": ("masked", "tiles", "gather", "slots", "triton"),
+}
+OWN = ("cpp", "triton")
+"""Backends whose products are not torch's."""
+
 IMAGE = "dense x mask"
 
 
-def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
+def measured(
+    case: Case, holes: Any, rounds: int, device: torch.device, *, ieee: bool
+) -> list[dict[str, Any]]:
     """Return every way of computing a case, with its work and its median nanoseconds."""
     layer = cg.nn.GraphConv2d(
         case.channels, case.out, case.kernel, case.stride, case.kernel // 2, groups=case.groups
-    )
-    image = torch.randn(case.batch, case.channels, case.size, case.size)
-    graph = cg.PixelGraph.from_image(image, holes)
+    ).to(device)
+    image = torch.randn(case.batch, case.channels, case.size, case.size, device=device)
+    graph = cg.PixelGraph.from_image(image, holes.to(device))
     problem, edges, x = layer.problem(graph), layer.edges(graph), graph.x.clone().requires_grad_()
     w, b, groups = layer.weight, layer.bias, case.groups
     ways: dict[tuple[str, Any], tuple[Callable[[], Any], tuple[float, float]]] = {}
@@ -101,7 +140,9 @@ def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
     taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
     if not problem.depthwise or case.density <= 0.1:
         ways[by_tap, 0] = (lambda: gather.conv(x, taps(), edges, b)), gather.work(problem)
-    ways["cpp", 0] = (lambda: cpp.conv(x, taps(), b, edges)), cpp.work(problem)
+    fused = cpp if device.type == "cpu" else fused_triton
+    if fused.refuses(problem) is None:
+        ways[fused.NAME, 0] = (lambda: fused.conv(x, taps(), b, edges)), fused.work(problem)
     pixels = image.to(memory_format=torch.channels_last).requires_grad_()
     before, after = (_cells(sites) for sites in (edges.source, edges.target))
     dense = layer.to_dense().to(memory_format=torch.channels_last)
@@ -112,35 +153,46 @@ def measured(case: Case, holes: Any, rounds: int) -> list[dict[str, Any]]:
     for turn in range(rounds + 1):
         shuffled.shuffle(order)
         for way in order:
-            taken = took(ways[way][0], leaves[way])
+            taken = took(ways[way][0], leaves[way], device)
             if turn:
                 times[way].append(taken)
     found = []
     for way, (_, (macs, moved)) in ways.items():
         forward, step = (statistics.median(column) for column in zip(*times[way], strict=True))
         calls = float(starts if way[0] == by_tap else 1)
-        split = (0.0, macs) if problem.depthwise else (macs, 0.0)
+        split = (0.0, macs) if problem.depthwise else (0.0 if ieee else macs, 0.0)
+        in_ieee = macs if ieee and not problem.depthwise else 0.0
         found.append({
-            "case": case.name, "backend": way[0], "tile": way[1],
-            "terms": (*split, moved, calls), "forward": forward, "step": step,
+            "case": case.name + (", ieee" if ieee else ""), "backend": way[0], "tile": way[1],
+            "terms": (*split, moved, calls, in_ieee), "forward": forward, "step": step,
         })  # fmt: skip
     return found
 
 
-def took(run: Callable[[], Any], leaves: list[torch.Tensor]) -> tuple[float, float]:
+def took(
+    run: Callable[[], Any], leaves: list[torch.Tensor], device: torch.device
+) -> tuple[float, float]:
     """Nanoseconds of a forward without gradients, and of a forward with them and a backward."""
-    start = time.perf_counter()
+    start = now(device)
     with torch.no_grad():
         run()
-    between = time.perf_counter()
+    between = now(device)
     y = run()
     torch.autograd.grad(y, leaves, torch.ones_like(y))
-    return (between - start) * 1e9, (time.perf_counter() - between) * 1e9
+    return (between - start) * 1e9, (now(device) - between) * 1e9
+
+
+def now(device: torch.device) -> float:
+    """Seconds on the host's clock, once the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _cells(sites: Any) -> torch.Tensor:
     """(B, 1, H, W): 1 where a node is."""
-    cells = torch.ones(sites.num_cells) if sites.mask is None else sites.mask.float()
+    there = sites.mask
+    cells = torch.ones(sites.num_cells, device=sites.device) if there is None else there.float()
     return cells.view(sites.batch_size, 1, *sites.size)
 
 
@@ -149,7 +201,7 @@ def fitted(rows: list[dict[str, Any]], least: float) -> list[float]:
     told = np.array([[(row["forward"] + row["step"] / 3) / 2] for row in rows])
     terms = np.array([row["terms"] for row in rows]) / told
     # A rate that no case speaks of has to stay within its bounds all the same.
-    low = np.array([least, 0.0, 0.0, 0.0])
+    low = np.array([least, 0.0, 0.0, 0.0, 0.0])
     found = lsq_linear(terms, np.ones(len(rows)), bounds=(low, np.inf)).x
     return [float(n) for n in found]
 

@@ -9,9 +9,9 @@ the dtype, and what comes out is held against the integer oracle, rounded once t
     rounds to exact   every entry's nearest integer is it, but not every entry is one
     inexact           neither; such a kernel is outside of the bound of a certificate
 
-Writes benchmarks/results/classes-DEVICE.json, with --page the table between the marks of a page.
+Writes benchmarks/results/classes-DEVICE.json or --json, with --page the table of a page.
 
-    python benchmarks/vendor_classes.py [--device cuda] [--trials 3] [--page FILE]
+    python benchmarks/vendor_classes.py [--device cuda] [--trials 3] [--json FILE] [--page FILE]
 """
 
 import argparse
@@ -136,6 +136,7 @@ def main() -> int:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the record into this file")
     parser.add_argument("--page", type=Path, help="write the table into this page")
     args = parser.parse_args()
     device, rows = torch.device(args.device), []
@@ -154,7 +155,7 @@ def main() -> int:
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "torch": torch.__version__, "trials": args.trials, "rows": rows,
     }  # fmt: skip
-    path = Path(__file__).parent / "results" / f"classes-{device.type}.json"
+    path = args.json or Path(__file__).parent / "results" / f"classes-{device.type}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     lines = table(record, kinds)
