@@ -16,7 +16,7 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes faults zoo zoo-page notebooks \
+.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes house faults zoo zoo-page notebooks \
         lab lessons docs clean
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,9 @@ bench: $(READY) ## time layers beside dense convolutions and other libraries, ab
 
 gpu: ## on a bare machine with a GPU: right, tested, fast? no set-up, at most 8 minutes
 	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/gpu.py $(GPU)
+
+house: $(READY) ## write the list of files, each with its one idea, into docs/design/house.md
+	$(BIN)/python -m tests.house docs/design/house.md
 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table

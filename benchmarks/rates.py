@@ -38,7 +38,13 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import cost, cpp, cpp_build, fused_triton, gather, masked, tiles, tiling
+from convgraph.backends import cost, tiling
+from convgraph.backends.fused import cpp_build
+from convgraph.backends.fused import cpp_conv as cpp
+from convgraph.backends.fused import triton_conv as fused_triton
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.masked import conv as masked
+from convgraph.backends.tiles import conv as tiles
 from convgraph.functional.conv import tap_matrices
 
 MORE = (

@@ -31,9 +31,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from convgraph.proof.oracle import Oracle
+from convgraph.proof.equation.oracle import Oracle
+from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.precision import allows_tf32, ieee_float32
-from convgraph.proof.spec import ConvSpec
 
 GEOMETRIES: dict[str, ConvSpec] = {
     "1x1, 64-128, 28": ConvSpec(64, 128, (1, 1), (28, 28)),

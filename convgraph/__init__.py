@@ -2,17 +2,17 @@
 
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
+from convgraph.comparison.callers import AsNodes
+from convgraph.comparison.excite import excite
+from convgraph.comparison.layers import prove
 from convgraph.convert import receptive_field, summary, to_dense, to_graph
-from convgraph.edges import Edges, connect
-from convgraph.excite import excite
 from convgraph.explanation import explain
 from convgraph.explorer import explore
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
-from convgraph.prove import prove
-from convgraph.sides import AsNodes
-from convgraph.sites import Sites
-from convgraph.transforms import ToPixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges, connect
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
+from convgraph.graph.transforms import ToPixelGraph
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 Autocast casts what torch's convolutions are given, but never float64; it acts on single calls, so
 an operator that is put together from several casts once at its door and keeps autocast out behind
-it, in its backward too. May import nothing of convgraph.
+it, in its backward too.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -7,8 +7,7 @@
     convgraph verify certificate.json           0: proven, and found so again, 1: not so, 2, 3
 
 Nothing is computed here, and a subcommand's code is imported only when it is asked for, so that
-`convgraph --version` costs nothing. This module may import everything; nothing imports it but
-`__main__`.
+`convgraph --version` costs nothing.
 """
 
 import argparse
@@ -174,7 +173,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _compile(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from convgraph.backends import cpp_build
+    from convgraph.backends.fused import cpp_build
     from convgraph.errors import BackendError
 
     try:
@@ -198,7 +197,7 @@ def _explore(args: argparse.Namespace) -> int:
 def _prove(args: argparse.Namespace) -> int:
     import torch
 
-    from convgraph.certify import certify
+    from convgraph.comparison.named import certify
     from convgraph.errors import ConvgraphError
 
     _import_from_here()
@@ -231,7 +230,7 @@ def _prove(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from convgraph.certify import replay
+    from convgraph.comparison.named import replay
     from convgraph.errors import ConvgraphError
     from convgraph.proof import Certificate
     from convgraph.proof.verifier import verify

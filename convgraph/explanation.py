@@ -2,7 +2,7 @@
 
 The figures are the ones that the choice itself reads, see `convgraph.backends.cost`: multiply-adds
 and elements moved, and the time predicted from them. Nothing is run unless `measure` asks for it,
-and what is measured never enters the choice. May import backends, graph and errors.
+and what is measured never enters the choice.
 """
 
 from dataclasses import dataclass, is_dataclass
@@ -17,7 +17,7 @@ from rich.table import Table
 from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.errors import ConversionError
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @final

@@ -1,7 +1,7 @@
 """What the pytest fixture `prove_equal` does: one proof, a report, and a failure that helps.
 
 The options and the fixture themselves are in `pytest_convgraph`, which pytest may import without
-importing torch. This module knows pytest for `fail` alone; it may import certify and proof.
+importing torch. This module knows pytest for `fail` alone.
 """
 
 import re
@@ -12,10 +12,10 @@ from typing import Any, final
 
 import pytest
 
-from convgraph.certify import certify
+from convgraph.comparison.named import certify
 from convgraph.errors import ProofError
 from convgraph.proof import EPSILON, Certificate
-from convgraph.proof.report import index
+from convgraph.proof.record.page import index
 
 
 @final
@@ -46,7 +46,7 @@ class ProveEqual:
         Args:
             candidate: the accused, or its "module:object".
             reference: the dense operator, or its "module:object".
-            how: what `convgraph.certify.certify` takes: size, batch, mask, dtype, seed, ...
+            how: what `convgraph.comparison.named.certify` takes: size, batch, mask, dtype, ...
 
         Returns:
             The certificate.

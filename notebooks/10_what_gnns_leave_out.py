@@ -28,7 +28,7 @@ from torch_geometric.nn import GATConv, GCNConv, RGCNConv, SAGEConv
 
 import convgraph as cg
 from convgraph import draw
-from convgraph.sides import relational
+from convgraph.comparison.callers import relational
 from lesson import check, show
 
 torch.manual_seed(0)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import cpp_build
+from convgraph.backends.fused import cpp_build
 
 
 def cpp_compiles() -> bool:

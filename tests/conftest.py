@@ -34,7 +34,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
     if find_spec("triton") is None:  # doctests would import the one module that is written in it
-        kernels = Path(convgraph.__file__).parent / "backends" / "fused_kernels.py"
+        kernels = Path(convgraph.__file__).parent / "backends" / "fused" / "triton_kernels.py"
         config.option.ignore = [*(config.option.ignore or []), str(kernels)]
 
 

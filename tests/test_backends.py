@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph import backends, edge_list, errors
-from convgraph.backends import slots, tiles
+from convgraph import backends, errors
+from convgraph.backends.gather import typed_nodes
+from convgraph.backends.tiles import conv as tiles
+from convgraph.graph import edge_list
 from tests.cases import CONV_BACKENDS, CPP
 
 BACKENDS = CONV_BACKENDS
@@ -169,8 +171,8 @@ def test_gather_keeps_no_messages_for_backward(monkeypatch: pytest.MonkeyPatch) 
     layer = cg.nn.GraphConv2d(32, 32, 3, padding=1, backend="gather")
     edges = layer.edges(x)
     floats, lists = 4 * (x.x.numel() + layer.weight.numel()), 8 * 2 * edges.num_edges
-    assert kept_by(layer, x) <= floats + sum(t.nbytes for t in edges.form(slots.slots)[:6])
-    monkeypatch.setattr(slots, "MOST", 0)
+    assert kept_by(layer, x) <= floats + sum(t.nbytes for t in edges.form(typed_nodes.slots)[:6])
+    monkeypatch.setattr(typed_nodes, "MOST", 0)
     assert kept_by(layer, x) <= floats + lists
     layer.backend = "messages"
     assert kept_by(layer, x) > 4 * edges.num_edges // 2, "the comparison must see what is kept"

@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call, vmap
 
 import convgraph as cg
-from convgraph.backends import windows
+from convgraph.backends.tiles import windows
 from tests.cases import integer_weights, integers
 from tests.test_slots import LAYERS, MASKS, SHAPES, found, layer_of
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import convgraph
-from convgraph.certify import certify
 from convgraph.cli import main
+from convgraph.comparison.named import certify
 from convgraph.proof import Certificate
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,10 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convgraph as cg
-from convgraph.backends import cpp, cpp_build, fused_operators, rank_grid
+from convgraph.backends.fused import (
+    cpp_build,
+    cpp_tables,
+)
+from convgraph.backends.fused import cpp_conv as cpp
+from convgraph.backends.fused import operators as fused_operators
 from convgraph.cli import main
-from convgraph.edges import connect
 from convgraph.functional.conv import conv_problem, tap_matrices
+from convgraph.graph.edges import connect
 from tests.cases import CPP, holes, integer_weights, integers
 from tests.fused.cases import (  # noqa: F401 - collected here
     run,
@@ -103,7 +108,7 @@ def test_many_sites_are_exact_and_do_not_depend_on_threads(groups: int) -> None:
 def test_rows_and_weights_need_not_lie_side_by_side() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
-    there, back = layer.edges(graph).form(rank_grid.sides)
+    there, back = layer.edges(graph).form(cpp_tables.sides)
     taps = tap_matrices(layer.weight.detach(), 1, transposed=False)
     truth = fused_operators.send(graph.x, taps.contiguous(), layer.bias.detach(), *there, *back, 0)
     x = torch.stack([graph.x, graph.x], 2)[..., 0]
@@ -254,7 +259,7 @@ def test_a_folder_that_cannot_be_looked_at_is_refused_with_the_way_out(tmp_path:
 def test_operands_that_do_not_fit_are_refused_by_the_operators() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
-    there, back = layer.edges(graph).form(rank_grid.sides)
+    there, back = layer.edges(graph).form(cpp_tables.sides)
     taps = tap_matrices(layer.weight.detach(), 1, transposed=False)
     for x in (graph.x[:5], graph.x[:, :5]):
         with pytest.raises(RuntimeError, match="do not fit together"):

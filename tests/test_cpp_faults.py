@@ -11,7 +11,8 @@ import torch
 from torch.utils import cpp_extension
 
 import convgraph as cg
-from convgraph.backends import cpp_build, fused_operators
+from convgraph.backends.fused import cpp_build
+from convgraph.backends.fused import operators as fused_operators
 from tests.cases import CPP, holes, integer_weights, integers
 from tests.fused.cases import run
 

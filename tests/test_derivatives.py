@@ -15,9 +15,11 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import convgraph as cg
-from convgraph.backends import gather, resize_dense, slots
 from convgraph.backends.compiled import operators
-from convgraph.resample import ResizeGeometry
+from convgraph.backends.dense import resize as dense_resize
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.gather import typed_nodes
+from convgraph.geometry.resize import ResizeGeometry
 from tests.cases import (
     CONV_OFF_GRID,
     MOVERS,
@@ -157,7 +159,7 @@ def test_the_resize_that_repeats_in_every_mode(mode: str) -> None:
         ResizeGeometry(scale_factor=2.0, mode=mode, d=2),
         cg.PixelGraph.from_image(integers(1, 2, 2, 3)),
     )
-    run = lambda image: resize_dense.repeatable(image, edges)  # noqa: E731
+    run = lambda image: dense_resize.repeatable(image, edges)  # noqa: E731
     assert disagreements(run, integers(1, 2, 2, 3) * 4096) == []
 
 
@@ -202,13 +204,13 @@ FAULTS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", [gather, slots])
+@pytest.mark.parametrize("way", [gather, typed_nodes])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_forward_mode_is_seen(
     fault: str, way: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way is gather:
-        monkeypatch.setattr(slots, "MOST", 0)
+        monkeypatch.setattr(typed_nodes, "MOST", 0)
     monkeypatch.setattr(way, "_send", operators(way._Send, FAULTS[fault])[0])
     layer = integer_weights(cg.nn.GraphConv2d(1, 1, 2))
     graph = cg.PixelGraph.from_image(integers(1, 1, 3, 3) + 9, holes(1, (3, 3)))

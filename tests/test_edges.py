@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.sites import Sites
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.sites import Sites
 from tests.cases import batch_edges, edges_of, holes, listed
 
 MODES = ("zeros", "reflect", "replicate", "circular")
@@ -164,15 +165,15 @@ def test_a_network_has_one_site_set_per_size(sizes: Any, seed: int) -> None:
     old, new = sizes
     mask = torch.rand(old, generator=torch.Generator().manual_seed(seed)) < 0.3
     root = Sites.from_mask(mask.unsqueeze(0))
-    found = cg.site_rule.network_sites(root, (new,))
+    found = network_sites(root, (new,))
     if root.is_full:
         assert found.is_full
     elif old == new:
         assert found is root
     else:
         assert torch.equal(found.mask_images()[0], cells(old, new, mask))
-    assert cg.site_rule.network_sites(found, (new,)) is found or root.is_full
-    assert cg.site_rule.network_sites(found, (old,)) is root or root.is_full
+    assert network_sites(found, (new,)) is found or root.is_full
+    assert network_sites(found, (old,)) is root or root.is_full
 
 
 def test_every_path_to_a_size_ends_on_the_same_sites() -> None:
@@ -193,7 +194,7 @@ def test_a_full_grid_that_nobody_looks_at_costs_nothing(monkeypatch: pytest.Monk
     def fail(*_: Any) -> Any:
         raise AssertionError("an edge list was built")
 
-    monkeypatch.setattr("convgraph.edge_list.build", fail)
+    monkeypatch.setattr("convgraph.graph.edge_list.build", fail)
     geometry = cg.KernelGeometry(3, padding=1)
     edges = cg.connect(geometry, Sites.full(64, (100_000, 100_000)))
     assert edges.num_targets == 64 * 10**10

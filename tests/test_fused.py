@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import TABLES, fused_launch, fused_triton, tf32
-from convgraph.edges import connect
+from convgraph.backends import TABLES, tf32
+from convgraph.backends.fused import triton_conv, triton_launch
 from convgraph.functional.conv import conv_problem
+from convgraph.graph.edges import connect
 from tests.cases import holes, integer_weights, integers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def test_the_kernels_are_right_in_the_interpreter() -> None:
 
 
 def test_importing_the_package_imports_no_kernel() -> None:
-    code = "import sys, convgraph; print('convgraph.backends.fused_kernels' in sys.modules)"
+    code = "import sys, convgraph; print('convgraph.backends.fused.triton_kernels' in sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
@@ -59,7 +60,7 @@ def compiled(name: str, dtype: str, capability: int, constants: dict[str, Any]) 
     """The PTX of a kernel, which has also been assembled for the device."""
     compiler = import_module("triton.compiler")
     target = import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
-    kernel = getattr(import_module("convgraph.backends.fused_kernels"), name)
+    kernel = getattr(import_module("convgraph.backends.fused.triton_kernels"), name)
     kinds = dict.fromkeys(("table", "order", "kind"), "*i32") | {"parts": "*fp32"}
     kinds |= dict.fromkeys(("num_rows", "num_slots", "chunk"), "i32")
     signature = {
@@ -67,13 +68,13 @@ def compiled(name: str, dtype: str, capability: int, constants: dict[str, Any]) 
         for arg in kernel.arg_names
     }
     source = compiler.ASTSource(kernel, signature, constants)
-    made = compiler.compile(source, target=target, options={"num_warps": 8, **fused_launch.FUSED})
+    made = compiler.compile(source, target=target, options={"num_warps": 8, **triton_launch.FUSED})
     assert len(made.asm["cubin"]) > 0
     return str(made.asm["ptx"])
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.skipif(fused_launch.interpreted(), reason="triton interprets")
+@pytest.mark.skipif(triton_launch.interpreted(), reason="triton interprets")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("dtype", "precision"), [("fp16", "tf32"), ("bf16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee")]
@@ -86,7 +87,7 @@ def test_the_kernels_compile_for_devices_without_atomics(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    b = fused_launch.blocks(70, 130, 4 if dtype == "fp32" else 2)
+    b = triton_launch.blocks(70, 130, 4 if dtype == "fp32" else 2)
     both = {"GROUPS": 2, "CI": 70, "CO": 130, "BN": b.outer, "PRECISION": precision, "WIDEN": False}
     send = {**both, "HAS_BIAS": True, "BM": b.rows, "BK": b.inner}
     rows = 32 if dtype == "fp32" else 64
@@ -132,13 +133,13 @@ def test_it_refuses_with_its_reason(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     layer = cg.nn.GraphConv2d(4, 4, kernel)
     graph = cg.PixelGraph.from_image(torch.rand(1, 4, 5, 5), holes(1, (5, 5)))
-    assert text in str(fused_triton.refuses(problem(layer, graph, **changes)))
+    assert text in str(triton_conv.refuses(problem(layer, graph, **changes)))
 
 
 def test_it_refuses_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(fused_launch, "_has_triton", lambda: False)
-    assert "pip install triton" in fused_launch.lacks(torch.device("cpu"))
+    monkeypatch.setattr(triton_launch, "_has_triton", lambda: False)
+    assert "pip install triton" in triton_launch.lacks(torch.device("cpu"))
 
 
 def test_a_forced_backend_raises_and_any_typed_graph_is_refused() -> None:
@@ -160,7 +161,7 @@ def test_the_table_takes_tf32_to_the_kernel_and_ieee_float32_to_the_library(
 ) -> None:
     layer = cg.nn.GraphConv2d(512, 512, 3, padding=1)
     graph = cg.PixelGraph.from_image(torch.rand(8, 512, 32, 32), holes(8, (32, 32)))
-    monkeypatch.setattr(fused_launch, "lacks", lambda device: "")
+    monkeypatch.setattr(triton_launch, "lacks", lambda device: "")
     cost = {}
     for ieee in (False, True):
         asked = problem(layer, graph, device=torch.device("cuda"), ieee=ieee)
@@ -191,10 +192,10 @@ def test_tf32_is_as_torch_says_of_convolutions() -> None:
 def test_parts_cover_every_row_and_stay_within_memory() -> None:
     for rows in (1, 127, 128, 129, 1024, 1025, 5000, 10**6 + 1):
         for weights in (9, 9 * 64 * 64, 2**23, 2**26):
-            count, chunk = fused_launch.parts(rows, weights)
+            count, chunk = triton_launch.parts(rows, weights)
             assert (count - 1) * chunk < rows <= count * chunk
             assert chunk % 128 == 0
-            assert count == 1 or count * weights <= fused_launch.PART_ELEMENTS
+            assert count == 1 or count * weights <= triton_launch.PART_ELEMENTS
 
 
 # What only a GPU can show

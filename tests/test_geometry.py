@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from convgraph.errors import GeometryError
-from convgraph.geometry import KernelGeometry, as_int
+from convgraph.geometry.kernel import KernelGeometry, as_int
 from tests.cases import CONV, TRANSPOSED, edges_of
 
 MODES = ("zeros", "reflect", "replicate", "circular")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph import kept
+from convgraph import memo as kept
 from tests.cases import holes
 
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.backends import dense, gather, messages
-from convgraph.functional import full_grid
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.backends.dense import conv as dense
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.messages import edges as messages
+from convgraph.functional import prepared
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.pixel_graph import PixelGraph
 
 jupytext = pytest.importorskip("jupytext", reason="the lessons need the extra `notebooks`")
 pytest.importorskip("IPython", reason="the lessons need the extra `notebooks`")
@@ -183,13 +185,13 @@ def deaf(monkeypatch):
         monkeypatch.setattr(
             backend, "conv", lambda *args, honest=honest, **kw: honest(*args, **kw) + 1
         )
-    short = full_grid.convolved
+    short = prepared.convolved
 
     def off(*args):
         found = short(*args)
         return None if found is None else found.with_x(found.x + 1)
 
-    monkeypatch.setattr(full_grid, "convolved", off)
+    monkeypatch.setattr(prepared, "convolved", off)
 
 
 def certain(monkeypatch):

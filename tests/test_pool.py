@@ -329,9 +329,9 @@ def test_bad_input_has_its_own_error() -> None:
 
 def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A maximum that takes the last of equals agrees in value and differs in gradient."""
-    from convgraph.backends import picks
+    from convgraph.backends.gather import maxima
 
-    real = picks.by_tap
+    real = maxima.by_tap
 
     def last(x: Tensor, edges: Any) -> Tensor:
         """Of equals the last: ask for the first of the same windows read backwards."""
@@ -340,6 +340,6 @@ def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     image = torch.zeros(1, 1, 4, 4).double()
     agree(torch.nn.MaxPool2d(2), 2, image, None, -torch.inf)
-    monkeypatch.setattr(picks, "by_tap", last)
+    monkeypatch.setattr(maxima, "by_tap", last)
     with pytest.raises(AssertionError, match="gather"):
         agree(torch.nn.MaxPool2d(2), 2, image, None, -torch.inf)

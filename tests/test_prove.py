@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph import edge_list
-from convgraph.backends import dense, gather, layout, messages, slots, tiles, tiling, windows
+from convgraph.backends import tiling
+from convgraph.backends.dense import conv as dense
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.gather import typed_nodes
+from convgraph.backends.masked import filled_image
+from convgraph.backends.messages import edges as messages
+from convgraph.backends.tiles import conv as tiles
+from convgraph.backends.tiles import windows
 from convgraph.functional import conv as functional
-from convgraph.geometry import KernelGeometry
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph import edge_list
 from convgraph.proof import Certificate
 from tests.cases import CONV_BACKENDS, CONV_OFF_GRID, holes
 
@@ -172,7 +179,7 @@ def tap_by_tap(plant: Plant) -> Plant:
     """Plant a fault in what `gather` does where the edges are too many for slots."""
 
     def both(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(slots, "MOST", 0)
+        patch.setattr(typed_nodes, "MOST", 0)
         plant(patch)
 
     return both
@@ -319,33 +326,37 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "slots of the next node": (
         _VALUES,
         "gather",
-        wrap(slots, "_bags_of", lambda f, ends, slot, n: f((ends + 1) % n, slot, n)),
+        wrap(typed_nodes, "_bags_of", lambda f, ends, slot, n: f((ends + 1) % n, slot, n)),
     ),
     "an empty slot not empty": (
         _VALUES,
         "gather",
-        wrap(slots, "bags", lambda f, x, rows, ptr: f(x, rows, ptr) + (ptr.diff() == 0)[:, None]),
+        wrap(
+            typed_nodes,
+            "bags",
+            lambda f, x, rows, ptr: f(x, rows, ptr) + (ptr.diff() == 0)[:, None],
+        ),
     ),
     "slots of another tap": (
         _VALUES,
         "gather",
-        wrap(slots, "slots", lambda f, e: (r := f(e))._replace(taps=r.taps.flip(0))),
+        wrap(typed_nodes, "slots", lambda f, e: (r := f(e))._replace(taps=r.taps.flip(0))),
     ),
     # gradients
     "gradient of x lost in slots": (
         _VALUES,
         "gather",
-        faulty_backward(slots._Send, 0, lambda g: g * 0),
+        faulty_backward(typed_nodes._Send, 0, lambda g: g * 0),
     ),
     "gradient of w in slots for the tap turned round": (
         _VALUES,
         "gather",
-        faulty_backward(slots._Send, 1, lambda g: g.flip(0)),
+        faulty_backward(typed_nodes._Send, 1, lambda g: g.flip(0)),
     ),
     "gradient of x laid out one cell off": (
         _VALUES,
         "masked",
-        faulty_backward(layout._Lay, 0, lambda g: g.roll(1, 0)),
+        faulty_backward(filled_image._Lay, 0, lambda g: g.roll(1, 0)),
     ),
     "gradient of x sent along edges not reversed": (
         _VALUES,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph import KernelGeometry
-from convgraph.backends import rank_grid
-from convgraph.edges import connect
-from convgraph.sites import Sites
+from convgraph.backends.fused import cpp_tables
+from convgraph.graph.edges import connect
+from convgraph.graph.sites import Sites
 from tests.cases import Triple, batch_edges, edges_of, holes, listed
 
 GEOMETRIES: dict[str, KernelGeometry] = {
@@ -40,7 +40,7 @@ GEOMETRIES: dict[str, KernelGeometry] = {
 SIZES = {1: (9,), 2: (6, 7), 3: (3, 4, 5)}
 
 
-def triples(side: rank_grid.Side, *, back: bool = False) -> list[Triple]:
+def triples(side: cpp_tables.Side, *, back: bool = False) -> list[Triple]:
     """What a side says, as (tap, target, source)."""
     (base, site), (offset, kind) = side.sites.tolist(), side.slots.tolist()
     who = side.who.tolist()
@@ -65,7 +65,7 @@ def test_both_sides_are_the_edges(name: str, masked: bool) -> None:
     targets = list(edges.target.mask_images())
     assert targets[0].shape == out
     truth = batch_edges(list(source.mask_images()), targets, [per_image] * 2)
-    there, back = rank_grid.sides(edges)
+    there, back = cpp_tables.sides(edges)
     assert triples(there) == truth
     assert triples(back, back=True) == truth
     assert truth == listed(edges)
@@ -78,7 +78,7 @@ def test_images_of_different_sizes(name: str) -> None:
     masks: list[Any] = [torch.rand(6, 7) < 0.6, torch.rand(9, 5) < 0.6, None]
     graph = cg.PixelGraph.from_image(images, masks)
     edges = connect(GEOMETRIES[name], graph)
-    there, back = rank_grid.sides(edges)
+    there, back = cpp_tables.sides(edges)
     assert triples(there) == listed(edges)
     assert triples(back, back=True) == listed(edges)
 
@@ -89,7 +89,7 @@ def test_output_sites_of_any_kind(rule: str) -> None:
     source = Sites.from_mask(holes(2, (6, 7)))
     sites: Any = "network" if rule == "network" else torch.rand(2, 3, 4) < 0.5
     edges = connect(g, source, sites)
-    there, back = rank_grid.sides(edges)
+    there, back = cpp_tables.sides(edges)
     assert triples(there) == listed(edges)
     assert triples(back, back=True) == listed(edges)
 
@@ -99,18 +99,18 @@ def test_empty_graphs(kept: int) -> None:
     mask = torch.zeros(2, 4, 5, dtype=torch.bool)
     mask[0, 0, :kept] = True
     edges = connect(KernelGeometry(3, padding=1), Sites.from_mask(mask))
-    there, back = rank_grid.sides(edges)
+    there, back = cpp_tables.sides(edges)
     assert triples(there) == listed(edges) == triples(back, back=True)
 
 
 def test_what_looks_both_ways_reads_one_grid() -> None:
     edges = connect(GEOMETRIES["plain"], Sites.from_mask(holes(2, (6, 7))))
-    there, back = rank_grid.sides(edges)
+    there, back = cpp_tables.sides(edges)
     assert there.who is back.who
     assert there.sites is back.sites
 
 
-def moved(side: rank_grid.Side, which: str) -> rank_grid.Side:
+def moved(side: cpp_tables.Side, which: str) -> cpp_tables.Side:
     """A side with a fault."""
     parts: dict[str, Tensor] = {key: part.clone() for key, part in side._asdict().items()}
     if which == "who":
@@ -119,11 +119,11 @@ def moved(side: rank_grid.Side, which: str) -> rank_grid.Side:
         parts["slots"][1, :2] = parts["slots"][1, :2].flip(0)
     else:
         parts["slots"][0, 0] += 1
-    return rank_grid.Side(**parts)
+    return cpp_tables.Side(**parts)
 
 
 @pytest.mark.parametrize("which", ["who", "tap", "offset"])
 def test_a_fault_is_seen(which: str) -> None:
     edges = connect(GEOMETRIES["plain"], Sites.from_mask(holes(2, (6, 7))))
-    there, _ = rank_grid.sides(edges)
+    there, _ = cpp_tables.sides(edges)
     assert triples(moved(there, which)) != listed(edges)

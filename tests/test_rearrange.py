@@ -13,9 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import convgraph as cg
-from convgraph import edge_list
-from convgraph.backends import columns_dense, columns_gather
+from convgraph.backends.dense import unfold as dense_unfold
+from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.functional import graph_fold, graph_unfold
+from convgraph.graph import edge_list
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
 
@@ -333,7 +334,7 @@ def test_nothing_becomes_nothing() -> None:
 
 @pytest.mark.parametrize("fault", ["taps before channels", "one tap lost", "axes swapped"])
 def test_a_planted_fault_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = columns_gather.unfold
+    whole = gather_unfold.unfold
 
     def faulty(x, edges):
         out = whole(x, edges).unflatten(1, (-1, edges.num_taps))
@@ -348,7 +349,7 @@ def test_a_planted_fault_is_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
     layer = GraphUnfold(3, backend="gather")
     image = integers(1, 2, 6, 6)
     assert agrees(lambda x: windows(x, layer), layer, image)
-    monkeypatch.setattr(columns_gather, "unfold", faulty)
+    monkeypatch.setattr(gather_unfold, "unfold", faulty)
     assert not agrees(lambda x: windows(x, layer), layer, image)
 
 
@@ -356,12 +357,12 @@ def test_a_planted_fault_on_a_grid_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     layer = GraphPixelShuffle(2)
     image = integers(1, 8, 3, 3)
     assert agrees(layer.to_dense(), layer, image)
-    monkeypatch.setattr(columns_dense, "tile", lambda *_: 4)
+    monkeypatch.setattr(dense_unfold, "tile", lambda *_: 4)
     with pytest.raises(RuntimeError, match="upscale_factor"):
         layer(cg.PixelGraph.from_image(image))
     monkeypatch.setattr(
-        columns_dense,
+        dense_unfold,
         "fold",
-        lambda x, edges: columns_gather.fold(x.flip(1), edges),
+        lambda x, edges: gather_unfold.fold(x.flip(1), edges),
     )
     assert not agrees(layer.to_dense(), layer, image)

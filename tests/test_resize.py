@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 import convgraph as cg
-from convgraph import resample
-from convgraph.backends import resize_dense
+from convgraph.backends.dense import resize as dense_resize
 from convgraph.functional import graph_resize
+from convgraph.geometry import resize
+from convgraph.geometry.resize import ResizeGeometry
 from convgraph.nn import GraphUpsample
-from convgraph.resample import ResizeGeometry
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
 from tests.resizes import NAMED, SIZE, agrees, dyadic, ours, torchs
 
@@ -116,7 +116,7 @@ def test_the_repeatable_backward_equals_torchs(how: dict) -> None:
     y, g, grad = torchs(image, how)
     image.requires_grad_()
     edges = cg.connect(ResizeGeometry(**how, double=True), cg.Sites.full(2, SIZE[2]))
-    out = resize_dense.repeatable(image, edges)
+    out = dense_resize.repeatable(image, edges)
     assert torch.equal(out, y)
     g.requires_grad_()
     (got,) = torch.autograd.grad(out, image, g, create_graph=True)
@@ -220,9 +220,9 @@ def swapped(function):
 @pytest.mark.parametrize(
     ("name", "fault", "how"),
     [
-        ("_nearest", shift(resample._nearest), {"mode": "nearest", "size": (7, 7)}),
+        ("_nearest", shift(resize._nearest), {"mode": "nearest", "size": (7, 7)}),
         ("CUBIC_A", -0.5, {"mode": "bicubic", "scale_factor": 2}),
-        ("_position", swapped(resample._position), {"mode": "bilinear", "scale_factor": 2}),
+        ("_position", swapped(resize._position), {"mode": "bilinear", "scale_factor": 2}),
         ("_position", half_pixels, {"mode": "bilinear", "size": (9, 17), "align_corners": True}),
     ],
 )
@@ -231,13 +231,13 @@ def test_a_planted_fault_is_caught(
 ) -> None:
     image = integers(1, 2, *SIZE[2])
     assert agrees(image, how, "gather")
-    resample._axis.cache_clear()
+    resize._axis.cache_clear()
     with monkeypatch.context() as planted:
-        planted.setattr(resample, name, fault)
+        planted.setattr(resize, name, fault)
         # A forgotten full grid forgets its edges with it.
         fresh = torch.cat([image, image])
         caught = not agrees(fresh, how, "gather")
-    resample._axis.cache_clear()
+    resize._axis.cache_clear()
     assert caught
 
 

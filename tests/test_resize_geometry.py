@@ -13,11 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import convgraph as cg
-from convgraph import edge_list, errors
+from convgraph import errors
 from convgraph.functional import graph_resize
+from convgraph.geometry.resize import ResizeGeometry
+from convgraph.graph import edge_list
 from convgraph.nn import GraphUpsample
-from convgraph.proof.rounding import dot_bound, unit_roundoff
-from convgraph.resample import ResizeGeometry
+from convgraph.proof.roundoff import dot_bound, unit_roundoff
 from tests.cases import BACKENDS, holes
 from tests.resizes import LAYOUT, LINEAR, NAMED, SIZE, ours, torchs
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import slots
+from convgraph.backends.gather import typed_nodes
 from tests.cases import integer_weights, integers
 
 LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -57,10 +57,10 @@ def test_slots_give_what_tap_after_tap_gives(
     layer = layer_of(name, "gather")
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS[mask]())
     edges, taps = layer.edges(graph), torch.empty(9, 1, 4, 8)
-    assert slots.serves(graph.x, taps, edges) == (edges.num_edges > 0)
+    assert typed_nodes.serves(graph.x, taps, edges) == (edges.num_edges > 0)
     one = found(layer, graph)
-    monkeypatch.setattr(slots, "MOST", 0)
-    assert not slots.serves(graph.x, taps, edges)
+    monkeypatch.setattr(typed_nodes, "MOST", 0)
+    assert not typed_nodes.serves(graph.x, taps, edges)
     assert all(map(torch.equal, one, found(layer, graph)))
 
 
@@ -95,9 +95,9 @@ def test_images_of_other_shapes(
     layer, graph = SHAPES[name]()
     layer, graph = integer_weights(layer).to(dtype), graph.with_x(graph.x.to(dtype))
     layer.backend = "gather"
-    assert slots.serves(graph.x, layer.weight.new_empty(27, 1, 4, 4), layer.edges(graph))
+    assert typed_nodes.serves(graph.x, layer.weight.new_empty(27, 1, 4, 4), layer.edges(graph))
     one = found(layer, graph)
-    monkeypatch.setattr(slots, "MOST", 0)
+    monkeypatch.setattr(typed_nodes, "MOST", 0)
     two = found(layer, graph)
     assert all(map(torch.equal, one, two))
     assert all(bool(part.any()) for part in one)
@@ -110,13 +110,13 @@ def test_taps_of_unequal_edges_stand_in_blocks_of_their_own() -> None:
     edges = cg.connect(
         cg.KernelGeometry(3, padding=1), cg.PixelGraph.from_image(column[:, None] * 1.0, column)
     )
-    made = edges.form(slots.slots)
+    made = edges.form(typed_nodes.slots)
     loops, blocks = made.plain[2], made.plain[3:]
     assert loops == edges.num_targets
     assert len(blocks) > 2
     held = sum(taps * most for taps, most in zip(blocks[::2], blocks[1::2], strict=True))
     assert held == len(made.filled) - 1
-    assert slots.EVEN * held <= edges.num_edges - loops
+    assert typed_nodes.EVEN * held <= edges.num_edges - loops
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -138,7 +138,7 @@ def test_edges_that_are_too_many_or_weighed_go_another_way() -> None:
     graph = cg.PixelGraph.from_image(torch.rand(1, 4, 9, 9))
     layer = cg.nn.GraphConv2d(4, 4, 3, padding=1)
     edges = layer.edges(graph)
-    many = slots.MOST // edges.num_edges
-    assert slots.serves(graph.x, torch.empty(9, 1, many // 2, many // 2), edges)
-    assert not slots.serves(graph.x, torch.empty(9, 1, many, many), edges)
-    assert not slots.serves(graph.x.half(), torch.empty(9, 1, 4, 4), edges)
+    many = typed_nodes.MOST // edges.num_edges
+    assert typed_nodes.serves(graph.x, torch.empty(9, 1, many // 2, many // 2), edges)
+    assert not typed_nodes.serves(graph.x, torch.empty(9, 1, many, many), edges)
+    assert not typed_nodes.serves(graph.x.half(), torch.empty(9, 1, 4, 4), edges)

@@ -17,39 +17,37 @@ from math import inf
 from types import ModuleType
 from typing import Any, final
 
-from convgraph.backends import (
-    columns_dense,
-    columns_gather,
-    columns_messages,
-    cost,
-    cpp,
-    dense,
-    fused_triton,
-    gather,
-    masked,
-    messages,
-    pool_dense,
-    resize_dense,
-    tiles,
-)
+from convgraph.backends import cost
+from convgraph.backends.dense import conv as dense
+from convgraph.backends.dense import pool as dense_pool
+from convgraph.backends.dense import resize as dense_resize
+from convgraph.backends.dense import unfold as dense_unfold
+from convgraph.backends.fused import cpp_conv as cpp
+from convgraph.backends.fused import triton_conv
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.gather import unfold as gather_unfold
+from convgraph.backends.masked import conv as masked
+from convgraph.backends.messages import edges as messages
+from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges
+from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
+from convgraph.graph.edges import Edges
 
 TABLES: dict[str, dict[str, ModuleType]] = {
     "conv": {
         "dense": dense,
         "tiles": tiles,
-        "triton": fused_triton,
+        "triton": triton_conv,
         "cpp": cpp,
         "gather": gather,
         "masked": masked,
         "messages": messages,
     },
-    "pool": {"dense": pool_dense, "gather": gather, "messages": messages},
-    "resize": {"dense": resize_dense, "gather": gather, "messages": messages},
-    "unfold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
-    "fold": {"dense": columns_dense, "gather": columns_gather, "messages": columns_messages},
+    "pool": {"dense": dense_pool, "gather": gather, "messages": messages},
+    "resize": {"dense": dense_resize, "gather": gather, "messages": messages},
+    "unfold": {"dense": dense_unfold, "gather": gather_unfold, "messages": messages_unfold},
+    "fold": {"dense": dense_unfold, "gather": gather_unfold, "messages": messages_unfold},
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 

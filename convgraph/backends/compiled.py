@@ -3,7 +3,7 @@
 torch 2.11's dynamo answers a write into the output of an autograd function with gradients of 0,
 takes no autograd function within its own backward, and none with a forward mode. Compilers need
 none of these: they turn writes into copies anyway, and stop at the first derivative. So they are
-given something plainer. May import nothing of convgraph.
+given something plainer.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@
 On the CPU they are the mean of a forward and of a third of a training step: a layer has one choice
 for both, for what is proven of one kernel says nothing of another. A backend says how many of each
 (`work`); this table says how long one takes. Only ratios matter for the choice, so figures of one
-machine serve every machine of its kind, and every rank of a job chooses alike. May import problem.
+machine serve every machine of its kind, and every rank of a job chooses alike.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a backend is asked: an operator on typed edges, described by static facts only.
 
 A `Problem` never holds feature values, so that the choice of a backend is the same on every rank
-and in every run. May import errors, geometry, sites and edges.
+and in every run.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from convgraph.edges import Edges
-from convgraph.geometry import KernelGeometry
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges
 
 TAPPED = "hooks or an explainer listen to single messages; only 'messages' has them"
 """Why every other backend refuses a problem whose messages somebody listens to."""
@@ -178,3 +178,12 @@ def off_lattice(problem: Problem) -> str | None:
 
 
 _FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")
+
+
+def kernel_of(edges: Edges) -> KernelGeometry:
+    """Return the kernel that the edges of a convolution come from."""
+    if not isinstance(edges.relation, KernelGeometry):
+        raise TypeError(
+            f"a convolution needs a KernelGeometry, got {type(edges.relation).__name__}"
+        )
+    return edges.relation

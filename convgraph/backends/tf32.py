@@ -2,7 +2,7 @@
 
 Newer torch says so through `fp32_precision` (after which reading `allow_tf32` raises), older torch
 through `allow_tf32`. What it says of convolutions holds for our own kernels: a graph convolution
-is one. May import nothing of convgraph.
+is one.
 """
 
 from typing import Any

@@ -6,8 +6,7 @@ Along each axis tile i of T output sites listens to one window of the source,
     a transposed one, stride | T:  W sources from  i T / stride + floor((padding - D) / stride)
 
 with D = dilation (k - 1), so that all windows have one shape and one small dense convolution serves
-them. Windows overlap by their halo. Integers only; made once per topology and tile. May import
-autocast, backends.dense, backends.windows, edges, geometry and sites.
+them. Windows overlap by their halo. Integers only; made once per topology and tile.
 """
 
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph import autocast
-from convgraph.backends import dense
-from convgraph.backends.windows import Ints, packed
-from convgraph.edges import Edges
-from convgraph.geometry import KernelGeometry
-from convgraph.sites import Sites
+from convgraph.backends.bags import Ints, packed
+from convgraph.backends.problem import kernel_of
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges
+from convgraph.graph.sites import Sites
 
 TILES = {1: (16, 64, 256), 2: (4, 8, 16, 32), 3: (4, 8)}
 """Candidates for the sites of a tile along each axis, by the dimension of the lattice."""
@@ -65,7 +63,7 @@ class Spread(NamedTuple):
 
 def tiles_of(edges: Edges) -> tuple[Ints, ...]:
     """Return the candidate tiles for a topology, one int an axis; none where nothing is heard."""
-    g = _kernel(edges)
+    g = kernel_of(edges)
     reach = [g.output_size(size) for size in set(edges.source.sizes)]
     largest = [max(axis) for axis in zip(*reach, strict=True)]
     found = []
@@ -78,20 +76,6 @@ def tiles_of(edges: Edges) -> tuple[Ints, ...]:
 def occupancy(edges: Edges) -> tuple[tuple[Ints, int], ...]:
     """Return each candidate tile with how many tiles of that size hold a target."""
     return tuple((tile, _active(edges.target, tile)[2]) for tile in tiles_of(edges))
-
-
-def count_edges(edges: Edges) -> int:
-    """Return the number of edges without listing them: a dense kernel of ones counts sources."""
-    source, target = edges.source, edges.target
-    if source.size is None or 0 in (source.num_nodes, target.num_nodes):
-        return edges.num_edges
-    ones = torch.ones((1, 1, *_kernel(edges).kernel_size))  # no pixel hears more than 2^24 taps
-    full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
-    rows = full.to(ones.device, ones.dtype).unsqueeze(1)
-    with autocast.off(rows.device):
-        heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1).round()
-    heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
-    return int(heard.sum(dtype=torch.float64))
 
 
 def window_size(g: KernelGeometry, tile: Ints) -> Ints:
@@ -114,7 +98,7 @@ def mirrored(g: KernelGeometry) -> bool:
 
 def tiling(edges: Edges, tile: Ints) -> Tiling:
     """Return the active tiles of a topology."""
-    g, source, target = _kernel(edges), edges.source, edges.target
+    g, source, target = kernel_of(edges), edges.source, edges.target
     device, cells = source.device, prod(tile)
     coords, node_tile, count = _active(target, tile)
     within = _within(target, tile)
@@ -135,7 +119,7 @@ def tiling(edges: Edges, tile: Ints) -> Tiling:
 
 def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
     """Return the active tiles of the reversed edges of a topology whose kernel is `mirrored`."""
-    g = _kernel(edges)
+    g = kernel_of(edges)
     pads = tuple(
         (dil * (k - 1) - before, dil * (k - 1) - after)
         for (before, after), dil, k in zip(g.padding, g.dilation, g.kernel_size, strict=True)
@@ -160,12 +144,6 @@ def spread(edges: Edges, tile: Ints) -> Spread:
     table = rows.new_full((edges.num_sources, int(counts.max())), len(window))
     table[rows, torch.arange(len(rows), device=rows.device) - ptr[rows]] = cells
     return Spread(table, cells, ptr)
-
-
-def _kernel(edges: Edges) -> KernelGeometry:
-    if not isinstance(edges.relation, KernelGeometry):
-        raise TypeError(f"tiles need a KernelGeometry, got {type(edges.relation).__name__}")
-    return edges.relation
 
 
 def _axis(g: KernelGeometry, axis: int, side: int) -> tuple[int, int, int]:

@@ -1,7 +1,4 @@
-"""Alignment: operands of one operator, broadcast to common names on common sites.
-
-May import names, value, errors, site_rule and sites.
-"""
+"""Alignment: operands of one operator, broadcast to common names on common sites."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,8 +9,8 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.value import Spatial, lift
-from convgraph.site_rule import network_sites
-from convgraph.sites import Sites
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.sites import Sites
 
 
 def align(operands: Sequence[Any], root: Sites) -> tuple[list[Any], Sites, Axes]:

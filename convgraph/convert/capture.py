@@ -2,7 +2,7 @@
 
 `torch.export` in its non-strict mode sees through Python, keeps operators whole (no
 decompositions) and knows the module that every node came from. The batch is captured as a symbol,
-at 2 or more: at 1 an axis would lose its meaning. May import errors and names.
+at 2 or more: at 1 an axis would lose its meaning.
 """
 
 import inspect

@@ -6,7 +6,6 @@
         return [relu_]
 
 Parameters are read from the live modules, so `.to()`, training and new weights need no new capture.
-May import capture and owners.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ A name is the batch, a digit of a lattice axis, or a plain size. Permute, reshap
 unsqueeze regroup names and move no node: rows stay rows, whatever shape the exported graph sees. A
 lattice axis may be split into digits (y = 7 y' + y''), as windows do; the batch may not. Sizes are
 those of the capture, where the batch is `BATCH`, a prime that no other size contains. Integers
-only: may import errors.
+only.
 """
 
 from collections.abc import Sequence

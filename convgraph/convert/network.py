@@ -4,8 +4,7 @@
 
 The graph network is a copy of the original with graph layers where its convolutions were; its class
 is a mixin over the original's. What it does follows from a capture at each image size, dtype and
-set of training flags, made when first needed. May import the files beside it, errors, graph, sites
-and backends.
+set of training flags, made when first needed.
 """
 
 from typing import Any
@@ -20,8 +19,8 @@ from convgraph.convert.report import Conversion
 from convgraph.convert.run import Run
 from convgraph.convert.value import from_graph
 from convgraph.errors import ConversionError, GraphError
-from convgraph.graph import PixelGraph
-from convgraph.sites import Sites
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 
 class _Captured:

@@ -1,8 +1,7 @@
 """Graph layers where convolutions were: which modules change, and who may be called for a node.
 
 A module answers for a node only if it is exactly one of torch's convolutions (no subclass, no
-reparametrization, no hooks that a copy would lose) and the node's arguments are its own. May import
-errors, graph, backends and nn.
+reparametrization, no hooks that a copy would lose) and the node's arguments are its own.
 """
 
 import copy
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends.dense import HALF
+from convgraph.backends.rows import HALF
 from convgraph.convert.capture import Program, Ref, Step
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import convs, twin
 from convgraph.nn.conv import GraphConv
 

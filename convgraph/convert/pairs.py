@@ -3,7 +3,7 @@
     x[e, heads]        e = (p, q), the node that asks and the node that is heard
 
 A group is named by the leading axes: an image, or a window of an image. Absent nodes are nobody's
-neighbour. May import names, value, backends and sites.
+neighbour.
 """
 
 from functools import cached_property
@@ -12,10 +12,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convgraph.backends.messages import take
+from convgraph.backends.messages.edges import take
 from convgraph.convert.names import Axes, Name, NoRuleError, describe, is_plain, names
 from convgraph.convert.value import Spatial, index
-from convgraph.sites import Sites
+from convgraph.graph.sites import Sites
 
 
 class Blocks:

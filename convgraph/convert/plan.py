@@ -1,7 +1,7 @@
 """The plan: every rule tried once on fake tensors, before any image is seen.
 
 It finds the operators without a meaning on graphs and the names of the outputs' axes; nothing is
-computed and no parameter is touched. May import capture, names, report, run, value, sites.
+computed and no parameter is touched.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from convgraph.convert.capture import Program
 from convgraph.convert.report import Conversion
 from convgraph.convert.run import Run
 from convgraph.convert.value import Spatial, lift
-from convgraph.graph import PixelGraph
-from convgraph.site_rule import network_sites
-from convgraph.sites import Sites
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 
 @dataclass(frozen=True)

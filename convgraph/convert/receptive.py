@@ -3,7 +3,7 @@
     reach(p) = union over edges q --t--> p of reach(q)
 
 Node transforms do not travel; readouts, norms with statistics of the image and attention hear every
-node of it. May import the files beside it, edges, errors, graph and sites.
+node of it.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from torch import Tensor
 from convgraph.convert.capture import Step, refs
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.value import Spatial
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError, GraphError
-from convgraph.graph import PixelGraph
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @final

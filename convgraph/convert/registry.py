@@ -3,8 +3,7 @@
     rule(run, step, *args)  ->  value
 
 A rule gets the operator's own arguments, in which at least one is a `Spatial` value, and says what
-they mean on nodes, masks included. An operator without a rule has no masked meaning. May import
-errors.
+they mean on nodes, masks included. An operator without a rule has no masked meaning.
 """
 
 from collections.abc import Callable

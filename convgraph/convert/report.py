@@ -1,7 +1,4 @@
-"""The report of a conversion: each operator, its module, and the rule that gives it a meaning.
-
-May import nothing of convgraph.
-"""
+"""The report of a conversion: each operator, its module, and the rule that gives it a meaning."""
 
 from collections import Counter
 from dataclasses import dataclass

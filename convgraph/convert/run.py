@@ -4,8 +4,7 @@
     mask         an operator without a rule raises
 
 Values without sites (parameters, gates, readouts, logits) are ordinary tensors, and every operator
-means on them what it means in torch. May import capture, names, owners, registry, report, value,
-rules, errors, graph and sites.
+means on them what it means in torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +22,9 @@ from convgraph.convert.report import Line
 from convgraph.convert.settle import settled
 from convgraph.convert.value import Spatial, from_graph, spread
 from convgraph.errors import ConversionError
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 from convgraph.nn.conv import GraphConv
-from convgraph.sites import Sites
 
 REGISTERED = rules.FAMILIES
 """The families of rules; importing them registers them."""

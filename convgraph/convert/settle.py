@@ -5,7 +5,7 @@
 
 The names alone move no node; an operator that needs an image, or channels without digits of sites
 among them, makes it a move: each node of the new lattice hears the nodes of its cell, an absent one
-says 0. May import names, value, site_rule and sites.
+says 0.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from typing import Any
 
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, lift
-from convgraph.site_rule import network_sites
-from convgraph.sites import Sites
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.sites import Sites
 
 
 def settled(values: Sequence[Any], root: Sites) -> list[Any] | None:

@@ -1,7 +1,7 @@
 """The summary of a network on a graph: who sends how many messages to whom, and at what price.
 
 Figures are those of the run itself: nodes and edges of this mask, multiply-adds of the chosen
-backend's sum. May import the files beside it, backends, functional, graph and errors.
+backend's sum.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from convgraph.backends.problem import Problem
 from convgraph.convert.capture import Ref, Step
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.value import Spatial
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError, GraphError
-from convgraph.graph import PixelGraph
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 _OPS = {"conv": "conv", "max_": "pool", "avg_": "pool", "adap": "pool", "upsa": "resize"}
 """Kind of backend problem, by the start of an operator's name."""

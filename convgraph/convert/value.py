@@ -3,7 +3,7 @@
     x[n, p1, p2, ...]        n a node, p the plain names in the order of the exported axes
 
 Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor of exactly
-the exported shape. May import names, errors, graph, sites, site_rule and backends.
+the exported shape.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convgraph.backends.messages import take
+from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import BATCH, Axes, Name, NoRuleError
-from convgraph.graph import PixelGraph
-from convgraph.site_rule import network_sites
-from convgraph.sites import Sites
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 
 @dataclass(frozen=True, eq=False)

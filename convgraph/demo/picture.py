@@ -1,6 +1,6 @@
 """The demo's one picture: the photograph, its pixel graph, and six operators in both forms.
 
-Uses matplotlib through `convgraph.draw`'s style; may import the public API and the demo's results.
+Uses matplotlib through `convgraph.draw`'s style.
 """
 
 from pathlib import Path

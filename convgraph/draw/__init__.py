@@ -3,8 +3,6 @@
 Every picture is drawn on a matplotlib Axes and returned, so that it can be placed, styled and
 saved as usual. Colours tell the taps apart for colour-blind readers too; `dark=True` suits a dark
 page. matplotlib comes with the extra `viz` and is imported when something is drawn.
-
-May import errors, geometry, edges, graph, nn and proof's certificate.
 """
 
 from convgraph.draw.graphs import adjacency, messages, pixel_graph

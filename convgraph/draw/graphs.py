@@ -1,7 +1,4 @@
-"""Who talks to whom: the pixel graph over an image, one node's messages, the adjacency of a tap.
-
-May import errors, geometry, edges, graph, nn and draw.style.
-"""
+"""Who talks to whom: the pixel graph over an image, one node's messages, the adjacency of a tap."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +7,10 @@ import torch
 from torch import Tensor
 
 from convgraph.draw.style import RIM, axes_in, counted, show_image, tap_colours
-from convgraph.edges import connect
 from convgraph.errors import GraphError
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import connect
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConv
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
 """The receptive field of a stack: the nodes from which one output node is reached, hop by hop.
 
-    k layers: q is in the field of p exactly when edges of the k layers lead from q to p
-
-May import errors, edges, graph and draw.style.
+k layers: q is in the field of p exactly when edges of the k layers lead from q to p
 """
 
 from collections.abc import Sequence
@@ -13,9 +11,9 @@ import torch
 from torch import Tensor
 
 from convgraph.draw.style import LIGHT, PALETTE, axes_in, counted, show_image
-from convgraph.edges import Edges
 from convgraph.errors import GraphError
-from convgraph.graph import PixelGraph
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,4 @@
-"""A certificate as a picture: how much of its bound each quantity used, on a logarithmic axis.
-
-May import errors, draw.style and proof's certificate.
-"""
+"""A certificate as a picture: how much of its bound each quantity used, on a logarithmic axis."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,4 @@
-"""A refutation as a picture: the offending edges between the pixels and the output sites.
-
-May import draw.style and the record of a refutation.
-"""
+"""A refutation as a picture: the offending edges between the pixels and the output sites."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,6 @@
 """What all pictures share: colours for taps, light and dark, an Axes, an image to draw over.
 
-matplotlib comes with the extra `viz` and is imported when something is drawn. May import errors,
-geometry and graph.
+matplotlib comes with the extra `viz` and is imported when something is drawn.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from convgraph.errors import MissingExtraError
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.pixel_graph import PixelGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,8 +2,7 @@
 
 Move over an output pixel and its incoming edges, taps, weights and messages add up to the number;
 change the kernel's integers; erase pixels; split the layer in two. The arithmetic is JavaScript's
-(js/), so the page needs no kernel and no network. May import errors,
-geometry, graph, functional and nn.
+(js/), so the page needs no kernel and no network.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from convgraph.errors import MissingExtraError
 from convgraph.explorer import source, still
 from convgraph.explorer.config import state_of
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 
 __all__ = ["explore", "page", "state_of"]
 

@@ -1,7 +1,4 @@
-"""What the page opens with: a layer and an image as plain numbers.
-
-May import errors, geometry, graph and nn.
-"""
+"""What the page opens with: a layer and an image as plain numbers."""
 
 from typing import Any
 
@@ -9,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ConversionError, GraphError, ShapeError
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import DepthwiseSeparableConv, GraphConv, GraphConv2d, GraphConvTranspose2d
 
 MAX_PIXELS = 16

@@ -3,8 +3,6 @@
 Each part is an ES module of its own, so that an editor and a browser understand it. To join them,
 the lines `import ... from "./part.js";` go and the parts follow each other, foundation first: what
 is left has no dependencies and is one module for a notebook as well as for a page.
-
-May import nothing of the package.
 """
 
 import html

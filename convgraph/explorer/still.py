@@ -1,7 +1,7 @@
 """The explorer for whoever can run nothing: one channel of layer and image as plain HTML tables.
 
 Viewers of notebooks that remove frames and scripts leave tables alone. The numbers are those of the
-layers of convgraph, computed here in float64. May import functional, geometry and graph.
+layers of convgraph, computed here in float64.
 """
 
 from html import escape
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from convgraph.functional import graph_conv
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 def tables(state: dict[str, Any]) -> str:

@@ -3,8 +3,6 @@
 A widget view is empty without a kernel and, in an exported notebook, without a network. So the
 widget is shown twice: as the live view, and as the whole page in a frame, with tables beneath it
 for viewers that remove frames. While a live view exists it hides the other.
-
-May import explorer.source and explorer.still.
 """
 
 from html import escape

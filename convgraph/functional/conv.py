@@ -2,8 +2,7 @@
 
     y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
 
-Layers are parameters plus one call of these. May import errors, autocast, geometry, sites, edges,
-graph and backends.
+Layers are parameters plus one call of these.
 """
 
 from collections.abc import Callable
@@ -14,9 +13,16 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast, backends
-from convgraph.backends import cpp, dense, fused_triton, gather, masked, messages, tf32, tiles
+from convgraph.backends import tf32
+from convgraph.backends.dense import conv as dense
+from convgraph.backends.fused import cpp_conv as cpp
+from convgraph.backends.fused import triton_conv
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.masked import conv as masked
+from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem, TypedEdges
-from convgraph.edges import Edges, connect
+from convgraph.backends.rows import HALF
+from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import (
     DeviceError,
     DtypeError,
@@ -26,8 +32,9 @@ from convgraph.errors import (
     ShapeError,
     UnsupportedError,
 )
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges, connect
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 def graph_conv(
@@ -189,10 +196,10 @@ def convolve(
     if name == tiles.NAME and isinstance(edges, Edges):
         return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
-    if name == fused_triton.NAME and isinstance(edges, Edges):
-        return fused_triton.conv(x, taps, bias, edges)
+    if name == triton_conv.NAME and isinstance(edges, Edges):
+        return triton_conv.conv(x, taps, bias, edges)
     out_dtype = x.dtype
-    if out_dtype in dense.HALF:  # products and sums in fp32, one rounding at the end
+    if out_dtype in HALF:  # products and sums in fp32, one rounding at the end
         x, taps = x.float(), taps.float()
         bias = None if bias is None else bias.float()
     if name == cpp.NAME and isinstance(edges, Edges):

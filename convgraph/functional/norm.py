@@ -4,19 +4,18 @@
 
 mean and var run over the nodes of one image (instance, group and layer norm) or over all nodes
 (batch norm); absent pixels are no zeros, they are not counted at all. A norm sends no messages
-between pixels: it asks one readout node per image. May import errors, autocast, sites,
-graph and backends.
+between pixels: it asks one readout node per image.
 """
 
 import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends.dense import HALF
-from convgraph.backends.messages import sum_by_target, take
+from convgraph.backends.messages.edges import sum_by_target, take
+from convgraph.backends.rows import HALF
 from convgraph.errors import DeviceError, DtypeError, GeometryError, GraphError, ShapeError
-from convgraph.graph import PixelGraph
-from convgraph.sites import Sites
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 PADDED_LIMIT = 4
 """Images are summed as one padded block unless that block would be this many times their nodes."""

@@ -4,8 +4,7 @@
     avg   y[p] = (sum over edges (q, p, t) of x[q]) / divisor(p)
     Lp    y[p] = (sum over edges (q, p, t) of x[q]^n)^(1/n)       as torch computes it
 
-An absent pixel is the identity of the aggregation: it sends no message. May import errors, edges,
-geometry, graph, window and backends.
+An absent pixel is the identity of the aggregation: it sends no message.
 """
 
 from math import prod
@@ -15,14 +14,17 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends import gather, messages, picks, pool_dense
-from convgraph.backends.dense import HALF
+from convgraph.backends.dense import pool as dense_pool
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.gather import maxima
+from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect
+from convgraph.backends.rows import HALF
 from convgraph.errors import GeometryError, GraphError
-from convgraph.geometry import KernelGeometry, Relation
-from convgraph.graph import PixelGraph
-from convgraph.window import WindowGeometry
+from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.window import WindowGeometry
+from convgraph.graph.edges import Edges, connect
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 def graph_max_pool(
@@ -58,13 +60,13 @@ def graph_max_pool(
     Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.max_pool2d.html
     """
     edges, name = _choose(graph, geometry, sites, backend, who)
-    if name == pool_dense.NAME:
-        pooled, indices = pool_dense.maximum(graph.x, edges, indices=True)
+    if name == dense_pool.NAME:
+        pooled, indices = dense_pool.maximum(graph.x, edges, indices=True)
         if indices is not None:
             return PixelGraph(pooled, edges.target), indices
-    find = picks.by_tap if name == gather.NAME else picks.by_message
+    find = maxima.by_tap if name == gather.NAME else maxima.by_message
     chosen = find(graph.x, edges)
-    return PixelGraph(picks.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
+    return PixelGraph(maxima.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
 
 
 def max_pool_values(
@@ -72,10 +74,10 @@ def max_pool_values(
 ) -> PixelGraph:
     """Do the same without indices, which torch computes faster."""
     edges, name = _choose(graph, geometry, sites, backend, who)
-    if name == pool_dense.NAME:
-        return PixelGraph(pool_dense.maximum(graph.x, edges, indices=False)[0], edges.target)
-    find = picks.by_tap if name == gather.NAME else picks.by_message
-    return PixelGraph(picks.pick(graph.x, find(graph.x, edges)), edges.target)
+    if name == dense_pool.NAME:
+        return PixelGraph(dense_pool.maximum(graph.x, edges, indices=False)[0], edges.target)
+    find = maxima.by_tap if name == gather.NAME else maxima.by_message
+    return PixelGraph(maxima.pick(graph.x, find(graph.x, edges)), edges.target)
 
 
 def graph_avg_pool(
@@ -116,8 +118,8 @@ def graph_avg_pool(
     if divisor_override == 0:
         raise GeometryError(f"{who}: expected divisor_override other than 0")
     edges, name = _choose(graph, geometry, sites, backend, who)
-    if name == pool_dense.NAME:
-        y = pool_dense.average(
+    if name == dense_pool.NAME:
+        y = dense_pool.average(
             graph.x,
             edges,
             count_include_pad=count_include_pad,

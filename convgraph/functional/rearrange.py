@@ -4,7 +4,7 @@
     fold:    y[p, c] = sum over edges (q, p, t) of  x[q, c K + t]
 
 A pixel unshuffle is the unfold whose r x r windows tile the lattice, a pixel shuffle the fold of
-the same windows. May import errors, geometry, edges, graph and backends.
+the same windows.
 """
 
 from types import ModuleType
@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends import columns_dense, columns_gather, columns_messages
+from convgraph.backends.dense import unfold as dense_unfold
+from convgraph.backends.gather import unfold as gather_unfold
+from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect, kept_relation
 from convgraph.errors import GeometryError, GraphError, ShapeError
-from convgraph.geometry import KernelGeometry, as_int
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry, as_int
+from convgraph.graph.edges import Edges, connect, kept_relation
+from convgraph.graph.pixel_graph import PixelGraph
 
 HALF = (torch.float16, torch.bfloat16)
 
 _RUN: dict[str, ModuleType] = {
-    "dense": columns_dense,
-    "gather": columns_gather,
-    "messages": columns_messages,
+    "dense": dense_unfold,
+    "gather": gather_unfold,
+    "messages": messages_unfold,
 }
 
 

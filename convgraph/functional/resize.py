@@ -2,8 +2,7 @@
 
     y[p] = sum over edges (q, p, t) of  w(p, t) x[q]
 
-Nothing is renormalised: an absent pixel contributes 0, as in a convolution. May import errors,
-edges, graph, resample and backends.
+Nothing is renormalised: an absent pixel contributes 0, as in a convolution.
 """
 
 from typing import Any
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends import gather, messages, resize_dense
+from convgraph.backends.dense import resize as dense_resize
+from convgraph.backends.gather import edges as gather
+from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect, kept_relation
 from convgraph.errors import GraphError, UnsupportedError
-from convgraph.graph import PixelGraph
-from convgraph.resample import ResizeGeometry, check_arguments
+from convgraph.geometry.resize import ResizeGeometry, check_arguments
+from convgraph.graph.edges import Edges, connect, kept_relation
+from convgraph.graph.pixel_graph import PixelGraph
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -130,8 +131,8 @@ def resize(
 ) -> Tensor:
     """Choose and run: (P, C), the weighted sums over edges that `resize_edges` made."""
     name = backends.choose(resize_problem(x, edges), backend)
-    if name == resize_dense.NAME:
-        return resize_dense.resize(x, edges)
+    if name == dense_resize.NAME:
+        return dense_resize.resize(x, edges)
     # A weighted sum of neighbours is the depthwise convolution whose every tap is 1.
     wide = x.float() if x.dtype in HALF else x
     taps = wide.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)

@@ -33,7 +33,7 @@ from convgraph.nn.norm import (
     GraphLayerNorm,
 )
 from convgraph.nn.pixel_shuffle import GraphPixelShuffle, GraphPixelUnshuffle
-from convgraph.nn.pools import (
+from convgraph.nn.pool import (
     GraphAvgPool1d,
     GraphAvgPool2d,
     GraphAvgPool3d,

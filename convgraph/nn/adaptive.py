@@ -1,10 +1,9 @@
 """Adaptive and global pools: the size is given, the windows follow; or one readout node an image.
 
-    adaptive   windows floor(p S / S') .. ceil((p + 1) S / S'), see `convgraph.window`
+    adaptive   windows floor(p S / S') .. ceil((p + 1) S / S'), see `convgraph.geometry.window`
     global     every node of an image talks to its one readout node
 
-Averages are over the nodes that are there; over none they are 0, and so is a maximum. May import
-errors, geometry, graph, window, functional, backends and nn.pool.
+Averages are over the nodes that are there; over none they are 0, and so is a maximum.
 """
 
 from typing import Any, ClassVar, final
@@ -12,13 +11,13 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from convgraph.backends import picks
-from convgraph.backends.dense import HALF
+from convgraph.backends.gather import maxima
+from convgraph.backends.rows import HALF
 from convgraph.functional import norm
 from convgraph.functional import pool as functional
-from convgraph.graph import PixelGraph
+from convgraph.geometry.window import WindowGeometry
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn.pool import Pool
-from convgraph.window import WindowGeometry
 
 
 class _Adaptive(Pool):
@@ -222,8 +221,8 @@ class GraphGlobalMaxPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
-        chosen = picks.by_image(graph.x, graph.sites.batch, graph.batch_size)
-        return self._readout(graph, picks.pick(graph.x, chosen))
+        chosen = maxima.by_image(graph.x, graph.sites.batch, graph.batch_size)
+        return self._readout(graph, maxima.pick(graph.x, chosen))
 
     def to_dense(self) -> torch.nn.Module:
         """Return torch.nn.AdaptiveMaxPool{d}d(1)."""

@@ -4,7 +4,7 @@
 
 `GraphConv` is a PyG MessagePassing; read its `message` and `aggregate` and you have read the
 equation. The numbered classes in `convgraph.nn.convs` only fix the dimension, so that their
-arguments are torch's. May import errors, geometry, graph, edges, backends, functional and nn.twin.
+arguments are torch's.
 """
 
 from math import sqrt
@@ -16,9 +16,8 @@ from torch.nn import init
 from torch_geometric.nn import MessagePassing
 
 from convgraph import backends
-from convgraph.backends import messages
+from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges, connect
 from convgraph.errors import (
     GeometryError,
     GraphError,
@@ -26,9 +25,10 @@ from convgraph.errors import (
     UnsupportedError,
 )
 from convgraph.functional import conv as functional
-from convgraph.functional import full_grid
-from convgraph.geometry import KernelGeometry, as_int
-from convgraph.graph import PixelGraph
+from convgraph.functional import prepared
+from convgraph.geometry.kernel import KernelGeometry, as_int
+from convgraph.graph.edges import Edges, connect
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 
 _FORMATS = {
@@ -179,7 +179,7 @@ class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for
                 )
             if sites is None and not tapped and self.backend is None:
                 try:
-                    y = full_grid.convolved(x, self.weight, self.bias, self.geometry, self.groups)
+                    y = prepared.convolved(x, self.weight, self.bias, self.geometry, self.groups)
                 except RuntimeError:
                     y = None  # the general way says what does not fit
                 if y is not None:

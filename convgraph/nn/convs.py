@@ -1,15 +1,14 @@
 """The numbered graph convolutions: torch's names, torch's arguments in torch's order.
 
-Each class only fixes the dimension; what happens is in `convgraph.nn.conv`. May import geometry,
-graph and nn.conv.
+Each class only fixes the dimension; what happens is in `convgraph.nn.conv`.
 """
 
 from typing import Any, ClassVar, final
 
 import torch
 
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph  # noqa: F401 - the examples below use it
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.pixel_graph import PixelGraph  # noqa: F401 - the examples below use it
 from convgraph.nn.conv import GraphConv
 
 

@@ -3,7 +3,6 @@
     y[p] = x[p] * z[image of p],     z[image, c] = 0 with probability p, else 1 / (1 - p)
 
 One number per image and channel, drawn as torch draws it: the same seed silences the same channels.
-May import errors, graph, backends, functional and nn.twin.
 """
 
 from typing import Any, ClassVar, Self, final
@@ -11,10 +10,10 @@ from typing import Any, ClassVar, Self, final
 import torch
 import torch.nn.functional as F
 
-from convgraph.backends.messages import take
+from convgraph.backends.messages.edges import take
 from convgraph.errors import GraphError
 from convgraph.functional.norm import check_dimension
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 
 

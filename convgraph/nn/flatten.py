@@ -2,7 +2,7 @@
 
     y[image] = the features of all its pixels side by side, channel by channel, as torch lays them
 
-An absent pixel says 0. May import errors, graph and nn.twin.
+An absent pixel says 0.
 """
 
 from typing import Any, ClassVar, Self, final
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 
 from convgraph.errors import ConversionError, GraphError
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 
 

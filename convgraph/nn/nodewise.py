@@ -4,7 +4,7 @@
 
 An activation is one; a convolution is not, and given rows it would take nodes for channels or for
 pixels without a word. So every torch module that reads an image, or mixes nodes, is refused by name
-together with whatever holds it. May import errors.
+together with whatever holds it.
 """
 
 from collections.abc import Container

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from convgraph.backends.dense import as_rows
+from convgraph.backends.rows import as_rows
 from convgraph.errors import UnsupportedError
 from convgraph.functional import norm as functional
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 
 

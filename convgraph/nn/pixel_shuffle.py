@@ -1,9 +1,7 @@
 """Pixel shuffle and unshuffle as layers: r x r sites and r x r channels change places.
 
-    shuffle:    y[r q + t, c] = x[q, c r r + t]        t = (0, 0) .. (r - 1, r - 1)
-    unshuffle:  y[p, c r r + t] = x[r p + t, c]        0 where that pixel is absent
-
-May import errors, graph, edges, backends, geometry and functional.
+shuffle:    y[r q + t, c] = x[q, c r r + t]        t = (0, 0) .. (r - 1, r - 1)
+unshuffle:  y[p, c r r + t] = x[r p + t, c]        0 where that pixel is absent
 """
 
 from typing import Any, ClassVar, Self, final
@@ -12,11 +10,11 @@ import torch
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError
 from convgraph.functional import rearrange
-from convgraph.geometry import as_int
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import as_int
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @final

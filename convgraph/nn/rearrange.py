@@ -1,9 +1,7 @@
 """Unfold and fold as layers: what a window sees moves between sites and channels.
 
-    unfold:  y[p, c K + t] = x[q(p, t), c]        0 where there is no edge
-    fold:    y[p, c] = sum over edges (q, p, t) of  x[q, c K + t]
-
-May import errors, graph, edges, backends, geometry and functional.
+unfold:  y[p, c K + t] = x[q(p, t), c]        0 where there is no edge
+fold:    y[p, c] = sum over edges (q, p, t) of  x[q, c K + t]
 """
 
 from math import prod
@@ -14,11 +12,11 @@ from torch import Tensor
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError, ShapeError
 from convgraph.functional import rearrange
-from convgraph.geometry import KernelGeometry, as_int
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry, as_int
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @final

@@ -1,8 +1,6 @@
 """Resize as a layer: torch.nn.Upsample on pixel graphs.
 
-    y[p] = sum over edges (q, p, t) of  w(p, t) x[q]
-
-May import errors, graph, edges, resample, backends and functional.
+y[p] = sum over edges (q, p, t) of  w(p, t) x[q]
 """
 
 from typing import Any, ClassVar, Self, final
@@ -11,11 +9,11 @@ import torch
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
-from convgraph.edges import Edges
 from convgraph.errors import ConversionError
 from convgraph.functional.resize import graph_resize, resize_edges, resize_problem
-from convgraph.graph import PixelGraph
-from convgraph.resample import check_arguments
+from convgraph.geometry.resize import check_arguments
+from convgraph.graph.edges import Edges
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @final

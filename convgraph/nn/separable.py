@@ -4,8 +4,7 @@
     depthwise   y[p, c] = b[c] + sum over edges (q, p, t) of  w[c, t] x[q, c]     diagonal W
     separable   pointwise(depthwise(x)): first messages within a channel, then a mix at every node
 
-Source: A. G. Howard et al., "MobileNets", https://arxiv.org/abs/1704.04861. May import errors,
-geometry, graph and nn.conv.
+Source: A. G. Howard et al., "MobileNets", https://arxiv.org/abs/1704.04861.
 """
 
 from collections import OrderedDict
@@ -14,8 +13,8 @@ from typing import Any, ClassVar, Self, final
 import torch
 
 from convgraph.errors import ConversionError
-from convgraph.geometry import KernelGeometry, as_int
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry, as_int
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 from convgraph.nn.conv import GraphConv
 

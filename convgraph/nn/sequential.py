@@ -1,9 +1,8 @@
 """Sequential: pixel graphs through graph layers, node features through everything else.
 
-A network has one site set per size (see `convgraph.site_rule`), so every graph layer is called with
-`sites="network"`. A torch module that works row by row (ReLU, Linear, Dropout, ...) is a node
-transform and gets x (N, C); one that expects an image would misread rows and is refused. May import
-errors, graph and nn's other files.
+A network has one site set per size (see `convgraph.graph.output_sites`), so every graph layer is
+called with `sites="network"`. A torch module that works row by row (ReLU, Linear, Dropout, ...) is
+a node transform and gets x (N, C); one that expects an image would misread rows and is refused.
 """
 
 import copy
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 
 from convgraph.errors import ConversionError, GraphError, UnsupportedError
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import (
     adaptive,
     convs,
@@ -21,7 +20,7 @@ from convgraph.nn import (
     nodewise,
     norm,
     pixel_shuffle,
-    pools,
+    pool,
     rearrange,
     resize,
     twin,
@@ -37,7 +36,7 @@ TWINS: dict[str, Any] = {
         flatten,
         norm,
         pixel_shuffle,
-        pools,
+        pool,
         rearrange,
         resize,
         unpool,

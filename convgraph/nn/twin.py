@@ -1,6 +1,6 @@
 """Dense twins: a graph layer from a torch layer and back, parameters bit for bit.
 
-The name says which: GraphX is the twin of torch.nn.X. May import errors and geometry.
+The name says which: GraphX is the twin of torch.nn.X.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from convgraph.errors import ConversionError
-from convgraph.geometry import KernelGeometry
+from convgraph.geometry.kernel import KernelGeometry
 
 CONV = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 TRANSPOSED = {

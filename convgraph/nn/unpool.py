@@ -1,8 +1,6 @@
 """Max unpooling: every maximum goes back to the pixel it came from, everything else is 0.
 
-    y[indices[p, c], c] = x[p, c]
-
-May import errors, edges, geometry, graph and nn.pool.
+y[indices[p, c], c] = x[p, c]
 """
 
 from typing import Any, final
@@ -10,10 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.edges import Edges, connect
 from convgraph.errors import GeometryError, GraphError, ShapeError
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges, connect
+from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn.pool import Pool
 
 
@@ -113,7 +111,7 @@ class GraphMaxUnpool1d(_MaxUnpool):
     """torch.nn.MaxUnpool1d on the pixel graph of a signal; arguments as there.
 
     Example:
-        >>> from convgraph.nn.pools import GraphMaxPool1d
+        >>> from convgraph.nn.pool import GraphMaxPool1d
         >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4), d=1)
         >>> pooled, indices = GraphMaxPool1d(2, return_indices=True)(graph)
         >>> GraphMaxUnpool1d(2)(pooled, indices).num_nodes
@@ -130,7 +128,7 @@ class GraphMaxUnpool2d(_MaxUnpool):
     """torch.nn.MaxUnpool2d on the pixel graph of an image; arguments as there.
 
     Example:
-        >>> from convgraph.nn.pools import GraphMaxPool2d
+        >>> from convgraph.nn.pool import GraphMaxPool2d
         >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4, 4), d=2)
         >>> pooled, indices = GraphMaxPool2d(2, return_indices=True)(graph)
         >>> GraphMaxUnpool2d(2)(pooled, indices).num_nodes
@@ -147,7 +145,7 @@ class GraphMaxUnpool3d(_MaxUnpool):
     """torch.nn.MaxUnpool3d on the pixel graph of a volume; arguments as there.
 
     Example:
-        >>> from convgraph.nn.pools import GraphMaxPool3d
+        >>> from convgraph.nn.pool import GraphMaxPool3d
         >>> graph = PixelGraph.from_image(torch.rand(1, 2, 4, 4, 4), d=3)
         >>> pooled, indices = GraphMaxPool3d(2, return_indices=True)(graph)
         >>> GraphMaxUnpool3d(2)(pooled, indices).num_nodes

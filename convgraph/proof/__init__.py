@@ -3,15 +3,16 @@
 It receives callables and integers and imports nothing of what it judges: errors only.
 """
 
-from convgraph.proof.certificate import Certificate, Part
-from convgraph.proof.counterexample import Counterexample, TypedEdge
 from convgraph.proof.draws import EPSILON
-from convgraph.proof.judge import prove_convolution, prove_linear
-from convgraph.proof.oracle import Oracle
-from convgraph.proof.premise import Premise, check_premise
-from convgraph.proof.rounding import Bounds, bounds, dot_bound, unit_roundoff
-from convgraph.proof.shrink import explain_refutation
-from convgraph.proof.spec import ConvSpec
+from convgraph.proof.equation.oracle import Oracle
+from convgraph.proof.equation.spec import ConvSpec
+from convgraph.proof.layer.judge import prove_convolution, prove_linear
+from convgraph.proof.layer.premise.check import Premise, check_premise
+from convgraph.proof.layer.rounding import Bounds, bounds
+from convgraph.proof.record.certificate import Certificate, Part
+from convgraph.proof.record.counterexample import Counterexample, TypedEdge
+from convgraph.proof.refutation.shrink import explain_refutation
+from convgraph.proof.roundoff import dot_bound, unit_roundoff
 from convgraph.proof.symbolic import SymbolicProof, prove_all_sizes
 
 __all__ = [

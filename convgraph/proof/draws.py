@@ -7,7 +7,7 @@
 (A nonzero polynomial that is affine in each variable, with at most two variables in a monomial,
 vanishes with probability at most 1 - (1 - mu)^2 <= 2 mu: write P = X Q + R.) Draws come from 128
 bits of the operating system's entropy through NumPy's Philox; torch's CPU generator repeats its
-stream for seeds 2^32 apart and cannot carry such an epsilon. May import errors and numpy only.
+stream for seeds 2^32 apart and cannot carry such an epsilon.
 """
 
 import math

@@ -4,7 +4,7 @@ cuDNN's convolutions default to TF32, which multiplies operands of 11 bits; matr
 A proof in float32 states what held, runs in IEEE float32 and puts everything back; where TF32 was
 allowed, rounding is judged a second time under it. Newer torch says
 it through `fp32_precision` (after which reading `allow_tf32` raises), older torch through
-`allow_tf32`. May import torch only.
+`allow_tf32`.
 """
 
 from collections.abc import Iterator

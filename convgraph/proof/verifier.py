@@ -31,9 +31,9 @@ def verify(text: str, path: str = "") -> tuple[int, list[str]]:
     wrong, unsure, verdict = list[str](), list[str](), "undecided"
     try:
         record = json.loads(text)
-        odd = sorted({*FIELDS.split()} ^ {*record}) or ["schema"] * (record["schema"] != 2)
+        odd = sorted({*FIELDS.split()} ^ {*record}) or ["schema"] * (record["schema"] != 3)
         if odd or json.dumps(record, indent=2) != text.strip():  # a field may stand twice
-            return 1, [f"{', '.join(odd)}: missing, unknown, not canonical, or not of schema 2"]
+            return 1, [f"{', '.join(odd)}: missing, unknown, not canonical, or not of schema 3"]
         wrong += _form(record)
         unsure, verdict = _elsewhere(record), record["verdict"]
         for at, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vmap
 
 import convgraph as cg
-from convgraph.backends import fused_launch
+from convgraph.backends.fused import triton_launch
 from tests.cases import holes, integer_weights, integers
 
-BACKEND = "triton" if fused_launch.interpreted() else "cpp"
+BACKEND = "triton" if triton_launch.interpreted() else "cpp"
 
 nn = cg.nn
 LAYERS: dict[str, Callable[[], Any]] = {

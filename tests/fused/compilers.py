@@ -7,7 +7,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convgraph as cg
-from convgraph.backends import fused_launch, fused_operators, neighbours, rank_grid
+from convgraph.backends.fused import (
+    cpp_tables,
+    triton_launch,
+    triton_tables,
+)
+from convgraph.backends.fused import operators as fused_operators
 from tests.cases import holes, integer_weights, integers
 from tests.fused.cases import BACKEND
 
@@ -61,7 +66,7 @@ def test_it_exports_and_what_is_exported_can_be_trained(
 def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Arguments of `send` and of `correlate`."""
     layer, graph = made(kwargs)
-    form = neighbours.neighbours if fused_launch.interpreted() else rank_grid.sides
+    form = triton_tables.neighbours if triton_launch.interpreted() else cpp_tables.sides
     there, back = layer.edges(graph).form(form)
     groups, heard = layer.groups, layer.edges(graph).num_targets
     taps = integers(9, groups, 4 // groups, 4 // groups, dtype=torch.float32).requires_grad_(grad)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.backends import fused_launch
+from convgraph.backends.fused import triton_launch
 from tests.cases import holes, integer_weights, integers
 from tests.fused.cases import LAYERS, run
 
-SOURCE = Path(fused_launch.__file__).with_name("fused_kernels.py")
+SOURCE = Path(triton_launch.__file__).with_name("triton_kernels.py")
 
 # None leaves its memory: the interpreter would read, or crash, wherever it pointed.
 FAULTS = {
@@ -64,8 +64,8 @@ def use(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec: Any = importlib.util.spec_from_file_location("planted_kernels", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(fused_launch, "_kernels", lambda: module)
-    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
+    monkeypatch.setattr(triton_launch, "_kernels", lambda: module)
+    monkeypatch.setattr(triton_launch, "PART_ROWS", 128)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,10 +98,10 @@ def test_the_judge_refutes_a_faulty_kernel(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["depthwise", "wide"])
 def test_a_weight_gradient_in_many_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_launch, "PART_ROWS", 128)
+    monkeypatch.setattr(triton_launch, "PART_ROWS", 128)
     layer = integer_weights(LAYERS[name]())
     graph = cg.PixelGraph.from_image(integers(2, layer.in_channels, 11, 13))
-    assert fused_launch.parts(graph.num_nodes, 1)[0] > 2
+    assert triton_launch.parts(graph.num_nodes, 1)[0] > 2
     found = run(layer, graph, "triton", torch.float32)
     truth = run(layer, graph, "gather", torch.float64)
     assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convgraph.proof import Certificate, ConvSpec, Oracle, prove_convolution
 from convgraph.proof.draws import Plan
-from convgraph.proof.identity import check_identity
+from convgraph.proof.layer.identity import check_identity
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
     CIRCULAR,

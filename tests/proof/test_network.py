@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import convgraph as cg
 from convgraph.errors import ProofError
 from convgraph.proof import Certificate
-from convgraph.proof.network import checked_images
+from convgraph.proof.network.judge import checked_images
 from tests.zoo import models
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec, Oracle
-from convgraph.proof.oracle import as_exact, output_size
-from convgraph.proof.shifts import ByShift
+from convgraph.proof.equation.depthwise import ByShift
+from convgraph.proof.equation.oracle import as_exact, output_size
 
 
 def conv1d(x: list[int], w: list[int], **options: object) -> list[int]:

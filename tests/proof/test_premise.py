@@ -18,9 +18,9 @@ from torch_geometric.nn import RGCNConv
 
 import convgraph as cg
 from convgraph.errors import ProofError
-from convgraph.proof.calls import RULES, Call, Refusal
-from convgraph.proof.degrees import Bound
-from convgraph.proof.premise import Premise, check_premise
+from convgraph.proof.layer.premise.call import RULES, Call, Refusal
+from convgraph.proof.layer.premise.check import Premise, check_premise
+from convgraph.proof.layer.premise.degrees import Bound
 
 SHAPES = {"x": (2, 4, 6, 7), "w": (4, 4, 3, 3), "b": (4,)}
 IMAGE = torch.zeros(SHAPES["x"])
@@ -689,9 +689,9 @@ def test_the_magnitude_is_that_of_the_sums() -> None:
 
 
 def test_no_entry_exceeds_its_bound() -> None:
-    from convgraph.proof.opaque import trusted
-    from convgraph.proof.premise import _Form
-    from convgraph.proof.watch import Mode, Watch
+    from convgraph.proof.layer.premise.check import _Form
+    from convgraph.proof.layer.premise.follower import Mode, Watch
+    from convgraph.proof.layer.premise.trusted import trusted
 
     form = _Form({"x": "x", "w": "w", "b": "b"}, second=False)
     for run in HONEST.values():

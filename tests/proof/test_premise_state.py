@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from convgraph.proof import prove_convolution
-from convgraph.proof.premise import check_premise
+from convgraph.proof.layer.premise.check import check_premise
 from tests.proof.faults.operators import PLAIN, plain
 
 SHAPES = {"x": PLAIN.x_shape, "w": PLAIN.w_shape, "b": (PLAIN.out_channels,)}

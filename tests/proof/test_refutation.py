@@ -17,8 +17,8 @@ from torch import Tensor
 
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec, Counterexample, Oracle, TypedEdge, explain_refutation
-from convgraph.proof.counterexample import NO_CAUSE
-from convgraph.proof.model import QUANTITIES, Probe, measure, operator
+from convgraph.proof.record.counterexample import NO_CAUSE
+from convgraph.proof.refutation.truth import QUANTITIES, Probe, measure, operator
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
     DILATED,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from convgraph.certify import certify
+from convgraph.comparison.named import certify
 from convgraph.proof import Certificate, Part
-from convgraph.proof.report import index
+from convgraph.proof.record.page import index
 
 VOID = {"meta", "line", "rect", "br"}
 EVIL = "<script>alert('1')</script>\"&"

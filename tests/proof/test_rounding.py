@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.proof import Oracle, precision, prove_convolution, rounding
-from convgraph.proof.rounding import U11, bounds, check_rounding, dot_bound
+from convgraph.proof import Oracle, precision, prove_convolution
+from convgraph.proof.layer import rounding
+from convgraph.proof.layer.rounding import bounds, check_rounding
+from convgraph.proof.roundoff import U11, dot_bound
 from tests.proof.faults.dtypes import kept_to
 from tests.proof.faults.operators import PLAIN, plain
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convgraph.proof import ConvSpec, Oracle, structure
-from convgraph.proof.structure import check_structure
+from convgraph.proof import ConvSpec, Oracle
+from convgraph.proof.layer import structure
+from convgraph.proof.layer.structure import check_structure
 
 SPECS = {
     "plain": ConvSpec(1, 1, (3, 3), (4, 5), padding=((1, 1), (1, 1))),

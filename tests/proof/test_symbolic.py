@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from convgraph.errors import GeometryError, MissingExtraError, ProofError
-from convgraph.geometry import KernelGeometry
+from convgraph.geometry.kernel import KernelGeometry
 from convgraph.proof import ConvSpec, Oracle, prove_all_sizes
 from convgraph.proof.symbolic import Builder, Statement, SymbolicProof, arithmetic, axis
 from convgraph.proof.symbolic.arithmetic import Numbers, Symbols

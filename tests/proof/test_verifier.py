@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.certify import certify, replay
+from convgraph.comparison.named import certify, replay
 from convgraph.proof import Certificate, ConvSpec, Oracle, verifier
-from convgraph.proof.certificate import digest
+from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import resolve, verify
 from tests import twins
 
@@ -161,7 +161,7 @@ LINEAR: dict[str, list[Callable[[Certificate], Any]]] = {
     "name": [lambda c: "a better pool"],
     "candidate": [lambda c: "tests.twins:twice_pool"],
     "reference": [lambda c: "tests.twins:twice_pool"],
-    "adapter": [lambda c: {**c.adapter, "candidate": "convgraph.sides:nodes"}],
+    "adapter": [lambda c: {**c.adapter, "candidate": "convgraph.comparison.callers:nodes"}],
     "a": [lambda c: c.a - 1],
     "trials": [lambda c: c.trials + 1],
     "epsilon": [lambda c: c.epsilon**2],

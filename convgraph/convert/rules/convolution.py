@@ -10,10 +10,10 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.owners import called
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
-from convgraph.edges import connect
 from convgraph.functional import graph_conv
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import connect
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 def _tuple(value: Any, d: int) -> tuple[int, ...]:

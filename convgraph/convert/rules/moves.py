@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from convgraph.backends.messages import take
+from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
-from convgraph.edges import connect
 from convgraph.functional import (
     graph_fold,
     graph_pixel_shuffle,
     graph_pixel_unshuffle,
     graph_unfold,
 )
-from convgraph.geometry import KernelGeometry
-from convgraph.site_rule import network_sites
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import connect
+from convgraph.graph.output_sites import network_sites
 
 OUTSIDE = -1
 """Where a position has no source."""

@@ -10,7 +10,7 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 from convgraph.functional import norm
-from convgraph.graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 @rule("batch_norm")

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends import picks
+from convgraph.backends.gather import maxima as picks
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
-from convgraph.edges import connect
 from convgraph.functional import graph_avg_pool, graph_max_pool
 from convgraph.functional.norm import image_mean
 from convgraph.functional.pool import max_pool_values
-from convgraph.geometry import KernelGeometry
-from convgraph.graph import PixelGraph
-from convgraph.site_rule import network_sites
-from convgraph.window import WindowGeometry
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.geometry.window import WindowGeometry
+from convgraph.graph.edges import connect
+from convgraph.graph.output_sites import network_sites
+from convgraph.graph.pixel_graph import PixelGraph
 
 
 def _tuple(value: Any, d: int) -> tuple[int, ...]:

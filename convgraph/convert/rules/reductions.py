@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends import picks
-from convgraph.backends.messages import sum_by_target, take
+from convgraph.backends.gather import maxima as picks
+from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.value import Spatial, actual, index
-from convgraph.site_rule import network_sites
+from convgraph.graph.output_sites import network_sites
 
 
 def _dims(x: Spatial, dim: Any) -> list[int]:

@@ -1,4 +1,4 @@
-// Who talks to whom, in integers: the relation of convgraph/geometry.py a second time, in JavaScript.
+// Who talks to whom, in integers: the relation of convgraph/geometry/kernel.py a second time, in JavaScript.
 //
 //     q(p, t) = p * stride - padding + t * dilation        (componentwise)
 //

@@ -7,8 +7,6 @@ by itself, with every padding mode and for transposed kernels. z3 is asked for a
 builder and the equation part; "unsat" means that there is none. What is proven are the builder's
 formulas: that the running code computes them is S0 of a certificate, and a test on a box of
 numbers. An answer that does not come in time is "undecided", never "proven".
-
-May import errors and the files of this folder; needs the extra `proof` when it is called.
 """
 
 import time
@@ -143,7 +141,7 @@ def prove_all_sizes(
         kernel: the longest kernel along an axis, in taps; all lengths from 1 on are gone through.
         modes: padding modes.
         transposed: transposed kernels too.
-        builder: what is on trial; None for the expressions of `convgraph.geometry`.
+        builder: what is on trial; None for the expressions of `convgraph.geometry.kernel`.
         timeout: seconds for one question to the solver.
 
     Returns:

@@ -7,8 +7,7 @@ become fresh integers of which one lemma is told, for every pair of products wit
     b >= 1, a > a'   imply   a b >= a' b + b              (and a = a' implies a b = a' b)
 
 Less is assumed of the fresh integer than is true of the product, so what is proven of it holds for
-the product. The lemma itself is proven by z3 over the reals. May import errors; z3 comes with the
-extra `proof` and is imported when something is proven.
+the product. The lemma itself is proven by z3 over the reals.
 """
 
 from typing import Any, final

@@ -1,15 +1,16 @@
 """One axis of a convolution, twice: what the edge builder computes, and what the equation says.
 
-The builder's expressions are those of `convgraph.geometry` (`_axis_output`, `_axis_sources`), line
-by line; a test holds them against that file on a box of numbers. The equation is written without
-them, as a relation between a place of the padded row and the pixel that it shows:
+The builder's expressions are those of `convgraph.geometry.kernel` (`_axis_output`,
+`_axis_sources`), line by line; a test holds them against that file on a box of numbers. The
+equation is written without them, as a relation between a place of the padded row and the pixel that
+it shows:
 
     zeros       the pixel of that place
     replicate   the pixel nearest to it
     circular    a pixel some whole number of rows away
     reflect     a pixel reached by mirrors at the centres of the first and the last pixel
 
-Both are written with the arithmetic they are given. May import arithmetic of this folder only.
+Both are written with the arithmetic they are given.
 """
 
 from collections.abc import Callable, Iterator

@@ -3,7 +3,6 @@
 The edge builder writes pixel (b, h, w) of a lattice H x W as one number, in two ways: as a sum of
 steps, b (H W) + h W + w, and nested, (b H + h) W + w. They are equal, they lie in the range of the
 lattice, and no two pixels share one; so a list of flat edges is the product of the axes' edges.
-May import arithmetic of this folder.
 """
 
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Each is asked for one kernel length and one tap with everything else symbolic; "unsat" means that
 there is none, so the theorem holds for all sizes. A theorem returns the negation of its claim and
 the claim itself on numbers, which says whether a counterexample is one.
-
-May import arithmetic and axis of this folder.
 """
 
 from collections.abc import Callable, Iterator

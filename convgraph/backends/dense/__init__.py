@@ -1,0 +1,1 @@
+"""Full grids are images: torch's own kernels."""

@@ -1,0 +1,112 @@
+"""Backend `dense`: a full grid is an image, so torch's own convolution computes the sum.
+
+    x (B*H*W, C)  --view-->  (B, C, H, W) channels-last  --torch-->  (B, C', H', W')  --view-->  y
+
+No copy on the way in, and none on the way out where torch answers channels-last.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.backends.problem import TAPPED, Problem
+from convgraph.backends.rows import HALF, as_image, as_rows
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges
+
+NAME = "dense"
+
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def refuses(problem: Problem) -> str | None:
+    """Say why this backend cannot serve, or None."""
+    if problem.tapped:
+        return TAPPED
+    edges = problem.edges
+    if not isinstance(edges, Edges):
+        return "a typed graph given by its edge list is no full grid"
+    if not edges.is_grid:
+        return "not every pixel is a node at both ends, or the images differ in size"
+    return None
+
+
+def work(problem: Problem) -> tuple[float, float]:
+    """Multiply-adds and elements moved: each image read once, each output written once."""
+    edges = problem.edges
+    macs = edges.num_targets * edges.num_taps * problem.macs_per_edge
+    moved = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
+    return float(macs), float(moved)
+
+
+def conv(
+    x: Tensor,  # (N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: Edges,
+    groups: int,
+) -> Tensor:
+    """Return y (num_targets, C_out), bias included, by torch's own operator."""
+    geometry = edges.relation
+    if not isinstance(geometry, KernelGeometry):
+        raise TypeError(f"a convolution needs a KernelGeometry, got {type(geometry).__name__}")
+    if x.dtype in HALF and (geometry.folds or x.device.type == "cpu"):
+        # torch's kernels for the CPU round a half-precision sum more than once (fp16 sums its
+        # gradients in fp16, transposed kernels add the bias afterwards), and so do the folds of
+        # padding anywhere. Products and sums in fp32, one rounding at the end.
+        parts = [None if t is None else t.float() for t in (x, weight, bias)]
+        return conv(parts[0], parts[1], parts[2], edges, groups).to(x.dtype)  # type: ignore[arg-type]
+    image = as_image(x, edges)
+    if geometry.transposed:
+        return as_rows(_transposed(image, weight, bias, geometry, groups))
+    image, padding = padded(image, geometry)
+    out = _CONV[geometry.d](
+        image, weight, bias, geometry.stride, padding, geometry.dilation, groups
+    )
+    return as_rows(out)
+
+
+def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, Any]:
+    """Return the image and what is left for torch to pad: nothing, if it had to be done here."""
+    if geometry.padding_mode == "zeros" and all([a == b for a, b in geometry.padding]):  # noqa: C419 - a list is faster
+        return image, tuple([a for a, _ in geometry.padding])
+    pads = [n for pair in reversed(geometry.padding) for n in pair]
+    mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
+    return F.pad(image, pads, mode=mode), 0
+
+
+def _transposed(
+    image: Tensor, weight: Tensor, bias: Tensor | None, geometry: KernelGeometry, groups: int
+) -> Tensor:
+    run, pairs = _TRANSPOSED[geometry.d], geometry.padding
+    if all(a == b for a, b in pairs):
+        padding: tuple[int, ...] = tuple(a for a, _ in pairs)
+        crop = None
+    else:  # torch knows one number an axis: compute all of it and cut
+        padding, crop = (0,) * geometry.d, pairs
+    extra = geometry.output_padding if crop is None else (0,) * geometry.d
+    out: Tensor = run(
+        image, weight, bias, geometry.stride, padding, extra, groups, geometry.dilation
+    )
+    if crop is None:
+        return out
+    size = geometry.output_size(tuple(image.shape[2:]))
+    for axis, ((before, _), n) in enumerate(zip(crop, size, strict=True), start=2):
+        missing = before + n - out.shape[axis]
+        if missing > 0:  # output_padding beyond the last message: sites that hear nothing
+            out = _extend(out, bias, axis, missing)
+        out = out.narrow(axis, before, n)
+    return out
+
+
+def _extend(out: Tensor, bias: Tensor | None, axis: int, missing: int) -> Tensor:
+    """Append sites that no message reaches; they carry the bias."""
+    shape = [*out.shape[:axis], missing, *out.shape[axis + 1 :]]
+    if bias is None:
+        return torch.cat([out, out.new_zeros(shape)], dim=axis)
+    silent = bias.view(1, -1, *(1,) * (out.dim() - 2)).expand(shape)
+    return torch.cat([out, silent], dim=axis)

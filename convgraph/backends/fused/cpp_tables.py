@@ -1,0 +1,168 @@
+"""Rank grids: a lattice with a margin that holds the row of each site, so that a tap is an offset.
+
+    site m hears through slot s the row  grid[base[m] + offset[s]];  -1 where nobody stands
+
+Forwards the grid is the padded source, folded where padding folds. Backwards it is as fine as the
+source and holds the targets, each where its window begins; where padding folds several targets onto
+one source within one tap, the list of neighbours itself takes the place of the grid. A kernel that
+looks as far back as ahead reads one grid both ways. Nothing is listed edge by edge but those folds.
+
+Integers only; made once per topology.
+"""
+
+from collections.abc import Callable
+from itertools import accumulate
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.backends import tiling
+from convgraph.backends.bags import Ints
+from convgraph.backends.fused import triton_tables
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.graph.edges import Edges
+from convgraph.graph.sites import Sites
+
+
+class Side(NamedTuple):
+    """Who speaks to whom in one direction of the edges.
+
+    Attributes:
+        who: (cells,) int32 row that stands in each cell of the grid, -1 for none.
+        sites: (2, P) int64 the cell from which each site counts, and the site itself; sites stand
+            tile after tile.
+        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s.
+    """
+
+    who: Tensor
+    sites: Tensor
+    slots: Tensor
+
+
+MARGIN = 64
+"""Cells a node up to which the images of a ragged batch share one grid."""
+
+Cells = Callable[[int, int, int], Tensor]
+"""(axis, size of the source, size of the target) -> what stands in each cell along that axis."""
+
+
+def sides(edges: Edges) -> tuple[Side, Side]:
+    """Return what targets hear, and what sources are answered."""
+    g: KernelGeometry = edges.relation  # type: ignore[assignment]
+    # A transposed kernel's arrows are those of a plain one from its target to its source, reversed.
+    fine, coarse = (edges.target, edges.source) if g.transposed else (edges.source, edges.target)
+    ahead = _ahead(g, fine, coarse)
+    if edges.source is edges.target and _looks_both_ways(g):
+        offset, kind = ahead.slots
+        back = Side(ahead.who, ahead.sites, torch.stack([offset.flip(0), kind]))
+    elif edges.injective:
+        back = _behind(g, fine, coarse)
+    else:
+        table, order, kind = triton_tables.answers(edges)
+        base = torch.arange(len(order), device=order.device)
+        offset = torch.arange(len(kind), device=order.device) * len(order)
+        back = Side(table.view(-1), torch.stack([base, order.long()]), torch.stack([offset, kind]))
+    return (back, ahead) if g.transposed else (ahead, back)
+
+
+def mostly_margin(edges: Edges) -> bool:
+    """Whether a ragged batch, padded to its largest extents, has far more cells than its nodes."""
+    source = edges.source
+    if source.size is not None:
+        return False
+    largest: int = prod(max(axis) for axis in zip(*source.sizes, strict=True))
+    return source.batch_size * largest > MARGIN * (edges.num_sources + edges.num_targets)
+
+
+def _looks_both_ways(g: KernelGeometry) -> bool:
+    """Whether p hears q through a tap exactly when q hears p through the opposite one."""
+    return not g.folds and all(
+        stride == 1 and 2 * before == dilation * (k - 1)
+        for stride, (before, _), dilation, k in zip(
+            g.stride, g.padding, g.dilation, g.kernel_size, strict=True
+        )
+    )
+
+
+def _ahead(g: KernelGeometry, fine: Sites, coarse: Sites) -> Side:
+    """What coarse sites hear: p counts from p * stride on the padded fine lattice."""
+
+    def cells(axis: int, size: int, out: int) -> Tensor:
+        needed = (out - 1) * g.stride[axis] + g.dilation[axis] * (g.kernel_size[axis] - 1) + 1
+        at = torch.from_numpy(tiling.cells_along(g, axis, size, -g.padding[axis][0]))[:needed]
+        return F.pad(at, (0, needed - len(at)), value=-1)
+
+    who, steps = _grid(fine, fine.sizes, coarse.sizes, cells)
+    return _side(g, who, steps, coarse, g.stride, (0,) * g.d, 1)
+
+
+def _behind(g: KernelGeometry, fine: Sites, coarse: Sites) -> Side:
+    """What fine sites are answered: p stands at p * stride, and q counts down from q + padding."""
+    starts = tuple(
+        max(before, dilation * (k - 1))
+        for (before, _), dilation, k in zip(g.padding, g.dilation, g.kernel_size, strict=True)
+    )
+
+    def cells(axis: int, size: int, out: int) -> Tensor:
+        margin = starts[axis] - g.padding[axis][0]
+        at = torch.arange(size + starts[axis]) - margin
+        p = at.div(g.stride[axis], rounding_mode="floor")
+        return torch.where((p * g.stride[axis] == at) & (p < out), p, -1)
+
+    who, steps = _grid(coarse, fine.sizes, coarse.sizes, cells)
+    return _side(g, who, steps, fine, (1,) * g.d, starts, -1)
+
+
+def _grid(
+    held: Sites, sizes: tuple[Ints, ...], outs: tuple[Ints, ...], cells: Cells
+) -> tuple[Tensor, Ints]:
+    """Return the ranks of `held` in the cells of all images, and the step along each axis."""
+    device, d = held.device, held.d
+    pairs = list(zip(sizes, outs, strict=True))
+    found = {pair: [cells(a, pair[0][a], pair[1][a]) for a in range(d)] for pair in set(pairs)}
+    extents = [max([1, *(len(axes[a]) for axes in found.values())]) for a in range(d)]
+    rank = torch.arange(held.num_cells, device=device) if held.rank is None else held.rank
+    rank = rank.int()
+    uniform = held.size is not None and len(found) == 1
+    images = [rank.view(-1, *held.size)] if uniform else _images(held, rank)  # type: ignore[misc]
+    parts = []
+    for image, pair in zip(images, pairs[: len(images)], strict=True):
+        part = image
+        for axis, at in enumerate(found[pair], start=1):
+            size = part.shape[axis]
+            at = F.pad(at, (0, extents[axis - 1] - len(at)), value=-1)
+            at = torch.where(at < 0, size, at).to(device)
+            margin = [0, 0] * (d - axis) + [0, 1]
+            part = F.pad(part, margin, value=-1).index_select(axis, at)
+        parts.append(part)
+    steps = tuple(accumulate(reversed(extents[1:]), lambda a, b: a * b, initial=1))[::-1]
+    who = torch.cat(parts).reshape(-1) if parts else rank.new_empty(0)
+    return who, (extents[0] * steps[0], *steps)
+
+
+def _images(held: Sites, rank: Tensor) -> list[Tensor]:
+    """The ranks image by image, (1, *size)."""
+    ends = held.cell_ptr.tolist()
+    return [
+        rank[a:b].view(1, *size) for a, b, size in zip(ends, ends[1:], held.sizes, strict=False)
+    ]
+
+
+def _side(
+    g: KernelGeometry, who: Tensor, steps: Ints, sites: Sites, stride: Ints, starts: Ints, sign: int
+) -> Side:
+    """Count cells: from pos * stride + starts for a site, by sign * tap * dilation for a slot."""
+    device = who.device
+    order = triton_tables.tile_order(sites)
+    base = sites.batch[order] * steps[0]
+    offset: Any = torch.zeros((), dtype=torch.int64)
+    for axis, step in enumerate(steps[1:]):
+        base = base + (sites.pos[order, axis] * stride[axis] + starts[axis]) * step
+        taps = torch.arange(g.kernel_size[axis]) * (sign * g.dilation[axis] * step)
+        offset = offset.unsqueeze(-1) + taps
+    offset = offset.reshape(-1).to(device)
+    kind = torch.arange(len(offset), device=device)
+    return Side(who, torch.stack([base, order]), torch.stack([offset, kind]))

@@ -1,0 +1,93 @@
+"""`convgraph::send` and `convgraph::correlate`: how compilers, transforms and devices know them.
+
+    send(x, T, b)      y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]],  there or back
+    correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
+
+Two kernels serve them, and each reads who speaks to whom, q(s, p), in a form of its own, three
+tensors a direction: on CUDA those of `neighbours.Side`, on the CPU those of `rank_grid.Side`. Which
+form it is they do not say; all that is read of it here is how many sites and slots it has.
+
+On CUDA, and where Triton interprets, the kernels are `fused_launch`'s; on the CPU those of
+`cpp_kernels.cpp`, which `cpp_build` compiles and loads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.backends.fused import triton_launch
+
+_LISTS = ", ".join(
+    f"Tensor {side}{name}" for side in ("", "back_") for name in ("who", "sites", "slots")
+)
+SCHEMAS = {
+    "send": f"(Tensor x, Tensor taps, Tensor? bias, {_LISTS}, int backwards) -> Tensor",
+    "correlate": f"(Tensor x, Tensor g, {_LISTS}, int groups) -> Tensor",
+}
+"""Operator -> what it takes and gives, in torch's words."""
+
+NAMES = tuple(SCHEMAS)
+
+for _name, _schema in SCHEMAS.items():
+    torch.library.define(f"convgraph::{_name}", _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+_DEVICES = ("cuda", "cpu") if triton_launch.interpreted() else ("cuda",)
+torch.library.impl("convgraph::send", _DEVICES, triton_launch.send)
+torch.library.impl("convgraph::correlate", _DEVICES, triton_launch.correlate)
+
+
+def _send_like(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    who: Tensor,
+    sites: Tensor,
+    slots: Tensor,
+    back_who: Tensor,
+    back_sites: Tensor,
+    back_slots: Tensor,
+    backwards: int,
+) -> Tensor:
+    rows = (back_sites if backwards else sites).shape[-1]
+    return x.new_empty(rows, taps.shape[1] * taps.shape[3])
+
+
+def _correlate_like(
+    x: Tensor,
+    g: Tensor,
+    who: Tensor,
+    sites: Tensor,
+    slots: Tensor,
+    back_who: Tensor,
+    back_sites: Tensor,
+    back_slots: Tensor,
+    groups: int,
+) -> Tensor:
+    return x.new_empty(slots.shape[-1], groups, x.shape[1] // groups, g.shape[1] // groups)
+
+
+def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
+    """The rule of vmap for an operator: call it for each sample, whichever factors have several."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        found = []
+        for n in range(info.batch_size):
+            one = [
+                arg if dim is None else arg.select(dim, n)
+                for arg, dim in zip(args, in_dims, strict=True)
+            ]
+            found.append(op(*one))
+        return torch.stack(found), 0
+
+    return rule
+
+
+torch.library.register_fake("convgraph::send", _send_like)
+torch.library.register_fake("convgraph::correlate", _correlate_like)
+
+send: Any = torch.ops.convgraph.send.default
+correlate: Any = torch.ops.convgraph.correlate.default
+torch.library.register_vmap("convgraph::send", _one_by_one(send))
+torch.library.register_vmap("convgraph::correlate", _one_by_one(correlate))

@@ -1,0 +1,1 @@
+"""Rows laid out as an image with zeros in its holes."""

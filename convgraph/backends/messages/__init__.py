@@ -1,0 +1,1 @@
+"""One message an edge, as PyG writes it: the taught form."""

@@ -1,0 +1,1 @@
+"""What is put before the judge: layers, networks, names, and how each side is called."""

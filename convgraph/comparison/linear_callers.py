@@ -1,0 +1,104 @@
+"""Operators without parameters: what `cg.prove` has to know of a pool, a resize or a rearrangement.
+
+Such an operator is y = L x with fixed entries k / scale. Inputs are multiplied by `scale`, so that
+every result is an integer.
+"""
+
+from collections.abc import Mapping
+from math import lcm, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.errors import ProofError
+from convgraph.graph.pixel_graph import PixelGraph
+
+_KEEPS = (
+    "Unfold", "Fold", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "Flatten", "Identity",
+    "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
+)  # fmt: skip
+
+
+def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
+    """Return a number that makes every entry of L whole.
+
+    Args:
+        dense: an average pool, a resize, or an operator that only moves values.
+        size: of the image.
+
+    Raises:
+        ProofError: the operator is none of these, or has entries such as 1/3 that are no sums of
+            powers of two where a weight is multiplied.
+
+    Example:
+        >>> scale_of(torch.nn.AvgPool2d(2), (4, 4))
+        4
+    """
+    kind, d = type(dense).__name__, len(size)
+    settings: Any = dense
+    if kind in _KEEPS:
+        return 1
+    if kind.startswith("AvgPool"):
+        kernel = _each(settings.kernel_size, d)
+        divisor = getattr(settings, "divisor_override", None)
+        if divisor:
+            return int(divisor)
+        whole = settings.count_include_pad and not settings.ceil_mode
+        return prod(kernel) if whole else lcm(*range(1, prod(kernel) + 1))
+    if kind.startswith("AdaptiveAvgPool"):
+        out = [
+            n if m is None else m for n, m in zip(size, _each(settings.output_size, d), strict=True)
+        ]
+        windows = [
+            {-(-(i + 1) * n // m) - i * n // m for i in range(m)}
+            for n, m in zip(size, out, strict=True)
+        ]
+        return prod(lcm(*axis) for axis in windows)
+    if kind.startswith(("Upsample", "UpsamplingNearest")) and settings.mode == "nearest":
+        return 1
+    if kind.startswith("Upsample") and settings.mode in ("linear", "bilinear", "trilinear"):
+        return prod(_dyadic(settings, n, axis, d) for axis, n in enumerate(size))
+    raise ProofError(
+        f"prove: {kind} is no operator with fixed, exact entries that is known; pass scale= (L has "
+        "entries k / scale with whole k), or prove a convolution"
+    )
+
+
+def takes_graph(side: Any) -> bool:
+    """Whether a side is a graph layer."""
+    return getattr(side, "takes_graph", False) or hasattr(side, "edges")
+
+
+def graph(side: torch.nn.Module, spec: Mapping[str, Any]) -> Any:
+    """Call a graph layer without parameters on the pixel graph of an image, for a record."""
+    return on_graph(side)
+
+
+def on_graph(layer: torch.nn.Module) -> Any:
+    """Return f(x) -> y on images for a graph layer."""
+
+    def run(x: Tensor) -> Tensor:
+        out = layer(PixelGraph.from_image(x))
+        found: Tensor = out.to_image() if isinstance(out, PixelGraph) else out
+        return found
+
+    return run
+
+
+def _each(value: Any, d: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * d
+
+
+def _dyadic(settings: Any, n: int, axis: int, d: int) -> int:
+    """Twice the factor of an axis, if it is a power of two and corners are not aligned."""
+    factor = None if settings.scale_factor is None else _each(settings.scale_factor, d)[axis]
+    if factor is None:
+        factor = _each(settings.size, d)[axis] / n
+    whole = int(factor)
+    if settings.align_corners or whole != factor or whole < 1 or whole & (whole - 1):
+        raise ProofError(
+            f"prove: {settings} has weights that are no sums of powers of two; integers prove a "
+            "resize by 2, 4, 8, ... with align_corners=False"
+        )
+    return 2 * whole

@@ -1,0 +1,174 @@
+"""Two networks, handed to the judge of networks: who calls them, and which layer proves which.
+
+A converted network takes the images as they are; one built by hand of graph layers takes their
+pixel graph. A graph convolution that is called is one node; what a converted network runs on the
+full grid is torch's own operator, and its graph layer is proven beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from convgraph.convert.network import GraphNetwork
+from convgraph.errors import ProofError
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn import GraphConv
+from convgraph.proof import Certificate, prove_convolution
+from convgraph.proof.network.end_to_end import Images, Side
+from convgraph.proof.network.judge import checked_images, prove_network
+from convgraph.proof.network.node import CONVOLUTION, Layer, Node
+from convgraph.proof.network.operator_layers import as_operator, name_of, spec_of
+from convgraph.proof.network.value_numbers import Undecided
+from convgraph.proof.record.certificate import named
+
+LAYER = {
+    "candidate": "convgraph.comparison.callers:graph",
+    "reference": "convgraph.comparison.callers:image",
+}
+OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
+"""How a verifier calls the sides of a layer again."""
+
+_CONVS = (
+    torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
+    torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+def prove_pair(
+    candidate: torch.nn.Module,
+    reference: torch.nn.Module,
+    images: Tensor | Sequence[Tensor],
+    prove_layer: Callable[..., Certificate],
+    *,
+    progress: bool = False,
+    **how: Any,
+) -> Certificate:
+    """Prove a graph network the same function as a dense one, layer by layer and end to end.
+
+    Args:
+        candidate: made by `to_graph`, or built by hand of graph layers under the same names.
+        reference: the dense network.
+        images: (B, C, *size), at least two, or a tuple of what the network takes.
+        prove_layer: `cg.prove` of one layer.
+        progress: show a progress bar.
+        how: epsilon and seed, for every layer.
+
+    Raises:
+        ProofError: one side is no module, or there are fewer than two images.
+    """
+    for side in (candidate, reference):
+        if not isinstance(side, torch.nn.Module):
+            raise ProofError(f"prove: expected two networks, got {type(side).__name__}")
+    found = checked_images(images)
+    modules = dict(candidate.named_modules())
+
+    def certify(one: Node, two: Node, owner: str) -> Any:
+        spec = spec_of(one)
+        path = two.layer if two.layer is not None else owner
+        layer, dense = modules.get(path), _submodule(reference, path)
+        mine = one.name == CONVOLUTION and isinstance(layer, GraphConv)
+        if mine and type(dense) in _CONVS and (spec is None or _is(dense, spec)):
+            x = one.inputs[0].shape
+
+            def by_layer() -> Certificate:
+                return named(prove_layer(layer, dense, size=x[2:], batch=x[0], **how), LAYER)
+
+            return (repr(layer), list(x), str(dense)), by_layer
+        if two.layer is not None:
+            raise ProofError(
+                f"prove: expected torch's own convolution at {path!r} of the reference, got "
+                f"{type(dense).__name__}"
+            )
+        if spec is None or (one.name != CONVOLUTION and spec.batch < 2):
+            return None
+        where = name_of(one)
+        run = as_operator(getattr(torch, where.partition(":")[2]), spec.to_dict())
+
+        def by_operator() -> Certificate:
+            weight = next(reference.parameters())
+            found = prove_convolution(
+                run, run, spec, dtype=weight.dtype, device=weight.device, name=where, **how
+            )
+            return named(found, OPERATOR, where, where)
+
+        return (where, spec.to_dict()), by_operator
+
+    layers = {
+        path: Layer(path, _image)
+        for path, module in modules.items()
+        if isinstance(module, GraphConv)
+    }
+    dense_layers = {
+        path: Layer(path, _image) for path in layers if _pads_itself(_submodule(reference, path))
+    }
+    return prove_network(
+        Side(candidate, _run, layers),
+        Side(reference, _run, dense_layers),
+        found,
+        certify,
+        name=type(candidate).__name__,
+        progress=progress,
+    )
+
+
+def _pads_itself(dense: Any) -> bool:
+    """Whether a torch convolution is more than one operator."""
+    return type(dense) in _CONVS and (
+        dense.padding_mode != "zeros" or isinstance(dense.padding, str)
+    )
+
+
+def _submodule(net: torch.nn.Module, path: str) -> Any:
+    try:
+        return net.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _is(dense: Any, spec: Any) -> bool:
+    """Whether a module's own numbers are those that its operator ran with."""
+    pads = dense.padding
+    return (
+        dense.padding_mode == "zeros"
+        and not isinstance(pads, str)
+        and tuple((n, n) for n in pads) == spec.padding
+        and tuple(dense.stride) == spec.stride
+        and tuple(dense.dilation) == spec.dilation
+        and dense.groups == spec.groups
+        and bool(dense.transposed) == spec.transposed
+    )
+
+
+def _takes_graph(net: torch.nn.Module) -> bool:
+    if isinstance(net, GraphNetwork):
+        return False
+    return any(getattr(module, "takes_graph", False) for module in net.modules())
+
+
+def _run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+    """Call a network on images and return its outputs as the reference's shapes."""
+    inputs: Any = images
+    if _takes_graph(net):
+        inputs = [PixelGraph.from_image(image, d=image.dim() - 2) for image in images]
+    leaves = pytree.tree_leaves(net(*inputs), is_leaf=lambda v: isinstance(v, PixelGraph))
+    outputs = [value for value in leaves if isinstance(value, (Tensor, PixelGraph))]
+    found = []
+    for place, value in enumerate(outputs):
+        if isinstance(value, PixelGraph):
+            wanted = shapes[place] if shapes and place < len(shapes) else None
+            rows = wanted is not None and tuple(value.x.shape) == tuple(wanted)
+            value = value.x if rows else value.to_image()
+        found.append(value)
+    return found
+
+
+def _image(value: Any) -> Tensor:
+    """What a layer takes or returns, as an image."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, PixelGraph) and value.sites.size is not None and value.sites.is_full:
+        return value.to_image()
+    raise Undecided("a layer is called on something else than the graph of a full grid")

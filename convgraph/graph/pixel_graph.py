@@ -1,0 +1,398 @@
+"""PixelGraph: sites together with node features; images become nodes and come back.
+
+    x[n] = image[batch(n), :, pos(n)]        n in raster order (image, row, column)
+
+A channels-last image is already laid out like x, so it becomes nodes without a copy and comes back
+without one. Masks and sizes are explicit data: nothing is ever inferred from zeros.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, cast, final
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from convgraph.errors import DeviceError, GraphError, ShapeError
+from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
+from convgraph.graph import images, interchange
+from convgraph.graph.lattice import by, several
+from convgraph.graph.sites import Sites
+
+if TYPE_CHECKING:
+    import networkx
+    from torch_geometric.data import Data
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class PixelGraph:
+    """Node features on the pixels of a batch of images.
+
+    Attributes:
+        x: (N, C) floating, strides (C, 1); row n belongs to the n-th node in raster order.
+        sites: which pixels of which lattices are the nodes; shared by everything on them.
+
+    Raises:
+        ShapeError: x does not have one row per node.
+        DtypeError: integer features.
+        DeviceError: x and sites live on different devices.
+        GraphError: x is no tensor, or sites are no Sites.
+
+    Example:
+        >>> image = torch.arange(24.0).view(2, 3, 2, 2)
+        >>> graph = PixelGraph.from_image(image)
+        >>> graph.x.shape, bool((graph.to_image() == image).all())
+        (torch.Size([8, 3]), True)
+    """
+
+    x: Tensor  # (N, C)
+    sites: Sites
+
+    def __post_init__(self) -> None:
+        """Check the invariants: a row per node, floating, on the device of the sites."""
+        if not isinstance(self.x, Tensor):
+            return  # torch's pytree rebuilds records around placeholders
+        if not isinstance(self.sites, Sites):
+            raise GraphError(f"PixelGraph: expected Sites, got {type(self.sites).__name__}")
+        if self.x.dim() != 2 or self.x.shape[0] != self.sites.num_nodes:
+            raise ShapeError(
+                f"PixelGraph: expected x of shape (N, C) with N = {self.sites.num_nodes} nodes, "
+                f"got {tuple(self.x.shape)}"
+            )
+        images.check_floating(self.x.dtype)
+        if self.x.device != self.sites.device:
+            raise DeviceError(
+                f"PixelGraph: x on {self.x.device}, sites on {self.sites.device}; move one of them"
+            )
+        if self.x.stride() != (self.x.shape[1], 1):
+            object.__setattr__(self, "x", images.rows_of(self.x, self.x.shape[1]))
+
+    # -- images -------------------------------------------------------------------------------
+
+    @classmethod
+    def from_image(
+        cls,
+        image: Tensor | Sequence[Tensor],
+        mask: Tensor | Sequence[Tensor | None] | None = None,
+        *,
+        d: int = 2,
+    ) -> "PixelGraph":
+        """Turn an image, a batch of images or a list of images of any sizes into nodes.
+
+        Args:
+            image: (B, C, *size) or, without a batch dimension, (C, *size), any floating dtype and
+                device; or a list of (C, *size) tensors whose sizes may differ.
+            mask: bool, True where a pixel is a node: (B, *size), (B, 1, *size), or (*size) for all
+                images alike; a list of masks (or None) for a list of images.
+            d: dimensions of the lattice, 1 (signals) to 3 (volumes).
+
+        Returns:
+            A graph with one node per (unmasked) pixel. A channels-last image is not copied.
+
+        Raises:
+            DtypeError: integer features, or a mask that is not boolean.
+            GraphError: another number of dimensions, or a mask of another size.
+            DeviceError: the mask lives on another device.
+
+        Example:
+            >>> image = torch.ones(1, 3, 4, 4)
+            >>> hole = torch.ones(4, 4, dtype=torch.bool)
+            >>> hole[1:3, 1:3] = False
+            >>> PixelGraph.from_image(image, mask=hole)
+            PixelGraph(12 nodes of 16 pixels, 1 x 4x4, 3 channels, torch.float32, cpu)
+        """
+        if isinstance(d, bool) or not isinstance(d, int) or not 1 <= d <= MAX_DIMENSIONS:
+            raise GraphError(f"PixelGraph.from_image: expected d in 1..{MAX_DIMENSIONS}, got {d!r}")
+        if isinstance(image, (list, tuple)):
+            return cls._from_list(list(image), mask, d)
+        pixels = images.check_image(image, d)
+        batched = pixels.dim() == d + 2
+        batch = pixels if batched else pixels.unsqueeze(0)
+        size, channels = tuple(batch.shape[2:]), batch.shape[1]
+        rows = batch.movedim(1, -1)
+        if mask is None:
+            sites = Sites.full(batch.shape[0], size, device=batch.device, batched=batched)
+            return cls(images.rows_of(rows, channels), sites)
+        if not isinstance(mask, Tensor):
+            raise GraphError("PixelGraph.from_image: one image tensor takes one mask tensor")
+        sites = Sites.from_mask(images.expand_mask(mask, batch), batched=batched)
+        picked = rows[sites.mask.view(rows.shape[:-1])] if sites.mask is not None else rows
+        return cls(images.rows_of(picked, channels), sites)
+
+    @classmethod
+    def _from_list(cls, given: list[Tensor], mask: Any, d: int) -> "PixelGraph":
+        if not given:
+            raise GraphError(
+                "PixelGraph.from_image: expected at least one image, got an empty list"
+            )
+        for image in given:
+            images.check_image(image, d)
+            if image.dim() != d + 1:
+                raise GraphError(
+                    "PixelGraph.from_image: images of a list have no batch dimension; expected "
+                    f"(C, *size) with {d + 1} dimensions, got {tuple(image.shape)}"
+                )
+        first = given[0]
+        for image in given[1:]:
+            images.check_same(first, image)
+            if image.shape[0] != first.shape[0]:
+                raise ShapeError(
+                    f"PixelGraph.from_image: expected {first.shape[0]} channels in every image, "
+                    f"got {image.shape[0]}"
+                )
+        if mask is not None and not isinstance(mask, (list, tuple)):
+            raise GraphError("PixelGraph.from_image: a list of images takes a list of masks")
+        for one in mask or ():
+            if one is not None and not isinstance(one, Tensor):
+                raise GraphError(
+                    f"PixelGraph.from_image: expected masks or None, got {type(one).__name__}"
+                )
+            if one is not None and one.device != first.device:
+                raise DeviceError(
+                    f"PixelGraph.from_image: image on {first.device}, mask on {one.device}; "
+                    "move one of them"
+                )
+        sites = Sites.ragged([image.shape[1:] for image in given], mask, device=first.device)
+        x = torch.cat([images.rows_of(image.movedim(0, -1), image.shape[0]) for image in given])
+        return cls(x if sites.is_full else x[sites.nodes], sites)
+
+    def to_image(self, fill: float = 0.0) -> Tensor:
+        """Return the nodes as an image; the exact inverse of `from_image`.
+
+        Args:
+            fill: value of pixels that are no nodes.
+
+        Returns:
+            (B, C, *size), or (C, *size) when the graph came from an unbatched image; channels-last
+            in memory, and a view of x when every pixel is a node.
+
+        Raises:
+            GraphError: the images have different sizes; use `to_images`.
+        """
+        size = self.sites.size
+        if size is None:
+            raise GraphError(
+                f"PixelGraph.to_image: {self.sites.batch_size} images of different sizes do not "
+                "fit one tensor; use to_images()"
+            )
+        rows = self._cells(fill).view(self.sites.batch_size, *size, self.num_channels)
+        image = rows.movedim(-1, 1)
+        return image if self.sites.batched else image.squeeze(0)
+
+    def to_images(self, fill: float = 0.0) -> list[Tensor]:
+        """Return one (C, *size) tensor per image, whatever their sizes; see `to_image`."""
+        parts = self._cells(fill).split([prod(size) for size in self.sites.sizes])
+        return [
+            part.view(*size, self.num_channels).movedim(-1, 0)
+            for part, size in zip(parts, self.sites.sizes, strict=True)
+        ]
+
+    def _cells(self, fill: float) -> Tensor:
+        """(num_cells, C): x where a cell is a node, `fill` elsewhere."""
+        if self.sites.is_full:
+            return self.x
+        empty = self.x.new_full((self.sites.num_cells, self.num_channels), fill)
+        return empty.index_copy(0, self.sites.nodes, self.x)
+
+    # -- the same sites, other features ---------------------------------------------------------
+
+    def with_x(self, x: Tensor) -> "PixelGraph":
+        """The same nodes with other features (N, C')."""
+        return PixelGraph(x, self.sites)
+
+    def map(self, transform: Callable[[Tensor], Tensor]) -> "PixelGraph":
+        """Apply a node transform, a function from (N, C) to (N, C'), to the features.
+
+        Example:
+            >>> PixelGraph.from_image(-torch.ones(1, 2, 2)).map(torch.relu).x.sum()
+            tensor(0.)
+        """
+        return PixelGraph(transform(self.x), self.sites)
+
+    def to(self, *args: Any, **kwargs: Any) -> "PixelGraph":
+        """Move to a device or a dtype; takes what `torch.Tensor.to` takes.
+
+        Example:
+            >>> PixelGraph.from_image(torch.ones(1, 2, 2)).to(torch.float64).x.dtype
+            torch.float64
+        """
+        x = self.x.to(*args, **kwargs)
+        images.check_floating(x.dtype)
+        return PixelGraph(x, self.sites.to(x.device))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle features and sites, which follow x to where `torch.load` has mapped it."""
+        return _unpickled, (self.x, self.sites)
+
+    # -- other forms ----------------------------------------------------------------------------
+
+    def to_data(self, geometry: Relation | None = None, *, y: Tensor | None = None) -> "Data":
+        """Return a `torch_geometric.data.Data` that PyG's DataLoader can batch.
+
+        Args:
+            geometry: with one, `edge_index` and `edge_type` of its edges whose targets are the
+                nodes themselves (stride 1, unchanged size).
+            y: label to carry along.
+
+        Returns:
+            Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), batch (N,),
+            and edge_index (2, E), edge_type (E,) if asked for.
+        """
+        return interchange.to_data(self.sites, self.x, geometry, y)
+
+    def to_data_list(self, geometry: Relation | None = None) -> "list[Data]":
+        """Return one Data per image; `torch_geometric.data.Batch` puts them together again."""
+        return [image.to_data(geometry) for image in self.unbatch()]
+
+    @classmethod
+    def from_data(cls, data: "Data", *, batched: bool = True) -> "PixelGraph":
+        """Return the graph of a Data or Batch that carries x, pos and image_size.
+
+        Args:
+            data: what `to_data` or PyG's DataLoader made. Nodes may come in any order, but image
+                by image where a Data of several images went through a DataLoader.
+            batched: whether `to_image` gives a batch dimension.
+
+        Raises:
+            GraphError: image_size is missing (a size is never inferred from the largest
+                coordinate) or names no image, shapes do not fit each other, a position is no pixel
+                of its image, two nodes share a pixel, or a node belongs to no one image.
+        """
+        x, sites = interchange.from_data(data, batched=batched)
+        return cls(x, sites)
+
+    def to_networkx(self, geometry: Relation | None = None) -> "networkx.MultiDiGraph":
+        """Return a `networkx.MultiDiGraph` with typed edges.
+
+        Args:
+            geometry: whose edges to draw; None takes the 3 x 3 neighbourhood with self-loops.
+
+        Returns:
+            Nodes 0..N-1 with attributes x (list of C floats), pos (tuple, pixels) and image; edges
+            with attribute edge_type. A MultiDiGraph, because folded padding has parallel edges.
+        """
+        return interchange.to_networkx(self.sites, self.x, geometry)
+
+    @classmethod
+    def concat(cls, graphs: "Sequence[PixelGraph]") -> "PixelGraph":
+        """Put graphs together as one batch; their images may have different sizes.
+
+        Example:
+            >>> small, large = torch.ones(1, 2, 2), torch.ones(1, 3, 3)
+            >>> one = PixelGraph.concat([PixelGraph.from_image(i) for i in (small, large)])
+            >>> one.num_nodes
+            13
+        """
+        if not graphs:
+            raise GraphError("PixelGraph.concat: expected at least one graph")
+        for graph in graphs[1:]:
+            images.check_same(graphs[0].x, graph.x)
+            if graph.num_channels != graphs[0].num_channels:
+                raise ShapeError(
+                    f"PixelGraph.concat: expected {graphs[0].num_channels} channels in every one, "
+                    f"got {graph.num_channels}"
+                )
+        sizes = [size for graph in graphs for size in graph.sites.sizes]
+        if not sizes:  # only empty batches
+            return graphs[0]
+        masks = [mask for graph in graphs for mask in graph.sites.mask_images()]
+        full = all(graph.sites.is_full for graph in graphs)
+        sites = Sites.ragged(sizes, None if full else masks, device=graphs[0].device)
+        return cls(torch.cat([graph.x for graph in graphs]), sites)
+
+    def unbatch(self) -> "list[PixelGraph]":
+        """One graph per image, each a batch of one; `concat` puts them together again."""
+        counts = self.sites.counts.tolist()
+        masks = self.sites.mask_images()
+        return [
+            PixelGraph(x, Sites.from_mask(mask.unsqueeze(0)))
+            for x, mask in zip(self.x.split(counts), masks, strict=True)
+        ]
+
+    # -- what it says about itself ----------------------------------------------------------------
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.sites.num_nodes
+
+    @property
+    def num_channels(self) -> int:
+        """C, features per node."""
+        return self.x.shape[1]
+
+    @property
+    def batch_size(self) -> int:
+        """B, images."""
+        return self.sites.batch_size
+
+    @property
+    def batch(self) -> Tensor:
+        """(N,) int64: the image of each node."""
+        return self.sites.batch
+
+    @property
+    def pos(self) -> Tensor:
+        """(N, d) int64: the pixel of each node, height before width."""
+        return self.sites.pos
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, *size) bool, or (*size) for an unbatched image: which pixels are nodes."""
+        if self.sites.size is None:
+            raise GraphError("images of different sizes have no common mask; see sites.mask_images")
+        shape = (self.batch_size, *self.sites.size)
+        flat = self.sites.mask
+        if flat is None:
+            stacked = torch.ones(shape, dtype=torch.bool, device=self.device)
+        else:
+            stacked = flat.view(shape).clone()
+        return stacked if self.sites.batched else stacked.squeeze(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where x lives."""
+        return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of x."""
+        return self.x.dtype
+
+    def __repr__(self) -> str:
+        """Say nodes, pixels, sizes, channels, dtype and device."""
+        s, x = self.sites, self.x
+        batch = f"{s.batch_size} x {by(s.size)}" if s.size else several(s.sizes)
+        nodes = f"{s.num_nodes} nodes" + ("" if s.is_full else f" of {s.num_cells} pixels")
+        return f"PixelGraph({nodes}, {batch}, {x.shape[1]} channels, {x.dtype}, {x.device})"
+
+
+def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:
+    return PixelGraph(x, sites.to(x.device))
+
+
+def _flatten(graph: PixelGraph) -> tuple[list[Any], Sites]:
+    return [graph.x], graph.sites
+
+
+def _unflatten(children: Any, sites: Sites) -> PixelGraph:
+    return PixelGraph(cast("Tensor", next(iter(children))), sites)
+
+
+def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Sites]:
+    return [(pytree.GetAttrKey("x"), graph.x)], graph.sites
+
+
+# x is the only leaf; the sites are a constant of whatever is compiled or exported. (torch's own
+# register_dataclass would make the sites a leaf, and torch.export takes tensors as leaves only.)
+pytree.register_pytree_node(
+    PixelGraph,
+    _flatten,
+    _unflatten,
+    flatten_with_keys_fn=_flatten_with_keys,
+    serialized_type_name="convgraph.PixelGraph",
+)
+pytree.register_constant(Sites)

@@ -1,0 +1,361 @@
+"""Sites: which pixels of which lattices are nodes.
+
+A `Sites` record holds one lattice per image of a batch and, where not every pixel is a node, a
+mask over all cells of all lattices. Cells and nodes are numbered in raster order (image, row,
+column). The record is shared by every graph and every layer that lives on the same nodes, so
+whatever is derived from it (positions, ranks, edges) is computed once and found again by identity.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from itertools import count
+from math import prod
+from typing import Any, TypeVar, final
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from convgraph import memo
+from convgraph.errors import GraphError
+from convgraph.geometry.kernel import as_int
+from convgraph.graph import lattice
+from convgraph.graph.lattice import Size
+from convgraph.graph.site_numbers import SiteForms
+from convgraph.memo import Kept, Memo
+
+T = TypeVar("T")
+
+_BORN = count(1)
+
+_FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
+
+
+@final
+class Sites(SiteForms):
+    """The nodes of a batch of lattices: sizes, and a mask where pixels are missing.
+
+    Build one with `Sites.full`, `Sites.from_mask` or `Sites.ragged`. Two records are the same only
+    if they are the same object; full grids of equal size, batch and device are one object.
+
+    Attributes:
+        d: dimensions of every lattice, 1 to 3.
+        sizes: one tuple of d ints (pixels) per image.
+        mask: (num_cells,) bool over the cells of all images in raster order, or None when every
+            cell is a node.
+        num_nodes: how many cells are nodes.
+        device: where the mask and everything derived from it live.
+        batched: False when the graph came from a single image without a batch dimension.
+        born: a number that grows from record to record, to tell which of two is the younger.
+        token: names the record in keys; two records of one token mean the same nodes.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[Size, ...],
+        mask: Tensor | None,  # (num_cells,) bool
+        *,
+        d: int,
+        device: torch.device,
+        batched: bool = True,
+        root: "Sites | None" = None,
+        num_nodes: int | None = None,
+    ) -> None:
+        """Keep the fields as they are; the class methods check and build them."""
+        self.d = d
+        self.sizes = sizes
+        self.mask = mask
+        self.device = device
+        self.batched = batched
+        self.batch_size = len(sizes)
+        first = sizes[0] if sizes else None
+        # On a ragged batch there is no common size; with one distinct size the batch is uniform.
+        self.size = first if first is None or sizes.count(first) == len(sizes) else None
+        self.num_cells = (
+            len(sizes) * prod(first) if self.size and first else sum(prod(s) for s in sizes)
+        )
+        if num_nodes is None:
+            num_nodes = self.num_cells if mask is None else int(mask.sum())
+        self.num_nodes = num_nodes
+        self.born = next(_BORN)
+        self.token: Hashable = self.born
+        self._root = root
+        self._memo = Memo()
+        self._alive: WeakValueDictionary[Hashable, Sites] | None = None
+
+    # -- builders ---------------------------------------------------------------------------
+
+    @classmethod
+    def full(
+        cls,
+        batch_size: int,
+        size: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        batched: bool = True,
+    ) -> "Sites":
+        """Every pixel of `batch_size` lattices of one size is a node. Costs O(batch_size).
+
+        Example:
+            >>> Sites.full(2, (4, 5)).num_nodes
+            40
+        """
+        shape, where = lattice.checked_size(size), lattice.named_device(device)
+        batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
+        if torch.compiler.is_dynamo_compiling():
+            kept: Sites = memo.result(_SHELF, full_grid, batch_size, shape, where, batched)
+            return kept
+        return full_grid(batch_size, shape, where, batched)
+
+    @classmethod
+    def from_mask(
+        cls,
+        mask: Tensor,  # (B, *size) bool
+        *,
+        batched: bool = True,
+    ) -> "Sites":
+        """The True cells of a batch of equally sized masks are the nodes.
+
+        Args:
+            mask: (B, *size) bool, one lattice per image.
+            batched: whether images have a batch dimension when they come back.
+
+        Raises:
+            DtypeError: the mask is not boolean.
+        """
+        lattice.check_bool(mask)
+        size = lattice.checked_size(mask.shape[1:])
+        if mask.shape[0] == 0:
+            return cls.full(0, size, device=mask.device, batched=batched)
+        where = lattice.named_device(mask.device)
+        made: Sites = _masked((size,) * mask.shape[0], [mask], where, batched)
+        return made
+
+    @classmethod
+    def ragged(
+        cls,
+        sizes: Sequence[Sequence[int]],
+        masks: Sequence[Tensor | None] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        batched: bool = True,
+    ) -> "Sites":
+        """Lattices of any sizes, all of one dimension, each with a mask or without.
+
+        Args:
+            sizes: one size (d ints) per image.
+            masks: per image a bool tensor of that size, or None for a full lattice.
+            device: where masks and derived forms live.
+            batched: whether images have a batch dimension when they come back.
+
+        Raises:
+            GraphError: no image, sizes of different dimension, or a mask of another size.
+
+        Example:
+            >>> Sites.ragged([(2, 3), (4, 4)]).num_nodes
+            22
+        """
+        shapes = tuple(lattice.checked_size(size) for size in sizes)
+        if len({len(shape) for shape in shapes}) != 1:
+            raise GraphError(
+                "Sites.ragged: expected at least one image and one number of dimensions, "
+                f"got sizes {shapes}"
+            )
+        where = lattice.named_device(device)
+        given = list(masks) if masks is not None else [None] * len(shapes)
+        if len(given) != len(shapes):
+            raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
+        if all(mask is None for mask in given):
+            if torch.compiler.is_dynamo_compiling():
+                kept: Sites = memo.result(_SHELF, _all_nodes, shapes, where, batched)
+                return kept
+            return _all_nodes(shapes, where, batched)
+        flat = [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
+        made: Sites = _masked(shapes, flat, where, batched)
+        return made
+
+    # -- what the record says ----------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every cell of every lattice is a node."""
+        return self.mask is None
+
+    @property
+    def density(self) -> float:
+        """Nodes per cell, in [0, 1]; 1 for a graph without cells."""
+        return self.num_nodes / self.num_cells if self.num_cells else 1.0
+
+    @property
+    def root(self) -> "Sites":
+        """The record at the entrance of a network; itself unless a layer derived it."""
+        return self if self._root is None else self._root
+
+    def kin(self, key: Any, make: "Callable[[], Sites]") -> "Sites":
+        """Return the sites that `make()` derived the first time for this key; see `kept`.
+
+        What is older than this record is not kept, so that records keep each other in one direction
+        only; full grids are found again without.
+        """
+        if self._alive is None:  # most records are never asked
+            self._alive = WeakValueDictionary()
+        found = self._alive.get(key)
+        if found is not None:
+            return found
+        kept: Kept[Sites] | None = self._memo.get(key)
+        if kept is None:
+            with memo.outside():
+                made = make()
+            if made.born <= self.born:
+                return made
+            back = ("_root",) if made._root is self.root else ()
+            kept = self.memo(key, lambda: Kept(made, *back))
+        return self._alive.setdefault(key, _interned(kept.record(_root=self.root)))
+
+    def readout(self) -> "Sites":
+        """One pixel per image, every one a node."""
+        if torch.compiler.is_dynamo_compiling():
+            found: Sites = memo.result(self, _readout, self)
+            return found
+        return _readout(self)
+
+    # -- other records derived from this one -------------------------------------------------
+
+    def to(self, device: torch.device | str) -> "Sites":
+        """The same sites on another device; asked twice, the same object comes back."""
+        where = lattice.named_device(device)
+        if where == self.device:
+            return self
+        if torch.compiler.is_dynamo_compiling():
+            found: Sites = memo.result(self, _moved, self, where)
+            return found
+        return _moved(self, where)
+
+    def derived(self, sizes: tuple[Size, ...], mask: Tensor | None) -> "Sites":
+        """A record of the same batch on other lattices that remembers this one's root.
+
+        Args:
+            sizes: one size per image.
+            mask: (num_cells of those sizes,) bool or None.
+        """
+        if mask is None and self.root.is_full and len(set(sizes)) == 1:
+            return Sites.full(len(sizes), sizes[0], device=self.device, batched=self.batched)
+        with memo.outside():
+            made = Sites(
+                sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root
+            )
+        if mask is not None and made.num_nodes == made.num_cells:
+            made.mask = None
+        return made
+
+    def mask_images(self) -> list[Tensor]:
+        """One bool tensor of the image's size per image; all True for a full lattice."""
+        if self.mask is None:
+            return [torch.ones(s, dtype=torch.bool, device=self.device) for s in self.sizes]
+        parts = self.mask.split([prod(size) for size in self.sizes])
+        return [part.view(size) for part, size in zip(parts, self.sizes, strict=True)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what is given, not what was derived; full grids come back as the one record."""
+        fields = {"d": self.d, "batched": self.batched, "num_nodes": self.num_nodes}
+        return _unpickled, (self.size, self.sizes, self.mask, self.device, self._root, fields)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Sites":
+        """The record itself: it never changes, and whoever shares it finds its edges."""
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Identity: masks are never compared."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Identity."""
+        return id(self)
+
+    def __repr__(self) -> str:
+        """Say how many nodes on which lattices."""
+        what = (
+            f"{self.batch_size} x {lattice.by(self.size)}"
+            if self.size
+            else lattice.several(self.sizes)
+        )
+        share = "full" if self.is_full else f"density {self.density:.3f}"
+        return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
+
+
+_SHELF = memo.Shelf()
+
+
+def full_grid(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
+    """The one record of these full grids; `Sites.full` without its checks."""
+    key = (batch_size, size, device, batched)
+    found = _FULL_GRIDS.get(key)
+    if found is None:
+        found = Sites((size,) * batch_size, None, d=len(size), device=device, batched=batched)
+        found.token = key
+        if batch_size == 0:
+            found.size = size  # an empty batch still has an image size, as in torch
+        found = _FULL_GRIDS.setdefault(key, found)
+    return found
+
+
+def _interned(sites: Sites) -> Sites:
+    """The one record of these full grids; any other as it is."""
+    return _FULL_GRIDS.setdefault(sites.token, sites) if sites.token != sites.born else sites
+
+
+def _all_nodes(sizes: tuple[Size, ...], device: torch.device, batched: bool) -> Sites:
+    """The record of full lattices of any sizes."""
+    if len(set(sizes)) == 1:
+        return full_grid(len(sizes), sizes[0], device, batched)
+    return Sites(sizes, None, d=len(sizes[0]), device=device, batched=batched)
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="how many nodes a mask has is a fact of its data; build the PixelGraph outside of what "
+    "is compiled and pass it in"
+)
+def _masked(
+    sizes: tuple[Size, ...], masks: list[Tensor], device: torch.device, batched: bool
+) -> Sites:
+    """The record of lattices whose masks, of any shape, are these one after the other."""
+    with memo.outside():
+        # A copy: the caller may go on writing to his mask.
+        flat = torch.cat([mask.detach().reshape(-1) for mask in masks])
+        made = Sites(sizes, flat, d=len(sizes[0]), device=device, batched=batched)
+    return _all_nodes(sizes, device, batched) if made.num_nodes == made.num_cells else made
+
+
+def _moved(sites: Sites, device: torch.device) -> Sites:
+    """The same sites on another device."""
+    if sites.is_full and sites.size is not None and sites.root is sites:
+        return full_grid(sites.batch_size, sites.size, device, sites.batched)
+
+    def make() -> Sites:
+        mask = None if sites.mask is None else sites.mask.to(device)
+        root = None if sites.root is sites else sites.root.to(device)
+        more: dict[str, Any] = {"num_nodes": sites.num_nodes, "batched": sites.batched}
+        return Sites(sites.sizes, mask, d=sites.d, device=device, root=root, **more)
+
+    return sites.kin(("to", device), make)
+
+
+def _readout(sites: Sites) -> Sites:
+    one = (1,) * sites.d
+    if sites.batch_size == 0:  # no image tells its size, so the record has to
+        return full_grid(0, one, sites.device, sites.batched)
+    return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
+
+
+def _unpickled(
+    size: Size | None,
+    sizes: tuple[Size, ...],
+    mask: Tensor | None,
+    device: torch.device,
+    root: Sites | None,
+    fields: dict[str, Any],
+) -> Sites:
+    """The record of these fields, on the device to which `torch.load` has mapped its masks."""
+    if mask is None and root is None and size is not None:
+        return full_grid(len(sizes), size, device, fields["batched"])
+    where = next((known.device for known in (mask, root) if known is not None), device)
+    return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)

@@ -1,0 +1,165 @@
+"""Computed once: what follows from a record, outside of every trace, as long as the record lives.
+
+Sites and edges are integers that no feature and no parameter touches, and what follows from them is
+kept for reuse. Whoever calls first may be tracing (torch.compile, torch.export, make_fx),
+transforming (torch.func) or running in inference mode; what is kept must be plain tensors all the
+same, or the next caller would find a placeholder of somebody else's trace.
+
+A layer's output sites know the sites at the entrance of their network, and edges know both of their
+ends. If the entrance kept such records as they are, each would hold the other, and the edge lists
+of every mask of an epoch would wait for Python's collector of circles. So a record keeps the fields
+of what is derived from it and only looks after the derived record itself; when nobody holds that
+any more it goes at once, and when it is asked for again it is put together from its fields.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar, cast, final
+from weakref import ref
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+T = TypeVar("T")
+
+MEMO_LIMIT = 512
+"""Derived forms kept per record; the one that was not asked for the longest goes first."""
+
+_NOTHING = object()
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Leave inference mode, autograd, tracing modes and functional transforms for a block."""
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        _disable_current_modes(),
+        torch._C.DisableTorchFunction(),
+        torch._C._DisableFuncTorch(),
+    ):
+        yield
+
+
+@final
+class Memo(OrderedDict[Any, Any]):
+    """What follows from one record, and what it is known by: a memo is equal to itself only.
+
+    A record that is put together again from its fields has the memo of the first, so a weak key for
+    "as long as this record can come back" is its memo.
+    """
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Identity."""
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Identity."""
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        """Identity."""
+        return self is not other
+
+
+def once(memo: Memo, key: Any, make: Callable[[], T]) -> T:
+    """Return what `make()` gave the first time for this key, and keep it in `memo`.
+
+    It is made outside of every trace and mode; a compiler may not follow this, see `result`.
+    """
+    found = memo.get(key, _NOTHING)
+    if found is not _NOTHING:
+        try:  # noqa: SIM105 - at every call of every layer
+            memo.move_to_end(key)
+        except KeyError:  # another thread had it evicted
+            pass
+        return cast("T", found)
+    with outside():
+        made = memo.setdefault(key, make())
+    if len(memo) > MEMO_LIMIT:
+        memo.popitem(last=False)
+    return cast("T", made)
+
+
+@final
+class Kept(Generic[T]):
+    """A record by its fields, all but those that point back.
+
+    Args:
+        record: an object whose fields are in its `__dict__`.
+        back: names of the fields that point back to whoever keeps it.
+
+    Example:
+        >>> class Node:
+        ...     pass
+        >>> root, leaf = Node(), Node()
+        >>> leaf.size, leaf.root = 3, root
+        >>> root.leaf = Kept(leaf, "root")
+        >>> root.leaf.record(root=root) is leaf
+        True
+        >>> del leaf
+        >>> root.leaf.record(root=root).size
+        3
+    """
+
+    def __init__(self, record: T, *back: str) -> None:
+        """Keep the fields."""
+        self._kind = type(record)
+        self._fields = {name: value for name, value in vars(record).items() if name not in back}
+        self._back = back
+        self._record = ref(record)
+
+    def record(self, **back: Any) -> T:
+        """Return the record, the same one as long as somebody holds it.
+
+        Args:
+            back: values of the fields that were left out; others are not looked at.
+        """
+        found = self._record()
+        if found is None:
+            found = object.__new__(self._kind)
+            vars(found).update(self._fields, **{name: back[name] for name in self._back})
+            self._record = ref(found)
+        return found
+
+
+class Shelf:
+    """A place to keep a result where there is no record to keep it on."""
+
+
+def put(record: Any, value: object) -> str:
+    """Keep a value as an attribute of a record and return its name.
+
+    A compiler follows attributes of what it knows, but not objects that are handed to it; so a
+    function that it takes as a constant puts its result where the compiler can look it up.
+    """
+    name = f"_kept_{id(value)}"
+    setattr(record, name, value)
+    return name
+
+
+def result(record: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args), called outside of a compiler's trace and kept on the record.
+
+    Args:
+        record: where a compiler finds the result again.
+        function: a class or a function of a module.
+        args: records and plain values.
+    """
+    return getattr(record, _put_result(record, function, *args)[0])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _put_result(record: Any, function: Callable[..., Any], *args: Any) -> tuple[str]:
+    return (put(record, function(*args)),)
+
+
+def read(record: Any, name: str) -> Any:
+    """Return an attribute of a record; a compiler takes it as a constant and looks no further."""
+    return _boxed(record, name)[0]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _boxed(record: Any, name: str) -> tuple[Any]:
+    return (getattr(record, name),)

@@ -1,0 +1,159 @@
+"""Facts of ATen operators, for the judge of a layer and the judge of a network alike."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+MOVES = frozenset({
+    "cat", "clone", "stack", "hstack", "vstack", "index", "index_select", "gather", "take", "flip",
+    "roll", "rot90", "repeat", "repeat_interleave", "tile", "constant_pad_nd", "pad",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "native_channel_shuffle", "im2col", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "slice_scatter", "select_scatter",
+    "contiguous", "tril", "triu", "narrow_copy", "view_copy", "permute_copy", "_reshape_copy",
+    "_to_copy", "diag_embed", "unfold_copy",
+})  # fmt: skip
+"""Operators whose every output entry is an input entry or a constant: run on numbers, exactly."""
+
+WRITES = frozenset({"copy_", "fill_", "zero_"})
+"""Writes that compute nothing."""
+
+PICKS = frozenset({"index", "index_select", "gather", "take", "repeat_interleave"})
+"""Moves whose other tensors say where from; they are moves only if those are constants."""
+
+FILLS = frozenset({
+    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
+    "new_empty", "new_empty_strided",
+})  # fmt: skip
+"""Operators that take a tensor's shape alone and make constants."""
+
+UNTAGGED = frozenset({"_prelu_kernel", "log_sigmoid_forward", "_to_copy"})
+"""Elementwise operators that torch does not tag as such."""
+
+READS = frozenset({
+    "_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_static",
+    "unique", "_unique", "_unique2", "unique_dim", "unique_consecutive", "count_nonzero",
+    "argwhere", "bincount", "histc", "histogram", "_assert_async", "_functional_assert_async",
+    "allclose",
+})  # fmt: skip
+"""Operators that read numbers off a tensor, or give shapes that depend on them."""
+
+_LAYOUT = frozenset({"memory_format", "layout", "pin_memory", "non_blocking", "device"})
+"""Arguments that say where values lie, not which they are."""
+
+
+def name_of(func: Any) -> str:
+    """Return the name without namespace and overload; `relu_` is `relu`.
+
+    Example:
+        >>> name_of(torch.ops.aten.add_.Tensor)
+        'add'
+    """
+    name = str(func._schema.name).partition("::")[2]
+    space = "" if func.namespace == "aten" else f"{func.namespace}::"
+    return space + (name if name in WRITES else name.removesuffix("_"))
+
+
+def qualified_name(func: Any) -> str:
+    """Return the operator as it is written: aten.abs, ns::op."""
+    name: str = func.name().partition(".")[0]
+    return name.replace("aten::", "aten.")
+
+
+def out_of_place(func: Any) -> Any:
+    """Return the operator that does the same and writes to nothing, if there is one.
+
+    Example:
+        >>> out_of_place(torch.ops.aten.add_.Tensor)
+        <OpOverload(op='aten.add', overload='Tensor')>
+    """
+    name = str(func._schema.name).partition("::")[2]
+    packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return func
+    return getattr(packet, func._overloadname or "default", func)
+
+
+def elementwise(func: Any) -> bool:
+    """Say whether each output entry depends on the input entries at its own place alone."""
+    return torch.Tag.pointwise in func.tags or name_of(func) in UNTAGGED
+
+
+def arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return an operator's arguments by name, those left out that say nothing of values."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+    return {
+        name: given[name]
+        for name in names
+        if name in given
+        and name not in _LAYOUT
+        and (
+            isinstance(given[name], Tensor) or name not in defaults or defaults[name] != given[name]
+        )
+    }
+
+
+def taken_apart(named: dict[str, Any]) -> tuple[str, list[Tensor]]:
+    """Return the arguments as text, with a place for each tensor, and the tensors in order."""
+    tensors: list[Tensor] = []
+
+    def place(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return _Place(str(value.dtype).removeprefix("torch."))
+        return value
+
+    text = ", ".join(f"{k}={tree_map(place, v)}" for k, v in named.items())
+    return text, tensors
+
+
+class _Place:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operator writes to."""
+    found: list[Tensor] = []
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+    return found
+
+
+def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:
+    """Run a move on what stands for its tensors.
+
+    Args:
+        func: the operator.
+        args: its arguments.
+        kwargs: likewise.
+        swap: tensor -> int64 or float64 of its shape, for tensors whose entries move; others
+            (indices) stay.
+        pad: constant -> its number, for what is filled in.
+
+    Returns:
+        As the operator does, float64 or int64.
+    """
+    name = name_of(func)
+    if name in ("clone", "contiguous", "_to_copy"):
+        return swap(args[0])
+    if name in PICKS:
+        swapped: Any = (swap(args[0]), *args[1:])
+    else:
+        swapped = tree_map(lambda v: swap(v) if isinstance(v, Tensor) else v, args)
+    if name == "constant_pad_nd":
+        value = args[2] if len(args) > 2 else kwargs.get("value", 0)
+        return func(swapped[0], args[1], pad(value))
+    kwargs = {k: v for k, v in kwargs.items() if k not in _LAYOUT}
+    return func(*swapped, **kwargs)

@@ -1,0 +1,1 @@
+"""The convolution in plain integers, from its definition alone."""

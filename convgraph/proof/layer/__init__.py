@@ -1,0 +1,1 @@
+"""One layer on trial: structure, premise, identity, rounding."""

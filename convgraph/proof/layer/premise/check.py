@@ -1,0 +1,342 @@
+"""S1, premise: the implementation is multilinear, with exact arithmetic on small integers.
+
+Identity on random integers proves something about multilinear forms only: a clamp at 1e30 passes
+every probe. So forward and backward are run once with tensors that carry the degrees of their
+entries in (x, w, b, g), and it is required that
+
+    y in {xw, b},   grad_x in {wg},   grad_w in {xg},   grad_b in {g}
+
+with integer (or binary) constants, and with every entry on the way so small that sums are exact in
+any order. A vendor's kernel is multilinear by assumption and named under `assumed`.
+"""
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from convgraph.errors import ProofError
+from convgraph.proof.layer.premise import source_lines
+from convgraph.proof.layer.premise.call import Refusal
+from convgraph.proof.layer.premise.degrees import BITS, ORDER, Monomial, multiply, spell
+from convgraph.proof.layer.premise.follower import Mode, Watch
+from convgraph.proof.layer.premise.traced_tensor import Origin, Traced, guarded
+from convgraph.proof.layer.premise.trusted import trusted, trusting
+
+Shape = tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Premise:
+    """The verdict on the premise.
+
+    Attributes:
+        status: "proven", "refuted" or "undecided".
+        reason: why not, or "".
+        operator: the one that was refused, e.g. "aten.abs".
+        line: of user code that called it, "file:line in function".
+        degrees: what was found: "y" -> ("xw", "b"), "grad_x" -> ("wg",), ...; "missing" for a
+            gradient that is not there.
+        constant: the largest constant that met data.
+        magnitude: the largest integer on the way, for inputs of [-a, a]; at most 2^bits.
+        bits: d of the dtype.
+        terms: n such that every integer on the way is at most n a^2, for every a; draws have to
+            leave room for it.
+        assumed: what is multilinear by assumption: vendors' kernels, trusted operators.
+        trace: SHA-256 of the operators that were followed.
+        operators: how many.
+        second: whether double backward was followed: "followed", "not asked", or why it was not.
+        late: where later calls used tensors that this one was given; see `afterwards`.
+    """
+
+    status: str
+    reason: str = ""
+    operator: str = ""
+    line: str = ""
+    degrees: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    constant: float = 0.0
+    magnitude: int = 0
+    bits: int = 53
+    terms: int = 0
+    assumed: tuple[str, ...] = ()
+    trace: str = ""
+    operators: int = 0
+    second: str = "not asked"
+    late: list[Origin] = field(default_factory=list, compare=False, repr=False)
+
+    def afterwards(self) -> "Premise":
+        """The verdict once the program has been called again, by whoever probes it.
+
+        What it keeps of one call and uses in another makes it no function of its inputs; whether
+        that changes a number is for the probes to say, and here it is undecided.
+        """
+        if self.status != "proven" or not self.late:
+            return self
+        first = self.late[0]
+        reason = f"{first.operator} uses a tensor that an earlier call was given"
+        return replace(
+            self, status="undecided", reason=reason, operator=first.operator, line=first.line
+        )
+
+
+def check_premise(
+    run: Callable[..., Any],
+    shapes: Mapping[str, Shape | None],
+    *,
+    roles: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    a: int = 1,
+    trust: Collection[str] = (),
+    second: bool = False,
+) -> Premise:
+    """Follow an implementation forward and backward and say whether it is multilinear.
+
+    Args:
+        run: takes tensors by position, in the order of `shapes`, and returns y.
+        shapes: of each argument by name; None is handed on as None.
+        roles: "x", "w" or "b" for each name that is none of these; several may share a role, as
+            two weights do. Without any "w", y = L x (+ b) is required.
+        dtype: in which it computes, float64 or float32.
+        device: where it computes.
+        a: inputs will be integers of [-a, a].
+        trust: names of custom operators ("ns::op") and of autograd functions ("SciPyConv") that
+            are taken as multilinear by assumption.
+        second: whether double backward is followed too.
+
+    Returns:
+        The verdict; "undecided" says which assumption or room is missing.
+
+    Raises:
+        ProofError: a role or the dtype is none that can be followed.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> shapes = {"x": (2, 1, 4, 4), "w": (1, 1, 3, 3), "b": (1,)}
+        >>> check_premise(F.conv2d, shapes).degrees["y"]
+        ('xw', 'b')
+        >>> clamped = lambda x, w, b: F.conv2d(x, w, b).clamp(max=1e30)
+        >>> check_premise(clamped, shapes).operator
+        'aten.clamp'
+    """
+    if dtype not in (torch.float64, torch.float32):
+        raise ProofError(f"check_premise: expected float64 or float32, got {dtype}")
+    named = {name: (roles or {}).get(name, name) for name, s in shapes.items() if s is not None}
+    for name, role in named.items():
+        if role not in ("x", "w", "b"):
+            raise ProofError(f"check_premise: expected x, w or b as the role of {name!r}: {role!r}")
+    form = _Form(named, second)
+    found, late = Premise("undecided"), list[Origin]()
+    for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
+        watch = Watch(form.lattice, dtype, a, trusted(frozenset(trust)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.autograd.set_detect_anomaly(anomaly, check_nan=False):
+                found = _attempt(run, shapes, form, watch, device, frozenset(trust))
+        watch.ended, watch.late = True, late
+        if found.status == "proven" or found.line:
+            break
+    return replace(found, late=late)
+
+
+@final
+class _Form:
+    """The multilinear form T and what it asks of each result."""
+
+    def __init__(self, roles: Mapping[str, str], second: bool) -> None:
+        self.roles, self.second = roles, second
+        product: Monomial = ("x", "w") if "w" in roles.values() else ("x",)
+        self.whole: list[Monomial] = [multiply(product, ("g",))]
+        if "b" in roles.values():
+            self.whole.append(("b", "g"))
+        self.directed = [
+            multiply(_less(m, role), (f"u{role}",)) for m in self.whole for role in m if role != "g"
+        ]
+        self.lattice = frozenset(
+            part
+            for m in self.whole + self.directed * second
+            for part in chain.from_iterable(combinations(m, n) for n in range(min(len(m), 3)))
+        )
+
+    def of(self, quantity: str) -> set[Monomial]:
+        """The monomials that a result may have."""
+        if quantity == "y":
+            return {_less(m, "g") for m in self.whole}
+        kind, _, name = quantity.partition("_")
+        role = self.roles.get(name, name)
+        return {
+            _less(m, role) for m in (self.whole if kind == "grad" else self.directed) if role in m
+        }
+
+
+def _less(monomial: Monomial, role: str) -> Monomial:
+    rest = list(monomial)
+    rest.remove(role)
+    return tuple(rest)
+
+
+def _attempt(
+    run: Callable[..., Any],
+    shapes: Mapping[str, Shape | None],
+    form: _Form,
+    watch: Watch,
+    device: torch.device | str,
+    trust: frozenset[str],
+) -> Premise:
+    """Run once under a watch; the stack beyond this function is not looked at."""
+    draw = torch.Generator().manual_seed(0)
+
+    def enter(shape: Shape, role: str, requires_grad: bool = True) -> Traced:
+        with _disable_current_modes():
+            entries = torch.randint(1, 4, shape, generator=draw).to(device, watch.dtype)
+        return watch.enter(entries, role, requires_grad=requires_grad)
+
+    results: dict[str, Any] = {}
+    second = "not asked"
+    try:
+        inputs = {
+            name: None if shape is None else enter(tuple(shape), form.roles[name])
+            for name, shape in shapes.items()
+        }
+        leaves = {name: t for name, t in inputs.items() if t is not None}
+        with guarded(), trusting(watch, trust), Mode(watch):
+            y = run(*inputs.values())
+            if watch.refused is None and not isinstance(y, Traced):
+                came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+                return _verdict(
+                    watch, results, second, "undecided",
+                    f"what was returned is {came} that was made where nobody could follow",
+                )  # fmt: skip
+            if watch.refused is not None:  # and the program went on
+                return _judge(watch, form, results, second)
+            results["y"] = y
+            grads: tuple[Any, ...] = (None,) * len(leaves)
+            g: Tensor = enter(tuple(y.shape), "g", form.second)
+            if y.requires_grad:
+                if y.dtype != g.dtype:
+                    g = g.to(y.dtype)
+                grads = torch.autograd.grad(
+                    y, list(leaves.values()), g, allow_unused=True, create_graph=form.second
+                )
+            results |= {f"grad_{n}": t for n, t in zip(leaves, grads, strict=True)}
+            if form.second:
+                second = _twice(enter, leaves, grads, g, form, results)
+    except Refusal:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever the accused raises is what is reported
+        if watch.refused is None:
+            text = str(error).partition("\n")[0]
+            return _verdict(
+                watch, results, second, "undecided",
+                f"it cannot be followed: {type(error).__name__}: {text}",
+                Origin(type(error).__name__, source_lines.of_error(error)),
+            )  # fmt: skip
+    return _judge(watch, form, results, second)
+
+
+def _twice(
+    enter: Callable[..., Traced],
+    leaves: Mapping[str, Traced],
+    grads: tuple[Any, ...],
+    g: Tensor,
+    form: _Form,
+    results: dict[str, Any],
+) -> str:
+    """Differentiate the gradients along directions u, and note what comes out."""
+    heads = [
+        (n, t) for n, t in zip(leaves, grads, strict=True) if t is not None and t.requires_grad
+    ]
+    if not heads:
+        return "no gradient has a gradient"
+    along = [enter(tuple(t.shape), f"u{form.roles[n]}", False) for n, t in heads]
+    try:
+        found = torch.autograd.grad(
+            [t for _, t in heads], [*leaves.values(), g], along, allow_unused=True
+        )
+    except RuntimeError as error:
+        if isinstance(error, Refusal) or "differentiat" not in str(error):
+            raise
+        return str(error).partition("\n")[0]
+    results |= {f"second_{n}": t for n, t in zip([*leaves, "g"], found, strict=True)}
+    if all(t is None for t in found):
+        return "no gradient leads back to an input"
+    return "followed"
+
+
+def _judge(watch: Watch, form: _Form, results: dict[str, Any], second: str) -> Premise:
+    """The verdict on what came out, if nothing was refused on the way."""
+    if watch.refused is not None:
+        refusal, origin = watch.refused
+        return _verdict(watch, results, second, refusal.status, refusal.reason, origin)
+    for quantity, tensor in results.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Traced) or tensor.cell.bound is None:
+            if isinstance(tensor, Traced) and not bool(tensor.held.count_nonzero()):
+                continue
+            return _verdict(
+                watch, results, second, "refuted", f"{quantity} does not depend on its inputs",
+                tensor.cell.origin if isinstance(tensor, Traced) else Origin(),
+            )  # fmt: skip
+        wanted, origin = form.of(quantity), tensor.cell.origin
+        extra = tensor.cell.bound.terms.keys() - wanted
+        if extra:
+            may = ", ".join(sorted(spell(m) for m in wanted)) or "nothing"
+            return _verdict(
+                watch, results, second, "refuted", f"{quantity} has degree "
+                f"{', '.join(sorted(spell(m) for m in extra))}; it may have {may}", origin,
+            )  # fmt: skip
+        if not bool(tensor.held.isfinite().all()):
+            return _verdict(
+                watch, results, second, "refuted",
+                f"{quantity} holds memory that nothing has written", origin,
+            )  # fmt: skip
+    if watch.doubt is not None:
+        refusal, origin = watch.doubt
+        return _verdict(watch, results, second, "undecided", refusal.reason, origin)
+    return _verdict(watch, results, second, "proven")
+
+
+def _verdict(
+    watch: Watch,
+    results: Mapping[str, Any],
+    second: str,
+    status: str,
+    reason: str = "",
+    origin: Origin | None = None,
+) -> Premise:
+    bits = BITS[watch.dtype]
+    sizes = [
+        (sum(c * watch.a**n for n, c in enumerate(by_degree)), by_degree, own)
+        for by_degree, own in watch.nodes
+    ]
+    return Premise(
+        status,
+        reason,
+        *(("", "") if origin is None else (origin.operator, origin.line)),
+        degrees={name: _found(tensor) for name, tensor in results.items()},
+        constant=watch.constant,
+        magnitude=max((size for size, _, _ in sizes), default=0),
+        bits=bits,
+        # A node of more bits than the program's has so much more room.
+        terms=max((-(-sum(c) // 2 ** max(0, own - bits)) for _, c, own in sizes), default=0),
+        assumed=tuple(sorted(watch.assumed)),
+        trace=watch.trace,
+        operators=watch.operators,
+        second=second,
+    )
+
+
+def _found(tensor: Any) -> tuple[str, ...]:
+    if tensor is None:
+        return ("missing",)
+    if not isinstance(tensor, Traced) or tensor.cell.bound is None:
+        return ("1",)
+    order = sorted(tensor.cell.bound.terms, key=lambda m: (-len(m), [ORDER.index(n) for n in m]))
+    return tuple(spell(m) for m in order)

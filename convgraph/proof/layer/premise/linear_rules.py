@@ -1,0 +1,235 @@
+"""Rules of operators that move entries and add them up: degrees are kept and united."""
+
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
+from convgraph.proof.layer.premise.degrees import Bound, union
+
+# Entries stay what they are
+
+
+@rule(
+    "clone", "contiguous", "_to_copy", "flip", "roll", "rot90", "repeat", "index_select", "index",
+    "_unsafe_index", "gather", "take", "masked_select", "unfold_copy", "im2col", "tril", "triu",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "replication_pad2d", "replication_pad3d", "embedding", "slice_backward", "select_backward",
+    "diagonal_backward", "diag_embed", "neg", "negative", "positive", "_unsafe_view", "reshape",
+    "_reshape_copy", "expand_copy", "permute_copy", "view_copy", "repeat_interleave",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "resolve_conj", "resolve_neg",
+    "lift_fresh", "unsafe_split", "unsafe_split_with_sizes", "_pin_memory",
+)  # fmt: skip
+def _keep(call: Call) -> Result:
+    return call.first()
+
+
+@rule("cat", "stack", "_cat", "hstack", "vstack")
+def _cat(call: Call) -> Result:
+    return union(call.of(t) for t in call["tensors"])
+
+
+@rule("where")
+def _where(call: Call) -> Result:
+    return call.bound("self").either(call.bound("other"))
+
+
+@rule("masked_fill", "index_fill", "constant_pad_nd")
+def _fill_some(call: Call) -> Result:
+    return call.bound("self").either(call.bound("value"))
+
+
+@rule("fill")
+def _fill(call: Call) -> Result:
+    return call.bound("value")
+
+
+@rule("zero")
+def _zero(call: Call) -> Result:
+    return Bound()
+
+
+@rule("copy")
+def _copy(call: Call) -> Result:
+    return call.bound("src")
+
+
+@rule(
+    "select_scatter", "slice_scatter", "diagonal_scatter", "as_strided_scatter"
+)  # fmt: skip
+def _put_view(call: Call) -> Result:
+    return call.bound("self").either(call.bound("src"))
+
+
+@rule("index_copy", "masked_scatter")
+def _put_rows(call: Call) -> Result:
+    return call.bound("self").either(call.bound("source"))
+
+
+@rule(
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "new_empty_strided", "randint_like",
+)  # fmt: skip
+def _fresh(call: Call) -> Result:
+    return None
+
+
+# Sums
+
+
+@rule("add")
+def _add(call: Call) -> Result:
+    return call.bound("self").plus(call.bound("other").scaled(call.get("alpha", 1)))
+
+
+@rule("sub", "subtract", "rsub")
+def _sub(call: Call) -> Result:
+    one, two = ("other", "self") if "rsub" in str(call.func) else ("self", "other")
+    return call.bound(one).plus(call.bound(two).scaled(call.get("alpha", 1)))
+
+
+@rule("sum")
+def _sum(call: Call) -> Result:
+    return call.first().many(call.count("self", call.get("dim")))
+
+
+@rule("mean")
+def _mean(call: Call) -> Result:
+    count = max(1, call.count("self", call.get("dim")))
+    return call.first().scaled(part(1, count)).many(count)
+
+
+@rule("cumsum")
+def _cumsum(call: Call) -> Result:
+    return call.first().many(call.count("self", call["dim"]))
+
+
+@rule("trace")
+def _trace(call: Call) -> Result:
+    return call.first().many(min(call.shape("self")))
+
+
+@rule("index_add")
+def _index_add(call: Call) -> Result:
+    many = call.bound("source").many(_most_rows(call["index"]))
+    return call.bound("self").plus(many.scaled(call.get("alpha", 1)))
+
+
+@rule("embedding_dense_backward")
+def _embedding_backward(call: Call) -> Result:
+    return call.bound("grad_output").many(_most_rows(call["indices"].flatten()))
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _bags(call: Call) -> Result:
+    if call["mode"] != 0 or call.get("per_sample_weights") is not None:
+        raise Refusal("undecided", f"{call.func} with mode={call['mode']} or weights has no rule")
+    ends = call["offsets"]
+    if not call["include_last_offset"]:
+        ends = torch.cat([ends, ends.new_tensor([call["indices"].numel()])])
+    most = int(ends.diff().max()) if ends.numel() > 1 else 0
+    return [call.bound("weight").many(most), None, None, None]  # the others are indices
+
+
+@rule("scatter_add")
+def _scatter_add(call: Call) -> Result:
+    return call.bound("self").plus(call.bound("src").many(_most_scattered(call)))
+
+
+@rule("scatter", "scatter_reduce")
+def _scatter(call: Call) -> Result:
+    how = call.get("reduce")
+    source = call.bound("src" if "src" in call.named else "value")
+    if how is None:
+        return call.bound("self").either(source)
+    if how not in {"add", "sum"}:
+        raise Refusal("refuted", f"{call.func} with reduce={how!r} is no sum")
+    return call.bound("self").plus(source.many(_most_scattered(call)))
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def _index_put(call: Call) -> Result:
+    if not call["accumulate"]:
+        return call.bound("self").either(call.bound("values"))
+    return call.bound("self").plus(call.bound("values").many(_most_put(call)))
+
+
+@rule("unfold_backward")
+def _unfold_backward(call: Call) -> Result:
+    return call.first().many(-(-call["size"] // call["step"]))
+
+
+@rule("col2im")
+def _col2im(call: Call) -> Result:
+    return call.first().many(prod(call["kernel_size"]))
+
+
+@rule("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward")
+def _reflection_backward(call: Call) -> Result:
+    # Padding is less than the size, so that a pixel has one mirror image at most beyond each end.
+    return call.bound("grad_output").many(3 ** (len(call["padding"]) // 2))
+
+
+@rule("replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward")
+def _replication_backward(call: Call) -> Result:
+    pads = [max(0, n) for n in call["padding"]]
+    pairs = zip(pads[::2], pads[1::2], strict=True)
+    return call.bound("grad_output").many(prod(1 + a + b for a, b in pairs))
+
+
+def part(numerator: int, denominator: int) -> Fraction:
+    """Return a fraction that a binary number can be.
+
+    Raises:
+        Refusal: it cannot.
+    """
+    found = Fraction(numerator, denominator)
+    if found.denominator & (found.denominator - 1):
+        raise Refusal("undecided", f"the constant {found} is no binary fraction: no exact integers")
+    return found
+
+
+# How often one place is added to
+
+
+def _most_rows(index: Tensor) -> int:
+    """The most often that one number occurs."""
+    if index.numel() == 0:
+        return 0
+    return int(torch.bincount(index.reshape(-1)).max())
+
+
+def _most_scattered(call: Call) -> int:
+    """The most entries that scatter adds into one place."""
+    index, dim = call["index"], call["dim"]
+    if index.numel() == 0:
+        return 0
+    for axis in range(index.dim()):  # an expanded index says the same along that axis
+        if axis != dim % index.dim() and index.stride(axis) == 0:
+            index = index.narrow(axis, 0, 1)
+    shape = list(index.shape)
+    if shape:
+        shape[dim] = call.shape("self")[dim]
+    count = torch.zeros(shape, dtype=torch.int64, device=index.device)
+    return int(count.scatter_add(dim, index, torch.ones_like(index)).max())
+
+
+def _most_put(call: Call) -> int:
+    """The most entries that index_put adds into one place."""
+    indices: list[Any] = list(call["indices"])
+    shape, axis = [], 0
+    for index in indices:
+        mask = index is not None and index.dtype in {torch.bool, torch.uint8}
+        for _ in range(index.dim() if mask else 1):
+            shape.append(1 if index is None else call.shape("self")[axis])
+            axis += 1
+    device = call["self"].device
+    count = torch.zeros(shape, dtype=torch.int64, device=device)
+    one = torch.ones((), dtype=torch.int64, device=device)
+    put = torch.ops.aten.index_put(count, indices, one, True)  # the method takes no None
+    return int(put.max()) if put.numel() else 0

@@ -1,0 +1,126 @@
+"""Rules of products, where degrees add, and of vendors' kernels, multilinear by assumption."""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
+from convgraph.proof.layer.premise.degrees import Bound, measure
+from convgraph.proof.layer.premise.linear_rules import part
+
+
+@rule("mul", "multiply")
+def _mul(call: Call) -> Result:
+    if isinstance(call["self"], Tensor) and not call.bound("self").terms.keys() - {()}:
+        return call.times(call.bound("other"), "self")
+    return call.times(call.bound("self"), "other")
+
+
+@rule("div", "divide", "true_divide")
+def _div(call: Call) -> Result:
+    by = call["other"]
+    if call.get("rounding_mode") is not None:
+        raise Refusal("refuted", f"a division rounds to integers: {call['rounding_mode']!r}")
+    if not isinstance(by, Tensor):
+        return call.bound("self").scaled(1 / part(*by.as_integer_ratio()) if by else 0)
+    if call.bound("other").terms.keys() - {()}:
+        raise Refusal("refuted", "a division by data is no product")
+    mantissa, _ = torch.frexp(by.double())
+    if bool((mantissa.abs() != 0.5).any()):
+        worst = float(by[mantissa.abs() != 0.5].flatten()[0])
+        raise Refusal("undecided", f"a division by the constant {worst:g} is not exact")
+    return call.bound("self").times(measure(1 / by.double()))
+
+
+@rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", "_sparse_mm", vendor=True)
+def _matrix_product(call: Call) -> Result:
+    one, two = (call[a.name] for a in call.func._schema.arguments[:2])
+    return call.of(one).times(call.of(two)).many(one.shape[-1])
+
+
+@rule("addmm", "baddbmm", "addbmm", "addmv", "addr", "_sparse_addmm", vendor=True)
+def _add_product(call: Call) -> Result:
+    one, two = (call[a.name] for a in call.func._schema.arguments[1:3])
+    batch = (
+        one.shape[0] if "addbmm" in call.func.name() and "baddbmm" not in call.func.name() else 1
+    )
+    terms = 1 if one.dim() == 1 and two.dim() == 1 else one.shape[-1]
+    product = call.of(one).times(call.of(two)).many(terms * batch).scaled(call["alpha"])
+    return product.plus(call.first().scaled(call["beta"]))
+
+
+@rule("addcmul")
+def _addcmul(call: Call) -> Result:
+    product = call.bound("tensor1").times(call.bound("tensor2"))
+    return call.bound("self").plus(product.scaled(call["value"]))
+
+
+@rule("linear", vendor=True)
+def _linear(call: Call) -> Result:
+    product = call.bound("input").times(call.bound("weight")).many(call.shape("input")[-1])
+    return product.plus(call.bound("bias"))
+
+
+@rule("convolution", "_convolution", vendor=True)
+def _convolution(call: Call) -> Result:
+    shape, groups = call.shape("weight"), call["groups"]
+    if call["transposed"]:
+        heard = shape[0] // groups * _phases(shape[2:], call["stride"])
+    else:
+        heard = prod(shape[1:])
+    return call.bound("input").times(call.bound("weight")).many(heard).plus(call.bound("bias"))
+
+
+@rule("convolution_backward", vendor=True)
+def _convolution_backward(call: Call) -> Result:
+    shape, groups = call.shape("weight"), call["groups"]
+    g, x, w = (call.bound(name) for name in ("grad_output", "input", "weight"))
+    heads, images = call.shape("grad_output"), call.shape("input")
+    if call["transposed"]:
+        said, pixels = prod(shape[1:]), prod(images[2:])
+    else:
+        said = shape[0] // groups * _phases(shape[2:], call["stride"])
+        pixels = prod(heads[2:])
+    return [
+        g.times(w).many(said),
+        g.times(x).many(images[0] * pixels),
+        g.many(heads[0] * prod(heads[2:])),
+    ]
+
+
+def _phases(kernel: tuple[int, ...], stride: list[int]) -> int:
+    """The most taps of a kernel that reach one pixel across a stride."""
+    steps = list(stride) * len(kernel) if len(stride) == 1 else stride
+    return prod(-(-k // s) for k, s in zip(kernel, steps, strict=True))
+
+
+_WEIGHTED = (
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
+    "_upsample_bilinear2d_aa",
+)  # fmt: skip
+
+_WEIGHTED_BACKWARD = (
+    *(f"{name}_backward" for name in _WEIGHTED),
+    *(f"upsample_nearest{d}d_backward" for d in (1, 2, 3)),
+    *(f"_upsample_nearest_exact{d}d_backward" for d in (1, 2, 3)),
+)
+
+
+@rule(*_WEIGHTED, vendor=True)
+def _weighted(call: Call) -> Result:
+    return call.weighted("input" if "input" in call.named else "self")
+
+
+@rule(*_WEIGHTED_BACKWARD, vendor=True)
+def _weighted_backward(call: Call) -> Result:
+    return call.weighted("grad_output")
+
+
+def product_of(bounds: list[Bound]) -> Bound:
+    """One product of an entry of each."""
+    found = Bound({(): 1})
+    for bound in bounds:
+        found = found.times(bound)
+    return found

@@ -1,0 +1,192 @@
+"""What a caller trusts to be multilinear: custom operators, and autograd functions beyond torch.
+
+Nobody can follow a fused kernel or a SciPy call. If the caller names it, it is taken as affine in
+each of its tensors of data, with coefficients that are not negative. Which monomials it has, and
+how many terms, is then read off: the part of f that is linear in the arguments of a set S is
+
+    f_S = sum over subsets T of S of (-1)^|S - T| f(arguments of T kept, all others 0)
+
+and f_S at ones is the number of its terms. The name goes into the record as assumed.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from convgraph.proof.aten import qualified_name
+from convgraph.proof.layer.premise.degrees import Bound
+from convgraph.proof.layer.premise.follower import Watch
+from convgraph.proof.layer.premise.product_rules import product_of
+from convgraph.proof.layer.premise.traced_tensor import Traced
+
+_MOST = 5
+"""Tensors of data up to which all subsets are tried."""
+
+
+def trusted(trust: Collection[str]) -> Callable[..., Any]:
+    """Return how a watch takes operators outside of aten."""
+
+    def opaque(watch: Watch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = qualified_name(func)
+        if name not in trust:
+            watch.refuse(
+                "undecided", name, f"{name} is a custom operator, unknown to the judge; "
+                f"trust=({name!r},) takes it as multilinear by assumption"
+            )  # fmt: skip
+        if func._schema.is_mutable:
+            watch.refuse("undecided", name, f"{name} writes to its arguments; give it a result")
+        watch.assumed.add(name)
+        leaves, spec = tree_flatten((args, kwargs))
+
+        def run(values: list[Any]) -> Any:
+            some, named = tree_unflatten(values, spec)
+            return func(*some, **named)
+
+        return take(watch, name, run, leaves)
+
+    return opaque
+
+
+def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
+    """Run something multilinear by assumption and read its monomials off.
+
+    Args:
+        watch: that follows the program.
+        name: for the record.
+        run: takes the leaves, unwrapped, and returns tensors.
+        leaves: arguments, flat.
+    """
+    data = [i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.cell.bound is not None]
+    if len(data) > _MOST:
+        watch.refuse("undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}")
+    plain = [t.held if isinstance(t, Traced) else t for t in leaves]
+    outputs, spec = tree_flatten(run(plain))
+    bounds = [Bound() for _ in outputs]
+    subsets = [set(s) for size in range(len(data) + 1) for s in combinations(data, size)]
+    ones = [
+        tree_leaves(run([_only(t, i in subset, i in data) for i, t in enumerate(plain)]))
+        for subset in subsets
+    ]
+    for subset in subsets:
+        known = [leaves[i].cell.bound for i in sorted(subset)]
+        for place, output in enumerate(outputs):
+            if not isinstance(output, Tensor):
+                continue
+            part = torch.zeros_like(output)
+            for other, found in zip(subsets, ones, strict=True):
+                if other <= subset:
+                    part += (-1) ** (len(subset) - len(other)) * found[place]
+            most = int(part.abs().max().ceil()) if part.numel() else 0
+            if most:
+                bounds[place] = bounds[place].plus(product_of(known).many(most))
+    watch.note(name, leaves)
+    made = [
+        watch.adopt(name, value, bound) if isinstance(value, Tensor) else value
+        for value, bound in zip(outputs, bounds, strict=True)
+    ]
+    return tree_unflatten(made, spec)
+
+
+def _only(value: Any, kept: bool, data: bool) -> Any:
+    """Ones for data that are kept, zeros for the others."""
+    if not data:
+        return value
+    return torch.ones_like(value) if kept else torch.zeros_like(value)
+
+
+@contextmanager
+def trusting(watch: Watch, trust: Collection[str]) -> Iterator[None]:
+    """Take autograd functions of these names as multilinear, forward and backward, for a block."""
+    with ExitStack() as stack:
+        for function in _functions(torch.autograd.Function):
+            name = function.__qualname__.rpartition("<locals>.")[2]
+            if not {name, f"{function.__module__}.{name}"}.isdisjoint(trust):
+                stack.enter_context(_replaced(watch, function, name))
+        yield
+
+
+def _functions(parent: Any) -> Iterator[Any]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _functions(child)
+
+
+@final
+class _Context:
+    """What an autograd function is given in place of autograd's own context."""
+
+    def __init__(self, needed: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needed
+        self.saved_tensors: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    save_for_forward = save_for_backward
+
+    def mark_non_differentiable(self, *tensors: Any) -> None:
+        """Nothing to do: only gradients that are asked for are looked at."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Gradients are always there."""
+
+
+@contextmanager
+def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
+    """Stand between a function and what it computes, and leave it as it was."""
+    forward, backward = function.forward, function.backward
+    setup = function.setup_context
+    apart = setup is not torch.autograd.Function.setup_context
+
+    def value(args: list[Any], context: _Context) -> Any:
+        with _disable_current_modes(), torch.no_grad():
+            if not apart:
+                return forward(context, *args)
+            found = forward(*args)
+            setup(context, tuple(args), found)
+            return found
+
+    def gradient(args: list[Any], grads: list[Any], needed: tuple[bool, ...]) -> Any:
+        context = _Context(needed)
+        value(args, context)
+        with _disable_current_modes(), torch.no_grad():
+            return backward(context, *grads)
+
+    def judged(*args: Any) -> Any:
+        needed = (False,) * len(args)
+        watch.assumed.add(name)
+        return take(watch, name, lambda plain: value(plain, _Context(needed)), list(args))
+
+    def judged_with(ctx: Any, *args: Any) -> Any:
+        ctx.judged = args
+        return judged(*args)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.judged = inputs
+
+    def judged_back(ctx: Any, *grads: Any) -> Any:
+        args, needed = ctx.judged, tuple(ctx.needs_input_grad)
+        count = len(args)
+
+        def run(plain: list[Any]) -> Any:
+            found = gradient(plain[:count], plain[count:], needed)
+            return found if isinstance(found, tuple) else (found,)
+
+        return take(watch, f"{name}.backward", run, [*args, *grads])
+
+    function.forward = staticmethod(judged if apart else judged_with)
+    function.backward = staticmethod(torch.autograd.function.once_differentiable(judged_back))
+    if apart:
+        function.setup_context = staticmethod(keep)
+    try:
+        yield
+    finally:
+        function.forward, function.backward = staticmethod(forward), staticmethod(backward)
+        if apart:
+            function.setup_context = staticmethod(setup)

@@ -1,0 +1,160 @@
+"""One trial: integers for x, w, b and g, what they must give, and what a side makes of them.
+
+First order: y and its gradients. One derivative up, with fresh cotangents u, v and z of grad_x,
+grad_w and grad_b, the gradients of
+
+    L(x, w, g) = <grad_x, u> + <grad_w, v> + <grad_b, z>
+
+are contractions of the same form:  dL/dx = grad_x(v, g),  dL/dw = grad_w(u, g)  and
+dL/dg = conv(u, w) + conv(x, v) + z.
+
+Integers lie near zero, behaviour that depends on size does not. So each trial multiplies x, w and g
+by powers of two of its own: results move by a power of two, which is exact, and values between
+2^-12 and 2^12 a are all seen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convgraph.proof.draws import Plan
+from convgraph.proof.equation.oracle import Oracle, as_exact
+
+Run = Callable[..., Tensor]
+"""Takes x (B, C, *size), w, b and returns y (B, C', *out), differentiable; x alone if linear."""
+
+EXPONENTS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
+"""Per trial, in turn: the powers of two by which x, w and g are multiplied."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The numbers of one trial, before they are scaled.
+
+    Attributes:
+        sent: x and, if there are any, w and b: int64.
+        g: cotangent of y.
+        up: cotangents of the gradients, in the order of `sent`; empty for first order only.
+        exponents: of x, w and g.
+    """
+
+    sent: dict[str, Any]
+    g: Any
+    up: dict[str, Any] = field(default_factory=dict)
+    exponents: tuple[int, int, int] = (0, 0, 0)
+
+    def scale(self, quantity: str) -> float:
+        """The power of two that a quantity carries.
+
+        Example:
+            >>> Probe({}, None, exponents=(12, 0, -12)).scale("grad_w")
+            1.0
+        """
+        x, w, g = self.exponents
+        powers = {
+            "x": x, "w": w, "b": x + w, "g": g, "y": x + w, "grad_x": w + g, "grad_w": x + g,
+            "grad_b": g, "double_x": w + g, "double_w": x + g, "double_g": x + w,
+        }  # fmt: skip
+        return 2.0 ** powers[quantity]
+
+
+def draw(
+    plan: Plan, oracle: Oracle, generator: np.random.Generator, trial: int, second: bool
+) -> Probe:
+    """Draw the integers of one trial."""
+    spec = oracle.spec
+    shapes = {"x": spec.x_shape, "w": spec.w_shape}
+    if spec.bias:
+        shapes["b"] = (spec.out_channels,)
+    sent = {name: plan.draw(generator, shape) for name, shape in shapes.items()}
+    g = plan.draw(generator, oracle.y_shape)
+    up = {n: plan.draw(generator, shape) for n, shape in shapes.items()} if second else {}
+    return Probe(sent, g, up, EXPONENTS[trial % len(EXPONENTS)])
+
+
+def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
+    """What the oracle says, unscaled."""
+    names, ups = list(probe.sent), list(probe.up)
+    values = [probe.g, *probe.sent.values(), *probe.up.values()]
+    exact: list[Any] = list(as_exact(terms, *values))
+    g, at = exact[0], dict(zip(names, exact[1 : 1 + len(names)], strict=True))
+    found = {
+        "y": oracle.convolve(at["x"], at["w"], at.get("b")),
+        "grad_x": oracle.grad_x(at["w"], g),
+        "grad_w": oracle.grad_w(at["x"], g),
+    }
+    if "b" in at:
+        found["grad_b"] = oracle.grad_b(g)
+    if ups:
+        up = dict(zip(ups, exact[1 + len(names) :], strict=True))
+        found["double_x"] = oracle.grad_x(up["w"], g)
+        found["double_w"] = oracle.grad_w(up["x"], g)
+        found["double_g"] = oracle.convolve(up["x"], at["w"]) + oracle.convolve(
+            at["x"], up["w"], up.get("b")
+        )
+    return found
+
+
+def evaluate(
+    run: Run, probe: Probe, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor | None] | str:
+    """Return y and the gradients of one side, scaled, or what is wrong with it."""
+
+    def tensor(name: str, value: Any) -> Tensor:
+        return torch.from_numpy(value).to(device, dtype).mul_(probe.scale(name))
+
+    leaves = {name: tensor(name, value).requires_grad_() for name, value in probe.sent.items()}
+    x = leaves["x"]
+    y = run(x, leaves["w"], leaves.get("b")) if "w" in leaves else run(x)
+    if not isinstance(y, Tensor):
+        return f"returned {type(y).__name__}, not a tensor"
+    if tuple(y.shape) != tuple(probe.g.shape):
+        return f"returned y of shape {tuple(y.shape)}, expected {tuple(probe.g.shape)}"
+    if y.dtype != dtype:
+        return f"returned y of dtype {y.dtype}, expected {dtype}"
+    if y.device != leaves["x"].device:
+        return f"returned y on {y.device}"
+    found: dict[str, Tensor | None] = {"y": y.detach()}
+    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    g = tensor("g", probe.g)
+    if y.requires_grad:
+        g.requires_grad_(bool(probe.up))
+        inputs = list(leaves.values())
+        grads = torch.autograd.grad(y, inputs, g, allow_unused=True, create_graph=bool(probe.up))
+    for name, grad in zip(leaves, grads, strict=True):
+        found[f"grad_{name}"] = None if grad is None else grad.detach()
+    if probe.up:
+        again = _second(probe, leaves, grads, g, tensor)
+        if isinstance(again, str):
+            return again
+        found |= again
+    return found
+
+
+def _second(
+    probe: Probe,
+    leaves: dict[str, Tensor],
+    grads: tuple[Tensor | None, ...],
+    g: Tensor,
+    tensor: Callable[[str, Any], Tensor],
+) -> dict[str, Tensor | None] | str:
+    """The gradients of L by x, w and g."""
+    pairs = [
+        (grad, tensor(name, probe.up[name]))
+        for name, grad in zip(leaves, grads, strict=True)
+        if grad is not None and grad.requires_grad
+    ]
+    wanted = {"double_x": leaves["x"], "double_w": leaves["w"], "double_g": g}
+    if not pairs:
+        return dict.fromkeys(wanted)
+    heads, cotangents = zip(*pairs, strict=True)
+    try:
+        found = torch.autograd.grad(heads, list(wanted.values()), cotangents, allow_unused=True)
+    except RuntimeError as error:
+        return f"has no second derivative: {str(error).splitlines()[0]}"
+    return dict(zip(wanted, found, strict=True))

@@ -1,0 +1,1 @@
+"""A network on trial: what each side computed, matched node by node."""

@@ -1,0 +1,130 @@
+"""One run of both sides, the measured error beside the running bound; or one operator of each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.match import Different
+from convgraph.proof.network.node import Layer
+from convgraph.proof.network.running_error.bound import RunningBound
+from convgraph.proof.network.value_numbers import Undecided
+from convgraph.proof.record.certificate import Part
+
+MEASURED_ONLY = "measured only"
+"""Status of a run without a bound; it proves nothing and refutes nothing."""
+
+Images = tuple[Tensor, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks.
+
+    Attributes:
+        net: its modules and parameters, by path.
+        run: (net, images, shapes of the reference's outputs or None) -> output tensors.
+        layers: by path, modules that are convolutions as wholes.
+    """
+
+    net: torch.nn.Module
+    run: Callable[[torch.nn.Module, Images, Any], list[Tensor]]
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+
+    def by_id(self, paths: Any) -> dict[int, Layer]:
+        """The layers among these paths, by their module's id."""
+        return {
+            id(self.net.get_submodule(path)): layer
+            for path, layer in self.layers.items()
+            if path in paths
+        }
+
+
+def end_to_end(candidate: Side, reference: Side, images: Images) -> tuple[Part, dict[str, float]]:
+    """Measure one run, beside the bound of the reference.
+
+    Args:
+        candidate: the accused.
+        reference: the side that the bound is carried along.
+        images: what both run on.
+
+    Returns:
+        The part, and the largest error / bound under "y" where there is a bound.
+    """
+    watch = RunningBound(reference.net)
+    fresh = tuple(image.clone() for image in images)
+    one = watch.run(lambda: reference.run(reference.net, fresh, None))
+    with torch.no_grad():
+        fresh = tuple(image.clone() for image in images)
+        two = candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one])
+    name = "end to end"
+    if [t.shape for t in one] != [t.shape for t in two]:
+        shapes = [tuple(t.shape) for t in one], [tuple(t.shape) for t in two]
+        return Part(name, "refuted", f"outputs of {shapes[0]} against {shapes[1]}"), {}
+    gaps = [(a.double() - b.double()).abs() for a, b in zip(one, two, strict=True)]
+    error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
+    if watch.missing:
+        return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {watch.missing}"), {}
+    limits = [2 * watch.bound(t) for t in one]
+    largest = max((float(m.max()) for m in limits if m.numel()), default=0.0)
+    if not np.isfinite(largest):
+        return Part(name, MEASURED_ONLY, f"error {error:.3g}; the bound is infinite"), {}
+    rho = 0.0
+    for place, (gap, limit) in enumerate(zip(gaps, limits, strict=True)):
+        if not gap.numel():
+            continue
+        ratio = torch.where(gap == 0, 0.0, gap / limit)
+        rho = max(rho, float(ratio.max()))
+        if not bool((ratio <= 1).all()):
+            at = int(ratio.reshape(-1).argmax())
+            index = [int(i) for i in np.unravel_index(at, tuple(gap.shape))]
+            a, b = float(one[place].reshape(-1)[at]), float(two[place].reshape(-1)[at])
+            return Part(
+                name, "refuted", f"output {place} at {index} is {a:.9g} on the reference and "
+                f"{b:.9g} on the candidate; rounding explains {float(limit.reshape(-1)[at]):.2g}",
+            ), {"y": float(ratio.max())}  # fmt: skip
+    scale = max((float(t.abs().max()) for t in one if t.numel()), default=0.0)
+    told = f"measured error {error:.3g}, running bound {largest:.3g}, largest output {scale:.3g}"
+    if largest > scale:  # it holds, but any output would
+        return Part(name, MEASURED_ONLY, f"{told}: so wide a bound says nothing"), {"y": rho}
+    return Part(name, "proven", told), {"y": rho}
+
+
+def apart(difference: Different) -> str:
+    """Run both operators on numbers of the judge's own, where both received the same elements."""
+    one, two = difference.reference, difference.candidate
+    if not difference.alike or one is None or two is None:
+        return ""
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for place, numbers in enumerate(one.inputs):
+        drawn = torch.randn(tuple(numbers.shape), generator=generator, dtype=torch.float64)
+        first = place == 0 and len(one.inputs) < 4  # norms take their input somewhere else
+        inputs.append(8 * drawn if first else drawn.abs() + 0.5)
+    outputs, bounds = [], []
+    for node in (one, two):
+        if node.call is None:
+            return ""
+        watch = RunningBound(torch.nn.Module())
+        try:
+            made = watch.run(partial(node.call, *inputs))
+        except (RuntimeError, TypeError, Undecided):
+            return ""
+        made = made[0] if isinstance(made, (tuple, list)) else made
+        if watch.missing:
+            return ""
+        outputs.append(made)
+        bounds.append(watch.bound(made))
+    if outputs[0].shape != outputs[1].shape:
+        return f"they make {tuple(outputs[0].shape)} and {tuple(outputs[1].shape)}"
+    gap = (outputs[0] - outputs[1]).abs() - bounds[0] - bounds[1]
+    if not bool((gap > 0).any()):
+        return ""
+    at = int(gap.reshape(-1).argmax())
+    values = [float(out.reshape(-1)[at]) for out in outputs]
+    return f"on one input the reference's gives {values[0]:.6g}, the candidate's {values[1]:.6g}"

@@ -1,0 +1,368 @@
+"""The proof of a whole network: parameters, wiring, a certificate per layer, and a run end to end.
+
+    parameters     every parameter and buffer, bit for bit
+    wiring         every operator reads the same elements on both sides, and is the same operator
+    layers         each convolution and linear map carries its own certificate
+    rounding       at every operator, the difference of the two runs within a derived bound
+    end to end     measured error of one run beside a bound that was propagated through the network
+
+Receives two modules and what calls them, and never learns what they are made of.
+"""
+
+import copy
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from convgraph.errors import ConvgraphError, ProofError
+from convgraph.proof import draws, precision
+from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side, apart, end_to_end
+from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.node import CONVOLUTION, Node
+from convgraph.proof.network.recorder import called, states, trace
+from convgraph.proof.network.side_by_side import Beside, Values
+from convgraph.proof.network.value_numbers import Numbering, Random, Run, Undecided, Unordered
+from convgraph.proof.record.certificate import NOT_COVERED, Certificate, Part
+
+ASSUMED = (
+    "the wiring is the one recorded on these images: control flow that depends on data is outside, "
+    "and no value leaves torch and comes back",
+    "one operator of torch with one set of arguments is one function, whatever the memory layout",
+    "for the running bound alone: torch's square roots err by at most 4 units of roundoff "
+    "(measured: 1.5), exp, log, erf, tanh and what is made of them by at most 8 (measured: 5.9)",
+)
+
+
+NO_RHO: dict[str, float] = {}
+
+Certify = Callable[[Node, Node, str], tuple[Any, Callable[[], Certificate]] | None]
+"""(reference node, candidate node, path of its weight's owner) -> a key of what is proven, and how;
+None where a node needs no certificate of its own."""
+
+
+def prove_network(
+    candidate: Side,
+    reference: Side,
+    images: Images,
+    certify: Certify,
+    *,
+    name: str,
+    progress: bool = False,
+) -> Certificate:
+    """Prove two networks the same.
+
+    Args:
+        candidate: the accused.
+        reference: the dense network.
+        images: what both are run on, at least two images.
+        certify: proves one layer.
+        name: of the candidate, for the record.
+        progress: show a progress bar.
+
+    Returns:
+        A Certificate of kind "network" with one certificate per layer.
+    """
+    device = images[0].device
+    floating = [t for _, t in states(reference.net) if t.is_floating_point()]
+    dtype = (floating or list(images))[0].dtype
+    with precision.plain(device), _unchanged(candidate.net, reference.net), _bar(progress) as step:
+        parts = [_parameters(candidate.net, reference.net)]
+        step("wiring", 1)
+        values = Values()
+        beside = Beside(values)
+        wiring, matcher, difference = _wiring(candidate, reference, images, beside)
+        parts.append(wiring)
+        layers: list[Certificate] = []
+        paths: list[str] = []
+        if matcher is not None:
+            paths, layers = _layers(matcher, reference, certify, step)
+            parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
+        step("end to end", 1)
+        end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
+        if not isinstance(difference, Random):
+            end, rho = end_to_end(candidate, reference, images)
+            if difference is not None:
+                parts[1] = _settled(wiring, difference, end, candidate, reference, images)
+        parts.append(end)
+    verdict, reason = _verdict(parts, layers)
+    return Certificate(
+        name=name,
+        verdict=verdict,
+        reason=reason,
+        parts=tuple(parts),
+        spec={"images": [list(i.shape) for i in images], "layers": len(layers),
+              "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths},
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        seed=layers[0].seed if layers else 0,
+        a=0,
+        trials=0,
+        log2_epsilon=max((layer.log2_epsilon for layer in layers), default=0.0),
+        epsilon=max((layer.epsilon for layer in layers), default=draws.EPSILON),
+        rho=rho,
+        versions={
+            "torch": torch.__version__, "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        flags=precision.stated(device),
+        assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
+        not_covered=(*NOT_COVERED, *_unbounded(beside)),
+        kind="network",
+        layers=tuple(layers),
+    )  # fmt: skip
+
+
+# -- parameters ------------------------------------------------------------------------------------
+
+
+def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:
+    one, two = dict(states(candidate)), dict(states(reference))
+    for name in sorted({*one, *two}):
+        if name not in one or name not in two:
+            side = "reference" if name in two else "candidate"
+            return Part("parameters", "refuted", f"{name!r} is on the {side} alone")
+        a, b = one[name], two[name]
+        if a.shape != b.shape or a.dtype != b.dtype or not _equal(a, b):
+            return Part(
+                "parameters", "refuted", f"{name!r} differs; copy it first, e.g. by load_state_dict"
+            )
+    count = sum(t.numel() for t in two.values())
+    return Part("parameters", "proven", f"{len(two)} tensors, {count} numbers, bit for bit")
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """The same bits: a NaN equals itself."""
+    return bool(torch.equal(a, b)) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+# -- wiring ----------------------------------------------------------------------------------------
+
+
+def _wiring(
+    candidate: Side, reference: Side, images: Images, beside: Beside
+) -> tuple[Part, Matcher | None, Different | Undecided | None]:
+    numbering = Numbering()
+    found = Reference(numbering)
+    try:
+        whole = called(candidate.net, lambda: candidate.run(candidate.net, images, None))
+        paths = {path for path in candidate.layers if path in whole}
+        shapes: list[tuple[int, ...]] = []
+
+        def dense(inputs: Images) -> list[Tensor]:
+            outputs = reference.run(reference.net, inputs, None)
+            shapes.extend(tuple(t.shape) for t in outputs)
+            return outputs
+
+        inputs = tuple(image.clone() for image in images)
+        one = trace(
+            reference.net,
+            dense,
+            inputs,
+            numbering,
+            reference.by_id(paths),
+            found.settle,
+            beside.values.keep,
+        )
+        matcher = Matcher(found)
+        inputs = tuple(image.clone() for image in images)
+        two = trace(
+            candidate.net,
+            lambda given: candidate.run(candidate.net, given, shapes),
+            inputs, numbering, candidate.by_id(paths), matcher.settle,
+            lambda call: beside.look(call, matcher.pairs[-1][0]),
+        )  # fmt: skip
+        matcher.finish(one, two)
+    except Undecided as reason:
+        return Part("wiring", "undecided", str(reason)), None, reason
+    except Different as difference:
+        return Part("wiring", "undecided", str(difference)), None, difference
+    facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
+    return Part("wiring", "proven", facts), matcher, None
+
+
+def _settled(
+    wiring: Part,
+    difference: Different | Undecided,
+    end: Part,
+    candidate: Side,
+    reference: Side,
+    images: Images,
+) -> Part:
+    """Other wiring refutes once a number shows that it is another function."""
+    if end.status == "refuted":
+        return replace(wiring, status="refuted", facts=f"{wiring.facts}; {end.facts}")
+    shown = apart(difference) if isinstance(difference, Different) else ""
+    if not shown:
+        try:
+            sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]
+            wide, _ = end_to_end(sides[0], sides[1], tuple(i.double() for i in images))
+        except (RuntimeError, TypeError, ConvgraphError):  # no copy: its own dtype must do
+            wide = end
+        if wide.status == "refuted":
+            shown = f"in float64, {wide.facts}"
+    if shown:
+        return replace(wiring, status="refuted", facts=f"{wiring.facts}; {shown}")
+    if isinstance(difference, Undecided) and not isinstance(difference, Unordered):
+        return wiring
+    return replace(
+        wiring,
+        facts=f"{wiring.facts}; on these images the outputs do not show it, so it may be the same "
+        "function written otherwise (cg.excite makes constants that start at zero show)",
+    )
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def _layers(
+    matcher: Matcher, reference: Side, certify: Certify, step: Callable[[str, int], None]
+) -> tuple[list[str], list[Certificate]]:
+    """The path of each layer with its certificate, which carries the path before its own name."""
+    owners = {
+        base: name.rpartition(".")[0]
+        for name, (base, _) in reversed(list(matcher.reference.numbering.names.items()))
+    }
+    wanted = []
+    for one, two in matcher.pairs:
+        weight = [owners[n.base] for n in one.inputs[1:] if isinstance(n, Run) and n.base in owners]
+        asked = certify(one, two, weight[0] if weight else "")
+        if asked is not None:
+            wanted.append((one.path or (weight[0] if weight else ""), *asked))
+    done: dict[str, Certificate] = {}
+    layers = []
+    for path, key, how in wanted:
+        text = json.dumps(key, sort_keys=True, default=str)
+        if text not in done:
+            step(f"layer {path}", len({json.dumps(k, sort_keys=True, default=str)
+                                        for _, k, _ in wanted}))  # fmt: skip
+            done[text] = how()
+        name = done[text].name
+        layers.append(replace(done[text], name=f"{path}: {name}" if path else name))
+    return [path for path, _, _ in wanted], layers
+
+
+def _layers_part(layers: list[Certificate]) -> Part:
+    if not layers:
+        return Part("layers", "not asked", "there is no convolution and no linear map")
+    bad = next(
+        (c for wanted in ("refuted", "undecided") for c in layers if c.verdict == wanted), None
+    )
+    if bad is not None:
+        return Part("layers", bad.verdict, f"{bad.name}: {bad.reason}")
+    distinct = len({json.dumps(c.spec, sort_keys=True) + c.name.partition(": ")[2] for c in layers})
+    worst = max(c.log2_epsilon for c in layers)
+    return Part(
+        "layers",
+        "proven",
+        f"{len(layers)} layers of {distinct} configurations, one certificate each; epsilon <= "
+        f"2^{worst:.0f} per configuration",
+    )
+
+
+def _operators_part(matcher: Matcher) -> Part:
+    kinds = Counter(one.name for one, _ in matcher.pairs if one.name != CONVOLUTION)
+    if not kinds:
+        return Part("operators", "not asked", "there are layers alone")
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return Part("operators", "proven", f"the same operator, the same arguments: {told}")
+
+
+def _beside_part(beside: Beside) -> Part:
+    name = "rounding"
+    if beside.over:
+        status = "undecided" if beside.vendor else "refuted"
+        why = "; so does the reference's own: no sum as the bound assumes" if beside.vendor else ""
+        return Part(name, status, beside.over + why)
+    largest, where = beside.worst
+    told = (
+        f"{beside.held} operators, each within what the measured difference of its inputs and its "
+        f"own rounding explain; largest difference / bound {largest:.2g}"
+        + (f", {where}" if largest else "")
+    )
+    if beside.missing:
+        names = ", ".join(f"{n} {k}" for k, n in beside.missing.most_common())
+        return Part(name, MEASURED_ONLY, f"{told}; no bound: {names}")
+    return Part(name, "proven", told)
+
+
+def _unbounded(beside: Beside) -> tuple[str, ...]:
+    """The operators whose rounding nothing bounds, for what is not covered."""
+    return tuple(
+        f"how far apart rounding in {kind}, {count} times, carries the two runs: it has no bound"
+        for kind, count in sorted(beside.missing.items())
+    )
+
+
+# -- around ----------------------------------------------------------------------------------------
+
+
+def _verdict(parts: list[Part], layers: list[Certificate]) -> tuple[str, str]:
+    order = {
+        "parameters": 0,
+        "layers": 1,
+        "wiring": 2,
+        "operators": 3,
+        "rounding": 4,
+        "end to end": 5,
+    }
+    for status in ("refuted", "undecided"):
+        bad = sorted((p for p in parts if p.status == status), key=lambda p: order[p.name])
+        if bad:
+            return status, bad[0].facts
+    return "proven", ""
+
+
+@contextmanager
+def _unchanged(*nets: torch.nn.Module) -> Iterator[None]:
+    """Put buffers back that a run in training mode moves."""
+    before = [{n: b.detach().clone() for n, b in net.named_buffers()} for net in nets]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for net, kept in zip(nets, before, strict=True):
+                for name, buffer in net.named_buffers():
+                    if name in kept and buffer.shape == kept[name].shape:
+                        buffer.copy_(kept[name])
+
+
+@contextmanager
+def _bar(shown: bool) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar: the parts, and one step for each distinct layer."""
+    if not shown:
+        yield lambda text, steps: None
+        return
+    with Progress(transient=True) as bar:
+        task = bar.add_task("parameters", total=3)
+
+        def step(text: str, steps: int) -> None:
+            bar.update(task, description=text, total=steps + 2, advance=1)
+
+        yield step
+
+
+def checked_images(images: Any) -> Images:
+    """Return images as a tuple of tensors.
+
+    Raises:
+        ProofError: none, no tensor, or fewer than two images.
+    """
+    found = images if isinstance(images, (tuple, list)) else (images,)
+    if not found or not all(isinstance(image, Tensor) for image in found):
+        kinds = [type(image).__name__ for image in found]
+        raise ProofError(f"prove: expected images as a tensor or a tuple of tensors, got {kinds}")
+    if found[0].dim() < 2 or found[0].shape[0] < 2:
+        raise ProofError(
+            f"prove: expected at least two images, so that a fault of the second one shows, got "
+            f"{tuple(found[0].shape)}"
+        )
+    return tuple(image.detach() for image in found)

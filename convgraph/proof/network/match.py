@@ -1,0 +1,296 @@
+"""Two runs, node by node: the same operator with the same arguments on the same elements.
+
+    same numbers at the same places        the same operator makes the same values there
+    elementwise, places exchanged          so are the outputs: rows (N, C) against (B, C, H, W)
+    a reduction, groups exchanged          the same sets of elements, so the same results
+
+Anything else is a difference or undecided, and says at which module.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.node import CONVOLUTION, Node
+from convgraph.proof.network.value_numbers import (
+    Numbering,
+    Numbers,
+    Unordered,
+    as_tensor,
+    same,
+    tidy,
+)
+
+REDUCTIONS = ("mean.dim", "sum.dim_IntList", "amax", "amin")
+"""Reductions whose result is a function of the set of elements, in whatever order."""
+
+SOFTMAX = ("_softmax", "_log_softmax")
+"""Operators that treat all elements along `dim` alike."""
+
+ROWWISE = {"native_layer_norm": 0, "addmm": 1, "mm": 0}
+"""Operators that do the same to every row of one of their inputs, and which one."""
+
+
+class Different(Exception):  # noqa: N818  # a verdict, not an error
+    """The two runs part here.
+
+    Attributes:
+        reference: the node of the reference, None if it has no more.
+        candidate: the node of the candidate, None likewise.
+        alike: whether both received the same elements, so that only the operators differ.
+    """
+
+    def __init__(
+        self, text: str, reference: Node | None, candidate: Node | None, *, alike: bool = False
+    ) -> None:
+        """Keep both nodes."""
+        super().__init__(text)
+        self.reference, self.candidate, self.alike = reference, candidate, alike
+
+
+@final
+@dataclass
+class Reference:
+    """The nodes of the reference, numbered anew as they come.
+
+    Attributes:
+        numbering: shared with the candidate.
+        nodes: in order.
+    """
+
+    numbering: Numbering
+    nodes: list[Node] = field(default_factory=list)
+
+    def settle(self, node: Node) -> None:
+        """Number its outputs."""
+        node.outputs = [self.numbering.take(shape) for shape in node.shapes]
+        self.nodes.append(node)
+
+    def producer(self, numbers: Numbers) -> str:
+        """Name what made the first element of a value."""
+        first = as_tensor(numbers).reshape(-1)[:1].tolist()
+        if not first:
+            return "nothing"
+        for name, (base, shape) in self.numbering.names.items():
+            if base <= first[0] < base + max(torch.Size(shape).numel(), 1):
+                return name
+        for node in self.nodes:
+            for out in node.outputs:
+                base = int(as_tensor(out).reshape(-1)[0]) if 0 not in out.shape else -1
+                if base <= first[0] < base + torch.Size(out.shape).numel():
+                    return str(node)
+        return "a constant"
+
+
+@final
+class Matcher:
+    """Finds for every node of the candidate its node of the reference.
+
+    Attributes:
+        pairs: (reference, candidate) so far.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        """Start with none matched."""
+        self.reference = reference
+        self.left = list(reference.nodes)
+        self.pairs: list[tuple[Node, Node]] = []
+
+    def settle(self, node: Node) -> None:
+        """Match one node, the next in order first.
+
+        Raises:
+            Different: there is none.
+            Unordered: there is one, but its elements lie in an order that no rule covers.
+        """
+        unordered: Unordered | None = None
+        for place, other in enumerate(self.left):
+            if not _may_match(other, node):
+                continue
+            try:
+                outputs = _outputs(other, node)
+            except Unordered as reason:
+                unordered = unordered or reason
+                continue
+            if outputs is not None:
+                node.outputs = outputs
+                self.left.pop(place)
+                self.pairs.append((other, node))
+                return
+        if unordered is not None:
+            raise unordered
+        raise self._difference(node)
+
+    def finish(self, one: list[Numbers], two: list[Numbers]) -> None:
+        """Compare what is returned.
+
+        Args:
+            one: of the reference.
+            two: of the candidate.
+
+        Raises:
+            Different: another number of outputs, or another element at some place.
+        """
+        if len(one) != len(two):
+            raise Different(f"{len(one)} outputs against {len(two)}", None, None)
+        for place, (a, b) in enumerate(zip(one, two, strict=True)):
+            if not same(a, b):
+                skipped = f"; the candidate leaves out {self.left[0]}" if self.left else ""
+                raise Different(
+                    f"output {place} is made by {self.reference.producer(a)}, the candidate's by "
+                    f"{self.reference.producer(b)}, or its elements lie elsewhere{skipped}",
+                    self.left[0] if self.left else None,
+                    None,
+                )
+
+    def _difference(self, node: Node) -> Different:
+        """Say how the first node that fits nowhere differs from the one expected."""
+        if not self.left:
+            return Different(f"the candidate has one more operator: {node}", None, node)
+        other = self.left[0]
+        if len(node.inputs) == len(other.inputs) and all(map(same, other.inputs, node.inputs)):
+            what = (
+                f"{node.name} in place of {other.name}"
+                if node.name != other.name
+                else f"{node.name}({node.arguments}) in place of ({other.arguments})"
+            )
+            return Different(f"at {other.path!r}: {what}", other, node, alike=True)
+        if not _may_match(other, node):
+            return Different(
+                f"at {other.path!r}: {node.name} in place of {other.name}", other, node
+            )
+        for place, (a, b) in enumerate(zip(other.inputs, node.inputs, strict=True)):
+            if not same(a, b):
+                return Different(
+                    f"at {other.path!r}: input {place} of {other.name} comes from "
+                    f"{self.reference.producer(a)}, the candidate's from "
+                    f"{self.reference.producer(b)}",
+                    other, node,
+                )  # fmt: skip
+        return Different(f"at {other.path!r}: {other.name} differs", other, node)
+
+
+def _may_match(one: Node, two: Node) -> bool:
+    if one.name != two.name or len(one.inputs) != len(two.inputs):
+        return False
+    if one.name == CONVOLUTION and two.layer is not None:
+        return True  # its certificate says whether the arguments are the same
+    if one.layer is not None:
+        return False
+    if one.name in (*REDUCTIONS, *SOFTMAX) and one.shapes != two.shapes:
+        return bool(_rest(one) == _rest(two))
+    return one.arguments == two.arguments
+
+
+def _rest(node: Node) -> Any:
+    return {name: value for name, value in node.given.items() if name not in ("dim", "keepdim")}
+
+
+def _outputs(one: Node, two: Node) -> list[Numbers] | None:
+    """The candidate's outputs in the reference's numbers, or None if it reads something else."""
+    if all(map(same, one.inputs, two.inputs)) and one.shapes == two.shapes:
+        return list(one.outputs)
+    if not _overlap(one, two):
+        return None
+    if one.elementwise and len(one.shapes) == len(two.shapes) == 1:
+        return _exchanged(one, two)
+    if one.name in REDUCTIONS:
+        return _regrouped(one, two)
+    if one.name in SOFTMAX and _regrouped(one, two) is not None:
+        return _exchanged(one, two)
+    if one.name in ROWWISE:
+        found = _reordered(one, two)
+        if found is not None:
+            return found
+    if all(map(_content, one.inputs, two.inputs)):
+        pairs = zip(one.inputs, two.inputs, strict=True)
+        place = next(k for k, pair in enumerate(pairs) if not same(*pair))
+        raise Unordered(
+            f"at {one.path!r}: the elements of input {place} of {one.name} lie in another order on "
+            f"the candidate, and there is no rule for {one.name} in another order"
+        )
+    return None
+
+
+def _overlap(one: Node, two: Node) -> bool:
+    """A cheap look before an expensive one: the first inputs have one first element in common."""
+    a, b = as_tensor(one.inputs[0]), as_tensor(two.inputs[0])
+    return a.numel() == b.numel() or one.elementwise
+
+
+def _content(a: Numbers, b: Numbers) -> bool:
+    one, two = as_tensor(a).reshape(-1), as_tensor(b).reshape(-1)
+    return one.numel() == two.numel() and bool(torch.equal(one.sort()[0], two.sort()[0]))
+
+
+def _broadcast(node: Node) -> list[Tensor]:
+    return [as_tensor(n).expand(node.shapes[0]).reshape(-1) for n in node.inputs]
+
+
+def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
+    """Find the places by one input whose elements all differ, then look at all inputs there."""
+    if torch.Size(one.shapes[0]).numel() != torch.Size(two.shapes[0]).numel():
+        return None
+    ours, theirs = _broadcast(one), _broadcast(two)
+    unique = next((k for k, n in enumerate(ours) if n.unique().numel() == n.numel()), None)
+    if unique is None:
+        return None
+    sorted_, order = ours[unique].sort()
+    at = torch.searchsorted(sorted_, theirs[unique]).clamp_(max=sorted_.numel() - 1)
+    places = order[at]
+    if not all(torch.equal(a[places], b) for a, b in zip(ours, theirs, strict=True)):
+        return None
+    made = as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0])
+    return [tidy(made)]
+
+
+def _reordered(one: Node, two: Node) -> list[Numbers] | None:
+    """The same rows in another order; everything else the same."""
+    data = ROWWISE[one.name]
+    rest = [pair for k, pair in enumerate(zip(one.inputs, two.inputs, strict=True)) if k != data]
+    if not all(same(*pair) for pair in rest):
+        return None
+    width = torch.Size(one.given.get("normalized_shape", one.inputs[data].shape[-1:])).numel()
+    ours, theirs = (as_tensor(node.inputs[data]).reshape(-1, width) for node in (one, two))
+    places = _places(ours, theirs)
+    if places is None:
+        return None
+    count = ours.shape[0]
+    return [
+        tidy(as_tensor(out).reshape(count, -1)[places].reshape(shape))
+        for out, shape in zip(one.outputs, two.shapes, strict=True)
+    ]
+
+
+def _places(ours: Tensor, theirs: Tensor) -> Tensor | None:
+    """Where each of their rows is among ours, or None if one is not."""
+    if ours.shape != theirs.shape or not ours.numel():
+        return None
+    firsts, order = ours[:, 0].sort()
+    at = torch.searchsorted(firsts, theirs[:, 0].contiguous()).clamp_(max=len(order) - 1)
+    places = order[at]
+    return places if torch.equal(ours[places], theirs) else None
+
+
+def _groups(node: Node) -> Tensor:
+    """(results, elements of each) numbers, sorted within a result."""
+    x = as_tensor(node.inputs[0])
+    dims = node.given.get("dim")
+    dims = list(range(x.dim())) if dims in (None, []) else dims
+    axes = [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]
+    kept = [d for d in range(x.dim()) if d not in axes]
+    count = torch.Size([x.shape[d] for d in kept]).numel()
+    return x.permute(*kept, *axes).reshape(count, -1).sort(dim=1)[0]
+
+
+def _regrouped(one: Node, two: Node) -> list[Numbers] | None:
+    """The same sets of elements, in whatever order; a softmax is the caller's to finish."""
+    places = _places(_groups(one), _groups(two))
+    if places is None:
+        return None
+    if one.name in SOFTMAX:
+        return []
+    made = as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0])
+    return [tidy(made)]

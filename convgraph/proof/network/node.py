@@ -1,0 +1,85 @@
+"""The records of a run: a node, a layer that is one node, and a node with its values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from torch import Tensor
+
+from convgraph.proof.network.value_numbers import Numbers
+
+CONVOLUTION = "convolution"
+"""Name of a node that is one, operator or layer."""
+
+
+@final
+@dataclass
+class Node:
+    """One operator or layer of a run.
+
+    Attributes:
+        name: of the operator, "convolution" for a layer that is one.
+        arguments: everything but tensors, as text.
+        inputs: numbers of its tensors.
+        path: of the module that it ran in, "" for the network itself.
+        shapes: of its outputs.
+        outputs: their numbers, once known.
+        elementwise: whether each output entry depends on its own place alone.
+        layer: path of the layer that ran it as a whole; None for a bare operator.
+        call: runs the operator again on tensors in place of its inputs; None for a layer.
+        given: the arguments by name, tensors left out.
+    """
+
+    name: str
+    arguments: str
+    inputs: list[Numbers]
+    path: str
+    shapes: list[tuple[int, ...]]
+    outputs: list[Numbers] = field(default_factory=list)
+    elementwise: bool = False
+    layer: str | None = None
+    call: Callable[..., Any] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Name the operator and where it stands."""
+        return f"{self.name} at {self.path or 'the network itself'!r}"
+
+
+Settle = Callable[[Node], None]
+"""Gives a node its outputs' numbers: new ones on the reference, matched ones on the candidate."""
+
+
+@final
+@dataclass(frozen=True)
+class Layer:
+    """A module that is one node.
+
+    Attributes:
+        path: where it stands.
+        image: what it takes or returns -> an image (B, C, *size), a view wherever that can be.
+    """
+
+    path: str
+    image: Callable[[Any], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Call:
+    """A node with its values, for whoever looks on while it runs.
+
+    Attributes:
+        node: with its numbers.
+        func: the operator, out of place.
+        given: its arguments by name, tensors as they were before the call.
+        outputs: its values.
+    """
+
+    node: Node
+    func: Any
+    given: Mapping[str, Any]
+    outputs: list[Tensor]
+
+
+Observe = Callable[[Call], None]

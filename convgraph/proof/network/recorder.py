@@ -1,0 +1,356 @@
+"""Wiring: which operator reads what, recorded on a run of one side, and compared node by node.
+
+A node is one ATen operator that computes, or one layer that carries its own certificate. Its inputs
+are the numbers of their elements (`numbers`), so a value that reaches it by another way of views,
+copies and concatenations is the same input if and only if it is the same element at every place.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module as hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from convgraph.proof import aten
+from convgraph.proof.network.node import CONVOLUTION, Call, Layer, Node, Observe, Settle
+from convgraph.proof.network.value_numbers import (
+    Memory,
+    Numbering,
+    Numbers,
+    Random,
+    Undecided,
+    Unordered,
+    as_tensor,
+    tidy,
+)
+
+ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
+"""Operators that say what a tensor is like, not what it holds."""
+
+SWEEP = 32
+"""Nodes after which memory that is gone is forgotten."""
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every node of a run.
+
+    Args:
+        net: the side.
+        memory: where its elements' numbers are kept.
+        layers: by id, the modules that are nodes as wholes.
+        settle: called with every node.
+        observe: called with every node and its values.
+    """
+
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        memory: Memory,
+        layers: Mapping[int, Layer],
+        settle: Settle,
+        observe: Observe,
+    ) -> None:
+        """Number parameters and buffers by their names; tied ones share the first name."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory, self.layers, self.settle = memory, layers, settle
+        self.observe = observe
+        self.paths = {id(module): path for path, module in net.named_modules()}
+        self.open: list[str] = []
+        self.inside = 0
+        self.count = 0
+        for name, tensor in states(net):
+            if not _is_known(memory, tensor):
+                memory.write(tensor, memory.numbering.named(name, tuple(tensor.shape)))
+
+    @contextmanager
+    def follow(self) -> Iterator[None]:
+        """Record what runs within."""
+        before = hooks.register_module_forward_pre_hook(self._enter)
+        behind = hooks.register_module_forward_hook(self._leave, always_call=True)
+        try:
+            with torch.no_grad(), self:
+                yield
+        finally:
+            before.remove()
+            behind.remove()
+
+    # -- modules ----------------------------------------------------------------------------------
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if self.inside:
+            self.inside += 1
+            return
+        self.open.append(self.paths.get(id(module), self.open[-1] if self.open else ""))
+        layer = self.layers.get(id(module))
+        if layer is not None:
+            with _aside(self):
+                image = layer.image(args[0])
+            if not self.memory.knows(image):
+                raise Undecided(f"the layer at {layer.path!r} is sent what nobody can follow")
+            held: Any = module
+            tensors = [image, held.weight, *([] if held.bias is None else [held.bias])]
+            names = ("input", "weight", "bias")
+            self._given = dict(zip(names, tensors, strict=False)) | (
+                {} if held.bias is not None else {"bias": None}
+            )
+            self._layer = Node(
+                CONVOLUTION, "", [self.memory.read(t) for t in tensors], layer.path, [],
+                layer=layer.path,
+            )  # fmt: skip
+            self.inside = 1
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if self.inside > 1:
+            self.inside -= 1
+            return
+        if not self.open:
+            return
+        self.open.pop()
+        layer = self.layers.get(id(module))
+        if self.inside and layer is not None:
+            self.inside = 0
+            if output is None:  # the call raised
+                return
+            with _aside(self):
+                image = layer.image(output)
+            self._layer.shapes = [tuple(image.shape)]
+            self._settle(self._layer, [image])
+            with _aside(self):
+                direct = torch.ops.aten.convolution.default
+                self.observe(Call(self._layer, direct, self._given, [image]))
+
+    # -- operators --------------------------------------------------------------------------------
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside:
+            return func(*args, **kwargs)
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        targets = aten.written(func, args, kwargs)
+        name, path = aten.name_of(func), self.open[-1] if self.open else ""
+        if torch.Tag.nondeterministic_seeded in func.tags and not _sure(func, args, kwargs):
+            raise Random(f"{name} at {path!r} draws random numbers; call eval() on both sides")
+        if not any(map(self.memory.knows, tensors)) or torch.Tag.inplace_view in func.tags:
+            return func(*args, **kwargs)
+        if func.namespace == "prim" or name in aten.FILLS or name.startswith(ABOUT):
+            return func(*args, **kwargs)
+        if name in aten.READS or name == "masked_select":
+            raise Undecided(
+                f"{name} at {path!r} reads numbers off data: the wiring may depend on them"
+            )
+        try:
+            with _aside(self):
+                return self._run(func, name, path, args, kwargs, targets)
+        except Unordered:
+            raise
+        except Undecided as reason:
+            raise Undecided(f"{name} at {path!r}: {reason}") from None
+
+    def _run(
+        self, func: Any, name: str, path: str, args: Any, kwargs: Any, targets: list[Tensor]
+    ) -> Any:
+        for target in targets:
+            self.memory.adopt(target)
+        if name in aten.WRITES:
+            source = _source(self.memory, name, args)
+            if source is not None:
+                out = func(*args, **kwargs)
+                self.memory.write(args[0], source)
+                return out
+        moved = None
+        if name in aten.MOVES and self._is_move(name, args, kwargs):
+            moved = self._moved(func, args, kwargs)
+        named = aten.arguments(func, args, kwargs)
+        text, inputs = aten.taken_apart(named)
+        if targets and moved is None:
+            named = {k: _kept(v, targets) for k, v in named.items()}
+        numbers: list[Numbers] | None = [] if moved is not None else None
+        if moved is None and (targets or not _is_view(func)):
+            numbers = [self.memory.read(t) for t in inputs]
+        out = func(*args, **kwargs)
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if not outputs:
+            raise Undecided("what it returns is no tensor, and may depend on data")
+        if moved is not None:
+            for tensor, found in zip(outputs, moved, strict=True):
+                if not (self.memory.knows(tensor) and not targets):
+                    self.memory.write(tensor, found)
+            return out
+        if numbers is None or (not targets and all(map(self.memory.knows, outputs))):
+            return out  # a view: its memory is known
+        fresh = targets + [t for t in outputs if not any(t is other for other in targets)]
+        node = Node(
+            name + ("." + func._overloadname if func._overloadname not in ("", "default") else ""),
+            text, numbers, path, [tuple(t.shape) for t in fresh],
+            elementwise=aten.elementwise(func), call=_again(func, args, kwargs, inputs),
+            given={k: v for k, v in named.items() if not isinstance(v, Tensor)},
+        )  # fmt: skip
+        if name == CONVOLUTION:
+            node.name = CONVOLUTION
+            node.given = aten.arguments(func, args, kwargs) | {"bias": None}
+            node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
+        self._settle(node, fresh)
+        self.observe(Call(node, aten.out_of_place(func), named, fresh))
+        return out
+
+    def _is_move(self, name: str, args: Any, kwargs: Any) -> bool:
+        """Say whether values are moved as they are, to places that do not depend on data."""
+        if name == "_to_copy":
+            return kwargs.get("dtype") in (None, args[0].dtype)
+        rest = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
+        return name not in aten.PICKS or not any(map(self.memory.knows, rest))
+
+    def _moved(self, func: Any, args: Any, kwargs: Any) -> list[Numbers]:
+        """Run a move on numbers instead of values."""
+
+        def integer(tensor: Tensor) -> Tensor:
+            return as_tensor(self.memory.read(tensor))
+
+        def real(tensor: Tensor) -> Tensor:
+            return as_tensor(self.memory.read(tensor)).double()  # exact up to 2^53
+
+        def pad(value: Any) -> int:
+            return self.memory.numbering.constant(value, args[0].dtype)
+
+        try:
+            found = aten.on_numbers(func, args, kwargs, integer, pad)
+        except (RuntimeError, NotImplementedError):
+            found = aten.on_numbers(func, args, kwargs, real, pad)
+        return [tidy(t.long().contiguous()) for t in tree_leaves(found) if isinstance(t, Tensor)]
+
+    def _settle(self, node: Node, tensors: list[Tensor]) -> None:
+        self.settle(node)
+        for tensor, numbers in zip(tensors, node.outputs, strict=True):
+            self.memory.write(tensor, numbers)
+        self.count += 1
+        if not self.count % SWEEP:
+            self.memory.sweep()
+
+
+@contextmanager
+def _aside(recorder: Recorder) -> Iterator[None]:
+    """The judge's own arithmetic is no part of the run."""
+    recorder.inside += 1
+    try:
+        yield
+    finally:
+        recorder.inside -= 1
+
+
+def states(net: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and buffers by name, every name of a tied one."""
+    yield from net.named_parameters(remove_duplicate=False)
+    yield from net.named_buffers(remove_duplicate=False)
+
+
+def _kept(value: Any, targets: list[Tensor]) -> Any:
+    """A copy of what an operator is about to overwrite."""
+    return value.clone() if any(value is target for target in targets) else value
+
+
+def _is_known(memory: Memory, tensor: Tensor) -> bool:
+    """Say whether a parameter was met before, under another name; memory alone may be shared."""
+    try:
+        return memory.knows(tensor) and memory.read(tensor) is not None
+    except Undecided:
+        return False
+
+
+def _is_view(func: Any) -> bool:
+    return bool(func.is_view)
+
+
+def _sure(func: Any, args: Any, kwargs: Any) -> bool:
+    """Say whether an operator that may draw random numbers draws none here."""
+    named = aten.arguments(func, args, kwargs)
+    name = aten.name_of(func)
+    if "attention" in name:
+        return not named.get("dropout_p")
+    if "rrelu" in name:
+        return not named.get("training")
+    return not named.get("p", named.get("train", True))
+
+
+def _source(memory: Memory, name: str, args: Any) -> Numbers | None:
+    """The numbers that a plain write brings, or None where it casts."""
+    target = args[0]
+    if name == "copy_":
+        if args[1].dtype != target.dtype:
+            return None
+        return tidy(as_tensor(memory.read(args[1])).expand(target.shape).contiguous())
+    value = 0 if name == "zero_" else args[1]
+    if isinstance(value, Tensor):
+        return tidy(as_tensor(memory.read(value)).expand(target.shape).contiguous())
+    number = memory.numbering.constant(value, target.dtype)
+    return torch.full(tuple(target.shape), number, dtype=torch.int64)
+
+
+def _again(func: Any, args: Any, kwargs: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+    """The same operator on other tensors, in the order of its inputs; never in place."""
+    shapes = [t.shape for t in inputs]
+    named = aten.arguments(func, args, kwargs)
+    plain = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    places = [name for name in named if isinstance(named[name], Tensor)]
+
+    def run(*tensors: Tensor) -> Any:
+        if len(places) != len(shapes):
+            raise Undecided("lists of tensors are not run again")
+        filled = plain | dict(zip(places, (t.clone() for t in tensors), strict=True))
+        return func(**filled)
+
+    return run
+
+
+def trace(
+    net: torch.nn.Module,
+    run: Callable[[Any], Any],
+    images: Any,
+    numbering: Numbering,
+    layers: Mapping[int, Layer],
+    settle: Settle,
+    observe: Observe = lambda call: None,
+) -> list[Numbers]:
+    """Run one side and return the numbers of its outputs.
+
+    Args:
+        net: the side; its parameters and buffers carry their names.
+        run: images -> list of output tensors.
+        images: a tuple of tensors, numbered by their place.
+        numbering: shared by both sides.
+        layers: by id, modules that are nodes as wholes.
+        settle: gives every node its outputs.
+        observe: sees every node with its values.
+
+    Raises:
+        Undecided: something on the way cannot be followed.
+    """
+    memory = Memory(numbering)
+    recorder = Recorder(net, memory, layers, settle, observe)
+    for place, image in enumerate(images):
+        memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
+    with recorder.follow():
+        outputs = run(images)
+    return [memory.read(t) for t in outputs]
+
+
+def called(net: torch.nn.Module, run: Callable[[], Any]) -> set[str]:
+    """Return the paths of the modules that a run calls."""
+    paths = {id(module): path for path, module in net.named_modules()}
+    found: set[str] = set()
+
+    def note(module: torch.nn.Module, args: Any) -> None:
+        found.add(paths.get(id(module), ""))
+
+    handle = hooks.register_module_forward_pre_hook(note)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    return found

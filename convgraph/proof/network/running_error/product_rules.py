@@ -1,0 +1,274 @@
+"""Running bounds of products, arithmetic and functions of one value; derived in `call`."""
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.running_error.call import (
+    ELEMENTARY,
+    QUOTIENT,
+    ROOT,
+    Entry,
+    NoRule,
+    Rule,
+    Setting,
+    rounded,
+    rule,
+    with_self,
+)
+
+# -- sums of products ------------------------------------------------------------------------------
+
+
+@rule("convolution")
+def _convolution(s: Setting) -> Tensor:
+    x, w, b = s.of("input"), s.of("weight"), s.given.get("bias")
+    g = s.given
+    arguments = [
+        g.get("stride"), g.get("padding"), g.get("dilation"), g.get("transposed", False),
+        g.get("output_padding", [0] * (w.x.dim() - 2)), g.get("groups", 1),
+    ]  # fmt: skip
+
+    def conv(image: Tensor, weight: Tensor) -> Tensor:
+        made: Tensor = torch.ops.aten.convolution.default(image, weight, None, *arguments)
+        return made
+
+    axis = 0 if arguments[3] else 1  # a transposed weight is (in, out / groups, ...)
+    per = w.x.shape[0] // arguments[5] if axis == 0 else w.x.shape[1]
+    n = per * w.x[0, 0].numel() + (b is not None)
+    gamma = s.gamma(n)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    error = conv(x.e + gamma * x.a, w.a)
+    if bool(w.e.any()):
+        error = error + conv(x.a, w.e)
+    if isinstance(b, Entry):
+        shape = (1, -1, *(1,) * (w.x.dim() - 2))
+        error = error + (b.e + gamma * b.a).view(shape)
+    return error + n * s.tiny
+
+
+def _product(s: Setting, one: Entry, two: Entry, extra: int = 0) -> Tensor:
+    n = one.x.shape[-1]
+    if s.gamma(n + extra) == inf:
+        raise NoRule("n u >= 1")
+    error = torch.matmul(one.a, two.e + s.gamma(n + extra) * two.a) + torch.matmul(one.e, two.a)
+    return error + (n + extra) * s.tiny
+
+
+@rule("mm", "bmm", "mv", "dot")
+def _matmul(s: Setting) -> Tensor:
+    one = s.of("self")
+    return _product(s, one, s.of(next(k for k in ("mat2", "vec", "tensor") if k in s.given)))
+
+
+@rule("addmm", "baddbmm", "addmv")
+def _addmm(s: Setting) -> Tensor:
+    if s.given.get("alpha", 1) != 1 or s.given.get("beta", 1) != 1:
+        raise NoRule("alpha or beta is not 1")
+    names = {"mat1", "batch1", "mat"}, {"mat2", "batch2", "vec"}
+    one, two = (s.of(next(k for k in given if k in s.given)) for given in names)
+    bias = s.of("self")
+    n = one.x.shape[-1] + 1
+    return _product(s, one, two, 1) + bias.e + s.gamma(n) * bias.a
+
+
+@rule("linear")
+def _linear(s: Setting) -> Tensor:
+    x, w, b = s.of("input"), s.of("weight"), s.given.get("bias")
+    found = _product(s, x, Entry(w.x.T, w.e.T), int(b is not None))
+    if isinstance(b, Entry):
+        found = found + b.e + s.gamma(x.x.shape[-1] + 1) * b.a
+    return found
+
+
+# -- arithmetic of two values ----------------------------------------------------------------------
+
+
+@rule("add", "sub")
+def _add(s: Setting) -> Tensor:
+    alpha = abs(float(s.given.get("alpha", 1)))
+    two = s.of("other")
+    error = s.of("self").e + alpha * two.e
+    if alpha != 1:
+        error = error + 2 * s.u * alpha * two.a
+    return rounded(s, error)
+
+
+@rule("rsub")
+def _rsub(s: Setting) -> Tensor:
+    if s.given.get("alpha", 1) != 1:
+        raise NoRule("alpha is not 1")
+    return rounded(s, s.of("self").e + s.of("other").e)
+
+
+@rule("mul")
+def _mul(s: Setting) -> Tensor:
+    x, y = s.of("self"), s.of("other")
+    # x'y' - xy = x'(y' - y) + y (x' - x)
+    return rounded(s, x.a * y.e + (y.x.abs() + y.e) * x.e)
+
+
+@rule("div")
+def _div(s: Setting) -> Tensor:
+    if s.given.get("rounding_mode") is not None:
+        raise NoRule("it rounds")
+    x, y = s.of("self"), s.of("other")
+    low = y.x.abs() - 2 * y.e
+    # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y'
+    error = torch.where(low > 0, (x.e + (x.x.abs() + x.e) / low * y.e) / low, inf)
+    return rounded(s, error, QUOTIENT)
+
+
+@rule("maximum", "minimum")
+def _extreme(s: Setting) -> Tensor:
+    return torch.maximum(s.of("self").e, s.of("other").e)
+
+
+@rule("where")
+def _where(s: Setting) -> Tensor:
+    condition = s.given["condition"]
+    return torch.where(condition, s.of("self").e, s.of("other").e)
+
+
+@rule("masked_fill")
+def _masked_fill(s: Setting) -> Tensor:
+    return s.of("self").e.masked_fill(s.given["mask"], 0.0)
+
+
+# -- one value, no rounding ------------------------------------------------------------------------
+
+
+@rule("relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
+def _lipschitz(s: Setting) -> Tensor:
+    if any(isinstance(s.given.get(k), Entry) for k in ("min", "max")):
+        raise NoRule("its limits are data")
+    # the limits, rounded alike on both sides, are part of the function
+    return s.of("self").e
+
+
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d")
+def _max_pool(s: Setting) -> Tensor:
+    found = s.func(**with_self(s, s.of("self").e))
+    largest: Tensor = found[0] if isinstance(found, tuple) else found
+    return largest
+
+
+@rule("adaptive_max_pool2d", "adaptive_max_pool3d")
+def _adaptive_max_pool(s: Setting) -> Tensor:
+    found: Tensor = s.func(**with_self(s, s.of("self").e))[0]
+    return found
+
+
+@rule("amax", "amin")
+def _amax(s: Setting) -> Tensor:
+    return s.of("self").e.amax(dim=s.given.get("dim", ()), keepdim=s.given.get("keepdim", False))
+
+
+@rule("leaky_relu")
+def _leaky_relu(s: Setting) -> Tensor:
+    slope = abs(float(s.given.get("negative_slope", 0.01)))
+    return rounded(s, max(1.0, slope) * s.of("self").e, 2)
+
+
+@rule("_prelu_kernel")
+def _prelu(s: Setting) -> Tensor:
+    x, w = s.of("self"), s.of("weight")
+    return rounded(s, w.a.clamp(min=1) * x.e + x.a * w.e)
+
+
+@rule("elu")
+def _elu(s: Setting) -> Tensor:
+    if s.given.get("scale", 1) != 1 or s.given.get("input_scale", 1) != 1:
+        raise NoRule("it is scaled")
+    alpha = abs(float(s.given.get("alpha", 1)))
+    error = max(1.0, alpha) * s.of("self").e
+    # for x < 0 it is alpha (exp(x) - 1), rounded against at most alpha
+    return rounded(s, error, 2) + ELEMENTARY * s.u * alpha
+
+
+# -- one value, elementary functions ---------------------------------------------------------------
+# name: (largest |f'|, by which magnitude it is rounded: "y" its value, "x" its argument)
+
+SMOOTH = {
+    "sigmoid": (0.25, "y"),
+    "tanh": (1.0, "y"),
+    "silu": (1.1, "y"),  # f' = s + x s (1 - s), largest 1.0998 at x = 2.4
+    "hardswish": (1.5, "x"),  # f' = (2 x + 3) / 6, largest at x = 3
+    "hardsigmoid": (1 / 6, "1"),
+    "gelu": (1.13, "x"),  # f' = Phi + x phi, largest 1.129 at sqrt(2); tanh form 1.1290
+    "softplus": (1.0, "1x"),
+    "mish": (1.09, "x"),  # largest 1.0885
+    "sin": (1.0, "1x"),
+    "cos": (1.0, "1x"),
+    "erf": (1.13, "y"),  # 2 / sqrt(pi)
+}
+
+
+def _smooth(slope: float, by: str) -> Rule:
+    def carry(s: Setting) -> Tensor:
+        x = s.of("self")
+        error = slope * x.e
+        size = torch.zeros_like(x.e)
+        if "y" in by:
+            size = s.y.abs() + 2 * error
+        if "x" in by:
+            size = size + x.a
+        if "1" in by:
+            size = size + 1.0
+        return error + ELEMENTARY * s.u * size * (1 + 16 * s.u) + s.tiny
+
+    return carry
+
+
+for _name, (_slope, _by) in SMOOTH.items():
+    rule(_name)(_smooth(_slope, _by))
+
+
+@rule("exp")
+def _exp(s: Setting) -> Tensor:
+    e = s.of("self").e
+    return rounded(s, s.y.abs() * torch.expm1(3 * e), ELEMENTARY)
+
+
+@rule("log")
+def _log(s: Setting) -> Tensor:
+    x = s.of("self")
+    low = x.lies[0]
+    return rounded(s, torch.where(low > 0, x.e / low, inf), ELEMENTARY)
+
+
+@rule("sqrt")
+def _sqrt(s: Setting) -> Tensor:
+    x = s.of("self")
+    low = x.lies[0].clamp(min=0)
+    # |sqrt x' - sqrt x| = |x' - x| / (sqrt x' + sqrt x) and at most sqrt |x' - x|
+    slope = torch.minimum(x.e / (2 * low.sqrt()).clamp(min=1e-300), x.e.sqrt())
+    return rounded(s, slope, ROOT)
+
+
+@rule("rsqrt")
+def _rsqrt(s: Setting) -> Tensor:
+    x = s.of("self")
+    low = x.lies[0]
+    return rounded(s, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), ROOT)
+
+
+@rule("reciprocal")
+def _reciprocal(s: Setting) -> Tensor:
+    x = s.of("self")
+    low = x.x.abs() - 2 * x.e
+    return rounded(s, torch.where(low > 0, x.e / low**2, inf), QUOTIENT)
+
+
+@rule("pow")
+def _pow(s: Setting) -> Tensor:
+    x, p = s.of("self"), s.given.get("exponent")
+    if p == 2:
+        return rounded(s, (x.a + x.x.abs() + x.e) * x.e)
+    if p == 3:
+        return rounded(s, 3 * x.a**2 * x.e, 2)
+    if p == 0.5:
+        return _sqrt(s)
+    raise NoRule(f"an exponent of {p}")

@@ -1,0 +1,194 @@
+"""Running bounds of sums over axes, pools, resizes, softmax, norms; derived in `call`."""
+
+from math import inf, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.running_error.call import (
+    ELEMENTARY,
+    ROOT,
+    Entry,
+    NoRule,
+    Setting,
+    rule,
+    with_self,
+)
+
+# -- sums over axes --------------------------------------------------------------------------------
+
+
+def _summed(s: Setting, mean: bool) -> Tensor:
+    x = s.of("self")
+    dims = s.given.get("dim")
+    dims = list(range(x.x.dim())) if dims in (None, []) else dims
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    n = torch.Size([x.x.shape[d] for d in dims]).numel()
+    if s.gamma(n + 1) == inf:
+        raise NoRule("n u >= 1")
+    total = (x.e + s.gamma(n + 1) * x.a).sum(dims, keepdim=s.given.get("keepdim", False))
+    return total / (n if mean else 1) + s.tiny
+
+
+@rule("sum")
+def _sum(s: Setting) -> Tensor:
+    return _summed(s, mean=False)
+
+
+@rule("mean")
+def _mean(s: Setting) -> Tensor:
+    return _summed(s, mean=True)
+
+
+@rule("linalg_vector_norm")
+def _vector_norm(s: Setting) -> Tensor:
+    if s.given.get("ord", 2) != 2 or s.given.get("dtype") is not None:
+        raise NoRule("it is not the Euclidean norm")
+    x, dims = s.of("self"), s.given.get("dim")
+    dims = list(range(x.x.dim())) if dims is None else dims
+    n = torch.Size([x.x.shape[d] for d in dims]).numel()
+    if s.gamma(n + ROOT) == inf:
+        raise NoRule("n u >= 1")
+    # ||x'| - |x|| <= |x' - x|; the square root halves the relative error of n squares and sums
+    wide = (x.e.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
+    size = (x.a.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
+    error: Tensor = wide + s.gamma(n + ROOT) * size + n**0.5 * s.tiny**0.5
+    return error
+
+
+@rule("avg_pool2d", "avg_pool3d", "avg_pool1d")
+def _avg_pool(s: Setting) -> Tensor:
+    x, kernel = s.of("self"), s.given["kernel_size"]
+    n = torch.Size(kernel if isinstance(kernel, (list, tuple)) else [kernel] * 3).numel()
+    made: Tensor = s.func(**with_self(s, x.e + s.gamma(n + 1) * x.a))
+    return made.abs() + s.tiny
+
+
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
+def _adaptive_avg_pool(s: Setting) -> Tensor:
+    x = s.of("self")
+    out = s.given["output_size"]
+    out = out if isinstance(out, (list, tuple)) else [out]
+    spans = [-(-n // k) + 1 for n, k in zip(x.x.shape[-len(out) :], out, strict=True)]
+    made: Tensor = s.func(**with_self(s, x.e + s.gamma(torch.Size(spans).numel() + 1) * x.a))
+    return made + s.tiny
+
+
+@rule("upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d")
+def _linear_resize(s: Setting) -> Tensor:
+    x = s.of("self")
+    made: Tensor = s.func(**with_self(s, x.e))
+    # Weights are nonnegative and sum to 1. A source coordinate is rounded 4 times at a size of at
+    # most n + 1, which moves each weight by at most 4 u (n + 1) an axis; 8 roundings behind it.
+    sizes = x.x.shape[2:]
+    off = sum(4 * (n + 1) for n in sizes) * 2 ** len(sizes) + 8
+    axes = tuple(range(2, x.x.dim()))
+    error: Tensor = made + off * s.u * x.a.amax(dim=axes, keepdim=True) + s.tiny
+    return error
+
+
+@rule("_softmax")
+def _softmax(s: Setting) -> Tensor:
+    x, dim = s.of("self"), s.given["dim"]
+    n = x.x.shape[dim]
+    shift = x.e.amax(dim, keepdim=True)
+    spread = (x.lies[1].amax(dim, keepdim=True) - x.lies[0]).clamp(min=0)
+    # Every exponent is off by at most shift against the exact one and by u spread in itself; then n
+    # sums and a division. With r the relative change, |y' - y| <= y (e^r - 1) and y <= y_hat e^r.
+    r = 2 * shift + 2 * s.u * spread.amax(dim, keepdim=True) + (n + 2 * ELEMENTARY) * s.u
+    error: Tensor = (s.y * torch.expm1(2 * r)).clamp(max=1) + s.tiny
+    return error
+
+
+# -- norms -----------------------------------------------------------------------------------------
+
+
+def _affine(entry: Any, shape: tuple[int, ...]) -> Entry | None:
+    return (
+        Entry(entry.x.reshape(shape), entry.e.reshape(shape)) if isinstance(entry, Entry) else None
+    )
+
+
+def _scaled(s: Setting, d: Entry, inv: Entry, weight: Entry | None, bias: Entry | None) -> Tensor:
+    """(x - mean) inv w + b, in this order or as x alpha + beta."""
+    value, error, size = d.x * inv.x, d.a * inv.e + (inv.x + inv.e) * d.e, d.a * inv.a
+    if weight is not None:
+        error = weight.a * error + (value.abs() + error) * weight.e
+        size = size * weight.a
+    if bias is not None:
+        error, size = error + bias.e, size + bias.a
+    return error + s.gamma(ELEMENTARY + 2) * size + s.tiny
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
+def _batch_norm(s: Setting) -> Tensor:
+    if s.given.get("training"):
+        raise NoRule("it is in training")
+    x = s.of("input")
+    shape = (1, -1, *(1,) * (x.x.dim() - 2))
+    mean, var = (_affine(s.of(f"running_{k}"), shape) for k in ("mean", "var"))
+    weight, bias = (_affine(s.given.get(k), shape) for k in ("weight", "bias"))
+    if mean is None or var is None:
+        raise NoRule("it keeps no statistics")
+    inv = (var.x + s.given["eps"]).rsqrt()
+    low = var.lies[0].clamp(min=0) + s.given["eps"]
+    slack = (ROOT + 1) * s.u * inv + var.e / (2 * low**1.5)
+    # both orders are bounded by |alpha| (|x| + |mean|) + |b|, each factor rounded at most 8 times
+    wide = Entry(x.x.abs() + mean.x.abs(), x.e + mean.e)
+    return _scaled(s, wide, Entry(inv, slack), weight, bias)
+
+
+def _normed(s: Setting, x: Entry, eps: float, shape: Any) -> tuple[Entry, Entry]:
+    """Deviations and 1 / deviation of rows (..., n), normalized over the last axis."""
+    n = x.x.shape[-1]
+    if s.gamma(n + 4) == inf:
+        raise NoRule("n u >= 1")
+    off = x.e.mean(-1, keepdim=True) + s.gamma(n + 2) * x.a.mean(-1, keepdim=True)
+    d = Entry(x.x - x.x.mean(-1, keepdim=True), x.e + off)
+    var = d.x.square().mean(-1, keepdim=True)
+    wrong = (2 * d.a * d.e).mean(-1, keepdim=True)
+    wrong = wrong + 4 * (n + 4) * s.u * (1 + (n + 4) * s.u) * x.a.square().mean(-1, keepdim=True)
+    low = (var + eps - 2 * wrong).clamp(min=eps * (1 - 4 * s.u))
+    inv = (var + eps).rsqrt()
+    slack = wrong / (2 * low**1.5) + (ROOT + 1) * s.u * low.rsqrt()
+    # an inverse deviation is never more than 1 / sqrt(eps)
+    return d, Entry(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
+
+
+@rule("native_layer_norm")
+def _layer_norm(s: Setting) -> Tensor:
+    x, shape = s.of("input"), s.given["normalized_shape"]
+    size = torch.Size(shape).numel()
+    rows = Entry(x.x.reshape(-1, size), x.e.reshape(-1, size))
+    weight, bias = (_affine(s.given.get(k), (1, size)) for k in ("weight", "bias"))
+    d, inv = _normed(s, rows, s.given["eps"], shape)
+    wide = Entry(d.x.abs() + 2 * x.a.reshape(-1, size).mean(-1, keepdim=True), d.e)
+    return _scaled(s, wide, inv, weight, bias).reshape(x.x.shape)
+
+
+@rule("native_group_norm")
+def _group_norm(s: Setting) -> Tensor:
+    x = s.of("input")
+    batch, channels, groups = x.x.shape[0], x.x.shape[1], s.given["group"]
+    rows = Entry(x.x.reshape(batch, groups, -1), x.e.reshape(batch, groups, -1))
+    d, inv = _normed(s, rows, s.given["eps"], None)
+    wide = d.x.abs() + 2 * rows.a.mean(-1, keepdim=True)
+
+    def back(value: Tensor) -> Tensor:
+        return value.expand_as(rows.x).reshape(batch, channels, -1)
+
+    weight, bias = (_affine(s.given.get(k), (1, channels, 1)) for k in ("weight", "bias"))
+    return _scaled(
+        s, Entry(back(wide), back(d.e)), Entry(back(inv.x), back(inv.e)), weight, bias
+    ).reshape(x.x.shape)
+
+
+@rule("_to_copy")
+def _cast(s: Setting) -> Tensor:
+    target = s.given.get("dtype")
+    e = s.of("self").e
+    if target is None or not target.is_floating_point:
+        raise NoRule(f"a cast to {target}")
+    u = torch.finfo(target).eps / 2
+    return e + u * (s.of("self").a) + torch.finfo(target).smallest_normal * torch.finfo(target).eps

@@ -1,0 +1,155 @@
+"""Both runs side by side: at every operator, is their difference one that rounding may make?
+
+A bound that is propagated from the images grows with every layer, whatever happens. Here each
+operator starts anew from the measured difference d of its inputs: with the rules of the running
+bound, E(d) covers any correct result for inputs that are off by d, so the two results differ by at
+most 2 E(d). It is as tight at the last layer as at the first.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from convgraph.proof.network.node import CONVOLUTION, Call, Node
+from convgraph.proof.network.running_error.bound import FILES
+from convgraph.proof.network.running_error.call import RULES, Entry, NoRule, Setting
+from convgraph.proof.network.value_numbers import Numbers, Run, as_tensor, run
+
+__all__ = ["FILES", "Beside", "Values"]
+
+
+@final
+class Values:
+    """What the reference computed, by the numbers of its elements."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._bases: list[int] = []
+        self._flat: list[Tensor] = []
+
+    def keep(self, call: Call) -> None:
+        """Keep the floating outputs of a node of the reference."""
+        for numbers, tensor in zip(call.node.outputs, call.outputs, strict=True):
+            if isinstance(numbers, Run) and tensor.is_floating_point() and tensor.numel():
+                self._bases.append(numbers.base)
+                self._flat.append(tensor.detach().contiguous().reshape(-1).clone())
+
+    def at(self, numbers: Numbers, own: Tensor) -> Tensor:
+        """Return the reference's values of these elements.
+
+        Args:
+            numbers: which elements.
+            own: the candidate's values; parameters, images and constants are the same.
+        """
+        if isinstance(numbers, Run):
+            place = bisect_right(self._bases, numbers.base) - 1
+            start = numbers.base - self._bases[place] if place >= 0 else -1
+            if 0 <= start <= self._flat[place].numel() - own.numel() and numbers == run(
+                numbers.base, numbers.shape
+            ):
+                return self._flat[place][start : start + own.numel()].view(own.shape)
+        flat = as_tensor(numbers).reshape(-1)
+        found = own.reshape(-1).clone()
+        bases = torch.tensor(self._bases or [0])
+        block = torch.searchsorted(bases, flat, right=True) - 1
+        for place in block.unique().tolist():
+            if place < 0 or not self._bases:
+                continue
+            offset = flat - self._bases[place]
+            mask = (block == place) & (offset < self._flat[place].numel())
+            where = mask.to(found.device)
+            found[where] = self._flat[place][offset[mask].to(found.device)]
+        return found.reshape(own.shape)
+
+
+@final
+class Beside:
+    """Holds every operator of the candidate against the reference's values.
+
+    Attributes:
+        held: how many operators were within their bound.
+        worst: largest difference / bound, and where.
+        missing: operators without a rule, by name.
+        over: what exceeds its bound, in words; "" if nothing does.
+        vendor: whether the reference itself exceeds it there, against the same operator in float64.
+    """
+
+    def __init__(self, values: Values) -> None:
+        """Start with none looked at."""
+        self.values = values
+        self.held = 0
+        self.worst: tuple[float, str] = (0.0, "")
+        self.missing: Counter[str] = Counter()
+        self.over = ""
+        self.vendor = False
+
+    def look(self, call: Call, partner: Node) -> None:
+        """Compare one operator.
+
+        Args:
+            call: of the candidate.
+            partner: its node of the reference.
+        """
+        if not call.outputs or not call.outputs[0].is_floating_point():
+            return
+        name = CONVOLUTION if partner.name == CONVOLUTION else partner.name.partition(".")[0]
+        rule = RULES.get(name)
+        given = dict(call.given)
+        if call.node.layer is not None:
+            if partner.layer is not None:  # the layer's own padding; its certificate covers it
+                self.missing["padded convolution"] += 1
+                return
+            given |= {k: v for k, v in partner.given.items() if k not in given}
+        if rule is None:
+            self.missing[name] += 1
+            return
+        if sum(isinstance(v, Tensor) for v in given.values()) != len(call.node.inputs):
+            self.missing[f"{name} of a list"] += 1
+            return
+        order = iter(call.node.inputs)
+        floats = [t for t in tree_leaves(given) if isinstance(t, Tensor) and t.is_floating_point()]
+        dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)
+        entries: dict[str, Any] = {}
+        for key, value in given.items():
+            entries[key] = value
+            if isinstance(value, Tensor):
+                numbers = next(order)
+                if value.is_floating_point():
+                    x = self.values.at(numbers, value).double()
+                    entries[key] = Entry(x, (x - value.double()).abs())
+        mine = call.outputs[0].double()
+        true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
+        setting = Setting(call.func, entries, dtype, y=true)
+        try:
+            limit = 2 * rule(setting)
+        except NoRule as reason:
+            self.missing[f"{name} ({reason})"] += 1
+            return
+        gap = (mine - true).abs()
+        ratio = torch.where(gap == 0, 0.0, gap / limit)
+        largest = float(ratio.max()) if ratio.numel() else 0.0
+        if largest <= 1:
+            self.held += 1
+            self.worst = max(self.worst, (largest, str(partner)))
+        elif not self.over:
+            self.vendor = _exceeds(setting, rule, call.func, true)
+            self.over = f"{partner}: the two results differ by {largest:.3g} times their bound"
+
+
+def _exceeds(setting: Setting, rule: Callable[[Setting], Tensor], func: Any, true: Tensor) -> bool:
+    """Say whether the reference's own result is outside of its bound, against float64."""
+    exact = Setting(
+        func,
+        {k: Entry(v.x, torch.zeros_like(v.e)) if isinstance(v, Entry) else v
+         for k, v in setting.given.items()},
+        setting.dtype,
+        y=true,
+    )  # fmt: skip
+    finer = func(**{k: v.x if isinstance(v, Entry) else v for k, v in exact.given.items()})
+    finer = finer[0] if isinstance(finer, (tuple, list)) else finer
+    return bool(((finer - true).abs() > 2 * rule(exact)).any())

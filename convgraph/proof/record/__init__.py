@@ -1,0 +1,1 @@
+"""What stays of a proof: the certificate, the counterexample, the page."""

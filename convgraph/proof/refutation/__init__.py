@@ -1,0 +1,1 @@
+"""After a refutation: the smallest counterexample and its likely cause."""

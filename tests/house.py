@@ -1,0 +1,87 @@
+"""The house: which rooms there are, in which order, and the page that lists them.
+
+python -m tests.house docs/design/house.md        writes the list of rooms into the page
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "convgraph"
+
+HOUSE = {
+    "": "errors autocast memo geometry graph backends functional nn explanation convert proof "
+    "comparison draw explorer . demo cli pytest_plugin __main__",
+    "geometry": "kernel window resize .",
+    "graph": "lattice images site_numbers sites edge_list output_sites edges interchange "
+    "pixel_graph transforms .",
+    "backends": "problem cost compiled tf32 bags rows tiling dense messages edge_count gather "
+    "masked tiles fused .",
+    "backends.dense": ". conv pool resize unfold",
+    "backends.messages": ". edges unfold",
+    "backends.gather": ". typed_nodes maxima edges unfold",
+    "backends.masked": ". filled_image conv",
+    "backends.tiles": ". windows conv",
+    "backends.fused": ". triton_kernels triton_launch operators autograd triton_tables triton_conv "
+    "cpp_build cpp_tables cpp_conv",
+    "functional": "conv pool resize rearrange norm prepared .",
+    "proof": "aten draws precision roundoff equation record network refutation layer symbolic "
+    "verifier .",
+    "proof.equation": ". spec contraction depthwise oracle",
+    "proof.record": ". counterexample page certificate",
+    "proof.layer": ". structure trial premise identity rounding basis parts judge",
+    "proof.layer.premise": ". degrees source_lines call nonlinear traced_tensor linear_rules "
+    "product_rules follower trusted check",
+    "proof.network": ". value_numbers running_error node recorder operator_layers match "
+    "side_by_side end_to_end judge",
+    "proof.network.running_error": ". call product_rules sum_rules bound",
+    "proof.refutation": ". truth difference suspects symptoms causes shrink",
+    "proof.symbolic": "arithmetic axis flat theorems .",
+    "comparison": ". callers linear_callers excite networks layers named",
+}
+"""Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.
+
+An import may only point up its list. A folder without a line of its own is not looked into.
+"""
+
+START, END = "<!-- rooms: `make house` writes them -->\n", "<!-- end of the rooms -->\n"
+
+
+def rooms(wing: str) -> list[str]:
+    """Return the files and folders of a wing in order."""
+    return HOUSE[wing].split()
+
+
+def idea(path: Path) -> str:
+    """Return the first sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def listed(package: Path = PACKAGE) -> str:
+    """Return the list of rooms in Markdown: each with the first sentence that it says itself."""
+    lines: list[str] = []
+    for wing in HOUSE:
+        folder = package.joinpath(*wing.split(".")) if wing else package
+        lines += [f"## `{'/'.join([package.name, *filter(None, wing.split('.'))])}/`", ""]
+        lines += ["| room | its one idea |", "|---|---|"]
+        for room in rooms(wing):
+            path = folder / f"{'__init__' if room == '.' else room}.py"
+            name = f"{room}/" if (folder / room).is_dir() and room != "." else path.name
+            if room != ".":
+                path = path if path.exists() else folder / room / "__init__.py"
+            lines.append(f"| `{name}` | {idea(path).replace('|', '&#124;')} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def page(old: str) -> str:
+    """Return a page with the list of rooms put in the place for it."""
+    before, _, rest = old.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{listed()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(page(target.read_text(encoding="utf-8")), encoding="utf-8")
