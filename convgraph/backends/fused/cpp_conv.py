@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends import tiling
+from convgraph.backends.edge_count import count_edges
 from convgraph.backends.fused import autograd, cpp_build, cpp_tables
 from convgraph.backends.problem import Problem, off_lattice
 from convgraph.backends.rows import HALF
@@ -46,7 +46,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds of whole registers, and elements moved: rows, and the neighbours looked up."""
     edges: Any = problem.edges
-    count = edges.form(tiling.count_edges)
+    count = edges.form(count_edges)
     rows = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
     looked = edges.num_taps * edges.num_targets
     if problem.depthwise:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends import tiling
+from convgraph.backends.edge_count import count_edges
 from convgraph.backends.fused import autograd, triton_launch
 from convgraph.backends.fused.triton_tables import neighbours
 from convgraph.backends.problem import Problem, off_lattice
@@ -38,7 +38,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved: rows read and written once, and the table between them."""
     edges: Any = problem.edges
-    macs = edges.form(tiling.count_edges) * problem.macs_per_edge
+    macs = edges.form(count_edges) * problem.macs_per_edge
     moved = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
     return float(macs), float(moved + edges.num_taps * edges.num_targets)
 

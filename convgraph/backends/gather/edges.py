@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends import tiling
 from convgraph.backends.compiled import add_rows, keeping, multilinear, operators, plus
+from convgraph.backends.edge_count import count_edges
 from convgraph.backends.gather import typed_nodes
 from convgraph.backends.problem import TAPPED, EdgeSource, Problem
 from convgraph.graph.edges import Edges
@@ -71,7 +71,7 @@ def _count(problem: Problem) -> int:
     """Edges, without listing what another backend may not need."""
     edges = problem.edges
     if isinstance(edges, Edges) and problem.op == "conv":
-        return edges.form(tiling.count_edges)
+        return edges.form(count_edges)
     return edges.num_edges
 
 
