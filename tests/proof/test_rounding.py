@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.proof import Oracle, precision, prove_convolution
+from convgraph.proof import Oracle, precision, prove_convolution, roundoff
 from convgraph.proof.layer import rounding
 from convgraph.proof.layer.rounding import bounds, check_rounding
 from convgraph.proof.roundoff import U11, dot_bound
@@ -63,7 +63,8 @@ def test_a_bound_that_says_nothing_of_a_gradient_is_undecided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """84 products in an entry of grad_w, 37 in one of y: between them lies 1 / u."""
-    monkeypatch.setattr(rounding, "unit_roundoff", lambda dtype: 2.0**-6)
+    for module in (roundoff, rounding):
+        monkeypatch.setattr(module, "unit_roundoff", lambda dtype: 2.0**-6)
     found = checked(plain, tf32=False)
     assert found.status == "undecided"
     assert "the bound of grad_w says nothing" in found.reason
