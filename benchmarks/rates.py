@@ -39,9 +39,8 @@ from scipy.optimize import lsq_linear
 
 import convgraph as cg
 from convgraph.backends import cost, tiling
-from convgraph.backends.fused import cpp_build
+from convgraph.backends.fused import cpp_build, triton_conv
 from convgraph.backends.fused import cpp_conv as cpp
-from convgraph.backends.fused import triton_conv as fused_triton
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.masked import conv as masked
 from convgraph.backends.tiles import conv as tiles
@@ -146,7 +145,7 @@ def measured(
     taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
     if not problem.depthwise or case.density <= 0.1:
         ways[by_tap, 0] = (lambda: gather.conv(x, taps(), edges, b)), gather.work(problem)
-    fused = cpp if device.type == "cpu" else fused_triton
+    fused = cpp if device.type == "cpu" else triton_conv
     if fused.refuses(problem) is None:
         ways[fused.NAME, 0] = (lambda: fused.conv(x, taps(), b, edges)), fused.work(problem)
     pixels = image.to(memory_format=torch.channels_last).requires_grad_()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convgraph.proof.running_setting import RULES, rounded
+from convgraph.proof.network.running_error.call import RULES, rounded
 from tests.proof.vendor_functions import share
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convgraph.proof.running import RunningBound
+from convgraph.proof.network.running_error.bound import RunningBound
 
 FINER = 2.0**-28
 """Of a value: what float64's own error may add to a comparison with float32."""
