@@ -114,6 +114,7 @@ def measured(case: Case, device: torch.device, dtype: torch.dtype) -> dict[str, 
             try:
                 calls[name], how[name] = replayed(step(arm), device)
             except Exception as error:  # noqa: BLE001 - a peer that fails is a result
+                traceback.print_exc()
                 found["arms"].setdefault(name, {})[mode] = {"error": repr(error)[:300]}
         times = turns(calls, device)
         base = statistics.median(times[DENSE])
@@ -128,9 +129,9 @@ def measured(case: Case, device: torch.device, dtype: torch.dtype) -> dict[str, 
 
 def replayed(run: Callable[[], None], device: torch.device) -> tuple[Callable[[], None], str]:
     """Return a call that replays `run` as a CUDA graph, or `run` itself and why."""
-    if device.type != "cuda":
+    aside = torch.cuda.Stream() if device.type == "cuda" else None
+    if aside is None:
         return run, "eager"
-    aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(2):
@@ -143,6 +144,9 @@ def replayed(run: Callable[[], None], device: torch.device) -> tuple[Callable[[]
             run()
     except RuntimeError as error:
         torch.cuda.synchronize()
+        # A capture that failed leaves the random state marked as captured; one that works frees it.
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device=device)
         return run, f"eager: {str(error).splitlines()[0][:120]}"
     return graph.replay, "graph"
 
@@ -209,7 +213,7 @@ def wall(call: Callable[[], Any], device: torch.device) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def host(device: torch.device, calls: int = 200) -> list[dict[str, Any]]:
+def host(device: torch.device, calls: int = 40) -> list[dict[str, Any]]:
     """Microseconds of Python a call: layers so small that the device always waits for the host."""
     found = []
     for name, share in (("full", None), ("mask", 0.5)):
@@ -218,24 +222,44 @@ def host(device: torch.device, calls: int = 200) -> list[dict[str, Any]]:
         layer = cg.nn.GraphConv2d.from_dense(dense)
         image = torch.randn(1, 16, 8, 8, device=device)
         graph = cg.PixelGraph.from_image(image, holes)
-        row: dict[str, Any] = {"name": f"host overhead, {name}"}
-        for mode, grads in (("inference", False), ("training", True)):
-            for who, call in (("dense", lambda: dense(image)), ("ours", lambda: layer(graph).x)):  # noqa: B023
-
-                def once(call: Any = call, grads: bool = grads) -> None:
-                    with torch.set_grad_enabled(grads):
-                        y = call()
-                    if grads:
-                        y.sum().backward()
-
+        arms: dict[str, Callable[[], Tensor]] = {"dense": lambda: dense(image)}  # noqa: B023
+        for option in cg.backends.options(layer.problem(graph)):
+            if option.refusal is None:
+                arms[option.name if option.name != "dense" else "ours"] = _forced(
+                    layer, graph, option.name
+                )
+        row: dict[str, Any] = {
+            "name": f"host us, {name}",
+            "chosen": cg.explain(layer, graph).backend,
+        }
+        for who, call in arms.items():
+            for mode, grads in (("", False), (" step", True)):
+                once = _once(call, grads=grads)
                 for _ in range(20):
                     once()
-                times = [
-                    wall(lambda: [once() for _ in range(calls // 5)], device) for _ in range(5)
-                ]
-                row[f"{mode} {who} us"] = statistics.median(times) * 1e3 / (calls // 5)
+                times = [wall(lambda: [once() for _ in range(calls)], device) for _ in range(5)]  # noqa: B023
+                row[who + mode] = statistics.median(times) * 1e3 / calls
         found.append(row)
     return found
+
+
+def _forced(layer: Any, graph: cg.PixelGraph, backend: str) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with cg.backend(backend):
+            y: Tensor = layer(graph).x
+        return y
+
+    return call
+
+
+def _once(call: Callable[[], Tensor], *, grads: bool) -> Callable[[], None]:
+    def once() -> None:
+        with torch.set_grad_enabled(grads):
+            y = call()
+        if grads:
+            y.sum().backward()
+
+    return once
 
 
 def line(one: dict[str, Any]) -> str:

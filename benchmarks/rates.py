@@ -89,10 +89,11 @@ def main() -> int:
         if time.perf_counter() > end:
             print(f"{len({row['case'] for row in rows})} of {len(todo)} cases in the time given")
             break
-        holes = mask(case, generator)
+        holes, start = mask(case, generator), time.perf_counter()
         for ieee in (False, True) if device.type == "cuda" else (False,):
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not ieee
             rows += measured(case, holes, args.rounds, device, ieee=ieee)
+        print(f"{time.perf_counter() - start:6.1f} s  {case.name}", flush=True)
     serving, table = SERVING[device.type], cost.RATES[device.type]
     rates: dict[str, list[float]] = {}
     for name in serving:  # none of torch's multiplies faster than its whole convolution

@@ -84,7 +84,7 @@ def test_convolutions_are_the_same_bit_for_bit(
     layer = integer_weights(LAYERS[name]()).to(dtype)
     mask = None if backend == "dense" else holes(2, (6, 7))
     graph = cg.PixelGraph.from_image(integers(2, 4, 6, 7, dtype=dtype), mask)
-    with cg.backend(backend), torch.backends.cudnn.flags(deterministic=True):
+    with cg.backend(backend), torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
         found, expected = there_and_here(layer, graph, device)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -160,7 +160,7 @@ def test_results_repeat_bit_for_bit(mode: str, backend: str, device: str) -> Non
         y = layer(graph.with_x(x)).x
         return [y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])]
 
-    with torch.backends.cudnn.flags(deterministic=True):
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
         first = run()
         for _ in range(3):
             assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))

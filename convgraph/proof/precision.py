@@ -2,9 +2,8 @@
 
 cuDNN's convolutions default to TF32, which multiplies operands of 11 bits; matrix products do not.
 A proof in float32 states what held, runs in IEEE float32 and puts everything back; where TF32 was
-allowed, rounding is judged a second time under it. Newer torch says
-it through `fp32_precision` (after which reading `allow_tf32` raises), older torch through
-`allow_tf32`.
+allowed, rounding is judged a second time under it. Newer torch says it through `fp32_precision`,
+older torch through `allow_tf32`; where the two contradict each other, reading the old one raises.
 """
 
 from collections.abc import Iterator
@@ -83,13 +82,29 @@ def ieee_float32(device: torch.device | str) -> Iterator[None]:
         return
     switches = _switches()
     before = [getattr(_holder(path), name) for path, name, _ in switches]
+    legacy = [(path, name, _legacy(path, name)) for path, name, _ in _OLD]
     try:
+        # The old switches first: whoever reads one that contradicts the new ones gets an error, and
+        # torch's own `cudnn.flags(...)` reads them.
+        for path, name, _ in legacy:
+            setattr(_holder(path), name, False)
         for path, name, value in switches:
             setattr(_holder(path), name, value)
         yield
     finally:
+        for path, name, value in legacy:
+            if value is not None:
+                setattr(_holder(path), name, value)
         for (path, name, _), value in zip(switches, before, strict=True):
             setattr(_holder(path), name, value)
+
+
+def _legacy(path: str, name: str) -> bool | None:
+    """The old switch, or None where torch refuses to say, since the new ones contradict it."""
+    try:
+        return bool(getattr(_holder(path), name))
+    except RuntimeError:
+        return None
 
 
 @contextmanager

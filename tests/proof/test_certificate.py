@@ -151,11 +151,13 @@ def test_tf32_is_stated() -> None:
     assert precision.state("cpu") == {"tf32": "not applicable on cpu"}
 
 
-@pytest.mark.gpu
 def test_tf32_is_set_and_restored() -> None:
     before = precision.state("cuda")
     with precision.ieee_float32("cuda"):
         inside = precision.state("cuda")
+        assert not torch.backends.cudnn.allow_tf32, "old and new switches agree"
+        with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):  # reads old ones
+            pass
     assert all(value in ("ieee", "False") for value in inside.values())
     assert precision.state("cuda") == before
 
