@@ -80,7 +80,7 @@ check("some weights are really different", float(dense_weight.std()) > 0)
 # products is rounded, in whatever order it is taken.
 
 # %%
-say = cg.nn.GraphConv(C, C, cg.KernelGeometry(1), bias=False, dtype=torch.float64)
+say = cg.nn.GraphConvNd(C, C, cg.KernelGeometry(1), bias=False, dtype=torch.float64)
 with torch.no_grad():
     say.weight.copy_(torch.eye(C).view(C, C, 1, 1))
 grid = (weight * 2**30).round() / 2**30

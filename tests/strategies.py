@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(options, d, transposed, sizes, density, named, draw(st.integers(0, 2**32)))
 
 
-def layer_of(case: Case, dtype: torch.dtype) -> cg.nn.GraphConv:
+def layer_of(case: Case, dtype: torch.dtype) -> cg.nn.GraphConvNd:
     """Build the graph layer.
 
     Raises:
@@ -101,7 +101,7 @@ def images_of(case: Case) -> tuple[list[Tensor], list[Tensor] | None]:
 
 def spec_of(
     case: Case,
-    layer: cg.nn.GraphConv,
+    layer: cg.nn.GraphConvNd,
     size: tuple[int, ...],
     source: Tensor | None,
     target: Tensor | None,

@@ -25,7 +25,7 @@ BACKENDS = CONV_BACKENDS
 SERVED: dict[str, int] = dict.fromkeys(BACKENDS, 0)
 
 
-def by_torch(layer: cg.nn.GraphConv, image: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def by_torch(layer: cg.nn.GraphConvNd, image: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """The dense operator on one image (C, *size); uneven pads are padded by hand."""
     g, d = layer.geometry, layer.geometry.d
     x = image.unsqueeze(0)
@@ -42,7 +42,7 @@ def by_torch(layer: cg.nn.GraphConv, image: Tensor, w: Tensor, b: Tensor | None)
 
 def prepared(
     case: Case, dtype: torch.dtype
-) -> tuple[cg.nn.GraphConv, list[Tensor], Any, list[Tensor]]:
+) -> tuple[cg.nn.GraphConvNd, list[Tensor], Any, list[Tensor]]:
     """Build layer, images, masks and torch's outputs; refusals on both sides must agree."""
     images, masks = images_of(case)
     try:
@@ -83,7 +83,7 @@ def graph_of(case: Case, images: list[Tensor], masks: list[Tensor] | None) -> cg
 
 
 def expected_sites(
-    case: Case, layer: cg.nn.GraphConv, masks: list[Tensor] | None, named: Tensor | None,
+    case: Case, layer: cg.nn.GraphConvNd, masks: list[Tensor] | None, named: Tensor | None,
     outputs: list[Tensor],
 ) -> list[Tensor | None]:  # fmt: skip
     """The output sites by the rule, from the oracle's edges; None where every site is one."""
@@ -105,7 +105,7 @@ def expected_sites(
     return found
 
 
-def serving(layer: cg.nn.GraphConv, graph: cg.PixelGraph, named: Tensor | None) -> list[str]:
+def serving(layer: cg.nn.GraphConvNd, graph: cg.PixelGraph, named: Tensor | None) -> list[str]:
     options = cg.backends.options(layer.problem(graph, named))
     names = [option.name for option in options if option.refusal is None]
     assert {"gather", "messages"} <= set(names)
@@ -147,7 +147,7 @@ def test_integers_agree_bit_for_bit_three_ways(case: Case) -> None:
 
 
 def by_oracle(
-    case: Case, layer: cg.nn.GraphConv, images: list[Tensor], masks: list[Tensor] | None,
+    case: Case, layer: cg.nn.GraphConvNd, images: list[Tensor], masks: list[Tensor] | None,
     sites: list[Tensor | None], truth: list[Tensor], heads: list[Tensor],
 ) -> list[Tensor]:  # fmt: skip
     """Check the values, return the gradients: of each image, then of weight and bias."""

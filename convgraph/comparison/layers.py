@@ -24,7 +24,7 @@ from convgraph.errors import ProofError
 from convgraph.geometry.kernel import as_int
 from convgraph.graph.lattice import checked_size
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.nn import GraphConv
+from convgraph.nn import GraphConvNd
 from convgraph.proof import (
     EPSILON,
     Certificate,
@@ -35,10 +35,10 @@ from convgraph.proof import (
     prove_linear,
 )
 
-_CONVS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
-_OWN = tuple(f"convgraph::{name}" for name in fused_operators.NAMES)
+_FUSED = tuple(f"convgraph::{name}" for name in fused_operators.NAMES)
 """The library's fused kernels, trusted as torch's are: to be multilinear, and by name."""
 
 Side = Any
@@ -117,7 +117,7 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
-    trust = (*trust, *_OWN)
+    trust = (*trust, *_FUSED)
     if images is not None and size is None and _is_network(candidate, reference, images):
         if spec is not None or mask is not None or sites is not None:
             raise ProofError("prove: spec, mask and sites are for one layer, got two networks")
@@ -136,7 +136,7 @@ def prove(
     shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
     how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
     where = _where(candidate, reference, dtype, device)
-    conv = isinstance(reference, (*_CONVS, *_TRANSPOSED))
+    conv = isinstance(reference, (*_CONVOLUTIONS, *_TRANSPOSED))
     if spec is None and not conv:
         if not isinstance(reference, torch.nn.Module) or [*reference.parameters()]:
             raise ProofError(
@@ -158,10 +158,10 @@ def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
     """Whether a pair is more than one layer."""
     if not isinstance(reference, torch.nn.Module):
         return False
-    if isinstance(reference, (*_CONVS, *_TRANSPOSED)):
+    if isinstance(reference, (*_CONVOLUTIONS, *_TRANSPOSED)):
         several = bool([*getattr(candidate, "children", list)()])
         return isinstance(candidate, GraphNetwork) or (
-            several and not isinstance(candidate, GraphConv)
+            several and not isinstance(candidate, GraphConvNd)
         )
     several = bool([*reference.children()] or [*reference.parameters()])
     return several or not isinstance(images, Tensor)
@@ -195,7 +195,7 @@ def _prove(
         side[0](spec),
         side[1](spec),
         spec,
-        edges=edges if isinstance(candidate, GraphConv) else None,
+        edges=edges if isinstance(candidate, GraphConvNd) else None,
         parameters=_parameters(candidate, reference),
         small=lambda little: (side[0](little), side[1](little)),
         dtype=where[0],
@@ -235,7 +235,7 @@ def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     if isinstance(side, callers.AsNodes):
         return side.run(values)
-    if isinstance(side, GraphConv):
+    if isinstance(side, GraphConvNd):
         return (callers.sites if named else callers.graph)(side, values)
     if isinstance(side, torch.nn.Module):
         return callers.image(side, values)
@@ -244,7 +244,7 @@ def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
 
 
 def _edges(
-    layer: GraphConv, spec: ConvSpec, named: bool, device: torch.device
+    layer: GraphConvNd, spec: ConvSpec, named: bool, device: torch.device
 ) -> tuple[Any, Any, Any]:
     """The typed edges that a graph convolution shows."""
 

@@ -17,7 +17,7 @@ from convgraph.comparison.linear_callers import takes_graph
 from convgraph.comparison.networks import LAYER
 from convgraph.convert import to_graph
 from convgraph.errors import ProofError
-from convgraph.nn import GraphConv
+from convgraph.nn import GraphConvNd
 from convgraph.proof import EPSILON, Certificate
 from convgraph.proof.record.certificate import importable, named
 from convgraph.proof.verifier import resolve
@@ -176,8 +176,8 @@ def _named(side: Any) -> tuple[Any, str]:
 def _adapter(side: Any, named: bool) -> str:
     if isinstance(side, AsNodes):
         return "convgraph.comparison.callers:nodes"
-    if not isinstance(side, GraphConv) and takes_graph(side):
+    if not isinstance(side, GraphConvNd) and takes_graph(side):
         return "convgraph.comparison.linear_callers:graph"
-    if isinstance(side, GraphConv):
+    if isinstance(side, GraphConvNd):
         return f"convgraph.comparison.callers:{'sites' if named else 'graph'}"
     return "convgraph.comparison.callers:image" if isinstance(side, torch.nn.Module) else "function"

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.nn import GraphConv
+from convgraph.nn import GraphConvNd
 from convgraph.proof import Certificate, prove_convolution
 from convgraph.proof.network.end_to_end import Images, Side
 from convgraph.proof.network.judge import checked_images, prove_network
@@ -31,7 +31,7 @@ LAYER = {
 OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
 """How a verifier calls the sides of a layer again."""
 
-_CONVS = (
+_CONVOLUTIONS_AND_LINEAR = (
     torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
     torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
 )  # fmt: skip
@@ -69,8 +69,8 @@ def prove_pair(
         spec = spec_of(one)
         path = two.layer if two.layer is not None else owner
         layer, dense = modules.get(path), _submodule(reference, path)
-        mine = one.name == CONVOLUTION and isinstance(layer, GraphConv)
-        if mine and type(dense) in _CONVS and (spec is None or _is(dense, spec)):
+        mine = one.name == CONVOLUTION and isinstance(layer, GraphConvNd)
+        if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
 
             def by_layer() -> Certificate:
@@ -99,7 +99,7 @@ def prove_pair(
     layers = {
         path: Layer(path, _image)
         for path, module in modules.items()
-        if isinstance(module, GraphConv)
+        if isinstance(module, GraphConvNd)
     }
     dense_layers = {
         path: Layer(path, _image) for path in layers if _pads_itself(_submodule(reference, path))
@@ -116,7 +116,7 @@ def prove_pair(
 
 def _pads_itself(dense: Any) -> bool:
     """Whether a torch convolution is more than one operator."""
-    return type(dense) in _CONVS and (
+    return type(dense) in _CONVOLUTIONS_AND_LINEAR and (
         dense.padding_mode != "zeros" or isinstance(dense.padding, str)
     )
 

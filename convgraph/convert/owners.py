@@ -15,13 +15,13 @@ from convgraph.backends.rows import HALF
 from convgraph.convert.capture import Program, Ref, Step
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import convs, twin
-from convgraph.nn.conv import GraphConv
+from convgraph.nn.conv import GraphConvNd
 
-_TWINS: dict[type, type[GraphConv]] = {
+_TWINS: dict[type, type[GraphConvNd]] = {
     getattr(torch.nn, name.removeprefix("Graph")): value
     for name, value in vars(convs).items()
-    if isinstance(value, type) and issubclass(value, GraphConv) and name.startswith("GraphConv")
-    and name != "GraphConv"
+    if isinstance(value, type) and issubclass(value, GraphConvNd) and name.startswith("GraphConv")
+    and name != "GraphConvNd"
 }  # fmt: skip
 """torch.nn.ConvXd -> GraphConvXd, transposed ones included."""
 
@@ -54,7 +54,7 @@ def graph_copy(model: torch.nn.Module) -> torch.nn.Module:
     return made
 
 
-def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConv:
+def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConvNd:
     """The graph layer of a convolution, with copied parameters that keep their memory layout."""
     shared = twin.conv_arguments(dense)
     shared["device"] = "meta"
@@ -71,7 +71,7 @@ def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConv:
                 made.grad = parameter.grad.detach().clone()
             copies[id(parameter)] = made
         layer._parameters[name] = copies[id(parameter)]
-    done: GraphConv = layer.train(dense.training)
+    done: GraphConvNd = layer.train(dense.training)
     return done
 
 
@@ -127,7 +127,7 @@ def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
     return dense
 
 
-def owner(net: torch.nn.Module, step: Step, program: Program) -> GraphConv | None:
+def owner(net: torch.nn.Module, step: Step, program: Program) -> GraphConvNd | None:
     """Return the graph layer whose arguments are exactly this step's, or None."""
     if not step.operator.startswith(("conv1d", "conv2d", "conv3d", "conv_transpose")):
         return None

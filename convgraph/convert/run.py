@@ -24,7 +24,7 @@ from convgraph.convert.value import Spatial, from_graph, spread
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
-from convgraph.nn.conv import GraphConv
+from convgraph.nn.conv import GraphConvNd
 
 REGISTERED = rules.FAMILIES
 """The families of rules; importing them registers them."""
@@ -75,7 +75,7 @@ class Run:
 
     # -- what rules ask ---------------------------------------------------------------------------
 
-    def owner(self, step: Step) -> GraphConv | None:
+    def owner(self, step: Step) -> GraphConvNd | None:
         """Return the graph layer that answers for a step, unless this is only a plan."""
         return None if self.planning else owners.owner(self.net, step, self.program)
 

@@ -122,7 +122,7 @@ def _filter(name: str, note: str, dense: torch.nn.Module, image: Tensor) -> Filt
     )  # fmt: skip
 
 
-def _bound(layer: cg.nn.GraphConv, image: Tensor) -> Tensor:
+def _bound(layer: cg.nn.GraphConvNd, image: Tensor) -> Tensor:
     """(C, H, W): twice n u (|w| * |x|), per pixel, by the oracle."""
     g = layer.geometry
     oracle = Oracle(

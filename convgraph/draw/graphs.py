@@ -11,7 +11,7 @@ from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.nn import GraphConv
+from convgraph.nn import GraphConvNd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def pixel_graph(
 
 
 def messages(
-    layer: GraphConv,
+    layer: GraphConvNd,
     graph: PixelGraph,
     node: int,
     *,
@@ -163,7 +163,7 @@ def messages(
 
 
 def adjacency(
-    layer: GraphConv,
+    layer: GraphConvNd,
     graph: PixelGraph,
     tap: int | None = None,
     *,
@@ -220,7 +220,7 @@ def adjacency(
 
 
 def _check_convolution(picture: str, layer: object) -> None:
-    if not isinstance(layer, GraphConv):
+    if not isinstance(layer, GraphConvNd):
         raise GraphError(
             f"draw.{picture}: expected a graph convolution, got {type(layer).__name__}; of a dense "
             "one: cg.nn.GraphConv2d.from_dense(conv)"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convgraph.errors import ConversionError, GraphError, ShapeError
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.nn import DepthwiseSeparableConv, GraphConv, GraphConv2d, GraphConvTranspose2d
+from convgraph.nn import DepthwiseSeparableConv, GraphConv2d, GraphConvNd, GraphConvTranspose2d
 
 MAX_PIXELS = 16
 """Pixels along an axis that stay readable."""
@@ -86,17 +86,17 @@ def state_of(layer: Any, image: Tensor | PixelGraph | None = None) -> dict[str, 
     return {"config": config, "split": split}
 
 
-def _conv(layer: Any) -> tuple[GraphConv, dict[str, Any] | None]:
+def _conv(layer: Any) -> tuple[GraphConvNd, dict[str, Any] | None]:
     """Return the layer in its graph form, and the split where it is one."""
     if isinstance(layer, DepthwiseSeparableConv):
-        first: GraphConv = layer.depthwise
+        first: GraphConvNd = layer.depthwise
         split = {
             "depthwise": _numbers(first.weight, "weight"),
             "pointwise": _numbers(layer.pointwise.weight, "weight"),
             "depthwise_bias": None if first.bias is None else _numbers(first.bias, "bias"),
         }
         return _planar(first), split
-    if isinstance(layer, GraphConv):
+    if isinstance(layer, GraphConvNd):
         return _planar(layer), None
     if isinstance(layer, torch.nn.ConvTranspose2d):
         return GraphConvTranspose2d.from_dense(layer), None
@@ -104,12 +104,12 @@ def _conv(layer: Any) -> tuple[GraphConv, dict[str, Any] | None]:
         return GraphConv2d.from_dense(layer), None
     raise ConversionError(
         "cg.explore: expected a 2-D convolution (torch.nn.Conv2d, torch.nn.ConvTranspose2d, a "
-        f"GraphConv with d = 2, DepthwiseSeparableConv), got {type(layer).__name__}; "
+        f"GraphConvNd with d = 2, DepthwiseSeparableConv), got {type(layer).__name__}; "
         "pass one layer of a network at a time"
     )
 
 
-def _planar(layer: GraphConv) -> GraphConv:
+def _planar(layer: GraphConvNd) -> GraphConvNd:
     if layer.geometry.d != 2:
         raise ConversionError(
             f"cg.explore: expected a layer with d = 2 lattice axes, got {layer} with "

@@ -34,7 +34,7 @@ _WHOLE = (torch.float32, torch.float64)
 
 @final
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Prepared:
     """One geometry on one full grid, ready to call.
 
     Attributes:
@@ -61,7 +61,7 @@ ROWS = "rows"
 """The plan of a 1x1 where there are holes: one product over the rows as they lie."""
 
 
-def prepared(source: Sites, geometry: KernelGeometry) -> Plan | str | None:
+def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
     """Return the plan for a geometry on some sites; None if no one call of torch serves."""
     plain = not geometry.transposed and not geometry.ceil_mode
     if geometry.is_pointwise and plain and not source.is_full:
@@ -78,7 +78,7 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Plan | str | None:
     d = geometry.d
     padding = tuple(before for before, _ in geometry.padding)
     told = (target.batch_size, target.size, target.device, target.batched)
-    return Plan(
+    return Prepared(
         target=None if target is source else told,
         num_targets=target.num_nodes,
         sizes=(source.batch_size, *source.size),

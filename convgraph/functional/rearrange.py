@@ -10,7 +10,6 @@ the same windows.
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convgraph import backends
@@ -18,12 +17,11 @@ from convgraph.backends.dense import unfold as dense_unfold
 from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
+from convgraph.backends.rows import HALF
 from convgraph.errors import GeometryError, GraphError, ShapeError
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect, kept_relation
 from convgraph.graph.pixel_graph import PixelGraph
-
-HALF = (torch.float16, torch.bfloat16)
 
 _RUN: dict[str, ModuleType] = {
     "dense": dense_unfold,

@@ -15,12 +15,11 @@ from convgraph.backends.dense import resize as dense_resize
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
+from convgraph.backends.rows import HALF
 from convgraph.errors import GraphError, UnsupportedError
 from convgraph.geometry.resize import ResizeGeometry, check_arguments
 from convgraph.graph.edges import Edges, connect, kept_relation
 from convgraph.graph.pixel_graph import PixelGraph
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 def graph_resize(

@@ -11,7 +11,7 @@ from convgraph.nn.adaptive import (
     GraphGlobalMaxPool,
     GraphGlobalSumPool,
 )
-from convgraph.nn.conv import GraphConv
+from convgraph.nn.conv import GraphConvNd
 from convgraph.nn.convs import (
     GraphConv1d,
     GraphConv2d,
@@ -65,10 +65,10 @@ __all__ = [
     "GraphBatchNorm1d",
     "GraphBatchNorm2d",
     "GraphBatchNorm3d",
-    "GraphConv",
     "GraphConv1d",
     "GraphConv2d",
     "GraphConv3d",
+    "GraphConvNd",
     "GraphConvTranspose1d",
     "GraphConvTranspose2d",
     "GraphConvTranspose3d",

@@ -2,7 +2,7 @@
 
     y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
 
-`GraphConv` is a PyG MessagePassing; read its `message` and `aggregate` and you have read the
+`GraphConvNd` is a PyG MessagePassing; read its `message` and `aggregate` and you have read the
 equation. The numbered classes in `convgraph.nn.convs` only fix the dimension, so that their
 arguments are torch's.
 """
@@ -39,7 +39,7 @@ _FORMATS = {
 """Dimension -> how torch's convolutions want a weight that meets a channels-last image."""
 
 
-class GraphConv(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
+class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """A convolution on the typed edges of a d-dimensional pixel graph, or of any typed graph.
 
     Use GraphConv1d, GraphConv2d, GraphConv3d or their transposed forms; this class holds what they

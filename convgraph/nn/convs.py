@@ -9,10 +9,10 @@ import torch
 
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph  # noqa: F401 - the examples below use it
-from convgraph.nn.conv import GraphConv
+from convgraph.nn.conv import GraphConvNd
 
 
-class _Forward(GraphConv):
+class _Forward(GraphConvNd):
     """What GraphConv1d, GraphConv2d and GraphConv3d share: torch.nn.Conv's arguments."""
 
     d: ClassVar[int]
@@ -43,7 +43,7 @@ class _Forward(GraphConv):
         self.padding_name = padding if isinstance(padding, str) else None
 
 
-class _Transposed(GraphConv):
+class _Transposed(GraphConvNd):
     """What GraphConvTranspose1d/2d/3d share: torch.nn.ConvTranspose's arguments."""
 
     d: ClassVar[int]

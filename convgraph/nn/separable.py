@@ -16,11 +16,11 @@ from convgraph.errors import ConversionError
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
-from convgraph.nn.conv import GraphConv
+from convgraph.nn.conv import GraphConvNd
 
 
 @final
-class PointwiseConv(GraphConv):
+class PointwiseConv(GraphConvNd):
     """A 1x1 convolution: the graph of self-loops, one per node and nothing else.
 
     Args:
@@ -74,7 +74,7 @@ class PointwiseConv(GraphConv):
         if not geometry.is_pointwise:
             raise ConversionError(
                 "PointwiseConv.from_dense: expected kernel_size 1, stride 1 and no padding, "
-                f"got {dense}; use GraphConv{d}d"
+                f"got {dense}; use GraphConvNd{d}d"
             )
         layer = twin.build(
             cls, dense.in_channels, dense.out_channels, dense.groups, dense.bias is not None,
@@ -86,7 +86,7 @@ class PointwiseConv(GraphConv):
 
 
 @final
-class DepthwiseConv(GraphConv):
+class DepthwiseConv(GraphConvNd):
     """A depthwise convolution: every channel sends its own messages, none mix.
 
     Args:
@@ -150,7 +150,7 @@ class DepthwiseConv(GraphConv):
         if dense.groups != dense.in_channels:
             raise ConversionError(
                 f"DepthwiseConv.from_dense: expected groups=in_channels={dense.in_channels}, "
-                f"got groups={dense.groups}; use GraphConv{d}d"
+                f"got groups={dense.groups}; use GraphConvNd{d}d"
             )
         layer = twin.build(
             cls, dense.in_channels, dense.kernel_size, d=d,

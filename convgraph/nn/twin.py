@@ -112,7 +112,7 @@ def conv_arguments(dense: Any) -> dict[str, Any]:
 
 
 def conv_from_dense(cls: Any, dense: Any) -> Any:
-    """Return `cls` built like a torch convolution; see GraphConv.from_dense."""
+    """Return `cls` built like a torch convolution; see GraphConvNd.from_dense."""
     check_twin(cls, dense, by_name(cls))
     shared = conv_arguments(dense)
     layer = build(
@@ -122,7 +122,7 @@ def conv_from_dense(cls: Any, dense: Any) -> Any:
 
 
 def conv_to_dense(layer: Any) -> Any:
-    """Return the torch convolution of a graph layer; see GraphConv.to_dense."""
+    """Return the torch convolution of a graph layer; see GraphConvNd.to_dense."""
     g: KernelGeometry = layer.geometry
     uneven = any(before != after for before, after in g.padding)
     named = layer.padding_name or ("same" if uneven and is_same(g) else None)

@@ -19,7 +19,7 @@ from convgraph.backends import tiling
 from convgraph.graph.edges import Edges
 from convgraph.graph.sites import Sites
 
-TILE = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}
+BLOCK = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}
 """Sites of a spatial tile along each axis, by the dimension of the lattice: 64 rows in all."""
 
 
@@ -96,7 +96,7 @@ def _turns(key: Tensor) -> Tensor:
 
 def tile_order(sites: Sites) -> Tensor:
     """(P,) int64: the sites tile after tile, within a tile in raster order; kept with the sites."""
-    return sites.memo("tile order", lambda: _tile_order(sites, TILE[sites.d]))
+    return sites.memo("tile order", lambda: _tile_order(sites, BLOCK[sites.d]))
 
 
 def _tile_order(sites: Sites, tile: tuple[int, ...]) -> Tensor:

@@ -45,7 +45,7 @@ ROW = 12
 """Sites that each row of a tile costs beside its own in a depthwise kernel: short rows leave its
 vectors empty."""
 
-TILE = 100
+COST_OF_A_TILE = 100
 """Cells that each tile costs beside its own in any other kernel: it sets out from scratch."""
 
 
@@ -108,7 +108,7 @@ def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
     if on_cpu and problem.depthwise:
         macs *= 1 + ROW / prod(tile) ** (1 / g.d)
     elif on_cpu:
-        moved += TILE * count * problem.in_channels
+        moved += COST_OF_A_TILE * count * problem.in_channels
     if not tiling.mirrored(g):  # for the backward, which adds the windows' gradients up
         moved += cells * problem.in_channels
     return float(macs), float(moved)

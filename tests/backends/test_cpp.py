@@ -1,6 +1,6 @@
 """Backend `cpp`: the contract of the fused kernels on the CPU, and how they come to be compiled.
 
-The contract is that of tests/fused/, which Triton's interpreter passes in a process of its own.
+The contract is that of tests/backends/fused/, which Triton's interpreter passes in a process of its own.
 """
 
 import os
@@ -24,8 +24,7 @@ from convgraph.backends.fused import operators as fused_operators
 from convgraph.cli import main
 from convgraph.functional.conv import conv_problem, tap_matrices
 from convgraph.graph.edges import connect
-from tests.cases import CPP, holes, integer_weights, integers
-from tests.fused.cases import (  # noqa: F401 - collected here
+from tests.backends.fused.cases import (  # noqa: F401 - collected here
     run,
     test_forward_mode_and_vmap,
     test_graphs_without_nodes_without_edges_and_of_different_sizes,
@@ -34,15 +33,16 @@ from tests.fused.cases import (  # noqa: F401 - collected here
     test_results_do_not_depend_on_the_order_of_the_batch_and_repeat,
     test_values_and_derivatives_are_exact,
 )
-from tests.fused.compilers import (  # noqa: F401 - collected here
+from tests.backends.fused.compilers import (  # noqa: F401 - collected here
     test_a_fake_has_the_shape_dtype_and_strides_of_the_real_one,
     test_autocast_chooses_the_dtype_of_the_kernel,
     test_it_compiles_to_one_graph_with_its_gradients,
     test_it_exports_and_what_is_exported_can_be_trained,
     test_torchs_own_checks_of_an_operator,
 )
+from tests.cases import CPP, holes, integer_weights, integers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
 
@@ -150,7 +150,7 @@ def test_the_short_way_leaves_what_does_not_fit_to_the_general_one() -> None:
         layer(graph.with_x(graph.x[:, :63].contiguous()))
     with pytest.raises(cg.errors.DtypeError, match="float64"):
         layer(graph.with_x(graph.x.double()))
-    rounded_up = cg.nn.GraphConv(64, 64, cg.KernelGeometry(3, padding=1, ceil_mode=True, d=2))
+    rounded_up = cg.nn.GraphConvNd(64, 64, cg.KernelGeometry(3, padding=1, ceil_mode=True, d=2))
     with pytest.raises(cg.errors.UnsupportedError, match="ceil_mode"):
         rounded_up(graph)
 
@@ -200,8 +200,8 @@ try:
         layer(graph)
 except cg.errors.BackendError as error:
     print(error)
-from convgraph.backends import cpp_build, fused_operators, rank_grid
-there, back = layer.edges(graph).form(rank_grid.sides)
+from convgraph.backends.fused import cpp_build, cpp_tables, operators as fused_operators
+there, back = layer.edges(graph).form(cpp_tables.sides)
 call = lambda: fused_operators.send(graph.x, torch.rand(9, 1, 64, 64), None, *there, *back, 0)
 try:
     call()
@@ -241,7 +241,7 @@ def test_a_broken_file_is_refused_with_the_way_out(
 ) -> None:
     monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
     cpp_build.path().write_bytes(b"no library")
-    code = "from convgraph.backends import cpp_build; print(cpp_build.lacks())"
+    code = "from convgraph.backends.fused import cpp_build; print(cpp_build.lacks())"
     assert "could not be loaded" in told(code, CONVGRAPH_CACHE=str(tmp_path))
 
 
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_looked_at_is_refused_with_the_way_out(tmp_path:
     (tmp_path / "file").write_text("no folder")
     code = (
         "from pathlib import Path\n"
-        "from convgraph.backends import cpp_build\n"
+        "from convgraph.backends.fused import cpp_build\n"
         "def closed(*_): raise PermissionError('closed')\n"
         "cpp_build._trouble.cache_clear(); Path.exists = closed; print(cpp_build.lacks())"
     )

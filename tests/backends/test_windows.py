@@ -6,8 +6,8 @@ from torch.func import functional_call, vmap
 
 import convgraph as cg
 from convgraph.backends.tiles import windows
+from tests.backends.test_typed_nodes import LAYERS, MASKS, SHAPES, found, layer_of
 from tests.cases import integer_weights, integers
-from tests.test_slots import LAYERS, MASKS, SHAPES, found, layer_of
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 import convgraph as cg
 from convgraph.functional import norm as functional
 from tests.networks import EPS
-from tests.norms import DTYPES, LAYERS, PER_IMAGE, SIZES, TRACKED, build, norm, some
+from tests.nn.norms import DTYPES, LAYERS, PER_IMAGE, SIZES, TRACKED, build, norm, some
 from tests.running import Bounded, holds
 
 

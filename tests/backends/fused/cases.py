@@ -1,7 +1,7 @@
 """Every case of the fused kernels, against `gather` in float64.
 
-Once through Triton's interpreter, in a process of its own (tests/test_fused.py), and once with the
-kernels of the CPU (tests/test_cpp.py). Small integers: float32 sums are exact in every order, and
+Once through Triton's interpreter, in a process of its own (tests/backends/test_triton.py), and once with the
+kernels of the CPU (tests/backends/test_cpp.py). Small integers: float32 sums are exact in every order, and
 half types round once, at the end.
 """
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph import memo as kept
+from convgraph import memo as memory
 from tests.cases import holes
 
 
 def test_the_longest_unasked_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MEMO_LIMIT", 3)
-    memo, made = kept.Memo(), []
+    monkeypatch.setattr(memory, "MEMO_LIMIT", 3)
+    memo, made = memory.Memo(), []
 
     def ask(key: str) -> str:
-        return kept.once(memo, key, lambda: made.append(key) or key)
+        return memory.once(memo, key, lambda: made.append(key) or key)
 
     for key in "abcabd":  # c was not asked for the longest
         assert ask(key) == key
@@ -29,14 +29,14 @@ def test_the_longest_unasked_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_none_is_an_answer_too() -> None:
-    memo, made = kept.Memo(), []
+    memo, made = memory.Memo(), []
     for _ in range(2):
-        assert kept.once(memo, "nothing", lambda: made.append(1)) is None
+        assert memory.once(memo, "nothing", lambda: made.append(1)) is None
     assert made == [1]
 
 
 def test_a_memo_is_equal_to_itself_only() -> None:
-    one, two = kept.Memo(), kept.Memo()
+    one, two = memory.Memo(), memory.Memo()
     assert one == one
     assert one != two
     assert len({one, two}) == 2

@@ -345,5 +345,5 @@ def test_the_collections_are_not_empty() -> None:
 
 
 def test_the_page_of_refusals_is_up_to_date() -> None:
-    path = Path(__file__).parents[1] / "docs" / "refused.md"
+    path = Path(__file__).parents[2] / "docs" / "refused.md"
     assert path.read_text(encoding="utf-8") == page(), "run: python -m tests.torch_inputs"

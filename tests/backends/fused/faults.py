@@ -10,8 +10,8 @@ import torch
 
 import convgraph as cg
 from convgraph.backends.fused import triton_launch
+from tests.backends.fused.cases import LAYERS, run
 from tests.cases import holes, integer_weights, integers
-from tests.fused.cases import LAYERS, run
 
 SOURCE = Path(triton_launch.__file__).with_name("triton_kernels.py")
 

@@ -13,8 +13,8 @@ from convgraph.backends.fused import (
     triton_tables,
 )
 from convgraph.backends.fused import operators as fused_operators
+from tests.backends.fused.cases import BACKEND
 from tests.cases import holes, integer_weights, integers
-from tests.fused.cases import BACKEND
 
 # Dynamo instantiates torch_geometric's own helpers while it traces and warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")

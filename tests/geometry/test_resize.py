@@ -20,7 +20,7 @@ from convgraph.graph import edge_list
 from convgraph.nn import GraphUpsample
 from convgraph.proof.roundoff import dot_bound, unit_roundoff
 from tests.cases import BACKENDS, holes
-from tests.resizes import LAYOUT, LINEAR, NAMED, SIZE, ours, torchs
+from tests.nn.resizes import LAYOUT, LINEAR, NAMED, SIZE, ours, torchs
 
 # Source pixels of the nearest modes
 

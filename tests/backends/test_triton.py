@@ -1,7 +1,7 @@
 """Backend `triton`: where it is interpreted, what it refuses, and what only a GPU can show.
 
 Triton decides when it is imported whether it interprets, so what runs through its interpreter
-stands in files of its own, `tests/fused/`, and runs in a process of its own.
+stands in files of its own, `tests/backends/fused/`, and runs in a process of its own.
 """
 
 import os
@@ -25,13 +25,13 @@ from convgraph.functional.conv import conv_problem
 from convgraph.graph.edges import connect
 from tests.cases import holes, integer_weights, integers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_kernels_are_right_in_the_interpreter() -> None:
-    files = [f"tests/fused/{name}.py" for name in ("cases", "faults", "compilers")]
+    files = [f"tests/backends/fused/{name}.py" for name in ("cases", "faults", "compilers")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *files],
         capture_output=True,

@@ -13,8 +13,8 @@ from torch.utils import cpp_extension
 import convgraph as cg
 from convgraph.backends.fused import cpp_build
 from convgraph.backends.fused import operators as fused_operators
+from tests.backends.fused.cases import run
 from tests.cases import CPP, holes, integer_weights, integers
-from tests.fused.cases import run
 
 pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
 

@@ -129,7 +129,7 @@ def test_a_1x1_between_holes_takes_a_way_of_its_own(bias: bool) -> None:
     layer.bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     with pytest.raises(cg.errors.ShapeError, match="bias of shape"):
         layer(graph)
-    rounded_up = cg.nn.GraphConv(4, 3, cg.KernelGeometry(1, ceil_mode=True, d=2))
+    rounded_up = cg.nn.GraphConvNd(4, 3, cg.KernelGeometry(1, ceil_mode=True, d=2))
     with pytest.raises(cg.errors.UnsupportedError, match="ceil_mode"):
         rounded_up(graph.with_x(graph.x.float()))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convgraph as cg
-from tests.norms import LAYERS, SIZES, build, rows_in_memory, some
+from tests.nn.norms import LAYERS, SIZES, build, rows_in_memory, some
 
 # Full grids: the same operator
 

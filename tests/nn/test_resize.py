@@ -12,7 +12,7 @@ from convgraph.geometry import resize
 from convgraph.geometry.resize import ResizeGeometry
 from convgraph.nn import GraphUpsample
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
-from tests.resizes import NAMED, SIZE, agrees, dyadic, ours, torchs
+from tests.nn.resizes import NAMED, SIZE, agrees, dyadic, ours, torchs
 
 # Bit for bit
 
