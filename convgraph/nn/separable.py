@@ -74,7 +74,7 @@ class PointwiseConv(GraphConvNd):
         if not geometry.is_pointwise:
             raise ConversionError(
                 "PointwiseConv.from_dense: expected kernel_size 1, stride 1 and no padding, "
-                f"got {dense}; use GraphConvNd{d}d"
+                f"got {dense}; use GraphConv{d}d"
             )
         layer = twin.build(
             cls, dense.in_channels, dense.out_channels, dense.groups, dense.bias is not None,
@@ -150,7 +150,7 @@ class DepthwiseConv(GraphConvNd):
         if dense.groups != dense.in_channels:
             raise ConversionError(
                 f"DepthwiseConv.from_dense: expected groups=in_channels={dense.in_channels}, "
-                f"got groups={dense.groups}; use GraphConvNd{d}d"
+                f"got groups={dense.groups}; use GraphConv{d}d"
             )
         layer = twin.build(
             cls, dense.in_channels, dense.kernel_size, d=d,

@@ -1,6 +1,7 @@
 """Backend `cpp`: the contract of the fused kernels on the CPU, and how they come to be compiled.
 
-The contract is that of tests/backends/fused/, which Triton's interpreter passes in a process of its own.
+The contract is that of tests/backends/fused/, which Triton's interpreter passes in a process of its
+own.
 """
 
 import os
