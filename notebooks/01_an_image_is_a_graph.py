@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -17,11 +19,21 @@
 # **Question.** A graph neural network knows nodes, neighbours and messages. A convolution knows an
 # image and a kernel. Are these two things, or one?
 #
-# We start with the image. Every pixel becomes a *node*, its channels become the node's *features*,
-# and a kernel decides which pixels are *neighbours*. Nothing is lost on the way, and we check that.
+# The series begins with a paradox. A *convolution* looks at a neighbourhood; so what is a convolution of
+# size 1 x 1, which has no neighbour to look at, and why is every modern network full of them? To answer it
+# we need to see *who talks to whom* in a convolution. That is a graph, and this lesson builds it: every
+# pixel becomes a *node*, its channels become the node's *features*, and a kernel decides which pixels are
+# *neighbours*. Nothing is lost on the way, and we check that.
+#
+# **After this lesson you can** turn an image into a graph and back, count the edges of any kernel, and write
+# one tap of a kernel as a matrix. **You need** Python and a little PyTorch (a tensor, a shape).
+# **Time**: 45 minutes. A pixel is a node 8, a neighbour has a direction 12, one tap is one matrix 8, your
+# turn 17.
 #
 # How to read a lesson: run the cells from the top. Where it says **Guess**, do, before you unfold the
-# answer. A line with a check mark was computed just now, and the lesson stops where one does not hold.
+# answer. A line with a check mark was computed just now, and the lesson stops where one does not hold. At the
+# end it is your turn: write your answer in place of the dots, run the cell, and the examiner says whether it is
+# right. Words: a node *hears* another when a message arrives from it; *who talks to whom* are the edges.
 # `lesson.py` beside this notebook has the few helpers (`check`, `show`, ...); `cg` is convgraph.
 
 # %%
@@ -30,7 +42,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
-from lesson import check, frame, panels, photograph, show
+from lesson import check, examine, frame, panels, photograph, picture, show
 
 # %% [markdown]
 # ## A pixel is a node
@@ -38,16 +50,15 @@ from lesson import check, frame, panels, photograph, show
 # An image of 64 x 64 pixels with three channels, channels first as everywhere in PyTorch: (3, 64, 64).
 # (A picture from matplotlib or NumPy is (H, W, 3); `movedim(-1, 0)` turns it.) **Guess**: how many
 # nodes does its graph have, and how many features has each?
+#
+# <details><summary><b>Answer</b></summary>64 * 64 = 4,096 nodes with 3 features each: red, green
+# and blue of one pixel.</details>
 
 # %%
 image = photograph(64)
-show([image], ["64 x 64 pixels"])
+show([image], ["64 x 64 pixels"], "A photograph of an astronaut, 64 x 64 pixels.")
 graph = cg.PixelGraph.from_image(image)
 print(graph)
-
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>64 * 64 = 4,096 nodes with 3 features each: red, green
-# and blue of one pixel.</details>
 
 # %%
 check("one node a pixel, one feature a channel", graph.x.shape == (64 * 64, 3))
@@ -71,38 +82,52 @@ print(graph.pos[:3].tolist(), "...", graph.pos[-1].tolist())
 # convolution could not tell left from right. So every edge carries its *tap*: which of the nine
 # positions it stands for, numbered as you read, 0 at the upper left, 4 oneself, 8 at the lower right.
 #
-# **Guess** for a 12 x 12 image: how many edges? Nine per pixel would be 1,296. But a pixel on the
-# border has nobody to listen to on the outside. (`KernelGeometry` is the kernel without its weights:
-# size, stride, padding. `connect` lists its edges on a graph.)
+# Here is one pixel of a photograph as a node, drawn large, and the nine edges that end in it. An arrow
+# goes the way of the message: from the pixel that speaks to the pixel that hears. Its number is the tap. Tap 4 is
+# the *self-loop*: the pixel hears itself.
 
 # %%
 photo = photograph(128)
 crop = photo[:, 23:35, 48:60]  # the eye on the left
+axes = panels(2, 3.7, 3.9)
+for ax, geometry in zip(axes, (cg.KernelGeometry(3, padding=1), cg.KernelGeometry(1))):
+    draw.node(crop, 5 * 12 + 5, geometry, ax=ax)
+axes[0].set_title("a 3 x 3 kernel: nine edges")
+axes[1].set_title("a 1 x 1 kernel: one self-loop")
+picture(axes[0], "Left: a node with eight arrows from its eight neighbours, numbered 0 to 8 as one reads, and a loop with number 4. Right: the same node with the loop alone.")
+
+# %% [markdown]
+# On the right is the paradox as a picture: of a 1 x 1 kernel only the loop is left.
+#
+# Now all of them at once. **Guess** for a 12 x 12 image: how many edges? Nine per pixel would be 1,296. But a pixel on the
+# border has nobody to listen to on the outside. (`KernelGeometry` is the kernel without its weights:
+# size, stride, padding. `connect` lists its edges on a graph.)
+#
+# <details><summary><b>Answer</b></summary>1,156. Along one axis 12 pixels hear themselves, 11
+# hear the one before and 11 the one after: 34 pairs. An edge is a pair of rows and a pair of columns: 34 *
+# 34.</details>
+
+# %%
 small = cg.PixelGraph.from_image(crop)
 kernel = cg.KernelGeometry(3, padding=1)
 edges = cg.connect(kernel, small)
 print(edges)
 
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>1,156. Along one axis 12 pixels hear themselves, 11
-# hear the one before and 11 the one after: 34 pairs. An edge is a pair of rows and a pair of columns: 34 *
-# 34.</details>
-
 # %%
 check("34 pairs along each axis, hence 34 * 34 edges", edges.num_edges == 34 * 34)
-axes = panels(3, 5.4, 6.0)
+axes = panels(2, 3.7, 4.6)
 axes[0].imshow(photo.movedim(0, -1))
 frame(axes[0], 23, 48, 12)
 axes[0].set_axis_off()
-axes[0].set_title("a photograph, and the 12 x 12 pixels drawn here")
-for ax, geometry in zip(axes[1:], (kernel, cg.KernelGeometry(1))):
-    draw.pixel_graph(crop, geometry, ax=ax)
+axes[0].set_title("the 12 x 12 pixels drawn here")
+draw.pixel_graph(crop, kernel, ax=axes[1])
+axes[1].set_title("144 nodes, 1,156 typed edges")
+picture(axes[0], "Left: the photograph with a frame around one eye. Right: the pixels in the frame, each with coloured line ends towards up to eight neighbours and a small loop; at the border some are missing.")
 
 # %% [markdown]
-# A short line is the beginning of an edge, at the pixel that *hears*, pointing to the pixel it hears;
-# its colour is the tap, and a ring is a pixel that hears itself. In the middle each pixel listens through
-# up to nine taps. On the right the kernel is 1 x 1: it has one tap, which is now number 0, and only the
-# *self-loops* are left. The next lesson is about what that costs.
+# There is no room for 1,156 whole arrows. Of each edge you see the end: the last stretch, at the pixel that
+# *hears*, in the colour of its tap; the small ring is the self-loop. At the border some are missing. (In
+# the explorer, `cg.explore()`, you can walk over an image with whole arrows.)
 #
 # ## One tap is one matrix
 #
@@ -112,14 +137,17 @@ for ax, geometry in zip(axes[1:], (kernel, cg.KernelGeometry(1))):
 # %%
 tiny = cg.PixelGraph.from_image(torch.arange(16.0).view(1, 4, 4))
 layer = cg.nn.GraphConv2d(1, 1, 3, padding=1, bias=False)
-axes = panels(3, 4.2, 4.4)
-for ax, tap in zip(axes, (4, 5, None)):
+axes = panels(2, 3.7, 4.0)
+for ax, tap in zip(axes, (4, 5)):
     draw.adjacency(layer, tiny, tap, ax=ax)
+picture(axes[0], "Two matrices of 16 x 16: tap 4 is the main diagonal, tap 5 the diagonal beside it with a gap after every fourth place.")
+everyone = draw.adjacency(layer, tiny, legend=True)
+everyone.figure.set_size_inches(4.6, 5.6)
+picture(everyone, "One matrix of 16 x 16 with the nine taps in nine colours: three bands of three diagonals each.")
 
 # %% [markdown]
 # Tap 4 is oneself: the identity. Tap 5 is the pixel to the right: a diagonal beside the main one,
-# with a gap at the end of each row of the image. All nine together, in the colours from above, make the
-# bands of a convolution.
+# with a gap at the end of each row of the image. All nine together make the bands of a convolution.
 
 # %%
 among = layer.edges(tiny)
@@ -140,17 +168,113 @@ check(
 # - pixel = node, channels = features, kernel position = *type* of an edge;
 # - an image and its graph hold the same numbers, in the same order, and the way back is exact;
 # - a tap is a matrix of zeros and ones, and padding with zeros is a row without a one.
-#
-# **Try it** before you run the next cell: with `cg.KernelGeometry(3, padding=2, dilation=2)`, which edges
-# grow, and how many are left on the 12 x 12 crop?
-
-# %%
-dilated = cg.connect(cg.KernelGeometry(3, padding=2, dilation=2), small)
-far = (small.pos[dilated.edge_index[1]] - small.pos[dilated.edge_index[0]]).abs().amax(1)
-check("dilated by 2, an edge is a self-loop or 2 pixels long", sorted(far.unique().tolist()) == [0, 2])
-check("and 32 * 32 of them are left", dilated.num_edges == 32 * 32)
 
 # %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>All but the self-loops: each is 2 pixels long instead
-# of 1 along the axes where it had a length. Two pixels from the border there is nobody any more, so along an
-# axis 12 + 10 + 10 = 32 pairs are left: 1,024.</details>
+# ### Your turn 1: count edges
+#
+# How many edges has a 5 x 5 kernel with padding 2 on the 12 x 12 crop? Count the pairs along one axis first.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# pairs = 12 + 2 * 11 + 2 * 10  # distance 0, distance 1 both ways, distance 2 both ways
+# edges_of_five = pairs**2
+# ```
+#
+# A slip that the examiner finds: 25 for each pixel forgets the border.
+#
+# ```python
+# edges_of_five = 25 * 144
+# ```
+#
+# </details>
+
+# %%
+edges_of_five = ...  # your turn
+
+examine("the edges of a 5 x 5 kernel on 12 x 12 pixels", edges_of_five,
+        lambda n: n == cg.connect(cg.KernelGeometry(5, padding=2), small).num_edges)
+
+# %% [markdown]
+# ### Your turn 2: a kernel that leaps
+#
+# Choose a kernel of 3 x 3 taps whose edges are self-loops or exactly 3 pixels long along an axis, and which keeps the image's size. Fill in `dilation` and `padding`.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# leaping = cg.KernelGeometry(3, dilation=3, padding=3)
+# ```
+#
+# A slip that the examiner finds: without padding the output shrinks to 6 x 6, and a node of the output no longer lies on its pixel.
+#
+# ```python
+# leaping = cg.KernelGeometry(3, dilation=3)
+# ```
+#
+# </details>
+
+# %%
+leaping = ...  # cg.KernelGeometry(3, dilation=?, padding=?)  # your turn
+
+def leaps_by_three(geometry):
+    found = cg.connect(geometry, small)
+    far = (small.pos[found.edge_index[1]] - small.pos[found.edge_index[0]]).abs()
+    return found.target.sizes == small.sites.sizes and sorted(far.unique().tolist()) == [0, 3]
+
+
+examine("nine taps, every edge 0 or 3 pixels long, the size stays", leaping, leaps_by_three)
+
+# %% [markdown]
+# ### Your turn 3: one tap as a matrix
+#
+# Write the adjacency matrix of tap 1 (the pixel above) of the 4 x 4 image, 16 x 16, from scratch: `A[p, q] = 1` where p hears q. No convgraph, only a loop or `torch.diag`.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# above = torch.diag(torch.ones(12), -4)  # the node 4 numbers earlier: one row up
+# ```
+#
+# A slip that the examiner finds: row p *hears* column q; above the diagonal it would be the pixel below.
+#
+# ```python
+# above = torch.diag(torch.ones(12), 4)
+# ```
+#
+# </details>
+
+# %%
+above = ...  # your turn
+
+examine("multiplying by your matrix shows everybody the pixel above, and 0 in the first row", above,
+        lambda a: torch.equal(a @ tiny.x, torch.cat([torch.zeros(4, 1), tiny.x[:-4]])) and torch.equal(a, matrices[1]))
+
+# %% [markdown]
+# ### Your turn 4: the way back
+#
+# Rows of features in, image out. Write `to_image(x, height, width)` for `x` of shape (height * width, C): it returns (C, height, width), as `graph.to_image()` does.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# def to_image(x, height, width):
+#     return x.T.reshape(-1, height, width)
+# ```
+#
+# A slip that the examiner finds: the channels of one pixel lie side by side in a row; without the transpose they are taken for neighbours.
+#
+# ```python
+# def to_image(x, height, width):
+#     return x.reshape(-1, height, width)
+# ```
+#
+# </details>
+
+# %%
+def to_image(x, height, width):
+    ...  # your turn
+
+examine("your way back is exact", to_image,
+        lambda back: torch.equal(back(small.x, 12, 12), crop) and torch.equal(back(graph.x[: 8 * 64], 8, 64), image[:, :8]))
+

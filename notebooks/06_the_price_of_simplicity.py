@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -16,7 +18,10 @@
 #
 # **Question.** Depthwise then pointwise costs a ninth. What can a full convolution do that it cannot?
 #
-# A convolution is a matrix `W` of shape (C_out, C_in k^2): what each output channel makes of all the
+# **After this lesson you can** say which kernels a separable layer can be, by rank and by example, and what buys the
+# others back. **You need** lesson 5. **Time**: 45 minutes. Rank 10, which kernels 10, digits 10, your turn 15.
+#
+# A convolution is a matrix $W$ of shape $(C_{out}, C_{in} k^2)$: what each output channel makes of all the
 # numbers under the kernel. Its *rank* says how many different things the layer can ask.
 
 # %%
@@ -26,7 +31,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import convgraph as cg
-from lesson import check, curves, show
+from lesson import bars, check, curves, examine, show
 
 generator = torch.manual_seed(0)
 
@@ -35,6 +40,9 @@ generator = torch.manual_seed(0)
 #
 # **Guess** the rank of a random 3 x 3 convolution 8 -> 64, and of the same layer when its depthwise
 # part is the identity (each channel only looks at itself, in the middle).
+#
+# <details><summary><b>Answer</b></summary>min(C_out, C_in k^2) = min(64, 72) = 64, against
+# min(C_out, C_in) = min(64, 8) = 8.</details>
 
 # %%
 def rank(weight: torch.Tensor) -> int:
@@ -44,7 +52,8 @@ def rank(weight: torch.Tensor) -> int:
 
 def product(layer: cg.nn.DepthwiseSeparableConv) -> torch.Tensor:
     """The full convolution (C_out, C_in, k, k) that both stages make together."""
-    return torch.einsum("oc,cij->ocij", layer.pointwise.weight.double().flatten(1), layer.depthwise.weight[:, 0].double())
+    mix, taps = layer.pointwise.weight.double().flatten(1), layer.depthwise.weight[:, 0].double()
+    return torch.einsum("oc,cij->ocij", mix, taps)
 
 
 full = cg.nn.GraphConv2d(8, 64, 3, padding=1, bias=False)
@@ -54,10 +63,6 @@ with torch.no_grad():
     simple.depthwise.weight[:, :, 1, 1] = 1
 print("full:", rank(full.weight), " depthwise part the identity:", rank(product(simple)))
 
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>min(C_out, C_in k^2) = min(64, 72) = 64, against
-# min(C_out, C_in) = min(64, 8) = 8.</details>
-
 # %%
 for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
     whole = nn.Conv2d(c_in, c_out, k, bias=False)
@@ -65,8 +70,9 @@ for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
     with torch.no_grad():
         plain.depthwise.weight.zero_()
         plain.depthwise.weight[:, :, k // 2, k // 2] = 1
-    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in k^2) = {min(c_out, c_in * k * k)}", rank(whole.weight) == min(c_out, c_in * k * k))
-    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in) = {min(c_out, c_in)}", rank(product(plain)) == min(c_out, c_in))
+    most, least = min(c_out, c_in * k * k), min(c_out, c_in)
+    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in k^2) = {most}", rank(whole.weight) == most)
+    check(f"{c_in} -> {c_out}, k = {k}: min(C_out, C_in) = {least}", rank(product(plain)) == least)
 
 # %% [markdown]
 # A random depthwise part does not lift it: every output channel still sees each input channel
@@ -75,16 +81,22 @@ for c_in, c_out, k in ((8, 64, 3), (4, 64, 3), (16, 8, 3), (3, 100, 5)):
 # %%
 random = cg.nn.DepthwiseSeparableConv(8, 64, 3, bias=False)
 check("8 filters, whatever they are, leave rank 8", rank(product(random)) == 8)
-values = {name: torch.linalg.svdvals(w.detach().double().flatten(1)) for name, w in (("full", full.weight), ("separable", product(random)))}
-curves({name: s / s[0] for name, s in values.items()}, x="singular values, largest first", y="share of the largest", dots=True)
+kernels = {"full": full.weight, "separable": product(random)}
+values = {name: torch.linalg.svdvals(w.detach().double().flatten(1)) for name, w in kernels.items()}
+curves({name: s / s[0] for name, s in values.items()},
+       "64 singular values, largest first: those of the full layer fall slowly, those of the separable one are zero from the ninth on.",
+       x="singular values, largest first", y="share of the largest", dots=True)
 
 # %% [markdown]
 # ## Which kernels can it be?
 #
 # Per *input channel*: the 3 x 3 kernels that go to different outputs must be multiples of one
-# another. In symbols: for each c the matrix `W[:, c, :]` of shape (C_out, k^2) has rank 1.
+# another. In symbols: for each $c$ the matrix `W[:, c, :]` of shape $(C_{out}, k^2)$ has rank 1.
 #
-# **Guess**: one input channel, two outputs, a vertical and a horizontal edge. Can it?
+# **Guess**: one input channel, two outputs, a vertical and a horizontal contour. Can it?
+#
+# <details><summary><b>Answer</b></summary>No: the two kernels are no multiples of one another.
+# The nearest layer keeps one and gives up the other: half is lost.</details>
 
 # %%
 vertical = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double()
@@ -107,24 +119,21 @@ def lost(weight: torch.Tensor) -> float:
 show(
     [*pair[:, 0], *nearest(pair)[:, 0]],
     ["wanted, output 1", "wanted, output 2", "nearest, output 1", "nearest, output 2"],
+    "Four kernels of 3 x 3: wanted are a vertical and a horizontal contour; the nearest keep one of them and leave the other white.",
     signed=True, grid=True,
 )
 print(f"lost: {lost(pair):.3f} of the pair, {lost(scaled):.3f} of the multiples")
 
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>No: the two kernels are no multiples of one another.
-# The nearest layer keeps one and gives up the other: half is lost.</details>
-
 # %%
 half = round(lost(pair) * 1000) == 500
-check("of two edges at right angles half is lost", half)
+check("of two contours at right angles half is lost", half)
 check("a kernel and its multiple lose nothing that rounding would not", round(lost(scaled), 12) == 0)
 wide = cg.nn.DepthwiseConv(1, 3, multiplier=2, padding=1, bias=False, dtype=torch.float64)
 with torch.no_grad():
     wide.weight.copy_(pair)
 x = torch.randint(-9, 10, (1, 1, 8, 8)).double()
 check(
-    "a depth multiplier of 2 buys both edges back",
+    "a depth multiplier of 2 buys both contours back",
     torch.equal(wide(cg.PixelGraph.from_image(x)).to_image(), nn.functional.conv2d(x, pair, padding=1)),
 )
 
@@ -172,6 +181,8 @@ def learn(separable: bool, epochs: int = 25) -> tuple[float, int]:
 scores = {name: learn(name == "separable") for name in ("full", "separable")}
 for name, (accuracy, weights) in scores.items():
     print(f"{name:10} {accuracy:.1%} of the test digits with {weights:,} weights")
+bars({f"{name}: {weights:,} weights": accuracy for name, (accuracy, weights) in scores.items()},
+     "Two bars of nearly the same length, both above 95 per cent; the separable one has a fifth of the weights.", x="share of the test digits that are read")
 
 # %%
 check("the separable network has less than a fifth of the weights", scores["separable"][1] * 5 < scores["full"][1])
@@ -180,6 +191,95 @@ check("both read more than 95 % of the digits", min(a for a, _ in scores.values(
 # %% [markdown]
 # ## What you take home
 #
-# - rank min(C_out, C_in k^2) against min(C_out, C_in): one filter per input channel;
+# - rank $\min(C_{out}, C_{in} k^2)$ against $\min(C_{out}, C_{in})$: one filter per input channel;
 # - a depth multiplier, or a nonlinearity and another block, buys back what is needed;
 # - on real digits little is lost: much of what a full convolution can ask is not asked.
+
+# %% [markdown]
+# ### Your turn 1: can it be?
+#
+# Write `separable(weight)`: True where a layer of depthwise and pointwise can be this kernel (C_out, C_in, k, k) exactly.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# def separable(weight):
+#     ranks = [int(torch.linalg.matrix_rank(weight[:, c].flatten(1))) for c in range(weight.shape[1])]
+#     return max(ranks) <= 1
+# ```
+#
+# A slip that the examiner finds: a small rank of the whole matrix is necessary and not enough: the slices of each input channel decide.
+#
+# ```python
+# def separable(weight):
+#     return rank(weight) <= weight.shape[1]
+# ```
+#
+# </details>
+
+# %%
+def separable(weight):
+    ...  # your turn
+
+hidden = torch.cat([pair, torch.zeros_like(pair)], 1)  # two input channels, one of them silent
+cases = [(pair, False), (hidden, False), (scaled, True), (product(random).detach(), True), (full.weight.detach().double(), False)]
+examine("right about two contours, their multiples, a separable layer and a full one", separable,
+        lambda f: all(bool(f(weight)) == answer for weight, answer in cases))
+
+# %% [markdown]
+# ### Your turn 2: how many filters?
+#
+# A depth multiplier m gives every input channel m filters. What is the smallest m with which one input channel can feed *any* four 3 x 3 kernels? And any twenty? Answer with a pair.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# multipliers = 4, 9  # there are no more than nine different 3 x 3 kernels, as directions
+# ```
+#
+# A slip that the examiner finds: 3 x 3 kernels have nine numbers, so nine of them make all others.
+#
+# ```python
+# multipliers = 4, 20
+# ```
+#
+# </details>
+
+# %%
+multipliers = ...  # your turn
+
+def enough(count, m):
+    torch.manual_seed(1)
+    return rank(torch.randn(count, 1, 3, 3)) <= m
+
+
+examine("the smallest depth multipliers for any 4 and any 20 kernels of 3 x 3", multipliers,
+        lambda ms: all(enough(n, m) and not enough(n, m - 1) for n, m in zip((4, 20), ms)))
+
+# %% [markdown]
+# ### Your turn 3: buy it back
+#
+# Give the depthwise kernels (2, 1, 3, 3) and the pointwise weights (2, 2, 1, 1) of a layer with depth multiplier 2 that computes both contours of `pair`, the second one *minus* the first in output 2.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# bought = pair, torch.tensor([[1.0, 0.0], [-1.0, 1.0]]).view(2, 2, 1, 1)
+# ```
+#
+# A slip that the examiner finds: a row of the matrix is an *output*: the second row says -1 of the first and 1 of the second.
+#
+# ```python
+# bought = pair, torch.tensor([[1.0, -1.0], [0.0, 1.0]]).view(2, 2, 1, 1)
+# ```
+#
+# </details>
+
+# %%
+bought = ...  # depthwise, pointwise  # your turn
+
+wanted = torch.stack([pair[0], pair[1] - pair[0]])
+examine("output 1 the vertical contour, output 2 horizontal minus vertical", bought,
+        lambda parts: torch.equal(nn.functional.conv2d(nn.functional.conv2d(x, parts[0].double(), padding=1), parts[1].double()),
+                                  nn.functional.conv2d(x, wanted, padding=1)))
+

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -18,6 +20,9 @@
 #
 # `allclose` answers "on this image, nearly". We want "on every image, exactly", and for rounded numbers "within a bound
 # that somebody derived".
+#
+# **After this lesson you can** say what "proven" rests on, plant a fault that `allclose` passes, and read a bound.
+# **You need** lesson 4. **Time**: 60 minutes. By hand 10, the premise 8, chance 8, allclose 8, bounds 8, TF32 5, your turn 13.
 
 # %%
 # %matplotlib inline
@@ -30,7 +35,7 @@ from torch import nn
 import convgraph as cg
 from convgraph import draw
 from convgraph.proof import ConvSpec, prove_convolution
-from lesson import check, panels
+from lesson import check, examine, panels, picture
 
 generator = torch.manual_seed(0)
 
@@ -40,6 +45,9 @@ generator = torch.manual_seed(0)
 # A convolution is *linear* in the image and *linear* in the kernel. So it is known everywhere if it is known on basis pairs:
 # an image with a single 1, a kernel with a single 1. For 4 x 4 pixels and 3 x 3 taps there are 16 * 9 of them. **Guess**
 # what the output looks like for one such pair.
+#
+# <details><summary><b>Answer</b></summary>A single 1, where the tap carries the pixel to, or
+# nothing at all if that is outside.</details>
 
 # %%
 def by_hand(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -58,10 +66,6 @@ for pixel, tap in itertools.product(range(16), range(9)):
     pairs += int(torch.equal(by_hand(x, w), F.conv2d(x[None], w, padding=1)[0]))
 print(f"{pairs} of {16 * 9} basis pairs agree")
 check("all 144 basis pairs agree: if both are linear in x and in w, they agree everywhere", pairs == 144)
-
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>A single 1, where the tap carries the pixel to, or
-# nothing at all if that is outside.</details>
 
 # %% [markdown]
 # ## "If both are linear"
@@ -92,7 +96,9 @@ check("by name: clamp", "clamp" in premise.facts)
 #
 # Basis pairs are too many for a large layer. Instead: random integers, so that nothing rounds. If two such layers differ
 # anywhere, they differ as polynomials, and a polynomial that is not zero is zero at a random point with a small probability
-# that is known beforehand. After r trials in [-a, a] it is at most (2 / (2 a + 1))^r.
+# that is known beforehand. After $r$ trials in $[-a, a]$ it is at most
+#
+# $$\left(\frac{2}{2a + 1}\right)^r .$$
 
 # %%
 big = nn.Conv2d(8, 8, 3, padding=1, dtype=torch.float64)
@@ -119,6 +125,9 @@ for a in (1, 2, 3, 4):
 #
 # Six planted faults. `torch.allclose` looks at the output of one random image, with a relative tolerance of 1e-5 and an
 # absolute one of 1e-8 (its defaults; tests often loosen them). **Guess** how many of the six it passes.
+#
+# <details><summary><b>Answer</b></summary>All six: a gradient is no output, a large pixel was not
+# drawn, and a small error is below the tolerance.</details>
 
 # %%
 dense = nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64)
@@ -147,10 +156,6 @@ for name, fault in FAULTS.items():
     refuted += [name] * (found.verdict == "refuted")
     print(f"{name:28} allclose: {'passes' if close else 'caught':7} judge: {found.verdict}")
 
-# %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>All six: a gradient is no output, a large pixel was not
-# drawn, and a small error is below the tolerance.</details>
-
 # %%
 check("allclose passes all six", len(passed) == 6)
 check("the judge refutes all six", len(refuted) == 6)
@@ -162,15 +167,18 @@ check("the judge refutes all six", len(refuted) == 6)
 # unit roundoff of the dtype. That is computed for every output, and the certificate says how much of it was used: rho.
 
 # %%
-axes = panels(3, 5, 3.6)
+axes = panels(2, 3.7, 3.6)
 rhos = {}
-for ax, dtype in zip(axes, (torch.float64, torch.float32, torch.bfloat16), strict=True):
+for ax, dtype in zip(axes, (torch.float64, torch.bfloat16), strict=True):
     layer = nn.Conv2d(16, 16, 3, padding=1, dtype=dtype)
     graph = cg.nn.GraphConv2d.from_dense(layer)
     graph.backend = "gather"  # another order of summation than torch's kernel
     found = cg.prove(graph, layer, size=(12, 12))
     rhos[dtype] = max(found.rho.values())
     draw.certificate(found, ax=ax)
+    ax.set_title(f"{found.verdict}, {found.dtype}")
+    ax.set_xlabel("error / bound; circle: reference, diamond: oracle", fontsize=9)
+picture(axes[0], "Two charts, float64 and bfloat16. For y and three gradients a line says which share of the bound was used; all end left of the dashed line at 1.")
 
 # %%
 check("every error is within its bound: rho <= 1", max(rhos.values()) <= 1)
@@ -181,6 +189,9 @@ check("and it is not zero: the two round differently", rhos[torch.float64] > 0)
 #
 # NVIDIA's tensor cores can multiply numbers of 11 bits instead of 24, and cuDNN's convolutions do so unless told otherwise. We can
 # imitate it: cut the operands. **Guess**: does the result still lie within the float32 bound?
+#
+# <details><summary><b>Answer</b></summary>No. It needs a bound of its own, and a certificate has
+# to say which of the two held.</details>
 
 # %%
 def tf32(t: torch.Tensor) -> torch.Tensor:
@@ -201,12 +212,97 @@ check("operands of 11 bits break the float32 bound", bool((error > n * u24 * siz
 check("and keep the one that was derived for them", bool((error <= wide * size).all()))
 
 # %% [markdown]
-# <details><summary><b>Answer</b> (guess first)</summary>No. It needs a bound of its own, and a certificate has
-# to say which of the two held.</details>
-
-# %% [markdown]
 # ## What you take home
 #
 # - linear + equal on a basis = equal everywhere; the premise needs its own proof;
 # - integers do not round, so "bit for bit" makes sense, and chance can be counted;
 # - for real numbers a bound is derived, per output; a tolerance is somebody's guess.
+
+# %% [markdown]
+# ### Your turn 1: a fault that passes
+#
+# Plant one yourself: write `faulty(x, w, b)`, a 3 x 3 convolution with padding 1 that `torch.allclose` accepts on random images, and that is *not* a convolution. The examiner wants both: allclose passes and the judge refutes.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# def faulty(x, w, b):
+#     return run(x, w, b) * (1 + 1e-7)
+# ```
+#
+# A slip that the examiner finds: mirroring twice changes nothing: that one *is* a convolution, and the judge proves it.
+#
+# ```python
+# def faulty(x, w, b):
+#     return run(x.flip(-1).flip(-1), w, b)
+# ```
+#
+# </details>
+
+# %%
+def faulty(x, w, b):
+    ...  # your turn
+
+def fools_allclose(f):
+    image = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    close = torch.allclose(f(image, dense.weight, dense.bias), dense(image))
+    return close and prove_convolution(f, run, spec, explain=False).verdict == "refuted"
+
+
+examine("allclose passes your fault and the judge refutes it", faulty, fools_allclose)
+
+# %% [markdown]
+# ### Your turn 2: how many trials?
+#
+# With whole numbers in [-10, 10], how many trials does a wrong "proven" with probability at most 2^-40 take? Use the formula of the lesson.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# trials = 12  # log(2^40) / log(21 / 2) = 11.8
+# ```
+#
+# A slip that the examiner finds: one trial is worth log2(21 / 2) = 3.4 bits here, not one.
+#
+# ```python
+# trials = 40
+# ```
+#
+# </details>
+
+# %%
+trials = ...  # your turn
+
+examine("the fewest trials in [-10, 10] for 2^-40", trials,
+        lambda r: (2 / 21) ** r <= 2.0**-40 < (2 / 21) ** (r - 1))
+
+# %% [markdown]
+# ### Your turn 3: a layer of your own, proven
+#
+# Write a 3 x 3 convolution with padding 1 as *one* matrix product: `by_unfold(x, w, b)` with `F.unfold`. The judge follows every operator, values and gradients.
+#
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# def by_unfold(x, w, b):
+#     columns = F.unfold(x, 3, padding=1)  # (N, C_in * 9, H * W)
+#     return (w.flatten(1) @ columns + b[:, None]).view(x.shape[0], -1, *x.shape[2:])
+# ```
+#
+# A slip that the examiner finds: the kernel's rows and columns are exchanged, and the judge says so by name.
+#
+# ```python
+# def by_unfold(x, w, b):
+#     columns = F.unfold(x, 3, padding=1)
+#     return (w.transpose(2, 3).flatten(1) @ columns + b[:, None]).view(x.shape[0], -1, *x.shape[2:])
+# ```
+#
+# </details>
+
+# %%
+def by_unfold(x, w, b):
+    ...  # your turn
+
+examine("one matrix product is a 3 x 3 convolution", by_unfold,
+        lambda f: cg.prove(f, nn.Conv2d(2, 3, 3, padding=1), size=(4, 5)))
+

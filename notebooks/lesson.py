@@ -1,6 +1,12 @@
-"""What the notebooks share: checks that can fail and pictures side by side."""
+"""What the notebooks share: checks that can fail, an examiner for exercises, and pictures.
 
-from collections.abc import Mapping, Sequence
+Pictures have no page of their own and ink that can be read on a light and on a dark one; each is
+shown with a text for whoever cannot see it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,8 +15,22 @@ from torch import Tensor
 
 from convgraph.draw import PALETTE
 
+INK = "#757575"
 COLOURS = (PALETTE[0], PALETTE[3], PALETTE[2])
 MARK = PALETTE[3]
+
+plt.rcParams.update(
+    {
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), "none"),
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+        ),
+        "font.size": 12,
+        "axes.titlesize": 12,
+        "figure.dpi": 110,
+        "legend.framealpha": 0,
+    }
+)
 
 
 def check(claim: str, holds: Any) -> None:
@@ -28,6 +48,72 @@ def check(claim: str, holds: Any) -> None:
     print(f"\N{CHECK MARK} {claim}")
 
 
+class NotYet(BaseException):
+    """A function of an exercise that is still empty was called; nothing on the way may catch it."""
+
+
+def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
+    """Mark an exercise: solved, not yet begun, or wrong, with what tells.
+
+    Args:
+        claim: what a right answer does, one sentence.
+        answer: what the student wrote: a number, a kernel, a layer or a function; `...` where
+            nothing is written yet.
+        holds: decides about the answer; returns a bool, a tensor of one, or a certificate.
+
+    Raises:
+        AssertionError: the answer is wrong. Where a certificate decided, it says what is different.
+    """
+    try:
+        found = ... if answer is ... else holds(_watched(answer))
+    except NotYet:
+        found = ...
+    if found is ...:
+        print(f"\N{WHITE CIRCLE} your turn: {claim}")
+        return
+    verdict = getattr(found, "verdict", None)
+    if verdict not in (None, "proven"):
+        raise AssertionError(f"Not yet: {claim}\nThe judge says {_why(found)}")
+    if verdict is None and not bool(found):
+        raise AssertionError(f"Not yet: {claim}")
+    by = "" if verdict is None else " (proven for every image and every weight)"
+    print(f"\N{HEAVY CHECK MARK} solved: {claim}{by}")
+
+
+def _watched(answer: Any) -> Any:
+    """Return a function that notices when the one it stands for is still empty."""
+    if not isinstance(answer, FunctionType):
+        return answer
+
+    @functools.wraps(answer)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = answer(*args, **kwargs)
+        if result is None or result is ...:
+            raise NotYet
+        return result
+
+    return call
+
+
+def _why(cert: Any) -> str:
+    parts = (cert.verdict, cert.cause, cert.smallest_case, cert.reason)
+    return "\n".join(dict.fromkeys(str(part) for part in parts if part))
+
+
+def picture(figure: Any, alt: str) -> None:
+    """Show a figure once, with words for whoever cannot see it.
+
+    Args:
+        figure: a matplotlib Figure, or Axes of one.
+        alt: what there is to see, one or two sentences.
+    """
+    from IPython.display import display
+
+    figure = getattr(figure, "figure", figure)
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
 def frame(axes: Any, row: int, column: int, size: int) -> None:
     """Frame a square of pixels of a shown image by its upper left corner."""
     place = (column - 0.5, row - 0.5)
@@ -35,14 +121,17 @@ def frame(axes: Any, row: int, column: int, size: int) -> None:
 
 
 def panels(count: int, width: float = 3.6, height: float = 3.6) -> Any:
-    """Return `count` matplotlib Axes side by side."""
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), layout="constrained")
+    """Return `count` matplotlib Axes side by side; more than 7.4 inches would be scaled down."""
+    figure, axes = plt.subplots(
+        1, count, figsize=(min(width * count, 7.4), height), layout="constrained"
+    )
     return axes if count > 1 else [axes]
 
 
 def show(
     images: Sequence[Tensor],
     titles: Sequence[str],
+    alt: str,
     *,
     signed: bool = False,
     grid: bool = False,
@@ -53,60 +142,91 @@ def show(
     Args:
         images: values in [0, 1] where they have three channels.
         titles: one each.
+        alt: what there is to see.
         signed: of one channel: white is zero, purple is below, orange above, and a bar says how far.
         grid: draw a line between any two pixels.
         mark: frame the pixel in this row and column.
     """
-    row = panels(len(images))
+    row = panels(len(images), height=7.4 / max(len(images), 2) + 0.5)
     most = max(float(image.abs().max()) for image in images) if signed else 0.0
     for axes, image, title in zip(row, images, titles, strict=True):
-        picture = image.detach().cpu()
-        picture = (picture.movedim(0, -1) if picture.dim() == 3 else picture).squeeze(-1)
+        pixels = image.detach().cpu()
+        pixels = (pixels.movedim(0, -1) if pixels.dim() == 3 else pixels).squeeze(-1)
         if signed:
-            shown = axes.imshow(picture, cmap="PuOr_r", vmin=-most, vmax=most)
+            shown = axes.imshow(pixels, cmap="PuOr_r", vmin=-most, vmax=most)
         else:
-            axes.imshow(picture, cmap="gray")
+            axes.imshow(pixels.clamp(0, 1) if pixels.dim() == 3 else pixels, cmap="gray")
         if grid:
-            _lines(axes, *picture.shape[:2])
+            _lines(axes, *pixels.shape[:2])
         if mark:
             frame(axes, *mark, size=1)
-        axes.set_title(title)
+        axes.set_title(title, fontsize=12 if len(images) < 3 else 10)
         axes.set_xticks([])
         axes.set_yticks([])
     if signed:  # one scale for all: what is nearly zero beside the others looks like zero
         row[0].figure.colorbar(shown, ax=list(row), shrink=0.75)
-    plt.show()
+    picture(row[0], alt)
 
 
-def matrices(named: Mapping[str, Tensor], *, row: str, column: str) -> None:
-    """Show matrices side by side, white for 0 and black for the largest, with their axes named."""
-    for axes, (title, matrix) in zip(panels(len(named), height=3.9), named.items(), strict=True):
-        axes.imshow(matrix.detach().cpu().double(), cmap="gray_r", vmin=0)
+def matrices(named: Mapping[str, Tensor], alt: str, *, row: str, column: str) -> None:
+    """Show matrices side by side, white for 0 and dark for the largest, with their axes named."""
+    axes_of = panels(len(named), height=7.4 / max(len(named), 2) + 0.7)
+    for axes, (title, matrix) in zip(axes_of, named.items(), strict=True):
+        axes.imshow(matrix.detach().cpu().double(), cmap="Blues", vmin=0)
         _lines(axes, *matrix.shape)
-        axes.set(title=title, xlabel=column, ylabel=row)
-    plt.show()
+        axes.set_title(title, fontsize=12 if len(named) < 3 else 10)
+        axes.set(xlabel=column, ylabel=row)
+    picture(axes_of[0], alt)
 
 
-def curves(named: Mapping[str, Any], *, x: str, y: str, log: bool = False, dots: bool = False) -> None:
-    """Draw one line for each name, in colours and strokes that stay apart."""
-    (axes,) = panels(1, 6, 3.4)
-    for (name, values), colour, stroke in zip(named.items(), COLOURS, ("-", "--", ":"), strict=False):
-        axes.plot(values, label=name, color=colour, ls=stroke, lw=2, marker="." if dots else "")
+def curves(
+    named: Mapping[str, Any],
+    alt: str,
+    *,
+    x: str,
+    y: str,
+    at: Sequence[float] | None = None,
+    log: bool = False,
+    dots: bool = False,
+) -> None:
+    """Draw one line for each name, in colours and strokes that stay apart; `at` are its places."""
+    (axes,) = panels(1, 7.2, 3.6)
+    for (name, values), colour, stroke in zip(
+        named.items(), COLOURS, ("-", "--", ":"), strict=False
+    ):
+        places = range(len(values)) if at is None else at
+        axes.plot(
+            places, values, label=name, color=colour, ls=stroke, lw=2.2, marker="." if dots else ""
+        )
     axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+    axes.grid(alpha=0.3)
     if len(named) > 1:
         axes.legend()
-    plt.show()
+    picture(axes, alt)
+
+
+def bars(named: Mapping[str, float], alt: str, *, x: str, most: float = 1.0) -> None:
+    """Draw one bar for each name with its share written beside it."""
+    (axes,) = panels(1, 7.2, 0.5 * len(named) + 0.9)
+    names = list(named)[::-1]
+    found = axes.barh(names, [named[n] for n in names], color=COLOURS[0])
+    axes.bar_label(found, [f" {named[n]:.0%}" for n in names])
+    axes.set(xlim=(0, most * 1.12), xlabel=x)
+    picture(axes, alt)
 
 
 def photograph(size: int = 128) -> Tensor:
-    """Return the astronaut of scikit-image, (3, size, size) in [0, 1]; size divides 512."""
+    """Return the astronaut of scikit-image, (3, size, size) in [0, 1]; size divides 512.
+
+    A pixel is the mean of those it stands for: every fourth one would make a jagged picture.
+    The photograph is NASA's, in the public domain.
+    """
     from skimage import data
 
     if size < 1 or 512 % size:
         raise ValueError(f"photograph: expected a size that divides 512, got {size}; try 64 or 128")
-    pixels = torch.from_numpy(data.astronaut()).movedim(-1, 0) / 255
-    step = 512 // size
-    return pixels[:, ::step, ::step].contiguous()
+    pixels = torch.from_numpy(data.astronaut()).movedim(-1, 0).float() / 255
+    return torch.nn.functional.avg_pool2d(pixels, 512 // size)
 
 
 def _lines(axes: Any, rows: int, columns: int) -> None:

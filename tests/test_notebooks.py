@@ -4,6 +4,8 @@
 lets a fault be planted first.
 """
 
+import contextlib
+import io
 import json
 import re
 import runpy
@@ -21,6 +23,13 @@ from convgraph.backends.messages import edges as messages
 from convgraph.functional import prepared
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
+from tests.lesson_cells import (
+    exercises,
+    lesson_paths,
+    pictures_without_words,
+    spoilt,
+    without_magics,
+)
 
 jupytext = pytest.importorskip("jupytext", reason="the lessons need the extra `notebooks`")
 pytest.importorskip("IPython", reason="the lessons need the extra `notebooks`")
@@ -30,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-LESSONS = sorted(FOLDER.glob("[0-9]*.py"))
+LESSONS = lesson_paths(FOLDER)
 NAMES = [path.stem[:2] for path in LESSONS]
 
 
@@ -56,8 +65,9 @@ def run(monkeypatch):
     return script
 
 
-def test_there_are_twelve_and_they_are_numbered():
-    assert [f"{n:02d}" for n in range(1, 13)] == NAMES
+def test_they_are_numbered_without_a_gap():
+    assert [f"{n:02d}" for n in range(1, len(NAMES) + 1)] == NAMES
+    assert len(NAMES) >= 13
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
@@ -82,11 +92,83 @@ def test_it_was_executed_and_shows_its_checks(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
-def test_every_guess_and_exercise_has_an_answer_folded_away(path):
+def test_every_answer_is_folded_away_before_anything_is_printed(path):
+    cells = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
+    assert spoilt(cells) == []
+    text = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert "<summary><b>Answer</b>" in text
+
+
+def test_an_answer_that_stands_open_is_found():
+    asked = {"cell_type": "markdown", "source": ["**Guess** how many."]}
+    printed = {"cell_type": "code", "source": ["print(9)"], "outputs": [{"text": "9"}]}
+    late = {
+        "cell_type": "markdown",
+        "source": ["<details><summary><b>Answer</b></summary>9</details>"],
+    }
+    assert spoilt([asked, printed, late]) == ["**Guess** how many.", "".join(late["source"])]
+    together = {"cell_type": "markdown", "source": [*asked["source"], *late["source"]]}
+    assert spoilt([together, printed]) == []
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_every_picture_has_words(path):
+    cells = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
+    assert pictures_without_words(cells) == []
+
+
+def test_a_picture_without_words_is_found():
+    silent = {"data": {"image/png": ""}, "metadata": {"image/png": {"alt": "a picture"}}}
+    said = {
+        "data": {"image/png": ""},
+        "metadata": {"image/png": {"alt": "A node with nine arrows."}},
+    }
+    cells = [{"execution_count": n, "outputs": [o]} for n, o in ((1, silent), (2, said))]
+    assert pictures_without_words(cells) == [1]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_its_exercises_can_be_solved_and_wrong_answers_fail(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.chdir(FOLDER)
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
     cells = jupytext.read(path).cells
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    asked = text.lower().count("**guess**") + text.count("**Try it**")
-    assert asked - text.count("it says **Guess**") == text.count("<summary><b>Answer</b>") > 0
+    tasks = {task.at: task for task in exercises(cells)}
+    assert len(tasks) >= 3
+    space: dict[str, object] = {"__name__": "__main__"}
+
+    def execute(source: str) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(compile(without_magics(source), str(path), "exec"), space)
+        return said.getvalue()
+
+    before = torch.random.get_rng_state()
+    try:
+        for at, cell in enumerate(cells):
+            if cell.cell_type != "code":
+                continue
+            if at not in tasks:
+                execute(cell.source)
+                continue
+            assert "\N{WHITE CIRCLE} your turn" in execute(tasks[at].given)
+            with pytest.raises(AssertionError, match="Not yet"):
+                execute(tasks[at].slip)
+            assert "\N{HEAVY CHECK MARK} solved" in execute(tasks[at].solution)
+    finally:
+        torch.random.set_rng_state(before)
+        pyplot.close("all")
+        sys.modules.pop("lesson", None)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_it_says_what_it_teaches_what_it_needs_and_how_long_it_takes(path):
+    head = "\n".join(jupytext.read(path).cells[0].source.split("\n"))
+    for words in ("**Question.**", "**After this lesson you can**", "**You need**", "**Time**: "):
+        assert words in head
+    whole, *parts = map(int, re.findall(r"\d+", head.split("**Time**: ")[1].split("\n\n")[0]))
+    assert sum(parts) == whole
 
 
 def stray(outputs):
@@ -122,8 +204,8 @@ def test_it_asks_for_a_guess_and_draws(path):
 # Every figure of the article that the project began from, and the words of the check that holds it.
 FIGURES = {
     "02": [
-        "exactly one edge per node", "ten 1 x 1 layers: one pixel",
-        "the best 3 x 3 kernel is the edge itself", "100 random 1 x 1 networks say the same twice",
+        "exactly one edge per node", "one channel: a 1 x 1 kernel is one number", "take the neighbours away: 1 x 1 does not notice",
+        "ten 1 x 1 layers: one pixel", "the best 3 x 3 kernel is the contour filter itself", "100 random 1 x 1 networks say the same twice",
     ],
     "03": [
         "the weights of luminance sum to one", "red minus green of grey is exactly zero",

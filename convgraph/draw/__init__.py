@@ -5,7 +5,8 @@ saved as usual. Colours tell the taps apart for colour-blind readers too; `dark=
 page. matplotlib comes with the extra `viz` and is imported when something is drawn.
 """
 
-from convgraph.draw.graphs import adjacency, messages, pixel_graph
+from convgraph.draw.graphs import adjacency, pixel_graph
+from convgraph.draw.one_node import messages, node
 from convgraph.draw.reach import reach, receptive_field
 from convgraph.draw.record import certificate
 from convgraph.draw.refutation import counterexample
@@ -19,6 +20,7 @@ __all__ = [
     "certificate",
     "counterexample",
     "messages",
+    "node",
     "pixel_graph",
     "reach",
     "receptive_field",

@@ -71,7 +71,7 @@ def receptive_field(
     node: int,
     *,
     ax: "Axes | None" = None,
-    dark: bool = False,
+    dark: bool | None = None,
 ) -> "Axes":
     """Draw the receptive field of one output node on the image: the fewest hops, in each pixel.
 
@@ -80,7 +80,7 @@ def receptive_field(
         graph: one 2-D image.
         node: a row of the last layer's output.
         ax: where to draw; None makes a figure.
-        dark: colours for a dark page.
+        dark: colours for a dark page or a light one; None follows matplotlib's own.
 
     Returns:
         The Axes; its title counts the pixels.
@@ -120,7 +120,9 @@ def receptive_field(
             axes.add_patch(
                 Rectangle((column - 0.5, row - 0.5), 1, 1, fc=colour, ec=LIGHT["page"], alpha=0.65)
             )
-            axes.text(column, row, str(number), ha="center", va="center", fontsize=8)
+            axes.text(
+                column, row, str(number), ha="center", va="center", fontsize=9, color="#111111"
+            )
     row, column = pos[node]
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fc="none", ec=style["ink"], lw=2.5))
     count = int(hops[-1].sum()) if hops else 1

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool = False) -> "Axes":
+def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool | None = None) -> "Axes":
     """Draw error / bound of every quantity of a certificate; 1 is the bound.
 
     Args:
         cert: what `convgraph.prove` returned.
         ax: where to draw; None makes a figure.
-        dark: colours for a dark page.
+        dark: colours for a dark page or a light one; None follows matplotlib's own.
 
     Returns:
         The Axes; its title is the verdict.
@@ -44,8 +44,7 @@ def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool = Fal
             axes.annotate(
                 words, (place, at + shift), xytext=(7, 0), textcoords="offset points",
                 va="center", fontsize=8, color=style["ink"],
-                bbox={"fc": style["page"], "ec": "none", "pad": 0.8},  # before the line
-            )  # fmt: skip
+                            )  # fmt: skip
     axes.axvline(1, color=style["ink"], lw=1.5, ls="--")
     axes.set_xscale("log")
     axes.set_xlim(least, 30)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def counterexample(
-    found: Counterexample, *, ax: "Axes | None" = None, dark: bool = False
+    found: Counterexample, *, ax: "Axes | None" = None, dark: bool | None = None
 ) -> "Axes":
     """Draw the offending edges of a refutation: pixels on the left, output sites on the right.
 
@@ -20,7 +20,7 @@ def counterexample(
     Args:
         found: what `convgraph.proof.explain_refutation` returned.
         ax: where to draw; None makes a figure.
-        dark: colours for a dark page.
+        dark: colours for a dark page or a light one; None follows matplotlib's own.
 
     Returns:
         The Axes; its title is the likely cause.
