@@ -17,7 +17,7 @@ PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pyto
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench bench-proof bench-networks gpu classes house faults zoo zoo-page notebooks \
-        lab lessons docs clean
+        lab lessons slides docs clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -68,25 +68,29 @@ bench-networks: $(READY) ## time converted networks beside dense ones; asks for 
 	$(BIN)/python benchmarks/pretraining.py
 	$(BIN)/python benchmarks/prove_networks.py
 
-notebooks: $(BOOKS) ## execute the lessons; a check that does not hold fails
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 -p no:cacheprovider notebooks/*.ipynb
+notebooks: $(BOOKS) ## execute the lessons, compare what they print; a check that does not hold fails
+	$(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=120 notebooks/*.ipynb
 
-lab: $(BOOKS) ## open the lessons in Jupyter
-	$(BIN)/jupyter lab notebooks
+lab: $(BOOKS) ## open copies of the lessons in Jupyter, without outputs; they lie in lab/
+	$(BIN)/python notebooks/editions.py lab lab
+	cd lab && ../$(BIN)/jupyter lab 01_*.ipynb
 
 lessons: $(BOOKS) ## write the notebooks anew from their text, executed; LESSON=03 for one
-	cd notebooks && ../$(BIN)/jupytext --quiet --to ipynb --execute $(LESSON)*_*.py
+	$(BIN)/python notebooks/editions.py execute $(LESSON)
+
+slides: $(BOOKS) ## slides of the lessons to teach from, into slides/
+	$(BIN)/python notebooks/editions.py slides slides
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html
 	$(BIN)/python -m tests.docs.pictures docs/images
 	sed 's,](docs/,](,g' CONTRIBUTING.md > docs/contributing.md
-	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir docs/lessons notebooks/*.ipynb
+	$(BIN)/python notebooks/editions.py pages docs/lessons
 	$(BIN)/zensical build --clean --strict
 	$(BIN)/python -m tests.docs.links site
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist site demo docs/lessons docs/contributing.md docs/explorer-page.html .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo slides docs/lessons docs/zh/lessons docs/contributing.md docs/explorer-page.html .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is checked before anything is downloaded. torch comes first and alone: with it in

@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 from convgraph import __version__
 
 EXTRAS = {
-    "matplotlib": "viz",
-    "skimage": "viz",
-    "sklearn": "viz",
+    "matplotlib": "matplotlib",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
 }
-"""Which extra brings a package that the base install leaves out."""
+"""Modules that the base install leaves out, and what pip calls them."""
 
 BAD_USAGE = 3
 """Exit code of arguments that describe nothing; 2 is left to "undecided"."""
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(
             f"convgraph {args.command}: expected the package {error.name!r}, which the base "
-            f'install leaves out; install it with: pip install "convgraph[{extra}]"\n'
+            f"install leaves out; install it with: pip install {extra}\n"
         )
         return 1
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="convgraph",
         description="Convolutions as message passing on pixel graphs, with proofs.",
     )
-    parser.add_argument("--version", action="version", version=f"convgraph {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"convgraph {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser(
@@ -190,7 +190,11 @@ def _compile(args: argparse.Namespace) -> int:
 def _explore(args: argparse.Namespace) -> int:
     from convgraph.explorer import page
 
-    args.out.write_text(page(), encoding="utf-8")
+    try:
+        args.out.write_text(page(), encoding="utf-8")
+    except OSError as error:
+        return _usage("explore", f"cannot write {args.out}: {error.strerror}")
+    sys.stdout.write(f"{args.out}: open it in a browser\n")
     return 0
 
 

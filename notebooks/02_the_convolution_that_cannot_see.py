@@ -155,7 +155,7 @@ check("only the pixel itself moves the output of ten 1 x 1 layers", moved.nonzer
 # <details><summary><b>Answer</b></summary>All of it. In random pictures a pixel says nothing
 # about the two beside it.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 noise = torch.randn(8, 1, 32, 32, dtype=torch.float64)
 contour = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
 contour[0, 0, 0, 1], contour[0, 0, 2, 1] = -1, 1

@@ -25,7 +25,9 @@
 #
 # **After this lesson you can** write such recipes by hand, say what a sum loses and a difference keeps, and
 # let gradient descent find one. **You need** lessons 1 and 2. **Time**: 45 minutes. Two recipes 10, the bars 8,
-# learnt 8, the referee 4, your turn 15. Channels are counted from 1, as the article counts them; a tensor's index counts from 0.
+# learnt 8, the referee 4, your turn 15.
+#
+# Channels are counted from 1, as the article counts them; a tensor's index counts from 0.
 
 # %%
 # %matplotlib inline
@@ -121,7 +123,7 @@ check("it even turns its sign", torch.equal(run(subtract, a), -run(subtract, b))
 # the same, and what is left is noise. Free, the two weights move apart until one is about minus the other, for
 # the sum brings nothing but noise.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def batch(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noisy pictures (count, 2, 9, 9): A with label 1 and B with label 0, in turn."""
     pictures = torch.stack([a, b] * (count // 2))
@@ -173,7 +175,7 @@ check("and the recipe it found has opposite signs: a difference", first * second
 # Is our 1 x 1 layer really `nn.Conv2d`? On one image we could compare. `cg.prove` asks for *every* image and
 # every weight, and says how probable it is that it is mistaken. Lesson 11 opens it up.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 conv = nn.Conv2d(3, 1, 1, bias=False)
 cert = cg.prove(cg.nn.PointwiseConv.from_dense(conv), conv, size=(16, 16))
 print(f"{cert.verdict}; wrong with probability at most 2^{cert.log2_epsilon:.0f}")

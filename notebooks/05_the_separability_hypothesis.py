@@ -205,7 +205,7 @@ check("192 * 384 * 9 against 192 * 9 + 192 * 384", (count(full), count(parts)) =
 # <details><summary><b>Answer</b></summary>Compare the two ratios above. As a rule time falls less
 # than cost: a depthwise kernel waits for memory, and the full one keeps the arithmetic units busy.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 batch = torch.rand(4, 192, 28, 28).contiguous(memory_format=torch.channels_last)
 dense_full = nn.Conv2d(192, 384, 3, padding=1, bias=False)
 look = nn.Conv2d(192, 192, 3, padding=1, groups=192, bias=False)

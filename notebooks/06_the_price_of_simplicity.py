@@ -142,7 +142,7 @@ check(
 #
 # Handwritten digits, 8 x 8 pixels, 1,797 of them. Two networks that differ in the middle only.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
 labels = torch.tensor(digits.target)

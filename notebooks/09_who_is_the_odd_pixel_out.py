@@ -68,7 +68,7 @@ show([scene[:3].clamp(0, 1), scene[3], odd], ["what the eye sees", "band 4", "ni
 # <details><summary><b>Answer</b></summary>The identity: whitening makes all directions alike,
 # which is what the name says.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 mean = graph.x.mean(0)
 centred = graph.x - mean
 covariance = centred.T @ centred / len(centred)
@@ -106,7 +106,7 @@ check("whitening, then length, is the textbook formula bit for bit", torch.equal
 # %% [markdown]
 # On the scene both round, each in its own way, so we ask what a user would ask: are the same pixels on top?
 
-# %%
+# %% tags=["nbval-ignore-output"]
 pixels = graph.x.numpy()
 gap = pixels - pixels.mean(0)
 rx = np.einsum("ni,ij,nj->n", gap, np.linalg.inv(gap.T @ gap / len(gap)), gap)

@@ -49,7 +49,7 @@ conv = nn.Conv2d(3, 4, 3, padding=1)
 # Without a type an edge says "neighbour" and no more. Mirror the image, and a layer without types gives the mirrored
 # answer: it cannot know that anything happened. A convolution can.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 image = torch.randn(3, 6, 6)
 graph = cg.PixelGraph.from_image(image)
 edges = cg.connect(cg.KernelGeometry(3, padding=1), graph)
@@ -93,7 +93,7 @@ check("RGCN does: its edges have types", shares["RGCN"] > 0.1)
 #
 # One matrix per edge type, summed, plus a bias. With the kernel laid out as RGCN keeps it, the judge agrees:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 RGCN.load_state_dict(relational(conv.weight, conv.bias))
 cert = cg.prove(cg.AsNodes(RGCN, relational), conv, size=(6, 6))
 print(cert)
@@ -106,7 +106,7 @@ check("RGCN with a sum and without a root weight is a convolution", cert.verdict
 # Its *defaults* are something else: a root weight, so that every node hears itself twice. The judge shows the smallest
 # image that tells, and a likely cause:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 default = RGCNConv(3, 4, 9)
 default.load_state_dict(relational(conv.weight, conv.bias), strict=False)
 no = cg.prove(cg.AsNodes(default, relational), conv, size=(6, 6))
@@ -138,7 +138,7 @@ check("the mean of at most one message per type is the message: proven", zeros.v
 # <details><summary><b>Answer</b></summary>One for GraphSAGE: a pixel alone hears itself, whatever
 # the tap. Two for GCN: the second has a tap of its own in a convolution.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def same_for_all(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """GraphSAGE's two matrices, read off a 3 x 3 kernel: neighbours from tap 0, oneself from tap 4."""
     taps = w.flatten(2)

@@ -22,7 +22,7 @@
 # that somebody derived".
 #
 # **After this lesson you can** say what "proven" rests on, plant a fault that `allclose` passes, and read a bound.
-# **You need** lesson 4. **Time**: 60 minutes. By hand 10, the premise 8, chance 8, allclose 8, bounds 8, TF32 5, your turn 13.
+# **You need** lesson 4. **Time**: 60 minutes. By hand 10, the premise 8, chance 8, allclose 8, bounds 8, truncation 5, your turn 13.
 
 # %%
 # %matplotlib inline
@@ -72,7 +72,7 @@ check("all 144 basis pairs agree: if both are linear in x and in w, they agree e
 #
 # That is the *premise*, and it needs a proof of its own. This one agrees on all 144 pairs too:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def sly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
     """Right, until a pixel is larger than a million."""
     return F.conv2d(x.clamp(max=1e6), w, b, padding=1)
@@ -193,7 +193,7 @@ check("and it is not zero: the two round differently", rhos[torch.float64] > 0)
 # <details><summary><b>Answer</b></summary>No. It needs a bound of its own, and a certificate has
 # to say which of the two held.</details>
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def tf32(t: torch.Tensor) -> torch.Tensor:
     """Keep 11 bits of a float32 (round to nearest), as a tensor core reads it."""
     whole = t.contiguous().view(torch.int32)

@@ -35,7 +35,7 @@ from torch import nn
 import convgraph as cg
 from lesson import check, examine, show
 
-torch.manual_seed(0)
+generator = torch.manual_seed(0)
 
 # %% [markdown]
 # ## The problem

@@ -199,6 +199,8 @@ def curves(
             places, values, label=name, color=colour, ls=stroke, lw=2.2, marker="." if dots else ""
         )
     axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
+    if at is not None and at[-1] >= 100 * at[0]:
+        axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3)
     if len(named) > 1:
         axes.legend()

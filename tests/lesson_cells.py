@@ -1,4 +1,4 @@
-"""A lesson taken apart: its cells, its exercises, and what a reader sees before unfolding anything."""
+"""A lesson taken apart: its cells, its exercises, what a reader sees before unfolding anything."""
 
 import re
 from dataclasses import dataclass

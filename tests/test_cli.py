@@ -57,7 +57,7 @@ def test_a_missing_extra_is_named(
 
     fake_demo(monkeypatch, run)
     assert main(["demo"]) == 1
-    assert 'pip install "convgraph[viz]"' in capsys.readouterr().err
+    assert "pip install scikit-learn" in capsys.readouterr().err
 
 
 def test_a_missing_package_that_no_extra_brings_is_a_fault_and_stays_one(
@@ -69,6 +69,22 @@ def test_a_missing_package_that_no_extra_brings_is_a_fault_and_stays_one(
     fake_demo(monkeypatch, run)
     with pytest.raises(ModuleNotFoundError, match="tyop"):
         main(["demo"])
+
+
+def test_the_version_is_said_without_torch() -> None:
+    ask = (
+        "import sys, convgraph_start; sys.argv[1:] = ['--version']; code = convgraph_start.main();"
+        "sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"convgraph {convgraph.__version__}\n")
+
+
+def test_exploring_says_where_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explore", "--out", str(tmp_path / "page.html")]) == 0
+    assert str(tmp_path / "page.html") in capsys.readouterr().out
+    assert main(["explore", "--out", str(tmp_path / "no" / "page.html")]) == 3
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from convgraph.draw.style import RIM, axes_in, counted, show_image, tap_colours
@@ -29,8 +28,8 @@ def pixel_graph(
 ) -> "Axes":
     """Draw the typed edges of a geometry over a small image.
 
-    Of each edge the end is drawn: the last stretch of its arrow, at the node that hears, coloured by
-    tap; a self-loop is a small loop. So every pixel shows at a glance through which taps it
+    Of each edge the end is drawn: the last stretch of its arrow, at the node that hears, coloured
+    by tap; a self-loop is a small loop. So every pixel shows at a glance through which taps it
     listens. A dot without lines speaks and does not listen. `node` shows one pixel's edges in full.
 
     Args:
@@ -51,6 +50,7 @@ def pixel_graph(
         MissingExtraError: matplotlib is not installed.
 
     Example:
+        >>> import torch
         >>> ax = pixel_graph(torch.rand(3, 6, 6))
         >>> ax.get_title()
         'pixel graph: 36 nodes, 256 typed edges'
@@ -114,12 +114,13 @@ def adjacency(
         MissingExtraError: matplotlib is not installed.
 
     Example:
-        >>> import convgraph as cg
+        >>> import torch, convgraph as cg
         >>> graph = PixelGraph.from_image(torch.rand(1, 3, 3))
         >>> adjacency(cg.nn.PointwiseConv(1, 1), graph).get_title()
         'adjacency of 1 tap, 9 edges'
     """
     from matplotlib.colors import to_rgba
+    from matplotlib.ticker import MaxNLocator
 
     check_convolution("adjacency", layer)
     edges = layer.edges(graph)
@@ -139,6 +140,8 @@ def adjacency(
     picture[target[chosen], source[chosen]] = colours[kind[chosen]]
     axes.imshow(picture, interpolation="nearest")
     _rows_of_the_image(axes, edges)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("source node q", color=style["ink"])
     axes.set_ylabel("target node p", color=style["ink"])
     axes.tick_params(colors=style["ink"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARGIN = 1.1  # pixels around the edges that are drawn
+LEAST = 2.1  # pixels around a node, so that a loop alone is drawn as large as among others
 
 
 def node(
@@ -68,6 +69,7 @@ def node(
     pos = graph.pos.cpu().numpy().astype(float)
     goal = _goal(edges, number, kernel.stride)
     low, high = _window(np.vstack([pos[source], goal]))
+    low, high = np.minimum(low, goal - LEAST), np.maximum(high, goal + LEAST)
     _nodes(axes, graph, pos, low, high, style["ink"])
     colours = tap_colours(kernel)
     for q, t in zip(source, tap, strict=True):

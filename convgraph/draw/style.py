@@ -14,8 +14,8 @@ from convgraph.graph.pixel_graph import PixelGraph
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's hues, which stay apart under the common forms of colour blindness, each as dark as it
-# must be to stand 3 : 1 from a white page and from a dark one. The explorer has the same.
+# Okabe and Ito's hues, which stay apart under the common forms of colour blindness, each as dark as
+# it must be to stand 3 : 1 from a white page and from a dark one. The explorer has the same.
 PALETTE = (
     "#0072B2", "#C77700", "#009E73", "#D55E00", "#3D97CF", "#C2699A", "#938600", "#AC5088",
 )  # fmt: skip
@@ -58,8 +58,8 @@ def axes_in(ax: "Axes | None", dark: bool | None) -> tuple["Axes", dict[str, str
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError(
-            "drawing needs matplotlib, which the base install leaves out; "
-            'install it with: pip install "convgraph[viz]"'
+            "drawing needs matplotlib, which the base install leaves out; install it with: "
+            "pip install matplotlib"
         ) from error
     style = {"ink": rcParams["text.color"], "page": rcParams["axes.facecolor"]}
     if dark is not None:

@@ -39,7 +39,7 @@ def explore(layer: Any = None, image: Tensor | PixelGraph | None = None) -> Any:
             raise
         raise MissingExtraError(
             "cg.explore: expected the package 'anywidget', which the base install leaves out; "
-            'install it with: pip install "convgraph[notebooks]", or write a page with: '
+            "install it with: pip install anywidget, or write a page with: "
             "convgraph explore --out page.html"
         ) from error
     return Explorer(state=state)

@@ -1,7 +1,7 @@
 // The picture: lattices of pixels in one SVG, and the edges into one output pixel drawn across them.
 
-// Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
-const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A600", "#882255"];
+// The colours of convgraph.draw: Okabe and Ito's hues, 3 : 1 from a light and from a dark page.
+const PALETTE = ["#0072B2", "#C77700", "#009E73", "#D55E00", "#3D97CF", "#C2699A", "#938600", "#AC5088"];
 const CENTRE = "#808080";
 const CELL = 32;
 const NS = "http://www.w3.org/2000/svg";

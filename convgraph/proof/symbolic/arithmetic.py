@@ -28,7 +28,7 @@ def load_z3() -> Any:
         import z3
     except ImportError as error:
         raise MissingExtraError(
-            "a proof for all sizes needs z3; install it with pip install 'convgraph[proof]'"
+            "a proof for all sizes needs z3; install it with: pip install z3-solver"
         ) from error
     return z3
 
