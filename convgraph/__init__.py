@@ -13,16 +13,21 @@ from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 from convgraph.graph.transforms import ToPixelGraph
+from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsNodes",
     "Edges",
+    "Equirectangular",
+    "HEALPix",
+    "Hexagonal",
     "KernelGeometry",
     "PixelGraph",
     "Sites",
     "ToPixelGraph",
+    "Torus",
     "backend",
     "connect",
     "errors",

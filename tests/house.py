@@ -10,11 +10,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "convgraph"
 
 HOUSE = {
-    "": "errors autocast memo geometry graph backends functional nn explanation convert proof "
-    "comparison draw explorer . demo cli pytest_plugin __main__",
-    "geometry": "kernel window resize .",
-    "graph": "lattice images site_numbers sites edge_list output_sites edges interchange "
-    "pixel_graph transforms .",
+    "": "errors autocast memo geometry graph spaces backends functional nn explanation convert "
+    "proof comparison draw explorer . demo cli pytest_plugin __main__",
+    "geometry": "footprint glue kernel space window resize .",
+    "graph": "lattice images site_numbers sites space_edges edge_list output_sites edges "
+    "interchange pixel_graph transforms .",
+    "spaces": "charts torus healpix_order healpix equirectangular hexagonal_layout hexagonal .",
     "backends": "problem cost compiled tf32 bags rows tiling dense messages edge_count gather "
     "masked tiles fused .",
     "backends.dense": ". conv pool resize unfold",
@@ -27,7 +28,7 @@ HOUSE = {
     "functional": "conv pool resize rearrange norm prepared .",
     "proof": "aten draws precision roundoff equation record network refutation layer symbolic "
     "verifier .",
-    "proof.equation": ". spec contraction depthwise oracle",
+    "proof.equation": ". spec spaces contraction listed depthwise oracle",
     "proof.record": ". counterexample page certificate",
     "proof.layer": ". structure trial premise identity rounding basis parts judge",
     "proof.layer.premise": ". degrees source_lines call nonlinear traced_tensor linear_rules "
@@ -37,7 +38,7 @@ HOUSE = {
     "proof.network.running_error": ". call product_rules sum_rules bound",
     "proof.refutation": ". truth difference suspects symptoms causes shrink",
     "proof.symbolic": "arithmetic axis flat theorems .",
-    "comparison": ". callers linear_callers excite networks layers named",
+    "comparison": ". spread_out callers linear_callers excite networks layers named",
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.
 

@@ -11,12 +11,12 @@ from convgraph.graph.edges import Edges
 def count_edges(edges: Edges) -> int:
     """Return the number of edges without listing them: a dense kernel of ones counts sources."""
     source, target = edges.source, edges.target
-    if source.size is None or 0 in (source.num_nodes, target.num_nodes):
+    if source.size is None or edges.space or 0 in (source.num_nodes, target.num_nodes):
         return edges.num_edges
     ones = torch.ones((1, 1, *kernel_of(edges).kernel_size))  # no pixel hears more than 2^24 taps
     full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
     rows = full.to(ones.device, ones.dtype).unsqueeze(1)
     with autocast.off(rows.device):
-        heard = dense.conv(rows, ones, None, edges, groups=1).squeeze(1).round()
+        heard = dense.conv(rows, dense.there(ones, edges), None, edges, groups=1).squeeze(1).round()
     heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
     return int(heard.sum(dtype=torch.float64))

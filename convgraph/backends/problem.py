@@ -174,7 +174,14 @@ def off_lattice(problem: Problem) -> str | None:
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "neighbours are looked up by the edges of a kernel on a lattice"
-    return None
+    return bent(edges)
+
+
+def bent(edges: Edges) -> str | None:
+    """Say why edges that a space bends serve no kernel that counts along axes, or None."""
+    if edges.space is None:
+        return None
+    return f"taps are looked up along the axes of a plane, these sites lie on {edges.space}"
 
 
 _FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")

@@ -1,6 +1,7 @@
 """How one side of a proof is called: anything at all as f(x, w, b) -> y on images.
 
     image    a torch module on images; absent pixels are 0, as padding is
+    truth    a torch convolution in a space, or with a footprint, as the judge says
     graph    a graph layer on a PixelGraph, by the rule for output sites
     sites    the same, with the output sites of the record named
     nodes    a layer on nodes and typed edges, as `AsNodes` calls it
@@ -18,9 +19,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from convgraph.comparison import spread_out
+from convgraph.errors import ProofError
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.proof.equation import spaces
+from convgraph.spaces import from_dict
 
 Layout = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
 """(w, b) in torch's layout -> the parameters of a layer by name."""
@@ -51,6 +56,30 @@ def image(
         if type(side) is torch.nn.Conv2d and side.groups > 1:  # many times faster in this layout
             seen = seen.contiguous(memory_format=torch.channels_last)
         y: Tensor = functional_call(side, _parameters(side, w, b), (seen,))
+        return y if wanted is None else torch.where(wanted.unsqueeze(1), y, 0)
+
+    return run
+
+
+def truth(side: torch.nn.Module, spec: Mapping[str, Any]) -> Run:
+    """Call a dense convolution as its space and footprint mean it, by the judge's own geometry.
+
+    Args:
+        side: a torch convolution; its parameters are `weight` and `bias`.
+        spec: the integers of a record; masks, footprint and space are read.
+    """
+    bent = spread_out.convolution(spec) if spread_out.applies(spec) else None
+    taps = _footprint(spec.get("footprint"), spec.get("space"), tuple(spec["kernel_size"]))
+    plain = image(side, spec)
+
+    def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        if taps is not None:
+            w = torch.where(taps.to(x.device).view(w.shape[2:]), w, 0)
+        if bent is None:
+            return plain(x, w, b)
+        present, wanted = (_mask(spec, end, x) for end in ("source", "target"))
+        seen = x if present is None else torch.where(present.unsqueeze(1), x, 0)
+        y = bent(seen, w, b)
         return y if wanted is None else torch.where(wanted.unsqueeze(1), y, 0)
 
     return run
@@ -134,12 +163,19 @@ class AsNodes:
             tuple(spec["kernel_size"]), tuple(spec["stride"]), padding,
             tuple(spec["dilation"]), spec["padding_mode"], transposed=spec["transposed"],
             output_padding=tuple(spec["output_padding"]), d=len(spec["kernel_size"]),
+            footprint=spec.get("footprint"),
         )  # fmt: skip
 
         def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-            nodes = PixelGraph.from_image(x, _mask(spec, "source", x), d=geometry.d)
+            where: dict[str, Any] = {"d": geometry.d, "on": from_dict(spec.get("space"))}
+            nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
             wanted = _mask(spec, "target", x)
             edges = connect(geometry, nodes, wanted)
+            if edges.edge_weight is not None:
+                raise ProofError(
+                    "AsNodes: taps that lie between pixels have weights, and a layer called as "
+                    "layer(x, edge_index, edge_type) takes none"
+                )
             lists = (edges.edge_index, edges.edge_type) if self.typed else (edges.edge_index,)
             ends: Any = nodes.x
             if edges.target is not edges.source:
@@ -157,7 +193,8 @@ def nodes(side: AsNodes, spec: Mapping[str, Any]) -> Run:
 
 def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Run:
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
-        nodes = PixelGraph.from_image(x, _mask(spec, "source", x), d=x.ndim - 2)
+        where: dict[str, Any] = {"d": x.ndim - 2, "on": from_dict(spec.get("space"))}
+        nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
         more = {"sites": _mask(spec, "target", x)} if named else {}
         out: PixelGraph = functional_call(side, _parameters(side, w, b), (nodes,), more)
         return out.to_image()
@@ -169,6 +206,16 @@ def _parameters(side: torch.nn.Module, w: Tensor | None, b: Tensor | None) -> di
     """Both parameters; a bias that is not sent is none, whatever the module holds."""
     sent = {"weight": w, "bias": b}
     return {name: value for name, value in sent.items() if value is not None}
+
+
+def _footprint(told: Any, space: Any, kernel_size: tuple[int, ...]) -> Tensor | None:
+    """(taps,) bool: the taps that are there, by the record and by the judge's own geometry."""
+    found = spaces.footprint(space, kernel_size)
+    taps = None if found is None else torch.from_numpy(found)
+    if told is None:
+        return taps
+    given = torch.tensor(told, dtype=torch.bool)
+    return given if taps is None else given & taps
 
 
 def _mask(spec: Mapping[str, Any], end: str, x: Tensor) -> Tensor | None:

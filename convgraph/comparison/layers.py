@@ -21,7 +21,10 @@ from convgraph.comparison import callers, linear_callers
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
+from convgraph.geometry.footprint import checked
 from convgraph.geometry.kernel import as_int
+from convgraph.geometry.space import Space
+from convgraph.graph.images import check_space
 from convgraph.graph.lattice import checked_size
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
@@ -34,6 +37,7 @@ from convgraph.proof import (
     prove_convolution,
     prove_linear,
 )
+from convgraph.spaces import from_dict
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
@@ -55,6 +59,8 @@ def prove(
     spec: ConvSpec | None = None,
     mask: Tensor | None = None,  # (batch, *size) or (*size) bool
     sites: Tensor | None = None,  # (batch, *output_size) bool
+    on: Space | None = None,
+    footprint: Any = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     premise: bool = True,
@@ -88,6 +94,10 @@ def prove(
         spec: the integers of the operator, where the reference is a function.
         mask: which pixels are nodes; None for all.
         sites: names the output sites; None lets the rule decide.
+        on: the space that the pixels lie in, as in `PixelGraph.from_image`; the truth is then the
+            dense operator over what the judge's own geometry of that space says each tap reads.
+        footprint: which taps of the kernel are there: a name or bools, as a layer takes it; the
+            truth is then the dense operator with 0 for the weights of the others.
         dtype: in which functions compute; modules compute in their own.
         device: where functions compute; modules compute where they are.
         premise: follow the candidate's operators; without it they are assumed multilinear.
@@ -119,8 +129,10 @@ def prove(
     """
     trust = (*trust, *_FUSED)
     if images is not None and size is None and _is_network(candidate, reference, images):
-        if spec is not None or mask is not None or sites is not None:
-            raise ProofError("prove: spec, mask and sites are for one layer, got two networks")
+        if any(given is not None for given in (spec, mask, sites, on, footprint)):
+            raise ProofError(
+                "prove: spec, mask, sites, on and footprint are for one layer, got two networks"
+            )
         return prove_pair(
             candidate, reference, images, prove, progress=progress, epsilon=epsilon, seed=seed,
             premise=premise, trust=trust, identity=identity, second=second,
@@ -150,8 +162,16 @@ def prove(
             f"got {shape}"
         )
     more = {"premise": premise, "trust": trust, "identity": identity, "second": second}
+    if spec is not None and (on is not None or footprint is not None):
+        raise ProofError("prove: expected space= and footprint= in spec=ConvSpec(...) beside it")
+    check_space(on, shape)
+    lies: dict[str, Any] = {"space": None if on is None else on.to_dict()}
+    if footprint is not None:
+        lies["footprint"] = checked(footprint, reference.kernel_size)
     with precision.plain(where[1], ieee=False):  # the judge switches, and states what was set
-        return _prove(candidate, reference, spec, (batch, shape), mask, sites, where, **how, **more)
+        return _prove(
+            candidate, reference, spec, (batch, shape), mask, sites, lies, where, **how, **more
+        )
 
 
 def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
@@ -174,13 +194,14 @@ def _prove(
     lattices: tuple[int, tuple[int, ...]],
     mask: Tensor | None,
     sites: Tensor | None,
+    lies: dict[str, Any],
     where: tuple[torch.dtype, torch.device],
     **how: Any,
 ) -> Certificate:
     """Hand the pair to the judge; kinds and numbers have been checked."""
     batch, size = lattices
     source = None if mask is None else _as_array(mask, (batch, *size), "mask")
-    spec = given or _spec(reference, size, batch, source)
+    spec = given or replace(_spec(reference, size, batch, source), **lies)
     if given is not None and (mask is not None or sites is not None):
         raise ProofError("prove: expected masks in spec=ConvSpec(source_mask=..., ...) beside it")
     if given is None:
@@ -190,7 +211,7 @@ def _prove(
     if all(found is not None for found in pair):
         _same_shapes(candidate, spec)
     edges = partial(_edges, candidate, spec, named, where[1])
-    side = partial(_run, candidate, named=named), partial(_run, reference, named=False)
+    side = partial(_run, candidate, named=named), partial(_truth, reference)
     return prove_convolution(
         side[0](spec),
         side[1](spec),
@@ -243,19 +264,28 @@ def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
     return found
 
 
-def _edges(
-    layer: GraphConvNd, spec: ConvSpec, named: bool, device: torch.device
-) -> tuple[Any, Any, Any]:
-    """The typed edges that a graph convolution shows."""
+def _truth(reference: Side, spec: ConvSpec) -> Callable[..., Tensor]:
+    """The dense side: where pixels lie elsewhere, or taps are missing, as the judge says."""
+    if isinstance(reference, torch.nn.Module) and (spec.space or spec.footprint):
+        values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+        return callers.truth(reference, values)
+    return _run(reference, spec, named=False)
+
+
+def _edges(layer: GraphConvNd, spec: ConvSpec, named: bool, device: torch.device) -> tuple[Any, ...]:
+    """The typed edges that a graph convolution shows, with weights where it has any."""
 
     def on(mask: np.ndarray[Any, Any] | None) -> Tensor | None:
         return None if mask is None else torch.from_numpy(mask.copy()).to(device)
 
     empty = torch.zeros(spec.x_shape, device=device)
-    graph = PixelGraph.from_image(empty, on(spec.source_mask), d=spec.d)
+    space = from_dict(spec.space)
+    graph = PixelGraph.from_image(empty, on(spec.source_mask), d=spec.d, on=space)
     found = layer.edges(graph, on(spec.target_mask) if named else None)
     q, p = found.source.nodes[found.edge_index[0]], found.target.nodes[found.edge_index[1]]
-    return q.cpu().numpy(), p.cpu().numpy(), found.edge_type.cpu().numpy()
+    lists = q.cpu().numpy(), p.cpu().numpy(), found.edge_type.cpu().numpy()
+    weight = found.edge_weight
+    return lists if weight is None else (*lists, weight.cpu().numpy())
 
 
 def _own(side: Side) -> Mapping[str, Tensor] | None:

@@ -82,7 +82,7 @@ class Run:
     def result(self, graph: PixelGraph) -> Spatial | Tensor:
         """Return a layer's graph as a value: a map of one site is a readout, so a tensor."""
         size = graph.sites.size or ()
-        if prod(size) == 1:
+        if prod(size) == 1 and graph.sites.space is None:
             return graph.x.view(*graph.x.shape, *(1,) * graph.sites.d)
         return from_graph(graph)
 
@@ -202,7 +202,8 @@ class Run:
         where = f"in module {step.path!r}" if step.path else "in the network itself"
         if not self.root.is_full:
             raise ConversionError(
-                f"{step.operator} {where} has no meaning on a mask: {reason}; call the network on "
+                f"{step.operator} {where} has no meaning on "
+                f"{self.root.space or 'a mask'}: {reason}; call the network on "
                 "images or full grids, or replace the module"
             ) from None
         if self.strict:

@@ -164,6 +164,10 @@ def typed_conv(
     return convolve(x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped)
 
 
+_IMAGES: dict[str, Any] = {dense.NAME: dense, masked.NAME: masked, tiles.NAME: tiles}
+"""Backends that hand the whole weight to torch, which knows no footprint."""
+
+
 def convolve(
     x: Tensor,
     weight: Tensor,
@@ -186,15 +190,18 @@ def convolve(
             )
     if edges.is_grid and not tapped and backends.forced(backend) is None and x.dim() == 2:
         # What the choice would say, without asking it: small images wait for every microsecond.
-        return dense.conv(x, weight, bias, edges, groups)  # type: ignore[arg-type]
+        whole = dense.there(weight, edges)  # type: ignore[arg-type]
+        return dense.conv(x, whole, bias, edges, groups)  # type: ignore[arg-type]
     problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped)
     name = backends.choose(problem, backend)
-    if name == dense.NAME and isinstance(edges, Edges):
-        return dense.conv(x, weight, bias, edges, groups)
-    if name == masked.NAME and isinstance(edges, Edges):
-        return masked.conv(x, weight, bias, edges, groups)
-    if name == tiles.NAME and isinstance(edges, Edges):
-        return tiles.conv(x, weight, bias, edges, groups, tiles.tile_of(problem))
+    if isinstance(edges, Edges) and name in _IMAGES:
+        whole = dense.there(weight, edges)
+        if name == tiles.NAME:
+            return tiles.conv(x, whole, bias, edges, groups, tiles.tile_of(problem))
+        made: Tensor = _IMAGES[name].conv(x, whole, bias, edges, groups)
+        return made
+    if name == triton_conv.NAME and isinstance(edges, Edges):
+        weight = dense.there(weight, edges)
     taps = tap_matrices(weight, groups, transposed=geometry.transposed)
     if name == triton_conv.NAME and isinstance(edges, Edges):
         return triton_conv.conv(x, taps, bias, edges)

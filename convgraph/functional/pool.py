@@ -20,7 +20,7 @@ from convgraph.backends.gather import maxima
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
-from convgraph.errors import GeometryError, GraphError
+from convgraph.errors import GeometryError, GraphError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import Edges, connect
@@ -64,6 +64,11 @@ def graph_max_pool(
         pooled, indices = dense_pool.maximum(graph.x, edges, indices=True)
         if indices is not None:
             return PixelGraph(pooled, edges.target), indices
+    if _interpolates(edges):
+        raise UnsupportedError(
+            f"{who}: on {edges.space} a maximum may lie between pixels, so it has no index; leave "
+            "return_indices=False"
+        )
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
     chosen = find(graph.x, edges)
     return PixelGraph(maxima.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
@@ -76,6 +81,8 @@ def max_pool_values(
     edges, name = _choose(graph, geometry, sites, backend, who)
     if name == dense_pool.NAME:
         return PixelGraph(dense_pool.maximum(graph.x, edges, indices=False)[0], edges.target)
+    if _interpolates(edges):
+        return PixelGraph(maxima.between(graph.x, edges), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
     return PixelGraph(maxima.pick(graph.x, find(graph.x, edges)), edges.target)
 
@@ -178,13 +185,22 @@ def pool_problem(graph: PixelGraph, edges: Edges) -> Problem:
     return Problem("pool", edges, channels, channels, channels, graph.dtype, graph.device)
 
 
+def _interpolates(edges: Edges) -> bool:
+    """Whether a tap may hear several sources, or a share of one."""
+    if edges.space is None:
+        return False
+    return edges.edge_weight is not None or not edges.single_valued
+
+
 def in_degree(edges: Edges) -> Tensor:
     """(P,) int64: messages into each target."""
     return edges.form(_in_degree)
 
 
 def _in_degree(edges: Edges) -> Tensor:
-    return torch.bincount(edges.edge_index[1], minlength=edges.num_targets)
+    weight = edges.edge_weight  # the sources of one tap are one message
+    count = torch.bincount(edges.edge_index[1], weight, minlength=edges.num_targets)
+    return count.round().long()
 
 
 def window_sizes(edges: Edges) -> Tensor:
@@ -196,13 +212,19 @@ def _window_sizes(edges: Edges) -> Tensor:
     g = edges.relation
     if not isinstance(g, KernelGeometry):
         raise TypeError(f"a pool needs a KernelGeometry, got {type(g).__name__}")
-    volume = torch.ones(edges.num_targets, dtype=torch.int64, device=edges.target.device)
-    sizes = torch.tensor(edges.source.sizes, dtype=torch.int64, device=volume.device).view(-1, g.d)
-    for axis in range(g.d):
-        start = edges.target.pos[:, axis] * g.stride[axis] - g.padding[axis][0]
-        behind = sizes[edges.target.batch, axis] + g.padding[axis][1]
-        volume *= torch.minimum(start + g.kernel_size[axis], behind) - start
-    return volume
+    device, closed = edges.target.device, edges.space.closed if edges.space else (False,) * g.d
+    sizes = torch.tensor(edges.source.sizes, dtype=torch.int64, device=device).view(-1, g.d)
+    there = torch.ones(g.kernel_size, dtype=torch.int64, device=device)
+    if g.footprint is not None:
+        there = torch.tensor(g.footprint, device=device).view(g.kernel_size).long()
+    count = there.expand(edges.num_targets, *g.kernel_size)
+    for axis in reversed(range(g.d)):
+        start = edges.target.pos[:, axis, None] * g.stride[axis] - g.padding[axis][0]
+        behind = sizes[edges.target.batch, axis, None] + g.padding[axis][1]
+        inside = start + torch.arange(g.kernel_size[axis], device=device) < behind
+        inside = inside | closed[axis]  # where an axis closes nothing lies behind the image
+        count = (count * inside.view(-1, *(1,) * axis, g.kernel_size[axis])).sum(-1)
+    return count
 
 
 def plane_index(graph: PixelGraph, chosen: Tensor) -> Tensor:

@@ -66,9 +66,9 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
     plain = not geometry.transposed and not geometry.ceil_mode
     if geometry.is_pointwise and plain and not source.is_full:
         return ROWS if geometry.d == source.d and source.num_nodes else None
-    if source.mask is not None or source.size is None or not source.num_nodes:
+    if not source.is_full or source.size is None or not source.num_nodes:
         return None
-    if not plain or geometry.padding_mode != "zeros":
+    if not plain or geometry.padding_mode != "zeros" or geometry.footprint is not None:
         return None
     if geometry.d != source.d or any(before != after for before, after in geometry.padding):
         return None

@@ -18,7 +18,7 @@ from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
-from convgraph.errors import GeometryError, GraphError, ShapeError
+from convgraph.errors import GeometryError, GraphError, ShapeError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect, kept_relation
 from convgraph.graph.pixel_graph import PixelGraph
@@ -221,7 +221,7 @@ def shuffle_edges(
     """Return who talks to whom in a pixel shuffle: each node to its own r x r sites."""
     _dimensions(graph, who, only=2)
     r = as_int(f"{who}: upscale_factor", upscale_factor, least=1)
-    return connect(_kept(graph, r, r, output_padding=0), graph.sites, sites)
+    return _whole(connect(_kept(graph, r, r, output_padding=0), graph.sites, sites), who)
 
 
 def graph_pixel_unshuffle(
@@ -272,7 +272,17 @@ def unshuffle_edges(
                 f"{who}: downscale_factor={r} must divide every axis, got size {size}; "
                 "crop or pad the image first"
             )
-    return connect(_kept(graph, r, r), graph.sites, sites)
+    return _whole(connect(_kept(graph, r, r), graph.sites, sites), who)
+
+
+def _whole(edges: Edges, who: str) -> Edges:
+    """Refuse windows that a space leaves taps out of: their channels would come from nowhere."""
+    if getattr(edges.relation, "footprint", None) is not None:
+        raise UnsupportedError(
+            f"{who}: on {edges.source.space} a window of {edges.relation.kernel_size} is no whole "  # type: ignore[attr-defined]
+            "square; use an even factor"
+        )
+    return edges
 
 
 def rearrange(
@@ -292,6 +302,11 @@ def rearrange(
         backend: forces one backend.
         adds: whether several messages may meet, forward or backward; half types then do in fp32.
     """
+    if edges.space is not None and (edges.edge_weight is not None or not edges.single_valued):
+        raise UnsupportedError(
+            f"{op}: on {edges.space} a tap may read several pixels, and a column holds one; use a "
+            "convolution, or a space whose taps are pixels"
+        )
     run = _RUN[backends.choose(rearrange_problem(op, x, edges), backend)]
     wide = x.float() if adds and x.dtype in HALF else x
     out: Tensor = (run.unfold if op == "unfold" else run.fold)(wide, edges)

@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convgraph.errors import GeometryError
+from convgraph.geometry.footprint import Footprint, checked
+from convgraph.geometry.glue import folded
 
 IntTable = npt.NDArray[np.int64]
 """An int64 array; as an axis table, (out, k) positions on the source axis, -1 where no edge is."""
@@ -76,6 +78,7 @@ class KernelGeometry:
             dilation.
         ceil_mode: round the number of output sites up, as torch's pools do.
         d: dimensions, 1 to 3; needed only when no other argument tells.
+        footprint: the taps that are there: "hexagon", "cross", "causal", or bools; None for all.
 
     Raises:
         GeometryError: an argument is not an integer, out of range, or of another length than d.
@@ -100,6 +103,7 @@ class KernelGeometry:
     output_padding: Any = 0
     ceil_mode: bool = False
     d: int = 0
+    footprint: Any = None
     num_taps: int = field(init=False, repr=False, compare=False)
     """Edge types: the number of kernel positions, prod(kernel_size)."""
     folds: bool = field(init=False, repr=False, compare=False)
@@ -151,7 +155,8 @@ class KernelGeometry:
                     f"stride={stride} or dilation={dilation} along each axis"
                 )
         padding = _pads(self.padding, kernel, stride, dilation, transposed=self.transposed)
-        told = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode)
+        there: Footprint | None = checked(self.footprint, kernel)
+        told = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode, there)
         derived: tuple[tuple[str, object], ...] = (
             ("_hash", hash((told, PADDING_MODES.index(self.padding_mode)))),
             ("d", d),
@@ -160,6 +165,7 @@ class KernelGeometry:
             ("dilation", dilation),
             ("output_padding", extra),
             ("padding", padding),
+            ("footprint", there),
             ("num_taps", prod(kernel)),
             ("folds", self.padding_mode != "zeros" and any(a or b for a, b in padding)),
             (
@@ -289,13 +295,7 @@ def _axis_sources(geometry: KernelGeometry, axis: int, size: int) -> IntTable:
         q = np.where(reach % s == 0, reach // s, -1)
     else:
         q = p * s - before + tap * dil
-        if geometry.padding_mode == "reflect":
-            q = np.abs(q)
-            q = np.where(q >= size, 2 * (size - 1) - q, q)
-        elif geometry.padding_mode == "replicate":
-            q = np.clip(q, 0, size - 1)
-        elif geometry.padding_mode == "circular":
-            q %= size
+        q = folded(q, size, geometry.padding_mode)
     q[(q < 0) | (q >= size)] = -1
     q.setflags(write=False)
     return q

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from convgraph.geometry.kernel import Relation
+from convgraph.graph import space_edges
+from convgraph.graph.lattice import Size
 from convgraph.graph.sites import Sites
 
 EdgeList = tuple[Tensor, tuple[int, ...]]
@@ -40,14 +42,27 @@ def taps_per_axis(relation: Relation, source: Sites) -> tuple[int, ...]:
 
 
 def build(relation: Relation, source: Sites, target: Sites) -> EdgeList:
-    """Return the typed edges of a relation between two sets of sites."""
-    if source.is_full and source.size is not None and target.is_full and target.size is not None:
+    """Return the typed edges of a relation between two sets of sites, both flat."""
+    if all(sites.mask is None and sites.size is not None for sites in (source, target)):
         return _between_grids(relation, source, target)
     return _between_sites(relation, source, target)
 
 
-def reached(relation: Relation, source: Sites) -> Tensor:
-    """Return (cells,) bool: the output cells that some node reaches; separable, axis by axis."""
+def reached(relation: Relation, source: Sites, sizes: tuple[Size, ...]) -> Tensor:
+    """Return (cells,) bool: the output cells that some node reaches; separable, axis by axis.
+
+    Args:
+        relation: who talks to whom.
+        source: who is there.
+        sizes: of the output lattices.
+    """
+    bent = source.space is not None and not source.space.flat
+    if bent or getattr(relation, "footprint", None) is not None:
+        every = source.derived(sizes, None)
+        index = (space_edges.build if bent else build)(relation, source, every)[0]
+        hears = torch.zeros(every.num_cells, dtype=torch.bool, device=source.device)
+        hears[index[1]] = True
+        return hears
     blocks = [mask.unsqueeze(0) for mask in source.mask_images()]
     if source.size is not None and blocks:
         blocks = [torch.cat(blocks)]
@@ -102,7 +117,12 @@ def _between_grids(relation: Relation, source: Sites, target: Sites) -> EdgeList
         per_axis.append(lists)
     images = torch.arange(batch, device=device)
     offsets = (images * prod(size_in), images * prod(size_out))
-    taps = list(product(*per_axis))
+    taps: list[tuple[tuple[Tensor, Tensor], ...]] = list(product(*per_axis))
+    footprint = getattr(relation, "footprint", None)
+    if footprint is not None:
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        silent = ((none, none),) * relation.d
+        taps = [tap if there else silent for tap, there in zip(taps, footprint, strict=True)]
     lengths = [batch * prod(len(q) for q, _ in tap) for tap in taps]
     ptr = tuple(np.cumsum([0, *lengths]).tolist())
     index = torch.empty((2, ptr[-1]), dtype=torch.int64, device=device)
@@ -177,7 +197,11 @@ def _between_sites(relation: Relation, source: Sites, target: Sites) -> EdgeList
         for row, table in zip(tables.row, tables.table, strict=True)
     ]
     rows, columns, ptr = [], [], [0]
-    for tap in np.ndindex(*tables.taps):
+    footprint = getattr(relation, "footprint", None)
+    for number, tap in enumerate(np.ndindex(*tables.taps)):
+        if footprint is not None and not footprint[number]:
+            ptr.append(ptr[-1])
+            continue
         parts = [heard_at[axis][t] for axis, t in enumerate(tap)]
         cell, present = parts[0], parts[0] >= 0
         for part, extent in zip(parts[1:], extents[1:], strict=True):

@@ -7,10 +7,12 @@ by tap and, within a tap, by target.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from math import prod
 from typing import Any, TypeVar, final
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -18,7 +20,7 @@ from torch.utils import _pytree as pytree
 from convgraph import memo
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import Relation
-from convgraph.graph import edge_list
+from convgraph.graph import edge_list, space_edges
 from convgraph.graph.output_sites import target_sites
 from convgraph.graph.sites import Sites
 from convgraph.memo import Kept, Memo, once
@@ -35,6 +37,7 @@ class Edges:
         relation: the geometry that the edges come from.
         source: sites that send messages.
         target: sites that receive them.
+        space: of both ends, where it bends the edges; None in the plane and where it is flat.
         is_grid: whether both ends are full grids of one size, so that a dense operator applies.
 
     Example:
@@ -49,7 +52,10 @@ class Edges:
         self.relation = relation
         self.source = source
         self.target = target
-        self.is_grid = all(s.is_full and s.size is not None for s in (source, target))
+        space = source.space
+        self.space = None if space is None or space.flat else space
+        ends = (source, target)
+        self.is_grid = self.space is None and all(s.mask is None and s.size for s in ends)
         self._memo = Memo()
 
     @property
@@ -84,10 +90,11 @@ class Edges:
             return int(memo.read(self, "num_edges"))
         if self.is_grid and "list" not in self._memo:
             counts = [
-                int((self.relation.axis_sources(axis, n) >= 0).sum())
+                (self.relation.axis_sources(axis, n) >= 0).sum(axis=0)
                 for axis, n in enumerate(self.source.size or ())
             ]
-            return self.source.batch_size * prod(counts)
+            by_tap = reduce(np.multiply.outer, counts).ravel()
+            return self.source.batch_size * int(by_tap[self._footprint].sum())
         return self.tap_ptr[-1]
 
     @property
@@ -121,23 +128,19 @@ class Edges:
         """Whether every target of a full grid hears some source; counted axis by axis."""
         if torch.compiler.is_dynamo_compiling():
             return bool(memo.read(self, "all_hear"))
-        return self.once(
-            "all_hear",
-            lambda: all(
-                bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
-                for axis, n in enumerate(self.source.size or ())
-            ),
-        )
+        return self.once("all_hear", self._all_hear)
 
     @property
     def injective(self) -> bool:
         """Whether within one tap no source appears twice, so that reversed edges do not collide."""
+        if self.space is not None:
+            return self.form(_distinct, 0)
         return not bool(getattr(self.relation, "folds", True))
 
     @property
     def single_valued(self) -> bool:
-        """Whether within one tap no target appears twice; always so for a relation."""
-        return True
+        """Whether within one tap no target appears twice; so for every relation of the plane."""
+        return self.space is None or self.form(_distinct, 1)
 
     def by_tap(self) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
         """The list as it is kept: source (E,), target (E,), weight (E,) or None, tap offsets."""
@@ -162,7 +165,23 @@ class Edges:
         if torch.compiler.is_dynamo_compiling():
             found: edge_list.EdgeList = memo.read(self, "_list")
             return found
+        if self.space is not None:
+            return self.form(_in_space)[:2]
         return self.once("list", lambda: edge_list.build(self.relation, self.source, self.target))
+
+    @property
+    def _footprint(self) -> Any:
+        """Which of the taps, in row-major order, are there."""
+        found = getattr(self.relation, "footprint", None)
+        return slice(None) if found is None else np.array(found)
+
+    def _all_hear(self) -> bool:
+        if getattr(self.relation, "footprint", None) is not None:
+            return len(self.edge_index[1].unique()) == self.num_targets
+        return all(
+            bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
+            for axis, n in enumerate(self.source.size or ())
+        )
 
     def _types(self) -> Tensor:
         ptr = self.tap_ptr
@@ -172,6 +191,8 @@ class Edges:
         return types
 
     def _weights(self) -> Tensor | None:
+        if self.space is not None:
+            return self.form(_in_space)[2]
         return edge_list.weights(
             self.relation, self.source, self.target, self.edge_index, self.edge_type
         )
@@ -190,6 +211,17 @@ class Edges:
         return (
             f"Edges({self.num_sources} -> {self.num_targets} nodes, {self.num_taps} taps, {built})"
         )
+
+
+def _in_space(edges: Edges) -> space_edges.Weighted:
+    """The list as a space tells it."""
+    return space_edges.build(edges.relation, edges.source, edges.target)
+
+
+def _distinct(edges: Edges, end: int) -> bool:
+    """Whether within one tap no source (end 0) or no target (1) appears twice."""
+    nodes = max(edges.num_sources, edges.num_targets)
+    return len((edges.edge_type * nodes + edges.edge_index[end]).unique()) == edges.num_edges
 
 
 def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
@@ -230,6 +262,10 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
             f"expected a graph of {relation.d} dimensions, got one of {source.d} "
             f"(sizes {source.sizes[:3]}); build the geometry with d={source.d}"
         )
+    space = source.space
+    if space is not None:
+        source.memo("lies", lambda: [space.charts(size) for size in set(source.sizes)])
+        relation = space.seen(relation)
     if not (sites is None or isinstance(sites, (str, Tensor))):
         sites = _sites_of(sites)
     if isinstance(sites, Tensor) and torch.compiler.is_dynamo_compiling():

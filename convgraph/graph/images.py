@@ -1,11 +1,14 @@
 """Image tensors at the door: what is accepted, and how pixels lie in memory."""
 
+from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convgraph.errors import DeviceError, DtypeError, GraphError
+from convgraph.errors import DeviceError, DtypeError, GraphError, ShapeError
+from convgraph.geometry.space import Space
 
 
 def rows_of(rows: Tensor, channels: int) -> Tensor:
@@ -70,3 +73,47 @@ def expand_mask(mask: Tensor, batch: Tensor) -> Tensor:
         f"PixelGraph.from_image: expected a mask of shape (B, *size) = {full} or {full[1:]}, "
         f"got {shape}"
     )
+
+
+def check_space(on: Space | None, size: Sequence[int]) -> None:
+    """Refuse what is no space, and an image that is none of the space's."""
+    if on is None:
+        return
+    if isinstance(on, type) or not hasattr(on, "charts"):
+        raise GraphError(
+            f"PixelGraph.from_image: expected on= as a space, cg.Torus() or another, got {on!r}"
+        )
+    on.charts(size)
+
+
+def check_list(given: list[Tensor], mask: Any, d: int) -> None:
+    """Refuse lists of images that differ in more than size, or masks that are not theirs."""
+    if not given:
+        raise GraphError("PixelGraph.from_image: expected at least one image, got an empty list")
+    for image in given:
+        check_image(image, d)
+        if image.dim() != d + 1:
+            raise GraphError(
+                "PixelGraph.from_image: images of a list have no batch dimension; expected "
+                f"(C, *size) with {d + 1} dimensions, got {tuple(image.shape)}"
+            )
+    first = given[0]
+    for image in given[1:]:
+        check_same(first, image)
+        if image.shape[0] != first.shape[0]:
+            raise ShapeError(
+                f"PixelGraph.from_image: expected {first.shape[0]} channels in every image, "
+                f"got {image.shape[0]}"
+            )
+    if mask is not None and not isinstance(mask, (list, tuple)):
+        raise GraphError("PixelGraph.from_image: a list of images takes a list of masks")
+    for one in mask or ():
+        if one is not None and not isinstance(one, Tensor):
+            raise GraphError(
+                f"PixelGraph.from_image: expected masks or None, got {type(one).__name__}"
+            )
+        if one is not None and one.device != first.device:
+            raise DeviceError(
+                f"PixelGraph.from_image: image on {first.device}, mask on {one.device}; "
+                "move one of them"
+            )

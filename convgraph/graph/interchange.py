@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.space import Space
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.sites import Sites
 
@@ -39,6 +40,8 @@ def to_data(
     )
     data.image_nodes = sites.counts
     data.batch = sites.batch
+    if sites.space is not None:
+        data.space = sites.space
     if relation is not None:
         edges = _among_nodes(relation, sites)
         data.edge_index, data.edge_type = edges.edge_index, edges.edge_type
@@ -91,13 +94,22 @@ def from_data(data: Data, *, batched: bool) -> tuple[Tensor, Sites]:
     mask[cell] = True
     parts = mask.split([prod(size) for size in sizes])
     masks = [part.view(size) for part, size in zip(parts, sizes, strict=True)]
-    sites = Sites.ragged(sizes, masks, device=x.device, batched=batched)
+    sites = Sites.ragged(sizes, masks, device=x.device, batched=batched, space=_space(data))
     if sites.num_nodes != len(x):
         raise GraphError(
             f"PixelGraph.from_data: {len(x)} nodes on {sites.num_nodes} pixels; "
             "two nodes share a pixel"
         )
     return x[order], sites
+
+
+def _space(data: Data) -> Space | None:
+    """Where the pixels lie; a loader makes a list of it."""
+    found = getattr(data, "space", None)
+    several = set(found) if isinstance(found, list) else {found}
+    if len(several) > 1:
+        raise GraphError("PixelGraph.from_data: expected images of one space, got several")
+    return several.pop() if several else None
 
 
 def _image_of_each_node(data: Data, num_nodes: int, num_images: int) -> Tensor:
@@ -148,9 +160,11 @@ def to_networkx(sites: Sites, x: Tensor, relation: Relation | None) -> "networkx
         for n, (row, pos, image) in enumerate(zip(features, positions, images, strict=True))
     )
     pairs, types = edges.edge_index.t().tolist(), edges.edge_type.tolist()
-    made.add_edges_from(
-        (q, p, {"edge_type": tap}) for (q, p), tap in zip(pairs, types, strict=True)
-    )
+    told: list[dict[str, float]] = [{"edge_type": tap} for tap in types]
+    if edges.edge_weight is not None:
+        for one, weight in zip(told, edges.edge_weight.tolist(), strict=True):
+            one["edge_weight"] = weight
+    made.add_edges_from((q, p, one) for (q, p), one in zip(pairs, told, strict=True))
     return made
 
 

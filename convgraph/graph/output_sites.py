@@ -17,6 +17,7 @@ from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list
 from convgraph.graph.lattice import Size
 from convgraph.graph.sites import Sites
+from convgraph.graph.space_edges import forwards
 
 
 def network_sites(source: Sites, sizes: tuple[Size, ...]) -> Sites:
@@ -40,7 +41,7 @@ def network_sites(source: Sites, sizes: tuple[Size, ...]) -> Sites:
         return root
 
     def make() -> Sites:
-        if root.is_full:
+        if root.mask is None:
             return root.derived(sizes, None)
         parts = [
             torch.ones(size, dtype=torch.bool, device=root.device)
@@ -69,6 +70,9 @@ def _resized(mask: Tensor, size: Size) -> Tensor:
 
 def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
     """Return the sites that receive messages; see `connect`."""
+    space = source.space
+    if space is not None:
+        source.memo(("fits", relation), lambda: check_space(relation, source))
     if (
         sites is None
         and relation.keeps_sites
@@ -89,7 +93,7 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
         sizes = tuple(relation.output_size(s) for s in source.sizes)
         size = None
     if size is not None and not sizes:  # an empty batch: no sites to speak of, but a size
-        return Sites.full(0, size, device=source.device, batched=source.batched)
+        return Sites.full(0, size, device=source.device, batched=source.batched, space=space)
     if isinstance(sites, str):
         if sites != "network":
             raise GraphError(f"expected sites as a mask, a PixelGraph or 'network', got {sites!r}")
@@ -98,15 +102,30 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
         return _named(sites, source, sizes, size)
     key = ("target", relation)
     if source.mask is None:
-        if size is not None and source.root.is_full:
+        if size is not None and source.root.mask is None:
+            where = {"device": source.device, "batched": source.batched, "space": space}
             return source.kin(
                 key,
-                lambda: Sites.full(
-                    source.batch_size, size, device=source.device, batched=source.batched
-                ),
+                lambda: Sites.full(source.batch_size, size, **where),  # type: ignore[arg-type]
             )
         return source.kin(key, lambda: source.derived(sizes, None))
-    return source.kin(key, lambda: source.derived(sizes, edge_list.reached(relation, source)))
+    return source.kin(
+        key, lambda: source.derived(sizes, edge_list.reached(relation, source, sizes))
+    )
+
+
+def check_space(relation: Relation, source: Sites) -> bool:
+    """Refuse a relation that does not fit the space of the source; a warmed-up call asks once.
+
+    Raises:
+        GeometryError: padding, stride or size have no meaning there; the text says why.
+    """
+    for size in set(source.sizes):
+        out = relation.output_size(size)
+        if source.space is not None:
+            forward, *ends = forwards(relation, size, out)
+            source.space.check(forward, *ends)
+    return True
 
 
 def _named(
@@ -123,6 +142,11 @@ def _named(
         else:
             raise GraphError(f"expected sites of shape {expected} or {size}, got {shape}")
         return source.derived(sizes, Sites.from_mask(mask.to(source.device)).mask)
+    if sites.space != source.space:
+        raise GraphError(
+            f"expected sites on {source.space or 'the plane'} as the graph is, got sites on "
+            f"{sites.space or 'the plane'}"
+        )
     if sites.sizes != sizes or sites.device != source.device:
         raise GraphError(
             f"expected sites on lattices of sizes {sizes[:3]} on {source.device}, "

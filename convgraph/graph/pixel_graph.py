@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
+from convgraph.geometry.space import Space
 from convgraph.graph import images, interchange
 from convgraph.graph.lattice import by, several
 from convgraph.graph.sites import Sites
@@ -79,6 +80,7 @@ class PixelGraph:
         mask: Tensor | Sequence[Tensor | None] | None = None,
         *,
         d: int = 2,
+        on: Space | None = None,
     ) -> "PixelGraph":
         """Turn an image, a batch of images or a list of images of any sizes into nodes.
 
@@ -88,13 +90,15 @@ class PixelGraph:
             mask: bool, True where a pixel is a node: (B, *size), (B, 1, *size), or (*size) for all
                 images alike; a list of masks (or None) for a list of images.
             d: dimensions of the lattice, 1 (signals) to 3 (volumes).
+            on: where the pixels lie: `cg.Torus()`, `cg.HEALPix()`, ...; None is the plane.
 
         Returns:
             A graph with one node per (unmasked) pixel. A channels-last image is not copied.
 
         Raises:
             DtypeError: integer features, or a mask that is not boolean.
-            GraphError: another number of dimensions, or a mask of another size.
+            GraphError: another number of dimensions, a mask of another size, or an image that is
+                none of the space's.
             DeviceError: the mask lives on another device.
 
         Example:
@@ -107,57 +111,32 @@ class PixelGraph:
         if isinstance(d, bool) or not isinstance(d, int) or not 1 <= d <= MAX_DIMENSIONS:
             raise GraphError(f"PixelGraph.from_image: expected d in 1..{MAX_DIMENSIONS}, got {d!r}")
         if isinstance(image, (list, tuple)):
-            return cls._from_list(list(image), mask, d)
+            return cls._from_list(list(image), mask, d, on)
         pixels = images.check_image(image, d)
         batched = pixels.dim() == d + 2
         batch = pixels if batched else pixels.unsqueeze(0)
         size, channels = tuple(batch.shape[2:]), batch.shape[1]
         rows = batch.movedim(1, -1)
+        images.check_space(on, size)
         if mask is None:
-            sites = Sites.full(batch.shape[0], size, device=batch.device, batched=batched)
+            where: dict[str, Any] = {"device": batch.device, "batched": batched, "space": on}
+            sites = Sites.full(batch.shape[0], size, **where)
             return cls(images.rows_of(rows, channels), sites)
         if not isinstance(mask, Tensor):
             raise GraphError("PixelGraph.from_image: one image tensor takes one mask tensor")
-        sites = Sites.from_mask(images.expand_mask(mask, batch), batched=batched)
+        sites = Sites.from_mask(images.expand_mask(mask, batch), batched=batched, space=on)
         picked = rows[sites.mask.view(rows.shape[:-1])] if sites.mask is not None else rows
         return cls(images.rows_of(picked, channels), sites)
 
     @classmethod
-    def _from_list(cls, given: list[Tensor], mask: Any, d: int) -> "PixelGraph":
-        if not given:
-            raise GraphError(
-                "PixelGraph.from_image: expected at least one image, got an empty list"
-            )
-        for image in given:
-            images.check_image(image, d)
-            if image.dim() != d + 1:
-                raise GraphError(
-                    "PixelGraph.from_image: images of a list have no batch dimension; expected "
-                    f"(C, *size) with {d + 1} dimensions, got {tuple(image.shape)}"
-                )
-        first = given[0]
-        for image in given[1:]:
-            images.check_same(first, image)
-            if image.shape[0] != first.shape[0]:
-                raise ShapeError(
-                    f"PixelGraph.from_image: expected {first.shape[0]} channels in every image, "
-                    f"got {image.shape[0]}"
-                )
-        if mask is not None and not isinstance(mask, (list, tuple)):
-            raise GraphError("PixelGraph.from_image: a list of images takes a list of masks")
-        for one in mask or ():
-            if one is not None and not isinstance(one, Tensor):
-                raise GraphError(
-                    f"PixelGraph.from_image: expected masks or None, got {type(one).__name__}"
-                )
-            if one is not None and one.device != first.device:
-                raise DeviceError(
-                    f"PixelGraph.from_image: image on {first.device}, mask on {one.device}; "
-                    "move one of them"
-                )
-        sites = Sites.ragged([image.shape[1:] for image in given], mask, device=first.device)
+    def _from_list(cls, given: list[Tensor], mask: Any, d: int, on: Space | None) -> "PixelGraph":
+        images.check_list(given, mask, d)
+        sizes, where = [image.shape[1:] for image in given], given[0].device
+        for size in sizes:
+            images.check_space(on, size)
+        sites = Sites.ragged(sizes, mask, device=where, space=on)
         x = torch.cat([images.rows_of(image.movedim(0, -1), image.shape[0]) for image in given])
-        return cls(x if sites.is_full else x[sites.nodes], sites)
+        return cls(x if sites.mask is None else x[sites.nodes], sites)
 
     def to_image(self, fill: float = 0.0) -> Tensor:
         """Return the nodes as an image; the exact inverse of `from_image`.
@@ -192,7 +171,7 @@ class PixelGraph:
 
     def _cells(self, fill: float) -> Tensor:
         """(num_cells, C): x where a cell is a node, `fill` elsewhere."""
-        if self.sites.is_full:
+        if self.sites.mask is None:
             return self.x
         empty = self.x.new_full((self.sites.num_cells, self.num_channels), fill)
         return empty.index_copy(0, self.sites.nodes, self.x)
@@ -295,20 +274,22 @@ class PixelGraph:
                     f"PixelGraph.concat: expected {graphs[0].num_channels} channels in every one, "
                     f"got {graph.num_channels}"
                 )
+        if len({graph.sites.space for graph in graphs}) > 1:
+            raise GraphError("PixelGraph.concat: expected images of one space, got several")
         sizes = [size for graph in graphs for size in graph.sites.sizes]
         if not sizes:  # only empty batches
             return graphs[0]
         masks = [mask for graph in graphs for mask in graph.sites.mask_images()]
-        full = all(graph.sites.is_full for graph in graphs)
-        sites = Sites.ragged(sizes, None if full else masks, device=graphs[0].device)
+        full, on = all(graph.sites.mask is None for graph in graphs), graphs[0].sites.space
+        sites = Sites.ragged(sizes, None if full else masks, device=graphs[0].device, space=on)
         return cls(torch.cat([graph.x for graph in graphs]), sites)
 
     def unbatch(self) -> "list[PixelGraph]":
         """One graph per image, each a batch of one; `concat` puts them together again."""
         counts = self.sites.counts.tolist()
-        masks = self.sites.mask_images()
+        masks, on = self.sites.mask_images(), self.sites.space
         return [
-            PixelGraph(x, Sites.from_mask(mask.unsqueeze(0)))
+            PixelGraph(x, Sites.from_mask(mask.unsqueeze(0), space=on))
             for x, mask in zip(self.x.split(counts), masks, strict=True)
         ]
 
@@ -366,8 +347,9 @@ class PixelGraph:
         """Say nodes, pixels, sizes, channels, dtype and device."""
         s, x = self.sites, self.x
         batch = f"{s.batch_size} x {by(s.size)}" if s.size else several(s.sizes)
-        nodes = f"{s.num_nodes} nodes" + ("" if s.is_full else f" of {s.num_cells} pixels")
-        return f"PixelGraph({nodes}, {batch}, {x.shape[1]} channels, {x.dtype}, {x.device})"
+        nodes = f"{s.num_nodes} nodes" + ("" if s.mask is None else f" of {s.num_cells} pixels")
+        on = "" if s.space is None else f", on {s.space}"
+        return f"PixelGraph({nodes}, {batch}, {x.shape[1]} channels, {x.dtype}, {x.device}{on})"
 
 
 def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:

@@ -18,6 +18,7 @@ from torch import Tensor
 from convgraph import memo
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import as_int
+from convgraph.geometry.space import Space
 from convgraph.graph import lattice
 from convgraph.graph.lattice import Size
 from convgraph.graph.site_numbers import SiteForms
@@ -45,6 +46,7 @@ class Sites(SiteForms):
         num_nodes: how many cells are nodes.
         device: where the mask and everything derived from it live.
         batched: False when the graph came from a single image without a batch dimension.
+        space: where the pixels lie, see `convgraph.geometry.space`; None is the plane.
         born: a number that grows from record to record, to tell which of two is the younger.
         token: names the record in keys; two records of one token mean the same nodes.
     """
@@ -59,6 +61,7 @@ class Sites(SiteForms):
         batched: bool = True,
         root: "Sites | None" = None,
         num_nodes: int | None = None,
+        space: Space | None = None,
     ) -> None:
         """Keep the fields as they are; the class methods check and build them."""
         self.d = d
@@ -66,6 +69,7 @@ class Sites(SiteForms):
         self.mask = mask
         self.device = device
         self.batched = batched
+        self.space = space
         self.batch_size = len(sizes)
         first = sizes[0] if sizes else None
         # On a ragged batch there is no common size; with one distinct size the batch is uniform.
@@ -92,6 +96,7 @@ class Sites(SiteForms):
         *,
         device: torch.device | str = "cpu",
         batched: bool = True,
+        space: Space | None = None,
     ) -> "Sites":
         """Every pixel of `batch_size` lattices of one size is a node. Costs O(batch_size).
 
@@ -102,9 +107,9 @@ class Sites(SiteForms):
         shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
         if torch.compiler.is_dynamo_compiling():
-            kept: Sites = memo.result(_SHELF, full_grid, batch_size, shape, where, batched)
+            kept: Sites = memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
             return kept
-        return full_grid(batch_size, shape, where, batched)
+        return full_grid(batch_size, shape, where, batched, space)
 
     @classmethod
     def from_mask(
@@ -112,12 +117,14 @@ class Sites(SiteForms):
         mask: Tensor,  # (B, *size) bool
         *,
         batched: bool = True,
+        space: Space | None = None,
     ) -> "Sites":
         """The True cells of a batch of equally sized masks are the nodes.
 
         Args:
             mask: (B, *size) bool, one lattice per image.
             batched: whether images have a batch dimension when they come back.
+            space: where the pixels lie; None is the plane.
 
         Raises:
             DtypeError: the mask is not boolean.
@@ -125,9 +132,9 @@ class Sites(SiteForms):
         lattice.check_bool(mask)
         size = lattice.checked_size(mask.shape[1:])
         if mask.shape[0] == 0:
-            return cls.full(0, size, device=mask.device, batched=batched)
+            return cls.full(0, size, device=mask.device, batched=batched, space=space)
         where = lattice.named_device(mask.device)
-        made: Sites = _masked((size,) * mask.shape[0], [mask], where, batched)
+        made: Sites = _masked((size,) * mask.shape[0], [mask], where, batched, space)
         return made
 
     @classmethod
@@ -138,6 +145,7 @@ class Sites(SiteForms):
         *,
         device: torch.device | str = "cpu",
         batched: bool = True,
+        space: Space | None = None,
     ) -> "Sites":
         """Lattices of any sizes, all of one dimension, each with a mask or without.
 
@@ -146,6 +154,7 @@ class Sites(SiteForms):
             masks: per image a bool tensor of that size, or None for a full lattice.
             device: where masks and derived forms live.
             batched: whether images have a batch dimension when they come back.
+            space: where the pixels lie; None is the plane.
 
         Raises:
             GraphError: no image, sizes of different dimension, or a mask of another size.
@@ -166,19 +175,19 @@ class Sites(SiteForms):
             raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
         if all(mask is None for mask in given):
             if torch.compiler.is_dynamo_compiling():
-                kept: Sites = memo.result(_SHELF, _all_nodes, shapes, where, batched)
+                kept: Sites = memo.result(_SHELF, _all_nodes, shapes, where, batched, space)
                 return kept
-            return _all_nodes(shapes, where, batched)
+            return _all_nodes(shapes, where, batched, space)
         flat = [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
-        made: Sites = _masked(shapes, flat, where, batched)
+        made: Sites = _masked(shapes, flat, where, batched, space)
         return made
 
     # -- what the record says ----------------------------------------------------------------
 
     @property
     def is_full(self) -> bool:
-        """Whether every cell of every lattice is a node."""
-        return self.mask is None
+        """Whether every cell is a node and lies in the plane, so that dense operators apply."""
+        return self.mask is None and self.space is None
 
     @property
     def density(self) -> float:
@@ -237,12 +246,15 @@ class Sites(SiteForms):
             sizes: one size per image.
             mask: (num_cells of those sizes,) bool or None.
         """
-        if mask is None and self.root.is_full and len(set(sizes)) == 1:
-            return Sites.full(len(sizes), sizes[0], device=self.device, batched=self.batched)
+        space = self.space
+        if mask is None and self.root.mask is None and len(set(sizes)) == 1:
+            where = {"device": self.device, "batched": self.batched, "space": space}
+            return Sites.full(len(sizes), sizes[0], **where)  # type: ignore[arg-type]
         with memo.outside():
             made = Sites(
-                sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root
-            )
+                sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root,
+                space=space,
+            )  # fmt: skip
         if mask is not None and made.num_nodes == made.num_cells:
             made.mask = None
         return made
@@ -256,7 +268,9 @@ class Sites(SiteForms):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what is given, not what was derived; full grids come back as the one record."""
-        fields = {"d": self.d, "batched": self.batched, "num_nodes": self.num_nodes}
+        fields = {
+            "d": self.d, "batched": self.batched, "num_nodes": self.num_nodes, "space": self.space
+        }  # fmt: skip
         return _unpickled, (self.size, self.sizes, self.mask, self.device, self._root, fields)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Sites":
@@ -278,19 +292,23 @@ class Sites(SiteForms):
             if self.size
             else lattice.several(self.sizes)
         )
-        share = "full" if self.is_full else f"density {self.density:.3f}"
-        return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device})"
+        share = "full" if self.mask is None else f"density {self.density:.3f}"
+        where = "" if self.space is None else f", on {self.space}"
+        return f"Sites({what}, {self.num_nodes} nodes, {share}, {self.device}{where})"
 
 
 _SHELF = memo.Shelf()
 
 
-def full_grid(batch_size: int, size: Size, device: torch.device, batched: bool) -> Sites:
+def full_grid(
+    batch_size: int, size: Size, device: torch.device, batched: bool, space: Space | None = None
+) -> Sites:
     """The one record of these full grids; `Sites.full` without its checks."""
-    key = (batch_size, size, device, batched)
+    key = (batch_size, size, device, batched, space)
     found = _FULL_GRIDS.get(key)
     if found is None:
-        found = Sites((size,) * batch_size, None, d=len(size), device=device, batched=batched)
+        more: dict[str, Any] = {"device": device, "batched": batched, "space": space}
+        found = Sites((size,) * batch_size, None, d=len(size), **more)
         found.token = key
         if batch_size == 0:
             found.size = size  # an empty batch still has an image size, as in torch
@@ -303,11 +321,13 @@ def _interned(sites: Sites) -> Sites:
     return _FULL_GRIDS.setdefault(sites.token, sites) if sites.token != sites.born else sites
 
 
-def _all_nodes(sizes: tuple[Size, ...], device: torch.device, batched: bool) -> Sites:
+def _all_nodes(
+    sizes: tuple[Size, ...], device: torch.device, batched: bool, space: Space | None
+) -> Sites:
     """The record of full lattices of any sizes."""
     if len(set(sizes)) == 1:
-        return full_grid(len(sizes), sizes[0], device, batched)
-    return Sites(sizes, None, d=len(sizes[0]), device=device, batched=batched)
+        return full_grid(len(sizes), sizes[0], device, batched, space)
+    return Sites(sizes, None, d=len(sizes[0]), device=device, batched=batched, space=space)
 
 
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
@@ -315,25 +335,32 @@ def _all_nodes(sizes: tuple[Size, ...], device: torch.device, batched: bool) -> 
     "is compiled and pass it in"
 )
 def _masked(
-    sizes: tuple[Size, ...], masks: list[Tensor], device: torch.device, batched: bool
+    sizes: tuple[Size, ...],
+    masks: list[Tensor],
+    device: torch.device,
+    batched: bool,
+    space: Space | None,
 ) -> Sites:
     """The record of lattices whose masks, of any shape, are these one after the other."""
     with memo.outside():
         # A copy: the caller may go on writing to his mask.
         flat = torch.cat([mask.detach().reshape(-1) for mask in masks])
-        made = Sites(sizes, flat, d=len(sizes[0]), device=device, batched=batched)
-    return _all_nodes(sizes, device, batched) if made.num_nodes == made.num_cells else made
+        made = Sites(sizes, flat, d=len(sizes[0]), device=device, batched=batched, space=space)
+    whole = made.num_nodes == made.num_cells
+    return _all_nodes(sizes, device, batched, space) if whole else made
 
 
 def _moved(sites: Sites, device: torch.device) -> Sites:
     """The same sites on another device."""
-    if sites.is_full and sites.size is not None and sites.root is sites:
-        return full_grid(sites.batch_size, sites.size, device, sites.batched)
+    if sites.mask is None and sites.size is not None and sites.root is sites:
+        return full_grid(sites.batch_size, sites.size, device, sites.batched, sites.space)
 
     def make() -> Sites:
         mask = None if sites.mask is None else sites.mask.to(device)
         root = None if sites.root is sites else sites.root.to(device)
-        more: dict[str, Any] = {"num_nodes": sites.num_nodes, "batched": sites.batched}
+        more: dict[str, Any] = {
+            "num_nodes": sites.num_nodes, "batched": sites.batched, "space": sites.space
+        }  # fmt: skip
         return Sites(sites.sizes, mask, d=sites.d, device=device, root=root, **more)
 
     return sites.kin(("to", device), make)
@@ -343,7 +370,12 @@ def _readout(sites: Sites) -> Sites:
     one = (1,) * sites.d
     if sites.batch_size == 0:  # no image tells its size, so the record has to
         return full_grid(0, one, sites.device, sites.batched)
-    return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
+    if sites.space is None:
+        return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
+    if sites.root.mask is None:  # one pixel an image lies nowhere
+        return full_grid(sites.batch_size, one, sites.device, sites.batched)
+    more: dict[str, Any] = {"device": sites.device, "batched": sites.batched, "root": sites.root}
+    return sites.kin("readout", lambda: Sites((one,) * sites.batch_size, None, d=sites.d, **more))
 
 
 def _unpickled(
@@ -356,6 +388,6 @@ def _unpickled(
 ) -> Sites:
     """The record of these fields, on the device to which `torch.load` has mapped its masks."""
     if mask is None and root is None and size is not None:
-        return full_grid(len(sizes), size, device, fields["batched"])
+        return full_grid(len(sizes), size, device, fields["batched"], fields.get("space"))
     where = next((known.device for known in (mask, root) if known is not None), device)
     return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends.problem import TAPPED, Problem
+from convgraph.backends.problem import TAPPED, Problem, kernel_of
 from convgraph.backends.rows import HALF, as_image, as_rows
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
@@ -68,6 +68,20 @@ def conv(
         image, weight, bias, geometry.stride, padding, geometry.dilation, groups
     )
     return as_rows(out)
+
+
+def there(weight: Tensor, edges: Edges) -> Tensor:
+    """Return the weight with 0 at the taps that the kernel's footprint leaves out."""
+    footprint = getattr(edges.relation, "footprint", None)
+    if footprint is None:
+        return weight
+    mask = edges.form(_footprint).view(edges.relation.kernel_size)  # type: ignore[attr-defined]
+    return torch.where(mask, weight, 0)
+
+
+def _footprint(edges: Edges) -> Tensor:
+    """(taps,) bool on the device of the sites."""
+    return torch.tensor(kernel_of(edges).footprint, device=edges.source.device)
 
 
 def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, Any]:

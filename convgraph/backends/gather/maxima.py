@@ -7,12 +7,13 @@ both take the first of equals in the order of the taps, as torch does, and the l
 one. The value is then picked, and its gradient goes back to where it came from.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convgraph.backends.compiled import linear, operators
+from convgraph.backends.compiled import add_rows, linear, operators
 from convgraph.backends.problem import EdgeSource
 
 
@@ -53,6 +54,32 @@ def by_message(x: Tensor, edges: EdgeSource) -> Tensor:
     table = torch.full((edges.num_targets, nobody + 1), -1, dtype=torch.int64, device=x.device)
     table[target, tap] = source
     return table.gather(1, torch.where(first < 0, -1 - first, first))
+
+
+def between(x: Tensor, edges: EdgeSource) -> Tensor:
+    """Return (P, C): the loudest tap of each target, where a tap may hear several sources.
+
+    What a tap says is the weighted sum of its sources; the first of equal taps is taken, the last
+    NaN, and over no message it is 0. Differentiable, through the tap that was loudest.
+    """
+    source, target, weight, ptr = edges.by_tap()
+    loudest: Tensor | None = None
+    anyone = torch.zeros(edges.num_targets, 1, dtype=torch.bool, device=x.device)
+    for start, stop in pairwise(ptr):
+        rows = x.index_select(0, source[start:stop])
+        if weight is not None:
+            rows = rows * weight[start:stop, None].to(x.dtype)
+        said = x.new_zeros(edges.num_targets, x.shape[1])
+        said = add_rows(said, target[start:stop], rows, distinct=False)
+        heard = torch.zeros_like(anyone)
+        heard[target[start:stop]] = True
+        anyone = anyone | heard
+        said = torch.where(heard, said, -torch.inf)
+        louder = None if loudest is None else (said > loudest) | said.isnan()
+        loudest = said if loudest is None else torch.where(louder, said, loudest)  # type: ignore[arg-type]
+    if loudest is None:
+        return x.new_zeros(edges.num_targets, x.shape[1])
+    return torch.where(anyone, loudest, 0)
 
 
 def by_image(x: Tensor, batch: Tensor, num_images: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.masked import filled_image
-from convgraph.backends.problem import TAPPED, Problem
+from convgraph.backends.problem import TAPPED, Problem, bent
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
 
@@ -26,7 +26,7 @@ def refuses(problem: Problem) -> str | None:
         return "an image needs the edges of a kernel on a lattice"
     if edges.source.size is None:
         return "images of different sizes are no one image"
-    return None
+    return bent(edges)
 
 
 def work(problem: Problem) -> tuple[float, float]:

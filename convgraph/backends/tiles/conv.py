@@ -32,7 +32,7 @@ from convgraph.backends.compiled import (
     untracked,
     unwatched,
 )
-from convgraph.backends.problem import TAPPED, Problem
+from convgraph.backends.problem import TAPPED, Problem, bent
 from convgraph.backends.rows import HALF
 from convgraph.backends.tiles import windows
 from convgraph.backends.tiles.windows import Shape
@@ -58,7 +58,7 @@ def refuses(problem: Problem) -> str | None:
         return "tiles need the edges of a kernel on a lattice"
     if not (edges.num_targets and edges.num_sources):
         return "there is no site to tile"
-    return None
+    return bent(edges)
 
 
 def work(problem: Problem) -> tuple[float, float]:

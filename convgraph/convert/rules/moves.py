@@ -44,7 +44,13 @@ def site_axis(x: Spatial, dim: int) -> int:
     raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
 
 
-def pick(run: Any, x: Spatial, tables: dict[int, list[int]], outside: float = 0.0) -> Any:
+def pick(
+    run: Any,
+    x: Spatial,
+    tables: dict[int, list[int]],
+    outside: float = 0.0,
+    move: str = "pad",
+) -> Any:
     """Return x on a lattice whose positions name their source position, axis by axis.
 
     Args:
@@ -52,7 +58,11 @@ def pick(run: Any, x: Spatial, tables: dict[int, list[int]], outside: float = 0.
         x: the value.
         tables: lattice axis -> for each new position the old one, or `OUTSIDE`.
         outside: what is there.
+        move: what it is called when the space is asked, see `Space.refuses`.
     """
+    space = x.sites.space
+    if space is not None and (refusal := space.refuses(move, tuple(tables))):
+        raise NoRuleError(refusal)
     old = x.sites.size
     if old is None:
         raise NoRuleError("images of different sizes")
@@ -182,7 +192,7 @@ def roll(run: Any, step: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
         tables[axis] = [(p - shift) % n for p in range(n)]
-    return pick(run, x, tables) if tables else x
+    return pick(run, x, tables, move="roll") if tables else x
 
 
 @rule("flip", hop="all")
@@ -197,7 +207,7 @@ def flip(run: Any, step: Any, x: Spatial, dims: Any) -> Any:
             continue
         axis = site_axis(x, dim)
         tables[axis] = list(range((x.sites.size or ())[axis]))[::-1]
-    return pick(run, x, tables) if tables else x
+    return pick(run, x, tables, move="flip") if tables else x
 
 
 def _list(value: Any) -> list[int]:

@@ -107,24 +107,24 @@ class ByTap:
 
     def convolve(self, x: Array, w: Array) -> Array:
         """Return y (B, C_out, *out) without a bias."""
-        rows, taps, s = _rows(x), self._taps(w), self.spec
+        rows, taps, s = rows_of(x), self.matrices(w), self.spec
         sites = s.batch * prod(self.out)
         y = np.zeros((sites, s.out_channels), dtype=np.result_type(x, w))
         for where, tap in zip(self.sources(), taps, strict=True):
-            y += _product(rows[where], tap.swapaxes(1, 2))
-        return _image(y, (s.batch, s.out_channels, *self.out))
+            y += product_of(rows[where], tap.swapaxes(1, 2))
+        return image_of(y, (s.batch, s.out_channels, *self.out))
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C_in, *size)."""
-        rows, taps, s = _rows(g), self._taps(w), self.spec
+        rows, taps, s = rows_of(g), self.matrices(w), self.spec
         total = np.zeros((prod(s.image_shape), s.in_channels), dtype=np.result_type(g, w))
         for number, where in self.targets():
-            total += _product(rows[where], taps[number])
-        return _image(total, s.x_shape)
+            total += product_of(rows[where], taps[number])
+        return image_of(total, s.x_shape)
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the gradient in the layout of w."""
-        rows, heads, s = _rows(x), _rows(g)[:-1], self.spec
+        rows, heads, s = rows_of(x), rows_of(g)[:-1], self.spec
         right = heads.reshape(len(heads), s.groups, s.out_channels // s.groups).transpose(1, 0, 2)
         blocks = []
         for where in self.sources():
@@ -135,7 +135,7 @@ class ByTap:
             stacked = stacked.swapaxes(1, 2)
         return stacked.reshape(s.w_shape)
 
-    def _taps(self, w: Array) -> Array:
+    def matrices(self, w: Array) -> Array:
         """(taps, G, C_out / G, C_in / G); a product reads a matrix as fast from either side."""
         s = self.spec
         whole = np.ascontiguousarray(w.reshape(-1, s.taps).T)
@@ -257,7 +257,7 @@ class ByBand:
         return split.reshape(batch, groups * per_group, *size)
 
 
-def _rows(image: Array) -> Array:
+def rows_of(image: Array) -> Array:
     """(B, C, *size) as (B * pixels + 1, C); the last row is nothing."""
     channels = image.shape[1]
     rows = np.zeros((image.size // max(channels, 1) + 1, channels), dtype=image.dtype)
@@ -265,11 +265,12 @@ def _rows(image: Array) -> Array:
     return rows
 
 
-def _image(rows: Array, shape: tuple[int, ...]) -> Array:
+def image_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Return rows (B * pixels, C) as an image of that shape (B, C, *size)."""
     return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
-def _product(rows: Array, tap: Array) -> Array:
+def product_of(rows: Array, tap: Array) -> Array:
     """(n, C_in) through (G, C_in / G, C_out / G)."""
     groups, c_in, c_out = tap.shape
     if groups == 1:

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from convgraph.errors import ProofError
+from convgraph.proof.equation import spaces
 from convgraph.proof.equation.contraction import ByBand, ByTap, forward
 from convgraph.proof.equation.depthwise import ByShift, row_of
+from convgraph.proof.equation.listed import ByList, lists
 from convgraph.proof.equation.spec import ConvSpec
 
 Array = npt.NDArray[Any]
@@ -41,6 +43,7 @@ class OracleEdges:
         tap: (E,) edge type.
         ptr: taps + 1 offsets of the taps in the lists.
         out_size: output lattice.
+        weight: (E,) in units of 1 / `spaces.ONE`; None where every edge counts once.
     """
 
     source: Array
@@ -48,6 +51,7 @@ class OracleEdges:
     tap: Array
     ptr: tuple[int, ...]
     out_size: tuple[int, ...]
+    weight: Array | None = None
 
 
 def output_size(spec: ConvSpec) -> tuple[int, ...]:
@@ -63,10 +67,13 @@ def output_size(spec: ConvSpec) -> tuple[int, ...]:
 def edges(spec: ConvSpec) -> OracleEdges:
     """Every typed edge, masks applied."""
     sizes = output_size(spec)
+    if spaces.bends(spec.space):
+        return _listed(spec, sizes)
+    present = footprint(spec)
     tables = [_axis(spec, axis) for axis in range(spec.d)]
     sources, targets, ptr = [], [], [0]
     images = np.arange(spec.batch)
-    for taps in product(*(range(k) for k in spec.kernel_size)):
+    for number, taps in enumerate(product(*(range(k) for k in spec.kernel_size))):
         q, p = images, images
         for axis, tap in enumerate(taps):
             pairs = [(row[tap], at) for at, row in enumerate(tables[axis]) if row[tap] is not None]
@@ -74,7 +81,7 @@ def edges(spec: ConvSpec) -> OracleEdges:
             place = np.array([pair[1] for pair in pairs], dtype=np.int64)
             q = (q[:, None] * spec.size[axis] + heard).ravel()
             p = (p[:, None] * sizes[axis] + place).ravel()
-        keep = np.ones(len(q), dtype=bool)
+        keep = np.full(len(q), present is None or present[number])
         if spec.source_mask is not None:
             keep &= spec.source_mask.ravel()[q]
         if spec.target_mask is not None:
@@ -84,6 +91,43 @@ def edges(spec: ConvSpec) -> OracleEdges:
         ptr.append(ptr[-1] + int(keep.sum()))
     types = np.repeat(np.arange(len(sources)), np.diff(ptr))
     return OracleEdges(np.concatenate(sources), np.concatenate(targets), types, tuple(ptr), sizes)
+
+
+def footprint(spec: ConvSpec) -> Array | None:
+    """(taps,) bool: which taps are there, by the spec and by its space; None for all."""
+    found = spaces.footprint(spec.space, spec.kernel_size)
+    if spec.footprint is None:
+        return found
+    told = np.array(spec.footprint)
+    return told if found is None else found & told
+
+
+def _listed(spec: ConvSpec, sizes: tuple[int, ...]) -> OracleEdges:
+    """Every edge of a space that bends them."""
+    by_list = ByList(spec, sizes, lists(spec, sizes))
+    present = footprint(spec)
+    sources: list[Array] = []
+    targets: list[Array] = []
+    weights: list[Array] = []
+    ptr = [0]
+    for number, (cells, shares) in enumerate(by_list.heard):
+        p, k = np.nonzero(cells < by_list.ends[0])
+        q, w = cells[p, k], shares[p, k]
+        if spec.transposed:
+            q, p = p, q
+        keep = np.full(len(q), present is None or present[number])
+        if spec.source_mask is not None:
+            keep &= spec.source_mask.ravel()[q]
+        if spec.target_mask is not None:
+            keep &= spec.target_mask.ravel()[p]
+        for found, new in ((sources, q), (targets, p), (weights, w)):
+            found.append(new[keep])
+        ptr.append(ptr[-1] + int(keep.sum()))
+    types = np.repeat(np.arange(len(sources)), np.diff(ptr))
+    weight = np.concatenate(weights)
+    whole = bool((weight == spaces.ONE).all())
+    ends = np.concatenate(sources), np.concatenate(targets)
+    return OracleEdges(*ends, types, tuple(ptr), sizes, None if whole else weight)
 
 
 @lru_cache(maxsize=256)
@@ -178,6 +222,11 @@ class Oracle:
         """(pixels,) int64: edges out of each source pixel."""
         return np.bincount(self.edges.source, minlength=prod(self.spec.image_shape))
 
+    @property
+    def scale(self) -> int:
+        """What makes every weight whole; 1 where every edge counts once."""
+        return 1 if self.edges.weight is None else spaces.ONE
+
     def terms(self) -> int:
         """The most products or summands in one entry of y or of any gradient."""
         s = self.spec
@@ -194,27 +243,36 @@ class Oracle:
 
     def convolve(self, x: Array, w: Array, b: Array | None = None) -> Array:
         """Return y (B, C_out, *out); sites that do not receive hold 0."""
-        y = self._way(x, w).convolve(self._sent(x), w)
+        y = self._way(x, w).convolve(self._sent(x), self._there(w))
         if b is not None:
             y = y + b.reshape(1, -1, *(1,) * self.spec.d)
         return self._received(y)
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by x, (B, C_in, *size)."""
-        return self._sent(self._way(w, g).grad_x(w, self._received(g)))
+        return self._sent(self._way(w, g).grad_x(self._there(w), self._received(g)))
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by w, in the layout of w."""
-        return self._way(x, g).grad_w(self._sent(x), self._received(g))
+        return self._there(self._way(x, g).grad_w(self._sent(x), self._received(g)))
 
     def grad_b(self, g: Array) -> Array:
         """Return the derivative of sum(g * y) by b, (C_out,)."""
         total: Array = self._received(g).sum(axis=(0, *range(2, g.ndim)))
         return total
 
-    def _way(self, one: Array, two: Array) -> ByTap | ByBand | ByShift:
+    def _there(self, w: Array) -> Array:
+        """What is no tap counts nothing, and hears nothing back."""
+        present = footprint(self.spec)
+        if present is None:
+            return w
+        return np.where(present.reshape(self.spec.kernel_size), w, np.zeros((), w.dtype))
+
+    def _way(self, one: Array, two: Array) -> ByTap | ByBand | ByShift | ByList:
         """Bands need a fast product, so floats, and few channels a group."""
         s = self.spec
+        if spaces.bends(s.space):
+            return self._by_list
         few = s.groups > 1 and s.in_channels * s.out_channels <= BAND_CHANNELS * s.groups**2
         if self.way in (None, "shift") and self._shifted is not None:
             return self._shifted
@@ -232,6 +290,10 @@ class Oracle:
         rows = [row_of(t, gap) for t, gap in zip(self._tables, self.spec.dilation, strict=True)]
         found = [row for row in rows if row is not None and (row[0] >= 0).any()]
         return ByShift(self.spec, found, self.out_size) if len(found) == len(rows) else None
+
+    @cached_property
+    def _by_list(self) -> ByList:
+        return ByList(self.spec, self.out_size, lists(self.spec, self.out_size))
 
     @cached_property
     def _tapped(self) -> ByTap:

@@ -3,6 +3,7 @@
 Plain numbers and boolean arrays; nothing here knows how anybody computes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, final
@@ -37,6 +38,8 @@ class ConvSpec:
         bias: whether a bias is added.
         source_mask: (batch, *size) bool, which pixels send; None for all.
         target_mask: (batch, *output_size) bool, which sites receive; None for all.
+        footprint: one bool a tap, which of them are there; None for all.
+        space: settings of the space that the pixels lie in, "kind" among them; None is the plane.
 
     Raises:
         ProofError: a number is missing, of the wrong kind, or does not fit the others.
@@ -61,6 +64,8 @@ class ConvSpec:
     bias: bool = True
     source_mask: Mask | None = None
     target_mask: Mask | None = None
+    footprint: tuple[bool, ...] | None = None
+    space: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Fill the defaults in and refuse what does not fit."""
@@ -86,6 +91,11 @@ class ConvSpec:
             raise ProofError(
                 f"ConvSpec: groups={self.groups} must divide in_channels={self.in_channels} and "
                 f"out_channels={self.out_channels}"
+            )
+        if self.footprint is not None and len(self.footprint) != prod(self.kernel_size):
+            raise ProofError(
+                f"ConvSpec: expected footprint of {prod(self.kernel_size)} bools, one a tap, "
+                f"got {len(self.footprint)}"
             )
         if self.source_mask is not None and self.source_mask.shape != self.image_shape:
             raise ProofError(
@@ -135,6 +145,8 @@ class ConvSpec:
         values = dict(found)
         for name in ("kernel_size", "size", "stride", "dilation", "output_padding"):
             values[name] = tuple(values[name])
+        if values.get("footprint") is not None:
+            values["footprint"] = tuple(bool(there) for there in values["footprint"])
         values["padding"] = tuple((a, b) for a, b in values["padding"])
         for name in ("source_mask", "target_mask"):
             if values.get(name) is not None:

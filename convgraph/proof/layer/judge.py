@@ -38,8 +38,8 @@ from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
 
-EdgeLists = tuple[Any, Any, Any]
-"""Flat source pixels, flat target sites and taps, (E,) integer arrays each."""
+EdgeLists = tuple[Any, ...]
+"""Flat source pixels, flat target sites and taps, (E,) integer arrays each; perhaps weights."""
 
 Pair = Callable[[ConvSpec], tuple[Run, Run]]
 """Builds candidate and reference for another spec of the same kind."""
@@ -114,12 +114,14 @@ def prove_convolution(
     if identity not in IDENTITIES:
         raise ProofError(f"expected identity in {IDENTITIES}, got {identity!r}")
     oracle = Oracle(spec)
-    probe = torch.float64 if dtype in HALF else dtype
+    # Half types have no room for integers, nor has float32 for integers with weights.
+    probe = torch.float64 if dtype in HALF or oracle.scale > 1 else dtype
     parts: list[Part] = []
     structure = Structure("not asked", 0, reason="the candidate shows no edges")
     if edges is not None:
-        source, target, tap = (np.asarray(array, dtype=np.int64) for array in edges())
-        structure = check_structure(oracle, source, target, tap)
+        shown = edges()
+        source, target, tap = (np.asarray(array, dtype=np.int64) for array in shown[:3])
+        structure = check_structure(oracle, source, target, tap, *shown[3:])
     parts.append(structure_part(structure))
     verdicts: list[Any] = [structure]
     if parameters is not None:
@@ -141,9 +143,9 @@ def prove_convolution(
     try:
         # One derivative up, two contractions and a cotangent add up in one entry. An implementation
         # that adds up more on the way needs the room for it.
-        needed = oracle.terms() * (1 + second)
+        needed = oracle.terms() * (1 + second) * oracle.scale
         if followed.status == "proven":
-            needed = max(needed, followed.terms)
+            needed = max(needed, followed.terms * oracle.scale)
         plan = draws.plan(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         if not 0 < epsilon < 1:
@@ -233,6 +235,8 @@ def _basis(
     """S2(a) where it was asked for, or where it is cheap."""
     if identity == "probabilistic":
         return Identity("not asked", 3)
+    if spec.space is not None:
+        return Identity("not asked", 3, reason="a space has no small geometry of the same kind")
     if small is None and identity == "auto":
         return Identity("not asked", 3, reason="no smaller geometry of the same kind was given")
     little = smallest(spec)

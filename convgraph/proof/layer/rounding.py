@@ -80,6 +80,9 @@ def bounds(
     heard = oracle.in_degree().reshape(spec.batch, 1, *oracle.out_size) * per_in + spec.bias
     said = oracle.out_degree().reshape(spec.batch, 1, *spec.size) * per_out
     per_tap = np.diff(oracle.edges.ptr).reshape(1, 1, *spec.kernel_size)
+    # A share of a source rounds once more as it is taken, and once more where shares are added.
+    more = 2 * (oracle.scale > 1)
+    heard, said, per_tap = heard + more, said + more, per_tap + more
     return Bounds(
         dot_bound(heard, dtype, oracle.convolve(ax, aw, ab), tf32=tf32),
         dot_bound(said, dtype, oracle.grad_x(aw, ag), tf32=tf32),

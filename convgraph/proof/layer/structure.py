@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convgraph.errors import ProofError
+from convgraph.proof.equation import spaces
 from convgraph.proof.equation.oracle import Oracle
 
 Array = npt.NDArray[Any]
@@ -36,7 +37,9 @@ class Structure:
     reason: str = ""
 
 
-def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) -> Structure:
+def check_structure(
+    oracle: Oracle, source: Array, target: Array, tap: Array, weight: Array | None = None
+) -> Structure:
     """Compare a list of typed edges with the oracle's.
 
     Args:
@@ -44,6 +47,7 @@ def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) ->
         source: (E,) flat pixel (image, row, column) that sends, over the whole lattice.
         target: (E,) flat output site that receives, over the whole output lattice.
         tap: (E,) edge type.
+        weight: (E,) float64, or None where every edge counts once.
 
     Returns:
         The verdict; a list without edges, where the formula gives none either, is "undecided".
@@ -68,6 +72,8 @@ def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) ->
             reason=f"edge {at} is outside: {source[at]} --tap {tap[at]}--> {target[at]}",
         )
 
+    if weight is not None or truth.weight is not None:
+        return _weighed(oracle, source, target, tap, weight)
     if _same(oracle, source, target, tap):
         return Structure("proven", len(truth.tap))
 
@@ -90,6 +96,27 @@ def check_structure(oracle: Oracle, source: Array, target: Array, tap: Array) ->
     if len(truth.tap) == 0:
         return Structure("undecided", 0, reason="there is no edge to compare")
     return Structure("proven", len(truth.tap))
+
+
+def _weighed(
+    oracle: Oracle, source: Array, target: Array, tap: Array, weight: Array | None
+) -> Structure:
+    """Compare edges with weights: those into one site through one tap add up per source."""
+    truth, one = oracle.edges, spaces.ONE
+    pixels, sites = prod(oracle.spec.image_shape), oracle.spec.batch * prod(oracle.out_size)
+    want = np.full(len(truth.tap), one) if truth.weight is None else truth.weight
+    have = np.full(len(tap), float(one)) if weight is None else np.asarray(weight) * one
+    known = (truth.tap.astype(np.int64) * sites + truth.target) * pixels + truth.source
+    shown = (tap.astype(np.int64) * sites + target) * pixels + source
+    every, place = np.unique(np.concatenate([known, shown]), return_inverse=True)
+    balance = np.bincount(place, np.concatenate([want, -have]), minlength=len(every))
+    if not balance.any():
+        return Structure("proven", len(truth.tap))
+    at = int(np.flatnonzero(balance)[0])
+    edge = _spell(oracle, every[at])
+    reason = f"edge {edge} should weigh {balance[at] / one:+g} more than it does"
+    missing, extra = int((balance > 0).sum()), int((balance < 0).sum())
+    return Structure("refuted", len(truth.tap), missing, extra, reason)
 
 
 def _same(oracle: Oracle, source: Array, target: Array, tap: Array) -> bool:

@@ -17,7 +17,7 @@ from convgraph.proof.refutation.suspects import EDGES_SWAPPED, Suspect, suspects
 from convgraph.proof.refutation.symptoms import Case, agree, symptoms
 from convgraph.proof.refutation.truth import FIRST, Run, operator
 
-EdgeLists = tuple[Any, Any, Any]
+EdgeLists = tuple[Any, ...]
 
 
 def likely_causes(case: Case, specs: list[ConvSpec], lists: EdgeLists | None = None) -> list[str]:

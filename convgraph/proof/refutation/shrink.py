@@ -29,7 +29,7 @@ from convgraph.proof.refutation.symptoms import Case
 from convgraph.proof.refutation.truth import INPUTS, QUANTITIES, Probe, Run, operator
 
 Array = npt.NDArray[Any]
-EdgeLists = tuple[Any, Any, Any]
+EdgeLists = tuple[Any, ...]
 
 SIZES_TRIED = {1: 32, 2: 9, 3: 5}
 """Axis lengths up to which every small image is tried, by dimension."""
@@ -76,13 +76,15 @@ def explain_refutation(
     """
     if quantity is not None and quantity not in QUANTITIES:
         raise ProofError(f"expected quantity to be one of {QUANTITIES}, got {quantity!r}")
+    if Oracle(spec).scale > 1:
+        return None  # taps with several sources have no smallest case of one edge
     probe_dtype = torch.float32 if dtype == torch.float32 else torch.float64
     for name, run in (("candidate", candidate), ("reference", reference)):
         other = reference if run is candidate else candidate
         side = Side(name, run, other, probe_dtype, device, seed)
         seen = side.first_seen(spec, (quantity,) if quantity else QUANTITIES)
         if seen is not None:
-            lists = edges() if edges is not None and name == "candidate" else None
+            lists = edges()[:3] if edges is not None and name == "candidate" else None
             return _explained(side, spec, seen, lists)
     return None
 
@@ -100,8 +102,8 @@ def _explained(side: Side, spec: ConvSpec, seen: Seen, lists: EdgeLists | None) 
 
 def _smaller_image(side: Side, spec: ConvSpec, seen: Seen) -> tuple[ConvSpec, Seen]:
     """Return the image with the fewest pixels that shows the same difference, and the batch."""
-    if spec.source_mask is not None or spec.target_mask is not None:
-        return spec, seen  # the masks belong to this size
+    if spec.source_mask is not None or spec.target_mask is not None or spec.space is not None:
+        return spec, seen  # masks belong to this size, and few sizes to a space
     one = replace(spec, batch=1)
     for batch in sorted({1, min(2, spec.batch), spec.batch}):
         start = replace(spec, batch=batch)

@@ -1,0 +1,124 @@
+"""Hexagonal pixels: a kernel of radius r reaches the hexagon of 3 r (r + 1) + 1 pixels.
+
+In axial coordinates a hexagonal grid is a square one in which two of eight neighbours are absent:
+
+    row - 1             x  x            a step along a row goes right, a step along a column down
+    row              x  p  x            and to the right; tap (i, j), counted from the middle of a
+    row + 1          x  x               kernel, is there where |i + j| <= r
+
+so one rule serves all radii and strides, where arrays with shifted columns need one table for even
+columns and one for odd ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from convgraph.errors import GeometryError, GraphError
+from convgraph.geometry.footprint import hexagon
+from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.space import FloatTable, Halo, Pads, Table
+from convgraph.spaces import hexagonal_layout
+
+
+@final
+@dataclass(frozen=True)
+class Hexagonal:
+    """A hexagonal grid in axial coordinates; kernels of odd, equal sides become hexagons.
+
+    Weights keep the layout of a square kernel: (C_out, C_in, 2 r + 1, 2 r + 1), of which the
+    corners that a hexagon has not are never read and get a gradient of 0. Other kernels (2 x 2
+    windows, 1 x 5) keep all their taps.
+
+    Args:
+        layout: how images come, see `from_image`: "axial" as they are; "odd-q" and "even-q" with
+            odd or even columns shifted down, "odd-r" and "even-r" with rows shifted right.
+
+    Raises:
+        GeometryError: another layout.
+
+    Example:
+        >>> import torch, convgraph as cg
+        >>> graph = cg.PixelGraph.from_image(torch.ones(1, 1, 4, 4), on=cg.Hexagonal())
+        >>> box = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        >>> _ = torch.nn.init.ones_(box.weight)
+        >>> cg.nn.GraphConv2d.from_dense(box)(graph).to_image()[0, 0, 1].tolist()
+        [5.0, 7.0, 7.0, 5.0]
+
+    Source: https://www.redblobgames.com/grids/hexagons/
+    """
+
+    layout: str = "axial"
+
+    def __post_init__(self) -> None:
+        """Refuse other layouts."""
+        if self.layout not in hexagonal_layout.LAYOUTS:
+            raise GeometryError(
+                f"Hexagonal: expected layout in {hexagonal_layout.LAYOUTS}, got {self.layout!r}"
+            )
+
+    @property
+    def closed(self) -> tuple[bool, ...]:
+        """A hexagonal grid has borders."""
+        return (False, False)
+
+    @property
+    def flat(self) -> bool:
+        """True: in axial coordinates taps land where they do in the plane."""
+        return True
+
+    def charts(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """One chart, the whole array."""
+        if len(size) != 2:
+            raise GraphError(f"{self}: expected arrays of 2 axes (rows, columns), got {size}")
+        return (1, size[0], size[1])
+
+    def seen(self, relation: Relation) -> Relation:
+        """A square kernel of odd side as the hexagon within it."""
+        if not isinstance(relation, KernelGeometry) or relation.footprint is not None:
+            return relation
+        sides = set(relation.kernel_size)
+        if len(sides) != 1 or not min(sides) % 2 or sides == {1}:
+            return relation
+        if relation.folds:
+            raise GeometryError(
+                f"{self}: padding_mode={relation.padding_mode!r} would fold rows onto others that "
+                "are no mirror images in axial coordinates; use padding_mode='zeros'"
+            )
+        return replace(relation, footprint=hexagon(relation.kernel_size))
+
+    def along(self, relation: Relation) -> bool:
+        """False: there is no halo, the edges are the plane's."""
+        return False
+
+    def check(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> None:
+        """Refuse what reads between pixels by a rule of square ones."""
+        if not isinstance(relation, KernelGeometry) and tuple(size) != tuple(out):
+            mode = getattr(relation, "mode", "nearest")
+            if mode != "nearest":
+                raise GeometryError(
+                    f"{self}: {type(relation).__name__} {mode!r} interpolates between square "
+                    "pixels; use mode='nearest', or a transposed convolution"
+                )
+
+    def halo(self, size: Sequence[int], pads: Pads, mode: str = "zeros") -> Halo | None:
+        """None: the edges are the plane's."""
+        return None
+
+    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table | None:
+        """None: the edges are the plane's."""
+        return None
+
+    def refuses(self, move: str, axes: Sequence[int]) -> str | None:
+        """Mirrored along one axial coordinate alone, neighbours are none any more."""
+        if move == "flip" and len(set(axes)) == 1:
+            return f"{self}: a hexagonal grid mirrored along one axial axis is another grid"
+        return None
+
+    def positions(self, size: Sequence[int]) -> FloatTable:
+        """(P, 2): right and up, neighbours at distance 1."""
+        return hexagonal_layout.positions(self.layout, size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, for a record."""
+        return {"kind": "hexagonal"}

@@ -1,0 +1,115 @@
+"""Pools, resizes and moves in spaces: maxima of what taps read, divisors of what is there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.proof.equation import spaces as judged
+from tests.spaces.worlds import SPACES, integers
+
+
+def read(x: Tensor, space: cg.HEALPix, kernel: dict[str, object], out: tuple[int, int]) -> Tensor:
+    """(B, C, T, P): what each tap reads by the judge's geometry; -inf where nothing is."""
+    found = judged.heard(space.to_dict(), tuple(x.shape[2:]), out, kernel)
+    rows, taps = x.flatten(2), []
+    for sources, weights in found:
+        said = torch.zeros(*rows.shape[:2], len(sources), dtype=x.dtype)
+        for cell, weight in zip(sources.T, weights.T, strict=True):
+            share = torch.from_numpy(weight / judged.ONE)
+            said = said + rows[:, :, np.maximum(cell, 0)] * share
+        there = torch.from_numpy((sources >= 0).any(axis=1))
+        taps.append(torch.where(there, said, -torch.inf))
+    return torch.stack(taps, dim=2)
+
+
+@pytest.mark.parametrize(("space", "size"), [s for s in SPACES if not s[0].flat], ids=str)
+def test_pools_take_what_the_judge_reads(space: cg.HEALPix, size: tuple[int, int]) -> None:
+    """A maximum over interpolated taps is the maximum of interpolated values; gradients too."""
+    kernel = {
+        "kernel_size": (3, 3), "stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1),
+        "padding_mode": "zeros",
+    }  # fmt: skip
+    out = (size[0] // 2, size[1] // 2)
+    x = integers(2, 2, *size, most=50).requires_grad_()
+    graph = cg.PixelGraph.from_image(x, on=space)
+    pooled = cg.nn.GraphMaxPool2d(3, 2, 1)(graph).to_image()
+    truth = read(x, space, kernel, out).max(dim=2).values.view(2, 2, *out)
+    assert torch.equal(pooled, truth)
+    mean = cg.nn.GraphAvgPool2d(3, 2, 1)(graph).to_image()
+    total = read(x, space, kernel, out)
+    total = torch.where(total.isinf(), 0, total).sum(dim=2).view(2, 2, *out)
+    if all(space.closed):  # every tap is there, or counts as torch counts what is padded
+        assert torch.equal(mean * 9, total / 9 * 9)
+    g = integers(2, 2, *out, seed=2)
+    assert torch.equal(
+        *(torch.autograd.grad(y, x, g, retain_graph=True)[0] * 2**16 for y in (pooled, truth))
+    )
+
+
+def test_a_maximum_between_pixels_has_no_index() -> None:
+    """Where every tap is one pixel it has, in the array of its image."""
+    x = integers(1, 2, 8, 16)
+    sphere = cg.PixelGraph.from_image(x, on=cg.Equirectangular())
+    with pytest.raises(cg.errors.UnsupportedError, match="may lie between pixels"):
+        cg.nn.GraphMaxPool2d(3, 2, 1, return_indices=True)(sphere)
+    torus = cg.PixelGraph.from_image(x, on=cg.Torus())
+    pooled, where = cg.nn.GraphMaxPool2d(3, 2, 1, return_indices=True)(torus)
+    assert torch.equal(x.flatten(2)[0].T.gather(0, where), pooled.x)
+
+
+def test_a_hexagonal_mean_counts_the_hexagon() -> None:
+    """Seven pixels inside; at the border what torch would count of a padded window."""
+    graph = cg.PixelGraph.from_image(torch.ones(1, 1, 5, 5), on=cg.Hexagonal())
+    mean = cg.nn.GraphAvgPool2d(3, 1, 1)(graph).to_image()[0, 0]
+    assert mean[2, 2] == 1
+    assert mean[0, 0] == torch.tensor(3.0) / 7
+    assert cg.nn.GraphAvgPool2d(3, 1, 1, count_include_pad=False)(graph).x.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize(("space", "size"), SPACES, ids=str)
+def test_what_only_moves_values_moves_them_or_refuses(space: object, size: tuple[int, int]) -> None:
+    """Pixel shuffles stay within a chart; between pixels there is nothing to move."""
+    size = (8, 8) if isinstance(space, cg.Hexagonal) else size
+    x = integers(1, 4, *size)
+    graph = cg.PixelGraph.from_image(x, on=space)  # type: ignore[arg-type]
+    down, up = cg.nn.GraphPixelUnshuffle(2), cg.nn.GraphPixelShuffle(2)
+    if space == cg.Equirectangular():
+        with pytest.raises(cg.errors.UnsupportedError, match="a tap may read several pixels"):
+            down(graph)
+        return
+    assert torch.equal(down(graph).to_image(), torch.nn.PixelUnshuffle(2)(x))
+    assert torch.equal(up(graph).to_image(), torch.nn.PixelShuffle(2)(x))
+
+
+@pytest.mark.parametrize(
+    ("move", "space", "size", "fine"),
+    [
+        ("roll", cg.Torus(), (8, 8), True),
+        ("flip", cg.Torus(), (8, 8), True),
+        ("crop", cg.Torus(), (8, 8), False),
+        ("roll", cg.HEALPix(), (48, 4), False),
+        ("flip", cg.HEALPix(), (48, 4), False),
+        ("roll", cg.Equirectangular(), (8, 16), False),
+        ("flip", cg.Hexagonal(), (8, 8), False),
+    ],
+)
+def test_a_network_asks_the_space_before_it_moves_values(
+    move: str, space: object, size: tuple[int, int], fine: bool
+) -> None:
+    """Rows of twelve stacked faces are no circle: a roll would mix faces silently."""
+
+    class Moves(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if move == "roll":
+                return x.roll(1, 2)
+            return x.flip(2) if move == "flip" else x[:, :, 1:]
+
+    x = integers(2, 3, *size)
+    graph = cg.PixelGraph.from_image(x, on=space)  # type: ignore[arg-type]
+    if fine:
+        assert torch.equal(cg.to_graph(Moves())(graph).to_image(), Moves()(x))
+    else:
+        with pytest.raises(cg.errors.ConversionError, match="has no meaning on"):
+            cg.to_graph(Moves())(graph)
