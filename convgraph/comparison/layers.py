@@ -272,7 +272,9 @@ def _truth(reference: Side, spec: ConvSpec) -> Callable[..., Tensor]:
     return _run(reference, spec, named=False)
 
 
-def _edges(layer: GraphConvNd, spec: ConvSpec, named: bool, device: torch.device) -> tuple[Any, ...]:
+def _edges(
+    layer: GraphConvNd, spec: ConvSpec, named: bool, device: torch.device
+) -> tuple[Any, ...]:
     """The typed edges that a graph convolution shows, with weights where it has any."""
 
     def on(mask: np.ndarray[Any, Any] | None) -> Tensor | None:

@@ -153,18 +153,21 @@ def _fused(
     ):
         return None
 
-    def sides() -> tuple[cpp_tables.Side, cpp_tables.Side] | None:
+    def sides() -> tuple[Any, ...] | None:
         edges = connect(geometry, source)
         problem = conv_problem(x, weight, edges, geometry, groups)
         stays = edges.target is source and backends.choose(problem) == cpp.NAME
-        return edges.form(cpp_tables.sides) if stays else None
+        return (edges.form(cpp_tables.sides), cpp_tables.present(edges)) if stays else None
 
     facts = ("fused", geometry, x.shape[1], channels, groups, x.dtype)
     lists = source.memo(facts, sides)
     if lists is None:
         return None
     taps = tap_matrices(weight, groups, transposed=False)
-    return _made(autograd.conv(x, taps, bias, *lists), source)
+    both, there = lists
+    if there is not None:
+        taps = taps.index_select(0, there)
+    return _made(autograd.conv(x, taps, bias, *both), source)
 
 
 def _made(x: Tensor, sites: Sites) -> PixelGraph:

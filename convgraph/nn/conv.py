@@ -312,7 +312,8 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         """Return the torch convolution with the same parameters, copied bit for bit.
 
         Raises:
-            ConversionError: the padding differs before and after, which no torch layer takes.
+            ConversionError: the padding differs before and after, or the kernel has a footprint;
+                no torch layer takes either.
         """
         return twin.conv_to_dense(self)
 
@@ -367,6 +368,8 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
             parts.append("bias=False")
         if g.padding_mode != "zeros":
             parts.append(f"padding_mode={g.padding_mode!r}")
+        if g.footprint is not None:
+            parts.append(f"footprint of {sum(g.footprint)} taps")
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return f"{type(self).__name__}({', '.join(parts)})"

@@ -33,9 +33,12 @@ class _Forward(GraphConvNd):
         *,
         backend: str | None = None,
         flow: str = "source_to_target",
+        footprint: Any = None,
     ) -> None:
         """See the class; arguments are torch's, in torch's order."""
-        geometry = KernelGeometry(kernel_size, stride, padding, dilation, padding_mode, d=self.d)
+        geometry = KernelGeometry(
+            kernel_size, stride, padding, dilation, padding_mode, d=self.d, footprint=footprint
+        )
         super().__init__(
             in_channels, out_channels, geometry, groups, bias, device, dtype,
             backend=backend, flow=flow,
@@ -65,11 +68,12 @@ class _Transposed(GraphConvNd):
         *,
         backend: str | None = None,
         flow: str = "source_to_target",
+        footprint: Any = None,
     ) -> None:
         """See the class; arguments are torch's, in torch's order."""
         geometry = KernelGeometry(
             kernel_size, stride, padding, dilation, padding_mode,
-            transposed=True, output_padding=output_padding, d=self.d,
+            transposed=True, output_padding=output_padding, d=self.d, footprint=footprint,
         )  # fmt: skip
         super().__init__(
             in_channels, out_channels, geometry, groups, bias, device, dtype,

@@ -131,6 +131,12 @@ def conv_to_dense(layer: Any) -> Any:
             f"{type(layer).__name__}.to_dense: torch's layers take one padding an axis, "
             f"this one has {g.padding}"
         )
+    if g.footprint is not None:
+        raise ConversionError(
+            f"{type(layer).__name__}.to_dense: torch's layers have all taps, this one has "
+            f"{sum(g.footprint)} of {g.num_taps}; set the weights of the others to 0 and build the "
+            "layer without a footprint"
+        )
     shared: dict[str, Any] = {
         "kernel_size": g.kernel_size,
         "stride": g.stride,

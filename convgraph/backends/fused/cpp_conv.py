@@ -62,4 +62,7 @@ def conv(
     edges: Edges,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
+    there = cpp_tables.present(edges)
+    if there is not None:
+        taps = taps.index_select(0, there)
     return autograd.conv(x, taps, bias, *edges.form(cpp_tables.sides))

@@ -22,6 +22,7 @@ from torch import Tensor
 from convgraph.backends import tiling
 from convgraph.backends.bags import Ints
 from convgraph.backends.fused import triton_tables
+from convgraph.backends.problem import kernel_of
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
 from convgraph.graph.sites import Sites
@@ -34,7 +35,8 @@ class Side(NamedTuple):
         who: (cells,) int32 row that stands in each cell of the grid, -1 for none.
         sites: (2, P) int64 the cell from which each site counts, and the site itself; sites stand
             tile after tile.
-        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s.
+        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s of those that are
+            there, see `present`.
     """
 
     who: Tensor
@@ -62,6 +64,8 @@ def sides(edges: Edges) -> tuple[Side, Side]:
         back = _behind(g, fine, coarse)
     else:
         table, order, kind = triton_tables.answers(edges)
+        if (taps := present(edges)) is not None:
+            kind = torch.searchsorted(taps, kind.long()).to(kind.dtype)
         base = torch.arange(len(order), device=order.device)
         offset = torch.arange(len(kind), device=order.device) * len(order)
         back = Side(table.view(-1), torch.stack([base, order.long()]), torch.stack([offset, kind]))
@@ -77,8 +81,20 @@ def mostly_margin(edges: Edges) -> bool:
     return source.batch_size * largest > MARGIN * (edges.num_sources + edges.num_targets)
 
 
+def present(edges: Edges) -> Tensor | None:
+    """(S,) int64: the taps that the footprint leaves, which are all that these lists know of."""
+    footprint = getattr(edges.relation, "footprint", None)
+    return None if footprint is None else edges.form(_present)
+
+
+def _present(edges: Edges) -> Tensor:
+    return torch.tensor(kernel_of(edges).footprint, device=edges.source.device).nonzero()[:, 0]
+
+
 def _looks_both_ways(g: KernelGeometry) -> bool:
     """Whether p hears q through a tap exactly when q hears p through the opposite one."""
+    if g.footprint is not None and g.footprint != g.footprint[::-1]:
+        return False
     return not g.folds and all(
         stride == 1 and 2 * before == dilation * (k - 1)
         for stride, (before, _), dilation, k in zip(
@@ -164,5 +180,7 @@ def _side(
         taps = torch.arange(g.kernel_size[axis]) * (sign * g.dilation[axis] * step)
         offset = offset.unsqueeze(-1) + taps
     offset = offset.reshape(-1).to(device)
+    if g.footprint is not None:
+        offset = offset[torch.tensor(g.footprint, device=device)]
     kind = torch.arange(len(offset), device=device)
     return Side(who, torch.stack([base, order]), torch.stack([offset, kind]))
