@@ -49,8 +49,9 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
         return made
 
     def within_backward(*args: Any) -> Tensor:
-        """Call it; a compiler gets the plain sums."""
-        made: Tensor = (function.forward if torch.compiler.is_compiling() else dual.apply)(*args)
+        """Call it; a compiler, and a backward that nobody derives again, gets the plain sums."""
+        plain = torch.compiler.is_compiling() or (untracked() and outermost())
+        made: Tensor = (function.forward if plain else dual.apply)(*args)
         return made
 
     return operator, within_backward
@@ -61,6 +62,11 @@ def untracked() -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     return forward_ad._current_level < 0
+
+
+def outermost() -> bool:
+    """Whether no transform of torch.func is under way."""
+    return torch._C._functorch.peek_interpreter_stack() is None
 
 
 def unwatched(*tensors: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
     full grid   x (B*H*W, C)  --view-->  (B, C, H, W)  --torch-->  (B, C', H', W')  --view-->  y
     1x1         x (N, C) @ W^T + b, on whatever sites
-    mask        one fused kernel over the rows, where the sites stay and the choice is `cpp`
+    mask        one fused kernel over the rows, where the sites stay and the choice is one of them
 
 What follows from sites and geometry alone is worked out once and kept with the sites; what is left
 of a call is one kernel between two views. torch itself refuses what does not fit, and whoever
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
+from convgraph.backends import tf32
 from convgraph.backends.compiled import plus
-from convgraph.backends.fused import autograd, cpp_tables
+from convgraph.backends.fused import autograd, cpp_tables, triton_conv, triton_tables
 from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.functional.conv import conv_problem, tap_matrices
 from convgraph.geometry.kernel import KernelGeometry
@@ -29,7 +30,10 @@ from convgraph.graph.sites import Sites, full_grid
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _WHOLE = (torch.float32, torch.float64)
-"""Dtypes in which torch's kernels round once, see `convgraph.backends.dense.conv`."""
+"""Dtypes in which torch's kernels round once, see `backends.dense.conv`; on CUDA all do."""
+
+_FUSED = {cpp.NAME: cpp_tables.sides, triton_conv.NAME: triton_tables.neighbours}
+"""Fused backend -> the lists that its kernels read."""
 
 
 @final
@@ -106,7 +110,7 @@ def convolved(
     """
     x = graph.x
     if (
-        x.dtype not in _WHOLE
+        (x.dtype not in _WHOLE and not x.is_cuda)
         or weight.shape[2:] != geometry.kernel_size
         or weight.device != x.device
         or (bias is not None and bias.device != x.device)
@@ -120,7 +124,12 @@ def convolved(
     if plan is None:
         return _fused(graph, weight, bias, geometry, groups)
     if isinstance(plan, str):
-        return _product(graph, weight, bias) if groups == 1 else None
+        whole = groups == 1 and x.dtype in _WHOLE  # else widened, or in a kernel that rounds once
+        return (
+            _product(graph, weight, bias)
+            if whole
+            else _fused(graph, weight, bias, geometry, groups)
+        )
     channels, target = weight.shape[0], source
     image = x.view(*plan.sizes, x.shape[1]).permute(plan.to_image)
     out = plan.call(image, weight, bias, *plan.args, groups)
@@ -155,11 +164,15 @@ def _fused(
 
     def sides() -> tuple[Any, ...] | None:
         edges = connect(geometry, source)
-        problem = conv_problem(x, weight, edges, geometry, groups)
-        stays = edges.target is source and backends.choose(problem) == cpp.NAME
-        return (edges.form(cpp_tables.sides), cpp_tables.present(edges)) if stays else None
+        name = backends.choose(conv_problem(x, weight, edges, geometry, groups))
+        if edges.target is not source or name not in _FUSED:
+            return None
+        # The lists of `cpp` know only of taps that the footprint leaves.
+        left = cpp_tables.present(edges) if name == cpp.NAME else None
+        return edges.form(_FUSED[name]), left
 
-    facts = ("fused", geometry, x.shape[1], channels, groups, x.dtype)
+    # On CUDA the choice asks whether float32 may be TF32.
+    facts = ("fused", geometry, x.shape[1], channels, groups, x.dtype, x.is_cuda and tf32.allowed())
     lists = source.memo(facts, sides)
     if lists is None:
         return None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import outermost
 from convgraph.backends.fused import triton_launch
 
 _LISTS = ", ".join(
@@ -87,7 +88,32 @@ def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
 torch.library.register_fake("convgraph::send", _send_like)
 torch.library.register_fake("convgraph::correlate", _correlate_like)
 
-send: Any = torch.ops.convgraph.send.default
-correlate: Any = torch.ops.convgraph.correlate.default
-torch.library.register_vmap("convgraph::send", _one_by_one(send))
-torch.library.register_vmap("convgraph::correlate", _one_by_one(correlate))
+_send: Any = torch.ops.convgraph.send.default
+_correlate: Any = torch.ops.convgraph.correlate.default
+torch.library.register_vmap("convgraph::send", _one_by_one(_send))
+torch.library.register_vmap("convgraph::correlate", _one_by_one(_correlate))
+
+
+def _shortest(operator: Any, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The operator, or on CUDA its kernel where torch's dispatcher has nothing to add.
+
+    To pass through the dispatcher and back into Python takes longer than to launch a kernel.
+    """
+
+    def call(x: Tensor, *args: Any) -> Tensor:
+        bare = (
+            type(x) is Tensor
+            and x.is_cuda
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch._C._len_torch_dispatch_stack()
+            and outermost()
+        )
+        made: Tensor = kernel(x, *args) if bare else operator(x, *args)
+        return made
+
+    return call
+
+
+send = _shortest(_send, triton_launch.send)
+correlate = _shortest(_correlate, triton_launch.correlate)

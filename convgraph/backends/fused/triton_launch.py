@@ -28,12 +28,21 @@ FUSED = {"enable_fp_fusion": True}
 
 
 class Blocks(NamedTuple):
-    """Sides of the blocks that one program computes."""
+    """What one program computes, and how.
+
+    Attributes:
+        rows: sites; of a weight gradient, input channels.
+        inner: length of a step of the sum: input channels, sites, or, depthwise, slots.
+        outer: output channels.
+        warps: of 32 threads.
+        stages: steps that are fetched ahead.
+    """
 
     rows: int
     inner: int
     outer: int
     warps: int
+    stages: int = 3
 
 
 def blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
@@ -44,13 +53,34 @@ def blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
 
     Example:
         >>> blocks(3, 64, 4)
-        Blocks(rows=128, inner=16, outer=64, warps=4)
+        Blocks(rows=128, inner=16, outer=64, warps=4, stages=3)
         >>> blocks(256, 256, 2)
-        Blocks(rows=128, inner=64, outer=128, warps=8)
+        Blocks(rows=128, inner=64, outer=128, warps=8, stages=3)
     """
     inner = min(max(16, _power(c_in)), 128 // itemsize)
     outer = min(max(16, _power(c_out)), 128)
     return Blocks(128, inner, outer, 8 if outer == 128 else 4)
+
+
+def gradient_blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
+    """Return the blocks of a weight gradient, whose sum runs over sites.
+
+    Example:
+        >>> gradient_blocks(128, 256, 2)
+        Blocks(rows=64, inner=64, outer=128, warps=4, stages=3)
+    """
+    high = min(max(16, _power(c_in)), 64)
+    return Blocks(high, 128 // itemsize, min(max(16, _power(c_out)), 128), 4)
+
+
+def depthwise_blocks(channels: int) -> Blocks:
+    """Return the blocks of a sum with one channel a group.
+
+    Example:
+        >>> depthwise_blocks(96)
+        Blocks(rows=64, inner=1, outer=64, warps=4, stages=3)
+    """
+    return Blocks(64, 1, min(max(16, _power(channels)), 64), 4)
 
 
 def parts(num_rows: int, weights: int) -> tuple[int, int]:
@@ -89,10 +119,15 @@ def lacks(device: torch.device) -> str:
     if not _has_triton():
         return "triton is not installed; pip install triton"
     if device.type == "cuda" and not interpreted() and torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability(device)
+        capability = _capability(device)
         if capability < (8, 0):
             return f"the kernels need compute capability 8.0 or newer, got {capability}"
     return ""
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache
@@ -107,7 +142,8 @@ def _kernels() -> ModuleType:
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    here = device.type != "cuda" or device.index == torch.cuda.current_device()
+    return nullcontext() if here else torch.cuda.device(device)
 
 
 # What the operators do on CUDA
@@ -128,7 +164,7 @@ def send(
     """y[order[m]] = bias + sum over slots s of x[table[s, m]] @ taps[kind[s]], there or back."""
     if backwards:
         table, order, kind = back_table, back_order, back_kind
-    x, taps = x.contiguous(), taps.contiguous()
+    x = x.contiguous()
     (slots, rows), (_, groups, c_in, c_out) = table.shape, taps.shape
     y = x.new_empty(rows, groups * c_out)
     if y.numel() == 0:
@@ -137,10 +173,19 @@ def send(
     args = (x, taps, x if bias is None else bias, table, order, kind, y, rows, slots)
     with _on(x.device):
         if c_in == c_out == 1:
-            bn = min(max(16, _power(groups)), 64)
-            grid = (-(-rows // 64) * -(-groups // bn),)
+            d = depthwise_blocks(groups)
+            grid = (-(-rows // d.rows) * -(-groups // d.outer),)
             _kernels().send_depthwise[grid](
-                *args, C=groups, HAS_BIAS=bias is not None, BM=64, BN=bn, num_warps=4, **FUSED
+                x,
+                taps.contiguous(),
+                *args[2:],
+                C=groups,
+                HAS_BIAS=bias is not None,
+                BM=d.rows,
+                BN=d.outer,
+                UNROLL=d.inner,
+                num_warps=d.warps,
+                **FUSED,
             )
             return y
         b = blocks(c_in, c_out, x.itemsize)
@@ -151,12 +196,17 @@ def send(
             CI=c_in,
             CO=c_out,
             HAS_BIAS=bias is not None,
+            STRIDE_K=taps.stride(0),
+            STRIDE_G=taps.stride(1),
+            STRIDE_I=taps.stride(2),
+            STRIDE_O=taps.stride(3),
             BM=b.rows,
             BN=b.outer,
             BK=b.inner,
             PRECISION=_precision(),
             WIDEN=interpreted(),
             num_warps=b.warps,
+            num_stages=b.stages,
             **FUSED,
         )
     return y
@@ -186,27 +236,27 @@ def correlate(
     args = (x, g, table, order, found, rows, chunk)
     with _on(x.device):
         if c_in == c_out == 1:
-            bn = min(max(16, _power(groups)), 64)
-            grid = (taps * -(-groups // bn), 1, count)
+            d = depthwise_blocks(groups)
+            grid = (taps * -(-groups // d.outer), 1, count)
             _kernels().correlate_depthwise[grid](
-                *args, TAPS=taps, C=groups, BM=32, BN=bn, num_warps=4, **FUSED
+                *args, TAPS=taps, C=groups, BM=32, BN=d.outer, num_warps=d.warps, **FUSED
             )
         else:
-            b = blocks(c_in, c_out, x.itemsize)
-            high = min(max(16, _power(c_in)), 64)
-            grid = (taps * -(-c_in // high) * -(-c_out // b.outer), groups, count)
+            b = gradient_blocks(c_in, c_out, x.itemsize)
+            grid = (taps * -(-c_in // b.rows) * -(-c_out // b.outer), groups, count)
             _kernels().correlate[grid](
                 *args,
                 TAPS=taps,
                 GROUPS=groups,
                 CI=c_in,
                 CO=c_out,
-                BI=high,
+                BI=b.rows,
                 BN=b.outer,
-                BM=128 // x.itemsize,
+                BM=b.inner,
                 PRECISION=_precision(),
                 WIDEN=interpreted(),
-                num_warps=4,
+                num_warps=b.warps,
+                num_stages=b.stages,
                 **FUSED,
             )
     return found.sum(0).to(x.dtype)

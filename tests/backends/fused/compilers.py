@@ -80,10 +80,10 @@ def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tu
 def test_torchs_own_checks_of_an_operator(kwargs: dict[str, Any]) -> None:
     """Schema, fake kernel, registered autograd, and tracing it with symbolic sizes."""
     sent, correlated = operands(kwargs, grad=True)
-    torch.library.opcheck(fused_operators.send, sent)
+    torch.library.opcheck(torch.ops.convgraph.send.default, sent)
     back = (correlated[1], sent[1], None, *sent[3:9], 1)
-    torch.library.opcheck(fused_operators.send, back)
-    torch.library.opcheck(fused_operators.correlate, correlated)
+    torch.library.opcheck(torch.ops.convgraph.send.default, back)
+    torch.library.opcheck(torch.ops.convgraph.correlate.default, correlated)
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
