@@ -16,8 +16,11 @@ PARTS = (
     "geometry",
     "arithmetic",
     "algebra",
+    "photograph",
     "scenes",
+    "address",
     "lattice",
+    "nodelink",
     "panels",
     "frame",
     "drawing",
@@ -92,7 +95,7 @@ _PAGE = """<!doctype html>
 <script type="application/json" id="convgraph-state">{data}</script>
 <script type="module">
 {module}
-window.convgraphExplorer = {{ compute, stages, incoming, topology, rank, mount, render }};
+window.convgraphExplorer = {{ compute, evaluate, stages, incoming, topology, rank, mount, render }};
 const found = JSON.parse(document.getElementById("convgraph-state").textContent);
 window.convgraphExplorer.view = openPage(document.getElementById("convgraph-explorer"), found);
 </script>

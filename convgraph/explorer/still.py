@@ -16,7 +16,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 
 
 def tables(state: dict[str, Any]) -> str:
-    """Return input, kernel and output as HTML tables, channel 0 of each.
+    """Return input, kernel and output as HTML tables, the first channel of each.
 
     Args:
         state: as `config.state_of` makes it; {} has no layer and says where the lessons are.
@@ -37,16 +37,16 @@ def tables(state: dict[str, Any]) -> str:
     output, sites = _run(state, image, present)
     if split is None:
         kernel = _tensor(config["weight"], -1, *config["kernel_size"])[0]
-        name = "weight of output channel 0 and input channel 0"
+        name = "weight of output channel 1 and input channel 1"
     else:
         kernel = _tensor(split["depthwise"], -1, *config["kernel_size"])[0]
-        name = "depthwise weight of channel 0"
+        name = "depthwise weight of channel 1"
     return "\n".join(
         [
             f"<p>{escape(_title(config, split is not None))}</p>",
-            _table("input, channel 0", image[0], present),
+            _table("input, channel 1", image[0], present),
             _table(name, kernel, None),
-            _table("output, channel 0", output, sites),
+            _table("output, channel 1", output, sites),
         ]
     )
 

@@ -68,8 +68,8 @@ def test_a_typed_weight_is_the_weight(show) -> None:
         for parameter in conv.parameters():
             parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) - 7)
     tab = show(conv, image)
-    tab.select_option("[data-control=channel]", "2")
-    tab.select_option("[data-control=view]", "1")
+    tab.select_option("[data-control=channel]", index=2)
+    tab.select_option("[data-control=view]", index=1)
     tab.click(".cge-tile[data-tap='5']")
     assert tab.input_value("[data-control=weight]") == str(int(conv.weight[2, 1, 1, 2]))
     tab.keyboard.type("-12.5")  # on the tile itself: the field takes it
@@ -111,8 +111,8 @@ def test_rows_and_columns_apart(show) -> None:
     tab.fill("[data-control=size]", "5")
     config = tab.evaluate("convgraphExplorer.view.config")
     assert (config["kernel_size"], config["stride"], config["size"]) == ([1, 3], [1, 2], [5, 8])
-    weight = torch.tensor(config["weight"], dtype=torch.float64).reshape(2, 2, 1, 3)
-    image = torch.tensor(config["image"], dtype=torch.float64).reshape(2, 5, 8)
+    weight = torch.tensor(config["weight"], dtype=torch.float64).reshape(1, 1, 1, 3)
+    image = torch.tensor(config["image"], dtype=torch.float64).reshape(1, 5, 8)
     dense = F.conv2d(image, weight, stride=(1, 2), padding=(0, 1))
     assert tab.evaluate(COMPUTE)["output"] == dense.flatten().tolist()
     tab.uncheck("[data-control=apart]")
@@ -137,7 +137,7 @@ def test_a_split_layer_from_python_is_torch_at_every_pixel(show) -> None:
     width = dense.shape[2]
     seen = 0
     for channel in range(4):
-        tab.select_option("[data-control=channel]", str(channel))
+        tab.select_option("[data-control=channel]", index=channel)
         tab.focus("[data-lattice=output]")
         for p, expected in enumerate(dense[channel].flatten().tolist()):
             tab.hover(f"[data-lattice=output] rect[data-p='{p}']")

@@ -33,9 +33,9 @@ def test_the_tables_are_torch(row, masked) -> None:
         [f"{v:.4g}" if here else "·" for v, here in zip(values, there, strict=True)]
         for values, there in zip(dense[0, 0].tolist(), sites.tolist(), strict=True)
     ]
-    assert numbers(html, "output, channel 0") == expected
+    assert numbers(html, "output, channel 1") == expected
     weight = [[f"{v:.4g}" for v in line] for line in layer.weight[0, 0].tolist()]
-    assert numbers(html, "weight of output channel 0") == weight
+    assert numbers(html, "weight of output channel 1") == weight
 
 
 def test_a_split_layer_is_tabled_by_its_stages() -> None:
@@ -43,7 +43,7 @@ def test_a_split_layer_is_tabled_by_its_stages() -> None:
     graph = cg.PixelGraph.from_image(torch.rand(1, 2, 4, 5))
     html = tables(state_of(layer, graph))
     expected = layer.double()(cg.PixelGraph.from_image(graph.to_image().double())).to_image()
-    assert numbers(html, "output, channel 0") == [
+    assert numbers(html, "output, channel 1") == [
         [f"{v:.4g}" for v in line] for line in expected[0, 0].tolist()
     ]
     assert numbers(html, "depthwise weight")[1][1] == f"{layer.depthwise.weight[0, 0, 1, 1]:.4g}"

@@ -28,6 +28,7 @@ export function weightIndex(config, o, c, t) {
 export function compute(config) {
   check(config);
   const topo = topology(config);
+  if (pools(config)) return rectified(config, { ...topo, output: pooled(config, topo) });
   const pixels = config.size[0] * config.size[1], places = topo.size[0] * topo.size[1];
   const output = new Array(config.out_channels * places);
   for (let o = 0; o < config.out_channels; o++) {
@@ -43,7 +44,39 @@ export function compute(config) {
       }
     }
   }
-  return { ...topo, output };
+  return rectified(config, { ...topo, output });
+}
+
+// A pool has the edges of a convolution and no weights: the largest message, or the mean of those
+// that are there.
+export const pools = (config) => config.aggregate === "max" || config.aggregate === "mean";
+
+function pooled(config, topo) {
+  const pixels = config.size[0] * config.size[1], places = topo.size[0] * topo.size[1];
+  const output = new Array(config.in_channels * places).fill(0);
+  for (let c = 0; c < config.in_channels; c++) {
+    for (let p = 0; p < places; p++) {
+      output[c * places + p] = gathered(config, heardBy(config, topo, p).map((q) => config.image[c * pixels + q]));
+    }
+  }
+  return output;
+}
+
+function gathered(config, values) {
+  if (!values.length) return 0;
+  return config.aggregate === "max" ? Math.max(...values) : values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+function heardBy(config, topo, p) {
+  const taps = config.kernel_size[0] * config.kernel_size[1];
+  return Array.from({ length: taps }, (_, t) => look(config, topo, p, t))
+    .filter((seen) => seen.kind === "edge" || seen.kind === "folded").map((seen) => seen.source);
+}
+
+// Behind the sum: a rectifier keeps what is above 0. `before` is what it was given.
+function rectified(config, found) {
+  if (!config.relu) return { ...found, before: found.output };
+  return { ...found, before: found.output, output: found.output.map((v) => Math.max(v, 0)) };
 }
 
 function said(config, source, t, o, pixels) {
@@ -60,6 +93,9 @@ function check(config) {
   const { in_channels, out_channels, groups, kernel_size, size } = config;
   if (in_channels % groups || out_channels % groups) {
     throw new RangeError(`${groups} groups must divide ${in_channels} and ${out_channels} channels`);
+  }
+  if (pools(config) && config.padding.some((pair, axis) => Math.max(...pair) > kernel_size[axis] / 2)) {
+    throw new RangeError("a pool is padded by at most half of its kernel");
   }
   const weights = in_channels * out_channels / groups * kernel_size[0] * kernel_size[1];
   const counts = [
@@ -82,6 +118,10 @@ export function incoming(config, topo, p, o) {
   return Array.from({ length: taps }, (_, t) => {
     const seen = look(config, topo, p, t);
     const hears = seen.kind === "edge" || seen.kind === "folded";
+    if (pools(config)) {
+      const x = seen.source === null ? null : config.image[o * pixels + seen.source];
+      return { ...seen, hears, terms: [{ channel: o, weight: null, x }], message: hears ? x : null };
+    }
     const terms = [];
     for (let c = 0; c < config.in_channels; c++) {
       if (weightIndex(config, o, c, t) < 0) continue;
@@ -93,11 +133,26 @@ export function incoming(config, topo, p, o) {
   });
 }
 
+// The same layer twice in a row: the second one hears what the first one said. Its channels are as
+// many as they were.
+export function twice(config) {
+  const middle = compute(config);
+  const places = middle.size[0] * middle.size[1];
+  const whole = middle.sites.every(Boolean);
+  const second = {
+    ...config, size: middle.size,
+    image: middle.output.map((v, i) => (middle.sites[i % places] ? v : 0)),
+    mask: whole ? null : middle.sites,
+  };
+  return { first: config, middle, second, last: compute(second) };
+}
+
 // The two configs of a split layer: depthwise with the geometry, then pointwise with self-loops.
 // `split` holds depthwise (C_in, K), pointwise (C_out, C_in) and perhaps a bias for each.
 export function stages(config, split) {
   const first = {
     ...config,
+    relu: false,
     out_channels: config.in_channels,
     groups: config.in_channels,
     weight: split.depthwise,
@@ -118,6 +173,7 @@ export function stages(config, split) {
     padding_mode: "zeros",
     transposed: false,
     groups: 1,
+    relu: config.relu,
     weight: split.pointwise,
     bias: config.bias,
     image: middle.output.map((v, i) => (middle.sites[i % places] ? v : 0)),

@@ -2,7 +2,7 @@
 
 import { compute } from "./arithmetic.js";
 import { listenToControls, showControls } from "./controls.js";
-import { narrow, showBars, showPixel, showStage } from "./drawing.js";
+import { narrow, showBars, showPixel, showStage, shownChannel } from "./drawing.js";
 import { frame } from "./frame.js";
 import { listenToPicture } from "./gestures.js";
 import { facts } from "./panels.js";
@@ -15,7 +15,7 @@ export function mount(root, found = {}, heard = null) {
   root.replaceChildren();
   const view = {
     root, heard, parts: frame(root), state: null, now: null, stage: null, pinned: false, problem: "", saying: 0,
-    change, look, erase, theme, start: (name) => reset({ ...lesson(name), given: view.state.given, photo: view.state.photo }),
+    change, look, erase, draw, theme, walk, again, walking: 0, start: (name) => reset({ ...lesson(name), given: view.state.given, photo: view.state.photo }),
     showPixel: () => showPixel(view),
   };
 
@@ -44,6 +44,35 @@ export function mount(root, found = {}, heard = null) {
   function look(pixel) {
     view.state.pixel = pixel;
     showPixel(view);
+  }
+
+  // The window walks by itself, in reading order, until it is stopped or a person chooses a pixel.
+  function walk(on = !view.walking) {
+    clearInterval(view.walking);
+    view.walking = on ? setInterval(step, 700) : 0;
+    view.parts.walk.setAttribute("aria-pressed", String(on));
+    view.parts.walk.textContent = on ? "❚❚ Stop" : "▶ Walk";
+    if (on) { view.pinned = false; step(); }
+  }
+
+  function step() {
+    const [rows, columns] = view.now.result.size, [row, column] = view.state.pixel;
+    const next = (row * columns + column + 1) % (rows * columns);
+    look([Math.floor(next / columns), next % columns]);
+  }
+
+  // The lesson anew, or what Python handed over.
+  function again() {
+    walk(false);
+    reset(found.config && !view.state.lesson ? opened(found) : lesson(view.state.lesson ?? "messages"));
+  }
+
+  function draw(p) {
+    const width = view.state.size[1];
+    change((s) => {
+      s.pixels[[shownChannel(s), Math.floor(p / width), p % width]] = s.brush;
+      if (s.mask) s.mask[p] = true;
+    });
   }
 
   function erase(p, gone) {
@@ -76,7 +105,7 @@ export function mount(root, found = {}, heard = null) {
   const letGo = listenToPicture(view);
   // Side by side or one below the other: decided by the width that there is.
   const watch = new ResizeObserver(() => {
-    if (narrow(view) !== view.stage.tall) { showStage(view); showPixel(view); }
+    if (view.stage.tall !== undefined && narrow(view) !== view.stage.tall) { showStage(view); showPixel(view); }
   });
   watch.observe(view.parts.stage);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
@@ -89,11 +118,13 @@ export function mount(root, found = {}, heard = null) {
     get config() { return configOf(view.state); },
     open: (next) => reset(opened(next)),
     theme,
+    go: (state) => reset(state),
     close() {
       watch.disconnect();
       letGo();
       scheme.removeEventListener("change", recolour);
       clearTimeout(view.saying);
+      clearInterval(view.walking);
       root.replaceChildren();
     },
     compute,

@@ -7,7 +7,7 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 // Returns a function that lets go of everything outside of the picture.
 export function listenToPicture(view) {
   const stage = view.parts.stage;
-  let painting = null, cursor = [0, 0];
+  let painting = null, touched = null, cursor = [0, 0];
   const present = (p) => view.state.mask?.[p] ?? true;
   const outputPixel = (p) => [Math.floor(p / view.now.result.size[1]), p % view.now.result.size[1]];
   const here = (pixel) => pixel.join() === view.state.pixel.join();
@@ -22,7 +22,9 @@ export function listenToPicture(view) {
     const cell = under(event);
     if (!cell) return;
     if (painting !== null) {
-      if (cell.key === "input" && present(cell.p) === painting) view.erase(cell.p, painting);
+      if (cell.key !== "input") return;
+      if (view.state.brush !== null) view.draw(cell.p);
+      else if (present(cell.p) === painting) view.erase(cell.p, painting);
     } else if (cell.key !== "input" && !view.pinned && !here(outputPixel(cell.p))) {
       view.look(outputPixel(cell.p));
     }
@@ -31,15 +33,24 @@ export function listenToPicture(view) {
     const cell = under(event);
     if (!cell) return;
     if (cell.key === "input") {
+      // A finger may be on its way to scroll: only one that is lifted where it came down has meant it.
+      if (event.pointerType === "touch") { touched = cell.p; return; }
       painting = present(cell.p);
-      view.erase(cell.p, painting);
+      mark(cell.p);
     } else {
       const pixel = outputPixel(cell.p);
       view.pinned = !(view.pinned && here(pixel)) && event.pointerType !== "touch";
       view.look(pixel);
     }
   });
-  const lift = () => { painting = null; };
+  const mark = (p) => (view.state.brush === null ? view.erase(p, present(p)) : view.draw(p));
+  const lift = (event) => {
+    if (touched !== null && event.type === "pointerup") {
+      const cell = under(event);
+      if (cell?.key === "input" && cell.p === touched) mark(touched);
+    }
+    painting = touched = null;
+  };
   for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, lift);
 
   stage.addEventListener("keydown", (event) => {
@@ -47,6 +58,7 @@ export function listenToPicture(view) {
     const move = (pixel, size) => pixel.map((v, axis) => Math.min(Math.max(v + step[axis], 0), size[axis] - 1));
     if (event.key === "Escape") {
       view.pinned = false;
+      view.walk(false);
       view.showPixel();
     } else if (key === "output" && step) {
       event.preventDefault();
@@ -58,7 +70,7 @@ export function listenToPicture(view) {
     } else if (key === "input" && [" ", "Enter", "Delete", "Backspace"].includes(event.key)) {
       event.preventDefault();
       const p = cursor[0] * view.state.size[1] + cursor[1];
-      view.erase(p, present(p));
+      mark(p);
       point();
     }
   });

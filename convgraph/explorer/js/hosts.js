@@ -1,5 +1,6 @@
 // Where the explorer lives: in a notebook beside a kernel, or as a page, perhaps in a frame of another.
 
+import { read, written } from "./address.js";
 import { mount } from "./explorer.js";
 
 // What a notebook asks for: anywidget calls render with the model of the kernel.
@@ -29,7 +30,19 @@ export function render({ model, el }) {
 // What the page runs. In a frame it tells its height and follows the light of the page around it:
 // messages { convgraph: "height", height } out, { convgraph: "theme", theme } in.
 export function openPage(root, found) {
-  const view = mount(root, found);
+  // The address follows what is shown, a moment later, and opens it again.
+  let waiting = 0;
+  const view = mount(root, found, () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (view.state.given) return;
+      window.history.replaceState(null, "", written(view.state));
+      window.parent.postMessage({ convgraph: "address", hash: written(view.state) }, "*");
+    }, 400);
+  });
+  const open = (hash) => { const state = found.config ? null : read(hash); if (state) view.go(state); };
+  open(window.location.hash);
+  window.addEventListener("hashchange", () => { if (window.location.hash !== written(view.state)) open(window.location.hash); });
   if (window.parent === window) return view;
   window.addEventListener("message", ({ source, data }) => {
     if (source === window.parent && data?.convgraph === "theme") view.theme(data.theme === "dark" ? "dark" : "light");

@@ -40,19 +40,24 @@ function brief(v) {
   return v.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2).replace(/^(-?)0\./, "$1.").replace("-", "−");
 }
 
+// Black or white, whichever stands out more from a colour given as [r, g, b]: at least 4.58 : 1.
+export function inkOn(rgb) {
+  const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
+}
+
 // Fill and ink of a value: white at 0, blue below, orange above, so that sign is not told by red
 // and green; images without negative numbers are grey.
 export function shade(v, low, high) {
   if (low >= 0) {
     const level = high > 0 ? v / high : 0;
     const grey = Math.round(38 + 214 * Math.min(Math.max(level, 0), 1));
-    return { fill: `rgb(${grey},${grey},${grey})`, ink: grey > 130 ? "#111" : "#fff" };
+    return { fill: `rgb(${grey},${grey},${grey})`, ink: inkOn([grey, grey, grey]) };
   }
   const most = Math.max(-low, high) || 1, level = Math.min(Math.abs(v) / most, 1) ** 0.8;
   const goal = v < 0 ? [0, 96, 160] : [222, 120, 0];
   const mix = goal.map((g) => Math.round(250 + (g - 250) * level));
-  const dark = v < 0 ? level > 0.5 : level > 0.9;
-  return { fill: `rgb(${mix})`, ink: dark ? "#fff" : "#111" };
+  return { fill: `rgb(${mix})`, ink: inkOn(mix) };
 }
 
 // How far beyond the image the taps look: [[before, after] of rows, of columns].
@@ -129,10 +134,15 @@ export function centre(lattice, [row, column]) {
   return [lattice.x + (column + 0.5) * CELL, lattice.y + (row + 0.5) * CELL];
 }
 
-// Mark what one output hears. `heard` comes from arithmetic's incoming; `only` shows a single tap.
-export function drawEdges(stage, from, to, pixel, heard, colours, only) {
+// Mark what one output hears. `heard` comes from arithmetic's incoming; `only` shows a single tap;
+// `quiet` leaves out what belongs to the pixel that is explained.
+export function drawEdges(stage, from, to, pixel, heard, colours, only, quiet = false) {
   const source = stage.place[from], target = stage.place[to];
   const end = centre(target, pixel);
+  // No two lines lie on each other: each arrives at a place of its own, in the order in which they
+  // come, and those of one row of taps bow apart.
+  const arriving = heard.filter((edge) => edge.hears);
+  const rank = new Map(arriving.map((edge, i) => [edge.tap, arriving.length > 1 ? i / (arriving.length - 1) - 0.5 : 0]));
   for (const edge of heard) {
     if (edge.raw === null) continue;
     const faded = only !== null && only !== edge.tap;
@@ -142,9 +152,12 @@ export function drawEdges(stage, from, to, pixel, heard, colours, only) {
     const style = faded ? "cge-faded" : "";
     if (edge.hears) {
       const start = centre(source, own);
-      const line = { d: curve(start, end, stage.tall), stroke: colour, "data-tap": edge.tap };
-      stage.layers.links.append(svg("path", { ...line, class: `cge-link ${style}` }));
+      const goal = arrival(end, rank.get(edge.tap), stage.tall);
+      const line = { d: curve(start, goal, rank.get(edge.tap), stage.tall), stroke: colour, "data-tap": edge.tap };
+      stage.layers.links.append(svg("path", { ...line, class: `cge-link ${style} ${quiet ? "cge-quietly" : ""}` }));
+      if (quiet) { stage.layers.marks.append(box(start, colour, "cge-ghost")); continue; }
       stage.layers.traces.append(svg("path", { ...line, class: `cge-trace ${style}` }));
+      stage.layers.marks.append(head(goal, colour, style, stage.tall));
       if (edge.kind === "folded") {
         // The place asked and the pixel that answers carry one colour and one number.
         stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`), tag(asked, edge.tap, colour, style));
@@ -154,26 +167,38 @@ export function drawEdges(stage, from, to, pixel, heard, colours, only) {
       stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`), cross(asked, colour, style));
     }
   }
-  stage.layers.marks.append(box(end, null, "cge-here"));
+  stage.layers.marks.append(box(end, null, quiet ? "cge-ghost" : "cge-here"));
 }
 
-function curve([x0, y0], [x1, y1], tall) {
+// Where a line ends: on the border of the pixel, before its number, where its arrow head is.
+function arrival([x, y], share, tall) {
+  const aside = share * CELL * 0.86;
+  return tall ? [x + aside, y - CELL / 2 - 5] : [x - CELL / 2 - 5, y + aside];
+}
+
+function curve([x0, y0], [x1, y1], share, tall) {
+  const bow = share * CELL * 2.2;
   if (tall) {
     const bend = (y1 - y0) * 0.45;
-    return `M${x0} ${y0}C${x0} ${y0 + bend} ${x1} ${y1 - bend} ${x1} ${y1}`;
+    return `M${x0} ${y0}C${x0 + bow} ${y0 + bend} ${x1} ${y1 - bend} ${x1} ${y1}`;
   }
   const bend = (x1 - x0) * 0.45;
-  return `M${x0} ${y0}C${x0 + bend} ${y0} ${x1 - bend} ${y1} ${x1} ${y1}`;
+  return `M${x0} ${y0}C${x0 + bend} ${y0 + bow} ${x1 - bend} ${y1} ${x1} ${y1}`;
 }
 
-function box([x, y], colour, name) {
+function head([x, y], colour, style, tall) {
+  const d = tall ? `M${x - 4.5} ${y - 4}L${x + 4.5} ${y - 4}L${x} ${y + 5}Z` : `M${x - 4} ${y - 4.5}L${x - 4} ${y + 4.5}L${x + 5} ${y}Z`;
+  return svg("path", { d, fill: colour, class: `cge-head-of-arrow ${style}` });
+}
+
+export function box([x, y], colour, name) {
   const half = CELL / 2 - 1.5;
   return svg("rect", {
     x: x - half, y: y - half, width: 2 * half, height: 2 * half, rx: 4, class: name, stroke: colour,
   });
 }
 
-function tag([x, y], tap, colour, style) {
+export function tag([x, y], tap, colour, style) {
   const at = [x - CELL / 2 + 7, y - CELL / 2 + 6];
   return svg("g", { class: `cge-tag ${style}` },
     svg("rect", { x: at[0] - 7, y: at[1] - 6, width: tap > 9 ? 16 : 12, height: 11, rx: 3, fill: colour }),

@@ -1,10 +1,10 @@
 // Everything beside the picture: the kernel's tiles, the sum as a table and in words, the adjacency
 // matrix, cost and rank. Each function fills one element from what was evaluated.
 
-import { weightAt, weightIndex } from "./arithmetic.js";
+import { pools, weightAt, weightIndex } from "./arithmetic.js";
 import { cost, layerRank, rank, sliceRanks } from "./algebra.js";
 import { place } from "./scenes.js";
-import { shade, short, tapColours, write } from "./lattice.js";
+import { inkOn, shade, short, tapColours, write } from "./lattice.js";
 
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -58,8 +58,8 @@ export function ledger(config, heard, colours, stage) {
     }[e.kind];
     const sums = e.terms.map((term, i) => [
       i ? h("i", {}, " + ") : null,
-      h("span", { class: "cge-term", title: `channel ${term.channel}: ${term.weight} · ${term.x}` },
-        `${short(term.weight)}·${short(term.x)}`)]);
+      h("span", { class: "cge-term", title: `channel ${term.channel + 1}: ${term.weight ?? 1} · ${term.x}` },
+        term.weight === null ? short(term.x) : `${short(term.weight)}·${short(term.x)}`)]);
     return h("tr", { class: e.hears ? "" : "cge-silent", "data-tap": e.tap },
       h("th", { scope: "row" }, chip(e.tap)),
       h("td", {}, own ? at(own) : "–", e.kind === "folded" ? h("small", {}, ` for ${at(e.raw)}`.replaceAll("-", "−")) : null),
@@ -80,20 +80,19 @@ export function ledger(config, heard, colours, stage) {
     h("tfoot", {},
       stage.bias === undefined ? null
         : h("tr", {}, h("th", { colspan: 3, scope: "row" }, "bias"), h("td", { class: "cge-number" }, write(stage.bias))),
-      h("tr", { class: "cge-total" }, h("th", { colspan: 3, scope: "row" }, stage.total),
-        h("td", { class: "cge-number", "data-value": stage.value }, write(stage.value, 4)))));
+      h("tr", { class: "cge-total" }, h("th", { colspan: 3, scope: "row" }, stage.rectified?.named ?? stage.total),
+        h("td", { class: "cge-number", "data-value": stage.rectified?.before ?? stage.value }, write(stage.rectified?.before ?? stage.value, 4))),
+      stage.rectified ? h("tr", { class: "cge-total" }, h("th", { colspan: 3, scope: "row" }, "ReLU: what is above 0"),
+        h("td", { class: "cge-number", "data-value": stage.value }, write(stage.value, 4))) : null));
 }
 
-export function onColour(hex) {
-  const [r, g, b] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-  return r * 0.299 + g * 0.587 + b * 0.114 > 125 ? "#111" : "#fff";
-}
+export const onColour = (hex) => inkOn([1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 
 // The same in words, for the live region.
 export function words(state, now, heard, value, bias) {
   const width = now.config.size[1];
   const edges = heard.filter((e) => e.hears);
-  const place_ = `row ${state.pixel[0]}, column ${state.pixel[1]}, channel ${state.channel}`;
+  const place_ = `row ${state.pixel[0]}, column ${state.pixel[1]}, channel ${state.channel + 1}`;
   if (!now.result.sites[state.pixel[0] * now.result.size[1] + state.pixel[1]]) {
     return `Output ${place_} is no node: it is not computed.`;
   }
@@ -103,8 +102,14 @@ export function words(state, now, heard, value, bias) {
   const hears = edges.length ? `hears ${many(edges.length, "edge")}: ${list.join("; ")}.` : "hears no edge.";
   if (now.stages) {
     return `Output ${place_} hears itself once, through all ${now.config.in_channels} channels of the middle. ` +
-      `There, channel ${state.view} ${hears} The value is ${write(value, 4)}.`;
+      `There, channel ${(state.view === "colour" ? 0 : state.view) + 1} ${hears} The value is ${write(value, 4)}.`;
   }
+  if (now.reached) {
+    return `Output ${place_} ${hears} Through them it hears ${many(now.reached, "pixel")} of the input, two hops away. ` +
+      `The value is ${write(value, 4)}.`;
+  }
+  if (pools(now.config)) return `Output ${place_} ${hears} The ${now.config.aggregate === "max" ? "largest" : "mean"} is ${write(value, 4)}.`;
+  if (now.config.relu) return `Output ${place_} ${hears} After the ReLU the value is ${write(value, 4)}.`;
   return `Output ${place_} ${hears} ${bias ? `With the bias ${write(bias)} the` : "The"} sum is ${write(value, 4)}.`;
 }
 
@@ -145,6 +150,9 @@ export function paintAdjacency(canvas, topo, config, tap, pixel, dark) {
 // Cost and rank of the layer as it is, beside its split in two.
 export function facts(state, now) {
   const { config } = now;
+  if (pools(config)) {
+    return h("div", { class: "cge-facts" }, h("p", {}, `${many(now.result.edges.length, "edge")} and no weights: a pool multiplies nothing.`));
+  }
   const [ins, outs] = [config.in_channels, config.out_channels];
   const taps = config.kernel_size[0] * config.kernel_size[1];
   const topo = now.stages ? now.stages.middle : now.result;

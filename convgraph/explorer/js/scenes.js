@@ -5,7 +5,8 @@
 // layer, else a recipe.
 
 import { factor } from "./algebra.js";
-import { compute, stages, weightIndex } from "./arithmetic.js";
+import { compute, pools, stages, twice, weightIndex } from "./arithmetic.js";
+import { photographAt } from "./photograph.js";
 
 // A small whole number from a few others, the same on every machine.
 function hash(...numbers) {
@@ -29,6 +30,17 @@ export const KERNELS = {
     name: "sum and difference",
     at: (s, o, c, y, x) => (y || x ? 0 : o % 2 && c % 2 ? -1 : 1),
   },
+  blur: { name: "blur (nine times)", at: (s, o, c, y, x) => Number(c === o % s.in_channels && near(y, x)) },
+  sharpen: {
+    name: "sharpen",
+    at: (s, o, c, y, x) => (c === o % s.in_channels ? (y || x ? -Number(Math.abs(y) + Math.abs(x) === 1) : 5) : 0),
+  },
+  sobel: {
+    name: "Sobel, right minus left",
+    at: (s, o, c, y, x) => (c === o % s.in_channels && near(y, x) ? x * (2 - Math.abs(y)) : 0),
+  },
+  luminance: { name: "luminance, in per cent", at: (s, o, c, y, x) => (y || x ? 0 : [30, 59, 11][c] ?? 0) },
+  opponent: { name: "red minus green", at: (s, o, c, y, x) => (y || x ? 0 : [1, -1][c] ?? 0) },
   edge: {
     name: "lower minus upper",
     at: (s, o, c, y, x) => (c === o % s.in_channels && !x && Math.abs(y) === 1 ? y : 0),
@@ -36,11 +48,14 @@ export const KERNELS = {
   box: { name: "all ones", at: () => 1 },
 };
 
+const near = (y, x) => Math.abs(y) <= 1 && Math.abs(x) <= 1;
+
 export const PICTURES = {
   digits: { name: "random 0 … 9", at: (s, c, y, x) => hash(11, c, y, x) % 10 },
   ramp: { name: "counting", at: (s, c, y, x) => y * s.size[1] + x + c },
   A: { name: "bars A", at: (s, c, y, x) => Number(c % 2 ? horizontal(s, y) : vertical(s, x)) },
   B: { name: "bars B", at: (s, c, y, x) => Number(c % 2 ? vertical(s, x) : horizontal(s, y)) },
+  face: { name: "photograph", at: (s, c, y, x) => photographAt(c, y, x) },
   dot: {
     name: "one bright pixel",
     at: (s, c, y, x) => Number(y === s.size[0] >> 1 && x === s.size[1] >> 1),
@@ -51,6 +66,7 @@ const vertical = (s, x) => x === (s.size[1] - 1) >> 1;
 const horizontal = (s, y) => y === (s.size[0] - 1) >> 1;
 
 const START = {
+  aggregate: "sum", relu: false, twice: false, picturing: "grids", brush: null, pixels: {},
   size: [8, 8], in_channels: 2, out_channels: 2, kernel_size: [3, 3], stride: [1, 1],
   padding: [[1, 1], [1, 1]], same: true, apart: false, dilation: [1, 1], output_padding: [0, 0],
   padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", edits: {}, given: null,
@@ -63,7 +79,13 @@ export const LESSONS = {
     name: "Messages",
     say: "Move over an output pixel. Each coloured line is one edge: a pixel speaks through one tap " +
       "of the kernel. The messages add up to the number.",
-    set: {},
+    set: { in_channels: 1, out_channels: 1 },
+  },
+  graph: {
+    name: "As a graph",
+    say: "The same layer as nodes and edges. Every pixel is a node; the arrows of one node are drawn in " +
+      "full, and the loop is the pixel hearing itself. Shrink the kernel to 1 and only loops are left.",
+    set: { in_channels: 1, out_channels: 1, picturing: "graph" },
   },
   pointwise: {
     name: "k = 1",
@@ -73,9 +95,27 @@ export const LESSONS = {
   },
   bars: {
     name: "Bars A and B",
-    say: "A has a vertical bar in channel 0 and a horizontal one in channel 1; B has them swapped. " +
-      "Output 0 is the sum of the channels, output 1 their difference. Swap the bars: which one notices?",
+    say: "A has a vertical bar in channel 1 and a horizontal one in channel 2; B has them swapped. " +
+      "Output 1 is the sum of the channels, output 2 their difference. Swap the bars: which one notices?",
     set: { kernel_size: [1, 1], kernel: "mix", picture: "A", pixel: [3, 5], channel: 1 },
+  },
+  photo: {
+    name: "A photograph",
+    say: "Three channels: red, green, blue. Choose a kernel (blur, sharpen, Sobel), or k = 1 and luminance " +
+      "or red minus green. A kernel of one tap cannot blur, sharpen or find a contour.",
+    set: { in_channels: 3, out_channels: 3, picture: "face", size: [16, 16], kernel: "sharpen", view: "colour", pixel: [7, 6] },
+  },
+  pool: {
+    name: "Pools and ReLU",
+    say: "A pool has the edges of a convolution and no weights: the largest message, or the mean. A ReLU " +
+      "hears nobody: it keeps what is above 0.",
+    set: { in_channels: 1, out_channels: 1, aggregate: "max", kernel_size: [2, 2], stride: [2, 2], padding: [[0, 0], [0, 0]], same: false, pixel: [1, 1] },
+  },
+  hops: {
+    name: "Two layers",
+    say: "The same layer twice. An output pixel hears nine pixels of the middle, and through them 25 of the " +
+      "input, two hops away. With k = 1 it hears one, however many layers there are.",
+    set: { in_channels: 1, out_channels: 1, twice: true, kernel: "blur" },
   },
   split: {
     name: "Split in two",
@@ -156,6 +196,12 @@ export function settle(state) {
       return [total >> 1, total - (total >> 1)];
     });
   }
+  if (pools(s)) {
+    Object.assign(s, { out_channels: s.in_channels, groups: 1, transposed: false, split: false, twice: false, padding_mode: "zeros", bias: null });
+    if (s.aggregate === "mean") s.dilation = [1, 1];
+  }
+  if (s.split) s.twice = false;
+  if (s.twice) s.out_channels = s.in_channels;
   if (s.transposed) s.padding_mode = "zeros";
   s.output_padding = s.output_padding.map((n, axis) =>
     (s.transposed ? Math.min(n, Math.max(s.stride[axis], s.dilation[axis]) - 1) : 0));
@@ -212,6 +258,8 @@ export function typeWeight(state, o, c, t, value) {
 }
 
 function pixelOf(state, c, y, x) {
+  const drawn = state.pixels[[c, y, x]];
+  if (drawn !== undefined) return drawn;
   if (state.picture !== "photo") return PICTURES[state.picture].at(state, c, y, x);
   const [height, width] = state.photo.size;
   if (c >= state.photo.in_channels || y >= height || x >= width) return 0;
@@ -226,7 +274,7 @@ export function configOf(state) {
     size: [...size], in_channels, out_channels, kernel_size: [...state.kernel_size],
     stride: [...state.stride], padding: state.padding.map((pair) => [...pair]),
     dilation: [...state.dilation], output_padding: [...state.output_padding],
-    padding_mode: state.padding_mode, transposed, groups,
+    padding_mode: state.padding_mode, transposed, groups, aggregate: state.aggregate, relu: state.relu,
     weight: new Array((in_channels * out_channels * taps) / groups),
     bias: state.bias ? [...state.bias] : null,
     image: [],
@@ -251,6 +299,10 @@ export function configOf(state) {
 // Config, result and, where the layer is split, its stages: all that is drawn comes from here.
 export function evaluate(state) {
   const config = configOf(state);
+  if (state.twice) {
+    const both = twice(config);
+    return { config, result: both.last, stages: null, exact: null, twice: both };
+  }
   if (!state.split) return { config, result: compute(config), stages: null, exact: null };
   const { parts, exact } = partsOf(state);
   const both = stages(config, parts);
