@@ -35,7 +35,7 @@ jupytext = pytest.importorskip("jupytext", reason="the lessons need the extra `n
 pytest.importorskip("IPython", reason="the lessons need the extra `notebooks`")
 
 # matplotlib is handed torch's tensors, which have not caught up with NumPy's newest signature.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"

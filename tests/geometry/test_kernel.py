@@ -97,7 +97,7 @@ def one_hot(geometry: KernelGeometry) -> torch.Tensor:
     return torch.eye(geometry.num_taps).view(geometry.num_taps, 1, *geometry.kernel_size)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("padding", ["same", "valid", 0, 1, 2])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (3, 1), (2, 3), (4, 1), (3, 2)])

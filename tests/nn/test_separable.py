@@ -11,7 +11,7 @@ import convgraph as cg
 from tests.cases import integer_weights, integers
 
 # torch remarks that an even kernel with 'same' padding costs it a copy.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even")
 
 CONV = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
 SIZES = {1: (7,), 2: (6, 5), 3: (4, 3, 5)}
