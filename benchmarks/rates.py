@@ -38,13 +38,12 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import cost, tiling
+from convgraph.backends import cost, matrices, tiling
 from convgraph.backends.fused import cpp_build, triton_conv
 from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.masked import conv as masked
 from convgraph.backends.tiles import conv as tiles
-from convgraph.functional.conv import tap_matrices
 
 MORE = (
     Case("3x3 16-16", 16, 16, 3, 1, 1, 56, 8),
@@ -139,13 +138,13 @@ def measured(
     w, b, groups = layer.weight, layer.bias, case.groups
     ways: dict[tuple[str, Any], tuple[Callable[[], Any], tuple[float, float]]] = {}
     for tile, count in edges.form(tiling.occupancy):
-        run = lambda tile=tile: tiles.conv(x, w, b, edges, groups, tile)  # noqa: E731
+        run = lambda tile=tile: tiles.convolution(x, w, b, edges, groups, tile)  # noqa: E731
         ways["tiles", tile] = run, tiles._work(problem, tile, count)
-    ways["masked", 0] = (lambda: masked.conv(x, w, b, edges, groups)), masked.work(problem)
+    ways["masked", 0] = (lambda: masked.conv(x, w, b, edges, problem)), masked.work(problem)
     by_tap, starts = gather.priced(problem)
-    taps = lambda: tap_matrices(w, groups, transposed=False)  # noqa: E731
+    taps = lambda: matrices.of_taps(w, groups, transposed=False)  # noqa: E731
     if not problem.depthwise or case.density <= 0.1:
-        ways[by_tap, 0] = (lambda: gather.conv(x, taps(), edges, b)), gather.work(problem)
+        ways[by_tap, 0] = (lambda: gather.summed(x, taps(), edges, b)), gather.work(problem)
     fused = cpp if device.type == "cpu" else triton_conv
     if fused.refuses(problem) is None:
         ways[fused.NAME, 0] = (lambda: fused.conv(x, taps(), b, edges)), fused.work(problem)

@@ -6,6 +6,7 @@ and what is measured never enters the choice.
 """
 
 from dataclasses import dataclass, is_dataclass
+from math import inf
 from statistics import median
 from time import perf_counter
 from typing import Any, final
@@ -189,6 +190,8 @@ def _reason(
 
 
 def _seconds(seconds: float) -> str:
+    if seconds == inf:
+        return "by name only"
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds * 1e6:.3g} us"

@@ -4,7 +4,8 @@ Nothing here reads the package's geometry, sites or edges. A padded lattice is m
 image whose pixels hold their own numbers, so that every padding mode is torch's, not a formula's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from math import prod
 from typing import Any
@@ -26,13 +27,40 @@ def cpp_compiles() -> bool:
     return not cpp_build.lacks()
 
 
-BACKENDS = ("dense", "gather", "messages")
-"""Those that every operator has."""
-OFF_GRID = ("gather", "messages")
+def _serving(mask: Tensor | None) -> tuple[str, ...]:
+    """The backends of a convolution that serve a small image on this machine's CPU."""
+    layer = cg.nn.GraphConv2d(1, 1, 3, padding=1)
+    problem = layer.problem(cg.PixelGraph.from_image(torch.ones(1, 1, 4, 4), mask))
+    return tuple(o.name for o in cg.backends.options(problem) if o.refusal is None)
+
+
 CPP = ("cpp",) if cpp_compiles() else ()
-CONV_BACKENDS = ("dense", "tiles", *CPP, "gather", "masked", "messages")
+CONV_BACKENDS = _serving(None)
 """Those that a convolution has."""
-CONV_OFF_GRID = ("tiles", *CPP, "gather", "masked", "messages")
+CONV_OFF_GRID = _serving(torch.eye(4).bool())
+BACKENDS = tuple(n for n in CONV_BACKENDS if all(n in t for t in cg.backends.TABLES.values()))
+"""Those that every operator has."""
+OFF_GRID = tuple(name for name in BACKENDS if name in CONV_OFF_GRID)
+
+
+@contextmanager
+def ran(name: str) -> Iterator[None]:
+    """Require that a backend's convolution is called in the block."""
+    module, calls = cg.backends.TABLES["conv"][name], []
+    real = module.conv
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(args)
+        return real(*args)
+
+    module.conv = counted
+    try:
+        yield
+    finally:
+        module.conv = real
+    assert calls, f"backend {name!r} was asked for and never called"
+
+
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

@@ -16,8 +16,8 @@ HOUSE = {
     "graph": "lattice images site_numbers sites space_edges edge_list output_sites edges "
     "interchange pixel_graph transforms .",
     "spaces": "charts torus healpix_order healpix equirectangular hexagonal_layout hexagonal .",
-    "backends": "problem cost compiled tf32 bags rows tiling dense messages edge_count gather "
-    "masked tiles fused .",
+    "backends": "problem cost compiled tf32 bags rows matrices tiling dense messages edge_count "
+    "gather masked tiles fused .",
     "backends.dense": ". conv pool resize unfold",
     "backends.messages": ". edges unfold",
     "backends.gather": ". typed_nodes maxima edges unfold",

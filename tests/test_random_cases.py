@@ -18,7 +18,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.proof import Oracle, bounds
-from tests.cases import CONV_BACKENDS
+from tests.cases import CONV_BACKENDS, ran
 from tests.strategies import Case, cases, images_of, layer_of, spec_of
 
 BACKENDS = CONV_BACKENDS
@@ -135,7 +135,7 @@ def test_integers_agree_bit_for_bit_three_ways(case: Case) -> None:
     assert all(torch.equal(a, o) for a, o in zip(torch_grads, oracle_grads, strict=True))
     for name in serving(layer, graph_of(case, images, masks), named):
         sent = [image.clone().requires_grad_() for image in images]
-        with cg.backend(name):
+        with cg.backend(name), ran(name):
             out = layer(graph_of(case, sent, masks), sites=named)
         found = out.to_images()
         assert all(torch.equal(f, t) for f, t in zip(found, truth, strict=True)), name
@@ -194,7 +194,7 @@ def test_real_numbers_agree_within_the_derived_bound(dtype: torch.dtype, case: C
     slack = 2 if dtype == torch.float64 else 1 + 2.0**-20
     for name in serving(layer, cg.PixelGraph.from_image(x, mask, d=case.d), None):
         leaf = x.clone().requires_grad_()
-        with cg.backend(name):
+        with cg.backend(name), ran(name):
             out = layer(cg.PixelGraph.from_image(leaf, mask, d=case.d)).to_image()
         grads = torch.autograd.grad(out, [leaf, *layer.parameters()], heads)
         held = [limit.y, limit.grad_x, limit.grad_w, limit.grad_b]

@@ -5,9 +5,17 @@ the table in `cost`, and the cheapest backend that serves is taken. Nothing is e
 time, so every rank of a job chooses alike and a run repeats; what was chosen is kept with the
 edges.
 
-A new backend is one file with NAME, refuses(problem), work(problem) and the function that computes;
-it is listed under its operator in `TABLES` below. (`gather` has two ways, and says with `priced`
-which row of the cost table is that of the problem's.)
+A backend of convolutions is one module, and its place in `TABLES`; everything else follows from
+there: `NAMES`, the choice, `explain`, the tests that all backends share. It has
+
+    NAME                                      as users force it
+    refuses(problem)                          why it cannot serve, or None
+    work(problem)                             multiply-adds and elements moved
+    conv(x, weight, bias, edges, problem)     y, (num_targets, C_out), bias included
+
+and may have `priced(problem)`, which row of the cost table is the problem's and how many kernels it
+starts; `least(problem)`, a bound on `work` where that is dear to ask; `LAST_RESORT`; `OPERATORS`,
+custom operators that a proof has to trust. Without a row in the cost table it serves by name only.
 """
 
 from collections.abc import Iterator
@@ -35,24 +43,22 @@ from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
 from convgraph.graph.edges import Edges
 
+
+def _table(*modules: Any) -> dict[str, ModuleType]:
+    return {module.NAME: module for module in modules}
+
+
 TABLES: dict[str, dict[str, ModuleType]] = {
-    "conv": {
-        "dense": dense,
-        "tiles": tiles,
-        "triton": triton_conv,
-        "cpp": cpp,
-        "gather": gather,
-        "masked": masked,
-        "messages": messages,
-    },
-    "pool": {"dense": dense_pool, "gather": gather, "messages": messages},
-    "resize": {"dense": dense_resize, "gather": gather, "messages": messages},
-    "unfold": {"dense": dense_unfold, "gather": gather_unfold, "messages": messages_unfold},
-    "fold": {"dense": dense_unfold, "gather": gather_unfold, "messages": messages_unfold},
+    "conv": _table(dense, tiles, triton_conv, cpp, gather, masked, messages),
+    "pool": _table(dense_pool, gather, messages),
+    "resize": _table(dense_resize, gather, messages),
+    "unfold": _table(dense_unfold, gather_unfold, messages_unfold),
+    "fold": _table(dense_unfold, gather_unfold, messages_unfold),
 }
 """Operator -> backend name -> module, in the order in which equal costs are decided."""
 
-NAMES = ("dense", "tiles", "triton", "cpp", "gather", "masked", "messages")
+NAMES = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))
+"""Every backend of any operator."""
 
 _FORCED: list[str] = []
 """Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's
@@ -70,7 +76,7 @@ class Option:
         macs: multiply-adds it would do.
         moved: elements it would read and write.
         cost: predicted nanoseconds of one forward, on the CPU the mean of that and of a third of a
-            training step; see `convgraph.backends.cost`.
+            training step; see `convgraph.backends.cost`. Infinite without a row there.
     """
 
     name: str
@@ -107,7 +113,7 @@ def backend(name: str) -> Iterator[None]:
 
 def check_name(name: str | None) -> str | None:
     """Return the name if a backend has it; None means the choice is free."""
-    if name is not None and name not in NAMES:
+    if name is not None and not any(name in table for table in TABLES.values()):
         raise BackendError(f"no backend is called {name!r}; there are {NAMES}")
     return name
 
@@ -117,22 +123,30 @@ def options(problem: Problem, *, fast: bool = False) -> list[Option]:
 
     Args:
         problem: the operator and its edges.
-        fast: leave out who cannot be chosen and would be dear to ask. `messages`, the last resort,
-            is never chosen for speed: what it would cost is told by the list of edges, and nobody
-            else may need that. `tiles` have to be counted, unless even the fewest cost too much.
+        fast: leave out whoever cannot be chosen and would be dear to ask. The last resort is never
+            chosen for speed: its cost follows from the list of edges, which nobody else may need.
+            A backend with `least` is asked only where that costs less than the others.
     """
     table = TABLES[problem.op]
     found = {
         name: _option(name, module, problem)
         for name, module in table.items()
-        if not (fast and name in (messages.NAME, tiles.NAME))
+        if not (fast and (hasattr(module, "least") or _last_resort(module)))
     }
-    if fast and tiles.NAME in table:
-        least = min([one.cost for one in found.values() if one.refusal is None], default=inf)
-        refusal = tiles.refuses(problem)
-        if refusal is None and cost.nanoseconds(tiles.NAME, problem, *tiles.least(problem)) < least:
-            found[tiles.NAME] = _option(tiles.NAME, tiles, problem)
+    least = min([one.cost for one in found.values() if one.refusal is None], default=inf)
+    for name, module in table.items():
+        if (
+            name not in found
+            and not _last_resort(module)
+            and module.refuses(problem) is None
+            and cost.nanoseconds(name, problem, *module.least(problem)) < least
+        ):
+            found[name] = _option(name, module, problem)
     return [found[name] for name in table if name in found]
+
+
+def _last_resort(module: ModuleType) -> bool:
+    return getattr(module, "LAST_RESORT", False)
 
 
 def _option(name: str, module: ModuleType, problem: Problem) -> Option:
@@ -140,7 +154,7 @@ def _option(name: str, module: ModuleType, problem: Problem) -> Option:
     if refusal is not None:
         return Option(name, refusal)
     macs, moved = module.work(problem)
-    row, calls = module.priced(problem) if name == gather.NAME else (name, 1)
+    row, calls = module.priced(problem) if hasattr(module, "priced") else (name, 1)
     took = cost.nanoseconds(row, problem, macs, moved, calls)
     return Option(name, None, macs, moved, took)
 
@@ -194,10 +208,12 @@ def _cheapest_on(edges: Edges, *facts: Any) -> str:
 
 
 def _cheapest(problem: Problem) -> str:
-    serving = [option for option in options(problem, fast=True) if option.refusal is None]
-    if not serving:
-        if TABLES[problem.op][messages.NAME].refuses(problem) is not None:
-            raise BackendError(f"no backend serves {problem.op!r} on these edges")
-        return messages.NAME
-    costs = [option.cost for option in serving]
-    return serving[costs.index(min(costs))].name
+    serving = [option for option in options(problem, fast=True) if option.cost < inf]
+    serving = [option for option in serving if option.refusal is None]
+    if serving:
+        costs = [option.cost for option in serving]
+        return serving[costs.index(min(costs))].name
+    for name, module in TABLES[problem.op].items():
+        if _last_resort(module) and module.refuses(problem) is None:
+            return name
+    raise BackendError(f"no backend serves {problem.op!r} on these edges")

@@ -9,6 +9,7 @@ machine serve every machine of its kind, and every rank of a job chooses alike.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import final
 
 import torch
@@ -77,7 +78,7 @@ BYTES = 4
 
 
 def nanoseconds(name: str, problem: Problem, macs: float, moved: float, calls: int = 1) -> float:
-    """Return the predicted time of a backend's work.
+    """Return the predicted time of a backend's work; infinite where no rate is known.
 
     Args:
         name: of the backend.
@@ -86,7 +87,9 @@ def nanoseconds(name: str, problem: Problem, macs: float, moved: float, calls: i
         moved: elements that it would read and write.
         calls: kernels that it would start.
     """
-    rate = RATES["cpu" if problem.device.type == "cpu" else "cuda"][name]
+    rate = RATES["cpu" if problem.device.type == "cpu" else "cuda"].get(name)
+    if rate is None:
+        return inf
     mac = (
         rate.depthwise
         if problem.depthwise

@@ -3,6 +3,7 @@
 import torch
 
 from convgraph import autocast
+from convgraph.backends import matrices
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.problem import kernel_of
 from convgraph.graph.edges import Edges
@@ -17,6 +18,7 @@ def count_edges(edges: Edges) -> int:
     full = torch.ones(source.num_cells, dtype=torch.bool) if source.mask is None else source.mask
     rows = full.to(ones.device, ones.dtype).unsqueeze(1)
     with autocast.off(rows.device):
-        heard = dense.conv(rows, dense.there(ones, edges), None, edges, groups=1).squeeze(1).round()
+        whole = matrices.there(ones, edges)
+        heard = dense.convolution(rows, whole, None, edges, groups=1).squeeze(1).round()
     heard = heard if target.mask is None else heard[target.mask.to(ones.device)]
     return int(heard.sum(dtype=torch.float64))

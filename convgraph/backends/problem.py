@@ -4,6 +4,7 @@ A `Problem` never holds feature values, so that the choice of a backend is the s
 and in every run.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -130,6 +131,9 @@ class Problem:
         static: whether x has a leading batch of feature sets on one graph, (B, N, C).
         tapped: whether somebody listens to single messages (PyG hooks, an explainer's mask).
         ieee: whether these are float32 convolutions on CUDA that may not use TF32.
+        transposed: whether the weight is that of a transposed convolution, (C_in, C_out / G, ...).
+        propagate: the layer's own `propagate`, which hands messages to whoever listens; no choice
+            looks at it.
     """
 
     op: str
@@ -143,6 +147,8 @@ class Problem:
     static: bool = False
     tapped: bool = False
     ieee: bool = False
+    transposed: bool = False
+    propagate: Callable[..., Any] | None = None
 
     @property
     def facts(self) -> tuple[Any, ...]:
@@ -184,7 +190,7 @@ def bent(edges: Edges) -> str | None:
     return f"taps are looked up along the axes of a plane, these sites lie on {edges.space}"
 
 
-_FACTS = tuple(name for name in Problem.__dataclass_fields__ if name != "edges")
+_FACTS = tuple(name for name in Problem.__dataclass_fields__ if name not in ("edges", "propagate"))
 
 
 def kernel_of(edges: Edges) -> KernelGeometry:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.backends.fused import operators as fused_operators
+from convgraph.backends import TABLES
 from convgraph.comparison import callers, linear_callers
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
@@ -42,7 +42,13 @@ from convgraph.spaces import from_dict
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
-_FUSED = tuple(f"convgraph::{name}" for name in fused_operators.NAMES)
+_FUSED = tuple(
+    dict.fromkeys(
+        f"convgraph::{name}"
+        for module in TABLES["conv"].values()
+        for name in getattr(module, "OPERATORS", ())
+    )
+)
 """The library's fused kernels, trusted as torch's are: to be multilinear, and by name."""
 
 Side = Any

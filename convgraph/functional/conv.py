@@ -1,4 +1,4 @@
-"""Operators on pixel graphs as functions: validate, choose a backend, call it.
+"""Convolution on pixel graphs and on any typed graph: validate, choose a backend, call it.
 
     y[p] = b + sum over edges (q, p, t) of  W[:, :, t] x[q]
 
@@ -7,6 +7,7 @@ Layers are parameters plus one call of these.
 
 from collections.abc import Callable
 from operator import index
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,15 +15,8 @@ from torch import Tensor
 
 from convgraph import autocast, backends
 from convgraph.backends import tf32
-from convgraph.backends.dense import conv as dense
-from convgraph.backends.fused import cpp_conv as cpp
-from convgraph.backends.fused import triton_conv
-from convgraph.backends.gather import edges as gather
-from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem, TypedEdges
-from convgraph.backends.rows import HALF
-from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import (
     DeviceError,
     DtypeError,
@@ -164,10 +158,6 @@ def typed_conv(
     return convolve(x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped)
 
 
-_IMAGES: dict[str, Any] = {dense.NAME: dense, masked.NAME: masked, tiles.NAME: tiles}
-"""Backends that hand the whole weight to torch, which knows no footprint."""
-
-
 def convolve(
     x: Tensor,
     weight: Tensor,
@@ -188,35 +178,10 @@ def convolve(
             return convolve(
                 x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped
             )
-    if edges.is_grid and not tapped and backends.forced(backend) is None and x.dim() == 2:
-        # What the choice would say, without asking it: small images wait for every microsecond.
-        whole = dense.there(weight, edges)  # type: ignore[arg-type]
-        return dense.conv(x, whole, bias, edges, groups)  # type: ignore[arg-type]
-    problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped)
-    name = backends.choose(problem, backend)
-    if isinstance(edges, Edges) and name in _IMAGES:
-        whole = dense.there(weight, edges)
-        if name == tiles.NAME:
-            return tiles.conv(x, whole, bias, edges, groups, tiles.tile_of(problem))
-        made: Tensor = _IMAGES[name].conv(x, whole, bias, edges, groups)
-        return made
-    if name == triton_conv.NAME and isinstance(edges, Edges):
-        weight = dense.there(weight, edges)
-    taps = tap_matrices(weight, groups, transposed=geometry.transposed)
-    if name == triton_conv.NAME and isinstance(edges, Edges):
-        return triton_conv.conv(x, taps, bias, edges)
-    out_dtype = x.dtype
-    if out_dtype in HALF:  # products and sums in fp32, one rounding at the end
-        x, taps = x.float(), taps.float()
-        bias = None if bias is None else bias.float()
-    if name == cpp.NAME and isinstance(edges, Edges):
-        y = cpp.conv(x, taps, bias, edges)
-    elif name == gather.NAME:
-        y = gather.conv(x, taps, edges, bias)
-    else:
-        y = messages.conv(x, taps, edges, propagate)
-        y = y if bias is None else y + bias
-    return y.to(out_dtype)
+    problem = conv_problem(x, weight, edges, geometry, groups, tapped=tapped, propagate=propagate)
+    run: ModuleType = backends.TABLES["conv"][backends.choose(problem, backend)]
+    y: Tensor = run.conv(x, weight, bias, edges, problem)
+    return y
 
 
 def conv_problem(
@@ -227,6 +192,7 @@ def conv_problem(
     groups: int,
     *,
     tapped: bool = False,
+    propagate: Callable[..., Any] | None = None,
 ) -> Problem:
     """The static facts of a convolution, for the choice and for `explain`."""
     out_channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
@@ -244,19 +210,9 @@ def conv_problem(
         static=x.dim() == 3,
         tapped=tapped,
         ieee=x.device.type == "cuda" and x.dtype == torch.float32 and not tf32.allowed(),
+        transposed=geometry.transposed,
+        propagate=propagate,
     )
-
-
-def tap_matrices(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
-    """Return (K, G, C_in / G, C_out / G): one matrix per edge type and group, a view of weight.
-
-    Args:
-        weight: (C_out, C_in / G, *kernel) or, transposed, (C_in, C_out / G, *kernel).
-        groups: G.
-        transposed: which of the two layouts.
-    """
-    blocks: Tensor = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
-    return blocks.permute(3, 0, 1, 2) if transposed else blocks.permute(3, 0, 2, 1)
 
 
 def check_weight(

@@ -136,7 +136,7 @@ def graph_avg_pool(
     x = graph.x.float() if graph.dtype in HALF else graph.x
     # A sum of neighbours is the depthwise convolution whose every tap is 1.
     taps = x.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
-    total = (gather.conv if name == gather.NAME else messages.conv)(x, taps, edges)
+    total = (gather.summed if name == gather.NAME else messages.summed)(x, taps, edges)
     if divisor_override is not None:
         y = total / divisor_override
     elif count_include_pad and isinstance(edges.relation, KernelGeometry):

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends import tf32
+from convgraph.backends import matrices, tf32
 from convgraph.backends.compiled import plus
 from convgraph.backends.fused import autograd, cpp_tables, triton_conv, triton_tables
 from convgraph.backends.fused import cpp_conv as cpp
-from convgraph.functional.conv import conv_problem, tap_matrices
+from convgraph.functional.conv import conv_problem
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
 from convgraph.graph.pixel_graph import PixelGraph
@@ -167,8 +167,10 @@ def _fused(
         name = backends.choose(conv_problem(x, weight, edges, geometry, groups))
         if edges.target is not source or name not in _FUSED:
             return None
-        # The lists of `cpp` know only of taps that the footprint leaves.
-        left = cpp_tables.present(edges) if name == cpp.NAME else None
+        # The lists of `cpp` know only of taps that the footprint leaves; the other's know of all.
+        left = cpp_tables.present(edges)
+        if left is not None and name != cpp.NAME:
+            return None
         return edges.form(_FUSED[name]), left
 
     # On CUDA the choice asks whether float32 may be TF32.
@@ -176,7 +178,7 @@ def _fused(
     lists = source.memo(facts, sides)
     if lists is None:
         return None
-    taps = tap_matrices(weight, groups, transposed=False)
+    taps = matrices.of_taps(weight, groups, transposed=False)
     both, there = lists
     if there is not None:
         taps = taps.index_select(0, there)

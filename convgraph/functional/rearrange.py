@@ -50,7 +50,7 @@ def graph_unfold(
         padding: pixels before and after each axis.
         stride: pixels between neighbouring windows.
         sites: names the output sites; see `convgraph.connect`.
-        backend: forces "messages", "gather" or "dense".
+        backend: forces one of `convgraph.backends.NAMES`.
         who: the caller's name, for error texts.
 
     Returns:
@@ -112,7 +112,7 @@ def graph_fold(
         padding: pixels before and after each axis.
         stride: pixels between neighbouring windows.
         sites: names the output sites; see `convgraph.connect`.
-        backend: forces "messages", "gather" or "dense".
+        backend: forces one of `convgraph.backends.NAMES`.
         who: the caller's name, for error texts.
 
     Returns:
@@ -191,7 +191,7 @@ def graph_pixel_shuffle(
         graph: features (N, C * r * r) on their sites, d = 2.
         upscale_factor: r, sites per node along each axis.
         sites: names the output sites; see `convgraph.connect`.
-        backend: forces "messages", "gather" or "dense".
+        backend: forces one of `convgraph.backends.NAMES`.
         who: the caller's name, for error texts.
 
     Returns:
@@ -238,7 +238,7 @@ def graph_pixel_unshuffle(
         graph: features (N, C) on their sites, d = 2, sizes divisible by r.
         downscale_factor: r, sites that become one along each axis.
         sites: names the output sites; see `convgraph.connect`.
-        backend: forces "messages", "gather" or "dense".
+        backend: forces one of `convgraph.backends.NAMES`.
         who: the caller's name, for error texts.
 
     Returns:

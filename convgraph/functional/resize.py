@@ -49,7 +49,7 @@ def graph_resize(
         recompute_scale_factor: whether the scale is taken from the rounded sizes.
         antialias: must be False.
         sites: names the output sites; see `convgraph.connect`.
-        backend: forces "messages", "gather" or "dense".
+        backend: forces one of `convgraph.backends.NAMES`.
         who: the caller's name, for error texts.
 
     Returns:
@@ -135,7 +135,7 @@ def resize(
     # A weighted sum of neighbours is the depthwise convolution whose every tap is 1.
     wide = x.float() if x.dtype in HALF else x
     taps = wide.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
-    run = gather.conv if name == gather.NAME else messages.conv
+    run = gather.summed if name == gather.NAME else messages.summed
     return run(wide, taps, edges).to(x.dtype)
 
 

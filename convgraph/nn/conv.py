@@ -54,7 +54,7 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         bias: whether a bias is added, once per target node.
         device: of the parameters.
         dtype: of the parameters, floating.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
         flow: "source_to_target" (row 0 of edge_index sends) or "target_to_source", as in PyG.
 
     Attributes:

@@ -23,7 +23,7 @@ class GraphPixelShuffle(torch.nn.Module):
 
     Args:
         upscale_factor: r, sites per node along each axis.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
 
     Raises:
         GeometryError: upscale_factor is no integer of at least 1.
@@ -97,7 +97,7 @@ class GraphPixelUnshuffle(torch.nn.Module):
 
     Args:
         downscale_factor: r, sites that become one along each axis.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
 
     Raises:
         GeometryError: downscale_factor is no integer of at least 1.

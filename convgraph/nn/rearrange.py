@@ -31,7 +31,7 @@ class GraphUnfold(torch.nn.Module):
         dilation: pixels between neighbouring taps.
         padding: pixels before and after each axis.
         stride: pixels between neighbouring windows.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
 
     Raises:
         GeometryError: an argument is no integer or out of range.
@@ -148,7 +148,7 @@ class GraphFold(torch.nn.Module):
         dilation: pixels between neighbouring taps.
         padding: pixels before and after each axis.
         stride: pixels between neighbouring windows.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
 
     Raises:
         GeometryError: an argument is no integer or out of range.

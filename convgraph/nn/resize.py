@@ -27,7 +27,7 @@ class GraphUpsample(torch.nn.Module):
         mode: "nearest", "nearest-exact", "linear", "bilinear", "trilinear" or "bicubic".
         align_corners: whether the corner pixels' centres coincide; None is False.
         recompute_scale_factor: whether the scale is taken from the rounded sizes.
-        backend: forces "messages", "gather" or "dense"; None leaves the choice to the cost model.
+        backend: forces one of `convgraph.backends.NAMES`; None leaves the choice to the cost model.
 
     Raises:
         GeometryError: an argument is out of range, missing, or of no meaning for the mode.

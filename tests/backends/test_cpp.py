@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convgraph as cg
+from convgraph.backends import matrices
 from convgraph.backends.fused import (
     cpp_build,
     cpp_tables,
@@ -23,7 +24,7 @@ from convgraph.backends.fused import (
 from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.backends.fused import operators as fused_operators
 from convgraph.cli import main
-from convgraph.functional.conv import conv_problem, tap_matrices
+from convgraph.functional.conv import conv_problem
 from convgraph.graph.edges import connect
 from tests.backends.fused.cases import (  # noqa: F401 - collected here
     run,
@@ -110,7 +111,7 @@ def test_rows_and_weights_need_not_lie_side_by_side() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
     there, back = layer.edges(graph).form(cpp_tables.sides)
-    taps = tap_matrices(layer.weight.detach(), 1, transposed=False)
+    taps = matrices.of_taps(layer.weight.detach(), 1, transposed=False)
     truth = fused_operators.send(graph.x, taps.contiguous(), layer.bias.detach(), *there, *back, 0)
     x = torch.stack([graph.x, graph.x], 2)[..., 0]
     bias = torch.stack([layer.bias.detach()] * 2, 1)[:, 0]
@@ -261,7 +262,7 @@ def test_operands_that_do_not_fit_are_refused_by_the_operators() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
     there, back = layer.edges(graph).form(cpp_tables.sides)
-    taps = tap_matrices(layer.weight.detach(), 1, transposed=False)
+    taps = matrices.of_taps(layer.weight.detach(), 1, transposed=False)
     for x in (graph.x[:5], graph.x[:, :5]):
         with pytest.raises(RuntimeError, match="do not fit together"):
             fused_operators.send(x, taps, None, *there, *back, 0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import tiling
+from convgraph.backends import matrices, tiling
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import typed_nodes
@@ -260,12 +260,12 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "matrices in another order": (
         _VALUES,
         "gather",
-        wrap(functional, "tap_matrices", lambda f, *a, **o: f(*a, **o).flip(0)),
+        wrap(matrices, "of_taps", lambda f, *a, **o: f(*a, **o).flip(0)),
     ),
     "matrices transposed": (
         _VALUES,
         "messages",
-        wrap(functional, "tap_matrices", lambda f, *a, **o: f(*a, **o).mT),
+        wrap(matrices, "of_taps", lambda f, *a, **o: f(*a, **o).mT),
     ),
     "bias lost": (_VALUES, "gather", wrap(functional, "convolve", lost_bias)),
     "bias on the wire": (

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends.problem import TAPPED, Problem, kernel_of
+from convgraph.backends import matrices
+from convgraph.backends.problem import TAPPED, Problem
 from convgraph.backends.rows import HALF, as_image, as_rows
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
@@ -43,7 +44,7 @@ def work(problem: Problem) -> tuple[float, float]:
     return float(macs), float(moved)
 
 
-def conv(
+def convolution(
     x: Tensor,  # (N, C_in)
     weight: Tensor,  # as the torch twin keeps it
     bias: Tensor | None,  # (C_out,)
@@ -59,7 +60,7 @@ def conv(
         # gradients in fp16, transposed kernels add the bias afterwards), and so do the folds of
         # padding anywhere. Products and sums in fp32, one rounding at the end.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
-        return conv(parts[0], parts[1], parts[2], edges, groups).to(x.dtype)  # type: ignore[arg-type]
+        return convolution(parts[0], parts[1], parts[2], edges, groups).to(x.dtype)  # type: ignore[arg-type]
     image = as_image(x, edges)
     if geometry.transposed:
         return as_rows(_transposed(image, weight, bias, geometry, groups))
@@ -70,18 +71,15 @@ def conv(
     return as_rows(out)
 
 
-def there(weight: Tensor, edges: Edges) -> Tensor:
-    """Return the weight with 0 at the taps that the kernel's footprint leaves out."""
-    footprint = getattr(edges.relation, "footprint", None)
-    if footprint is None:
-        return weight
-    mask = edges.form(_footprint).view(edges.relation.kernel_size)  # type: ignore[attr-defined]
-    return torch.where(mask, weight, 0)
-
-
-def _footprint(edges: Edges) -> Tensor:
-    """(taps,) bool on the device of the sites."""
-    return torch.tensor(kernel_of(edges).footprint, device=edges.source.device)
+def conv(
+    x: Tensor,  # (N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: Edges,
+    problem: Problem,
+) -> Tensor:
+    """Return y (num_targets, C_out), bias included."""
+    return convolution(x, matrices.there(weight, edges), bias, edges, problem.groups)
 
 
 def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, Any]:

@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends import matrices
 from convgraph.backends.edge_count import count_edges
-from convgraph.backends.fused import autograd, cpp_build, cpp_tables
+from convgraph.backends.fused import autograd, cpp_build, cpp_tables, operators
 from convgraph.backends.problem import Problem, off_lattice
 from convgraph.backends.rows import HALF
 from convgraph.graph.edges import Edges
 
 NAME = "cpp"
+
+OPERATORS = operators.NAMES
+"""Custom operators that this backend runs; a proof trusts them by name."""
 
 DTYPES = (torch.float32, torch.float64, *HALF)
 """Half types come widened, as to every backend on the CPU."""
@@ -55,13 +59,16 @@ def work(problem: Problem) -> tuple[float, float]:
     return float(count * problem.in_channels * wide), float(rows + looked * problem.groups)
 
 
+@matrices.widened
 def conv(
     x: Tensor,  # (N, C_in)
-    taps: Tensor,  # (K, G, C_in / G, C_out / G)
+    weight: Tensor,  # as the torch twin keeps it
     bias: Tensor | None,  # (C_out,)
     edges: Edges,
+    problem: Problem,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
+    taps = matrices.of_taps(weight, problem.groups, transposed=problem.transposed)
     there = cpp_tables.present(edges)
     if there is not None:
         taps = taps.index_select(0, there)

@@ -12,14 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends import matrices
 from convgraph.backends.edge_count import count_edges
-from convgraph.backends.fused import autograd, triton_launch
+from convgraph.backends.fused import autograd, operators, triton_launch
 from convgraph.backends.fused.triton_tables import neighbours
 from convgraph.backends.problem import Problem, off_lattice
 from convgraph.backends.rows import HALF
 from convgraph.graph.edges import Edges
 
 NAME = "triton"
+
+OPERATORS = operators.NAMES
+"""Custom operators that this backend runs; a proof trusts them by name."""
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -46,9 +50,12 @@ def work(problem: Problem) -> tuple[float, float]:
 
 def conv(
     x: Tensor,  # (N, C_in)
-    taps: Tensor,  # (K, G, C_in / G, C_out / G)
+    weight: Tensor,  # as the torch twin keeps it
     bias: Tensor | None,  # (C_out,)
     edges: Edges,
+    problem: Problem,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included: half types round once."""
+    whole = matrices.there(weight, edges)
+    taps = matrices.of_taps(whole, problem.groups, transposed=problem.transposed)
     return autograd.conv(x, taps, bias, *edges.form(neighbours))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
+from convgraph.backends import matrices
 from convgraph.backends.compiled import add_rows, keeping, multilinear, operators, plus
 from convgraph.backends.edge_count import count_edges
 from convgraph.backends.gather import typed_nodes
@@ -75,13 +76,13 @@ def _count(problem: Problem) -> int:
     return edges.num_edges
 
 
-def conv(
+def summed(
     x: Tensor,  # (N, C_in)
     taps: Tensor,  # (K, G, C_in / G, C_out / G)
     edges: EdgeSource,
     bias: Tensor | None = None,  # (C_out,)
 ) -> Tensor:
-    """Return y (num_targets, C_out)."""
+    """Return y (num_targets, C_out): the products with each tap's matrix, added up."""
     if edges.is_self_loops:
         return plus(_multiply(x, taps[0]), bias)
     if typed_nodes.serves(x, taps, edges):
@@ -95,6 +96,19 @@ def conv(
     # Contiguous once, or every product would copy its matrix out of the layer's weight.
     y = _send(x, taps.contiguous(), source, target, weight, *ends, *ptr)
     return plus(y, bias)
+
+
+@matrices.widened
+def conv(
+    x: Tensor,  # (N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: EdgeSource,
+    problem: Problem,
+) -> Tensor:
+    """Return y (num_targets, C_out), bias included."""
+    taps = matrices.of_taps(weight, problem.groups, transposed=problem.transposed)
+    return summed(x, taps, edges, bias)
 
 
 class _Ends(NamedTuple):

@@ -8,6 +8,7 @@ kernel does so little that packing costs more than the operator, nothing is fast
 
 from torch import Tensor
 
+from convgraph.backends import matrices
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.masked import filled_image
 from convgraph.backends.problem import TAPPED, Problem, bent
@@ -46,8 +47,9 @@ def conv(
     weight: Tensor,  # as the torch twin keeps it
     bias: Tensor | None,  # (C_out,)
     edges: Edges,
-    groups: int,
+    problem: Problem,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
-    y = dense.conv(filled_image.lay(x, edges.source), weight, bias, edges, groups)
+    image = filled_image.lay(x, edges.source)
+    y = dense.convolution(image, matrices.there(weight, edges), bias, edges, problem.groups)
     return filled_image.pick(y, edges.target)

@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
+from convgraph.backends import matrices
 from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = "messages"
+
+LAST_RESORT = True
+"""Never chosen for speed: only where nobody else serves."""
 
 
 def refuses(problem: Problem) -> str | None:
@@ -115,7 +119,7 @@ class Propagation(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
 _PROPAGATE = Propagation()
 
 
-def conv(
+def summed(
     x: Tensor,  # (..., N, C_in)
     taps: Tensor,  # (K, G, C_in / G, C_out / G)
     edges: EdgeSource,
@@ -143,3 +147,17 @@ def conv(
         edge_weight=None if weight is None else weight.to(x.dtype),
     )
     return out
+
+
+@matrices.widened
+def conv(
+    x: Tensor,  # (..., N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: EdgeSource,
+    problem: Problem,
+) -> Tensor:
+    """Return y (..., num_targets, C_out), bias included."""
+    taps = matrices.of_taps(weight, problem.groups, transposed=problem.transposed)
+    y = summed(x, taps, edges, problem.propagate)
+    return y if bias is None else y + bias

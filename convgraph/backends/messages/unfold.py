@@ -14,7 +14,7 @@ from convgraph.backends.problem import EdgeSource, Problem
 
 NAME = messages.NAME
 
-refuses = messages.refuses
+refuses, LAST_RESORT = messages.refuses, messages.LAST_RESORT
 
 
 def work(problem: Problem) -> tuple[float, float]:

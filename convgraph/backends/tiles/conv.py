@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends import cost, tiling
+from convgraph.backends import cost, matrices, tiling
 from convgraph.backends.bags import Ints, bags, with_hole
 from convgraph.backends.compiled import (
     keeping,
@@ -125,10 +125,22 @@ def conv(
     weight: Tensor,  # as the torch twin keeps it
     bias: Tensor | None,  # (C_out,)
     edges: Edges,
+    problem: Problem,
+) -> Tensor:
+    """Return y (num_targets, C_out), bias included."""
+    whole = matrices.there(weight, edges)
+    return convolution(x, whole, bias, edges, problem.groups, tile_of(problem))
+
+
+def convolution(
+    x: Tensor,  # (N, C_in)
+    weight: Tensor,  # as the torch twin keeps it
+    bias: Tensor | None,  # (C_out,)
+    edges: Edges,
     groups: int,
     tile: Ints,  # sites along each axis, one of `tiling.tiles_of`
 ) -> Tensor:
-    """Return y (num_targets, C_out), bias included."""
+    """Return y (num_targets, C_out), by tiles of one size."""
     g = edges.relation
     if not isinstance(g, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(g).__name__}")
@@ -136,7 +148,7 @@ def conv(
         # Products and sums in fp32, one rounding at the end; so are the windows' gradients, which
         # are added up where the reversed edges are no convolution.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
-        return conv(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
+        return convolution(parts[0], parts[1], parts[2], edges, groups, tile).to(x.dtype)  # type: ignore[arg-type]
     return _conv(x, weight, bias, edges, groups, tile)
 
 
