@@ -321,7 +321,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "rows laid out one cell off": (
         _VALUES,
         "masked",
-        wrap(dense, "conv", lambda f, x, *a, **o: f(x.roll(1, 0), *a, **o)),
+        wrap(dense, "convolution", lambda f, x, *a: f(x.roll(1, 0), *a)),
     ),
     "slots of the next node": (
         _VALUES,
