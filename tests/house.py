@@ -10,35 +10,79 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "convgraph"
 
 HOUSE = {
-    "": "errors autocast memo geometry graph spaces backends functional nn explanation convert "
-    "proof comparison draw explorer . demo cli pytest_plugin __main__",
-    "geometry": "footprint glue kernel space window resize .",
-    "graph": "lattice images site_numbers sites space_edges edge_list output_sites edges "
-    "interchange pixel_graph transforms .",
-    "spaces": "charts torus healpix_order healpix equirectangular hexagonal_layout hexagonal .",
-    "backends": "problem cost compiled tf32 bags rows matrices tiling dense messages edge_count "
-    "gather masked tiles fused .",
+    "": """
+        errors autocast memo torch_modules
+        geometry graph spaces
+        backends functional nn explanation
+        convert proof comparison
+        draw explorer .
+        demo cli pytest_plugin __main__
+    """,
+    "geometry": """
+        footprint glue kernel space window
+        resize .
+    """,
+    "graph": """
+        lattice images site_numbers sites space_edges
+        edge_list output_sites edges interchange pixel_graph
+        transforms .
+    """,
+    "spaces": """
+        charts torus healpix_order healpix equirectangular
+        hexagonal_layout hexagonal .
+    """,
+    "backends": """
+        problem cost compiled tf32 bags
+        rows matrices tiling dense messages
+        edge_count gather masked tiles fused
+        .
+    """,
     "backends.dense": ". conv pool resize unfold",
     "backends.messages": ". edges unfold",
     "backends.gather": ". typed_nodes maxima edges unfold",
     "backends.masked": ". filled_image conv",
     "backends.tiles": ". windows conv",
-    "backends.fused": ". triton_kernels triton_launch operators autograd triton_tables triton_conv "
-    "cpp_build cpp_tables cpp_conv",
-    "functional": "conv pool resize rearrange norm prepared .",
-    "proof": "aten draws precision roundoff equation record network refutation layer symbolic "
-    "verifier .",
-    "proof.equation": ". spec spaces contraction listed depthwise oracle",
+    "backends.fused": """
+        . triton_kernels triton_launch operators autograd
+        triton_tables triton_conv cpp_build cpp_tables cpp_conv
+    """,
+    "functional": """
+        conv pool resize rearrange norm
+        prepared .
+    """,
+    "proof": """
+        aten draws precision roundoff equation
+        record network refutation layer symbolic
+        verifier .
+    """,
+    "proof.equation": """
+        . spec spaces contraction listed
+        depthwise oracle
+    """,
     "proof.record": ". counterexample page certificate",
-    "proof.layer": ". structure trial premise identity rounding basis parts judge",
-    "proof.layer.premise": ". degrees source_lines call nonlinear traced_tensor linear_rules "
-    "product_rules follower trusted check",
-    "proof.network": ". value_numbers running_error node recorder operator_layers match "
-    "side_by_side end_to_end judge",
+    "proof.layer": """
+        . structure trial premise identity
+        rounding basis parts judge
+    """,
+    "proof.layer.premise": """
+        . degrees source_lines call nonlinear
+        traced_tensor linear_rules product_rules follower trusted
+        check
+    """,
+    "proof.network": """
+        . value_numbers running_error node recorder
+        operator_layers match side_by_side end_to_end judge
+    """,
     "proof.network.running_error": ". call product_rules sum_rules bound",
-    "proof.refutation": ". truth difference suspects symptoms causes shrink",
+    "proof.refutation": """
+        . truth difference suspects symptoms
+        causes shrink
+    """,
     "proof.symbolic": "arithmetic axis flat theorems .",
-    "comparison": ". spread_out callers linear_callers excite networks layers named",
+    "comparison": """
+        . spread_out callers linear_callers excite
+        networks layers named
+    """,
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.
 

@@ -27,7 +27,7 @@ JUDGE_MAY_IMPORT = ("convgraph.errors", "convgraph.geometry.kernel")
 SHOWS_TOLERANCES = ROOT / "tests" / "proof" / "faults" / "tolerances.py"
 """The one file that calls what is forbidden: it shows which faults a tolerance lets through."""
 
-NO_TORCH = ("errors", "geometry")
+NO_TORCH = ("errors", "torch_modules", "geometry")
 """Files and wings of integers and names only."""
 
 

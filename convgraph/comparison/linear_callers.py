@@ -13,11 +13,7 @@ from torch import Tensor
 
 from convgraph.errors import ProofError
 from convgraph.graph.pixel_graph import PixelGraph
-
-_KEEPS = (
-    "Unfold", "Fold", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "Flatten", "Identity",
-    "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
-)  # fmt: skip
+from convgraph.torch_modules import ONLY_MOVES
 
 
 def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
@@ -37,7 +33,7 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
     """
     kind, d = type(dense).__name__, len(size)
     settings: Any = dense
-    if kind in _KEEPS:
+    if kind in ONLY_MOVES:
         return 1
     if kind.startswith("AvgPool"):
         kernel = _each(settings.kernel_size, d)

@@ -14,15 +14,10 @@ from convgraph.draw.style import LIGHT, PALETTE, axes_in, counted, show_image
 from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.torch_modules import SENDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Of torch, these move values between pixels; in a stack they would pass for node transforms.
-MOVES_VALUES = tuple(
-    f"torch.nn.modules.{kind}"
-    for kind in ("conv", "pooling", "upsampling", "fold", "pixelshuffle", "padding")
-)
 
 
 def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
@@ -134,7 +129,7 @@ def receptive_field(
 def _hops(layers: Sequence[Any], graph: PixelGraph) -> list[Edges]:
     """The edges of every layer that sends messages, first to last; refuse torch's own."""
     for layer in layers:
-        if type(layer).__module__ in MOVES_VALUES:
+        if type(layer).__module__ in SENDS:
             raise GraphError(
                 f"draw.reach: expected graph layers, got {type(layer).__name__}, whose edges are "
                 "not known; convert the stack first: cg.nn.Sequential.from_dense(stack)"

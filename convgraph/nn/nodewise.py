@@ -12,31 +12,7 @@ from collections.abc import Container
 import torch
 
 from convgraph.errors import UnsupportedError
-
-ELEMENTWISE = frozenset({
-    "AlphaDropout", "CELU", "Dropout", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish",
-    "Hardtanh", "Identity", "LeakyReLU", "LogSigmoid", "Mish", "PReLU", "RReLU", "ReLU", "ReLU6",
-    "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
-    "Threshold",
-})  # fmt: skip
-"""torch modules that compute the same on rows and on an image (PReLU by channel)."""
-
-ALONG_A_DIMENSION = frozenset({"GLU", "LogSoftmax", "Softmax", "Softmin"})
-"""torch modules with `dim`: node transforms along channels, dimension 1 of rows and of an image."""
-
-LAST_AXIS = frozenset({"Linear", "RMSNorm"})
-"""torch modules that read the last axis: channels of a row, columns of an image."""
-
-_MISREAD = (
-    "Adaptive", "AvgPool", "BatchNorm2d", "BatchNorm3d", "ChannelShuffle", "CircularPad",
-    "ConstantPad", "Conv", "CrossMapLRN", "Dropout1d", "Dropout2d", "Dropout3d", "Feature",
-    "Flatten", "Fold", "FractionalMaxPool", "GRU", "GroupNorm", "InstanceNorm", "LPPool", "LSTM",
-    "LazyBatchNorm2d", "LazyBatchNorm3d", "LazyConv", "LazyInstanceNorm", "LocalResponseNorm",
-    "MaxPool", "MaxUnpool", "MultiheadAttention", "Pixel", "RNN", "ReflectionPad",
-    "ReplicationPad", "Softmax2d", "SyncBatchNorm", "Transformer", "Unflatten", "Unfold",
-    "Upsampl", "ZeroPad",
-)  # fmt: skip
-"""torch modules that read positions of an image or of a sequence, by the start of their names."""
+from convgraph.torch_modules import ALONG_A_DIMENSION, READS_POSITIONS
 
 
 def check(
@@ -70,7 +46,7 @@ def check(
         kind = type(part).__name__
         if not type(part).__module__.startswith("torch.nn."):
             continue
-        if kind.startswith(_MISREAD):
+        if kind.startswith(READS_POSITIONS):
             raise UnsupportedError(
                 f"Sequential: {where} is a torch.nn.{kind}, which reads images (B, C, *size) and "
                 f"would misread node features (N, C); {_way_out(kind, twins)}"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, final
 
 import torch
 
+from convgraph import torch_modules
 from convgraph.errors import ConversionError, GraphError, UnsupportedError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import (
@@ -45,9 +46,6 @@ TWINS: dict[str, Any] = {
     if name.startswith("Graph") and isinstance(value, type) and issubclass(value, torch.nn.Module)
 }
 """GraphX -> the layer, for every torch.nn.X that has a graph twin."""
-
-_READS_ROWS = ("BatchNorm1d", "LayerNorm", "GroupNorm", "Flatten")
-"""torch modules with a graph twin that still mean the same after a Flatten, on rows (B, F)."""
 
 
 @final
@@ -236,13 +234,13 @@ def _check_place(where: str, module: torch.nn.Module, *, flat: bool) -> None:
     """Refuse a torch module that is not the same on nodes and on an image, at this place."""
     kind, own = type(module).__name__, type(module).__module__.startswith("torch.nn.")
     problem = None
-    if own and kind in nodewise.ELEMENTWISE | {"Sequential"}:
+    if own and kind in torch_modules.ELEMENTWISE | {"Sequential"}:
         return
-    if own and kind in nodewise.ALONG_A_DIMENSION:
+    if own and kind in torch_modules.ALONG_A_DIMENSION:
         if getattr(module, "dim", None) not in ((None, 1, -1) if flat else (None, 1)):
             problem = f"{module} does not run over channels, dim=1"
     elif own and (
-        kind in nodewise.LAST_AXIS
+        kind in torch_modules.LAST_AXIS
         or (kind == "LayerNorm" and len(getattr(module, "normalized_shape", ())) == 1)
     ):
         if not flat:
@@ -252,7 +250,7 @@ def _check_place(where: str, module: torch.nn.Module, *, flat: bool) -> None:
             )
     elif _twin_of(type(module)) is None:
         problem = f"{kind} is no layer with a graph twin and no known node transform"
-    elif flat and kind not in _READS_ROWS:
+    elif flat and kind not in torch_modules.READS_ROWS:
         problem = f"{kind} reads an image, but after a Flatten there is none"
     if problem is not None:
         raise ConversionError(f"Sequential: child {where!r} cannot be converted: {problem}")
