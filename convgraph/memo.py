@@ -15,7 +15,8 @@ any more it goes at once, and when it is asked for again it is put together from
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, cast, final
+from functools import partial
+from typing import Any, Generic, Self, TypeVar, cast, final, overload
 from weakref import ref
 
 import torch
@@ -44,7 +45,7 @@ def outside() -> Iterator[None]:
 
 @final
 class Memo(OrderedDict[Any, Any]):
-    """What follows from one record, and what it is known by: a memo is equal to itself only.
+    """Values computed from one record. Compared by identity, so it can key a weak dictionary.
 
     A record that is put together again from its fields has the memo of the first, so a weak key for
     "as long as this record can come back" is its memo.
@@ -80,6 +81,72 @@ def once(memo: Memo, key: Any, make: Callable[[], T]) -> T:
     if len(memo) > MEMO_LIMIT:
         memo.popitem(last=False)
     return cast("T", made)
+
+
+class Record:
+    """A record that never changes and keeps what follows from it."""
+
+    _memo: Memo
+
+    @property
+    def memo_key(self) -> Memo:
+        """What stays the same when the record goes and is put together again from its fields."""
+        return self._memo
+
+    def memo(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make()` gave the first time for this key, and keep it with the record."""
+        return once(self._memo, key, make)
+
+    def form(self, make: Callable[..., T], *args: Any) -> T:
+        """Return make(self, *args), made once; `make` is a function of a module."""
+        if torch.compiler.is_dynamo_compiling():
+            found: T = result(self, make, self, *args)
+            return found
+        return once(self._memo, (make, *args) if args else make, lambda: make(self, *args))
+
+
+class derived(Generic[T]):  # noqa: N801 - it is written like `property`
+    """A property of a `Record` that is computed once, outside of every trace.
+
+    A compiler takes it as a constant. The value is kept in the record's memo under the property's
+    name.
+
+    Example:
+        >>> class Square(Record):
+        ...     def __init__(self, side):
+        ...         self.side, self._memo = side, Memo()
+        ...
+        ...     @derived
+        ...     def area(self):
+        ...         print("computed")
+        ...         return self.side**2
+        >>> square = Square(3)
+        >>> square.area + square.area
+        computed
+        18
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        """Keep the function and its docstring."""
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Know the name to keep the value under."""
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, record: Record, owner: type) -> T: ...
+    def __get__(self, record: Record | None, owner: type) -> Self | T:
+        """Return the value, or the descriptor itself where a class is asked."""
+        if record is None:
+            return self
+        if torch.compiler.is_dynamo_compiling():
+            found: T = read(record, self._name)
+            return found
+        return once(record._memo, self._name, partial(self._make, record))
 
 
 @final

@@ -6,7 +6,6 @@ somebody asks for the list itself; then it is built once, in vectorised integer 
 by tap and, within a tap, by target.
 """
 
-from collections.abc import Callable
 from functools import reduce
 from math import prod
 from typing import Any, TypeVar, final
@@ -23,14 +22,13 @@ from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list, space_edges
 from convgraph.graph.output_sites import target_sites
 from convgraph.graph.sites import Sites
-from convgraph.memo import Kept, Memo, once
+from convgraph.memo import Kept, Memo, Record, derived, once
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
 @final
-class Edges:
+class Edges(Record):
     """Who talks to whom: the typed edges of one relation between two sets of sites.
 
     Attributes:
@@ -77,10 +75,10 @@ class Edges:
     def num_taps(self) -> int:
         """Edge types."""
         known: int | None = getattr(self.relation, "num_taps", None)
-        if known is not None:
-            return known
-        if torch.compiler.is_dynamo_compiling():
-            return int(memo.read(self, "num_taps"))
+        return self._num_taps if known is None else known
+
+    @derived
+    def _num_taps(self) -> int:
         return prod(edge_list.taps_per_axis(self.relation, self.source))
 
     @property
@@ -88,7 +86,7 @@ class Edges:
         """Length of the edge list; asking builds it on a mask and counts on a full grid."""
         if torch.compiler.is_dynamo_compiling():
             return int(memo.read(self, "num_edges"))
-        if self.is_grid and "list" not in self._memo:
+        if self.is_grid and "_list" not in self._memo:
             counts = [
                 (self.relation.axis_sources(axis, n) >= 0).sum(axis=0)
                 for axis, n in enumerate(self.source.size or ())
@@ -102,33 +100,38 @@ class Edges:
         """(2, E) int64: row 0 the source node, row 1 the target node of each edge."""
         return self._list[0]
 
-    @property
+    @derived
     def edge_type(self) -> Tensor:
         """(E,) int64, ascending: the tap of each edge, row-major over the kernel."""
-        if torch.compiler.is_dynamo_compiling():
-            types: Tensor = memo.read(self, "edge_type")
-            return types
-        return self.once("edge_type", self._types)
+        ptr = self.tap_ptr
+        types = torch.empty(ptr[-1], dtype=torch.int64, device=self.source.device)
+        for tap in range(len(ptr) - 1):
+            types[ptr[tap] : ptr[tap + 1]] = tap
+        return types
 
-    @property
+    @derived
     def edge_weight(self) -> Tensor | None:
         """(E,) float64 weight of each edge, or None when every edge counts once."""
-        if torch.compiler.is_dynamo_compiling():
-            weight: Tensor | None = memo.read(self, "edge_weight")
-            return weight
-        return self.once("edge_weight", self._weights)
+        if self.space is not None:
+            return self.form(_in_space)[2]
+        return edge_list.weights(
+            self.relation, self.source, self.target, self.edge_index, self.edge_type
+        )
 
     @property
     def tap_ptr(self) -> tuple[int, ...]:
         """num_taps + 1 ints: edges of tap t are tap_ptr[t]:tap_ptr[t + 1]."""
         return self._list[1]
 
-    @property
+    @derived
     def all_hear(self) -> bool:
         """Whether every target of a full grid hears some source; counted axis by axis."""
-        if torch.compiler.is_dynamo_compiling():
-            return bool(memo.read(self, "all_hear"))
-        return self.once("all_hear", self._all_hear)
+        if getattr(self.relation, "footprint", None) is not None:
+            return len(self.edge_index[1].unique()) == self.num_targets
+        return all(
+            bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
+            for axis, n in enumerate(self.source.size or ())
+        )
 
     @property
     def injective(self) -> bool:
@@ -147,55 +150,17 @@ class Edges:
         source, target = self.edge_index
         return source, target, self.edge_weight, self.tap_ptr
 
-    # -- building -----------------------------------------------------------------------------
-
-    def once(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what `make()` gave the first time for this key, and keep it with the record."""
-        return once(self._memo, key, make)
-
-    def form(self, make: "Callable[..., T]", *args: Any) -> T:
-        """Return make(self, *args), made once; `make` is a function of a module."""
-        if torch.compiler.is_dynamo_compiling():
-            found: T = memo.result(self, make, self, *args)
-            return found
-        return self.once((make, *args) if args else make, lambda: make(self, *args))
-
-    @property
+    @derived
     def _list(self) -> edge_list.EdgeList:
-        if torch.compiler.is_dynamo_compiling():
-            found: edge_list.EdgeList = memo.read(self, "_list")
-            return found
         if self.space is not None:
             return self.form(_in_space)[:2]
-        return self.once("list", lambda: edge_list.build(self.relation, self.source, self.target))
+        return edge_list.build(self.relation, self.source, self.target)
 
     @property
     def _footprint(self) -> Any:
         """Which of the taps, in row-major order, are there."""
         found = getattr(self.relation, "footprint", None)
         return slice(None) if found is None else np.array(found)
-
-    def _all_hear(self) -> bool:
-        if getattr(self.relation, "footprint", None) is not None:
-            return len(self.edge_index[1].unique()) == self.num_targets
-        return all(
-            bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
-            for axis, n in enumerate(self.source.size or ())
-        )
-
-    def _types(self) -> Tensor:
-        ptr = self.tap_ptr
-        types = torch.empty(ptr[-1], dtype=torch.int64, device=self.source.device)
-        for tap in range(len(ptr) - 1):
-            types[ptr[tap] : ptr[tap + 1]] = tap
-        return types
-
-    def _weights(self) -> Tensor | None:
-        if self.space is not None:
-            return self.form(_in_space)[2]
-        return edge_list.weights(
-            self.relation, self.source, self.target, self.edge_index, self.edge_type
-        )
 
     def __eq__(self, other: object) -> bool:
         """Identity, as for sites."""
@@ -207,7 +172,7 @@ class Edges:
 
     def __repr__(self) -> str:
         """Say how many nodes talk to how many, through how many taps."""
-        built = f"{self.num_edges} edges" if self.is_grid or "list" in self._memo else "unbuilt"
+        built = f"{self.num_edges} edges" if self.is_grid or "_list" in self._memo else "unbuilt"
         return (
             f"Edges({self.num_sources} -> {self.num_targets} nodes, {self.num_taps} taps, {built})"
         )
@@ -305,14 +270,14 @@ def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | No
     """Find or make the record."""
     target = target_sites(relation, source, sites)
     if sites is None or isinstance(sites, str):  # targets of the rule live as long as their source
-        memo, key = source.line, ("edges", relation, target.token)
+        memo, key = source.memo_key, ("edges", relation, target.token)
     else:
         # Named ones live for themselves, so the younger record keeps the edges for as long as the
         # older one can come back: neither a stream of masks nor one of named sites piles up on a
         # record that stays.
         young, old = (source, target) if source.born > target.born else (target, source)
         heard: WeakKeyDictionary[Memo, Memo] = young.memo("named", WeakKeyDictionary)
-        memo, key = heard.setdefault(old.line, Memo()), ("edges", relation, target is young)
+        memo, key = heard.setdefault(old.memo_key, Memo()), ("edges", relation, target is young)
     kept = once(memo, key, lambda: Kept(Edges(relation, source, target), "source", "target"))
     return kept.record(source=source, target=target)
 

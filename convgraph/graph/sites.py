@@ -21,7 +21,7 @@ from convgraph.geometry.kernel import as_int
 from convgraph.geometry.space import Space
 from convgraph.graph import lattice
 from convgraph.graph.lattice import Size
-from convgraph.graph.site_numbers import SiteForms
+from convgraph.graph.site_numbers import SiteNumbers
 from convgraph.memo import Kept, Memo
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ _FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
 
 
 @final
-class Sites(SiteForms):
+class Sites(SiteNumbers):
     """The nodes of a batch of lattices: sizes, and a mask where pixels are missing.
 
     Build one with `Sites.full`, `Sites.from_mask` or `Sites.ragged`. Two records are the same only
