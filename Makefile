@@ -16,7 +16,7 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes house faults zoo zoo-page notebooks \
+.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes house faults fuzz zoo zoo-page notebooks \
         lab lessons slides docs clean
 .DELETE_ON_ERROR:
 
@@ -46,6 +46,9 @@ gpu: ## on a bare machine with a GPU: right, tested, fast? no set-up, at most 8 
 
 house: $(READY) ## write the list of files, each with its one idea, into docs/design/house.md
 	$(BIN)/python -m tests.house docs/design/house.md
+
+fuzz: $(READY) ## attack it with random input, two minutes; FUZZ="--seconds 600 --seed 5" for more
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table

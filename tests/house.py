@@ -33,9 +33,9 @@ HOUSE = {
     """,
     "backends": """
         problem cost compiled tf32 bags
-        rows matrices tiling dense messages
-        edge_count gather masked tiles fused
-        .
+        rows matrices tiling onednn dense
+        messages edge_count gather masked tiles
+        fused .
     """,
     "backends.dense": ". conv pool resize unfold",
     "backends.messages": ". edges unfold",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convgraph import backends
-from convgraph.backends import matrices, tf32
+from convgraph.backends import matrices, onednn, tf32
 from convgraph.backends.compiled import plus
 from convgraph.backends.fused import autograd, cpp_tables, triton_conv, triton_tables
 from convgraph.backends.fused import cpp_conv as cpp
@@ -28,7 +28,6 @@ from convgraph.graph.edges import connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites, full_grid
 
-_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _WHOLE = (torch.float32, torch.float64)
 """Dtypes in which torch's kernels round once, see `backends.dense.conv`; on CUDA all do."""
 
@@ -48,7 +47,7 @@ class Prepared:
         sizes: (B, *size), in which rows are viewed.
         to_image: axes of the viewed rows, channels second.
         to_rows: axes of an image, channels last.
-        call: torch's convolution of that dimension.
+        call: torch's convolution of that dimension, or what `onednn` has in its place.
         args: stride, padding and dilation.
     """
 
@@ -81,6 +80,7 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
         return None
     d = geometry.d
     padding = tuple(before for before, _ in geometry.padding)
+    args = (geometry.stride, padding, geometry.dilation)
     told = (target.batch_size, target.size, target.device, target.batched)
     return Prepared(
         target=None if target is source else told,
@@ -88,8 +88,8 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
         sizes=(source.batch_size, *source.size),
         to_image=(0, d + 1, *range(1, d + 1)),
         to_rows=(0, *range(2, d + 2), 1),
-        call=_CONV[d],
-        args=(geometry.stride, padding, geometry.dilation),
+        call=onednn.convolution(source.size, geometry.kernel_size, *args, source.device),
+        args=args,
     )
 
 

@@ -126,3 +126,17 @@ def test_wrong_rounding_is_refuted_by_s3_alone() -> None:
 
 def _status(found: Certificate, part: str) -> str:
     return next(p.status for p in found.parts if p.name == part)
+
+
+def test_no_probe_is_proven_beside_a_basis_that_is_refuted() -> None:
+    """Right at the size that is probed, wrong at a smaller one: by luck, or by what memory held."""
+    spec = ConvSpec(1, 2, (3, 3), (5, 5))
+    cert = prove_convolution(
+        honest(spec), honest(spec), spec,
+        small=lambda little: (lambda x, w, b: honest(little)(x, w.flip(-1), b), honest(little)),
+    )  # fmt: skip
+    parts = {part.name: part for part in cert.parts}
+    assert cert.verdict == "refuted"
+    assert parts["S2 basis"].status == "refuted"
+    assert parts["S2 identity"].status == "undecided"
+    assert "not on the basis" in parts["S2 identity"].facts

@@ -5,13 +5,13 @@
 No copy on the way in, and none on the way out where torch answers channels-last.
 """
 
-from typing import Any
+from operator import index
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends import matrices
+from convgraph.backends import matrices, onednn
 from convgraph.backends.problem import TAPPED, Problem
 from convgraph.backends.rows import HALF, as_image, as_rows
 from convgraph.geometry.kernel import KernelGeometry
@@ -20,7 +20,6 @@ from convgraph.graph.edges import Edges
 NAME = "dense"
 
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -65,10 +64,10 @@ def convolution(
     if geometry.transposed:
         return as_rows(_transposed(image, weight, bias, geometry, groups))
     image, padding = padded(image, geometry)
-    out = _CONV[geometry.d](
-        image, weight, bias, geometry.stride, padding, geometry.dilation, groups
-    )
-    return as_rows(out)
+    g = geometry
+    size = tuple([index(n) for n in image.shape[2:]])
+    run = onednn.convolution(size, g.kernel_size, g.stride, padding, g.dilation, image.device)
+    return as_rows(run(image, weight, bias, g.stride, padding, g.dilation, groups))
 
 
 def conv(
@@ -82,13 +81,13 @@ def conv(
     return convolution(x, matrices.there(weight, edges), bias, edges, problem.groups)
 
 
-def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, Any]:
+def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, tuple[int, ...]]:
     """Return the image and what is left for torch to pad: nothing, if it had to be done here."""
     if geometry.padding_mode == "zeros" and all([a == b for a, b in geometry.padding]):  # noqa: C419 - a list is faster
         return image, tuple([a for a, _ in geometry.padding])
     pads = [n for pair in reversed(geometry.padding) for n in pair]
     mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
-    return F.pad(image, pads, mode=mode), 0
+    return F.pad(image, pads, mode=mode), (0,) * geometry.d
 
 
 def _transposed(
@@ -101,9 +100,15 @@ def _transposed(
     else:  # torch knows one number an axis: compute all of it and cut
         padding, crop = (0,) * geometry.d, pairs
     extra = geometry.output_padding if crop is None else (0,) * geometry.d
+    narrow = onednn.is_narrow(index(image.shape[-1]), geometry.kernel_size, geometry.stride)
+    # Its backward is a convolution of what comes back, with one channel a group.
+    turned = narrow and weight.shape[1] == 1 and onednn.errs("planar")
+    if turned:
+        image, weight = onednn.planar(image), onednn.planar(weight)
     out: Tensor = run(
         image, weight, bias, geometry.stride, padding, extra, groups, geometry.dilation
     )
+    out = onednn.planar(out) if turned else out
     if crop is None:
         return out
     size = geometry.output_size(tuple(image.shape[2:]))

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
+from operator import index
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convgraph.backends import onednn
 from convgraph.backends.bags import Ints, bags, with_hole
 from convgraph.backends.compiled import unwatched
 
@@ -62,13 +64,28 @@ class Shape(NamedTuple):
 
 def convolve(cells: Tensor, weight: Tensor, s: Shape, bias: Tensor | None = None) -> Tensor:
     """(n, C, *size) -> (n, C', *tile)."""
+    if not s.transposed:
+        return _forward(cells, weight, bias, s)
+    y = _backward(cells, weight, bias, s)
+    for axis, (start, n) in enumerate(zip(s.crop, s.tile, strict=True), start=2):
+        y = y.narrow(axis, start, n)
+    return y
+
+
+def _forward(image: Tensor, weight: Tensor, bias: Tensor | None, s: Shape) -> Tensor:
+    """The convolution of this stride and dilation, without padding."""
+    zeros = (0,) * len(s.tile)
+    size = tuple([index(n) for n in image.shape[2:]])
+    run = onednn.convolution(size, s.weight[2:], s.stride, zeros, s.dilation, image.device)
+    return run(image, weight, bias, s.stride, zeros, s.dilation, s.groups)
+
+
+def _backward(image: Tensor, weight: Tensor, bias: Tensor | None, s: Shape) -> Tensor:
+    """The transposed convolution of this stride and dilation."""
     zeros = [0] * len(s.tile)
     y: Tensor = torch.ops.aten.convolution.default(
-        cells, weight, bias, s.stride, zeros, s.dilation, bool(s.transposed), zeros, s.groups
+        image, weight, bias, s.stride, zeros, s.dilation, True, zeros, s.groups
     )
-    if s.transposed:
-        for axis, (start, n) in enumerate(zip(s.crop, s.tile, strict=True), start=2):
-            y = y.narrow(axis, start, n)
     return y
 
 
@@ -86,21 +103,19 @@ def uncropped(g: Tensor, s: Shape) -> Tensor:
 
 def adjoint(g: Tensor, weight: Tensor, s: Shape) -> Tensor:
     """(n, C', *tile) -> (n, C, *size): the gradient of the windows."""
-    zeros = [0] * len(s.tile)
-    found: Tensor = torch.ops.aten.convolution.default(
-        uncropped(g, s), weight, None, s.stride, zeros, s.dilation, not s.transposed, zeros,
-        s.groups,
-    )  # fmt: skip
-    return found
+    run = _forward if s.transposed else _backward
+    return run(uncropped(g, s), weight, None, s)
 
 
 def weight_gradient(cells: Tensor, g: Tensor, s: Shape) -> Tensor:
     """(n, C, *size) and (n, C', *tile) -> the gradient of the weight."""
-    zeros = [0] * len(s.tile)
+    zeros, stride = [0] * len(s.tile), s.stride
+    if onednn.errs("sliced") and not s.transposed and onednn.is_strided_point(s.weight[2:], stride):
+        cells, stride = onednn.every(cells, stride), (1,) * len(stride)
     rows, columns, *taps = s.weight
     like = cells.new_empty(rows, *taps, columns).movedim(-1, 1)  # or it would be turned round
     found: Tensor = torch.ops.aten.convolution_backward.default(
-        uncropped(g, s), cells, like, None, s.stride, zeros, s.dilation,
+        uncropped(g, s), cells, like, None, stride, zeros, s.dilation,
         bool(s.transposed), zeros, s.groups, [False, True, False],
     )[1]  # fmt: skip
     return found

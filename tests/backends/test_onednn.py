@@ -1,0 +1,127 @@
+"""What stands in for torch's convolution is the same function, and stands only where it must."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import convgraph as cg
+from convgraph.backends import onednn
+from convgraph.backends.edge_count import count_edges
+from convgraph.graph.edges import connect
+
+CPU = torch.device("cpu")
+Ints = tuple[int, ...]
+
+STANDS_IN: dict[str, tuple[Any, tuple[Ints, ...], Ints, int]] = {
+    # name: (stand-in, (size, kernel, stride, padding, dilation), channels, groups)
+    "silent": (onednn._silent, ((7, 1), (1, 1), (1, 3), (4, 2), (1, 3)), (2, 3), 1),
+    "silent 1d": (onednn._silent, ((1,), (2,), (4,), (3,), (5,)), (4, 6), 2),
+    "sliced": (onednn._sliced, ((5, 6), (1, 1), (2, 3), (0, 0), (1, 1)), (3, 4), 1),
+    "sliced groups": (onednn._sliced, ((5, 6), (1, 1), (1, 2), (0, 0), (1, 1)), (4, 6), 2),
+    "sliced wide": (onednn._sliced, ((5, 6), (1, 1), (2, 2), (0, 0), (1, 1)), (16, 3), 1),
+    "sliced 3d": (onednn._sliced, ((3, 4, 5), (1, 1, 1), (2, 1, 2), (0,) * 3, (1,) * 3), (2, 3), 1),
+    "planar": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (1, 4), 1),
+    "planar depthwise": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (3, 3), 3),
+    "planar of none": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (4, 4), 2),
+}  # fmt: skip
+
+
+def whole(*shape: int) -> torch.Tensor:
+    return torch.randint(-3, 4, shape).double().requires_grad_()
+
+
+@pytest.mark.parametrize("name", STANDS_IN)
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_the_same_function_to_the_second_derivative(name: str, bias: bool) -> None:
+    """In float64, which oneDNN does not serve; bit for bit on integers."""
+    run, (size, kernel, *plain), (c, out), groups = STANDS_IN[name]
+    torch.manual_seed(0)
+    given = [whole(2, *size, c), whole(out, c // groups, *kernel)]
+    given += [whole(out)] if bias else []
+
+    def answers(conv: Any) -> list[torch.Tensor]:
+        x, w, b = (*given, None)[:3]
+        y = conv(x.movedim(-1, 1), w, b, *plain, groups)
+        torch.manual_seed(1)
+        first = torch.autograd.grad(
+            y, given, torch.randint(-3, 4, y.shape).double(), create_graph=True
+        )
+        total = sum((g * torch.randint(-3, 4, g.shape)).sum() for g in first)
+        second = torch.autograd.grad(total, given[:2], allow_unused=True, materialize_grads=True)
+        return [y, *first, *second]
+
+    if onednn.errs(name.split()[0]):
+        assert onednn.convolution(size, kernel, *plain, CPU) is run
+    for one, two in zip(answers(run), answers(onednn.CONV[len(size)]), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_nothing_stands_in_where_nothing_errs() -> None:
+    fine = [
+        ((9, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
+        ((9, 9), (3, 3), (2, 2), (1, 1), (1, 1)),
+        ((9, 9), (1, 1), (1, 1), (0, 0), (1, 1)),
+        ((9, 9), (1, 1), (2, 2), (1, 1), (1, 1)),
+        ((9, 3), (3, 3), (1, 1), (0, 0), (1, 1)),
+        ((2, 2), (3, 3), (1, 1), (6, 6), (1, 1)),
+    ]
+    assert all(onednn.convolution(*g, CPU) is torch.conv2d for g in fine)
+    assert onednn.convolution((7, 1), (1, 1), (1, 3), (4, 2), (1, 3), torch.device("meta")) is (
+        torch.conv2d
+    )
+
+
+def test_a_fault_that_is_mended_has_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in onednn.MENDED:
+        monkeypatch.setitem(onednn.MENDED, name, onednn._ONEDNN)
+    for _, geometry, _, _ in STANDS_IN.values():
+        assert onednn.convolution(*geometry, CPU) is onednn.CONV[len(geometry[0])]
+
+
+@pytest.mark.parametrize("name", ["silent", "sliced"])
+def test_what_does_not_fit_is_refused_as_elsewhere(name: str) -> None:
+    _, (size, kernel, stride, padding, dilation), (c, out), _ = STANDS_IN[name]
+    layer = cg.nn.GraphConv2d(c, out, kernel, stride, padding, dilation)
+    for wrong, text in ((c + 1, "in_channels"), (c, "dtype")):
+        image = torch.ones(1, wrong, *size, dtype=torch.float64 if wrong == c else torch.float32)
+        with pytest.raises(cg.errors.ConvgraphError, match=text):
+            layer(cg.PixelGraph.from_image(image))
+
+
+@pytest.mark.parametrize("name", STANDS_IN)
+def test_a_compiler_takes_it(name: str) -> None:
+    run, (size, kernel, *plain), (c, out), groups = STANDS_IN[name]
+    made = torch.compile(run, backend="aot_eager", fullgraph=True)
+    x, w, b = whole(2, *size, c), whole(out, c // groups, *kernel), whole(out)
+    image = x.detach().movedim(-1, 1)
+    assert torch.equal(made(image, w, b, *plain, groups), run(image, w, b, *plain, groups))
+
+
+GEOMETRIES = [
+    cg.KernelGeometry(3, stride=(1, 2), padding=(1, 0)),
+    cg.KernelGeometry((2, 3), stride=2, padding=((1, 0), (2, 3)), dilation=(1, 2)),
+    cg.KernelGeometry(3, padding=2, padding_mode="reflect"),
+    cg.KernelGeometry(3, padding=2, padding_mode="circular"),
+    cg.KernelGeometry(3, padding=2, padding_mode="replicate"),
+    cg.KernelGeometry(3, stride=2, padding=1, output_padding=1, transposed=True),
+    cg.KernelGeometry(2, stride=3, padding=5),
+    cg.KernelGeometry(3, padding=1, footprint="cross"),
+    cg.KernelGeometry(
+        (2, 3), stride=(1, 2), padding=1, footprint=((False, True, False), (False, False, True))
+    ),
+    cg.KernelGeometry(1),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_edges_are_counted_in_integers(geometry: cg.KernelGeometry, share: float) -> None:
+    """With free memory full of NaN: the count once came from a convolution that read it."""
+    torch.manual_seed(0)
+    for size in ((9, 4), (3, 5), (7, 7)):
+        sites = cg.PixelGraph.from_image(torch.ones(2, 1, *size), torch.rand(2, *size) < share)
+        held = [torch.full((n,), torch.nan) for n in (72, 288, 600, 2000) * 4]
+        del held
+        edges = connect(geometry, sites)
+        assert count_edges(edges) == edges.num_edges

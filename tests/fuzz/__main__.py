@@ -1,0 +1,44 @@
+"""Run every attack for a while: `make fuzz`, `make fuzz FUZZ="--seconds 600 --seed 5"`.
+
+Each runs in a process of its own, since oneDNN chooses its kernels once a process.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+ATTACKS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "geometries, every kernel": (["tests.fuzz.geometries"], {}),
+    "geometries, AVX2 kernels": (["tests.fuzz.geometries"], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+}
+"""What is run, and under which environment."""
+
+
+def main() -> int:
+    """Return how many attacks found something."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120, help="all attacks together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="attacks whose name holds this")
+    given = parser.parse_args()
+    chosen = {name: how for name, how in ATTACKS.items() if given.only in name}
+    found = 0
+    for name, (module, environment) in chosen.items():
+        sys.stdout.write(f"== {name}\n")
+        sys.stdout.flush()
+        share = ["--seconds", str(given.seconds / len(chosen)), "--seed", str(given.seed)]
+        run = subprocess.run(
+            [sys.executable, "-m", *module, *share],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        found += run.returncode != 0
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
