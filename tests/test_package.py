@@ -5,6 +5,7 @@ to find a planted one: a rule that cannot fail keeps nothing in order.
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tokenize
@@ -213,6 +214,20 @@ def test_the_page_lists_the_rooms() -> None:
     assert text.count(START) == text.count(END) == 1
     assert text == page(text), "make house"
     assert page(text.replace("| `errors.py` |", "| `mistakes.py` |")) == text
+
+
+def test_no_test_borrows_from_a_test() -> None:
+    sources = (ROOT / "tests").rglob("*.py")
+    borrowed = {
+        path.name: lines
+        for path in sources
+        if (
+            lines := re.findall(
+                r"^from tests[\w.]*\.test_\w+ import.*", path.read_text("utf-8"), re.M
+            )
+        )
+    }
+    assert borrowed == {}, "what two files need lies in a file of its own"
 
 
 def test_no_file_is_called_utils() -> None:

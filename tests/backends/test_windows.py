@@ -6,7 +6,7 @@ from torch.func import functional_call, vmap
 
 import convgraph as cg
 from convgraph.backends.tiles import windows
-from tests.backends.test_typed_nodes import LAYERS, MASKS, SHAPES, found, layer_of
+from tests.backends.small import LAYERS, MASKS, SHAPES, found, layer_of
 from tests.cases import integer_weights, integers
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import convgraph as cg
+from tests.convert.masks import MASKS, images
 from tests.convert.nets import Snap, build, image, zoo
-from tests.convert.test_masks import MASKS, images
 from tests.convert.truth import program, truth
 
 SIZE = (97, 113)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import convgraph as cg
+from tests.convert.masks import MASKS
 from tests.convert.nets import NETS, build, image
 from tests.convert.planting import plant
-from tests.convert.test_masks import MASKS
 from tests.convert.truth import truth
 from tests.convert.zoo import table
 from tests.convert.zoo.catalogue import Entry, catalogue, declare

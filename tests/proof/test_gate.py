@@ -32,7 +32,7 @@ from tests.proof.faults.operators import (
 )
 from tests.proof.faults.structure import walk
 from tests.proof.faults.table import PAGE, page, refuting
-from tests.proof.test_premise import SciPyConv
+from tests.proof.scipy_conv import SciPyConv
 
 
 @pytest.mark.parametrize("name", FAULTS)

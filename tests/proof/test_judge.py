@@ -4,7 +4,6 @@ The planted faults themselves stand in `tests/proof/faults`, and `test_gate.py` 
 every one of them.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,45 +17,11 @@ from convgraph.proof.draws import Plan
 from convgraph.proof.layer.identity import check_identity
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
-    CIRCULAR,
-    DILATED,
-    GROUPED,
-    MASKED,
     PLAIN,
-    REFLECT,
-    REPLICATE,
-    STRIDED,
-    TRANSPOSED,
-    UNEVEN,
     honest,
     plain,
-    shifted,
-    unfolded,
-    windows,
 )
-
-HONEST: dict[str, tuple[ConvSpec, Callable[..., Tensor]]] = {
-    f"torch, {name}": (spec, honest(spec))
-    for name, spec in {
-        "plain": PLAIN,
-        "strided": STRIDED,
-        "grouped": GROUPED,
-        "dilated": DILATED,
-        "reflect": REFLECT,
-        "replicate": REPLICATE,
-        "circular": CIRCULAR,
-        "uneven": UNEVEN,
-        "transposed": TRANSPOSED,
-        "masked": MASKED,
-    }.items()
-}
-
-
-HONEST |= {
-    "unfold and a matrix product": (PLAIN, unfolded),
-    "shifted slices": (PLAIN, shifted),
-    "einsum over windows": (PLAIN, windows),
-}
+from tests.proof.honest import HONEST
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

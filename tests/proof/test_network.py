@@ -344,7 +344,7 @@ def test_the_same_function_written_otherwise_is_undecided() -> None:
 def test_random_numbers_are_undecided() -> None:
     dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)).double().train()
     found = cg.prove(cg.to_graph(dense), dense, images())
-    assert found.verdict == "undecided" or "random" in found.reason
+    assert found.verdict == "undecided"
     assert "'1' draws random numbers" in found.reason
 
 

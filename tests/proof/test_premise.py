@@ -21,6 +21,7 @@ from convgraph.errors import ProofError
 from convgraph.proof.layer.premise.call import RULES, Call, Refusal
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.premise.degrees import Bound
+from tests.proof.scipy_conv import SciPyConv
 
 SHAPES = {"x": (2, 4, 6, 7), "w": (4, 4, 3, 3), "b": (4,)}
 IMAGE = torch.zeros(SHAPES["x"])
@@ -796,29 +797,6 @@ def test_two_weights_share_a_role() -> None:
     found = check_premise(run, shapes, roles={"v": "w"})
     assert found.status == "proven"
     assert found.degrees["grad_v"] == ("xg",)
-
-
-class SciPyConv(torch.autograd.Function):
-    """A convolution channel by channel, by SciPy; torch sees nothing of it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        from scipy.signal import correlate2d
-
-        ctx.save_for_backward(x, w)
-        images, kernels = x.detach().numpy(), w.detach().numpy()
-        y = np.zeros((len(images), len(kernels), *images.shape[2:]), dtype=images.dtype)
-        for n, image in enumerate(images):
-            for o, kernel in enumerate(kernels):
-                for plane, taps in zip(image, kernel, strict=True):
-                    y[n, o] += correlate2d(plane, taps, "same")
-        return torch.from_numpy(y) + b.view(-1, 1, 1)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        x, w = ctx.saved_tensors
-        grad_w = torch.nn.grad.conv2d_weight(x, w.shape, g, 1, 1)
-        return torch.nn.grad.conv2d_input(x.shape, w, g, 1, 1), grad_w, g.sum((0, 2, 3))
 
 
 def test_scipy_is_undecided_until_it_is_trusted() -> None:

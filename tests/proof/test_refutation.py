@@ -30,7 +30,7 @@ from tests.proof.faults.operators import (
     honest,
     plain,
 )
-from tests.proof.test_judge import HONEST
+from tests.proof.honest import HONEST
 
 Candidate = Callable[..., Any]
 Planted = tuple[ConvSpec, Candidate, str, tuple[int, ...], int]

@@ -79,9 +79,8 @@ class Certificate:
         kind: "convolution", "linear" (an operator without parameters) or "network".
         candidate: "module:object" under which the candidate can be imported; empty if unknown.
         reference: the same for the reference.
-        adapter: per side, how it is called: "function" f(x, w, b) on images, "image" (a module on
-            images), "graph" (a layer on a PixelGraph), "graph+sites" (the same, with its output
-            sites named), or "module:object" of a function (side, spec) -> f(x, w, b).
+        adapter: per side, how it is called: "function" f(x, w, b) on images, or "module:object" of
+            a function (side, spec) -> f(x, w, b), such as "convgraph.comparison.callers:graph".
         epsilon: the probability of a wrong "proven" that was asked for; trials follow from it.
         trace: SHA-256 of the operators that the premise followed; empty where it was not asked.
         cause: the likely cause of a refutation, in words.
