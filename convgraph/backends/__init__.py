@@ -38,7 +38,6 @@ from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
-from convgraph.backends.rows import HALF
 from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
 from convgraph.graph.edges import Edges
@@ -191,12 +190,8 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     if "dense" in table and table["dense"].refuses(problem) is None:
         return "dense"
     # Nor do self-loops, which are one product over the rows as they lie.
-    if problem.op == "conv" and problem.edges.is_self_loops:
-        # Half types round once: the library's product would have to be widened first.
-        half = problem.dtype in HALF and problem.device.type == "cuda"
-        for module in (triton_conv, gather) if half else (gather,):
-            if module.refuses(problem) is None:
-                return module.NAME
+    if problem.op == "conv" and problem.edges.is_self_loops and gather.refuses(problem) is None:
+        return gather.NAME
     if isinstance(problem.edges, Edges):
         return problem.edges.form(_cheapest_on, *problem.facts)
     return _cheapest(problem)

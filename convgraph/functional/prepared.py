@@ -29,7 +29,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites, full_grid
 
 _WHOLE = (torch.float32, torch.float64)
-"""Dtypes in which torch's kernels round once, see `backends.dense.conv`; on CUDA all do."""
+"""Dtypes in which torch's kernels round once, see `convgraph.backends.dense.conv`."""
 
 _FUSED = {cpp.NAME: cpp_tables.sides, triton_conv.NAME: triton_tables.neighbours}
 """Fused backend -> the lists that its kernels read."""
@@ -110,8 +110,7 @@ def convolved(
     """
     x = graph.x
     if (
-        (x.dtype not in _WHOLE and not x.is_cuda)
-        or weight.shape[2:] != geometry.kernel_size
+        weight.shape[2:] != geometry.kernel_size
         or weight.device != x.device
         or (bias is not None and bias.device != x.device)
         or torch.compiler.is_compiling()
@@ -123,13 +122,10 @@ def convolved(
     plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
     if plan is None:
         return _fused(graph, weight, bias, geometry, groups)
+    if x.dtype not in _WHOLE:
+        return None
     if isinstance(plan, str):
-        whole = groups == 1 and x.dtype in _WHOLE  # else widened, or in a kernel that rounds once
-        return (
-            _product(graph, weight, bias)
-            if whole
-            else _fused(graph, weight, bias, geometry, groups)
-        )
+        return _product(graph, weight, bias) if groups == 1 else None
     channels, target = weight.shape[0], source
     image = x.view(*plan.sizes, x.shape[1]).permute(plan.to_image)
     out = plan.call(image, weight, bias, *plan.args, groups)
@@ -165,7 +161,8 @@ def _fused(
     def sides() -> tuple[Any, ...] | None:
         edges = connect(geometry, source)
         name = backends.choose(conv_problem(x, weight, edges, geometry, groups))
-        if edges.target is not source or name not in _FUSED:
+        widened = name == cpp.NAME and x.dtype not in _WHOLE  # by the general way
+        if edges.target is not source or name not in _FUSED or widened:
             return None
         # The lists of `cpp` know only of taps that the footprint leaves; the other's know of all.
         left = cpp_tables.present(edges)

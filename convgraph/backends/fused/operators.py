@@ -95,7 +95,7 @@ torch.library.register_vmap("convgraph::correlate", _one_by_one(_correlate))
 
 
 def _shortest(operator: Any, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The operator, or on CUDA its kernel where torch's dispatcher has nothing to add.
+    """The operator, or Triton's kernel where torch's dispatcher has nothing to add.
 
     To pass through the dispatcher and back into Python takes longer than to launch a kernel.
     """
@@ -103,7 +103,7 @@ def _shortest(operator: Any, kernel: Callable[..., Tensor]) -> Callable[..., Ten
     def call(x: Tensor, *args: Any) -> Tensor:
         bare = (
             type(x) is Tensor
-            and x.is_cuda
+            and x.device.type in _DEVICES
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not torch._C._len_torch_dispatch_stack()

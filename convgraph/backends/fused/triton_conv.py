@@ -17,7 +17,6 @@ from convgraph.backends.edge_count import count_edges
 from convgraph.backends.fused import autograd, operators, triton_launch
 from convgraph.backends.fused.triton_tables import neighbours
 from convgraph.backends.problem import Problem, off_lattice
-from convgraph.backends.rows import HALF
 from convgraph.graph.edges import Edges
 
 NAME = "triton"
@@ -35,7 +34,7 @@ def refuses(problem: Problem) -> str | None:
         return refusal
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 and float32, not in {problem.dtype}"
-    if problem.edges.is_self_loops and problem.dtype not in HALF:
+    if problem.edges.is_self_loops:
         return "one self-loop per node is one matrix product, which 'gather' hands to torch"
     return triton_launch.lacks(problem.device) or None
 

@@ -4,11 +4,8 @@
     correlate   T[z, t]      = sum over the rows m of part z of  x[table[t, m]]^T g[order[m]]
 
 Each program owns a block of the result, so nothing races; sums run in float32, over slots and
-channels in one fixed order. Parts of `correlate` are added up by the caller, in their order.
-
-Loops have no branches, so that the compiler fetches what comes next while it multiplies: a row that
-hears nothing through a tap reads zeros, which costs no memory. (A block that hears nothing at all
-could skip the tap; on patches, blobs and lone pixels hardly one does, and to ask costs a barrier.)
+channels in one fixed order. Parts of `correlate` are added up by the caller, in their order. A
+block of rows that hears nothing through a tap skips it.
 
 Channels are compile-time constants, numbers of rows never are. The one module that imports triton;
 it is imported when first launched.
@@ -23,7 +20,7 @@ _ROWS = ["num_rows", "num_slots", "chunk"]
 @triton.jit(do_not_specialize=_ROWS[:2])  # type: ignore[untyped-decorator]
 def send(
     x: tl.tensor,  # (N, G * CI)
-    taps: tl.tensor,  # (K, G, CI, CO) in any order, as the strides say
+    taps: tl.tensor,  # (K, G, CI, CO)
     bias: tl.tensor,  # (G * CO,), read if HAS_BIAS
     table: tl.tensor,  # (S, P)
     order: tl.tensor,  # (P,)
@@ -35,10 +32,6 @@ def send(
     CI: tl.constexpr,  # noqa: N803
     CO: tl.constexpr,  # noqa: N803
     HAS_BIAS: tl.constexpr,  # noqa: N803
-    STRIDE_K: tl.constexpr,  # noqa: N803
-    STRIDE_G: tl.constexpr,  # noqa: N803
-    STRIDE_I: tl.constexpr,  # noqa: N803
-    STRIDE_O: tl.constexpr,  # noqa: N803
     BM: tl.constexpr,  # noqa: N803
     BN: tl.constexpr,  # noqa: N803
     BK: tl.constexpr,  # noqa: N803
@@ -54,23 +47,24 @@ def send(
     n = (block % wide) * BN + tl.arange(0, BN)
     live = m < num_rows
     total = tl.zeros((BM, BN), tl.float32)
-    far = num_rows.to(tl.int64)
-    deep: tl.constexpr = (CI + BK - 1) // BK
-    for step in range(num_slots * deep):
-        s = step // deep
-        c = (step % deep) * BK + tl.arange(0, BK)
-        q = tl.load(table + s * far + m, mask=live, other=-1)
-        t = tl.load(kind + s).to(tl.int64)
-        heard = x + q.to(tl.int64) * (GROUPS * CI) + g * CI
-        here = (q >= 0)[:, None] & (c < CI)[None, :]
-        a = tl.load(heard[:, None] + c[None, :], mask=here, other=0.0)
-        matrix = taps + t * STRIDE_K + g * STRIDE_G
-        there = (c < CI)[:, None] & (n < CO)[None, :]
-        b = tl.load(matrix + c[:, None] * STRIDE_I + n[None, :] * STRIDE_O, mask=there, other=0.0)
-        if WIDEN:  # the interpreter multiplies bfloat16 as if it were integers
-            a = a.to(tl.float32)
-            b = b.to(tl.float32)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+    row = table + m
+    for s in range(num_slots):
+        q = tl.load(row, mask=live, other=-1)
+        row += num_rows
+        if tl.max(q, 0) >= 0:
+            t = tl.load(kind + s).to(tl.int64)
+            heard = x + q.to(tl.int64) * (GROUPS * CI) + g * CI
+            matrix = taps + (t * GROUPS + g) * (CI * CO) + n
+            for k in range(0, CI, BK):
+                c = k + tl.arange(0, BK)
+                here = (q >= 0)[:, None] & (c < CI)[None, :]
+                a = tl.load(heard[:, None] + c[None, :], mask=here, other=0.0)
+                there = (c < CI)[:, None] & (n < CO)[None, :]
+                b = tl.load(matrix[None, :] + c[:, None] * CO, mask=there, other=0.0)
+                if WIDEN:  # the interpreter multiplies bfloat16 as if it were integers
+                    a = a.to(tl.float32)
+                    b = b.to(tl.float32)
+                total = tl.dot(a, b, total, input_precision=PRECISION)
     if HAS_BIAS:
         total += tl.load(bias + g * CO + n, mask=n < CO, other=0.0).to(tl.float32)[None, :]
     p = tl.load(order + m, mask=live, other=0).to(tl.int64)
@@ -93,7 +87,6 @@ def send_depthwise(
     HAS_BIAS: tl.constexpr,  # noqa: N803
     BM: tl.constexpr,  # noqa: N803
     BN: tl.constexpr,  # noqa: N803
-    UNROLL: tl.constexpr,  # noqa: N803
 ) -> None:
     """One spatial tile of BM sites by BN channels; its halo is read from cache."""
     wide: tl.constexpr = (C + BN - 1) // BN
@@ -102,14 +95,16 @@ def send_depthwise(
     n = (block % wide) * BN + tl.arange(0, BN)
     live, inside = m < num_rows, n < C
     total = tl.zeros((BM, BN), tl.float32)
-    far = num_rows.to(tl.int64)
-    for s in tl.range(0, num_slots, loop_unroll_factor=UNROLL):
-        q = tl.load(table + s * far + m, mask=live, other=-1)
-        t = tl.load(kind + s).to(tl.int64)
-        w = tl.load(taps + t * C + n, mask=inside, other=0.0).to(tl.float32)
-        heard = (x + q.to(tl.int64) * C)[:, None] + n[None, :]
-        a = tl.load(heard, mask=(q >= 0)[:, None] & inside[None, :], other=0.0)
-        total += a.to(tl.float32) * w[None, :]
+    row = table + m
+    for s in range(num_slots):
+        q = tl.load(row, mask=live, other=-1)
+        row += num_rows
+        if tl.max(q, 0) >= 0:
+            t = tl.load(kind + s).to(tl.int64)
+            w = tl.load(taps + t * C + n, mask=inside, other=0.0).to(tl.float32)
+            heard = (x + q.to(tl.int64) * C)[:, None] + n[None, :]
+            a = tl.load(heard, mask=(q >= 0)[:, None] & inside[None, :], other=0.0)
+            total += a.to(tl.float32) * w[None, :]
     if HAS_BIAS:
         total += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)[None, :]
     p = tl.load(order + m, mask=live, other=0).to(tl.int64)
@@ -149,17 +144,18 @@ def correlate(
         m = part * chunk + start + tl.arange(0, BM)
         live = m < num_rows
         q = tl.load(table + t * num_rows + m, mask=live, other=-1)
-        p = tl.load(order + m, mask=live, other=0).to(tl.int64)
-        heard = x + q.to(tl.int64) * (GROUPS * CI) + group * CI
-        here = (c < CI)[:, None] & (q >= 0)[None, :]
-        a = tl.load(heard[None, :] + c[:, None], mask=here, other=0.0)
-        there = (q >= 0)[:, None] & (n < CO)[None, :]
-        said = g + p * (GROUPS * CO) + group * CO
-        b = tl.load(said[:, None] + n[None, :], mask=there, other=0.0)
-        if WIDEN:
-            a = a.to(tl.float32)
-            b = b.to(tl.float32)
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+        if tl.max(q, 0) >= 0:
+            p = tl.load(order + m, mask=live, other=0).to(tl.int64)
+            heard = x + q.to(tl.int64) * (GROUPS * CI) + group * CI
+            here = (c < CI)[:, None] & (q >= 0)[None, :]
+            a = tl.load(heard[None, :] + c[:, None], mask=here, other=0.0)
+            there = (q >= 0)[:, None] & (n < CO)[None, :]
+            said = g + p * (GROUPS * CO) + group * CO
+            b = tl.load(said[:, None] + n[None, :], mask=there, other=0.0)
+            if WIDEN:
+                a = a.to(tl.float32)
+                b = b.to(tl.float32)
+            total = tl.dot(a, b, total, input_precision=PRECISION)
     matrix = parts + ((part * TAPS + t) * GROUPS + group) * (CI * CO)
     inside = (c < CI)[:, None] & (n < CO)[None, :]
     tl.store(matrix + c[:, None] * CO + n[None, :], total, mask=inside)
@@ -190,9 +186,10 @@ def correlate_depthwise(
         m = part * chunk + start + tl.arange(0, BM)
         live = m < num_rows
         q = tl.load(table + t * num_rows + m, mask=live, other=-1)
-        p = tl.load(order + m, mask=live, other=0).to(tl.int64)
-        here = (q >= 0)[:, None] & (n < C)[None, :]
-        a = tl.load((x + q.to(tl.int64) * C)[:, None] + n[None, :], mask=here, other=0.0)
-        b = tl.load((g + p * C)[:, None] + n[None, :], mask=here, other=0.0)
-        total += a.to(tl.float32) * b.to(tl.float32)
+        if tl.max(q, 0) >= 0:
+            p = tl.load(order + m, mask=live, other=0).to(tl.int64)
+            here = (q >= 0)[:, None] & (n < C)[None, :]
+            a = tl.load((x + q.to(tl.int64) * C)[:, None] + n[None, :], mask=here, other=0.0)
+            b = tl.load((g + p * C)[:, None] + n[None, :], mask=here, other=0.0)
+            total += a.to(tl.float32) * b.to(tl.float32)
     tl.store(parts + (part * TAPS + t) * C + n, tl.sum(total, 0), mask=n < C)

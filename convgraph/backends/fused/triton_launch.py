@@ -28,21 +28,12 @@ FUSED = {"enable_fp_fusion": True}
 
 
 class Blocks(NamedTuple):
-    """What one program computes, and how.
-
-    Attributes:
-        rows: sites; of a weight gradient, input channels.
-        inner: length of a step of the sum: input channels, sites, or, depthwise, slots.
-        outer: output channels.
-        warps: of 32 threads.
-        stages: steps that are fetched ahead.
-    """
+    """Sides of the blocks that one program computes."""
 
     rows: int
     inner: int
     outer: int
     warps: int
-    stages: int = 3
 
 
 def blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
@@ -53,34 +44,13 @@ def blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
 
     Example:
         >>> blocks(3, 64, 4)
-        Blocks(rows=128, inner=16, outer=64, warps=4, stages=3)
+        Blocks(rows=128, inner=16, outer=64, warps=4)
         >>> blocks(256, 256, 2)
-        Blocks(rows=128, inner=64, outer=128, warps=8, stages=3)
+        Blocks(rows=128, inner=64, outer=128, warps=8)
     """
     inner = min(max(16, _power(c_in)), 128 // itemsize)
     outer = min(max(16, _power(c_out)), 128)
     return Blocks(128, inner, outer, 8 if outer == 128 else 4)
-
-
-def gradient_blocks(c_in: int, c_out: int, itemsize: int) -> Blocks:
-    """Return the blocks of a weight gradient, whose sum runs over sites.
-
-    Example:
-        >>> gradient_blocks(128, 256, 2)
-        Blocks(rows=64, inner=64, outer=128, warps=4, stages=3)
-    """
-    high = min(max(16, _power(c_in)), 64)
-    return Blocks(high, 128 // itemsize, min(max(16, _power(c_out)), 128), 4)
-
-
-def depthwise_blocks(channels: int) -> Blocks:
-    """Return the blocks of a sum with one channel a group.
-
-    Example:
-        >>> depthwise_blocks(96)
-        Blocks(rows=64, inner=1, outer=64, warps=4, stages=3)
-    """
-    return Blocks(64, 1, min(max(16, _power(channels)), 64), 4)
 
 
 def parts(num_rows: int, weights: int) -> tuple[int, int]:
@@ -142,8 +112,7 @@ def _kernels() -> ModuleType:
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device."""
-    here = device.type != "cuda" or device.index == torch.cuda.current_device()
-    return nullcontext() if here else torch.cuda.device(device)
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 # What the operators do on CUDA
@@ -164,7 +133,7 @@ def send(
     """y[order[m]] = bias + sum over slots s of x[table[s, m]] @ taps[kind[s]], there or back."""
     if backwards:
         table, order, kind = back_table, back_order, back_kind
-    x = x.contiguous()
+    x, taps = x.contiguous(), taps.contiguous()
     (slots, rows), (_, groups, c_in, c_out) = table.shape, taps.shape
     y = x.new_empty(rows, groups * c_out)
     if y.numel() == 0:
@@ -173,19 +142,10 @@ def send(
     args = (x, taps, x if bias is None else bias, table, order, kind, y, rows, slots)
     with _on(x.device):
         if c_in == c_out == 1:
-            d = depthwise_blocks(groups)
-            grid = (-(-rows // d.rows) * -(-groups // d.outer),)
+            bn = min(max(16, _power(groups)), 64)
+            grid = (-(-rows // 64) * -(-groups // bn),)
             _kernels().send_depthwise[grid](
-                x,
-                taps.contiguous(),
-                *args[2:],
-                C=groups,
-                HAS_BIAS=bias is not None,
-                BM=d.rows,
-                BN=d.outer,
-                UNROLL=d.inner,
-                num_warps=d.warps,
-                **FUSED,
+                *args, C=groups, HAS_BIAS=bias is not None, BM=64, BN=bn, num_warps=4, **FUSED
             )
             return y
         b = blocks(c_in, c_out, x.itemsize)
@@ -196,17 +156,12 @@ def send(
             CI=c_in,
             CO=c_out,
             HAS_BIAS=bias is not None,
-            STRIDE_K=taps.stride(0),
-            STRIDE_G=taps.stride(1),
-            STRIDE_I=taps.stride(2),
-            STRIDE_O=taps.stride(3),
             BM=b.rows,
             BN=b.outer,
             BK=b.inner,
             PRECISION=_precision(),
             WIDEN=interpreted(),
             num_warps=b.warps,
-            num_stages=b.stages,
             **FUSED,
         )
     return y
@@ -236,27 +191,27 @@ def correlate(
     args = (x, g, table, order, found, rows, chunk)
     with _on(x.device):
         if c_in == c_out == 1:
-            d = depthwise_blocks(groups)
-            grid = (taps * -(-groups // d.outer), 1, count)
+            bn = min(max(16, _power(groups)), 64)
+            grid = (taps * -(-groups // bn), 1, count)
             _kernels().correlate_depthwise[grid](
-                *args, TAPS=taps, C=groups, BM=32, BN=d.outer, num_warps=d.warps, **FUSED
+                *args, TAPS=taps, C=groups, BM=32, BN=bn, num_warps=4, **FUSED
             )
         else:
-            b = gradient_blocks(c_in, c_out, x.itemsize)
-            grid = (taps * -(-c_in // b.rows) * -(-c_out // b.outer), groups, count)
+            b = blocks(c_in, c_out, x.itemsize)
+            high = min(max(16, _power(c_in)), 64)
+            grid = (taps * -(-c_in // high) * -(-c_out // b.outer), groups, count)
             _kernels().correlate[grid](
                 *args,
                 TAPS=taps,
                 GROUPS=groups,
                 CI=c_in,
                 CO=c_out,
-                BI=b.rows,
+                BI=high,
                 BN=b.outer,
-                BM=b.inner,
+                BM=128 // x.itemsize,
                 PRECISION=_precision(),
                 WIDEN=interpreted(),
-                num_warps=b.warps,
-                num_stages=b.stages,
+                num_warps=4,
                 **FUSED,
             )
     return found.sum(0).to(x.dtype)

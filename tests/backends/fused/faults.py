@@ -20,8 +20,8 @@ FAULTS = {
     "wrong tap": ("tl.load(kind + s)", "tl.load(kind + num_slots - 1 - s)"),
     "lost tail row": ("live = m < num_rows\n", "live = m < num_rows - 1\n"),
     "absent row read": (
-        "q = tl.load(table + s * far + m, mask=live, other=-1)",
-        "q = tl.maximum(tl.load(table + s * far + m, mask=live, other=-1), 0)",
+        "q = tl.load(row, mask=live, other=-1)",
+        "q = tl.maximum(tl.load(row, mask=live, other=-1), 0)",
     ),
     "no order": ("tl.load(order + m, mask=live, other=0)", "m"),
     "wrong group": ("(GROUPS * CI) + g * CI", "(GROUPS * CI)"),
