@@ -38,6 +38,7 @@ from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
+from convgraph.backends.rows import HALF
 from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
 from convgraph.graph.edges import Edges
@@ -189,8 +190,11 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     # A full grid needs no counting: whoever serves it as an image moves the least.
     if "dense" in table and table["dense"].refuses(problem) is None:
         return "dense"
-    # Nor do self-loops, which are one product over the rows as they lie.
-    if problem.op == "conv" and problem.edges.is_self_loops and gather.refuses(problem) is None:
+    # Nor do self-loops, which are one product over the rows as they lie; but on CUDA half types
+    # would have to be widened for it, to round once.
+    widened = problem.dtype in HALF and problem.device.type != "cpu"
+    loops = problem.op == "conv" and problem.edges.is_self_loops and not widened
+    if loops and gather.refuses(problem) is None:
         return gather.NAME
     if isinstance(problem.edges, Edges):
         return problem.edges.form(_cheapest_on, *problem.facts)

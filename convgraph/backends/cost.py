@@ -28,6 +28,7 @@ class Rate:
         moved: element of four bytes read or written.
         call: start of a kernel; `gather` starts one a tap, or few for all.
         ieee: `mac` of float32 on CUDA without TF32; 0 where that is no other.
+        half: `mac` of half types on CUDA; 0 where it is `mac` by the bytes of an operand.
     """
 
     mac: float
@@ -35,6 +36,7 @@ class Rate:
     moved: float
     call: float
     ieee: float = 0.0
+    half: float = 0.0
 
 
 RATES: dict[str, dict[str, Rate]] = {
@@ -58,17 +60,30 @@ RATES: dict[str, dict[str, Rate]] = {
         # Not measured: interpreted, to be tested and read, and dearer than anything else here.
         "triton": Rate(mac=10.0, depthwise=10.0, moved=100.0, call=100_000_000),
     },
-    # Not measured but reckoned: half the peak of an H100 in TF32 for a large convolution, a third
-    # for many small ones and for products of gathered rows, 3 TB/s, 10 microseconds a kernel. In
-    # IEEE float32 two thirds of the plain units' 3.3e13 multiply-adds a second for a library's
-    # product, a quarter for that of `triton`, which is why `gather` has it there.
+    # One H200, torch 2.11, cuDNN 9.19, by `benchmarks/gpu_speed.py`: least squares over the
+    # relative errors of five convolutions (3x3 with 64 to 256 channels, depthwise 7x7, 1x1) in
+    # bfloat16, float16 and TF32, batch 64, on full grids and on patches, density .4 and .1; device
+    # time of a replayed CUDA graph, mean of a forward and of a third of a training step. By these
+    # rates 23 of 24 masked cases get the best backend, one takes 1.52 times as long. `ieee` was not
+    # measured: two thirds of the plain units' 3.3e13 multiply-adds a second for a library's
+    # product, a quarter for that of `triton`. Nor was `messages`, which is never chosen for speed.
     "cuda": {
-        "dense": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
-        "masked": Rate(mac=5e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=4.5e-5),
-        "tiles": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=5e-5),
-        "triton": Rate(mac=8e-6, depthwise=5e-5, moved=1.3e-3, call=10_000, ieee=1.2e-4),
-        "gather": Rate(mac=8e-6, depthwise=0.0, moved=2.6e-3, call=10_000, ieee=4.5e-5),
-        "messages": Rate(mac=8e-6, depthwise=8e-6, moved=4e-3, call=10_000, ieee=4.5e-5),
+        "dense": Rate(
+            mac=4.02e-6, depthwise=4.1e-4, moved=2.87e-3, call=19_500, ieee=4.5e-5, half=2.15e-6
+        ),
+        "masked": Rate(
+            mac=2.31e-6, depthwise=4.4e-4, moved=2.88e-3, call=43_000, ieee=4.5e-5, half=1.94e-6
+        ),
+        "tiles": Rate(
+            mac=4.51e-6, depthwise=1.16e-3, moved=4.29e-3, call=32_500, ieee=5e-5, half=4.71e-6
+        ),
+        "triton": Rate(
+            mac=5.03e-5, depthwise=9.2e-4, moved=6.2e-4, call=17_200, ieee=1.2e-4, half=8.23e-6
+        ),
+        "gather": Rate(
+            mac=2.77e-5, depthwise=8.6e-3, moved=2.96e-3, call=13_300, ieee=4.5e-5, half=8.77e-5
+        ),
+        "messages": Rate(mac=2.8e-5, depthwise=8.6e-3, moved=4e-3, call=13_300, ieee=4.5e-5),
     },
 }
 """Kind of device -> backend that serves there, or way of one -> rate; others count as "cuda"."""
@@ -90,12 +105,13 @@ def nanoseconds(name: str, problem: Problem, macs: float, moved: float, calls: i
     rate = RATES["cpu" if problem.device.type == "cpu" else "cuda"].get(name)
     if rate is None:
         return inf
-    mac = (
-        rate.depthwise
-        if problem.depthwise
-        else (rate.ieee if problem.ieee and rate.ieee else rate.mac)
-    )
+    half, cpu = problem.dtype in (torch.float16, torch.bfloat16), problem.device.type == "cpu"
     # Half types are widened on the CPU.
-    half = problem.device.type == "cpu" and problem.dtype in (torch.float16, torch.bfloat16)
-    scale = 1.0 if half else problem.dtype.itemsize / BYTES
-    return (macs * mac + moved * rate.moved) * scale + calls * rate.call
+    scale = 1.0 if half and cpu else problem.dtype.itemsize / BYTES
+    if problem.depthwise:
+        mac = rate.depthwise * scale
+    elif half and not cpu and rate.half:
+        mac = rate.half
+    else:
+        mac = (rate.ieee if problem.ieee and rate.ieee else rate.mac) * scale
+    return macs * mac + moved * rate.moved * scale + calls * rate.call

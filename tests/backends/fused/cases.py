@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vmap
 
 import convgraph as cg
+from convgraph import backends
 from convgraph.backends.fused import triton_launch
+from convgraph.functional import prepared
 from tests.cases import holes, integer_weights, integers
 
 BACKEND = "triton" if triton_launch.interpreted() else "cpp"
@@ -175,3 +177,28 @@ def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
         found = cg.prove(layer, twin, size=(5, 6), mask=mask)
     assert found.verdict == "proven", str(found)
     assert any("convgraph::send" in line for line in found.assumed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_prepared_call_is_the_general_one(
+    groups: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way, which is taken where the choice falls on a fused kernel."""
+    layer = integer_weights(nn.GraphConv2d(4, 8, 3, padding=1, groups=groups))
+    graph = cg.PixelGraph.from_image(integers(2, 4, 6, 11), holes(2, (6, 11)))
+    general = run(layer, graph, BACKEND, dtype, twice=False)
+    monkeypatch.setattr(backends, "choose", lambda *_: BACKEND)
+    x = graph.x.to(dtype).requires_grad_()
+    args = (layer.weight, layer.bias, layer.geometry, groups)
+    short = prepared.convolved(graph.with_x(x), *args)
+    if BACKEND == "cpp" and dtype == torch.bfloat16:
+        assert short is None, "half types are widened by the general way"
+        return
+    assert short is not None
+    y = short.x
+    g = (torch.arange(y.numel()).view_as(y) ** 2 // 3 % 5 - 2).to(dtype)
+    grads = torch.autograd.grad(y, [x, *layer.parameters()], g)
+    assert all(torch.equal(a, b) for a, b in zip((y.detach(), *grads), general, strict=True))
+    with torch.no_grad():
+        assert torch.equal(prepared.convolved(graph.with_x(x), *args).x, y)  # type: ignore[union-attr]
