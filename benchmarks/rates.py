@@ -84,15 +84,20 @@ def main() -> int:
     generator = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
     end = time.perf_counter() + args.seconds
-    for case in todo:
-        if time.perf_counter() > end:
-            print(f"{len({row['case'] for row in rows})} of {len(todo)} cases in the time given")
-            break
-        holes, start = mask(case, generator), time.perf_counter()
-        for ieee in (False, True) if device.type == "cuda" else (False,):
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not ieee
-            rows += measured(case, holes, args.rounds, device, ieee=ieee)
-        print(f"{time.perf_counter() - start:6.1f} s  {case.name}", flush=True)
+    try:
+        for case in todo:
+            if time.perf_counter() > end:
+                break
+            holes, start = mask(case, generator), time.perf_counter()
+            for ieee in (False, True) if device.type == "cuda" else (False,):
+                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not ieee
+                rows += measured(case, holes, args.rounds, device, ieee=ieee)
+            print(f"{time.perf_counter() - start:6.1f} s  {case.name}", flush=True)
+    except KeyboardInterrupt:
+        print("cut short: what has been measured is fitted")
+    seen = len({row["case"].removesuffix(", ieee") for row in rows})
+    if seen < len(todo):
+        print(f"{seen} of {len(todo)} cases in the time given")
     serving, table = SERVING[device.type], cost.RATES[device.type]
     rates: dict[str, list[float]] = {}
     for name in serving:  # none of torch's multiplies faster than its whole convolution

@@ -142,12 +142,15 @@ def main() -> int:
     device, rows = torch.device(args.device), []
     kinds = [kind for kind in KINDS if kind != "TF32" or device.type == "cuda"]
     todo = [(g, kind, layout) for g in GEOMETRIES for kind in kinds for layout in LAYOUTS]
-    for geometry, kind, layout in track(todo, description="classes"):
-        with arithmetic(kind, device):
-            held = allows_tf32(device)
-            found = worst(GEOMETRIES[geometry], kind, LAYOUTS[layout], device, args.trials)
-        rows.append({"geometry": geometry, "kind": kind, "layout": layout, "tf32": held})
-        rows[-1]["classes"] = found
+    try:
+        for geometry, kind, layout in track(todo, description="classes"):
+            with arithmetic(kind, device):
+                held = allows_tf32(device)
+                found = worst(GEOMETRIES[geometry], kind, LAYOUTS[layout], device, args.trials)
+            rows.append({"geometry": geometry, "kind": kind, "layout": layout, "tf32": held})
+            rows[-1]["classes"] = found
+    except KeyboardInterrupt:
+        print(f"cut short: {len(rows)} of {len(todo)} in the time given")
     cuda = device.type == "cuda"
     record = {
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {platform.machine()}",
@@ -178,7 +181,9 @@ def table(record: dict[str, Any], kinds: list[str]) -> list[list[str]]:
             each = ", ".join(f"{name} {what}" for name, what in found.items())
             found = found["y"] if same else each
         said.setdefault((row["geometry"], row["layout"]), {})[row["kind"]] = found
-    body = [[*ends, *(values[kind] for kind in kinds)] for ends, values in said.items()]
+    body = [
+        [*ends, *(values.get(kind, "not asked") for kind in kinds)] for ends, values in said.items()
+    ]
     return [["convolution", "layout", *kinds], *body]
 
 

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from convgraph.backends import TABLES, tf32
 from convgraph.backends.fused import triton_conv, triton_launch
 from convgraph.functional.conv import conv_problem
 from convgraph.graph.edges import connect
+from tests.backends.fused.assembled import CAPABILITIES, RESERVED, SHARED, assembled, launches
 from tests.cases import holes, integer_weights, integers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,23 +56,6 @@ def test_importing_the_package_imports_no_kernel() -> None:
 # What the compiler makes of the kernels, which needs no GPU
 
 
-def compiled(name: str, dtype: str, capability: int, constants: dict[str, Any]) -> str:
-    """The PTX of a kernel, which has also been assembled for the device."""
-    compiler = import_module("triton.compiler")
-    target = import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
-    kernel = getattr(import_module("convgraph.backends.fused.triton_kernels"), name)
-    kinds = dict.fromkeys(("table", "order", "kind"), "*i32") | {"parts": "*fp32"}
-    kinds |= dict.fromkeys(("num_rows", "num_slots", "chunk"), "i32")
-    signature = {
-        arg: "constexpr" if arg in constants else kinds.get(arg, f"*{dtype}")
-        for arg in kernel.arg_names
-    }
-    source = compiler.ASTSource(kernel, signature, constants)
-    made = compiler.compile(source, target=target, options={"num_warps": 8, **triton_launch.FUSED})
-    assert len(made.asm["cubin"]) > 0
-    return str(made.asm["ptx"])
-
-
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(triton_launch.interpreted(), reason="triton interprets")
 @pytest.mark.parametrize("capability", [80, 90])
@@ -92,19 +75,41 @@ def test_the_kernels_compile_for_devices_without_atomics(
     send = {**both, "HAS_BIAS": True, "BM": b.rows, "BK": b.inner}
     rows = 32 if dtype == "fp32" else 64
     products = [
-        compiled("send", dtype, capability, send),
-        compiled("correlate", dtype, capability, {**both, "TAPS": 9, "BI": 64, "BM": rows}),
+        assembled("send", dtype, capability, send),
+        assembled("correlate", dtype, capability, {**both, "TAPS": 9, "BI": 64, "BM": rows}),
     ]
     single = {"C": 96, "BN": 64}
     sums = [
-        compiled("send_depthwise", dtype, capability, {**single, "HAS_BIAS": True, "BM": 64}),
-        compiled("correlate_depthwise", dtype, capability, {**single, "TAPS": 9, "BM": 32}),
+        assembled("send_depthwise", dtype, capability, {**single, "HAS_BIAS": True, "BM": 64}),
+        assembled("correlate_depthwise", dtype, capability, {**single, "TAPS": 9, "BM": 32}),
     ]
-    for ptx in products:
-        on_tensor_cores = "mma.sync" in ptx or "wgmma" in ptx
+    for made in products:
+        on_tensor_cores = "mma.sync" in made.ptx or "wgmma" in made.ptx
         assert on_tensor_cores == (precision == "tf32")
-    for ptx in (*products, *sums):
-        assert not re.search(r"^\s*(@!?%p\d+ )?(atom|red)\.", ptx, re.MULTILINE)
+    for made in (*products, *sums):
+        assert not re.search(r"^\s*(@!?%p\d+ )?(atom|red)\.", made.ptx, re.MULTILINE)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(triton_launch.interpreted(), reason="triton interprets")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("channels", "groups"), [(128, 1), (96, 96)])
+@pytest.mark.parametrize(("dtype", "precision"), [("bf16", "tf32"), ("fp32", "tf32")])
+def test_nothing_spills_and_shared_memory_is_there(
+    dtype: str,
+    precision: str,
+    channels: int,
+    groups: int,
+    capability: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name, (constants, warps) in launches(dtype, channels, precision, groups).items():
+        made = assembled(name, dtype, capability, constants, warps)
+        assert made.spilled == 0, name
+        assert made.shared + RESERVED <= SHARED[capability], name
+        assert made.blocks >= 1, (name, made.registers, made.shared)
 
 
 # What it refuses
