@@ -15,9 +15,12 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 # asks for: that is the extra `zoo`.
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
 
+# A worker a core; a file's tests stay together, for some count what the others did.
+SPREAD := -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-proof bench-networks gpu classes house faults fuzz zoo zoo-page notebooks \
-        lab lessons slides docs clean
+.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks gpu classes house faults fuzz zoo zoo-page notebooks \
+        lab lessons slides docs news dist clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -28,8 +31,14 @@ setup: $(READY) ## create .venv and install convgraph with its tools
 demo: $(READY) ## train on digits, filter a photograph, prove every layer; writes demo/
 	$(BIN)/convgraph demo
 
+quick: $(READY) ## run what tests the files that you changed, in at most two minutes
+	$(BIN)/python -m tests.quick
+
 test: $(READY) ## run the tests and the doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD) -m "not ci"
+
+test-ci: $(READY) ## run CI's share: the whole demo, published networks, every pair
+	$(BIN)/python -m pytest $(SPREAD) -m ci
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -83,6 +92,14 @@ lessons: $(BOOKS) ## write the notebooks anew from their text, executed; LESSON=
 
 slides: $(BOOKS) ## slides of the lessons to teach from, into slides/
 	$(BIN)/python notebooks/editions.py slides slides
+
+news: ## move the fragments of news/ into CHANGELOG.md; VERSION=0.1.0
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt towncrier
+	$(BIN)/towncrier build --yes --version $(VERSION)
+
+dist: $(READY) ## build sdist and wheel, check both, and try each elsewhere; uploads nothing
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt build twine
+	PYTHON=$(BIN)/python .ci/release
 
 docs: $(DOCS) ## build the documentation into site/; a warning is an error
 	$(BIN)/convgraph explore --out docs/explorer-page.html

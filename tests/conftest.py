@@ -32,7 +32,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(THREADS, os.cpu_count() or 1) // workers))
     if find_spec("triton") is None:  # doctests would import the one module that is written in it
         kernels = Path(convgraph.__file__).parent / "backends" / "fused" / "triton_kernels.py"
         config.option.ignore = [*(config.option.ignore or []), str(kernels)]

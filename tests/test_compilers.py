@@ -1,5 +1,6 @@
 """Compilers, exporters and functional transforms, whoever is the first to ask for a topology."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -153,8 +154,15 @@ def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | No
     assert torch.equal(first, grad if how == "grad" else y)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", MOVERS)
+def pairs() -> Iterator[Any]:
+    """Every layer with every backend; each layer once and each backend in turn, the rest in CI."""
+    for number, name in enumerate(MOVERS):
+        for turn, backend in enumerate(BACKENDS):
+            marks = () if turn == number % len(BACKENDS) else pytest.mark.ci
+            yield pytest.param(name, backend, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "backend"), pairs())
 def test_layers_without_weights_compile_with_their_gradients(name: str, backend: str) -> None:
     torch._dynamo.reset()
     layer = MOVERS[name]()

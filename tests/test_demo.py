@@ -10,6 +10,7 @@ from convgraph import demo
 from convgraph.demo import digits, photograph
 
 
+@pytest.mark.ci  # `make demo` is the same, and CI runs both
 def test_the_fast_demo_holds_what_it_checks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

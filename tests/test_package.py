@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import quick
 from tests.house import END, HOUSE, START, page, rooms
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,6 +215,13 @@ def test_the_page_lists_the_rooms() -> None:
     assert text.count(START) == text.count(END) == 1
     assert text == page(text), "make house"
     assert page(text.replace("| `errors.py` |", "| `mistakes.py` |")) == text
+
+
+def test_every_folder_knows_its_quick_tests() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {f"convgraph/{name}/" for name in folders} <= set(quick.TESTS)
+    paths = {path for tests in quick.TESTS.values() for path in tests.split()}
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
 def test_no_test_borrows_from_a_test() -> None:

@@ -14,6 +14,8 @@ from tests.convert.masks import MASKS, images
 from tests.convert.nets import Snap, build, image, zoo
 from tests.convert.truth import program, truth
 
+pytestmark = pytest.mark.ci
+
 SIZE = (97, 113)
 
 NETWORKS = (

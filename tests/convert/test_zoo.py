@@ -45,6 +45,7 @@ def answer(name: str) -> dict[str, Any]:
         return judge(entry)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SHARE)
 def test_a_published_network(name: str) -> None:
     found = answer(name)

@@ -25,6 +25,8 @@ with warnings.catch_warnings():
     from torch.testing._internal import common_nn
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
+# They also forbid everybody to set torch.backends' flags for the rest of the process.
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 pytestmark = [
     # The samples of torch's own tests reach deprecated corners of torch on purpose.

@@ -1,0 +1,85 @@
+"""What tests the files that changed, without what takes long: `make quick`.
+
+python -m tests.quick [FILES]        files, or everything that differs from the main branch
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ALWAYS = ("tests/test_package.py",)
+
+TESTS = {
+    "convgraph/geometry/": "tests/geometry tests/graph/test_edges.py",
+    "convgraph/graph/": "tests/graph tests/test_memo.py",
+    "convgraph/spaces/": "tests/spaces",
+    "convgraph/backends/": "tests/backends tests/comparison/test_layers.py",
+    "convgraph/functional/": "tests/nn tests/backends/test_choice.py",
+    "convgraph/nn/": "tests/nn",
+    "convgraph/convert/": "tests/convert",
+    "convgraph/proof/layer/": "tests/proof/test_judge.py tests/proof/test_premise.py",
+    "convgraph/proof/network/": "tests/proof/test_network.py tests/proof/test_running.py",
+    "convgraph/proof/refutation/": "tests/proof/test_refutation.py",
+    "convgraph/proof/symbolic/": "tests/proof/test_symbolic.py",
+    "convgraph/proof/": "tests/proof/test_certificate.py tests/proof/test_verifier.py",
+    "convgraph/comparison/": "tests/comparison",
+    "convgraph/draw/": "tests/test_draw.py",
+    "convgraph/explorer/": "tests/explorer",
+    "convgraph/demo/": "tests/test_demo.py",
+    "convgraph/cli.py": "tests/test_cli.py",
+    "convgraph/pytest_plugin.py": "tests/test_pytest_plugin.py",
+    "convgraph/memo.py": "tests/test_memo.py tests/graph",
+    "convgraph/": "tests/test_bad_input.py",
+    "docs/": "tests/test_readme.py tests/docs",
+    "README.md": "tests/test_readme.py",
+    "notebooks/": "tests/test_notebooks.py",
+}
+"""Beginning of a path -> what tests it; the first that fits counts."""
+
+
+def changed() -> list[str]:
+    """Return the files that differ from the main branch, new ones included."""
+    base = git("merge-base", "HEAD", "main") or ["HEAD"]
+    return [
+        *git("diff", "--name-only", base[0]),
+        *git("ls-files", "--others", "--exclude-standard"),
+    ]
+
+
+def git(*arguments: str) -> list[str]:
+    """Return the lines that git prints, none where it refuses."""
+    run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return run.stdout.splitlines() if run.returncode == 0 else []
+
+
+def paths_for(files: list[str]) -> list[str]:
+    """Return what to run for these files, and the doctests of those in the package.
+
+    Example:
+        >>> paths_for(["convgraph/nn/pool.py", "tests/test_draw.py"])
+        ['tests/test_package.py', 'convgraph/nn/pool.py', 'tests/nn', 'tests/test_draw.py']
+    """
+    found = dict.fromkeys(ALWAYS)
+    for file in files:
+        if file.startswith("tests/"):
+            name = file.rpartition("/")[2]
+            found.update({file: None} if name.startswith("test_") else {})
+            continue
+        if file.startswith("convgraph/") and file.endswith(".py"):
+            found[file] = None
+        for start, tests in TESTS.items():
+            if file.startswith(start):
+                found.update(dict.fromkeys(tests.split()))
+                break
+    return [path for path in found if (ROOT / path).exists()]
+
+
+if __name__ == "__main__":
+    paths = paths_for(sys.argv[1:] or changed())
+    print("quick:", *paths, flush=True)  # noqa: T201
+    spread = ["-n", "auto", "--dist", "loadfile", "-q"]
+    sys.exit(pytest.main([*spread, "-m", "not slow and not ci", *paths]))
