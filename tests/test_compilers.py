@@ -162,7 +162,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(name, backend, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "backend"), pairs())
+@pytest.mark.parametrize(("name", "backend"), list(pairs()))
 def test_layers_without_weights_compile_with_their_gradients(name: str, backend: str) -> None:
     torch._dynamo.reset()
     layer = MOVERS[name]()

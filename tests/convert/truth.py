@@ -134,7 +134,7 @@ class Truth(torch.fx.Interpreter):
         return out.movedim(3, 1)
 
     def on_group_norm(
-        self, x: Tensor, groups: int, weight: Any, bias: Any, eps: float, cudnn: bool = True
+        self, x: Tensor, groups: int, weight: Any, bias: Any, eps: float = 1e-5, cudnn: bool = True
     ) -> Tensor:
         parts = x.unflatten(1, (groups, -1))
         some = self.some(x).unsqueeze(1).expand(-1, groups, parts.shape[2], -1, -1)
