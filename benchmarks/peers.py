@@ -56,6 +56,9 @@ def arms(
         found |= _pyg(case, layer, graph)
     if find_spec("spconv") and case.groups == 1 and case.stride == 1 and dtype != torch.float64:
         found |= _spconv(case, graph)
+    small = case.kernel**2 <= 32 and case.groups == 1 and case.stride == 1
+    if find_spec("flex_gemm") and device.type == "cuda" and small and dtype != torch.float64:
+        found |= _flex_gemm(case, graph)
     return found
 
 
@@ -125,3 +128,23 @@ def _spconv(case: Case, graph: cg.PixelGraph) -> dict[str, Arm]:
 
     leaves = [x, *peer.parameters()] if x.device.type == "cuda" else []
     return {"spconv SubMConv2d": (forward, leaves)}
+
+
+def _flex_gemm(case: Case, graph: cg.PixelGraph) -> dict[str, Arm]:
+    """FlexGEMM's submanifold convolution of a volume one pixel deep, its map kept between calls."""
+    from flex_gemm.ops import spconv
+
+    spconv.set_algorithm(spconv.Algorithm.MASKED_IMPLICIT_GEMM_SPLITK)
+    x, size = _leaf(graph.x), torch.Size((case.batch, case.channels, case.size, case.size, 1))
+    flat = torch.zeros_like(graph.batch[:, None])
+    where = torch.cat([graph.batch[:, None], graph.pos, flat], 1).int().contiguous()
+    shape = (case.out, 1, case.kernel, case.kernel, case.channels)
+    weight, bias = _leaf(torch.randn(shape).to(x)), _leaf(x.new_zeros(case.out))
+    kept: list[Any] = [None]
+
+    def forward() -> Tensor:
+        y: Tensor
+        y, kept[0] = spconv.sparse_submanifold_conv3d(x, where, size, kept[0], weight, bias)
+        return y
+
+    return {"FlexGEMM": (forward, [x, weight, bias])}
