@@ -109,7 +109,8 @@ class derived(Generic[T]):  # noqa: N801 - it is written like `property`
     """A property of a `Record` that is computed once, outside of every trace.
 
     A compiler takes it as a constant. The value is kept in the record's memo under the property's
-    name.
+    name. Whoever writes to a tensor that he was given keeps what he wrote, and the record computes
+    its own anew: no other graph on the same sites sees it.
 
     Example:
         >>> class Square(Record):
@@ -146,7 +147,26 @@ class derived(Generic[T]):  # noqa: N801 - it is written like `property`
         if torch.compiler.is_dynamo_compiling():
             found: T = read(record, self._name)
             return found
-        return once(record._memo, self._name, partial(self._make, record))
+        value = once(record._memo, self._name, partial(_unwritten, self._make, record))
+        if _written(value):
+            record._memo.pop(self._name, None)
+            value = once(record._memo, self._name, partial(_unwritten, self._make, record))
+        return value
+
+
+def _unwritten(make: Callable[[Any], T], record: Any) -> T:
+    """What was made, its tensors as nobody has written to them since."""
+    made: Any = make(record)
+    if isinstance(made, tuple):
+        return cast("T", tuple(one.data if isinstance(one, torch.Tensor) else one for one in made))
+    return cast("T", made.data if isinstance(made, torch.Tensor) else made)
+
+
+def _written(value: Any) -> bool:
+    """Whether somebody has written to a kept tensor in place."""
+    if isinstance(value, torch.Tensor):
+        return value._version > 0
+    return isinstance(value, tuple) and any(map(_written, value))
 
 
 @final

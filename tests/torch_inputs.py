@@ -61,7 +61,7 @@ CRASHES = """\
 
 Not refused, and no fault of a graph: on the CPU, torch 2.13's own backward of `conv3d` in float32
 crashes the process where the padding of the depth is at least the depth (seen with depth 2, padding
-6 and a kernel of 7), whatever the layout of the image. Three other faults of the same library, that
+6 and a kernel of 7), whatever the layout of the image. Other faults of the same library, that
 only rows seen as an image reach, are kept away from (`convgraph/backends/onednn.py`).
 """
 

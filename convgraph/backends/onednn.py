@@ -1,7 +1,7 @@
-"""Torch's convolutions of rows seen as an image, around three faults of oneDNN's kernels.
+"""Torch's convolutions of rows seen as an image, around faults of oneDNN's kernels.
 
 Rows (B*H*W, C) that are viewed as an image lie channels-last. On the CPU torch hands such images of
-float32 to kernels of oneDNN that an image as users keep it never reaches, and three of them err
+float32 to kernels of oneDNN that an image as users keep it never reaches, and four of them err
 (seen with torch 2.13 and oneDNN 3.12 on AVX-512 and AVX2):
 
 * `silent`: with a bias, and an axis of the output along which no pixel is heard, a kernel that was
@@ -9,11 +9,15 @@ float32 to kernels of oneDNN that an image as users keep it never reaches, and t
   Such an operator is its bias.
 * `sliced`: the gradient of the weight of a 1x1 with stride, without padding and of few channels is
   written beyond its workspace: abort, hang or wrong numbers. uxlfoundation/oneDNN#6035, open.
-  Such an operator is one product over the rows that it hears.
+  Such an operator is one product over the rows that it hears; transposed, one row by row, whose
+  results are then set apart.
 * `planar`: one channel a group, output width 1, stride and kernel along it above 1: uninitialised
   numbers. No report is known. The same memory with the strides of an ordinary image goes to the
   kernel that the dense twin runs; for a transposed kernel, which meets it in its backward, so do
   the gradients of its output.
+* `deep`: the gradient of the weight of a volume whose depth is no more than its padding is wrong or
+  written beyond its memory. Few channels meet it in any layout, see docs/refused.md, and others as
+  rows only: laid out as above they do as well as the dense twin.
 
 Which stands in is decided from integers alone, once where the caller keeps a plan.
 """
@@ -32,7 +36,12 @@ Convolution = Callable[[Tensor, Tensor, Tensor | None, Ints, Ints, Ints, int], T
 
 CONV: dict[int, Convolution] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 
-MENDED: dict[str, tuple[int, int] | None] = {"silent": (3, 14), "sliced": None, "planar": None}
+MENDED: dict[str, tuple[int, int] | None] = {
+    "silent": (3, 14),
+    "sliced": None,
+    "planar": None,
+    "deep": None,
+}
 """The oneDNN from which on each fault is gone; None while nobody has mended it."""
 
 FEW = 16
@@ -78,6 +87,8 @@ def convolution(
         return _silent
     if errs("sliced") and is_strided_point(kernel, stride) and not any(padding):
         return _sliced
+    if errs("deep") and is_deep(size, padding):
+        return _ordinary
     if errs("planar") and is_narrow(_out(*axes[-1]), kernel, stride):
         return _planar
     return plain
@@ -91,6 +102,11 @@ def is_strided_point(kernel: Ints, stride: Ints) -> bool:
 def is_narrow(width: int, kernel: Ints, stride: Ints) -> bool:
     """Whether an output of this width is where one channel a group is summed wrongly."""
     return width == 1 and kernel[-1] > 1 and stride[-1] > 1
+
+
+def is_deep(size: Ints, padding: Ints) -> bool:
+    """Whether a volume is no deeper than its padding."""
+    return len(size) == 3 and padding[0] >= size[0]
 
 
 def every(image: Tensor, stride: Ints) -> Tensor:
@@ -112,6 +128,27 @@ def planar(image: Tensor) -> Tensor:
     """
     made: Tensor = image.flatten(0, 1).unflatten(0, image.shape[:2])
     return made
+
+
+def errs_transposed(kernel: Ints, stride: Ints, padding: Ints, channels: int) -> bool:
+    """Whether a transposed kernel of so many output channels a group has to be `spaced`."""
+    few = channels < FEW and is_strided_point(kernel, stride) and not any(padding)
+    return few and errs("sliced")
+
+
+def spaced(
+    image: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, extra: Ints, groups: int
+) -> Tensor:
+    """A transposed 1x1 with stride: one tap a pixel, and zeros between what they make."""
+    d = len(stride)
+    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[d - 1]
+    y = run(image, weight, None, 1, 0, 0, groups)
+    for axis, (step, more) in enumerate(zip(stride, extra, strict=True), start=2):
+        size = (y.shape[axis] - 1) * step + 1 + more
+        rest = [0, 0] * (d + 1 - axis)
+        y = F.pad(y.unsqueeze(axis + 1), [*rest, 0, step - 1]).flatten(axis, axis + 1)
+        y = F.pad(y, [*rest, 0, max(0, size - y.shape[axis])]).narrow(axis, 0, size)
+    return y if bias is None else y + bias.view(-1, *(1,) * d)
 
 
 def _out(n: int, k: int, stride: int, padding: int, dilation: int) -> int:
@@ -161,6 +198,15 @@ def _sliced(
         return F.linear(heard.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
     steps = (1,) * len(stride)
     return CONV[len(stride)](heard, weight, bias, steps, padding, dilation, groups)
+
+
+def _ordinary(
+    image: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints,
+    dilation: Ints, groups: int,
+) -> Tensor:  # fmt: skip
+    """Any channels, laid out as the dense twin has them."""
+    plain = CONV[len(stride)]
+    return plain(planar(image), planar(weight), bias, stride, padding, dilation, groups)
 
 
 def _planar(

@@ -38,15 +38,15 @@ def to_data(
     data.image_size = torch.tensor(sites.sizes, dtype=torch.int64, device=sites.device).view(
         -1, sites.d
     )
-    data.image_nodes = sites.counts
-    data.batch = sites.batch
+    # Copies: PyG writes into what it is given, and these are read by every graph on the sites.
+    data.image_nodes, data.batch = sites.counts.clone(), sites.batch.clone()
     if sites.space is not None:
         data.space = sites.space
     if relation is not None:
         edges = _among_nodes(relation, sites)
-        data.edge_index, data.edge_type = edges.edge_index, edges.edge_type
+        data.edge_index, data.edge_type = edges.edge_index.clone(), edges.edge_type.clone()
         if edges.edge_weight is not None:
-            data.edge_weight = edges.edge_weight.to(x.dtype)
+            data.edge_weight = edges.edge_weight.to(x.dtype, copy=True)
     if y is not None:
         data.y = y
     return data

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from convgraph.errors import GraphError
 from convgraph.graph import lattice
 from convgraph.graph.lattice import Size
 from convgraph.memo import Record, derived
@@ -23,6 +24,7 @@ class SiteNumbers(Record):
     device: torch.device
     batch_size: int
     num_cells: int
+    num_nodes: int
 
     @derived
     def cell_ptr(self) -> Tensor:
@@ -35,12 +37,22 @@ class SiteNumbers(Record):
         """(N,) int64: the cell of each node, ascending."""
         if self.mask is None:
             return torch.arange(self.num_cells, device=self.device)
-        return self.mask.nonzero().squeeze(1)
+        found = self.mask.nonzero().squeeze(1)
+        if len(found) != self.num_nodes:
+            raise GraphError(
+                f"Sites: the mask has {len(found)} nodes and had {self.num_nodes}; somebody wrote "
+                "to it in place. Clone a mask before you change it, and build a new graph from it"
+            )
+        return found
 
     @derived
     def rank(self) -> Tensor | None:
         """(num_cells,) int64: the node of each cell, -1 where there is none; None when full."""
-        return None if self.mask is None else torch.where(self.mask, self.mask.cumsum(0) - 1, -1)
+        if self.mask is None:
+            return None
+        found = torch.full((self.num_cells,), -1, device=self.device)
+        found[self.nodes] = torch.arange(self.num_nodes, device=self.device)
+        return found
 
     @derived
     def batch(self) -> Tensor:

@@ -23,6 +23,7 @@ STANDS_IN: dict[str, tuple[Any, tuple[Ints, ...], Ints, int]] = {
     "sliced 3d": (onednn._sliced, ((3, 4, 5), (1, 1, 1), (2, 1, 2), (0,) * 3, (1,) * 3), (2, 3), 1),
     "planar": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (1, 4), 1),
     "planar depthwise": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (3, 3), 3),
+    "deep": (onednn._ordinary, ((3, 2, 5), (7, 2, 1), (3, 2, 4), (6, 0, 0), (1,) * 3), (6, 3), 3),
     "planar of none": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (4, 4), 2),
 }  # fmt: skip
 
@@ -54,6 +55,28 @@ def test_it_is_the_same_function_to_the_second_derivative(name: str, bias: bool)
     if onednn.errs(name.split()[0]):
         assert onednn.convolution(size, kernel, *plain, CPU) is run
     for one, two in zip(answers(run), answers(onednn.CONV[len(size)]), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("extra", [(0, 0), (1, 2), (3, 0)])
+def test_a_transposed_point_is_the_same_function(extra: Ints, groups: int) -> None:
+    torch.manual_seed(0)
+    given = [whole(2, 3, 5, 4), whole(4, 3, 1, 1), whole(3 * groups)]
+
+    def answers(spaced: bool) -> list[torch.Tensor]:
+        x, w, b = given
+        x = x.movedim(-1, 1)
+        if spaced:
+            y = onednn.spaced(x, w, b, (2, 3), extra, groups)
+        else:
+            more = torch.nn.functional.conv_transpose2d
+            y = more(x, w, b, (2, 3), 0, extra, groups, dilation=4)
+        torch.manual_seed(1)
+        return [y, *torch.autograd.grad(y, given, torch.randint(-3, 4, y.shape).double())]
+
+    assert onednn.errs_transposed((1, 1), (2, 3), (0, 0), 3) is onednn.errs("sliced")
+    for one, two in zip(answers(True), answers(False), strict=True):
         assert torch.equal(one, two)
 
 

@@ -35,11 +35,17 @@ GEOMETRIES = [
     _conv((9, 4), (4, 8), (3, 3), (1, 2), (1, 0), groups=4),
     _conv((9, 1), (1, 1), (5, 7), (1, 3), (1, 3), dilation=(2, 1), bias=False, transposed=True),
     _conv((9, 1), (16, 1), (7, 7), (1, 3), (2, 2), dilation=(3, 1), bias=False, transposed=True),
+    # a volume no deeper than its padding: wrong or abort on AVX-512
+    _conv((3, 2, 5), (48, 12), (7, 2, 1), (3, 2, 4), (6, 0, 0), groups=3),
+    _conv((3, 7, 1), (6, 16), (5, 2, 3), (2, 1, 2), (3, 1, 2), dilation=(1, 1, 2), groups=2),
     # a strided 1x1 of few channels: abort on AVX2, and on AVX-512
     _conv((32, 32), (4, 8), (1, 1), (2, 2), (0, 0), batch=32),
     _conv((64, 64), (8, 16), (1, 1), (2, 2), (0, 0), batch=8),
     _conv((32, 4), (2, 1), (1, 1), (1, 2), (0, 0), dilation=(3, 1)),
     _conv((32, 1), (4, 1), (1, 1), (4, 1), (0, 0), density=0.2),
+    _conv((32, 4), (3, 1), (1, 1), (2, 2), (0, 0), density=0.2, transposed=True),
+    _conv((7, 4), (2, 1), (1, 1), (2, 1), (0, 0), batch=32, bias=False, transposed=True),
+    _conv((7, 4), (1, 3), (1, 1), (2, 2), (0, 0), density=0.9, batch=2, transposed=True),
     _conv((16, 4), (16, 2), (1, 1), (1, 2), (0, 0), groups=2, batch=32),
 ]
 """Crashes and wrong numbers of oneDNN's kernels for channels-last images."""

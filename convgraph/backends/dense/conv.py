@@ -131,14 +131,19 @@ def _transposed(
     else:  # torch knows one number an axis: compute all of it and cut
         padding, crop = (0,) * geometry.d, pairs
     extra = geometry.output_padding if crop is None else (0,) * geometry.d
-    narrow = onednn.is_narrow(index(image.shape[-1]), geometry.kernel_size, geometry.stride)
-    # Its backward is a convolution of what comes back, with one channel a group.
-    turned = narrow and weight.shape[1] == 1 and onednn.errs("planar")
+    # Its backward is a convolution of what comes back, with one channel a group or little depth.
+    stride, on_cpu = geometry.stride, image.device.type == "cpu"
+    narrow = onednn.is_narrow(index(image.shape[-1]), geometry.kernel_size, stride)
+    deep = onednn.is_deep(geometry.output_size(tuple(map(index, image.shape[2:]))), padding)
+    narrow = narrow and weight.shape[1] == 1 and onednn.errs("planar")
+    turned = on_cpu and (narrow or (deep and onednn.errs("deep")))
     if turned:
         image, weight = onednn.planar(image), onednn.planar(weight)
-    out: Tensor = run(
-        image, weight, bias, geometry.stride, padding, extra, groups, geometry.dilation
-    )
+    out: Tensor
+    if on_cpu and onednn.errs_transposed(geometry.kernel_size, stride, padding, weight.shape[1]):
+        out = onednn.spaced(image, weight, bias, stride, extra, groups)
+    else:
+        out = run(image, weight, bias, stride, padding, extra, groups, geometry.dilation)
     out = onednn.planar(out) if turned else out
     if crop is None:
         return out

@@ -19,7 +19,10 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 namespace {
@@ -500,24 +503,100 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
 
 // -- Operators -----------------------------------------------------------------------------------
 
-void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor& taps) {
+// The kernels trust their lists, so each list is read through once before any kernel reads it.
+void read_through(const Tensor& who, const Tensor& rows, const Tensor& taps, int64_t sources,
+                  int64_t kinds) {
+  const Side side(who, rows, taps);
+  const int64_t cells = who.numel();
+  const auto within = [](const int64_t* at, int64_t count, int64_t low, int64_t high) {
+    for (int64_t i = 0; i < count; ++i)
+      if (at[i] < low || at[i] >= high) return false;
+    return true;
+  };
+  for (int64_t i = 0; i < cells; ++i)
+    TORCH_CHECK_INDEX(side.grid[i] >= -1 && side.grid[i] < sources,
+                      "convgraph: the rank grid names row ", side.grid[i], " of ", sources);
+  TORCH_CHECK_INDEX(within(side.base, side.sites, 0, cells) &&
+                        within(side.offset, side.slots, -cells, cells) &&
+                        within(side.kind, side.slots, 0, kinds),
+                    "convgraph: sites and slots point beyond a rank grid of ", cells, " cells");
+  if (side.sites && side.slots) {
+    const auto [low, high] = std::minmax_element(side.base, side.base + side.sites);
+    const auto [first, last] = std::minmax_element(side.offset, side.offset + side.slots);
+    TORCH_CHECK_INDEX(*low + *first >= 0 && *high + *last < cells,
+                      "convgraph: sites hear beyond a rank grid of ", cells, " cells");
+  }
+  std::vector<bool> seen(side.sites, false);
+  for (int64_t m = 0; m < side.sites; ++m) {
+    TORCH_CHECK_INDEX(within(side.order + m, 1, 0, side.sites) && !seen[side.order[m]],
+                      "convgraph: the order of ", side.sites, " sites is no permutation");
+    seen[side.order[m]] = true;
+  }
+}
+
+// Which lists have been read through, as long as they live and nobody writes to them.
+struct ReadOnce {
+  using Weak = c10::weak_intrusive_ptr<c10::TensorImpl>;
+  using Key = std::tuple<c10::TensorImpl*, c10::TensorImpl*, c10::TensorImpl*, int64_t, int64_t>;
+  struct Entry {
+    std::array<Weak, 3> held;  // an address is not given away while somebody holds it weakly
+    std::array<int64_t, 3> version;
+  };
+  std::mutex turn;
+  std::map<Key, Entry> known;
+
+  void operator()(const Tensor& who, const Tensor& rows, const Tensor& taps, int64_t sources,
+                  int64_t kinds) {
+    const std::array<const Tensor*, 3> lists = {&who, &rows, &taps};
+    for (const Tensor* list : lists)  // such tensors do not tell whether they were written to
+      if (list->is_inference()) return read_through(who, rows, taps, sources, kinds);
+    std::array<int64_t, 3> version;
+    for (int i = 0; i < 3; ++i) version[i] = lists[i]->_version();
+    const Key key{who.unsafeGetTensorImpl(), rows.unsafeGetTensorImpl(),
+                  taps.unsafeGetTensorImpl(), sources, kinds};
+    {
+      const std::lock_guard<std::mutex> lock(turn);
+      const auto found = known.find(key);
+      if (found != known.end() && found->second.version == version) return;
+    }
+    read_through(who, rows, taps, sources, kinds);
+    const std::lock_guard<std::mutex> lock(turn);
+    if (known.size() >= 64)
+      for (auto at = known.begin(); at != known.end();)
+        at = at->second.held[0].expired() ? known.erase(at) : std::next(at);
+    if (known.size() >= 4096) known.clear();
+    known.insert_or_assign(key, Entry{{Weak(who.getIntrusivePtr()), Weak(rows.getIntrusivePtr()),
+                                       Weak(taps.getIntrusivePtr())}, version});
+  }
+};
+
+void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor& taps,
+           int64_t sources, int64_t kinds) {
+  static ReadOnce& read_once = *new ReadOnce;  // torch may be gone when the process ends
   TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
               "convgraph: the C++ kernels compute in float32 and float64, not in ",
               x.scalar_type());
   TORCH_CHECK(who.scalar_type() == at::kInt && rows.scalar_type() == at::kLong &&
-                  taps.scalar_type() == at::kLong && rows.dim() == 2 && taps.dim() == 2,
+                  taps.scalar_type() == at::kLong && who.dim() == 1 && rows.dim() == 2 &&
+                  taps.dim() == 2 && rows.size(0) == 2 && taps.size(0) == 2,
               "convgraph: expected a rank grid of int32, sites (2, P) and slots (2, S) of int64");
+  TORCH_CHECK(who.is_contiguous() && rows.is_contiguous() && taps.is_contiguous() &&
+                  who.device().is_cpu() && rows.device().is_cpu() && taps.device().is_cpu(),
+              "convgraph: expected contiguous lists on the CPU");
+  read_once(who, rows, taps, sources, kinds);
 }
 
 Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& bias_,
             const Tensor& who, const Tensor& rows, const Tensor& slots, const Tensor& back_who,
             const Tensor& back_rows, const Tensor& back_slots, int64_t backwards) {
-  check(x_, who, rows, slots);
-  check(x_, back_who, back_rows, back_slots);
+  TORCH_CHECK(rows.dim() == 2 && back_rows.dim() == 2 && slots.dim() == 2,
+              "convgraph::send: expected sites (2, P) and slots (2, S)");
+  check(x_, who, rows, slots, back_rows.size(1), slots.size(1));
+  check(x_, back_who, back_rows, back_slots, rows.size(1), slots.size(1));
   TORCH_CHECK(x_.dim() == 2 && taps.dim() == 4 && taps.scalar_type() == x_.scalar_type() &&
                   x_.size(0) == (backwards ? rows : back_rows).size(1) &&
                   x_.size(1) == taps.size(1) * taps.size(2) && taps.size(0) == slots.size(1) &&
-                  (!bias_ || bias_->numel() == taps.size(1) * taps.size(3)),
+                  (!bias_ || bias_->scalar_type() == x_.scalar_type()) && (!bias_ || bias_->numel() == taps.size(1) * taps.size(3)),
               "convgraph::send: x, taps, bias and lists do not fit together");
   const Side side = backwards ? Side(back_who, back_rows, back_slots) : Side(who, rows, slots);
   const Tensor x = x_.contiguous();
@@ -525,6 +604,7 @@ Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& b
   if (bias_) bias = bias_->contiguous();
   Tensor y = at::empty({side.sites, taps.size(1) * taps.size(3)}, x.options());
   if (y.numel() == 0) return y;
+  if (x.numel() == 0) return bias ? y.copy_(bias->expand_as(y)) : y.zero_();
   const bool depthwise = taps.size(2) == 1 && taps.size(3) == 1;
   auto run = [&](auto zero) {
     using T = decltype(zero);
@@ -539,7 +619,9 @@ Tensor send(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& b
 Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Tensor& rows,
                  const Tensor& slots, const Tensor&, const Tensor& back_rows, const Tensor&,
                  int64_t groups) {
-  check(x_, who, rows, slots);
+  TORCH_CHECK(rows.dim() == 2 && back_rows.dim() == 2 && slots.dim() == 2,
+              "convgraph::correlate: expected sites (2, P) and slots (2, S)");
+  check(x_, who, rows, slots, back_rows.size(1), slots.size(1));
   TORCH_CHECK(x_.dim() == 2 && g_.dim() == 2 && g_.scalar_type() == x_.scalar_type() &&
                   x_.size(0) == back_rows.size(1) && g_.size(0) == rows.size(1) && groups > 0 &&
                   x_.size(1) % groups == 0 && g_.size(1) % groups == 0,

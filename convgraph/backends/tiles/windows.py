@@ -109,13 +109,15 @@ def adjoint(g: Tensor, weight: Tensor, s: Shape) -> Tensor:
 
 def weight_gradient(cells: Tensor, g: Tensor, s: Shape) -> Tensor:
     """(n, C, *size) and (n, C', *tile) -> the gradient of the weight."""
-    zeros, stride = [0] * len(s.tile), s.stride
-    if onednn.errs("sliced") and not s.transposed and onednn.is_strided_point(s.weight[2:], stride):
-        cells, stride = onednn.every(cells, stride), (1,) * len(stride)
+    zeros, stride, g = [0] * len(s.tile), s.stride, uncropped(g, s)
+    if onednn.errs("sliced") and onednn.is_strided_point(s.weight[2:], stride):
+        wide = onednn.every(g if s.transposed else cells, stride)
+        cells, g = (cells, wide) if s.transposed else (wide, g)
+        stride = (1,) * len(stride)
     rows, columns, *taps = s.weight
     like = cells.new_empty(rows, *taps, columns).movedim(-1, 1)  # or it would be turned round
     found: Tensor = torch.ops.aten.convolution_backward.default(
-        uncropped(g, s), cells, like, None, stride, zeros, s.dilation,
+        g, cells, like, None, stride, zeros, s.dilation,
         bool(s.transposed), zeros, s.groups, [False, True, False],
     )[1]  # fmt: skip
     return found
