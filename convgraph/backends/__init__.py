@@ -34,6 +34,9 @@ from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.backends.fused import triton_conv
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import unfold as gather_unfold
+from convgraph.backends.halo import conv as halo
+from convgraph.backends.halo import pool as halo_pool
+from convgraph.backends.halo import resize as halo_resize
 from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.messages import unfold as messages_unfold
@@ -49,9 +52,9 @@ def _table(*modules: Any) -> dict[str, ModuleType]:
 
 
 TABLES: dict[str, dict[str, ModuleType]] = {
-    "conv": _table(dense, tiles, triton_conv, cpp, gather, masked, messages),
-    "pool": _table(dense_pool, gather, messages),
-    "resize": _table(dense_resize, gather, messages),
+    "conv": _table(dense, halo, tiles, triton_conv, cpp, gather, masked, messages),
+    "pool": _table(dense_pool, halo_pool, gather, messages),
+    "resize": _table(dense_resize, halo_resize, gather, messages),
     "unfold": _table(dense_unfold, gather_unfold, messages_unfold),
     "fold": _table(dense_unfold, gather_unfold, messages_unfold),
 }
@@ -188,8 +191,9 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
             raise BackendError(f"backend {name!r} cannot serve this case: {refusal}")
         return name
     # A full grid needs no counting: whoever serves it as an image moves the least.
-    if "dense" in table and table["dense"].refuses(problem) is None:
-        return "dense"
+    for whole in (dense.NAME, halo.NAME):
+        if whole in table and table[whole].refuses(problem) is None:
+            return whole
     # Nor do self-loops, which are one product over the rows as they lie; but on CUDA half types
     # would have to be widened for it, to round once.
     widened = problem.dtype in HALF and problem.device.type != "cpu"

@@ -51,6 +51,8 @@ RATES: dict[str, dict[str, Rate]] = {
     "cpu": {
         "dense": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
         "masked": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
+        # Not fitted: those of the dense kernels that it calls, and it serves where they cannot.
+        "halo": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
         "tiles": Rate(mac=0.0067, depthwise=0.0242, moved=0.136, call=739_000),
         "gather": Rate(mac=0.0065, depthwise=0.2, moved=0.396, call=505_000),
         "slots": Rate(mac=0.0076, depthwise=0.2, moved=0.201, call=724_000),
@@ -70,6 +72,10 @@ RATES: dict[str, dict[str, Rate]] = {
     "cuda": {
         "dense": Rate(
             mac=4.02e-6, depthwise=4.1e-4, moved=2.87e-3, call=19_500, ieee=4.5e-5, half=2.15e-6
+        ),
+        # Not measured: those of `dense`, whose kernels it calls.
+        "halo": Rate(
+            mac=4.02e-6, depthwise=4.1e-4, moved=2.87e-3, call=39_000, ieee=4.5e-5, half=2.15e-6
         ),
         "masked": Rate(
             mac=2.31e-6, depthwise=4.4e-4, moved=2.88e-3, call=43_000, ieee=4.5e-5, half=1.94e-6

@@ -17,6 +17,7 @@ from convgraph import backends
 from convgraph.backends.dense import pool as dense_pool
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import maxima
+from convgraph.backends.halo import pool as halo_pool
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
@@ -69,7 +70,7 @@ def graph_max_pool(
             f"{who}: on {edges.space} a maximum may lie between pixels, so it has no index; leave "
             "return_indices=False"
         )
-    find = maxima.by_tap if name == gather.NAME else maxima.by_message
+    find = maxima.by_message if name == messages.NAME else maxima.by_tap
     chosen = find(graph.x, edges)
     return PixelGraph(maxima.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
 
@@ -81,6 +82,8 @@ def max_pool_values(
     edges, name = _choose(graph, geometry, sites, backend, who)
     if name == dense_pool.NAME:
         return PixelGraph(dense_pool.maximum(graph.x, edges, indices=False)[0], edges.target)
+    if name == halo_pool.NAME:
+        return PixelGraph(halo_pool.maximum(graph.x, edges), edges.target)
     if _interpolates(edges):
         return PixelGraph(maxima.between(graph.x, edges), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
@@ -134,6 +137,11 @@ def graph_avg_pool(
         )
         return PixelGraph(y, edges.target)
     x = graph.x.float() if graph.dtype in HALF else graph.x
+    if name == halo_pool.NAME:
+        if count_include_pad or divisor_override is not None:
+            y = halo_pool.average(x, edges, divisor_override)
+            return PixelGraph(y.to(graph.dtype), edges.target)
+        name = gather.NAME  # corners where nobody stands are not counted
     # A sum of neighbours is the depthwise convolution whose every tap is 1.
     taps = x.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
     total = (gather.summed if name == gather.NAME else messages.summed)(x, taps, edges)

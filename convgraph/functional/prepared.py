@@ -22,6 +22,8 @@ from convgraph.backends import matrices, onednn, tf32
 from convgraph.backends.compiled import plus
 from convgraph.backends.fused import autograd, cpp_tables, triton_conv, triton_tables
 from convgraph.backends.fused import cpp_conv as cpp
+from convgraph.backends.halo import charts as halo_charts
+from convgraph.backends.halo import conv as halo
 from convgraph.functional.conv import conv_problem
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
@@ -60,17 +62,39 @@ class Prepared:
     args: tuple[Any, ...]
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Wide:
+    """One geometry on full charts of a space: margins are copied, then torch convolves.
+
+    Attributes:
+        target: as in `Prepared`, with the space behind.
+        num_targets: output sites.
+        charts: where the margins come from.
+        call: torch's convolution, or what stands in for it; see `backends.onednn`.
+        args: stride, padding (none) and dilation.
+    """
+
+    target: tuple[Any, ...] | None
+    num_targets: int
+    charts: halo_charts.Layout
+    call: Callable[..., Tensor]
+    args: tuple[Any, ...]
+
+
 ROWS = "rows"
 """The plan of a 1x1 where there are holes: one product over the rows as they lie."""
 
 
-def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
+def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | Wide | str | None:
     """Return the plan for a geometry on some sites; None if no one call of torch serves."""
     plain = not geometry.transposed and not geometry.ceil_mode
     if geometry.is_pointwise and plain and not source.is_full:
         return ROWS if geometry.d == source.d and source.num_nodes else None
-    if not source.is_full or source.size is None or not source.num_nodes:
+    if source.mask is not None or source.size is None or not source.num_nodes:
         return None
+    if source.space is not None:
+        return _wide(source, geometry) if plain and geometry.footprint is None else None
     if not plain or geometry.padding_mode != "zeros" or geometry.footprint is not None:
         return None
     if geometry.d != source.d or any(before != after for before, after in geometry.padding):
@@ -89,6 +113,23 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | str | None:
         to_image=(0, d + 1, *range(1, d + 1)),
         to_rows=(0, *range(2, d + 2), 1),
         call=onednn.convolution(source.size, geometry.kernel_size, *args, source.device),
+        args=args,
+    )
+
+
+def _wide(source: Sites, geometry: KernelGeometry) -> Wide | None:
+    """The plan on charts; None where taps lie between pixels, or the edges are the plane's."""
+    edges = connect(geometry, source)
+    space, target = edges.space, edges.target
+    if space is None or not space.along(edges.relation) or target.root is not target:
+        return None
+    told = (target.batch_size, target.size, target.device, target.batched, target.space)
+    charts, args = halo.layout(edges), (geometry.stride, (0, 0), geometry.dilation)
+    return Wide(
+        target=None if target is source else told,
+        num_targets=target.num_nodes,
+        charts=charts,
+        call=onednn.convolution(charts.wide, geometry.kernel_size, *args, source.device),
         args=args,
     )
 
@@ -126,6 +167,12 @@ def convolved(
         return None
     if isinstance(plan, str):
         return _product(graph, weight, bias) if groups == 1 else None
+    if isinstance(plan, Wide):
+        wide = halo_charts.spread(x, plan.charts)
+        out = plan.call(wide, weight, bias, *plan.args, groups)
+        rows = out.permute(0, 2, 3, 1).reshape(plan.num_targets, weight.shape[0])
+        target = source if plan.target is None else full_grid(*plan.target)
+        return PixelGraph(rows, target) if weight.shape[0] == 1 else _made(rows, target)
     channels, target = weight.shape[0], source
     image = x.view(*plan.sizes, x.shape[1]).permute(plan.to_image)
     out = plan.call(image, weight, bias, *plan.args, groups)

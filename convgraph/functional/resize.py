@@ -13,6 +13,7 @@ from torch import Tensor
 from convgraph import backends
 from convgraph.backends.dense import resize as dense_resize
 from convgraph.backends.gather import edges as gather
+from convgraph.backends.halo import resize as halo_resize
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
@@ -132,6 +133,8 @@ def resize(
     name = backends.choose(resize_problem(x, edges), backend)
     if name == dense_resize.NAME:
         return dense_resize.resize(x, edges)
+    if name == halo_resize.NAME:
+        return halo_resize.resize(x, edges)
     # A weighted sum of neighbours is the depthwise convolution whose every tap is 1.
     wide = x.float() if x.dtype in HALF else x
     taps = wide.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
