@@ -101,16 +101,12 @@ dist: $(READY) ## build sdist and wheel, check both, and try each elsewhere; upl
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt build twine
 	PYTHON=$(BIN)/python .ci/release
 
-docs: $(DOCS) ## build the documentation into site/; a warning is an error
-	$(BIN)/convgraph explore --out docs/explorer-page.html
-	$(BIN)/python -m tests.docs.pictures docs/images
-	sed 's,](docs/,](,g' CONTRIBUTING.md > docs/contributing.md
-	$(BIN)/python notebooks/editions.py pages docs/lessons
-	$(BIN)/zensical build --clean --strict
-	$(BIN)/python -m tests.docs.links site
+docs: $(DOCS) ## build the documentation into site/ and try every page in a browser; a warning is an error
+	$(BIN)/python -m tests.docs.build
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs/test_site.py
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist site demo slides docs/lessons docs/zh/lessons docs/contributing.md docs/explorer-page.html .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo slides .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is checked before anything is downloaded. torch comes first and alone: with it in

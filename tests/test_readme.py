@@ -21,6 +21,8 @@ def code_blocks(text: str, language: str) -> list[tuple[int, str]]:
 
 BLOCKS = code_blocks(README.read_text(encoding="utf-8"), "python")
 PAGES = (
+    "docs/index.md",
+    "docs/gallery.md",
     "docs/tutorial.md",
     "docs/all-of-convgraph.md",
     "docs/guide/prove.md",

@@ -45,12 +45,15 @@ def explore(layer: Any = None, image: Tensor | PixelGraph | None = None) -> Any:
     return Explorer(state=state)
 
 
-def page(layer: Any = None, image: Tensor | PixelGraph | None = None) -> str:
+def page(
+    layer: Any = None, image: Tensor | PixelGraph | None = None, *, language: str = "en"
+) -> str:
     """Return the explorer as one HTML page that needs nothing else.
 
     Args:
         layer: see `state_of`; None opens the page's own lessons.
         image: see `state_of`.
+        language: "en" or "zh" (Chinese).
 
     Raises:
         ConversionError, GraphError, ShapeError, GeometryError: as in `state_of`.
@@ -60,4 +63,4 @@ def page(layer: Any = None, image: Tensor | PixelGraph | None = None) -> str:
         True
     """
     state = state_of(layer, image)
-    return source.page(state, still=still.tables(state))
+    return source.page(state, still=still.tables(state), language=language)

@@ -58,6 +58,7 @@ def page(
     title: str = "convgraph explorer",
     *,
     still: str = "",
+    language: str = "en",
 ) -> str:
     """Return one HTML page that needs nothing else, not even a network.
 
@@ -65,6 +66,7 @@ def page(
         state: what the page opens with, as `config.state_of` makes it; {} opens the first lesson.
         title: of the browser's window.
         still: HTML for a reader without scripts.
+        language: of everything that is said: "en" or "zh".
     """
     # "</script>" in a string of the state would end the script; "<" has another name in JSON.
     data = json.dumps(state, separators=(",", ":")).replace("<", "\\u003c")
@@ -74,11 +76,12 @@ def page(
         data=data,
         module=module().replace("</script", "<\\/script"),
         still=still,
+        language=html.escape(language),
     )
 
 
 _PAGE = """<!doctype html>
-<html lang="en">
+<html lang="{language}">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -1,5 +1,6 @@
-"""griffe comes with the extra `docs`; where it is missing, what imports it is not collected."""
+"""Tools that come with the extra `docs`: without them, what imports them is not collected."""
 
 from importlib.util import find_spec
 
 collect_ignore = [] if find_spec("griffe") else ["examples.py"]
+collect_ignore += [] if find_spec("latex2mathml") else ["formulas.py", "build.py"]

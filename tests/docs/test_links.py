@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_page_is_in_the_navigation() -> None:
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     pages |= {f"lessons/{path.stem}.md" for path in (ROOT / "notebooks").glob("[0-9]*.py")}
+    pages |= {f"zh/lessons/{path.name}" for path in (ROOT / "notebooks" / "zh").glob("[0-9]*.md")}
     lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").splitlines()
     listed = {line.split()[-1] for line in lines if line.endswith(".md")}
     assert pages | {"contributing.md"} == listed
@@ -32,6 +33,37 @@ def test_the_pictures_of_the_tutorial_are_drawn(tmp_path) -> None:
     assert [f"images/{file.name}" in text and file.stat().st_size > 0 for file in files] == [
         True
     ] * 2
+
+
+def test_what_a_page_prints_and_draws_follows_its_code(tmp_path) -> None:
+    from tests.docs.shown import with_outputs
+
+    blocks = (
+        "print(6 * 7)",
+        "from matplotlib.figure import Figure\nfigure = Figure()\n# shows: An empty figure.",
+        "assert figure",
+    )
+    text = "\n\n".join(f"```python\n{block}\n```" for block in blocks) + "\n"
+    with pytest.raises(NameError):  # a figure is shown once, and then gone
+        with_outputs(text, tmp_path, "page")
+    shown = with_outputs(text.replace("assert figure", "assert True"), tmp_path, "page")
+    assert "\n\n```{ .text .shown }\n42\n```\n" in shown
+    assert "![An empty figure.](images/page-1.png)" in shown
+    assert (tmp_path / "images" / "page-1.png").stat().st_size > 0
+
+
+def test_a_formula_becomes_mathml() -> None:
+    pytest.importorskip("latex2mathml", reason="formulas need the extra `docs`")
+    from tests.docs.formulas import typeset
+
+    text = (
+        '<p><span class="arithmatex">\\(a &lt; b\\)</span></p>'
+        '<div class="arithmatex">\\[\\frac{1}{k}\\]</div>'
+    )
+    made = typeset(text)
+    assert "arithmatex" not in made
+    assert "<mo>&lt;</mo>" in made.replace("&#x0003C;", "&lt;")
+    assert "<mfrac>" in made
 
 
 def test_links_frames_and_anchors(tmp_path) -> None:

@@ -1,6 +1,5 @@
 """A headless browser for the explorer's page; where there is none, the tests say so and skip."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,9 @@ from typing import Any
 import pytest
 
 from convgraph.explorer import page
+from tests.browser import browser
 
-ARGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    with api.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=list(ARGS))
-        yield started
-        started.close()
+__all__ = ["browser"]
 
 
 @pytest.fixture

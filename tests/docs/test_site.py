@@ -1,0 +1,141 @@
+"""Every page of the built site in a real browser: three widths, light and dark.
+
+`make docs` builds the site and runs this; without a site there is nothing to try.
+"""
+
+import functools
+import json
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import browser  # noqa: F401  # the fixture
+
+SITE = Path(__file__).resolve().parents[2] / "site"
+PAGES = sorted(
+    str(path.parent.relative_to(SITE)) for path in SITE.rglob("index.html") if SITE.exists()
+)
+WIDTHS = {"phone": 390, "tablet": 820, "desk": 1366}
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="needs site/: make docs")
+
+WIDER = """() => {
+  const room = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= room) return [];
+  return [...document.querySelectorAll("body *")]
+    .filter((e) => e.getBoundingClientRect().right > room + 1)
+    .filter((e) => !e.closest("pre, table, math, nav, .md-sidebar"))
+    .map((e) => e.outerHTML.slice(0, 90)).slice(0, 3);
+}"""
+SILENT = """() => [...document.images]
+  .filter((image) => image.closest("article") && image.alt.trim().length < 15)
+  .map((image) => image.getAttribute("src"))"""
+BROKEN = """() => [...document.images]
+  .filter((image) => image.complete && !image.naturalWidth && image.offsetParent)
+  .map((image) => image.getAttribute("src"))"""
+OPEN_ABOVE = """() => {
+  const article = document.querySelector("article"), range = document.createRange();
+  range.setStart(article, 0);
+  range.setEndBefore([...article.querySelectorAll("details")][1]);
+  const part = range.cloneContents();
+  part.querySelectorAll("details").forEach((fold) => fold.remove());
+  return part.textContent;
+}"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that says nothing."""
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The site on this machine alone, since a page of it asks for its parts by http."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def tabs(browser: Any) -> Iterator[dict[tuple[str, str], Any]]:  # noqa: F811
+    """One tab for each width and each light, which all pages take turns in."""
+    found = {}
+    for name, width in WIDTHS.items():
+        for scheme in ("light", "dark"):
+            surroundings = browser.new_context(
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            found[name, scheme] = surroundings.new_page()
+    yield found
+    for tab in found.values():
+        tab.context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_fits_at_three_widths_and_every_picture_has_words(page, tabs, address) -> None:
+    for name in WIDTHS:
+        tab = tabs[name, "light"]
+        tab.goto(f"{address}/{page}/", wait_until="load")
+        assert tab.evaluate(WIDER) == [], name
+    assert tab.evaluate(SILENT) == []
+    assert tab.evaluate(BROKEN) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_axe_finds_nothing_serious(page, scheme, tabs, address) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
+    tab = tabs["desk", scheme]
+    tab.goto(f"{address}/{page}/", wait_until="load")
+    tab.wait_for_timeout(400)  # the page's own script makes what scrolls reachable
+    # What the theme itself brings is not ours to mend; what stands in the article is.
+    found = axe.Axe().run(tab, context={"include": [["article"]], "exclude": [["iframe"]]})
+    serious = [
+        (v["id"], [n["html"][:100] for n in v["nodes"]][:3])
+        for v in found.response["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert json.dumps(serious) == "[]"
+
+
+def test_an_answer_is_folded_until_it_is_asked_for(tabs, address) -> None:
+    tab = tabs["desk", "light"]
+    tab.goto(f"{address}/lessons/01_an_image_is_a_graph/", wait_until="load")
+    folds = tab.locator("article details")
+    assert folds.count() >= 6
+    assert not [fold for fold in folds.all() if fold.get_attribute("open") is not None]
+    # The number that the reader is asked for stands nowhere above the fold that holds it.
+    before = tab.evaluate(OPEN_ABOVE)
+    assert "how many edges?" in before
+    assert "1,156" not in before.replace("1,156 typed", "")
+    assert "1156" not in before
+
+
+def test_formulas_are_set_without_a_script(tabs, address) -> None:
+    tab = tabs["phone", "dark"]
+    tab.goto(f"{address}/lessons/05_the_separability_hypothesis/", wait_until="load")
+    fraction = tab.locator("article math mfrac").first
+    assert fraction.bounding_box()["height"] > 20
+    assert "\\frac" not in tab.inner_text("article")
+
+
+def test_pages_show_what_they_praise(tabs, address) -> None:
+    tab = tabs["desk", "light"]
+    tab.goto(f"{address}/", wait_until="load")
+    text = tab.inner_text("article")
+    assert "S2 identity" in text
+    assert "smallest case" in text
+    tab.goto(f"{address}/api/convolutions/", wait_until="load")
+    text = tab.inner_text("article")
+    for words in ("GraphConv2d(", "in_channels", "padding_mode", "from_dense", "to_dense", "edges"):
+        assert words in text
