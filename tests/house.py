@@ -23,9 +23,9 @@ HOUSE = {
         resize .
     """,
     "graph": """
-        lattice images site_numbers sites space_edges
-        edge_list output_sites edges interchange pixel_graph
-        transforms .
+        lattice images places site_numbers sites
+        space_edges network_sites edge_list output_sites edges
+        interchange pixel_graph transforms .
     """,
     "spaces": """
         charts torus healpix_order healpix equirectangular

@@ -3,56 +3,31 @@
 Absent sites are filled with the identity of the aggregation, 0 for sums and minus infinity for
 maxima, *before* every operator that moves values between sites, and with 0 at the end. Between,
 they hold whatever they hold: a norm's bias or a sum of messages that nobody will read. Which sites
-are absent follows from the mask of the input and the size alone. Nothing here reads the package.
+are absent follows from the mask of the input and from where a map lies. Nothing here reads the
+package.
 """
 
-from itertools import product
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests import where
+from tests.where import Where
+
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-MOVES = (
-    *MAXIMA,
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Upsample, nn.PixelShuffle, nn.Flatten,
+KERNELS = (
+    *MAXIMA, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
 )  # fmt: skip
+REVERSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+MOVES = (*KERNELS, *REVERSED, nn.Upsample, nn.PixelShuffle, nn.Flatten)
 
 
-def pixels(cell: int, old: int, new: int) -> list[int]:
-    """Return the pixels of the root that speak for one position of another size, on one axis."""
-    if new > old:
-        return [cell * old // new]
-    return [p for p in range(old) if p * new // old == cell]
-
-
-def active(root: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return (B, *size) bool: a site is active when a pixel of its cell is; one site always is."""
-    out = torch.zeros(len(root), *size, dtype=torch.bool)
-    for image, *cell in product(range(len(root)), *map(range, size)):
-        axes = zip(cell, root.shape[1:], size, strict=True)
-        heard = product(*(pixels(c, old, new) for c, old, new in axes))
-        some = any(bool(root[(image, *p)]) for p in heard)
-        out[(image, *cell)] = some or size == (1,) * len(size)
-    return out
-
-
-def fill(x: Tensor, root: Tensor, identity: float) -> Tensor:
-    if x.dim() != root.dim() + 1:  # rows after a flatten have no holes
+def fill(x: Tensor, place: Where | None, identity: float) -> Tensor:
+    if place is None or x.dim() != place.root.dim() + 1:  # rows after a flatten have no holes
         return x
-    return torch.where(there(root, tuple(x.shape[2:])), x, identity)
-
-
-def there(root: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return (B, 1, *size) bool; each root and size is looked at once."""
-    key = (root.shape, bytes(root.numpy()), size)
-    if key not in _FOUND:
-        _FOUND[key] = active(root, size).unsqueeze(1)
-    return _FOUND[key]
-
-
-_FOUND: dict[Any, Tensor] = {}
+    return torch.where(place.there.unsqueeze(1), x, identity)
 
 
 def leaves(dense: Any) -> list[Any]:
@@ -63,19 +38,48 @@ def leaves(dense: Any) -> list[Any]:
     ]
 
 
+def each(value: Any, axis: int) -> int:
+    return value[axis] if isinstance(value, tuple) else value
+
+
+def after(module: Any, place: Where, size: tuple[int, ...]) -> Where:
+    """Where the outputs of a module lie."""
+    if isinstance(module, REVERSED):
+        return place.step(
+            lambda k, e: where.reversed_kernel(
+                e, size[k], each(module.kernel_size, k), each(module.stride, k),
+                each(module.padding, k), each(module.dilation, k),
+            )
+        )  # fmt: skip
+    if isinstance(module, KERNELS):
+        pads = module.padding
+        return place.step(
+            lambda k, e: where.kernel(
+                e, size[k], each(module.kernel_size, k), each(module.stride, k),
+                (each(pads, k),) * 2, each(getattr(module, "dilation", 1), k),
+            )
+        )  # fmt: skip
+    return place.scaled(size)
+
+
 def interpret(dense: nn.Sequential, image: Tensor, root: Tensor) -> Tensor:
     """Return what the network says on an image whose pixels are there where root is True."""
-    x = image
+    x, place = image, Where.of(root)
     for module in leaves(dense):
         if isinstance(module, nn.AdaptiveAvgPool2d):  # to one site: a mean over the active ones
-            some = there(root, tuple(x.shape[2:]))
+            some = place.there.unsqueeze(1)
             count = some.sum((2, 3), keepdim=True).clamp(min=1)
             x = torch.where(some, x, 0).sum((2, 3), keepdim=True) / count
+            place = place.scaled((1, 1))
             continue
         maximum = isinstance(module, MAXIMA)
         if isinstance(module, MOVES):
-            x = fill(x, root, -torch.inf if maximum else 0)
+            x = fill(x, place, -torch.inf if maximum else 0)
         x = module(x)
+        if isinstance(module, MOVES) and x.dim() == root.dim() + 1:
+            place = after(module, place, tuple(x.shape[2:]))
         if maximum:
             x = torch.where(x == -torch.inf, 0, x)  # a maximum over no message
-    return fill(x, root, 0)
+    if x.dim() == root.dim() + 1 and prod(x.shape[2:]) == 1:
+        return x
+    return fill(x, place, 0)

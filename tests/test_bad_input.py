@@ -44,8 +44,10 @@ BUILT: dict[str, tuple[type[Exception], str, Any]] = {
     "a transposed reflect": (
         E.GeometryError, "takes padding_mode='zeros' only",
         lambda: cg.nn.GraphConvTranspose2d(1, 1, 3, padding_mode="reflect")),
-    "integer features": (E.DtypeError, r"expected floating features, got torch.uint8.*float\(\)",
-                         lambda: cg.PixelGraph.from_image(torch.zeros(1, 4, 4, dtype=torch.uint8))),
+    "integer features": (
+        E.DtypeError, "x has dtype torch.uint8 but weight has torch.float32",
+        lambda: cg.nn.GraphConv2d(1, 1, 3)(
+            cg.PixelGraph.from_image(torch.zeros(1, 4, 4, dtype=torch.uint8)))),
     "an image of too many axes": (E.GraphError, "for signals pass d=1, for volumes d=3",
                                   lambda: image(1, 1, 1, 4, 4)),
     "a mask of another size": (E.GraphError, r"expected a mask of shape.*got \(5, 5\)",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from convgraph.convert.layers import calls_torch
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -99,7 +100,7 @@ def prove_pair(
     layers = {
         path: Layer(path, _image)
         for path, module in modules.items()
-        if isinstance(module, GraphConvNd)
+        if isinstance(module, GraphConvNd) and not calls_torch(module)
     }
     dense_layers = {
         path: Layer(path, _image) for path in layers if _pads_itself(_submodule(reference, path))

@@ -1,16 +1,22 @@
-"""Whole networks on pixel graphs: `to_graph`, `to_dense` and what can be said of the result.
+"""Whole networks on pixel graphs: a tensor whose pixels are nodes, and what is built on it.
 
-A network is captured as a list of torch's operators; a small rule says what each means on nodes.
+A small rule says what each of torch's operators means on nodes; a network runs as it is.
 """
 
+from convgraph.convert import functions
 from convgraph.convert.network import GraphNetwork, to_dense, to_graph
 from convgraph.convert.receptive import ReceptiveField, receptive_field
 from convgraph.convert.report import Conversion, Line
 from convgraph.convert.summary import Row, Summary, summary
+from convgraph.convert.tensor import GraphTensor
+
+REGISTERED = functions.HOOKS
+"""What `functions` registers when it is imported."""
 
 __all__ = [
     "Conversion",
     "GraphNetwork",
+    "GraphTensor",
     "Line",
     "ReceptiveField",
     "Row",

@@ -1,24 +1,28 @@
-"""Alignment: operands of one operator, broadcast to common names on common sites."""
+"""Alignment: operands of one operator, broadcast to common names on common sites.
+
+May import names, value, errors, site_rule and sites.
+"""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
-from convgraph.convert.value import Spatial, lift
-from convgraph.graph.output_sites import network_sites
+from convgraph.convert.value import Spatial, brought, lift
+from convgraph.graph.network_sites import network_sites, union
 from convgraph.graph.sites import Sites
 
 
-def align(operands: Sequence[Any], root: Sites) -> tuple[list[Any], Sites, Axes]:
+def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     """Broadcast operands as torch does, by names.
 
     Args:
         operands: spatial values (at least one), tensors, or anything else, which is left alone.
-        root: the sites at the entrance of the network.
 
     Returns:
         The operands as tensors (N or 1, *plain) of one order, their sites and their axes.
@@ -26,66 +30,107 @@ def align(operands: Sequence[Any], root: Sites) -> tuple[list[Any], Sites, Axes]
     Raises:
         NoRuleError: axes of one size mean different things.
     """
-    operands = [one.thin() if isinstance(one, Spatial) else one for one in operands]
-    spatial = [one for one in operands if isinstance(one, Spatial)]
-    rank = max(
-        [len(one.axes) for one in spatial]
-        + [one.dim() for one in operands if isinstance(one, Tensor)]
-    )
-    axes = names.broadcast([((),) * rank, *(one.axes for one in spatial)])
+    spatial = [one.thin() for one in operands if isinstance(one, Spatial)]
+    shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
+    axes, axis_sizes = _common(tuple(one.axes for one in spatial), shapes)
+    sites = _sites(spatial, axes, axis_sizes)
+    left = iter(spatial)
+    moved = [_to(next(left) if isinstance(one, Spatial) else one, axes, sites) for one in operands]
+    return moved, sites, axes
+
+
+@lru_cache(maxsize=4096)
+def _common(
+    spatial: tuple[Axes, ...], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[Axes, dict[int, int] | None]:
+    """The names of the result, and the size of each lattice axis; None where pairs are meant."""
+    rank = max(map(len, (*spatial, *shapes)))
+    axes = names.broadcast([((),) * rank, *spatial])
     extra: list[Axes] = []
-    for one in operands:
-        if isinstance(one, Tensor) and one.dim():
-            missing = rank - one.dim()
-            extra.append(
-                tuple(
-                    (Name("plain", n),) if n > 1 and not axes[missing + k] else ()
-                    for k, n in enumerate(one.shape)
-                )
+    for shape in shapes:
+        missing = rank - len(shape)
+        extra.append(
+            tuple(
+                (Name("plain", n),) if n > 1 and not axes[missing + k] else ()
+                for k, n in enumerate(shape)
             )
+        )
     axes = names.broadcast([axes, *extra])
-    sites = _sites(spatial, axes, root)
-    return [_to(one, axes, sites) for one in operands], sites, axes
-
-
-def _sites(spatial: Sequence[Spatial], axes: Axes, root: Sites) -> Sites:
-    """The sites whose lattice the axes name, digit by digit."""
-    found = [name for name in names.names(axes) if name.kind in ("site", "key")]
+    found = [name for name in names.names(axes) if name.kind != "plain"]
     if len({(name.kind, name.axis, name.stride) for name in found}) != len(found):
         raise NoRuleError(f"axes {names.describe(axes)} name a lattice axis twice")
-    if sum(name.kind == "batch" for name in names.names(axes)) != 1:
-        raise NoRuleError(f"axes {names.describe(axes)} do not name the batch once")
+    if any(name.kind == "key" for name in found):
+        return axes, None
+    lattice: dict[int, int] = {}
+    for name in found:
+        lattice[name.axis] = lattice.get(name.axis, 1) * name.size
+    return axes, lattice
+
+
+def _sites(spatial: Sequence[Spatial], axes: Axes, lattice: dict[int, int] | None) -> Any:
+    """The sites whose lattice the axes name, digit by digit: all of those that meet."""
+    first = spatial[0].sites
+    if all(one.sites is first for one in spatial):
+        return first
     pairs = [one.sites for one in spatial if not isinstance(one.sites, Sites)]
-    if pairs:
+    if pairs or lattice is None:
         if any(one.sites is not pairs[0] for one in spatial):
             raise NoRuleError("pairs of nodes meet nodes")
         return pairs[0]
-    size = tuple(prod(n.size for n in found if n.axis == axis) for axis in range(root.d))
-    for one in spatial:
-        if one.sites.size == size:
-            return one.sites
-    return network_sites(root, (size,) * root.batch_size)
+    size = tuple(lattice.get(axis, 1) for axis in range(first.d))
+    whole = [one.sites for one in spatial if one.sites.size == size]
+    if not whole:
+        whole = [network_sites(first, (size,) * first.batch_size)]
+    sites = whole[0]
+    for other in whole[1:]:
+        sites = union(sites, other)
+    return sites
 
 
-def _to(one: Any, axes: Axes, sites: Sites) -> Any:
+def _to(one: Any, axes: Axes, sites: Any) -> Any:
     """One operand as (N or 1, *plain) of these axes."""
     if isinstance(one, Tensor):
         return lift(one, axes, sites) if one.dim() else one
     if not isinstance(one, Spatial):
         return one
+    if one.axes == axes and one.sites is sites:
+        return one.x
+    x = one.x
     if one.sites is not sites:
-        return lift(one.tensor(), axes, sites)
-    shape = [one.x.shape[0]]
+        if one.sites.size != sites.size:
+            return lift(one.tensor(), axes, sites)
+        x = brought(one, sites)
     own = ((),) * (len(axes) - len(one.axes)) + one.axes
+    shape = [x.shape[0]]
     for mine, axis in zip(own, axes, strict=True):
         shape += [name.size if mine else 1 for name in axis if name.kind == "plain"]
-    return one.x.reshape(shape)
+    return x.reshape(shape)
 
 
-def same(one: Spatial, axes: Axes, root: Sites) -> Tensor:
-    """Return the features of one value in the order and grouping of these axes."""
-    (x,), sites, found = align([one], root)
-    if sites is not one.sites or names.sizes(found) != names.sizes(axes):
-        raise NoRuleError(f"axes {names.describe(one.axes)} are not {names.describe(axes)}")
-    out: Tensor = x
-    return out
+def together(values: Sequence[Spatial]) -> list[Spatial]:
+    """Return values of one lattice on common sites."""
+    sites = values[0].sites
+    if all(one.sites is sites for one in values):
+        return list(values)
+    for one in values:
+        if not isinstance(one.sites, Sites) or one.sites.size != sites.size:
+            raise NoRuleError("maps of different sizes meet")
+        sites = union(sites, one.sites)
+    return [
+        one if one.sites is sites else Spatial(brought(one, sites), sites, one.axes)
+        for one in values
+    ]
+
+
+def expanded(rows: Tensor, sites: Any, axes: Axes) -> Tensor:
+    """Return rows (N or 1, *plain or 1) as (N, *plain)."""
+    shape = torch.Size((sites.num_nodes, *names.plain(axes)))
+    return rows if rows.shape == shape else rows.expand(shape)
+
+
+def lattice_size(axes: Axes, d: int) -> tuple[int, ...]:
+    """Return the size of each lattice axis that the names speak of."""
+    return tuple(
+        prod(n.size for n in names.names(axes) if n.kind == "site" and n.axis == axis)
+        for axis in range(d)
+    )

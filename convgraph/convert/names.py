@@ -4,35 +4,31 @@
 
 A name is the batch, a digit of a lattice axis, or a plain size. Permute, reshape, flatten and
 unsqueeze regroup names and move no node: rows stay rows, whatever shape the exported graph sees. A
-lattice axis may be split into digits (y = 7 y' + y''), as windows do; the batch may not. Sizes are
-those of the capture, where the batch is `BATCH`, a prime that no other size contains. Integers
-only.
+lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as windows do. What takes one
+value has no name: an axis of one pixel, a batch of one image. Integers only: may import errors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 from convgraph.errors import ConversionError
-
-BATCH = 1_000_003
-"""The batch size in all arithmetic of names: a prime, so that no product hides it."""
 
 
 class NoRuleError(ConversionError):
     """An operator has no meaning on node features as it was called; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """One factor of an axis.
 
     Attributes:
-        kind: "batch", "site" (a digit of a lattice axis), "key" (the same of the other node of a
-            pair) or "plain".
+        kind: "batch", "site" (digits of the image's number or of a lattice axis), "key" (the same
+            of the other node of a pair) or "plain".
         size: how many values it takes.
         axis: of a site, the lattice axis.
-        stride: of a site, the weight of the digit: its value is (position // stride) % size.
+        stride: of a digit, its weight: its value is (position // stride) % size.
     """
 
     kind: str
@@ -45,19 +41,26 @@ Axis = tuple[Name, ...]
 Axes = tuple[Axis, ...]
 
 
-def image_axes(channels: int, size: Sequence[int]) -> Axes:
+@lru_cache(maxsize=4096)
+def image_axes(channels: int, size: tuple[int, ...], batch: int) -> Axes:
     """Return ((batch), (c), (y), (x)) for lattices of any dimension.
 
     Example:
-        >>> sizes(image_axes(3, (4, 5)))
-        (1000003, 3, 4, 5)
+        >>> sizes(image_axes(3, (4, 5), 2))
+        (2, 3, 4, 5)
     """
     lattice = (((Name("site", n, k),) if n > 1 else ()) for k, n in enumerate(size))
-    return ((Name("batch", BATCH),), (Name("plain", channels),), *lattice)
+    return (batch_axis(batch), (Name("plain", channels),), *lattice)
 
 
+def batch_axis(batch: int) -> Axis:
+    """Return the axis that names a batch of so many images."""
+    return (Name("batch", batch),) if batch != 1 else ()
+
+
+@lru_cache(maxsize=4096)
 def sizes(axes: Axes) -> tuple[int, ...]:
-    """Return the size of each axis; the batch counts as `BATCH`."""
+    """Return the size of each axis."""
     return tuple(prod(name.size for name in axis) for axis in axes)
 
 
@@ -84,11 +87,11 @@ def whole(axis: Axis) -> Axis:
         if (
             last is not None
             and last.kind == name.kind
-            and name.kind in ("site", "key")
+            and name.kind != "plain"
             and last.axis == name.axis
             and last.stride == name.stride * name.size
         ):
-            out[-1] = Name("site", last.size * name.size, name.axis, name.stride)
+            out[-1] = Name(name.kind, last.size * name.size, name.axis, name.stride)
         else:
             out.append(name)
     return tuple(out)
@@ -98,26 +101,29 @@ def split(name: Name, low: int) -> tuple[Name, Name]:
     """Split a name into a high and a low digit, the low one of `low` values.
 
     Raises:
-        NoRuleError: the batch, or a size that does not divide.
+        NoRuleError: a size that does not divide.
     """
-    if name.kind == "batch" or name.size % low:
+    if name.size % low:
         raise NoRuleError(f"a reshape splits the {name.kind} axis of {name.size} by {low}")
     stride = 1 if name.kind == "plain" else name.stride * low
     high = Name(name.kind, name.size // low, name.axis, stride)
     return high, Name(name.kind, low, name.axis, name.stride)
 
 
-def regroup(axes: Axes, shape: Sequence[int]) -> Axes:
+@lru_cache(maxsize=4096)
+def regroup(axes: Axes, shape: tuple[int, ...]) -> Axes:
     """Return the names of a tensor that is reshaped, in row-major order, to `shape`.
 
     Example:
-        >>> sizes(regroup(image_axes(6, (4, 5)), (BATCH, 2, 3, 20)))
-        (1000003, 2, 3, 20)
+        >>> sizes(regroup(image_axes(6, (4, 5), 7), (7, 2, 3, 20)))
+        (7, 2, 3, 20)
 
     Raises:
         NoRuleError: the shape cuts through a name that does not divide.
     """
     left = [name for name in names(axes) if name.size != 1]
+    if any(name.size == 0 for name in left):
+        raise NoRuleError("a reshape of a batch of no image")
     left.reverse()
     out: list[Axis] = []
     for size in shape:
@@ -197,11 +203,11 @@ def describe(axes: Axis | Axes) -> str:
     """Return "(batch) (96) (y x)", for error texts.
 
     Example:
-        >>> describe(image_axes(3, (4, 5)))
+        >>> describe(image_axes(3, (4, 5), 2))
         '(batch) (3) (y) (x)'
     """
-    if axes and isinstance(axes[0], tuple):
-        return " ".join(f"({_words(axis)})" for axis in axes if isinstance(axis, tuple))
+    if axes and not isinstance(axes[0], Name):
+        return " ".join(f"({_words(axis)})" for axis in axes)
     return f"({_words(axes)})"
 
 

@@ -1,12 +1,12 @@
-"""Whole networks: a CNN becomes a graph network with the same parameters, and back.
+"""Whole networks: a copy whose convolutions are graph layers, and back.
 
     net = to_graph(cnn)      net(images) == cnn(images)      net(graph) on holes too
 
-The graph network is a copy of the original with graph layers where its convolutions were; its class
-is a mixin over the original's. What it does follows from a capture at each image size, dtype and
-set of training flags, made when first needed.
+The copy runs the model's own Python. Given images it is the model; given graphs with holes, it runs
+on tensors whose pixels are nodes (see `convgraph.convert.tensor`).
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -14,45 +14,20 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import backends
-from convgraph.convert import capture, codegen, owners, plan
+from convgraph.convert import layers
+from convgraph.convert.recording import Example, Recording, record
 from convgraph.convert.report import Conversion
-from convgraph.convert.run import Run
-from convgraph.convert.value import from_graph
+from convgraph.convert.settle import settle
+from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
+from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.graph.sites import Sites
-
-
-class _Captured:
-    """One capture with what follows from it."""
-
-    def __init__(
-        self, program: capture.Program, forward: Any, planned: plan.Plan, channels: int
-    ) -> None:
-        self.program = program
-        self.channels = channels
-        self.forward = forward
-        self.plan = planned
-
-
-class Wiring:
-    """The captures of a network; not a part of its state, and never saved."""
-
-    def __init__(self, *, strict: bool) -> None:
-        """Start without any."""
-        self.strict = strict
-        self.captured: dict[Any, _Captured] = {}
-        self.last: _Captured | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Wiring":
-        """A copy of the network captures anew."""
-        return Wiring(strict=self.strict)
 
 
 class GraphNetwork(torch.nn.Module):
-    """What every converted network is: the original's class behind a forward on graphs."""
+    """What every converted network is: the original's class, whose methods take graphs too."""
 
-    _wiring: Wiring
+    _seen: Example | None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network.
@@ -63,190 +38,179 @@ class GraphNetwork(torch.nn.Module):
 
         Returns:
             The original's own output for images; for graphs the same structure with PixelGraphs
-            where the network returns maps.
+            where the network returns images (B, C, *size). Any other map on nodes, of tokens or
+            without channels, stays a tensor of its shape.
 
         Raises:
-            ConversionError: the network cannot be captured on such input, or an operator has no
-                meaning on the graph's mask.
-            GraphError: images of several sizes in one graph.
+            ConversionError: an operator has no meaning on the graph's mask.
+            GraphError: images of several sizes in one graph, or graphs on different sites.
         """
-        flat, spec = pytree.tree_flatten((args, kwargs), is_leaf=_is_graph)
-        graphs = [value for value in flat if isinstance(value, PixelGraph)]
-        if graphs:
-            return self._on_graphs(flat, spec, graphs)
-        found = self._captured(flat, spec)
-        outputs = self._dense(found, flat)
-        return pytree.tree_unflatten(outputs, found.program.out_spec)
+        return _called(self, super().forward, args, kwargs)
 
     @property
     def conversion(self) -> Conversion:
-        """The report of the latest capture: each operator with its rule and module.
+        """The report: each operator on maps with its rule and module, read off a recorded run.
 
         Raises:
-            ConversionError: nothing has been captured yet.
+            ConversionError: nothing is known of the network's inputs yet.
         """
-        if self._wiring.last is None:
-            raise ConversionError(
-                f"{type(self).__name__}: nothing captured yet; call the network once, or give "
-                "example inputs to to_graph"
-            )
-        return self._wiring.last.plan.conversion
+        recorded = self.recorded()
+        return recorded.report(self._original().__name__)
 
-    # -- the two ways of running ------------------------------------------------------------------
+    def recorded(self, *inputs: Any, **how: Any) -> Recording:
+        """Record a run of a copy of this network; state and counters stay as they are.
 
-    def _dense(self, found: _Captured, flat: list[Any]) -> list[Any]:
-        """Run the generated code on channels-last views."""
-        inputs = []
-        for name, value in zip(found.program.inputs, flat, strict=True):
-            inputs.append(_channels_last(value) if name in found.program.images else value)
-        device = next(value.device for value in flat if isinstance(value, Tensor))
-        outputs: list[Any] = found.forward(self, device, *inputs)
-        return outputs
+        Args:
+            inputs: what to run on; without any, blanks of the latest call's shapes.
+            how: see `recording.record`.
 
-    def _on_graphs(self, flat: list[Any], spec: Any, graphs: list[PixelGraph]) -> Any:
-        root = graphs[0].sites
-        for graph in graphs:
-            if graph.sites.size is None:
-                raise GraphError(
-                    f"{type(self).__name__}: expected images of one size, got "
-                    f"{graph.sites.sizes[:3]}; run them one size at a time"
+        Raises:
+            ConversionError: there was no call yet, and no inputs are given.
+        """
+        if not inputs:
+            if self.__dict__["_seen"] is None:
+                raise ConversionError(
+                    f"{type(self).__name__}: nothing recorded yet; call the network once, or give "
+                    "example inputs to to_graph"
                 )
-            if graph.sites is not root:
-                raise GraphError(
-                    f"{type(self).__name__}: its input graphs live on different sites; give them "
-                    "the same mask, by PixelGraph.with_x"
-                )
-        examples = [_example(value) for value in flat]
-        found = self._captured(examples, spec)
-        if root.is_full and not backends.forced(None):
-            images = [v.to_image() if isinstance(v, PixelGraph) else v for v in flat]
-            images = [
-                v if g is v or v.dim() == root.d + 2 else v.unsqueeze(0)
-                for v, g in zip(images, flat, strict=True)
-            ]
-            outputs = plan.as_returned(self._dense(found, images), found.plan, root)
+            args, kwargs = self.__dict__["_seen"].blank()
         else:
-            outputs = [plan.returned(value) for value in self.interpret(found, flat, root)]
-        return pytree.tree_unflatten(outputs, found.program.out_spec)
+            args, kwargs = inputs, {}
+        return record(self, args, kwargs, **how)
 
-    def interpret(
-        self, found: _Captured, flat: list[Any], root: Sites, listen: Any = None
-    ) -> list[Any]:
-        """Run the rules over rows; return flat values."""
-        run = Run(self, found.program, root, strict=self._wiring.strict, listen=listen)
-        return run([from_graph(v) if isinstance(v, PixelGraph) else v for v in flat])
-
-    def captured(self, *inputs: Any) -> "_Captured":
-        """Find or make the capture for a call with these inputs."""
-        flat, spec = pytree.tree_flatten((inputs, {}), is_leaf=_is_graph)
-        return self._captured([_example(value) for value in flat], spec)
-
-    def blank(self) -> PixelGraph:
-        """Return an empty image of the latest capture's size, as a graph."""
-        size, found = self.conversion.size, self._wiring.last
-        first = next(iter(self.parameters()), torch.empty(0))
-        channels = 1 if found is None else found.channels
-        return PixelGraph.from_image(
-            torch.zeros(1, channels, *size, dtype=first.dtype, device=first.device), d=len(size)
-        )
-
-    def _captured(self, flat: list[Any], spec: Any) -> _Captured:
-        """Find or make the capture for such inputs."""
-        first = capture.first_image(flat, type(self).__name__)
-        key: tuple[Any, ...] = (_key(flat, first.shape[0]), str(spec), _flags(self))
-        found = self._wiring.captured.get(key)
-        if found is not None and not found.program.dynamic:
-            key = (*key, first.shape[0])
-            found = self._wiring.captured.get(key)
-        if found is None:
-            found = self._capture(flat, spec, first)
-            kept = self._wiring.captured
-            if not found.program.dynamic:
-                kept.setdefault(key[:3], found)
-                key = (*key[:3], first.shape[0])
-            kept[key] = found
-        self._wiring.last = found
-        return found
-
-    @torch.compiler.disable(  # type: ignore[untyped-decorator]
-        reason="a capture is no part of a compiled program; call the network once before compiling"
-    )
-    def _capture(self, flat: list[Any], spec: Any, first: Tensor) -> _Captured:
-        original = type(self).__mro__[2]
-        dense = owners.dense_form(self, original, share=True)
-        args, kwargs = pytree.tree_unflatten(flat, spec)
-        program = capture.capture(dense, args, kwargs)
-        forward, _ = codegen.generate(program, self)
-        size = tuple(first.shape[2:])
-        planned = plan.make(self, program, flat, size, strict=self._wiring.strict)
-        return _Captured(program, forward, planned, first.shape[1])
-
-    # -- saving ----------------------------------------------------------------------------------
+    def _original(self) -> type:
+        return type(self).__mro__[2]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle the original's class and the state; captures are made anew."""
-        state = {key: value for key, value in self.__dict__.items() if key != "_wiring"}
-        return _rebuilt, (type(self).__mro__[2], self._wiring.strict), state
+        """Pickle the original's class and the state."""
+        state = {key: value for key, value in self.__dict__.items() if key != "_seen"}
+        return _rebuilt, (self._original(),), state
 
 
-def _rebuilt(original: type, strict: bool) -> Any:
+def _rebuilt(original: type) -> Any:
     kind: Any = graph_class(original)
     made = kind.__new__(kind)
     torch.nn.Module.__init__(made)
-    made.__dict__["_wiring"] = Wiring(strict=strict)
+    made.__dict__["_seen"] = None
     return made
 
 
-_CLASSES: dict[type, type] = {}
+def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    """Call a method of a network: as it is, or with graphs as tensors."""
+    if not any(isinstance(one, PixelGraph) for one in (*args, *kwargs.values())):
+        flat = (*args, *kwargs.values())
+        if not any(isinstance(one, (list, tuple, dict)) for one in flat):
+            _see(net, args, kwargs)
+            return method(*args, **kwargs)
+    leaves, spec = pytree.tree_flatten((args, kwargs), is_leaf=_is_graph)
+    graphs = [one for one in leaves if isinstance(one, PixelGraph)]
+    _see(net, args, kwargs)
+    if not graphs:
+        return method(*args, **kwargs)
+    root = graphs[0].sites
+    for graph in graphs:
+        if graph.sites.size is None:
+            raise GraphError(
+                f"{type(net).__name__}: expected images of one size, got "
+                f"{graph.sites.sizes[:3]}; run them one size at a time"
+            )
+        if graph.sites.sizes != root.sizes and graph.sites.batch_size != root.batch_size:
+            raise GraphError(
+                f"{type(net).__name__}: its input graphs are batches of different numbers of images"
+            )
+    dense = all(graph.sites.is_full for graph in graphs) and not backends.forced(None)
+    if dense:
+        channels_last = _is_channels_last(net)
+        leaves = [_image(v, channels_last) if isinstance(v, PixelGraph) else v for v in leaves]
+    else:
+        leaves = [from_pixels(v) if isinstance(v, PixelGraph) else v for v in leaves]
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    out = method(*args, **kwargs)
+    return pytree.tree_map(lambda one: returned(one, root if dense else None), out)
 
 
-def graph_class(original: type) -> type:
-    """Return the class of the graph networks of a class."""
-    if original not in _CLASSES:
-        name = f"Graph{original.__name__}"
-        _CLASSES[original] = type(
-            name, (GraphNetwork, original), {"__module__": __name__, "__doc__": original.__doc__}
-        )
-    return _CLASSES[original]
+def _see(net: Any, args: Any, kwargs: Any) -> None:
+    """Keep the shapes of a call, for reports."""
+    if not torch.compiler.is_compiling():
+        net.__dict__["_seen"] = Example(args, kwargs)
+
+
+def returned(value: Any, full: Any = None) -> Any:
+    """Return what the caller of a network gets: a PixelGraph for an image.
+
+    Args:
+        value: a leaf of its output.
+        full: the sites of the input, where the network ran on the images of full grids.
+    """
+    if isinstance(value, GraphTensor):
+        found = settle(value.value)
+        if isinstance(found, Spatial) and found.is_image():
+            return PixelGraph(found.x.reshape(len(found.x), found.shape[1]), found.sites)
+        return value if found is value.value else (
+            wrapped(found) if isinstance(found, Spatial) else found
+        )  # fmt: skip
+    if full is None or not isinstance(value, Tensor):
+        return value
+    is_image = value.dim() == full.d + 2 and value.shape[0] == full.batch_size
+    if not is_image or set(value.shape[2:]) == {1}:
+        return value
+    return PixelGraph.from_image(value, d=full.d)
+
+
+def _is_channels_last(net: torch.nn.Module) -> bool:
+    """Whether a network was laid out for channels-last images."""
+    return any(
+        p.dim() == 4
+        and not p.is_contiguous()
+        and p.is_contiguous(memory_format=torch.channels_last)
+        for p in net.parameters()
+    )
+
+
+def _image(graph: PixelGraph, channels_last: bool) -> Tensor:
+    """The images of a full grid, in the memory order that the network's weights ask for."""
+    image = graph.to_image()
+    image = image if graph.sites.batched else image.unsqueeze(0)
+    return image if channels_last or image.dim() != 4 else image.contiguous()
 
 
 def _is_graph(value: Any) -> bool:
     return isinstance(value, PixelGraph)
 
 
-def _key(flat: list[Any], batch: int) -> tuple[Any, ...]:
-    """What a capture depends on: sizes, dtypes and values of what is no tensor."""
-    parts: list[Any] = []
-    for value in flat:
-        if isinstance(value, Tensor):
-            lead = value.shape[:1] if value.dim() and value.shape[0] != batch else ()
-            parts.append((tuple(lead), tuple(value.shape[1:]), value.dtype))
-        else:
-            parts.append(value)
-    return tuple(parts)
+_CLASSES: dict[type, type] = {}
 
 
-def _flags(net: torch.nn.Module) -> tuple[Any, ...]:
-    """Every module's class and training flag."""
-    return tuple((type(module), module.training) for module in net.modules())
+def graph_class(original: type) -> type:
+    """Return the class of the graph networks of a class; its public methods take graphs."""
+    if original not in _CLASSES:
+        own: dict[str, Any] = {"__module__": __name__, "__doc__": original.__doc__}
+        for kind in reversed(original.__mro__):
+            if kind.__module__.partition(".")[0] == "torch" or not issubclass(
+                kind, torch.nn.Module
+            ):
+                continue
+            for name, value in vars(kind).items():
+                if callable(value) and not name.startswith("_") and name != "forward":
+                    own[name] = _method(value) if isinstance(value, _FUNCTION) else value
+        _CLASSES[original] = type(f"Graph{original.__name__}", (GraphNetwork, original), own)
+    return _CLASSES[original]
 
 
-def _example(value: Any) -> Any:
-    """An image of a graph's shape, for a capture."""
-    if not isinstance(value, PixelGraph):
-        return value
-    size = value.sites.size or ()
-    shape = (value.batch_size, value.num_channels, *size)
-    return torch.empty(1, dtype=value.dtype, device=value.device).expand(shape)
+_FUNCTION = type(lambda: None)
 
 
-def _channels_last(image: Tensor) -> Tensor:
-    """The image in the memory order of rows."""
-    if image.dim() == 4:
-        return image.contiguous(memory_format=torch.channels_last)
-    if image.dim() == 5:
-        return image.contiguous(memory_format=torch.channels_last_3d)
-    return image
+def _method(function: Any) -> Any:
+    """A method that takes graphs; without any in its arguments it is the original's."""
+
+    @functools.wraps(function)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        if not any(isinstance(one, PixelGraph) for one in given):
+            return function(self, *args, **kwargs)
+        return _called(self, functools.partial(function, self), args, kwargs)
+
+    return method
 
 
 def to_graph(
@@ -255,10 +219,9 @@ def to_graph(
     """Return a graph network with the parameters of a dense one, copied bit for bit.
 
     Args:
-        model: any network that `torch.export` can capture, an `fx.GraphModule` included. It is not
-            touched.
-        example_inputs: what the model takes, e.g. one image batch (B, C, *size); without any, the
-            capture happens at the first call.
+        model: any network. It is not touched.
+        example_inputs: what the model takes, e.g. one image batch (B, C, *size), for reports; with
+            `strict` the network is tried on them.
         strict: raise where an operator has no rule for graphs, instead of running it on the image
             view of a full grid. On a mask it always raises.
         example_kwargs: keyword arguments of the model's forward.
@@ -266,12 +229,12 @@ def to_graph(
     Returns:
         A copy of the model with graph layers where its convolutions were and the same `state_dict`
         keys. Images in give the model's own output; a PixelGraph in gives PixelGraphs where the
-        model returns maps, and may have holes.
+        model returns images, and may have holes.
 
     Raises:
-        ConversionError: the model is no module, has uninitialized parameters or was converted
-            before; it cannot be captured; with strict, an operator has no rule. The text names the
-            module.
+        ConversionError: the model is no module, has uninitialized parameters, was converted
+            before, or is a compiled or scripted program; with strict, an operator has no rule. The
+            text names the module.
 
     Example:
         >>> cnn = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU())
@@ -283,6 +246,37 @@ def to_graph(
         >>> net(PixelGraph.from_image(torch.ones(2, 3, 8, 8), mask=hole)).num_nodes
         120
     """
+    _check(model)
+    try:
+        net: Any = layers.graph_copy(model)
+    except Exception as error:
+        raise ConversionError(
+            f"to_graph: {type(model).__name__} cannot be copied: {error}; "
+            "run the network itself on graph.tensor(), which needs no copy"
+        ) from error
+    own = net.__dict__.pop("forward", None)
+    if own is not None:
+        kind = type(net)
+        net.__class__ = type(
+            kind.__name__, (kind,), {"forward": lambda self, *a, **k: own(*a, **k)}
+        )
+    net.__class__ = graph_class(type(net))
+    net.__dict__["_seen"] = None
+    if example_inputs or example_kwargs:
+        example = Example(example_inputs, example_kwargs)
+        example.check(type(model).__name__)
+        net.__dict__["_seen"] = example
+        if strict:
+            net.recorded(strict=True)
+    return net
+
+
+def _check(model: Any) -> None:
+    """Refuse what is no network, or one already."""
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise ConversionError(
+            f"to_graph: expected a torch.nn.Module, got the class {model.__name__}; make one of it"
+        )
     if not isinstance(model, torch.nn.Module):
         raise ConversionError(f"to_graph: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, GraphNetwork):
@@ -290,30 +284,33 @@ def to_graph(
             f"to_graph: {type(model).__name__} is a graph network already; to_dense gives the "
             "dense one back"
         )
+    for path, module in model.named_modules():
+        where = f"its module {path!r}" if path else "it"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConversionError(
+                f"to_graph: {where} is TorchScript, a compiled program; give the module that it "
+                "was made of"
+            )
+        if type(module).__name__ == "OptimizedModule":
+            raise ConversionError(
+                f"to_graph: {where} was compiled by torch.compile; give its _orig_mod, and compile "
+                "what comes back"
+            )
     for path, parameter in model.named_parameters():
         if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
             raise ConversionError(
                 f"to_graph: parameter {path!r} is not initialized; call the model once first"
             )
-    try:
-        net: Any = owners.graph_copy(model)
-    except Exception as error:
-        raise ConversionError(
-            f"to_graph: {type(model).__name__} cannot be copied: {error}"
-        ) from error
-    net.__class__ = graph_class(type(net))
-    net.__dict__["_wiring"] = Wiring(strict=strict)
-    if example_inputs or example_kwargs:
-        flat, spec = pytree.tree_flatten((example_inputs, example_kwargs), is_leaf=_is_graph)
-        net._captured([_example(value) for value in flat], spec)
-    return net
 
 
 def to_dense(net: torch.nn.Module) -> Any:
     """Return the dense network of a graph network, parameters and buffers copied bit for bit.
 
+    Args:
+        net: what `to_graph` returned, a graph layer, or a module with such parts.
+
     Raises:
-        ConversionError: it is no converted network.
+        ConversionError: nothing of it is a graph network or a graph layer.
 
     Example:
         >>> cnn = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3))
@@ -322,13 +319,21 @@ def to_dense(net: torch.nn.Module) -> Any:
           (0): Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))
         )
     """
-    if not isinstance(net, GraphNetwork):
+    parts = isinstance(net, torch.nn.Module) and any(
+        isinstance(module, GraphNetwork) for module in net.modules()
+    )
+    if not parts:
         own = getattr(net, "to_dense", None)
         if own is not None:
             return own()
         raise ConversionError(
-            f"to_dense: expected a network that to_graph made, got {type(net).__name__}"
+            f"to_dense: expected a network that to_graph made, or one with such parts, got "
+            f"{type(net).__name__}"
         )
-    dense = owners.dense_form(net, type(net).__mro__[2], share=False)
-    dense.__dict__.pop("_wiring", None)
+    dense = layers.dense_copy(net)
+    for module in dense.modules():
+        if isinstance(module, GraphNetwork):
+            original = module._original()
+            module.__dict__.pop("_seen", None)
+            module.__class__ = original
     return dense

@@ -12,8 +12,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.convert.capture import Step, refs
 from convgraph.convert.network import GraphNetwork
+from convgraph.convert.recording import Recording, Step, key
+from convgraph.convert.tensor import GraphTensor
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.edges import Edges
@@ -28,10 +29,12 @@ class ReceptiveField:
     Attributes:
         mask: (H, W) bool, or the lattice's own number of axes.
         pixel: the output site.
+        exact: whether every operator on the way has a rule; otherwise the mask is an upper bound.
     """
 
     mask: Tensor
     pixel: tuple[int, ...]
+    exact: bool = True
 
     @property
     def box(self) -> tuple[tuple[int, int], ...]:
@@ -53,21 +56,31 @@ class ReceptiveField:
         return int(self.mask.sum())
 
 
-def receptive_field(net: Any, pixel: tuple[int, ...], graph: PixelGraph | None = None) -> Any:
+def receptive_field(
+    net: Any,
+    pixel: int | tuple[int, ...],
+    graph: PixelGraph | None = None,
+    *others: Any,
+    input: int = 0,
+    output: int | None = None,
+) -> Any:
     """Return the input pixels from which a path of edges leads to an output site.
 
     Args:
         net: what `to_graph` returned.
-        pixel: a position on the lattice of the network's first map, or () for a network whose
-            output is a readout.
-        graph: of which image size and mask; None takes a full grid of the latest capture's size.
+        pixel: a position on the lattice of an output, or () for one that is a readout.
+        graph: of which image size and mask; None takes a full grid of the latest call's shapes.
+        others: further inputs of the network.
+        input: of which graph among the inputs the pixels are asked, counted from 0.
+        output: which of the flat outputs is meant; None takes the first map, or the first output
+            where there is none.
 
     Returns:
         A ReceptiveField of the first image.
 
     Raises:
-        ConversionError: no converted network, or nothing captured yet and no graph given.
-        GraphError: the pixel is no site of the output.
+        ConversionError: no converted network, or nothing was called yet and no graph given.
+        GraphError: the pixel is no site of the output, or there is no such input or output.
 
     Example:
         >>> from convgraph.convert.network import to_graph
@@ -79,86 +92,93 @@ def receptive_field(net: Any, pixel: tuple[int, ...], graph: PixelGraph | None =
         raise ConversionError(
             f"receptive_field: expected a network that to_graph made, got {type(net).__name__}"
         )
-    graph = net.blank() if graph is None else graph
-    found = net.captured(graph)
-    walk = _Walk(graph)
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    with torch.random.fork_rng(), torch.no_grad():
-        try:
-            outputs = net.interpret(found, [graph], graph.sites, walk.note)
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    names = refs(list(found.program.outputs))
-    maps = [value for value in outputs if isinstance(value, Spatial)]
-    values = [value for value in outputs if isinstance(value, (Spatial, Tensor))]
-    target = maps[0] if maps else values[0]
-    name = next(n for n, v in zip(names, values, strict=False) if v is target)
-    wanted = _start(target, tuple(pixel), graph)
-    heard = walk.back(name, wanted, found.program)
-    cells = torch.zeros(graph.sites.num_cells, dtype=torch.bool, device=graph.device)
-    cells[graph.sites.nodes] = heard
-    size = graph.sites.size or ()
-    return ReceptiveField(cells.view(graph.batch_size, *size)[0].cpu(), tuple(pixel))
+    recorded = net.recorded() if graph is None else net.recorded(graph, *others)
+    where = (pixel,) if isinstance(pixel, int) else tuple(pixel)
+    target = _target(recorded, output)
+    if not 0 <= input < len(recorded.inputs):
+        raise GraphError(
+            f"receptive_field: expected input as one of {len(recorded.inputs)} graphs, got {input}"
+        )
+    source = recorded.graphs[input]
+    wanted = _start(target, where)
+    heard, exact = _Walk(recorded).back(key(target), wanted, recorded.inputs[input], source)
+    cells = torch.zeros(source.sites.num_cells, dtype=torch.bool, device=source.device)
+    cells[source.sites.nodes] = heard
+    size = source.sites.size or ()
+    return ReceptiveField(cells.view(source.batch_size, *size)[0].cpu(), where, exact)
 
 
-def _start(target: Any, pixel: tuple[int, ...], graph: PixelGraph) -> Tensor:
+def _target(recorded: Recording, output: int | None) -> Any:
+    """The output that is asked about."""
+    found = [one for one in recorded.outputs if isinstance(one, Tensor)]
+    if output is None:
+        maps = [one for one in found if isinstance(one, GraphTensor)]
+        if not found:
+            raise GraphError("receptive_field: the network returns no tensor")
+        return (maps or found)[0]
+    if not 0 <= output < len(found):
+        raise GraphError(
+            f"receptive_field: expected output as one of {len(found)} tensors, got {output}"
+        )
+    return found[output]
+
+
+def _start(target: Any, pixel: tuple[int, ...]) -> Tensor:
     """(P,) bool: the output site, or every node where the output is a readout."""
-    if not isinstance(target, Spatial):
-        return torch.ones(1, dtype=torch.bool, device=graph.device)
-    size = target.sites.size or ()
+    if not isinstance(target, GraphTensor):
+        return torch.ones(1, dtype=torch.bool)
+    sites = target.value.sites
+    size = sites.size or ()
     inside = len(pixel) == len(size) and all(0 <= a < n for a, n in zip(pixel, size, strict=True))
-    here = (target.sites.pos == torch.tensor(pixel or (-1,) * len(size))).all(1) if inside else None
-    if here is None:
+    if not inside:
         raise GraphError(f"receptive_field: expected a pixel of the lattice {size}, got {pixel}")
-    here &= target.sites.batch == 0
+    here = (sites.pos == torch.tensor(pixel, device=sites.device)).all(1) & (sites.batch == 0)
     if not bool(here.any()):
         raise GraphError(f"receptive_field: {pixel} is no site of the output, it is masked out")
-    return here
+    found: Tensor = here
+    return found
 
 
 class _Walk:
-    """Which values each step heard, and along which edges."""
+    """From an output back along what each step heard."""
 
-    def __init__(self, graph: PixelGraph) -> None:
-        self.graph = graph
-        self.how: dict[str, Any] = {}
-        self.nodes: dict[str, int] = {}
+    def __init__(self, recorded: Recording) -> None:
+        self.recorded = recorded
 
-    def note(self, step: Step, spatial: list[Spatial], moved: Any, out: Any) -> None:
-        """Listen to a run."""
-        self.how[step.name] = moved
-        value = out[0] if isinstance(out, (tuple, list)) and out else out
-        self.nodes[step.name] = value.sites.num_nodes if isinstance(value, Spatial) else -1
-
-    def back(self, name: str, wanted: Tensor, program: Any) -> Tensor:
-        """(N,) bool: the input nodes that reach the wanted sites."""
-        count = self.graph.num_nodes
-        reach: dict[str, Tensor] = {name: wanted}
-        heard = torch.zeros(count, dtype=torch.bool, device=self.graph.device)
-        for step in reversed(program.steps):
-            mine = reach.pop(step.name, None)
-            if mine is None:
+    def back(self, start: Any, wanted: Tensor, goal: Any, graph: PixelGraph) -> tuple[Tensor, bool]:
+        """(N,) bool: the input nodes that reach the wanted sites, and whether that is exact."""
+        reach: dict[Any, Tensor] = {start: wanted}
+        exact = True
+        for step in reversed(self.recorded.steps):
+            mine = None
+            for made in step.results:
+                mine = _either(mine, reach.get(made))
+            if mine is None or not bool(mine.any()):
                 continue
-            for source in refs([list(step.args), dict(step.kwargs)]):
-                if source in program.state or source in program.constants:
-                    continue
-                size = count if source in program.images else self.nodes.get(source)
-                before = self._one(self.how.get(step.name, "node"), mine, size)
-                reach[source] = _either(reach.get(source), before)
-        for image in program.images:
-            if image in reach:
-                found = reach[image]
-                heard |= found if len(found) == count else bool(found.any())
-        return heard
+            for made in step.results:
+                if made not in step.sources:
+                    reach.pop(made, None)
+            if isinstance(step.moved, str) and step.moved == "nothing":
+                continue
+            exact &= step.family is not None
+            values = iter(step.inputs)
+            for source in step.sources:
+                value = None if isinstance(source, tuple) else next(values)
+                before = self._one(step, mine, value)
+                reach[source] = _either(reach.get(source), before)  # type: ignore[assignment]
+        found = reach.get(goal)
+        if found is None:
+            return torch.zeros(graph.num_nodes, dtype=torch.bool), exact
+        return (found if len(found) == graph.num_nodes else found.any().expand(graph.num_nodes)), (
+            exact
+        )
 
-    def _one(self, how: Any, mine: Tensor, size: int | None) -> Tensor:
+    def _one(self, step: Step, mine: Tensor, value: Spatial | None) -> Tensor:
         """The source nodes of one step."""
-        if not bool(mine.any()):
-            return mine.new_zeros(max(size or 1, 1))
-        if size is None or size < 0:  # a step on tensors, or a readout: one for all
-            return mine.new_ones(1)
-        if isinstance(how, Edges):
+        if value is None:  # a tensor: one for all
+            return mine.any().view(1)
+        size, how = value.sites.num_nodes, step.moved
+        if isinstance(how, Edges) and how.source is value.sites:
             source, target = how.edge_index
             found = mine.new_zeros(how.num_sources)
             here = mine if len(mine) == how.num_targets else mine.expand(how.num_targets)
@@ -169,14 +189,34 @@ class _Walk:
             picked = how[mine.expand(len(how))] if len(mine) == 1 else how[mine]
             found[picked[picked >= 0]] = True
             return found
-        if how == "node" and len(mine) == size:
-            return mine
-        return mine.new_ones(size)
+        if isinstance(how, str) and how == "node":
+            return _same_place(step, mine, value)
+        return mine.any().expand(size).clone()
 
 
-def _either(first: Tensor | None, other: Tensor) -> Tensor:
-    if first is None:
-        return other
+def _same_place(step: Step, mine: Tensor, value: Spatial) -> Tensor:
+    """The nodes of a value where the result's are: itself, or where its axes are shorter."""
+    sites = value.sites
+    out = step.out.sites if isinstance(step.out, Spatial) else None
+    if out is sites and len(mine) == sites.num_nodes:
+        return mine
+    if out is None or len(mine) != out.num_nodes or len(out.size or ()) != len(sites.size or ()):
+        return mine.any().expand(sites.num_nodes).clone()
+    cell = out.batch[mine]
+    for axis, (old, new) in enumerate(zip(sites.size, out.size, strict=True)):
+        place = out.pos[mine][:, axis]
+        cell = cell * old + (place if old == new else place * 0)
+    node = cell if sites.rank is None else sites.rank[cell]
+    found = mine.new_zeros(sites.num_nodes)
+    found[node[node >= 0]] = True
+    return found
+
+
+def _either(first: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if first is None or other is None:
+        return other if first is None else first
     if len(first) != len(other):
-        return torch.ones_like(first if len(first) > len(other) else other)
+        longer = first if len(first) > len(other) else other
+        shorter = other if longer is first else first
+        return longer | shorter.any()
     return first | other

@@ -1,6 +1,6 @@
 """The registry: one rule per operator; a second rule for the same one is refused.
 
-    rule(run, step, *args)  ->  value
+    rule(call, *args)  ->  value
 
 A rule gets the operator's own arguments, in which at least one is a `Spatial` value, and says what
 they mean on nodes, masks included. An operator without a rule has no masked meaning.
@@ -14,7 +14,7 @@ from convgraph.errors import ConversionError
 
 Rule = Callable[..., Any]
 
-HOPS = ("node", "edges", "all")
+HOPS = ("node", "edges", "all", "nothing")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Entry:
         family: the file of the rule.
         call: the rule.
         hop: how far values travel: "node" (not at all), "edges" (along those that the rule
-            reports), "all" (every node of an image hears every other).
+            reports), "all" (every node of an image hears every other), "nothing" (it hears nobody).
     """
 
     name: str

@@ -18,20 +18,20 @@ from convgraph.graph.output_sites import network_sites
 from convgraph.graph.sites import Sites
 
 
-def settled(values: Sequence[Any], root: Sites) -> list[Any] | None:
+def settled(values: Sequence[Any]) -> list[Any] | None:
     """Return operands with every cut lattice settled, or None where there is nothing to settle."""
-    out = [_each(value, root) for value in values]
+    out = [_each(value) for value in values]
     changed = any(new is not old for new, old in zip(out, values, strict=True))
     return out if changed else None
 
 
-def _each(value: Any, root: Sites) -> Any:
+def _each(value: Any) -> Any:
     if isinstance(value, list):
-        return settled(value, root) or value
-    return settle(value, root) if isinstance(value, Spatial) else value
+        return settled(value) or value
+    return settle(value) if isinstance(value, Spatial) else value
 
 
-def settle(value: Spatial, root: Sites) -> Any:
+def settle(value: Spatial) -> Any:
     """Return a value on the lattice that its axes speak of, or the value itself."""
     if not isinstance(value.sites, Sites) or value.sites.size is None:
         return value
@@ -69,7 +69,7 @@ def settle(value: Spatial, root: Sites) -> Any:
     dense = value.tensor()
     if prod(size) == 1:
         return dense
-    sites = network_sites(root, (tuple(size),) * root.batch_size)
+    sites = network_sites(value.sites, (tuple(size),) * value.sites.batch_size)
     return Spatial(lift(dense, tuple(axes), sites), sites, tuple(axes))
 
 

@@ -7,21 +7,22 @@ backend's sum.
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
-from torch import Tensor
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
-from convgraph.convert.capture import Ref, Step
 from convgraph.convert.network import GraphNetwork
+from convgraph.convert.recording import Step
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
 
-_OPS = {"conv": "conv", "max_": "pool", "avg_": "pool", "adap": "pool", "upsa": "resize"}
+_OPS = {
+    "conv": "conv", "max_": "pool", "avg_": "pool", "adap": "pool", "upsa": "resize",
+    "_ups": "resize",
+}  # fmt: skip
 """Kind of backend problem, by the start of an operator's name."""
 
 
@@ -120,21 +121,12 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
         (100, 9, 20)
     """
     check(net, graph, "summary")
-    rows: list[Row] = []
-
-    def listen(step: Step, spatial: list[Spatial], moved: Any, out: Any) -> None:
-        made = _row(net, found.program.state, step, spatial, moved, out)
-        if made is not None:
-            rows.append(made)
-
-    found = net.captured(graph, *others)
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    with torch.random.fork_rng(), torch.no_grad():
-        try:
-            net.interpret(found, [graph, *others], graph.sites, listen)
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    recorded = net.recorded(graph, *others)
+    paths = {
+        parameter.untyped_storage().data_ptr(): parameter.numel()
+        for parameter in recorded.network.parameters()
+    }
+    rows = [row for step in recorded.steps if (row := _row(step, paths)) is not None]
     parameters = sum(parameter.numel() for parameter in net.parameters())
     return Summary(type(net).__name__, repr(graph), tuple(rows), parameters)
 
@@ -152,39 +144,39 @@ def check(net: Any, graph: Any, who: str) -> None:
         )
 
 
-def _row(
-    net: torch.nn.Module, state: Any, step: Step, spatial: list[Spatial], moved: Any, out: Any
-) -> Row | None:
-    names = [one.name for one in (*step.args, *step.kwargs.values()) if isinstance(one, Ref)]
+def _row(step: Step, parameters: dict[int, int]) -> Row | None:
+    """One operator, if it sends messages, multiplies, or has parameters."""
     own = [
-        net.get_parameter(state[n]) for n in names if n in state and _is_parameter(net, state[n])
-    ]
-    parameters = sum(one.numel() for one in own)
-    if not isinstance(moved, Edges) and not parameters:
+        one.numel() for one in step.tensors
+        if one.untyped_storage().data_ptr() in parameters and one.numel()
+    ]  # fmt: skip
+    edges = step.moved if isinstance(step.moved, Edges) else None
+    if edges is None and not step.flops and not (own and step.family):
         return None
-    value = out[0] if isinstance(out, (tuple, list)) else out
-    nodes = value.sites.num_nodes if isinstance(value, Spatial) else len(value)
+    value = step.out
+    on_nodes = isinstance(value, Spatial)
+    nodes = value.sites.num_nodes if on_nodes else (len(value) if value.dim() else 1)
     layer = f"{step.path or 'itself'}: {step.operator}"
-    channels = value.x[0].numel() if isinstance(value, Spatial) and nodes else 0
-    if not isinstance(moved, Edges):
-        weight = own[0]
-        flops = 2 * nodes * weight.numel() if weight.dim() > 1 else 2 * nodes * channels
-        return Row(layer, nodes, None, None, parameters, flops, "")
-    inside = spatial[0].x[0].numel() if len(spatial[0].x) else 0
-    per_edge = own[0].numel() // moved.num_taps if own else inside
-    kind = next(kind for start, kind in _OPS.items() if step.operator.startswith(start))
-    groups = max(channels * inside // per_edge, 1) if own and per_edge else max(inside, 1)
-    problem = Problem(
-        kind, moved, inside, channels or inside, groups, spatial[0].x.dtype, spatial[0].x.device
-    )
-    flops = 2 * moved.num_edges * per_edge
-    return Row(
-        layer, nodes, moved.num_edges, moved.num_taps, parameters, flops, backends.choose(problem)
-    )
-
-
-def _is_parameter(net: torch.nn.Module, path: str) -> bool:
-    owner, _, leaf = path.rpartition(".")
-    return isinstance(getattr(net.get_submodule(owner), leaf, None), Tensor) and (
-        leaf in net.get_submodule(owner)._parameters
-    )
+    if edges is None:
+        entries = value.x.numel() if on_nodes else value.numel()
+        flops = step.flops or 2 * entries
+        return Row(layer, nodes, None, None, sum(own), flops, "")
+    source = step.inputs[0]
+    inside = source.x[0].numel() if len(source.x) else 0
+    channels = value.x[0].numel() if on_nodes and nodes else (value[0].numel() if nodes else 0)
+    weight = next((one for one in step.tensors if one.dim() > 1), None)
+    kind = next((kind for start, kind in _OPS.items() if step.operator.startswith(start)), None)
+    per_edge = weight.numel() // edges.num_taps if kind == "conv" and weight is not None else inside
+    moves = kind is None  # a rearrangement multiplies nothing
+    flops = 0 if moves else 2 * edges.num_edges * per_edge
+    backend = ""
+    if not moves:
+        groups = (
+            max(channels * inside // per_edge, 1) if kind == "conv" and per_edge else max(inside, 1)
+        )
+        backend = backends.choose(
+            Problem(
+                kind, edges, inside, channels or inside, groups, source.x.dtype, source.x.device
+            )
+        )
+    return Row(layer, nodes, edges.num_edges, edges.num_taps, sum(own), flops, backend)

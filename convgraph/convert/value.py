@@ -1,53 +1,53 @@
-"""Spatial values: node features whose axes, as the exported graph sees them, have names.
+"""Spatial values: node features whose axes, as the network sees them, have names.
 
-    x[n, p1, p2, ...]        n a node, p the plain names in the order of the exported axes
+    x[n, p1, p2, ...]        n a node, p the plain names in the order of the axes
 
-Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor of exactly
-the exported shape.
+Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor. May import
+names, errors, graph, sites, site_rule and backends.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from convgraph.backends.messages.edges import take
 from convgraph.convert import names
-from convgraph.convert.names import BATCH, Axes, Name, NoRuleError
-from convgraph.graph.output_sites import network_sites
+from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Spatial:
     """Node features with named axes.
 
     Attributes:
-        x: (N, *plain) floating or not; plain as `names.plain(axes)` says.
+        x: (N, *plain) of any dtype; plain as `names.plain(axes)` says.
         sites: whose nodes the rows are.
-        axes: the names of the exported axes.
+        axes: the names of the axes.
     """
 
     x: Tensor
-    sites: Sites
+    sites: Any  # Sites, or PairSites where the rows are pairs of nodes
     axes: Axes
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The exported shape, with the batch that is there."""
-        return tuple(actual(axis, self.sites.batch_size) for axis in self.axes)
+        """The shape that the network sees."""
+        return names.sizes(self.axes)
 
     def with_x(self, x: Tensor) -> "Spatial":
         """The same names on other features of the same shape."""
         return Spatial(x, self.sites, self.axes)
 
     def regrouped(self, shape: Sequence[int]) -> "Spatial":
-        """Reshape; no node moves. `shape` counts the batch as `BATCH`."""
-        return self.refined(names.regroup(self.axes, shape))
+        """Reshape; no node moves."""
+        return self.refined(names.regroup(self.axes, tuple(shape)))
 
     def refined(self, axes: Axes) -> "Spatial":
         """The same names in the same order, split further."""
@@ -55,7 +55,7 @@ class Spatial:
         return Spatial(self.x.reshape(rows, *names.plain(axes)), self.sites, axes)
 
     def permuted(self, dims: Sequence[int]) -> "Spatial":
-        """Permute the exported axes; features follow in their own order, as a view."""
+        """Permute the axes; features follow in their own order, as a view."""
         slots: list[list[int]] = []
         number = 1
         for axis in self.axes:
@@ -73,6 +73,8 @@ class Spatial:
             NoRuleError: the axis names the batch or sites.
         """
         axis = self.axes[dim]
+        if len(axis) == 1 and axis[0].kind == "plain":
+            return self
         if not names.is_plain(axis):
             raise NoRuleError(f"axis {dim} of {names.describe(self.axes)} is no plain one")
         one = (Name("plain", prod(name.size for name in axis)),)
@@ -80,9 +82,8 @@ class Spatial:
 
     def thin(self) -> "Spatial":
         """The same value, axes of one entry without a name, so that they broadcast."""
-        if all(len(axis) == 0 or actual(axis, 2) > 1 for axis in self.axes):
-            return self
-        return self.refined(tuple(axis if actual(axis, 2) > 1 else () for axis in self.axes))
+        axes = _thin(self.axes)
+        return self if axes is self.axes else self.refined(axes)
 
     def slot(self, dim: int) -> int:
         """Return the dimension of x that a merged plain axis is."""
@@ -92,15 +93,8 @@ class Spatial:
 
     def is_image(self) -> bool:
         """Whether the axes are (batch) (plain) (y) (x), whole and in order."""
-        size = self.sites.size
-        if size is None or len(self.axes) != len(size) + 2:
-            return False
-        expected = names.image_axes(1, size)
-        return (
-            self.axes[0] == expected[0]
-            and names.is_plain(self.axes[1])
-            and self.axes[2:] == expected[2:]
-        )
+        sites = self.sites
+        return isinstance(sites, Sites) and _is_image(self.axes, sites.size, sites.batch_size)
 
     def graph(self) -> PixelGraph:
         """Return the pixel graph of an image.
@@ -110,20 +104,18 @@ class Spatial:
         """
         if not self.is_image():
             raise NoRuleError(f"axes {names.describe(self.axes)} are no image's")
-        return PixelGraph(self.x.reshape(self.x.shape[0], -1), self.sites)
+        return PixelGraph(self.x.reshape(self.x.shape[0], names.sizes(self.axes)[1]), self.sites)
 
     def tensor(self, fill: float = 0.0) -> Tensor:
-        """Return the exported tensor, `fill` where a site is absent; a view on a full grid."""
+        """Return the tensor that the network sees, `fill` where a site is absent."""
         sites, rest = self.sites, self.x.shape[1:]
         cells = self.x
         present = [name for name in names.names(self.axes) if name.kind != "plain"]
         order = sorted(present, key=lambda name: (name.kind == "key", name.axis, -name.stride))
-        lattice = [sites.batch_size if name.kind == "batch" else name.size for name in order]
-        if not sites.is_full and not isinstance(self.x, FakeTensor):
+        lattice = [name.size for name in order]
+        if len(self.x) != prod(lattice) or not sites.is_full:
             cells = self.x.new_full((prod(lattice), *rest), fill)
             cells = cells.index_copy(0, index(order, sites), self.x)
-        elif len(cells) != prod(lattice):
-            cells = self.x.new_empty(prod(lattice), *rest)
         dense = cells.reshape(*lattice, *rest)
         where, number = [], len(lattice)
         for name in names.names(self.axes):
@@ -135,47 +127,68 @@ class Spatial:
         return dense.permute(where).reshape(self.shape)
 
 
-def actual(axis: Sequence[Name], batch: int) -> int:
-    """Return the size of an axis at a batch size."""
-    return prod(batch if name.kind == "batch" else name.size for name in axis)
+@lru_cache(maxsize=4096)
+def _is_image(axes: Axes, size: tuple[int, ...] | None, batch: int) -> bool:
+    if size is None or len(axes) != len(size) + 2:
+        return False
+    expected = names.image_axes(1, size, batch)
+    return axes[0] == expected[0] and names.is_plain(axes[1]) and axes[2:] == expected[2:]
+
+
+@lru_cache(maxsize=4096)
+def _thin(axes: Axes) -> Axes:
+    if all(len(axis) == 0 or prod(name.size for name in axis) > 1 for axis in axes):
+        return axes
+    return tuple(axis if prod(name.size for name in axis) > 1 else () for axis in axes)
 
 
 def from_graph(graph: PixelGraph) -> Spatial:
-    """Return an image's value."""
-    if graph.sites.size is None:
+    """Return an image's value.
+
+    Raises:
+        NoRuleError: images of different sizes.
+    """
+    sites = graph.sites
+    if sites.size is None:
         raise NoRuleError("images of different sizes")
-    return Spatial(graph.x, graph.sites, names.image_axes(graph.num_channels, graph.sites.size))
+    axes = names.image_axes(graph.x.shape[1], sites.size, sites.batch_size)
+    return Spatial(graph.x, sites, axes)
 
 
-def digit(name: Name, sites: Sites) -> Tensor:
+def digit(name: Name, sites: Any) -> Tensor:
     """Return (N,) int64: the value that a batch or site name takes at each node."""
     if not isinstance(sites, Sites):  # pairs
-        return sites.digit(name)
-    if name.kind == "batch":
-        return sites.batch
-    position = sites.pos[:, name.axis]
+        found: Tensor = sites.digit(name)
+        return found
+    position = sites.batch if name.kind == "batch" else sites.pos[:, name.axis]
     return position // name.stride % name.size
 
 
-def index(found: Sequence[Name], sites: Sites) -> Tensor:
+def index(found: Sequence[Name], sites: Any) -> Tensor:
     """Return (N,) int64: the row-major number of each node in the product of these names."""
-    total = torch.zeros(sites.num_nodes, dtype=torch.int64, device=sites.device)
-    for name in found:
-        size = sites.batch_size if name.kind == "batch" else name.size
-        total = total * size + digit(name, sites)
-    return total
+
+    def make() -> Tensor:
+        total = torch.zeros(sites.num_nodes, dtype=torch.int64, device=sites.device)
+        for name in found:
+            total = total * name.size + digit(name, sites)
+        return total
+
+    if not isinstance(sites, Sites):
+        return make()
+    made: Tensor = sites.memo(("index", tuple(found)), make)
+    return made
 
 
-def is_raster(found: Sequence[Name], sites: Sites) -> bool:
+def is_raster(found: Sequence[Name], sites: Any) -> bool:
     """Whether these names number the nodes of a full grid in their own order."""
     if not sites.is_full or sites.size is None:
         return False
-    expected = [Name("batch", BATCH)]
+    expected = [*names.batch_axis(sites.batch_size)]
     expected += [Name("site", n, k) for k, n in enumerate(sites.size) if n > 1]
     return list(found) == expected
 
 
-def lift(tensor: Tensor, axes: Axes, sites: Sites) -> Tensor:
+def lift(tensor: Tensor, axes: Axes, sites: Any) -> Tensor:
     """Return (N or 1, *plain): what a tensor, broadcast to these axes, says at each node.
 
     Args:
@@ -183,38 +196,67 @@ def lift(tensor: Tensor, axes: Axes, sites: Sites) -> Tensor:
         axes: of the result.
         sites: of the result.
     """
-    missing = len(axes) - tensor.dim()
+    split, rows, rest, tail, present = _lifted(tuple(tensor.shape), axes)
+    table = tensor.reshape(split).permute(*rows, *rest).reshape(-1, *tail)
+    if table.shape[0] == 1 or is_raster(present, sites):
+        return table
+    return take(table, index(present, sites))
+
+
+@lru_cache(maxsize=4096)
+def _lifted(given: tuple[int, ...], axes: Axes) -> Any:
+    """How a tensor of this shape is split into names: shape, rows, features, and whose rows."""
+    missing = len(axes) - len(given)
     shape: list[int] = []
     kept: list[bool] = []
     present: list[Name] = []
     for number, axis in enumerate(axes):
-        size = 1 if number < missing else tensor.shape[number - missing]
-        spoken = size == actual(axis, sites.batch_size) and (size > 1 or bool(axis))
+        size = 1 if number < missing else given[number - missing]
+        own = prod(name.size for name in axis)
+        spoken = size == own and (size > 1 or bool(axis))
         if not spoken and size != 1:
-            raise NoRuleError(
-                f"a tensor of shape {tuple(tensor.shape)} meets {names.describe(axes)}"
-            )
+            raise NoRuleError(f"a tensor of shape {given} meets {names.describe(axes)}")
         for name in axis:
             is_row = name.kind != "plain"
-            shape.append((sites.batch_size if name.kind == "batch" else name.size) if spoken else 1)
+            shape.append(name.size if spoken else 1)
             kept.append(is_row)
             if is_row and spoken:
                 present.append(name)
-    split = tensor.reshape(shape)
     rows = [slot for slot, is_row in enumerate(kept) if is_row]
     rest = [slot for slot, is_row in enumerate(kept) if not is_row]
-    tail = [shape[slot] for slot in rest]
-    table = split.permute(*rows, *rest).reshape(-1, *tail)
-    if table.shape[0] == 1 or is_raster(present, sites):
-        return table
-    if isinstance(tensor, FakeTensor):  # a plan computes nothing
-        return table.new_empty(sites.num_nodes, *tail)
-    return take(table, index(present, sites))
+    return shape, rows, rest, [shape[slot] for slot in rest], tuple(present)
 
 
-def spread(tensor: Tensor, root: Sites) -> Spatial:
-    """Return a tensor (B, C, *size) as the value on the network's sites of that size."""
-    size = tuple(tensor.shape[2:])
-    sites = network_sites(root, (size,) * root.batch_size)
-    axes = names.image_axes(tensor.shape[1], size)
-    return Spatial(lift(tensor, axes, sites), sites, axes)
+def brought(value: Spatial, sites: Sites) -> Tensor:
+    """Return (N', *plain): the rows of a value on other sites of its lattice, 0 where it has none.
+
+    Args:
+        value: on sites of some size.
+        sites: of the same size.
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        cells = sites.nodes
+        node = cells if value.sites.rank is None else value.sites.rank[cells]
+        return node.clamp(min=0), node >= 0
+
+    node, there = sites.memo(("brought", value.sites.token), make)
+    if not len(value.x):
+        return value.x.new_zeros(len(node), *value.x.shape[1:])
+    rows = take(value.x, node)
+    return torch.where(there.view(-1, *(1,) * (rows.dim() - 1)), rows, rows.new_zeros(()))
+
+
+def result(graph: PixelGraph) -> Spatial | Tensor:
+    """Return a layer's graph as a value: a map of one site is a readout, so a tensor."""
+    size = graph.sites.size or ()
+    if prod(size) == 1 and graph.sites.space is None:
+        return graph.x.view(*graph.x.shape, *(1,) * graph.sites.d)
+    return from_graph(graph)
+
+
+def placed(dense: Tensor, sites: Sites) -> Spatial:
+    """Return a plain tensor (B, C, *size) on the sites of a lattice of that size."""
+    axes = names.image_axes(dense.shape[1], tuple(dense.shape[2:]), sites.batch_size)
+    x = lift(dense, axes, sites)
+    return Spatial(x.expand(sites.num_nodes, *x.shape[1:]), sites, axes)

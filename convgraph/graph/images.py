@@ -17,22 +17,13 @@ def rows_of(rows: Tensor, channels: int) -> Tensor:
     return rows.reshape(count * channels).view(count, channels)
 
 
-def check_floating(dtype: torch.dtype) -> None:
-    """Refuse integer features by name."""
-    if not dtype.is_floating_point:
-        raise DtypeError(
-            f"PixelGraph: expected floating features, got {dtype}; convert with image.float()"
-        )
-
-
 def check_image(image: object, d: int) -> Tensor:
-    """Return the image; refuse what is no floating tensor with d lattice axes and 1 or 2 more."""
+    """Return the image; refuse what is no tensor with d lattice axes and 1 or 2 more."""
     if not isinstance(image, Tensor):
         raise GraphError(
             f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}; of an array "
             "(H, W, C): torch.from_numpy(array).movedim(-1, 0).float()"
         )
-    check_floating(image.dtype)
     if image.dim() not in (d + 1, d + 2):
         raise GraphError(
             f"PixelGraph.from_image: expected an image (B, C, *size) or (C, *size) with d = {d} "

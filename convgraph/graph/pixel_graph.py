@@ -33,12 +33,11 @@ class PixelGraph:
     """Node features on the pixels of a batch of images.
 
     Attributes:
-        x: (N, C) floating, strides (C, 1); row n belongs to the n-th node in raster order.
+        x: (N, C) of any dtype, strides (C, 1); row n belongs to the n-th node in raster order.
         sites: which pixels of which lattices are the nodes; shared by everything on them.
 
     Raises:
         ShapeError: x does not have one row per node.
-        DtypeError: integer features.
         DeviceError: x and sites live on different devices.
         GraphError: x is no tensor, or sites are no Sites.
 
@@ -53,7 +52,7 @@ class PixelGraph:
     sites: Sites
 
     def __post_init__(self) -> None:
-        """Check the invariants: a row per node, floating, on the device of the sites."""
+        """Check the invariants: a row per node, on the device of the sites."""
         if not isinstance(self.x, Tensor):
             return  # torch's pytree rebuilds records around placeholders
         if not isinstance(self.sites, Sites):
@@ -63,7 +62,6 @@ class PixelGraph:
                 f"PixelGraph: expected x of shape (N, C) with N = {self.sites.num_nodes} nodes, "
                 f"got {tuple(self.x.shape)}"
             )
-        images.check_floating(self.x.dtype)
         if self.x.device != self.sites.device:
             raise DeviceError(
                 f"PixelGraph: x on {self.x.device}, sites on {self.sites.device}; move one of them"
@@ -85,7 +83,7 @@ class PixelGraph:
         """Turn an image, a batch of images or a list of images of any sizes into nodes.
 
         Args:
-            image: (B, C, *size) or, without a batch dimension, (C, *size), any floating dtype and
+            image: (B, C, *size) or, without a batch dimension, (C, *size), any dtype and
                 device; or a list of (C, *size) tensors whose sizes may differ.
             mask: bool, True where a pixel is a node: (B, *size), (B, 1, *size), or (*size) for all
                 images alike; a list of masks (or None) for a list of images.
@@ -96,7 +94,7 @@ class PixelGraph:
             A graph with one node per (unmasked) pixel. A channels-last image is not copied.
 
         Raises:
-            DtypeError: integer features, or a mask that is not boolean.
+            DtypeError: a mask that is not boolean.
             GraphError: another number of dimensions, a mask of another size, or an image that is
                 none of the space's.
             DeviceError: the mask lives on another device.
@@ -161,6 +159,24 @@ class PixelGraph:
         image = rows.movedim(-1, 1)
         return image if self.sites.batched else image.squeeze(0)
 
+    def tensor(self) -> Tensor:
+        """Return the graph as a tensor (B, C, *size) that any torch code takes.
+
+        Returns:
+            A `convgraph.convert.tensor.GraphTensor`, which computes on the nodes alone; nothing is
+            copied. Its `graph` is a PixelGraph again.
+
+        Raises:
+            GraphError: images of several sizes.
+
+        Example:
+            >>> graph = PixelGraph.from_image(torch.ones(1, 3, 4, 4))
+            >>> torch.nn.Conv2d(3, 2, 3)(graph.tensor()).shape
+            torch.Size([1, 2, 2, 2])
+        """
+        made: Tensor = _MAKERS[0](self)
+        return made
+
     def to_images(self, fill: float = 0.0) -> list[Tensor]:
         """Return one (C, *size) tensor per image, whatever their sizes; see `to_image`."""
         parts = self._cells(fill).split([prod(size) for size in self.sites.sizes])
@@ -199,7 +215,6 @@ class PixelGraph:
             torch.float64
         """
         x = self.x.to(*args, **kwargs)
-        images.check_floating(x.dtype)
         return PixelGraph(x, self.sites.to(x.device))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -350,6 +365,14 @@ class PixelGraph:
         nodes = f"{s.num_nodes} nodes" + ("" if s.mask is None else f" of {s.num_cells} pixels")
         on = "" if s.space is None else f", on {s.space}"
         return f"PixelGraph({nodes}, {batch}, {x.shape[1]} channels, {x.dtype}, {x.device}{on})"
+
+
+_MAKERS: "list[Callable[[PixelGraph], Tensor]]" = []
+
+
+def tensors_by(maker: "Callable[[PixelGraph], Tensor]") -> None:
+    """Say who makes a tensor of a graph: the room that has one, which lies above this one."""
+    _MAKERS[:] = [maker]
 
 
 def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:

@@ -21,6 +21,7 @@ from convgraph.geometry.kernel import as_int
 from convgraph.geometry.space import Space
 from convgraph.graph import lattice
 from convgraph.graph.lattice import Size
+from convgraph.graph.places import Span, whole
 from convgraph.graph.site_numbers import SiteNumbers
 from convgraph.memo import Kept, Memo
 
@@ -49,6 +50,8 @@ class Sites(SiteNumbers):
         space: where the pixels lie, see `convgraph.geometry.space`; None is the plane.
         born: a number that grows from record to record, to tell which of two is the younger.
         token: names the record in keys; two records of one token mean the same nodes.
+        place: where each position lies on the root, a Span an axis, or such a tuple an image where
+            sizes differ; None on the root itself.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Sites(SiteNumbers):
         root: "Sites | None" = None,
         num_nodes: int | None = None,
         space: Space | None = None,
+        place: Any = None,
     ) -> None:
         """Keep the fields as they are; the class methods check and build them."""
         self.d = d
@@ -83,6 +87,7 @@ class Sites(SiteNumbers):
         self.born = next(_BORN)
         self.token: Hashable = self.born
         self._root = root
+        self.place = place
         self._memo = Memo()
         self._alive: WeakValueDictionary[Hashable, Sites] | None = None
 
@@ -220,6 +225,13 @@ class Sites(SiteNumbers):
             kept = self.memo(key, lambda: Kept(made, *back))
         return self._alive.setdefault(key, _interned(kept.record(_root=self.root)))
 
+    def place_of(self, image: int) -> tuple[Span, ...]:
+        """Where the positions of an image lie on the root, axis by axis."""
+        if self.place is None:
+            return tuple(map(whole, self.sizes[image]))
+        found: tuple[Span, ...] = self.place
+        return found if isinstance(found[0], Span) else found[image]
+
     def readout(self) -> "Sites":
         """One pixel per image, every one a node."""
         if torch.compiler.is_dynamo_compiling():
@@ -269,7 +281,8 @@ class Sites(SiteNumbers):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what is given, not what was derived; full grids come back as the one record."""
         fields = {
-            "d": self.d, "batched": self.batched, "num_nodes": self.num_nodes, "space": self.space
+            "d": self.d, "batched": self.batched, "num_nodes": self.num_nodes,
+            "space": self.space, "place": self.place,
         }  # fmt: skip
         return _unpickled, (self.size, self.sizes, self.mask, self.device, self._root, fields)
 
@@ -359,7 +372,8 @@ def _moved(sites: Sites, device: torch.device) -> Sites:
         mask = None if sites.mask is None else sites.mask.to(device)
         root = None if sites.root is sites else sites.root.to(device)
         more: dict[str, Any] = {
-            "num_nodes": sites.num_nodes, "batched": sites.batched, "space": sites.space
+            "num_nodes": sites.num_nodes, "batched": sites.batched, "space": sites.space,
+            "place": sites.place,
         }  # fmt: skip
         return Sites(sites.sizes, mask, d=sites.d, device=device, root=root, **more)
 

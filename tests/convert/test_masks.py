@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.convert.value import placed, result
+from convgraph.functional import graph_conv
+from convgraph.geometry import KernelGeometry
 from tests.convert.masks import MASKS, images, patches, scattered, single
 from tests.convert.nets import NETS, build, image
 from tests.convert.planting import plant
@@ -65,40 +68,53 @@ def test_batch_norm_learns_from_the_nodes_alone() -> None:
 # Faults that the comparison has to see
 
 
+def _two(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def _own_sites(old: Any) -> Any:
     """A convolution by the rule for single layers: every site that some node reaches."""
 
-    def call(run: Any, step: Any, x: Any, *rest: Any) -> Any:
-        layer = run.owner(step)
-        return old(run, step, x, *rest) if layer is None else run.result(layer(x.graph()))
+    def fault(call: Any, x: Any, weight: Any, bias: Any = None, stride: Any = 1, pad: Any = 0,
+              dilation: Any = 1, groups: int = 1) -> Any:  # fmt: skip
+        if set(_two(stride)) == {1}:
+            return old(call, x, weight, bias, stride, pad, dilation, groups)
+        geometry = KernelGeometry(tuple(weight.shape[2:]), _two(stride), _two(pad))
+        return result(graph_conv(x.graph(), weight, bias, geometry=geometry, groups=groups))
 
-    return call
+    return fault
 
 
 def _zeros_count(old: Any) -> Any:
     """A mean over the whole map, holes included."""
-    return lambda run, step, x, *rest: (
-        old(run, step, x, *rest) if run.planning else (x.tensor().mean((2, 3), keepdim=True))
-    )
+    return lambda call, x, *rest: x.tensor().mean((2, 3), keepdim=True)
 
 
 def _other_slope(old: Any) -> Any:
-    return lambda run, step, *rest: old(run, step, *rest).with_x(
-        old(run, step, *rest).x * 1.0000001
-    )
+    def fault(call: Any, *rest: Any) -> Any:
+        out = old(call, *rest)
+        return out.with_x(out.x * 1.0000001)
+
+    return fault
 
 
 def _zero_maxima(old: Any) -> Any:
     """Holes say 0 to a maximum."""
 
-    def call(run: Any, step: Any, x: Any, *rest: Any) -> Any:
-        if run.planning:
-            return old(run, step, x, *rest)
-        from convgraph.convert.value import spread
+    def fault(call: Any, x: Any, *rest: Any) -> Any:
+        sites = old(call, x, *rest).sites
+        return placed(call.target(x.tensor(), *rest), sites)
 
-        return spread(step.target(x.tensor(), *rest), run.root)
+    return fault
 
-    return call
+
+def _mask_stays(old: Any) -> Any:
+    """A roll whose mask does not move with its pixels."""
+
+    def fault(call: Any, x: Any, *rest: Any) -> Any:
+        return placed(call.target(x.tensor(), *rest), x.sites)
+
+    return fault
 
 
 @pytest.mark.parametrize(
@@ -106,8 +122,9 @@ def _zero_maxima(old: Any) -> Any:
     [
         ("residual", "conv2d", _own_sites),
         ("plain", "adaptive_avg_pool2d", _zeros_count),
-        ("residual", "relu", _other_slope),
+        ("residual", "relu_", _other_slope),
         ("moves", "max_pool2d", _zero_maxima),
+        ("moves", "roll", _mask_stays),
     ],
 )
 def test_a_planted_fault_is_seen(

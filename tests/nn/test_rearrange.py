@@ -19,7 +19,7 @@ from convgraph.functional import graph_fold, graph_unfold
 from convgraph.graph import edge_list
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
-from tests.interpreter import there
+from tests.where import Where
 
 HALF = (torch.float16, torch.bfloat16)
 KERNELS = [
@@ -259,7 +259,7 @@ def test_named_sites_are_the_output_sites(make, channels: int, backend: str) -> 
     assert torch.equal(out.to_image(), torch.where(named[:, None], dense.to_image(), 0))
     assert layer.edges(cg.PixelGraph.from_image(image, mask), named).num_targets == out.num_nodes
     network = layer(cg.PixelGraph.from_image(image, mask), sites="network")
-    truth = there(mask, tuple(dense.to_image().shape[2:])).squeeze(1)
+    truth = Where.of(mask).scaled(dense.to_image().shape[2:]).there  # all are steps in scale
     assert torch.equal(torch.stack(network.sites.mask_images()), truth)
 
 

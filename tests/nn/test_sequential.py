@@ -10,6 +10,7 @@ import convgraph as cg
 from tests import interpreter
 from tests.interpreter import interpret
 from tests.networks import NETS, OwnSites, build, exact, integers, masks
+from tests.where import Where
 
 
 def result(graph: cg.PixelGraph, like: Tensor) -> Tensor:
@@ -85,27 +86,32 @@ def test_training_follows_torch_step_by_step() -> None:
 # The comparison can fail
 
 
+def fill(x: Tensor, root: Tensor, identity: float) -> Tensor:
+    place = Where.of(root).scaled(x.shape[2:]) if x.dim() == root.dim() + 1 else None
+    return interpreter.fill(x, place, identity)
+
+
 def after(dense: Any, image: Tensor, root: Tensor) -> Tensor:
     """Fill after every operator that moves values, not before: what a norm adds then leaks."""
-    x = interpreter.fill(image, root, 0)
+    x = fill(image, root, 0)
     for module in interpreter.leaves(dense):
         x = module(x)
         if isinstance(module, interpreter.MOVES):
-            x = interpreter.fill(x, root, 0)
-    return interpreter.fill(x, root, 0)
+            x = fill(x, root, 0)
+    return fill(x, root, 0)
 
 
 def zeros_for_maxima(dense: Any, image: Tensor, root: Tensor) -> Tensor:
     x = image
     for module in interpreter.leaves(dense):
         if isinstance(module, interpreter.MOVES):
-            x = interpreter.fill(x, root, 0)
+            x = fill(x, root, 0)
         x = module(x)
-    return interpreter.fill(x, root, 0)
+    return fill(x, root, 0)
 
 
 def nothing_filled(dense: Any, image: Tensor, root: Tensor) -> Tensor:
-    return interpreter.fill(dense(interpreter.fill(image, root, 0)), root, 0)
+    return fill(dense(fill(image, root, 0)), root, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.pairs import PairSites, heads, keys, pair_sites, tokens
+from convgraph.convert.node_pairs import PairSites, heads, keys, pair_sites, tokens
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
@@ -22,7 +22,7 @@ def is_pairs(x: Spatial) -> bool:
     return isinstance(x.sites, PairSites)
 
 
-def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
+def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
     """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
     *lead, asked, width = q.axes
     *other, depth, heard = k.axes
@@ -34,15 +34,13 @@ def questions(run: Any, q: Spatial, k: Spatial) -> Spatial:
     sites = pair_sites(q.sites, k.sites, group)
     axes = (*lead, asked, keys(heard))
     counts = names.plain(tuple(lead))
-    if run.planning:
-        return Spatial(q.x.new_empty(sites.num_nodes, *counts), sites, axes)  # type: ignore[arg-type]
     first = sites.first.pack(heads(q)).transpose(1, 2)
     second = sites.second.pack(heads(k)).transpose(1, 2)
     rows = sites.rows((first @ second.transpose(-2, -1)).movedim(1, -1))
-    return Spatial(rows.reshape(len(rows), *counts), sites, axes)  # type: ignore[arg-type]
+    return Spatial(rows.reshape(len(rows), *counts), sites, axes)
 
 
-def answers(run: Any, weights: Spatial, v: Any) -> Spatial:
+def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     """Return the sum over pairs of their weight times what is heard."""
     if not isinstance(v, Spatial):
         raise NoRuleError("weights of pairs meet what is no map")
@@ -54,19 +52,14 @@ def answers(run: Any, weights: Spatial, v: Any) -> Spatial:
     if tokens(tuple(other), spoken, width) != sites.group:
         raise NoRuleError("weights and values differ in their groups")
     axes = (*lead, asked, width)
-    if run.planning:
-        rows = v.x.new_empty(sites.asking.num_nodes, *names.plain(axes))
-        return Spatial(rows, sites.asking, axes)
     full = sites.spread(weights.x.reshape(len(weights.x), -1), 0.0).movedim(-1, 1)
     packed = sites.second.pack(heads(v)).transpose(1, 2)
     rows = sites.first.unpack((full @ packed).transpose(1, 2))
     return Spatial(rows.reshape(len(rows), *names.plain(axes)), sites.asking, axes)
 
 
-def pair_softmax(run: Any, x: Spatial) -> Spatial:
+def pair_softmax(call: Any, x: Spatial) -> Spatial:
     """Return the softmax over everybody that a node hears."""
-    if run.planning:
-        return x
     sites: Any = x.sites
     full = sites.spread(x.x.reshape(len(x.x), -1), -torch.inf)
     # A row without any pair would be NaN in value and gradient; nobody reads it.
@@ -92,7 +85,7 @@ def _for_heads(q: Spatial, one: Spatial) -> Spatial:
 
 @rule("scaled_dot_product_attention", hop="all")
 def attention(
-    run: Any, step: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
+    call: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
     causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """softmax(Q K^T scale + mask) V over the nodes of each group."""
@@ -102,15 +95,15 @@ def attention(
     rank = len(k.axes)
     turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])
     width = names.sizes(q.axes)[-1]
-    weights = questions(run, q, turned)
+    weights = questions(call, q, turned)
     weights = weights.with_x(weights.x * (1 / sqrt(width) if scale is None else scale))
     if mask is not None:
         if isinstance(mask, Tensor) and mask.dtype == torch.bool:
             mask = torch.where(mask, 0.0, -torch.inf).to(weights.x.dtype)
-        (rows, bias), _, axes = align([weights, mask], run.root)
+        (rows, bias), _, axes = align([weights, mask])
         weights = Spatial(rows + bias, weights.sites, axes)
         weights = weights.regrouped(names.sizes((*q.axes[:-1], k.axes[-2])))
-    weights = pair_softmax(run, weights)
+    weights = pair_softmax(call, weights)
     if dropout:
         weights = weights.with_x(torch.nn.functional.dropout(weights.x, dropout))
-    return answers(run, weights, v)
+    return answers(call, weights, v)

@@ -9,66 +9,78 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.align import align
+from convgraph.convert.align import align, together
+from convgraph.convert.batch import batched, images, is_batch, starts_a_batch
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.moves import pick, site_axis
-from convgraph.convert.value import Spatial
-
-
-def resized(value: Spatial, dim: int, rows: Tensor) -> Spatial:
-    """Return the value with other features along one plain axis."""
-    size = rows.shape[value.slot(dim)]
-    axes = (*value.axes[:dim], (Name("plain", size),), *value.axes[dim + 1 :])
-    return Spatial(rows, value.sites, axes)
+from convgraph.convert.rules.moves import pick, readout, site_axis
+from convgraph.convert.rules.shapes import resized
+from convgraph.convert.value import Spatial, lift
+from convgraph.graph.network_sites import beside
+from convgraph.graph.places import ABSENT
 
 
 @rule("cat", "concat", "concatenate")
-def cat(run: Any, step: Any, tensors: Any, dim: int = 0) -> Any:
+def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
     rank = max(len(one.axes) if isinstance(one, Spatial) else one.dim() for one in parts)
     dim %= rank
+    if starts_a_batch(parts, dim):
+        return batched(parts, dim)
     masks, widths = [], []
     for one in parts:  # the axis itself is set aside, as a name of its own size
         if isinstance(one, Spatial):
-            merged = one.merged(dim) if one.axes[dim] else one
+            merged = one.merged(dim) if names.is_plain(one.axes[dim]) and one.axes[dim] else one
             widths.append(names.sizes(merged.axes)[dim])
             masks.append(merged)
         else:
             widths.append(one.shape[dim])
             masks.append(one)
     spatial = [one for one in masks if isinstance(one, Spatial)]
-    blank = [Spatial(one.x, one.sites, _without(one.axes, dim)) for one in spatial]
-    if len(blank) < len(masks) or any(one.sites is not blank[0].sites for one in blank):
-        return _cat_lifted(run, masks, widths, dim)
-    common = names.broadcast([one.axes for one in blank])
-    if any(names.sizes(one.axes) != names.sizes(common) for one in blank):
-        raise NoRuleError("maps of different axes are put side by side")
+    if any(one.axes[dim] and not names.is_plain(one.axes[dim]) for one in spatial):
+        return _beside(call, masks, dim)
+    on = iter(together(spatial))
+    masks = [next(on) if isinstance(one, Spatial) else one for one in masks]
+    first = next(one for one in masks if isinstance(one, Spatial))
     rows = []
+    common = names.broadcast([_without(one.axes, dim) for one in masks if isinstance(one, Spatial)])
     for one, width in zip(masks, widths, strict=True):
         axes = _with(common, dim, width)
-        rows.append(one.x.reshape(one.x.shape[0], *names.plain(axes)))
-    slot = 1 + len(names.plain(common[:dim]))
-    return Spatial(torch.cat(rows, slot), masks[0].sites, _with(common, dim, sum(widths)))
-
-
-def _cat_lifted(run: Any, parts: list[Any], widths: list[int], dim: int) -> Any:
-    """Where some parts are tensors or live on other sites: lift each to common names."""
-    first = next(one for one in parts if isinstance(one, Spatial))
-    rows = []
-    for one, width in zip(parts, widths, strict=True):
-        axes = _with(_without(first.axes, dim), dim, width)
-        frame = Spatial(first.x.new_empty(()).expand(first.x.shape[0], *names.plain(axes)),
-                        first.sites, axes)  # fmt: skip
-        (moved, _), sites, found = align([one, frame], run.root)
-        if sites is not first.sites:
-            raise NoRuleError("maps of different sizes are put side by side")
-        shape = names.plain(found)
-        rows.append(moved.expand(first.x.shape[0], *shape).reshape(-1, *names.plain(axes)))
-    common = _without(first.axes, dim)
+        shape = (first.sites.num_nodes, *names.plain(axes))
+        if isinstance(one, Tensor):
+            moved = lift(one, axes, first.sites)
+        elif names.sizes(_without(one.axes, dim)) == names.sizes(common):
+            moved = one.x.reshape(shape)
+        else:
+            raise NoRuleError("maps of different axes are put side by side")
+        rows.append(moved.expand(shape))
     slot = 1 + len(names.plain(common[:dim]))
     return Spatial(torch.cat(rows, slot), first.sites, _with(common, dim, sum(widths)))
+
+
+def _beside(call: Any, parts: list[Any], dim: int) -> Any:
+    """Maps put beside each other along a lattice axis: each is padded, and all are added up."""
+    if not all(isinstance(one, Spatial) for one in parts):
+        raise NoRuleError("a map and an ordinary tensor are put beside each other on the lattice")
+    axis = site_axis(parts[0], dim)
+    lengths = [one.sites.size[axis] for one in parts]
+    count, start = sum(lengths), 0
+    moved = []
+    for one, length in zip(parts, lengths, strict=True):
+        table = [p - start if start <= p < start + length else ABSENT for p in range(count)]
+        moved.append((one, table))
+        start += length
+    sites = beside([one.sites for one in parts], axis)
+    found = [pick(call, one, {axis: table}, sites=sites) for one, table in moved]
+    axes = found[0].axes
+    if any(names.sizes(one.axes) != names.sizes(axes) for one in found):
+        raise NoRuleError("maps of different axes are put beside each other")
+    rows = found[0].x
+    for other in found[1:]:
+        rows = rows + other.x.reshape(rows.shape)
+    call.travelled("all")
+    return Spatial(rows, sites, axes)
 
 
 def _without(axes: Axes, dim: int) -> Axes:
@@ -80,9 +92,9 @@ def _with(axes: Axes, dim: int, width: int) -> Axes:
 
 
 @rule("stack")
-def stack(run: Any, step: Any, tensors: Any, dim: int = 0) -> Any:
+def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     """A new plain axis."""
-    moved, sites, axes = align(tensors, run.root)
+    moved, sites, axes = align(tensors)
     dim %= len(axes) + 1
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
@@ -90,98 +102,116 @@ def stack(run: Any, step: Any, tensors: Any, dim: int = 0) -> Any:
     return Spatial(torch.stack(rows, slot), sites, new)
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(run: Any, step: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
+@rule(
+    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", hop="all"
+)  # fmt: skip
+def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
     """Pieces of a plain axis, as views; pieces of a lattice axis are crops."""
     dim %= len(x.axes)
     if not names.is_plain(x.axes[dim]):
         size = x.shape[dim]
         probe = torch.empty(size, device="meta")
-        lengths = [len(one) for one in step.target(probe, parts, 0)]
+        lengths = [len(one) for one in call.target(probe, parts, 0)]
         ends = torch.tensor(lengths).cumsum(0).tolist()
         return [
-            slice_(run, step, x, dim, end - length, end)
+            slice_(call, x, dim, end - length, end)
             for end, length in zip(ends, lengths, strict=True)
         ]
+    call.travelled("node")
     value = x.merged(dim)
-    pieces = step.target(value.x, parts, value.slot(dim))
+    pieces = call.target(value.x, parts, value.slot(dim))
     return [resized(value, dim, piece) for piece in pieces]
 
 
 @rule("slice", "narrow", hop="all")
 def slice_(
-    run: Any, step: Any, x: Spatial, dim: int = 0, start: int | None = None,
+    call: Any, x: Spatial, dim: int = 0, start: int | None = None,
     end: int | None = None, stride: int = 1,
 ) -> Any:  # fmt: skip
     """Some of a plain axis, as a view; a crop of a lattice axis."""
     dim %= len(x.axes)
     size = x.shape[dim]
-    if step.operator == "narrow" and start is not None and end is not None:
+    if call.name == "narrow" and start is not None and end is not None:
         start, end = start % size if size else 0, start + end
     first, last, stride = slice(start, end, stride).indices(size)
     if (first, last, stride) == (0, size, 1):
-        run.travelled("node")
+        call.travelled("node")
         return x
     if names.is_plain(x.axes[dim]):
-        run.travelled("node")
+        call.travelled("node")
         value = x.merged(dim)
         slot = value.slot(dim)
         index = (slice(None),) * slot + (slice(first, last, stride),)
         return resized(value, dim, value.x[index])
+    if is_batch(x, dim):
+        call.travelled("all")
+        return images(x, dim, list(range(first, last, stride)))
     axis = site_axis(x, dim)
-    return pick(run, x, {axis: list(range(first, last, stride))})
+    return readout(pick(call, x, {axis: list(range(first, last, stride))}))
 
 
 @rule("select", hop="all")
-def select(run: Any, step: Any, x: Spatial, dim: int, number: int) -> Any:
-    """One entry of a plain axis, as a view."""
+def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
+    """One entry of a plain axis, as a view; of a lattice axis, its row or column."""
     dim %= len(x.axes)
     axes = (*x.axes[:dim], *x.axes[dim + 1 :])
     if not x.axes[dim]:
-        run.travelled("node")
+        call.travelled("node")
         return Spatial(x.x, x.sites, axes)
+    if is_batch(x, dim):
+        call.travelled("all")
+        one = images(x, dim, [number])
+        return Spatial(one.x, one.sites, axes)
     if not names.is_plain(x.axes[dim]):
-        raise NoRuleError("it selects one row or column of the lattice")
-    run.travelled("node")
+        axis = site_axis(x, dim)
+        line = pick(call, x, {axis: [number % (x.sites.size or ())[axis]]})
+        return readout(Spatial(line.x, line.sites, (*line.axes[:dim], *line.axes[dim + 1 :])))
+    call.travelled("node")
     value = x.merged(dim)
     return Spatial(value.x.select(value.slot(dim), number), x.sites, axes)
 
 
-@rule("unbind")
-def unbind(run: Any, step: Any, x: Spatial, dim: int = 0) -> Any:
-    """Every entry of a plain axis, as views."""
+@rule("unbind", hop="all")
+def unbind(call: Any, x: Spatial, dim: int = 0) -> Any:
+    """Every entry of an axis, as views."""
     dim %= len(x.axes)
-    if x.axes[dim] and not names.is_plain(x.axes[dim]):
-        raise NoRuleError("it takes the lattice apart")
-    count = names.sizes(x.axes)[dim]
-    return [select(run, step, x, dim, number) for number in range(count)]
+    return [select(call, x, dim, number) for number in range(x.shape[dim])]
 
 
-@rule("index_select")
-def index_select(run: Any, step: Any, x: Any, dim: int, index: Any) -> Any:
-    """Entries of a plain axis by number."""
+@rule("index_select", hop="all")
+def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
+    """Entries of a plain axis by number; of a lattice axis that is a move."""
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
         raise NoRuleError("its index is a map")
-    value = x.merged(dim % len(x.axes))
-    return resized(
-        value, dim % len(x.axes), value.x.index_select(value.slot(dim % len(x.axes)), index)
-    )
+    dim %= len(x.axes)
+    if is_batch(x, dim):
+        call.travelled("all")
+        return images(x, dim, index.tolist())
+    if not names.is_plain(x.axes[dim]):
+        axis = site_axis(x, dim)
+        n = (x.sites.size or ())[axis]
+        return readout(pick(call, x, {axis: [number % n for number in index.tolist()]}))
+    call.travelled("node")
+    value = x.merged(dim)
+    return resized(value, dim, value.x.index_select(value.slot(dim), index))
 
 
-@rule("index")
-def index(run: Any, step: Any, x: Any, indices: Any) -> Any:
-    """Entries of one plain axis by a list of numbers."""
+@rule("index", hop="all")
+def index(call: Any, x: Any, indices: Any) -> Any:
+    """Entries of one axis by a list of numbers, or of yes and no."""
     given = [(dim, one) for dim, one in enumerate(indices) if one is not None]
     if not isinstance(x, Spatial) or len(given) != 1 or isinstance(given[0][1], Spatial):
-        raise NoRuleError("it looks up more than one axis")
+        raise NoRuleError("it looks up more than one axis, or by a map")
     dim, numbers = given[0]
-    if numbers.dim() != 1 or numbers.dtype == torch.bool:
+    if numbers.dim() != 1:
         raise NoRuleError("its index is no list of numbers")
-    return index_select(run, step, x, dim, numbers)
+    if numbers.dtype == torch.bool:
+        numbers = numbers.nonzero().squeeze(1)
+    return index_select(call, x, dim, numbers % x.shape[dim])
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(run: Any, step: Any, x: Spatial, groups: int) -> Any:
+def channel_shuffle(call: Any, x: Spatial, groups: int) -> Any:
     """Channels dealt out anew among groups."""
     value = x.merged(1)
     slot = value.slot(1)
@@ -190,7 +220,7 @@ def channel_shuffle(run: Any, step: Any, x: Spatial, groups: int) -> Any:
 
 
 @rule("glu")
-def glu(run: Any, step: Any, x: Spatial, dim: int = -1) -> Any:
+def glu(call: Any, x: Spatial, dim: int = -1) -> Any:
     """One half of a plain axis opens the gate of the other."""
     value = x.merged(dim % len(x.axes))
-    return resized(value, dim % len(x.axes), step.target(value.x, value.slot(dim % len(x.axes))))
+    return resized(value, dim % len(x.axes), call.target(value.x, value.slot(dim % len(x.axes))))

@@ -1,5 +1,6 @@
 """Convolutions: y[p] = b + sum over edges (q, p, t) of W[:, :, t] x[q]."""
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -7,99 +8,84 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
-from convgraph.convert.owners import called
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_conv
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
-from convgraph.graph.pixel_graph import PixelGraph
 
 
-def _tuple(value: Any, d: int) -> tuple[int, ...]:
+def ints(value: Any, d: int) -> tuple[int, ...]:
+    """Return d ints, of one or of a sequence."""
     if isinstance(value, int):
         return (value,) * d
     return tuple(value) * d if len(value) == 1 else tuple(value)
 
 
+@lru_cache(maxsize=1024)
+def kernel(
+    size: tuple[int, ...], stride: tuple[int, ...], padding: Any, dilation: tuple[int, ...],
+    output_padding: tuple[int, ...] | None = None, ceil: bool = False,
+) -> KernelGeometry:  # fmt: skip
+    """Return a kernel's integers; transposed, if they come with an output padding."""
+    return KernelGeometry(
+        size, stride, padding, dilation, transposed=output_padding is not None,
+        output_padding=output_padding or 0, ceil_mode=ceil, d=len(size),
+    )  # fmt: skip
+
+
 @rule("conv1d", "conv2d", "conv3d", hop="edges")
 def conv(
-    run: Any,
-    step: Any,
-    x: Any,
-    weight: Any,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    """The node's own graph layer, or the same sum with parameters by name."""
-    d = run.root.d
-    if int(step.operator[4]) != d:
-        raise NoRuleError(f"a {step.operator} on a lattice of {d} axes")
-    pads = padding if isinstance(padding, str) else _tuple(padding, d)
-    geometry = KernelGeometry(
-        tuple(weight.shape[2:]), _tuple(stride, d), pads, _tuple(dilation, d), d=d
-    )
-    return _send(run, step, x, weight, bias, geometry, groups)
+    call: Any, x: Any, weight: Any, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Any:  # fmt: skip
+    """The sum over the edges of the kernel."""
+    d = _same_d(call, x, weight, 4)
+    pads = padding if isinstance(padding, str) else ints(padding, d)
+    geometry = kernel(tuple(weight.shape[2:]), ints(stride, d), pads, ints(dilation, d))
+    return _send(call, x, weight, bias, geometry, groups)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", hop="edges")
 def conv_transpose(
-    run: Any,
-    step: Any,
-    x: Any,
-    weight: Any,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Any:
+    call: Any, x: Any, weight: Any, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Any:  # fmt: skip
     """The same edges with the arrows reversed."""
-    d = run.root.d
-    if int(step.operator[14]) != d:
-        raise NoRuleError(f"a {step.operator} on a lattice of {d} axes")
-    geometry = KernelGeometry(
-        tuple(weight.shape[2:]),
-        _tuple(stride, d),
-        _tuple(padding, d),
-        _tuple(dilation, d),
-        transposed=True,
-        output_padding=_tuple(output_padding, d),
-        d=d,
-    )
-    return _send(run, step, x, weight, bias, geometry, groups)
+    d = _same_d(call, x, weight, 14)
+    geometry = kernel(
+        tuple(weight.shape[2:]), ints(stride, d), ints(padding, d), ints(dilation, d),
+        ints(output_padding, d),
+    )  # fmt: skip
+    return _send(call, x, weight, bias, geometry, groups)
+
+
+def _same_d(call: Any, x: Any, weight: Any, place: int) -> int:
+    """The number of lattice axes, of the operator and of the map."""
+    if not isinstance(x, Spatial) or isinstance(weight, Spatial):
+        raise NoRuleError("its weight is a map")
+    d = int(call.name[place])
+    if getattr(x.sites, "d", d) != d:
+        raise NoRuleError(f"a {call.name} on a lattice of {x.sites.d} axes")
+    return d
 
 
 def _send(
-    run: Any, step: Any, x: Any, weight: Any, bias: Any, geometry: KernelGeometry, groups: int
+    call: Any, x: Spatial, weight: Tensor, bias: Any, geometry: KernelGeometry, groups: int
 ) -> Any:
-    if not isinstance(x, Spatial) or isinstance(weight, Spatial):
-        raise NoRuleError("its weight is a map")
     if not x.is_image() and _looks_at_itself(geometry, x):
-        run.travelled("node")
+        call.travelled("node")
         return _mixed(x, weight, bias, groups)
     graph = x.graph()
-    if run.planning:  # torch.export has tried the operator; what is asked for is where it arrives
-        target = connect(geometry, graph.sites, "network").target
-        channels = weight.shape[1] * groups if geometry.transposed else weight.shape[0]
-        return run.result(PixelGraph(graph.x.new_empty(target.num_nodes, channels), target))
-    layer = run.owner(step)
-    if run.listen is not None:
-        run.travelled(connect(geometry, graph.sites, "network"))
-    if layer is not None:
-        return run.result(called(layer, graph))
+    if call.listening:
+        call.travelled(connect(geometry, graph.sites, "network"))
     if bias is not None and bias.dtype != weight.dtype:
         raise NoRuleError("weight and bias differ in dtype")
-    return run.result(
+    return result(
         graph_conv(
-            graph, weight, bias, geometry=geometry, groups=groups, sites="network",
-            who=step.path or step.operator,
+            graph, weight, bias, geometry=geometry, groups=groups, sites="network", who=call.name
         )
-    )  # fmt: skip
+    )
 
 
 def _looks_at_itself(geometry: KernelGeometry, x: Spatial) -> bool:

@@ -5,12 +5,12 @@ from typing import Any
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.channels import resized
+from convgraph.convert.rules.shapes import resized
 from convgraph.convert.value import Spatial
 
 
 @rule("linear")
-def linear(run: Any, step: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+def linear(call: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """The last axis is plain, y[n] = W x[n] + b, or names nodes, who then all talk to readouts."""
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
@@ -18,7 +18,7 @@ def linear(run: Any, step: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     if not names.is_plain(x.axes[last]):
         if any(name.kind not in ("batch", "plain") for name in names.names(x.axes[:last])):
             raise NoRuleError(f"it sums over a part of {names.describe(x.axes)}")
-        run.travelled("all")
-        return step.target(x.tensor(), weight, bias)
+        call.travelled("all")
+        return call.target(x.tensor(), weight, bias)
     value = x.merged(last)
-    return resized(value, last, step.target(value.x, weight, bias))
+    return resized(value, last, call.target(value.x, weight, bias))

@@ -1,9 +1,11 @@
 """Moves: pads, crops, rolls and flips, where every site hears exactly one other, or none.
 
 y[p] = x[q(p)]       0 where q(p) is absent, the pad's value where it lies outside
+
+The mask moves with the pixels: a pad with 0 adds absent sites, one with another number present
+ones, the other pads copies.
 """
 
-from math import prod
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial
+from convgraph.convert.rules.convolution import kernel
+from convgraph.convert.rules.shapes import resized, shape_after
+from convgraph.convert.value import Spatial, placed, result
 from convgraph.functional import (
     graph_fold,
     graph_pixel_shuffle,
@@ -21,10 +25,8 @@ from convgraph.functional import (
 )
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
-from convgraph.graph.output_sites import network_sites
-
-OUTSIDE = -1
-"""Where a position has no source."""
+from convgraph.graph.network_sites import moved_sites, network_sites
+from convgraph.graph.places import ABSENT, PRESENT, folded
 
 
 def site_axis(x: Spatial, dim: int) -> int:
@@ -45,19 +47,21 @@ def site_axis(x: Spatial, dim: int) -> int:
 
 
 def pick(
-    run: Any,
+    call: Any,
     x: Spatial,
     tables: dict[int, list[int]],
     outside: float = 0.0,
+    sites: Any = None,
     move: str = "pad",
 ) -> Any:
     """Return x on a lattice whose positions name their source position, axis by axis.
 
     Args:
-        run: the run.
+        call: the operator.
         x: the value.
-        tables: lattice axis -> for each new position the old one, or `OUTSIDE`.
+        tables: lattice axis -> for each new position the old one, `ABSENT` or `PRESENT`.
         outside: what is there.
+        sites: of the result; None lets the mask move with the pixels.
         move: what it is called when the space is asked, see `Space.refuses`.
     """
     space = x.sites.space
@@ -69,7 +73,7 @@ def pick(
     size = tuple(len(tables.get(axis, range(n))) for axis, n in enumerate(old))
     if 0 in size:
         raise NoRuleError("nothing of the map is left")
-    sites = network_sites(x.sites, (size,) * x.sites.batch_size)
+    sites = moved_sites(x.sites, tables) if sites is None else sites
     axes = tuple(
         tuple(
             Name("site", size[name.axis], name.axis) if _is_moved(name, tables) else name
@@ -79,12 +83,13 @@ def pick(
         for axis in x.axes
     )
     axes = _grown(x, axes, old, size)
-    if run.planning:
-        rows = x.x.new_empty(sites.num_nodes, *x.x.shape[1:])
-    else:
-        rows = _moved(run, x, sites, tables, outside)
-    value = Spatial(rows, sites, axes)
-    return value.tensor() if prod(size) == 1 else value
+    return Spatial(_moved(call, x, sites, tables, outside), sites, axes)
+
+
+def readout(value: Any) -> Any:
+    """Return a map of one site as the tensor that it is."""
+    size = value.sites.size if isinstance(value, Spatial) else None
+    return value.tensor() if size and set(size) == {1} else value
 
 
 def _is_moved(name: Name, tables: dict[int, list[int]]) -> bool:
@@ -102,38 +107,48 @@ def _grown(x: Spatial, axes: Any, old: Any, size: Any) -> Any:
     return tuple(out)
 
 
-def _moved(run: Any, x: Spatial, sites: Any, tables: dict[int, list[int]], outside: float) -> Any:
+def _moved(call: Any, x: Spatial, sites: Any, tables: dict[int, list[int]], outside: float) -> Any:
     old = x.sites.size or ()
-    cell = sites.batch
-    inside = torch.ones_like(cell, dtype=torch.bool)
-    for axis, n in enumerate(old):
-        place = sites.pos[:, axis]
-        if axis in tables:
-            place = torch.tensor(tables[axis], device=sites.device)[place]
-            inside &= place >= 0
-        cell = cell * n + place.clamp(min=0)
-    node = cell if x.sites.rank is None else x.sites.rank[cell]
-    there = inside & (node >= 0)
-    if run.listen is not None:
-        run.travelled(torch.where(there, node, -1))
-    rows = take(x.x, node.clamp(min=0)) if len(x.x) else x.x.new_zeros(len(cell), *x.x.shape[1:])
+    source = x.sites
+
+    def make() -> Any:
+        cell = sites.batch
+        inside = torch.ones_like(cell, dtype=torch.bool)
+        for axis, n in enumerate(old):
+            place = sites.pos[:, axis]
+            if axis in tables:
+                place = torch.tensor(tables[axis], device=sites.device)[place]
+                inside &= place >= 0
+            cell = cell * n + place.clamp(min=0)
+        node = cell if source.rank is None else source.rank[cell]
+        there = inside & (node >= 0)
+        return node.clamp(min=0), there, bool(there.all()), inside
+
+    key = tuple((axis, tuple(table)) for axis, table in tables.items())
+    node, there, every, inside = sites.memo(("moved", source.token, key), make)
+    if call.listening:
+        call.travelled(torch.where(there, node, -1))
+    rows = take(x.x, node) if len(x.x) else x.x.new_zeros(len(node), *x.x.shape[1:])
     shape = (-1, *(1,) * (rows.dim() - 1))
-    rows = torch.where(there.view(shape), rows, 0)
-    return rows if outside == 0 else torch.where(inside.view(shape), rows, outside)
+    if not every:
+        rows = torch.where(there.view(shape), rows, rows.new_zeros(()))
+    if outside == 0:
+        return rows
+    return torch.where(inside.view(shape), rows, torch.tensor(outside, dtype=rows.dtype))
 
 
 @rule(
     "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
     "replication_pad1d", "replication_pad2d", "replication_pad3d", hop="all",
 )  # fmt: skip
-def pad(
-    run: Any, step: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = None
-) -> Any:
+def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = None) -> Any:
     """Before and after each axis, the last one first; negative pads crop."""
-    if step.operator == "constant_pad_nd":
+    outside = ABSENT if not value else PRESENT
+    if call.name == "constant_pad_nd":
         value, mode = (0 if mode == "constant" else mode), "constant"
-    elif step.operator != "pad":
-        mode = "reflect" if step.operator.startswith("reflection") else "replicate"
+        outside = PRESENT if value else ABSENT
+    elif call.name != "pad":
+        mode = "reflect" if call.name.startswith("reflection") else "replicate"
     tables: dict[int, list[int]] = {}
     for number in range(len(pads) // 2):
         dim = len(x.axes) - 1 - number
@@ -145,11 +160,12 @@ def pad(
             continue
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
-        tables[axis] = [_source(p, n, mode) for p in range(-before, n + after)]
+        found = [folded(p, n, mode) for p in range(-before, n + after)]
+        tables[axis] = [outside if p < 0 else p for p in found]
     if not tables:
-        run.travelled("node")
+        call.travelled("node")
         return x
-    return pick(run, x, tables, float(value or 0))
+    return readout(pick(call, x, tables, float(value or 0)))
 
 
 def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: Any) -> Spatial:
@@ -163,21 +179,8 @@ def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: 
     return Spatial(rows, x.sites, axes)
 
 
-def _source(p: int, n: int, mode: str) -> int:
-    """The position on an axis of n pixels that a padded position copies."""
-    if 0 <= p < n:
-        return p
-    if mode == "circular":
-        return p % n
-    if mode == "replicate":
-        return min(max(p, 0), n - 1)
-    if mode == "reflect":
-        return -p if p < 0 else 2 * (n - 1) - p
-    return OUTSIDE
-
-
 @rule("roll", hop="all")
-def roll(run: Any, step: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
+def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
     """Positions go round."""
     pairs = list(zip(_list(shifts), _list(dims), strict=True))
     if not pairs:
@@ -192,11 +195,11 @@ def roll(run: Any, step: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
         tables[axis] = [(p - shift) % n for p in range(n)]
-    return pick(run, x, tables, move="roll") if tables else x
+    return pick(call, x, tables, move="roll") if tables else x
 
 
 @rule("flip", hop="all")
-def flip(run: Any, step: Any, x: Spatial, dims: Any) -> Any:
+def flip(call: Any, x: Spatial, dims: Any) -> Any:
     """Positions in reverse."""
     tables: dict[int, list[int]] = {}
     for dim in dims:
@@ -207,51 +210,156 @@ def flip(run: Any, step: Any, x: Spatial, dims: Any) -> Any:
             continue
         axis = site_axis(x, dim)
         tables[axis] = list(range((x.sites.size or ())[axis]))[::-1]
-    return pick(run, x, tables, move="flip") if tables else x
+    return pick(call, x, tables, move="flip") if tables else x
 
 
 def _list(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
 
 
-def _listen(run: Any, x: Spatial, geometry: KernelGeometry) -> None:
+def _listen(call: Any, x: Spatial, geometry: KernelGeometry) -> None:
     """Say along which edges a rearrangement moves, to who asks."""
-    if run.listen is not None:
-        run.travelled(connect(geometry, x.graph().sites, "network"))
+    if call.listening:
+        call.travelled(connect(geometry, x.graph().sites, "network"))
 
 
 @rule("pixel_shuffle", hop="all")
-def pixel_shuffle(run: Any, step: Any, x: Spatial, factor: int) -> Any:
+def pixel_shuffle(call: Any, x: Spatial, factor: int) -> Any:
     """Channels spread over r x r sites."""
-    _listen(run, x, KernelGeometry(factor, factor, transposed=True))
-    return run.result(graph_pixel_shuffle(x.graph(), factor, sites="network"))
+    _listen(call, x, KernelGeometry(factor, factor, transposed=True))
+    return result(graph_pixel_shuffle(x.graph(), factor, sites="network"))
 
 
 @rule("pixel_unshuffle", hop="all")
-def pixel_unshuffle(run: Any, step: Any, x: Spatial, factor: int) -> Any:
+def pixel_unshuffle(call: Any, x: Spatial, factor: int) -> Any:
     """R x r sites become channels."""
-    _listen(run, x, KernelGeometry(factor, factor))
-    return run.result(graph_pixel_unshuffle(x.graph(), factor, sites="network"))
+    _listen(call, x, KernelGeometry(factor, factor))
+    return result(graph_pixel_unshuffle(x.graph(), factor, sites="network"))
 
 
 @rule("im2col", hop="all")
 def unfold(
-    run: Any, step: Any, x: Spatial, kernel: Any, dilation: Any, padding: Any, stride: Any
+    call: Any, x: Spatial, kernel_size: Any, dilation: Any, padding: Any, stride: Any
 ) -> Any:
     """Everything a window sees side by side; (batch) (c k) (y x)."""
-    parts = [tuple(part) for part in (kernel, dilation, padding, stride)]
-    _listen(run, x, KernelGeometry(parts[0], parts[3], parts[2], parts[1]))
-    value = run.result(graph_unfold(x.graph(), *parts, sites="network"))
-    return value.regrouped(step.shape) if isinstance(value, Spatial) else value.flatten(2)
+    parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
+    _listen(call, x, KernelGeometry(parts[0], parts[3], parts[2], parts[1]))
+    value = result(graph_unfold(x.graph(), *parts, sites="network"))
+    if not isinstance(value, Spatial):
+        return value.flatten(2)
+    return value.regrouped(shape_after(call, x, kernel_size, dilation, padding, stride))
 
 
 @rule("col2im", hop="all")
 def fold(
-    run: Any, step: Any, x: Spatial, size: Any, kernel: Any, dilation: Any, padding: Any,
-    stride: Any,
-) -> Any:  # fmt: skip
+    call: Any, x: Spatial, size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any
+) -> Any:
     """Windows are added up where they came from."""
-    lattice = x.sites.size or ()
-    image = x.regrouped((names.BATCH, names.sizes(x.axes)[1], *lattice))
-    parts = [tuple(part) for part in (size, kernel, dilation, padding, stride)]
-    return run.result(graph_fold(image.graph(), *parts, sites="network"))
+    parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
+    windows = kernel(parts[0], parts[3], parts[2], parts[1]).output_size(tuple(size))
+    image = x.regrouped((x.shape[0], x.shape[1], *windows))
+    sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
+    return result(graph_fold(image.graph(), tuple(size), *parts, sites=sites))
+
+
+@rule("repeat", "tile")
+def repeat(call: Any, x: Any, times: Any) -> Any:
+    """Plain axes side by side."""
+    if not isinstance(x, Spatial):
+        raise NoRuleError("it repeats by a map")
+    counts = [1] * (len(x.axes) - len(times)) + list(times)
+    axes = ((),) * (len(counts) - len(x.axes)) + x.axes
+    value = Spatial(x.x, x.sites, axes)
+    for number, count in enumerate(counts):
+        if count == 1:
+            continue
+        if value.axes[number] and not names.is_plain(value.axes[number]):
+            axis = site_axis(value, number)
+            n = (value.sites.size or ())[axis]
+            value = pick(call, value, {axis: list(range(n)) * count})
+            continue
+        if value.axes[number]:
+            value = value.merged(number)
+            rows = torch.cat([value.x] * count, value.slot(number))
+        else:
+            slot = value.slot(number)
+            shape = [*value.x.shape[:slot], count, *value.x.shape[slot:]]
+            rows = value.x.unsqueeze(slot).expand(shape)
+        value = resized(value, number, rows)
+    return value
+
+
+@rule("repeat_interleave", hop="all")
+def repeat_interleave(
+    call: Any, x: Any, times: Any, dim: int | None = None, output_size: Any = None
+) -> Any:
+    """Entries of a plain axis several times; of a lattice axis that is a resize."""
+    if not isinstance(x, Spatial) or not isinstance(times, int) or dim is None:
+        raise NoRuleError("it repeats by a tensor")
+    dim %= len(x.axes)
+    if names.is_plain(x.axes[dim]):
+        call.travelled("node")
+        value = x.merged(dim)
+        return resized(value, dim, value.x.repeat_interleave(times, value.slot(dim)))
+    axis = site_axis(x, dim)
+    size = list(x.sites.size or ())
+    table = [p // times for p in range(size[axis] * times)]
+    size[axis] *= times
+    sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
+    return pick(call, x, {axis: table}, sites=sites)
+
+
+@rule("rot90", hop="all")
+def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
+    """Quarter turns: axes change places and one runs backwards."""
+    a, b = (dim % len(x.axes) for dim in dims)
+    order = list(range(len(x.axes)))
+    order[a], order[b] = order[b], order[a]
+    for _ in range(k % 4):
+        x = flip(call, x, [b]).permuted(order)
+    return x
+
+
+@rule("unfold", hop="all")
+def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
+    """Windows along one axis, side by side on a new last axis."""
+    dim %= len(x.axes)
+    if names.is_plain(x.axes[dim]):
+        call.travelled("node")
+        value = x.merged(dim)
+        rows = value.x.unfold(value.slot(dim), size, step)
+        out = resized(value, dim, rows)
+        return Spatial(rows, x.sites, (*out.axes, (Name("plain", size),)))
+    axis = site_axis(x, dim)
+    d = x.sites.d
+    shape = [1] * d
+    shape[axis] = size
+    steps = [1] * d
+    steps[axis] = step
+    geometry = kernel(tuple(shape), tuple(steps), (0,) * d, (1,) * d)
+    lattice = geometry.output_size(x.sites.size)
+    sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
+    count = lattice[axis]
+    parts = [
+        pick(call, x, {axis: [p * step + t for p in range(count)]}, sites=sites)
+        for t in range(size)
+    ]
+    call.travelled(connect(geometry, x.sites, "network"))
+    rows = torch.stack([one.x for one in parts], -1)
+    return Spatial(rows, sites, (*parts[0].axes, (Name("plain", size),)))
+
+
+@rule(
+    "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa", hop="all",
+)  # fmt: skip
+def resampled(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Anywhere between pixels: weighed sums, to which an absent one says 0."""
+    if not isinstance(x, Spatial) or not x.is_image():
+        raise NoRuleError("what it samples is no image")
+    args = tuple(one.tensor() if isinstance(one, Spatial) else one for one in args)
+    out = call.target(x.tensor(), *args, **kwargs)
+    size = tuple(out.shape[2:])
+    if set(size) == {1}:
+        return out
+    return placed(out, network_sites(x.sites, (size,) * x.sites.batch_size))

@@ -2,72 +2,79 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, lift
 from convgraph.functional import norm
 from convgraph.graph.pixel_graph import PixelGraph
 
 
 @rule("batch_norm")
 def batch_norm(
-    run: Any, step: Any, x: Spatial, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+    call: Any, x: Spatial, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
     momentum: float, eps: float, cudnn: bool,
 ) -> Any:  # fmt: skip
     """Axis 1 are the channels; every other name is one more sample."""
     if not isinstance(x, Spatial):
         raise NoRuleError("a map is a parameter")
     if training:
-        run.travelled("all")
+        call.travelled("all")
     merged = x.merged(1)
-    if run.planning:  # it moves nothing, and on fake tensors it is the dearest operator
-        return merged.with_x(torch.empty_like(merged.x))
+    if training and not len(merged.x):  # nobody is there: nothing is learned
+        return merged.with_x(merged.x + 0)
     slot = merged.slot(1)
     rows = merged.x.movedim(slot, 1)
     shape = rows.shape
     flat = rows.reshape(shape[0], shape[1], -1) if rows.dim() > 2 else rows
     if flat.dim() == 3 and flat.shape[2] == 1:
         flat = flat.squeeze(2)
-    y = step.target(flat, weight, bias, mean, var, training, momentum, eps, cudnn)
+    if training and flat.numel() == flat.shape[1]:
+        raise ValueError(
+            "Expected more than 1 value per channel when training, got one node; give larger "
+            "images, more of them, or call .eval() on the norm"
+        )
+    y = call.target(flat, weight, bias, mean, var, training, momentum, eps, cudnn)
     return merged.with_x(y.reshape(shape).movedim(1, slot))
 
 
 @rule("layer_norm")
 def layer_norm(
-    run: Any, step: Any, x: Spatial, shape: Any, weight: Any = None, bias: Any = None,
-    eps: float = 1e-5, cudnn: bool = False,
+    call: Any, x: Spatial, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    cudnn: bool = False,
 ) -> Any:  # fmt: skip
-    """Over the channels of a node, or over all channels and nodes of an image."""
+    """Over the channels of a node, or over the nodes of an image, with its channels or without."""
     count = len(shape)
     tail = x.axes[len(x.axes) - count :]
     if all(names.is_plain(axis) for axis in tail):
         size = x.x.shape[: 1 + len(names.plain(x.axes[:-count]))]
-        y = step.target(x.x.reshape(*size, *shape), shape, weight, bias, eps, cudnn)
+        y = call.target(x.x.reshape(*size, *shape), shape, weight, bias, eps, cudnn)
         return x.with_x(y.reshape(x.x.shape))
     graph = x.graph()
-    if count != len(x.axes) - 1:
+    call.travelled("all")
+    if count == len(x.axes) - 1:
+        y = norm.layer_norm_images(graph, tuple(shape), weight, bias, eps)
+    elif count == x.sites.d:
+        y, _, _ = norm.normalize(graph.x, x.sites, graph.num_channels, eps)
+        parts = [None if one is None else lift(one, x.axes, x.sites) for one in (weight, bias)]
+        y = norm.affine(y, *parts).to(graph.dtype)
+    else:
         raise NoRuleError("it normalizes over a part of the lattice")
-    run.travelled("all")
-    if run.planning:
-        return x.with_x(torch.empty_like(x.x))
-    y = norm.layer_norm_images(graph, tuple(shape), weight, bias, eps)
     return Spatial(y.reshape(x.x.shape), x.sites, x.axes)
 
 
 @rule("rms_norm")
 def rms_norm(
-    run: Any, step: Any, x: Spatial, shape: Any, weight: Any = None, eps: float | None = None
+    call: Any, x: Spatial, shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
     """Over the channels of a node."""
     count = len(shape)
     if not all(names.is_plain(axis) for axis in x.axes[len(x.axes) - count :]):
         raise NoRuleError("it normalizes over the lattice")
     size = x.x.shape[: 1 + len(names.plain(x.axes[:-count]))]
-    y = step.target(x.x.reshape(*size, *shape), shape, weight, eps)
+    y = call.target(x.x.reshape(*size, *shape), shape, weight, eps)
     return x.with_x(y.reshape(x.x.shape))
 
 
@@ -79,7 +86,8 @@ def _channels_first(x: Spatial) -> Spatial:
     """
     merged = x.merged(1)
     rest = (merged.axes[0], *merged.axes[2:])
-    if merged.axes[0] != (Name("batch", names.BATCH),) or any(map(_holds_plain, rest)):
+    batch = names.batch_axis(getattr(x.sites, "batch_size", -1))
+    if merged.axes[0] != batch or any(map(_holds_plain, rest)):
         raise NoRuleError(f"axes {names.describe(x.axes)} are no image's")
     return merged
 
@@ -90,26 +98,33 @@ def _holds_plain(axis: Any) -> bool:
 
 @rule("group_norm", hop="all")
 def group_norm(
-    run: Any, step: Any, x: Spatial, groups: int, weight: Any = None, bias: Any = None,
-    eps: float = 1e-5, cudnn: bool = False,
+    call: Any, x: Spatial, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    cudnn: bool = False,
 ) -> Any:  # fmt: skip
     """Over the nodes of an image and a group of channels."""
+    if not names.is_plain(x.axes[0]) and len(x.axes) == 2 and names.is_plain(x.axes[1]):
+        return _groups_of_a_node(x, groups, weight, bias, eps)
     merged = _channels_first(x)
-    if run.planning:
-        return merged
     y, _, _ = norm.normalize(merged.x, merged.sites, groups, eps)
+    return merged.with_x(norm.affine(y, weight, bias).to(x.x.dtype))
+
+
+def _groups_of_a_node(x: Spatial, groups: int, weight: Any, bias: Any, eps: float) -> Spatial:
+    """(nodes) (channels): each row is an image of one pixel."""
+    merged = x.merged(1)
+    blocks = norm.wide(merged.x).unflatten(1, (groups, -1))
+    off = blocks - blocks.mean(2, keepdim=True)
+    y = (off * (off.square().mean(2, keepdim=True) + eps).rsqrt()).flatten(1)
     return merged.with_x(norm.affine(y, weight, bias).to(x.x.dtype))
 
 
 @rule("instance_norm", hop="all")
 def instance_norm(
-    run: Any, step: Any, x: Spatial, weight: Any, bias: Any, mean: Tensor | None,
-    var: Tensor | None, use_input_stats: bool, momentum: float, eps: float, cudnn: bool,
+    call: Any, x: Spatial, weight: Any, bias: Any, mean: Tensor | None, var: Tensor | None,
+    use_input_stats: bool, momentum: float, eps: float, cudnn: bool,
 ) -> Any:  # fmt: skip
     """Over the nodes of an image, channel by channel."""
     merged = _channels_first(x)
-    if run.planning:
-        return merged
     y = norm.instance_norm(
         PixelGraph(merged.x, merged.sites), mean, var, weight, bias,
         use_input_stats=use_input_stats, momentum=momentum, eps=eps,

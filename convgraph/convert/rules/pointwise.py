@@ -9,80 +9,157 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.convert.align import align
+from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
 _NAMES = (
-    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "asin", "atan", "atan2",
-    "bitwise_and", "bitwise_not", "bitwise_or", "ceil", "celu", "clamp", "clamp_max",
-    "clamp_min", "clone", "contiguous", "cos", "cosh", "detach", "div", "dropout", "elu", "eq",
-    "erf", "exp", "expm1", "fill", "fmod", "floor", "floor_divide", "frac", "ge", "gelu", "gt",
-    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "le", "leaky_relu", "lerp", "log",
-    "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or",
-    "logit", "lt", "maximum", "minimum", "masked_fill", "mish", "mul", "nan_to_num", "ne",
-    "neg", "ones_like", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt",
-    "rsub", "rrelu", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink",
-    "softsign", "sqrt", "square", "sub", "tan", "tanh", "threshold", "to", "trunc", "where",
-    "xlogy", "zero", "zeros_like", "full_like", "empty_like", "alpha_dropout", "bernoulli",
-    "rand_like", "randn_like", "_to_copy", "type_as", "lift_fresh_copy", "isnan", "isinf",
-    "native_dropout", "copy",
+    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "angle", "asin", "asinh", "atan",
+    "atan2", "atanh", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu",
+    "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copysign", "cos", "cosh",
+    "detach", "div", "dropout", "elu", "eq", "erf", "erfc", "exp", "exp2", "expm1", "fill",
+    "float_power", "floor", "floor_divide", "fmax", "fmin", "fmod", "frac", "ge", "gelu", "gt",
+    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hypot", "isfinite",
+    "isinf", "isnan", "le", "leaky_relu", "lerp", "lgamma", "log", "log10", "log1p", "log2",
+    "log_sigmoid", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit",
+    "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "pow",
+    "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu",
+    "sigmoid", "sign", "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "softsign", "sqrt",
+    "square", "sub", "tan", "tanh", "threshold", "trunc", "where", "xlogy", "zero", "alpha_dropout",
+    "bernoulli", "lift_fresh_copy", "native_dropout", "sgn", "positive", "resolve_conj",
+    "resolve_neg", "conj", "__and__", "__or__", "__xor__", "logaddexp2", "i0", "digamma", "erfinv",
+    "special_logit", "special_expit", "special_erf", "special_log1p", "native_gelu", "lift_fresh",
+    "fake_quantize_per_tensor_affine", "quantize_per_tensor", "isclose", "isposinf", "isneginf",
+    "nextafter", "ldexp", "signbit", "deg2rad", "rad2deg", "detach_copy", "normal", "uniform",
+    "exponential", "random", "cauchy", "geometric", "log_normal",
 )  # fmt: skip
 
-IN_PLACE = tuple(f"{name}_" for name in _NAMES)
+IN_PLACE = tuple(f"{name}_" for name in _NAMES if not name.startswith("__"))
+
+_LIKE = (
+    "ones_like", "zeros_like", "full_like", "empty_like", "rand_like", "randn_like",
+    "randint_like",
+)  # fmt: skip
+"""New maps of the same nodes, which hear nobody."""
 
 
 @rule(*_NAMES)
-def pointwise(run: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Broadcast by names and call the operator."""
+    x = args[0]
+    alone = isinstance(x, Spatial) and not kwargs
+    if alone and all(not isinstance(one, (Spatial, Tensor)) for one in args[1:]):
+        out = call.target(x.x, *map(_no_format, args[1:]))
+        return _wrapped(out, x.sites, x.axes)
     keys = list(kwargs)
-    moved, sites, axes = align([*args, *kwargs.values()], run.root)
-    kwargs = dict(zip(keys, moved[len(args) :], strict=True))
-    out = step.target(*moved[: len(args)], **kwargs)
+    moved, sites, axes = align([*args, *map(_no_format, kwargs.values())])
+    named = dict(zip(keys, moved[len(args) :], strict=True))
+    return _wrapped(call.target(*moved[: len(args)], **named), sites, axes)
+
+
+@rule(*_LIKE, hop="nothing")
+def like(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """New rows for the same nodes."""
+    kwargs = {key: _no_format(one) for key, one in kwargs.items()}
+    return _wrapped(call.target(x.x, *map(_no_format, args), **kwargs), x.sites, x.axes)
+
+
+def _no_format(one: Any) -> Any:
+    """Memory formats are an image's; rows have one way to lie."""
+    return torch.contiguous_format if isinstance(one, torch.memory_format) else one
+
+
+def _wrapped(out: Any, sites: Any, axes: Any) -> Any:
     if isinstance(out, (tuple, list)):
         return tuple(_wrapped(one, sites, axes) for one in out)
-    return _wrapped(out, sites, axes)
+    return Spatial(expanded(out, sites, axes), sites, axes)
 
 
-def _wrapped(out: Tensor, sites: Any, axes: Any) -> Spatial:
-    if out.dim() and out.shape[0] != sites.num_nodes:
-        out = out.expand(sites.num_nodes, *out.shape[1:])
-    return Spatial(out, sites, axes)
+@rule("to", "_to_copy", "type_as", "float", "double", "half", "bfloat16")
+def to(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another dtype or device; of a second map nothing else is asked."""
+    args = tuple(one.x if isinstance(one, Spatial) else _no_format(one) for one in args)
+    kwargs = {
+        key: one.x if isinstance(one, Spatial) else _no_format(one) for key, one in kwargs.items()
+    }
+    if not isinstance(x, Spatial):
+        call.travelled("nothing")
+        return call.target(x, *args, **kwargs)
+    out = call.target(x.x, *args, **kwargs)
+    return Spatial(out, x.sites if out.device == x.x.device else x.sites.to(out.device), x.axes)
 
 
 @rule(*IN_PLACE)
-def in_place(run: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-    """Write into the rows of the first operand."""
-    if not isinstance(args[0], Spatial):
-        raise NoRuleError("a map is written into an ordinary tensor")
-    before = args[0].x
+def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Write into the rows of the first operand; where others live on more sites, on all of them."""
+    x = args[0]
+    if not isinstance(x, Spatial):
+        raise NoRuleError(
+            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
+        )
     keys = list(kwargs)
-    moved, sites, axes = align([*args, *kwargs.values()], run.root)
-    if not run.planning and moved[0].data_ptr() != before.data_ptr():
-        raise NoRuleError("a map is written into one of another size")
-    kwargs = dict(zip(keys, moved[len(args) :], strict=True))
-    return Spatial(step.target(*moved[: len(args)], **kwargs), sites, axes)
+    moved, sites, axes = align([*args, *map(_no_format, kwargs.values())])
+    named = dict(zip(keys, moved[len(args) :], strict=True))
+    mine = moved[0]
+    shape = expanded(mine, sites, axes).shape
+    if mine.shape != shape or mine.untyped_storage().data_ptr() != x.x.untyped_storage().data_ptr():
+        mine = expanded(mine, sites, axes).clone()
+    out = call.target(mine, *moved[1 : len(args)], **named)
+    rows = out if sites is not x.sites else out.reshape(x.x.shape)
+    return Spatial(rows, sites, axes if sites is not x.sites else x.axes)
+
+
+@rule("copy_")
+def copy_(call: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
+    """Take over what another says; nodes that it lacks say 0."""
+    if not isinstance(x, Spatial):
+        raise NoRuleError(
+            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
+        )
+    (_, other), sites, axes = align([x, source])
+    mine = x.x
+    if sites is not x.sites:
+        other = expanded(other, sites, axes)
+        return Spatial(other.to(mine.dtype).clone(), sites, axes)
+    return x.with_x(mine.copy_(expanded(other, sites, axes).reshape(mine.shape)))
 
 
 @rule("prelu")
-def prelu(run: Any, step: Any, x: Spatial, weight: Tensor) -> Any:
+def prelu(call: Any, x: Spatial, weight: Tensor) -> Any:
     """Slope by channel, axis 1."""
     if weight.numel() > 1:
         weight = weight.view(-1, *(1,) * (len(x.axes) - 2))
-        (rows, slope), sites, axes = align([x, weight], run.root)
+        (rows, slope), sites, axes = align([x, weight])
         return Spatial(rows.where(rows > 0, slope * rows), sites, axes)
-    return x.with_x(step.target(x.x, weight))
+    return x.with_x(call.target(x.x, weight))
 
 
 @rule("feature_dropout", "feature_alpha_dropout", "feature_dropout_", "feature_alpha_dropout_")
-def feature_dropout(run: Any, step: Any, x: Spatial, p: float, train: bool) -> Any:
+def feature_dropout(call: Any, x: Spatial, p: float, train: bool) -> Any:
     """Whole channels of an image at once: drawn for (B, C, 1, ...), heard by every node."""
     if not train or p == 0:
         return x
-    if "alpha" in step.operator or not x.is_image():
+    if "alpha" in call.name or not x.is_image():
         raise NoRuleError("it drops channels that are not an image's")
-    shape = (x.sites.batch_size, x.x.flatten(1).shape[1], *(1,) * run.root.d)
+    shape = (x.sites.batch_size, x.shape[1], *(1,) * x.sites.d)
     drawn = torch.feature_dropout(x.x.new_ones(shape), p, True)
-    (rows, gate), sites, axes = align([x, drawn], run.root)
-    return Spatial(rows.mul_(gate) if step.operator.endswith("_") else rows * gate, sites, axes)
+    (rows, gate), sites, axes = align([x, drawn])
+    return Spatial(rows.mul_(gate) if call.name.endswith("_") else rows * gate, sites, axes)
+
+
+@rule("index_put", "index_put_", "_unsafe_index_put")
+def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
+    """Where a map of yes and no says yes, another value: y[y < 0] = 0."""
+    given = [one for one in indices if one is not None]
+    chosen = given[0] if len(given) == 1 else None
+    simple = isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool and indices[0] is chosen
+    if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
+        raise NoRuleError("it writes at positions that are no map of yes and no")
+    if value.numel() != 1:
+        raise NoRuleError("it writes a list of values, one for every yes")
+    missing = len(x.axes) - len(chosen.axes)  # type: ignore[union-attr]
+    wide = Spatial(chosen.x, chosen.sites, (*chosen.axes, *((),) * missing))  # type: ignore[union-attr]
+    (rows, yes), sites, axes = align([x, wide])
+    out = torch.where(yes, value.to(rows.dtype).reshape(()), rows)
+    return Spatial(expanded(out, sites, axes), sites, axes)

@@ -9,43 +9,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends.gather import maxima as picks
-from convgraph.convert.names import NoRuleError
+from convgraph.convert import names
+from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial
+from convgraph.convert.rules.convolution import ints, kernel
+from convgraph.convert.rules.reductions import extreme, over_sites
+from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_avg_pool, graph_max_pool
 from convgraph.functional.norm import image_mean
 from convgraph.functional.pool import max_pool_values
-from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import connect
 from convgraph.graph.output_sites import network_sites
 from convgraph.graph.pixel_graph import PixelGraph
 
 
-def _tuple(value: Any, d: int) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * d
-    return tuple(value) * d if len(value) == 1 else tuple(value)
+def _kernel(x: Spatial, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Any:
+    d = x.sites.d
+    kernel_size = ints(size, d)
+    step = ints(stride, d) if isinstance(stride, int) or stride else kernel_size
+    return kernel(kernel_size, step, ints(padding, d), ints(dilation, d), None, bool(ceil))
 
 
-def _kernel(
-    run: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
-) -> KernelGeometry:
-    d = run.root.d
-    size = _tuple(kernel, d)
-    step = _tuple(stride, d) if isinstance(stride, int) or stride else size
-    return KernelGeometry(
-        size, step, _tuple(padding, d), _tuple(dilation, d), ceil_mode=bool(ceil), d=d
-    )
+def _in_each_node(call: Any, x: Spatial, size: Any, *rest: Any) -> Spatial:
+    """A window over plain axes alone, as the norm over neighbouring channels has one.
+
+    Raises:
+        NoRuleError: the window goes along the lattice.
+    """
+    d = int(call.name[call.name.index("pool") + 4])
+    tail = range(len(x.axes) - d, len(x.axes))
+    value = x
+    plain = [dim for dim in range(len(x.axes)) if names.is_plain(x.axes[dim])]
+    for dim in plain:
+        value = value.merged(dim) if value.axes[dim] else value
+    shape = [value.shape[dim] if dim in plain else 1 for dim in tail]
+    lead = [value.shape[dim] for dim in plain if dim not in tail]
+    if any(k > 1 and n == 1 for k, n in zip(ints(size, d), shape, strict=True)):
+        raise NoRuleError("its window goes along an axis that is no whole lattice axis")
+    out = call.target(value.x.reshape(len(value.x), prod(lead), *shape), size, *rest)
+    axes = list(value.axes)
+    for dim, n in zip(tail, out.shape[2:], strict=True):
+        if names.is_plain(axes[dim]):
+            axes[dim] = (Name("plain", n),)
+        elif n != 1:
+            raise NoRuleError("it pads an axis of nodes")
+    found = tuple(axes)
+    return Spatial(out.reshape(len(out), *names.plain(found)), x.sites, found)
 
 
-def _note(run: Any, graph: PixelGraph, geometry: Any) -> None:
-    if run.listen is not None:
-        run.travelled(connect(geometry, graph.sites, "network"))
+def _note(call: Any, graph: PixelGraph, geometry: Any) -> None:
+    if call.listening:
+        call.travelled(connect(geometry, graph.sites, "network"))
 
 
-def readout_mean(run: Any, x: Spatial) -> Tensor:
+def readout_mean(call: Any, x: Spatial) -> Tensor:
     """Return (B, C, 1, ...): the mean over the nodes of each image."""
     graph = x.graph()
     if graph.sites.is_full:
@@ -53,35 +71,35 @@ def readout_mean(run: Any, x: Spatial) -> Tensor:
         pooled = graph_avg_pool(graph, ones, sites="network").x
     else:
         pooled = image_mean(graph.x, graph.sites).to(graph.dtype)
-    run.travelled("all")
+    call.travelled("all")
     return pooled.view(*pooled.shape, *(1,) * graph.sites.d)
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", hop="edges")
 def max_pool(
-    run: Any, step: Any, x: Spatial, kernel: Any, stride: Any = (), padding: Any = 0,
+    call: Any, x: Spatial, size: Any, stride: Any = (), padding: Any = 0,
     dilation: Any = 1, ceil_mode: bool = False,
 ) -> Any:  # fmt: skip
     """The loudest message."""
+    if not x.is_image():
+        return _in_each_node(call, x, size, stride, padding, dilation, ceil_mode)
     graph = x.graph()
-    geometry = _kernel(run, kernel, stride, padding, dilation, ceil_mode)
-    _note(run, graph, geometry)
-    return run.result(
-        max_pool_values(graph, geometry, sites="network", backend=None, who=step.operator)
-    )
+    geometry = _kernel(x, size, stride, padding, dilation, ceil_mode)
+    _note(call, graph, geometry)
+    return result(max_pool_values(graph, geometry, sites="network", backend=None, who=call.name))
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices", hop="edges")
 def max_pool_with_indices(
-    run: Any, step: Any, x: Spatial, kernel: Any, stride: Any = (), padding: Any = 0,
+    call: Any, x: Spatial, size: Any, stride: Any = (), padding: Any = 0,
     dilation: Any = 1, ceil_mode: bool = False,
 ) -> Any:  # fmt: skip
     """The loudest message and where it came from."""
     graph = x.graph()
-    geometry = _kernel(run, kernel, stride, padding, dilation, ceil_mode)
-    _note(run, graph, geometry)
+    geometry = _kernel(x, size, stride, padding, dilation, ceil_mode)
+    _note(call, graph, geometry)
     pooled, where = graph_max_pool(graph, geometry, sites="network")
-    value = run.result(pooled)
+    value = result(pooled)
     if not isinstance(value, Spatial):
         raise NoRuleError("indices into a map that became one site")
     return value, value.with_x(where)
@@ -89,65 +107,66 @@ def max_pool_with_indices(
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d", hop="edges")
 def avg_pool(
-    run: Any, step: Any, x: Spatial, kernel: Any, stride: Any = (), padding: Any = 0,
+    call: Any, x: Spatial, size: Any, stride: Any = (), padding: Any = 0,
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Any:  # fmt: skip
     """The mean of a window, pads and holes counted as torch counts pads."""
+    if not x.is_image():
+        more = (stride, padding, ceil_mode, count_include_pad)
+        if divisor_override is not None:
+            more = (*more, divisor_override)  # type: ignore[assignment]
+        return _in_each_node(call, x, size, *more)
     graph = x.graph()
-    geometry = _kernel(run, kernel, stride, padding, 1, ceil_mode)
+    geometry = _kernel(x, size, stride, padding, 1, ceil_mode)
     whole = geometry.kernel_size == graph.sites.size and not any(map(any, geometry.padding))
     if whole and divisor_override is None:
-        return readout_mean(run, x)
-    _note(run, graph, geometry)
-    return run.result(
+        return readout_mean(call, x)
+    _note(call, graph, geometry)
+    return result(
         graph_avg_pool(
             graph, geometry, count_include_pad=count_include_pad,
-            divisor_override=divisor_override, sites="network", who=step.operator,
+            divisor_override=divisor_override, sites="network", who=call.name,
         )
     )  # fmt: skip
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", hop="edges")
-def adaptive_avg_pool(run: Any, step: Any, x: Spatial, output_size: Any) -> Any:
+def adaptive_avg_pool(call: Any, x: Spatial, output_size: Any) -> Any:
     """The mean over the nodes of each adaptive window."""
-    asked = _tuple(output_size, run.root.d)
+    asked = ints(output_size, len(x.axes) - 2)
     if prod(asked) == 1:
-        return readout_mean(run, x)
+        if x.is_image():
+            return readout_mean(call, x)
+        tail = list(range(len(x.axes) - len(asked), len(x.axes)))
+        return over_sites(call, x, tail, True, "mean")
     graph = x.graph()
     if graph.sites.size == asked:
-        run.travelled("node")
+        call.travelled("node")
         return x
     geometry = WindowGeometry(asked)
-    _note(run, graph, geometry)
-    return run.result(graph_avg_pool(graph, geometry, sites="network"))
+    _note(call, graph, geometry)
+    return result(graph_avg_pool(graph, geometry, sites="network"))
 
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", hop="edges")
-def adaptive_max_pool(run: Any, step: Any, x: Spatial, output_size: Any) -> Any:
+def adaptive_max_pool(call: Any, x: Spatial, output_size: Any) -> Any:
     """The maximum over the nodes of each adaptive window; its indices are for nobody."""
-    asked = _tuple(output_size, run.root.d)
-    graph = x.graph()
+    asked = ints(output_size, len(x.axes) - 2)
     if prod(asked) == 1:
-        run.travelled("all")
-        if run.planning:
-            pooled = graph.x.new_empty(graph.batch_size, graph.num_channels)
-            where = torch.empty_like(pooled, dtype=torch.int64)
-        else:
-            where = picks.by_image(graph.x, graph.batch, graph.batch_size)
-            pooled = picks.pick(graph.x, where)
-        shape = (*pooled.shape, *(1,) * graph.sites.d)
-        return pooled.view(shape), where.view(shape)
+        tail = list(range(len(x.axes) - len(asked), len(x.axes)))
+        return extreme(call, x, tail, True, "amax")
+    graph = x.graph()
     geometry = WindowGeometry(asked)
-    _note(run, graph, geometry)
+    _note(call, graph, geometry)
     pooled_graph, found = graph_max_pool(graph, geometry, sites="network")
-    value = run.result(pooled_graph)
+    value = result(pooled_graph)
     if not isinstance(value, Spatial):
         raise NoRuleError("indices into a map that became one site")
     return value, value.with_x(found)
 
 
 @rule("max_unpool2d", "max_unpool3d", hop="all")
-def max_unpool(run: Any, step: Any, x: Spatial, indices: Spatial, output_size: Any) -> Any:
+def max_unpool(call: Any, x: Spatial, indices: Spatial, output_size: Any) -> Any:
     """Every maximum goes back to the pixel it came from, everything else is 0."""
     graph = x.graph()
     target = network_sites(graph.sites, (tuple(output_size[-graph.sites.d :]),) * graph.batch_size)
@@ -158,4 +177,4 @@ def max_unpool(run: Any, step: Any, x: Spatial, indices: Spatial, output_size: A
     node = torch.where((where >= 0) & (node >= 0), node, target.num_nodes)
     out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
     out = out.scatter(0, node, graph.x)[: target.num_nodes]
-    return run.result(PixelGraph(out, target))
+    return result(PixelGraph(out, target))

@@ -20,22 +20,22 @@ from convgraph.convert.value import Spatial, lift
 
 
 @rule("matmul", "bmm", "mm", hop="all")
-def matmul(run: Any, step: Any, x: Any, other: Any) -> Any:
+def matmul(call: Any, x: Any, other: Any) -> Any:
     """Queries times keys, weights times values, or a sum over one axis."""
     if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
         last = len(x.axes) - 1
         if names.is_plain(x.axes[last]):
-            run.travelled("node")
+            call.travelled("node")
             value = x.merged(last)
             rows = value.x @ other
             return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
     if isinstance(x, Spatial) and attention.is_pairs(x):
-        return attention.answers(run, x, other)
+        return attention.answers(call, x, other)
     if isinstance(other, Spatial) and attention.is_pairs(other) and isinstance(x, Spatial):
-        return _turned(attention.answers(run, _turned(other), _turned(x)))
+        return _turned(attention.answers(call, _turned(other), _turned(x)))
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
-        return attention.questions(run, x, other)
-    return contract(run, x, other)
+        return attention.questions(call, x, other)
+    return contract(call, x, other)
 
 
 def _turned(x: Spatial) -> Spatial:
@@ -50,7 +50,7 @@ def _asks(x: Spatial, other: Spatial) -> bool:
     return plain and not names.is_plain(x.axes[-2]) and not names.is_plain(other.axes[-1])
 
 
-def contract(run: Any, x: Any, other: Any) -> Any:
+def contract(call: Any, x: Any, other: Any) -> Any:
     """Return the sum over the last axis of x and the last but one of the other.
 
     Raises:
@@ -60,7 +60,8 @@ def contract(run: Any, x: Any, other: Any) -> Any:
     rank = max(_rank(one) for one in sides)
     if min(_rank(one) for one in sides) < 2:
         raise NoRuleError("a product with a vector")
-    a, b = (_axes(one, rank, run.root.batch_size) for one in sides)
+    batch = next(one.sites.batch_size for one in sides if isinstance(one, Spatial))
+    a, b = (_axes(one, rank, batch) for one in sides)
     gone = (a[-1], b[-2])
     if all(isinstance(one, Spatial) for one in sides):
         names.common(*gone)
@@ -68,7 +69,7 @@ def contract(run: Any, x: Any, other: Any) -> Any:
             raise NoRuleError("nodes of two lattices are summed over")
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
-    run.travelled("all")
+    call.travelled("all")
     tensors = [one.tensor() if isinstance(one, Spatial) else one for one in sides]
     return placed(tensors[0] @ tensors[1], axes, [o for o in sides if isinstance(o, Spatial)])
 
@@ -99,13 +100,13 @@ def _axes(one: Any, rank: int, batch: int) -> Axes:
     found: list[Axis] = [()] * missing
     for number, n in enumerate(one.shape):
         is_batch = number == missing == 0 and n == batch
-        name = Name("batch", names.BATCH) if is_batch else Name("plain", n)
+        name = Name("batch", n) if is_batch else Name("plain", n)
         found.append((name,) if n > 1 else ())
     return tuple(found)
 
 
 @rule("einsum", hop="all")
-def einsum(run: Any, step: Any, equation: str, operands: Any, **more: Any) -> Any:
+def einsum(call: Any, equation: str, operands: Any, **more: Any) -> Any:
     """Two operands: axes change places, one product, axes change places."""
     left, _, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -121,17 +122,15 @@ def einsum(run: Any, step: Any, equation: str, operands: Any, **more: Any) -> An
     a = _ordered(operands[0], first, both, mine, gone)
     b = _ordered(operands[1], second, both, gone, other)
     shape = [_sizes(operands, terms)[c] for c in (*both, *mine, *other)]
-    value = matmul(run, step, a, b)
+    value = matmul(call, a, b)
     order = [(*both, *mine, *other).index(c) for c in out]
     if isinstance(value, Spatial):
         return value.regrouped(shape).permuted(order)
-    return value.reshape([run.root.batch_size if n == names.BATCH else n for n in shape]).permute(
-        order
-    )
+    return value.reshape(shape).permute(order)
 
 
 def _sizes(operands: Any, terms: list[str]) -> dict[str, int]:
-    """The size of each letter, the batch as `BATCH`; a Spatial knows better than a tensor."""
+    """The size of each letter; a Spatial knows better than a tensor."""
     found: dict[str, int] = {}
     for one, letters in sorted(
         zip(operands, terms, strict=True), key=lambda pair: isinstance(pair[0], Spatial)

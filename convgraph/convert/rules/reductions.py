@@ -13,11 +13,13 @@ from torch import Tensor
 from convgraph.backends.gather import maxima as picks
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.convert import names
+from convgraph.convert.align import align
 from convgraph.convert.names import Name, NoRuleError
-from convgraph.convert.pairs import PairSites
+from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
-from convgraph.convert.value import Spatial, actual, index
+from convgraph.convert.rules.shapes import resized
+from convgraph.convert.value import Spatial, index, lift
 from convgraph.graph.output_sites import network_sites
 
 
@@ -56,10 +58,33 @@ def over_plain(x: Spatial, dims: list[int], keepdim: bool, call: Any) -> Spatial
     return Spatial(rows, x.sites, _left(x, dims, keepdim))
 
 
-class _Groups:
+def apart(x: Spatial, dims: list[int]) -> tuple[Spatial, list[int], tuple[int, ...]]:
+    """Take axes that name sites and channels at once apart, where they are reduced.
+
+    Returns:
+        The value with an axis a name for each of them, the dims there, and which of its axes each
+        axis of the original has become, by their first.
+    """
+    axes: list[names.Axis] = []
+    found: list[int] = []
+    first = []
+    for number, axis in enumerate(x.axes):
+        first.append(len(axes))
+        mixed = number in dims and len({name.kind == "plain" for name in axis}) > 1
+        parts = [(name,) for name in axis] if mixed else [axis]
+        if number in dims:
+            found += range(len(axes), len(axes) + len(parts))
+        axes += parts
+    return Spatial(x.x, x.sites, tuple(axes)), found, tuple(first)
+
+
+class Groups:
     """The rows that remain when lattice axes are reduced: which one each node speaks to."""
 
     def __init__(self, x: Spatial, dims: list[int]) -> None:
+        """Read off the names that stay."""
+        if isinstance(x.sites, PairSites):
+            raise NoRuleError("it reduces pairs of nodes")
         kept = [
             name
             for number, axis in enumerate(x.axes)
@@ -67,19 +92,19 @@ class _Groups:
             for name in axis
             if name.kind != "plain"
         ]
-        if Name("batch", names.BATCH) not in kept:
-            raise NoRuleError("it reduces the batch")
-        if isinstance(x.sites, PairSites):
-            raise NoRuleError("it reduces pairs of nodes")
         size = x.sites.size or ()
         lattice = [name for name in kept if name.kind == "site"]
         order = sorted(kept, key=lambda name: (name.axis, -name.stride))
         self.digits: list[Name] = []
-        if any(name.stride != 1 or name.size != size[name.axis] for name in lattice):
+        self.source = x.sites
+        batch = [name for name in kept if name.kind == "batch"]
+        whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
+        if not whole or any(n.stride != 1 or n.size != size[n.axis] for n in lattice):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
-            self.shape = [x.sites.batch_size, *(name.size for name in order[1:])]
+            self.shape = [name.size for name in order]
             self.count, self.target = prod(self.shape), index(order, x.sites)
             self.lattice = False
+            self.plain = True
             return
         self.size = tuple(
             n if any(name.axis == axis for name in lattice) else 1 for axis, n in enumerate(size)
@@ -90,13 +115,15 @@ class _Groups:
         rank = self.sites.rank
         self.target = cell if rank is None else rank[cell]
         self.count = self.sites.num_nodes
+        self.plain = False
 
     def counts(self) -> Tensor:
+        """(count,): how many nodes speak to each."""
         return torch.bincount(self.target, minlength=self.count)
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
-        if not self.digits:
+        if not self.plain:
             value = Spatial(rows, self.sites, axes)
             return value if self.lattice and prod(self.size) > 1 else value.tensor()
         dense = rows.reshape(*self.shape, *rows.shape[1:])
@@ -104,36 +131,55 @@ class _Groups:
         for name in names.names(axes):
             where.append(number if name.kind == "plain" else self.digits.index(name))
             number += name.kind == "plain"
-        batch = self.shape[0]
-        return dense.permute(where).reshape([actual(axis, batch) for axis in axes])
+        return dense.permute(where).reshape(names.sizes(axes))
 
 
-def over_sites(run: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
+def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
     """Reduce lattice axes, and plain ones with them, over the nodes that are there.
 
     Args:
-        run: the run.
+        call: the operator.
         x: the value.
-        dims: exported axes.
+        dims: its axes.
         keepdim: as in torch.
         how: "sum", "mean", "amax" or "amin".
     """
-    run.travelled("all")
-    groups = _Groups(x, dims)
+    call.travelled("all")
+    left = _left(x, dims, keepdim)
+    x, dims, _ = apart(x, dims)
+    groups = Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
-    _refuse_mixed(x, dims)
     rows = x.x
     if slots:
         rows = getattr(torch, how)(rows, slots)
     rest = rows.shape[1:]
-    if run.planning:
-        out = rows.new_empty(groups.count, *rest)
+    flat = rows.reshape(rows.shape[0], prod(rest))
+    return groups.value(_reduced(flat, groups, how).view(groups.count, *rest), left)
+
+
+def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
+    """Return the largest or smallest entry over lattice axes, and where along them it was.
+
+    An index counts the positions of the axes in row-major order; over nobody it is 0.
+    """
+    call.travelled("all")
+    if any(n.kind == "plain" for dim in dims for n in x.axes[dim]):
+        raise NoRuleError("an extreme over channels and lattice at once")
+    groups = Groups(x, dims)
+    rest = x.x.shape[1:]
+    flat = x.x.reshape(x.x.shape[0], prod(rest))
+    chosen = picks.by_image(flat if how == "amax" else -flat, groups.target, groups.count)
+    best = picks.pick(flat, chosen).view(groups.count, *rest)
+    place = index([name for dim in dims for name in x.axes[dim]], x.sites)
+    if len(place):
+        where = torch.where(chosen >= 0, place[chosen.clamp(min=0)], 0)
     else:
-        out = _reduced(rows.reshape(rows.shape[0], -1), groups, how).view(groups.count, *rest)
-    return groups.value(out, _left(x, dims, keepdim))
+        where = torch.zeros_like(chosen)
+    axes = _left(x, dims, keepdim)
+    return groups.value(best, axes), groups.value(where.view(groups.count, *rest), axes)
 
 
-def _reduced(rows: Tensor, groups: _Groups, how: str) -> Tensor:
+def _reduced(rows: Tensor, groups: Groups, how: str) -> Tensor:
     if how in ("amax", "amin"):
         sign = 1 if how == "amax" else -1
         chosen = picks.by_image(rows * sign, groups.target, groups.count)
@@ -144,52 +190,57 @@ def _reduced(rows: Tensor, groups: _Groups, how: str) -> Tensor:
     return total / groups.counts().clamp(min=1).unsqueeze(1)
 
 
-def _reduce(run: Any, x: Spatial, dim: Any, keepdim: bool, how: str) -> Any:
+def _reduce(call: Any, x: Spatial, dim: Any, keepdim: bool, how: str, dtype: Any = None) -> Any:
     dims = _dims(x, dim)
+    if dtype is not None:
+        x = x.with_x(x.x.to(dtype))
+    if how in ("sum", "mean") and len(dims) == len(x.axes):
+        call.travelled("all")  # over everything that is there, whatever the names
+        return getattr(x.x, how)().reshape((1,) * len(dims) if keepdim else ())
     if _plain_only(x, dims):
-        run.travelled("node")
+        call.travelled("node")
         return over_plain(x, dims, keepdim, lambda rows, slots: getattr(torch, how)(rows, slots))
-    return over_sites(run, x, dims, keepdim, how)
+    return over_sites(call, x, dims, keepdim, how)
 
 
 @rule("mean", hop="all")
-def mean(run: Any, step: Any, x: Spatial, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def mean(call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """The mean over what is there."""
-    return _reduce(run, x, dim, keepdim, "mean")
+    return _reduce(call, x, dim, keepdim, "mean", dtype)
 
 
 @rule("sum", hop="all")
-def sum_(run: Any, step: Any, x: Spatial, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+def sum_(call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """The sum over what is there."""
-    return _reduce(run, x, dim, keepdim, "sum")
+    return _reduce(call, x, dim, keepdim, "sum", dtype)
 
 
 @rule("amax", hop="all")
-def amax(run: Any, step: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
+def amax(call: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
     """The maximum over what is there."""
-    return _reduce(run, x, dim, keepdim, "amax")
+    return _reduce(call, x, dim, keepdim, "amax")
 
 
 @rule("amin", hop="all")
-def amin(run: Any, step: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
+def amin(call: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
     """The minimum over what is there."""
-    return _reduce(run, x, dim, keepdim, "amin")
+    return _reduce(call, x, dim, keepdim, "amin")
 
 
 @rule("linalg_vector_norm", "norm", "frobenius_norm", hop="all")
 def vector_norm(
-    run: Any, step: Any, x: Spatial, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
+    call: Any, x: Spatial, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
 ) -> Any:
     """(sum |x|^p)^(1/p); the Euclidean norm of an empty image is 0."""
     dims = _dims(x, dim)
     if _plain_only(x, dims):
-        run.travelled("node")
+        call.travelled("node")
         return over_plain(
             x, dims, keepdim, lambda rows, slots: torch.linalg.vector_norm(rows, p, slots)
         )
     if p != 2:
         raise NoRuleError(f"a {p}-norm over the lattice")
-    total = over_sites(run, x.with_x(x.x.square()), dims, keepdim, "sum")
+    total = over_sites(call, x.with_x(x.x.square()), dims, keepdim, "sum")
     return total.with_x(total.x.sqrt()) if isinstance(total, Spatial) else total.sqrt()
 
 
@@ -209,89 +260,207 @@ def _unbiased(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float
 
 
 @rule("var", "std", hop="all")
-def var(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+def var(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """The variance over what is there, or its root."""
     dim, correction, keepdim = _unbiased(args, kwargs)
     dims = _dims(x, dim)
     if _plain_only(x, dims):
-        run.travelled("node")
-        call = torch.var if step.operator == "var" else torch.std
+        call.travelled("node")
+        call = torch.var if call.name == "var" else torch.std
         return over_plain(
             x, dims, keepdim, lambda rows, slots: call(rows, slots, correction=correction)
         )
-    run.travelled("all")
-    total, count, groups = _squares(run, x, dims)
+    call.travelled("all")
+    left = _left(x, dims, keepdim)
+    x, dims, _ = apart(x, dims)
+    total, count, groups = _squares(x, dims)
     out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
-    out = out if step.operator == "var" else out.sqrt()
-    return groups.value(out, _left(x, dims, keepdim))
+    out = out if call.name == "var" else out.sqrt()
+    return groups.value(out, left)
 
 
-def _squares(run: Any, x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, _Groups]:
+def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
     """Sums of squares around the mean of what is there, and of how many entries each is."""
-    _refuse_mixed(x, dims)
-    groups = _Groups(x, dims)
+    groups = Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
     width = prod(x.x.shape[slot] for slot in slots)
     inner = x.x.mean(slots, keepdim=True) if slots else x.x
-    if run.planning:
-        rest = (inner.squeeze(slots) if slots else inner).shape[1:]
-        return x.x.new_empty(groups.count, *rest), x.x.new_empty(groups.count), groups
-    means = _reduced(inner.reshape(inner.shape[0], -1), groups, "mean")
+    means = _reduced(inner.reshape(inner.shape[0], prod(inner.shape[1:])), groups, "mean")
     squares = (x.x - take(means, groups.target).view(inner.shape)).square()
     squares = squares.sum(slots) if slots else squares
-    total = _reduced(squares.reshape(squares.shape[0], -1), groups, "sum")
+    total = _reduced(squares.reshape(squares.shape[0], prod(squares.shape[1:])), groups, "sum")
     counts = (groups.counts() * width).to(total.dtype)
     return total.view(groups.count, *squares.shape[1:]), counts, groups
 
 
-def _refuse_mixed(x: Spatial, dims: list[int]) -> None:
-    for dim in dims:
-        if any(n.kind == "plain" for n in x.axes[dim]) and not names.is_plain(x.axes[dim]):
-            raise NoRuleError(f"it reduces the mixed axis {names.describe(x.axes[dim])}")
-
-
-@rule("softmax", "log_softmax", hop="all")
-def softmax(run: Any, step: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", hop="all")
+def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     """Over plain axes of a node, or over the nodes that are there."""
     dims = _dims(x, dim)
     if isinstance(x.sites, PairSites):
         keyed = x.axes[dims[0]]
-        if step.operator != "softmax" or any(name.kind != "key" for name in keyed):
+        if "log" in call.name or any(name.kind != "key" for name in keyed):
             raise NoRuleError("pairs are normalized over another axis than the last")
-        return pair_softmax(run, x)
+        return pair_softmax(call, x)
     if _plain_only(x, dims):
-        run.travelled("node")
+        call.travelled("node")
         value = x.merged(dims[0])
-        return value.with_x(step.target(value.x, value.slot(dims[0]), dtype))
-    groups = _Groups(x, dims)
+        return value.with_x(call.target(value.x, value.slot(dims[0]), dtype))
+    if dtype:
+        x = x.with_x(x.x.to(dtype))
+    groups = Groups(x, dims)
     if any(name.kind == "plain" for name in x.axes[dims[0]]):
         raise NoRuleError("a softmax over channels and lattice")
-    if run.planning:
-        return x
-    rows = x.x.reshape(x.x.shape[0], -1)
+    rows = x.x.reshape(x.x.shape[0], prod(x.x.shape[1:]))
     shifted = rows - take(_reduced(rows.detach(), groups, "amax"), groups.target)
     total = take(_reduced(shifted.exp(), groups, "sum"), groups.target)
-    out = shifted.exp() / total if step.operator == "softmax" else shifted - total.log()
+    out = shifted.exp() / total if "log" not in call.name else shifted - total.log()
     return x.with_x(out.view(x.x.shape))
 
 
-@rule("max", "min", "argmax", "argmin", "cumsum", "logsumexp", "prod", "topk", "sort")
-def along_plain(run: Any, step: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """Along one plain axis of every node, as torch does."""
-    places = {"topk": 1, "sort": 0}
-    place = places.get(step.operator, 0)
-    if len(args) <= place or not isinstance(args[place], int) or step.operator in places:
-        raise NoRuleError("it runs over more than one plain axis")
-    dim = args[place] % len(x.axes)
-    value = x.merged(dim)
-    given = (*args[:place], value.slot(dim), *args[place + 1 :])
-    keepdim = bool(args[place + 1]) if len(args) > place + 1 else kwargs.get("keepdim", False)
-    out = step.target(value.x, *given, **kwargs)
-    if step.operator == "cumsum":
-        return value.with_x(out)
-    axes = _left(value, [dim], keepdim)
+_PLACES = {"topk": 1, "kthvalue": 1}
+"""Where among the arguments behind the map the axis stands; for all others it is the first."""
+
+
+@rule(
+    "max", "min", "argmax", "argmin", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp",
+    "logsumexp", "prod", "topk", "sort", "argsort", "median", "nanmedian", "mode", "kthvalue",
+    "all", "any", "nansum", "count_nonzero", hop="all",
+)  # fmt: skip
+def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """Along one plain axis of every node, as torch does; extremes along the lattice too."""
+    place = _PLACES.get(call.name, 0)
+    given = list(args)
+    if len(given) > place:
+        dim = given[place]
+    elif "dim" in kwargs:
+        dim = kwargs.pop("dim")
+        given += [None] * (place + 1 - len(given))
+    else:
+        dim = -1 if call.name in ("sort", "topk", "argsort", "kthvalue", "mode") else None
+        given += [dim] * (place + 1 - len(given))
+    if isinstance(dim, bool):  # sort(descending), with the axis left out
+        raise NoRuleError("its axis is not named")
+    if isinstance(dim, (list, tuple)) and len(dim) == 1:
+        dim = dim[0]
+    if dim is None:
+        return _over_all(call, x, args, kwargs)
+    if not isinstance(dim, int):
+        raise NoRuleError("it runs over several axes at once")
+    dim %= len(x.axes)
+    if not names.is_plain(x.axes[dim]):
+        return _along_lattice(call, x, dim, given[place + 1 :], kwargs)
+    call.travelled("node")
+    value = x.merged(dim) if x.axes[dim] else x
+    if not x.axes[dim]:
+        slot = value.slot(dim)
+        value = Spatial(
+            value.x.unsqueeze(slot), x.sites,
+            (*x.axes[:dim], (Name("plain", 1),), *x.axes[dim + 1 :]),
+        )  # fmt: skip
+    slot = value.slot(dim)
+    given[place] = [slot] if isinstance(args[place] if len(args) > place else dim, list) else slot
+    out = call.target(value.x, *given, **kwargs)
     parts = out if isinstance(out, (tuple, list)) else (out,)
-    if keepdim:
-        parts = tuple(part.squeeze(value.slot(dim)) for part in parts)
-    wrapped = tuple(Spatial(part, x.sites, axes) for part in parts)
+    wrapped = tuple(_axis_after(value, dim, part) for part in parts)
     return wrapped if isinstance(out, (tuple, list)) else wrapped[0]
+
+
+def _axis_after(value: Spatial, dim: int, rows: Tensor) -> Spatial:
+    """A result whose axis is gone, or has another size."""
+    if rows.dim() < value.x.dim():
+        return Spatial(rows, value.sites, (*value.axes[:dim], *value.axes[dim + 1 :]))
+    size = rows.shape[value.slot(dim)]
+    return Spatial(
+        rows, value.sites, (*value.axes[:dim], (Name("plain", size),), *value.axes[dim + 1 :])
+    )
+
+
+def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
+    """Over everything that is there; an index would count what is not."""
+    if call.name in ("argmax", "argmin", "median", "mode"):
+        raise NoRuleError("it counts all positions, absent ones included")
+    call.travelled("all")
+    return call.target(x.x, *args, **kwargs)
+
+
+_SCANS = ("cumsum", "cumprod", "logcumsumexp")
+
+
+def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any) -> Any:
+    """The largest along a lattice axis and where it was; running sums, absent ones saying 0."""
+    keepdim = bool(more[0]) if more else bool(kwargs.get("keepdim", False))
+    if call.name in ("max", "min"):
+        return extreme(call, x, [dim], keepdim, f"a{call.name}")
+    if call.name in ("argmax", "argmin"):
+        return extreme(call, x, [dim], keepdim, f"a{call.name[3:]}")[1]
+    if call.name == "logsumexp":
+        call.travelled("all")
+        top = over_sites(call, x.with_x(x.x.detach()), [dim], True, "amax")
+        (rows, high), sites, axes = align([x, top])
+        total = over_sites(call, Spatial((rows - high).exp(), sites, axes), [dim], True, "sum")
+        (one, two), sites, axes = align([total, top]) if isinstance(total, Spatial) else (
+            (total, top), None, None)  # fmt: skip
+        out = one.log() + two
+        if sites is None:
+            return out if keepdim else out.squeeze(dim)
+        return Spatial(out, sites, axes if keepdim else (*axes[:dim], *axes[dim + 1 :]))
+    if call.name in ("any", "all"):
+        found = over_sites(
+            call, x.with_x(x.x.to(torch.bool).to(torch.uint8)), [dim], keepdim,
+            "amax" if call.name == "any" else "amin",
+        )  # fmt: skip
+        return found.with_x(found.x.bool()) if isinstance(found, Spatial) else found.bool()
+    if call.name in _SCANS[:1]:
+        call.travelled("all")
+        dense = call.target(x.tensor(), dim, *more, **kwargs)
+        rows = lift(dense, x.axes, x.sites)
+        return x.with_x(rows.expand(x.x.shape))
+    raise NoRuleError("it runs along the lattice, where absent positions would count")
+
+
+@rule("gather", "take_along_dim")
+def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
+    """Entries of a plain axis by a map of numbers."""
+    if call.name == "take_along_dim":
+        dim, index = index, dim
+    if not isinstance(x, Spatial) or not isinstance(index, Spatial) or x.sites is not index.sites:
+        raise NoRuleError("map and index do not live on the same nodes")
+    dim %= len(x.axes)
+    value, numbers = x.merged(dim), index.thin()
+    if not numbers.axes[dim]:
+        slot = 1 + len(names.plain(numbers.axes[:dim]))
+        numbers = Spatial(
+            numbers.x.unsqueeze(slot), index.sites,
+            (*numbers.axes[:dim], (Name("plain", 1),), *numbers.axes[dim + 1 :]),
+        )  # fmt: skip
+    if numbers.x.dim() != value.x.dim():
+        raise NoRuleError("map and index differ in their axes")
+    return resized(value, dim, value.x.gather(value.slot(dim), numbers.x))
+
+
+@rule("one_hot")
+def one_hot(call: Any, x: Spatial, num_classes: int = -1) -> Any:
+    """A new last axis with one 1."""
+    rows = call.target(x.x, num_classes)
+    return Spatial(rows, x.sites, (*x.axes, (Name("plain", rows.shape[-1]),)))
+
+
+@rule("embedding")
+def embedding(call: Any, weight: Any, index: Any, *more: Any) -> Any:
+    """A row of a table for every number of a map."""
+    if isinstance(weight, Spatial) or not isinstance(index, Spatial):
+        raise NoRuleError("its table is a map")
+    rows = call.target(weight, index.x, *more)
+    return Spatial(rows, index.sites, (*index.axes, (Name("plain", weight.shape[1]),)))
+
+
+@rule("bilinear")
+def bilinear(call: Any, x: Any, other: Any, weight: Any, bias: Any = None) -> Any:
+    """Two last axes of the same nodes, multiplied through."""
+    if not all(isinstance(one, Spatial) and names.is_plain(one.axes[-1]) for one in (x, other)):
+        raise NoRuleError("one of its sides is no map with channels last")
+    if x.sites is not other.sites or x.axes[:-1] != other.axes[:-1]:
+        raise NoRuleError("its sides do not live on the same nodes")
+    rows = call.target(x.x, other.x, weight, bias)
+    return Spatial(rows, x.sites, (*x.axes[:-1], (Name("plain", rows.shape[-1]),)))

@@ -4,7 +4,7 @@ from typing import Any
 
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, result
 from convgraph.functional import resize
 
 _MODES = {
@@ -22,9 +22,9 @@ _MODES = {
 
 
 @rule(*_MODES, hop="edges")
-def interpolate(run: Any, step: Any, x: Spatial, size: Any, *args: Any) -> Any:
+def interpolate(call: Any, x: Spatial, size: Any, *args: Any) -> Any:
     """As `torch.nn.functional.interpolate`, by mode."""
-    mode = _MODES[step.operator]
+    mode = _MODES[call.name]
     corners = None
     rest = list(args)
     if "nearest" not in mode:
@@ -40,5 +40,5 @@ def interpolate(run: Any, step: Any, x: Spatial, size: Any, *args: Any) -> Any:
     edges = resize.resize_edges(
         graph, given["size"], given["scale_factor"], mode, corners, sites="network"
     )
-    run.travelled(edges)
-    return run.result(type(graph)(resize.resize(graph.x, edges), edges.target))
+    call.travelled(edges)
+    return result(type(graph)(resize.resize(graph.x, edges), edges.target))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.where import Where
+
 Coordinate = Tensor | None
 """(...) int64 of a value's rank, of size 1 where it is constant; None where there is only one."""
 
@@ -25,16 +27,21 @@ class Track:
 
     Attributes:
         at: image, row and column.
-        size: of the lattice.
+        place: where the lattice lies, and who of it is there.
     """
 
     at: tuple[Coordinate, Coordinate, Coordinate]
-    size: tuple[int, int]
+    place: Where
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the lattice."""
+        return self.place.size
 
     def each(self, call: Callable[[Tensor], Tensor]) -> "Track":
         """The same sites under a view."""
         image, row, column = (None if c is None else compact(call(c)) for c in self.at)
-        return Track((image, row, column), self.size)
+        return Track((image, row, column), self.place)
 
     def varies(self, dim: int) -> bool:
         """Whether sites differ along a dimension."""
@@ -77,12 +84,12 @@ def held(x: Tensor, tracks: Iterable[Track]) -> Any:
     return Held(x, left) if left else x
 
 
-def fresh(x: Tensor) -> Any:
-    """An image (B, C, H, W) on the lattice of its size."""
+def fresh(x: Tensor, place: Where) -> Any:
+    """An image (B, C, H, W) on the lattice that lies there."""
     batch, _, height, width = x.shape
     row = torch.arange(height).view(1, 1, -1, 1) if height > 1 else None
     column = torch.arange(width).view(1, 1, 1, -1) if width > 1 else None
-    return held(x, [Track((torch.arange(batch).view(-1, 1, 1, 1), row, column), (height, width))])
+    return held(x, [Track((torch.arange(batch).view(-1, 1, 1, 1), row, column), place)])
 
 
 def is_image(value: Any) -> bool:
@@ -92,7 +99,7 @@ def is_image(value: Any) -> bool:
     (track,) = value.tracks
     if track.size != tuple(value.x.shape[2:]):
         return False
-    own = fresh(value.x)
+    own = fresh(value.x, track.place)
     return combined(track, own.tracks[0]) is not None
 
 
@@ -103,13 +110,27 @@ def combined(one: Track, other: Track) -> Track | None:
         if a is not None and b is not None and not (a.shape == b.shape and torch.equal(a, b)):
             return None
         at.append(b if a is None else a)
-    size = []
+    axes = []
     for axis in (0, 1):
         n, m = one.size[axis], other.size[axis]
         if at[1 + axis] is not None and n != m and 1 not in (n, m):
             return None
-        size.append(max(n, m) if at[1 + axis] is not None else 1)
-    return Track((at[0], at[1], at[2]), (size[0], size[1]))
+        wider = one if n >= m else other
+        axes.append(wider.place.axes[axis])
+    if one.size == other.size:
+        return Track((at[0], at[1], at[2]), one.place.meet(other.place))
+    if one.place.root is not other.place.root:
+        raise UnknownMeaningError("lattices of two roots are crossed")
+    return Track((at[0], at[1], at[2]), Where(one.place.root, tuple(axes)))
+
+
+def meeting(values: Iterable[Any], fill: Callable[[Any, float], Tensor]) -> list[Any]:
+    """Values as they are, or with 0 for whom they lack where sites of different places meet."""
+    out = list(values)
+    places = {id(t.place) for v in out if isinstance(v, Held) for t in v.tracks}
+    if len(places) < 2:
+        return out
+    return [Held(fill(v, 0), v.tracks) if isinstance(v, Held) else v for v in out]
 
 
 def union(values: Iterable[Any], rank: int) -> list[Track]:
@@ -148,7 +169,7 @@ def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False)
                 raise UnknownMeaningError("it reduces the batch or a part of a lattice axis")
             at.append(None)
             size[number - 1] = 1
-        gone = Track((at[0], at[1], at[2]), (size[0], size[1]))
+        gone = Track((at[0], at[1], at[2]), track.place.scaled(size))
         if not keepdim:
             gone = gone.each(lambda c: squeezed(c, dims))
         out.append(gone)
@@ -190,7 +211,7 @@ def coarser(value: Held, dim: int, fill: Callable[[Any, float], Tensor]) -> Any:
             return value
         at[k] = high // low if cells > 1 else None
         size[k - 1] = cells
-    return held(fill(value, 0), [Track((at[0], at[1], at[2]), (size[0], size[1]))])
+    return held(fill(value, 0), [Track((at[0], at[1], at[2]), track.place.scaled(size))])
 
 
 def _lines(c: Tensor, dim: int, high: Tensor) -> Iterable[Tensor]:
@@ -213,4 +234,5 @@ def lengthened(value: Any, fill: Callable[[Any, float], Tensor]) -> Any:
         if number and not torch.equal(line, torch.arange(len(line)) * track.size[number - 1]
                                       // len(line)):  # fmt: skip
             return value
-    return fresh(fill(value, 0))
+    filled = fill(value, 0)
+    return fresh(filled, track.place.scaled(tuple(filled.shape[2:])))

@@ -11,11 +11,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import convgraph as cg
-from convgraph.convert.capture import NESTED
-from convgraph.convert.run import Run
-from convgraph.convert.value import Spatial, from_graph
+from convgraph.convert import keys, registry
+from convgraph.convert.tensor import _STATE, GraphTensor
 from tests.convert.zoo.catalogue import Entry
 from tests.convert.zoo.held import UnknownMeaningError
 from tests.convert.zoo.snap import is_view, snap, wide
@@ -32,7 +32,7 @@ class Record:
         size: of the images (pixels).
         parameters: how many (millions).
         built: whether the library made the network and the network took the images.
-        captured: whether torch.export took it.
+        captured: whether torch.export took it, for the truth.
         equal: whether the converted network gave the dense bits.
         back: whether `to_dense` gave every parameter and buffer back, bit for bit.
         strict: whether every operator has a rule.
@@ -58,42 +58,64 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Rounding(Run):
-    """The converter's own interpreter, with every result rounded as the truth's are."""
+class Rounding(TorchDispatchMode):
+    """Listens to a run on nodes, and rounds every result as the truth's are."""
 
-    def _step(self, step: Any) -> Any:
-        out = super()._step(step)
-        if is_view(step.target):
-            return out
-        return pytree.tree_map(
-            lambda one: self._snap(one, step.target), out, is_leaf=lambda o: isinstance(o, Spatial)
-        )
-
-    def _snap(self, one: Any, target: Any) -> Any:
-        if isinstance(one, Spatial):
-            rounded = snap(one.x, target)
-            return one if rounded is one.x else one.with_x(rounded)
-        return snap(one, target) if isinstance(one, Tensor) else one
-
-
-class Exports:
-    """torch.export, each network once: strict and non-strict read the same capture."""
+    strict = True
+    moved: Any = None
 
     def __init__(self) -> None:
-        self.original = torch.export.export
-        self.found: Any = None
+        super().__init__()
+        self.depth = 0
 
-    def __enter__(self) -> "Exports":
-        torch.export.export = self
-        return self
+    def __enter__(self) -> Any:
+        self.outer, _STATE.listener = _STATE.listener, self
+        self.rules = dict(registry._RULES)
+        for name, entry in self.rules.items():
+            registry._RULES[name] = replace(entry, call=_widened(entry.call))
+        self.below = keys.Guard(keys.included(), keys.excluded() | keys.PASSED)
+        self.below.__enter__()  # operators on readouts are rounded whole, too
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        torch.export.export = self.original
+    def __exit__(self, *error: Any) -> None:
+        _STATE.listener = self.outer
+        registry._RULES.update(self.rules)
+        super().__exit__(*error)
+        self.below.__exit__(*error)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.found is None:
-            self.found = self.original(*args, **kwargs)
-        return self.found
+    def begin(self, call: Any) -> None:
+        self.depth += 1
+
+    def dropped(self) -> None:
+        self.depth -= 1
+
+    def end(self, call: Any, args: Any, kwargs: Any, made: Any, reason: Any) -> None:
+        for one in pytree.tree_leaves(made):
+            if isinstance(one, GraphTensor) and not is_view(call.target):
+                rows = one.value.x
+                snapped = snap(rows, call.target)
+                if snapped is not rows:
+                    one.value = one.value.with_x(snapped)
+            elif isinstance(one, Tensor) and not is_view(call.target):
+                one.copy_(snap(one, call.target))  # a readout
+        self.depth -= 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = pytree.tree_map(wide, (args, kwargs or {}))
+        out = func(*args, **kwargs)
+        if self.depth or is_view(func):
+            return out
+        return pytree.tree_map_only(Tensor, lambda one: snap(one, func), out)
+
+
+def _widened(rule: Any) -> Any:
+    """A rule to which float32 is float64."""
+
+    def call(operator: Any, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(wide(one) for one in args)
+        return rule(operator, *args, **{key: wide(one) for key, one in kwargs.items()})
+
+    return call
 
 
 def mask_of(batch: int, size: int) -> Tensor:
@@ -154,34 +176,30 @@ def _judge(entry: Entry, record: Record) -> None:
         want = flat(model(x))
     record.built = True
     clock("build")
-    with Exports() as exports:
-        try:
-            net = cg.to_graph(model, x)
-        finally:
-            record.captured = exports.found is not None
-        clock("to_graph")
-        with torch.no_grad():
-            record.equal = same(flat(net(x)), want)
-        record.back = _returns(model, cg.to_dense(net))
-        clock("equal")
-        report = net.conversion
-        for line in report.fallbacks:
-            key = f"{line.operator}: {line.reason}"
-            record.fallbacks[key] = record.fallbacks.get(key, 0) + 1
-        if not record.equal:
-            record.reason = "the outputs differ from the dense network's"
-            return
-        try:
-            net = cg.to_graph(model, x, strict=True)
-            record.strict = True
-        except cg.errors.ConversionError as error:
-            record.strict = False
-            record.reason = _line(error)
-            return
-        clock("strict")
-        with torch.no_grad():
-            _masked(net, exports.found, x, record)
-        clock("masked")
+    net = cg.to_graph(model)
+    clock("to_graph")
+    with torch.no_grad():
+        record.equal = same(flat(net(x)), want)
+    record.back = _returns(model, cg.to_dense(net))
+    clock("equal")
+    if not record.equal:
+        record.reason = "the outputs differ from the dense network's"
+        return
+    report = net.conversion
+    for line in report.fallbacks:
+        key = f"{line.operator}: {line.reason}"
+        record.fallbacks[key] = record.fallbacks.get(key, 0) + 1
+    record.strict = report.is_strict
+    clock("strict")
+    if not record.strict:
+        record.reason = next(iter(record.fallbacks))
+        return
+    exported = torch.export.export(model, (x,), strict=False)
+    record.captured = True
+    clock("export")
+    with torch.no_grad():
+        _masked(net, exported, x, record)
+    clock("masked")
 
 
 def rounded(net: Any, exported: Any, x: Tensor, root: Tensor) -> tuple[list[Any], list[Any]]:
@@ -192,14 +210,9 @@ def rounded(net: Any, exported: Any, x: Tensor, root: Tensor) -> tuple[list[Any]
     """
     want = [one for one in Truth(exported, root)(x) if one is not None]
     graph = cg.PixelGraph.from_image(x, mask=root)
-    found = net.captured(x)
-    program = replace(found.program, steps=tuple(map(_wide, found.program.steps)))
-    for one in program.constants.values():
-        inner = getattr(one, "meta", {}).get(NESTED)
-        if inner is not None:
-            one.meta[NESTED] = replace(inner, steps=tuple(map(_wide, inner.steps)))
-    run = Rounding(net, program, graph.sites, strict=True)
-    return [_dense(one) for one in run([from_graph(graph)]) if one is not None], want
+    with Rounding():
+        out = net(graph.tensor())
+    return [_dense(one) for one in pytree.tree_leaves(out) if one is not None], want
 
 
 def matters(exported: Any, x: Tensor, want: list[Any]) -> bool:
@@ -228,11 +241,6 @@ def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
             record.masked, record.reason = False, "a masked run is not finite"
 
 
-def _wide(step: Any) -> Any:
-    args, kwargs = pytree.tree_map(wide, (list(step.args), dict(step.kwargs)))
-    return replace(step, args=tuple(args), kwargs=kwargs)
-
-
 def _difference(got: list[Any], want: list[Any]) -> str:
     for number, (mine, true) in enumerate(zip(got, want, strict=False)):
         if not torch.equal(mine, true):
@@ -245,7 +253,7 @@ def _difference(got: list[Any], want: list[Any]) -> str:
 
 
 def _dense(value: Any) -> Any:
-    return value.tensor() if isinstance(value, Spatial) else value
+    return value.to_dense() if isinstance(value, GraphTensor) else value
 
 
 def _returns(model: Any, back: Any) -> bool:

@@ -11,14 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests import where
 from tests.convert.zoo.held import (
     Held,
+    Track,
     UnknownMeaningError,
     fresh,
     held,
+    meeting,
     reduced,
     union,
 )  # fmt: skip
+
+
+def two(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def dims_of(x: Held, dim: Any) -> list[int]:
@@ -128,22 +137,38 @@ class Sums(torch.fx.Interpreter):
 
     # -- pools ------------------------------------------------------------------------------------
 
+    def windows(
+        self, x: Any, out: Tensor, kernel: Any, stride: Any = (), padding: Any = 0,
+        dilation: Any = 1, *_: Any, **__: Any,
+    ) -> Any:  # fmt: skip
+        """Where the results of windows on an image lie."""
+        (track,) = x.tracks
+        k, p, d = two(kernel), two(padding), two(dilation)
+        s = two(stride) if stride or isinstance(stride, int) else k
+        return track.place.step(
+            lambda a, e: where.kernel(e, out.shape[2 + a], k[a], s[a], (p[a], p[a]), d[a])
+        )
+
     def on_max_pool2d(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
-        out = target(self.fill(self.image(x), -torch.inf), *args, **k)
-        return fresh(torch.where(out == -torch.inf, 0, out))
+        x = self.image(x)
+        out = target(self.fill(x, -torch.inf), *args, **k)
+        return fresh(torch.where(out == -torch.inf, 0, out), self.windows(x, out, *args, **k))
 
     def on_max_pool2d_with_indices(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
-        out, where = target(self.fill(self.image(x), -torch.inf), *args, **k)
+        x = self.image(x)
+        out, found = target(self.fill(x, -torch.inf), *args, **k)
         empty = out == -torch.inf
-        return fresh(torch.where(empty, 0, out)), fresh(torch.where(empty, -1, where))
+        place = self.windows(x, out, *args, **k)
+        return fresh(torch.where(empty, 0, out), place), fresh(torch.where(empty, -1, found), place)
 
-    def on_max_unpool2d(self, target: Any, x: Any, where: Any, size: Any) -> Any:
+    def on_max_unpool2d(self, target: Any, x: Any, found: Any, size: Any) -> Any:
         """An absent maximum goes nowhere."""
-        value, to = self.fill(self.image(x), 0), self.fill(self.image(where), -1)
+        (track,) = x.tracks
+        value, to = self.fill(self.image(x), 0), self.fill(self.image(found), -1)
         out = value.new_zeros(*value.shape[:2], prod(size) + 1)
         to = torch.where(to < 0, prod(size), to).flatten(2)
         out = out.scatter(2, to, value.flatten(2))[..., :-1]
-        return fresh(out.unflatten(2, tuple(size)))
+        return fresh(out.unflatten(2, tuple(size)), track.place.scaled(tuple(size)))
 
     def on_adaptive_max_pool2d(self, target: Any, x: Any, size: Any) -> Any:
         if prod(size) != 1:
@@ -161,7 +186,8 @@ class Sums(torch.fx.Interpreter):
         part = self.some(self.image(x)).to(x.x.dtype)
         total = F.adaptive_avg_pool2d(self.fill(x, 0), size)
         share = F.adaptive_avg_pool2d(part, size)
-        return fresh(torch.where(share > 0, total / torch.where(share > 0, share, 1), 0))
+        out = torch.where(share > 0, total / torch.where(share > 0, share, 1), 0)
+        return fresh(out, self.image(x).tracks[0].place.scaled(size))
 
     def on_avg_pool2d(
         self, target: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0,
@@ -172,19 +198,24 @@ class Sums(torch.fx.Interpreter):
         if kernel == list(self.image(x).x.shape[2:]) and not any(pads) and divisor is None:
             return self.on_mean(target, x, (2, 3), True)
         more = (tuple(kernel), stride or None, padding, ceil)
+        x = self.image(x)
         if include or divisor is not None:
-            return fresh(F.avg_pool2d(self.fill(x, 0), *more, True, divisor))
-        total = F.avg_pool2d(self.fill(x, 0), *more, True, 1)
-        count = F.avg_pool2d(self.some(x).to(x.x.dtype), *more, True, 1)
-        return fresh(total / count.clamp(min=1))
+            out = F.avg_pool2d(self.fill(x, 0), *more, True, divisor)
+        else:
+            total = F.avg_pool2d(self.fill(x, 0), *more, True, 1)
+            count = F.avg_pool2d(self.some(x).to(x.x.dtype), *more, True, 1)
+            out = total / count.clamp(min=1)
+        return fresh(out, self.windows(x, out, kernel, stride, padding))
 
     def on_im2col(self, target: Any, x: Any, kernel: Any, dilation: Any, pads: Any, stride: Any):
-        out = target(self.fill(self.image(x), 0), kernel, dilation, pads, stride)
+        x = self.image(x)
+        out = target(self.fill(x, 0), kernel, dilation, pads, stride)
         size = [
             (n + 2 * p - d * (k - 1) - 1) // s + 1
             for n, k, d, p, s in zip(x.x.shape[2:], kernel, dilation, pads, stride, strict=True)
         ]
-        frame = fresh(out.new_zeros(len(out), 1, *size))
+        blank = out.new_zeros(len(out), 1, *size)
+        frame = fresh(blank, self.windows(x, blank, kernel, stride, pads, dilation))
         return held(out, [t.each(lambda c: c.expand(len(out), 1, *size).flatten(2))
                           for t in frame.tracks])  # fmt: skip
 
@@ -313,6 +344,7 @@ class Sums(torch.fx.Interpreter):
         rank = max(_tensor(one).dim() for one in parts)
         if any(isinstance(one, Held) and one.varies(dim) for one in parts):
             raise UnknownMeaningError("sites and others side by side along one axis")
+        parts = meeting(parts, self.fill)
         out = target([_tensor(one) for one in parts], dim)
         thin = [
             Held(one.x.narrow(dim, 0, 1), one.tracks) if isinstance(one, Held) else one
@@ -324,6 +356,7 @@ class Sums(torch.fx.Interpreter):
         return held(out, tracks)
 
     def on_stack(self, target: Any, parts: Any, dim: int = 0) -> Any:
+        parts = meeting(parts, self.fill)
         out = target([_tensor(one) for one in parts], dim)
         at = dim % out.dim()
         tracks = union(parts, out.dim() - 1)
@@ -346,11 +379,25 @@ class Sums(torch.fx.Interpreter):
     on_new_ones = on_new_full = on_new_empty = on_new_zeros
 
     def on_roll(self, target: Any, x: Held, *args: Any) -> Any:
-        """Values go round; sites stay."""
-        dims = args[-1] if len(args) > 1 or target._schema.name == "aten::flip" else None
-        if dims is None:
-            raise UnknownMeaningError("it moves the flattened tensor")
-        return Held(target(self.fill(x, 0), *args), x.tracks)
+        """Values go round, and who is there goes with them."""
+        flips = target._schema.name == "aten::flip"
+        dims = args[-1] if len(args) > 1 or flips else None
+        if dims is None or len(x.tracks) != 1:
+            raise UnknownMeaningError("it moves the flattened tensor, or pairs")
+        (track,) = x.tracks
+        sources = {}
+        for number, dim in enumerate([dims] if isinstance(dims, int) else dims):
+            for axis in (0, 1):
+                c = track.at[1 + axis]
+                if c is None or c.shape[dim] == 1:
+                    continue
+                if c.numel() != track.size[axis]:
+                    raise UnknownMeaningError("a part of a lattice axis moves")
+                line = torch.arange(track.size[axis])
+                shift = 0 if flips else args[0] if isinstance(args[0], int) else args[0][number]
+                sources[axis] = (line.flip(0) if flips else line.roll(shift)).tolist()
+        moved = Track(track.at, track.place.moved(sources))
+        return Held(target(self.fill(x, 0), *args), (moved,))
 
     on_flip = on_roll
 

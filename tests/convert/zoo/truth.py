@@ -3,8 +3,8 @@
 Before every operator that moves values between sites, absent sites are filled with the identity of
 its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
 the end they are 0. Means, norms, softmax and attention use the sites that are there. Which sites
-are there follows from the mask of the input and the size alone. An operator that is not listed here
-has no answer: it is never guessed. Nothing here reads the package.
+are there follows from the mask of the input and from where a map lies, see `tests.where`. An
+operator that is not listed here has no answer: it is never guessed. Nothing here reads the package.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from tests import where
 from tests.convert.zoo.held import (
     Held,
     Track,
@@ -26,12 +27,13 @@ from tests.convert.zoo.held import (
     held,
     is_image,
     lengthened,
+    meeting,
     reduced,
     union,
 )  # fmt: skip
 from tests.convert.zoo.snap import is_view, snap, wide
-from tests.convert.zoo.sums import Sums
-from tests.interpreter import there
+from tests.convert.zoo.sums import Sums, two
+from tests.where import Where
 
 
 def _words(text: str) -> frozenset[str]:
@@ -96,7 +98,7 @@ class Truth(Sums):
         state = self.exported.state_dict
         for spec in self.exported.graph_signature.input_specs:
             if spec.kind == InputKind.USER_INPUT:
-                given.append(fresh(image))
+                given.append(fresh(image, Where.of(self.root)))
             elif spec.target in state:
                 given.append(state[spec.target])
             else:
@@ -114,7 +116,7 @@ class Truth(Sums):
         if not name or name.startswith("_assert"):
             return None if name else super().call_function(target, args, kwargs)
         if not any(map(_is_held, leaves)):
-            out = self.readouts(name, target, args, kwargs)
+            out = target(*args, **kwargs)  # of a readout no site is absent
         else:
             out = self.meaning(name)(target, *args, **kwargs)
         return self.rounded(out, target)
@@ -141,15 +143,6 @@ class Truth(Sums):
         found: Callable[..., Any] = own
         return found
 
-    def readouts(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
-        """Operators on parameters and readouts; what spreads a readout over sites makes a map."""
-        out = target(*args, **kwargs)
-        if name in SENDS | PADS | WINDOWS and isinstance(out, Tensor) and out.dim() == 4:
-            x = args[0]
-            if len(x) == len(self.root) and x.is_floating_point() and prod(out.shape[2:]) > 1:
-                return fresh(out)
-        return out
-
     def rounded(self, out: Any, target: Any) -> Any:
         if not self.grain:
             return out
@@ -169,7 +162,7 @@ class Truth(Sums):
         """(...) bool, broadcasting to the value: which elements belong to a site that is there."""
         out = torch.ones((1,) * value.x.dim(), dtype=torch.bool)
         for track in value.tracks:
-            table = there(self.root, track.size).squeeze(1)
+            table = track.place.there
             index = [torch.zeros(1, dtype=torch.int64) if c is None else c for c in track.at]
             out = out & table[index[0], index[1], index[2]]
         return out
@@ -197,7 +190,8 @@ class Truth(Sums):
 
     def site_by_site(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """One element at a time; operands are broadcast."""
-        a, k = pytree.tree_map(_bare, (args, kwargs), is_leaf=_is_held)
+        met = meeting(args, self.fill)
+        a, k = pytree.tree_map(_bare, (met, kwargs), is_leaf=_is_held)
         out = target(*a, **k)
         return held(out, union([*args, *kwargs.values()], out.dim()))
 
@@ -230,8 +224,13 @@ class Truth(Sums):
         if isinstance(out, Tensor) and crops and out.shape == x.x.shape:
             return x
         if crops:
-            make = lambda one: held(one, self.cut(x, {dim: one.shape[dim]}))  # noqa: E731
-            return make(out) if isinstance(out, Tensor) else [make(one) for one in out]
+            line = target(torch.arange(x.x.shape[dim]), *self._on_line(name, args, kwargs, dim))
+            if isinstance(out, Tensor):
+                return held(out, self.cut(x, {dim: line.tolist()}))
+            return [
+                held(one, self.cut(x, {dim: part.tolist()}))
+                for one, part in zip(out, line, strict=True)
+            ]
         sites = [[target(c, *args, **kwargs) for c in _coordinates(t, x.x)] for t in x.tracks]
         if isinstance(out, Tensor):
             return held(out, [_track(t, c) for t, c in zip(x.tracks, sites, strict=True)])
@@ -242,24 +241,30 @@ class Truth(Sums):
             for k, one in enumerate(out)
         ]
 
-    def cut(self, x: Held, lengths: dict[int, int]) -> list[Track]:
-        """The lattice when some of its axes, as dimensions of x, have other lengths."""
+    def _on_line(self, name: str, args: Any, kwargs: Any, dim: int) -> list[Any]:
+        """The arguments of a crop, for one line of positions."""
+        if name in ("slice", "narrow"):
+            return [0, *args[1:]]
+        return [args[0], 0]
+
+    def cut(self, x: Held, sources: dict[int, list[Any]]) -> list[Track]:
+        """The lattice when some of its axes, as dimensions of x, have other positions."""
         (track,) = x.tracks if len(x.tracks) == 1 else (None,)
         if track is None:
             raise UnknownMeaningError("a crop of pairs")
-        at, size = list(track.at), list(track.size)
-        for dim, n in lengths.items():
+        at, moved = list(track.at), {}
+        for dim, line in sources.items():
             axes = [k for k, c in enumerate(at) if c is not None and c.shape[dim] > 1]
             if not axes and is_image(x) and dim >= 2:
                 axes = [dim - 1]  # an axis of one pixel grows
             if len(axes) != 1 or axes == [0] or (at[axes[0]] is not None and
-                    at[axes[0]].numel() != size[axes[0] - 1]):  # fmt: skip
+                    at[axes[0]].numel() != track.size[axes[0] - 1]):  # fmt: skip
                 raise UnknownMeaningError("a crop along no whole lattice axis")
-            size[axes[0] - 1] = n
+            moved[axes[0] - 1] = line
             shape = [1] * x.x.dim()
-            shape[dim] = n
-            at[axes[0]] = torch.arange(n).view(shape) if n > 1 else None
-        return [Track((at[0], at[1], at[2]), (size[0], size[1]))]
+            shape[dim] = len(line)
+            at[axes[0]] = torch.arange(len(line)).view(shape) if len(line) > 1 else None
+        return [Track((at[0], at[1], at[2]), track.place.moved(moved))]
 
     def sends(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Weighted sums along edges: an absent source says 0."""
@@ -270,21 +275,48 @@ class Truth(Sums):
             out = target(x.x, *args, **kwargs)  # channels of each element mixed, if it is that
             if out.shape[2:] == x.x.shape[2:] and not x.varies(1):
                 return Held(out, x.tracks)
-        return fresh(target(self.fill(self.image(x), 0), *args, **kwargs))
+        x = self.image(x)
+        out = target(self.fill(x, 0), *args, **kwargs)
+        return fresh(out, self.carried(name, x.tracks[0].place, out, args, kwargs))
+
+    def carried(self, name: str, place: Any, out: Tensor, args: Any, kwargs: Any) -> Any:
+        """Where the results of messages lie."""
+        size = tuple(out.shape[2:])
+        if not name.startswith("aten::conv"):
+            return place.scaled(size)
+        turned = "transpose" in name
+        keys = ["weight", "bias", "stride", "padding"]
+        keys += ["output_padding", "groups", "dilation"] if turned else ["dilation", "groups"]
+        given = dict(zip(keys, args, strict=False)) | kwargs
+        s, p, d = (
+            two(given.get(key, default)) if not isinstance(given.get(key), str) else key
+            for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
+        k = given["weight"].shape[2:]
+        if turned:
+            return place.step(
+                lambda a, e: where.reversed_kernel(e, size[a], k[a], s[a], p[a], d[a])
+            )
+        if isinstance(given.get("padding"), str):
+            return place
+        return place.step(lambda a, e: where.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a]))
 
     def pads(self, target: Any, x: Held, pads: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_image(x) and x.x.dim() == 4:
             x = self.plain(x, 1)
-        lengths = {}
+        name = target._schema.name.removeprefix("aten::")
+        mode = {"reflection_pad2d": "reflect", "replication_pad2d": "replicate"}.get(name)
+        more = [*args, *kwargs.values()]
+        mode = mode or next((one for one in more if isinstance(one, str)), "constant")
+        value = next((one for one in more if isinstance(one, (int, float)) and one), 0)
+        sources = {}
         for number in range(len(pads) // 2):
             dim = x.x.dim() - 1 - number
-            more = pads[2 * number] + pads[2 * number + 1]
-            if any(pads[2 * number : 2 * number + 2]) and (
-                x.varies(dim) or (is_image(x) and dim >= 2)
-            ):
-                lengths[dim] = x.x.shape[dim] + more
-        out = target(self.fill(x, 0) if lengths else x.x, pads, *args, **kwargs)
-        return held(out, self.cut(x, lengths) if lengths else x.tracks)
+            two_pads = pads[2 * number : 2 * number + 2]
+            if any(two_pads) and (x.varies(dim) or (is_image(x) and dim >= 2)):
+                sources[dim] = where.pad_sources(x.x.shape[dim], *two_pads, mode, value)
+        out = target(self.fill(x, 0) if sources else x.x, pads, *args, **kwargs)
+        return held(out, self.cut(x, sources) if sources else x.tracks)
 
     def along(self, target: Any, x: Held, *args: Any, **kwargs: Any) -> Any:
         """One dimension without sites, as torch does."""
@@ -316,4 +348,4 @@ def _track(track: Track, moved: list[Any]) -> Track:
     image, row, column = (
         None if old is None else compact(new) for old, new in zip(track.at, moved, strict=True)
     )
-    return Track((image, row, column), track.size)
+    return Track((image, row, column), track.place)

@@ -1,0 +1,113 @@
+"""Images of a batch: some of them, or several batches as one; a map goes with its sites."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert import names
+from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.value import Spatial
+from convgraph.graph.network_sites import at
+from convgraph.graph.sites import Sites
+
+
+def is_batch(x: Spatial, dim: int) -> bool:
+    """Whether an axis is the whole batch, one of several images."""
+    axis = x.axes[dim]
+    return isinstance(x.sites, Sites) and axis == (Name("batch", x.sites.batch_size),)
+
+
+def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
+    """Return some images of a map, by their numbers.
+
+    Raises:
+        NoRuleError: the axis is a part of the batch, or nothing is left.
+    """
+    if not is_batch(x, dim) or not numbers:
+        raise NoRuleError("it takes images out of an axis that is no batch, or none at all")
+    chosen = tuple(int(n) % x.sites.batch_size for n in numbers)
+    sites = images_of(x.sites, chosen)
+
+    def make() -> Tensor:
+        counts = x.sites.counts.tolist()
+        starts = [sum(counts[:n]) for n in range(len(counts))]
+        return torch.cat(
+            [torch.arange(starts[n], starts[n] + counts[n], device=sites.device) for n in chosen]
+        )
+
+    rows = x.x.index_select(0, sites.memo(("rows of", x.sites.token), make))
+    axes = (*x.axes[:dim], names.batch_axis(len(chosen)), *x.axes[dim + 1 :])
+    return Spatial(rows, sites, axes)
+
+
+def images_of(sites: Sites, chosen: tuple[int, ...]) -> Sites:
+    """Return the sites of some images; maps of one network keep a common root."""
+    root = sites.root
+
+    def make(source: Sites) -> Sites:
+        shared = {"device": source.device, "space": source.space}
+        if source.mask is None:
+            return Sites.full(len(chosen), source.size or (), **shared)
+        masks = source.mask_images()
+        sizes = (source.sizes[0],) * len(chosen)
+        flat = torch.cat([masks[n].reshape(-1) for n in chosen])
+        return Sites(sizes, flat, d=source.d, **shared)
+
+    some = root.kin(("images", chosen), lambda: make(root))
+    if sites is root:
+        return some
+    if sites.place is not None and some.mask is not None:
+        return at(some, sites.place)
+    return sites.kin(("images", chosen), lambda: make(sites))
+
+
+def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
+    """Return maps of one lattice as one batch.
+
+    Raises:
+        NoRuleError: the axis is no batch of theirs, or they differ in size or names.
+    """
+    first = parts[0]
+    for one in parts:
+        if not isinstance(one, Spatial) or not isinstance(one.sites, Sites):
+            raise NoRuleError("a map and an ordinary tensor become one batch")
+        own = one.axes[dim] == names.batch_axis(one.sites.batch_size)
+        rest = (*one.axes[:dim], *one.axes[dim + 1 :])
+        if not own or rest != (*first.axes[:dim], *first.axes[dim + 1 :]):
+            raise NoRuleError("maps of different axes become one batch")
+        if one.sites.size != first.sites.size:
+            raise NoRuleError("maps of different sizes become one batch")
+    sites = together([one.sites for one in parts])
+    axes = (*first.axes[:dim], names.batch_axis(sites.batch_size), *first.axes[dim + 1 :])
+    return Spatial(torch.cat([one.x for one in parts]), sites, axes)
+
+
+def together(parts: Sequence[Sites]) -> Sites:
+    """Return the sites of several batches as one; maps of one place keep a common root."""
+    first = parts[0]
+
+    def make(all_sites: Sequence[Sites]) -> Sites:
+        sizes = tuple(size for one in all_sites for size in one.sizes)
+        if all(one.mask is None for one in all_sites):
+            return Sites.full(len(sizes), first.size or (), device=first.device, space=first.space)
+        flat = torch.cat([m.reshape(-1) for one in all_sites for m in one.mask_images()])
+        return Sites(sizes, flat, d=first.d, device=first.device, space=first.space)
+
+    roots = [one.root for one in parts]
+    key = ("together", *(one.token for one in roots))
+    if all(one.place == first.place for one in parts) and first.place is not None:
+        whole = roots[0].kin(key, lambda: make(roots))
+        return whole if whole.mask is None else at(whole, first.place)
+    return first.kin(("together", *(one.token for one in parts)), lambda: make(parts))
+
+
+def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:
+    """Whether maps are put together along their batch."""
+    return any(
+        isinstance(one, Spatial)
+        and isinstance(one.sites, Sites)
+        and (is_batch(one, dim) or (dim == 0 and not one.axes[0] and len(one.axes) > 2))
+        for one in parts
+    )

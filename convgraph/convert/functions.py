@@ -1,0 +1,202 @@
+"""A door for `torch.autograd.Function`: its own forward and backward, on maps of nodes.
+
+torch hands a Function's arguments past everything that a tensor could notice. So the first map that
+is made puts a method `apply` between a Function and torch's C++, which looks at the arguments
+first; without a map among them it only passes them on. Autograd sees a Function of rows, whose
+forward and backward hand maps to the original's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert.tensor import HOOKS, GraphTensor, rows, wrapped
+from convgraph.convert.value import Spatial
+
+_Function = torch.autograd.Function
+_BASE: Any = _Function.__mro__[1]
+"""The class to whose `apply` every Function's own hands on, also one that was bound before."""
+
+_KINDS: dict[type, type] = {}
+
+
+class Node:
+    """A backward node of maps: hooks get and give maps, where the node says whose gradients."""
+
+    def __init__(self, node: Any) -> None:
+        """Stand before autograd's own node."""
+        self.node = node
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the node's."""
+        return getattr(self.node, name)
+
+    def __eq__(self, other: object) -> bool:
+        """As the nodes."""
+        return isinstance(other, Node) and self.node is other.node
+
+    def __hash__(self) -> int:
+        """As the node."""
+        return hash(self.node)
+
+    def name(self) -> str:
+        """The name that torch would give it."""
+        found: str = self.node.name()
+        return found
+
+    def register_hook(self, hook: Any) -> Any:
+        """Call hook(grad_inputs, grad_outputs) with maps."""
+        made, heard = self.node.made, self.node.heard
+
+        def call(grad_inputs: Any, grad_outputs: Any) -> Any:
+            out = hook(_maps(grad_inputs, heard), _maps(grad_outputs, made))
+            return None if out is None else _rows(out, heard)
+
+        return self.node.register_hook(call)
+
+    def register_prehook(self, hook: Any) -> Any:
+        """Call hook(grad_outputs) with maps."""
+        made = self.node.made
+
+        def call(grad_outputs: Any) -> Any:
+            out = hook(_maps(grad_outputs, made))
+            return None if out is None else _rows(out, made)
+
+        return self.node.register_prehook(call)
+
+
+def node_of(tensor: GraphTensor) -> Any:
+    """Return the backward node of a map."""
+    node = tensor.value.x.grad_fn
+    return Node(node) if getattr(node, "made", None) is not None else node
+
+
+class _Context:
+    """A Function's ctx, to which maps are given and from which maps are taken."""
+
+    def __init__(self, ctx: Any) -> None:
+        vars(self)["ctx"] = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.ctx, name, value)
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.ctx.kept = [one.value if isinstance(one, GraphTensor) else None for one in tensors]
+        plain = [one.value.x if isinstance(one, GraphTensor) else one for one in tensors]
+        self.ctx.save_for_backward(*plain)
+
+    @property
+    def saved_tensors(self) -> Any:
+        return tuple(_maps(self.ctx.saved_tensors, self.ctx.kept))
+
+    def mark_dirty(self, *tensors: Any) -> None:
+        self.ctx.mark_dirty(*(t.value.x if isinstance(t, GraphTensor) else t for t in tensors))
+
+    def mark_non_differentiable(self, *tensors: Any) -> None:
+        self.ctx.off = [id(one) for one in tensors]
+
+
+def _maps(found: Any, values: Any) -> list[Any]:
+    """Rows as maps, where a value says whose they are."""
+    return [
+        wrapped(value.with_x(one)) if value is not None and isinstance(one, Tensor) else one
+        for one, value in zip(found, values, strict=False)
+    ]
+
+
+def _rows(found: Any, values: Any) -> tuple[Any, ...]:
+    return tuple(
+        rows(one, value) if value is not None and one is not None else one
+        for one, value in zip(found, values, strict=False)
+    )
+
+
+class _OnRows(_Function):
+    """What autograd sees of a Function that gets maps; `original` is that Function."""
+
+    original: Any
+
+    @classmethod
+    def forward(cls, ctx: Any, values: Any, sent: Any, *args: Any) -> Any:  # type: ignore[override]
+        """Hand maps to the original's forward; keep whose rows its results are."""
+        given = [
+            wrapped(value.with_x(one)) if value is not None else one
+            for one, value in zip(args, values, strict=True)
+        ]
+        original, context = cls.original, _Context(ctx)
+        ctx.off = []
+        if _has_setup(original):
+            out = original.forward(*given)
+            original.setup_context(context, tuple(given), out)
+        else:
+            out = original.forward(context, *given)
+        single = not isinstance(out, (tuple, list))
+        parts = (out,) if single else tuple(out)
+        ctx.made = [one.value if isinstance(one, GraphTensor) else None for one in parts]
+        ctx.heard = [v for v, a in zip(values, args, strict=True) if isinstance(a, Tensor)]
+        plain = tuple(one.value.x if isinstance(one, GraphTensor) else one for one in parts)
+        off = [p for one, p in zip(parts, plain, strict=True) if id(one) in ctx.off]
+        if off:
+            ctx.mark_non_differentiable(*off)
+        ctx.values = values
+        sent[:] = [single, ctx.made, type(out)]
+        return plain
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Hand maps to the original's backward."""
+        original = _ORIGINALS[ctx._forward_cls]
+        found = original.backward(_Shifted(ctx), *_maps(grads, ctx.made))
+        parts = found if isinstance(found, tuple) else (found,)
+        return (None, None, *_rows(parts, ctx.values))
+
+
+class _Shifted(_Context):
+    """The same in backward, where the first two arguments are not the original's."""
+
+    @property
+    def needs_input_grad(self) -> Any:
+        return self.ctx.needs_input_grad[2:]
+
+
+_ORIGINALS: dict[type, Any] = {}
+
+
+def _has_setup(original: Any) -> bool:
+    return bool(original.setup_context is not _Function.setup_context)
+
+
+def _kind(original: Any) -> Any:
+    """The Function of rows for a Function."""
+    found = _KINDS.get(original)
+    if found is None:
+        found = type(original.__name__, (_OnRows,), {"original": original})
+        _KINDS[original] = found
+        _ORIGINALS[found] = original
+    return found
+
+
+def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """What calls a Function, and notices maps."""
+    if not any(type(one) is GraphTensor for one in args):
+        return super(_BASE, cls).apply(*args, **kwargs)
+    values: list[Spatial | None] = [one.value if type(one) is GraphTensor else None for one in args]
+    sent: list[Any] = []
+    given = (one.value.x if type(one) is GraphTensor else one for one in args)
+    parts = super(_BASE, _kind(cls)).apply(values, sent, *given)
+    single, made, kind = sent
+    out = _maps(parts, made)
+    return out[0] if single else kind(out)
+
+
+def open_door() -> None:
+    """Let `torch.autograd.Function` notice maps, from now on."""
+    if "apply" not in vars(_BASE):
+        _BASE.apply = classmethod(_apply)
+
+
+HOOKS[:] = [node_of, open_door]

@@ -1,0 +1,200 @@
+"""Graph layers where convolutions were: a copy of a network, and the way back.
+
+A converted network calls its layers with images, pixel graphs or tensors whose pixels are nodes;
+on an image such a layer is torch's own operator with its parameters. Only what is exactly one of
+torch's convolutions changes (no subclass, no reparametrization, no hooks that a copy would lose).
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph import backends
+from convgraph.backends.rows import HALF
+from convgraph.convert.tensor import GraphTensor, wrapped
+from convgraph.convert.value import result
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn import convs, twin
+from convgraph.nn.conv import GraphConvNd
+
+
+class _InNetwork(GraphConvNd):
+    """A graph layer that takes what a network hands on."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send the messages; on an image, call torch's operator unless a backend is forced."""
+        d = self.geometry.d
+        if not isinstance(x, Tensor) or args or kwargs or x.dim() not in (d + 1, d + 2):
+            return super().forward(x, *args, **kwargs)
+        direct = _DIRECT[d, self.geometry.transposed]
+        on_nodes = isinstance(x, GraphTensor)
+        if on_nodes and not self._tapped():
+            if self.backend is None:
+                return direct(self, x)
+            with backends.backend(self.backend):
+                return direct(self, x)
+        half = x.dtype in HALF and x.device.type == "cpu"
+        forced = half or backends.forced(self.backend) is not None or self._tapped()
+        if not forced and not on_nodes:
+            return direct(self, x)
+        graph = x.graph if isinstance(x, GraphTensor) else PixelGraph.from_image(x, d=d)
+        out: Any = super().forward(graph, sites="network")
+        if not isinstance(x, GraphTensor):
+            return out.to_image()
+        found = result(out)
+        return found if isinstance(found, Tensor) else wrapped(found)
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+
+def _forward(name: str) -> Any:
+    operator = getattr(F, name)
+
+    def call(layer: Any, x: Tensor) -> Tensor:
+        g = layer.geometry
+        pads: Any = layer.padding_name or tuple(before for before, _ in g.padding)
+        out: Tensor = operator(
+            x, layer.weight, layer.bias, g.stride, pads, g.dilation, layer.groups
+        )
+        return out
+
+    def reverse(layer: Any, x: Tensor) -> Tensor:
+        g = layer.geometry
+        pads = tuple(before for before, _ in g.padding)
+        out: Tensor = operator(
+            x, layer.weight, layer.bias, g.stride, pads, g.output_padding, layer.groups, g.dilation
+        )
+        return out
+
+    return reverse if "transpose" in name else call
+
+
+_DIRECT = {
+    (d, transposed): _forward(f"conv_transpose{d}d" if transposed else f"conv{d}d")
+    for d in (1, 2, 3)
+    for transposed in (False, True)
+}
+"""(dimensions, transposed) -> the layer's operator on an image."""
+
+
+def _in_network(kind: type[GraphConvNd]) -> type[GraphConvNd]:
+    made = type(
+        kind.__name__, (_InNetwork, kind), {"__doc__": kind.__doc__, "__module__": __name__}
+    )
+    globals()[kind.__name__] = made  # pickles find it here
+    return made
+
+
+_TWINS: dict[type, type[GraphConvNd]] = {
+    getattr(torch.nn, name.removeprefix("Graph")): _in_network(value)
+    for name, value in list(vars(convs).items())
+    if isinstance(value, type)
+    and issubclass(value, GraphConvNd)
+    and name.startswith("GraphConv")
+    and value is not GraphConvNd
+}
+"""torch.nn.ConvXd -> the graph layer of that name in a network, transposed ones included."""
+
+_DENSE = {graph: dense for dense, graph in _TWINS.items()}
+_DENSE |= {graph.__mro__[2]: dense for graph, dense in list(_DENSE.items())}
+
+
+def calls_torch(layer: GraphConvNd) -> bool:
+    """Whether a layer, given an image, is torch's own operator: one of a converted network."""
+    half = layer.weight.dtype in HALF and layer.weight.device.type == "cpu"
+    forced = half or backends.forced(layer.backend) is not None or layer._tapped()
+    return isinstance(layer, _InNetwork) and not forced
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_plain_conv(module: torch.nn.Module) -> bool:
+    """Whether a module is exactly a torch convolution with nothing added."""
+    if type(module) not in _TWINS or getattr(module, "padding_mode", "") != "zeros":
+        return False
+    if "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS):
+        return False
+    own: Any = module._parameters
+    return set(own) == {"weight", "bias"} and not isinstance(
+        own["weight"], torch.nn.parameter.UninitializedParameter
+    )
+
+
+def graph_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a network with graph layers where its convolutions were."""
+    memo: dict[int, Any] = {}
+    parameters: dict[int, Any] = {}
+    for module in model.modules():
+        if module is not model and is_plain_conv(module):
+            memo[id(module)] = _graph_layer(module, parameters)
+    memo.update(parameters)
+    made: torch.nn.Module = copy.deepcopy(model, memo)
+    return made
+
+
+def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConvNd:
+    """The graph layer of a convolution, with copied parameters that keep their memory layout."""
+    shared = twin.conv_arguments(dense)
+    shared["device"] = "meta"
+    kind: Any = _TWINS[type(dense)]
+    layer = kind(
+        dense.in_channels, dense.out_channels, dense.kernel_size, groups=dense.groups, **shared
+    )
+    _carry(dense, layer, copies)
+    done: GraphConvNd = layer.train(dense.training)
+    return done
+
+
+def _carry(source: Any, target: Any, copies: dict[int, Any]) -> None:
+    """Give a layer copies of another's parameters, one copy of each."""
+    for name, parameter in source._parameters.items():
+        if parameter is None:
+            continue
+        if id(parameter) not in copies:
+            made = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            if parameter.grad is not None:
+                made.grad = parameter.grad.detach().clone()
+            copies[id(parameter)] = made
+        target._parameters[name] = copies[id(parameter)]
+
+
+def has_graph_layers(net: torch.nn.Module) -> bool:
+    """Whether a network has a layer that has a dense twin."""
+    return any(type(module) in _DENSE for module in net.modules())
+
+
+def dense_copy(net: torch.nn.Module) -> Any:
+    """Return a copy of a network with torch's convolutions where its graph layers were."""
+    memo: dict[int, Any] = {}
+    copies: dict[int, Any] = {}
+    for module in net.modules():
+        if type(module) in _DENSE:
+            memo[id(module)] = _torch_layer(module, copies)
+    memo.update(copies)
+    return copy.deepcopy(net, memo)
+
+
+def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
+    g = layer.geometry
+    shared: dict[str, Any] = {
+        "stride": g.stride,
+        "padding": layer.padding_name or tuple(a for a, _ in g.padding),
+        "dilation": g.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        "padding_mode": g.padding_mode,
+        "dtype": layer.weight.dtype,
+        "device": "meta",
+    }
+    if g.transposed:
+        shared["output_padding"] = g.output_padding
+    kind: Any = _DENSE[type(layer)]
+    made = kind(layer.in_channels, layer.out_channels, g.kernel_size, **shared)
+    _carry(layer, made, copies)
+    dense: torch.nn.Module = made.train(layer.training)
+    return dense

@@ -1,0 +1,579 @@
+"""A tensor whose pixels are nodes: any torch code runs on it, and computes on the nodes alone.
+
+    x = graph.tensor()      (B, C, *size) to whoever asks, rows (N, C) in truth; nothing is copied
+    y = cnn(x)              a network of torch, untouched
+    y.graph                 a PixelGraph again
+
+Each operator arrives whole and its rule (see `convgraph.convert.rules`) says what it means on rows,
+whose autograd is torch's own. An operator without a rule is taken apart where torch can; on a full
+grid it runs on the image; on a mask it raises. May import the files beside it, graph and errors.
+"""
+
+import threading
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert import keys, names, registry, rules
+from convgraph.convert.frames import where
+from convgraph.convert.names import NoRuleError
+from convgraph.convert.settle import settle, settled
+from convgraph.convert.value import Spatial, brought, from_graph, lift
+from convgraph.errors import ConversionError, GraphError
+from convgraph.graph.pixel_graph import PixelGraph, tensors_by
+
+REGISTERED = rules.FAMILIES
+"""The families of rules; importing them registers them."""
+
+_make = torch.Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+
+
+class GraphTensor(Tensor):
+    """A torch.Tensor of shape (B, C, *size), or of any shape made of it, that holds nodes only.
+
+    Get one from `PixelGraph.tensor()`. Shape, dtype, device and gradients are a tensor's; what is
+    absent is computed by nobody. `graph` gives the PixelGraph back, `to_dense()` a plain tensor.
+
+    Attributes:
+        value: the rows, their sites and the names of the axes.
+        base: of a view, whose it is and by which operator.
+
+    Example:
+        >>> hole = torch.ones(4, 4, dtype=torch.bool)
+        >>> hole[1:3, 1:3] = False
+        >>> x = PixelGraph.from_image(torch.ones(1, 3, 4, 4), mask=hole).tensor()
+        >>> y = torch.nn.Conv2d(3, 2, 3, padding=1)(x).relu()
+        >>> y.shape, y.graph.num_nodes
+        (torch.Size([1, 2, 4, 4]), 12)
+    """
+
+    value: Spatial
+    base: Any = None
+
+    @property
+    def graph(self) -> PixelGraph:
+        """The nodes as a PixelGraph; a map without channels has one.
+
+        Raises:
+            GraphError: the axes are no image's, (B, C, *size) or (B, *size).
+        """
+        value = settle(self.value)
+        if isinstance(value, Spatial):
+            if value.is_image():
+                return value.graph()
+            single = Spatial(
+                value.x.unsqueeze(1), value.sites, (value.axes[0], (names.Name("plain", 1),),
+                *value.axes[1:]))  # fmt: skip
+            if value.x.dim() == 1 and single.is_image():
+                return single.graph()
+        raise GraphError(
+            f"GraphTensor.graph: the axes {names.describe(self.value.axes)} of shape "
+            f"{tuple(self.shape)} are no image's (B, C, *size); permute or reshape them back, or "
+            "take to_dense()"
+        )
+
+    @property
+    def sites(self) -> Any:
+        """Whose nodes the rows are."""
+        return self.value.sites
+
+    def to_dense(self, fill: float = 0.0) -> Tensor:  # type: ignore[override]
+        """Return a plain tensor of this shape, `fill` where a site is absent."""
+        return self.value.tensor(fill)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let torch take its own composites apart, and meet each operator below autograd."""
+        own = OWN.get(func)
+        if own is not None:
+            return own(*args, **kwargs) if kwargs else own(*args)
+        outer = _STATE.keys
+        _STATE.keys = inside, outside = keys.included(), keys.excluded()
+        try:
+            with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
+                if isinstance(func, FunctionType) or keys.modes():
+                    with _Rules():  # it may touch parameters, or somebody listens to operators
+                        return func(*args, **kwargs) if kwargs else func(*args)
+                return func(*args, **kwargs) if kwargs else func(*args)
+        finally:
+            _STATE.keys = outer
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Meet an operator."""
+        return _met(func, args, kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        """Say shape, nodes, dtype and device."""
+        value = self.value
+        grad = ", requires_grad=True" if value.x.requires_grad else ""
+        return (
+            f"GraphTensor({tuple(self.shape)}, {value.sites.num_nodes} nodes, "
+            f"{names.describe(value.axes)}, {value.x.dtype}, {value.x.device}{grad})"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GraphTensor":
+        """Copy the rows; sites never change."""
+        if id(self) not in memo:
+            value = self.value
+            copied = value.x.detach().clone().requires_grad_(value.x.requires_grad)
+            memo[id(self)] = wrapped(value.with_x(copied))
+        made: GraphTensor = memo[id(self)]
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle rows, sites and names."""
+        value = self.value
+        return _rebuilt, (value.x, value.sites, value.axes)
+
+    def __bool__(self) -> bool:
+        """Refuse, as torch does for more than one entry."""
+        raise ConversionError(
+            f"a map of shape {tuple(self.shape)} is asked for its truth; reduce it first, or take "
+            "to_dense()"
+        )
+
+
+class _State(threading.local):
+    """The dispatch keys as the caller of the operator in progress has set them; who listens."""
+
+    keys: Any = None
+    listener: Any = None
+
+
+_STATE = _State()
+
+
+class _Rules(keys.Mode):  # type: ignore[misc]
+    """Operators that torch's Python calls, those on ordinary tensors included."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _met(func, args, kwargs)
+
+
+def wrapped(value: Spatial) -> GraphTensor:
+    """Return a value as a tensor."""
+    x = value.x
+    made: GraphTensor = _make(GraphTensor, names.sizes(value.axes), dtype=x.dtype, device=x.device)
+    made.value = value
+    return made
+
+
+def _rebuilt(x: Tensor, sites: Any, axes: names.Axes) -> GraphTensor:
+    return wrapped(Spatial(x, sites, axes))
+
+
+HOOKS: list[Any] = []
+"""Who gives the backward node of a map, and who opens the door for Functions: `functions` says."""
+
+
+def from_pixels(graph: PixelGraph) -> GraphTensor:
+    """Return a graph as a tensor (B, C, *size); see `PixelGraph.tensor`."""
+    HOOKS[1]()
+    try:
+        return wrapped(from_graph(graph))
+    except NoRuleError:
+        raise GraphError(
+            f"PixelGraph.tensor: expected images of one size, got {graph.sites.sizes[:3]}; run "
+            "them one size at a time"
+        ) from None
+
+
+tensors_by(from_pixels)
+
+
+# Operators
+
+
+class Operator:
+    """One of torch's operators, as rules are told of it.
+
+    Attributes:
+        target: what to call on ordinary tensors.
+        name: that rules are registered under.
+        writes: whether it writes into its first operand.
+        views: whether its result shares memory with its first operand.
+    """
+
+    __slots__ = ("name", "target", "views", "writes")
+
+    def __init__(self, target: Any) -> None:
+        """Read what the operator says of itself."""
+        self.target = target
+        self.name = str(target._schema.name).removeprefix("aten::")
+        first = target._schema.arguments[0] if target._schema.arguments else None
+        alias = getattr(first, "alias_info", None)
+        self.writes = alias is not None and alias.is_write
+        self.views = (alias is not None and not alias.is_write) or self.name in _MAY_VIEW
+
+    @property
+    def rule(self) -> Any:
+        """Its rule, or None."""
+        return registry.find(self.name)
+
+    @property
+    def listening(self) -> bool:
+        """Whether somebody asks how far values travel."""
+        return _STATE.listener is not None
+
+    def travelled(self, how: Any) -> None:
+        """Note along which edges (or picked rows) the values came."""
+        if _STATE.listener is not None:
+            _STATE.listener.moved = how
+
+
+_MAY_VIEW = frozenset(
+    ("reshape", "flatten", "chunk", "narrow", "contiguous", "movedim", "unflatten")
+)
+"""Composites that give a view where they can; their schemas do not say so."""
+
+_OPERATORS: dict[Any, Operator] = {}
+
+
+def operator(target: Any) -> Operator:
+    """Return the one record of an operator."""
+    found = _OPERATORS.get(target)
+    if found is None:
+        found = _OPERATORS.setdefault(target, Operator(target))
+    return found
+
+
+def _taken(given: Any) -> Any:
+    """The values of tensors, in nested arguments."""
+    kind = type(given)
+    if kind is GraphTensor:
+        return given.value
+    if kind is list or kind is tuple:
+        return [_taken(one) for one in given]
+    return given
+
+
+def _given(out: Any) -> Any:
+    """The tensors of values, in nested results."""
+    kind = type(out)
+    if kind is Spatial:
+        return wrapped(out)
+    if kind is tuple or kind is list:
+        return kind([_given(one) for one in out])
+    return out
+
+
+def _has_value(given: Any) -> bool:
+    kind = type(given)
+    if kind is list or kind is tuple:
+        return any(map(_has_value, given))
+    return kind is Spatial
+
+
+def _met(func: Any, args: Any, kwargs: Any) -> Any:
+    """Compute an operator with the keys as its caller has set them."""
+    with keys.Guard(*(_STATE.keys or (keys.included(), keys.excluded()))):
+        taken = [_taken(one) for one in args]
+        named = {key: _taken(one) for key, one in kwargs.items()} if kwargs else {}
+        if not any(map(_has_value, taken)) and not any(map(_has_value, named.values())):
+            return func(*args, **(kwargs or {}))
+        call = operator(func)
+        listener = _STATE.listener
+        if listener is not None:
+            listener.begin(call)
+        try:
+            if call.rule is None:
+                raise NoRuleError("it has no rule")
+            out = _meaning(call, taken, named)
+            reason = None
+        except NoRuleError as error:
+            reason = error
+        if reason is not None:
+            if call.rule is None and keys.is_composite(func):
+                if listener is not None:
+                    listener.dropped()
+                return _apart(func, args, kwargs or {})
+            out = _on_image(call, taken, named, reason)
+        if call.writes and type(args[0]) is GraphTensor:
+            _write(args[0], out)
+            made: Any = args[0]
+        else:
+            made = _given(out)
+            if call.views and type(args[0]) is GraphTensor:
+                pieces = made if type(made) in (list, tuple) else (made,)
+                for number, one in enumerate(pieces):
+                    _remember(one, args, kwargs, call, number)
+        if listener is not None:
+            listener.end(call, args, kwargs, made, reason)
+        return made
+
+
+def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
+    """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
+    rule: Any = call.rule
+    try:
+        return rule.call(call, *taken, **named)
+    except NoRuleError:
+        moved = None if call.writes else settled(taken)
+        if moved is None:
+            raise
+        if not any(map(_has_value, moved)):
+            return call.target(*moved, **named)
+        out = rule.call(call, *moved, **named)
+        call.travelled("all")
+        return out
+
+
+def _apart(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operator as those that torch makes of it."""
+    outer = _STATE.keys
+    _STATE.keys = inside, outside = keys.included(), keys.excluded()
+    try:
+        with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED), _Rules():
+            return func.decompose(*args, **kwargs)
+    finally:
+        _STATE.keys = outer
+
+
+def _on_image(call: Operator, taken: Any, named: Any, reason: NoRuleError) -> Any:
+    """Run an operator on the images of full grids.
+
+    Raises:
+        ConversionError: there are holes, or it is not wanted.
+    """
+    if not all(value.sites.is_full for value in _values([taken, list(named.values())])):
+        raise ConversionError(
+            f"{call.name} {where()} has no meaning on {_where_not(taken, named)}: {reason}; call "
+            "it on images or full grids, or replace the module"
+        ) from None
+    if getattr(_STATE.listener, "strict", False):
+        raise ConversionError(
+            f"{call.name} {where()} has no rule for graphs: {reason}; with strict=False it runs "
+            "on the image view of a full grid"
+        ) from None
+    return call.target(*_dense(taken), **{key: _dense(one) for key, one in named.items()})
+
+
+def _where_not(taken: Any, named: Any) -> Any:
+    """What a map lies on that is no full grid."""
+    spaces = [getattr(v.sites, "space", None) for v in _values([taken, list(named.values())])]
+    return next((space for space in spaces if space is not None), "a mask")
+
+
+def _values(given: Any) -> list[Spatial]:
+    if isinstance(given, Spatial):
+        return [given]
+    return [v for one in given for v in _values(one)] if isinstance(given, (list, tuple)) else []
+
+
+def _dense(given: Any) -> Any:
+    if isinstance(given, Spatial):
+        return given.tensor()
+    return [_dense(one) for one in given] if isinstance(given, list) else given
+
+
+# Views and what is written into them
+
+
+def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> None:
+    """Note whose view a result is."""
+    if type(view) is GraphTensor:
+        view.base = (args, kwargs, call, number)
+
+
+def _shared(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _write(target: GraphTensor, out: Any) -> None:
+    """Give a tensor, and whoever it is a view of, a new value."""
+    if not isinstance(out, Spatial) or out.shape != target.value.shape:
+        raise ConversionError(
+            f"a map of shape {tuple(target.shape)} is written to in place, with a result that is "
+            "none of this shape; use the operator without the underscore"
+        )
+    target.value = out
+    if target.base is None:
+        return
+    args, kwargs, call, place = target.base
+    source: GraphTensor = args[0]
+    old = source.value
+    if _shared(out.x, old.x):  # it was written there
+        return
+    count = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
+    found = call.rule.call(call, old.with_x(count), *map(_taken, args[1:]), **(kwargs or {}))
+    view = found[place] if isinstance(found, (list, tuple)) else found
+    new = out.x if out.sites is view.sites else brought(out, view.sites)
+    number = view.x.reshape(-1)
+    there = number > 0
+    new = new.reshape(-1)[there].to(old.x.dtype)
+    rows = old.x.reshape(-1).index_copy(0, number[there] - 1, new)
+    _write(source, old.with_x(rows.view(old.x.shape)))
+
+
+# What a tensor answers without an operator
+
+
+def _plainly(func: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with keys.DisableTorchFunction():
+            return func(*args, **kwargs)
+
+    return call
+
+
+def _by_rows(func: Any) -> Any:
+    return lambda self, *args: func(self.value.x, *args)
+
+
+def _returning(func: Any) -> Any:
+    def call(self: GraphTensor, *args: Any) -> GraphTensor:
+        func(self.value.x, *args)
+        return self
+
+    return call
+
+
+def rows(given: Any, like: Spatial) -> Any:
+    """Return what is said of a value as rows like its own."""
+    if isinstance(given, GraphTensor):
+        from_other = given.value
+        if from_other.axes != like.axes or from_other.sites is not like.sites:
+            raise ConversionError("a gradient of other axes or sites than its tensor's")
+        return from_other.x
+    if isinstance(given, Tensor) and given.dim():
+        return lift(given, like.axes, like.sites).expand(like.x.shape)
+    return given
+
+
+def _backward(
+    self: GraphTensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False,
+    inputs: Any = None,
+) -> None:  # fmt: skip
+    if inputs is not None:
+        given = [inputs] if isinstance(inputs, Tensor) else inputs
+        inputs = [one.value.x if isinstance(one, GraphTensor) else one for one in given]
+    x = self.value.x
+    x.backward(rows(gradient, self.value), retain_graph, create_graph, inputs)
+
+
+def _grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """torch.autograd.grad, from and to tensors of both kinds."""
+    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    sent = grad_outputs
+    if sent is not None:
+        sent = [sent] if isinstance(sent, Tensor) else list(sent)
+        sent = [
+            rows(one, out.value) if isinstance(out, GraphTensor) else one
+            for one, out in zip(sent, outs, strict=True)
+        ]
+    found = torch.autograd.grad(
+        [one.value.x if isinstance(one, GraphTensor) else one for one in outs],
+        [one.value.x if isinstance(one, GraphTensor) else one for one in ins],
+        sent, *args, **kwargs,
+    )  # fmt: skip
+    return tuple(
+        wrapped(one.value.with_x(grad)) if isinstance(one, GraphTensor) and grad is not None
+        else grad
+        for one, grad in zip(ins, found, strict=True)
+    )  # fmt: skip
+
+
+def _backward_all(
+    tensors: Any, grad_tensors: Any = None, retain_graph: Any = None, create_graph: bool = False,
+    grad_variables: Any = None, inputs: Any = None,
+) -> None:  # fmt: skip
+    """torch.autograd.backward, from and to tensors of both kinds."""
+    outs = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    sent = grad_tensors
+    if sent is not None:
+        sent = [sent] if isinstance(sent, Tensor) else list(sent)
+        sent = [
+            rows(one, out.value) if isinstance(out, GraphTensor) else one
+            for one, out in zip(sent, outs, strict=True)
+        ]
+    elif any(isinstance(one, GraphTensor) for one in outs):
+        sent = [None] * len(outs)
+    if inputs is not None:
+        given = [inputs] if isinstance(inputs, Tensor) else inputs
+        inputs = [one.value.x if isinstance(one, GraphTensor) else one for one in given]
+    plain = [one.value.x if isinstance(one, GraphTensor) else one for one in outs]
+    torch.autograd.backward(plain, sent, retain_graph, create_graph, inputs=inputs)
+
+
+def _get_grad(self: GraphTensor) -> Any:
+    grad = self.value.x.grad
+    return None if grad is None else wrapped(self.value.with_x(grad))
+
+
+def _set_grad(self: GraphTensor, grad: Any) -> None:
+    self.value.x.grad = None if grad is None else rows(grad, self.value)
+
+
+def _register_hook(self: GraphTensor, hook: Any) -> Any:
+    value = self.value
+
+    def call(grad: Tensor) -> Any:
+        out = hook(wrapped(value.with_x(grad)))
+        return None if out is None else rows(out, value)
+
+    return value.x.register_hook(call)
+
+
+def _set_data(self: GraphTensor, data: Any) -> None:
+    self.value.x.data = rows(data, self.value)
+
+
+def _no_numbers(*_: Any, **__: Any) -> Any:
+    raise ConversionError(
+        "a map on nodes is no array; take to_dense() for a plain tensor with 0 in the holes, or "
+        ".graph.x for the rows"
+    )
+
+
+_T: Any = torch.Tensor
+
+OWN: dict[Any, Any] = {
+    torch.autograd.grad: _grad,
+    torch.autograd.backward: _backward_all,
+    _T.backward: _backward,
+    _T.register_hook: _register_hook,
+    _T.requires_grad.__get__: _by_rows(_T.requires_grad.__get__),
+    _T.requires_grad.__set__: _by_rows(_T.requires_grad.__set__),
+    _T.requires_grad_: _returning(_T.requires_grad_),
+    _T.retain_grad: _by_rows(_T.retain_grad),
+    _T.retains_grad.__get__: _by_rows(_T.retains_grad.__get__),
+    _T.is_leaf.__get__: _by_rows(_T.is_leaf.__get__),
+    _T.grad_fn.__get__: lambda self: HOOKS[0](self),
+    _T.grad.__get__: _get_grad,
+    _T.grad.__set__: _set_grad,
+    _T.data.__get__: lambda self: wrapped(self.value.with_x(self.value.x.data)),
+    _T.data.__set__: _set_data,
+    _T._version.__get__: _by_rows(_T._version.__get__),
+    _T.data_ptr: _by_rows(_T.data_ptr),
+    _T.untyped_storage: _by_rows(_T.untyped_storage),
+    _T.is_inference: _by_rows(_T.is_inference),
+    _T.is_shared: _by_rows(_T.is_shared),
+    _T.numpy: _no_numbers, _T.tolist: _no_numbers, _T.__array__: _no_numbers,
+    _T.item: _no_numbers,
+}  # fmt: skip
+
+_PLAIN_GETTERS = (
+    "shape", "device", "dtype", "layout", "ndim", "is_cuda", "is_cpu", "is_meta", "is_sparse",
+    "is_quantized", "is_nested", "is_mps", "is_xpu", "itemsize", "nbytes", "is_mkldnn",
+    "is_sparse_csr", "is_vulkan", "is_xla", "is_ipu", "is_maia", "is_mtia", "names", "output_nr",
+)  # fmt: skip
+_PLAIN_METHODS = (
+    "size", "dim", "ndimension", "numel", "nelement", "element_size", "__len__", "is_same_size",
+    "is_floating_point", "is_complex", "is_contiguous", "stride", "storage_offset", "get_device",
+    "is_signed", "__hash__", "has_names", "is_coalesced", "is_conj", "is_neg",
+)  # fmt: skip
+
+for _name in _PLAIN_GETTERS:
+    if hasattr(_T, _name):
+        OWN[getattr(_T, _name).__get__] = _plainly(getattr(_T, _name).__get__)
+for _name in _PLAIN_METHODS:
+    if hasattr(_T, _name):
+        OWN[getattr(_T, _name)] = _plainly(getattr(_T, _name))
+for _function in (
+    torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, torch.is_same_size,
+):  # fmt: skip
+    OWN[_function] = _plainly(_function)

@@ -1,0 +1,225 @@
+"""Places: where each position of a map lies, in pixels of the map at the entrance of its network.
+
+    position p of an axis covers the pixels [origin + p step, origin + (p + 1) step)
+
+A move (a pad, a crop, a roll, a flip, a convolution of stride 1) names for each new position an old
+one, and the mask goes with the pixels. A step in scale (a stride, a pool, a resize) divides what
+the map covers into as many cells as it gives positions. Integers and exact fractions only; may
+import nothing of convgraph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+ABSENT = -1
+"""A position that no pixel belongs to, as zero padding adds them."""
+
+PRESENT = -2
+"""A position that is there whatever the mask says, as padding with a constant adds them."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The places along one axis.
+
+    Attributes:
+        origin: left edge of cell 0, in pixels of the root.
+        step: extent of a cell, in pixels of the root.
+        cells: how many there are.
+        table: for each position its cell, `ABSENT` or `PRESENT`; None where position p is cell p.
+    """
+
+    origin: Fraction
+    step: Fraction
+    cells: int
+    table: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of positions."""
+        return self.cells if self.table is None else len(self.table)
+
+    def pads(self) -> tuple[int, int] | None:
+        """Positions before and after the cells; None where the cells are not in one piece."""
+        if self.table is None:
+            return 0, 0
+        whole = tuple(range(self.cells))
+        for before, cell in enumerate(self.table):
+            if cell == 0 and self.table[before : before + self.cells] == whole:
+                return before, len(self.table) - before - self.cells
+        return None
+
+    def pixels(self, size: int) -> list[tuple[int, int]]:
+        """First pixel and end of each position, on a root of `size` pixels; (0, 0) for none."""
+        table = range(self.cells) if self.table is None else self.table
+        found = []
+        for cell in table:
+            low = self.origin + cell * self.step
+            if cell < 0:
+                found.append((0, 0))
+            elif self.step < 1:
+                found.append(_within(floor(low), floor(low) + 1, size))
+            else:
+                found.append(_within(ceil(low), ceil(low + self.step), size))
+        return found
+
+
+def _within(first: int, end: int, size: int) -> tuple[int, int]:
+    first, end = max(first, 0), min(end, size)
+    return (first, end) if first < end else (0, 0)
+
+
+def whole(size: int) -> Span:
+    """Every pixel of the root is a position.
+
+    Example:
+        >>> whole(3).pixels(3)
+        [(0, 1), (1, 2), (2, 3)]
+    """
+    return Span(Fraction(0), Fraction(1), size)
+
+
+def moved(span: Span, sources: Sequence[int]) -> Span:
+    """Return the places of a map whose position p is the old position sources[p].
+
+    Args:
+        span: of the old map.
+        sources: old positions, or `ABSENT`, or `PRESENT`.
+
+    Example:
+        >>> padded = moved(whole(4), [ABSENT, 0, 1, 2, 3, ABSENT])
+        >>> moved(padded, [1, 2, 3, 4]) == whole(4)
+        True
+    """
+    old = range(span.cells) if span.table is None else span.table
+    table = tuple(old[p] if p >= 0 else p for p in sources)
+    first = table[0] if table else 0
+    if table and first >= 0 and table == tuple(range(first, first + len(table))):
+        return Span(span.origin + span.step * first, span.step, len(table))
+    used = [cell for cell in table if cell >= 0]
+    if not used:
+        return Span(span.origin, span.step, span.cells, table)
+    low, high = min(used), max(used)
+    table = tuple(cell - low if cell >= 0 else cell for cell in table)
+    return Span(span.origin + span.step * low, span.step, high - low + 1, table)
+
+
+def scaled(span: Span, size: int, before: int = 0, after: int = 0) -> Span | None:
+    """Return the places of a map of `size` positions that covers the same pixels.
+
+    Args:
+        span: of the old map.
+        size: positions of the new map.
+        before: how many of them stand for the pads before the cells.
+        after: likewise, behind them.
+
+    Returns:
+        The places, or None where the old cells are not in one piece.
+
+    Example:
+        >>> scaled(whole(6), 3).step
+        Fraction(2, 1)
+    """
+    pads = span.pads()
+    cells = size - before - after
+    if pads is None or cells < 1:
+        return None
+    step = span.step * span.cells / cells
+    if not before and not after:
+        return Span(span.origin, step, cells)
+    table = span.table or ()
+    low = _kind(table[: pads[0]], before)
+    high = _kind(table[len(table) - pads[1] :], after)
+    return Span(span.origin, step, cells, (*low, *range(cells), *high))
+
+
+def joined(spans: Sequence[Span]) -> Span | None:
+    """Return the places of maps put beside each other, or None where they are not of one lattice.
+
+    Example:
+        >>> joined([moved(whole(4), [0, 1]), moved(whole(4), [2, 3])]) == whole(4)
+        True
+    """
+    first = spans[0]
+    if any(span.step != first.step for span in spans):
+        return None
+    table: list[int] = []
+    for span in spans:
+        shift = (span.origin - first.origin) / first.step
+        if shift.denominator != 1:
+            return None
+        own = range(span.cells) if span.table is None else span.table
+        table += [cell + int(shift) if cell >= 0 else cell for cell in own]
+    low = min((cell for cell in table if cell >= 0), default=0)
+    high = max((cell for cell in table if cell >= 0), default=0)
+    base = Span(first.origin + first.step * low, first.step, high - low + 1)
+    return moved(base, [cell - low if cell >= 0 else cell for cell in table])
+
+
+def _kind(pads: Sequence[int], count: int) -> tuple[int, ...]:
+    there = any(cell != ABSENT for cell in pads)
+    return (PRESENT if there else ABSENT,) * count
+
+
+def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
+    """Return the places of a relation's targets along an axis, or None where they have no rule.
+
+    A kernel of stride 1 moves: position p is where its middle tap listens. One of a larger stride,
+    and any other relation, is a step in scale; pads beyond what keeps a kernel in the middle become
+    positions outside.
+
+    Args:
+        span: of the sources.
+        relation: a KernelGeometry, or any other separable relation.
+        axis: which one.
+        size: positions of the targets.
+    """
+    n = span.size
+    if getattr(relation, "kernel_size", None) is None:
+        return span if size == n else _resized(span, size)
+    stride, reach = relation.stride[axis], relation.dilation[axis] * (
+        relation.kernel_size[axis] - 1) + 1  # fmt: skip
+    before = relation.padding[axis][0]
+    middle = (reach - 1) // 2
+    if stride == 1:
+        shift = (reach - 1 - before if relation.transposed else before) - middle
+        if not shift and size == n:
+            return span
+        mode = getattr(relation, "padding_mode", "zeros")
+        return moved(span, [folded(p - shift, n, mode) for p in range(size)])
+    if relation.transposed:
+        low, high = span.pads() or (0, 0)
+        return scaled(span, size, low * stride, high * stride)
+    low, high = span.pads() or (0, 0)
+    excess = [max(own + pad - middle, 0) // stride for own, pad in
+              zip(relation.padding[axis], (low, high), strict=True)]  # fmt: skip
+    return scaled(span, size, *excess) or scaled(span, size)
+
+
+def _resized(span: Span, size: int) -> Span | None:
+    """A resize takes the pads with it, where they stay whole positions."""
+    low, high = span.pads() or (0, 0)
+    if low * size % span.size or high * size % span.size:
+        return None
+    return scaled(span, size, low * size // span.size, high * size // span.size)
+
+
+def folded(p: int, n: int, mode: str) -> int:
+    """Return the position on an axis of n that a padded position copies, or `ABSENT`.
+
+    Example:
+        >>> [folded(p, 3, "reflect") for p in range(-2, 5)]
+        [2, 1, 0, 1, 2, 1, 0]
+    """
+    if 0 <= p < n:
+        return p
+    if mode == "circular":
+        return p % n
+    if mode == "replicate":
+        return min(max(p, 0), n - 1)
+    if mode == "reflect":
+        return -p if p < 0 else 2 * (n - 1) - p
+    return ABSENT

@@ -1,0 +1,358 @@
+"""The tensor whose pixels are nodes: any torch code on it, gradients, hooks, views, Functions."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import convgraph as cg
+from convgraph.convert import keys
+from convgraph.convert.tensor import GraphTensor
+from convgraph.errors import ConversionError, GraphError
+from tests.convert.nets import build, image
+
+SIZE = (8, 10)
+
+
+def holes(batch: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
+    torch.manual_seed(3)
+    return torch.rand(batch, *size) > 0.4
+
+
+def graph(channels: int = 2, batch: int = 2) -> cg.PixelGraph:
+    return cg.PixelGraph.from_image(image(batch, channels, *SIZE), mask=holes(batch))
+
+
+def conv(inside: int = 2, outside: int = 4, **how: Any) -> nn.Conv2d:
+    made = nn.Conv2d(inside, outside, 3, padding=1, **how).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(image(1, 1, *parameter.shape).reshape(parameter.shape))
+    return made
+
+
+def test_this_torch_has_the_names_that_are_needed() -> None:
+    assert keys.missing() == []
+
+    class Old:
+        pass
+
+    assert keys.missing(Old) == list(keys.NAMES)
+
+
+def test_it_is_a_tensor_and_a_graph() -> None:
+    g = graph()
+    x = g.tensor()
+    assert isinstance(x, Tensor)
+    assert x.shape == (2, 2, *SIZE)
+    assert (x.dtype, x.device, x.dim(), len(x)) == (g.dtype, g.device, 4, 2)
+    assert x.graph.x.data_ptr() == g.x.data_ptr(), "nothing is copied"
+    assert x.graph.sites is g.sites
+    assert torch.equal(x.to_dense(), g.to_image())
+    assert "GraphTensor((2, 2, 8, 10)" in repr(x)
+    for other in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert torch.equal(other.to_dense(), x.to_dense())
+    with pytest.raises(GraphError, match="are no image's"):
+        _ = x.flatten(2).transpose(1, 2).graph
+    with pytest.raises(ConversionError, match="to_dense"):
+        x.numpy()
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "gate", "unet", "next block", "attention"])
+def test_a_network_untouched_is_its_converted_self(name: str) -> None:
+    model, g = build(name), cg.PixelGraph.from_image(image(2, 2, 33, 41), mask=holes(2, (33, 41)))
+    net = cg.to_graph(model)
+    one, two = model(g.tensor()), net(g)
+    one = one.graph.x if isinstance(one, GraphTensor) else one
+    two = two.x if isinstance(two, cg.PixelGraph) else two
+    assert torch.equal(one, two)
+    one.sum().backward()
+    two.sum().backward()
+    for mine, other in zip(model.parameters(), net.parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad)
+
+
+def test_gradients_live_on_the_rows() -> None:
+    layer, g = conv(), graph()
+    dense = torch.where(holes()[:, None], g.to_image(), 0.0).requires_grad_()
+    x = g.tensor().requires_grad_()
+    y = layer(x)
+    y.retain_grad()
+    want = torch.where(holes()[:, None], layer(dense), 0.0)
+    (mine,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
+    (true,) = torch.autograd.grad(want.square().sum(), dense, retain_graph=True)
+    assert torch.equal(mine.to_dense(), torch.where(holes()[:, None], true, 0.0))
+    y.square().sum().backward()
+    assert torch.equal(x.grad.to_dense(), mine.to_dense())
+    assert torch.equal(y.grad.to_dense(), 4 * y.to_dense()), "asked twice"
+    sent = torch.ones_like(want)
+    (again,) = torch.autograd.grad(layer(x), x, sent)
+    assert again.shape == x.shape
+    with torch.no_grad():
+        assert not layer(x).requires_grad
+    assert not x.detach().requires_grad
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.width = width
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        assert ctx.needs_input_grad == (True, False)
+        return grad * (x.abs() < ctx.width), None
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+BOUND_BEFORE = Reverse.apply
+
+FUNCTIONS = {
+    "gradient reversal": BOUND_BEFORE,
+    "straight through": lambda x: Sign.apply(x, 1.5),
+    "setup_context": Rounded.apply,
+    "by detach": lambda x: x + (x.sign() - x).detach(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_keeps_its_own_backward(name: str) -> None:
+    call, layer, g = FUNCTIONS[name], conv(), graph()
+    there = holes()[:, None]
+    (mine,) = torch.autograd.grad((call(layer(g.tensor())) ** 2).sum(), layer.weight)
+    want = torch.where(there, call(layer(g.to_image())) ** 2, 0.0)
+    (true,) = torch.autograd.grad(want.sum(), layer.weight)
+    assert torch.equal(mine, true)
+    assert true.abs().max() > 0
+
+
+def test_hooks_fire_on_maps() -> None:
+    model = nn.Sequential(conv(), nn.ReLU(), conv(4, 3)).double()
+    seen: list[Any] = []
+    model[1].register_forward_hook(lambda m, i, o: seen.append(type(o)))
+    model[1].register_full_backward_hook(lambda m, i, o: seen.append(tuple(o[0].shape)))
+    y = model(graph().tensor())
+    y.register_hook(lambda grad: seen.append(type(grad)))
+    y.sum().backward()
+    assert seen == [GraphTensor, GraphTensor, (2, 4, *SIZE)]
+    model[1].register_forward_hook(lambda m, i, o: o * 0)
+    assert model(graph().tensor()).graph.x.unique().numel() <= 3  # the bias of each channel
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints(reentrant: bool) -> None:
+    model = nn.Sequential(conv(), nn.ReLU(), conv(4, 3)).double()
+    grads, g = [], graph()
+    for call in (model, lambda x: checkpoint(model, x, use_reentrant=reentrant)):
+        model.zero_grad()
+        call(g.tensor().requires_grad_()).square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *grads))
+
+
+def _skip_inner(x: Tensor) -> None:
+    x[:, :, 1:-1, 1:-1] += 1
+
+
+def _one_channel(x: Tensor) -> None:
+    x[:, 0] = 0
+
+
+def _narrowed(x: Tensor) -> None:
+    x.narrow(2, 1, 3).mul_(3)
+
+
+def _every_second(x: Tensor) -> None:
+    x[..., ::2, ::2] = x[..., ::2, ::2] * 2
+
+
+def _of_a_view(x: Tensor) -> None:
+    x[:, 1:].flip(2)
+    x.permute(0, 2, 3, 1)[:, 2:5].mul_(2)
+    x[:, 1:].relu_()
+
+
+def _one_image(x: Tensor) -> None:
+    x[1] *= 3
+
+
+WRITES = (_skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image)
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_into_a_view_reaches_its_base(write: Any) -> None:
+    g, there = graph(), holes()[:, None]
+    mine, true = g.tensor() * 1, g.to_image().clone()
+    write(mine)
+    write(true)
+    assert torch.equal(mine.to_dense(), torch.where(there, true, 0.0))
+
+
+PAIRS = {
+    "zero pad": (
+        lambda x, c: F.conv2d(F.pad(x, (1, 1, 1, 1)), c.weight),
+        lambda x, c: F.conv2d(x, c.weight, padding=1),
+    ),
+    "zero pad, stride": (
+        lambda x, c: F.conv2d(F.pad(x, (1, 1, 1, 1)), c.weight, stride=2),
+        lambda x, c: F.conv2d(x, c.weight, stride=2, padding=1),
+    ),
+    "to a multiple and back": (
+        lambda x, c: F.conv2d(F.pad(x, (0, 6, 0, 8)), c.weight, padding=1)[..., :8, :10],
+        lambda x, c: F.conv2d(x, c.weight, padding=1),
+    ),
+    "to a multiple, down and up": (
+        lambda x, c: F.interpolate(F.max_pool2d(F.pad(x, (0, 6, 0, 8)), 2), scale_factor=2)[
+            ..., :8, :10
+        ],
+        lambda x, c: F.interpolate(F.max_pool2d(x, 2), scale_factor=2),
+    ),
+    "crop by a pad": (
+        lambda x, c: F.pad(x, (-1, -2, -1, 0)),
+        lambda x, c: x[:, :, 1:, 1:-2],
+    ),
+    "valid and cropped": (
+        lambda x, c: F.conv2d(x, c.weight) + x[:, :1, 1:-1, 1:-1],
+        lambda x, c: (F.conv2d(x, c.weight, padding=1) + x[:, :1])[:, :, 1:-1, 1:-1],
+    ),
+    "chunks": (lambda x, c: torch.cat(x.chunk(2, 2), 2), lambda x, c: x * 1),
+    "split": (lambda x, c: torch.cat(x.split([3, 5, 2], 3), 3), lambda x, c: x * 1),
+    "roll": (lambda x, c: x.roll((3, -2), (2, 3)).roll((-3, 2), (2, 3)), lambda x, c: x * 1),
+    "roll within": (
+        lambda x, c: F.conv2d(
+            F.pad(x.roll(4, 3), (1, 1, 0, 0), mode="circular"), c.weight, padding=(1, 0)
+        ),
+        lambda x, c: F.conv2d(
+            F.pad(x, (1, 1, 0, 0), mode="circular"), c.weight, padding=(1, 0)
+        ).roll(4, 3),
+    ),
+    "flip": (
+        lambda x, c: F.conv2d(x.flip(3), c.weight.flip(3), padding=1).flip(3),
+        lambda x, c: F.conv2d(x, c.weight, padding=1),
+    ),
+    "two pads": (
+        lambda x, c: F.conv2d(F.pad(x, (1, 1, 1, 1)), c.weight, padding=1),
+        lambda x, c: F.conv2d(x, c.weight, padding=2),
+    ),
+    "space to depth": (
+        lambda x, c: torch.cat([x[..., a::2, b::2] for a in (0, 1) for b in (0, 1)], 1),
+        lambda x, c: F.pixel_unshuffle(x, 2).unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_one_function_written_two_ways(name: str) -> None:
+    """Equal on a mask, bit for bit, sites included; and equal on images, so that it is a pair."""
+    c = conv(2, 1, bias=False)
+    one, two = PAIRS[name]
+    x = graph().tensor()
+    dense = x.to_dense()
+    assert torch.equal(one(dense, c), two(dense, c))
+    mine, other = one(x, c).graph, two(x, c).graph
+    assert torch.equal(mine.mask, other.mask)
+    assert torch.equal(mine.x, other.x)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layers_padding_is_a_pad_before_it(mode: str, stride: int) -> None:
+    layer = nn.Conv2d(2, 3, 3, stride, padding=1, padding_mode=mode).double()
+    with torch.no_grad():
+        layer.weight.copy_(image(1, 1, *layer.weight.shape)[0, 0])
+        layer.bias.fill_(1)
+    g = graph()
+    alone = cg.nn.GraphConv2d.from_dense(layer)(g, sites="network")
+    inside = layer(g.tensor()).graph
+    assert torch.equal(alone.mask, inside.mask)
+    assert torch.equal(alone.x, inside.x)
+
+
+def test_maps_of_other_sites_meet_on_the_union() -> None:
+    whole = image(1, 1, 4, 4)
+    top, left = torch.zeros(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
+    top[:, :2], left[:, :, :2] = True, True
+    a, b = (cg.PixelGraph.from_image(whole, mask=m).tensor() for m in (top, left))
+    both = (a + b).graph
+    assert torch.equal(both.mask, top | left)
+    assert torch.equal(both.to_image(), whole * (top.double() + left.double()))
+    assert torch.equal(torch.cat([a, b], 1).graph.mask, top | left)
+    one = torch.where(top, whole, 0.0)
+    assert torch.equal((a * b).to_dense(), one * torch.where(left, whole, 0.0))
+
+
+def test_a_map_made_from_a_readout_has_no_holes() -> None:
+    x = graph().tensor()
+    vector = x.mean((2, 3))
+    assert type(vector) is Tensor
+    assert type(F.conv2d(vector.view(2, 2, 1, 1).expand(2, 2, 4, 4), conv().weight)) is Tensor
+
+
+def test_what_asks_for_a_dtype_is_no_operator_of_two_maps() -> None:
+    x, t = graph().tensor(), torch.arange(3)
+    assert type(t.type_as(x)) is Tensor
+    assert type(t.to(x)) is Tensor
+    assert torch.arange(160.0).view_as(x[:1]).shape == (1, 2, *SIZE)
+    assert type(x.new_zeros(3)) is Tensor
+    last = torch.channels_last
+    assert torch.equal(x.contiguous(memory_format=last).to_dense(), x.to_dense())
+
+
+def test_an_empty_mask_and_one_node() -> None:
+    model = build("plain")
+    for count in (0, 1):
+        mask = torch.zeros(2, 33, 41, dtype=torch.bool)
+        mask[0, 5, 5] = count == 1
+        out = model(cg.PixelGraph.from_image(image(2, 2, 33, 41), mask=mask).tensor())
+        assert out.shape == (2, 3)
+        assert out.isfinite().all()
+    norm = nn.Sequential(conv(), nn.BatchNorm2d(4).double()).train()
+    one = torch.zeros(1, *SIZE, dtype=torch.bool)
+    one[0, 3, 3] = True
+    with pytest.raises(ValueError, match="got one node"):
+        norm(cg.PixelGraph.from_image(image(1, 2, *SIZE), mask=one).tensor())
+
+
+def test_an_operator_without_a_rule_names_itself() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x).real
+
+    model = nn.Sequential(conv(), nn.Sequential(Inner()))
+    with pytest.raises(
+        ConversionError, match=r"_fft_r2c in module '1\.0' has no meaning on a mask"
+    ):
+        model(graph().tensor())
+    full = cg.PixelGraph.from_image(image(2, 2, *SIZE))
+    assert torch.equal(model(full.tensor()), model(full.to_image()))
