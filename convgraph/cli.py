@@ -134,10 +134,18 @@ def _parser() -> argparse.ArgumentParser:
         help="run a certificate again, trusting only torch and integers",
         description=(
             "Run a recorded proof again with a verifier that shares nothing with the prover, then "
-            "let the prover replay it. This imports and runs the code that the record names."
+            "let the prover replay it. Of the code that the record names nothing is imported but "
+            "what --trust names."
         ),
     )
     verify.add_argument("certificate", type=Path, metavar="certificate.json")
+    verify.add_argument(
+        "--trust",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules whose code the record may name; without, both sides are not run",
+    )
     verify.set_defaults(call=_verify)
     return parser
 
@@ -234,7 +242,7 @@ def _prove(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from convgraph.comparison.named import replay
+    from convgraph.comparison.named import ADAPTERS, replay
     from convgraph.errors import ConvgraphError
     from convgraph.proof import Certificate
     from convgraph.proof.verifier import verify
@@ -244,7 +252,7 @@ def _verify(args: argparse.Namespace) -> int:
         text = args.certificate.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return _usage("verify", str(error))
-    code, lines = verify(text)
+    code, lines = verify(text, trust=[*ADAPTERS, *args.trust])
     if not code:
         try:
             lines += [

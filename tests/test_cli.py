@@ -127,10 +127,10 @@ def test_prove_writes_what_it_proved_and_verify_runs_it_again(
     assert "<svg" in page.read_text(encoding="utf-8")
     found = Certificate.from_json(record.read_text(encoding="utf-8"))
     assert (found.seed, found.epsilon, found.dtype) == (5, 1e-9, "float64")
-    assert main(["verify", str(record)]) == 0
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 0
     assert capsys.readouterr().out.startswith("verified\n")
     record.write_text(record.read_text(encoding="utf-8").replace('"trials": ', '"trials": 1'))
-    assert main(["verify", str(record)]) == 1
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
     assert "trials" in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_what_only_the_prover_can_find_is_refused_too(
     found = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5))
     parts = tuple(replace(part, facts=part.facts.replace("typed", "other")) for part in found.parts)
     replace(found, parts=parts).to_json(tmp_path / "c.json")
-    assert main(["verify", str(tmp_path / "c.json")]) == 1
+    assert main(["verify", str(tmp_path / "c.json"), "--trust", "tests.twins"]) == 1
     assert "parts: comes out otherwise" in capsys.readouterr().out
 
 
@@ -151,7 +151,7 @@ def test_prove_says_refuted_undecided_and_why(
     refuted = ["prove", "tests.twins:scaled", *TWINS[1:], "--quiet", "--json", str(record)]
     assert main(refuted) == 1
     assert capsys.readouterr().out == "refuted\n"
-    assert main(["verify", str(record)]) == 1
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
     assert capsys.readouterr().out == "verified\n  the record holds: refuted\n"
     np.save(tmp_path / "none.npy", np.zeros((6, 5), dtype=bool))
     assert main(["prove", *TWINS, "--mask", str(tmp_path / "none.npy")]) == 2
@@ -166,7 +166,7 @@ def test_prove_says_refuted_undecided_and_why(
         (["prove", "tests.twins:nobody", *TWINS[1:]], "there is no 'nobody'"),
         (["prove", "no_such_package:x", *TWINS[1:]], "no_such_package"),
         (["prove", "dense", *TWINS[1:]], "expected module:object, got 'dense'"),
-        (["prove", "tests.twins:__doc__", *TWINS[1:]], "expected a module or a function, got str"),
+        (["prove", "tests.twins:__doc__", *TWINS[1:]], "is no torch Module and no function"),
         (["prove", *TWINS[:2], "--size", "6"], "expected a size of 2 axes"),
         (["prove", *TWINS, "--batch", "1"], "batch"),
         (["prove", "tests.twins:raise_twice", "--size", "6"], "expected a torch.nn.Module"),
@@ -190,7 +190,7 @@ def test_one_model_is_converted_and_its_layers_are_verified(
     argv = ["prove", "tests.twins:network", "--size", "9", "8", "--json", str(record)]
     assert main(argv) == 0
     assert "convgraph:to_graph(tests.twins:network)" in capsys.readouterr().out
-    assert main(["verify", str(record)]) == 2
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 2
     told = capsys.readouterr().out
     assert told.startswith(
         "could not be decided\n  kind: network is recorded; here only its layers"
@@ -198,7 +198,7 @@ def test_one_model_is_converted_and_its_layers_are_verified(
     for layer in ("0", "2", "fc"):
         assert f"  layers: {layer}: the record holds: proven\n" in told
     record.write_text(record.read_text(encoding="utf-8").replace('"dilation": ', '"dilatation": '))
-    assert main(["verify", str(record)]) == 1
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
     assert capsys.readouterr().out.startswith("refused\n")
 
 
@@ -208,7 +208,7 @@ def test_an_operator_without_parameters_is_verified(
     record = tmp_path / "p.json"
     argv = ["prove", "tests.twins:graph_pool", "tests.twins:pool", "--size", "6", "5"]
     assert main([*argv, "--json", str(record)]) == 0
-    assert main(["verify", str(record)]) == 0
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 0
     assert capsys.readouterr().out.endswith("verified\n  the record holds: proven\n")
 
 

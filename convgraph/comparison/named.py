@@ -22,6 +22,14 @@ from convgraph.proof import EPSILON, Certificate
 from convgraph.proof.record.certificate import importable, named
 from convgraph.proof.verifier import resolve
 
+ADAPTERS = (
+    "convgraph:to_graph",
+    *(f"convgraph.comparison.callers:{how}" for how in ("graph", "sites", "image", "nodes")),
+    "convgraph.comparison.linear_callers:graph",
+    "convgraph.proof.network.operator_layers:as_operator",
+)
+"""Names that a record may hold whoever wrote it: what the library itself calls a side by."""
+
 
 def certify(
     candidate: Any,
@@ -165,12 +173,17 @@ def _named(side: Any) -> tuple[Any, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            found = resolve(side)
+            found = resolve(side, [*ADAPTERS, *modules(side)])
         except TypeError as error:
             raise ProofError(f"{side}: cannot be built without arguments ({error})") from error
     if not callable(found):
         raise ProofError(f"{side}: expected a module or a function, got {type(found).__name__}")
     return found, side
+
+
+def modules(name: str) -> list[str]:
+    """Return the modules that a name leads to: of "m:f(n:g)" m and n."""
+    return [part.partition(":")[0] for part in name.replace(")", "").split("(") if part]
 
 
 def _adapter(side: Any, named: bool) -> str:

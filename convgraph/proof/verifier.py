@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ ONLY = {"network": "only its layers can be run again, not its wiring, operators 
 RANK = ("refuted", "undecided", "proven", "measured only", "not asked").index  # the weakest first
 MODES: Any = {"reflect": "reflect", "replicate": "edge", "circular": "wrap", "zeros": "constant"}
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
+LIMIT, THREADS = (
+    2**28,
+    1024,
+)  # the most numbers of one array, and threads, that a record may ask for
 FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
 
 
-def verify(text: str, path: str = "") -> tuple[int, list[str]]:
-    """Return 0 proven again, 1 not so or 2 undecided, and lines, each led by its fields."""
+def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int, list[str]]:
+    """Return 0 proven again, 1 not so or 2 undecided, and lines, each led by its fields.
+
+    Of the code that a record names only what `trust` lists is run, see `resolve`.
+    """
     wrong, unsure, verdict = list[str](), list[str](), "undecided"
     try:
         record = json.loads(text)
@@ -37,14 +45,15 @@ def verify(text: str, path: str = "") -> tuple[int, list[str]]:
         wrong += _form(record)
         unsure, verdict = _elsewhere(record), record["verdict"]
         for at, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
-            code, lines = verify(json.dumps(layer, indent=2), at)
+            code, lines = verify(json.dumps(layer, indent=2), at, trust)
             bad = code == 1 and lines != ["the record holds: refuted"]
             (wrong if bad else unsure).extend(f"layers: {at}: {line}" for line in lines)
         if not unsure and verdict != "undecided":
-            torch.set_num_threads(int(record["flags"]["threads"]))
-            wrong += _again(record, path)
+            if not (beyond := _beyond(record)):
+                torch.set_num_threads(int(record["flags"]["threads"]))
+            wrong += beyond or _again(record, path, trust)
     except ImportError as error:
-        unsure.append(f"candidate, reference, adapter: not importable here ({error})")
+        unsure.append(f"candidate, reference, adapter: not run ({error})")
     except Exception as error:  # noqa: BLE001  # whatever it is, the record does not run
         wrong.append(f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}")
     right = 2 if unsure else {"proven": 0, "refuted": 1}.get(verdict, 2)
@@ -91,15 +100,49 @@ def _elsewhere(record: dict[str, Any]) -> list[str]:
     return [f"{k}: {record[k]} is recorded; here {v}" for k, v in here.items() if v != record[k]]
 
 
-def resolve(where: str) -> Any:
-    """Import "module:object"; a class or a bare function is called first, f(g) is called with g."""
+def _beyond(record: dict[str, Any]) -> list[str]:
+    """What asks for more memory or threads than it may, told before any is taken."""
+    spec, threads = record["spec"], int(record["flags"]["threads"])
+    arrays = [spec["shape"], spec["out"]] if "terms" in spec else []
+    if not arrays:
+        names = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
+        axes = zip(*(spec[name] for name in names), strict=True)
+        large = [n * s + k * d + o + a + b for n, k, s, d, o, (a, b) in axes]
+        both, kernel = [spec["in_channels"], spec["out_channels"]], spec["kernel_size"]
+        arrays = [[spec["batch"], sum(both), *large], [*both, *kernel]]
+        arrays.append([spec["batch"], *large, *kernel])
+    good = all(min(one) >= 0 and math.prod(one) <= LIMIT for one in arrays)
+    told = f"spec, flags: it asks for more than {LIMIT} numbers at once, or {THREADS} threads"
+    return [told] * (not (good and 0 < threads <= THREADS))
+
+
+def resolve(where: str, trust: Collection[str]) -> Any:
+    """Import "module:object": a torch Module, a class of one, or a function of that module.
+
+    A class or a bare function is called first, f(g) is called with g.
+
+    `trust`: modules to import names from, and names that may stand for f in f(g).
+    """
     outer, _, inner = where.removesuffix(")").partition("(")
     module, _, path = outer.partition(":")
-    thing: Any = importlib.import_module(module or "?")
+    own = module == "torch" and hasattr(torch._C._VariableFunctions, path)  # its operators
+    within = not inner and (own or any(f"{module}.".startswith(f"{one}.") for one in trust))
+    if not module or module.partition(".")[0] in sys.stdlib_module_names:
+        raise ImportError(f"expected module:object of no standard module, got {where!r}")
+    if not (outer in trust or within):
+        raise ImportError(f"{outer!r} is not trusted; --trust {module} runs its code")
+    sent = [resolve(inner, trust)] if inner else []
+    thing: Any = importlib.import_module(module)
     for part in path.split("."):
         if (thing := getattr(thing, part, None)) is None:
             raise ImportError(f"expected module:object, got {where!r}: there is no {part!r}")
-    sent = [resolve(inner)] if inner else []
+    known = inspect.isroutine(thing) and (outer in trust or own or thing.__module__ == module)
+    if not (
+        known
+        or isinstance(thing, torch.nn.Module)
+        or (isinstance(thing, type) and issubclass(thing, torch.nn.Module))
+    ):
+        raise ImportError(f"{where!r} is no torch Module and no function of {module}")
     bare = inspect.isfunction(thing) and not inspect.signature(thing).parameters
     return thing(*sent) if sent or bare or isinstance(thing, type) else thing
 
@@ -146,14 +189,14 @@ def _evaluate(run: Any, sent: list[Any], dtype: Any, device: str = "cpu") -> dic
     return {k: v.data.double().cpu().numpy() for k, v in named if getattr(v, "dtype", 0) == dtype}
 
 
-def _again(record: dict[str, Any], path: str) -> list[str]:
+def _again(record: dict[str, Any], path: str, trust: Collection[str]) -> list[str]:
     """What the record says and a second run does not."""
     spec, runs, scale = record["spec"], dict[str, Any](), record["spec"].get("scale", 0)
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
     for name in ("reference", "candidate"):
-        side, how = resolve(record[name]), record["adapter"][name]
+        side, how = resolve(record[name], trust), record["adapter"][name]
         side = side.get_submodule(path).to(where, dtype) if hasattr(side, "to") else side
-        runs[name] = side if how == "function" else resolve(how)(side, spec)
+        runs[name] = side if how == "function" else resolve(how, trust)(side, spec)
     told = f"{path}: " * bool(path) + (repr(side) if hasattr(side, "to") else record["candidate"])
     truth, shapes = (runs["reference"], [spec["shape"], spec["out"]]) if scale else _truth(spec)
     count = {} if scale else _evaluate(truth, [s and np.ones(s) for s in shapes], torch.float64)
@@ -196,5 +239,5 @@ def _again(record: dict[str, Any], path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    status, lines = verify(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    status, lines = verify(Path(sys.argv[1]).read_text(encoding="utf-8"), trust=sys.argv[3:])
     sys.exit(sys.stdout.write("\n".join(lines) + "\n") and status)

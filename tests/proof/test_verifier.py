@@ -14,13 +14,20 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.comparison.named import certify, replay
+from convgraph.comparison.named import ADAPTERS, certify, replay
+from convgraph.errors import ProofError
 from convgraph.proof import Certificate, ConvSpec, Oracle, verifier
 from convgraph.proof.record.certificate import digest
-from convgraph.proof.verifier import resolve, verify
+from convgraph.proof.verifier import resolve
 from tests import twins
 
 ROOT = Path(__file__).resolve().parents[2]
+TRUSTED = [*ADAPTERS, "tests.twins", "no_such_module"]
+
+
+def verify(text: str) -> tuple[int, list[str]]:
+    """Verify as somebody who knows the tests' own layers."""
+    return verifier.verify(text, trust=TRUSTED)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +321,7 @@ def test_what_cannot_be_imported_is_not_decided(proven: Certificate) -> None:
     code, lines = verify(forged(proven, "candidate", "no_such_module:layer", sealed=True))
     assert code == 2
     assert "no_such_module" in lines[0]
-    assert resolve("torch.nn:ReLU").__class__ is torch.nn.ReLU
+    assert resolve("torch.nn:ReLU", ["torch.nn"]).__class__ is torch.nn.ReLU
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -367,7 +374,7 @@ def test_its_truth_is_the_oracles(spec: ConvSpec) -> None:
 
 def test_it_is_short_and_borrows_nothing() -> None:
     text = (ROOT / "convgraph/proof/verifier.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= 250
     assert "convgraph" not in text
 
 
@@ -385,8 +392,90 @@ def test_a_copy_of_the_file_alone_will_do(tmp_path: Path) -> None:
     (tmp_path / "certificate.json").write_text(json.dumps(record, indent=2))
     shutil.copy(ROOT / "convgraph/proof/verifier.py", tmp_path)
     run = subprocess.run(
-        [sys.executable, "verifier.py", "certificate.json"],
+        [sys.executable, "verifier.py", "certificate.json", "--trust", "plain"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "borrowed" not in run.stderr
     assert (run.returncode, run.stdout) == (0, "the record holds: proven\n"), run.stderr
+
+
+# What a record may not do
+
+
+NAMES = [
+    "shutil:rmtree(os:curdir)",
+    "os:getcwd",
+    "convgraph:to_graph(os:curdir)",
+    "tests.twins:dense",
+    "convgraph:Sites",
+    "torch.hub:list",
+    "",
+    ":",
+    "mynets:",
+    "(((",
+    "antigravity:x",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("field", ["candidate", "reference"])
+def test_a_record_imports_and_calls_nothing_that_was_not_asked_for(
+    name: str, field: str, proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(verifier.importlib, "import_module", imported.append)
+    code, lines = verifier.verify(forged(proven, field, name, sealed=True), trust=ADAPTERS)
+    assert code == 2
+    assert "not run" in lines[-1]
+    assert imported == []
+
+
+@pytest.mark.parametrize("name", ["shutil:rmtree", "os:curdir", "tests.twins:torch.hub.list"])
+def test_trust_does_not_reach_beyond_the_module(name: str) -> None:
+    with pytest.raises(ImportError, match=r"no standard module|no function of"):
+        resolve(name, ["shutil", "os", "tests.twins"])
+
+
+@pytest.mark.parametrize("name", ["tests.twins:Spoiled(tests.twins:dense)", "shutil:rmtree(x:y)"])
+def test_only_what_is_trusted_by_name_is_called_with_something(name: str) -> None:
+    with pytest.raises(ImportError, match=r"not trusted|no standard module"):
+        resolve(name, ["tests.twins", "shutil"])
+
+
+def test_nothing_is_run_without_trust_and_the_way_out_is_told(proven: Certificate) -> None:
+    code, lines = verifier.verify(proven.to_json())
+    assert code == 2
+    assert "--trust tests.twins runs its code" in lines[-1]
+
+
+GREEDY = [
+    ("flags", lambda c: {**c.flags, "threads": "100000"}),
+    ("flags", lambda c: {**c.flags, "threads": "-5"}),
+    ("spec", lambda c: {**c.spec, "size": [40000, 40000]}),
+    ("spec", lambda c: {**c.spec, "batch": 10**9}),
+    ("spec", lambda c: {**c.spec, "kernel_size": [10**9, 1]}),
+    ("spec", lambda c: {**c.spec, "out_channels": 10**9}),
+    ("spec", lambda c: {**c.spec, "padding": [[10**6, 10**6], [10**6, 10**6]]}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(GREEDY)))
+def test_a_record_that_asks_for_too_much_is_refused_before_it_gets_it(
+    number: int, proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "_again", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(verifier, "_elsewhere", lambda record: [])
+    field, change = GREEDY[number]
+    code, lines = verify(forged(proven, field, change(proven), sealed=True))
+    assert code == 1
+    assert any("it asks for more than" in line for line in lines)
+
+
+DEEP = ["[" * 200_000, '{"a":' * 50_000, "9" * 5000, '{"a": NaN}', "[1]", "null", "\ud800"]
+
+
+@pytest.mark.parametrize("text", DEEP, ids=lambda text: text[:6])
+def test_a_text_that_is_no_record_is_a_proof_error(text: str) -> None:
+    with pytest.raises(ProofError, match="expected the JSON of a certificate"):
+        Certificate.from_json(text)
+    assert verify(text)[0] == 1

@@ -201,10 +201,13 @@ class Certificate:
             ProofError: the text is no record of a certificate; the error names the field.
         """
         try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ProofError(f"expected the JSON of a certificate: {error}") from error
-        return _certificate(found)
+            return _certificate(json.loads(text))
+        except ProofError:
+            raise
+        except Exception as error:  # whoever wrote the text chose what goes wrong
+            raise ProofError(
+                f"expected the JSON of a certificate: {type(error).__name__}: {error}"
+            ) from error
 
 
 def named(
