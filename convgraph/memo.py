@@ -100,8 +100,7 @@ class Record:
     def form(self, make: Callable[..., T], *args: Any) -> T:
         """Return make(self, *args), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
-            found: T = result(self, make, self, *args)
-            return found
+            return result(self, make, self, *args)
         return once(self._memo, (make, *args) if args else make, lambda: make(self, *args))
 
 
@@ -226,15 +225,18 @@ def put(record: Any, value: object) -> str:
     return name
 
 
-def result(record: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """Return function(*args), called outside of a compiler's trace and kept on the record.
+def result(record: Any, function: Callable[..., T], *args: Any) -> T:
+    """Return function(*args); a compiler takes it as a constant that is kept on the record.
 
     Args:
         record: where a compiler finds the result again.
         function: a class or a function of a module.
         args: records and plain values.
     """
-    return getattr(record, _put_result(record, function, *args)[0])
+    if not torch.compiler.is_dynamo_compiling():
+        return function(*args)
+    found: T = getattr(record, _put_result(record, function, *args)[0])
+    return found
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -224,6 +224,14 @@ def test_every_folder_knows_its_quick_tests() -> None:
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
+def test_every_file_that_a_contributor_is_sent_to_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w.]+/[\w./]*)`", text)
+    placed = [path for path in named if not re.search("NAME|FAMILY|NN", path)]
+    assert len(placed) > 40
+    assert [path for path in placed if not (ROOT / path).exists()] == []
+
+
 def test_no_test_borrows_from_a_test() -> None:
     sources = (ROOT / "tests").rglob("*.py")
     borrowed = {

@@ -241,16 +241,14 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
         names = tuple(kind.__dataclass_fields__)
         values = tuple([getattr(relation, name) for name in names])
         fields = (kind, names, values)
-        found: Edges = memo.result(source, _connect_fields, fields, source, sites)
-        return found
+        return memo.result(source, _connect_fields, fields, source, sites)
     return _connect(relation, source, sites)
 
 
 def kept_relation(sites: Sites, kind: type[R], *args: Any) -> R:
     """Return `kind(*args)`, kept with the sites: a warmed-up call finds its geometry."""
     if torch.compiler.is_dynamo_compiling():
-        made: R = memo.result(sites, kind, *args)
-        return made
+        return memo.result(sites, kind, *args)
     # Told apart as they are written: 3.0 is no 3, and is refused.
     return sites.memo((kind, repr(args)), lambda: kind(*args))
 

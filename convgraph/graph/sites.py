@@ -111,10 +111,7 @@ class Sites(SiteNumbers):
         """
         shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
-        if torch.compiler.is_dynamo_compiling():
-            kept: Sites = memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
-            return kept
-        return full_grid(batch_size, shape, where, batched, space)
+        return memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
 
     @classmethod
     def from_mask(
@@ -179,10 +176,7 @@ class Sites(SiteNumbers):
         if len(given) != len(shapes):
             raise GraphError(f"expected {len(shapes)} masks, one per image, got {len(given)}")
         if all(mask is None for mask in given):
-            if torch.compiler.is_dynamo_compiling():
-                kept: Sites = memo.result(_SHELF, _all_nodes, shapes, where, batched, space)
-                return kept
-            return _all_nodes(shapes, where, batched, space)
+            return memo.result(_SHELF, _all_nodes, shapes, where, batched, space)
         flat = [lattice.flat_mask(m, s, where) for m, s in zip(given, shapes, strict=True)]
         made: Sites = _masked(shapes, flat, where, batched, space)
         return made
@@ -234,10 +228,7 @@ class Sites(SiteNumbers):
 
     def readout(self) -> "Sites":
         """One pixel per image, every one a node."""
-        if torch.compiler.is_dynamo_compiling():
-            found: Sites = memo.result(self, _readout, self)
-            return found
-        return _readout(self)
+        return memo.result(self, _readout, self)
 
     # -- other records derived from this one -------------------------------------------------
 
@@ -246,10 +237,7 @@ class Sites(SiteNumbers):
         where = lattice.named_device(device)
         if where == self.device:
             return self
-        if torch.compiler.is_dynamo_compiling():
-            found: Sites = memo.result(self, _moved, self, where)
-            return found
-        return _moved(self, where)
+        return memo.result(self, _moved, self, where)
 
     def derived(self, sizes: tuple[Size, ...], mask: Tensor | None) -> "Sites":
         """A record of the same batch on other lattices that remembers this one's root.

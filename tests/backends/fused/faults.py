@@ -12,6 +12,7 @@ import convgraph as cg
 from convgraph.backends.fused import triton_launch
 from tests.backends.fused.cases import LAYERS, run
 from tests.cases import holes, integer_weights, integers
+from tests.planting import planted
 
 SOURCE = Path(triton_launch.__file__).with_name("triton_kernels.py")
 
@@ -73,9 +74,8 @@ def use(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_fault_is_caught(
     name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, (right, planted) = SOURCE.read_text(encoding="utf-8"), FAULTS[name]
-    assert right in source
-    use(source.replace(right, planted), tmp_path, monkeypatch)
+    source, (right, wrong_text) = SOURCE.read_text(encoding="utf-8"), FAULTS[name]
+    use(planted(source, right, wrong_text, times=None), tmp_path, monkeypatch)
     assert wrong(KINDS[kind]) == (ONE_ONLY.get(name, kind) == kind)
 
 
@@ -88,8 +88,8 @@ def test_the_kernels_as_they_are_pass(
 
 
 def test_the_judge_refutes_a_faulty_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, (right, planted) = SOURCE.read_text(encoding="utf-8"), FAULTS["wrong tap"]
-    use(source.replace(right, planted), tmp_path, monkeypatch)
+    source, (right, wrong_text) = SOURCE.read_text(encoding="utf-8"), FAULTS["wrong tap"]
+    use(planted(source, right, wrong_text, times=None), tmp_path, monkeypatch)
     twin = torch.nn.Conv2d(3, 4, 3, padding=1)
     layer = cg.nn.GraphConv2d.from_dense(twin)
     with cg.backend("triton"):
