@@ -28,8 +28,8 @@ HOUSE = {
         interchange pixel_graph transforms .
     """,
     "spaces": """
-        charts torus healpix_order healpix equirectangular
-        hexagonal_layout hexagonal .
+        charts readers torus healpix_order healpix
+        equirectangular hexagonal_layout hexagonal hexagonal_weights .
     """,
     "backends": """
         problem cost compiled tf32 bags

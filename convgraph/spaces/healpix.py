@@ -19,11 +19,13 @@ from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
+from torch import Tensor
 
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import IntTable, Relation
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
-from convgraph.spaces import charts, healpix_order
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.spaces import charts, healpix_order, readers
 
 FACES = 12
 CORNERS = ("hpxpad", "mean", "absent")
@@ -115,6 +117,47 @@ class HEALPix:
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Rows and columns of the array are no circles of the sphere."""
         return f"{move} along an axis of twelve stacked faces mixes faces that are no neighbours"
+
+    def from_map(
+        self,
+        maps: Tensor,  # (B, C, 12 n^2) or (C, 12 n^2)
+        order: str = "nest",
+        mask: Tensor | None = None,  # (B, 12 n^2) or (12 n^2,)
+    ) -> PixelGraph:
+        """Return the graph of numbered maps.
+
+        Args:
+            maps: floating, one number a pixel and channel.
+            order: "nest", "ring", or "xy" for the faces of this library one behind the other.
+            mask: bool, True where the sky is seen; for healpy's maps `maps[:, 0] != UNSEEN`.
+
+        Raises:
+            GraphError: no 12 n^2 pixels, or a mask of another number.
+            GeometryError: another order, or a nested one of an n that is no power of two.
+
+        Example:
+            >>> import torch, convgraph as cg
+            >>> maps = torch.arange(48.0).view(1, 1, 48)
+            >>> graph = cg.HEALPix().from_map(maps, order="ring")
+            >>> graph.sites.size, bool((cg.HEALPix().to_map(graph, order="ring") == maps).all())
+            ((24, 2), True)
+        """
+        n = readers.nside(maps.shape[-1])
+        cells = np.argsort(healpix_order.numbers(order, n))
+        return readers.placed(maps, mask, (FACES * n, n), cells, self)
+
+    def to_map(self, graph: PixelGraph, order: str = "nest", fill: float = 0.0) -> Tensor:
+        """Return a graph's features as numbered maps (B, C, 12 n^2); see `from_map`.
+
+        Args:
+            graph: on this space, of any nside.
+            order: as in `from_map`.
+            fill: value of pixels that are no nodes.
+        """
+        size = graph.sites.size or (0, 0)
+        n = self.charts(size)[1]
+        cells = np.argsort(healpix_order.numbers(order, n))
+        return readers.picked(graph, (size[0], size[1]), cells, fill)
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 3) unit vectors: x to longitude 0, z to the north pole."""

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+from torch import Tensor
+
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.footprint import hexagon
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
-from convgraph.spaces import hexagonal_layout
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.spaces import hexagonal_layout, readers
 
 
 @final
@@ -114,6 +117,90 @@ class Hexagonal:
         if move == "flip" and len(set(axes)) == 1:
             return f"{self}: a hexagonal grid mirrored along one axial axis is another grid"
         return None
+
+    def from_image(
+        self,
+        image: Tensor,  # (B, C, H, W) or (C, H, W)
+        mask: Tensor | None = None,  # (B, H, W) or (H, W)
+        align: int = 1,
+    ) -> PixelGraph:
+        """Return the graph of an array in this layout; its lattice is axial.
+
+        Args:
+            image: pixels in the layout, floating.
+            mask: bool, True where a pixel is.
+            align: product of the strides to come, so that sites of strided layers are every
+                `align`-th pixel counted from the array's first one.
+
+        Raises:
+            GraphError: another number of axes.
+
+        Example:
+            >>> import torch, convgraph as cg
+            >>> hexagons = cg.Hexagonal(layout="odd-q")
+            >>> image = torch.arange(12.0).view(1, 1, 3, 4)
+            >>> graph = hexagons.from_image(image)
+            >>> graph.num_nodes, bool((hexagons.to_image(graph, (3, 4)) == image).all())
+            (12, True)
+        """
+        if not isinstance(image, Tensor) or image.dim() not in (3, 4):
+            raise GraphError(f"{self}: expected an image (B, C, H, W) or (C, H, W)")
+        size, cells = hexagonal_layout.axial(self.layout, tuple(image.shape[-2:]), align)
+        flat = None if mask is None else mask.flatten(-2)
+        return readers.placed(image.flatten(-2), flat, size, cells, self)
+
+    def to_image(
+        self, graph: PixelGraph, size: Sequence[int], fill: float = 0.0, align: int = 1
+    ) -> Tensor:
+        """Return a graph's features as an array (B, C, H, W) in this layout; see `from_image`.
+
+        Args:
+            graph: of an array of that size.
+            size: H and W.
+            fill: value of pixels that are no nodes.
+            align: as in `from_image`.
+        """
+        lattice, cells = hexagonal_layout.axial(self.layout, tuple(size), align)
+        found: Tensor = readers.picked(graph, lattice, cells, fill).unflatten(-1, tuple(size))
+        return found
+
+    def from_camera(
+        self,
+        charges: Tensor,  # (B, C, P) or (C, P)
+        pix_x: Any,  # (P,)
+        pix_y: Any,  # (P,)
+        pix_rotation: float = 0.0,
+        mask: Tensor | None = None,  # (B, P) or (P,)
+    ) -> PixelGraph:
+        """Return the graph of a camera's pixels, placed by their centres.
+
+        Args:
+            charges: one number a pixel and channel, in the camera's own order of pixels.
+            pix_x: centres to the right, any unit, as in `ctapipe.instrument.CameraGeometry`.
+            pix_y: centres upwards, the same unit.
+            pix_rotation: degrees by which the camera is turned; pixels are turned back by it, so
+                that kernels of differently mounted cameras look the same way.
+            mask: bool, False for broken pixels.
+
+        Raises:
+            GraphError: the centres are no hexagonal grid, or their number is another.
+
+        Example:
+            >>> import torch, convgraph as cg
+            >>> graph = cg.Hexagonal().from_camera(torch.ones(1, 3), [0, 1, 0.5], [0, 0, -0.866])
+            >>> cg.connect(cg.KernelGeometry(3, padding=1), graph).num_edges
+            9
+        """
+        size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
+        return readers.placed(charges, mask, size, cells, self)
+
+    def to_camera(
+        self, graph: PixelGraph, pix_x: Any, pix_y: Any, pix_rotation: float = 0.0,
+        fill: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        """Return (B, C, P): a graph's features in the order of the camera; see `from_camera`."""
+        size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
+        return readers.picked(graph, size, cells, fill)
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 2): right and up, neighbours at distance 1."""

@@ -21,12 +21,13 @@ LAYOUTS = ("axial", "odd-q", "even-q", "odd-r", "even-r")
 FloatTable = npt.NDArray[np.float64]
 
 
-def axial(layout: str, size: Sequence[int]) -> tuple[tuple[int, int], IntTable]:
+def axial(layout: str, size: Sequence[int], align: int = 1) -> tuple[tuple[int, int], IntTable]:
     """Size of the axial array that holds an array of that layout, and the cell of each pixel in it.
 
     Args:
         layout: one of `LAYOUTS`.
         size: (H, W) of the array.
+        align: the array's first pixel gets a row and a column that are multiples of it.
 
     Returns:
         The axial size, and (H W,) int64 cells of it, row by row.
@@ -43,7 +44,7 @@ def axial(layout: str, size: Sequence[int]) -> tuple[tuple[int, int], IntTable]:
     elif layout.endswith("-r"):
         odd = row & 1
         q = column - (row - odd if layout == "odd-r" else row + odd) // 2
-    r, q = r - r.min(), q - q.min()
+    r, q = (at - at.min() // align * align for at in (r, q))
     tall, wide = int(r.max()) + 1, int(q.max()) + 1
     return (tall, wide), r * wide + q
 
