@@ -238,15 +238,6 @@ def test_without_a_compiler_the_error_says_what_is_missing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_file_is_refused_with_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
-    cpp_build.path().write_bytes(b"no library")
-    code = "from convgraph.backends.fused import cpp_build; print(cpp_build.lacks())"
-    assert "could not be loaded" in told(code, CONVGRAPH_CACHE=str(tmp_path))
-
-
 def test_a_folder_that_cannot_be_looked_at_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     code = (

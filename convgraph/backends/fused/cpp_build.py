@@ -2,13 +2,13 @@
 
 Compiling asks for a C++ compiler and ninja and takes about half a minute, so it happens when
 somebody says so, `convgraph compile`, and never in the middle of a forward. What is compiled lies
-in a cache under a name that says what it depends on: the source, torch, Python and the processor.
+in a cache (`cpp_cache`) under a name that says what it depends on: the source, torch, Python, the
+processor's registers, and the C++ library of this process.
 It is loaded with this module, so that what was exported elsewhere finds its operators.
 """
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,14 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.fused import cpp_cache, triton_launch
 from convgraph.backends.fused import operators as fused_operators
-from convgraph.backends.fused import triton_launch
 from convgraph.errors import BackendError
 
 SOURCE = Path(__file__).with_name("cpp_kernels.cpp")
 
-CACHE = "CONVGRAPH_CACHE"
-"""Environment variable that names the folder of the cache; an empty folder has no kernels."""
+CHILD = """
+import shlex, sys, torch.utils.cpp_extension as tool
+tool.TORCH_LIB_PATH = shlex.quote(tool.TORCH_LIB_PATH)  # the one path that torch does not quote
+tool.load(
+    "kernels", [sys.argv[1]], extra_cflags=sys.argv[3:], build_directory=sys.argv[2],
+    is_python_module=False,
+)
+"""
+"""What compiles: a process of its own, for it also loads what it has compiled."""
 
 
 def flags() -> list[str]:
@@ -48,11 +55,8 @@ def flags() -> list[str]:
 
 def path() -> Path:
     """Return where the compiled kernels lie, or will."""
-    told = os.environ.get(CACHE)
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(told or f"{home}/convgraph").expanduser()
-    of = [SOURCE.read_text("utf-8"), *flags(), torch.__version__, sys.version]
-    return folder / f"kernels-{sha256(repr(of).encode()).hexdigest()[:16]}.so"
+    of = [SOURCE.read_text("utf-8"), *flags(), torch.__version__, sys.version, cpp_cache.runtime()]
+    return cpp_cache.folder() / f"kernels-{sha256(repr(of).encode()).hexdigest()[:16]}.so"
 
 
 def compile_kernels() -> Path:
@@ -65,11 +69,13 @@ def compile_kernels() -> Path:
     """
     try:
         target = path()
-        if not target.exists():
+        if not target.exists() or cpp_cache.damage(target):
             _compile(target)
+    except BackendError:
+        raise
     except (OSError, RuntimeError) as error:
         raise BackendError(
-            f"the folder of the C++ kernels is no use ({error}); set {CACHE}"
+            f"the folder of the C++ kernels is no use ({error}); set {cpp_cache.CACHE}"
         ) from error
     if _trouble():  # what was missing is there now
         _trouble.cache_clear()
@@ -79,19 +85,16 @@ def compile_kernels() -> Path:
 
 def _compile(target: Path) -> None:
     """Compile into a file of that name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A process of its own: what it compiles it also loads. A folder of its own: one that is cut
-    # off leaves a lock behind.
+    target.parent.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o755, exist_ok=True)
+    # A folder of its own: a process that is cut off leaves a lock behind.
     with tempfile.TemporaryDirectory() as folder:
-        code = (
-            "import sys, torch.utils.cpp_extension as tool; "
-            "tool.load('kernels', [sys.argv[1]], extra_cflags=sys.argv[3:], "
-            "build_directory=sys.argv[2], is_python_module=False)"
-        )
         # ninja of this environment is found whether or not the environment is activated.
         beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         told = subprocess.run(
-            [sys.executable, "-c", code, str(SOURCE), folder, *flags()],
+            # From the folder, and without what lies in it: no module of the caller's is imported.
+            [sys.executable, "-P", "-c", CHILD, str(SOURCE), folder, *flags()],
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
@@ -104,11 +107,7 @@ def _compile(target: Path) -> None:
                 "the C++ kernels did not compile; they need a C++ compiler (gcc or clang) and "
                 f"ninja (pip install ninja). What was said last:\n{last}"
             )
-        # Others may compile at the same time: whoever comes last replaces a whole file.
-        handle, whole = tempfile.mkstemp(dir=target.parent)
-        os.close(handle)
-        shutil.copyfile(made, whole)
-        Path(whole).replace(target)
+        cpp_cache.keep(made, target)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -129,9 +128,18 @@ def _trouble() -> str:
         place = path()
         there = place.exists()
     except (OSError, RuntimeError) as error:
-        return f"the folder of its kernels cannot be looked at ({error}); set {CACHE} to another"
+        told = f"the folder of its kernels cannot be looked at ({error})"
+        return f"{told}; set {cpp_cache.CACHE} to another"
     if not there:
         return "its kernels are not compiled; `convgraph compile` does that, once a machine"
+    try:
+        if stranger := cpp_cache.stranger(place):
+            return f"its kernels are not loaded: {stranger}, or set {cpp_cache.CACHE} to another"
+        damage = cpp_cache.damage(place)
+    except OSError as error:
+        damage = str(error)
+    if damage:
+        return f"its kernels are damaged ({damage}); `convgraph compile` makes them anew"
     while _STAND_IN:
         _STAND_IN.pop()._destroy()  # torch has no public way to take an implementation back
     try:

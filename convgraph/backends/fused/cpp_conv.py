@@ -42,8 +42,11 @@ def refuses(problem: Problem) -> str | None:
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float32 and float64, not in {problem.dtype}"
     edges: Any = problem.edges
-    if cpp_tables.mostly_margin(edges):
-        return "images of so different sizes would share a rank grid that is nearly all margin"
+    if edges.form(cpp_tables.mostly_margin):
+        return (
+            "its rank grid would be nearly all margin: images of very different sizes, or taps "
+            "that are far away"
+        )
     return cpp_build.lacks() or None
 
 

@@ -12,7 +12,6 @@ Integers only; made once per topology.
 
 from collections.abc import Callable
 from itertools import accumulate
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +44,10 @@ class Side(NamedTuple):
 
 
 MARGIN = 64
-"""Cells a node up to which the images of a ragged batch share one grid."""
+"""Cells a node up to which images share one grid."""
+
+SMALL = 2**16
+"""Cells that a grid may have whatever its nodes."""
 
 Cells = Callable[[int, int, int], Tensor]
 """(axis, size of the source, size of the target) -> what stands in each cell along that axis."""
@@ -73,12 +75,16 @@ def sides(edges: Edges) -> tuple[Side, Side]:
 
 
 def mostly_margin(edges: Edges) -> bool:
-    """Whether a ragged batch, padded to its largest extents, has far more cells than its nodes."""
-    source = edges.source
-    if source.size is not None:
-        return False
-    largest: int = prod(max(axis) for axis in zip(*source.sizes, strict=True))
-    return source.batch_size * largest > MARGIN * (edges.num_sources + edges.num_targets)
+    """Whether a rank grid, as wide as the largest images reach, has far more cells than nodes."""
+    g, source, target = kernel_of(edges), edges.source, edges.target
+    fine, coarse = (target, source) if g.transposed else (source, target)
+    cells = max(fine.batch_size, 1)
+    for axis in range(g.d):
+        sizes, outs = (max((s[axis] for s in end.sizes), default=1) for end in (fine, coarse))
+        reach = g.dilation[axis] * (g.kernel_size[axis] - 1)
+        ahead = (outs - 1) * g.stride[axis] + reach + 1
+        cells *= max(ahead, sizes + max(reach, g.padding[axis][0]))
+    return cells > max(SMALL, MARGIN * (edges.num_sources + edges.num_targets))
 
 
 def present(edges: Edges) -> Tensor | None:

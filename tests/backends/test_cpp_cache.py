@@ -1,0 +1,152 @@
+"""The cache of compiled kernels: no damaged library and none of a stranger's is ever loaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import convgraph as cg
+from convgraph.backends.fused import cpp_build, cpp_cache
+from convgraph.cli import main
+from tests.cases import CPP, holes
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100_000])
+
+
+def one_bit(file: Path) -> None:
+    held = bytearray(file.read_bytes())
+    held[len(held) // 2] ^= 1
+    file.write_bytes(held)
+
+
+def writable(file: Path) -> None:
+    file.chmod(0o666)
+
+
+def elsewhere(file: Path) -> None:
+    file.parent.chmod(0o777)
+
+
+def of_another(file: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(file, 12345, 12345)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (truncated, "bytes of"),
+    "empty": (lambda file: file.write_bytes(b""), "it has 0 bytes"),
+    "no library": (lambda file: file.write_bytes(b"no library"), "bytes of"),
+    "one bit": (one_bit, "its digest is another"),
+    "no facts": (lambda file: cpp_cache.beside(file).unlink(), "json"),
+    "half of the facts": (
+        lambda file: cpp_cache.beside(file).write_text("{"),
+        "does not tell its size",
+    ),
+    "facts of another kind": (lambda file: cpp_cache.beside(file).write_text("[1]"), "does not"),
+    "written by others": (writable, "others may write to"),
+    "facts written by others": (lambda f: writable(cpp_cache.beside(f)), "others may write to"),
+    "a folder of others": (elsewhere, "others may write to"),
+    "a folder above of others": (
+        lambda file: file.parent.parent.chmod(0o777),
+        "others may put a folder in the place of",
+    ),
+    "of another user": (of_another, "belongs to user 12345"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_or_a_strangers_is_not_loaded(name: str, tmp_path: Path) -> None:
+    """In a process of its own: half a library would end this one."""
+    damage, text = DAMAGES[name]
+    cache = tmp_path / "above" / "cache"
+    cache.mkdir(parents=True)
+    for file in (cpp_build.path(), cpp_cache.beside(cpp_build.path())):
+        shutil.copy(file, cache)
+    damage(cache / cpp_build.path().name)
+    code = "from convgraph.backends.fused import cpp_build; print(cpp_build.lacks())"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "CONVGRAPH_CACHE": str(cache)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert text in ran.stdout
+
+
+def test_the_cache_is_for_everybody() -> None:
+    for file in (cpp_build.path(), cpp_cache.beside(cpp_build.path())):
+        assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_relative_folders(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVGRAPH_CACHE", "here")
+    assert main(["compile"]) == 1
+    assert "no absolute path" in capsys.readouterr().err
+    monkeypatch.delenv("CONVGRAPH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert cpp_cache.folder() == Path("~/.cache/convgraph").expanduser()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    assert cpp_cache.folder() == Path("/there/convgraph")
+
+
+def test_nothing_is_left_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    made = tmp_path / "made.so"
+    made.write_bytes(b"library")
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        cpp_cache.keep(made, tmp_path / "cache" / "kernels.so")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_compiling_process_imports_nothing_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first words, run in a folder with a `random.py`, and without the compiling."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path / "cache"))
+    begun = []
+
+    def instead(arguments: list[str], **options: object) -> SimpleNamespace:
+        begun.append((arguments, options["cwd"]))
+        return SimpleNamespace(returncode=1, stdout="no more", stderr="")
+
+    monkeypatch.setattr(cpp_build.subprocess, "run", instead)
+    with pytest.raises(cg.errors.BackendError, match="they need a C"):
+        cpp_build.compile_kernels()
+    ((arguments, place),) = begun
+    assert Path(place) != tmp_path
+    monkeypatch.undo()
+    start = arguments[: arguments.index("-c")]
+    ran = subprocess.run(
+        [*start, "-c", "import random"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_wide_margins_go_another_way() -> None:
+    """A rank grid for an 8 x 8 mask with such taps would have 36 million cells."""
+    layer = cg.nn.GraphConv2d(2, 2, 3, padding=3000, dilation=3000)
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, 8, 8), holes(1, (8, 8)))
+    refusals = {option.name: option.refusal for option in cg.explain(layer, graph).options}
+    assert "nearly all margin" in str(refusals["cpp"])
+    assert layer(graph).num_nodes == graph.num_nodes
+    near = cg.nn.GraphConv2d(2, 2, 3, padding=3, dilation=3)
+    assert {o.name: o.refusal for o in cg.explain(near, graph).options}["cpp"] is None
