@@ -1,5 +1,8 @@
 """convgraph: convolutions as message passing on pixel graphs, proven equal to their dense twins."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from convgraph import errors, functional, nn
 from convgraph.backends import backend
 from convgraph.comparison.callers import AsNodes
@@ -14,6 +17,9 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 from convgraph.graph.transforms import ToPixelGraph
 from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
+
+if TYPE_CHECKING:
+    from convgraph.scale.halo import halo
 
 __version__ = "0.1.0"
 
@@ -35,6 +41,7 @@ __all__ = [
     "explain",
     "explore",
     "functional",
+    "halo",
     "nn",
     "prove",
     "receptive_field",
@@ -42,3 +49,17 @@ __all__ = [
     "to_dense",
     "to_graph",
 ]
+
+_LATER = {"halo": "scale.halo"}
+"""Names whose files are read when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

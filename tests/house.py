@@ -14,7 +14,7 @@ HOUSE = {
         errors autocast memo torch_modules
         geometry graph spaces
         backends functional nn explanation
-        convert proof comparison
+        convert proof scale comparison
         draw explorer .
         demo cli pytest_plugin __main__
     """,
@@ -54,7 +54,7 @@ HOUSE = {
     "proof": """
         aten draws precision roundoff equation
         record network refutation layer symbolic
-        verifier .
+        plan verifier .
     """,
     "proof.equation": """
         . spec spaces contraction listed
@@ -80,6 +80,10 @@ HOUSE = {
         causes shrink
     """,
     "proof.symbolic": "arithmetic axis flat theorems .",
+    "scale": """
+        . relations positions windows recording
+        rules plan partial tiling halo
+    """,
     "comparison": """
         . spread_out callers linear_callers excite
         networks layers named

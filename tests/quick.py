@@ -26,6 +26,8 @@ TESTS = {
     "convgraph/proof/refutation/": "tests/proof/test_refutation.py",
     "convgraph/proof/symbolic/": "tests/proof/test_symbolic.py",
     "convgraph/proof/": "tests/proof/test_certificate.py tests/proof/test_verifier.py",
+    "convgraph/scale/": "tests/scale",
+    "convgraph/proof/plan.py": "tests/scale/test_judge.py",
     "convgraph/comparison/": "tests/comparison",
     "convgraph/draw/": "tests/test_draw.py",
     "convgraph/explorer/": "tests/explorer",

@@ -1,0 +1,306 @@
+"""The judge of a plan: is an image cut into parts the same sum as the whole? Integers, at any size.
+
+A plan claims, for every part and axis, which positions of every value are there and which of
+them each output reads through each tap. It is right if, along every axis,
+
+    every output lies in exactly one part,
+    what each output of each operator reads is what the operator's definition says, all of it,
+    and every position that is read is there.
+
+Operators are separable, so their axes can be judged one by one. The definitions are written here a
+second time, from the operators' arguments as torch names them; nothing of the planner is imported.
+A plan may be right and its arithmetic wrong: values are compared elsewhere.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convgraph.errors import ProofError
+
+Table = Any  # (outputs, taps) int64, -1 where nothing is
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a plan says that it computes.
+
+    Attributes:
+        title: for people.
+        name: torch's name, "conv2d"; "" of one that treats every pixel by itself.
+        arguments: as torch names them; `kernel` is the window of a convolution.
+        sources: numbers of the maps that it reads.
+        result: number of what it makes.
+        size: of the map that it reads (pixels).
+        out: size of what it makes.
+    """
+
+    title: str
+    name: str
+    arguments: Mapping[str, Any]
+    sources: tuple[int, ...]
+    result: int
+    size: tuple[int, ...]
+    out: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AxisPart:
+    """One part along one axis.
+
+    Attributes:
+        out: positions of the output that are this part's.
+        have: positions of each value that are there.
+        reads: result of an operator -> (positions, taps) places among those of its source; -1.
+    """
+
+    out: Any
+    have: Mapping[int, Any]
+    reads: Mapping[int, Table]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A plan as integers: operators in order, and the parts along each axis; 0 is the image."""
+
+    operators: tuple[Operator, ...]
+    size: tuple[int, ...]
+    out: int
+    out_size: tuple[int, ...]
+    axes: tuple[tuple[AxisPart, ...], ...]
+
+
+@dataclass(frozen=True)
+class PlanCertificate:
+    """What a judge found.
+
+    Attributes:
+        verdict: "proven" or "refuted".
+        operators: how many were compared with their definition.
+        parts: parts along each axis.
+        edges: axis edges compared.
+        faults: what is wrong, the first of each operator.
+    """
+
+    verdict: str
+    operators: int
+    parts: tuple[int, ...]
+    edges: int
+    size: tuple[int, ...]
+    faults: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        """Return a line, and one more a fault."""
+        head = (
+            f"{self.verdict}: {' x '.join(map(str, self.parts))} parts of an image of "
+            f"{' x '.join(map(str, self.size))}, "
+            f"{self.operators} operators, {self.edges} axis edges"
+        )
+        return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
+
+
+def judge_plan(claim: Claim) -> PlanCertificate:
+    """Judge a plan.
+
+    Args:
+        claim: what it says.
+
+    Raises:
+        ProofError: an operator whose definition the judge does not know.
+    """
+    faults: list[str] = []
+    edges = 0
+    for axis, parts in enumerate(claim.axes):
+        faults += _covered(claim, axis)
+        for number, part in enumerate(parts):
+            where = f"part {number} of axis {axis}"
+            found, count = _part(claim, axis, part, where)
+            faults += found
+            edges += count
+    verdict = "refuted" if faults else "proven"
+    named = sum(bool(operator.name) for operator in claim.operators)
+    parts_of = tuple(len(parts) for parts in claim.axes)
+    return PlanCertificate(verdict, named, parts_of, edges, claim.size, tuple(faults[:20]))
+
+
+def _covered(claim: Claim, axis: int) -> list[str]:
+    n = claim.out_size[axis]
+    count = np.zeros(n + 1, np.int64)
+    for part in claim.axes[axis]:
+        inside = (part.out >= 0) & (part.out < n)
+        np.add.at(count, np.where(inside, part.out, n), 1)
+    if count[n] or (count[:n] != 1).any():
+        wrong = int(np.flatnonzero(np.append(count[:n] != 1, count[n] > 0))[0])
+        return [f"axis {axis}: output {wrong} lies in {int(count[wrong])} parts instead of one"]
+    return []
+
+
+def _part(claim: Claim, axis: int, part: AxisPart, where: str) -> tuple[list[str], int]:
+    faults: list[str] = []
+    edges = 0
+    made = {0}
+    if 0 in part.have and _outside(part.have[0], claim.size[axis]):
+        faults.append(f"{where}: reads positions that the image does not have")
+    for operator in claim.operators:
+        if operator.result not in part.have:
+            continue
+        mine = part.have[operator.result]
+        if lost := [s for s in operator.sources if s not in made or s not in part.have]:
+            faults.append(f"{where}: {operator.title} reads value {lost[0]}, which is not there")
+            continue
+        made.add(operator.result)
+        if _outside(mine, operator.out[axis]):
+            faults.append(f"{where}: {operator.title} makes positions that its map does not have")
+            continue
+        if not operator.name:
+            for source in operator.sources:
+                if operator.size[axis] > 1 and not np.isin(mine, part.have[source]).all():
+                    faults.append(f"{where}: {operator.title} reads positions that are not there")
+            continue
+        want = definition(operator, axis)[mine]
+        places, have = part.reads[operator.result], part.have[operator.sources[0]]
+        edges += int((want >= 0).sum())
+        if places.shape != want.shape or (places >= len(have)).any():
+            faults.append(f"{where}: {operator.title} reads places that are not there")
+            continue
+        got = np.where(places >= 0, have[np.maximum(places, 0)] if len(have) else -1, -1)
+        if (wrong := got != want).any():
+            row, tap = map(int, np.argwhere(wrong)[0])
+            faults.append(
+                f"{where}: output {int(mine[row])} of {operator.title} reads "
+                f"{_said(got[row, tap])} through tap {tap}, "
+                f"its definition says {_said(want[row, tap])}"
+            )
+    if claim.out not in made or not np.array_equal(part.have.get(claim.out, ()), part.out):
+        faults.append(f"{where}: does not make the outputs that are its own")
+    return faults, edges
+
+
+def _outside(positions: Any, n: int) -> bool:
+    return bool(len(positions)) and bool((positions < 0).any() or (positions >= n).any())
+
+
+def _said(position: Any) -> str:
+    return "nothing" if position < 0 else f"position {int(position)}"
+
+
+# The definitions, a second time
+
+
+def definition(operator: Operator, axis: int) -> Table:
+    """Return (outputs, taps) source positions along an axis, from torch's description alone.
+
+    Raises:
+        ProofError: an operator that is not described here.
+    """
+    a, n, out, d = operator.arguments, operator.size[axis], operator.out[axis], len(operator.size)
+    name = operator.name
+    p = np.arange(out)[:, None]
+
+    def one(key: str, default: int) -> int:
+        value = a.get(key, default)
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return int(values[axis] if len(values) == d else values[0] if values else default)
+
+    if name.startswith("conv_transpose"):
+        k, s, dil = int(a["kernel"][axis]), one("stride", 1), one("dilation", 1)
+        reach = p + one("padding", 0) - np.arange(k)[None] * dil
+        q, rest = np.divmod(reach, s)
+        return np.where((rest == 0) & (q >= 0) & (q < n), q, -1)
+    if name.startswith(("conv", "max_pool", "avg_pool")):
+        k = int(a["kernel"][axis]) if "kernel" in a else one("kernel_size", 1)
+        s = one("stride", k if "pool" in name else 1)
+        dil = one("dilation", 1)
+        named = {"same": dil * (k - 1) // 2, "valid": 0}
+        pad = named[a["padding"]] if isinstance(a["padding"], str) else one("padding", 0)
+        q = p * s - pad + np.arange(k)[None] * dil
+        return np.where((q >= 0) & (q < n), q, -1)
+    if name == "pad":
+        return _padded(a, axis, d, n, out)
+    if name == "slice":
+        start, _, step = a["bounds"][axis]
+        return start + step * p
+    if name == "pixel_shuffle":
+        return p // int(a["upscale_factor"])
+    if name == "pixel_unshuffle":
+        return p * int(a["downscale_factor"]) + np.arange(int(a["downscale_factor"]))[None]
+    if name.startswith("upsample_nearest"):
+        scale = a.get("scale")
+        real = np.float32
+        step = real(1.0 / scale[axis]) if scale else real(n) / real(out)
+        q = np.minimum(np.floor(np.arange(out).astype(real) * step).astype(np.int64), n - 1)
+        if out == n or out == 2 * n:
+            q = np.arange(out) * n // out
+        return q[:, None]
+    if name.startswith(("upsample_linear", "upsample_bilinear", "upsample_trilinear")):
+        return _linear(a, axis, n, out)
+    raise ProofError(f"judge_plan: the judge has no definition of {operator.title}")
+
+
+def _padded(a: Mapping[str, Any], axis: int, d: int, n: int, out: int) -> Table:
+    flat = list(a["pad"])
+    k = 2 * (d - 1 - axis)
+    before = int(flat[k]) if k < len(flat) else 0
+    q = np.arange(out) - before
+    mode = a["mode"]
+    if mode == "circular":
+        q = q % n
+    elif mode == "replicate":
+        q = np.minimum(np.maximum(q, 0), n - 1)
+    elif mode == "reflect":
+        q = (n - 1) - np.abs((n - 1) - np.abs(q))
+    else:
+        q = np.where((q < 0) | (q >= n), -1, q)
+    return q[:, None]
+
+
+def _linear(a: Mapping[str, Any], axis: int, n: int, out: int) -> Table:
+    real: Any = np.float64 if a.get("double") else np.float32
+    p = np.arange(out).astype(real)
+    if a.get("align_corners"):
+        r = p * (real(n - 1) / real(out - 1) if out > 1 else real(0))
+    else:
+        step = real(1.0 / a["scale"][axis]) if a.get("scale") else real(n) / real(out)
+        r = np.maximum(step * (p + real(0.5)) - real(0.5), 0)
+    if out == n:
+        r = p
+    low = np.minimum(np.floor(r.astype(np.float32)).astype(np.int64), n - 1)
+    share = np.clip(r - low, 0, 1)
+    high = np.minimum(low + 1, n - 1)
+    return np.stack([np.where(share == 1, -1, low), np.where(share == 0, -1, high)], 1)
+
+
+# Which sites of a coarse map are there
+
+
+def judge_sites(
+    rule: Callable[[tuple[int, ...], tuple[Any, ...]], Any],
+    mask: Any,  # (*size) bool, of the whole image
+    size: Sequence[int],
+    part: Sequence[Any],
+) -> list[str]:
+    """Judge the sites of a masked map on a part: a site is there if a pixel of its cell is.
+
+    Args:
+        rule: (size of the map, positions of the part) -> bools, the candidate.
+        mask: which pixels of the whole image are there.
+        size: of the map, along each axis at most the image's.
+        part: positions along each axis.
+
+    Returns:
+        What is wrong; nothing where the rule is right.
+    """
+    got = np.asarray(rule(tuple(size), tuple(part)))
+    cells = [
+        [np.flatnonzero(np.arange(n) * s // n == p) for p in positions]
+        for n, s, positions in zip(mask.shape, size, part, strict=True)
+    ]
+    for place in np.ndindex(got.shape):
+        cell = np.ix_(*(cells[k][i] for k, i in enumerate(place)))
+        if bool(mask[cell].any()) != bool(got[place]):
+            where = tuple(int(part[k][i]) for k, i in enumerate(place))
+            there = "there" if mask[cell].any() else "not there"
+            return [f"site {where} of the map of size {tuple(size)} is {there} on the whole image"]
+    return []

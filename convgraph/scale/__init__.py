@@ -1,0 +1,1 @@
+"""Scale: images larger than memory, one image on many machines, equal to the whole."""

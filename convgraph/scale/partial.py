@@ -1,0 +1,330 @@
+"""Runs a plan on a part: values at the positions that are asked for, and nothing else.
+
+y[out] = operator(x[have]),    borders where the table says -1, never at a cut
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from convgraph.errors import ConversionError
+from convgraph.scale.plan import Ask, Plan
+from convgraph.scale.positions import Positions, places, runs
+from convgraph.scale.recording import Ref, State, Step, leaves
+from convgraph.scale.rules import DROPS, VIEWS, Travel
+from convgraph.scale.windows import is_window, table, window
+
+Part = tuple[Positions, ...]
+Mask = Callable[[tuple[int, ...], Part], Tensor]
+"""(size of a map, positions) -> bool, which of its sites are there."""
+
+
+def run(
+    plan: Plan,
+    image: Tensor,  # (B, C, *positions asked for)
+    ask: Ask,
+    target: int,
+    *,
+    known: Mapping[int, Tensor] | None = None,
+    mask: Mask | None = None,
+) -> Tensor:
+    """Return a target at the positions that `ask` names.
+
+    Args:
+        plan: of the network.
+        image: at `ask[0]`.
+        ask: what `Plan.asks` returned.
+        target: the value wanted.
+        known: values that are no maps and were computed before, and sums over whole maps.
+        mask: which sites are there; None for all.
+    """
+    state = states(plan)
+    value: dict[int, Any] = {**(known or {}), 0: image}
+    last = {source: k for k, step in enumerate(plan.recording.steps) for source in step.sources}
+    for k, (step, how) in enumerate(plan.steps):
+        if target in value and target not in (known or {}) and target != 0:
+            break
+        if step.results[0] in value:
+            continue
+        if how.how == "plain":
+            if all(source in value for source in step.sources):
+                keep(value, step, plainly(step, value, state, image.device))
+            continue
+        if step.results[0] not in ask:
+            continue
+        keep(value, step, local(plan, step, how, value, ask, state, mask))
+        for source in step.sources:
+            if last[source] == k and source != target and plan.axes[source] is not None:
+                value.pop(source, None)
+    found: Tensor = value[target]
+    return found
+
+
+def states(plan: Plan) -> dict[str, Tensor]:
+    """Return the network's parameters and buffers as they are now."""
+    net = plan.net
+    return {
+        **dict(net.named_parameters(remove_duplicate=False)),
+        **dict(net.named_buffers(remove_duplicate=False)),
+    }
+
+
+def keep(value: dict[int, Any], step: Step, made: Any) -> None:
+    """Keep what a step made under its numbers."""
+    found = [one for one in leaves(made) if isinstance(one, Tensor)]
+    value.update(zip(step.results, found, strict=False))
+
+
+def plainly(step: Step, value: Mapping[int, Any], state: Mapping[str, Tensor], device: Any) -> Any:
+    """Run an operator on ordinary tensors."""
+    return _call(step, {k: _given(v, value, state, device) for k, v in step.args.items()})
+
+
+def _given(tree: Any, value: Mapping[int, Any], state: Mapping[str, Tensor], device: Any) -> Any:
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, Ref):
+            return value[leaf.index]
+        if isinstance(leaf, State):
+            return state[leaf.name]
+        return device if isinstance(leaf, torch.device) else leaf
+
+    return pytree.tree_map(one, tree, is_leaf=lambda leaf: isinstance(leaf, (Ref, State)))
+
+
+def _call(step: Step, args: dict[str, Any]) -> Any:
+    """Call the operator, or its twin that writes nowhere."""
+    call = step.call
+    schema = call._schema
+    if schema.name.endswith("_"):
+        packet = getattr(getattr(torch.ops, call.namespace), step.operator)
+        call = getattr(packet, call._overloadname)
+        schema = call._schema
+    names = [(a.name, a.kwarg_only) for a in schema.arguments]
+    return call(
+        *(args[name] for name, only in names if not only),
+        **{name: args[name] for name, only in names if only and name in args},
+    )
+
+
+def local(
+    plan: Plan,
+    step: Step,
+    how: Travel,
+    value: Mapping[int, Any],
+    ask: Ask,
+    state: Mapping[str, Tensor],
+    mask: Mask | None = None,
+) -> Any:
+    """Run one operator on a part."""
+    out = ask[step.results[0]]
+    if how.how == "node":
+        return _node(plan, step, value, ask, out, state)
+    source = next(s for s in step.sources if plan.axes[s] is not None)
+    x, have, size = value[source], ask[source], plan.size(source)
+    if mask is not None:
+        _maskable(step, how)
+        here = mask(size, have)
+        x = torch.where(
+            here.to(x.device), x, torch.tensor(how.fill, dtype=x.dtype, device=x.device)
+        )
+    args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
+    axes = how.axes or ()
+    made = _pieces(step, how, x, have, out, size, args, axes, ())
+    if mask is not None and how.fill:
+        made = torch.where(torch.isinf(made), torch.zeros((), dtype=made.dtype), made)
+    return made
+
+
+def _maskable(step: Step, how: Travel) -> None:
+    """Refuse what has no meaning of its own where pixels are absent."""
+    good = step.operator.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
+    good |= step.operator.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
+    good &= not getattr(how.relation, "folds", False)
+    if not good:
+        raise ConversionError(
+            f"cg.tiled: {step.title} has no plan with a mask; convolutions with zero padding, max "
+            "pools, average pools that count their padding and nearest resizes have one. Leave the "
+            "mask out, and zero what is absent yourself"
+        )
+
+
+def _pieces(
+    step: Step, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
+    args: dict[str, Any], axes: tuple[int, ...], done: Part,
+) -> Any:  # fmt: skip
+    """Run on each box of consecutive outputs, and put them together."""
+    axis = len(done)
+    if axis == len(out):
+        return _piece(step, how, x, have, done, size, args)
+    parts = [
+        _pieces(step, how, x, have, out, size, args, axes, (*done, one)) for one in runs(out[axis])
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axes[axis])
+
+
+def take(x: Tensor, dim: int, index: Any, fill: float) -> Tensor:
+    """Return x at places along a dimension, `fill` where the place is -1."""
+    index = np.asarray(index)
+    good = index >= 0
+    real = index[good]
+    straight = len(real) > 0 and bool((np.diff(real) == 1).all())
+    if straight and len(real) == len(index):
+        return x.narrow(dim, int(real[0]), len(real))
+    inner = np.flatnonzero(good)
+    if straight and bool((np.diff(inner) == 1).all()):  # a plain border: torch pads it
+        first = int(inner[0])
+        pads = [0, 0] * (-dim - 1) + [first, len(index) - first - len(real)]
+        return F.pad(x.narrow(dim, int(real[0]), len(real)), pads, value=fill)
+    if not len(real):
+        shape = list(x.shape)
+        shape[dim] = len(index)
+        return x.new_full(shape, fill)
+    got = x.index_select(dim, torch.from_numpy(np.maximum(index, 0)).to(x.device))
+    if good.all():
+        return got
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    here = torch.from_numpy(good).to(x.device).view(shape)
+    return torch.where(here, got, torch.tensor(fill, dtype=x.dtype, device=x.device))
+
+
+def _node(
+    plan: Plan,
+    step: Step,
+    value: Mapping[int, Any],
+    ask: Ask,
+    out: Part,
+    state: Mapping[str, Tensor],
+) -> Any:
+    first = next(s for s in step.sources if plan.axes[s] is not None)
+    axes = plan.axes[first] or ()
+    given: dict[int, Any] = {}
+    for source in step.sources:
+        x = value[source]
+        if plan.axes[source] is not None:
+            for a, have, want, n in zip(axes, ask[source], out, plan.size(source), strict=True):
+                x = take(x, a, places(have, want if n > 1 else want[:1] * 0), 0.0)
+        else:  # a table as large as the map, of the network's own making
+            shape = plan.recording.shapes[step.results[0]]
+            for a, want in zip(axes, out, strict=True):
+                if x.dim() >= -a and x.shape[a] == shape[a] and x.shape[a] > 1:
+                    x = take(x, a, want, 0.0)
+        given[source] = x
+    device = given[first].device
+    if step.operator in DROPS:
+        return given[first]
+    if step.operator in VIEWS:
+        seen = list(plan.recording.shapes[step.results[0]])
+        for a, want in zip(plan.axes[step.results[0]] or (), out, strict=True):
+            seen[a] = len(want)
+        return given[first].reshape(seen)
+    return _call(step, {k: _given(v, given, state, device) for k, v in step.args.items()})
+
+
+def _piece(
+    step: Step, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
+    args: dict[str, Any],
+) -> Any:  # fmt: skip
+    """One box of consecutive outputs."""
+    name, relation, d = step.operator, how.relation, len(size)
+    if is_window(relation):
+        for k in range(d):
+            x = take(x, k - d, window(relation, k, size[k], out[k], have[k]), how.fill)
+        if name.startswith("conv"):
+            conv = getattr(F, f"conv{d}d")
+            return conv(
+                x, args["weight"], args["bias"], relation.stride, 0, relation.dilation,
+                args["groups"],
+            )  # fmt: skip
+        if name.startswith("max_pool"):
+            pool = getattr(F, f"max_pool{d}d")
+            return pool(x, relation.kernel_size, relation.stride, 0, relation.dilation)
+        return _average(x, relation, size, out, args)
+    if name.startswith("conv_transpose"):
+        return _transposed(x, relation, size, have, out, args)
+    if name in ("pixel_shuffle", "pixel_unshuffle"):
+        return _shuffled(name, x, relation, size, have, out)
+    for k in range(d):
+        place = table(relation, k, size[k], out[k], have[k])
+        weights = relation.axis_weights(k, size[k])
+        if weights is None:
+            x = take(x, (how.axes or ())[k], place[:, 0], how.fill)
+            continue
+        shape = [1] * x.dim()
+        shape[k - d] = -1
+        weight = torch.from_numpy(weights[out[k]]).to(x)
+        taps = range(place.shape[1])
+        x = sum(weight[:, t].view(shape) * take(x, k - d, place[:, t], 0.0) for t in taps)  # type: ignore[assignment]
+    return x
+
+
+def _average(x: Tensor, relation: Any, size: tuple[int, ...], out: Part, args: Any) -> Tensor:
+    d = len(size)
+    kernel, stride = relation.kernel_size, relation.stride
+    if d == 1:
+        x = F.avg_pool2d(x.unsqueeze(-2), (1, *kernel), (1, *stride), divisor_override=1).squeeze(
+            -2
+        )
+    else:
+        x = getattr(F, f"avg_pool{d}d")(x, kernel, stride, 0, divisor_override=1)
+    if args.get("divisor_override"):
+        return x / int(args["divisor_override"])
+    count: Any = 1
+    for k in range(d):
+        q = out[k][:, None] * stride[k] - relation.padding[k][0] + np.arange(kernel[k])[None]
+        low, high = 0, size[k]
+        if args["count_include_pad"]:
+            low, high = -relation.padding[k][0], size[k] + relation.padding[k][1]
+        n = torch.from_numpy(((q >= low) & (q < high)).sum(1)).to(x)
+        shape = [1] * x.dim()
+        shape[k - d] = -1
+        count = count * n.view(shape)
+    averages: Tensor = x / count
+    return averages
+
+
+def _transposed(
+    x: Tensor, relation: Any, size: tuple[int, ...], have: Part, out: Part, args: Any
+) -> Tensor:
+    """The consecutive sources that reach these outputs; what nothing reaches carries the bias."""
+    d = len(size)
+    first = []
+    for k in range(d):
+        q = relation.axis_sources(k, size[k])[out[k]]
+        q = np.unique(q[q >= 0])
+        if not len(q):
+            shape = [x.shape[0], args["weight"].shape[1] * args["groups"], *map(len, out)]
+            bias = args["bias"]
+            silent = x.sum() * 0 + x.new_zeros(shape)
+            return silent if bias is None else silent + bias.view(-1, *(1,) * d)
+        low, between = int(q[0]), np.arange(q[0], q[-1] + 1)
+        x = take(x, k - d, places(have[k], np.where(np.isin(between, q), between, -1)), 0.0)
+        first.append(low * relation.stride[k] - relation.padding[k][0])
+    conv = getattr(F, f"conv_transpose{d}d")
+    y: Tensor = conv(
+        x, args["weight"], None, relation.stride, 0, 0, args["groups"], relation.dilation
+    )
+    for k in range(d):
+        index = out[k] - first[k]
+        y = take(y, k - d, np.where((index < 0) | (index >= y.shape[k - d]), -1, index), 0.0)
+    return y if args["bias"] is None else y + args["bias"].view(-1, *(1,) * d)
+
+
+def _shuffled(
+    name: str, x: Tensor, relation: Any, size: tuple[int, ...], have: Part, out: Part
+) -> Tensor:
+    r = relation.factor
+    for k in range(2):
+        q = np.unique(relation.axis_sources(k, size[k])[out[k]])
+        x = take(x, k - 2, places(have[k], np.arange(q[0], q[-1] + 1)), 0.0)
+    if name == "pixel_unshuffle":
+        return F.pixel_unshuffle(x, r)
+    y = F.pixel_shuffle(x, r)
+    for k in range(2):
+        y = y.narrow(k - 2, int(out[k][0] % r), len(out[k]))
+    return y

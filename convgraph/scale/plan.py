@@ -1,0 +1,172 @@
+"""A plan: what a part of the output needs of every value before it, axis by axis, in integers."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convgraph.errors import ConversionError
+from convgraph.scale.positions import Positions, need
+from convgraph.scale.recording import Recording, Step, record
+from convgraph.scale.rules import Axes, Travel, travel, weight_shape
+
+Ask = dict[int, tuple[Positions, ...]]
+"""Value -> the positions of it that are asked for, one list an axis."""
+
+
+@dataclass
+class Plan:
+    """How a network runs by parts on images of one size; see `plan`."""
+
+    net: nn.Module
+    recording: Recording
+    travels: list[Travel]
+    axes: list[Axes]
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def steps(self) -> list[tuple[Step, Travel]]:
+        """The operators in order, each with how it travels."""
+        return list(zip(self.recording.steps, self.travels, strict=True))
+
+    def size(self, value: int) -> tuple[int, ...]:
+        """Size of a map (pixels); () of what is no map."""
+        shape = self.recording.shapes[value]
+        return tuple(shape[a] for a in self.axes[value] or ())
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Size of the image (pixels)."""
+        return self.size(0)
+
+    @property
+    def out(self) -> int:
+        """The value that comes out."""
+        return self.recording.out
+
+    @property
+    def out_size(self) -> tuple[int, ...]:
+        """Size of what comes out (pixels)."""
+        return self.size(self.out)
+
+    @property
+    def whole(self) -> list[tuple[Step, Travel]]:
+        """The operators that no part can compute by itself."""
+        return [(s, t) for s, t in self.steps if t.how == "whole"]
+
+    def refuse(self, who: str) -> None:
+        """Refuse a network that has no plan.
+
+        Raises:
+            ConversionError: with the path of the module, the reason and a way out.
+        """
+        found = self.whole
+        if found or not self.out_size:
+            step, how = found[0] if found else (self.recording.steps[-1], Travel("whole"))
+            count = f"{len(found)} operators hear" if len(found) > 1 else "an operator hears"
+            raise ConversionError(
+                f"{who}: expected a network whose every output reads a part of the image; "
+                f"{count} more, first {step.title}: it {how.why}. Split the network before it and "
+                "take the part in front; what is trained on patches has its statistics from "
+                "patches, and equals the whole nowhere"
+            )
+
+    def ask(self, target: int, axis: int, out: Positions) -> dict[int, Positions]:
+        """Return the positions of every value that these of a target read, along one axis."""
+        found: dict[int, Positions] = {target: np.asarray(out)}
+        for step, how in reversed(self.steps):
+            mine = next((found[r] for r in step.results if r in found), None)
+            if mine is None or how.how not in ("node", "edges"):
+                continue
+            for result in step.results:
+                mine = np.union1d(mine, found.get(result, mine))
+            found |= dict.fromkeys(step.results, mine)  # what one is asked, the others are
+            for source in step.sources:
+                size = self.size(source)
+                if not size:
+                    continue
+                if how.how == "edges":
+                    want = need(how.relation, axis, size[axis], mine)
+                else:
+                    want = mine if size[axis] > 1 else mine[:1] * 0
+                found[source] = np.union1d(found[source], want) if source in found else want
+        return found
+
+    def asks(self, target: int, out: tuple[Positions, ...]) -> Ask:
+        """Return the positions of every value that a part of a target reads; an axis is kept."""
+        found = []
+        for axis, positions in enumerate(out):
+            key = (target, axis, positions.tobytes())
+            if key not in self._cache:
+                if len(self._cache) > 4096:
+                    self._cache.clear()
+                self._cache[key] = self.ask(target, axis, positions)
+            found.append(self._cache[key])
+        return {v: tuple(one[v] for one in found) for v in found[0] if all(v in o for o in found)}
+
+    def work(self, ask: Ask) -> int:
+        """Return multiply-adds of the convolutions that a part computes."""
+        total = 0
+        for step, how in self.steps:
+            if how.how == "edges" and "weight" in step.args and step.results[0] in ask:
+                pixels = prod(len(p) for p in ask[step.results[0]])
+                shape = weight_shape(step, self.recording)
+                if step.operator.startswith("conv_transpose"):
+                    pixels = prod(len(p) for p in ask[step.sources[0]])
+                total += pixels * prod(shape)
+        return total
+
+    def memory(self, ask: Ask) -> int:
+        """Return bytes that a part holds at most at once, one padded copy of a source included."""
+        last = {source: k for k, step in enumerate(self.recording.steps) for source in step.sources}
+        held = {0: self._bytes(0, ask)}
+        most = held[0]
+        for k, (step, how) in enumerate(self.steps):
+            if how.how == "plain" or not any(r in ask for r in step.results):
+                continue
+            copies = sum(self._bytes(s, ask) for s in step.sources if how.how == "edges")
+            held |= {r: self._bytes(r, ask) for r in step.results}
+            most = max(most, sum(held.values()) + copies)
+            for source in step.sources:
+                if last[source] == k and source != self.out:
+                    held.pop(source, None)
+        return most
+
+    def _bytes(self, value: int, ask: Ask) -> int:
+        if value not in ask:
+            return 0
+        shape, axes = self.recording.shapes[value], self.axes[value] or ()
+        other = prod(n for k, n in enumerate(shape) if k - len(shape) not in axes)
+        width = torch.empty((), dtype=self.recording.dtypes[value]).element_size()
+        return other * prod(len(p) for p in ask[value]) * width
+
+
+def plan(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Plan:
+    """Return the plan of a network for images of a shape (B, C, *size)."""
+    if dtype is None:
+        dtype = next(
+            (p.dtype for p in net.parameters() if p.dtype.is_floating_point), torch.float32
+        )
+    found = record(net, shape, dtype)
+    axes: list[Axes] = [None] * len(found.shapes)
+    axes[0] = tuple(range(2 - len(shape), 0))
+    travels = []
+    for step in found.steps:
+        how = travel(step, found, axes)
+        travels.append(how)
+        for result in step.results:
+            axes[result] = how.axes
+    return Plan(net, found, travels, axes)
+
+
+def cuts(n: int, tile: int) -> list[Positions]:
+    """Return an axis cut into tiles, the last one as large as what is left.
+
+    Example:
+        >>> [one.tolist() for one in cuts(5, 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    return [np.arange(a, min(a + tile, n)) for a in range(0, n, tile)]

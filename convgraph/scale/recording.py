@@ -1,0 +1,203 @@
+"""A recording of a dense network: every operator of one run on tensors without numbers.
+
+The run takes place in inference mode, in which torch hands operators over as they were called
+(`conv2d`, `pad`, `batch_norm`), and on a copy on `meta`: nothing of the image's size is
+made, a slide is free.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convgraph.errors import ConversionError
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of the run, by number; 0 is the image."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A parameter or a buffer, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of the run.
+
+    Attributes:
+        path: of the module that called it, "" for the network itself.
+        call: the operator.
+        args: its arguments by the names of its schema, defaults included; tensors are Ref or State.
+        results: numbers of the values that it made.
+        writes: why its writing in place has another meaning by parts, or "".
+    """
+
+    path: str
+    call: Any
+    args: dict[str, Any]
+    results: tuple[int, ...]
+    writes: str = ""
+
+    @property
+    def operator(self) -> str:
+        """Its name, without the mark of what writes in place."""
+        name = self.call._schema.name.partition("::")[2]
+        return str(name[:-1] if name.endswith("_") and not name.endswith("__") else name)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Numbers of the values that it reads."""
+        return tuple(one.index for one in leaves(self.args) if isinstance(one, Ref))
+
+    @property
+    def title(self) -> str:
+        """Where it is, for people: 'encoder.norm1' (group_norm)."""
+        return f"{self.path or 'the network itself'!r} ({self.operator})"
+
+
+@dataclass
+class Recording:
+    """A run: the steps in order, the shape of each value, and which value came out.
+
+    `states` are the shapes of parameters and buffers.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
+    out: int = 0
+    states: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return what lies in nested arguments."""
+    return pytree.tree_leaves(tree)
+
+
+def record(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Recording:
+    """Record a run on an image of this shape, of which nothing is allocated.
+
+    Args:
+        net: a dense network on images; its state is not touched.
+        shape: (B, C, *size).
+        dtype: of the image.
+
+    Raises:
+        ConversionError: the run needs the numbers of the image, or does not return one tensor.
+    """
+    state = [
+        *net.named_parameters(remove_duplicate=False),
+        *net.named_buffers(remove_duplicate=False),
+    ]
+    blank: dict[int, Any] = {}
+    for _, one in state:
+        if id(one) not in blank:
+            ghost = torch.empty_like(one, device="meta")
+            blank[id(one)] = (
+                nn.Parameter(ghost, one.requires_grad) if isinstance(one, nn.Parameter) else ghost
+            )
+    names = {id(blank[id(one)]): name for name, one in reversed(state)}
+    run = copy.deepcopy(net, dict(blank))
+    path: list[str] = [""]
+    for name, module in run.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: path.append(name))
+        module.register_forward_hook(lambda *_: _leave(path), always_call=True)
+    found = Recording(states={name: tuple(one.shape) for name, one in state})
+    with torch.inference_mode():
+        image = torch.empty(shape, device="meta", dtype=dtype)
+        listener = _Listener(found, names, path, image)
+        try:
+            with listener:
+                out = run(image)
+        except ConversionError:
+            raise
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            raise ConversionError(
+                f"scale: no plan at {path[-1] or 'the network itself'!r}: the network does not run "
+                f"on an image of shape {shape} without its numbers ({error}); what depends on the "
+                "values of the image cannot be planned"
+            ) from error
+    if not isinstance(out, Tensor) or id(out) not in listener.index:
+        raise ConversionError(
+            f"scale: expected the network to return one tensor, got {type(out).__name__}; wrap it "
+            "in a module that returns the one that you need"
+        )
+    found.out = listener.index[id(out)]
+    return found
+
+
+def _leave(path: list[str]) -> None:
+    path.pop()
+
+
+class _Listener(TorchDispatchMode):
+    """Writes down every operator that makes a tensor."""
+
+    def __init__(
+        self, found: Recording, state: dict[int, str], path: list[str], image: Tensor
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+        self.state = state
+        self.path = path
+        self.index: dict[int, int] = {}
+        self.kept: list[Tensor] = []  # no name is given twice
+        self.shared: dict[int, set[int]] = {}
+        self.name(image)
+
+    def name(self, tensor: Tensor) -> int:
+        """Give a value its number."""
+        number = len(self.found.shapes)
+        self.index[id(tensor)] = number
+        self.kept.append(tensor)
+        self.found.shapes.append(tuple(tensor.shape))
+        self.found.dtypes.append(tensor.dtype)
+        storage = tensor.untyped_storage()._cdata
+        self.shared.setdefault(storage, set()).add(id(tensor))
+        return number
+
+    def known(self, one: Any) -> Any:
+        """Return what stands for an argument."""
+        if not isinstance(one, Tensor):
+            return one
+        if id(one) in self.index:
+            return Ref(self.index[id(one)])
+        return State(self.state[id(one)]) if id(one) in self.state else one
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        schema = func._schema
+        given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | (kwargs or {})
+        full = {
+            a.name: given.get(a.name, a.default_value if a.has_default_value() else None)
+            for a in schema.arguments
+        }
+        named = pytree.tree_map(self.known, full)
+        writes = ""
+        for a in schema.arguments:
+            if (
+                a.alias_info is not None
+                and a.alias_info.is_write
+                and isinstance(full[a.name], Tensor)
+            ):
+                storage = full[a.name].untyped_storage()._cdata  # type: ignore[union-attr]
+                if len(self.shared.get(storage, ())) > 1:
+                    writes = "writes into memory that another value shares"
+                elif id(full[a.name]) in self.state and func.namespace == "aten":
+                    writes = "writes into a parameter or a buffer"
+        out = func(*args, **(kwargs or {}))
+        made = [one for one in pytree.tree_leaves(out) if isinstance(one, Tensor)]
+        if made:
+            results = tuple(self.name(one) for one in made)
+            self.found.steps.append(Step(self.path[-1], func, named, results, writes))
+        return out

@@ -1,0 +1,210 @@
+"""A tiling: a plan cut into tiles, what they cost, and the proof that they are the whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from convgraph.errors import GeometryError
+from convgraph.proof.plan import AxisPart, Claim, Operator, PlanCertificate, judge_plan
+from convgraph.scale.plan import Ask, Plan, cuts
+from convgraph.scale.positions import Positions, runs
+from convgraph.scale.rules import weight_shape
+from convgraph.scale.windows import edges
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A plan whose output is cut into tiles.
+
+    Attributes:
+        plan: of the network at the image's size.
+        tile: pixels of the output in a tile, along each axis.
+        target: the value that is cut; the output, unless another is asked for.
+    """
+
+    plan: Plan
+    tile: tuple[int, ...]
+    target: int
+
+    def cuts(self, axis: int) -> list[Positions]:
+        """The tiles along an axis."""
+        return cuts(self.plan.size(self.target)[axis], self.tile[axis])
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles along each axis."""
+        return tuple(
+            -(-n // t) for n, t in zip(self.plan.size(self.target), self.tile, strict=True)
+        )
+
+    def parts(self) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
+        """Yield each tile's number along each axis, and its positions of the output."""
+        each = [list(enumerate(self.cuts(axis))) for axis in range(len(self.tile))]
+        for one in product(*each):
+            yield tuple(k for k, _ in one), tuple(p for _, p in one)
+
+    def ask(self, out: tuple[Positions, ...]) -> Ask:
+        """Return what a part reads of every value."""
+        return self.plan.asks(self.target, out)
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds of all tiles over those of the whole image; 1 is the least."""
+        whole = self.plan.asks(self.target, tuple(map(np.arange, self.plan.size(self.target))))
+        ideal = self.plan.work(whole)
+        done = 0
+        for step, how in self.plan.steps:
+            if how.how != "edges" or "weight" not in step.args:
+                continue
+            value = step.sources[0] if "transpose" in step.operator else step.results[0]
+            along = []
+            for axis in range(len(self.tile)):
+                found = (
+                    self.plan.asks(self.target, self._beside(axis, out)) for out in self.cuts(axis)
+                )
+                along.append(sum(len(one[value][axis]) for one in found if value in one))
+            done += prod(along) * prod(weight_shape(step, self.plan.recording))
+        return done / ideal if ideal else 1.0
+
+    def _beside(self, axis: int, out: Positions) -> tuple[Positions, ...]:
+        """A part with these positions along one axis and the first tile along the others."""
+        size = self.plan.size(self.target)
+        first = [np.arange(min(t, n)) for t, n in zip(self.tile, size, strict=True)]
+        return (*first[:axis], out, *first[axis + 1 :])
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the largest tile holds at once, beside the network's own."""
+        most: list[Positions] = []
+        for axis in range(len(self.tile)):
+            sizes = [
+                (sum(len(p[axis]) for p in self.ask(self._beside(axis, out)).values()), k)
+                for k, out in enumerate(self.cuts(axis))
+            ]
+            most.append(self.cuts(axis)[max(sizes)[1]])
+        return self.plan.memory(self.ask(tuple(most)))
+
+    def prove(self) -> PlanCertificate:
+        """Prove in integers that the tiles are the whole: see `convgraph.proof.plan`."""
+        return judge_plan(claim(self))
+
+
+def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
+    """Cut a plan's output into tiles.
+
+    Args:
+        plan: of a network.
+        tile: pixels of the output along every axis, one number an axis, or how much memory a tile
+            may take, as "512 MiB".
+        target: another value than the output.
+
+    Raises:
+        GeometryError: no such tile; a budget that no tile fits names the smallest.
+    """
+    target = plan.out if target is None else target
+    d = len(plan.size(target))
+    if isinstance(tile, str):
+        return _largest(plan, _bytes(tile), target)
+    sizes = tuple(tile) if isinstance(tile, (tuple, list)) else (tile,) * d
+    good = all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes
+    )
+    if len(sizes) != d or not good:
+        raise GeometryError(
+            f"tile: expected pixels of the output, a positive integer or {d}, or memory as "
+            f"'512 MiB', got {tile!r}"
+        )
+    size = plan.size(target)
+    return Tiling(plan, tuple(min(int(t), n) for t, n in zip(sizes, size, strict=True)), target)
+
+
+def _bytes(text: str) -> int:
+    number, _, unit = text.strip().partition(" ")
+    try:
+        return int(float(number) * UNITS[unit])
+    except (ValueError, KeyError):
+        raise GeometryError(
+            f"tile: expected memory as a number and one of {', '.join(UNITS)}, as '512 MiB', "
+            f"got {text!r}"
+        ) from None
+
+
+def _largest(plan: Plan, budget: int, target: int) -> Tiling:
+    """The largest square tile whose memory fits, a power of two of output pixels."""
+    size = plan.size(target)
+    side = 1 << (max(size) - 1).bit_length()
+    while True:
+        found = tiling(plan, side, target)
+        took = found.memory
+        if took <= budget:
+            return found
+        if side == 1:
+            raise GeometryError(
+                f"tile: expected at least {took / 2**20:.1f} MiB, what the smallest tile of one "
+                f"output pixel takes, got {budget / 2**20:.1f} MiB"
+            )
+        side //= 2
+
+
+def claim(made: Tiling) -> Claim:
+    """Return what a tiling claims, for the judge."""
+    plan = made.plan
+    operators = []
+    for step, how in plan.steps:
+        if how.how not in ("node", "edges"):
+            continue
+        sources = tuple(s for s in step.sources if plan.axes[s] is not None)
+        for result in step.results:
+            name, arguments = "", {}
+            if how.how == "edges":
+                name, arguments = step.operator.removeprefix("_"), _arguments(plan, step, how)
+            operators.append(
+                Operator(
+                    step.title,
+                    name,
+                    arguments,
+                    sources,
+                    result,
+                    plan.size(sources[0]),
+                    plan.size(result),
+                )
+            )
+    axes = []
+    for axis in range(len(made.tile)):
+        parts = []
+        for out in made.cuts(axis):
+            have = plan.ask(made.target, axis, out)
+            reads = {}
+            for step, how in plan.steps:
+                if how.how == "edges" and step.results[0] in have:
+                    source = next(s for s in step.sources if plan.axes[s] is not None)
+                    n, mine = plan.size(source)[axis], have[step.results[0]]
+                    reads[step.results[0]] = np.concatenate(
+                        [edges(how.relation, axis, n, run, have[source]) for run in runs(mine)]
+                    )
+            parts.append(AxisPart(out, have, reads))
+        axes.append(tuple(parts))
+    return Claim(
+        tuple(operators), plan.image_size, made.target, plan.size(made.target), tuple(axes)
+    )
+
+
+def _arguments(plan: Plan, step: Any, how: Any) -> dict[str, Any]:
+    """The operator's arguments as torch had them, beside what only the run knows."""
+    found: dict[str, Any] = {
+        k: v for k, v in step.args.items() if isinstance(v, (int, float, str, list, bool))
+    }
+    if "weight" in step.args:
+        found["kernel"] = weight_shape(step, plan.recording)[2:]
+    if step.operator == "slice":
+        found["bounds"] = how.relation.bounds
+    if "upsample" in step.operator:
+        found["scale"] = how.relation.scale_factor
+        found["double"] = how.relation.double
+    return found
