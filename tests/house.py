@@ -34,12 +34,13 @@ HOUSE = {
     "backends": """
         problem cost compiled tf32 bags
         rows matrices tiling onednn dense
-        messages edge_count gather halo masked
-        tiles fused .
+        messages edge_count gather halo resample
+        masked tiles fused .
     """,
     "backends.dense": ". conv pool resize unfold",
     "backends.messages": ". edges unfold",
     "backends.gather": ". typed_nodes maxima edges unfold",
+    "backends.resample": ". bags conv",
     "backends.halo": ". charts conv pool resize",
     "backends.masked": ". filled_image conv",
     "backends.tiles": ". windows conv",

@@ -41,6 +41,7 @@ from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
+from convgraph.backends.resample import conv as resample
 from convgraph.backends.rows import HALF
 from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
@@ -52,7 +53,7 @@ def _table(*modules: Any) -> dict[str, ModuleType]:
 
 
 TABLES: dict[str, dict[str, ModuleType]] = {
-    "conv": _table(dense, halo, tiles, triton_conv, cpp, gather, masked, messages),
+    "conv": _table(dense, halo, tiles, triton_conv, cpp, resample, gather, masked, messages),
     "pool": _table(dense_pool, halo_pool, gather, messages),
     "resize": _table(dense_resize, halo_resize, gather, messages),
     "unfold": _table(dense_unfold, gather_unfold, messages_unfold),

@@ -51,6 +51,8 @@ RATES: dict[str, dict[str, Rate]] = {
     "cpu": {
         "dense": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
         "masked": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
+        # Not fitted: products as in `gather`, rows in bags as in `slots`.
+        "resample": Rate(mac=0.0065, depthwise=0.2, moved=0.201, call=724_000),
         # Not fitted: those of the dense kernels that it calls, and it serves where they cannot.
         "halo": Rate(mac=0.0061, depthwise=0.037, moved=0.074, call=684_000),
         "tiles": Rate(mac=0.0067, depthwise=0.0242, moved=0.136, call=739_000),

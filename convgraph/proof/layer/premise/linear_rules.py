@@ -127,13 +127,18 @@ def _embedding_backward(call: Call) -> Result:
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def _bags(call: Call) -> Result:
-    if call["mode"] != 0 or call.get("per_sample_weights") is not None:
-        raise Refusal("undecided", f"{call.func} with mode={call['mode']} or weights has no rule")
+    if call["mode"] != 0:
+        raise Refusal("undecided", f"{call.func} with mode={call['mode']} has no rule")
+    said = call.bound("weight")
+    if call.get("per_sample_weights") is not None:
+        if call.bound("per_sample_weights").terms.keys() - {()}:
+            raise Refusal("undecided", f"{call.func} with weights that are data has no rule")
+        said = call.times(said, "per_sample_weights")
     ends = call["offsets"]
     if not call["include_last_offset"]:
         ends = torch.cat([ends, ends.new_tensor([call["indices"].numel()])])
     most = int(ends.diff().max()) if ends.numel() > 1 else 0
-    return [call.bound("weight").many(most), None, None, None]  # the others are indices
+    return [said.many(most), None, None, None]  # the others are indices
 
 
 @rule("scatter_add")

@@ -1,0 +1,80 @@
+"""Backend `resample`: the sources of a tap are added before they are multiplied."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+import convgraph as cg
+from convgraph.backends.resample import bags
+from convgraph.proof import ConvSpec, prove_convolution
+from tests.spaces.worlds import integers, whole
+
+SPHERE, SIZE = cg.Equirectangular(), (8, 16)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("holes", [False, True])
+def test_it_gives_what_gather_gives(groups: int, holes: bool) -> None:
+    """Values, gradients, second order, forward mode and vmap, bit for bit."""
+    layer = whole(cg.nn.GraphConv2d(4, 4, 3, stride=2, padding=1, groups=groups).double())
+    mask = (integers(1, *SIZE, seed=4) > (-2 if holes else -9)).expand(2, *SIZE)
+    sites = cg.Sites.from_mask(mask.contiguous(), space=SPHERE)
+    x, v = integers(sites.num_nodes, 4), integers(sites.num_nodes, 4, seed=2)
+    found = []
+    for backend in ("resample", "gather"):
+        layer.backend = backend
+
+        def run(rows: torch.Tensor) -> torch.Tensor:
+            return layer(cg.PixelGraph(rows, sites)).x
+
+        rows = x.clone().requires_grad_()
+        y = run(rows)
+        first = torch.autograd.grad((y**2).sum(), [rows, layer.weight], create_graph=True)
+        (twice,) = torch.autograd.grad((first[0] * v).sum(), rows)
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(x, v))).tangent
+        many = torch.func.vmap(run)(torch.stack([x, v]))
+        found.append([y.detach(), *(g.detach() for g in first), twice, tangent.detach(), many])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one.detach() * 2**32, two.detach() * 2**32)
+
+
+def test_reading_and_its_way_back_are_adjoint() -> None:
+    """<read(x), g> = <x, back(g)>, and the weights of a tap add up to one."""
+    edges = cg.connect(cg.KernelGeometry(3, padding=1), cg.Sites.full(1, SIZE, space=SPHERE))
+    both = bags.lists(edges, torch.float64)
+    x = integers(edges.num_sources, 3).requires_grad_()
+    said = bags.read(x, both)
+    g = integers(*said.shape, seed=1)
+    (back,) = torch.autograd.grad(said, x, g)
+    assert (said * g).sum() == (x * back).sum()
+    ones = torch.ones(edges.num_sources, 1, dtype=torch.float64)
+    assert torch.equal(bags.read(ones, both), torch.ones(9 * 128, 1, dtype=torch.float64))
+
+
+def test_where_it_serves() -> None:
+    """Taps between pixels; in the plane nobody needs it."""
+    layer = cg.nn.GraphConv2d(8, 8, 3, padding=1)
+    x = torch.rand(1, 8, *SIZE)
+    found = cg.explain(layer, cg.PixelGraph.from_image(x, on=SPHERE))
+    assert found.backend in ("resample", "gather")
+    layer.backend = "resample"
+    with pytest.raises(cg.errors.BackendError, match="in the plane every tap hears one pixel"):
+        layer(cg.PixelGraph.from_image(x))
+
+
+def test_bags_whose_weights_are_data_are_no_linear_reading() -> None:
+    """The judge follows weights that are known; weights that depend on x make a square of it."""
+
+    def squares(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
+        rows = x.flatten()
+        ptr, index = torch.arange(len(rows) + 1), torch.arange(len(rows))
+        more = {"per_sample_weights": rows, "include_last_offset": True, "mode": "sum"}
+        said = torch.nn.functional.embedding_bag(index, rows[:, None], ptr, **more)
+        return said.view(x.shape) * w.flatten()[0]
+
+    spec = ConvSpec(1, 1, (1,), (4,), bias=False)
+    cert = prove_convolution(squares, torch.nn.functional.conv1d, spec)
+    premise = next(part for part in cert.parts if part.name == "S1 premise")
+    assert premise.status == "undecided"
+    assert "weights that are data" in premise.facts
