@@ -52,6 +52,23 @@ HOUSE = {
         conv pool resize rearrange norm
         prepared .
     """,
+    "nn": """
+        nodewise twin conv convs pool
+        adaptive unpool norm dropout flatten
+        resize rearrange pixel_shuffle separable sequential
+        .
+    """,
+    "convert": """
+        names frames keys registry report
+        value align batch node_pairs settle
+        rules tensor functions layers recording
+        network receptive summary .
+    """,
+    "convert.rules": """
+        attention convolution norms pointwise resize
+        shapes linear moves reductions products
+        pooling channels .
+    """,
     "proof": """
         aten draws precision roundoff equation
         record network refutation layer symbolic
