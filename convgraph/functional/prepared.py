@@ -160,7 +160,7 @@ def convolved(
     ):
         return None
     source = graph.sites
-    plan = source.memo(("plan", geometry), lambda: prepared(source, geometry))
+    plan = source.memo(("plan", geometry.key), lambda: prepared(source, geometry))
     if plan is None:
         return _fused(graph, weight, bias, geometry, groups)
     if x.dtype not in _WHOLE:
@@ -218,7 +218,8 @@ def _fused(
         return edges.form(_FUSED[name]), left
 
     # On CUDA the choice asks whether float32 may be TF32.
-    facts = ("fused", geometry, x.shape[1], channels, groups, x.dtype, x.is_cuda and tf32.allowed())
+    tf32_too = x.is_cuda and tf32.allowed()
+    facts = ("fused", geometry.key, x.shape[1], channels, groups, x.dtype, tf32_too)
     lists = source.memo(facts, sides)
     if lists is None:
         return None

@@ -110,6 +110,8 @@ class KernelGeometry:
     """Whether taps outside the lattice are folded back (parallel edges are then possible)."""
     is_pointwise: bool = field(init=False, repr=False, compare=False)
     """Whether every edge is a self-loop: one tap, stride 1, no padding."""
+    key: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """All that tells it from another, in plain values: dictionaries compare them without a call."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __hash__(self) -> int:
@@ -158,6 +160,7 @@ class KernelGeometry:
         there: Footprint | None = checked(self.footprint, kernel)
         told = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode, there)
         derived: tuple[tuple[str, object], ...] = (
+            ("key", ("kernel", self.padding_mode, told)),
             ("_hash", hash((told, PADDING_MODES.index(self.padding_mode)))),
             ("d", d),
             ("kernel_size", kernel),

@@ -267,15 +267,16 @@ def _connect_fields(
 def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Edges:
     """Find or make the record."""
     target = target_sites(relation, source, sites)
+    value = getattr(relation, "key", relation)
     if sites is None or isinstance(sites, str):  # targets of the rule live as long as their source
-        memo, key = source.memo_key, ("edges", relation, target.token)
+        memo, key = source.memo_key, ("edges", value, target.token)
     else:
         # Named ones live for themselves, so the younger record keeps the edges for as long as the
         # older one can come back: neither a stream of masks nor one of named sites piles up on a
         # record that stays.
         young, old = (source, target) if source.born > target.born else (target, source)
         heard: WeakKeyDictionary[Memo, Memo] = young.memo("named", WeakKeyDictionary)
-        memo, key = heard.setdefault(old.memo_key, Memo()), ("edges", relation, target is young)
+        memo, key = heard.setdefault(old.memo_key, Memo()), ("edges", value, target is young)
     kept = once(memo, key, lambda: Kept(Edges(relation, source, target), "source", "target"))
     return kept.record(source=source, target=target)
 

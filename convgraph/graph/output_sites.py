@@ -13,14 +13,14 @@ from convgraph.graph.space_edges import forwards
 
 def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
     """Return the sites that receive messages; see `connect`."""
-    space = source.space
+    space, value = source.space, getattr(relation, "key", relation)
     if space is not None:
-        source.memo(("fits", relation), lambda: check_space(relation, source))
+        source.memo(("fits", value), lambda: check_space(relation, source))
     if (
         sites is None
         and relation.keeps_sites
         and source.memo(
-            ("stays", relation),
+            ("stays", value),
             # An empty batch has no sites that could stay, and a size that may change all the same.
             lambda: (
                 (source.size is None or bool(source.sizes))
@@ -43,7 +43,7 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
         return network_sites(source, sizes, relation)
     if sites is not None:
         return _named(sites, source, sizes, size)
-    key = ("target", relation)
+    key = ("target", value)
     if source.mask is None:
         if size is not None and source.root.mask is None:
             where = {"device": source.device, "batched": source.batched, "space": space}
