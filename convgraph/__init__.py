@@ -20,6 +20,8 @@ from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
 
 if TYPE_CHECKING:
     from convgraph.scale.halo import halo
+    from convgraph.scale.streamed import streamed
+    from convgraph.scale.tiled import tiled
 
 __version__ = "0.1.0"
 
@@ -45,12 +47,14 @@ __all__ = [
     "nn",
     "prove",
     "receptive_field",
+    "streamed",
     "summary",
+    "tiled",
     "to_dense",
     "to_graph",
 ]
 
-_LATER = {"halo": "scale.halo"}
+_LATER = {"halo": "scale.halo", "streamed": "scale.streamed", "tiled": "scale.tiled"}
 """Names whose files are read when they are first asked for."""
 
 

@@ -101,6 +101,7 @@ HOUSE = {
     "scale": """
         . relations positions windows recording
         rules plan partial tiling halo
+        source mask_sites tiled streamed
     """,
     "comparison": """
         . spread_out callers linear_callers excite

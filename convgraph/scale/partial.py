@@ -127,7 +127,6 @@ def local(
     source = next(s for s in step.sources if plan.axes[s] is not None)
     x, have, size = value[source], ask[source], plan.size(source)
     if mask is not None:
-        _maskable(step, how)
         here = mask(size, have)
         x = torch.where(
             here.to(x.device), x, torch.tensor(how.fill, dtype=x.dtype, device=x.device)
@@ -140,17 +139,22 @@ def local(
     return made
 
 
-def _maskable(step: Step, how: Travel) -> None:
-    """Refuse what has no meaning of its own where pixels are absent."""
-    good = step.operator.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
-    good |= step.operator.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
-    good &= not getattr(how.relation, "folds", False)
-    if not good:
-        raise ConversionError(
-            f"cg.tiled: {step.title} has no plan with a mask; convolutions with zero padding, max "
-            "pools, average pools that count their padding and nearest resizes have one. Leave the "
-            "mask out, and zero what is absent yourself"
-        )
+def check_mask(plan: Plan) -> None:
+    """Refuse a network with an operator that has no plan where pixels are absent.
+
+    Raises:
+        ConversionError: with the module's path.
+    """
+    for step, how in plan.steps:
+        name = step.operator
+        good = name.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
+        good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
+        if how.how == "edges" and not good:
+            raise ConversionError(
+                f"cg.tiled: {step.title} has no plan with a mask; convolutions with zero padding, "
+                "max pools, average pools that count their padding and nearest resizes have one. "
+                "Leave the mask out, and zero what is absent yourself"
+            )
 
 
 def _pieces(

@@ -27,6 +27,10 @@ class Plan:
     axes: list[Axes]
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> Any:
+        """Travel as what it follows from: another process plans anew, in integers."""
+        return plan, (self.net, self.recording.shapes[0], self.recording.dtypes[0])
+
     @property
     def steps(self) -> list[tuple[Step, Travel]]:
         """The operators in order, each with how it travels."""

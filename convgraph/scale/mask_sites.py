@@ -1,0 +1,74 @@
+"""Which sites of a map are there: the whole image's rule, on a part of it, from a coarse mask.
+
+Along each axis, cell p of S' holds the pixels ceil(p S / S') up to ceil((p + 1) S / S'); a site is
+there if a pixel of its cell is. A crop's own rule gives other sites, so the whole's size counts.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from convgraph.errors import GraphError
+from convgraph.scale.positions import Positions
+
+
+class MaskSites:
+    """Sites of every map of a network on a masked image.
+
+    Args:
+        mask: bools; the image's size, or smaller by a whole factor along each axis.
+        size: of the image (pixels).
+
+    Raises:
+        GraphError: it is no mask of such an image.
+
+    Example:
+        >>> rule = MaskSites(np.array([[True, False], [False, False]]), (4, 4))
+        >>> rule((2, 2), (np.arange(2), np.arange(2))).tolist()
+        [[True, False], [False, False]]
+    """
+
+    def __init__(self, mask: Any, size: tuple[int, ...]) -> None:
+        found = np.asarray(mask)
+        if found.dtype != bool or found.ndim != len(size):
+            raise GraphError(
+                f"mask: expected bools of {len(size)} axes, got {found.dtype} of shape "
+                f"{found.shape}"
+            )
+        self.size = size
+        self.factor = tuple(-(-n // m) if m else 0 for n, m in zip(size, found.shape, strict=True))
+        if any(
+            -(-n // f) != m if f else True
+            for n, m, f in zip(size, found.shape, self.factor, strict=True)
+        ):
+            raise GraphError(
+                f"mask: expected the image's size {size}, or smaller by a whole factor along each "
+                f"axis, got {found.shape}"
+            )
+        total = found.astype(np.int64)
+        for axis in range(len(size)):
+            total = np.cumsum(total, axis)
+        self.total = np.pad(total, [(1, 0)] * len(size))
+
+    def __call__(self, size: tuple[int, ...], part: tuple[Positions, ...]) -> Any:
+        """Return bools, one for each position of the part of a map of this size."""
+        if prod(size) == 1:
+            return np.ones([len(p) for p in part], bool)
+        ends = []
+        for n, s, f, p in zip(self.size, size, self.factor, part, strict=True):
+            if s > n:
+                first = p * n // s
+                last = first
+            else:
+                first = -(-p * n // s)
+                last = -(-(p + 1) * n // s) - 1
+            ends.append((first // f, last // f + 1))
+        count: Any = 0
+        for corner in np.ndindex((2,) * len(size)):
+            sign = (-1) ** (len(size) - sum(corner))
+            count = (
+                count
+                + sign * self.total[np.ix_(*(e[c] for e, c in zip(ends, corner, strict=True)))]
+            )
+        return count > 0

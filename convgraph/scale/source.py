@@ -1,0 +1,73 @@
+"""An image that is read window by window, from whatever has a shape and takes slices."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convgraph.errors import GraphError
+from convgraph.scale.positions import Positions, runs
+
+
+class Source:
+    """An image (C, *size), or (*size, C), of which windows are read.
+
+    Args:
+        image: whatever has a shape and takes slices.
+        channels_last: whether the channels come last, as slides are stored.
+
+    Raises:
+        GraphError: it has no shape or cannot be sliced, or has less than two dimensions.
+    """
+
+    def __init__(self, image: Any, *, channels_last: bool = False) -> None:
+        shape = getattr(image, "shape", None)
+        if shape is None or not hasattr(image, "__getitem__") or not 2 <= len(shape) <= 4:
+            raise GraphError(
+                "expected an image (C, *size) of one to three axes that has a shape and takes "
+                f"slices (NumPy, zarr, dask, a tensor), got {type(image).__name__} of shape {shape}"
+            )
+        self.image = image
+        self.channels_last = channels_last
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return int(self.image.shape[-1 if self.channels_last else 0])
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the image (pixels)."""
+        shape = tuple(map(int, self.image.shape))
+        return shape[:-1] if self.channels_last else shape[1:]
+
+    def read(self, ask: tuple[Positions, ...], dtype: torch.dtype, device: Any) -> Tensor:
+        """Return (1, C, *positions): a box of consecutive positions at a time."""
+        rows = self._boxes(ask, ())
+        if not isinstance(rows, Tensor):
+            rows = torch.from_numpy(np.ascontiguousarray(rows))
+        if self.channels_last:
+            rows = rows.movedim(-1, 0)
+        return rows[None].to(device=device, dtype=dtype)
+
+    def _boxes(self, ask: tuple[Positions, ...], done: tuple[slice, ...]) -> Any:
+        axis = len(done)
+        if axis == len(ask):
+            every = (slice(None),)
+            got = self.image[(*done, *every) if self.channels_last else (*every, *done)]
+            if hasattr(got, "compute"):  # dask: the task that needs the chunks reads them
+                got = got.compute(scheduler="synchronous")
+            return got if isinstance(got, Tensor) else np.asarray(got)
+        parts = [
+            self._boxes(ask, (*done, slice(int(run[0]), int(run[-1]) + 1)))
+            for run in runs(ask[axis])
+        ]
+        along = axis if self.channels_last else axis + 1
+        if len(parts) == 1:
+            return parts[0]
+        return (torch.cat if isinstance(parts[0], Tensor) else np.concatenate)(parts, along)
+
+    def __dask_tokenize__(self) -> Any:
+        """Name it by what it is in this process; its pixels are not read for a name."""
+        return ("convgraph", type(self.image).__name__, id(self.image))

@@ -1,0 +1,69 @@
+"""Gradients of one huge image by tiles: every one of them the whole's, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import convgraph as cg
+from convgraph.errors import ConversionError
+from tests.scale.nets import counted, networks, whole
+
+NAMES = ("strides 2 and 3", "circular", "transposed", "skips", "in place", "volume", "silent sites")
+
+
+def head(y, w):
+    return (y.flatten(2).sum(2) @ w).square().sum() + (y * y).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tile", [3, 1000])
+def test_loss_and_all_gradients_equal_the_whole(name: str, tile: int) -> None:
+    net, x = whole(*networks()[name])
+    assert counted(net) == 1
+    want_x = x.clone().requires_grad_()
+    y = net(want_x)
+    w = torch.randint(-2, 3, (y.shape[1], 2), generator=torch.Generator().manual_seed(2)).double()
+    want = head(y, w)
+    want.backward()
+    grads = [p.grad for p in net.parameters()]
+    net.zero_grad(set_to_none=True)
+    got_x = x.clone().requires_grad_()
+    got = head(cg.streamed(net, tile=tile)(got_x), w)
+    got.backward()
+    assert torch.equal(got, want)
+    assert torch.equal(got_x.grad, want_x.grad)
+    assert any(bool(g.any()) for g in grads)
+    for p, g in zip(net.parameters(), grads, strict=True):
+        assert torch.equal(p.grad, g)
+
+
+def test_an_image_on_disk_trains_the_weights() -> None:
+    net, x = whole(*networks()["skips"])
+    head(net(x), torch.ones(2, 2).double()).backward()
+    grads = [p.grad for p in net.parameters()]
+    net.zero_grad(set_to_none=True)
+    stream = cg.streamed(net, tile=16)
+    head(stream(x[0].numpy()), torch.ones(2, 2).double()).backward()
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads, strict=True))
+
+
+def test_frozen_weights_get_none() -> None:
+    net, x = whole(*networks()["3x3"])
+    net[0].requires_grad_(False)
+    cg.streamed(net, tile=5)(x).sum().backward()
+    assert net[0].weight.grad is None
+    assert net[2].weight.grad is not None
+
+
+def test_a_batch_streams_too() -> None:
+    net, x = whole(*networks()["skips"])
+    both = torch.cat([x, x.flip(2)])
+    with torch.no_grad():
+        assert torch.equal(cg.streamed(net, tile=16)(both), net(both))
+
+
+def test_what_hears_the_whole_map_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)).train()
+    with pytest.raises(ConversionError, match=r"cg.streamed: .*first '1' .batch_norm."):
+        cg.streamed(net)(np.ones((2, 9, 9), np.float32))

@@ -1,0 +1,177 @@
+"""Images larger than memory: the array equals the whole, from whatever it reads, masked or not."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import convgraph as cg
+from convgraph.errors import ConversionError, GraphError
+from convgraph.scale import partial
+from convgraph.scale.source import Source
+from tests.scale.nets import Skips, Stay, networks, whole
+
+da = pytest.importorskip("dask.array")
+zarr = pytest.importorskip("zarr")
+
+
+def truth(net, x):
+    with torch.no_grad():
+        return net(x)[0].numpy()
+
+
+@pytest.fixture
+def skips():
+    return whole(*networks()["skips"])
+
+
+def test_every_source_gives_the_same_array(skips, tmp_path) -> None:
+    net, x = skips
+    want = truth(net, x)
+    rows = x[0].numpy()
+    stored = zarr.create_array(
+        str(tmp_path / "x.zarr"), shape=rows.shape, chunks=(2, 16, 16), dtype="f8"
+    )
+    stored[:] = rows
+    sources = {
+        "numpy": rows,
+        "tensor": x[0],
+        "zarr": stored,
+        "dask": da.from_zarr(stored),
+    }
+    for name, image in sources.items():
+        out = cg.tiled(net, image, tile=(16, 20))
+        assert out.numblocks == (1, 3, 2), name
+        assert np.array_equal(out.compute(scheduler="threads", num_workers=2), want), name
+    last = cg.tiled(net, np.moveaxis(rows, 0, -1), tile=16, channels_last=True)
+    assert np.array_equal(last.compute(), want)
+
+
+@pytest.mark.parametrize("name", ["circular", "volume", "signal", "channels last"])
+def test_lattices_of_any_kind(name: str) -> None:
+    net, x = whole(*networks()[name])
+    out = cg.tiled(net, x[0].numpy(), tile=4)
+    assert np.array_equal(out.compute(scheduler="synchronous"), truth(net, x))
+
+
+def test_a_tiled_image_goes_to_zarr_and_goes_on_where_it_was_cut_off(
+    skips, tmp_path, monkeypatch
+) -> None:
+    net, x = skips
+    image, path = x[0].numpy(), str(tmp_path / "o.zarr")
+    out = cg.tiled(net, image, tile=16)
+    goal = zarr.create_array(path, shape=out.shape, chunks=out.chunksize, dtype=out.dtype)
+    ran = []
+    run = partial.run
+
+    def counted(plan, x, ask, target, **more):
+        ran.append(tuple(int(p[0]) for p in ask[target]))
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        return run(plan, x, ask, target, **more)
+
+    monkeypatch.setattr("convgraph.scale.tiled.run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        da.store(out, goal, lock=False, scheduler="synchronous")
+    done = set(ran[:3])
+    again = cg.tiled(net, image, tile=16, held=zarr.open_array(path, mode="r+"))
+    da.store(again, goal, lock=False, scheduler="synchronous")
+    assert len(done) == 3
+    assert not done & set(ran[4:])
+    assert len(ran) - 1 == 9  # the one that was killed was begun twice
+    assert np.array_equal(goal[:], truth(net, x))
+
+
+class Masked(nn.Module):
+    """Strides, a pool and steps up: what a masked image goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 3, 3, 2, 1),
+            Stay(),
+            nn.MaxPool2d(3, 2, 1),
+            nn.Conv2d(3, 3, 3, padding=1),
+            Stay(),
+        )
+        self.up = nn.Upsample(scale_factor=2.0)
+        self.last = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(self.up(self.body(x)))
+
+
+def test_a_coarse_mask_equals_the_masked_graph_and_empty_tiles_never_run(monkeypatch) -> None:
+    net, x = whole(Masked(), (48, 64))
+    thumbnail = np.zeros((6, 8), bool)
+    thumbnail[1:3, 1:3] = thumbnail[5, 7] = True
+    mask = torch.from_numpy(np.kron(thumbnail, np.ones((8, 8), bool)))
+    graph = cg.PixelGraph.from_image(x, mask=mask[None])
+    with torch.no_grad():
+        want = cg.to_graph(net, strict=True)(graph).to_image()[0].numpy()
+    ran = []
+    run = partial.run
+    monkeypatch.setattr("convgraph.scale.tiled.run", lambda *a, **k: ran.append(1) or run(*a, **k))
+    for given in (thumbnail, mask.numpy()):
+        ran.clear()
+        out = cg.tiled(net, x[0].numpy(), tile=4, mask=given)
+        assert np.array_equal(out.compute(scheduler="synchronous"), want)
+        assert out.npartitions == 48
+        assert len(ran) == 5
+    assert (want != 0).any()
+
+
+def test_tiles_travel_to_other_processes(skips) -> None:
+    net, x = skips
+    image = x[0].numpy()
+    out = cg.tiled(net, image, tile=30)
+    task = next(iter(out.__dask_graph__().values()))
+    assert task is not None
+    found = pickle.loads(pickle.dumps(cg.tiled(nn.Conv2d(2, 2, 3), np.ones((2, 9, 9)), tile=3)))
+    assert found.compute(scheduler="synchronous").shape == (2, 7, 7)
+    copied = pickle.loads(pickle.dumps(out))
+    assert np.array_equal(copied.compute(scheduler="synchronous"), truth(net, x))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"image": [1, 2]}, GraphError, "has a shape and takes slices"),
+        ({"image": np.ones(5)}, GraphError, "has a shape and takes slices"),
+        ({"mask": np.ones((3, 3))}, GraphError, "expected bools of 2 axes"),
+        ({"mask": np.ones((7, 19), bool)}, GraphError, "smaller by a whole factor"),
+        ({"held": np.ones(3)}, GraphError, "expected held to be a zarr array of shape"),
+        (
+            {"net": nn.Sequential(nn.Conv2d(2, 2, 1), nn.InstanceNorm2d(2))},
+            ConversionError,
+            "first '1'",
+        ),
+    ],
+)
+def test_bad_input_is_refused(change, error, text: str) -> None:
+    given = {"net": Skips(), "image": np.ones((2, 24, 38), np.float32), "tile": 8} | change
+    with pytest.raises(error, match=text):
+        cg.tiled(given.pop("net"), given.pop("image"), **given)
+
+
+def test_a_mask_is_refused_where_absent_pixels_have_no_meaning() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Upsample(scale_factor=2, mode="bilinear"))
+    with pytest.raises(ConversionError, match=r"'1' .upsample_bilinear2d. has no plan with a mask"):
+        cg.tiled(net, np.ones((2, 8, 8), np.float32), tile=4, mask=np.ones((8, 8), bool))
+
+
+def test_windows_are_all_that_is_read() -> None:
+    class Watched:
+        shape, read = (2, 100, 100), []
+
+        def __getitem__(self, key):
+            self.read.append(key)
+            return np.zeros((2, *(k.stop - k.start for k in key[1:])), np.float32)
+
+    image = Watched()
+    cg.tiled(nn.Conv2d(2, 2, 3, padding=1), image, tile=50).compute(scheduler="synchronous")
+    assert max(k.stop - k.start for key in image.read for k in key[1:]) == 51
+    assert len(image.read) == 4
+    assert Source(image).channels == 2
