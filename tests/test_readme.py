@@ -31,6 +31,7 @@ PAGES = (
     "docs/guide/hexagonal-cameras.md",
     "docs/guide/healpix.md",
     "docs/guide/convert.md",
+    "docs/guide/safety.md",
     "docs/guide/own-layer.md",
     "docs/guide/faces.md",
     "docs/guide/pretraining.md",

@@ -112,7 +112,9 @@ def backend(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _FORCED.pop()
+        # One's own entry: another thread's block may have been entered since.
+        at = max(place for place, entered in enumerate(_FORCED) if entered == name)
+        del _FORCED[at]
 
 
 def check_name(name: str | None) -> str | None:

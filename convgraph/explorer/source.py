@@ -77,13 +77,21 @@ def page(
         module=module().replace("</script", "<\\/script"),
         still=still,
         language=html.escape(language),
+        policy=POLICY,
     )
 
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""What the page may load: its own script and style, and nothing from anywhere."""
 
 _PAGE = """<!doctype html>
 <html lang="{language}">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">

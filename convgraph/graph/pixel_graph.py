@@ -401,3 +401,4 @@ pytree.register_pytree_node(
     serialized_type_name="convgraph.PixelGraph",
 )
 pytree.register_constant(Sites)
+torch.serialization.add_safe_globals([_unpickled])

@@ -7,8 +7,10 @@ whatever is derived from it (positions, ranks, edges) is computed once and found
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
 from itertools import count
 from math import prod
+from threading import Lock
 from typing import Any, TypeVar, final
 from weakref import WeakValueDictionary
 
@@ -28,6 +30,8 @@ from convgraph.memo import Kept, Memo
 T = TypeVar("T")
 
 _BORN = count(1)
+
+_ONE_AT_A_TIME = Lock()
 
 _FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
 
@@ -313,13 +317,19 @@ def full_grid(
         found.token = key
         if batch_size == 0:
             found.size = size  # an empty batch still has an image size, as in torch
-        found = _FULL_GRIDS.setdefault(key, found)
+        found = _first(key, found)
     return found
+
+
+def _first(key: Hashable, made: Sites) -> Sites:
+    """The record that is kept under a key: the first of those that several threads made."""
+    with _ONE_AT_A_TIME:
+        return _FULL_GRIDS.setdefault(key, made)
 
 
 def _interned(sites: Sites) -> Sites:
     """The one record of these full grids; any other as it is."""
-    return _FULL_GRIDS.setdefault(sites.token, sites) if sites.token != sites.born else sites
+    return _first(sites.token, sites) if sites.token != sites.born else sites
 
 
 def _all_nodes(
@@ -388,8 +398,38 @@ def _unpickled(
     root: Sites | None,
     fields: dict[str, Any],
 ) -> Sites:
-    """The record of these fields, on the device to which `torch.load` has mapped its masks."""
+    """The record of these fields, on the device to which `torch.load` has mapped its masks.
+
+    Raises:
+        GraphError: fields that no record has; a file may say anything.
+    """
+    _check_loaded(size, sizes, mask, root, fields)
     if mask is None and root is None and size is not None:
         return full_grid(len(sizes), size, device, fields["batched"], fields.get("space"))
     where = next((known.device for known in (mask, root) if known is not None), device)
     return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)
+
+
+def _check_loaded(size: Any, sizes: Any, mask: Any, root: Any, fields: Any) -> None:
+    """Refuse what was never pickled from a record."""
+    d, nodes = fields.get("d"), fields.get("num_nodes")
+    shapes = (*sizes, *(() if size is None else (size,)))
+    if not all(isinstance(s, tuple) and len(s) == d and lattice.checked_size(s) for s in shapes):
+        raise GraphError(
+            f"Sites: expected sizes of {d} whole numbers in the file, got {shapes[:3]}"
+        )
+    cells = sum(prod(s) for s in sizes)
+    whole = size is None or set(sizes) <= {size}
+    if mask is not None:
+        whole &= isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (cells,)
+    held = int(mask.sum()) if whole and mask is not None else cells
+    if not whole or held != nodes or not (root is None or isinstance(root, Sites)):
+        raise GraphError(
+            f"Sites: expected a bool mask of {cells} cells and {held} nodes in the file, got "
+            f"{None if mask is None else tuple(mask.shape)} and {nodes}; the file was not written "
+            "by torch.save(graph), or was changed"
+        )
+
+
+# So that `torch.load` takes a graph by its default, which imports nothing that a file names.
+torch.serialization.add_safe_globals([_unpickled, Span, Fraction])

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from convgraph.errors import GeometryError
 from convgraph.geometry.space import Space
 from convgraph.spaces.equirectangular import Equirectangular
@@ -19,6 +21,8 @@ KINDS: dict[str, Any] = {
     "equirectangular": Equirectangular,
 }
 """What a record calls a space -> its class."""
+
+torch.serialization.add_safe_globals([*KINDS.values()])
 
 
 def from_dict(settings: Mapping[str, Any] | None) -> Space | None:

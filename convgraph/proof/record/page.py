@@ -10,6 +10,9 @@ from typing import Any
 
 from convgraph.proof.record.counterexample import Counterexample
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What the page may load: its own style."""
+
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5b6675;--line:#d9dee5;--page:#fff;
 --card:#f6f8fa; --proven:#13703f;--refuted:#b3261e;--undecided:#8a5a00;--bar:#3b6fb6}
@@ -105,6 +108,7 @@ def html(title: str, body: str) -> str:
     """Return a whole page; the title is escaped, the body is taken as it is."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
