@@ -6,8 +6,9 @@
     python notebooks/editions.py slides FOLDER      slides to teach from; a browser shows them
 
 The Chinese lessons have the English code, and therefore its outputs: `zh/` holds their running text
-alone, one part for each part of the English text, parted by lines that say `%%`. A fenced block of
-code in it is written `{code}` and is the English one.
+alone, one part for each part of the English text, parted by lines that say `%%`. A line in it that
+begins with `{答：` is an answer folded away, one with `{解：` the fold of an exercise: the English
+solution and slip, with the reason why the slip is one.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import jupytext
 import nbformat
 
 HERE = Path(__file__).resolve().parent
+ANSWER = re.compile(r"^\{答：(.*)\}$", re.MULTILINE)
+SOLUTION = re.compile(r"^\{解：(.*)\}$", re.MULTILINE)
 BLOCK = re.compile(r"```python\n.*?\n```", re.DOTALL)
 PICTURE_WITH_WORDS = """{%- extends 'markdown/index.md.j2' -%}
 {%- block data_png -%}
@@ -77,10 +80,17 @@ def chinese(text: Path, book: Any) -> Any:
         raise ValueError(f"{path.name}: expected {len(cells)} parts as in English, got {len(parts)}")
     for number, (cell, part) in enumerate(zip(cells, parts, strict=True)):
         blocks = BLOCK.findall(cell.source)
-        if part.count("{code}") != len(blocks):
-            raise ValueError(f"{path.name}, part {number}: expected {len(blocks)} blocks of code")
-        for block in blocks:
-            part = part.replace("{code}", block, 1)
+        if len(SOLUTION.findall(part)) != len(blocks) // 2:
+            raise ValueError(f"{path.name}, part {number}: expected the fold of an exercise")
+        if len(ANSWER.findall(part)) != cell.source.count("<summary><b>Answer</b>"):
+            raise ValueError(f"{path.name}, part {number}: expected as many answers as in English")
+        part = ANSWER.sub(r"<details><summary><b>答案</b></summary>\1</details>", part)
+        for reason in SOLUTION.findall(part):
+            fold = (
+                f"<details><summary><b>解答</b></summary>\n\n{blocks[0]}\n\n"
+                f"检查者会发现的一个错误：{reason}\n\n{blocks[1]}\n\n</details>"
+            )
+            part = part.replace(f"{{解：{reason}}}", fold)
         cell.source = part
     return book
 
@@ -103,8 +113,30 @@ def lab(folder: Path) -> None:
     sys.stdout.write(f"lessons to work in: {folder} (delete one to have it anew)\n")
 
 
+# Where the explorer stands on a lesson's page: after which part of the text, and what it opens with.
+EXPLORER = {
+    "01": (4, "graph"), "02": (4, "pointwise"), "03": (3, "bars"), "04": (3, "messages"), "05": (1, "split"),
+    "07": (1, "walls"), "08": (8, "hops"), "12": (2, "holes"), "13": (2, "photo"),
+}
+FRAME = """
+
+<iframe class="explorer-in-lesson" src="../explorer-page.html#{opens}" title="{title}" loading="lazy"></iframe>
+"""
+
+
+def with_explorer(book: Any, number: str, title: str) -> Any:
+    """Return a notebook whose page has the explorer where the sentence is."""
+    if number not in EXPLORER:
+        return book
+    after, opens = EXPLORER[number]
+    book = copy.deepcopy(book)
+    cells = [cell for cell in book.cells if cell.cell_type == "markdown"]
+    cells[after].source += FRAME.format(opens=opens, title=title)
+    return book
+
+
 def pages(folder: Path) -> None:
-    """Write a page a lesson and language, its pictures beside it."""
+    """Write a page a lesson and language, its pictures and the explorer in it."""
     from nbconvert import MarkdownExporter
 
     exporter = MarkdownExporter(raw_template=PICTURE_WITH_WORDS)
@@ -112,7 +144,9 @@ def pages(folder: Path) -> None:
         for language, book in languages(text, executed(text)).items():
             place = folder.parent / language / folder.name
             named = {"unique_key": text.stem, "output_files_dir": f"{text.stem}_files"}
-            body, found = exporter.from_notebook_node(book, resources=named)
+            title = "卷积的探索页" if language == "zh" else "explorer of convolutions"
+            shown = with_explorer(book, text.stem[:2], title)
+            body, found = exporter.from_notebook_node(shown, resources=named)
             (place / named["output_files_dir"]).mkdir(parents=True, exist_ok=True)
             (place / f"{text.stem}.md").write_text(body, encoding="utf-8")
             for name, data in found["outputs"].items():

@@ -201,6 +201,70 @@ def test_it_asks_for_a_guess_and_draws(path):
     assert re.search(r"\bdraw\.|\b(show|panels|matrices|curves)\(", text)
 
 
+@pytest.fixture
+def editions(monkeypatch):
+    """The module that makes every form of a lesson."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import importlib
+
+    yield importlib.import_module("editions")
+    sys.modules.pop("editions", None)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_the_chinese_lesson_has_the_english_code_answers_and_formulas(path, editions):
+    english = editions.notebook(path)
+    other = editions.languages(path, english)["zh"]
+    same = [cell.cell_type for cell in english.cells] == [cell.cell_type for cell in other.cells]
+    assert same
+    for one, two in zip(english.cells, other.cells, strict=True):
+        if one.cell_type == "code":
+            assert one.source == two.source
+            continue
+        assert editions.BLOCK.findall(one.source) == editions.BLOCK.findall(two.source)
+        assert one.source.count("<details>") == two.source.count("<details>")
+        assert one.source.count("$$") == two.source.count("$$")
+        text = re.sub(
+            r"```.*?```|`[^`]*`|<[^>]*>|\\[.*?\\]|\\$.*?\\$", "", two.source, flags=re.DOTALL
+        )
+        assert len(re.findall("[\u4e00-\u9fff]", text)) > len(text) // 8
+
+
+def test_a_chinese_lesson_that_lags_behind_is_found(editions):
+    book = editions.notebook(LESSONS[0])
+    longer = editions.notebook(LESSONS[0])
+    longer.cells.append(longer.cells[0])
+    with pytest.raises(ValueError, match="parts as in English"):
+        editions.chinese(LESSONS[0], longer)
+    book.cells[-2].source = "No exercise any more."
+    with pytest.raises(ValueError, match="fold of an exercise"):
+        editions.chinese(LESSONS[0], book)
+
+
+def test_copies_to_work_in_have_no_outputs_and_keep_what_a_student_wrote(tmp_path, editions):
+    editions.lab(tmp_path)
+    books = sorted(tmp_path.rglob("*.ipynb"))
+    assert len(books) == 2 * len(LESSONS)
+    assert [path.name for path in tmp_path.rglob("*.py")] == ["lesson.py"] * 2
+    for path in books:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert not [cell for cell in cells if cell.get("outputs")]
+    books[0].write_text("mine", encoding="utf-8")
+    editions.lab(tmp_path)
+    assert books[0].read_text(encoding="utf-8") == "mine"
+
+
+def test_slides_begin_at_every_heading(tmp_path, editions, monkeypatch):
+    pytest.importorskip("nbconvert", reason="slides need the extra `notebooks`")
+    monkeypatch.setattr(editions, "texts", lambda chosen=None: LESSONS[:1])
+    editions.slides(tmp_path)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [f"{LESSONS[0].stem}-zh.slides.html", f"{LESSONS[0].stem}.slides.html"]
+    headings = sum("## " in f"\n{c.source}" for c in jupytext.read(LESSONS[0]).cells)
+    text = (tmp_path / found[1]).read_text(encoding="utf-8")
+    assert text.count("<section>") >= headings
+
+
 # Every figure of the article that the project began from, and the words of the check that holds it.
 FIGURES = {
     "02": [

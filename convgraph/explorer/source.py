@@ -27,6 +27,7 @@ PARTS = (
     "controls",
     "gestures",
     "explorer",
+    "chinese",
     "hosts",
 )
 """Files of js/, foundation first: a part may import what stands before it."""

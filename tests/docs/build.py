@@ -12,6 +12,7 @@ from pathlib import Path
 from convgraph.explorer import page
 from tests.docs import pictures, shown
 from tests.docs.formulas import typeset_site
+from tests.docs.languages import link_languages
 from tests.docs.links import broken
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,11 +28,37 @@ def stage(folder: Path) -> None:
         (folder / language / "explorer-page.html").write_text(text, encoding="utf-8")
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (folder / "contributing.md").write_text(contributing.replace("](docs/", "]("), encoding="utf-8")
+    translate(folder)
     for draw in (pictures.pixel_graph, pictures.first_graph):
         draw(folder / "images")
     lessons = [sys.executable, "notebooks/editions.py", "pages", str(folder / "lessons")]
     subprocess.run(lessons, cwd=ROOT, check=True)
     shown.show(folder)
+
+
+def translate(folder: Path) -> None:
+    """Put into Chinese pages what they share with the English ones: code, the explorer."""
+    english = (folder / "tutorial.md").read_text(encoding="utf-8")
+    tutorial = folder / "zh" / "tutorial.md"
+    tutorial.write_text(with_code(tutorial.read_text(encoding="utf-8"), english), encoding="utf-8")
+    text = (folder / "explorer.md").read_text(encoding="utf-8")
+    frame = text[text.index("<iframe") : text.index("</script>") + len("</script>")]
+    with (folder / "zh" / "explorer.md").open("a", encoding="utf-8") as page_:
+        page_.write(frame.replace("convgraph explorer", "卷积的探索页"))
+
+
+def with_code(translated: str, english: str) -> str:
+    """Return a translated page with the English code in place of each `{code}`.
+
+    Raises:
+        ValueError: the two have another number of blocks.
+    """
+    blocks = [found[0] for found in shown.BLOCK.finditer(english)]
+    if translated.count("{code}") != len(blocks):
+        raise ValueError(f"expected {len(blocks)} blocks of code, got {translated.count('{code}')}")
+    for block in blocks:
+        translated = translated.replace("{code}", block, 1)
+    return translated
 
 
 def main() -> None:
@@ -40,6 +67,7 @@ def main() -> None:
     zensical = Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, check=True)
     typeset_site(ROOT / "site")
+    link_languages(ROOT / "site")
     found = broken(ROOT / "site")
     if found:
         sys.exit("\n".join(found))

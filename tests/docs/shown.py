@@ -13,7 +13,14 @@ import types
 from pathlib import Path
 from typing import Any
 
-PAGES = ("index.md", "tutorial.md", "gallery.md", "guide/prove.md", "guide/own-layer.md")
+PAGES = (
+    "index.md",
+    "tutorial.md",
+    "zh/tutorial.md",
+    "gallery.md",
+    "guide/prove.md",
+    "guide/own-layer.md",
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORDS = re.compile(r"# shows: (.*)$", re.MULTILINE)
 INK = "#757575"

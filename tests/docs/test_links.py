@@ -52,6 +52,25 @@ def test_what_a_page_prints_and_draws_follows_its_code(tmp_path) -> None:
     assert (tmp_path / "images" / "page-1.png").stat().st_size > 0
 
 
+def test_the_switch_of_languages_leads_to_the_same_page(tmp_path) -> None:
+    from tests.docs.languages import link_languages
+
+    switch = '<html lang="en"><a href="/">English</a><a href="/zh/">other</a>'
+    for folder in ("", "zh", "tutorial", "zh/tutorial", "guide"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "index.html").write_text(switch, encoding="utf-8")
+    link_languages(tmp_path)
+    found = {
+        folder: (tmp_path / folder / "index.html").read_text(encoding="utf-8")
+        for folder in ("tutorial", "zh/tutorial", "guide")
+    }
+    assert 'href="../zh/tutorial/"' in found["tutorial"]
+    assert 'href="../../tutorial/"' in found["zh/tutorial"]
+    assert found["zh/tutorial"].startswith('<html lang="zh">')
+    assert 'href="../zh/"' in found["guide"]  # not translated: the home page
+    assert broken(tmp_path) == []
+
+
 def test_a_formula_becomes_mathml() -> None:
     pytest.importorskip("latex2mathml", reason="formulas need the extra `docs`")
     from tests.docs.formulas import typeset

@@ -1,6 +1,6 @@
 """Every page of the built site in a real browser: three widths, light and dark.
 
-`make docs` builds the site and runs this; without a site there is nothing to try.
+`make docs-browser` builds the site and runs this; elsewhere nothing is tried.
 """
 
 import functools
@@ -21,7 +21,7 @@ PAGES = sorted(
 )
 WIDTHS = {"phone": 390, "tablet": 820, "desk": 1366}
 
-pytestmark = pytest.mark.skipif(not PAGES, reason="needs site/: make docs")
+pytestmark = pytest.mark.skipif(not PAGES, reason="needs site/: make docs-browser")
 
 WIDER = """() => {
   const room = document.documentElement.clientWidth;

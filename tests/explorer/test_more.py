@@ -220,3 +220,48 @@ def test_axe_finds_nothing_serious(lesson, scheme, show) -> None:
     found = axe.Axe().run(tab).response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
     assert json.dumps([(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in serious]) == "[]"
+
+
+# Words that stand in Chinese texts too: names, symbols and keys.
+NAMES = {"ReLU", "Sobel", "Escape", "Tab", "C_out", "C_in"}
+
+
+@pytest.mark.parametrize(
+    "lesson",
+    [
+        "messages",
+        "graph",
+        "pointwise",
+        "bars",
+        "photo",
+        "pool",
+        "hops",
+        "split",
+        "stride",
+        "fold",
+        "holes",
+        "walls",
+    ],
+)
+def test_the_chinese_page_says_everything_in_chinese(lesson, browser, tmp_path) -> None:
+    import re
+
+    from convgraph.explorer import page
+
+    (tmp_path / "page.html").write_text(page(language="zh"), encoding="utf-8")
+    surroundings = browser.new_context(offline=True)
+    tab = surroundings.new_page()
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.click(f"[data-lesson={lesson}]")
+    tab.check("[data-control=relu]")
+    tab.click("[data-lattice=output] [data-p='0']")
+    tab.wait_for_timeout(300)
+    text = tab.inner_text("body") + " ".join(
+        tab.evaluate(
+            "[...document.querySelectorAll('main [aria-label], main [title]')]"
+            ".flatMap((e) => [e.getAttribute('aria-label') ?? '', e.getAttribute('title') ?? ''])"
+        )
+    )
+    assert set(re.findall(r"[A-Za-z_]{3,}", text)) - NAMES == set()
+    assert tab.get_attribute("html", "lang") == "zh"
+    surroundings.close()

@@ -1,7 +1,9 @@
 // Where the explorer lives: in a notebook beside a kernel, or as a page, perhaps in a frame of another.
 
 import { read, written } from "./address.js";
+import { speakChinese } from "./chinese.js";
 import { mount } from "./explorer.js";
+import { LESSONS } from "./scenes.js";
 
 // What a notebook asks for: anywidget calls render with the model of the kernel.
 export function render({ model, el }) {
@@ -40,6 +42,7 @@ export function openPage(root, found) {
       window.parent.postMessage({ convgraph: "address", hash: written(view.state) }, "*");
     }, 400);
   });
+  if (document.documentElement.lang.startsWith("zh")) speakChinese(root, LESSONS);
   const open = (hash) => { const state = found.config ? null : read(hash); if (state) view.go(state); };
   open(window.location.hash);
   window.addEventListener("hashchange", () => { if (window.location.hash !== written(view.state)) open(window.location.hash); });
