@@ -16,6 +16,7 @@ from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 from convgraph.graph.transforms import ToPixelGraph
+from convgraph.graph.typed_edges import TypedEdges
 from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "Sites",
     "ToPixelGraph",
     "Torus",
+    "TypedEdges",
     "backend",
     "connect",
     "errors",

@@ -25,7 +25,7 @@ HOUSE = {
     "graph": """
         lattice images places site_numbers sites
         space_edges network_sites edge_list output_sites edges
-        interchange pixel_graph transforms .
+        typed_edges interchange pixel_graph transforms .
     """,
     "spaces": """
         charts readers torus healpix_order healpix
@@ -50,7 +50,7 @@ HOUSE = {
     """,
     "functional": """
         conv pool resize rearrange norm
-        prepared .
+        typed prepared .
     """,
     "nn": """
         nodewise twin conv convs pool

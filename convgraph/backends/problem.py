@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
+from convgraph.graph.typed_edges import TypedEdges
 
 TAPPED = "hooks or an explainer listen to single messages; only 'messages' has them"
 """Why every other backend refuses a problem whose messages somebody listens to."""
@@ -70,48 +71,6 @@ class EdgeSource(Protocol):
 
     def by_tap(self) -> TapList:
         """The edge list ordered by tap."""
-
-
-@final
-class TypedEdges:
-    """The edges of any typed graph, in whatever order they come; sorted by tap only on demand."""
-
-    is_grid = False
-    is_self_loops = False
-    injective = False
-    single_valued = False
-
-    def __init__(
-        self,
-        edge_index: Tensor,  # (2, E), row 0 source, row 1 target
-        edge_type: Tensor,  # (E,)
-        edge_weight: Tensor | None,  # (E,)
-        *,
-        num_sources: int,
-        num_targets: int,
-        num_taps: int,
-    ) -> None:
-        """Keep the lists as they are."""
-        self.edge_index = edge_index
-        self.edge_type = edge_type
-        self.edge_weight = edge_weight
-        self.num_sources = num_sources
-        self.num_targets = num_targets
-        self.num_taps = num_taps
-
-    @property
-    def num_edges(self) -> int:
-        """Length of the edge list."""
-        return self.edge_index.shape[1]
-
-    def by_tap(self) -> TapList:
-        """The list ordered by tap; equal taps keep their order."""
-        order = self.edge_type.argsort(stable=True)
-        counts = torch.bincount(self.edge_type, minlength=self.num_taps)
-        ptr = (0, *counts.cumsum(0).tolist())
-        source, target = self.edge_index[0, order], self.edge_index[1, order]
-        weight = None if self.edge_weight is None else self.edge_weight[order]
-        return source, target, weight, ptr
 
 
 @final

@@ -12,6 +12,7 @@ from convgraph.functional.rearrange import (
     graph_unfold,
 )
 from convgraph.functional.resize import graph_resize
+from convgraph.functional.typed import typed_avg_pool, typed_max_pool, typed_resize
 
 __all__ = [
     "graph_avg_pool",
@@ -23,5 +24,8 @@ __all__ = [
     "graph_pixel_unshuffle",
     "graph_resize",
     "graph_unfold",
+    "typed_avg_pool",
     "typed_conv",
+    "typed_max_pool",
+    "typed_resize",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from convgraph import autocast, backends
 from convgraph.backends import tf32
 from convgraph.backends.messages import edges as messages
-from convgraph.backends.problem import Problem, TypedEdges
+from convgraph.backends.problem import Problem
 from convgraph.errors import (
     DeviceError,
     DtypeError,
@@ -29,6 +29,7 @@ from convgraph.errors import (
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.typed_edges import TypedEdges
 
 
 def graph_conv(
@@ -145,7 +146,7 @@ def typed_conv(
     _check_form(x, edge_index, edge_type, edge_weight, who)
     edge_index, edge_type = _wide(edge_index), _wide(edge_type)
     _check_bounds(x, edge_index, edge_type, num_targets, geometry.num_taps, who)
-    edges = TypedEdges(
+    edges = TypedEdges.unchecked(
         edge_index,
         edge_type,
         edge_weight,
@@ -156,6 +157,53 @@ def typed_conv(
     # An unsorted list costs `gather` a sort at every call; the typed-node table does without.
     chosen = backends.forced(backend) or messages.NAME
     return convolve(x, weight, bias, edges, geometry, groups, chosen, propagate, tapped=tapped)
+
+
+def listed_conv(
+    x: Tensor,
+    edges: TypedEdges,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    geometry: KernelGeometry,
+    groups: int = 1,
+    backend: str | None = None,
+    propagate: Callable[..., Any] | None = None,
+    tapped: bool = False,
+    who: str = "listed_conv",
+) -> Tensor:
+    """Convolve a typed graph whose edges are kept: sorted once, by whichever backend is cheapest.
+
+    Args:
+        x: (N, C_in), or (B, N, C_in).
+        edges: of N sources.
+        weight: as in `graph_conv`.
+        bias: (C_out,) or None.
+        geometry: only its number of taps and its direction are read.
+        groups: blocks of channels that do not mix.
+        backend: forces one backend.
+        propagate: a MessagePassing layer's own, for its hooks.
+        tapped: whether somebody listens to single messages.
+        who: the caller's name, for error texts.
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: as in `graph_conv`.
+        EdgeError: the edges have more taps than the kernel.
+    """
+    if x.dim() not in (2, 3) or x.shape[-2] != edges.num_sources:
+        raise ShapeError(
+            f"{who}: expected x of shape (N, C) or (B, N, C) with N = {edges.num_sources} sources, "
+            f"got {tuple(x.shape)}"
+        )
+    check_weight(x, weight, bias, geometry, groups, who)
+    if edges.num_taps > geometry.num_taps:
+        raise EdgeError(
+            f"{who}: expected edges of at most {geometry.num_taps} taps, got {edges.num_taps}"
+        )
+    if edges.edge_index.device != x.device:
+        raise DeviceError(f"{who}: x on {x.device} but edges on {edges.edge_index.device}")
+    whole = edges if edges.num_taps == geometry.num_taps else edges.with_taps(geometry.num_taps)
+    return convolve(x, weight, bias, whole, geometry, groups, backend, propagate, tapped=tapped)
 
 
 def convolve(

@@ -29,6 +29,7 @@ from convgraph.functional import prepared
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.typed_edges import TypedEdges
 from convgraph.nn import twin
 
 _FORMATS = {
@@ -144,7 +145,7 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
     def forward(
         self,
         x: PixelGraph | Tensor | tuple[Tensor, Tensor | None],
-        edge_index: Tensor | None = None,
+        edge_index: Tensor | TypedEdges | None = None,
         edge_type: Tensor | None = None,
         edge_weight: Tensor | None = None,
         size: tuple[int | None, int | None] | None = None,
@@ -157,7 +158,8 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
             x: a PixelGraph, whose edges the layer knows; or, as in PyG, features (N, C_in) with
                 the edges in the next arguments, (B, N, C_in) for B feature sets on one graph, or a
                 pair (x_src, x_dst) for a bipartite graph.
-            edge_index: (2, E) integers; row 0 sends unless flow says otherwise.
+            edge_index: (2, E) integers; row 0 sends unless flow says otherwise. Or `TypedEdges`,
+                which are sorted once and kept.
             edge_type: (E,) integers in [0, num_taps); may be left out for one tap.
             edge_weight: (E,) factors of the messages.
             size: (number of sources, number of targets) for a bipartite graph.
@@ -197,6 +199,23 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
                 who=self._who(),
             )
         who = self._who()
+        if isinstance(edge_index, TypedEdges):
+            if isinstance(x, tuple) or edge_type is not None or edge_weight is not None:
+                raise GraphError(
+                    f"{who}: TypedEdges bring types, weights and sizes; pass features x alone"
+                )
+            return functional.listed_conv(
+                x,
+                edge_index,
+                self.weight,
+                self.bias,
+                geometry=self.geometry,
+                groups=self.groups,
+                backend=self.backend,
+                propagate=self.propagate,
+                tapped=tapped,
+                who=who,
+            )
         if edge_index is None:
             raise GraphError(
                 f"{who}: expected a PixelGraph, or features with edge_index and edge_type; "

@@ -15,6 +15,7 @@ from torch import Tensor
 from convgraph.backends.compiled import linear, operators, unwatched
 from convgraph.backends.problem import EdgeSource
 from convgraph.graph.edges import Edges
+from convgraph.graph.typed_edges import TypedEdges
 
 
 class Lists(NamedTuple):
@@ -40,7 +41,7 @@ class Both(NamedTuple):
 
 def lists(edges: EdgeSource, dtype: torch.dtype) -> Both:
     """Return bags of sources for each site and tap, and of sites and taps for each source."""
-    if isinstance(edges, Edges):
+    if isinstance(edges, (Edges, TypedEdges)):
         return edges.form(_lists, dtype)
     return _lists(edges, dtype)
 
