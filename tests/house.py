@@ -60,7 +60,7 @@ HOUSE = {
     """,
     "convert": """
         names frames keys registry report
-        value align batch node_pairs settle
+        value align batch node_pairs tokens settle
         rules tensor functions layers recording
         network receptive summary .
     """,

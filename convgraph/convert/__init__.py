@@ -10,8 +10,8 @@ from convgraph.convert.report import Conversion, Line
 from convgraph.convert.summary import Row, Summary, summary
 from convgraph.convert.tensor import GraphTensor
 
-REGISTERED = functions.HOOKS
-"""What `functions` registers when it is imported."""
+REGISTERED = functions.__name__
+"""What has to be imported before the first map is made."""
 
 __all__ = [
     "Conversion",

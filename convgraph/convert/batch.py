@@ -47,7 +47,7 @@ def images_of(sites: Sites, chosen: tuple[int, ...]) -> Sites:
     root = sites.root
 
     def make(source: Sites) -> Sites:
-        shared = {"device": source.device, "space": source.space}
+        shared: dict[str, Any] = {"device": source.device, "space": source.space}
         if source.mask is None:
             return Sites.full(len(chosen), source.size or (), **shared)
         masks = source.mask_images()

@@ -121,7 +121,7 @@ class _OnRows(_Function):
     original: Any
 
     @classmethod
-    def forward(cls, ctx: Any, values: Any, sent: Any, *args: Any) -> Any:  # type: ignore[override]
+    def forward(cls, ctx: Any, values: Any, sent: Any, *args: Any) -> Any:
         """Hand maps to the original's forward; keep whose rows its results are."""
         given = [
             wrapped(value.with_x(one)) if value is not None else one

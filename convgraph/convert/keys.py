@@ -48,7 +48,7 @@ Guard = torch._C._ForceDispatchKeyGuard
 excluded = torch._C._dispatch_tls_local_exclude_set
 included = torch._C._dispatch_tls_local_include_set
 modes = torch._C._len_torch_dispatch_stack
-Mode = TorchDispatchMode
+Mode: Any = TorchDispatchMode
 
 _K = torch._C.DispatchKey
 

@@ -196,14 +196,14 @@ class _Walk:
 
 def _same_place(step: Step, mine: Tensor, value: Spatial) -> Tensor:
     """The nodes of a value where the result's are: itself, or where its axes are shorter."""
-    sites = value.sites
-    out = step.out.sites if isinstance(step.out, Spatial) else None
+    sites: Any = value.sites
+    out: Any = step.out.sites if isinstance(step.out, Spatial) else None
     if out is sites and len(mine) == sites.num_nodes:
         return mine
     if out is None or len(mine) != out.num_nodes or len(out.size or ()) != len(sites.size or ()):
         return mine.any().expand(sites.num_nodes).clone()
     cell = out.batch[mine]
-    for axis, (old, new) in enumerate(zip(sites.size, out.size, strict=True)):
+    for axis, (old, new) in enumerate(zip(sites.size or (), out.size or (), strict=True)):
         place = out.pos[mine][:, axis]
         cell = cell * old + (place if old == new else place * 0)
     node = cell if sites.rank is None else sites.rank[cell]

@@ -126,7 +126,7 @@ class Listener(keys.Mode):  # type: ignore[misc]
         moved = self.moved if self.moved is not None else getattr(call.rule, "hop", "all")
         if reason is not None or moved == "edges":
             moved = "all"
-        family = None if reason is not None else call.rule.family  # type: ignore[union-attr]
+        family = None if reason is not None else call.rule.family
         self._note(call.name, family, str(reason or ""), moved, (args, kwargs or {}), made)
         self.flops = 0
 
@@ -148,7 +148,8 @@ class Listener(keys.Mode):  # type: ignore[misc]
         wrote = [one for one in pytree.tree_leaves(made) if isinstance(one, Tensor)]
         self.recording.kept += [read, wrote]  # no name is given twice
         values = tuple(one.value for one in read if isinstance(one, GraphTensor))
-        bases = [one.base[0][0] for one in wrote if getattr(one, "base", None) is not None]
+        views = [getattr(one, "base", None) for one in wrote]
+        bases = [view[0][0] for view in views if view is not None]
         out = wrote[0] if wrote else None
         self.recording.steps.append(
             Step(

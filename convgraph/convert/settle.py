@@ -1,7 +1,8 @@
-"""Settling: a lattice axis that a reshape cut in two, or made longer, becomes one of another size.
+"""Settling: a lattice that axes speak of becomes one, where they cut, lengthen or turn another.
 
     space to depth    (batch) (c y%2 x%2) (y/2) (x/2)   ->  (batch) (4 c) (y') (x')
     depth to space    (batch) (c) (y 2) (x 2)           ->  (batch) (c) (y') (x')
+    transposed        (batch) (c) (x) (y)               ->  (batch) (c) (y') (x')
 
 The names alone move no node; an operator that needs an image, or channels without digits of sites
 among them, makes it a move: each node of the new lattice hears the nodes of its cell, an absent one
@@ -14,7 +15,7 @@ from typing import Any
 
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, lift
-from convgraph.graph.output_sites import network_sites
+from convgraph.graph.network_sites import network_sites, turned_sites
 from convgraph.graph.sites import Sites
 
 
@@ -37,7 +38,7 @@ def settle(value: Spatial) -> Any:
         return value
     mixed = [dim for dim, axis in enumerate(value.axes) if _is_mixed(axis)]
     if not mixed:
-        return value
+        return _turned(value)
     size = list(value.sites.size)
     axes = list(value.axes)
     grown = [dim for dim in mixed if _grows(value.axes, dim, size)]
@@ -71,6 +72,28 @@ def settle(value: Spatial) -> Any:
         return dense
     sites = network_sites(value.sites, (tuple(size),) * value.sites.batch_size)
     return Spatial(lift(dense, tuple(axes), sites), sites, tuple(axes))
+
+
+def _turned(value: Spatial) -> Spatial:
+    """An image whose lattice axes stand in another order, on the lattice turned round."""
+    size = value.sites.size
+    d = len(size)
+    order = [axis[0].axis if len(axis) == 1 else -1 for axis in value.axes[-d:]]
+    image = len(value.axes) == d + 2 and sorted(order) == list(range(d)) != order
+    whole = image and all(
+        axis == (Name("site", size[axis[0].axis], axis[0].axis),) for axis in value.axes[-d:]
+    )
+    if not whole or value.sites.space is not None:
+        return value
+    sites = turned_sites(value.sites, tuple(order))
+    axes = list(value.axes)
+    for place, n in enumerate(sites.size or ()):
+        axes[2 + place] = (Name("site", n, place),)
+    cell = sites.batch
+    for axis, n in enumerate(size):
+        cell = cell * n + sites.pos[:, order.index(axis)]
+    node = cell if value.sites.rank is None else value.sites.rank[cell]
+    return Spatial(value.x.index_select(0, node), sites, tuple(axes))
 
 
 def _is_mixed(axis: Axis) -> bool:

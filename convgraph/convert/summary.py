@@ -171,12 +171,9 @@ def _row(step: Step, parameters: dict[int, int]) -> Row | None:
     flops = 0 if moves else 2 * edges.num_edges * per_edge
     backend = ""
     if not moves:
-        groups = (
-            max(channels * inside // per_edge, 1) if kind == "conv" and per_edge else max(inside, 1)
-        )
+        x, mixed = source.x, kind == "conv" and per_edge
+        groups = max(channels * inside // per_edge if mixed else inside, 1)
         backend = backends.choose(
-            Problem(
-                kind, edges, inside, channels or inside, groups, source.x.dtype, source.x.device
-            )
+            Problem(str(kind), edges, inside, channels or inside, groups, x.dtype, x.device)
         )
     return Row(layer, nodes, edges.num_edges, edges.num_taps, sum(own), flops, backend)

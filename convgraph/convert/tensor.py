@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.convert import keys, names, registry, rules
+from convgraph.convert import keys, names, registry, rules, tokens
 from convgraph.convert.frames import where
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.settle import settle, settled
+from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, brought, from_graph, lift
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
@@ -27,7 +28,7 @@ from convgraph.graph.pixel_graph import PixelGraph, tensors_by
 REGISTERED = rules.FAMILIES
 """The families of rules; importing them registers them."""
 
-_make = torch.Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_make = torch.Tensor._make_wrapper_subclass
 
 
 class GraphTensor(Tensor):
@@ -89,19 +90,27 @@ class GraphTensor(Tensor):
         own = OWN.get(func)
         if own is not None:
             return own(*args, **kwargs) if kwargs else own(*args)
+        if type(func) is FunctionType:
+            bare = _BARE.get(func)
+            if bare is None:
+                bare = _BARE.setdefault(func, _bare(func))
+            if bare is not func:
+                return bare(*args, **kwargs) if kwargs else bare(*args)
         outer = _STATE.keys
         _STATE.keys = inside, outside = keys.included(), keys.excluded()
         try:
             with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
-                if isinstance(func, FunctionType) or keys.modes():
-                    with _Rules():  # it may touch parameters, or somebody listens to operators
+                if keys.modes() or isinstance(func, FunctionType):
+                    with _Rules():  # somebody listens to operators, or it may touch parameters
                         return func(*args, **kwargs) if kwargs else func(*args)
                 return func(*args, **kwargs) if kwargs else func(*args)
         finally:
             _STATE.keys = outer
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Meet an operator."""
         return _met(func, args, kwargs)
 
@@ -136,6 +145,31 @@ class GraphTensor(Tensor):
         )
 
 
+_BARE: dict[Any, Any] = {}
+
+_ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+"""What a function of torch's Python asks before it hands itself over."""
+
+
+def _bare(func: Any) -> Any:
+    """A function of torch's Python that no longer asks, so that its operators come one by one.
+
+    Others than those of `torch.nn.functional` as they are: behind one of them torch's C++ may name
+    the function of Python again.
+    """
+    asked = [name for name in _ASKS if name in func.__globals__]
+    if not asked or func.__module__ != "torch.nn.functional":
+        return func
+    scope = {**func.__globals__, **dict.fromkeys(asked, _nobody)}
+    made = FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+    made.__kwdefaults__ = func.__kwdefaults__
+    return made
+
+
+def _nobody(*_: Any) -> bool:
+    return False
+
+
 class _State(threading.local):
     """The dispatch keys as the caller of the operator in progress has set them; who listens."""
 
@@ -156,7 +190,7 @@ class _Rules(keys.Mode):  # type: ignore[misc]
 def wrapped(value: Spatial) -> GraphTensor:
     """Return a value as a tensor."""
     x = value.x
-    made: GraphTensor = _make(GraphTensor, names.sizes(value.axes), dtype=x.dtype, device=x.device)
+    made: GraphTensor = _make(GraphTensor, value.shape, dtype=x.dtype, device=x.device)
     made.value = value
     return made
 
@@ -253,7 +287,7 @@ def _taken(given: Any) -> Any:
 def _given(out: Any) -> Any:
     """The tensors of values, in nested results."""
     kind = type(out)
-    if kind is Spatial:
+    if kind is Spatial or kind is Tokens:
         return wrapped(out)
     if kind is tuple or kind is list:
         return kind([_given(one) for one in out])
@@ -264,7 +298,14 @@ def _has_value(given: Any) -> bool:
     kind = type(given)
     if kind is list or kind is tuple:
         return any(map(_has_value, given))
-    return kind is Spatial
+    return kind is Spatial or kind is Tokens
+
+
+def _has_tokens(given: Any) -> bool:
+    kind = type(given)
+    if kind is list or kind is tuple:
+        return any(map(_has_tokens, given))
+    return kind is Tokens
 
 
 def _met(func: Any, args: Any, kwargs: Any) -> Any:
@@ -308,6 +349,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
 def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
+    if any(map(_has_tokens, taken)):
+        return tokens.meaning(call, taken, named)
     try:
         return rule.call(call, *taken, **named)
     except NoRuleError:
@@ -358,13 +401,13 @@ def _where_not(taken: Any, named: Any) -> Any:
 
 
 def _values(given: Any) -> list[Spatial]:
-    if isinstance(given, Spatial):
-        return [given]
+    if isinstance(given, (Spatial, Tokens)):
+        return [given]  # type: ignore[list-item]
     return [v for one in given for v in _values(one)] if isinstance(given, (list, tuple)) else []
 
 
 def _dense(given: Any) -> Any:
-    if isinstance(given, Spatial):
+    if isinstance(given, (Spatial, Tokens)):
         return given.tensor()
     return [_dense(one) for one in given] if isinstance(given, list) else given
 

@@ -11,6 +11,7 @@ the union. A map of one site is a readout and has no mask; a full grid stays one
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -47,8 +48,21 @@ def network_sites(source: Sites, sizes: tuple[Size, ...], relation: Any = None) 
     if source.size is None or (root.size is None and sizes):
         return _image_by_image(source, sizes, relation)
     size = sizes[0] if sizes else source.size
-    spans = source.memo(("through", relation, size), lambda: _through(source, relation, size))
-    return network_sites(_own_root(source), sizes) if spans is None else at(root, spans)
+    found = source.memo(("through", relation, size), lambda: _Way(_through(source, relation, size)))
+    target: Sites | None = found.target()
+    if target is None:
+        spans = found.spans
+        target = network_sites(_own_root(source), sizes) if spans is None else at(root, spans)
+        found.target = ref(target)
+    return target
+
+
+class _Way:
+    """Where a relation leads, and the record of it as long as somebody holds that."""
+
+    def __init__(self, spans: tuple[Span, ...] | None) -> None:
+        self.spans = spans
+        self.target: Any = lambda: None
 
 
 def _own_root(source: Sites) -> Sites:
@@ -73,6 +87,38 @@ def moved_sites(source: Sites, tables: Mapping[int, Sequence[int]]) -> Sites:
     if source.root.mask is None:
         return network_sites(source, (tuple(span.size for span in spans),) * source.batch_size)
     return at(source.root, spans)
+
+
+def turned_sites(source: Sites, order: tuple[int, ...]) -> Sites:
+    """Return the sites of a map whose lattice axis k is the old axis order[k]; turned back, these.
+
+    Args:
+        source: of a map of one size, in the plane.
+        order: a permutation of the axes.
+    """
+    root = source.root
+
+    def make(one: Sites) -> Sites:
+        size = tuple((one.size or ())[axis] for axis in order)
+        if one.mask is None:
+            return Sites.full(one.batch_size, size, device=one.device, batched=one.batched)
+        shape = (one.batch_size, *(one.size or ()))
+        mask = one.mask.view(shape).permute(0, *(1 + axis for axis in order)).reshape(-1)
+        shared: dict[str, Any] = {"device": one.device, "batched": one.batched}
+        made = Sites((size,) * one.batch_size, mask, d=one.d, **shared)
+        back = tuple(order.index(axis) for axis in range(len(order)))
+        made.memo(("turned", back), lambda: ref(one))
+        return made
+
+    before = root.memo(("turned", order), lambda: None)
+    whole = before() if before is not None else None
+    if whole is None:
+        whole = root.kin(("turned by", order), lambda: make(root))
+    if source.place is None or whole.mask is None:
+        return whole if source is root or whole.mask is None else source.kin(
+            ("turned by", order), lambda: make(source)
+        )  # fmt: skip
+    return at(whole, tuple(source.place[axis] for axis in order))
 
 
 def union(first: Sites, other: Sites) -> Sites:

@@ -32,13 +32,6 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.typed_edges import TypedEdges
 from convgraph.nn import twin
 
-_FORMATS = {
-    1: torch.contiguous_format,
-    2: torch.channels_last,
-    3: torch.channels_last_3d,
-}
-"""Dimension -> how torch's convolutions want a weight that meets a channels-last image."""
-
 
 class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """A convolution on the typed edges of a d-dimensional pixel graph, or of any typed graph.
@@ -102,10 +95,7 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         if geometry.transposed:
             rows, columns = columns, rows
         shape = (rows, columns // self.groups, *geometry.kernel_size)
-        # Laid out as rows are, channels last, or torch's kernels would turn it round at every call.
-        self.weight = torch.nn.Parameter(
-            torch.empty(shape, device=device, dtype=dtype, memory_format=_FORMATS[geometry.d])
-        )
+        self.weight = torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
             self.bias = torch.nn.Parameter(
                 torch.empty(self.out_channels, device=device, dtype=dtype)
@@ -116,9 +106,7 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as torch's convolutions do: the same seed gives the same numbers."""
-        drawn = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
-        with torch.no_grad():  # numbers are drawn in the order in which they lie
-            self.weight.copy_(init.kaiming_uniform_(drawn, a=sqrt(5)))
+        init.kaiming_uniform_(self.weight, a=sqrt(5))
         if self.bias is not None:
             fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
             if fan_in:

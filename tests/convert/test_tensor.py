@@ -15,6 +15,7 @@ from convgraph.convert import keys
 from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ConversionError, GraphError
 from tests.convert.nets import build, image
+from tests.convert.zoo.snap import snap
 
 SIZE = (8, 10)
 
@@ -356,3 +357,96 @@ def test_an_operator_without_a_rule_names_itself() -> None:
         model(graph().tensor())
     full = cg.PixelGraph.from_image(image(2, 2, *SIZE))
     assert torch.equal(model(full.tensor()), model(full.to_image()))
+
+
+# Tokens: readouts beside nodes
+
+
+class Vit(nn.Module):
+    """Patches of 2 x 2, a class token and a register, positions, a bias on pairs, two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 2, 2)
+        self.token = nn.Parameter(torch.randn(1, 2, 6))
+        self.place = nn.Parameter(torch.randn(1, 22, 6))
+        self.bias = nn.Parameter(torch.randn(1, 2, 22, 22))
+        self.norm = nn.ModuleList(nn.LayerNorm(6) for _ in range(5))
+        self.qkv = nn.ModuleList(nn.Linear(6, 18) for _ in range(2))
+        self.mlp = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, visible: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """With `visible`, the numbers of the patches of one image that are there: others go."""
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
+        bias = self.bias
+        if visible is not None:
+            kept = torch.cat([torch.arange(2), visible + 2])
+            x, bias = x[:, kept], bias[:, :, kept][..., kept]
+        for number in range(2):
+            b, n, c = x.shape
+            y = self.qkv[number](self.norm[number](x)).reshape(b, n, 3, 2, 3)
+            q, k, v = y.permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            x = x + y.transpose(1, 2).reshape(b, n, c)
+            x = x + F.gelu(self.mlp[number](self.norm[2 + number](x)))
+        x = self.norm[4](x)
+        return self.head(x[:, 0]), x[:, 2:].mean(1), x.mean(1)
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_tokens_beside_nodes_are_the_visible_tokens_alone(even: bool) -> None:
+    """Each image by itself, its absent patches dropped: answers and gradients to 20 bits."""
+    torch.manual_seed(0)
+    model = Vit().double()
+    x = torch.randn(2, 2, *SIZE).double()
+    coarse = torch.rand(2, 4, 5) > 0.5
+    if even:
+        coarse[1] = coarse[0].flip(0)
+    mask = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    got = model(cg.PixelGraph.from_image(x, mask=mask).tensor())
+    want = [model(x[n : n + 1], coarse[n].flatten().nonzero()[:, 0]) for n in range(2)]
+    grads = []
+    for outs in (got, [torch.cat(parts) for parts in zip(*want, strict=True)]):
+        loss = sum((out**2).sum() for out in outs)
+        grads.append([*outs, *torch.autograd.grad(loss, model.parameters())])
+    for mine, true in zip(*grads, strict=True):
+        assert true.abs().max() > 0
+        assert torch.equal(snap(mine.detach(), None), snap(true.detach(), None))
+
+
+def test_nodes_hear_tokens_that_are_no_nodes_and_the_other_way_round() -> None:
+    """Text beside an image, queries of a decoder: cross-attention, to 20 bits."""
+    torch.manual_seed(0)
+    g, there = graph(6), holes().flatten(1)
+    nodes = g.tensor().flatten(2).transpose(1, 2).reshape(2, 80, 2, 3).transpose(1, 2)
+    text = torch.randn(2, 2, 7, 3).double()
+    dense = nodes.to_dense()
+    mine = F.scaled_dot_product_attention(nodes, text, text)
+    true = F.scaled_dot_product_attention(dense, text, text)
+    true = torch.where(there[:, None, :, None], true, 0.0)
+    assert torch.equal(snap(mine.to_dense(), None), snap(true, None))
+    mine = F.scaled_dot_product_attention(text, nodes, nodes)
+    true = F.scaled_dot_product_attention(text, dense, dense, there[:, None, None])
+    assert torch.equal(snap(mine, None), snap(true, None))
+
+
+def test_a_sequence_is_not_cut_through_its_nodes() -> None:
+    x = graph(6).tensor().flatten(2).transpose(1, 2)
+    both = torch.cat([torch.zeros(2, 1, 6).double(), x], 1)
+    assert both.shape == (2, 81, 6)
+    assert torch.equal(both[:, 1:].to_dense(), x.to_dense())
+    assert both[:, 0].shape == (2, 6)
+    with pytest.raises(ConversionError, match="takes a part of the nodes out of a sequence"):
+        both[:, 3:]
+
+
+def test_a_transposed_map_is_a_lattice() -> None:
+    c = conv(2, 3)
+    x = graph().tensor()
+    for stride in (1, 2):
+        turned = F.conv2d(x.transpose(2, 3), c.weight.transpose(2, 3), c.bias, stride, padding=1)
+        straight = F.conv2d(x, c.weight, c.bias, stride, padding=1)
+        assert torch.equal(turned.transpose(2, 3).to_dense(), straight.to_dense())
+        assert torch.equal(turned.graph.mask.transpose(1, 2), straight.graph.mask)

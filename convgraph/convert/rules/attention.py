@@ -14,6 +14,7 @@ from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.node_pairs import PairSites, heads, keys, pair_sites, tokens
 from convgraph.convert.registry import rule
+from convgraph.convert.tokens import attention as tokens_attention
 from convgraph.convert.value import Spatial
 
 
@@ -89,8 +90,11 @@ def attention(
     causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """softmax(Q K^T scale + mask) V over the nodes of each group."""
-    if not all(isinstance(one, Spatial) for one in (q, k, v)) or causal or enable_gqa:
-        raise NoRuleError("its tokens are not all nodes")
+    if not all(isinstance(one, Spatial) for one in (q, k, v)):
+        call.travelled("all")
+        return tokens_attention(q, k, v, mask, dropout, causal, scale, enable_gqa)
+    if causal or enable_gqa:
+        raise NoRuleError("it is causal or grouped")
     k, v = _for_heads(q, k), _for_heads(q, v)
     rank = len(k.axes)
     turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])

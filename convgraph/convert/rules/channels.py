@@ -15,8 +15,9 @@ from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.moves import pick, readout, site_axis
 from convgraph.convert.rules.shapes import resized
+from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial, lift
-from convgraph.graph.network_sites import beside
+from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
 
 
@@ -28,6 +29,9 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     dim %= rank
     if starts_a_batch(parts, dim):
         return batched(parts, dim)
+    sequence = beside(parts, dim)
+    if sequence is not None:
+        return sequence
     masks, widths = [], []
     for one in parts:  # the axis itself is set aside, as a name of its own size
         if isinstance(one, Spatial):
@@ -71,7 +75,7 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
         table = [p - start if start <= p < start + length else ABSENT for p in range(count)]
         moved.append((one, table))
         start += length
-    sites = beside([one.sites for one in parts], axis)
+    sites = sites_beside([one.sites for one in parts], axis)
     found = [pick(call, one, {axis: table}, sites=sites) for one, table in moved]
     axes = found[0].axes
     if any(names.sizes(one.axes) != names.sizes(axes) for one in found):

@@ -20,7 +20,7 @@ from convgraph.functional.norm import image_mean
 from convgraph.functional.pool import max_pool_values
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import connect
-from convgraph.graph.output_sites import network_sites
+from convgraph.graph.network_sites import network_sites
 from convgraph.graph.pixel_graph import PixelGraph
 
 
@@ -170,6 +170,8 @@ def max_unpool(call: Any, x: Spatial, indices: Spatial, output_size: Any) -> Any
     """Every maximum goes back to the pixel it came from, everything else is 0."""
     graph = x.graph()
     target = network_sites(graph.sites, (tuple(output_size[-graph.sites.d :]),) * graph.batch_size)
+    if call.listening:
+        call.travelled(_heard(graph.sites, target))
     start = target.cell_ptr[:-1][graph.batch]
     where = indices.graph().x if indices.x.is_floating_point() else indices.x
     cell = torch.where(where >= 0, where + start.unsqueeze(1), 0)
@@ -178,3 +180,14 @@ def max_unpool(call: Any, x: Spatial, indices: Spatial, output_size: Any) -> Any
     out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
     out = out.scatter(0, node, graph.x)[: target.num_nodes]
     return result(PixelGraph(out, target))
+
+
+def _heard(source: Any, target: Any) -> Any:
+    """Which maxima a pixel may come from: that of its cell, or any where cells are uneven."""
+    pooled, size = source.size, target.size
+    steps = tuple(n // m for n, m in zip(size, pooled, strict=True))
+    rest = tuple(n - m * s for n, m, s in zip(size, pooled, steps, strict=True))
+    if min(steps) < 1 or any(r >= s for r, s in zip(rest, steps, strict=True)):
+        return "all"
+    d = len(steps)
+    return connect(kernel(steps, steps, (0,) * d, (1,) * d, rest), source, target)

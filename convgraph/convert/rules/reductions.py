@@ -20,7 +20,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.shapes import resized
 from convgraph.convert.value import Spatial, index, lift
-from convgraph.graph.output_sites import network_sites
+from convgraph.graph.network_sites import network_sites
 
 
 def _dims(x: Spatial, dim: Any) -> list[int]:
@@ -399,11 +399,11 @@ def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any
         top = over_sites(call, x.with_x(x.x.detach()), [dim], True, "amax")
         (rows, high), sites, axes = align([x, top])
         total = over_sites(call, Spatial((rows - high).exp(), sites, axes), [dim], True, "sum")
-        (one, two), sites, axes = align([total, top]) if isinstance(total, Spatial) else (
-            (total, top), None, None)  # fmt: skip
-        out = one.log() + two
-        if sites is None:
+        if not isinstance(total, Spatial):
+            out = total.log() + top
             return out if keepdim else out.squeeze(dim)
+        (one, two), sites, axes = align([total, top])
+        out = one.log() + two
         return Spatial(out, sites, axes if keepdim else (*axes[:dim], *axes[dim + 1 :]))
     if call.name in ("any", "all"):
         found = over_sites(
