@@ -212,6 +212,8 @@ def _prove(args: argparse.Namespace) -> int:
     from convgraph.comparison.named import certify
     from convgraph.errors import ConvgraphError
 
+    if told := _unusable(args):
+        return _usage("prove", told)
     _import_from_here()
     how: dict[str, Any] = {
         "epsilon": args.epsilon,
@@ -231,19 +233,38 @@ def _prove(args: argparse.Namespace) -> int:
         )
     except (ConvgraphError, ImportError, OSError) as error:
         return _usage("prove", str(error))
-    except RuntimeError as error:
-        sys.stdout.write(f"undecided: one side raised {type(error).__name__}: {error}\n")
+    except Exception as error:  # noqa: BLE001 - exit code 1 says "refuted" and nothing else
+        sys.stdout.write(f"undecided: it raised {type(error).__name__}: {error}\n")
         return CODES["undecided"]
-    for path, write in ((args.json, found.to_json), (args.html, found.to_html)):
-        if path is not None:
-            write(path)
     sys.stdout.write(f"{found.verdict}\n" if args.quiet else str(found))
+    for path, write in ((args.json, found.to_json), (args.html, found.to_html)):
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            return _usage("prove", f"cannot write {path}: {error.strerror}")
     return CODES[found.verdict]
+
+
+def _unusable(args: argparse.Namespace) -> str:
+    """What of the arguments cannot be used, checked before any work."""
+    import torch
+
+    if args.seed is not None and args.seed < 0:
+        return f"argument --seed: expected a whole number from 0 on, got {args.seed}"
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).partition("\n")[0]
+        return f"argument --device: {args.device} is not there: {first}"
+    for path in (args.json, args.html):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            return f"cannot write {path}: expected a file in a folder that is there"
+    return ""
 
 
 def _verify(args: argparse.Namespace) -> int:
     from convgraph.comparison.named import ADAPTERS, replay
-    from convgraph.errors import ConvgraphError
     from convgraph.proof import Certificate
     from convgraph.proof.verifier import verify
 
@@ -259,11 +280,11 @@ def _verify(args: argparse.Namespace) -> int:
                 f"{name}: comes out otherwise when the prover runs again"
                 for name in replay(Certificate.from_json(text))
             ]
-        except (ConvgraphError, ImportError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the record does not run
             lines.append(f"record: the prover cannot run it again ({error})")
         code = int(len(lines) > 1)
     says = ("verified", "refused", "could not be decided")[code]
-    if lines == ["the record holds: refuted"]:
+    if lines[0].startswith("the record holds: ") and len(lines) == 1:
         says = "verified"
     sys.stdout.write("\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
     return code

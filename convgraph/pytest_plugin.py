@@ -55,7 +55,7 @@ class ProveEqual:
             ProofError: the two cannot be compared.
         """
         __tracebackhide__ = True
-        if "size" not in how:
+        if not {"size", "images", "spec"} & how.keys():
             raise ProofError("prove_equal: expected size=(height, width), pixels along each axis")
         if how.get("epsilon") is None:
             how["epsilon"] = EPSILON if self.epsilon is None else self.epsilon

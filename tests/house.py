@@ -70,9 +70,9 @@ HOUSE = {
         pooling channels .
     """,
     "proof": """
-        aten draws precision roundoff equation
-        record network refutation layer symbolic
-        plan verifier .
+        aten ways_out surroundings draws precision
+        roundoff equation record network refutation
+        layer symbolic plan verifier .
     """,
     "proof.equation": """
         . spec spaces contraction listed
@@ -80,19 +80,21 @@ HOUSE = {
     """,
     "proof.record": ". counterexample page certificate",
     "proof.layer": """
-        . structure trial premise identity
-        rounding basis parts judge
+        . structure trial own premise program direct
+        identity rounding basis parts showing
+        linear judge
     """,
     "proof.layer.premise": """
-        . degrees source_lines call nonlinear
-        traced_tensor linear_rules product_rules follower trusted
-        check
+        . degrees source_lines steps magnitudes
+        call nonlinear traced_tensor linear_rules product_rules
+        follower trusted check
     """,
     "proof.network": """
         . value_numbers running_error node recorder
-        operator_layers match side_by_side end_to_end judge
+        operator_layers match side_by_side end_to_end gradients
+        judge
     """,
-    "proof.network.running_error": ". call product_rules sum_rules bound",
+    "proof.network.running_error": ". call product_rules sum_rules backward_rules bound",
     "proof.refutation": """
         . truth difference suspects symptoms
         causes shrink
@@ -104,7 +106,7 @@ HOUSE = {
         source mask_sites tiled streamed
     """,
     "comparison": """
-        . spread_out callers linear_callers excite
+        . spread_out callers held linear_callers excite
         networks layers named
     """,
 }

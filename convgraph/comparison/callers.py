@@ -55,7 +55,7 @@ def image(
         seen = x if present is None else torch.where(present.unsqueeze(1), x, 0)
         if type(side) is torch.nn.Conv2d and side.groups > 1:  # many times faster in this layout
             seen = seen.contiguous(memory_format=torch.channels_last)
-        y: Tensor = functional_call(side, _parameters(side, w, b), (seen,))
+        y: Tensor = _called(side, _parameters(side, w, b), (seen,))
         return y if wanted is None else torch.where(wanted.unsqueeze(1), y, 0)
 
     return run
@@ -166,7 +166,7 @@ class AsNodes:
             footprint=spec.get("footprint"),
         )  # fmt: skip
 
-        def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
             where: dict[str, Any] = {"d": geometry.d, "on": from_dict(spec.get("space"))}
             nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
             wanted = _mask(spec, "target", x)
@@ -180,7 +180,8 @@ class AsNodes:
             ends: Any = nodes.x
             if edges.target is not edges.source:
                 ends = (nodes.x, nodes.x.new_zeros(edges.num_targets, nodes.num_channels))
-            rows: Tensor = functional_call(self.layer, self.named(w, b), (ends, *lists))
+            sent = {} if w is None else self.named(w, b)  # without any it keeps its own
+            rows: Tensor = _called(self.layer, sent, (ends, *lists))
             return PixelGraph(rows, edges.target).to_image()
 
         return run
@@ -196,15 +197,26 @@ def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Ru
         where: dict[str, Any] = {"d": x.ndim - 2, "on": from_dict(spec.get("space"))}
         nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
         more = {"sites": _mask(spec, "target", x)} if named else {}
-        out: PixelGraph = functional_call(side, _parameters(side, w, b), (nodes,), more)
+        out: PixelGraph = _called(side, _parameters(side, w, b), (nodes,), more)
         return out.to_image()
 
     return run
 
 
+def _called(module: torch.nn.Module, sent: dict[str, Tensor], *how: Any) -> Any:
+    """`functional_call`, which leaves what is sent behind in a module that stands in two places."""
+    before = [(part, dict(part._parameters)) for part in module.modules()]
+    try:
+        return functional_call(module, sent, *how)
+    finally:
+        for part, held in before:
+            part._parameters.update(held)
+
+
 def _parameters(side: torch.nn.Module, w: Tensor | None, b: Tensor | None) -> dict[str, Tensor]:
     """Both parameters; a bias that is not sent is none, whatever the module holds."""
-    sent = {"weight": w, "bias": b}
+    inner = "_orig_mod." if hasattr(side, "_orig_mod") else ""  # of a compiled module
+    sent = {f"{inner}weight": w, f"{inner}bias": b}
     return {name: value for name, value in sent.items() if value is not None}
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convgraph.backends import TABLES
-from convgraph.comparison import callers, linear_callers
+from convgraph.comparison import callers, held, linear_callers
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
@@ -37,10 +37,8 @@ from convgraph.proof import (
     prove_convolution,
     prove_linear,
 )
+from convgraph.proof.layer.own import Own
 from convgraph.spaces import from_dict
-
-_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-_TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
 _FUSED = tuple(
     dict.fromkeys(
@@ -134,6 +132,14 @@ def prove(
         'proven'
     """
     trust = (*trust, *_FUSED)
+    if isinstance(size, int) and not isinstance(size, bool):
+        axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)
+        size = (size,) * (len(axes) if isinstance(axes, tuple) else 2)
+    channels = getattr(reference, "in_channels", None)
+    if isinstance(images, Tensor) and channels is not None and images.shape[1] != channels:
+        raise ProofError(
+            f"prove: expected images of {channels} channels for {reference}, got {images.shape[1]}"
+        )
     if images is not None and size is None and _is_network(candidate, reference, images):
         if any(given is not None for given in (spec, mask, sites, on, footprint)):
             raise ProofError(
@@ -154,14 +160,24 @@ def prove(
     shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
     how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
     where = _where(candidate, reference, dtype, device)
-    conv = isinstance(reference, (*_CONVOLUTIONS, *_TRANSPOSED))
+    conv = isinstance(reference, (*held.CONVOLUTIONS, *held.TRANSPOSED))
     if spec is None and not conv:
         if not isinstance(reference, torch.nn.Module) or [*reference.parameters()]:
             raise ProofError(
                 "prove: expected a torch convolution or an operator without parameters as "
                 f"reference, or spec=ConvSpec(...) beside a function, got {_who(reference)}"
             )
-        return _prove_linear(candidate, reference, (batch, shape), images, scale, where, how)
+        for name, given in (("mask", mask), ("sites", sites), ("second", second or None)):
+            if given is not None:
+                raise ProofError(
+                    f"prove: {name}= is for a convolution; {_who(reference)} has no parameters, "
+                    "and is compared on full grids, in y and its gradient"
+                )
+        if identity == "deterministic":
+            raise ProofError("prove: an operator without parameters is probed; identity= is not")
+        how |= {"premise": premise, "trust": trust}
+        with held.unchanged(candidate, reference):
+            return _prove_linear(candidate, reference, (batch, shape), images, scale, where, how)
     if spec is None and len(shape) != len(reference.kernel_size):
         raise ProofError(
             f"prove: expected a size of {len(reference.kernel_size)} axes for {reference}, "
@@ -184,7 +200,7 @@ def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
     """Whether a pair is more than one layer."""
     if not isinstance(reference, torch.nn.Module):
         return False
-    if isinstance(reference, (*_CONVOLUTIONS, *_TRANSPOSED)):
+    if isinstance(reference, (*held.CONVOLUTIONS, *held.TRANSPOSED)):
         several = bool([*getattr(candidate, "children", list)()])
         return isinstance(candidate, GraphNetwork) or (
             several and not isinstance(candidate, GraphConvNd)
@@ -213,23 +229,48 @@ def _prove(
     if given is None:
         spec = replace(spec, target_mask=_expected_sites(spec, sites))
     named = sites is not None
-    pair = [_own(side) for side in (candidate, reference)]
-    if all(found is not None for found in pair):
-        _same_shapes(candidate, spec)
-    edges = partial(_edges, candidate, spec, named, where[1])
+    candidate, one = held.as_held(candidate)
+    reference, two = held.as_held(reference)
+    if all(held.parameters_of(side) is not None for side in (candidate, reference)):
+        held.checked_shapes(candidate, spec, _who(candidate))
+    layer = held.module_of(candidate)
+    edges = partial(_edges, layer, spec, named, where[1])
     side = partial(_run, candidate, named=named), partial(_truth, reference)
-    return prove_convolution(
-        side[0](spec),
-        side[1](spec),
-        spec,
-        edges=edges if isinstance(candidate, GraphConvNd) else None,
-        parameters=_parameters(candidate, reference),
-        small=lambda little: (side[0](little), side[1](little)),
-        dtype=where[0],
-        device=where[1],
-        name=_who(candidate),
-        **how,
-    )
+    follows = layer is not None or spec is not given  # a function may be made for one geometry
+    assumed = tuple(f"{text}, on both sides alike, and is not looked into" for text in one)
+    with held.unchanged(candidate, reference):
+        return prove_convolution(
+            side[0](spec),
+            side[1](spec),
+            spec,
+            edges=edges if isinstance(layer, GraphConvNd) else None,
+            parameters=held.both(candidate, reference),
+            small=(lambda little: (side[0](little), side[1](little))) if follows else None,
+            own=_own(candidate, reference, side[0](spec)),
+            doubts=held.doubts(candidate, one, two),
+            doubted=given is None and not held.is_torchs_own(reference),
+            assumed=assumed if one == two else (),
+            dtype=where[0],
+            device=where[1],
+            name=_who(candidate),
+            **how,
+        )
+
+
+def _own(candidate: Side, reference: Side, run: Callable[..., Tensor]) -> Own | None:
+    """The candidate with parameters of its own; None for a function."""
+    module = held.module_of(candidate)
+    if module is None:
+        return None
+    trained = held.parameters_of(reference) or {}
+
+    def laid_out(w: Tensor, b: Tensor | None) -> Mapping[str, Tensor]:
+        if isinstance(candidate, callers.AsNodes):
+            return candidate.named(w, b)
+        return {"weight": w} if b is None else {"weight": w, "bias": b}
+
+    frozen = frozenset(name for name, p in trained.items() if not p.requires_grad)
+    return Own(module, run, laid_out, frozen)
 
 
 def _prove_linear(
@@ -262,11 +303,13 @@ def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     if isinstance(side, callers.AsNodes):
         return side.run(values)
-    if isinstance(side, GraphConvNd):
+    if isinstance(held.module_of(side), GraphConvNd):
         return (callers.sites if named else callers.graph)(side, values)
     if isinstance(side, torch.nn.Module):
         return callers.image(side, values)
     found: Callable[..., Tensor] = side
+    if not spec.bias and held.two_arguments(found):
+        return lambda x, w, b=None: found(x, w)
     return found
 
 
@@ -296,43 +339,6 @@ def _edges(
     return lists if weight is None else (*lists, weight.cpu().numpy())
 
 
-def _own(side: Side) -> Mapping[str, Tensor] | None:
-    """The parameters that a side holds; None for a function."""
-    module = side.layer if isinstance(side, callers.AsNodes) else side
-    return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else None
-
-
-def _parameters(
-    candidate: Side, reference: Side
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None:
-    """What both hold, in the candidate's layout; None where one of them holds nothing."""
-    one, two = _own(candidate), _own(reference)
-    if not one or not two:
-        return None
-    if isinstance(candidate, callers.AsNodes):
-        two = candidate.named(two["weight"], two.get("bias"))
-        one = {name: value for name, value in one.items() if name in two}
-    return one, two
-
-
-def _same_shapes(candidate: Side, spec: ConvSpec) -> None:
-    """Refuse a candidate whose weight cannot be the reference's."""
-    if isinstance(candidate, callers.AsNodes):
-        return
-    weight, bias = getattr(candidate, "weight", None), getattr(candidate, "bias", None)
-    if not isinstance(weight, Tensor):
-        raise ProofError(
-            f"prove: {_who(candidate)} has no parameter `weight`; wrap it in a function "
-            "f(x, w, b), or in AsNodes(layer, parameters) if it takes nodes and edges"
-        )
-    if tuple(weight.shape) != spec.w_shape or (bias is not None) != spec.bias:
-        raise ProofError(
-            f"prove: the candidate's weight {tuple(weight.shape)} (bias: {bias is not None}) is "
-            f"not the reference's {spec.w_shape} (bias: {spec.bias}); these two cannot be the "
-            "same function"
-        )
-
-
 def _where(
     candidate: Side,
     reference: Side,
@@ -340,8 +346,9 @@ def _where(
     device: torch.device | str | None,
 ) -> tuple[torch.dtype, torch.device]:
     """In which dtype and where: the candidate's own, the reference's, or what was asked for."""
-    held = next((found for side in (candidate, reference) if (found := _own(side))), {})
-    first = next(iter(held.values()), None)
+    pair = (candidate, reference)
+    known = next((found for side in pair if (found := held.parameters_of(side))), {})
+    first = next(iter(known.values()), None)
     if first is None:
         return dtype or torch.get_default_dtype(), torch.device(device or "cpu")
     if (dtype or first.dtype) != first.dtype or (

@@ -35,7 +35,7 @@ def certify(
     candidate: Any,
     reference: Any,
     *,
-    size: Sequence[int],
+    size: Sequence[int] | None = None,
     batch: int = 2,
     mask: Tensor | None = None,  # (batch, *size) or (*size) bool
     sites: Tensor | None = None,  # (batch, *output_size) bool
@@ -44,6 +44,7 @@ def certify(
     epsilon: float = EPSILON,
     seed: int | None = None,
     progress: bool = False,
+    **more: Any,
 ) -> Certificate:
     """Prove two things the same, and keep in the record by which names they can be imported.
 
@@ -52,7 +53,7 @@ def certify(
             is a factory: it is called, after `torch.manual_seed(0)`. None for the reference, made
             a graph network by `convgraph.to_graph`.
         reference: the dense operator or network, or its "module:object".
-        size: pixels of each image along each axis.
+        size: pixels of each image along each axis; None where `images` or `spec` say it.
         batch: images, at least two.
         mask: which pixels are nodes; None for all.
         sites: names the output sites; None lets the rule decide.
@@ -61,6 +62,7 @@ def certify(
         epsilon: the most that a wrong "proven" may be probable.
         seed: replays a recorded run; networks also run on images drawn from it.
         progress: show a progress bar.
+        more: whatever else `convgraph.prove` takes: images, spec, premise, trust, identity, ...
 
     Returns:
         A Certificate that `convgraph verify` can run again if both sides have names; of a network,
@@ -85,11 +87,14 @@ def certify(
         if isinstance(side, torch.nn.Module):
             side.to(device=device, dtype=dtype)
     where: dict[str, Any] = {"size": size, "batch": batch}
-    if candidate is None or _is_network(two):
+    if (candidate is None or _is_network(two)) and "images" not in more:
+        if size is None:
+            raise ProofError("certify: expected size=(H, W) or images= for a network")
         where = {"images": _images(two, size, batch, seed)}
     found = prove(
-        one, two, **where, mask=mask, sites=sites, epsilon=epsilon, seed=seed, progress=progress
-    )
+        one, two, **where, **more, mask=mask, sites=sites, epsilon=epsilon, seed=seed,
+        progress=progress,
+    )  # fmt: skip
     if found.kind == "network":
         layers = (
             named(layer, layer.adapter, name, other) if layer.adapter == LAYER else layer

@@ -6,7 +6,8 @@ It receives callables and integers and imports nothing of what it judges: errors
 from convgraph.proof.draws import EPSILON
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
-from convgraph.proof.layer.judge import prove_convolution, prove_linear
+from convgraph.proof.layer.judge import prove_convolution
+from convgraph.proof.layer.linear import prove_linear
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.rounding import Bounds, bounds
 from convgraph.proof.record.certificate import Certificate, Part

@@ -24,7 +24,9 @@ U11 = 2.0**-11
 """Unit roundoff of TF32's operands, which keep 11 bits."""
 
 
-def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = False) -> Any:
+def dot_bound(
+    terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = False, within: bool = False
+) -> Any:
     """Bound the error of a sum of products, or of a sum, in any order.
 
     Args:
@@ -34,6 +36,7 @@ def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = Fa
         tf32: whether both operands of each product are first rounded to 11 bits, which adds
             2 u11 + u11^2 and enlarges what is summed by (1 + u11)^2; u11 = 2^-11. Conditional: on
             rounding to nearest, and on sums in float32.
+        within: whether half types are summed in themselves, as much torch code does.
 
     Returns:
         (...) float64, the most by which the computed sum can be off. Infinite where n u >= 1.
@@ -42,7 +45,7 @@ def dot_bound(terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = Fa
         >>> float(dot_bound(10, torch.float64, 1.0)) < 1.2e-15
         True
     """
-    inner = torch.float32 if dtype in HALF else dtype
+    inner = torch.float32 if dtype in HALF and not within else dtype
     u, tiny = unit_roundoff(inner), torch.finfo(inner).smallest_normal * torch.finfo(inner).eps
     size = np.asarray(magnitude, dtype=np.float64)
     count = np.asarray(terms, dtype=np.float64)

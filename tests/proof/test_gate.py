@@ -43,6 +43,18 @@ def test_a_planted_fault_is_refuted(name: str) -> None:
     assert found.reason
 
 
+def test_what_no_finite_number_shows_is_undecided() -> None:
+    """NaN is not covered: who replaces it is told what was seen, and is not refuted."""
+
+    def repairs(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return plain(x.nan_to_num(), w, b)
+
+    found = prove_convolution(repairs, plain, PLAIN)
+    assert found.verdict == "undecided", str(found)
+    assert "nan_to_num of data of degree x is not linear; no input was found" in found.reason
+    assert "tests/proof/test_gate.py" in found.reason
+
+
 def test_there_are_enough_faults_and_names_are_not_used_twice() -> None:
     assert len(FAULTS) >= 100
     assert len(FAULTS) == sum(map(len, FAMILIES.values()))

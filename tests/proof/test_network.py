@@ -67,7 +67,7 @@ def test_a_converted_network_is_proven() -> None:
     dense = network()
     found = cg.prove(cg.to_graph(dense), dense, images())
     assert (found.verdict, found.reason, found.kind) == ("proven", "", "network")
-    assert [part.status for part in found.parts] == ["proven"] * 6
+    assert [part.status for part in found.parts] == ["proven"] * 7
     assert len(found.layers) == 7  # six convolutions and a linear map
     assert found.layers[0].name.startswith("0: GraphConv2d(3, 8")
     assert all(layer.verdict == "proven" for layer in found.layers)

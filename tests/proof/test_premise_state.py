@@ -74,7 +74,10 @@ def test_a_kept_tensor_that_does_not_fit_is_undecided() -> None:
         run, plain, PLAIN, dtype=torch.float64, small=lambda spec: (run, plain)
     )
     assert found.verdict == "undecided", str(found)
-    assert part(found, "S2 identity").facts.startswith("one side raised RuntimeError: The size of")
+    basis = part(found, "S2 basis")
+    assert basis.status == "not asked"
+    assert "made for one geometry" in basis.facts
+    assert "the candidate raised RuntimeError: The size of" in basis.facts
     assert "aten.mul uses a tensor" in part(found, "S1 premise").facts
 
 
@@ -102,9 +105,23 @@ def test_a_kernel_cached_for_other_weights_is_refuted() -> None:
 
 def test_constants_may_be_kept() -> None:
     """An index or a mask that is made once is no data."""
-    run = Keeps(lambda x, w: torch.ones(1, dtype=x.dtype), lambda y, kept: y * kept)
+    kept: dict[str, Tensor] = {}
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if "one" not in kept:
+            kept["one"] = torch.ones(1, dtype=x.dtype)
+        return plain(x, w, b) * kept["one"]
+
     found = prove_convolution(run, plain, PLAIN, dtype=torch.float64)
     assert found.verdict == "proven", str(found)
+
+
+def test_another_program_from_the_second_call_on_is_undecided() -> None:
+    run = Keeps(lambda x, w: torch.ones(1, dtype=x.dtype), lambda y, kept: y * kept)
+    found = prove_convolution(run, plain, PLAIN, dtype=torch.float64)
+    assert found.verdict == "undecided", str(found)
+    assert "behaves otherwise when it is followed: it runs aten.mul" in found.reason
+    assert "test_premise_state.py" in found.reason
 
 
 # -- modules that are built inside -----------------------------------------------------------------

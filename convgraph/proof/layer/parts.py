@@ -8,11 +8,18 @@ import numpy as np
 import torch
 
 from convgraph.proof import draws
+from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import Identity
 from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.rounding import Rounding
 from convgraph.proof.layer.structure import Structure
-from convgraph.proof.record.certificate import ASSUMED_VENDOR, Certificate, Part
+from convgraph.proof.record.certificate import (
+    ASSUMED_VENDOR,
+    NO_SECOND,
+    NOT_COVERED,
+    Certificate,
+    Part,
+)
 
 Parameters = Mapping[str, torch.Tensor]
 """Name -> parameter of one side."""
@@ -32,22 +39,29 @@ def taken_for_granted(followed: Premise) -> tuple[str, ...]:
 def record(
     name: str,
     parts: list[Part],
-    verdicts: list[Any],
     spec: dict[str, Any],
     dtype: torch.dtype,
     device: torch.device | str,
     plan: draws.Plan | None,
     flags: dict[str, str],
     rounding: Rounding,
-    identity: Identity,
+    counterexample: dict[str, Any],
     assumed: tuple[str, ...] = (ASSUMED_VENDOR,),
+    *,
+    second: bool = False,
 ) -> Certificate:
-    """Put the parts together; the verdict is the weakest part's."""
+    """Put the parts together; the verdict is the weakest part's, and the reason is what it says.
+
+    Where several refute, the premise is told last: what it says is shown by the others' numbers.
+    Where several cannot decide it is told first: the others often cannot for its reason.
+    """
     verdict, reason = "proven", ""
     for wanted in ("refuted", "undecided"):
-        found = [v for v in verdicts if v.status == wanted]
+        found = [part for part in parts if part.status == wanted]
         if found:
-            verdict, reason = wanted, found[0].reason
+            last = wanted == "refuted"
+            found.sort(key=lambda part: (part.name == "S1 premise") == last)
+            verdict, reason = wanted, found[0].facts
             break
     return Certificate(
         name=name,
@@ -65,7 +79,7 @@ def record(
         kind="linear" if "terms" in spec else "convolution",
         rho=rounding.rho,
         rho_exact=rounding.rho_exact,
-        counterexample=identity.counterexample,
+        counterexample=counterexample,
         versions={
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -73,6 +87,7 @@ def record(
         },
         flags=flags,
         assumed=assumed,
+        not_covered=NOT_COVERED if second else (*NOT_COVERED, NO_SECOND),
     )
 
 
@@ -83,29 +98,70 @@ def structure_part(found: Structure) -> Part:
     return Part("S0 structure", found.status, found.reason)
 
 
-def premise_part(found: Premise) -> Part:
-    """S1 in a line."""
+def premise_part(found: Premise, held: int = 0) -> Part:
+    """S1 in a line.
+
+    Args:
+        found: the premise.
+        held: plain runs that were the same program.
+    """
     if found.status != "proven":
         where = f" ({found.line})" if found.line else ""
         return Part("S1 premise", found.status, f"{found.reason}{where}")
     degrees = ", ".join(f"{name} in {{{', '.join(d)}}}" for name, d in found.degrees.items())
-    return Part("S1 premise", "proven", f"{found.operators} operators followed: {degrees}")
+    told = f", the same in {held} plain runs" if held else ""
+    return Part("S1 premise", "proven", f"{found.operators} operators followed{told}: {degrees}")
 
 
-def parameters_part(one: Parameters, two: Parameters) -> Part:
-    """Whether both sides hold the same numbers."""
-    for name in sorted({*one, *two}):
-        if (
-            name not in one
-            or name not in two
-            or not torch.equal(one[name], two[name].to(one[name]))
-        ):
-            return Part(
-                "parameters",
-                "refuted",
-                f"{name!r} differs; copy it first, e.g. with load_state_dict",
+def parameters_part(one: Parameters, two: Parameters, *, same: bool) -> Part:
+    """Whether both sides hold the same numbers.
+
+    Args:
+        one: of the candidate.
+        two: of the reference.
+        same: whether both are proven the same function of their parameters. Then one number that
+            differs is shown by an image of one pixel, on which nothing rounds; otherwise a
+            function may be the same with other numbers.
+    """
+    name = "parameters"
+    for key in sorted({*one, *two}):
+        if key not in one or key not in two:
+            side = "reference" if key in two else "candidate"
+            return Part(name, "undecided", f"{key!r} is a parameter of the {side} alone")
+        a, b = one[key].detach(), two[key].detach()
+        if a.shape != b.shape:
+            shapes = f"{tuple(a.shape)} against {tuple(b.shape)}"
+            return Part(name, "undecided", f"{key!r} has another shape: {shapes}")
+        if not torch.equal(a, b.to(a)):
+            at = tuple(int(i) for i in (a != b.to(a)).nonzero()[0])
+            told = (
+                f"{key!r} differs: {list(at)} is {float(a[at])!r}, not {float(b[at])!r}; copy it "
+                "first, e.g. with load_state_dict"
             )
-    return Part("parameters", "proven", f"{', '.join(sorted(one))}: equal bit for bit")
+            return Part(name, "refuted" if same else "undecided", told)
+        if one[key].requires_grad != two[key].requires_grad:
+            return Part(
+                name, "undecided", f"{key!r} is trained on one side and frozen on the other"
+            )
+    if told := _overlap(one):
+        return Part(name, "undecided", told)
+    return Part(name, "proven", f"{', '.join(sorted(one))}: equal bit for bit")
+
+
+def _overlap(held: Parameters) -> str:
+    """Say which parameters share memory, so that a step on one moves the other."""
+    places = {}
+    for name, value in held.items():
+        if value.numel() and value.layout == torch.strided:
+            first = value.data_ptr()
+            sizes = zip(value.shape, value.stride(), strict=True)
+            length = 1 + sum((n - 1) * step for n, step in sizes)
+            places[name] = first, first + length * value.element_size()
+    for name, (first, last) in places.items():
+        for other, (start, end) in places.items():
+            if name < other and first < end and start < last:
+                return f"{name!r} and {other!r} share memory: a step on one moves the other"
+    return ""
 
 
 def identity_part(
@@ -125,13 +181,18 @@ def identity_part(
     )
 
 
-def rounding_part(found: Rounding, name: str = "S3 rounding") -> Part:
-    """S3 in a line."""
+def rounding_part(
+    found: Rounding, name: str = "S3 rounding", *, direct: Direct | None = None
+) -> Part:
+    """S3 in a line; a program that is no direct sum has no bound."""
+    if found.status == "proven" and direct is not None and direct.status == "undecided":
+        return Part(name, direct.status, direct.reason)
     if found.status != "proven":
         return Part(name, found.status, found.reason)
     worst = max(found.rho.values(), default=0.0)
     exact = max(found.rho_exact.values(), default=None) if found.rho_exact else None
-    held = f"largest error / bound {worst:.2g} against the reference"
+    held = "a direct sum; " if direct is not None and direct.status == "proven" else ""
+    held += f"largest error / bound {worst:.2g} against the reference"
     if exact is None:
         return Part(name, "proven", f"{held}; none finer: {found.reference}")
     if found.reason:

@@ -31,6 +31,14 @@ EXPONENTS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12)
 """Per trial, in turn: the powers of two by which x, w and g are multiplied."""
 
 
+PLAIN, REFILLED, INNER, AGAIN, FROZEN = "plain", "refilled", "inner", "again", "frozen"
+BACKWARD = "backward"
+MANNERS = (PLAIN, REFILLED, INNER, AGAIN, BACKWARD)
+"""How trials call, in turn: with fresh leaves; with the tensors of the trial before, filled anew in
+place; with an image that is no leaf; with gradients taken twice through one graph; and with
+gradients as `.backward()` leaves them in `.grad`."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Probe:
@@ -101,15 +109,41 @@ def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
 
 
 def evaluate(
-    run: Run, probe: Probe, dtype: torch.dtype, device: torch.device | str
+    run: Run,
+    probe: Probe,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    enter: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    manner: str = PLAIN,
+    reuse: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor | None] | str:
-    """Return y and the gradients of one side, scaled, or what is wrong with it."""
+    """Return y and the gradients of one side, scaled, or what is wrong with it.
+
+    Args:
+        run: the side.
+        probe: the numbers.
+        dtype: in which it runs.
+        device: where it runs.
+        enter: sees every tensor of data before the side does.
+        manner: one of `MANNERS`, or "frozen x", "frozen w", "frozen b".
+        reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
+    """
 
     def tensor(name: str, value: Any) -> Tensor:
-        return torch.from_numpy(value).to(device, dtype).mul_(probe.scale(name))
+        return enter(torch.from_numpy(value).to(device, dtype).mul_(probe.scale(name)))
 
-    leaves = {name: tensor(name, value).requires_grad_() for name, value in probe.sent.items()}
-    x = leaves["x"]
+    leaves = {name: tensor(name, value) for name, value in probe.sent.items()}
+    if reuse is not None:
+        if manner == REFILLED:
+            with torch.no_grad():
+                leaves = {name: reuse[name].copy_(leaf) for name, leaf in leaves.items()}
+        reuse.update(leaves)
+    frozen = manner.partition(" ")[2] if manner.startswith(FROZEN) else ""
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name != frozen)
+    x = leaves["x"] * 1 if manner == INNER else leaves["x"]
+    before = x._version
     y = run(x, leaves["w"], leaves.get("b")) if "w" in leaves else run(x)
     if not isinstance(y, Tensor):
         return f"returned {type(y).__name__}, not a tensor"
@@ -119,15 +153,28 @@ def evaluate(
         return f"returned y of dtype {y.dtype}, expected {dtype}"
     if y.device != leaves["x"].device:
         return f"returned y on {y.device}"
+    if manner == INNER and x._version != before:
+        return "writes to the image that it is sent, where that is no leaf"
     found: dict[str, Tensor | None] = {"y": y.detach()}
-    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    grads: tuple[Tensor | None, ...] = (None,) * len(wanted)
     g = tensor("g", probe.g)
     if y.requires_grad:
         g.requires_grad_(bool(probe.up))
-        inputs = list(leaves.values())
-        grads = torch.autograd.grad(y, inputs, g, allow_unused=True, create_graph=bool(probe.up))
-    for name, grad in zip(leaves, grads, strict=True):
-        found[f"grad_{name}"] = None if grad is None else grad.detach()
+        inputs = list(wanted.values())
+        times = {AGAIN: 2, BACKWARD: 0}.get(manner, 1) or int(bool(probe.up))
+        if not times:
+            y.backward(g)
+            grads = tuple(leaf.grad for leaf in inputs)
+            for leaf in inputs:
+                leaf.grad = None
+        for last in range(times, 0, -1):
+            grads = torch.autograd.grad(
+                y, inputs, g, allow_unused=True, create_graph=bool(probe.up),
+                retain_graph=bool(probe.up) or last > 1,
+            )  # fmt: skip
+    for name, grad in zip(wanted, grads, strict=True):
+        found[f"grad_{name}"] = None if grad is None else grad.detach().to_dense()
     if probe.up:
         again = _second(probe, leaves, grads, g, tensor)
         if isinstance(again, str):
@@ -149,7 +196,7 @@ def _second(
         for name, grad in zip(leaves, grads, strict=True)
         if grad is not None and grad.requires_grad
     ]
-    wanted = {"double_x": leaves["x"], "double_w": leaves["w"], "double_g": g}
+    wanted = {f"double_{name}": leaf for name, leaf in leaves.items()} | {"double_g": g}
     if not pairs:
         return dict.fromkeys(wanted)
     heads, cotangents = zip(*pairs, strict=True)
@@ -157,4 +204,6 @@ def _second(
         found = torch.autograd.grad(heads, list(wanted.values()), cotangents, allow_unused=True)
     except RuntimeError as error:
         return f"has no second derivative: {str(error).splitlines()[0]}"
-    return dict(zip(wanted, found, strict=True))
+    made = dict(zip(wanted, found, strict=True))
+    made.pop("double_b", None)  # T has no term in which b meets anything but g
+    return made

@@ -26,12 +26,14 @@ from torch import Tensor
 from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side, apart, end_to_end
+from convgraph.proof.network.gradients import NAME, NOT_ASKED, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
 from convgraph.proof.network.value_numbers import Numbering, Random, Run, Undecided, Unordered
 from convgraph.proof.record.certificate import NOT_COVERED, Certificate, Part
+from convgraph.proof.surroundings import as_written, random_states
 
 ASSUMED = (
     "the wiring is the one recorded on these images: control flow that depends on data is outside, "
@@ -79,20 +81,44 @@ def prove_network(
         step("wiring", 1)
         values = Values()
         beside = Beside(values)
-        wiring, matcher, difference = _wiring(candidate, reference, images, beside)
+        drawn = random_states()
+        with as_written() as compiled:
+            wiring, matcher, difference = _wiring(candidate, reference, images, beside)
+        if wiring.status == "proven" and random_states() != drawn:
+            text = "random numbers of Python or NumPy are drawn: two calls are two functions"
+            wiring = replace(wiring, status="undecided", facts=text)
+        if wiring.status == "proven" and compiled:
+            text = "something is compiled: it was followed as it is written, and the compiled "
+            text += "program runs end to end alone"
+            wiring = replace(wiring, status="undecided", facts=text)
         parts.append(wiring)
         layers: list[Certificate] = []
         paths: list[str] = []
         if matcher is not None:
             paths, layers = _layers(matcher, reference, certify, step)
             parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
+        grads = Part(NAME, "not asked", "the forward wiring is not proven")
+        if matcher is not None and not _whole_layers(matcher):
+            grads = gradients(candidate, reference, images)
+        elif matcher is not None:
+            grads = Part(NAME, "not asked", "layers on graphs are nodes as wholes; see not covered")
+        parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
         if not isinstance(difference, Random):
-            end, rho = end_to_end(candidate, reference, images)
+            try:
+                end, rho = end_to_end(candidate, reference, images)
+            except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+                end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
-                parts[1] = _settled(wiring, difference, end, candidate, reference, images)
+                kept = parts[0].status == "proven"
+                parts[1] = _settled(wiring, difference, end, candidate, reference, images, kept)
         parts.append(end)
+    # Where both are the same function of their parameters, or are shown to be two, a number that
+    # differs says why; elsewhere it may be the same function, held otherwise.
+    told = matcher is not None or any(part.status == "refuted" for part in parts)
+    if told and parts[0].status == "undecided" and " differs; " in parts[0].facts:
+        parts[0] = replace(parts[0], status="refuted")
     verdict, reason = _verdict(parts, layers)
     return Certificate(
         name=name,
@@ -115,7 +141,9 @@ def prove_network(
         },
         flags=precision.stated(device),
         assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
-        not_covered=(*NOT_COVERED, *_unbounded(beside)),
+        not_covered=(
+            *NOT_COVERED, *_unbounded(beside), *([NOT_ASKED] if grads.status != "proven" else []),
+        ),
         kind="network",
         layers=tuple(layers),
     )  # fmt: skip
@@ -124,17 +152,31 @@ def prove_network(
 # -- parameters ------------------------------------------------------------------------------------
 
 
+def _raised(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"one side raised {type(error).__name__}: {text}"
+
+
+def _whole_layers(matcher: Matcher) -> bool:
+    """Whether a layer is one node on some side, whose backward is many."""
+    return any(node.layer is not None for pair in matcher.pairs for node in pair)
+
+
 def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:
     one, two = dict(states(candidate)), dict(states(reference))
     for name in sorted({*one, *two}):
         if name not in one or name not in two:
             side = "reference" if name in two else "candidate"
-            return Part("parameters", "refuted", f"{name!r} is on the {side} alone")
+            return Part("parameters", "undecided", f"{name!r} is on the {side} alone")
         a, b = one[name], two[name]
         if a.shape != b.shape or a.dtype != b.dtype or not _equal(a, b):
             return Part(
-                "parameters", "refuted", f"{name!r} differs; copy it first, e.g. by load_state_dict"
-            )
+                "parameters", "undecided", f"{name!r} differs; copy it first, e.g. by "
+                "load_state_dict"
+            )  # fmt: skip
+        if a.requires_grad != b.requires_grad:
+            told = f"{name!r} is trained on one side and frozen on the other"
+            return Part("parameters", "undecided", told)
     count = sum(t.numel() for t in two.values())
     return Part("parameters", "proven", f"{len(two)} tensors, {count} numbers, bit for bit")
 
@@ -185,6 +227,9 @@ def _wiring(
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:
         return Part("wiring", "undecided", str(difference)), None, difference
+    except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        text = _raised(error)
+        return Part("wiring", "undecided", text), None, Undecided(text)
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
     return Part("wiring", "proven", facts), matcher, None
 
@@ -196,12 +241,13 @@ def _settled(
     candidate: Side,
     reference: Side,
     images: Images,
+    kept: bool,
 ) -> Part:
     """Other wiring refutes once a number shows that it is another function."""
     if end.status == "refuted":
         return replace(wiring, status="refuted", facts=f"{wiring.facts}; {end.facts}")
     shown = apart(difference) if isinstance(difference, Different) else ""
-    if not shown:
+    if not shown and kept:  # numbers that were folded in one dtype are not so in a finer one
         try:
             sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]
             wide, _ = end_to_end(sides[0], sides[1], tuple(i.double() for i in images))
@@ -312,7 +358,8 @@ def _verdict(parts: list[Part], layers: list[Certificate]) -> tuple[str, str]:
         "wiring": 2,
         "operators": 3,
         "rounding": 4,
-        "end to end": 5,
+        "gradients": 5,
+        "end to end": 6,
     }
     for status in ("refuted", "undecided"):
         bad = sorted((p for p in parts if p.status == status), key=lambda p: order[p.name])

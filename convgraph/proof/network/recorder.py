@@ -27,9 +27,13 @@ from convgraph.proof.network.value_numbers import (
     as_tensor,
     tidy,
 )
+from convgraph.proof.ways_out import WaysOut
 
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
 """Operators that say what a tensor is like, not what it holds."""
+
+DESCRIBES = ("data_ptr", "storage", "untyped_storage", "_typed_storage", "share_memory_")
+"""Ways by which memory is told apart, as caches and checks for shared memory do."""
 
 SWEEP = 32
 """Nodes after which memory that is gone is forgotten."""
@@ -67,20 +71,40 @@ class Recorder(TorchDispatchMode):
                 memory.write(tensor, memory.numbering.named(name, tuple(tensor.shape)))
 
     @contextmanager
-    def follow(self) -> Iterator[None]:
-        """Record what runs within."""
+    def follow(self, *, gradients: bool = False) -> Iterator[None]:
+        """Record what runs within, and what leaves torch there without an operator."""
         before = hooks.register_module_forward_pre_hook(self._enter)
         behind = hooks.register_module_forward_hook(self._leave, always_call=True)
         try:
-            with torch.no_grad(), self:
+            with torch.set_grad_enabled(gradients), WaysOut(self._out), self:
                 yield
         finally:
             before.remove()
             behind.remove()
 
+    def _out(self, tensor: Tensor, way: str) -> Tensor:
+        """Refuse data that leave torch, where nobody can follow."""
+        with torch._C.DisableTorchFunction():
+            plain = tensor.layout == torch.strided and not self.inside
+            if plain and self.memory.knows(tensor) and way not in DESCRIBES:
+                path = self.open[-1] if self.open else ""
+                raise Undecided(
+                    f"Tensor.{way} at {path!r}: data leave torch, and may come back or decide what "
+                    "is run"
+                )
+        return tensor
+
     # -- modules ----------------------------------------------------------------------------------
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self._entered(module, args)
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self._left(module, output)
+
+    def _entered(self, module: torch.nn.Module, args: Any) -> None:
         if self.inside:
             self.inside += 1
             return
@@ -103,7 +127,7 @@ class Recorder(TorchDispatchMode):
             )  # fmt: skip
             self.inside = 1
 
-    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+    def _left(self, module: torch.nn.Module, output: Any) -> None:
         if self.inside > 1:
             self.inside -= 1
             return
@@ -128,7 +152,10 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            return self._node(func, args, kwargs or {})
+
+    def _node(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.inside:
             return func(*args, **kwargs)
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -315,6 +342,8 @@ def trace(
     layers: Mapping[int, Layer],
     settle: Settle,
     observe: Observe = lambda call: None,
+    *,
+    gradients: bool = False,
 ) -> list[Numbers]:
     """Run one side and return the numbers of its outputs.
 
@@ -326,6 +355,7 @@ def trace(
         layers: by id, modules that are nodes as wholes.
         settle: gives every node its outputs.
         observe: sees every node with its values.
+        gradients: whether the run is differentiated too.
 
     Raises:
         Undecided: something on the way cannot be followed.
@@ -334,7 +364,7 @@ def trace(
     recorder = Recorder(net, memory, layers, settle, observe)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
-    with recorder.follow():
+    with recorder.follow(gradients=gradients):
         outputs = run(images)
     return [memory.read(t) for t in outputs]
 

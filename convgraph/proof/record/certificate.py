@@ -27,11 +27,17 @@ KINDS = ("convolution", "linear", "network")
 
 ASSUMED_VENDOR = "each side's operators are multilinear in x, w, b and g, vendor's kernels included"
 NOT_COVERED = (
-    "NaN and infinities",
+    "NaN and infinities, and numbers so large that a sum on the way overflows",
     "the sign of zero and flushing of subnormal numbers",
     "another geometry, batch size, dtype, device, memory layout or choice of kernel than recorded",
-    "behaviour that depends on train/eval state, gradient mode or the number of calls",
+    "behaviour that depends on train/eval state, gradient mode, the number of calls, threads, the "
+    "clock, the environment, garbage collection or global flags such as autocast",
+    "code that notices that it is judged, by the stack, by dispatch modes or by memory that it "
+    "reads past torch, and random numbers from a generator of its own",
+    "what compilers, exporters and converters make of it",
+    "forward mode, vmap, and what happens if an input is changed between forward and backward",
 )
+NO_SECOND = "gradients of gradients, which were not asked for"
 WIDTH = 100
 NOT_FINITE = ("inf", "-inf", "nan")
 

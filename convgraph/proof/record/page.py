@@ -57,8 +57,8 @@ PROVEN = {
     "under what is assumed below.",
     "network": "Both networks hold the same parameters and apply the same operators to the same "
     "elements, as recorded on images of this shape. Each convolution and linear map is certified "
-    "below for every image, weight and incoming gradient. Gradients of the whole network are not "
-    "compared: they follow from its parts.",
+    "below for every image, weight and incoming gradient. Gradients of the whole network are "
+    "claimed where their part is proven: backward operators are the same, on the same elements.",
 }
 """What "proven" claims of another kind than a convolution."""
 

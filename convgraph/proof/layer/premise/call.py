@@ -147,14 +147,14 @@ class Call:
 
         The weights must not be negative.
         """
-        like = self.named[name]
-        whole = self.of(self.replaced(name, torch.ones_like(like)))
+        like, known = self.named[name], self.bound(name)
+        whole = self.of(self.replaced(name, torch.full_like(like, known.odd)))
         generator = torch.Generator().manual_seed(0)
-        bits = torch.randint(0, 2, like.shape, generator=generator).to(like)
+        bits = torch.randint(0, 2, like.shape, generator=generator).to(like) * known.odd
         parts = self.of(self.replaced(name, bits))
         step = max(whole.step, parts.step)
         (most,) = (c << (step - whole.step) for c in whole.terms.values() or (0,))
-        bound = self.bound(name).many(most)
+        bound = known.many(most)
         return Bound(bound.terms, bound.step + step)
 
 

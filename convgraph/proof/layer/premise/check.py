@@ -23,10 +23,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 from convgraph.errors import ProofError
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
-from convgraph.proof.layer.premise.degrees import BITS, ORDER, Monomial, multiply, spell
-from convgraph.proof.layer.premise.follower import Mode, Watch
+from convgraph.proof.layer.premise.degrees import BITS, ORDER, Bound, Monomial, multiply, spell
+from convgraph.proof.layer.premise.follower import HALF, Mode, Watch
+from convgraph.proof.layer.premise.steps import Step
 from convgraph.proof.layer.premise.traced_tensor import Origin, Traced, guarded
 from convgraph.proof.layer.premise.trusted import trusted, trusting
+from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.ways_out import WaysOut
 
 Shape = tuple[int, ...]
 
@@ -52,6 +55,12 @@ class Premise:
         trace: SHA-256 of the operators that were followed.
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
+        steps: the operators on data, views left out; see `program`.
+        sums: quantity -> how many products each entry puts together, counted on ones, what cancels
+            counted too; empty in half precision, which cannot count so far.
+        finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
+        numbers: constants of the operator that was refused; data near them may show why.
+        compiled: whether something compiled was followed as it is written.
         late: where later calls used tensors that this one was given; see `afterwards`.
     """
 
@@ -68,6 +77,11 @@ class Premise:
     trace: str = ""
     operators: int = 0
     second: str = "not asked"
+    steps: tuple[Step, ...] = ()
+    sums: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    finest: int = 0
+    numbers: tuple[float, ...] = ()
+    compiled: bool = False
     late: list[Origin] = field(default_factory=list, compare=False, repr=False)
 
     def afterwards(self) -> "Premise":
@@ -95,6 +109,8 @@ def check_premise(
     a: int = 1,
     trust: Collection[str] = (),
     second: bool = False,
+    scale: int = 1,
+    entries: Mapping[str, Tensor] | None = None,
 ) -> Premise:
     """Follow an implementation forward and backward and say whether it is multilinear.
 
@@ -103,12 +119,14 @@ def check_premise(
         shapes: of each argument by name; None is handed on as None.
         roles: "x", "w" or "b" for each name that is none of these; several may share a role, as
             two weights do. Without any "w", y = L x (+ b) is required.
-        dtype: in which it computes, float64 or float32.
+        dtype: in which it computes. In half types degrees are followed, and nothing is counted.
         device: where it computes.
         a: inputs will be integers of [-a, a].
         trust: names of custom operators ("ns::op") and of autograd functions ("SciPyConv") that
             are taken as multilinear by assumption.
         second: whether double backward is followed too.
+        scale: x and g are multiples of it, so that constants such as 1 / scale divide exactly.
+        entries: magnitudes to follow in place of ones, by name, "g" among them; none negative.
 
     Returns:
         The verdict; "undecided" says which assumption or room is missing.
@@ -125,24 +143,30 @@ def check_premise(
         >>> check_premise(clamped, shapes).operator
         'aten.clamp'
     """
-    if dtype not in (torch.float64, torch.float32):
-        raise ProofError(f"check_premise: expected float64 or float32, got {dtype}")
+    if dtype not in BITS:
+        known = ", ".join(str(one)[6:] for one in BITS)
+        raise ProofError(f"check_premise: expected one of {known}, got {dtype}")
     named = {name: (roles or {}).get(name, name) for name, s in shapes.items() if s is not None}
     for name, role in named.items():
         if role not in ("x", "w", "b"):
             raise ProofError(f"check_premise: expected x, w or b as the role of {name!r}: {role!r}")
     form = _Form(named, second)
-    found, late = Premise("undecided"), list[Origin]()
+    found, late, compiled = Premise("undecided"), list[Origin](), list[str]()
     for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
         watch = Watch(form.lattice, dtype, a, trusted(frozenset(trust)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.autograd.set_detect_anomaly(anomaly, check_nan=False):
-                found = _attempt(run, shapes, form, watch, device, frozenset(trust))
+            with (
+                torch.autograd.set_detect_anomaly(anomaly, check_nan=False),
+                as_written() as compiled,
+            ):
+                found = _attempt(
+                    run, shapes, form, watch, device, frozenset(trust), scale, entries or {}
+                )
         watch.ended, watch.late = True, late
         if found.status == "proven" or found.line:
             break
-    return replace(found, late=late)
+    return replace(found, late=late, compiled=bool(compiled))
 
 
 @final
@@ -188,24 +212,30 @@ def _attempt(
     watch: Watch,
     device: torch.device | str,
     trust: frozenset[str],
+    scale: int,
+    entries: Mapping[str, Tensor],
 ) -> Premise:
     """Run once under a watch; the stack beyond this function is not looked at."""
-    draw = torch.Generator().manual_seed(0)
+    magnitude = 0.0 if watch.dtype in HALF else 1.0
+    drawn = random_states()
 
-    def enter(shape: Shape, role: str, requires_grad: bool = True) -> Traced:
+    def enter(shape: Shape, role: str, requires_grad: bool = True, name: str = "") -> Traced:
+        by = scale if role in ("x", "g") else 1
         with _disable_current_modes():
-            entries = torch.randint(1, 4, shape, generator=draw).to(device, watch.dtype)
-        return watch.enter(entries, role, requires_grad=requires_grad)
+            held = torch.full(shape, by * magnitude, dtype=watch.dtype, device=device)
+            if name in entries:
+                held = entries[name].to(held, copy=True)
+        return watch.enter(held, role, scale=by, requires_grad=requires_grad)
 
     results: dict[str, Any] = {}
     second = "not asked"
     try:
         inputs = {
-            name: None if shape is None else enter(tuple(shape), form.roles[name])
+            name: None if shape is None else enter(tuple(shape), form.roles[name], name=name)
             for name, shape in shapes.items()
         }
         leaves = {name: t for name, t in inputs.items() if t is not None}
-        with guarded(), trusting(watch, trust), Mode(watch):
+        with guarded(), trusting(watch, trust), WaysOut(_leave), Mode(watch):
             y = run(*inputs.values())
             if watch.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -217,7 +247,7 @@ def _attempt(
                 return _judge(watch, form, results, second)
             results["y"] = y
             grads: tuple[Any, ...] = (None,) * len(leaves)
-            g: Tensor = enter(tuple(y.shape), "g", form.second)
+            g: Tensor = enter(tuple(y.shape), "g", form.second, "g")
             if y.requires_grad:
                 if y.dtype != g.dtype:
                     g = g.to(y.dtype)
@@ -237,7 +267,14 @@ def _attempt(
                 f"it cannot be followed: {type(error).__name__}: {text}",
                 Origin(type(error).__name__, source_lines.of_error(error)),
             )  # fmt: skip
+    if random_states() != drawn:
+        watch.hesitate("random", "random numbers of Python or NumPy: two calls are two functions")
     return _judge(watch, form, results, second)
+
+
+def _leave(tensor: Tensor, way: str) -> Tensor:
+    """What a way out may hand out of a tensor."""
+    return tensor.watch.escape(tensor, way) if isinstance(tensor, Traced) else tensor
 
 
 def _twice(
@@ -285,7 +322,7 @@ def _judge(watch: Watch, form: _Form, results: dict[str, Any], second: str) -> P
                 tensor.cell.origin if isinstance(tensor, Traced) else Origin(),
             )  # fmt: skip
         wanted, origin = form.of(quantity), tensor.cell.origin
-        extra = tensor.cell.bound.terms.keys() - wanted
+        extra = (tensor.bound or Bound()).terms.keys() - wanted
         if extra:
             may = ", ".join(sorted(spell(m) for m in wanted)) or "nothing"
             return _verdict(
@@ -330,7 +367,15 @@ def _verdict(
         trace=watch.trace,
         operators=watch.operators,
         second=second,
+        steps=tuple(watch.steps),
+        sums={} if watch.dtype in HALF else _sums(results),
+        finest=watch.finest,
+        numbers=tuple(watch.numbers),
     )
+
+
+def _sums(results: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: t.held.detach() for name, t in results.items() if isinstance(t, Traced)}
 
 
 def _found(tensor: Any) -> tuple[str, ...]:
@@ -338,5 +383,6 @@ def _found(tensor: Any) -> tuple[str, ...]:
         return ("missing",)
     if not isinstance(tensor, Traced) or tensor.cell.bound is None:
         return ("1",)
-    order = sorted(tensor.cell.bound.terms, key=lambda m: (-len(m), [ORDER.index(n) for n in m]))
+    known = tensor.bound or Bound()
+    order = sorted(known.terms, key=lambda m: (-len(m), [ORDER.index(n) for n in m]))
     return tuple(spell(m) for m in order)

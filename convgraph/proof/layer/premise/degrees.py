@@ -3,16 +3,19 @@
 Every entry is a polynomial in the inputs. A `Bound` holds, for each monomial that may occur, the
 most that its integer coefficients add up to, and the step of which every entry is a multiple:
 
-    entry = 2^-step * (sum over monomials m of an integer combination),   |sum for m| <= c[m] a^|m|
+    entry = odd * 2^-step * (sum over monomials m of an integer combination),
+    |sum for m| <= c[m] a^|m|
 
-if every input entry is an integer of [-a, a]. A sum is exact in any order while the integers stay
-within 2^d. Plain arithmetic on integers.
+if every input entry is an integer of [-a, a], or such a multiple of a whole number. A sum is exact
+in any order while the integers odd * sum stay within 2^d, and so is a division by what divides odd.
+Plain arithmetic on integers.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
+from math import gcd
 from typing import final
 
 import torch
@@ -69,7 +72,8 @@ class Bound:
 
     Attributes:
         terms: coefficient of each monomial, in steps; no monomial, no entry but 0.
-        step: every entry is a multiple of 2^-step.
+        step: every entry is a multiple of odd * 2^-step.
+        odd: an odd whole number.
 
     Example:
         >>> image, weight = Bound.of("x"), Bound.of("w")
@@ -79,11 +83,18 @@ class Bound:
 
     terms: Mapping[Monomial, int] = field(default_factory=dict)
     step: int = 0
+    odd: int = 1
 
     @classmethod
-    def of(cls, role: str) -> "Bound":
-        """Entries that are inputs of one role."""
-        return cls({(role,): 1})
+    def of(cls, role: str, scale: int = 1) -> "Bound":
+        """Entries that are inputs of one role, multiples of a whole number.
+
+        Example:
+            >>> Bound.of("x", 12)
+            Bound(terms={('x',): 4}, step=0, odd=3)
+        """
+        even = scale & -scale
+        return cls({(role,): even}, 0, scale // even)
 
     @classmethod
     def constant(cls, value: float | Fraction) -> "Bound":
@@ -108,41 +119,47 @@ class Bound:
             for two, d in other.terms.items():
                 both = multiply(one, two)
                 terms[both] = terms.get(both, 0) + c * d
-        return Bound(terms, self.step + other.step)
+        return Bound(terms, self.step + other.step, self.odd * other.odd)
 
     def scaled(self, factor: float | Fraction) -> "Bound":
         """Each entry times one known number, whose even part takes steps away.
 
         Example:
             >>> Bound({("x",): 4}, 2).scaled(-4)
-            Bound(terms={('x',): 4}, step=0)
+            Bound(terms={('x',): 4}, step=0, odd=1)
+            >>> Bound.of("x", 9).scaled(Fraction(1, 3))
+            Bound(terms={('x',): 1}, step=0, odd=3)
         """
+        odd = self.odd
+        if isinstance(factor, Fraction):
+            shared = gcd(factor.denominator, odd)
+            factor, odd = factor * shared, odd // shared
         known = Bound.constant(factor)
         (number,) = known.terms.values() or (0,)
         even = (number & -number).bit_length() - 1 if number else 0
         whole = min(self.step, even)
         terms = {m: c * (number >> whole) for m, c in self.terms.items() if number}
-        return Bound(terms, self.step - whole + known.step)
+        return Bound(terms, self.step - whole + known.step, odd)
 
     def plus(self, other: "Bound") -> "Bound":
         """The sum or the difference of an entry of each."""
-        one, two, step = _aligned(self, other)
-        return Bound({m: one.get(m, 0) + two.get(m, 0) for m in {**one, **two}}, step)
+        one, two, step, odd = _aligned(self, other)
+        return Bound({m: one.get(m, 0) + two.get(m, 0) for m in {**one, **two}}, step, odd)
 
     def either(self, other: "Bound") -> "Bound":
         """An entry of one or of the other."""
-        one, two, step = _aligned(self, other)
-        return Bound({m: max(one.get(m, 0), two.get(m, 0)) for m in {**one, **two}}, step)
+        one, two, step, odd = _aligned(self, other)
+        return Bound({m: max(one.get(m, 0), two.get(m, 0)) for m in {**one, **two}}, step, odd)
 
     def many(self, count: int) -> "Bound":
         """The sum of at most so many entries."""
         if count <= 0:
             return Bound()
-        return Bound({m: c * count for m, c in self.terms.items()}, self.step)
+        return Bound({m: c * count for m, c in self.terms.items()}, self.step, self.odd)
 
     def size(self, a: int) -> int:
         """The largest integer, in steps, if the inputs are integers of [-a, a]."""
-        return sum(c * a ** len(m) for m, c in self.terms.items())
+        return self.odd * sum(c * a ** len(m) for m, c in self.terms.items())
 
     def spelled(self) -> tuple[str, ...]:
         """The monomials as they are written."""
@@ -169,7 +186,7 @@ def measure(constant: Tensor, *, hollow: bool = False) -> Bound:
 
     Example:
         >>> measure(torch.tensor([0.0, -2.5, 1.0]))
-        Bound(terms={(): 5}, step=1)
+        Bound(terms={(): 5}, step=1, odd=1)
     """
     if constant.layout == torch.sparse_coo:
         constant = constant.coalesce()
@@ -191,10 +208,13 @@ def measure(constant: Tensor, *, hollow: bool = False) -> Bound:
     return Bound({(): int(largest)}, step)
 
 
-def _aligned(one: Bound, two: Bound) -> tuple[dict[Monomial, int], dict[Monomial, int], int]:
+def _aligned(one: Bound, two: Bound) -> tuple[dict[Monomial, int], dict[Monomial, int], int, int]:
     step = max(one.step, two.step)
+    odds = [bound.odd for bound in (one, two) if bound.terms]  # 0 is a multiple of anything
+    odd = gcd(*odds) if odds else 1
     return (
-        {m: c << (step - one.step) for m, c in one.terms.items()},
-        {m: c << (step - two.step) for m, c in two.terms.items()},
+        {m: (c << (step - one.step)) * (one.odd // odd) for m, c in one.terms.items()},
+        {m: (c << (step - two.step)) * (two.odd // odd) for m, c in two.terms.items()},
         step,
+        odd,
     )

@@ -1,8 +1,9 @@
 """The watch that follows a program operator by operator, forward and backward.
 
 Each operator on data is run on what the tensors wrap, and its rule says which monomials come out.
-Operators on constants make constants, whose numbers are read when they meet data. Memory that
-nothing has written yet holds NaN, so that nobody reads it unseen.
+Data hold magnitudes, and operators run on them as `magnitudes` says, so that what comes out counts
+everything that was put together. Operators on constants make constants, whose numbers are read when
+they meet data. Memory that nothing has written yet holds NaN, so that nobody reads it unseen.
 """
 
 import hashlib
@@ -17,16 +18,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 from convgraph.errors import ProofError
 from convgraph.proof import aten
 from convgraph.proof.aten import READS, qualified_name
-from convgraph.proof.layer.premise import source_lines
+from convgraph.proof.layer.premise import magnitudes, source_lines
 from convgraph.proof.layer.premise.call import RULES, VENDOR, Call, Refusal, base_of
-from convgraph.proof.layer.premise.degrees import BITS, Bound, Monomial, measure, spell
+from convgraph.proof.layer.premise.degrees import (
+    BITS,
+    Bound,
+    Monomial,
+    measure,
+    spell,
+    union,
+)
 from convgraph.proof.layer.premise.nonlinear import why_not
-from convgraph.proof.layer.premise.traced_tensor import DOOR, Cell, Origin, Traced, covers, memory
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.traced_tensor import Cell, Origin, Traced, covers, memory
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
 
-_ABOUT = frozenset({"is_same_size", "is_pinned", "_has_same_storage_numel"})
-"""Questions about a tensor that its entries do not answer."""
+HALF = (torch.float16, torch.bfloat16)
 
 
 @final
@@ -47,6 +55,9 @@ class Watch:
         assumed: names of what is multilinear by assumption.
         shapes: distinct (coefficients by degree, bits) of the nodes met.
         operators: how many were followed.
+        steps: the operators on data, views left out.
+        finest: s, where every entry on the way is a multiple of 2^-s.
+        numbers: constants that a refused operator was given: data near them may show why.
         ended: whether the program has returned. Its tensors are plain numbers from then on.
         late: where a tensor of the program was used when it had ended, first things first.
     """
@@ -65,6 +76,9 @@ class Watch:
         self.assumed: set[str] = set()
         self.nodes: dict[tuple[tuple[int, ...], int], Origin] = {}
         self.operators = 0
+        self.steps: list[Step] = []
+        self.finest = 0
+        self.numbers: list[float] = []
         self.ended = False
         self.late: list[Origin] = []
         self.constant = 0.0
@@ -78,9 +92,11 @@ class Watch:
 
     # Inputs and refusals
 
-    def enter(self, inner: Tensor, role: str, *, requires_grad: bool = True) -> Traced:
-        """Wrap an input."""
-        cell = Cell(inner, Bound.of(role), frozen=True)
+    def enter(
+        self, inner: Tensor, role: str, *, scale: int = 1, requires_grad: bool = True
+    ) -> Traced:
+        """Wrap an input, of multiples of a whole number."""
+        cell = Cell(inner, Bound.of(role, scale), frozen=True)
         made = Traced(inner, cell, self, requires_grad)
         self._number(made)
         return made
@@ -93,24 +109,25 @@ class Watch:
         """
         refusal = Refusal(status, reason)
         if self.refused is None:
-            self.refused = (refusal, Origin(operator, source_lines.here(DOOR)))
+            self.refused = (refusal, Origin(operator, source_lines.here()))
         raise refusal
 
     def hesitate(self, operator: str, reason: str) -> None:
         """Remember the first reason why nothing can be proven, and go on."""
         if self.doubt is None:
-            self.doubt = (Refusal("undecided", reason), Origin(operator, source_lines.here(DOOR)))
+            self.doubt = (Refusal("undecided", reason), Origin(operator, source_lines.here()))
 
     def escape(self, tensor: Traced, way: str) -> Tensor:
-        """Return what a constant holds; refuse to give data away."""
-        bound = tensor.cell.bound
+        """Return what a constant holds, and remember it; refuse to give data away."""
+        bound = tensor.bound
+        tensor.cell.handed = tensor.cell.handed or ("" if way == "tolist" else way)
         self._random(tensor.cell.random)
         if bound is not None and self.ended:
-            self.late.append(Origin(f"Tensor.{way}", source_lines.here(DOOR)))
+            self.late.append(Origin(f"Tensor.{way}", source_lines.here()))
         elif bound is not None:
             if way == "tolist":
                 self.refuse("refuted", "Tensor.tolist", f"numbers of {_names(bound)} are read")
-            function = source_lines.function_here(DOOR)
+            function = source_lines.function_here()
             way_out = (
                 f"trust=({function!r},) takes it as multilinear by assumption"
                 if function
@@ -135,26 +152,21 @@ class Watch:
         data = [t for t in traced if t.cell.bound is not None]
         random = next((t.cell.random for t in traced if t.cell.random), None)
         if torch.Tag.nondeterministic_seeded in func.tags:
-            random = Origin(qualified_name(func), source_lines.here(DOOR))
+            random = Origin(qualified_name(func), source_lines.here())
         if not data:
             return self._constant(func, plain_args, plain_kwargs, traced, written, random)
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._random(random)
         name = base_of(func)
-        if func.namespace == "prim" or name in _ABOUT:
+        if asks_only(func, name):
             return func(*plain_args, **plain_kwargs)
+        if func is torch.ops.aten.as_strided_.default and _same_places(*plain_args):
+            return args[0]
         if name in READS:
-            bound = data[0].cell.bound
+            bound = data[0].bound
             self.refuse("refuted", qualified_name(func), f"a number is read off {_names(bound)}")
         for target in written:
-            if not isinstance(target, Traced):
-                self.refuse(
-                    "refuted",
-                    qualified_name(func),
-                    "data are written to what outlives the call",
-                )
-            elif target.cell.frozen:
-                self.refuse("refuted", qualified_name(func), "an input is written to")
+            self._may_be_written(func, target)
         if func.namespace != "aten":
             return self.opaque(self, func, args, kwargs)
         known = {id(t.held): t for t in traced}
@@ -163,17 +175,36 @@ class Watch:
         if found is _DECOMPOSED:
             return func.decompose(*args, **kwargs)
         before = [self._all_of(t.cell) for t in written]
-        outputs = func(*plain_args, **plain_kwargs)
-        self.note(func.name(), tree_leaves((args, kwargs)))
+        kept = {id(t.held) for t in (*data, *written)}
+        outputs = magnitudes.run(func, name, plain_args, plain_kwargs, kept)
+        self.note(func.name(), tree_leaves((args, kwargs)), outputs, step=is_step(func))
         if written:
             return self._write(func, written, before, found, data)
-        return self._wrap(func, outputs, found, traced, data)
+        return self._wrap(func, outputs, found, traced, data, args)
+
+    def _may_be_written(self, func: Any, target: Any) -> None:
+        """Refuse data where they outlive the call, where an input is, or where others look."""
+        name = qualified_name(func)
+        if not isinstance(target, Traced):
+            self.refuse(
+                "undecided", name, "data are written to memory that was not made by torch within "
+                "this call, or that outlives it"
+            )  # fmt: skip
+        elif target.cell.frozen:
+            self.refuse("refuted", name, "an input is written to")
+        elif target.cell.handed:
+            self.refuse(
+                "undecided", name, f"data are written to memory that has left torch by "
+                f"Tensor.{target.cell.handed}; whoever holds it can read and change them"
+            )  # fmt: skip
+        elif target.cell.bound is None and target.cell.base.layout == torch.strided:
+            target.cell.base.abs_()  # from here on these entries are summed with data
 
     def _late(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator on what an earlier call has left behind: numbers in, numbers out."""
         traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
         if any(t.cell.bound is not None for t in traced):
-            self.late.append(Origin(qualified_name(func), source_lines.here(DOOR)))
+            self.late.append(Origin(qualified_name(func), source_lines.here()))
         return func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
 
     def _random(self, drawn: Origin | None) -> None:
@@ -190,7 +221,8 @@ class Watch:
         if rule is None:
             if func._can_decompose() and name not in READS:
                 return _DECOMPOSED
-            status, reason = why_not(func, name, [t.cell.bound for t in data])
+            status, reason = why_not(func, name, [t.bound for t in data])
+            self.numbers += _constants(call)
             self.refuse(status, qualified_name(func), reason)
             return None
         try:
@@ -206,8 +238,8 @@ class Watch:
         return found
 
     def _known(self, traced: Traced | None, inner: Tensor) -> Bound:
-        if traced is not None and traced.cell.bound is not None:
-            return traced.cell.bound
+        if traced is not None and traced.bound is not None:
+            return traced.bound
         if traced is not None and traced.cell.random:
             self._random(traced.cell.random)
         found = measure(inner, hollow=traced is not None and traced.cell.hollow)
@@ -266,20 +298,37 @@ class Watch:
             origin = self._origin(func, bound, data)
             if covers(target.held):
                 cell.bound, cell.hollow, cell.random = bound, False, None
+                cell.pieces = ()
             else:
                 self._random(cell.random)
                 if old.terms.keys() - bound.terms.keys():
-                    origin = Origin(qualified_name(func), source_lines.here(DOOR))
-                cell.bound = old.either(bound)
+                    origin = Origin(qualified_name(func), source_lines.here())
+                cell.bound, cell.pieces = old.either(bound), ()
             cell.origin = origin
             self._number(target)
         return written[0] if len(written) == 1 else tuple(written)
 
+    def _side_by_side(self, func: Any, args: Any) -> tuple[tuple[int, int, Bound], ...]:
+        """Where each operand of a concatenation along the first axis lies in the result."""
+        if func is not torch.ops.aten.cat.default or (*args[1:], 0)[0] != 0:
+            return ()
+        found, start = [], 0
+        for part in args[0]:
+            known = part.bound if isinstance(part, Traced) else None
+            end = start + part.numel()
+            bound = measure(_unwrap(part)) if known is None else known
+            found.append((start, end, bound))
+            start = end
+        return tuple(found)
+
     def _wrap(
-        self, func: Any, outputs: Any, found: Any, traced: list[Traced], data: list[Traced]
-    ) -> Any:
+        self, func: Any, outputs: Any, found: Any, traced: list[Traced], data: list[Traced],
+        args: Any = (),
+    ) -> Any:  # fmt: skip
         cells = {memory(t.held): t.cell for t in traced}
         bounds = iter(found) if isinstance(found, list) else None
+        if (pieces := self._side_by_side(func, args)) and isinstance(found, Bound):
+            found = union(bound for _, _, bound in pieces)
 
         def wrap(value: Any) -> Any:
             bound = next(bounds) if bounds is not None else found
@@ -302,6 +351,7 @@ class Watch:
             else:
                 self._settle(qualified_name(func), bound, value.dtype)
                 cell = Cell(value, bound, origin=self._origin(func, bound, data))
+                cell.pieces = pieces if value.is_contiguous() else ()
             made = Traced(value, cell, self)
             self._number(made)
             return made
@@ -320,16 +370,18 @@ class Watch:
         if bits is None:
             self.refuse("refuted", operator, f"data are rounded to {dtype}")
             return
-        if bits < BITS[self.dtype]:
+        narrow = torch.finfo(dtype).max < torch.finfo(self.dtype).max
+        if bits < BITS[self.dtype] or narrow:
             self.refuse(
                 "refuted", operator, f"a narrowing cast: {dtype} within a program of {self.dtype}"
             )
+        self.finest = max(self.finest, bound.step)
         if bound.terms:
             by_degree = [0, 0, 0]
             for monomial, c in bound.terms.items():
-                by_degree[len(monomial)] += c
+                by_degree[len(monomial)] += c * bound.odd
             self.nodes.setdefault((tuple(by_degree), bits), Origin(operator))
-            if bound.size(self.a) > 2**bits:
+            if bound.size(self.a) > 2**bits and self.dtype not in HALF:
                 self.hesitate(
                     operator, f"entries of up to {bound.size(self.a):.3g} steps of "
                     f"2^-{bound.step} leave no room in the {bits} bits of {dtype}"
@@ -337,7 +389,7 @@ class Watch:
 
     def _origin(self, func: Any, bound: Bound, data: list[Traced]) -> Origin:
         """Where the monomials came together: here, or before if this is a move or a product."""
-        operands = [(t.cell.bound.terms, t.cell.origin) for t in data if t.cell.bound is not None]
+        operands = [(t.bound.terms, t.cell.origin) for t in data if t.bound is not None]
         for terms, origin in operands:
             if terms.keys() == bound.terms.keys():
                 return origin
@@ -346,7 +398,7 @@ class Watch:
             for terms, origin in operands:
                 if len(terms) > 1:
                     return origin
-        return Origin(qualified_name(func), source_lines.here(DOOR))
+        return Origin(qualified_name(func), source_lines.here())
 
     # The record of what was run
 
@@ -354,20 +406,23 @@ class Watch:
         tensor.number = self._numbers
         self._numbers += 1
 
-    def note(self, name: str, leaves: list[Any]) -> None:
+    def note(self, name: str, leaves: list[Any], outputs: Any, *, step: bool = True) -> None:
         """Write an operator into the trace."""
         self.operators += 1
+        if step:
+            self.steps.append(Step(name, made_by(outputs), source_lines.place()))
         self._digest.update(("|".join([name, *map(_tell, leaves)]) + "\n").encode())
 
     def adopt(self, operator: str, value: Tensor, bound: Bound) -> Traced:
         """Wrap a result whose bound was found elsewhere."""
         self._settle(operator, bound, value.dtype)
-        cell = Cell(value, bound, origin=Origin(operator, source_lines.here(DOOR)))
+        cell = Cell(value, bound, origin=Origin(operator, source_lines.here()))
         made = Traced(value, cell, self)
         self._number(made)
         return made
 
 
+@final
 class Mode(TorchDispatchMode):
     """Sees every operator, those on constants too, so that new tensors can be written to."""
 
@@ -379,7 +434,8 @@ class Mode(TorchDispatchMode):
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return self.watch.call(func, args, kwargs or {})
+        with torch._C.DisableTorchFunction():
+            return self.watch.call(func, args, kwargs or {})
 
 
 _DECOMPOSED = object()
@@ -387,6 +443,24 @@ _DECOMPOSED = object()
 
 def _unwrap(value: Any) -> Any:
     return value.held if isinstance(value, Traced) else value
+
+
+def _same_places(held: Tensor, size: Any, stride: Any, offset: int | None = None) -> bool:
+    """Whether new strides leave every entry where it is: those of axes of one entry are free."""
+    here = zip(size, stride, held.stride(), strict=True)
+    same = offset in (None, held.storage_offset()) and tuple(size) == tuple(held.shape)
+    return same and all(n == 1 or new == old for n, new, old in here)
+
+
+def _constants(call: Call) -> list[float]:
+    """Numbers among the arguments of an operator, few of them."""
+    found = []
+    for value in tree_leaves(list(call.named.values())):
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+            found.append(float(value))
+        elif isinstance(value, float):
+            found.append(value)
+    return found
 
 
 def _names(bound: Bound | None) -> str:

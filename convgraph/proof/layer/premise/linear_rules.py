@@ -10,6 +10,12 @@ from torch import Tensor
 from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
 from convgraph.proof.layer.premise.degrees import Bound, union
 
+FRESH = frozenset({
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
+    "new_ones", "new_full", "new_empty", "new_empty_strided", "randint_like",
+})  # fmt: skip
+"""Operators that take shape and dtype of a tensor alone."""
+
 # Entries stay what they are
 
 
@@ -71,10 +77,7 @@ def _put_rows(call: Call) -> Result:
     return call.bound("self").either(call.bound("source"))
 
 
-@rule(
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
-    "new_ones", "new_full", "new_empty", "new_empty_strided", "randint_like",
-)  # fmt: skip
+@rule(*FRESH)
 def _fresh(call: Call) -> Result:
     return None
 
@@ -101,7 +104,7 @@ def _sum(call: Call) -> Result:
 @rule("mean")
 def _mean(call: Call) -> Result:
     count = max(1, call.count("self", call.get("dim")))
-    return call.first().scaled(part(1, count)).many(count)
+    return call.first().many(count).scaled(part(1, count, call.first().odd))
 
 
 @rule("cumsum")
@@ -187,14 +190,15 @@ def _replication_backward(call: Call) -> Result:
     return call.bound("grad_output").many(prod(1 + a + b for a, b in pairs))
 
 
-def part(numerator: int, denominator: int) -> Fraction:
-    """Return a fraction that a binary number can be.
+def part(numerator: int, denominator: int, odd: int = 1) -> Fraction:
+    """Return a fraction of which entries that are multiples of `odd` can be taken exactly.
 
     Raises:
-        Refusal: it cannot.
+        Refusal: they cannot.
     """
     found = Fraction(numerator, denominator)
-    if found.denominator & (found.denominator - 1):
+    rest = (found * odd).denominator
+    if rest & (rest - 1):
         raise Refusal("undecided", f"the constant {found} is no binary fraction: no exact integers")
     return found
 

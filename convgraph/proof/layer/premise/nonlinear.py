@@ -25,17 +25,20 @@ _NOT_LINEAR = frozenset({
     "isnan", "isinf", "isposinf", "isneginf", "eq", "ne", "lt", "le", "gt", "ge", "logical_not",
     "logical_and", "logical_or", "logical_xor", "remainder", "fmod", "floor_divide",
     "reciprocal", "copysign", "heaviside", "nextafter", "bernoulli", "multinomial",
-    "index_reduce", "det", "_linalg_det", "linalg_inv_ex", "view_dtype", "lerp",
+    "index_reduce", "det", "_linalg_det", "linalg_inv_ex", "view_dtype",
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
-    "grid_sampler_2d", "grid_sampler_3d", "fake_quantize_per_tensor_affine",
+    "fake_quantize_per_tensor_affine",
 })  # fmt: skip
+
+_POINTWISE_LINEAR = frozenset({"lerp", "addcdiv"})
+"""Tagged as elementwise, and linear in some of their arguments."""
 
 
 def why_not(func: Any, name: str, bounds: list[Bound | None]) -> tuple[str, str]:
     """Return the status and the reason for an operator without a rule."""
     degrees = [", ".join(b.spelled()) for b in bounds if b is not None and b.terms]
     of = f"data of degree {' and '.join(degrees)}" if degrees else "data"
-    if name in _NOT_LINEAR or torch.Tag.pointwise in func.tags:
+    if name in _NOT_LINEAR or (torch.Tag.pointwise in func.tags and name not in _POINTWISE_LINEAR):
         return "refuted", f"{name} of {of} is not linear"
     return "undecided", (
         f"{name} of {of} is an operator that the judge has no rule for; write it with products, "

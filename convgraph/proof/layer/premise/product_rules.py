@@ -1,12 +1,12 @@
 """Rules of products, where degrees add, and of vendors' kernels, multilinear by assumption."""
 
-from math import prod
+from fractions import Fraction
+from math import lcm, prod
 
-import torch
 from torch import Tensor
 
 from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
-from convgraph.proof.layer.premise.degrees import Bound, measure
+from convgraph.proof.layer.premise.degrees import Bound
 from convgraph.proof.layer.premise.linear_rules import part
 
 
@@ -22,15 +22,36 @@ def _div(call: Call) -> Result:
     by = call["other"]
     if call.get("rounding_mode") is not None:
         raise Refusal("refuted", f"a division rounds to integers: {call['rounding_mode']!r}")
+    known = call.bound("self")
     if not isinstance(by, Tensor):
-        return call.bound("self").scaled(1 / part(*by.as_integer_ratio()) if by else 0)
+        inverse = 1 / Fraction(by) if by else Fraction(0)
+        return known.scaled(part(inverse.numerator, inverse.denominator, known.odd))
     if call.bound("other").terms.keys() - {()}:
         raise Refusal("refuted", "a division by data is no product")
-    mantissa, _ = torch.frexp(by.double())
-    if bool((mantissa.abs() != 0.5).any()):
-        worst = float(by[mantissa.abs() != 0.5].flatten()[0])
-        raise Refusal("undecided", f"a division by the constant {worst:g} is not exact")
-    return call.bound("self").times(measure(1 / by.double()))
+    return _divided(known, [abs(Fraction(v)) for v in by.double().unique().tolist() if v])
+
+
+def _divided(known: Bound, by: list[Fraction]) -> Bound:
+    """Entries divided by constants, each exactly."""
+    if not by:
+        return Bound()
+    evens = [_two(v.numerator) - _two(v.denominator) for v in by]
+    odds = [v / Fraction(2) ** even for v, even in zip(by, evens, strict=True)]
+    shared = lcm(*(odd.numerator for odd in odds))
+    if known.odd % shared or any(odd.denominator != 1 for odd in odds):
+        worst = next(v for v, odd in zip(by, odds, strict=True) if odd != 1)
+        raise Refusal("undecided", f"a division by the constant {float(worst):g} is not exact")
+    most = max(evens)
+    largest = max(
+        shared // odd.numerator << (most - even) for even, odd in zip(evens, odds, strict=True)
+    )
+    terms = {m: c * largest for m, c in known.terms.items()}
+    return Bound(terms, max(0, known.step + most), known.odd // shared)
+
+
+def _two(number: int) -> int:
+    """How often 2 divides a number."""
+    return (number & -number).bit_length() - 1
 
 
 @rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", "_sparse_mm", vendor=True)

@@ -7,6 +7,7 @@ own functions does not; there autograd's anomaly mode knows where the function w
 import re
 import sys
 import sysconfig
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,9 +17,16 @@ import torch
 _TORCH = f"{Path(torch.__file__).parent}/"
 _STDLIB = sysconfig.get_path("stdlib")
 _OWN = f"{Path(__file__).parents[2]}/"
+DOORS = frozenset({"_attempt", "evaluate", "_evaluate"})
+"""Functions of the judge that call the user's code; frames beyond them are the caller's own."""
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
+Place = tuple[str, int, str]
+"""File, line and function."""
+
+
+@lru_cache(maxsize=4096)
 def _is_user(path: str) -> bool:
     if "site-packages" not in path and path.startswith(_STDLIB):
         return False
@@ -36,30 +44,31 @@ def spell(path: str, line: int, function: str) -> str:
     return f"{shorten(path)}:{line} in {function}"
 
 
-def here(door: str) -> str:
-    """Return the innermost line of user code on the stack, or "".
+def here() -> str:
+    """Return the innermost line of user code on the stack, or ""; see `place`."""
+    found = place()
+    return "" if found is None else spell(*found)
 
-    Args:
-        door: name of the function of this package that called the user's code; frames beyond it
-            are the caller's own and are not looked at.
-    """
+
+def place() -> Place | None:
+    """Return the innermost place of user code on the stack, not yet spelled."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == door and code.co_filename.startswith(_OWN):
+        if code.co_name in DOORS and code.co_filename.startswith(_OWN):
             break
         if _is_user(code.co_filename):
-            return spell(code.co_filename, frame.f_lineno, code.co_name)
+            return code.co_filename, frame.f_lineno, code.co_name
         frame = frame.f_back
-    return _of_node(door)
+    return _of_node()
 
 
-def function_here(door: str) -> str:
+def function_here() -> str:
     """Return the autograd function whose forward or backward is on the stack, or ""."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == door and code.co_filename.startswith(_OWN):
+        if code.co_name in DOORS and code.co_filename.startswith(_OWN):
             break
         owner, _, method = code.co_qualname.rpartition(".")
         if method in {"forward", "backward"} and "ctx" in code.co_varnames[:1]:
@@ -79,7 +88,7 @@ def of_error(error: BaseException) -> str:
     return found
 
 
-def _of_node(door: str) -> str:
+def _of_node() -> Place | None:
     """The line that made the autograd node that runs now, if anomaly mode wrote it down."""
     node: Any = torch._C._current_autograd_node()
     lines = [] if node is None else node.metadata.get("traceback_", [])
@@ -88,8 +97,8 @@ def _of_node(door: str) -> str:
         if match is None:
             continue
         path, number, function = match.groups()
-        if path.startswith(_OWN) and function == door:
+        if path.startswith(_OWN) and function in DOORS:
             break
         if _is_user(path):
-            return spell(path, int(number), function)
-    return ""
+            return path, int(number), function
+    return None

@@ -16,10 +16,7 @@ import torch.utils.dlpack
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from convgraph.proof.layer.premise.degrees import Bound
-
-DOOR = "_attempt"
-"""The function of premise.py beyond which the stack is the caller's own."""
+from convgraph.proof.layer.premise.degrees import Bound, union
 
 
 @final
@@ -41,6 +38,8 @@ class Cell:
         bound: of its entries; None for a constant, whose entries are read when they matter.
         frozen: an input, which a program may not write to.
         hollow: NaN stands for what nothing has written yet.
+        handed: by which way its memory has left torch, "" if by none.
+        pieces: (first, behind the last, bound) of runs of entries of which more is known.
         random: where a constant was drawn that another call would not draw again.
         origin: where its monomials came together.
     """
@@ -49,6 +48,8 @@ class Cell:
     bound: Bound | None = None
     frozen: bool = False
     hollow: bool = False
+    handed: str = ""
+    pieces: tuple[tuple[int, int, Bound], ...] = ()
     random: Origin | None = None
     origin: Origin = Origin()
 
@@ -79,12 +80,24 @@ class Traced(Tensor):
         made.held, made.cell, made.watch, made.number = inner, cell, watch, -1
         return made
 
+    @property
+    def bound(self) -> Bound | None:
+        """What is known of the entries of this view; None for a constant."""
+        pieces = self.cell.pieces
+        if self.cell.bound is None or not pieces or not self.numel():
+            return self.cell.bound
+        first = self.storage_offset()
+        sizes = zip(self.shape, self.stride(), strict=True)
+        last = first + sum((n - 1) * step for n, step in sizes)
+        return union(b for start, end, b in pieces if start <= last and first < end)
+
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         (watch, *_) = (t.watch for t in tree_leaves((args, kwargs)) if isinstance(t, Traced))
-        return watch.call(func, args, kwargs or {})
+        with torch._C.DisableTorchFunction():
+            return watch.call(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Shape and monomials; no numbers, which would be a way out for them."""
@@ -113,6 +126,11 @@ class Traced(Tensor):
     def tolist(self) -> Any:
         """The numbers of a constant."""
         return self.watch.escape(self, "tolist").tolist()
+
+    def apply_(self, function: Any) -> Any:
+        """The numbers of a constant, one after the other in Python."""
+        self.watch.escape(self, "apply_").apply_(function)
+        return self
 
     def data_ptr(self) -> Any:
         """Where the numbers of a constant are."""

@@ -74,7 +74,7 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
         for subset in subsets
     ]
     for subset in subsets:
-        known = [leaves[i].cell.bound for i in sorted(subset)]
+        known = [leaves[i].bound for i in sorted(subset)]
         for place, output in enumerate(outputs):
             if not isinstance(output, Tensor):
                 continue
@@ -85,7 +85,7 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
             most = int(part.abs().max().ceil()) if part.numel() else 0
             if most:
                 bounds[place] = bounds[place].plus(product_of(known).many(most))
-    watch.note(name, leaves)
+    watch.note(name, leaves, outputs)
     made = [
         watch.adopt(name, value, bound) if isinstance(value, Tensor) else value
         for value, bound in zip(outputs, bounds, strict=True)
@@ -104,11 +104,19 @@ def _only(value: Any, kept: bool, data: bool) -> Any:
 def trusting(watch: Watch, trust: Collection[str]) -> Iterator[None]:
     """Take autograd functions of these names as multilinear, forward and backward, for a block."""
     with ExitStack() as stack:
-        for function in _functions(torch.autograd.Function):
-            name = function.__qualname__.rpartition("<locals>.")[2]
-            if not {name, f"{function.__module__}.{name}"}.isdisjoint(trust):
-                stack.enter_context(_replaced(watch, function, name))
+        for function, name in named_in(trust):
+            stack.enter_context(_replaced(watch, function, name))
         yield
+
+
+def named_in(trust: Collection[str]) -> Iterator[tuple[Any, str]]:
+    """Yield the autograd functions that are named, by their own name or with their module."""
+    if not trust:
+        return
+    for function in [*_functions(torch.autograd.Function)]:
+        name = function.__qualname__.rpartition("<locals>.")[2]
+        if not {name, f"{function.__module__}.{name}"}.isdisjoint(trust):
+            yield function, name
 
 
 def _functions(parent: Any) -> Iterator[Any]:

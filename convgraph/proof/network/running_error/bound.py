@@ -21,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
-from convgraph.proof.network.running_error import product_rules, sum_rules
+from convgraph.proof.network.running_error import backward_rules, product_rules, sum_rules
+from convgraph.proof.network.running_error.backward_rules import SEVERAL
 from convgraph.proof.network.running_error.call import RULES, Entry, NoRule, Setting
 
 SWEEP = 16
-FILES = (product_rules, sum_rules)
+FILES = (product_rules, sum_rules, backward_rules)
 """Where the rules are; importing them registers them."""
 
 
@@ -55,8 +56,8 @@ class RunningBound(TorchDispatchMode):
         flat = found[1]
         return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
-    def run(self, call: Callable[[], Any]) -> Any:
-        """Run something with E beside it."""
+    def run(self, call: Callable[[], Any], *, gradients: bool = False) -> Any:
+        """Run something with E beside it; with gradients, backward too."""
 
         def enter(module: torch.nn.Module, args: Any) -> None:
             self.open.append(self.paths.get(id(module), self.open[-1] if self.open else ""))
@@ -67,7 +68,7 @@ class RunningBound(TorchDispatchMode):
         before = hooks.register_module_forward_pre_hook(enter)
         behind = hooks.register_module_forward_hook(leave, always_call=True)
         try:
-            with torch.no_grad(), self:
+            with torch.set_grad_enabled(gradients), self:
                 return call()
         finally:
             before.remove()
@@ -124,8 +125,12 @@ class RunningBound(TorchDispatchMode):
         storages = {t.untyped_storage()._cdata for t in tensors}
         if not targets and all(t.untyped_storage()._cdata in storages for t in outputs):
             return out  # a view
-        if any(map(self._knows, floating)):  # what was chosen, and by-products nobody bounds
+        if (
+            any(map(self._knows, floating)) and name not in SEVERAL
+        ):  # what was chosen, and by-products nobody bounds
             for tensor in outputs[outputs[0].is_floating_point() if outputs else 0 :]:
+                if not tensor.numel():  # as what a norm in evaluation keeps for backward
+                    continue
                 storage = tensor.untyped_storage()
                 self._tainted[storage._cdata] = StorageWeakRef(storage)
         if setting is None or not outputs or not outputs[0].is_floating_point():
@@ -139,7 +144,11 @@ class RunningBound(TorchDispatchMode):
         except NoRule as reason:
             self._end(name, str(reason))
             return out
-        self._write(outputs[0], error)
+        if isinstance(error, list):
+            for tensor, one in zip(outputs, error, strict=True):
+                self._write(tensor, one)
+        else:
+            self._write(outputs[0], error)
         self._count += 1
         if not self._count % SWEEP:
             self._errors = {k: v for k, v in self._errors.items() if not v[0].expired()}

@@ -140,7 +140,13 @@ def _masked_fill(s: Setting) -> Tensor:
 # -- one value, no rounding ------------------------------------------------------------------------
 
 
-@rule("relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
+@rule("relu")
+def _relu(s: Setting) -> Tensor:
+    x = s.of("self")
+    return torch.where(x.lies[1] <= 0, 0.0, x.e)  # 0 in every correct run
+
+
+@rule("hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
 def _lipschitz(s: Setting) -> Tensor:
     if any(isinstance(s.given.get(k), Entry) for k in ("min", "max")):
         raise NoRule("its limits are data")

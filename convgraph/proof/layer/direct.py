@@ -1,0 +1,101 @@
+"""A direct sum: every entry is put together of the operator's own products, each once.
+
+Identity lets (S + S') - S' pass, which is S in exact arithmetic; on real numbers it loses S where
+S' is large, and no bound of S3 holds. S1's run on magnitudes and on ones counts everything that
+meets in an entry, what cancels included. Each coefficient that it counts is at least the operator's
+own, so the counts are equal only if the program adds up nothing else, whatever the data are: no
+chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, and are told so.
+
+Numbers that shrink on the way, by 2^-s and back, underflow earlier by 2^s, and a product may be
+split into as many parts: terms and absolute term of the bound are multiplied by 2^s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convgraph.proof.equation.oracle import Oracle
+from convgraph.proof.layer.premise.check import Premise
+from convgraph.proof.roundoff import unit_roundoff
+
+Array = npt.NDArray[Any]
+
+
+@final
+@dataclass(frozen=True)
+class Direct:
+    """The verdict on a program's sums.
+
+    Attributes:
+        status: "proven", "undecided", or "not asked" where nothing was counted.
+        reason: what is added up beside the products.
+    """
+
+    status: str
+    reason: str = ""
+
+
+def counts(oracle: Oracle) -> dict[str, Array]:
+    """How many products each entry has: y, first gradients, and those of the gradients.
+
+    Each broadcasts to the shape of its quantity.
+    """
+    spec = oracle.spec
+    if oracle.scale > 1:  # edges with weights: shares add up
+        x, w, g = (np.ones(shape) for shape in (spec.x_shape, spec.w_shape, oracle.y_shape))
+        b = np.ones(spec.out_channels) if spec.bias else None
+        grads = {"grad_x": oracle.grad_x(w, g), "grad_w": oracle.grad_w(x, g)}
+        return {"y": oracle.convolve(x, w, b), "grad_b": oracle.grad_b(g), **grads}
+    per_in, per_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    into = oracle.in_degree().reshape(spec.batch, 1, *oracle.out_size) * per_in
+    told = oracle.targets.reshape(spec.batch, 1, *oracle.out_size) * int(spec.bias)
+    said = oracle.out_degree().reshape(spec.batch, 1, *spec.size) * per_out
+    per_tap = np.diff(oracle.edges.ptr).reshape(1, 1, *spec.kernel_size)
+    sites = np.array(int(oracle.targets.sum()))
+    found = {"y": into + told, "grad_x": said, "grad_w": per_tap, "grad_b": sites}
+    return found | {"second_x": said, "second_w": per_tap, "second_g": 2 * into + told}
+
+
+def check_direct(
+    followed: Premise, expected: Mapping[str, Array], largest: int, *, beside: int = 0
+) -> Direct:
+    """Hold what S1 counted against the operator's own products.
+
+    Args:
+        followed: the premise; whatever it could not follow is not asked.
+        expected: see `counts`.
+        largest: the most terms in one entry.
+        beside: s of the operator itself, where its own entries are multiples of 2^-s.
+    """
+    if followed.status != "proven" or not followed.sums:
+        return Direct("not asked")
+    for quantity, sums in followed.sums.items():
+        if quantity not in expected:
+            continue
+        have = sums.double().cpu().numpy()
+        try:
+            want = np.broadcast_to(expected[quantity], have.shape)
+        except ValueError:  # of another shape, as S2 says
+            return Direct("not asked")
+        if not (other := have != want).any():
+            continue
+        at = tuple(int(i) for i in np.argwhere(other)[0])
+        return Direct(
+            "undecided",
+            f"no direct sum: {quantity}{list(at)} is put together of {have[at]:g} products, terms "
+            f"that cancel counted, and the operator has {int(want[at])}; what cancels on integers "
+            "can lose every digit of real numbers",
+        )
+    u = unit_roundoff(torch.float32 if followed.bits == 24 else torch.float64)
+    shrunk = max(0, followed.finest - beside)
+    if largest * u * 2.0**shrunk >= 1:
+        return Direct(
+            "undecided",
+            f"numbers shrink by 2^-{shrunk} on the way and grow again: what underflows "
+            "there is lost, and the bound of S3 says nothing",
+        )
+    return Direct("proven")

@@ -1,0 +1,225 @@
+"""One program: what S1 follows is what S2 and S3 run, operator by operator.
+
+Code can tell a tensor that is followed from a plain one: a fast path for plain tensors, a kernel
+that raises and a slower one behind `except`, a first call that sets things up, another branch in
+half precision. So runs on plain tensors are written down too, as the list of their operators on
+data with the shapes and dtypes of what they made, and held against the list that S1 followed.
+Views are left out: autograd makes them anew as it likes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from convgraph.proof import aten
+from convgraph.proof.layer.premise import source_lines
+from convgraph.proof.layer.premise.call import RULES, base_of
+from convgraph.proof.layer.premise.linear_rules import FRESH
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.trusted import named_in
+from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.ways_out import WaysOut
+
+CASTS = ("aten::_to_copy",)
+"""Operators by which a half program may differ from that of float64."""
+
+
+@final
+class Plain(TorchDispatchMode):
+    """Writes down the operators that a run on plain tensors performs on data.
+
+    Data are the tensors that `enter` was given and whatever is made of them. What belongs to memory
+    is known of memory, as it is where S1 follows.
+
+    Attributes:
+        steps: in order.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing written down."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[Step] = []
+        self._inputs: set[int] = set()
+        self._data: dict[int, Any] = {}
+
+    def enter(self, tensor: Tensor) -> Tensor:
+        """Take a tensor for data."""
+        with torch._C.DisableTorchFunction():
+            self._mark(tensor)
+        if tensor.numel():  # what NumPy or DLPack makes of it is other memory of the same address
+            with torch._C.DisableTorchFunction():
+                self._inputs.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    def holds_data(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory that holds data."""
+        if tensor.layout != torch.strided:
+            return id(tensor) in self._data
+        storage = tensor.untyped_storage()
+        return storage._cdata in self._data or storage.data_ptr() in self._inputs
+
+    def _mark(self, tensor: Tensor) -> None:
+        if tensor.layout != torch.strided:
+            self._data[id(tensor)] = tensor
+            return
+        storage = tensor.untyped_storage()
+        self._data[storage._cdata] = StorageWeakRef(storage)  # keeps the address from being reused
+
+    def note(self, operator: str, outputs: Any) -> None:
+        """Write an operator down."""
+        self.steps.append(Step(operator, made_by(outputs), source_lines.place()))
+
+    def leave(self, tensor: Tensor, way: str) -> Tensor:
+        """Write down that data leave torch."""
+        with _disable_current_modes():
+            if self.holds_data(tensor):
+                self.note(f"Tensor.{way}", ())
+        return tensor
+
+    def made(self, operator: str, outputs: Any) -> None:
+        """Write down what is trusted as a whole, and take what it made for data."""
+        self.note(operator, outputs)
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self._mark(tensor)
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if not any(map(self.holds_data, tensors)):
+            return func(*args, **kwargs)
+        name = base_of(func)
+        if not asks_only(func, name) and _falls_apart(func, name):
+            with self:
+                return func.decompose(*args, **kwargs)
+        outputs = func(*args, **kwargs)
+        if asks_only(func, name):
+            return outputs
+        if is_step(func):
+            self.note(func.name(), outputs)
+        if name not in FRESH:
+            for tensor in (*aten.written(func, args, kwargs), *tree_leaves(outputs)):
+                if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                    self._mark(tensor)
+        return outputs
+
+
+def _falls_apart(func: Any, name: str) -> bool:
+    """Whether S1 follows the parts of an operator in its place."""
+    needs = name in RULES or not (func.is_view and name != "view_dtype")
+    known = name in RULES or name in aten.READS or func.namespace != "aten"
+    return needs and not known and bool(func._can_decompose())
+
+
+@contextmanager
+def written_down(trust: Collection[str] = ()) -> Iterator[Plain]:
+    """Write down the program of a block; autograd functions that are trusted are one step each."""
+    mode = Plain()
+    with ExitStack() as stack:
+        for function, name in named_in(trust):
+            stack.enter_context(_one_step(mode, function, name))
+        stack.enter_context(WaysOut(mode.leave))
+        stack.enter_context(mode)
+        yield mode
+
+
+@contextmanager
+def _one_step(mode: Plain, function: Any, name: str) -> Iterator[None]:
+    forward, backward = function.forward, function.backward
+
+    def aside(operator: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            with _disable_current_modes(), torch._C.DisableTorchFunction():
+                found = inner(*args)
+            mode.made(operator, found)
+            return found
+
+        return run
+
+    function.forward = staticmethod(aside(name, forward))
+    function.backward = staticmethod(aside(f"{name}.backward", backward))
+    try:
+        yield
+    finally:
+        function.forward, function.backward = staticmethod(forward), staticmethod(backward)
+
+
+def difference(followed: Sequence[Step], run: Sequence[Step]) -> str:
+    """Say how a plain run differs from what was followed; "" where it is the same program."""
+    one, two = Counter(followed), Counter(run)
+    if one == two:
+        return ""
+    more, less = two - one, one - two
+    extra = next((step for step in run if more[step]), None)
+    missing = next((step for step in followed if less[step]), None)
+    told = [] if extra is None else [f"it runs {extra}"]
+    told += [] if missing is None else [f"what was followed has {missing}"]
+    return "behaves otherwise when it is followed: " + "; ".join(told)
+
+
+def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
+    """Say how a program in half precision differs from that in float64, casts left out."""
+
+    def bare(steps: Sequence[Step]) -> list[Step]:
+        return [
+            Step(s.operator, tuple((shape, torch.float64) for shape, _ in s.made), s.place)
+            for s in steps
+            if s.operator not in CASTS
+        ]
+
+    told = difference(bare(wide), bare(half))
+    return (
+        told.replace("when it is followed: it runs", "in half precision: it runs")
+        .replace("what was followed has", "in float64 it has")
+        .replace("when it is followed", "in half precision")
+    )
+
+
+Enter = Callable[[Tensor], Tensor]
+"""Takes a tensor for data."""
+
+
+@final
+class OneProgram:
+    """Holds plain runs against what S1 followed.
+
+    Args:
+        followed: the steps of S1; None where nothing was followed, and nothing is held.
+        trust: autograd functions that are one step each.
+
+    Attributes:
+        difference: of the first run that is another program, in words; "" if none is.
+        held: how many runs were the same program.
+    """
+
+    def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
+        """Start with no run held."""
+        self.followed, self.trust = followed, trust
+        self.difference, self.held = "", 0
+
+    @contextmanager
+    def holding(self) -> Iterator[Enter]:
+        """Write a run down and hold it; yields what takes a tensor for data."""
+        if self.followed is None:
+            yield lambda tensor: tensor
+            return
+        drawn = random_states()
+        with as_written(), written_down(self.trust) as mode:
+            yield mode.enter
+        told = difference(self.followed, mode.steps)
+        if not told and random_states() != drawn:
+            told = "random numbers of Python or NumPy: two calls are two functions"
+        self.held += not told
+        self.difference = self.difference or told

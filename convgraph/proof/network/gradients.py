@@ -1,0 +1,164 @@
+"""Gradients of a network: the backward program of both sides, node by node, as the forward one.
+
+Both sides run forward and backward under the recorder, `.backward()` into `.grad`, so that hooks of
+modules, tensors and parameters run too. Every operator of autograd is a node; gradients of images
+and parameters are outputs by name. A skip that is cut, a reversed gradient, a backward of one's own
+or a hook is another program, and a number decides what that comes to: a gradient that is missing
+where the reference's is none, or one that is further off than the running bound allows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.end_to_end import Images, Side
+from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.recorder import trace
+from convgraph.proof.network.running_error.bound import RunningBound
+from convgraph.proof.network.value_numbers import Numbering, Undecided
+from convgraph.proof.record.certificate import Part
+
+NAME = "gradients"
+NOT_ASKED = "gradients of the network, and of its layers within it"
+
+
+def gradients(candidate: Side, reference: Side, images: Images) -> Part:
+    """Compare the backward programs, and their numbers where they differ.
+
+    Args:
+        candidate: the accused; wired as the reference forward.
+        reference: the dense network.
+        images: what both run on.
+    """
+    numbering = Numbering()
+    found = Reference(numbering)
+    heads: list[Tensor] = []
+    try:
+        one = _traced(reference, images, numbering, found.settle, heads)
+        matcher = Matcher(found)
+        two = _traced(candidate, images, numbering, matcher.settle, heads)
+        _same_names(one, two)
+        matcher.finish(list(one.values()), list(two.values()))
+    except Different as difference:
+        return _decided(str(difference), candidate, reference, images, heads)
+    except Undecided as reason:
+        return Part(NAME, "undecided", str(reason))
+    except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        text = " ".join(str(error).split())[:200]
+        return Part(NAME, "undecided", f"backward raised {type(error).__name__}: {text}")
+    count = len(matcher.pairs)
+    facts = (
+        f"{len(one)} values and gradients, {count} operators forward and backward, each the same"
+    )
+    return Part(NAME, "proven", f"{facts} and of the same elements")
+
+
+def _same_names(one: dict[str, Any], two: dict[str, Any]) -> None:
+    for name in one:
+        if name not in two:
+            raise Different(f"there is no gradient of {name!r}", None, None)
+    for name in two:
+        if name not in one:
+            raise Different(
+                f"there is a gradient of {name!r}, and the reference has none", None, None
+            )
+
+
+def _traced(
+    side: Side, images: Images, numbering: Numbering, settle: Any, heads: list[Tensor]
+) -> dict[str, Any]:
+    """Numbers of outputs and gradients by name."""
+    names: list[str] = []
+
+    def run(inputs: Any) -> list[Tensor]:
+        made = _backward(side, inputs, heads)
+        names.extend(made)
+        return list(made.values())
+
+    with _fresh_gradients(side.net):
+        numbers = trace(
+            side.net, run, tuple(image.clone() for image in images), numbering, {}, settle,
+            gradients=True,
+        )  # fmt: skip
+    return dict(zip(names, numbers, strict=True))
+
+
+def _backward(side: Side, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
+    """Outputs and gradients of one run; `heads` are drawn by the first, and the same for both."""
+    leaves = [i.requires_grad_() if i.is_floating_point() else i for i in images]
+    outputs = side.run(side.net, tuple(leaf.clone() for leaf in leaves), None)
+    floating = [y for y in outputs if y.is_floating_point()]
+    if not heads:
+        draw = np.random.default_rng(0).standard_normal
+        heads += [torch.from_numpy(draw(tuple(y.shape))).to(y) for y in floating]
+    pairs = [(y, g) for y, g in zip(floating, heads, strict=True) if y.requires_grad]
+    found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
+    if pairs:
+        torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
+    for place, leaf in enumerate(leaves):
+        if leaf.grad is not None:
+            found[f"image {place}"] = leaf.grad
+    for name, parameter in side.net.named_parameters():
+        if parameter.grad is not None:
+            found[name] = parameter.grad
+    return found
+
+
+@contextmanager
+def _fresh_gradients(net: torch.nn.Module) -> Iterator[None]:
+    """Take `.grad` away for a block, and give it back."""
+    before = [(p, p.grad) for p in net.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, grad in before:
+            parameter.grad = grad
+
+
+def _decided(
+    difference: str, candidate: Side, reference: Side, images: Images, heads: list[Tensor]
+) -> Part:
+    """Another backward program refutes once a number shows that it is another gradient."""
+    try:
+        watch = RunningBound(reference.net)
+
+        def run() -> dict[str, Tensor]:
+            return _backward(reference, tuple(i.clone() for i in images), heads)
+
+        with _fresh_gradients(reference.net):
+            one = watch.run(run, gradients=True)
+            limits = {name: 2 * watch.bound(t) for name, t in one.items()}
+        with _fresh_gradients(candidate.net), torch.enable_grad():
+            two = _backward(candidate, tuple(i.clone() for i in images), heads)
+    except Exception as error:  # noqa: BLE001 - likewise
+        return Part(NAME, "undecided", f"{difference}; no number: {type(error).__name__}")
+    for name in reversed(one):
+        a = one[name].double()
+        if name not in two:
+            at = int(a.abs().reshape(-1).argmax()) if a.numel() else 0
+            if a.numel() and float(a.reshape(-1)[at]):
+                return Part(
+                    NAME, "refuted", f"{difference}; {name!r} has no gradient on the candidate, "
+                    f"entry {at} of the reference's is {float(a.reshape(-1)[at])!r}"
+                )  # fmt: skip
+            continue
+        if watch.missing:
+            continue
+        gap = (a - two[name].double()).abs()
+        over = gap > limits[name]
+        if bool(over.any()):
+            at = int((gap - limits[name]).reshape(-1).argmax())
+            values = float(two[name].reshape(-1)[at]), float(a.reshape(-1)[at])
+            return Part(
+                NAME, "refuted", f"{difference}; entry {at} of the gradient of {name!r} is "
+                f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
+                f"{float(limits[name].reshape(-1)[at]):.2g}"
+            )  # fmt: skip
+    told = f"; no bound: {watch.missing}" if watch.missing else "; the numbers do not show it"
+    return Part(NAME, "undecided", f"{difference}{told}")

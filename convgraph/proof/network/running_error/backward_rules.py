@@ -1,0 +1,119 @@
+"""Running bounds of backward operators: each is a sum of products of a gradient and what was kept.
+
+A gradient that a kink lets through or stops is known where rounding cannot reach the kink;
+elsewhere it is off by all of it.
+"""
+
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.running_error.call import (
+    ELEMENTARY,
+    GROWN,
+    RULES,
+    Entry,
+    NoRule,
+    Setting,
+    rounded,
+    rule,
+)
+
+SEVERAL = frozenset({"convolution_backward", "native_batch_norm_backward"})
+"""Operators whose rules bound every output."""
+
+
+@rule("threshold_backward")
+def _threshold(s: Setting) -> Tensor:
+    g, x, kink = s.of("grad_output"), s.of("self"), float(s.given.get("threshold", 0))
+    sure = (x.x - kink).abs() > 2 * x.e
+    return torch.where(sure | (x.e == 0), g.e, g.a)
+
+
+@rule("hardtanh_backward")
+def _hardtanh(s: Setting) -> Tensor:
+    g, x = s.of("grad_output"), s.of("self")
+    sure = torch.ones_like(g.e, dtype=torch.bool)
+    for name in ("min_val", "max_val"):
+        sure &= ((x.x - float(s.given[name])).abs() > 2 * x.e) | (x.e == 0)
+    return torch.where(sure, g.e, g.a)
+
+
+@rule("sigmoid_backward")
+def _sigmoid(s: Setting) -> Tensor:
+    g, y = s.of("grad_output"), s.of("output")  # g y (1 - y), of slope 1 in y at most
+    return rounded(s, 0.25 * g.e + g.a * y.e, ELEMENTARY)
+
+
+@rule("tanh_backward")
+def _tanh(s: Setting) -> Tensor:
+    g, y = s.of("grad_output"), s.of("output")  # g (1 - y^2)
+    return rounded(s, g.e + 2 * g.a * y.e, ELEMENTARY)
+
+
+@rule("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward")
+def _linear(s: Setting) -> Tensor:
+    g = s.of("grad_output")
+    gamma = s.gamma(g.x[0, 0].numel() + 1)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    wide = {k: v.x.abs() if isinstance(v, Entry) else v for k, v in s.given.items()}
+    made: Tensor = s.func(**{**wide, "grad_output": g.e + gamma * g.a})
+    return made.abs() + s.tiny
+
+
+def _convolution(s: Setting) -> list[Tensor]:
+    g, x, w = s.of("grad_output"), s.of("input"), s.of("weight")
+    per = w.x[0].numel() * max(1, w.x.shape[0])
+    gamma = s.gamma(max(per, g.x.numel() // max(1, g.x.shape[1])) + 1)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+
+    def back(head: Tensor, image: Tensor, weight: Tensor) -> Any:
+        given = {**s.given, "grad_output": head, "input": image, "weight": weight}
+        given["output_mask"] = [True, True, s.given["output_mask"][2]]
+        return s.func(**given)
+
+    first, second = back(g.e + gamma * g.a, x.a, w.a), back(g.a, x.e, w.e)
+    found = [first[0] + second[0], first[1] + second[1], first[2]]
+    asked = zip(found, s.given["output_mask"], strict=True)
+    return [one + s.tiny * per for one, mine in asked if mine and one is not None]
+
+
+def _batch_norm(s: Setting) -> list[Tensor]:
+    if s.given.get("train"):
+        raise NoRule("it is in training")
+    g, x = s.of("grad_out"), s.of("input")
+    shape = (1, -1, *(1,) * (x.x.dim() - 2))
+    axes = [d for d in range(x.x.dim()) if d != 1]
+    mean, var = (s.of(f"running_{name}") for name in ("mean", "var"))
+    if bool(mean.e.any()) or bool(var.e.any()):
+        raise NoRule("its statistics are data")
+    inv = (var.x + s.given["eps"]).rsqrt().reshape(shape)
+    held = s.given.get("weight")
+    w = (
+        held
+        if isinstance(held, Entry)
+        else Entry(torch.ones_like(mean.x), torch.zeros_like(mean.x))
+    )
+    a, e = (part.reshape(shape) for part in (w.a, w.e))
+    gamma = s.gamma(x.x.numel() // x.x.shape[1] + 2 * ELEMENTARY)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    wide = x.a + mean.x.abs().reshape(shape)
+    found = [
+        inv * (a * g.e + e * g.a + s.gamma(ELEMENTARY) * a * g.a),
+        (inv * (g.e * wide + g.a * x.e + gamma * g.a * wide)).sum(axes),
+        (g.e + gamma * g.a).sum(axes),
+    ]
+    asked = zip(found, s.given["output_mask"], strict=True)
+    return [one + s.tiny for one, mine in asked if mine]
+
+
+for _name, _made in (
+    ("convolution_backward", _convolution),
+    ("native_batch_norm_backward", _batch_norm),
+):
+    RULES[_name] = lambda s, made=_made: [one * GROWN for one in made(s)]  # type: ignore[misc]

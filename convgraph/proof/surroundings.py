@@ -1,0 +1,56 @@
+"""What surrounds a run: compilers, which stand aside, and random states, which must not move.
+
+Under a dispatch mode torch.compile gives a function up for good. While a program is followed or
+written down, whatever is compiled runs as it is written, and is noticed.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+COMPILERS = "torch.compile"
+"""Under this name in `trust=` compilers are taken for granted."""
+
+
+@contextmanager
+def as_written() -> Iterator[list[str]]:
+    """Run what is compiled as it is written; yields a list that fills when something is.
+
+    Example:
+        >>> with as_written() as seen:
+        ...     torch.ones(1) + 1
+        tensor([2.])
+        >>> seen
+        []
+    """
+    seen: list[str] = []
+    frames: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if frames is None:
+        yield seen
+        return
+    before = getattr(frames, "_callback_from_stance", None)
+
+    def noted(callback: Any) -> Any:
+        if callback is not None and callback is not False:
+            seen.append(COMPILERS)
+        return before(callback)  # type: ignore[misc]
+
+    with torch.compiler.set_stance("force_eager"):
+        if before is not None:
+            frames._callback_from_stance = noted
+        try:
+            yield seen
+        finally:
+            if before is not None:
+                frames._callback_from_stance = before
+
+
+def random_states() -> tuple[Any, ...]:
+    """Where Python's and NumPy's own generators stand."""
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # the accused may
+    return random.getstate(), kind, bytes(keys), *rest

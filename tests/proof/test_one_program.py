@@ -1,0 +1,283 @@
+"""One program, direct sums, and as it is called: each fault is caught, honest code is not."""
+
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.proof import Certificate, Oracle, check_premise, prove_convolution, prove_linear
+from convgraph.proof.layer.direct import check_direct, counts
+from tests.proof.faults.operators import PLAIN, plain
+
+
+def prove(run: Callable[..., Any], **how: Any) -> Certificate:
+    return prove_convolution(run, plain, PLAIN, seed=3, **how)
+
+
+def status(found: Certificate, name: str) -> str:
+    return next(part.status for part in found.parts if part.name.startswith(name))
+
+
+# -- one program
+
+
+def fast_path(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    return y.clamp(-1e30, 1e30) if type(x) is Tensor else y
+
+
+def fallback(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    try:
+        torch._C.TensorBase.numpy(x.detach())
+    except Exception:  # noqa: BLE001 - that is the fault
+        return y
+    return y.clamp(-1e30, 1e30)
+
+
+class Late:
+    """Sets things up in its first call, and is another function from the second on."""
+
+    calls = 0
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        self.calls += 1
+        y = plain(x, w, b)
+        return y if self.calls == 1 else y.clamp(-1e30, 1e30)
+
+
+def drops(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return plain(x, w, b) * (random.random() >= 1e-9)
+
+
+def drops_by_numpy(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return plain(x, w, b) * float(np.random.rand() >= 1e-9)  # noqa: NPY002 - that is the fault
+
+
+@pytest.mark.parametrize("run", [fast_path, fallback, Late(), drops, drops_by_numpy])
+def test_another_program_than_was_followed_is_undecided(run: Callable[..., Any]) -> None:
+    found = prove(run)
+    assert found.verdict == "undecided", str(found)
+    assert status(found, "S1") == "undecided"
+
+
+def test_the_operator_and_its_line_are_told() -> None:
+    reason = prove(fast_path).reason
+    assert reason.startswith("behaves otherwise when it is followed: it runs aten.clamp")
+    assert "tests/proof/test_one_program.py" in reason
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_branch_in_half_precision_is_not_proven(dtype: torch.dtype) -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return plain(x, w.clamp(-100, 100) if x.dtype == dtype else w, b)
+
+    assert prove(run, dtype=dtype).verdict != "proven"
+
+
+# -- direct sums
+
+
+def adds_and_takes_away(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    other = y.roll(1, 1)
+    return (y + other) - other
+
+
+class Across(torch.autograd.Function):
+    """Right forward; backward adds another image's gradient and takes it away again."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return (g + g.flip(0)) - g.flip(0)
+
+
+class Shrunk(torch.autograd.Function):
+    """Right forward; a gradient that underflows on its way."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return (g * 2.0**-100) * 2.0**100
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (adds_and_takes_away, "no direct sum: y"),
+        (lambda x, w, b: Across.apply(plain(x, w, b)), "no direct sum: grad_x"),
+        (lambda x, w, b: Shrunk.apply(plain(x, w, b)), "numbers shrink by 2^-100"),
+    ],
+)
+def test_what_is_no_direct_sum_has_no_bound(run: Callable[..., Any], told: str) -> None:
+    oracle = Oracle(PLAIN)
+    shapes = {"x": PLAIN.x_shape, "w": PLAIN.w_shape, "b": (PLAIN.out_channels,)}
+    direct = check_direct(check_premise(run, shapes), counts(oracle), oracle.terms())
+    assert (direct.status, told in direct.reason) == ("undecided", True), direct
+    found = prove(run)  # on data of spread size the first two are off by many times their bound
+    assert found.verdict != "proven", str(found)
+    assert status(found, "S2 identity") == "proven"
+
+
+def test_a_difference_may_be_a_direct_sum() -> None:
+    found = prove(lambda x, w, b: -(plain(-x, w, None)) - (-b).view(1, -1, 1, 1))
+    assert found.verdict == "proven", str(found)
+
+
+# -- as it is called
+
+
+class Remembers:
+    """Answers anew only if one of the tensors is another object."""
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if self.kept is not None and self.kept[0]() is x and self.kept[1]() is w:
+            return self.kept[2]
+        y = plain(x, w, b)
+        self.kept = (weakref.ref(x), weakref.ref(w), y)
+        return y
+
+
+class Counts(torch.autograd.Function):
+    """The second walk of one graph is wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.walks = 0
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        ctx.walks += 1
+        return g * ctx.walks
+
+
+MANNERS = {
+    "x is no leaf": lambda x, w, b: plain(x, w, b) * (1.0 if x.is_leaf else 2.0),
+    "w is frozen": lambda x, w, b: plain(x, w, b) * (1.0 if w.requires_grad else 2.0),
+    "b is frozen": lambda x, w, b: plain(x, w, b) * (1.0 if b.requires_grad else 2.0),
+    "tensors are refilled": Remembers(),
+    "a graph is walked twice": lambda x, w, b: Counts.apply(plain(x, w, b)),
+}
+
+
+@pytest.mark.parametrize("name", MANNERS)
+def test_a_fault_of_one_way_of_calling_is_refuted(name: str) -> None:
+    found = prove(MANNERS[name], explain=False)
+    if name == "tensors are refilled":  # S1 sees first that it keeps what it was given
+        assert found.verdict != "proven", str(found)
+        return
+    assert found.verdict == "refuted", str(found)
+    assert "manner" in found.counterexample
+
+
+def test_a_hook_of_a_parameter_is_refuted() -> None:
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    layer = cg.nn.GraphConv2d.from_dense(conv)
+    assert cg.prove(layer, conv, size=(5, 6)).verdict == "proven"
+    layer.weight.register_hook(lambda g: 2 * g)
+    found = cg.prove(layer, conv, size=(5, 6))
+    assert found.verdict == "refuted", str(found)
+    assert found.counterexample["manner"] == "own"
+
+
+def test_parameters_that_one_side_lacks_are_judged() -> None:
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    layer = cg.nn.GraphConv2d.from_dense(conv)
+    layer.register_parameter("gain", torch.nn.Parameter(torch.ones(1).double()))
+    found = cg.prove(layer, conv, size=(5, 6))
+    assert (found.verdict, status(found, "parameters")) == ("undecided", "undecided")
+    assert "'gain' is a parameter of the candidate alone" in found.reason
+
+
+# -- memory that left
+
+
+def saturates_by_numpy(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = torch.zeros(PLAIN.x_shape, dtype=x.dtype)
+    raw = y.numpy()
+    y += plain(x, w, b).detach()
+    np.minimum(raw, 1e30, out=raw)
+    return y + plain(x, w, b) * 0
+
+
+def test_data_written_to_memory_that_left_are_undecided() -> None:
+    found = prove(saturates_by_numpy, explain=False)
+    assert status(found, "S1") == "undecided"
+    assert "memory that has left torch by Tensor.numpy" in next(
+        part.facts for part in found.parts if part.name == "S1 premise"
+    )
+
+
+# -- operators without parameters
+
+
+def pool(x: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(x, 2)
+
+
+LINEAR = {
+    "clamped far out": lambda x: pool(x).clamp(-1e30, 1e30),
+    "rounded": lambda x: pool(x + (x.round() - x).detach()),
+    "squared in (0, 1)": lambda x: pool(torch.where((x > 0) & (x < 1), x * x, x)),
+    "computed in bfloat16": lambda x: pool(x.bfloat16()).to(x.dtype),
+    "prefix sums": lambda x: _prefixed(x),
+    "dropped by Python": lambda x: pool(x) * (random.random() >= 1e-9),
+}
+
+
+def _prefixed(x: Tensor) -> Tensor:
+    c = torch.nn.functional.pad(x, (1, 0, 1, 0)).cumsum(2).cumsum(3)
+    low, high = slice(None, -1, 2), slice(2, None, 2)
+    return (c[..., high, high] - c[..., high, low] - c[..., low, high] + c[..., low, low]) / 4
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_wrong_operator_without_parameters_is_not_proven(name: str) -> None:
+    found = prove_linear(LINEAR[name], pool, (2, 2, 6, 6), scale=4, seed=3)
+    assert found.verdict != "proven", str(found)
+
+
+def test_an_average_over_nine_is_proven_however_it_is_written() -> None:
+    def window(x: Tensor) -> Tensor:
+        return x.unfold(2, 3, 3).unfold(3, 3, 3).sum((-1, -2)) / 9
+
+    ref = torch.nn.AvgPool2d(3)
+    found = prove_linear(window, ref, (2, 2, 6, 6), scale=9, dtype=torch.float32)
+    assert found.verdict == "proven", str(found)
+    assert {part.name for part in found.parts} == {"S1 premise", "S2 identity", "S3 rounding"}
+
+
+def test_what_an_operator_without_parameters_does_not_use_is_refused() -> None:
+    with pytest.raises(cg.errors.ProofError, match="mask= is for a convolution"):
+        cg.prove(
+            cg.nn.GraphAvgPool2d(2), torch.nn.AvgPool2d(2), size=(6, 6), mask=torch.ones(6, 6) > 0
+        )
+
+
+# -- the draw decides nothing
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_verdict_does_not_depend_on_the_seed(seed: int) -> None:
+    proven = [
+        prove_convolution(run, plain, PLAIN, seed=seed, explain=False).verdict == "proven"
+        for run in (plain, adds_and_takes_away, fast_path)
+    ]
+    assert proven == [True, False, False]
