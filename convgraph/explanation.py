@@ -49,7 +49,10 @@ class Explanation:
         table = Table(
             title=f"{self.layer}\n{self.edges}",
             title_justify="left",
-            caption=f"kept with the edges: {_si(self.kept)}B",
+            caption=(
+                "predicted: a constant of each call, and the work; a full image runs dense "
+                f"whatever is predicted\nkept with the edges: {_si(self.kept)}B"
+            ),
             caption_justify="left",
         )
         numbers = (*_NUMBERS, "measured") if self.measured else _NUMBERS

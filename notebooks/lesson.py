@@ -52,6 +52,13 @@ class NotYet(BaseException):
     """A function of an exercise that is still empty was called; nothing on the way may catch it."""
 
 
+class Wrong(AssertionError):
+    """An answer that does not hold; a notebook shows what is said of it and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).split("\n")
+
+
 def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
     """Mark an exercise: solved, not yet begun, or wrong, with what tells.
 
@@ -62,7 +69,7 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         holds: decides about the answer; returns a bool, a tensor of one, or a certificate.
 
     Raises:
-        AssertionError: the answer is wrong. Where a certificate decided, it says what is different.
+        Wrong: the answer is wrong. Where a certificate decided, it says what is different.
     """
     try:
         found = ... if answer is ... else holds(_watched(answer))
@@ -73,9 +80,9 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         return
     verdict = getattr(found, "verdict", None)
     if verdict not in (None, "proven"):
-        raise AssertionError(f"Not yet: {claim}\nThe judge says {_why(found)}")
+        raise Wrong(f"Not yet: {claim}\nThe judge says {_why(found)}")
     if verdict is None and not bool(found):
-        raise AssertionError(f"Not yet: {claim}")
+        raise Wrong(f"Not yet: {claim}")
     by = "" if verdict is None else " (proven for every image and every weight)"
     print(f"\N{HEAVY CHECK MARK} solved: {claim}{by}")
 
