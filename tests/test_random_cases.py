@@ -21,6 +21,8 @@ from convgraph.proof import Oracle, bounds
 from tests.cases import CONV_BACKENDS, ran
 from tests.strategies import Case, cases, images_of, layer_of, spec_of
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = CONV_BACKENDS
 SERVED: dict[str, int] = dict.fromkeys(BACKENDS, 0)
 

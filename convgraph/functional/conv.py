@@ -28,7 +28,7 @@ from convgraph.errors import (
 )
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges, connect
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.graph.typed_edges import TypedEdges
 
 
@@ -78,11 +78,7 @@ def graph_conv(
 
     Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.conv2d.html
     """
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     check_weight(graph.x, weight, bias, geometry, groups, who)
     edges = connect(geometry, graph.sites, sites)
     y = convolve(graph.x, weight, bias, edges, geometry, groups, backend, propagate, tapped=tapped)

@@ -13,8 +13,8 @@ from torch import Tensor
 from convgraph import autocast
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
-from convgraph.errors import DeviceError, DtypeError, GeometryError, GraphError, ShapeError
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.errors import DeviceError, DtypeError, GeometryError, ShapeError
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.graph.sites import Sites
 
 PADDED_LIMIT = 4
@@ -282,11 +282,7 @@ def check_features(
     Raises:
         GraphError, ShapeError, DtypeError, DeviceError: as the names say.
     """
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     if graph.num_channels != channels:
         raise ShapeError(
             f"{who}: expected x of shape (N, {channels}), got {tuple(graph.x.shape)}; "

@@ -21,11 +21,11 @@ from convgraph.backends.halo import pool as halo_pool
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
-from convgraph.errors import GeometryError, GraphError, UnsupportedError
+from convgraph.errors import GeometryError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import Edges, connect
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 
 def graph_max_pool(
@@ -247,11 +247,7 @@ def plane_index(graph: PixelGraph, chosen: Tensor) -> Tensor:
 def _choose(
     graph: PixelGraph, geometry: Relation, sites: Any, backend: str | None, who: str
 ) -> tuple[Edges, str]:
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     check_pool(geometry, who)
     edges = connect(geometry, graph.sites, sites)
     return edges, backends.choose(pool_problem(graph, edges), backend)

@@ -43,7 +43,7 @@ class Prepared:
     """One geometry on one full grid, ready to call.
 
     Attributes:
-        target: what tells the output grid, for `sites.full_grid`; None where the sites stay. (The
+        target: what names the output grid, for `sites.full_grid`; None where the sites stay. (The
             record itself would hold on to who keeps the plan.)
         num_targets: output sites.
         sizes: (B, *size), in which rows are viewed.
@@ -105,9 +105,9 @@ def prepared(source: Sites, geometry: KernelGeometry) -> Prepared | Wide | str |
     d = geometry.d
     padding = tuple(before for before, _ in geometry.padding)
     args = (geometry.stride, padding, geometry.dilation)
-    told = (target.batch_size, target.size, target.device, target.batched)
+    grid = (target.batch_size, target.size, target.device, target.batched)
     return Prepared(
-        target=None if target is source else told,
+        target=None if target is source else grid,
         num_targets=target.num_nodes,
         sizes=(source.batch_size, *source.size),
         to_image=(0, d + 1, *range(1, d + 1)),
@@ -123,10 +123,10 @@ def _wide(source: Sites, geometry: KernelGeometry) -> Wide | None:
     space, target = edges.space, edges.target
     if space is None or not space.along(edges.relation) or target.root is not target:
         return None
-    told = (target.batch_size, target.size, target.device, target.batched, target.space)
+    grid = (target.batch_size, target.size, target.device, target.batched, target.space)
     charts, args = halo.layout(edges), (geometry.stride, (0, 0), geometry.dilation)
     return Wide(
-        target=None if target is source else told,
+        target=None if target is source else grid,
         num_targets=target.num_nodes,
         charts=charts,
         call=onednn.convolution(charts.wide, geometry.kernel_size, *args, source.device),

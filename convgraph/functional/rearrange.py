@@ -21,7 +21,7 @@ from convgraph.backends.rows import HALF
 from convgraph.errors import GeometryError, GraphError, ShapeError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect, kept_relation
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 _RUN: dict[str, ModuleType] = {
     "dense": dense_unfold,
@@ -55,7 +55,7 @@ def graph_unfold(
 
     Returns:
         A graph with features (P, C * K), one site a window, channel c of tap t in column
-        c * K + t, 0 where tap t hears nothing. On a full grid torch's (B, C * K, L) is
+        c * K + t, 0 where no message arrives through tap t. On a full grid torch's (B, C * K, L) is
         `to_image().flatten(2)`: its L columns are the output sites in raster order.
 
     Raises:
@@ -337,11 +337,7 @@ def check_columns(graph: PixelGraph, taps: int, who: str) -> None:
 
 
 def _dimensions(graph: PixelGraph, who: str, only: int | None = None) -> int:
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     if only is not None and graph.sites.d != only:
         raise GraphError(f"{who}: expected a graph of d = {only} dimensions, got {graph.sites.d}")
     return graph.sites.d

@@ -17,10 +17,10 @@ from convgraph.backends.halo import resize as halo_resize
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
-from convgraph.errors import GraphError, UnsupportedError
+from convgraph.errors import UnsupportedError
 from convgraph.geometry.resize import ResizeGeometry, check_arguments
 from convgraph.graph.edges import Edges, connect, kept_relation
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 
 def graph_resize(
@@ -105,11 +105,7 @@ def resize_edges(
         >>> resize_edges(graph, scale_factor=2, mode="bilinear")
         Edges(4 -> 16 nodes, 4 taps, 49 edges)
     """
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     if not torch.compiler.is_dynamo_compiling():  # ResizeGeometry checks once more, outside
         check_arguments(who, size, scale_factor, mode, align_corners, recompute_scale_factor)
     arguments = (

@@ -158,10 +158,10 @@ class KernelGeometry:
                 )
         padding = _pads(self.padding, kernel, stride, dilation, transposed=self.transposed)
         there: Footprint | None = checked(self.footprint, kernel)
-        told = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode, there)
+        fields = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode, there)
         derived: tuple[tuple[str, object], ...] = (
-            ("key", ("kernel", self.padding_mode, told)),
-            ("_hash", hash((told, PADDING_MODES.index(self.padding_mode)))),
+            ("key", ("kernel", self.padding_mode, fields)),
+            ("_hash", hash((fields, PADDING_MODES.index(self.padding_mode)))),
             ("d", d),
             ("kernel_size", kernel),
             ("stride", stride),

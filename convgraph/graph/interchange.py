@@ -160,11 +160,11 @@ def to_networkx(sites: Sites, x: Tensor, relation: Relation | None) -> "networkx
         for n, (row, pos, image) in enumerate(zip(features, positions, images, strict=True))
     )
     pairs, types = edges.edge_index.t().tolist(), edges.edge_type.tolist()
-    told: list[dict[str, float]] = [{"edge_type": tap} for tap in types]
+    attributes: list[dict[str, float]] = [{"edge_type": tap} for tap in types]
     if edges.edge_weight is not None:
-        for one, weight in zip(told, edges.edge_weight.tolist(), strict=True):
+        for one, weight in zip(attributes, edges.edge_weight.tolist(), strict=True):
             one["edge_weight"] = weight
-    made.add_edges_from((q, p, one) for (q, p), one in zip(pairs, told, strict=True))
+    made.add_edges_from((q, p, one) for (q, p), one in zip(pairs, attributes, strict=True))
     return made
 
 

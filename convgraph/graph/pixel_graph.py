@@ -391,6 +391,23 @@ def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Sites]
     return [(pytree.GetAttrKey("x"), graph.x)], graph.sites
 
 
+def check_graph(graph: object, who: str) -> None:
+    """Refuse what is no pixel graph, and say the way out.
+
+    Args:
+        graph: what a layer or a function was called with.
+        who: its name, for the error text.
+
+    Raises:
+        GraphError: it is none.
+    """
+    if not isinstance(graph, PixelGraph):
+        raise GraphError(
+            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
+
+
 # x is the only leaf; the sites are a constant of whatever is compiled or exported. (torch's own
 # register_dataclass would make the sites a leaf, and torch.export takes tensors as leaves only.)
 pytree.register_pytree_node(

@@ -1,4 +1,4 @@
-"""Edges in a space: who speaks where is told by a table of the space, not axis by axis.
+"""Edges in a space: who speaks where is given by a table of the space, not axis by axis.
 
     sources (T, P, K) of one image  ->  edge_index, tap offsets, and weights where there are any
 

@@ -11,20 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from convgraph.backends.messages.edges import take
-from convgraph.errors import GraphError
 from convgraph.functional.norm import check_dimension
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import twin
 
 
 def _drop(layer: Any, graph: PixelGraph, d: int) -> PixelGraph:
     """Silence channels while training; the sites stay what they are."""
     who = type(layer).__name__
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
+    check_graph(graph, who)
     check_dimension(graph, d, who)
     if not layer.training:
         return graph

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 
 from convgraph.errors import ConversionError, GraphError
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import twin
 
 
@@ -43,11 +43,7 @@ class GraphFlatten(torch.nn.Module):
         Raises:
             GraphError: no graph, or images of different sizes, whose rows differ in length.
         """
-        if not isinstance(graph, PixelGraph):
-            raise GraphError(
-                f"GraphFlatten: expected a PixelGraph, got {type(graph).__name__}; "
-                "wrap an image with PixelGraph.from_image(image)"
-            )
+        check_graph(graph, "GraphFlatten")
         if graph.sites.size is None:
             raise GraphError(
                 f"GraphFlatten: expected images of one size, got {graph.sites.sizes[:3]}, which "

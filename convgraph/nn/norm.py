@@ -1,4 +1,4 @@
-"""Norm layers: torch's own norms, told which pixels exist.
+"""Norm layers: torch's own norms, over the pixels that exist.
 
 Each layer is torch's module with its parameters, buffers and arguments; only `forward` differs. On
 a full grid it runs torch's own operator on the channels-last view. On a mask or a ragged batch the

@@ -12,7 +12,7 @@ import torch
 
 from convgraph import torch_modules
 from convgraph.errors import ConversionError, GraphError, UnsupportedError
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import (
     adaptive,
     convs,
@@ -124,11 +124,7 @@ class Sequential(torch.nn.Sequential):
                 "Sequential: sites= names the output of one layer; a network has one site set per "
                 "size, which follows from the mask of its input"
             )
-        if not isinstance(graph, PixelGraph):
-            raise GraphError(
-                f"Sequential: expected a PixelGraph, got {type(graph).__name__}; "
-                "wrap an image with PixelGraph.from_image(image)"
-            )
+        check_graph(graph, "Sequential")
         for name, module in self._modules.items():  # named_children() would skip a repeated one
             if getattr(module, "takes_graph", False):
                 graph = module(graph, sites="network")

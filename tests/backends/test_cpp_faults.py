@@ -17,7 +17,10 @@ from tests.backends.fused.cases import run
 from tests.cases import CPP, holes, integer_weights, integers
 from tests.planting import planted
 
-pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here"),
+]
 
 TAIL = "  for (; i < {n}; ++i) {name}_rows<T, 1, V>"
 LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"

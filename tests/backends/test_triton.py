@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_kernels_are_right_in_the_interpreter() -> None:
     files = [f"tests/backends/fused/{name}.py" for name in ("cases", "faults", "compilers")]

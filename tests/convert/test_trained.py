@@ -11,6 +11,8 @@ from torch import Tensor
 import convgraph as cg
 from tests.convert.trained import best_of_overlapping, library
 
+pytestmark = pytest.mark.slow
+
 FACES = torch.arange(200) < 100
 """Of scikit-image's `lfw_subset`: a hundred faces, then a hundred pieces of background."""
 

@@ -150,7 +150,7 @@ def _transposed(
     size = geometry.output_size(tuple(image.shape[2:]))
     for axis, ((before, _), n) in enumerate(zip(crop, size, strict=True), start=2):
         missing = before + n - out.shape[axis]
-        if missing > 0:  # output_padding beyond the last message: sites that hear nothing
+        if missing > 0:  # output_padding beyond the last message: sites where no message arrives
             out = _extend(out, bias, axis, missing)
         out = out.narrow(axis, before, n)
     return out

@@ -41,7 +41,7 @@ def refuses(problem: Problem) -> str | None:
     if getattr(getattr(edges, "relation", None), "footprint", None) is not None:
         return "torch's pools know whole windows, this one has a footprint"
     if isinstance(edges, Edges) and not edges.all_hear:  # only dilated, padded windows miss it
-        return "some windows hear nothing: torch answers -inf there, a graph 0"
+        return "no message arrives in some windows: torch answers -inf there, a graph 0"
     return None
 
 

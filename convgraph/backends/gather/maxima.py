@@ -18,7 +18,7 @@ from convgraph.backends.problem import EdgeSource
 
 
 def by_tap(x: Tensor, edges: EdgeSource) -> Tensor:
-    """Return (P, C) int64: the loudest source of each target, -1 where nobody speaks."""
+    """Return (P, C) int64: the loudest source of each target, -1 where no message arrives."""
     source, target, _, ptr = edges.by_tap()
     values = x.detach()
     shape = (edges.num_targets, x.shape[1])
