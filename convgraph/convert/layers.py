@@ -27,6 +27,8 @@ class _InNetwork(GraphConvNd):
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Send the messages; on an image, call torch's operator unless a backend is forced."""
         d = self.geometry.d
+        if isinstance(x, torch.fx.Proxy):
+            return _DIRECT[d, self.geometry.transposed](self, x)
         if not isinstance(x, Tensor) or args or kwargs or x.dim() not in (d + 1, d + 2):
             return super().forward(x, *args, **kwargs)
         direct = _DIRECT[d, self.geometry.transposed]

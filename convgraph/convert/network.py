@@ -7,6 +7,7 @@ on tensors whose pixels are nodes (see `convgraph.convert.tensor`).
 """
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class GraphNetwork(torch.nn.Module):
             ConversionError: an operator has no meaning on the graph's mask.
             GraphError: images of several sizes in one graph, or graphs on different sites.
         """
-        return _called(self, super().forward, args, kwargs)
+        forward = super().forward
+        return _called(self, forward, args, kwargs)
 
     @property
     def conversion(self) -> Conversion:
@@ -131,7 +133,8 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
 
 def _see(net: Any, args: Any, kwargs: Any) -> None:
     """Keep the shapes of a call, for reports."""
-    if not torch.compiler.is_compiling():
+    plain = not any(isinstance(one, torch.fx.Proxy) for one in (*args, *kwargs.values()))
+    if plain and not torch.compiler.is_compiling():
         net.__dict__["_seen"] = Example(args, kwargs)
 
 
@@ -193,8 +196,27 @@ def graph_class(original: type) -> type:
             for name, value in vars(kind).items():
                 if callable(value) and not name.startswith("_") and name != "forward":
                     own[name] = _method(value) if isinstance(value, _FUNCTION) else value
+        own["forward"] = _signed(original)
         _CLASSES[original] = type(f"Graph{original.__name__}", (GraphNetwork, original), own)
     return _CLASSES[original]
+
+
+def _signed(original: type) -> Any:
+    """`GraphNetwork.forward` with the parameters of the original's, for tools that read them."""
+    scope: dict[str, Any] = {"run": GraphNetwork.forward}
+    given, passed = ["self"], ["self"]
+    try:
+        parameters = list(inspect.signature(original.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return GraphNetwork.forward
+    for number, one in enumerate(parameters):
+        if one.kind is not one.POSITIONAL_OR_KEYWORD:
+            return GraphNetwork.forward
+        scope[f"default{number}"] = one.default
+        given.append(one.name if one.default is one.empty else f"{one.name}=default{number}")
+        passed.append(one.name)
+    exec(f"def forward({', '.join(given)}): return run({', '.join(passed)})", scope)
+    return functools.wraps(original.forward)(scope["forward"])  # type: ignore[attr-defined]
 
 
 _FUNCTION = type(lambda: None)

@@ -1,5 +1,6 @@
 """Converted networks on full grids: the same bits, gradients, training, and the way back."""
 
+import inspect
 import io
 import shutil
 from typing import Any
@@ -181,3 +182,20 @@ def test_the_report_and_the_summary() -> None:
     assert first.flops == 2 * 46 * 70 * 2 * 4  # two a multiply-add, 3 n - 2 taps an axis
     assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
     assert "0: conv2d" in str(found)
+
+
+def test_its_forward_has_the_parameters_of_the_models() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x: Tensor, by: float = 2.0) -> Tensor:
+            return self.conv(x) * by
+
+    model = Scaled().double()
+    net = cg.to_graph(model)
+    x = batch()
+    assert list(inspect.signature(net.forward).parameters) == ["x", "by"]
+    assert torch.equal(net(x, by=3.0), model(x, 3.0))
+    assert torch.equal(torch.fx.symbolic_trace(net)(x), model(x))
