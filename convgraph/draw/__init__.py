@@ -11,6 +11,7 @@ from convgraph.draw.reach import reach, receptive_field
 from convgraph.draw.record import certificate
 from convgraph.draw.refutation import counterexample
 from convgraph.draw.style import DARK, LIGHT, PALETTE, tap_colours
+from convgraph.draw.worlds import world
 
 __all__ = [
     "DARK",
@@ -25,4 +26,5 @@ __all__ = [
     "reach",
     "receptive_field",
     "tap_colours",
+    "world",
 ]

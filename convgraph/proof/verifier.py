@@ -185,11 +185,15 @@ def elsewhere(record: dict[str, Any]) -> list[str]:
         "flags": flags,
         "kind": kind,
     }
-    return [
+    odd = [
         f"{name}: {record[name]} is recorded; here {value}"
         for name, value in here.items()
         if value != record[name]
     ]
+    for name in ("space", "footprint"):
+        if record["spec"].get(name) is not None:
+            odd.append(f"spec: this verifier has no formula of its own for a {name}")
+    return odd
 
 
 def beyond(record: dict[str, Any]) -> list[str]:
