@@ -15,7 +15,7 @@ import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from convgraph import backends
+from convgraph import arguments, backends
 from convgraph.backends.problem import Problem
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -114,7 +114,7 @@ def explain(
             f"explain: {type(layer).__name__} chooses no backend; expected a graph layer that "
             "sends messages, such as cg.nn.GraphConv2d (for a network, explain its layers)"
         )
-    problem: Problem = ask(graph, sites)
+    problem: Problem = ask(arguments.graph("explain", graph), sites)
     own = getattr(layer, "backend", None)
     chosen = backends.choose(problem, own)
     found = tuple(backends.options(problem))

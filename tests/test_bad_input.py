@@ -135,7 +135,7 @@ CALLED: dict[str, tuple[type[Exception], str, Any]] = {
         E.ConversionError, r"expected a torch\.nn\.Conv2d, got Conv1d",
         lambda: CONV.from_dense(torch.nn.Conv1d(1, 1, 3))),
     "a list of edges": (
-        E.GraphError, r"expected edge_index as a tensor \(2, E\), got list",
+        E.GraphError, r"expected edge_index as a tensor, got list; pass one of shape \(2, E\)",
         lambda: CONV(1, 1, 1)(torch.rand(4, 1), [[0], [1]])),
     "a list of types": (
         E.GraphError, "expected edge_type as a tensor, got list",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.backends import TABLES
 from convgraph.comparison import callers, held, linear_callers
 from convgraph.comparison.networks import prove_pair
@@ -131,6 +132,15 @@ def prove(
         >>> cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8)).verdict
         'proven'
     """
+    arguments.number("prove", "epsilon", epsilon)
+    if seed is not None:
+        arguments.number("prove", "seed", seed, whole=True)
+    for name, side in (("candidate", candidate), ("reference", reference)):
+        if isinstance(side, type) or not (callable(side) or isinstance(side, callers.AsNodes)):
+            raise ProofError(
+                f"prove: expected {name} as a module, an AsNodes, or a function f(x, w, b), "
+                f"got {type(side).__name__}"
+            )
     trust = (*trust, *_FUSED)
     if isinstance(size, int) and not isinstance(size, bool):
         axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)

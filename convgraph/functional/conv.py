@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph import autocast, backends
+from convgraph import arguments, autocast, backends
 from convgraph.backends import tf32
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
@@ -22,11 +22,10 @@ from convgraph.errors import (
     DtypeError,
     EdgeError,
     GeometryError,
-    GraphError,
     ShapeError,
     UnsupportedError,
 )
-from convgraph.geometry.kernel import KernelGeometry
+from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.graph.typed_edges import TypedEdges
@@ -126,13 +125,12 @@ def typed_conv(
         GraphError: edges that are no tensors.
         EdgeError: an index or a type out of range (on the CPU; on CUDA an asynchronous assert).
     """
+    arguments.tensor(who, "x", x, shape="(N, C) or (B, N, C)")
+    num_targets = as_int(f"{who}: num_targets", num_targets, least=0)
     if x.dim() not in (2, 3):
         raise ShapeError(f"{who}: expected x of shape (N, C) or (B, N, C), got {tuple(x.shape)}")
     check_weight(x, weight, bias, geometry, groups, who)
-    if not isinstance(edge_index, Tensor):
-        raise GraphError(
-            f"{who}: expected edge_index as a tensor (2, E), got {type(edge_index).__name__}"
-        )
+    arguments.tensor(who, "edge_index", edge_index, shape="(2, E)")
     if edge_type is None:
         if geometry.num_taps != 1:
             raise EdgeError(
@@ -268,6 +266,14 @@ def check_weight(
     who: str,
 ) -> None:
     """Raise the error that names what does not fit; see `graph_conv`."""
+    if not isinstance(geometry, KernelGeometry):
+        raise GeometryError(
+            f"{who}: expected geometry as a KernelGeometry, got {type(geometry).__name__}; "
+            "write KernelGeometry(3, padding=1)"
+        )
+    arguments.tensor(who, "weight", weight, shape="(C_out, C_in / groups, *kernel_size)")
+    if bias is not None:
+        arguments.tensor(who, "bias", bias, shape="(C_out,) or None")
     if geometry.ceil_mode:
         raise UnsupportedError(
             f"{who}: ceil_mode=True is for pools; torch has no convolution that rounds its "
@@ -278,8 +284,7 @@ def check_weight(
             f"{who}: expected a weight of {geometry.d + 2} axes (two of channels, then "
             f"kernel_size={geometry.kernel_size}), got {tuple(weight.shape)}"
         )
-    if groups < 1:
-        raise GeometryError(f"{who}: groups: expected at least 1, got {groups}")
+    as_int(f"{who}: groups", groups, least=1)
     in_axis = 0 if geometry.transposed else 1
     in_channels = weight.shape[in_axis] * (1 if geometry.transposed else groups)
     if x.shape[-1] != in_channels:
@@ -330,8 +335,7 @@ def _check_form(
     for name, tensor in lists.items():
         if tensor is None:
             continue
-        if not isinstance(tensor, Tensor):
-            raise GraphError(f"{who}: expected {name} as a tensor, got {type(tensor).__name__}")
+        arguments.tensor(who, name, tensor, shape="(E,)")
         if tensor.device != x.device:
             raise DeviceError(f"{who}: x on {x.device} but {name} on {tensor.device}")
         if name == "edge_weight":

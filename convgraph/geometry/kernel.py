@@ -340,6 +340,10 @@ def _ints(name: str, value: object, d: int, *, least: int) -> tuple[int, ...]:
     return tuple(as_int(f"KernelGeometry: {name}", v, least=least) for v in values)
 
 
+MOST = 2**31 - 1
+"""The largest integer that an argument may be: beyond it sizes overflow or no memory is left."""
+
+
 def as_int(name: str, value: object, *, least: int) -> int:
     """Return `value` as an int, or say why it is none.
 
@@ -359,6 +363,8 @@ def as_int(name: str, value: object, *, least: int) -> int:
         raise GeometryError(f"{name}: expected an integer, got {value!r}")
     if number < least:
         raise GeometryError(f"{name}: expected at least {least}, got {number}")
+    if number > MOST:
+        raise GeometryError(f"{name}: expected at most {MOST}, got {number}")
     return number
 
 

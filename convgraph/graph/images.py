@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.errors import DeviceError, DtypeError, GraphError, ShapeError
 from convgraph.geometry.space import Space
 
@@ -24,6 +25,7 @@ def check_image(image: object, d: int) -> Tensor:
             f"PixelGraph.from_image: expected a tensor, got {type(image).__name__}; of an array "
             "(H, W, C): torch.from_numpy(array).movedim(-1, 0).float()"
         )
+    arguments.tensor("PixelGraph.from_image", "image", image, shape="(B, C, *size)", real=False)
     if image.dim() not in (d + 1, d + 2):
         raise GraphError(
             f"PixelGraph.from_image: expected an image (B, C, *size) or (C, *size) with d = {d} "
@@ -42,6 +44,7 @@ def check_same(first: Tensor, other: Tensor) -> None:
 
 def expand_mask(mask: Tensor, batch: Tensor) -> Tensor:
     """A mask of any accepted shape as (B, *size)."""
+    arguments.tensor("PixelGraph.from_image", "mask", mask, shape="(B, *size)", real=False)
     if mask.dtype != torch.bool:
         raise DtypeError(
             f"PixelGraph.from_image: expected a mask of dtype torch.bool, got {mask.dtype}; "

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from convgraph.errors import GraphError
+from convgraph import arguments
+from convgraph.errors import DeviceError, DtypeError, GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.space import Space
 from convgraph.graph.edges import Edges, connect
@@ -123,6 +124,12 @@ def _image_of_each_node(data: Data, num_nodes: int, num_images: int) -> Tensor:
     loaded = getattr(data, "ptr", None) is not None
     if batch is None:
         batch = torch.zeros(num_nodes, dtype=torch.int64, device=data.x.device)
+    who = "PixelGraph.from_data"
+    arguments.tensor(who, "batch", batch, shape="(N,)")
+    if batch.device != data.x.device:
+        raise DeviceError(f"{who}: x on {data.x.device}, batch on {batch.device}; move one of them")
+    if batch.is_floating_point() or batch.dtype == torch.bool:
+        raise DtypeError(f"{who}: expected batch of an integer dtype, got {batch.dtype}")
     if batch.shape != (num_nodes,) or bool(((batch < 0) | (batch >= num_images)).any()):
         raise GraphError(
             f"PixelGraph.from_data: expected batch ({num_nodes},) in [0, {num_images}), the "

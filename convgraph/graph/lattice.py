@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.errors import DtypeError, GraphError
+from convgraph import arguments
+from convgraph.errors import DeviceError, DtypeError, GraphError
 from convgraph.geometry.kernel import MAX_DIMENSIONS
 
 Size = tuple[int, ...]
@@ -17,7 +18,12 @@ Size = tuple[int, ...]
 
 def named_device(device: torch.device | str) -> torch.device:
     """Return the device with its index, as tensors on it name it."""
-    named = torch.device(device)
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(
+            f"expected a device such as 'cpu' or 'cuda:0', got {device!s:.60}"
+        ) from error
     if named.type == "cpu":  # "cpu:0" is the same place under another name
         return torch.device("cpu")
     if named.index is None and named.type != "meta":
@@ -44,7 +50,10 @@ def checked_size(size: Sequence[int]) -> Size:
 
 
 def check_bool(mask: Tensor) -> None:
-    """Refuse a mask that is not boolean."""
+    """Refuse a mask that is not boolean, or holds no numbers."""
+    arguments.tensor("Sites", "mask", mask, shape="(B, *size)", real=False)
+    if mask.is_meta:
+        raise DeviceError("Sites: a mask on 'meta' does not say which pixels are nodes")
     if mask.dtype != torch.bool:
         raise DtypeError(
             f"expected a mask of dtype torch.bool, got {mask.dtype}; "

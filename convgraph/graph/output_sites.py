@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list
@@ -75,6 +76,7 @@ def _named(
     sites: Sites | Tensor, source: Sites, sizes: tuple[Size, ...], size: Size | None
 ) -> Sites:
     if isinstance(sites, Tensor):
+        arguments.tensor("connect", "sites", sites, shape="(B, *output_size)")
         if size is None:
             raise GraphError("a ragged batch takes sites= as a PixelGraph or Sites, not a mask")
         expected, shape = (source.batch_size, *size), tuple(sites.shape)

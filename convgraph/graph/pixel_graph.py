@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from convgraph import arguments
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
@@ -57,6 +58,7 @@ class PixelGraph:
             return  # torch's pytree rebuilds records around placeholders
         if not isinstance(self.sites, Sites):
             raise GraphError(f"PixelGraph: expected Sites, got {type(self.sites).__name__}")
+        arguments.tensor("PixelGraph", "x", self.x, shape="(N, C)")
         if self.x.dim() != 2 or self.x.shape[0] != self.sites.num_nodes:
             raise ShapeError(
                 f"PixelGraph: expected x of shape (N, C) with N = {self.sites.num_nodes} nodes, "
@@ -196,7 +198,7 @@ class PixelGraph:
 
     def with_x(self, x: Tensor) -> "PixelGraph":
         """The same nodes with other features (N, C')."""
-        return PixelGraph(x, self.sites)
+        return PixelGraph(arguments.tensor("PixelGraph.with_x", "x", x, shape="(N, C)"), self.sites)
 
     def map(self, transform: Callable[[Tensor], Tensor]) -> "PixelGraph":
         """Apply a node transform, a function from (N, C) to (N, C'), to the features.
@@ -205,7 +207,10 @@ class PixelGraph:
             >>> PixelGraph.from_image(-torch.ones(1, 2, 2)).map(torch.relu).x.sum()
             tensor(0.)
         """
-        return PixelGraph(transform(self.x), self.sites)
+        made = arguments.tensor(
+            "PixelGraph.map", "what transform returns", transform(self.x), shape="(N, C)"
+        )
+        return PixelGraph(made, self.sites)
 
     def to(self, *args: Any, **kwargs: Any) -> "PixelGraph":
         """Move to a device or a dtype; takes what `torch.Tensor.to` takes.
@@ -280,6 +285,12 @@ class PixelGraph:
             >>> one.num_nodes
             13
         """
+        if not isinstance(graphs, (list, tuple)):
+            raise GraphError(
+                f"PixelGraph.concat: expected a list of graphs, got {type(graphs).__name__}"
+            )
+        for one in graphs:
+            arguments.graph("PixelGraph.concat", one)
         if not graphs:
             raise GraphError("PixelGraph.concat: expected at least one graph")
         for graph in graphs[1:]:

@@ -169,6 +169,12 @@ class Sites(SiteNumbers):
             >>> Sites.ragged([(2, 3), (4, 4)]).num_nodes
             22
         """
+        for name, given in (("sizes", sizes), ("masks", [] if masks is None else masks)):
+            if not isinstance(given, (list, tuple)):
+                raise GraphError(
+                    f"Sites.ragged: expected {name} as a list, one an image, "
+                    f"got {type(given).__name__}"
+                )
         shapes = tuple(lattice.checked_size(size) for size in sizes)
         if len({len(shape) for shape in shapes}) != 1:
             raise GraphError(

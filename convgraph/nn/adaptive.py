@@ -11,6 +11,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.backends.gather import maxima
 from convgraph.backends.rows import HALF
 from convgraph.functional import norm
@@ -194,6 +195,7 @@ class GraphGlobalAvgPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
+        arguments.graph("GraphGlobalAvgPool", graph)
         if graph.sites.is_full and graph.sites.size is not None and graph.x.numel():
             whole = WindowGeometry((1,) * graph.sites.d)
             return functional.graph_avg_pool(graph, whole, backend="dense")
@@ -221,6 +223,7 @@ class GraphGlobalMaxPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
+        arguments.graph("GraphGlobalMaxPool", graph)
         chosen = maxima.by_image(graph.x, graph.sites.batch, graph.batch_size)
         return self._readout(graph, maxima.pick(graph.x, chosen))
 
@@ -242,5 +245,6 @@ class GraphGlobalSumPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
+        arguments.graph("GraphGlobalSumPool", graph)
         total = norm.image_sum(self._wide(graph.x), graph.sites)
         return self._readout(graph, total.to(graph.dtype))

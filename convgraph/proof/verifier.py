@@ -97,7 +97,7 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
         return 1, wrong + unsure
     if unsure:
         return 2, unsure
-    return {"proven": 0, "refuted": 1}.get(verdict, 2), [f"the record holds: {verdict}"]
+    return {"proven": 0, "refuted": 1}.get(str(verdict), 2), [f"the record holds: {verdict}"]
 
 
 # -- form: does the record agree with itself? ------------------------------------------------------

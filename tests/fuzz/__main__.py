@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent.parent
 ATTACKS: dict[str, tuple[list[str], dict[str, str]]] = {
     "geometries, every kernel": (["tests.fuzz.geometries"], {}),
     "geometries, AVX2 kernels": (["tests.fuzz.geometries"], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "malformed calls": (["tests.fuzz.calls"], {}),
+    "damaged records": (["tests.fuzz.records"], {}),
     "operands of the fused kernels": (["tests.fuzz.operands"], {}),
 }
 """What is run, and under which environment."""

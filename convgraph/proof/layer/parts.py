@@ -132,8 +132,9 @@ def parameters_part(one: Parameters, two: Parameters, *, same: bool) -> Part:
         if a.shape != b.shape:
             shapes = f"{tuple(a.shape)} against {tuple(b.shape)}"
             return Part(name, "undecided", f"{key!r} has another shape: {shapes}")
-        if not torch.equal(a, b.to(a)):
-            at = tuple(int(i) for i in (a != b.to(a)).nonzero()[0])
+        apart = (a != b.to(a)) & ~(a.isnan() & b.to(a).isnan())  # a NaN is itself
+        if bool(apart.any()):
+            at = tuple(int(i) for i in apart.nonzero()[0])
             told = (
                 f"{key!r} differs: {list(at)} is {float(a[at])!r}, not {float(b[at])!r}; copy it "
                 "first, e.g. with load_state_dict"

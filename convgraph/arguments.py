@@ -1,0 +1,70 @@
+"""Arguments at the door: one check a kind, whoever is called, in one kind of words."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.errors import DtypeError, GraphError, ProofError
+
+
+def tensor(who: str, name: str, value: Any, *, shape: str, real: bool = True) -> Tensor:
+    """Return a strided tensor of numbers, or say what it is instead.
+
+    Args:
+        who: the caller's name.
+        name: of the argument.
+        value: anything.
+        shape: which one is expected, in words.
+        real: whether complex numbers are refused.
+
+    Raises:
+        GraphError: no tensor, or a sparse or nested one.
+        DtypeError: complex numbers.
+    """
+    if not isinstance(value, Tensor):
+        raise GraphError(
+            f"{who}: expected {name} as a tensor, got {type(value).__name__}; "
+            f"pass one of shape {shape}, of an array torch.from_numpy(array)"
+        )
+    if value.layout != torch.strided or value.is_nested:
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise GraphError(
+            f"{who}: expected {name} as a dense tensor {shape}, got a {layout} one; "
+            "use .to_dense(), or a mask or an edge list for what is not there"
+        )
+    if real and value.is_complex():
+        raise DtypeError(
+            f"{who}: expected real {name}, got {value.dtype}; split it: torch.view_as_real"
+        )
+    return value
+
+
+def graph(who: str, value: Any) -> Any:
+    """Return a pixel graph that holds a tensor.
+
+    Raises:
+        GraphError: something else.
+    """
+    x = getattr(value, "x", None)
+    if not hasattr(value, "sites") or not isinstance(x, Tensor):
+        told = type(value).__name__ + (f" with x {type(x).__name__}" if x is not None else "")
+        raise GraphError(
+            f"{who}: expected a PixelGraph, got {told}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
+    return value
+
+
+def number(who: str, name: str, value: Any, *, whole: bool = False) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        ProofError: a string, a tensor, a bool; a negative one where it has to be whole.
+    """
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        kind = "an integer" if whole else "a number"
+        raise ProofError(f"{who}: expected {name} as {kind}, got {value!s:.60}")
+    if whole and value < 0:
+        raise ProofError(f"{who}: expected {name} of at least 0, got {value}")
