@@ -21,6 +21,7 @@ from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
 
 if TYPE_CHECKING:
     from convgraph.scale.halo import halo
+    from convgraph.scale.sharded import sharded
     from convgraph.scale.streamed import streamed
     from convgraph.scale.tiled import tiled
 
@@ -49,6 +50,7 @@ __all__ = [
     "nn",
     "prove",
     "receptive_field",
+    "sharded",
     "streamed",
     "summary",
     "tiled",
@@ -56,7 +58,7 @@ __all__ = [
     "to_graph",
 ]
 
-_LATER = {"halo": "scale.halo", "streamed": "scale.streamed", "tiled": "scale.tiled"}
+_LATER = {name: f"scale.{name}" for name in ("halo", "sharded", "streamed", "tiled")}
 """Names whose files are read when they are first asked for."""
 
 

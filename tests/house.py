@@ -103,7 +103,7 @@ HOUSE = {
     "scale": """
         . relations positions windows recording
         rules plan partial tiling halo
-        source mask_sites tiled streamed
+        source mask_sites tiled streamed sharded
     """,
     "comparison": """
         . spread_out callers held linear_callers excite

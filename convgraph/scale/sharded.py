@@ -1,0 +1,345 @@
+"""`cg.sharded`: one image over the ranks of a mesh, equal to the whole, values and gradients.
+
+Every rank owns a box of every map, cut along the axes of the mesh; nothing has to divide. What a
+rank reads of others follows from the tables, so all ranks know all needs and nothing is negotiated:
+one `all_to_all_single` an axis for a layer that moves values, its reverse backward, one
+`all_reduce` for the gradients of all parameters, three for a batch norm in training.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
+from convgraph.scale.partial import Part, keep, local, plainly, states
+from convgraph.scale.plan import Plan, plan
+from convgraph.scale.positions import Positions, need
+from convgraph.scale.recording import State, Step
+
+
+def sharded(net: nn.Module, mesh: Any = None, *, shares: Any = None) -> "Sharded":
+    """Return a module that runs a network on this rank's box of one image.
+
+    Start it with torchrun. The loss of the image is the sum of the ranks' losses; after `backward`
+    every rank has the gradients of all parameters, of that sum. Norms over a batch in training take
+    their statistics from all ranks of the mesh.
+
+    Args:
+        net: a dense network on images (B, C, *size) that returns one map, the same on all ranks.
+        mesh: a DeviceMesh of one axis (rows) or two (rows and columns), a process group, or None
+            for all ranks. For data beside space give `mesh["space"]`, and wrap the module in DDP
+            or FSDP on `mesh["data"]`.
+        shares: for each axis of the mesh, what share of the positions each rank owns; None for
+            equal ones. `equal_nodes` gives those of a mask.
+
+    Returns:
+        A module on this rank's part, (B, C, *part): `part.take(image)` cuts it out of the whole, or
+        `part.box(size)` says which it is. It returns this rank's part of the output.
+
+    Raises:
+        DeviceError: no process group has been started.
+        GraphError: the mesh has more than two axes, or shares do not fit it.
+
+    Example:
+        >>> dist.is_initialized()  # under torchrun: dist.init_process_group() first
+        False
+        >>> sharded(nn.Conv2d(1, 1, 3))
+        Traceback (most recent call last):
+        ...
+        convgraph.errors.DeviceError: cg.sharded: expected a process group, ...
+    """
+    return Sharded(net, mesh, shares)
+
+
+def equal_nodes(mask: Any, ranks: int, axis: int = 0) -> list[float]:
+    """Return shares of an axis, so that each rank owns about as many pixels that are there.
+
+    Args:
+        mask: bools, at any scale.
+        ranks: among how many.
+        axis: which is cut.
+
+    Example:
+        >>> equal_nodes(np.array([[True] * 4, [True] * 4, [False] * 4, [False] * 4]), 2)
+        [0.25, 0.75]
+    """
+    found = np.asarray(mask, bool)
+    lines = found.sum(tuple(k for k in range(found.ndim) if k != axis))
+    total = np.concatenate([[0], np.cumsum(lines)])
+    ends = [np.searchsorted(total, total[-1] * r / ranks) for r in range(1, ranks)]
+    cuts = np.array([0, *ends, len(lines)])
+    return [float(n) for n in np.diff(cuts) / len(lines)]
+
+
+class Sharded(nn.Module):
+    """A network on this rank's box; see `sharded`."""
+
+    def __init__(self, net: nn.Module, mesh: Any = None, shares: Any = None) -> None:
+        super().__init__()
+        if not dist.is_available() or not dist.is_initialized():
+            raise DeviceError(
+                "cg.sharded: expected a process group, none is started; run under torchrun and "
+                "call torch.distributed.init_process_group() first"
+            )
+        self.net = net
+        self.groups = _groups(mesh)
+        self.counts = [dist.get_world_size(group) for group in self.groups]
+        self.places = [dist.get_rank(group) for group in self.groups]
+        self.ends = _ends(shares, self.counts)
+
+    def cuts(self, axis: int, n: int) -> list[int]:
+        """Where an axis of n positions changes its owner: as many numbers as ranks, and one."""
+        if axis >= len(self.groups):
+            return [0, n]
+        return [int(n * end + 0.5) for end in self.ends[axis]]
+
+    def own(self, axis: int, n: int, rank: int | None = None) -> Positions:
+        """Positions of an axis of n that a rank of its group owns; this rank, or the one named."""
+        cut = self.cuts(axis, n)
+        k = rank if rank is not None else self.places[axis] if axis < len(self.groups) else 0
+        return np.arange(cut[k], cut[k + 1])
+
+    def box(self, size: Sequence[int]) -> tuple[slice, ...]:
+        """Which part of a map of this size is this rank's."""
+        return tuple(
+            slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
+            for own in (self.own(axis, n) for axis, n in enumerate(size))
+        )
+
+    def take(self, image: Tensor) -> Tensor:
+        """Return this rank's part of a whole (B, C, *size)."""
+        place: tuple[Any, ...] = (..., *self.box(image.shape[2:]))
+        return image[place]
+
+    def forward(self, part: Tensor) -> Tensor:
+        """Return this rank's part of the output, (B, C_out, *part of the output)."""
+        size = self._size(part)
+        found = plan(self.net, (*part.shape[:2], *size), part.dtype)
+        _check(found)
+        state = states(found)
+        trained = [name for name, p in self.net.named_parameters() if p.requires_grad]
+        if trained and torch.is_grad_enabled():
+            wanted = [state[name] for name in trained]
+            shared = _Shared.apply(self.groups, *wanted)  # type: ignore[no-untyped-call]
+            same = {id(state[name]): one for name, one in zip(trained, shared, strict=True)}
+            state = {name: same.get(id(one), one) for name, one in state.items()}
+        value: dict[int, Any] = {0: part}
+        last = {s: k for k, step in enumerate(found.recording.steps) for s in step.sources}
+        for k, (step, how) in enumerate(found.steps):
+            if how.how == "plain":
+                _write(step, state)
+                keep(value, step, plainly(step, value, state, part.device))
+            elif how.how == "whole":
+                keep(value, step, self._norm(step, value, state))
+            else:
+                keep(value, step, self._local(found, step, how, value, state))
+            for source in step.sources:
+                if last[source] == k and source != found.out and found.axes[source] is not None:
+                    value.pop(source, None)
+        result: Tensor = value[found.out]
+        return result
+
+    def _size(self, part: Tensor) -> tuple[int, ...]:
+        """The whole image's size, and whether every rank has the part that is its own."""
+        size = list(part.shape[2:])
+        for axis, group in enumerate(self.groups):
+            mine = torch.tensor([part.shape[2 + axis]], device=part.device)
+            every = [torch.empty_like(mine) for _ in range(self.counts[axis])]
+            dist.all_gather(every, mine, group=group)
+            got = [int(one) for one in every]
+            size[axis] = sum(got)
+            want = np.diff(self.cuts(axis, size[axis])).tolist()
+            if got != want:
+                raise ShapeError(
+                    f"cg.sharded: expected parts of {want} positions along axis {axis}, one a "
+                    f"rank, of an image of {size[axis]}, got {got}; part.take(image) cuts them"
+                )
+        return tuple(size)
+
+    def _owned(self, found: Plan, value: int) -> Part:
+        return tuple(self.own(axis, n) for axis, n in enumerate(found.size(value)))
+
+    def _local(self, found: Plan, step: Step, how: Any, value: Any, state: Any) -> Any:
+        out = self._owned(found, step.results[0])
+        ask = dict.fromkeys(step.results, out)
+        if how.how == "node":
+            for source in step.sources:
+                if found.axes[source] is not None:
+                    ask[source] = self._owned(found, source)
+            return local(found, step, how, value, ask, state)
+        source = next(s for s in step.sources if found.axes[s] is not None)
+        x, size = value[source], found.size(source)
+        axes = found.axes[source] or ()
+        have = list(self._owned(found, source))
+        to = found.size(step.results[0])
+        for axis, group in enumerate(self.groups):
+            wants = [
+                need(how.relation, axis, size[axis], self.own(axis, to[axis], q))
+                for q in range(self.counts[axis])
+            ]
+            cut = self.cuts(axis, size[axis])
+            if all(
+                not len(want) or (cut[q] <= want[0] and want[-1] < cut[q + 1])
+                for q, want in enumerate(wants)
+            ):
+                continue  # nobody reads anybody: no call at all
+            me = self.places[axis]
+            send = [want[(want >= cut[me]) & (want < cut[me + 1])] - cut[me] for want in wants]
+            mine = wants[me]
+            get = [int(((mine >= a) & (mine < b)).sum()) for a, b in pairwise(cut)]
+            told = (axes[axis], send, get, group)
+            x = _Exchange.apply(x, *told)  # type: ignore[no-untyped-call]
+            have[axis] = mine
+        if not all(map(len, out)):
+            shape = list(found.recording.shapes[step.results[0]])
+            for a, own in zip(how.axes, out, strict=True):
+                shape[a] = len(own)
+            return x.new_zeros(shape) + x.sum() * 0
+        ask[source] = tuple(have)
+        return local(found, step, how, {**value, source: x}, ask, state)
+
+    def _norm(self, step: Step, value: Any, state: Any) -> Tensor:
+        """Batch norm in training, with the statistics of all ranks of the mesh."""
+        a = step.args
+        x: Tensor = value[a["input"].index]
+        over = [k for k in range(x.dim()) if k != 1]
+        shape = [1, -1, *(1,) * (x.dim() - 2)]
+        count = self._total(x.new_tensor([x.numel() // x.shape[1]]))
+        mean = self._total(x.sum(over)) / count
+        centred = x - mean.view(shape)
+        variance = self._total(centred.square().sum(over)) / count
+        y: Any = centred / (variance + a["eps"]).sqrt().view(shape)
+        for name, apply in (("weight", torch.mul), ("bias", torch.add)):
+            if isinstance(a[name], State):
+                y = apply(y, state[a[name].name].view(shape))
+        if isinstance(a["running_mean"], State):
+            with torch.no_grad():
+                unbiased = variance * count / (count - 1)
+                for name, new in (("running_mean", mean), ("running_var", unbiased)):
+                    buffer = state[a[name].name]
+                    buffer.mul_(1 - a["momentum"]).add_(new.to(buffer) * a["momentum"])
+        found: Tensor = y
+        return found
+
+    def _total(self, one: Tensor) -> Tensor:
+        for group in self.groups:
+            one = _Total.apply(one, group)  # type: ignore[no-untyped-call]
+        return one
+
+
+def _groups(mesh: Any) -> list[Any]:
+    if mesh is None:
+        return [dist.group.WORLD]
+    if isinstance(mesh, dist.ProcessGroup):
+        return [mesh]
+    if not hasattr(mesh, "get_group") or mesh.ndim > 2:
+        raise GraphError(
+            "cg.sharded: expected mesh as a DeviceMesh of one or two axes (rows, columns), a "
+            f"process group or None, got {mesh!r}"
+        )
+    return [mesh.get_group(axis) for axis in range(mesh.ndim)]
+
+
+def _ends(shares: Any, counts: list[int]) -> list[list[float]]:
+    if shares is None:
+        return [[r / n for r in range(n + 1)] for n in counts]
+    each = [shares] if shares and not isinstance(shares[0], (list, tuple)) else list(shares)
+    if [len(one) for one in each] != counts or any(s < 0 for one in each for s in one):
+        raise GraphError(
+            f"cg.sharded: expected shares as {counts} numbers, one a rank along each axis of the "
+            f"mesh, none negative, got {shares!r}"
+        )
+    return [[float(sum(one[:r]) / sum(one)) for r in range(len(one) + 1)] for one in each]
+
+
+def _check(found: Plan) -> None:
+    for step, how in found.steps:
+        if how.how == "whole" and not (step.operator == "batch_norm" and how.axes is not None):
+            raise ConversionError(
+                f"cg.sharded: {step.title} {how.why}; only batch norm does so over ranks. Split "
+                "the network before it"
+            )
+        if how.how == "node" and len({found.size(s) for s in step.sources if found.size(s)}) > 1:
+            raise ConversionError(f"cg.sharded: {step.title} joins maps of other sizes")
+    if not found.out_size:
+        found.refuse("cg.sharded")
+
+
+def _write(step: Step, state: Any) -> None:
+    """Count batches, as a norm in training does: an operator on a buffer, in place."""
+    if step.writes and step.call._schema.name.endswith("_") and "other" in step.args:
+        one = next(iter(step.args.values()))
+        if isinstance(one, State) and not isinstance(state[one.name], nn.Parameter):
+            state[one.name].add_(step.args["other"])
+
+
+class _Exchange(torch.autograd.Function):
+    """Positions of a map from whoever owns them; backward sends gradients home and adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, send: Any, get: Any, group: Any) -> Tensor:
+        """Return what was asked for: `send[q]` goes to rank q, `get[q]` positions come from it."""
+        rows = x.movedim(dim, 0).contiguous()
+        index = torch.from_numpy(np.concatenate(send)).to(x.device)
+        ctx.told = (dim, index, [len(s) for s in send], get, rows.shape, group)
+        came = rows.new_empty((sum(get), *rows.shape[1:]))
+        dist.all_to_all_single(came, rows.index_select(0, index), get, ctx.told[2], group=group)
+        return came.movedim(0, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Send home, and add in the order of ranks: the same bits every time."""
+        dim, index, sent, get, shape, group = ctx.told
+        there = grad.movedim(dim, 0).contiguous()
+        home = there.new_empty((sum(sent), *shape[1:]))
+        dist.all_to_all_single(home, there, sent, get, group=group)
+        found = there.new_zeros(shape).index_add_(0, index, home)
+        return found.movedim(0, dim), None, None, None, None
+
+
+class _Total(torch.autograd.Function):
+    """The sum over ranks; the loss is the sum of theirs, so backward sums too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        """Return the sum."""
+        ctx.group = group
+        found = x.clone()
+        dist.all_reduce(found, group=group)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Return the sum of the ranks' gradients."""
+        found = grad.clone()
+        dist.all_reduce(found, group=ctx.group)
+        return found, None
+
+
+class _Shared(torch.autograd.Function):
+    """All parameters at once: backward adds the gradients of all ranks in one call a group."""
+
+    @staticmethod
+    def forward(ctx: Any, groups: Any, *parameters: Tensor) -> Any:
+        """Return them as they are."""
+        ctx.groups = groups
+        return tuple(p.view_as(p) for p in parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Return the sums over ranks."""
+        found: list[Tensor] = list(grads)
+        for dtype in dict.fromkeys(g.dtype for g in grads):
+            which = [k for k, g in enumerate(grads) if g.dtype == dtype]
+            flat = torch.cat([grads[k].reshape(-1) for k in which])
+            for group in ctx.groups:
+                dist.all_reduce(flat, group=group)
+            parts = flat.split([grads[k].numel() for k in which])
+            for k, one in zip(which, parts, strict=True):
+                found[k] = one.view_as(grads[k])
+        return None, *found

@@ -1,0 +1,96 @@
+"""What a rank does in tests of one image over processes: it compares with the whole."""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import convgraph as cg
+from convgraph.scale.sharded import equal_nodes
+from tests.scale.nets import counted, networks, whole
+
+NETWORKS = (
+    "3x3", "strides 2 and 3", "1x1 stride 2", "dilated", "even", "padding beyond reach", "reflect",
+    "circular", "transposed", "silent sites", "ceil", "average, own count", "bilinear by 2",
+    "groups", "skips", "channels last", "in place", "volume",
+)  # fmt: skip
+
+
+def start(rank: int, world: int, folder: str) -> None:
+    """Join the group through a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world,
+        timeout=timedelta(seconds=240),
+    )  # fmt: skip
+
+
+def compare(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
+    """Run every network on a mesh of this shape, write what differs, rank by rank."""
+    start(rank, world, folder)
+    mesh = dist.device_mesh.init_device_mesh("cpu", shape) if len(shape) > 1 else None
+    wrong = []
+    for name in NETWORKS if len(shape) == 1 else ("strides 2 and 3", "skips", "circular"):
+        net, x = whole(*networks()[name])
+        full = x.clone().requires_grad_()
+        y = net(full)
+        head = torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(1)).double()
+        head = head * counted(net)
+        (y * head).sum().backward()
+        want = [p.grad for p in net.parameters()]
+        net.zero_grad(set_to_none=True)
+        shares = [0.7, 0.3] if name == "dilated" and world == 2 else None
+        part = cg.sharded(net, mesh, shares=shares)
+        mine = part.take(x).clone().requires_grad_()
+        out = part(mine)
+        (out * part.take(head)).sum().backward()
+        same = [torch.equal(out, part.take(y)), torch.equal(mine.grad, part.take(full.grad))]
+        same += [torch.equal(p.grad, g) for p, g in zip(net.parameters(), want, strict=True)]
+        if not all(same):
+            wrong.append([name, same])
+    Path(folder, f"compare{rank}").write_text(json.dumps(wrong))
+    dist.destroy_process_group()
+
+
+def normed() -> tuple[nn.Module, torch.Tensor]:
+    """A batch norm in training on whole numbers whose mean and variance are whole."""
+    net = nn.BatchNorm2d(2, eps=1e-30, momentum=1.0).double().train()
+    x = torch.tensor([1.0, -1.0]).double().repeat(2 * 2 * 6 * 2).view(2, 2, 6, 4)
+    return net, torch.stack([x[:, 0] * 4 + 3, x[:, 1] * 2 - 1], 1)
+
+
+def refuse(rank: int, world: int, folder: str) -> None:
+    """What a norm in training gives, and what is refused."""
+    start(rank, world, folder)
+    found: dict[str, object] = {}
+    net, x = normed()
+    y = net(x)
+    running = [b.clone() for b in net.buffers()]
+    net, _ = normed()
+    part = cg.sharded(net)
+    found["norm"] = torch.equal(part(part.take(x)), part.take(y))
+    found["buffers"] = all(torch.equal(a, b) for a, b in zip(net.buffers(), running, strict=True))
+    for name, call in {
+        "part": lambda: part(x[:, :, : 2 + rank]),
+        "group_norm": lambda: cg.sharded(nn.GroupNorm(1, 2).double())(part.take(x)),
+        "shares": lambda: cg.sharded(net, shares=[1.0]),
+        "mesh": lambda: cg.sharded(net, 5),
+    }.items():
+        try:
+            call()
+            found[name] = "nothing"
+        except Exception as error:  # noqa: BLE001 (its text is the result)
+            found[name] = f"{type(error).__name__}: {error}"
+    found["nodes"] = equal_nodes(torch.ones(8, 3).bool(), 4)
+    Path(folder, f"refuse{rank}").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def spawned(rank: int, what: str, world: int, folder: str, *more: object) -> None:
+    """Call one of these in a process of its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    globals()[what](rank, world, folder, *more)
