@@ -102,7 +102,8 @@ HOUSE = {
     "proof.symbolic": "arithmetic axis flat theorems .",
     "scale": """
         . relations positions windows recording
-        rules plan partial tiling halo
+        rules plan passes partial tiling
+        halo
         source mask_sites tiled streamed sharded
     """,
     "comparison": """

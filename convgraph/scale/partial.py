@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph.errors import ConversionError
+from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.recording import Ref, State, Step, leaves
@@ -30,7 +31,7 @@ def run(
     ask: Ask,
     target: int,
     *,
-    known: Mapping[int, Tensor] | None = None,
+    known: Mapping[Any, Any] | None = None,
     mask: Mask | None = None,
 ) -> Tensor:
     """Return a target at the positions that `ask` names.
@@ -44,7 +45,7 @@ def run(
         mask: which sites are there; None for all.
     """
     state = states(plan)
-    value: dict[int, Any] = {**(known or {}), 0: image}
+    value: dict[Any, Any] = {**(known or {}), 0: image}
     last = {source: k for k, step in enumerate(plan.recording.steps) for source in step.sources}
     for k, (step, how) in enumerate(plan.steps):
         if target in value and target not in (known or {}) and target != 0:
@@ -115,13 +116,19 @@ def local(
     plan: Plan,
     step: Step,
     how: Travel,
-    value: Mapping[int, Any],
+    value: Mapping[Any, Any],
     ask: Ask,
     state: Mapping[str, Tensor],
     mask: Mask | None = None,
 ) -> Any:
     """Run one operator on a part."""
     out = ask[step.results[0]]
+    if how.how == "sum":
+        source = next(s for s in step.sources if plan.axes[s] is not None)
+        x = value[source]
+        for a, have, want in zip(how.axes or (), ask[source], out, strict=True):
+            x = take(x, a, places(have, want), 0.0)
+        return normed(step, x, value["sums", step.results[0]], state)
     if how.how == "node":
         return _node(plan, step, value, ask, out, state)
     source = next(s for s in step.sources if plan.axes[s] is not None)

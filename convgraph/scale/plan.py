@@ -59,16 +59,16 @@ class Plan:
     @property
     def whole(self) -> list[tuple[Step, Travel]]:
         """The operators that no part can compute by itself."""
-        return [(s, t) for s, t in self.steps if t.how == "whole"]
+        return [(s, t) for s, t in self.steps if t.how in ("whole", "sum")]
 
-    def refuse(self, who: str) -> None:
-        """Refuse a network that has no plan.
+    def refuse(self, who: str, *, by_passes: bool = False) -> None:
+        """Refuse a network that has no plan, or none without passes.
 
         Raises:
             ConversionError: with the path of the module, the reason and a way out.
         """
-        found = self.whole
-        if found or not self.out_size:
+        found = [one for one in self.whole if not by_passes or one[1].how == "whole"]
+        if found or not (self.out_size or by_passes):
             step, how = found[0] if found else (self.recording.steps[-1], Travel("whole"))
             count = f"{len(found)} operators hear" if len(found) > 1 else "an operator hears"
             raise ConversionError(
@@ -83,7 +83,7 @@ class Plan:
         found: dict[int, Positions] = {target: np.asarray(out)}
         for step, how in reversed(self.steps):
             mine = next((found[r] for r in step.results if r in found), None)
-            if mine is None or how.how not in ("node", "edges"):
+            if mine is None or how.axes is None:
                 continue
             for result in step.results:
                 mine = np.union1d(mine, found.get(result, mine))

@@ -328,10 +328,34 @@ def _reduced(step: Step, recording: Recording, axes: Axes, source: int) -> Trave
         return None
     found = {d - len(shape) if d >= 0 else d for d in _many(dims, 1)}
     if found & set(axes or ()):
-        return None
+        over = step.operator == "mean" and found == set(axes or ()) and step.args["dtype"] is None
+        return Travel("sum") if over else None
     if step.args.get("keepdim"):
         return Travel("node", axes)
     return Travel("node", tuple(a + sum(d > a for d in found) for a in axes or ()))
+
+
+def _pooled(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+    """A pool over everything is a mean; over windows of its own it reads the map in other ways."""
+    sizes = _many(step.args["output_size"], 1)
+    d = len(axes or ())
+    return (
+        Travel("sum")
+        if set(sizes) == {1} and _trailing(axes, recording.shapes[source], d)
+        else None
+    )
+
+
+def _map_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+    """Instance and group norm: means and variances of the whole map."""
+    if step.operator == "instance_norm":
+        if not step.args["use_input_stats"]:
+            return Travel("node", axes)
+        if step.args["running_mean"] is not None:
+            return Travel("whole", why="updates its statistics; call eval()")
+    if not _trailing(axes, recording.shapes[source], len(axes or ())):
+        return None
+    return Travel("sum", axes)
 
 
 def _shuffle(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
@@ -366,7 +390,8 @@ _RULES: dict[str, Any] = {
     "pad": _pad, "slice": _slice, "cat": _cat, "concat": _cat, "select": _select,
     "permute": _permute, "transpose": _permute, "swapaxes": _permute, "linear": _linear,
     "layer_norm": _layer_norm, "batch_norm": _batch_norm, "pixel_shuffle": _shuffle,
-    "pixel_unshuffle": _shuffle,
+    "pixel_unshuffle": _shuffle, "group_norm": _map_norm, "instance_norm": _map_norm,
+    **{f"adaptive_avg_pool{d}d": _pooled for d in (1, 2, 3)},
     **dict.fromkeys(("softmax", "log_softmax", "chunk", "split", "split_with_sizes"), _apart),
     **dict.fromkeys(_SUMS, _reduced),
 }  # fmt: skip

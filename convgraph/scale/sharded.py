@@ -259,7 +259,9 @@ def _ends(shares: Any, counts: list[int]) -> list[list[float]]:
 
 def _check(found: Plan) -> None:
     for step, how in found.steps:
-        if how.how == "whole" and not (step.operator == "batch_norm" and how.axes is not None):
+        if how.how in ("whole", "sum") and not (
+            step.operator == "batch_norm" and how.axes is not None
+        ):
             raise ConversionError(
                 f"cg.sharded: {step.title} {how.why}; only batch norm does so over ranks. Split "
                 "the network before it"

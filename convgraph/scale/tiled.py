@@ -13,7 +13,8 @@ from torch import nn
 from convgraph.errors import ConversionError, GraphError, MissingExtraError
 from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.partial import check_mask, run
-from convgraph.scale.plan import plan
+from convgraph.scale.passes import Pass, passes, readout, sums, together
+from convgraph.scale.plan import Plan, plan
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, tiling
 
@@ -26,6 +27,7 @@ def tiled(
     mask: Any = None,  # (*size) bool, or coarser by a whole factor
     channels_last: bool = False,
     held: Any = None,  # zarr, (C_out, *out_size)
+    statistics: str = "tiles",
 ) -> Any:
     """Return a network's output on a large image as a dask array, computed tile by tile.
 
@@ -43,10 +45,16 @@ def tiled(
         channels_last: whether the image is (*size, C).
         held: a zarr array that an earlier run was writing into, its chunks as large as the tiles:
             the tiles that it holds are read from it and not computed again.
+        statistics: "passes" also takes what hears the whole map through a mean or a variance:
+            instance and group norm, means over the map, pools over everything. Each is a pass
+            over the image of its own, from its beginning: `convgraph.scale.passes.times` says how
+            much more work that is. What was trained on patches has its statistics from patches,
+            and is another function on the whole.
 
     Returns:
-        A dask array (C_out, *out_size). `out.to_zarr(...)`, `out.compute()`, dask's progress bar,
-        schedulers and clusters do the rest.
+        A dask array (C_out, *out_size); (C_out,) of a network that ends in a readout.
+        `out.to_zarr(...)`, `out.compute()`, dask's progress bar, schedulers and clusters do the
+        rest.
 
     Raises:
         ConversionError: an operator hears more than a part of the image; with the module's path.
@@ -63,6 +71,7 @@ def tiled(
         ((2, 50, 40), (1, 2, 2))
     """
     try:
+        import dask
         import dask.array as da
     except ImportError as error:
         raise MissingExtraError(
@@ -70,7 +79,17 @@ def tiled(
         ) from error
     source = image if isinstance(image, Source) else Source(image, channels_last=channels_last)
     found = plan(net, (1, source.channels, *source.size))
-    found.refuse("cg.tiled")
+    if statistics not in ("tiles", "passes"):
+        raise GraphError(f"cg.tiled: expected statistics='tiles' or 'passes', got {statistics!r}")
+    found.refuse("cg.tiled", by_passes=statistics == "passes")
+    todo = passes(found)
+    if todo and mask is not None:
+        raise ConversionError(f"cg.tiled: {todo[0].step.title} has no plan with a mask")
+    known = _known(found, todo, tile, source)
+    if not found.out_size:
+        kind = _numpy(found.recording.dtypes[found.out])
+        ended = dask.delayed(_ended)(known, found)
+        return da.from_delayed(ended, found.recording.shapes[found.out][1:], dtype=kind)
     cut = tiling(found, tile)
     sites = None
     if mask is not None:
@@ -85,9 +104,54 @@ def tiled(
         _check_held(held, shape, tuple(c[0] for c in chunks))
     kind = _numpy(found.recording.dtypes[found.out])
     work = Tile(cut, source, sites, held, tuple(axes), tuple(chunks), kind)
+    more = {"known": known} if todo else {}
     return da.map_blocks(
-        work, chunks=tuple(chunks), dtype=kind, meta=np.empty((0,) * len(shape), kind)
+        work, **more, chunks=tuple(chunks), dtype=kind, meta=np.empty((0,) * len(shape), kind)
     )
+
+
+def _known(found: Plan, todo: list[Pass], tile: Any, source: Source) -> Any:
+    """What the passes find out, as dask has still to compute it."""
+    import dask
+
+    known = dask.delayed({}, traverse=False)
+    for one in todo:
+        cut = tiling(found, tile, one.source)
+        sum_up = dask.delayed(Summed(cut, source, one))
+        parts = [sum_up(number, known) for number, _ in cut.parts()]
+        known = dask.delayed(_more)(known, found, one, parts)
+    return known
+
+
+def _more(known: Any, found: Plan, one: Pass, parts: Any) -> Any:
+    whole = together(one, parts)
+    return {**known, one.key: whole if isinstance(one.key, tuple) else readout(found, one, whole)}
+
+
+def _ended(known: Any, found: Plan) -> Any:
+    with torch.no_grad():
+        return run(found, torch.empty(0), {}, found.out, known=known)[0].cpu().numpy()
+
+
+class Summed:
+    """What one tile adds to a pass."""
+
+    def __init__(self, cut: Tiling, source: Source, one: Pass) -> None:
+        self.cut, self.source, self.one = cut, source, one
+
+    def __call__(self, number: tuple[int, ...], known: Any) -> Any:
+        """Return the sums of a tile."""
+        plan = self.cut.plan
+        ask = self.cut.ask(tuple(self.cut.cuts(axis)[k] for axis, k in enumerate(number)))
+        some = next(plan.net.parameters(), torch.empty(0))
+        with torch.no_grad():
+            x = self.source.read(ask[0], plan.recording.dtypes[0], some.device)
+            y = x if self.cut.target == 0 else run(plan, x, ask, self.cut.target, known=known)
+            return sums(self.one, y)
+
+    def __dask_tokenize__(self) -> Any:
+        """Name it by this process' objects."""
+        return ("convgraph", id(self.cut.plan), self.cut.tile, id(self.source), str(self.one.key))
 
 
 def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...]) -> None:
@@ -118,7 +182,7 @@ class Tile:
         self.cut, self.source, self.sites, self.held = cut, source, sites, held
         self.axes, self.chunks, self.kind = axes, chunks, kind
 
-    def __call__(self, block_id: tuple[int, ...] | None = None) -> Any:
+    def __call__(self, known: Any = None, block_id: tuple[int, ...] | None = None) -> Any:
         """Return the block, (C_out, *tile)."""
         assert block_id is not None
         numbers = [block_id[a] for a in self.axes]
@@ -143,7 +207,7 @@ class Tile:
             if self.sites is not None:
                 rule = self.sites
                 mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
-            y = run(plan, x, ask, plan.out, mask=mask)[0]
+            y = run(plan, x, ask, plan.out, mask=mask, known=known)[0]
             if here is not None:
                 where = [1] * y.dim()
                 for a, n in zip(self.axes, here.shape, strict=True):

@@ -157,7 +157,7 @@ def claim(made: Tiling) -> Claim:
     plan = made.plan
     operators = []
     for step, how in plan.steps:
-        if how.how not in ("node", "edges"):
+        if how.axes is None:
             continue
         sources = tuple(s for s in step.sources if plan.axes[s] is not None)
         for result in step.results:

@@ -1,0 +1,117 @@
+"""Passes: what hears the whole map, as sums over its tiles, each in a pass of its own.
+
+    mean = sum over tiles of sums / n,      variance = Chan's sum of (n, mean, squares)
+
+A pass runs the network up to the map that is summed, tile by tile, and keeps a few numbers a
+channel. The next pass starts from the image again and knows them: memory stays a tile's, work
+grows.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.scale.plan import Plan
+from convgraph.scale.recording import State, Step
+
+Sums = tuple[int, Tensor, Tensor]
+"""(entries, mean, sum of squared distances from it), in float64, (B, channels or groups)."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One operator that needs sums over a map.
+
+    Attributes:
+        step: the operator.
+        source: the map that is summed.
+        key: under which the values that are known hold what it gives.
+    """
+
+    step: Step
+    source: int
+    key: Any
+
+
+def passes(plan: Plan) -> list[Pass]:
+    """Return what has to be summed, in order."""
+    found = []
+    for step, how in plan.steps:
+        if how.how == "sum":
+            source = next(s for s in step.sources if plan.axes[s] is not None)
+            result = step.results[0]
+            found.append(Pass(step, source, result if how.axes is None else ("sums", result)))
+    return found
+
+
+def sums(one: Pass, y: Tensor) -> Sums:
+    """Return the sums of a tile (B, C, *tile), by channels or by the operator's groups."""
+    groups = one.step.args.get("num_groups", y.shape[1])
+    rows = y.double().reshape(y.shape[0], groups, -1)
+    mean = rows.mean(2) if isinstance(one.key, tuple) else rows.sum(2)
+    squares = (rows - mean[..., None]).square().sum(2) if isinstance(one.key, tuple) else mean * 0
+    return rows.shape[2], mean, squares
+
+
+def together(one: Pass, parts: list[Sums]) -> Any:
+    """Return what is known of the whole map from the sums of its tiles.
+
+    Returns:
+        The readout itself, in float64, (B, C); or mean and variance of the groups of a norm.
+    """
+    if not isinstance(one.key, tuple):
+        return sum(part[1] for part in parts) / sum(part[0] for part in parts)
+
+    def both(a: Sums, b: Sums) -> Sums:
+        n = a[0] + b[0]
+        apart = b[1] - a[1]
+        return n, a[1] + apart * (b[0] / n), a[2] + b[2] + apart.square() * (a[0] * b[0] / n)
+
+    n, mean, squares = reduce(both, parts)
+    return mean, squares / n
+
+
+def readout(plan: Plan, one: Pass, known: Any) -> Tensor:
+    """Return a readout as the operator would have made it: its shape and its dtype."""
+    result = one.step.results[0]
+    found: Tensor = known.reshape(plan.recording.shapes[result])
+    return found.to(plan.recording.dtypes[result])
+
+
+def normed(step: Step, x: Tensor, known: Any, state: Any) -> Tensor:
+    """Return a norm's part from the mean and the variance of the whole map."""
+    mean, variance = known
+    each = x.shape[1] // mean.shape[1]
+    shape = (x.shape[0], x.shape[1], *(1,) * (x.dim() - 2))
+    centre, spread = (
+        one.repeat_interleave(each, 1).view(shape)
+        for one in (mean, (variance + step.args["eps"]).rsqrt())
+    )
+    y = (x.double() - centre) * spread
+    for name, apply in (("weight", torch.mul), ("bias", torch.add)):
+        if isinstance(step.args[name], State):
+            y = apply(y, state[step.args[name].name].view(1, -1, *(1,) * (x.dim() - 2)))
+    return y.to(x.dtype)
+
+
+def times(plan: Plan) -> float:
+    """Return multiply-adds with all passes over those of one run of the whole network."""
+    whole = _work(plan, plan.out)
+    return (whole + sum(_work(plan, one.source) for one in passes(plan))) / max(whole, 1)
+
+
+def _work(plan: Plan, target: int) -> int:
+    """Multiply-adds of all convolutions in front of a value, on the whole image."""
+    needed, total = {target}, 0
+    for step, how in reversed(plan.steps):
+        if needed.isdisjoint(step.results):
+            continue
+        needed.update(step.sources)
+        if how.how == "edges" and "weight" in step.args:
+            value = step.sources[0] if "transpose" in step.operator else step.results[0]
+            total += prod(plan.size(value)) * prod(plan.recording.states[step.args["weight"].name])
+    return total
