@@ -19,7 +19,7 @@ PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pyto
 SPREAD := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks gpu classes house faults fuzz zoo zoo-page notebooks \
+.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz zoo zoo-page notebooks \
         lab lessons slides docs news dist clean
 .DELETE_ON_ERROR:
 
@@ -79,6 +79,9 @@ bench-networks: $(READY) ## time converted networks beside dense ones; asks for 
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/pretraining.py
 	$(BIN)/python benchmarks/prove_networks.py
+
+bench-large: $(READY) ## peak memory of large images by tiles, and what their halos cost
+	$(BIN)/python benchmarks/large_images.py 4096 8192 16384 --work
 
 notebooks: $(BOOKS) ## execute the lessons, compare what they print; a check that does not hold fails
 	$(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=120 notebooks/*.ipynb

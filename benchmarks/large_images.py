@@ -65,7 +65,7 @@ def measure(kind: str, folder: Path, n: int, tile: int) -> None:
         da.store(out, goal, lock=False, scheduler="threads", num_workers=2)
     elif kind == "streamed":
         y = cg.streamed(model, tile=tile)(image)
-        output = 2 * y.numel() * y.element_size() / 2**20  # the output and its gradient
+        output = 3 * y.numel() * y.element_size() / 2**20  # it, its square and its gradient
         y.square().mean().backward()
     else:
         x = torch.from_numpy(image[:]).float()[None]

@@ -35,6 +35,7 @@ PAGES = (
     "docs/guide/own-layer.md",
     "docs/guide/faces.md",
     "docs/guide/pretraining.md",
+    "docs/guide/large-images.md",
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph.errors import ConversionError
+from convgraph.geometry.kernel import KernelGeometry
 from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
@@ -156,12 +157,29 @@ def check_mask(plan: Plan) -> None:
         name = step.operator
         good = name.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
         good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
-        if how.how == "edges" and not good:
+        if how.how == "edges" and not (good and _centred(plan, step, how)):
             raise ConversionError(
                 f"cg.tiled: {step.title} has no plan with a mask; convolutions with zero padding, "
-                "max pools, average pools that count their padding and nearest resizes have one. "
-                "Leave the mask out, and zero what is absent yourself"
+                "max pools, average pools that count their padding and nearest resizes have one, "
+                "if their pads keep the kernel in the middle. Leave the mask out, and zero what is "
+                "absent yourself"
             )
+
+
+def _centred(plan: Plan, step: Step, how: Travel) -> bool:
+    """Whether sites follow from sizes alone: pads keep the kernel in the middle, none moves it."""
+    relation = how.relation
+    if not isinstance(relation, KernelGeometry):
+        return True
+    source = next(s for s in step.sources if plan.axes[s] is not None)
+    middle = all(
+        before == after == dil * (k - 1) // 2
+        for k, dil, (before, after) in zip(
+            relation.kernel_size, relation.dilation, relation.padding, strict=True
+        )
+    )
+    moved = relation.keeps_sites and plan.size(source) != plan.size(step.results[0])
+    return (middle or relation.transposed) and not moved and not relation.ceil_mode
 
 
 def _pieces(

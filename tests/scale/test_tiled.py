@@ -123,6 +123,23 @@ def test_a_coarse_mask_equals_the_masked_graph_and_empty_tiles_never_run(monkeyp
     assert (want != 0).any()
 
 
+def test_a_mask_of_an_odd_size_equals_the_masked_graph() -> None:
+    net, x = whole(Masked().body, (45, 51))
+    mask = torch.from_numpy(np.random.default_rng(3).random((45, 51)) < 0.05)
+    graph = cg.PixelGraph.from_image(x, mask=mask[None])
+    with torch.no_grad():
+        want = cg.to_graph(net, strict=True)(graph).to_image()[0].numpy()
+    out = cg.tiled(net, x[0].numpy(), tile=5, mask=mask.numpy())
+    assert np.array_equal(out.compute(scheduler="synchronous"), want)
+    assert (want != 0).any()
+
+
+def test_a_mask_is_refused_where_it_would_move() -> None:
+    for layer in (nn.Conv2d(2, 2, 3), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, padding=2)):
+        with pytest.raises(ConversionError, match="has no plan with a mask"):
+            cg.tiled(layer, np.ones((2, 8, 8), np.float32), tile=4, mask=np.ones((8, 8), bool))
+
+
 def test_tiles_travel_to_other_processes(skips) -> None:
     net, x = skips
     image = x[0].numpy()
