@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convgraph import arguments
 from convgraph.errors import DeviceError, DtypeError, GraphError
-from convgraph.geometry.kernel import MAX_DIMENSIONS
+from convgraph.geometry.kernel import MAX_DIMENSIONS, MOST
 
 Size = tuple[int, ...]
 """Pixels of a lattice along each axis, height before width."""
@@ -46,6 +46,8 @@ def checked_size(size: Sequence[int]) -> Size:
             f"expected a lattice of 1 to {MAX_DIMENSIONS} axes with at least one pixel each, "
             f"got size {shape}"
         )
+    if prod(shape) > MOST:
+        raise GraphError(f"expected a lattice of at most {MOST} pixels, got size {shape}")
     return shape
 
 
