@@ -101,12 +101,10 @@ def _given(tree: Any, value: Mapping[int, Any], state: Mapping[str, Tensor], dev
 def _call(step: Step, args: dict[str, Any]) -> Any:
     """Call the operator, or its twin that writes nowhere."""
     call = step.call
-    schema = call._schema
-    if schema.name.endswith("_"):
+    names = [(a.name, a.kwarg_only) for a in call._schema.arguments]
+    if call._schema.name.endswith("_"):  # its twin takes the same, under names of its own
         packet = getattr(getattr(torch.ops, call.namespace), step.operator)
         call = getattr(packet, call._overloadname)
-        schema = call._schema
-    names = [(a.name, a.kwarg_only) for a in schema.arguments]
     return call(
         *(args[name] for name, only in names if not only),
         **{name: args[name] for name, only in names if only and name in args},

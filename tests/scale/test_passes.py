@@ -43,7 +43,11 @@ def test_gates_equal_the_whole(tile: int) -> None:
 def test_a_classifier_ends_in_a_readout() -> None:
     net, x = whole(
         nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.2, inplace=True),
+            nn.Linear(4, 3),
         ),
         (16, 8),
     )
