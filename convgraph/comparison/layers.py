@@ -244,7 +244,9 @@ def _prove(
     if all(held.parameters_of(side) is not None for side in (candidate, reference)):
         held.checked_shapes(candidate, spec, _who(candidate))
     layer = held.module_of(candidate)
-    edges = partial(_edges, layer, spec, named, where[1])
+    edges = None
+    if isinstance(layer, GraphConvNd):
+        edges = partial(_edges, layer, spec, named, where[1])
     side = partial(_run, candidate, named=named), partial(_truth, reference)
     follows = layer is not None or spec is not given  # a function may be made for one geometry
     assumed = tuple(f"{text}, on both sides alike, and is not looked into" for text in one)
@@ -253,7 +255,7 @@ def _prove(
             side[0](spec),
             side[1](spec),
             spec,
-            edges=edges if isinstance(layer, GraphConvNd) else None,
+            edges=edges,
             parameters=held.both(candidate, reference),
             small=(lambda little: (side[0](little), side[1](little))) if follows else None,
             own=_own(candidate, reference, side[0](spec)),

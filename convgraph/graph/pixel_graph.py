@@ -304,7 +304,8 @@ class PixelGraph:
             raise GraphError("PixelGraph.concat: expected images of one space, got several")
         sizes = [size for graph in graphs for size in graph.sites.sizes]
         if not sizes:  # only empty batches
-            return graphs[0]
+            first: PixelGraph = graphs[0]
+            return first
         masks = [mask for graph in graphs for mask in graph.sites.mask_images()]
         full, on = all(graph.sites.mask is None for graph in graphs), graphs[0].sites.space
         sites = Sites.ragged(sizes, None if full else masks, device=graphs[0].device, space=on)

@@ -52,5 +52,6 @@ def as_written() -> Iterator[list[str]]:
 
 def random_states() -> tuple[Any, ...]:
     """Where Python's and NumPy's own generators stand."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # the accused may
+    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # the accused may
+    kind, keys, *rest = state
     return random.getstate(), kind, bytes(keys), *rest

@@ -77,11 +77,11 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
         unsure += elsewhere(record)
         for at, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
             code, lines = verify(json.dumps(layer, indent=2), at, trust)
-            told = [f"layers: {at}: {line}" for line in lines]
+            led = [f"layers: {at}: {line}" for line in lines]
             if code == 1 and lines != ["the record holds: refuted"]:
-                wrong += told
+                wrong += led
             else:
-                unsure += told
+                unsure += led
         if not unsure and verdict != "undecided":
             found, open_ = beyond(record), list[str]()
             if not found:
@@ -344,7 +344,8 @@ def evaluate(
         if leaf is not None:
             leaf.requires_grad_(place != frozen)
             reuse[place] = leaf
-    called = [leaves[0] * 1 if manner == "inner" else leaves[0], *leaves[1:]]
+    x: Any = leaves[0]  # never None
+    called = [x * 1 if manner == "inner" else x, *leaves[1:]]
     y = run(*called)
     wanted = {
         QUANTITIES[1 + place]: leaf
@@ -511,7 +512,7 @@ def rounding(
     rho: dict[str, float] = {}
     slack = 9
     for spread in (0, largest):
-        real = []
+        real: list[torch.Tensor | None] = []
         for shape in shapes:
             if shape is None:
                 real.append(None)

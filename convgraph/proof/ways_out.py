@@ -28,7 +28,7 @@ class WaysOut(TorchFunctionMode):
 
     def __init__(self, leave: Callable[[Tensor, str], Tensor]) -> None:
         """Tell nobody else."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.leave = leave
 
     def __torch_function__(  # noqa: D105

@@ -125,8 +125,8 @@ def local(
     if how.how == "sum":
         source = next(s for s in step.sources if plan.axes[s] is not None)
         x = value[source]
-        for a, have, want in zip(how.axes or (), ask[source], out, strict=True):
-            x = take(x, a, places(have, want), 0.0)
+        for a, held, want in zip(how.axes or (), ask[source], out, strict=True):
+            x = take(x, a, places(held, want), 0.0)
         return normed(step, x, value["sums", step.results[0]], state)
     if how.how == "node":
         return _node(plan, step, value, ask, out, state)

@@ -91,7 +91,7 @@ def normed(step: Step, x: Tensor, known: Any, state: Any) -> Tensor:
         one.repeat_interleave(each, 1).view(shape)
         for one in (mean, (variance + step.args["eps"]).rsqrt())
     )
-    y = (x.double() - centre) * spread
+    y: Tensor = (x.double() - centre) * spread
     for name, apply in (("weight", torch.mul), ("bias", torch.add)):
         if isinstance(step.args[name], State):
             y = apply(y, state[step.args[name].name].view(1, -1, *(1,) * (x.dim() - 2)))

@@ -71,8 +71,8 @@ def tiled(
         ((2, 50, 40), (1, 2, 2))
     """
     try:
-        import dask
         import dask.array as da
+        from dask.delayed import delayed
     except ImportError as error:
         raise MissingExtraError(
             "cg.tiled: expected dask to be installed; pip install 'convgraph[scale]'"
@@ -88,7 +88,7 @@ def tiled(
     known = _known(found, todo, tile, source)
     if not found.out_size:
         kind = _numpy(found.recording.dtypes[found.out])
-        ended = dask.delayed(_ended)(known, found)
+        ended = delayed(_ended)(known, found)
         return da.from_delayed(ended, found.recording.shapes[found.out][1:], dtype=kind)
     cut = tiling(found, tile)
     sites = None
@@ -112,14 +112,14 @@ def tiled(
 
 def _known(found: Plan, todo: list[Pass], tile: Any, source: Source) -> Any:
     """What the passes find out, as dask has still to compute it."""
-    import dask
+    from dask.delayed import delayed
 
-    known = dask.delayed({}, traverse=False)
+    known = delayed({}, traverse=False)
     for one in todo:
         cut = tiling(found, tile, one.source)
-        sum_up = dask.delayed(Summed(cut, source, one))
+        sum_up = delayed(Summed(cut, source, one))
         parts = [sum_up(number, known) for number, _ in cut.parts()]
-        known = dask.delayed(_more)(known, found, one, parts)
+        known = delayed(_more)(known, found, one, parts)
     return known
 
 

@@ -138,9 +138,9 @@ def prove_convolution(
     probe = torch.float64 if dtype in HALF or oracle.scale > 1 else dtype
     structure = Structure("not asked", 0, reason="the candidate shows no edges")
     if edges is not None:
-        shown = edges()
-        source, target, tap = (np.asarray(array, dtype=np.int64) for array in shown[:3])
-        structure = check_structure(oracle, source, target, tap, *shown[3:])
+        listed = edges()
+        source, target, tap = (np.asarray(array, dtype=np.int64) for array in listed[:3])
+        structure = check_structure(oracle, source, target, tap, *listed[3:])
     flags = precision.stated(device)
     followed = Premise("not asked")
     if premise:

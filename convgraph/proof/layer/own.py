@@ -73,7 +73,7 @@ class Own:
         return found
 
     @contextmanager
-    def _filled(self, values: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    def _filled(self, values: Mapping[str, Tensor]) -> Iterator[dict[str, torch.nn.Parameter]]:
         """Fill the parameters for a block, and leave numbers and gradients as they were."""
         held = {n: p for n, p in self.module.named_parameters() if n in values}
         before = {n: (p.detach().clone(), p.grad) for n, p in held.items()}

@@ -204,6 +204,6 @@ def _second(
         found = torch.autograd.grad(heads, list(wanted.values()), cotangents, allow_unused=True)
     except RuntimeError as error:
         return f"has no second derivative: {str(error).splitlines()[0]}"
-    made = dict(zip(wanted, found, strict=True))
+    made: dict[str, Tensor | None] = dict(zip(wanted, found, strict=True))
     made.pop("double_b", None)  # T has no term in which b meets anything but g
     return made

@@ -159,7 +159,8 @@ class Bound:
 
     def size(self, a: int) -> int:
         """The largest integer, in steps, if the inputs are integers of [-a, a]."""
-        return self.odd * sum(c * a ** len(m) for m, c in self.terms.items())
+        found: int = self.odd * sum(c * a ** len(m) for m, c in self.terms.items())
+        return found
 
     def spelled(self) -> tuple[str, ...]:
         """The monomials as they are written."""
