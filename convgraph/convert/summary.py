@@ -114,6 +114,7 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
         GraphError: no PixelGraph.
 
     Example:
+        >>> import torch
         >>> from convgraph.convert.network import to_graph
         >>> net = to_graph(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1)))
         >>> found = summary(net, PixelGraph.from_image(torch.ones(1, 1, 4, 4)))

@@ -64,6 +64,7 @@ def graph_unfold(
         BackendError: a forced backend cannot serve.
 
     Example:
+        >>> import torch
         >>> graph = PixelGraph.from_image(torch.tensor([[1.0, 2.0, 3.0]]), d=1)
         >>> graph_unfold(graph, 2).x.tolist()
         [[1.0, 2.0], [2.0, 3.0]]
@@ -125,6 +126,7 @@ def graph_fold(
         BackendError: a forced backend cannot serve.
 
     Example:
+        >>> import torch
         >>> windows = PixelGraph.from_image(torch.tensor([[1.0, 2.0], [2.0, 3.0]]), d=1)
         >>> graph_fold(windows, 3, 2).x.flatten().tolist()
         [1.0, 4.0, 3.0]
@@ -204,6 +206,7 @@ def graph_pixel_shuffle(
         BackendError: a forced backend cannot serve.
 
     Example:
+        >>> import torch
         >>> graph = PixelGraph.from_image(torch.arange(4.0).view(4, 1, 1))
         >>> graph_pixel_shuffle(graph, 2).to_image().tolist()
         [[[0.0, 1.0], [2.0, 3.0]]]
@@ -250,6 +253,7 @@ def graph_pixel_unshuffle(
         BackendError: a forced backend cannot serve.
 
     Example:
+        >>> import torch
         >>> graph = PixelGraph.from_image(torch.arange(4.0).view(1, 2, 2))
         >>> graph_pixel_unshuffle(graph, 2).x.tolist()
         [[0.0, 1.0, 2.0, 3.0]]

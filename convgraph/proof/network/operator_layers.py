@@ -64,7 +64,7 @@ def as_operator(side: Callable[..., Tensor], spec: Mapping[str, Any]) -> Run:
         spec: the integers of a record.
 
     Example:
-        >>> run = operator(torch.mm, {})
+        >>> run = as_operator(torch.mm, {})
         >>> run(torch.ones(2, 3, 1), torch.ones(4, 3, 1), None).shape
         torch.Size([2, 4, 1])
     """
