@@ -467,8 +467,8 @@ GREEDY = [
 def test_a_record_that_asks_for_too_much_is_refused_before_it_gets_it(
     number: int, proven: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier, "_again", lambda *_: pytest.fail("it was run"))
-    monkeypatch.setattr(verifier, "_elsewhere", lambda record: [])
+    monkeypatch.setattr(verifier, "again", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(verifier, "elsewhere", lambda record: [])
     field, change = GREEDY[number]
     code, lines = verify(forged(proven, field, change(proven), sealed=True))
     assert code == 1
