@@ -516,12 +516,13 @@ void read_through(const Tensor& who, const Tensor& rows, const Tensor& taps, int
   for (int64_t i = 0; i < cells; ++i)
     TORCH_CHECK_INDEX(side.grid[i] >= -1 && side.grid[i] < sources,
                       "convgraph: the rank grid names row ", side.grid[i], " of ", sources);
-  // Without a site nothing is looked up, and an empty grid is right.
-  TORCH_CHECK_INDEX(within(side.base, side.sites, 0, cells) &&
-                        (!side.sites || within(side.offset, side.slots, -cells, cells)) &&
-                        within(side.kind, side.slots, 0, kinds),
-                    "convgraph: sites and slots point beyond a rank grid of ", cells, " cells");
-  if (side.sites && side.slots) {
+  TORCH_CHECK_INDEX(within(side.kind, side.slots, 0, kinds),
+                    "convgraph: slots name taps beyond ", kinds);
+  // Without a source the kernels look nothing up.
+  if (sources && side.sites && side.slots) {
+    TORCH_CHECK_INDEX(within(side.base, side.sites, 0, cells) &&
+                          within(side.offset, side.slots, -cells, cells),
+                      "convgraph: sites and slots point beyond a rank grid of ", cells, " cells");
     const auto [low, high] = std::minmax_element(side.base, side.base + side.sites);
     const auto [first, last] = std::minmax_element(side.offset, side.offset + side.slots);
     TORCH_CHECK_INDEX(*low + *first >= 0 && *high + *last < cells,
