@@ -197,11 +197,14 @@ def test_it_exports(layer: Any, typed: Any, strict: bool) -> None:
         assert torch.equal(exported(graph).x, expected)
 
 
-def test_it_exports_with_sizes_left_open(layer: Any, typed: Any) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_it_exports_with_sizes_left_open(layer: Any, typed: Any, strict: bool) -> None:
     x, index, kind = typed
     nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
     shapes = {"x": {0: nodes}, "edge_index": {1: edges}, "edge_type": {0: edges}}
-    program = torch.export.export(layer, (x, index, kind), dynamic_shapes=shapes).module()
+    arguments = (x, index, kind)
+    exported = torch.export.export(layer, arguments, dynamic_shapes=shapes, strict=strict)
+    program = exported.module()
     more = integers(NODES + 5, 4)
     assert torch.equal(
         program(more, index[:, :40], kind[:40]), layer(more, index[:, :40], kind[:40])

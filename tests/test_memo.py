@@ -8,6 +8,8 @@ import torch
 
 import convgraph as cg
 from convgraph import memo as memory
+from convgraph.errors import GraphError
+from convgraph.graph import sites
 from tests.cases import holes
 
 
@@ -59,3 +61,12 @@ def test_a_graph_follows_its_features_to_where_they_are_loaded(masked: bool) -> 
         again = pickle.loads(pickle.dumps(one))
         assert torch.equal(again.pos, one.pos)
         assert torch.equal(again.sites.root.pos, one.sites.root.pos)
+
+
+def test_a_mask_without_values_is_still_held_to_what_it_can_hold() -> None:
+    mask = torch.ones(12, dtype=torch.bool, device="meta")
+    fields = {"d": 2, "batched": True}
+    for nodes in (-1, 13, "7", None):
+        with pytest.raises(GraphError, match="the file was not written"):
+            sites._check_loaded((3, 4), ((3, 4),), mask, None, {**fields, "num_nodes": nodes})
+    sites._check_loaded((3, 4), ((3, 4),), mask, None, {**fields, "num_nodes": 7})

@@ -8,7 +8,7 @@ Layers are parameters plus one call of these.
 from collections.abc import Callable
 from operator import index
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from convgraph.errors import (
     ShapeError,
     UnsupportedError,
 )
-from convgraph.geometry.kernel import KernelGeometry, as_int
+from convgraph.geometry.kernel import MOST, KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.graph.typed_edges import TypedEdges
@@ -126,7 +126,7 @@ def typed_conv(
         EdgeError: an index or a type out of range (on the CPU; on CUDA an asynchronous assert).
     """
     arguments.tensor(who, "x", x, shape="(N, C) or (B, N, C)")
-    num_targets = as_int(f"{who}: num_targets", num_targets, least=0)
+    num_targets = _rows(f"{who}: num_targets", num_targets)
     if x.dim() not in (2, 3):
         raise ShapeError(f"{who}: expected x of shape (N, C) or (B, N, C), got {tuple(x.shape)}")
     check_weight(x, weight, bias, geometry, groups, who)
@@ -316,6 +316,25 @@ def check_weight(
         raise ShapeError(
             f"{who}: expected bias of shape ({out_channels},), got {tuple(bias.shape)}"
         )
+
+
+def _rows(name: str, value: Any) -> int:
+    """`as_int`, but a size that a tracer leaves open stays open: `operator.index` would fix it."""
+    # Dynamo shows an open size as an int, other tracers as a SymInt.
+    kinds = (int, torch.SymInt) if torch.compiler.is_compiling() else torch.SymInt
+    if isinstance(value, kinds) and not isinstance(value, bool):
+        # torch.export refuses any bound on an open size, so there only what is known is too many.
+        too_many = _known(value > MOST) if torch.compiler.is_exporting() else value > MOST
+        if value >= 0 and not too_many:
+            return cast(int, value)
+    return as_int(name, value, least=0)
+
+
+def _known(claim: Any) -> bool:
+    """Whether the claim on sizes holds whatever the open ones are; asking fixes none of them."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports sympy
+
+    return statically_known_true(claim)
 
 
 def _wide(indices: Tensor) -> Tensor:

@@ -416,6 +416,13 @@ def _unpickled(
     return Sites(sizes, mask, root=None if root is None else root.to(where), device=where, **fields)
 
 
+def _held(mask: Tensor, cells: int, nodes: Any) -> int:
+    """How many cells the mask keeps; without values (meta), any number that can be is believed."""
+    if mask.is_meta:
+        return nodes if isinstance(nodes, int) and 0 <= nodes <= cells else cells
+    return int(mask.sum())
+
+
 def _check_loaded(size: Any, sizes: Any, mask: Any, root: Any, fields: Any) -> None:
     """Refuse what was never pickled from a record."""
     d, nodes = fields.get("d"), fields.get("num_nodes")
@@ -428,7 +435,7 @@ def _check_loaded(size: Any, sizes: Any, mask: Any, root: Any, fields: Any) -> N
     whole = size is None or set(sizes) <= {size}
     if mask is not None:
         whole &= isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (cells,)
-    held = int(mask.sum()) if whole and mask is not None else cells
+    held = _held(mask, cells, nodes) if whole and mask is not None else cells
     if not whole or held != nodes or not (root is None or isinstance(root, Sites)):
         raise GraphError(
             f"Sites: expected a bool mask of {cells} cells and {held} nodes in the file, got "
