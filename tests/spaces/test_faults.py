@@ -127,6 +127,7 @@ def test_the_judge_finds_it(
         healpix._halo.cache_clear()
     assert cert.verdict == "refuted"
     assert cert.parts[0].status == "refuted"
+    assert cert.counterexample, "an input on which they differ, not only an edge"
     assert by_value.verdict == "refuted"
 
 

@@ -163,7 +163,8 @@ def prove_convolution(
         plan = draws.plan(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         probed = Identity("undecided", 3, reason=str(error))
-    if plan is not None and structure.status != "refuted":
+    # Edges that differ are shown by the smallest case, or else, where there is none, by the probes.
+    if plan is not None and (structure.status != "refuted" or oracle.scale > 1 or not explain):
         with precision.plain(device):
             probed = check_identity(
                 candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
@@ -203,6 +204,8 @@ def prove_convolution(
     )  # fmt: skip
     if COMPILERS in trust and followed.compiled:
         assumed = (*assumed, f"{COMPILERS}: a compiled program does what was written")
+    if structure.status == "refuted" and probed.status == "refuted":
+        structure = replace(structure, reason=f"{structure.reason}: {probed.reason}")
     same = {followed.status, probed.status, rounding.status, direct.status} <= {"proven"}
     parts = [
         structure_part(structure),
@@ -224,8 +227,8 @@ def prove_convolution(
         return replace(found, cause=f"{followed.reason} ({followed.line})")
     if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
         found = _explained(found, candidate, reference, spec, edges, probe, device)
-        if structure.status == "refuted" and found.smallest_case is None:
-            return _without_a_number(found, "S0 structure")
+    if structure.status == "refuted" and found.smallest_case is None:
+        return _without_a_number(found, "S0 structure")
     return found
 
 
@@ -325,7 +328,9 @@ def _settled(
 
 
 def _without_a_number(found: Certificate, name: str) -> Certificate:
-    """A part that refutes, and no input that shows it: undecided."""
+    """A part that refutes, and no input that shows it: undecided, unless another part has one."""
+    if any(part.status == "refuted" and part.name != name for part in found.parts):
+        return found
     parts = tuple(replace(p, status="undecided") if p.name == name else p for p in found.parts)
     return replace(found, parts=parts, verdict="undecided", cause="")
 
