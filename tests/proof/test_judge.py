@@ -49,6 +49,17 @@ def test_the_right_edges_in_another_order_are_proven() -> None:
     assert _status(found, "S0 structure") == "proven"
 
 
+@pytest.mark.parametrize("explain", [True, False])
+def test_edges_refute_only_with_a_number(explain: bool) -> None:
+    """A list that lacks an edge, shown by a side that has it and by one that has a fault."""
+    e = Oracle(PLAIN).edges
+    lists = (e.source[1:], e.target[1:], e.tap[1:])
+    for run, verdict in ((plain, "undecided"), (FAULTS["kernel is flipped"].run, "refuted")):
+        found = prove_convolution(run, plain, PLAIN, edges=lambda: lists, explain=explain)
+        assert (found.verdict, _status(found, "S0 structure")) == (verdict, verdict), str(found)
+        assert bool(found.counterexample) == (verdict == "refuted")
+
+
 def test_a_comparison_of_nothing_is_undecided() -> None:
     nobody = np.zeros((2, 6, 7), dtype=bool)
     empty = replace(PLAIN, source_mask=nobody, target_mask=nobody)
