@@ -232,7 +232,7 @@ def oddest(rows):
     layer = cg.nn.GraphConv2d(1, 1, 3, padding=1, padding_mode="replicate", bias=False, dtype=torch.float64)
     layer.weight.data.copy_(torch.tensor(rows).double().view(1, 1, 3, 3))
     out = layer(cg.PixelGraph.from_image(board)).to_image()[0]
-    return out[4, 1] == 8 and out[1, 1] == 0 and int(out.abs().argmax()) == 4 * 9 + 1
+    return out[4, 1] == 8 and out[1, 1] == out[1, 7] == 0 and int(out.abs().argmax()) == 4 * 9 + 1
 
 
 examine("the pixel in the wrong place is the oddest, flat regions say 0", kernel, oddest)
