@@ -23,7 +23,7 @@ def test_the_fast_demo_holds_what_it_checks(
     # Four epochs may or may not reach the goal of fifteen; the exit code says which.
     assert code == (0 if all(held.values()) else 1)
     assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000
-    assert "demo.png" in said
+    assert "demo.png" in said.replace("\n", "")  # a long path is broken into lines
     assert set(summary["certificates"].values()) == {"proven", "same operator"}
     assert len(summary["photograph"]) == 6
 
