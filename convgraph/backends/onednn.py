@@ -15,7 +15,7 @@ float32 to kernels of oneDNN that an image as users keep it never reaches, and f
   numbers. No report is known. The same memory with the strides of an ordinary image goes to the
   kernel that the dense twin runs; for a transposed kernel, which meets it in its backward, so do
   the gradients of its output.
-* `deep`: the gradient of the weight of a volume whose depth is no more than its padding is wrong or
+* `deep`: the gradient of the weight of a volume that is no longer than its padding is wrong or
   written beyond its memory. Few channels meet it in any layout, see docs/refused.md, and others as
   rows only: laid out as above they do as well as the dense twin.
 
@@ -105,8 +105,8 @@ def is_narrow(width: int, kernel: Ints, stride: Ints) -> bool:
 
 
 def is_deep(size: Ints, padding: Ints) -> bool:
-    """Whether a volume is no deeper than its padding."""
-    return len(size) == 3 and padding[0] >= size[0]
+    """Whether a volume is no longer than its padding along an axis."""
+    return len(size) == 3 and any(p >= n for p, n in zip(padding, size, strict=True))
 
 
 def every(image: Tensor, stride: Ints) -> Tensor:
