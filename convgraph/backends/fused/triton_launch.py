@@ -68,6 +68,11 @@ def parts(num_rows: int, weights: int) -> tuple[int, int]:
     return -(-num_rows // chunk), chunk
 
 
+def half_block(channels: int) -> int:
+    """Return the side over channels of a block that is no matrix product's widest."""
+    return min(max(16, _power(channels)), 64)
+
+
 def _power(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << (n - 1).bit_length()
@@ -142,7 +147,7 @@ def send(
     args = (x, taps, x if bias is None else bias, table, order, kind, y, rows, slots)
     with _on(x.device):
         if c_in == c_out == 1:
-            bn = min(max(16, _power(groups)), 64)
+            bn = half_block(groups)
             grid = (-(-rows // 64) * -(-groups // bn),)
             _kernels().send_depthwise[grid](
                 *args, C=groups, HAS_BIAS=bias is not None, BM=64, BN=bn, num_warps=4, **FUSED
@@ -191,14 +196,14 @@ def correlate(
     args = (x, g, table, order, found, rows, chunk)
     with _on(x.device):
         if c_in == c_out == 1:
-            bn = min(max(16, _power(groups)), 64)
+            bn = half_block(groups)
             grid = (taps * -(-groups // bn), 1, count)
             _kernels().correlate_depthwise[grid](
                 *args, TAPS=taps, C=groups, BM=32, BN=bn, num_warps=4, **FUSED
             )
         else:
             b = blocks(c_in, c_out, x.itemsize)
-            high = min(max(16, _power(c_in)), 64)
+            high = half_block(c_in)
             grid = (taps * -(-c_in // high) * -(-c_out // b.outer), groups, count)
             _kernels().correlate[grid](
                 *args,

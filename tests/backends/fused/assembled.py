@@ -108,7 +108,7 @@ def launches(dtype: str, channels: int, precision: str, groups: int = 1) -> dict
     """
     itemsize = 4 if dtype == "fp32" else 2
     if groups == channels:
-        wide = min(max(16, triton_launch._power(channels)), 64)
+        wide = triton_launch.half_block(channels)
         one = {"C": channels, "BN": wide}
         return {
             "send_depthwise": ({**one, "HAS_BIAS": True, "BM": 64}, 4),
@@ -120,7 +120,7 @@ def launches(dtype: str, channels: int, precision: str, groups: int = 1) -> dict
         "GROUPS": groups, "CI": each, "CO": each, "BN": b.outer, "PRECISION": precision,
         "WIDEN": False,
     }  # fmt: skip
-    high = min(max(16, triton_launch._power(each)), 64)
+    high = triton_launch.half_block(each)
     return {
         "send": ({**both, "HAS_BIAS": True, "BM": b.rows, "BK": b.inner}, b.warps),
         "correlate": ({**both, "TAPS": 9, "BI": high, "BM": 128 // itemsize}, 4),
