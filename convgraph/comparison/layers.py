@@ -10,6 +10,7 @@ sites.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from convgraph.geometry.footprint import checked
 from convgraph.geometry.kernel import as_int
 from convgraph.geometry.space import Space
 from convgraph.graph.images import check_space
-from convgraph.graph.lattice import checked_size
+from convgraph.graph.lattice import check_listable, checked_size
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
 from convgraph.proof import (
@@ -168,6 +169,7 @@ def prove(
     if size is None:
         raise ProofError("prove: expected size=(H, W), images (B, C, H, W), or spec=")
     shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
+    check_listable(batch * prod(shape))
     how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
     where = _where(candidate, reference, dtype, device)
     conv = isinstance(reference, (*held.CONVOLUTIONS, *held.TRANSPOSED))

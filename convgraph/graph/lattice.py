@@ -46,9 +46,22 @@ def checked_size(size: Sequence[int]) -> Size:
             f"expected a lattice of 1 to {MAX_DIMENSIONS} axes with at least one pixel each, "
             f"got size {shape}"
         )
-    if prod(shape) > MOST:
-        raise GraphError(f"expected a lattice of at most {MOST} pixels, got size {shape}")
+    if max(shape) > MOST:
+        raise GraphError(f"expected at most {MOST} pixels along an axis, got size {shape}")
     return shape
+
+
+def check_listable(pixels: int) -> None:
+    """Refuse more pixels than a list can hold; only a full grid, which lists none, may have them.
+
+    Raises:
+        GraphError: with the way out.
+    """
+    if pixels > MOST:
+        raise GraphError(
+            f"expected at most {MOST} pixels where each of them is listed, got {pixels}; "
+            "`cg.tiled` runs a network on a larger image part by part"
+        )
 
 
 def check_bool(mask: Tensor) -> None:
@@ -70,6 +83,7 @@ def flat_mask(mask: Tensor | None, size: Size, device: torch.device) -> Tensor:
         GraphError: a mask of another size.
     """
     if mask is None:
+        check_listable(prod(size))
         return torch.ones(prod(size), dtype=torch.bool, device=device)
     check_bool(mask)
     if tuple(mask.shape) != size:

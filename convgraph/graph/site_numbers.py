@@ -30,12 +30,15 @@ class SiteNumbers(Record):
     def cell_ptr(self) -> Tensor:
         """(B + 1,) int64: the first cell of each image, and the number of cells."""
         ends = list(accumulate((prod(size) for size in self.sizes), initial=0))
+        if ends[-1] >= 2**63:
+            raise GraphError(f"Sites: expected fewer than 2^63 pixels, got {ends[-1]}")
         return torch.tensor(ends, device=self.device)
 
     @derived
     def nodes(self) -> Tensor:
         """(N,) int64: the cell of each node, ascending."""
         if self.mask is None:
+            lattice.check_listable(self.num_cells)
             return torch.arange(self.num_cells, device=self.device)
         found = self.mask.nonzero().squeeze(1)
         if len(found) != self.num_nodes:
@@ -71,4 +74,6 @@ class SiteNumbers(Record):
     @derived
     def counts(self) -> Tensor:
         """(B,) int64: nodes of each image."""
+        if self.mask is None:
+            return self.cell_ptr.diff()
         return torch.bincount(self.batch, minlength=self.batch_size)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.errors import GraphError
 from convgraph.graph.output_sites import network_sites
 from convgraph.graph.sites import Sites
 from tests.cases import batch_edges, edges_of, holes, listed
@@ -287,3 +288,20 @@ def test_transposing_reverses_the_arrows() -> None:
             break
         else:
             raise AssertionError("no output_padding gives the size back")
+
+
+def test_more_pixels_than_a_list_can_hold_are_no_list() -> None:
+    """A full grid lists nothing and may be of any size; what lists pixels says so beforehand."""
+    sites = Sites.full(2, (100_000, 100_000))
+    assert sites.num_nodes == 2 * 10**10
+    assert sites.counts.tolist() == [10**10, 10**10]
+    for asked in ("nodes", "pos", "batch"):
+        with pytest.raises(GraphError, match=r"at most 2147483647 pixels .*`cg.tiled`"):
+            getattr(sites, asked)
+    with pytest.raises(GraphError, match="at most 2147483647 pixels along an axis"):
+        Sites.full(1, (2**40,))
+    with pytest.raises(GraphError, match="at most 2147483647 pixels where each"):
+        Sites.ragged([(3, 3), (100_000, 100_000)], [torch.ones(3, 3).bool(), None])
+    conv = torch.nn.Conv2d(1, 1, 3)
+    with pytest.raises(GraphError, match="at most 2147483647 pixels where each"):
+        cg.prove(conv, conv, size=(100_000, 100_000))
