@@ -97,7 +97,7 @@ def work(case: Case, itemsize: int) -> tuple[float, float]:
     graph = cg.PixelGraph.from_image(torch.empty(case.batch, 1, case.size, case.size), holes)
     geometry = cg.KernelGeometry(case.kernel, padding=(case.kernel - 1) // 2)
     edges = cg.connect(geometry, graph)
-    macs = edges.form(count_edges) * case.channels * case.out // case.groups
+    macs = edges.memo_of(count_edges) * case.channels * case.out // case.groups
     rows = edges.num_sources * case.channels + edges.num_targets * case.out
     weights = geometry.num_taps * case.channels * case.out // case.groups
     table = 4 * geometry.num_taps * edges.num_targets if case.kernel > 1 else 0

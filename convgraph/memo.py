@@ -97,7 +97,7 @@ class Record:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
         return once(self._memo, key, make)
 
-    def form(self, make: Callable[..., T], *args: Any) -> T:
+    def memo_of(self, make: Callable[..., T], *args: Any) -> T:
         """Return make(self, *args), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
             return result(self, make, self, *args)

@@ -204,7 +204,7 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     if loops and gather.refuses(problem) is None:
         return gather.NAME
     if isinstance(problem.edges, Edges):
-        return problem.edges.form(_cheapest_on, *problem.facts)
+        return problem.edges.memo_of(_cheapest_on, *problem.facts)
     return _cheapest(problem)
 
 

@@ -32,7 +32,7 @@ def there(weight: Tensor, edges: Edges) -> Tensor:
     footprint = getattr(edges.relation, "footprint", None)
     if footprint is None:
         return weight
-    mask = edges.form(_footprint).view(edges.relation.kernel_size)  # type: ignore[attr-defined]
+    mask = edges.memo_of(_footprint).view(edges.relation.kernel_size)  # type: ignore[attr-defined]
     return torch.where(mask, weight, 0)
 
 

@@ -125,7 +125,7 @@ def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
         for (before, after), dil, k in zip(g.padding, g.dilation, g.kernel_size, strict=True)
     )
     if edges.source is edges.target and pads == g.padding:
-        return edges.form(tiling, tile)
+        return edges.memo_of(tiling, tile)
     back = KernelGeometry(g.kernel_size, 1, pads, g.dilation, d=g.d)
     # The record goes again: kept, it would hold on to the sites that keep it.
     return tiling(Edges(back, edges.target, edges.source), tile)
@@ -133,7 +133,7 @@ def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
 
 def spread(edges: Edges, tile: Ints) -> Spread:
     """Return the windows turned round."""
-    found = edges.form(tiling, tile)
+    found = edges.memo_of(tiling, tile)
     window = found.window[: found.count * prod(found.size)]
     cells = (window < edges.num_sources).nonzero().squeeze(1)
     rows, order = window[cells].sort(stable=True)

@@ -55,12 +55,12 @@ def images_of(sites: Sites, chosen: tuple[int, ...]) -> Sites:
         flat = torch.cat([masks[n].reshape(-1) for n in chosen])
         return Sites(sizes, flat, d=source.d, **shared)
 
-    some = root.kin(("images", chosen), lambda: make(root))
+    some = root.memo_sites(("images", chosen), lambda: make(root))
     if sites is root:
         return some
     if sites.place is not None and some.mask is not None:
         return at(some, sites.place)
-    return sites.kin(("images", chosen), lambda: make(sites))
+    return sites.memo_sites(("images", chosen), lambda: make(sites))
 
 
 def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
@@ -98,9 +98,9 @@ def together(parts: Sequence[Sites]) -> Sites:
     roots = [one.root for one in parts]
     key = ("together", *(one.token for one in roots))
     if all(one.place == first.place for one in parts) and first.place is not None:
-        whole = roots[0].kin(key, lambda: make(roots))
+        whole = roots[0].memo_sites(key, lambda: make(roots))
         return whole if whole.mask is None else at(whole, first.place)
-    return first.kin(("together", *(one.token for one in parts)), lambda: make(parts))
+    return first.memo_sites(("together", *(one.token for one in parts)), lambda: make(parts))
 
 
 def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:

@@ -202,7 +202,7 @@ def _interpolates(edges: Edges) -> bool:
 
 def in_degree(edges: Edges) -> Tensor:
     """(P,) int64: messages into each target."""
-    return edges.form(_in_degree)
+    return edges.memo_of(_in_degree)
 
 
 def _in_degree(edges: Edges) -> Tensor:
@@ -213,7 +213,7 @@ def _in_degree(edges: Edges) -> Tensor:
 
 def window_sizes(edges: Edges) -> Tensor:
     """(P,) int64: torch's window at each target, pads counted, cut off behind the padded image."""
-    return edges.form(_window_sizes)
+    return edges.memo_of(_window_sizes)
 
 
 def _window_sizes(edges: Edges) -> Tensor:

@@ -215,7 +215,7 @@ def _fused(
         left = cpp_tables.present(edges)
         if left is not None and name != cpp.NAME:
             return None
-        return edges.form(_FUSED[name]), left
+        return edges.memo_of(_FUSED[name]), left
 
     # On CUDA the choice asks whether float32 may be TF32.
     tf32_too = x.is_cuda and tf32.allowed()

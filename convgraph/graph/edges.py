@@ -113,7 +113,7 @@ class Edges(Record):
     def edge_weight(self) -> Tensor | None:
         """(E,) float64 weight of each edge, or None when every edge counts once."""
         if self.space is not None:
-            return self.form(_in_space)[2]
+            return self.memo_of(_in_space)[2]
         return edge_list.weights(
             self.relation, self.source, self.target, self.edge_index, self.edge_type
         )
@@ -137,13 +137,13 @@ class Edges(Record):
     def injective(self) -> bool:
         """Whether within one tap no source appears twice, so that reversed edges do not collide."""
         if self.space is not None:
-            return self.form(_distinct, 0)
+            return self.memo_of(_distinct, 0)
         return not bool(getattr(self.relation, "folds", True))
 
     @property
     def single_valued(self) -> bool:
         """Whether within one tap no target appears twice; so for every relation of the plane."""
-        return self.space is None or self.form(_distinct, 1)
+        return self.space is None or self.memo_of(_distinct, 1)
 
     def by_tap(self) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
         """The list as it is kept: source (E,), target (E,), weight (E,) or None, tap offsets."""
@@ -153,7 +153,7 @@ class Edges(Record):
     @derived
     def _list(self) -> edge_list.EdgeList:
         if self.space is not None:
-            return self.form(_in_space)[:2]
+            return self.memo_of(_in_space)[:2]
         return edge_list.build(self.relation, self.source, self.target)
 
     @property
@@ -274,7 +274,7 @@ def _connect(relation: Relation, source: Sites, sites: Sites | Tensor | str | No
         # Named ones live for themselves, so the younger record keeps the edges for as long as the
         # older one can come back: neither a stream of masks nor one of named sites piles up on a
         # record that stays.
-        young, old = (source, target) if source.born > target.born else (target, source)
+        young, old = (source, target) if source.serial > target.serial else (target, source)
         heard: WeakKeyDictionary[Memo, Memo] = young.memo("named", WeakKeyDictionary)
         memo, key = heard.setdefault(old.memo_key, Memo()), ("edges", value, target is young)
     kept = once(memo, key, lambda: Kept(Edges(relation, source, target), "source", "target"))

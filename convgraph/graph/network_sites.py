@@ -43,8 +43,9 @@ def network_sites(source: Sites, sizes: tuple[Size, ...], relation: Any = None) 
     if source.space is not None:
         relation = None  # it has no edge over which a mask could be moved
     if root.mask is None:
-        return root if sizes == root.sizes else root.kin(("network", sizes), lambda: root.derived(
-            sizes, None))  # fmt: skip
+        if sizes == root.sizes:
+            return root
+        return root.memo_sites(("network", sizes), lambda: root.derived(sizes, None))
     if source.size is None or (root.size is None and sizes):
         return _image_by_image(source, sizes, relation)
     size = sizes[0] if sizes else source.size
@@ -67,7 +68,7 @@ class _Way:
 
 def _own_root(source: Sites) -> Sites:
     """The same nodes as a root of their own, where they lie on no lattice of their root."""
-    return source.kin("its own root", lambda: Sites(
+    return source.memo_sites("its own root", lambda: Sites(
         source.sizes, source.mask, d=source.d, device=source.device, batched=source.batched,
         num_nodes=source.num_nodes, space=source.space))  # fmt: skip
 
@@ -113,9 +114,9 @@ def turned_sites(source: Sites, order: tuple[int, ...]) -> Sites:
     before = root.memo(("turned", order), lambda: None)
     whole = before() if before is not None else None
     if whole is None:
-        whole = root.kin(("turned by", order), lambda: make(root))
+        whole = root.memo_sites(("turned by", order), lambda: make(root))
     if source.place is None or whole.mask is None:
-        return whole if source is root or whole.mask is None else source.kin(
+        return whole if source is root or whole.mask is None else source.memo_sites(
             ("turned by", order), lambda: make(source)
         )  # fmt: skip
     return at(whole, tuple(source.place[axis] for axis in order))
@@ -148,7 +149,7 @@ def union(first: Sites, other: Sites) -> Sites:
             batched=first.batched, space=first.space,
         )  # fmt: skip
 
-    return first.kin(("union", other.token), make)
+    return first.memo_sites(("union", other.token), make)
 
 
 def beside(parts: Sequence[Sites], axis: int) -> Sites:
@@ -175,7 +176,7 @@ def beside(parts: Sequence[Sites], axis: int) -> Sites:
         shared = {"device": first.device, "batched": first.batched, "space": first.space}
         return Sites(sizes, flat, d=first.d, **shared)  # type: ignore[arg-type]
 
-    return first.kin(("beside", axis, *(one.token for one in parts)), make)
+    return first.memo_sites(("beside", axis, *(one.token for one in parts)), make)
 
 
 def spans_of(sites: Sites) -> tuple[Span, ...]:
@@ -201,7 +202,7 @@ def at(root: Sites, spans: tuple[Span, ...]) -> Sites:
         made.place = spans
         return made
 
-    return root.kin(("at", spans), make)
+    return root.memo_sites(("at", spans), make)
 
 
 def _through(source: Sites, relation: Any, size: Size) -> tuple[Span, ...] | None:
@@ -256,4 +257,4 @@ def _image_by_image(source: Sites, sizes: tuple[Size, ...], relation: Any) -> Si
         made.place = spans
         return made
 
-    return root.kin(("at", spans), make)
+    return root.memo_sites(("at", spans), make)

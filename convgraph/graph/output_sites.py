@@ -48,12 +48,12 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
     if source.mask is None:
         if size is not None and source.root.mask is None:
             where = {"device": source.device, "batched": source.batched, "space": space}
-            return source.kin(
+            return source.memo_sites(
                 key,
                 lambda: Sites.full(source.batch_size, size, **where),  # type: ignore[arg-type]
             )
-        return source.kin(key, lambda: source.derived(sizes, None))
-    return source.kin(
+        return source.memo_sites(key, lambda: source.derived(sizes, None))
+    return source.memo_sites(
         key, lambda: source.derived(sizes, edge_list.reached(relation, source, sizes))
     )
 

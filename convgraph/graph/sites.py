@@ -29,7 +29,7 @@ from convgraph.memo import Kept, Memo
 
 T = TypeVar("T")
 
-_BORN = count(1)
+_SERIAL = count(1)
 
 _ONE_AT_A_TIME = Lock()
 
@@ -52,7 +52,7 @@ class Sites(SiteNumbers):
         device: where the mask and everything derived from it live.
         batched: False when the graph came from a single image without a batch dimension.
         space: where the pixels lie, see `convgraph.geometry.space`; None is the plane.
-        born: a number that grows from record to record, to tell which of two is the younger.
+        serial: a number that grows from record to record, to tell which of two is the younger.
         token: names the record in keys; two records of one token mean the same nodes.
         place: where each position lies on the root, a Span an axis, or such a tuple an image where
             sizes differ; None on the root itself.
@@ -88,8 +88,8 @@ class Sites(SiteNumbers):
         if num_nodes is None:
             num_nodes = self.num_cells if mask is None else int(mask.sum())
         self.num_nodes = num_nodes
-        self.born = next(_BORN)
-        self.token: Hashable = self.born
+        self.serial = next(_SERIAL)
+        self.token: Hashable = self.serial
         self._root = root
         self.place = place
         self._memo = Memo()
@@ -208,8 +208,8 @@ class Sites(SiteNumbers):
         """The record at the entrance of a network; itself unless a layer derived it."""
         return self if self._root is None else self._root
 
-    def kin(self, key: Any, make: "Callable[[], Sites]") -> "Sites":
-        """Return the sites that `make()` derived the first time for this key; see `kept`.
+    def memo_sites(self, key: Any, make: "Callable[[], Sites]") -> "Sites":
+        """Return the sites that `make()` derived the first time for this key; see `memo`.
 
         What is older than this record is not kept, so that records keep each other in one direction
         only; full grids are found again without.
@@ -223,7 +223,7 @@ class Sites(SiteNumbers):
         if kept is None:
             with memo.outside():
                 made = make()
-            if made.born <= self.born:
+            if made.serial <= self.serial:
                 return made
             back = ("_root",) if made._root is self.root else ()
             kept = self.memo(key, lambda: Kept(made, *back))
@@ -335,7 +335,7 @@ def _first(key: Hashable, made: Sites) -> Sites:
 
 def _interned(sites: Sites) -> Sites:
     """The one record of these full grids; any other as it is."""
-    return _first(sites.token, sites) if sites.token != sites.born else sites
+    return _first(sites.token, sites) if sites.token != sites.serial else sites
 
 
 def _all_nodes(
@@ -381,7 +381,7 @@ def _moved(sites: Sites, device: torch.device) -> Sites:
         }  # fmt: skip
         return Sites(sites.sizes, mask, d=sites.d, device=device, root=root, **more)
 
-    return sites.kin(("to", device), make)
+    return sites.memo_sites(("to", device), make)
 
 
 def _readout(sites: Sites) -> Sites:
@@ -389,11 +389,13 @@ def _readout(sites: Sites) -> Sites:
     if sites.batch_size == 0:  # no image tells its size, so the record has to
         return full_grid(0, one, sites.device, sites.batched)
     if sites.space is None:
-        return sites.kin("readout", lambda: sites.derived((one,) * sites.batch_size, None))
+        return sites.memo_sites("readout", lambda: sites.derived((one,) * sites.batch_size, None))
     if sites.root.mask is None:  # one pixel an image lies nowhere
         return full_grid(sites.batch_size, one, sites.device, sites.batched)
     more: dict[str, Any] = {"device": sites.device, "batched": sites.batched, "root": sites.root}
-    return sites.kin("readout", lambda: Sites((one,) * sites.batch_size, None, d=sites.d, **more))
+    return sites.memo_sites(
+        "readout", lambda: Sites((one,) * sites.batch_size, None, d=sites.d, **more)
+    )
 
 
 def _unpickled(

@@ -110,17 +110,17 @@ class TypedEdges:
         """Length of the edge list."""
         return self.edge_index.shape[1]
 
-    def form(self, make: Callable[..., T], *args: Any) -> T:
+    def memo_of(self, make: Callable[..., T], *args: Any) -> T:
         """Return make(self, *args), made once; `make` is a function of a module."""
         return once(self._memo, (make, *args), lambda: make(self, *args))
 
     def with_taps(self, num_taps: int) -> "TypedEdges":
         """The same edges for a kernel of more taps, some of which nobody uses; kept."""
-        return self.form(_with_taps, num_taps)
+        return self.memo_of(_with_taps, num_taps)
 
     def by_tap(self) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
         """Source, target and weight ordered by tap, equal taps in their order, and tap offsets."""
-        source, target, order, ptr = self.form(_sorted)
+        source, target, order, ptr = self.memo_of(_sorted)
         return source, target, None if self.edge_weight is None else self.edge_weight[order], ptr
 
     def __repr__(self) -> str:

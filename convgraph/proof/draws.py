@@ -31,7 +31,7 @@ ENTROPY_BITS = 128
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class Budget:
     """How the probes of one identity are drawn.
 
     Attributes:
@@ -65,9 +65,9 @@ class Plan:
         return generator.integers(-self.a, self.a, size=shape, endpoint=True, dtype=np.int64)
 
 
-def plan(
+def budget(
     terms: int, dtype: str, epsilon: float = EPSILON, seed: int | None = None, degree: int = 2
-) -> Plan:
+) -> Budget:
     """Choose a and r.
 
     Args:
@@ -81,7 +81,7 @@ def plan(
         ProofError: no integers fit, or epsilon is no probability.
 
     Example:
-        >>> chosen = plan(577, "float64")
+        >>> chosen = budget(577, "float64")
         >>> chosen.trials, chosen.log2_epsilon <= -100
         (5, True)
     """
@@ -99,4 +99,4 @@ def plan(
     loss = math.log2((2 * a + 1) / 2)
     trials = max(1, math.ceil(-math.log2(epsilon) / loss))
     seed = secrets.randbits(ENTROPY_BITS) if seed is None else seed
-    return Plan(terms, bits, a, trials, seed, epsilon)
+    return Budget(terms, bits, a, trials, seed, epsilon)

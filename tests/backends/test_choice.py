@@ -173,7 +173,7 @@ def test_gather_keeps_no_messages_for_backward(monkeypatch: pytest.MonkeyPatch) 
     layer = cg.nn.GraphConv2d(32, 32, 3, padding=1, backend="gather")
     edges = layer.edges(x)
     floats, lists = 4 * (x.x.numel() + layer.weight.numel()), 8 * 2 * edges.num_edges
-    assert kept_by(layer, x) <= floats + sum(t.nbytes for t in edges.form(typed_nodes.slots)[:6])
+    assert kept_by(layer, x) <= floats + sum(t.nbytes for t in edges.memo_of(typed_nodes.slots)[:6])
     monkeypatch.setattr(typed_nodes, "MOST", 0)
     assert kept_by(layer, x) <= floats + lists
     layer.backend = "messages"

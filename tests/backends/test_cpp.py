@@ -110,7 +110,7 @@ def test_many_sites_are_exact_and_do_not_depend_on_threads(groups: int) -> None:
 def test_rows_and_weights_need_not_lie_side_by_side() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
-    there, back = layer.edges(graph).form(cpp_tables.sides)
+    there, back = layer.edges(graph).memo_of(cpp_tables.sides)
     taps = matrices.of_taps(layer.weight.detach(), 1, transposed=False)
     truth = fused_operators.send(graph.x, taps.contiguous(), layer.bias.detach(), *there, *back, 0)
     x = torch.stack([graph.x, graph.x], 2)[..., 0]
@@ -203,7 +203,7 @@ try:
 except cg.errors.BackendError as error:
     print(error)
 from convgraph.backends.fused import cpp_build, cpp_tables, operators as fused_operators
-there, back = layer.edges(graph).form(cpp_tables.sides)
+there, back = layer.edges(graph).memo_of(cpp_tables.sides)
 call = lambda: fused_operators.send(graph.x, torch.rand(9, 1, 64, 64), None, *there, *back, 0)
 try:
     call()
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_looked_at_is_refused_with_the_way_out(tmp_path:
 def test_operands_that_do_not_fit_are_refused_by_the_operators() -> None:
     layer = integer_weights(cg.nn.GraphConv2d(6, 5, 3, padding=1))
     graph = graph_of(6, torch.float64)
-    there, back = layer.edges(graph).form(cpp_tables.sides)
+    there, back = layer.edges(graph).memo_of(cpp_tables.sides)
     taps = matrices.of_taps(layer.weight.detach(), 1, transposed=False)
     for x in (graph.x[:5], graph.x[:, :5]):
         with pytest.raises(RuntimeError, match="do not fit together"):

@@ -47,7 +47,7 @@ def test_taps_of_unequal_edges_stand_in_blocks_of_their_own() -> None:
     edges = cg.connect(
         cg.KernelGeometry(3, padding=1), cg.PixelGraph.from_image(column[:, None] * 1.0, column)
     )
-    made = edges.form(typed_nodes.slots)
+    made = edges.memo_of(typed_nodes.slots)
     loops, blocks = made.plain[2], made.plain[3:]
     assert loops == edges.num_targets
     assert len(blocks) > 2

@@ -39,7 +39,7 @@ def refuses(problem: Problem) -> str | None:
     if problem.in_channels == 0:
         return "torch's interpolation refuses images without channels"
     double = problem.dtype == torch.float64
-    if not edges.form(_settled_in_double if double else _settled_in_single):
+    if not edges.memo_of(_settled_in_double if double else _settled_in_single):
         return (
             "torch's own kernels disagree on the source pixels for this size and scale; "
             "the edges follow the rule of ATen's nearest_idx"
@@ -63,7 +63,7 @@ def resize(
 
 def repeatable(image: Tensor, edges: Edges) -> Tensor:
     """Interpolate (B, C, *size) so that the gradients repeat bit for bit, to any order."""
-    passes = edges.form(_passes)
+    passes = edges.memo_of(_passes)
     flat = [part for axis in passes for one in axis for part in one]
     return _resize(image, edges.relation, *image.shape[2:], *map(len, passes), *flat)
 

@@ -42,7 +42,7 @@ def refuses(problem: Problem) -> str | None:
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float32 and float64, not in {problem.dtype}"
     edges: Any = problem.edges
-    if edges.form(cpp_tables.mostly_margin):
+    if edges.memo_of(cpp_tables.mostly_margin):
         return (
             "its rank grid would be nearly all margin: images of very different sizes, or taps "
             "that are far away"
@@ -53,7 +53,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds of whole registers, and elements moved: rows, and the neighbours looked up."""
     edges: Any = problem.edges
-    count = edges.form(count_edges)
+    count = edges.memo_of(count_edges)
     rows = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
     looked = edges.num_taps * edges.num_targets
     if problem.depthwise:
@@ -75,4 +75,4 @@ def conv(
     there = cpp_tables.present(edges)
     if there is not None:
         taps = taps.index_select(0, there)
-    return autograd.conv(x, taps, bias, *edges.form(cpp_tables.sides))
+    return autograd.conv(x, taps, bias, *edges.memo_of(cpp_tables.sides))

@@ -42,7 +42,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved: rows read and written once, and the table between them."""
     edges: Any = problem.edges
-    macs = edges.form(count_edges) * problem.macs_per_edge
+    macs = edges.memo_of(count_edges) * problem.macs_per_edge
     moved = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
     return float(macs), float(moved + edges.num_taps * edges.num_targets)
 
@@ -57,4 +57,4 @@ def conv(
     """Return y (num_targets, C_out), bias included: half types round once."""
     whole = matrices.there(weight, edges)
     taps = matrices.of_taps(whole, problem.groups, transposed=problem.transposed)
-    return autograd.conv(x, taps, bias, *edges.form(neighbours))
+    return autograd.conv(x, taps, bias, *edges.memo_of(neighbours))

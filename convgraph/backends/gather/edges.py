@@ -72,7 +72,7 @@ def _count(problem: Problem) -> int:
     """Edges, without listing what another backend may not need."""
     edges = problem.edges
     if isinstance(edges, Edges) and problem.op == "conv":
-        return edges.form(count_edges)
+        return edges.memo_of(count_edges)
     return edges.num_edges
 
 

@@ -148,7 +148,7 @@ def conv(
     edges: Edges,
 ) -> Tensor:
     """Return y (num_targets, C_out) without bias."""
-    found = edges.form(slots)
+    found = edges.memo_of(slots)
     lists = (found.sources, found.targets, found.filled, found.by_source, found.by_target)
     # A convolution's weight has its inputs last: so lies a copy that is made row by row.
     chosen = taps.mT.index_select(0, found.taps).mT

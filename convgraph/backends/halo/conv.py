@@ -39,7 +39,7 @@ def work(problem: Problem) -> tuple[float, float]:
 
 def layout(edges: Edges) -> Layout:
     """The margins that a kernel reads, kept with the edges."""
-    return edges.form(_layout)
+    return edges.memo_of(_layout)
 
 
 def _layout(edges: Edges) -> Layout:

@@ -64,7 +64,7 @@ def resize(x: Tensor, edges: Edges) -> Tensor:
     """Return y (num_targets, C) by torch's own operator."""
     relation: Any = edges.relation
     up, down = factors(edges)
-    lay = edges.form(_layout)
+    lay = edges.memo_of(_layout)
     image = charts.spread(x, lay)
     if up is None or down is not None:  # nearest, towards fewer pixels or to the same
         steps = down or (1, 1)

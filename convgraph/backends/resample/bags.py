@@ -42,7 +42,7 @@ class Both(NamedTuple):
 def lists(edges: EdgeSource, dtype: torch.dtype) -> Both:
     """Return bags of sources for each site and tap, and of sites and taps for each source."""
     if isinstance(edges, (Edges, TypedEdges)):
-        return edges.form(_lists, dtype)
+        return edges.memo_of(_lists, dtype)
     return _lists(edges, dtype)
 
 

@@ -64,7 +64,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved by the tile that `tile_of` names."""
     tile = tile_of(problem)
-    return _work(problem, tile, dict(_edges(problem).form(tiling.occupancy))[tile])
+    return _work(problem, tile, dict(_edges(problem).memo_of(tiling.occupancy))[tile])
 
 
 def least(problem: Problem) -> tuple[float, float]:
@@ -80,13 +80,13 @@ def least(problem: Problem) -> tuple[float, float]:
 
 def tile_of(problem: Problem) -> Ints:
     """Return the tile that would take the least time, by the table in `cost`."""
-    return _fixed(_edges(problem).form(_least_on, *problem.facts))
+    return _fixed(_edges(problem).memo_of(_least_on, *problem.facts))
 
 
 def _least_on(edges: Edges, *facts: Any) -> Ints:
     """The tile for these facts, kept with the edges: a warmed-up call looks it up."""
     problem = Problem.of(edges, facts)
-    table = edges.form(tiling.occupancy)
+    table = edges.memo_of(tiling.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
     return table[costs.index(min(costs))][0]
 
@@ -155,7 +155,7 @@ def convolution(
 def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
     """The integers of a call, kept with the edges."""
     g: Any = edges.relation
-    found = edges.form(tiling.tiling, tile)
+    found = edges.memo_of(tiling.tiling, tile)
     return Shape(
         transposed=int(g.transposed),
         groups=groups,
@@ -175,19 +175,21 @@ def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, edges: Edges, groups: int, tile: Ints
 ) -> Tensor:
     """Call the operator with the topology's lists and integers."""
-    found = edges.form(tiling.tiling, tile)
+    found = edges.memo_of(tiling.tiling, tile)
     facts = (groups, tile, _fixed(weight.shape))
-    shape = _shape(edges, *facts) if torch.compiler.is_compiling() else edges.form(_shape, *facts)
+    shape = (
+        _shape(edges, *facts) if torch.compiler.is_compiling() else edges.memo_of(_shape, *facts)
+    )
     if untracked():
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, found.window, found.place, found.held, shape)
     here = (found.window, found.place, found.held)
     if shape.mirrored:
-        back = edges.form(tiling.reversed_tiling, tile)
+        back = edges.memo_of(tiling.reversed_tiling, tile)
         there = (back.window, back.place, back.held)
         y = _send(x, weight, *here, *there, *shape.flat(), back.count)
     else:
-        y = _send(x, weight, *here, *edges.form(tiling.spread, tile), *shape.flat())
+        y = _send(x, weight, *here, *edges.memo_of(tiling.spread, tile), *shape.flat())
     return plus(y, bias)
 
 

@@ -21,7 +21,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from convgraph.proof.draws import Plan
+from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.layer.own import OWN, Own
 from convgraph.proof.layer.premise import source_lines
@@ -76,7 +76,7 @@ def check_identity(
     candidate: Run,
     reference: Run,
     oracle: Oracle,
-    plan: Plan,
+    budget: Budget,
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -93,10 +93,10 @@ def check_identity(
         candidate: f(x, w, b) -> y; the accused.
         reference: f(x, w, b) -> y; the dense operator.
         oracle: of the spec that both claim to be.
-        plan: how the integers are drawn.
+        budget: how the integers are drawn.
         dtype: in which both run, float64 or float32.
         device: where both run.
-        second: also probe one derivative up, see `probe`; `plan` must leave room for it.
+        second: also probe one derivative up, see `probe`; `budget` must leave room for it.
         exact: whether the candidate is known to compute on integers without rounding. Otherwise a
             difference refutes only if it is larger than rounding explains.
         program: holds the candidate's plain trials against what S1 followed.
@@ -115,7 +115,7 @@ def check_identity(
     everywhere, heard = bool(live.all()), _site_mask(live, oracle)
     judge = _Judge(oracle, dtype, device, exact, program or OneProgram(None))
     unsure: Identity | None = None
-    for trial, (probe, truth) in enumerate(_probes(oracle, plan, second, progress)):
+    for trial, (probe, truth) in enumerate(_probes(oracle, budget, second, progress)):
         y = truth["y"] if everywhere else truth["y"][heard]
         if np.count_nonzero(y) * 2 < y.size:
             return Identity(
@@ -271,24 +271,24 @@ def raised(name: str, error: BaseException) -> str:
 
 
 def _probes(
-    oracle: Oracle, plan: Plan, second: bool, progress: bool
+    oracle: Oracle, budget: Budget, second: bool, progress: bool
 ) -> Iterator[tuple[Probe, dict[str, Any]]]:
     """Every trial with its truth; the oracle works on the next while both sides run this one.
 
     Each trial has a generator of its own, so that what is drawn does not depend on who is first.
     """
-    generators = plan.generators()
+    generators = budget.generators()
 
     def work(trial: int) -> tuple[Probe, dict[str, Any]]:
-        probe = _draw(plan, oracle, generators[trial], trial, second)
-        return probe, _truth(oracle, probe, plan.terms)
+        probe = _draw(budget, oracle, generators[trial], trial, second)
+        return probe, _truth(oracle, probe, budget.terms)
 
-    trials = range(plan.trials)
+    trials = range(budget.trials)
     with ThreadPoolExecutor(1, thread_name_prefix="oracle") as pool:
         coming = pool.submit(work, 0)
         for trial in track(trials, description="probing") if progress else trials:
             now = coming.result()
-            if trial + 1 < plan.trials:
+            if trial + 1 < budget.trials:
                 coming = pool.submit(work, trial + 1)
             yield now
 

@@ -153,42 +153,42 @@ def prove_convolution(
     program = OneProgram(followed.steps if follows else None, trust)
     probed, rounding = Identity("not asked", 3), Rounding("not asked")
     basis, under = Identity("not asked", 3), list[Rounding]()
-    plan = None
+    budget = None
     try:
         # One derivative up, two contractions and a cotangent add up in one entry. An implementation
         # that adds up more on the way needs the room for it.
         needed = oracle.terms() * (1 + second) * oracle.scale
         if followed.status == "proven":
             needed = max(needed, followed.terms * oracle.scale)
-        plan = draws.plan(needed, dtype_name(probe), epsilon, seed)
+        budget = draws.budget(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         probed = Identity("undecided", 3, reason=str(error))
     # Edges that differ are shown by the smallest case, or else, where there is none, by the probes.
-    if plan is not None and (structure.status != "refuted" or oracle.scale > 1):
+    if budget is not None and (structure.status != "refuted" or oracle.scale > 1):
         with precision.plain(device):
             probed = check_identity(
-                candidate, reference, oracle, plan, dtype=probe, device=device, second=second,
+                candidate, reference, oracle, budget, dtype=probe, device=device, second=second,
                 exact=followed.status in ("proven", "not asked"),
                 program=OneProgram(None) if dtype != probe else program,
                 own=own if dtype == probe else None, doubted=doubted, progress=progress,
             )  # fmt: skip
             if probed.status == "refuted" and own is not None and parameters is not None:
-                probed = _as_held(own, parameters, oracle, plan, probed, dtype, device)
+                probed = _as_held(own, parameters, oracle, budget, probed, dtype, device)
             if probed.status == "proven" or identity == "deterministic":
                 basis = _basis(candidate, reference, spec, identity, small, probe, device)
             if probed.status == "proven" and basis.status == "refuted":
                 # Luck, or zeros in memory that nobody wrote: not what a proof rests on.
-                text = f"equal in {plan.trials} trials, but not on the basis"
+                text = f"equal in {budget.trials} trials, but not on the basis"
                 probed = replace(probed, status="undecided", reason=text)
             if probed.status == "proven":
-                generator = np.random.Generator(np.random.Philox(plan.seed))
+                generator = np.random.Generator(np.random.Philox(budget.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device,
                     program=program if not second and (dtype == probe or dtype in HALF) else None,
                 )  # fmt: skip
     if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
-        assert plan is not None  # nothing was probed without
-        generator = np.random.Generator(np.random.Philox(plan.seed))
+        assert budget is not None  # nothing was probed without
+        generator = np.random.Generator(np.random.Philox(budget.seed))
         with precision.plain(device, ieee=False):
             found_under = check_rounding(
                 candidate, reference, oracle, generator, dtype=dtype, device=device, tf32=True
@@ -196,7 +196,7 @@ def prove_convolution(
         under.append(conditional(found_under))
         assumed = (*assumed, TF32_CONDITION)
     followed, shown = _settled(
-        followed, probed, rounding, program, plan,
+        followed, probed, rounding, program, budget,
         lambda known: show(
             candidate, oracle, known, dtype=dtype, device=device, second=second,
             numbers=followed.numbers,
@@ -213,12 +213,12 @@ def prove_convolution(
         *(Part("as it is called", "undecided", text) for text in doubts[:1]),
         premise_part(followed, program.held),
         Part("S2 basis", basis.status, basis.reason),
-        identity_part(probed, plan, probe, second=second),
+        identity_part(probed, budget, probe, second=second),
         rounding_part(rounding, direct=direct),
         *(rounding_part(found, "S3 under TF32") for found in under),
     ]
     found = record(
-        name, parts, spec.to_dict(), dtype, device, plan, flags, rounding,
+        name, parts, spec.to_dict(), dtype, device, budget, flags, rounding,
         probed.counterexample or shown.counterexample,
         (*taken_for_granted(followed), *assumed), second=second,
     )  # fmt: skip
@@ -267,7 +267,7 @@ def _as_held(
     own: Own,
     parameters: tuple[Parameters, Parameters],
     oracle: Oracle,
-    plan: draws.Plan,
+    budget: draws.Budget,
     found: Identity,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -277,7 +277,7 @@ def _as_held(
     alike = one.keys() == two.keys() == ({"weight", "bias"} if oracle.spec.bias else {"weight"})
     if not alike or all(torch.equal(one[n], two[n]) for n in one):
         return found
-    generator = np.random.Generator(np.random.Philox(plan.seed))
+    generator = np.random.Generator(np.random.Philox(budget.seed))
     x, *_, g = (t.double().numpy() for t in drawn(generator, oracle, dtype, 0))
     w, b = (two[n].double().cpu().numpy() if n in two else None for n in ("weight", "bias"))
     assert w is not None
@@ -301,8 +301,8 @@ def _settled(
     probed: Identity,
     rounding: Rounding,
     program: OneProgram,
-    plan: draws.Plan | None,
-    show_it: Callable[[draws.Plan], Identity | None],
+    budget: draws.Budget | None,
+    show_it: Callable[[draws.Budget], Identity | None],
 ) -> tuple[Premise, Identity]:
     """What S1 comes to once all runs are over, and the input that shows it: a refusal needs one."""
     nothing = Identity("not asked", 3)
@@ -317,7 +317,7 @@ def _settled(
         return replace(followed, status="undecided", reason=reason), nothing
     if followed.status != "refuted" or "refuted" in (probed.status, rounding.status):
         return followed, nothing
-    shown = None if plan is None else show_it(plan)
+    shown = None if budget is None else show_it(budget)
     if shown is not None and shown.status == "refuted":
         return replace(followed, reason=f"{followed.reason}: {shown.reason}"), shown
     reason = (

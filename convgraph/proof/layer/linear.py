@@ -105,30 +105,30 @@ def prove_linear(
         counted = [-(-p.terms // scale) for p in (followed, known) if p.status == "proven"]
         n = max(counted) if len(counted) == 2 and terms is None else max(counted, default=whole)
         n = max(n, 1 if terms is None else terms)
-        plan = draws.plan(n * scale, dtype_name(dtype), epsilon, seed, degree=1)
+        budget = draws.budget(n * scale, dtype_name(dtype), epsilon, seed, degree=1)
         pair = _Pair(candidate, reference, shape, out, scale, n, dtype, device)
         pair.size_of = _sizes(reference, known, how)
         follows = followed.status == "proven" and not followed.compiled
         program = OneProgram(followed.steps if follows else None, trust)
         identity = pair.identity(
-            plan, program, followed.status in ("proven", "not asked"), progress
+            budget, program, followed.status in ("proven", "not asked"), progress
         )
         rounding = Rounding("not asked")
         if identity.status == "proven":
-            rounding = pair.rounding(plan, program)
-        followed, shown = _settled(followed, identity, rounding, program, pair, plan)
+            rounding = pair.rounding(budget, program)
+        followed, shown = _settled(followed, identity, rounding, program, pair, budget)
     direct = Direct("not asked")
     if known.status == "proven":
         sums = {q: t.double().cpu().numpy() for q, t in known.sums.items()}
         direct = check_direct(followed, sums, n, beside=known.finest)
     parts = [
         *([premise_part(followed, program.held)] if premise else []),
-        identity_part(identity, plan, dtype),
+        identity_part(identity, budget, dtype),
         rounding_part(rounding, direct=direct),
     ]
     spec = {"shape": list(shape), "out": list(out), "terms": n, "scale": scale}
     found = record(
-        name, parts, spec, dtype, device, plan, flags, rounding,
+        name, parts, spec, dtype, device, budget, flags, rounding,
         identity.counterexample or shown.counterexample, taken_for_granted(followed),
     )  # fmt: skip
     return replace(found, trace=followed.trace)
@@ -171,7 +171,7 @@ def _settled(
     rounding: Rounding,
     program: OneProgram,
     pair: "_Pair",
-    plan: draws.Plan,
+    budget: draws.Budget,
 ) -> tuple[Premise, Identity]:
     nothing = Identity("not asked", 2)
     followed = followed.afterwards()
@@ -182,7 +182,7 @@ def _settled(
         return replace(followed, status="undecided", reason=reason), nothing
     if followed.status != "refuted" or "refuted" in (identity.status, rounding.status):
         return followed, nothing
-    shown = pair.show(plan, followed.numbers)
+    shown = pair.show(budget, followed.numbers)
     if shown is not None:
         return replace(followed, reason=f"{followed.reason}: {shown.reason}"), shown
     reason = f"{followed.reason}; no input was found on which that makes a difference"
@@ -219,18 +219,18 @@ class _Pair:
         }
 
     def identity(
-        self, plan: draws.Plan, program: OneProgram, exact: bool, progress: bool
+        self, budget: draws.Budget, program: OneProgram, exact: bool, progress: bool
     ) -> Identity:
         """Integers, bit for bit; called in every manner."""
         compared, reuse = 0, dict[str, Tensor]()
         if not math.prod(self.out):
             return Identity("undecided", 2, reason="there is nothing to compare")
-        generators = plan.generators()
+        generators = budget.generators()
         steps: Iterator[Any] = iter(
             track(generators, description="probing") if progress else generators
         )
         for trial, generator in enumerate(steps):
-            x, g = (plan.draw(generator, s) * self.scale for s in (self.shape, self.out))
+            x, g = (budget.draw(generator, s) * self.scale for s in (self.shape, self.out))
             moved, _, back = EXPONENTS[trial % len(EXPONENTS)]
             probe = Probe({"x": x}, g, exponents=(moved, 0, back))
             truth = self.truth(probe)
@@ -264,9 +264,9 @@ class _Pair:
             compared += sum(v.size for v in truth.values())
         return Identity("proven", 2, compared)
 
-    def rounding(self, plan: draws.Plan, program: OneProgram) -> Rounding:
+    def rounding(self, budget: draws.Budget, program: OneProgram) -> Rounding:
         """Real numbers within twice the bound, normal ones and of spread size."""
-        generator = np.random.Generator(np.random.Philox(plan.seed))
+        generator = np.random.Generator(np.random.Philox(budget.seed))
         rho: dict[str, float] = {}
         for spread in (0, spread_of(self.dtype)):
             sent = []
@@ -304,10 +304,10 @@ class _Pair:
                     )  # fmt: skip
         return Rounding("proven", rho, reference="there is no oracle")
 
-    def show(self, plan: draws.Plan, numbers: Collection[float]) -> Identity | None:
+    def show(self, budget: draws.Budget, numbers: Collection[float]) -> Identity | None:
         """An input on which the candidate differs, found twice; None where none was found."""
-        small = replace(plan, a=min(plan.a, 1000))
-        generator = plan.generators()[0]
+        small = replace(budget, a=min(budget.a, 1000))
+        generator = budget.generators()[0]
         x, g = (small.draw(generator, s) * self.scale for s in (self.shape, self.out))
         powers = [p for p in (4, 16, 40, 60, 100, 200, 400) if p <= FAR[self.dtype]]
         moved = [(s * p, 0, 0) for p in powers for s in (1, -1)]

@@ -42,7 +42,7 @@ def record(
     spec: dict[str, Any],
     dtype: torch.dtype,
     device: torch.device | str,
-    plan: draws.Plan | None,
+    budget: draws.Budget | None,
     flags: dict[str, str],
     rounding: Rounding,
     counterexample: dict[str, Any],
@@ -71,11 +71,11 @@ def record(
         spec=spec,
         dtype=dtype_name(dtype),
         device=_device(device),
-        seed=plan.seed if plan else 0,
-        a=plan.a if plan else 0,
-        trials=plan.trials if plan else 0,
-        log2_epsilon=plan.log2_epsilon if plan else 0.0,
-        epsilon=plan.epsilon if plan else 0.0,
+        seed=budget.seed if budget else 0,
+        a=budget.a if budget else 0,
+        trials=budget.trials if budget else 0,
+        log2_epsilon=budget.log2_epsilon if budget else 0.0,
+        epsilon=budget.epsilon if budget else 0.0,
         kind="linear" if "terms" in spec else "convolution",
         rho=rounding.rho,
         rho_exact=rounding.rho_exact,
@@ -166,19 +166,19 @@ def _overlap(held: Parameters) -> str:
 
 
 def identity_part(
-    found: Identity, plan: draws.Plan | None, dtype: torch.dtype, *, second: bool = False
+    found: Identity, budget: draws.Budget | None, dtype: torch.dtype, *, second: bool = False
 ) -> Part:
     """S2(b) in a line."""
-    if found.status != "proven" or plan is None:
+    if found.status != "proven" or budget is None:
         return Part("S2 identity", found.status, found.reason)
     ways = "candidate, reference and integer oracle" if found.ways == 3 else "two ways, no oracle"
     orders = "y, gradients and their gradients" if second else "y and gradients"
     return Part(
         "S2 identity",
         "proven",
-        f"{orders}: {ways}, bit for bit; {plan.trials} trials in [-{plan.a}, {plan.a}], "
+        f"{orders}: {ways}, bit for bit; {budget.trials} trials in [-{budget.a}, {budget.a}], "
         f"{dtype_name(dtype)}, "
-        f"epsilon <= 2^{plan.log2_epsilon:.0f}; {found.compared} entries",
+        f"epsilon <= 2^{budget.log2_epsilon:.0f}; {found.compared} entries",
     )
 
 

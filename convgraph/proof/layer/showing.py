@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convgraph.proof.draws import Plan
+from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.layer.identity import Identity, held_against, raised
 from convgraph.proof.layer.trial import PLAIN, Probe, Run, draw, evaluate, truth
@@ -30,7 +30,7 @@ FAR = {torch.float32: 84, torch.float64: 900, torch.bfloat16: 84, torch.float16:
 def show(
     candidate: Run,
     oracle: Oracle,
-    plan: Plan,
+    budget: Budget,
     *,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -42,16 +42,16 @@ def show(
     Args:
         candidate: f(x, w, b) -> y, refused by S1.
         oracle: of the spec.
-        plan: how integers are drawn.
+        budget: how integers are drawn.
         dtype: in which it runs.
         device: where.
         second: whether gradients of gradients are looked at too.
         numbers: constants of the refused operator.
     """
-    small = replace(plan, a=min(plan.a, 1000 if dtype.itemsize > 2 else 2))
+    small = replace(budget, a=min(budget.a, 1000 if dtype.itemsize > 2 else 2))
     if dtype.itemsize > 2:
         for probe in _moved(small, oracle, second, FAR[dtype]):
-            found = _differs(candidate, oracle, probe, dtype, device, plan.terms)
+            found = _differs(candidate, oracle, probe, dtype, device, budget.terms)
             if found is not None:
                 return found
     for value in special(numbers, dtype):
@@ -62,10 +62,10 @@ def show(
     return None
 
 
-def _moved(plan: Plan, oracle: Oracle, second: bool, far: int) -> Iterator[Probe]:
+def _moved(budget: Budget, oracle: Oracle, second: bool, far: int) -> Iterator[Probe]:
     """Integers, and the same moved up and down."""
-    generator = plan.generators()[0]
-    probe = draw(plan, oracle, generator, 0, second)
+    generator = budget.generators()[0]
+    probe = draw(budget, oracle, generator, 0, second)
     yield from _kinds(probe)
     for step in STEPS:
         for ends in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, -1, 0)):

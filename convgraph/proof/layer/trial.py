@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.draws import Plan
+from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle, as_exact
 
 Run = Callable[..., Tensor]
@@ -72,16 +72,16 @@ class Probe:
 
 
 def draw(
-    plan: Plan, oracle: Oracle, generator: np.random.Generator, trial: int, second: bool
+    budget: Budget, oracle: Oracle, generator: np.random.Generator, trial: int, second: bool
 ) -> Probe:
     """Draw the integers of one trial."""
     spec = oracle.spec
     shapes = {"x": spec.x_shape, "w": spec.w_shape}
     if spec.bias:
         shapes["b"] = (spec.out_channels,)
-    sent = {name: plan.draw(generator, shape) for name, shape in shapes.items()}
-    g = plan.draw(generator, oracle.y_shape)
-    up = {n: plan.draw(generator, shape) for n, shape in shapes.items()} if second else {}
+    sent = {name: budget.draw(generator, shape) for name, shape in shapes.items()}
+    g = budget.draw(generator, oracle.y_shape)
+    up = {n: budget.draw(generator, shape) for n, shape in shapes.items()} if second else {}
     return Probe(sent, g, up, EXPONENTS[trial % len(EXPONENTS)])
 
 

@@ -56,9 +56,9 @@ def end_to_end(candidate: Side, reference: Side, images: Images) -> tuple[Part, 
     Returns:
         The part, and the largest error / bound under "y" where there is a bound.
     """
-    watch = RunningBound(reference.net)
+    running = RunningBound(reference.net)
     fresh = tuple(image.clone() for image in images)
-    one = watch.run(lambda: reference.run(reference.net, fresh, None))
+    one = running.run(lambda: reference.run(reference.net, fresh, None))
     with torch.no_grad():
         fresh = tuple(image.clone() for image in images)
         two = candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one])
@@ -68,9 +68,9 @@ def end_to_end(candidate: Side, reference: Side, images: Images) -> tuple[Part, 
         return Part(name, "refuted", f"outputs of {shapes[0]} against {shapes[1]}"), {}
     gaps = [(a.double() - b.double()).abs() for a, b in zip(one, two, strict=True)]
     error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
-    if watch.missing:
-        return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {watch.missing}"), {}
-    limits = [2 * watch.bound(t) for t in one]
+    if running.missing:
+        return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {running.missing}"), {}
+    limits = [2 * running.bound(t) for t in one]
     largest = max((float(m.max()) for m in limits if m.numel()), default=0.0)
     if not np.isfinite(largest):
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; the bound is infinite"), {}
@@ -110,16 +110,16 @@ def apart(difference: Different) -> str:
     for node in (one, two):
         if node.call is None:
             return ""
-        watch = RunningBound(torch.nn.Module())
+        running = RunningBound(torch.nn.Module())
         try:
-            made = watch.run(partial(node.call, *inputs))
+            made = running.run(partial(node.call, *inputs))
         except (RuntimeError, TypeError, Undecided):
             return ""
         made = made[0] if isinstance(made, (tuple, list)) else made
-        if watch.missing:
+        if running.missing:
             return ""
         outputs.append(made)
-        bounds.append(watch.bound(made))
+        bounds.append(running.bound(made))
     if outputs[0].shape != outputs[1].shape:
         return f"they make {tuple(outputs[0].shape)} and {tuple(outputs[1].shape)}"
     gap = (outputs[0] - outputs[1]).abs() - bounds[0] - bounds[1]

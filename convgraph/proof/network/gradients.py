@@ -126,14 +126,14 @@ def _decided(
 ) -> Part:
     """Another backward program refutes once a number shows that it is another gradient."""
     try:
-        watch = RunningBound(reference.net)
+        running = RunningBound(reference.net)
 
         def run() -> dict[str, Tensor]:
             return _backward(reference, tuple(i.clone() for i in images), heads)
 
         with _fresh_gradients(reference.net):
-            one = watch.run(run, gradients=True)
-            limits = {name: 2 * watch.bound(t) for name, t in one.items()}
+            one = running.run(run, gradients=True)
+            limits = {name: 2 * running.bound(t) for name, t in one.items()}
         with _fresh_gradients(candidate.net), torch.enable_grad():
             two = _backward(candidate, tuple(i.clone() for i in images), heads)
     except Exception as error:  # noqa: BLE001 - likewise
@@ -148,7 +148,7 @@ def _decided(
                     f"entry {at} of the reference's is {float(a.reshape(-1)[at])!r}"
                 )  # fmt: skip
             continue
-        if watch.missing:
+        if running.missing:
             continue
         gap = (a - two[name].double()).abs()
         over = gap > limits[name]
@@ -160,5 +160,5 @@ def _decided(
                 f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
-    told = f"; no bound: {watch.missing}" if watch.missing else "; the numbers do not show it"
+    told = f"; no bound: {running.missing}" if running.missing else "; the numbers do not show it"
     return Part(NAME, "undecided", f"{difference}{told}")

@@ -31,7 +31,13 @@ from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
-from convgraph.proof.network.value_numbers import Numbering, Random, Run, Undecided, Unordered
+from convgraph.proof.network.value_numbers import (
+    Numbering,
+    Progression,
+    Random,
+    Undecided,
+    Unordered,
+)
 from convgraph.proof.record.certificate import NOT_COVERED, Certificate, Part
 from convgraph.proof.surroundings import as_written, random_states
 
@@ -279,7 +285,11 @@ def _layers(
     }
     wanted = []
     for one, two in matcher.pairs:
-        weight = [owners[n.base] for n in one.inputs[1:] if isinstance(n, Run) and n.base in owners]
+        weight = [
+            owners[n.base]
+            for n in one.inputs[1:]
+            if isinstance(n, Progression) and n.base in owners
+        ]
         asked = certify(one, two, weight[0] if weight else "")
         if asked is not None:
             wanted.append((one.path or (weight[0] if weight else ""), *asked))

@@ -66,7 +66,7 @@ class Layer:
 
 @final
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """A node with its values, for whoever looks on while it runs.
 
     Attributes:
@@ -82,4 +82,4 @@ class Call:
     outputs: list[Tensor]
 
 
-Observe = Callable[[Call], None]
+Observe = Callable[[NodeCall], None]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
-from convgraph.proof.network.node import CONVOLUTION, Call, Layer, Node, Observe, Settle
+from convgraph.proof.network.node import CONVOLUTION, Layer, Node, NodeCall, Observe, Settle
 from convgraph.proof.network.value_numbers import (
     Memory,
     Numbering,
@@ -145,7 +145,7 @@ class Recorder(TorchDispatchMode):
             self._settle(self._layer, [image])
             with _aside(self):
                 direct = torch.ops.aten.convolution.default
-                self.observe(Call(self._layer, direct, self._given, [image]))
+                self.observe(NodeCall(self._layer, direct, self._given, [image]))
 
     # -- operators --------------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class Recorder(TorchDispatchMode):
             node.given = aten.arguments(func, args, kwargs) | {"bias": None}
             node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
         self._settle(node, fresh)
-        self.observe(Call(node, aten.out_of_place(func), named, fresh))
+        self.observe(NodeCall(node, aten.out_of_place(func), named, fresh))
         return out
 
     def _is_move(self, name: str, args: Any, kwargs: Any) -> bool:

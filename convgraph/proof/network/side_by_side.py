@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from convgraph.proof.network.node import CONVOLUTION, Call, Node
+from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.running_error.bound import FILES
-from convgraph.proof.network.running_error.call import RULES, Entry, NoRule, Setting
-from convgraph.proof.network.value_numbers import Numbers, Run, as_tensor, run
+from convgraph.proof.network.running_error.call import RULES, BoundedCall, NoRule, WithError
+from convgraph.proof.network.value_numbers import Numbers, Progression, as_tensor, progression
 
 __all__ = ["FILES", "Beside", "Values"]
 
@@ -32,10 +32,10 @@ class Values:
         self._bases: list[int] = []
         self._flat: list[Tensor] = []
 
-    def keep(self, call: Call) -> None:
+    def keep(self, call: NodeCall) -> None:
         """Keep the floating outputs of a node of the reference."""
         for numbers, tensor in zip(call.node.outputs, call.outputs, strict=True):
-            if isinstance(numbers, Run) and tensor.is_floating_point() and tensor.numel():
+            if isinstance(numbers, Progression) and tensor.is_floating_point() and tensor.numel():
                 self._bases.append(numbers.base)
                 self._flat.append(tensor.detach().contiguous().reshape(-1).clone())
 
@@ -46,10 +46,10 @@ class Values:
             numbers: which elements.
             own: the candidate's values; parameters, images and constants are the same.
         """
-        if isinstance(numbers, Run):
+        if isinstance(numbers, Progression):
             place = bisect_right(self._bases, numbers.base) - 1
             start = numbers.base - self._bases[place] if place >= 0 else -1
-            if 0 <= start <= self._flat[place].numel() - own.numel() and numbers == run(
+            if 0 <= start <= self._flat[place].numel() - own.numel() and numbers == progression(
                 numbers.base, numbers.shape
             ):
                 return self._flat[place][start : start + own.numel()].view(own.shape)
@@ -88,7 +88,7 @@ class Beside:
         self.over = ""
         self.vendor = False
 
-    def look(self, call: Call, partner: Node) -> None:
+    def look(self, call: NodeCall, partner: Node) -> None:
         """Compare one operator.
 
         Args:
@@ -121,12 +121,12 @@ class Beside:
                 numbers = next(order)
                 if value.is_floating_point():
                     x = self.values.at(numbers, value).double()
-                    entries[key] = Entry(x, (x - value.double()).abs())
+                    entries[key] = WithError(x, (x - value.double()).abs())
         mine = call.outputs[0].double()
         true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
-        setting = Setting(call.func, entries, dtype, y=true)
+        bounded = BoundedCall(call.func, entries, dtype, y=true)
         try:
-            limit = 2 * _bound(rule, setting)
+            limit = 2 * _bound(rule, bounded)
         except NoRule as reason:
             self.missing[f"{name} ({reason})"] += 1
             return
@@ -137,26 +137,28 @@ class Beside:
             self.held += 1
             self.worst = max(self.worst, (largest, str(partner)))
         elif not self.over:
-            self.vendor = _exceeds(setting, rule, call.func, true)
+            self.vendor = _exceeds(bounded, rule, call.func, true)
             self.over = f"{partner}: the two results differ by {largest:.3g} times their bound"
 
 
-def _bound(rule: Callable[[Setting], Any], setting: Setting) -> Tensor:
+def _bound(rule: Callable[[BoundedCall], Any], bounded: BoundedCall) -> Tensor:
     """What a rule grants the first result of its operator; a backward has several."""
-    found = rule(setting)
+    found = rule(bounded)
     first: Tensor = found[0] if isinstance(found, (tuple, list)) else found
     return first
 
 
-def _exceeds(setting: Setting, rule: Callable[[Setting], Tensor], func: Any, true: Tensor) -> bool:
+def _exceeds(
+    bounded: BoundedCall, rule: Callable[[BoundedCall], Tensor], func: Any, true: Tensor
+) -> bool:
     """Say whether the reference's own result is outside of its bound, against float64."""
-    exact = Setting(
+    exact = BoundedCall(
         func,
-        {k: Entry(v.x, torch.zeros_like(v.e)) if isinstance(v, Entry) else v
-         for k, v in setting.given.items()},
-        setting.dtype,
+        {k: WithError(v.x, torch.zeros_like(v.e)) if isinstance(v, WithError) else v
+         for k, v in bounded.given.items()},
+        bounded.dtype,
         y=true,
     )  # fmt: skip
-    finer = func(**{k: v.x if isinstance(v, Entry) else v for k, v in exact.given.items()})
+    finer = func(**{k: v.x if isinstance(v, WithError) else v for k, v in exact.given.items()})
     finer = finer[0] if isinstance(finer, (tuple, list)) else finer
     return bool(((finer - true).abs() > 2 * _bound(rule, exact)).any())

@@ -34,7 +34,7 @@ class Unordered(Undecided):
 
 @final
 @dataclass(frozen=True)
-class Run:
+class Progression:
     """Numbers in arithmetic progression: base + sum over axes of stride * index.
 
     Attributes:
@@ -56,18 +56,18 @@ class Run:
         return found
 
 
-Numbers = Run | Tensor
-"""The numbers of one tensor: a Run, or int64 of its shape."""
+Numbers = Progression | Tensor
+"""The numbers of one tensor: a Progression, or int64 of its shape."""
 
 
-def run(base: int, shape: Shape) -> Run:
+def progression(base: int, shape: Shape) -> Progression:
     """Return consecutive numbers in raster order.
 
     Example:
-        >>> run(5, (2, 3)).tensor().tolist()
+        >>> progression(5, (2, 3)).tensor().tolist()
         [[5, 6, 7], [8, 9, 10]]
     """
-    return Run(base, tuple(shape), _strides(shape))
+    return Progression(base, tuple(shape), _strides(shape))
 
 
 def _strides(shape: Any) -> Shape:
@@ -80,18 +80,18 @@ def _strides(shape: Any) -> Shape:
 
 def as_tensor(numbers: Numbers) -> Tensor:
     """Return numbers as int64 of their shape."""
-    return numbers.tensor() if isinstance(numbers, Run) else numbers
+    return numbers.tensor() if isinstance(numbers, Progression) else numbers
 
 
 def tidy(numbers: Tensor) -> Numbers:
-    """Return consecutive numbers as a Run, others as they are."""
+    """Return consecutive numbers as a Progression, others as they are."""
     count = numbers.numel()
     if not count:
-        return run(0, tuple(numbers.shape))
+        return progression(0, tuple(numbers.shape))
     flat = numbers.reshape(-1)
     first, last = int(flat[0]), int(flat[-1])
     if last - first == count - 1 and bool((flat == torch.arange(first, last + 1)).all()):
-        return run(first, tuple(numbers.shape))
+        return progression(first, tuple(numbers.shape))
     return numbers
 
 
@@ -99,14 +99,14 @@ def same(one: Numbers, two: Numbers) -> bool:
     """Say whether two tensors hold the same numbers at the same places.
 
     Example:
-        >>> same(run(0, (2, 2)), torch.tensor([[0, 1], [2, 3]]))
+        >>> same(progression(0, (2, 2)), torch.tensor([[0, 1], [2, 3]]))
         True
-        >>> same(run(0, (2, 2)), torch.tensor([[0, 2], [1, 3]]))
+        >>> same(progression(0, (2, 2)), torch.tensor([[0, 2], [1, 3]]))
         False
     """
     if tuple(one.shape) != tuple(two.shape):
         return False
-    if isinstance(one, Run) and isinstance(two, Run):
+    if isinstance(one, Progression) and isinstance(two, Progression):
         return one == two or (0 in one.shape)
     return bool(torch.equal(as_tensor(one), as_tensor(two)))
 
@@ -125,23 +125,23 @@ class Numbering:
         self.names: dict[str, tuple[int, Shape]] = {}
         self._literals: dict[Any, int] = {}
 
-    def take(self, shape: Shape) -> Run:
+    def take(self, shape: Shape) -> Progression:
         """New numbers for a tensor of a shape."""
-        found = run(self.next, shape)
+        found = progression(self.next, shape)
         self.next += max(torch.Size(shape).numel(), 1)
         return found
 
-    def named(self, name: str, shape: Shape) -> Run:
+    def named(self, name: str, shape: Shape) -> Progression:
         """The numbers of what both sides have under one name."""
         if name not in self.names or self.names[name][1] != shape:
             self.names[name] = (self.take(shape).base, shape)
-        return run(self.names[name][0], shape)
+        return progression(self.names[name][0], shape)
 
     def literal(self, tensor: Tensor) -> Numbers:
         """The numbers of a constant: equal bits are equal constants."""
         held = tensor.detach().cpu().contiguous()
         if held.numel() == 0:
-            return run(0, tuple(held.shape))
+            return progression(0, tuple(held.shape))
         values, places = torch.unique(held, return_inverse=True)
         if values.numel() <= 64:  # masks and fills: number by value, whatever the shape is
             table = torch.tensor([self.constant(v, held.dtype) for v in values.tolist()])
@@ -149,7 +149,7 @@ class Numbering:
         key = (sha256(held.view(torch.uint8).numpy().tobytes()).digest(), held.dtype, held.shape)
         if key not in self._literals:
             self._literals[key] = self.take(tuple(held.shape)).base
-        return run(self._literals[key], tuple(held.shape))
+        return progression(self._literals[key], tuple(held.shape))
 
     def constant(self, value: Any, dtype: torch.dtype) -> int:
         """The number of one constant; any kind of 0 is 0."""
@@ -201,8 +201,8 @@ class Memory:
             numbers, size, stride, offset = cell.whole
             if (shape, _plain(tensor)) == (size, stride) and tensor.storage_offset() == offset:
                 return numbers
-            if isinstance(numbers, Run) and stride == numbers.stride == _strides(size):
-                return Run(
+            if isinstance(numbers, Progression) and stride == numbers.stride == _strides(size):
+                return Progression(
                     numbers.base + int(tensor.storage_offset()) - offset, shape, _plain(tensor)
                 )
             self._spread(cell, storage.nbytes() // cell.itemsize)

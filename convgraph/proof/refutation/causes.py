@@ -1,6 +1,6 @@
 """Known faults, each a wrong operator that predicts numbers: a cause is verified, not guessed.
 
-The operator of every fault in `suspects` is run on the probes. It is a likely cause only if it
+The operator of every fault in `suspects` is run on the trials. It is a likely cause only if it
 gives the numbers of the accused in every entry, on the smallest case and on the one that was asked
 about. What no operator predicts goes on to `symptoms`: properties that are tested on the accused.
 """
@@ -53,16 +53,16 @@ def _survivors(
     for spec in specs:
         oracle = Oracle(spec)
         truth = operator(spec, oracle)
-        probes = [case.probe(oracle, trial) for trial in range(2)]
-        measured = [case.measured(probe) for probe in probes]
+        trials = [case.draw(oracle, trial) for trial in range(2)]
+        measured = [case.measured(inputs) for inputs in trials]
         found = {}
         for name, run in table(spec):
             if alive is not None and name not in alive:
                 continue
-            told = [case.predicted(run, probe) for probe in probes]
+            told = [case.predicted(run, inputs) for inputs in trials]
             if all(agree(one, two) for one, two in zip(measured, told, strict=True)) and not all(
-                agree(one, case.predicted(truth, probe))
-                for one, probe in zip(told, probes, strict=True)
+                agree(one, case.predicted(truth, inputs))
+                for one, inputs in zip(told, trials, strict=True)
             ):
                 found[name] = run
         alive = found

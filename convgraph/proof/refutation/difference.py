@@ -11,7 +11,7 @@ from convgraph.errors import ProofError
 from convgraph.proof import draws
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
-from convgraph.proof.refutation.truth import FIRST, Measured, Probe, Run, measure, operator
+from convgraph.proof.refutation.truth import FIRST, Inputs, Measured, Run, measure, operator
 
 Array = npt.NDArray[Any]
 
@@ -23,10 +23,10 @@ TRIALS = 2
 @final
 @dataclass(frozen=True)
 class Seen:
-    """A difference: where, what, and the probe that shows it."""
+    """A difference: where, what, and the inputs that show it."""
 
     quantity: str
-    probe: Probe
+    inputs: Inputs
     a: int
     index: tuple[int, ...]
     found: float | str
@@ -60,38 +60,38 @@ class Side:
         """Look for a difference on random integers; small ones first."""
         oracle = Oracle(spec)
         truth = operator(spec, oracle)
-        largest = draws.plan(oracle.terms(), str(self.dtype).removeprefix("torch.")).a
+        largest = draws.budget(oracle.terms(), str(self.dtype).removeprefix("torch.")).a
         for bound in (a,) if a is not None else sorted({min(SMALL, largest), largest}):
             generator = np.random.Generator(np.random.Philox(self.seed))
             for _ in range(TRIALS):
-                probe = Probe.random(oracle, generator, min(bound, largest))
+                inputs = Inputs.random(oracle, generator, min(bound, largest))
                 for some in (tuple(q for q in quantities if q in FIRST), quantities):
-                    seen = self.differs(truth, probe, some, bound) if some else None
+                    seen = self.differs(truth, inputs, some, bound) if some else None
                     if seen is not None:
                         return seen
         return None
 
     def differs(
-        self, truth: Run, probe: Probe, quantities: tuple[str, ...], a: int = 0
+        self, truth: Run, inputs: Inputs, quantities: tuple[str, ...], a: int = 0
     ) -> Seen | None:
-        """Compare one probe, bit for bit."""
-        want = measure(truth, probe, quantities)
-        have = self.measured(probe, quantities)
+        """Compare one choice of inputs, bit for bit."""
+        want = measure(truth, inputs, quantities)
+        have = self.measured(inputs, quantities)
         for quantity in quantities:
             if quantity in want:
                 found = difference(have.get(quantity, "is missing"), want[quantity])
                 if found is not None:
-                    return Seen(quantity, probe, a, *found)
+                    return Seen(quantity, inputs, a, *found)
         return None
 
-    def measured(self, probe: Probe, quantities: tuple[str, ...]) -> Measured:
+    def measured(self, inputs: Inputs, quantities: tuple[str, ...]) -> Measured:
         """What this side gives."""
-        return measure(self.run, probe, quantities, dtype=self.dtype, device=self.device)
+        return measure(self.run, inputs, quantities, dtype=self.dtype, device=self.device)
 
-    def other_agrees(self, spec: ConvSpec, probe: Probe) -> bool:
+    def other_agrees(self, spec: ConvSpec, inputs: Inputs) -> bool:
         """Whether the other side still is the operator there, and not tied to one size."""
-        have = measure(self.other, probe, ("y",), dtype=self.dtype, device=self.device)["y"]
-        want = measure(operator(spec), probe, ("y",))["y"]
+        have = measure(self.other, inputs, ("y",), dtype=self.dtype, device=self.device)["y"]
+        want = measure(operator(spec), inputs, ("y",))["y"]
         return difference(have, want) is None
 
 

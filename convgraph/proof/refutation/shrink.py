@@ -26,7 +26,7 @@ from convgraph.proof.record.counterexample import Counterexample, TypedEdge
 from convgraph.proof.refutation.causes import likely_causes
 from convgraph.proof.refutation.difference import Seen, Side
 from convgraph.proof.refutation.symptoms import Case
-from convgraph.proof.refutation.truth import INPUTS, QUANTITIES, Probe, Run, operator
+from convgraph.proof.refutation.truth import INPUTS, QUANTITIES, Inputs, Run, operator
 
 Array = npt.NDArray[Any]
 EdgeLists = tuple[Any, ...]
@@ -126,7 +126,7 @@ def _same(side: Side, spec: ConvSpec, seen: Seen) -> Seen | None:
         again = side.first_seen(spec, (seen.quantity,), seen.a)
     except ProofError:  # the kernel does not fit
         return None
-    if again is None or again.kind != seen.kind or not side.other_agrees(spec, again.probe):
+    if again is None or again.kind != seen.kind or not side.other_agrees(spec, again.inputs):
         return None
     return again
 
@@ -148,33 +148,33 @@ def _sizes(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
 def _fewer_numbers(side: Side, spec: ConvSpec, seen: Seen) -> Seen:
     """Set to 0 whatever is not needed, and to 1 what is."""
     truth = operator(spec)
-    names = [name for name in INPUTS[seen.quantity] if name in seen.probe.values]
-    probe = Probe({name: seen.probe.values[name] for name in names})
+    names = [name for name in INPUTS[seen.quantity] if name in seen.inputs.values]
+    inputs = Inputs({name: seen.inputs.values[name] for name in names})
     if seen.quantity != "y":
-        probe = probe.with_(g=seen.probe.values["g"])
+        inputs = inputs.with_(g=seen.inputs.values["g"])
 
-    def still(values: Probe) -> bool:
+    def still(values: Inputs) -> bool:
         again = side.differs(truth, values, (seen.quantity,))
         return again is not None and again.kind == seen.kind
 
-    if not still(probe):
+    if not still(inputs):
         return seen
     for name in sorted(names, key=["b", "hb", "hx", "hw", "x", "w", "g"].index):
-        probe = _fewer_entries(probe, name, still)
+        inputs = _fewer_entries(inputs, name, still)
     for name in names:
-        probe = _smaller_entries(probe, name, still)
-    again = side.differs(truth, probe, (seen.quantity,), seen.a)
+        inputs = _smaller_entries(inputs, name, still)
+    again = side.differs(truth, inputs, (seen.quantity,), seen.a)
     return again if again is not None else seen
 
 
-def _fewer_entries(probe: Probe, name: str, still: Callable[[Probe], bool]) -> Probe:
+def _fewer_entries(inputs: Inputs, name: str, still: Callable[[Inputs], bool]) -> Inputs:
     """Keep as few entries of one array as show the difference, halving what is kept."""
-    full = probe.values[name]
+    full = inputs.values[name]
 
-    def only(kept: Array) -> Probe:
+    def only(kept: Array) -> Inputs:
         values = np.zeros_like(full)
         values.ravel()[kept] = full.ravel()[kept]
-        return probe.with_(**{name: values})
+        return inputs.with_(**{name: values})
 
     kept, parts = np.flatnonzero(full), 2
     if still(only(kept[:0])):
@@ -194,19 +194,19 @@ def _fewer_entries(probe: Probe, name: str, still: Callable[[Probe], bool]) -> P
     return only(kept)
 
 
-def _smaller_entries(probe: Probe, name: str, still: Callable[[Probe], bool]) -> Probe:
+def _smaller_entries(inputs: Inputs, name: str, still: Callable[[Inputs], bool]) -> Inputs:
     """Set an entry to 1 or -1, or else to the smallest of its sign that shows the difference."""
-    entries = np.flatnonzero(probe.values[name])
+    entries = np.flatnonzero(inputs.values[name])
     if len(entries) > SHOWN:
-        return probe
+        return inputs
 
-    def changed(at: int, value: int) -> Probe:
-        values = probe.values[name].copy()
+    def changed(at: int, value: int) -> Inputs:
+        values = inputs.values[name].copy()
         values.ravel()[at] = value
-        return probe.with_(**{name: values})
+        return inputs.with_(**{name: values})
 
     for at in map(int, entries):
-        value = int(probe.values[name].ravel()[at])
+        value = int(inputs.values[name].ravel()[at])
         sign, low, high = (1 if value > 0 else -1), 0, abs(value)
         ones = [changed(at, one) for one in (1, -1)]
         shown = next((one for one in ones if still(one)), None)
@@ -215,8 +215,8 @@ def _smaller_entries(probe: Probe, name: str, still: Callable[[Probe], bool]) ->
                 middle = (low + high) // 2
                 low, high = (low, middle) if still(changed(at, sign * middle)) else (middle, high)
             shown = changed(at, sign * high)
-        probe = shown
-    return probe
+        inputs = shown
+    return inputs
 
 
 # The record
@@ -228,7 +228,7 @@ def _record(
     names = INPUTS[seen.quantity]
     sent = {
         name: tuple((_ints(at), int(value[tuple(at)])) for at in np.argwhere(value)[:64])
-        for name, value in seen.probe.values.items()
+        for name, value in seen.inputs.values.items()
         if name in names
     }
     oracle = Oracle(spec)
@@ -323,7 +323,7 @@ def _found_edges(
     """Where the side's messages arrive: the sites of y that hold something."""
     if seen.quantity != "y" or not tap or len(sent.get("x", ())) != 1 or sent.get("b"):
         return ()
-    y = side.measured(seen.probe, ("y",))["y"]
+    y = side.measured(seen.inputs, ("y",))["y"]
     lattice = (oracle.spec.batch, *oracle.out_size)
     if isinstance(y, str) or y.shape != oracle.y_shape:
         return ()

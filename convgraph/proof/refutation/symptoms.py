@@ -15,7 +15,7 @@ import torch
 
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
-from convgraph.proof.refutation.truth import FIRST, Probe, Run, measure, operator
+from convgraph.proof.refutation.truth import FIRST, Inputs, Run, measure, operator
 from convgraph.proof.roundoff import dot_bound
 
 Array = npt.NDArray[Any]
@@ -44,21 +44,21 @@ class Case:
     device: torch.device | str = "cpu"
     seed: int = 0
 
-    def probe(self, oracle: Oracle, trial: int, a: int = DRAWN) -> Probe:
+    def draw(self, oracle: Oracle, trial: int, a: int = DRAWN) -> Inputs:
         """Draw integers small enough that both dtypes are exact."""
         bits = 53 if self.dtype == torch.float64 else 24
         room = int((2**bits // oracle.terms()) ** 0.5)
         generator = np.random.Generator(np.random.Philox([self.seed, trial, 77]))
-        return Probe.random(oracle, generator, max(1, min(a, room)))
+        return Inputs.random(oracle, generator, max(1, min(a, room)))
 
-    def measured(self, probe: Probe) -> Array | str:
+    def measured(self, inputs: Inputs) -> Array | str:
         """What the accused gives for the quantity."""
-        found = measure(self.run, probe, (self.quantity,), dtype=self.dtype, device=self.device)
+        found = measure(self.run, inputs, (self.quantity,), dtype=self.dtype, device=self.device)
         return found.get(self.quantity, "is missing")
 
-    def predicted(self, run: Run, probe: Probe) -> Array | str:
+    def predicted(self, run: Run, inputs: Inputs) -> Array | str:
         """What another operator gives for it, in float64."""
-        return measure(run, probe, (self.quantity,)).get(self.quantity, "is missing")
+        return measure(run, inputs, (self.quantity,)).get(self.quantity, "is missing")
 
 
 def agree(one: Array | str, two: Array | str, slack: Any = 0.0) -> bool:
@@ -90,9 +90,9 @@ class _Symptoms:
         self.case, self.spec = case, spec
         self.oracle = Oracle(spec)
         self.truth = operator(spec, self.oracle)
-        self.probes = [case.probe(self.oracle, 10 + trial) for trial in range(4)]
-        self.have = [case.measured(probe) for probe in self.probes]
-        self.want = [case.predicted(self.truth, probe) for probe in self.probes]
+        self.trials = [case.draw(self.oracle, 10 + trial) for trial in range(4)]
+        self.have = [case.measured(inputs) for inputs in self.trials]
+        self.want = [case.predicted(self.truth, inputs) for inputs in self.trials]
 
     def all(self) -> list[str]:
         """Every sentence that holds, in order."""
@@ -127,15 +127,15 @@ class _Symptoms:
 
     def scaled(self) -> str:
         """One constant times the truth."""
-        factor = self.factor(self.probes, self.have, self.want)
+        factor = self.factor(self.trials, self.have, self.want)
         return "" if factor is None else f"{_spoken(self.case.quantity)} is scaled by {factor}"
 
     def scaled_bias(self) -> str:
         """Right without a bias, and one constant times the bias alone."""
         if not self.spec.bias:
             return ""
-        silent = [p.with_(x=0 * p.values["x"], w=0 * p.values["w"]) for p in self.probes]
-        plain = [p.with_(b=0 * p.values["b"]) for p in self.probes]
+        silent = [p.with_(x=0 * p.values["x"], w=0 * p.values["w"]) for p in self.trials]
+        plain = [p.with_(b=0 * p.values["b"]) for p in self.trials]
         if not all(self.right(p) for p in plain):
             have = [self.case.measured(p) for p in plain]
             want = [self.case.predicted(self.truth, p) for p in plain]
@@ -164,7 +164,7 @@ class _Symptoms:
                     self.predict_parts(p, 1 / by, 1 / np.asarray(bias)),
                     self.slack(p),
                 )
-                for p in self.probes
+                for p in self.trials
             ):
                 return name
         return ""
@@ -184,9 +184,9 @@ class _Symptoms:
 
     def root(self) -> str:
         """Every node adds itself through a weight of its own, which is no argument."""
-        probe, spec = self.probes[0], self.spec
-        nothing = {name: 0 * value for name, value in probe.values.items()}
-        if self.oracle.out_size != spec.size or not self.right(probe.with_(x=nothing["x"])):
+        inputs, spec = self.trials[0], self.spec
+        nothing = {name: 0 * value for name, value in inputs.values.items()}
+        if self.oracle.out_size != spec.size or not self.right(inputs.with_(x=nothing["x"])):
             return ""
         seen: dict[int, Array] = {}
         pixels = list(np.ndindex(*spec.image_shape))
@@ -194,7 +194,7 @@ class _Symptoms:
             for image, *pixel in [pixels[0], pixels[-1]]:
                 x = nothing["x"].copy()
                 x[(image, channel, *pixel)] = 1
-                y = self.case.measured(probe.with_(**{**nothing, "x": x}))
+                y = self.case.measured(inputs.with_(**{**nothing, "x": x}))
                 if isinstance(y, str):
                     return ""
                 own = y[(image, slice(None), *pixel)].copy()
@@ -227,7 +227,7 @@ class _Symptoms:
         return f"it is wrong only where |x| is above {edge}" if edge else ""
 
     def confined(self) -> str:
-        """Where it is wrong, over all probes."""
+        """Where it is wrong, over all trials."""
         gaps = []
         for have, want in zip(self.have, self.want, strict=True):
             if isinstance(want, str) or np.asarray(have).shape != want.shape:
@@ -255,19 +255,19 @@ class _Symptoms:
 
     # -- what the tests are made of -----------------------------------------------------------
 
-    def right(self, probe: Probe) -> bool:
-        """Whether the accused is right on a probe."""
-        return agree(self.case.measured(probe), self.case.predicted(self.truth, probe))
+    def right(self, inputs: Inputs) -> bool:
+        """Whether the accused is right on inputs."""
+        return agree(self.case.measured(inputs), self.case.predicted(self.truth, inputs))
 
     def right_within(self, low: int, high: int) -> bool:
         """Whether it is right for x drawn from [low, high], both ends included often."""
-        for trial, probe in enumerate(self.probes[:2]):
+        for trial, inputs in enumerate(self.trials[:2]):
             generator = np.random.Generator(np.random.Philox([self.case.seed, trial, low + 5000]))
             shape = self.spec.x_shape
             x = generator.integers(low, high, size=shape, endpoint=True)
             end = generator.integers(0, 4, size=shape)
             x = np.where(end == 0, low, np.where(end == 1, high, x))
-            if not self.right(probe.with_(x=x)):
+            if not self.right(inputs.with_(x=x)):
                 return False
         return True
 
@@ -288,14 +288,14 @@ class _Symptoms:
         """
         changed, other = False, "w" if name == "x" else "x"
         for trial in range(2):
-            probe = self.case.probe(self.oracle, 20 + trial)
-            probe = probe.with_(**{key: 0 * v for key, v in probe.values.items() if key != "g"})
+            inputs = self.case.draw(self.oracle, 20 + trial)
+            inputs = inputs.with_(**{key: 0 * v for key, v in inputs.values.items() if key != "g"})
             generator = np.random.Generator(np.random.Philox([self.case.seed, trial, 99]))
-            fine = generator.integers(-a, a, size=probe.values[name].shape, endpoint=True)
+            fine = generator.integers(-a, a, size=inputs.values[name].shape, endpoint=True)
             coarse = torch.from_numpy(fine).to(kind).to(torch.float64).numpy().astype(np.int64)
-            single = probe.values[other].copy()
+            single = inputs.values[other].copy()
             single[self.heard(other, generator)] = 1
-            exact, rough = (probe.with_(**{name: v, other: single}) for v in (fine, coarse))
+            exact, rough = (inputs.with_(**{name: v, other: single}) for v in (fine, coarse))
             want = self.case.predicted(self.truth, rough)
             if not agree(self.case.measured(exact), want):
                 return False
@@ -324,7 +324,7 @@ class _Symptoms:
                 return f"{_spoken(self.case.quantity)} is rounded to {_name(kind)}"
         return ""
 
-    def factor(self, probes: list[Probe], have: list[Any], want: list[Any]) -> Fraction | None:
+    def factor(self, trials: list[Inputs], have: list[Any], want: list[Any]) -> Fraction | None:
         """The one constant between two lists of numbers, if there is one and it is not 1."""
         if any(isinstance(v, str) for v in (*have, *want)) or have[0].shape != want[0].shape:
             return None
@@ -334,22 +334,22 @@ class _Symptoms:
         factor = Fraction(have[0].flat[at] / want[0].flat[at]).limit_denominator(4096)
         if factor in (0, 1):
             return None
-        for probe, one, two in zip(probes, have, want, strict=True):
-            slack = 0.0 if factor.denominator == 1 else self.slack(probe) * float(abs(factor))
+        for inputs, one, two in zip(trials, have, want, strict=True):
+            slack = 0.0 if factor.denominator == 1 else self.slack(inputs) * float(abs(factor))
             if not agree(one, two * float(factor), slack):
                 return None
         return factor
 
-    def slack(self, probe: Probe) -> Any:
+    def slack(self, inputs: Inputs) -> Any:
         """How far sums with one division in them may be off, per entry; from `rounding`."""
-        size = {name: np.abs(value) for name, value in probe.values.items()}
-        magnitude = self.case.predicted(self.truth, Probe(size))
+        size = {name: np.abs(value) for name, value in inputs.values.items()}
+        magnitude = self.case.predicted(self.truth, Inputs(size))
         return 2 * dot_bound(self.oracle.terms() + 2, self.case.dtype, magnitude)
 
-    def predict_parts(self, probe: Probe, sums: Any, bias: Any) -> Any:
+    def predict_parts(self, inputs: Inputs, sums: Any, bias: Any) -> Any:
         """The truth with the sum and the bias weighted per site."""
-        b = probe.values.get("b")
-        quiet = probe if b is None else probe.with_(b=0 * b)
+        b = inputs.values.get("b")
+        quiet = inputs if b is None else inputs.with_(b=0 * b)
         y = np.asarray(self.case.predicted(self.truth, quiet)) * sums
         if b is not None:
             y = y + b.reshape(1, -1, *[1] * self.spec.d) * bias

@@ -4,7 +4,7 @@
 
 summed over the oracle's edges with torch, so that one program gives y, the gradients and the second
 derivatives, and so that a known fault is a small change to it: other edges, another W, another x.
-On the integers of a probe everything is exact.
+On the integers of inputs everything is exact.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ INPUTS = {
 
 @final
 @dataclass(frozen=True, eq=False)
-class Probe:
+class Inputs:
     """Integers to feed in: x, w, b, the gradient g of y, and heads hx, hw, hb of the gradients.
 
     Attributes:
@@ -51,7 +51,7 @@ class Probe:
     values: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def random(cls, oracle: Oracle, generator: np.random.Generator, a: int) -> "Probe":
+    def random(cls, oracle: Oracle, generator: np.random.Generator, a: int) -> "Inputs":
         """Draw every entry uniformly from the integers of [-a, a]."""
         spec = oracle.spec
         shapes = {
@@ -70,8 +70,8 @@ class Probe:
             }
         )
 
-    def with_(self, **values: Array) -> "Probe":
-        """Return a probe with some of the arrays replaced."""
+    def with_(self, **values: Array) -> "Inputs":
+        """Return inputs with some of the arrays replaced."""
         return replace(self, values=self.values | values)
 
 
@@ -129,17 +129,17 @@ def along(
 
 def measure(
     run: Run,
-    probe: Probe,
+    inputs: Inputs,
     quantities: tuple[str, ...] = FIRST,
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Measured:
-    """Return what a side gives for a probe, as float64 arrays.
+    """Return what a side gives for inputs, as float64 arrays.
 
     Args:
         run: f(x, w, b) -> y.
-        probe: the integers.
+        inputs: the integers.
         quantities: which to compute; a second derivative costs a double backward.
         dtype: float64 or float32, in which the side computes.
         device: where it computes.
@@ -148,7 +148,9 @@ def measure(
         Each quantity's numbers, or why there are none, in words. A side that raises gives the
         words for every quantity.
     """
-    sent = {name: torch.from_numpy(value).to(device, dtype) for name, value in probe.values.items()}
+    sent = {
+        name: torch.from_numpy(value).to(device, dtype) for name, value in inputs.values.items()
+    }
     leaves: dict[str, Tensor] = {
         str(name): sent[name].requires_grad_() for name in ("x", "w", "b") if name in sent
     }

@@ -67,7 +67,7 @@ def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tu
     """Arguments of `send` and of `correlate`."""
     layer, graph = made(kwargs)
     form = triton_tables.neighbours if triton_launch.interpreted() else cpp_tables.sides
-    there, back = layer.edges(graph).form(form)
+    there, back = layer.edges(graph).memo_of(form)
     groups, heard = layer.groups, layer.edges(graph).num_targets
     taps = integers(9, groups, 4 // groups, 4 // groups, dtype=torch.float32).requires_grad_(grad)
     x = graph.x.clone().requires_grad_(grad)

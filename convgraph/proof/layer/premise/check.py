@@ -24,7 +24,7 @@ from convgraph.errors import ProofError
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.degrees import BITS, ORDER, Bound, Monomial, multiply, spell
-from convgraph.proof.layer.premise.follower import HALF, Mode, Watch
+from convgraph.proof.layer.premise.follower import HALF, Follower, Mode
 from convgraph.proof.layer.premise.steps import Step
 from convgraph.proof.layer.premise.traced_tensor import Origin, Traced, guarded
 from convgraph.proof.layer.premise.trusted import trusted, trusting
@@ -153,7 +153,7 @@ def check_premise(
     form = _Form(named, second)
     found, late, compiled = Premise("undecided"), list[Origin](), list[str]()
     for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
-        watch = Watch(form.lattice, dtype, a, trusted(frozenset(trust)))
+        follower = Follower(form.lattice, dtype, a, trusted(frozenset(trust)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with (
@@ -161,9 +161,9 @@ def check_premise(
                 as_written() as compiled,
             ):
                 found = _attempt(
-                    run, shapes, form, watch, device, frozenset(trust), scale, entries or {}
+                    run, shapes, form, follower, device, frozenset(trust), scale, entries or {}
                 )
-        watch.ended, watch.late = True, late
+        follower.ended, follower.late = True, late
         if found.status == "proven" or found.line:
             break
     return replace(found, late=late, compiled=bool(compiled))
@@ -209,23 +209,23 @@ def _attempt(
     run: Callable[..., Any],
     shapes: Mapping[str, Shape | None],
     form: _Form,
-    watch: Watch,
+    follower: Follower,
     device: torch.device | str,
     trust: frozenset[str],
     scale: int,
     entries: Mapping[str, Tensor],
 ) -> Premise:
-    """Run once under a watch; the stack beyond this function is not looked at."""
-    magnitude = 0.0 if watch.dtype in HALF else 1.0
+    """Run once under a follower; the stack beyond this function is not looked at."""
+    magnitude = 0.0 if follower.dtype in HALF else 1.0
     drawn = random_states()
 
     def enter(shape: Shape, role: str, requires_grad: bool = True, name: str = "") -> Traced:
         by = scale if role in ("x", "g") else 1
         with _disable_current_modes():
-            held = torch.full(shape, by * magnitude, dtype=watch.dtype, device=device)
+            held = torch.full(shape, by * magnitude, dtype=follower.dtype, device=device)
             if name in entries:
                 held = entries[name].to(held, copy=True)
-        return watch.enter(held, role, scale=by, requires_grad=requires_grad)
+        return follower.enter(held, role, scale=by, requires_grad=requires_grad)
 
     results: dict[str, Any] = {}
     second = "not asked"
@@ -235,16 +235,16 @@ def _attempt(
             for name, shape in shapes.items()
         }
         leaves = {name: t for name, t in inputs.items() if t is not None}
-        with guarded(), trusting(watch, trust), WaysOut(_leave), Mode(watch):
+        with guarded(), trusting(follower, trust), WaysOut(_leave), Mode(follower):
             y = run(*inputs.values())
-            if watch.refused is None and not isinstance(y, Traced):
+            if follower.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
                 return _verdict(
-                    watch, results, second, "undecided",
+                    follower, results, second, "undecided",
                     f"what was returned is {came} that was made where nobody could follow",
                 )  # fmt: skip
-            if watch.refused is not None:  # and the program went on
-                return _judge(watch, form, results, second)
+            if follower.refused is not None:  # and the program went on
+                return _judge(follower, form, results, second)
             results["y"] = y
             grads: tuple[Any, ...] = (None,) * len(leaves)
             g: Tensor = enter(tuple(y.shape), "g", form.second, "g")
@@ -260,21 +260,23 @@ def _attempt(
     except Refusal:
         pass
     except Exception as error:  # noqa: BLE001 - whatever the accused raises is what is reported
-        if watch.refused is None:
+        if follower.refused is None:
             text = str(error).partition("\n")[0]
             return _verdict(
-                watch, results, second, "undecided",
+                follower, results, second, "undecided",
                 f"it cannot be followed: {type(error).__name__}: {text}",
                 Origin(type(error).__name__, source_lines.of_error(error)),
             )  # fmt: skip
     if random_states() != drawn:
-        watch.hesitate("random", "random numbers of Python or NumPy: two calls are two functions")
-    return _judge(watch, form, results, second)
+        follower.hesitate(
+            "random", "Python or NumPy drew random numbers: two calls are two functions"
+        )
+    return _judge(follower, form, results, second)
 
 
 def _leave(tensor: Tensor, way: str) -> Tensor:
     """What a way out may hand out of a tensor."""
-    return tensor.watch.escape(tensor, way) if isinstance(tensor, Traced) else tensor
+    return tensor.follower.escape(tensor, way) if isinstance(tensor, Traced) else tensor
 
 
 def _twice(
@@ -306,71 +308,71 @@ def _twice(
     return "followed"
 
 
-def _judge(watch: Watch, form: _Form, results: dict[str, Any], second: str) -> Premise:
+def _judge(follower: Follower, form: _Form, results: dict[str, Any], second: str) -> Premise:
     """The verdict on what came out, if nothing was refused on the way."""
-    if watch.refused is not None:
-        refusal, origin = watch.refused
-        return _verdict(watch, results, second, refusal.status, refusal.reason, origin)
+    if follower.refused is not None:
+        refusal, origin = follower.refused
+        return _verdict(follower, results, second, refusal.status, refusal.reason, origin)
     for quantity, tensor in results.items():
         if tensor is None:
             continue
-        if not isinstance(tensor, Traced) or tensor.cell.bound is None:
+        if not isinstance(tensor, Traced) or tensor.memory.bound is None:
             if isinstance(tensor, Traced) and not bool(tensor.held.count_nonzero()):
                 continue
             return _verdict(
-                watch, results, second, "refuted", f"{quantity} does not depend on its inputs",
-                tensor.cell.origin if isinstance(tensor, Traced) else Origin(),
+                follower, results, second, "refuted", f"{quantity} does not depend on its inputs",
+                tensor.memory.origin if isinstance(tensor, Traced) else Origin(),
             )  # fmt: skip
-        wanted, origin = form.of(quantity), tensor.cell.origin
+        wanted, origin = form.of(quantity), tensor.memory.origin
         extra = (tensor.bound or Bound()).terms.keys() - wanted
         if extra:
             may = ", ".join(sorted(spell(m) for m in wanted)) or "nothing"
             return _verdict(
-                watch, results, second, "refuted", f"{quantity} has degree "
+                follower, results, second, "refuted", f"{quantity} has degree "
                 f"{', '.join(sorted(spell(m) for m in extra))}; it may have {may}", origin,
             )  # fmt: skip
         if not bool(tensor.held.isfinite().all()):
             return _verdict(
-                watch, results, second, "refuted",
+                follower, results, second, "refuted",
                 f"{quantity} holds memory that nothing has written", origin,
             )  # fmt: skip
-    if watch.doubt is not None:
-        refusal, origin = watch.doubt
-        return _verdict(watch, results, second, "undecided", refusal.reason, origin)
-    return _verdict(watch, results, second, "proven")
+    if follower.doubt is not None:
+        refusal, origin = follower.doubt
+        return _verdict(follower, results, second, "undecided", refusal.reason, origin)
+    return _verdict(follower, results, second, "proven")
 
 
 def _verdict(
-    watch: Watch,
+    follower: Follower,
     results: Mapping[str, Any],
     second: str,
     status: str,
     reason: str = "",
     origin: Origin | None = None,
 ) -> Premise:
-    bits = BITS[watch.dtype]
+    bits = BITS[follower.dtype]
     sizes = [
-        (sum(c * watch.a**n for n, c in enumerate(by_degree)), by_degree, own)
-        for by_degree, own in watch.nodes
+        (sum(c * follower.a**n for n, c in enumerate(by_degree)), by_degree, own)
+        for by_degree, own in follower.nodes
     ]
     return Premise(
         status,
         reason,
         *(("", "") if origin is None else (origin.operator, origin.line)),
         degrees={name: _found(tensor) for name, tensor in results.items()},
-        constant=watch.constant,
+        constant=follower.constant,
         magnitude=max((size for size, _, _ in sizes), default=0),
         bits=bits,
         # A node of more bits than the program's has so much more room.
         terms=max((-(-sum(c) // 2 ** max(0, own - bits)) for _, c, own in sizes), default=0),
-        assumed=tuple(sorted(watch.assumed)),
-        trace=watch.trace,
-        operators=watch.operators,
+        assumed=tuple(sorted(follower.assumed)),
+        trace=follower.trace,
+        operators=follower.operators,
         second=second,
-        steps=tuple(watch.steps),
-        sums={} if watch.dtype in HALF else _sums(results),
-        finest=watch.finest,
-        numbers=tuple(watch.numbers),
+        steps=tuple(follower.steps),
+        sums={} if follower.dtype in HALF else _sums(results),
+        finest=follower.finest,
+        numbers=tuple(follower.numbers),
     )
 
 
@@ -381,7 +383,7 @@ def _sums(results: Mapping[str, Any]) -> dict[str, Tensor]:
 def _found(tensor: Any) -> tuple[str, ...]:
     if tensor is None:
         return ("missing",)
-    if not isinstance(tensor, Traced) or tensor.cell.bound is None:
+    if not isinstance(tensor, Traced) or tensor.memory.bound is None:
         return ("1",)
     known = tensor.bound or Bound()
     order = sorted(known.terms, key=lambda m: (-len(m), [ORDER.index(n) for n in m]))

@@ -1,4 +1,4 @@
-"""The watch that follows a program operator by operator, forward and backward.
+"""What follows a program operator by operator, forward and backward.
 
 Each operator on data is run on what the tensors wrap, and its rule says which monomials come out.
 Data hold magnitudes, and operators run on them as `magnitudes` says, so that what comes out counts
@@ -30,7 +30,7 @@ from convgraph.proof.layer.premise.degrees import (
 )
 from convgraph.proof.layer.premise.nonlinear import why_not
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
-from convgraph.proof.layer.premise.traced_tensor import Cell, Origin, Traced, covers, memory
+from convgraph.proof.layer.premise.traced_tensor import Memory, Origin, Traced, address, covers
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
 
@@ -38,7 +38,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @final
-class Watch:
+class Follower:
     """Follows one program.
 
     Args:
@@ -67,7 +67,7 @@ class Watch:
         lattice: Collection[Monomial],
         dtype: torch.dtype,
         a: int,
-        opaque: Callable[["Watch", Any, tuple[Any, ...], dict[str, Any]], Any],
+        opaque: Callable[["Follower", Any, tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
         """Start with nothing seen."""
         self.lattice, self.dtype, self.a, self.opaque = lattice, dtype, a, opaque
@@ -96,8 +96,8 @@ class Watch:
         self, inner: Tensor, role: str, *, scale: int = 1, requires_grad: bool = True
     ) -> Traced:
         """Wrap an input, of multiples of a whole number."""
-        cell = Cell(inner, Bound.of(role, scale), frozen=True)
-        made = Traced(inner, cell, self, requires_grad)
+        memory = Memory(inner, Bound.of(role, scale), frozen=True)
+        made = Traced(inner, memory, self, requires_grad)
         self._number(made)
         return made
 
@@ -120,8 +120,8 @@ class Watch:
     def escape(self, tensor: Traced, way: str) -> Tensor:
         """Return what a constant holds, and remember it; refuse to give data away."""
         bound = tensor.bound
-        tensor.cell.handed = tensor.cell.handed or ("" if way == "tolist" else way)
-        self._random(tensor.cell.random)
+        tensor.memory.handed = tensor.memory.handed or ("" if way == "tolist" else way)
+        self._random(tensor.memory.random)
         if bound is not None and self.ended:
             self.late.append(Origin(f"Tensor.{way}", source_lines.here()))
         elif bound is not None:
@@ -149,8 +149,8 @@ class Watch:
         traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
         plain_args, plain_kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
         written = aten.written(func, args, kwargs)
-        data = [t for t in traced if t.cell.bound is not None]
-        random = next((t.cell.random for t in traced if t.cell.random), None)
+        data = [t for t in traced if t.memory.bound is not None]
+        random = next((t.memory.random for t in traced if t.memory.random), None)
         if torch.Tag.nondeterministic_seeded in func.tags:
             random = Origin(qualified_name(func), source_lines.here())
         if not data:
@@ -174,7 +174,7 @@ class Watch:
         found = self._ruled(name, func, call, data) if self._needs_rule(func, name) else None
         if found is _DECOMPOSED:
             return func.decompose(*args, **kwargs)
-        before = [self._all_of(t.cell) for t in written]
+        before = [self._all_of(t.memory) for t in written]
         kept = {id(t.held) for t in (*data, *written)}
         outputs = magnitudes.run(func, name, plain_args, plain_kwargs, kept)
         self.note(func.name(), tree_leaves((args, kwargs)), outputs, step=is_step(func))
@@ -190,20 +190,20 @@ class Watch:
                 "undecided", name, "data are written to memory that was not made by torch within "
                 "this call, or that outlives it"
             )  # fmt: skip
-        elif target.cell.frozen:
+        elif target.memory.frozen:
             self.refuse("refuted", name, "an input is written to")
-        elif target.cell.handed:
+        elif target.memory.handed:
             self.refuse(
                 "undecided", name, f"data are written to memory that has left torch by "
-                f"Tensor.{target.cell.handed}; whoever holds it can read and change them"
+                f"Tensor.{target.memory.handed}; whoever holds it can read and change them"
             )  # fmt: skip
-        elif target.cell.bound is None and target.cell.base.layout == torch.strided:
-            target.cell.base.abs_()  # from here on these entries are summed with data
+        elif target.memory.bound is None and target.memory.base.layout == torch.strided:
+            target.memory.base.abs_()  # from here on these entries are summed with data
 
     def _late(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator on what an earlier call has left behind: numbers in, numbers out."""
         traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
-        if any(t.cell.bound is not None for t in traced):
+        if any(t.memory.bound is not None for t in traced):
             self.late.append(Origin(qualified_name(func), source_lines.here()))
         return func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
 
@@ -240,15 +240,15 @@ class Watch:
     def _known(self, traced: Traced | None, inner: Tensor) -> Bound:
         if traced is not None and traced.bound is not None:
             return traced.bound
-        if traced is not None and traced.cell.random:
-            self._random(traced.cell.random)
-        found = measure(inner, hollow=traced is not None and traced.cell.hollow)
+        if traced is not None and traced.memory.random:
+            self._random(traced.memory.random)
+        found = measure(inner, hollow=traced is not None and traced.memory.hollow)
         for number in found.terms.values():
             self.constant = max(self.constant, number / 2**found.step)
         return found
 
-    def _all_of(self, cell: Cell) -> Bound:
-        return measure(cell.base, hollow=cell.hollow) if cell.bound is None else cell.bound
+    def _all_of(self, memory: Memory) -> Bound:
+        return measure(memory.base, hollow=memory.hollow) if memory.bound is None else memory.bound
 
     # What comes out
 
@@ -261,32 +261,32 @@ class Watch:
         if written and any(isinstance(t, Traced) for t in written):
             for target in written:
                 if isinstance(target, Traced):
-                    target.cell.random = target.cell.random or random
+                    target.memory.random = target.memory.random or random
                 else:
                     self._random(random)
             return written[0] if len(written) == 1 else outputs
         hollow = base_of(func) in _EMPTY
-        foreign = {memory(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        cells = {memory(t.held): t.cell for t in traced}
+        foreign = {address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        memories = {address(t.held): t.memory for t in traced}
 
         def wrap(value: Any) -> Any:
             followed = isinstance(value, Tensor) and value.dtype.is_floating_point
-            place = memory(value) if followed and value.layout == torch.strided else None
-            if place in cells:
-                return Traced(value, cells[place], self)
+            place = address(value) if followed and value.layout == torch.strided else None
+            if place in memories:
+                return Traced(value, memories[place], self)
             if place is None or place in foreign:
                 self._random(random)
                 return value
             if hollow:
                 value.fill_(torch.nan)
-            return Traced(value, Cell(value, hollow=hollow, random=random), self)
+            return Traced(value, Memory(value, hollow=hollow, random=random), self)
 
         return tree_map(wrap, outputs)
 
     def _write(
         self, func: Any, written: list[Any], before: list[Bound], found: Any, data: list[Traced]
     ) -> Any:
-        """The cell of what was written knows the new entries, and the old that remain."""
+        """The memory of what was written knows the new entries, and the old that remain."""
         bounds = found if isinstance(found, list) else [found]
         for target, old, bound in zip(written, before, bounds, strict=True):
             if target.held.shape != target.shape:
@@ -294,17 +294,17 @@ class Watch:
                     "undecided", qualified_name(func), "the shape of a tensor changes in place"
                 )
             self._settle(qualified_name(func), bound, target.dtype)
-            cell = target.cell
+            memory = target.memory
             origin = self._origin(func, bound, data)
             if covers(target.held):
-                cell.bound, cell.hollow, cell.random = bound, False, None
-                cell.pieces = ()
+                memory.bound, memory.hollow, memory.random = bound, False, None
+                memory.pieces = ()
             else:
-                self._random(cell.random)
+                self._random(memory.random)
                 if old.terms.keys() - bound.terms.keys():
                     origin = Origin(qualified_name(func), source_lines.here())
-                cell.bound, cell.pieces = old.either(bound), ()
-            cell.origin = origin
+                memory.bound, memory.pieces = old.either(bound), ()
+            memory.origin = origin
             self._number(target)
         return written[0] if len(written) == 1 else tuple(written)
 
@@ -325,7 +325,7 @@ class Watch:
         self, func: Any, outputs: Any, found: Any, traced: list[Traced], data: list[Traced],
         args: Any = (),
     ) -> Any:  # fmt: skip
-        cells = {memory(t.held): t.cell for t in traced}
+        memories = {address(t.held): t.memory for t in traced}
         bounds = iter(found) if isinstance(found, list) else None
         if (pieces := self._side_by_side(func, args)) and isinstance(found, Bound):
             found = union(bound for _, _, bound in pieces)
@@ -334,11 +334,11 @@ class Watch:
             bound = next(bounds) if bounds is not None else found
             if not isinstance(value, Tensor):
                 return value
-            place = memory(value)
-            if place in cells:
-                if value.dtype != cells[place].base.dtype:
+            place = address(value)
+            if place in memories:
+                if value.dtype != memories[place].base.dtype:
                     self.refuse("undecided", qualified_name(func), "a view of another dtype")
-                cell = cells[place]
+                memory = memories[place]
             elif bound is None:
                 if func.is_view or not isinstance(found, (list, type(None))):
                     self.refuse("undecided", qualified_name(func), "a view of unknown memory")
@@ -347,12 +347,12 @@ class Watch:
                     return value
                 if hollow:
                     value.fill_(torch.nan)
-                cell = Cell(value, hollow=hollow)
+                memory = Memory(value, hollow=hollow)
             else:
                 self._settle(qualified_name(func), bound, value.dtype)
-                cell = Cell(value, bound, origin=self._origin(func, bound, data))
-                cell.pieces = pieces if value.is_contiguous() else ()
-            made = Traced(value, cell, self)
+                memory = Memory(value, bound, origin=self._origin(func, bound, data))
+                memory.pieces = pieces if value.is_contiguous() else ()
+            made = Traced(value, memory, self)
             self._number(made)
             return made
 
@@ -389,7 +389,7 @@ class Watch:
 
     def _origin(self, func: Any, bound: Bound, data: list[Traced]) -> Origin:
         """Where the monomials came together: here, or before if this is a move or a product."""
-        operands = [(t.bound.terms, t.cell.origin) for t in data if t.bound is not None]
+        operands = [(t.bound.terms, t.memory.origin) for t in data if t.bound is not None]
         for terms, origin in operands:
             if terms.keys() == bound.terms.keys():
                 return origin
@@ -416,8 +416,8 @@ class Watch:
     def adopt(self, operator: str, value: Tensor, bound: Bound) -> Traced:
         """Wrap a result whose bound was found elsewhere."""
         self._settle(operator, bound, value.dtype)
-        cell = Cell(value, bound, origin=Origin(operator, source_lines.here()))
-        made = Traced(value, cell, self)
+        memory = Memory(value, bound, origin=Origin(operator, source_lines.here()))
+        made = Traced(value, memory, self)
         self._number(made)
         return made
 
@@ -426,16 +426,16 @@ class Watch:
 class Mode(TorchDispatchMode):
     """Sees every operator, those on constants too, so that new tensors can be written to."""
 
-    def __init__(self, watch: Watch) -> None:
-        """Follow for this watch."""
+    def __init__(self, follower: Follower) -> None:
+        """Follow for this follower."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.watch = watch
+        self.follower = follower
 
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         with torch._C.DisableTorchFunction():
-            return self.watch.call(func, args, kwargs or {})
+            return self.follower.call(func, args, kwargs or {})
 
 
 _DECOMPOSED = object()

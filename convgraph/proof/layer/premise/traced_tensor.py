@@ -1,7 +1,7 @@
 """Tensors that carry the degrees of their entries.
 
 A `Traced` wraps a tensor that holds real numbers; each operator on it is run on what it wraps, and
-its rule says which monomials come out. What is known belongs to memory, not to views: a `Cell` is
+its rule says which monomials come out. What is known belongs to memory, not to views: a `Memory` is
 shared by all tensors of one storage, so that a write through any of them is known to all. Tensors
 that depend on no input stay constants, whose numbers may be read.
 """
@@ -30,7 +30,7 @@ class Origin:
 
 @final
 @dataclass
-class Cell:
+class Memory:
     """What is known of one piece of memory.
 
     Attributes:
@@ -60,13 +60,13 @@ class Traced(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     held: Tensor
-    cell: Cell
-    watch: Any
+    memory: Memory
+    follower: Any
     number: int
 
     @staticmethod
     def __new__(  # noqa: D102
-        cls, inner: Tensor, cell: Cell, watch: Any, requires_grad: bool = False
+        cls, inner: Tensor, memory: Memory, follower: Any, requires_grad: bool = False
     ) -> "Traced":
         made: Traced = torch.Tensor._make_wrapper_subclass(
             cls,
@@ -77,15 +77,15 @@ class Traced(Tensor):
             device=inner.device,
             requires_grad=requires_grad,
         )
-        made.held, made.cell, made.watch, made.number = inner, cell, watch, -1
+        made.held, made.memory, made.follower, made.number = inner, memory, follower, -1
         return made
 
     @property
     def bound(self) -> Bound | None:
         """What is known of the entries of this view; None for a constant."""
-        pieces = self.cell.pieces
-        if self.cell.bound is None or not pieces or not self.numel():
-            return self.cell.bound
+        pieces = self.memory.pieces
+        if self.memory.bound is None or not pieces or not self.numel():
+            return self.memory.bound
         first = self.storage_offset()
         sizes = zip(self.shape, self.stride(), strict=True)
         last = first + sum((n - 1) * step for n, step in sizes)
@@ -95,13 +95,13 @@ class Traced(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        (watch, *_) = (t.watch for t in tree_leaves((args, kwargs)) if isinstance(t, Traced))
+        (follower, *_) = (t.follower for t in tree_leaves((args, kwargs)) if isinstance(t, Traced))
         with torch._C.DisableTorchFunction():
-            return watch.call(func, args, kwargs or {})
+            return follower.call(func, args, kwargs or {})
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Shape and monomials; no numbers, which would be a way out for them."""
-        known = "constant" if self.cell.bound is None else ", ".join(self.cell.bound.spelled())
+        known = "constant" if self.memory.bound is None else ", ".join(self.memory.bound.spelled())
         return f"Traced({tuple(self.shape)}, {self.dtype}, {known})"
 
     def __deepcopy__(self, memo: Any) -> Tensor:
@@ -110,51 +110,51 @@ class Traced(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles hold numbers."""
-        self.watch.escape(self, "pickle")
+        self.follower.escape(self, "pickle")
         return self.held.__reduce_ex__(protocol)
 
     # What gives numbers away without an operator. A constant may; data may not.
 
     def numpy(self, **how: Any) -> Any:
         """The numbers of a constant."""
-        return self.watch.escape(self, "numpy").numpy(**how)
+        return self.follower.escape(self, "numpy").numpy(**how)
 
     def __array__(self, *how: Any, **more: Any) -> Any:
         """The numbers of a constant."""
-        return self.watch.escape(self, "numpy").__array__(*how, **more)
+        return self.follower.escape(self, "numpy").__array__(*how, **more)
 
     def tolist(self) -> Any:
         """The numbers of a constant."""
-        return self.watch.escape(self, "tolist").tolist()
+        return self.follower.escape(self, "tolist").tolist()
 
     def apply_(self, function: Any) -> Any:
         """The numbers of a constant, one after the other in Python."""
-        self.watch.escape(self, "apply_").apply_(function)
+        self.follower.escape(self, "apply_").apply_(function)
         return self
 
     def data_ptr(self) -> Any:
         """Where the numbers of a constant are."""
-        return self.watch.escape(self, "data_ptr").data_ptr()
+        return self.follower.escape(self, "data_ptr").data_ptr()
 
     def const_data_ptr(self) -> Any:
         """Where the numbers of a constant are."""
-        return self.watch.escape(self, "data_ptr").data_ptr()
+        return self.follower.escape(self, "data_ptr").data_ptr()
 
     def mutable_data_ptr(self) -> Any:
         """Where the numbers of a constant are."""
-        return self.watch.escape(self, "data_ptr").data_ptr()
+        return self.follower.escape(self, "data_ptr").data_ptr()
 
     def untyped_storage(self) -> Any:
         """Memory of a constant."""
-        return self.watch.escape(self, "untyped_storage").untyped_storage()
+        return self.follower.escape(self, "untyped_storage").untyped_storage()
 
     def storage(self) -> Any:
         """Memory of a constant."""
-        return self.watch.escape(self, "storage").storage()
+        return self.follower.escape(self, "storage").storage()
 
     def __dlpack__(self, *how: Any, **more: Any) -> Any:
         """Memory of a constant."""
-        return self.watch.escape(self, "dlpack").__dlpack__(*how, **more)
+        return self.follower.escape(self, "dlpack").__dlpack__(*how, **more)
 
     def __dlpack_device__(self) -> Any:
         """Where it is."""
@@ -168,15 +168,15 @@ class Traced(Tensor):
     @data.setter
     def data(self, value: Tensor) -> None:
         """Swap what a tensor holds, as modules do where they are moved to another dtype."""
-        if self.cell.bound is not None:
-            self.watch.refuse("refuted", "Tensor.data", "assigning .data swaps what data are")
+        if self.memory.bound is not None:
+            self.follower.refuse("refuted", "Tensor.data", "assigning .data swaps what data are")
         if not isinstance(value, Traced):
-            self.watch.refuse(
+            self.follower.refuse(
                 "undecided", "Tensor.data", "assigning .data brings unknown memory in"
             )
         other: Any = value
         torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
-        self.held, self.cell = other.held, other.cell
+        self.held, self.memory = other.held, other.memory
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def guarded() -> Iterator[None]:
             setattr(module, name, found)
 
 
-def memory(tensor: Tensor) -> int:
+def address(tensor: Tensor) -> int:
     """What two tensors that share memory have in common."""
     if tensor.layout != torch.strided:
         return id(tensor)

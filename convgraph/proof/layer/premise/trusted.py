@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from convgraph.proof.aten import qualified_name
 from convgraph.proof.layer.premise.degrees import Bound
-from convgraph.proof.layer.premise.follower import Watch
+from convgraph.proof.layer.premise.follower import Follower
 from convgraph.proof.layer.premise.product_rules import product_of
 from convgraph.proof.layer.premise.traced_tensor import Traced
 
@@ -30,41 +30,43 @@ _MOST = 5
 
 
 def trusted(trust: Collection[str]) -> Callable[..., Any]:
-    """Return how a watch takes operators outside of aten."""
+    """Return how a follower takes operators outside of aten."""
 
-    def opaque(watch: Watch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def opaque(follower: Follower, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = qualified_name(func)
         if name not in trust:
-            watch.refuse(
+            follower.refuse(
                 "undecided", name, f"{name} is a custom operator, unknown to the judge; "
                 f"trust=({name!r},) takes it as multilinear by assumption"
             )  # fmt: skip
         if func._schema.is_mutable:
-            watch.refuse("undecided", name, f"{name} writes to its arguments; give it a result")
-        watch.assumed.add(name)
+            follower.refuse("undecided", name, f"{name} writes to its arguments; give it a result")
+        follower.assumed.add(name)
         leaves, spec = tree_flatten((args, kwargs))
 
         def run(values: list[Any]) -> Any:
             some, named = tree_unflatten(values, spec)
             return func(*some, **named)
 
-        return take(watch, name, run, leaves)
+        return take(follower, name, run, leaves)
 
     return opaque
 
 
-def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
+def take(follower: Follower, name: str, run: Callable[[list[Any]], Any], leaves: list[Any]) -> Any:
     """Run something multilinear by assumption and read its monomials off.
 
     Args:
-        watch: that follows the program.
+        follower: that follows the program.
         name: for the record.
         run: takes the leaves, unwrapped, and returns tensors.
         leaves: arguments, flat.
     """
-    data = [i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.cell.bound is not None]
+    data = [i for i, t in enumerate(leaves) if isinstance(t, Traced) and t.memory.bound is not None]
     if len(data) > _MOST:
-        watch.refuse("undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}")
+        follower.refuse(
+            "undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}"
+        )
     plain = [t.held if isinstance(t, Traced) else t for t in leaves]
     outputs, spec = tree_flatten(run(plain))
     bounds = [Bound() for _ in outputs]
@@ -85,9 +87,9 @@ def take(watch: Watch, name: str, run: Callable[[list[Any]], Any], leaves: list[
             most = int(part.abs().max().ceil()) if part.numel() else 0
             if most:
                 bounds[place] = bounds[place].plus(product_of(known).many(most))
-    watch.note(name, leaves, outputs)
+    follower.note(name, leaves, outputs)
     made = [
-        watch.adopt(name, value, bound) if isinstance(value, Tensor) else value
+        follower.adopt(name, value, bound) if isinstance(value, Tensor) else value
         for value, bound in zip(outputs, bounds, strict=True)
     ]
     return tree_unflatten(made, spec)
@@ -101,11 +103,11 @@ def _only(value: Any, kept: bool, data: bool) -> Any:
 
 
 @contextmanager
-def trusting(watch: Watch, trust: Collection[str]) -> Iterator[None]:
+def trusting(follower: Follower, trust: Collection[str]) -> Iterator[None]:
     """Take autograd functions of these names as multilinear, forward and backward, for a block."""
     with ExitStack() as stack:
         for function, name in named_in(trust):
-            stack.enter_context(_replaced(watch, function, name))
+            stack.enter_context(_replaced(follower, function, name))
         yield
 
 
@@ -146,7 +148,7 @@ class _Context:
 
 
 @contextmanager
-def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
+def _replaced(follower: Follower, function: Any, name: str) -> Iterator[None]:
     """Stand between a function and what it computes, and leave it as it was."""
     forward, backward = function.forward, function.backward
     setup = function.setup_context
@@ -168,8 +170,8 @@ def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
 
     def judged(*args: Any) -> Any:
         needed = (False,) * len(args)
-        watch.assumed.add(name)
-        return take(watch, name, lambda plain: value(plain, _Context(needed)), list(args))
+        follower.assumed.add(name)
+        return take(follower, name, lambda plain: value(plain, _Context(needed)), list(args))
 
     def judged_with(ctx: Any, *args: Any) -> Any:
         ctx.judged = args
@@ -186,7 +188,7 @@ def _replaced(watch: Watch, function: Any, name: str) -> Iterator[None]:
             found = gradient(plain[:count], plain[count:], needed)
             return found if isinstance(found, tuple) else (found,)
 
-        return take(watch, f"{name}.backward", run, [*args, *grads])
+        return take(follower, f"{name}.backward", run, [*args, *grads])
 
     function.forward = staticmethod(judged if apart else judged_with)
     function.backward = staticmethod(torch.autograd.function.once_differentiable(judged_back))

@@ -16,9 +16,9 @@ from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
     GROWN,
     RULES,
-    Entry,
+    BoundedCall,
     NoRule,
-    Setting,
+    WithError,
     rounded,
     rule,
 )
@@ -28,94 +28,94 @@ SEVERAL = frozenset({"convolution_backward", "native_batch_norm_backward"})
 
 
 @rule("threshold_backward")
-def _threshold(s: Setting) -> Tensor:
-    g, x, kink = s.of("grad_output"), s.of("self"), float(s.given.get("threshold", 0))
+def _threshold(call: BoundedCall) -> Tensor:
+    g, x, kink = call.of("grad_output"), call.of("self"), float(call.given.get("threshold", 0))
     sure = (x.x - kink).abs() > 2 * x.e
     return torch.where(sure | (x.e == 0), g.e, g.a)
 
 
 @rule("hardtanh_backward")
-def _hardtanh(s: Setting) -> Tensor:
-    g, x = s.of("grad_output"), s.of("self")
+def _hardtanh(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
     sure = torch.ones_like(g.e, dtype=torch.bool)
     for name in ("min_val", "max_val"):
-        sure &= ((x.x - float(s.given[name])).abs() > 2 * x.e) | (x.e == 0)
+        sure &= ((x.x - float(call.given[name])).abs() > 2 * x.e) | (x.e == 0)
     return torch.where(sure, g.e, g.a)
 
 
 @rule("sigmoid_backward")
-def _sigmoid(s: Setting) -> Tensor:
-    g, y = s.of("grad_output"), s.of("output")  # g y (1 - y), of slope 1 in y at most
-    return rounded(s, 0.25 * g.e + g.a * y.e, ELEMENTARY)
+def _sigmoid(call: BoundedCall) -> Tensor:
+    g, y = call.of("grad_output"), call.of("output")  # g y (1 - y), of slope 1 in y at most
+    return rounded(call, 0.25 * g.e + g.a * y.e, ELEMENTARY)
 
 
 @rule("tanh_backward")
-def _tanh(s: Setting) -> Tensor:
-    g, y = s.of("grad_output"), s.of("output")  # g (1 - y^2)
-    return rounded(s, g.e + 2 * g.a * y.e, ELEMENTARY)
+def _tanh(call: BoundedCall) -> Tensor:
+    g, y = call.of("grad_output"), call.of("output")  # g (1 - y^2)
+    return rounded(call, g.e + 2 * g.a * y.e, ELEMENTARY)
 
 
 @rule("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward")
-def _linear(s: Setting) -> Tensor:
-    g = s.of("grad_output")
-    gamma = s.gamma(g.x[0, 0].numel() + 1)
+def _linear(call: BoundedCall) -> Tensor:
+    g = call.of("grad_output")
+    gamma = call.gamma(g.x[0, 0].numel() + 1)
     if gamma == inf:
         raise NoRule("n u >= 1")
-    wide = {k: v.x.abs() if isinstance(v, Entry) else v for k, v in s.given.items()}
-    made: Tensor = s.func(**{**wide, "grad_output": g.e + gamma * g.a})
-    return made.abs() + s.tiny
+    wide = {k: v.x.abs() if isinstance(v, WithError) else v for k, v in call.given.items()}
+    made: Tensor = call.func(**{**wide, "grad_output": g.e + gamma * g.a})
+    return made.abs() + call.tiny
 
 
-def _convolution(s: Setting) -> list[Tensor]:
-    g, x, w = s.of("grad_output"), s.of("input"), s.of("weight")
+def _convolution(call: BoundedCall) -> list[Tensor]:
+    g, x, w = call.of("grad_output"), call.of("input"), call.of("weight")
     per = w.x[0].numel() * max(1, w.x.shape[0])
-    gamma = s.gamma(max(per, g.x.numel() // max(1, g.x.shape[1])) + 1)
+    gamma = call.gamma(max(per, g.x.numel() // max(1, g.x.shape[1])) + 1)
     if gamma == inf:
         raise NoRule("n u >= 1")
 
     def back(head: Tensor, image: Tensor, weight: Tensor) -> Any:
-        given = {**s.given, "grad_output": head, "input": image, "weight": weight}
-        given["output_mask"] = [True, True, s.given["output_mask"][2]]
-        return s.func(**given)
+        given = {**call.given, "grad_output": head, "input": image, "weight": weight}
+        given["output_mask"] = [True, True, call.given["output_mask"][2]]
+        return call.func(**given)
 
     first, second = back(g.e + gamma * g.a, x.a, w.a), back(g.a, x.e, w.e)
     found = [first[0] + second[0], first[1] + second[1], first[2]]
-    asked = zip(found, s.given["output_mask"], strict=True)
-    return [one + s.tiny * per for one, mine in asked if mine and one is not None]
+    asked = zip(found, call.given["output_mask"], strict=True)
+    return [one + call.tiny * per for one, mine in asked if mine and one is not None]
 
 
-def _batch_norm(s: Setting) -> list[Tensor]:
-    if s.given.get("train"):
+def _batch_norm(call: BoundedCall) -> list[Tensor]:
+    if call.given.get("train"):
         raise NoRule("it is in training")
-    g, x = s.of("grad_out"), s.of("input")
+    g, x = call.of("grad_out"), call.of("input")
     shape = (1, -1, *(1,) * (x.x.dim() - 2))
     axes = [d for d in range(x.x.dim()) if d != 1]
-    mean, var = (s.of(f"running_{name}") for name in ("mean", "var"))
+    mean, var = (call.of(f"running_{name}") for name in ("mean", "var"))
     if bool(mean.e.any()) or bool(var.e.any()):
         raise NoRule("its statistics are data")
-    inv = (var.x + s.given["eps"]).rsqrt().reshape(shape)
-    held = s.given.get("weight")
+    inv = (var.x + call.given["eps"]).rsqrt().reshape(shape)
+    held = call.given.get("weight")
     w = (
         held
-        if isinstance(held, Entry)
-        else Entry(torch.ones_like(mean.x), torch.zeros_like(mean.x))
+        if isinstance(held, WithError)
+        else WithError(torch.ones_like(mean.x), torch.zeros_like(mean.x))
     )
     a, e = (part.reshape(shape) for part in (w.a, w.e))
-    gamma = s.gamma(x.x.numel() // x.x.shape[1] + 2 * ELEMENTARY)
+    gamma = call.gamma(x.x.numel() // x.x.shape[1] + 2 * ELEMENTARY)
     if gamma == inf:
         raise NoRule("n u >= 1")
     wide = x.a + mean.x.abs().reshape(shape)
     found = [
-        inv * (a * g.e + e * g.a + s.gamma(ELEMENTARY) * a * g.a),
+        inv * (a * g.e + e * g.a + call.gamma(ELEMENTARY) * a * g.a),
         (inv * (g.e * wide + g.a * x.e + gamma * g.a * wide)).sum(axes),
         (g.e + gamma * g.a).sum(axes),
     ]
-    asked = zip(found, s.given["output_mask"], strict=True)
-    return [one + s.tiny for one, mine in asked if mine]
+    asked = zip(found, call.given["output_mask"], strict=True)
+    return [one + call.tiny for one, mine in asked if mine]
 
 
-def _grown(made: Callable[[Setting], list[Tensor]], s: Setting) -> list[Tensor]:
-    return [one * GROWN for one in made(s)]
+def _grown(made: Callable[[BoundedCall], list[Tensor]], call: BoundedCall) -> list[Tensor]:
+    return [one * GROWN for one in made(call)]
 
 
 for _name, _made in (

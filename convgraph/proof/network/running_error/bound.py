@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from convgraph.proof import aten
 from convgraph.proof.network.running_error import backward_rules, product_rules, sum_rules
 from convgraph.proof.network.running_error.backward_rules import SEVERAL
-from convgraph.proof.network.running_error.call import RULES, Entry, NoRule, Setting
+from convgraph.proof.network.running_error.call import RULES, BoundedCall, NoRule, WithError
 
 SWEEP = 16
 FILES = (product_rules, sum_rules, backward_rules)
@@ -117,9 +117,7 @@ class RunningBound(TorchDispatchMode):
                     args[0], torch.zeros((), dtype=torch.float64) if fresh is None else fresh
                 )
             return out
-        setting = (
-            self._setting(func, args, kwargs, copy=bool(targets)) if not func.is_view else None
-        )
+        call = self._call(func, args, kwargs, copy=bool(targets)) if not func.is_view else None
         out = func(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         storages = {t.untyped_storage()._cdata for t in tensors}
@@ -133,14 +131,14 @@ class RunningBound(TorchDispatchMode):
                     continue
                 storage = tensor.untyped_storage()
                 self._tainted[storage._cdata] = StorageWeakRef(storage)
-        if setting is None or not outputs or not outputs[0].is_floating_point():
+        if call is None or not outputs or not outputs[0].is_floating_point():
             return out
         rule = RULES.get(name)
         try:
             if rule is None:
                 raise NoRule("no rule for its error")
-            setting.y = outputs[0].double()
-            error = rule(setting)
+            call.y = outputs[0].double()
+            error = rule(call)
         except NoRule as reason:
             self._end(name, str(reason))
             return out
@@ -165,14 +163,14 @@ class RunningBound(TorchDispatchMode):
             if tensor.is_floating_point():
                 self._write(tensor, error)
 
-    def _setting(self, func: Any, args: Any, kwargs: Any, *, copy: bool) -> Setting:
+    def _call(self, func: Any, args: Any, kwargs: Any, *, copy: bool) -> BoundedCall:
         named = aten.arguments(func, args, kwargs)
         floats = [v for v in tree_leaves(named) if isinstance(v, Tensor) and v.is_floating_point()]
         dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)
 
         def entry(value: Any) -> Any:
             if isinstance(value, Tensor) and value.is_floating_point():
-                return Entry(value.to(torch.float64, copy=copy), self.bound(value).clone())
+                return WithError(value.to(torch.float64, copy=copy), self.bound(value).clone())
             return value
 
-        return Setting(func, {k: entry(v) for k, v in named.items()}, dtype)
+        return BoundedCall(func, {k: entry(v) for k, v in named.items()}, dtype)

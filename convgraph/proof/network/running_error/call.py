@@ -9,7 +9,7 @@ roundings in any order (infinite where n u >= 1), eta the smallest subnormal num
 * L-Lipschitz, elementary: L E + 8 u M, M a bound of what is rounded.
 * Functions of the vendor's library are no single rounding: which one runs, and how far it errs,
   depends on the processor. What each is granted is an assumption, with room above what was measured
-  on three instruction sets (docs/design/networks.md, tests/proof/vendor_functions.py).
+  on three instruction sets (docs/design/networks.md).
 * Norms: interval arguments on mean and variance; the variance's own error is taken as
   4 (n + 4) u mean(A^2), which two-pass, Welford's and the naive formula all keep.
 
@@ -43,7 +43,7 @@ class NoRule(Exception):  # noqa: N818  # ends the bound, no error
 
 @final
 @dataclass(frozen=True)
-class Entry:
+class WithError:
     """One floating argument: its recorded value and its bound, float64."""
 
     x: Tensor
@@ -62,8 +62,8 @@ class Entry:
 
 @final
 @dataclass
-class Setting:
-    """One call: the operator, its arguments by name (`Entry` for floats), its dtype, its value."""
+class BoundedCall:
+    """One call: operator, arguments by name (`WithError` for floats), dtype, value."""
 
     func: Any
     given: dict[str, Any]
@@ -85,22 +85,22 @@ class Setting:
         """Bound n roundings in a row: n u / (1 - n u)."""
         return n * self.u / (1 - n * self.u) if n * self.u < 1 else inf
 
-    def of(self, name: str) -> Entry:
+    def of(self, name: str) -> WithError:
         """One argument, a number as an exact entry."""
         value = self.given.get(name)
-        if isinstance(value, Entry):
+        if isinstance(value, WithError):
             return value
         if isinstance(value, Tensor):  # integers are exact
-            return Entry(value.double(), torch.zeros(value.shape, dtype=torch.float64))
+            return WithError(value.double(), torch.zeros(value.shape, dtype=torch.float64))
         if isinstance(value, (int, float)):
             like = self.y if isinstance(self.y, Tensor) else torch.zeros(())
             number = torch.tensor(float(value), dtype=torch.float64, device=like.device)
             # a Python number is rounded to the dtype first
-            return Entry(number, number.abs() * self.u)
+            return WithError(number, number.abs() * self.u)
         raise NoRule(f"its argument {name!r} is {type(value).__name__}")
 
 
-Rule = Callable[[Setting], Tensor]
+Rule = Callable[[BoundedCall], Tensor]
 RULES: dict[str, Rule] = {}
 
 
@@ -111,18 +111,20 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         for name in names:
             if name in RULES:
                 raise ValueError(f"two rules for {name}")
-            RULES[name] = lambda s: made(s) * GROWN
+            RULES[name] = lambda call: made(call) * GROWN
         return made
 
     return register
 
 
-def rounded(s: Setting, error: Tensor, roundings: float = 1) -> Tensor:
+def rounded(call: BoundedCall, error: Tensor, roundings: float = 1) -> Tensor:
     """Add the rounding of a result that is already off by `error`."""
-    found: Tensor = error + s.gamma(roundings) * (s.y.abs() * (1 + 2 * s.u) + 2 * error) + s.tiny
+    found: Tensor = (
+        error + call.gamma(roundings) * (call.y.abs() * (1 + 2 * call.u) + 2 * error) + call.tiny
+    )
     return found
 
 
-def with_self(s: Setting, e: Tensor) -> dict[str, Any]:
+def with_self(call: BoundedCall, e: Tensor) -> dict[str, Any]:
     """Return the call's arguments with a bound in the place of its input."""
-    return {name: e if name == "self" else value for name, value in s.given.items()}
+    return {name: e if name == "self" else value for name, value in call.given.items()}

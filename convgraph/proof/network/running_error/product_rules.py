@@ -9,10 +9,10 @@ from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
     QUOTIENT,
     ROOT,
-    Entry,
+    BoundedCall,
     NoRule,
     Rule,
-    Setting,
+    WithError,
     rounded,
     rule,
     with_self,
@@ -22,9 +22,9 @@ from convgraph.proof.network.running_error.call import (
 
 
 @rule("convolution")
-def _convolution(s: Setting) -> Tensor:
-    x, w, b = s.of("input"), s.of("weight"), s.given.get("bias")
-    g = s.given
+def _convolution(call: BoundedCall) -> Tensor:
+    x, w, b = call.of("input"), call.of("weight"), call.given.get("bias")
+    g = call.given
     arguments = [
         g.get("stride"), g.get("padding"), g.get("dilation"), g.get("transposed", False),
         g.get("output_padding", [0] * (w.x.dim() - 2)), g.get("groups", 1),
@@ -37,49 +37,51 @@ def _convolution(s: Setting) -> Tensor:
     axis = 0 if arguments[3] else 1  # a transposed weight is (in, out / groups, ...)
     per = w.x.shape[0] // arguments[5] if axis == 0 else w.x.shape[1]
     n = per * w.x[0, 0].numel() + (b is not None)
-    gamma = s.gamma(n)
+    gamma = call.gamma(n)
     if gamma == inf:
         raise NoRule("n u >= 1")
     error = conv(x.e + gamma * x.a, w.a)
     if bool(w.e.any()):
         error = error + conv(x.a, w.e)
-    if isinstance(b, Entry):
+    if isinstance(b, WithError):
         shape = (1, -1, *(1,) * (w.x.dim() - 2))
         error = error + (b.e + gamma * b.a).view(shape)
-    return error + n * s.tiny
+    return error + n * call.tiny
 
 
-def _product(s: Setting, one: Entry, two: Entry, extra: int = 0) -> Tensor:
+def _product(call: BoundedCall, one: WithError, two: WithError, extra: int = 0) -> Tensor:
     n = one.x.shape[-1]
-    if s.gamma(n + extra) == inf:
+    if call.gamma(n + extra) == inf:
         raise NoRule("n u >= 1")
-    error = torch.matmul(one.a, two.e + s.gamma(n + extra) * two.a) + torch.matmul(one.e, two.a)
-    return error + (n + extra) * s.tiny
+    error = torch.matmul(one.a, two.e + call.gamma(n + extra) * two.a) + torch.matmul(one.e, two.a)
+    return error + (n + extra) * call.tiny
 
 
 @rule("mm", "bmm", "mv", "dot")
-def _matmul(s: Setting) -> Tensor:
-    one = s.of("self")
-    return _product(s, one, s.of(next(k for k in ("mat2", "vec", "tensor") if k in s.given)))
+def _matmul(call: BoundedCall) -> Tensor:
+    one = call.of("self")
+    return _product(
+        call, one, call.of(next(k for k in ("mat2", "vec", "tensor") if k in call.given))
+    )
 
 
 @rule("addmm", "baddbmm", "addmv")
-def _addmm(s: Setting) -> Tensor:
-    if s.given.get("alpha", 1) != 1 or s.given.get("beta", 1) != 1:
+def _addmm(call: BoundedCall) -> Tensor:
+    if call.given.get("alpha", 1) != 1 or call.given.get("beta", 1) != 1:
         raise NoRule("alpha or beta is not 1")
     names = {"mat1", "batch1", "mat"}, {"mat2", "batch2", "vec"}
-    one, two = (s.of(next(k for k in given if k in s.given)) for given in names)
-    bias = s.of("self")
+    one, two = (call.of(next(k for k in given if k in call.given)) for given in names)
+    bias = call.of("self")
     n = one.x.shape[-1] + 1
-    return _product(s, one, two, 1) + bias.e + s.gamma(n) * bias.a
+    return _product(call, one, two, 1) + bias.e + call.gamma(n) * bias.a
 
 
 @rule("linear")
-def _linear(s: Setting) -> Tensor:
-    x, w, b = s.of("input"), s.of("weight"), s.given.get("bias")
-    found = _product(s, x, Entry(w.x.T, w.e.T), int(b is not None))
-    if isinstance(b, Entry):
-        found = found + b.e + s.gamma(x.x.shape[-1] + 1) * b.a
+def _linear(call: BoundedCall) -> Tensor:
+    x, w, b = call.of("input"), call.of("weight"), call.given.get("bias")
+    found = _product(call, x, WithError(w.x.T, w.e.T), int(b is not None))
+    if isinstance(b, WithError):
+        found = found + b.e + call.gamma(x.x.shape[-1] + 1) * b.a
     return found
 
 
@@ -87,111 +89,113 @@ def _linear(s: Setting) -> Tensor:
 
 
 @rule("add", "sub")
-def _add(s: Setting) -> Tensor:
-    alpha = abs(float(s.given.get("alpha", 1)))
-    two = s.of("other")
-    error = s.of("self").e + alpha * two.e
+def _add(call: BoundedCall) -> Tensor:
+    alpha = abs(float(call.given.get("alpha", 1)))
+    two = call.of("other")
+    error = call.of("self").e + alpha * two.e
     if alpha != 1:
-        error = error + 2 * s.u * alpha * two.a
-    return rounded(s, error)
+        error = error + 2 * call.u * alpha * two.a
+    return rounded(call, error)
 
 
 @rule("rsub")
-def _rsub(s: Setting) -> Tensor:
-    if s.given.get("alpha", 1) != 1:
+def _rsub(call: BoundedCall) -> Tensor:
+    if call.given.get("alpha", 1) != 1:
         raise NoRule("alpha is not 1")
-    return rounded(s, s.of("self").e + s.of("other").e)
+    return rounded(call, call.of("self").e + call.of("other").e)
 
 
 @rule("mul")
-def _mul(s: Setting) -> Tensor:
-    x, y = s.of("self"), s.of("other")
+def _mul(call: BoundedCall) -> Tensor:
+    x, y = call.of("self"), call.of("other")
     # x'y' - xy = x'(y' - y) + y (x' - x)
-    return rounded(s, x.a * y.e + (y.x.abs() + y.e) * x.e)
+    return rounded(call, x.a * y.e + (y.x.abs() + y.e) * x.e)
 
 
 @rule("div")
-def _div(s: Setting) -> Tensor:
-    if s.given.get("rounding_mode") is not None:
+def _div(call: BoundedCall) -> Tensor:
+    if call.given.get("rounding_mode") is not None:
         raise NoRule("it rounds")
-    x, y = s.of("self"), s.of("other")
+    x, y = call.of("self"), call.of("other")
     low = y.x.abs() - 2 * y.e
     # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y'
     error = torch.where(low > 0, (x.e + (x.x.abs() + x.e) / low * y.e) / low, inf)
-    return rounded(s, error, QUOTIENT)
+    return rounded(call, error, QUOTIENT)
 
 
 @rule("maximum", "minimum")
-def _extreme(s: Setting) -> Tensor:
-    return torch.maximum(s.of("self").e, s.of("other").e)
+def _extreme(call: BoundedCall) -> Tensor:
+    return torch.maximum(call.of("self").e, call.of("other").e)
 
 
 @rule("where")
-def _where(s: Setting) -> Tensor:
-    condition = s.given["condition"]
-    return torch.where(condition, s.of("self").e, s.of("other").e)
+def _where(call: BoundedCall) -> Tensor:
+    condition = call.given["condition"]
+    return torch.where(condition, call.of("self").e, call.of("other").e)
 
 
 @rule("masked_fill")
-def _masked_fill(s: Setting) -> Tensor:
-    return s.of("self").e.masked_fill(s.given["mask"], 0.0)
+def _masked_fill(call: BoundedCall) -> Tensor:
+    return call.of("self").e.masked_fill(call.given["mask"], 0.0)
 
 
 # -- one value, no rounding ------------------------------------------------------------------------
 
 
 @rule("relu")
-def _relu(s: Setting) -> Tensor:
-    x = s.of("self")
+def _relu(call: BoundedCall) -> Tensor:
+    x = call.of("self")
     return torch.where(x.lies[1] <= 0, 0.0, x.e)  # 0 in every correct run
 
 
 @rule("hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
-def _lipschitz(s: Setting) -> Tensor:
-    if any(isinstance(s.given.get(k), Entry) for k in ("min", "max")):
+def _lipschitz(call: BoundedCall) -> Tensor:
+    if any(isinstance(call.given.get(k), WithError) for k in ("min", "max")):
         raise NoRule("its limits are data")
     # the limits, rounded alike on both sides, are part of the function
-    return s.of("self").e
+    return call.of("self").e
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d")
-def _max_pool(s: Setting) -> Tensor:
-    found = s.func(**with_self(s, s.of("self").e))
+def _max_pool(call: BoundedCall) -> Tensor:
+    found = call.func(**with_self(call, call.of("self").e))
     largest: Tensor = found[0] if isinstance(found, tuple) else found
     return largest
 
 
 @rule("adaptive_max_pool2d", "adaptive_max_pool3d")
-def _adaptive_max_pool(s: Setting) -> Tensor:
-    found: Tensor = s.func(**with_self(s, s.of("self").e))[0]
+def _adaptive_max_pool(call: BoundedCall) -> Tensor:
+    found: Tensor = call.func(**with_self(call, call.of("self").e))[0]
     return found
 
 
 @rule("amax", "amin")
-def _amax(s: Setting) -> Tensor:
-    return s.of("self").e.amax(dim=s.given.get("dim", ()), keepdim=s.given.get("keepdim", False))
+def _amax(call: BoundedCall) -> Tensor:
+    return call.of("self").e.amax(
+        dim=call.given.get("dim", ()), keepdim=call.given.get("keepdim", False)
+    )
 
 
 @rule("leaky_relu")
-def _leaky_relu(s: Setting) -> Tensor:
-    slope = abs(float(s.given.get("negative_slope", 0.01)))
-    return rounded(s, max(1.0, slope) * s.of("self").e, 2)
+def _leaky_relu(call: BoundedCall) -> Tensor:
+    slope = abs(float(call.given.get("negative_slope", 0.01)))
+    return rounded(call, max(1.0, slope) * call.of("self").e, 2)
 
 
 @rule("_prelu_kernel")
-def _prelu(s: Setting) -> Tensor:
-    x, w = s.of("self"), s.of("weight")
-    return rounded(s, w.a.clamp(min=1) * x.e + x.a * w.e)
+def _prelu(call: BoundedCall) -> Tensor:
+    x, w = call.of("self"), call.of("weight")
+    return rounded(call, w.a.clamp(min=1) * x.e + x.a * w.e)
 
 
 @rule("elu")
-def _elu(s: Setting) -> Tensor:
-    if s.given.get("scale", 1) != 1 or s.given.get("input_scale", 1) != 1:
+def _elu(call: BoundedCall) -> Tensor:
+    if call.given.get("scale", 1) != 1 or call.given.get("input_scale", 1) != 1:
         raise NoRule("it is scaled")
-    alpha = abs(float(s.given.get("alpha", 1)))
-    error = max(1.0, alpha) * s.of("self").e
+    alpha = abs(float(call.given.get("alpha", 1)))
+    error = max(1.0, alpha) * call.of("self").e
     # for x < 0 it is alpha (exp(x) - 1), rounded against at most alpha
-    return rounded(s, error, 2) + ELEMENTARY * s.u * alpha
+    return rounded(call, error, 2) + ELEMENTARY * call.u * alpha
 
 
 # -- one value, elementary functions ---------------------------------------------------------------
@@ -213,17 +217,17 @@ SMOOTH = {
 
 
 def _smooth(slope: float, by: str) -> Rule:
-    def carry(s: Setting) -> Tensor:
-        x = s.of("self")
+    def carry(call: BoundedCall) -> Tensor:
+        x = call.of("self")
         error = slope * x.e
         size = torch.zeros_like(x.e)
         if "y" in by:
-            size = s.y.abs() + 2 * error
+            size = call.y.abs() + 2 * error
         if "x" in by:
             size = size + x.a
         if "1" in by:
             size = size + 1.0
-        return error + ELEMENTARY * s.u * size * (1 + 16 * s.u) + s.tiny
+        return error + ELEMENTARY * call.u * size * (1 + 16 * call.u) + call.tiny
 
     return carry
 
@@ -233,48 +237,48 @@ for _name, (_slope, _by) in SMOOTH.items():
 
 
 @rule("exp")
-def _exp(s: Setting) -> Tensor:
-    e = s.of("self").e
-    return rounded(s, s.y.abs() * torch.expm1(3 * e), ELEMENTARY)
+def _exp(call: BoundedCall) -> Tensor:
+    e = call.of("self").e
+    return rounded(call, call.y.abs() * torch.expm1(3 * e), ELEMENTARY)
 
 
 @rule("log")
-def _log(s: Setting) -> Tensor:
-    x = s.of("self")
+def _log(call: BoundedCall) -> Tensor:
+    x = call.of("self")
     low = x.lies[0]
-    return rounded(s, torch.where(low > 0, x.e / low, inf), ELEMENTARY)
+    return rounded(call, torch.where(low > 0, x.e / low, inf), ELEMENTARY)
 
 
 @rule("sqrt")
-def _sqrt(s: Setting) -> Tensor:
-    x = s.of("self")
+def _sqrt(call: BoundedCall) -> Tensor:
+    x = call.of("self")
     low = x.lies[0].clamp(min=0)
     # |sqrt x' - sqrt x| = |x' - x| / (sqrt x' + sqrt x) and at most sqrt |x' - x|
     slope = torch.minimum(x.e / (2 * low.sqrt()).clamp(min=1e-300), x.e.sqrt())
-    return rounded(s, slope, ROOT)
+    return rounded(call, slope, ROOT)
 
 
 @rule("rsqrt")
-def _rsqrt(s: Setting) -> Tensor:
-    x = s.of("self")
+def _rsqrt(call: BoundedCall) -> Tensor:
+    x = call.of("self")
     low = x.lies[0]
-    return rounded(s, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), ROOT)
+    return rounded(call, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), ROOT)
 
 
 @rule("reciprocal")
-def _reciprocal(s: Setting) -> Tensor:
-    x = s.of("self")
+def _reciprocal(call: BoundedCall) -> Tensor:
+    x = call.of("self")
     low = x.x.abs() - 2 * x.e
-    return rounded(s, torch.where(low > 0, x.e / low**2, inf), QUOTIENT)
+    return rounded(call, torch.where(low > 0, x.e / low**2, inf), QUOTIENT)
 
 
 @rule("pow")
-def _pow(s: Setting) -> Tensor:
-    x, p = s.of("self"), s.given.get("exponent")
+def _pow(call: BoundedCall) -> Tensor:
+    x, p = call.of("self"), call.given.get("exponent")
     if p == 2:
-        return rounded(s, (x.a + x.x.abs() + x.e) * x.e)
+        return rounded(call, (x.a + x.x.abs() + x.e) * x.e)
     if p == 3:
-        return rounded(s, 3 * x.a**2 * x.e, 2)
+        return rounded(call, 3 * x.a**2 * x.e, 2)
     if p == 0.5:
-        return _sqrt(s)
+        return _sqrt(call)
     raise NoRule(f"an exponent of {p}")

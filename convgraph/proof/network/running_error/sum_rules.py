@@ -9,9 +9,9 @@ from torch import Tensor
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
     ROOT,
-    Entry,
+    BoundedCall,
     NoRule,
-    Setting,
+    WithError,
     rule,
     with_self,
 )
@@ -19,98 +19,108 @@ from convgraph.proof.network.running_error.call import (
 # -- sums over axes --------------------------------------------------------------------------------
 
 
-def _summed(s: Setting, mean: bool) -> Tensor:
-    x = s.of("self")
-    dims = s.given.get("dim")
+def _summed(call: BoundedCall, mean: bool) -> Tensor:
+    x = call.of("self")
+    dims = call.given.get("dim")
     dims = list(range(x.x.dim())) if dims in (None, []) else dims
     dims = [dims] if isinstance(dims, int) else list(dims)
     n = torch.Size([x.x.shape[d] for d in dims]).numel()
-    if s.gamma(n + 1) == inf:
+    if call.gamma(n + 1) == inf:
         raise NoRule("n u >= 1")
-    total = (x.e + s.gamma(n + 1) * x.a).sum(dims, keepdim=s.given.get("keepdim", False))
-    return total / (n if mean else 1) + s.tiny
+    total = (x.e + call.gamma(n + 1) * x.a).sum(dims, keepdim=call.given.get("keepdim", False))
+    return total / (n if mean else 1) + call.tiny
 
 
 @rule("sum")
-def _sum(s: Setting) -> Tensor:
-    return _summed(s, mean=False)
+def _sum(call: BoundedCall) -> Tensor:
+    return _summed(call, mean=False)
 
 
 @rule("mean")
-def _mean(s: Setting) -> Tensor:
-    return _summed(s, mean=True)
+def _mean(call: BoundedCall) -> Tensor:
+    return _summed(call, mean=True)
 
 
 @rule("linalg_vector_norm")
-def _vector_norm(s: Setting) -> Tensor:
-    if s.given.get("ord", 2) != 2 or s.given.get("dtype") is not None:
+def _vector_norm(call: BoundedCall) -> Tensor:
+    if call.given.get("ord", 2) != 2 or call.given.get("dtype") is not None:
         raise NoRule("it is not the Euclidean norm")
-    x, dims = s.of("self"), s.given.get("dim")
+    x, dims = call.of("self"), call.given.get("dim")
     dims = list(range(x.x.dim())) if dims is None else dims
     n = torch.Size([x.x.shape[d] for d in dims]).numel()
-    if s.gamma(n + ROOT) == inf:
+    if call.gamma(n + ROOT) == inf:
         raise NoRule("n u >= 1")
     # ||x'| - |x|| <= |x' - x|; the square root halves the relative error of n squares and sums
-    wide = (x.e.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
-    size = (x.a.square()).sum(dims, keepdim=s.given.get("keepdim", False)).sqrt()
-    error: Tensor = wide + s.gamma(n + ROOT) * size + n**0.5 * s.tiny**0.5
+    wide = (x.e.square()).sum(dims, keepdim=call.given.get("keepdim", False)).sqrt()
+    size = (x.a.square()).sum(dims, keepdim=call.given.get("keepdim", False)).sqrt()
+    error: Tensor = wide + call.gamma(n + ROOT) * size + n**0.5 * call.tiny**0.5
     return error
 
 
 @rule("avg_pool2d", "avg_pool3d", "avg_pool1d")
-def _avg_pool(s: Setting) -> Tensor:
-    x, kernel = s.of("self"), s.given["kernel_size"]
+def _avg_pool(call: BoundedCall) -> Tensor:
+    x, kernel = call.of("self"), call.given["kernel_size"]
     n = torch.Size(kernel if isinstance(kernel, (list, tuple)) else [kernel] * 3).numel()
-    made: Tensor = s.func(**with_self(s, x.e + s.gamma(n + 1) * x.a))
-    return made.abs() + s.tiny
+    made: Tensor = call.func(**with_self(call, x.e + call.gamma(n + 1) * x.a))
+    return made.abs() + call.tiny
 
 
 @rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
-def _adaptive_avg_pool(s: Setting) -> Tensor:
-    x = s.of("self")
-    out = s.given["output_size"]
+def _adaptive_avg_pool(call: BoundedCall) -> Tensor:
+    x = call.of("self")
+    out = call.given["output_size"]
     out = out if isinstance(out, (list, tuple)) else [out]
     spans = [-(-n // k) + 1 for n, k in zip(x.x.shape[-len(out) :], out, strict=True)]
-    made: Tensor = s.func(**with_self(s, x.e + s.gamma(torch.Size(spans).numel() + 1) * x.a))
-    return made + s.tiny
+    made: Tensor = call.func(
+        **with_self(call, x.e + call.gamma(torch.Size(spans).numel() + 1) * x.a)
+    )
+    return made + call.tiny
 
 
 @rule("upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d")
-def _linear_resize(s: Setting) -> Tensor:
-    x = s.of("self")
-    made: Tensor = s.func(**with_self(s, x.e))
+def _linear_resize(call: BoundedCall) -> Tensor:
+    x = call.of("self")
+    made: Tensor = call.func(**with_self(call, x.e))
     # Weights are nonnegative and sum to 1. A source coordinate is rounded 4 times at a size of at
     # most n + 1, which moves each weight by at most 4 u (n + 1) an axis; 8 roundings behind it.
     sizes = x.x.shape[2:]
     off = sum(4 * (n + 1) for n in sizes) * 2 ** len(sizes) + 8
     axes = tuple(range(2, x.x.dim()))
-    error: Tensor = made + off * s.u * x.a.amax(dim=axes, keepdim=True) + s.tiny
+    error: Tensor = made + off * call.u * x.a.amax(dim=axes, keepdim=True) + call.tiny
     return error
 
 
 @rule("_softmax")
-def _softmax(s: Setting) -> Tensor:
-    x, dim = s.of("self"), s.given["dim"]
+def _softmax(call: BoundedCall) -> Tensor:
+    x, dim = call.of("self"), call.given["dim"]
     n = x.x.shape[dim]
     shift = x.e.amax(dim, keepdim=True)
     spread = (x.lies[1].amax(dim, keepdim=True) - x.lies[0]).clamp(min=0)
     # Every exponent is off by at most shift against the exact one and by u spread in itself; then n
     # sums and a division. With r the relative change, |y' - y| <= y (e^r - 1) and y <= y_hat e^r.
-    r = 2 * shift + 2 * s.u * spread.amax(dim, keepdim=True) + (n + 2 * ELEMENTARY) * s.u
-    error: Tensor = (s.y * torch.expm1(2 * r)).clamp(max=1) + s.tiny
+    r = 2 * shift + 2 * call.u * spread.amax(dim, keepdim=True) + (n + 2 * ELEMENTARY) * call.u
+    error: Tensor = (call.y * torch.expm1(2 * r)).clamp(max=1) + call.tiny
     return error
 
 
 # -- norms -----------------------------------------------------------------------------------------
 
 
-def _affine(entry: Any, shape: tuple[int, ...]) -> Entry | None:
+def _affine(entry: Any, shape: tuple[int, ...]) -> WithError | None:
     return (
-        Entry(entry.x.reshape(shape), entry.e.reshape(shape)) if isinstance(entry, Entry) else None
+        WithError(entry.x.reshape(shape), entry.e.reshape(shape))
+        if isinstance(entry, WithError)
+        else None
     )
 
 
-def _scaled(s: Setting, d: Entry, inv: Entry, weight: Entry | None, bias: Entry | None) -> Tensor:
+def _scaled(
+    call: BoundedCall,
+    d: WithError,
+    inv: WithError,
+    weight: WithError | None,
+    bias: WithError | None,
+) -> Tensor:
     """(x - mean) inv w + b, in this order or as x alpha + beta."""
     value, error, size = d.x * inv.x, d.a * inv.e + (inv.x + inv.e) * d.e, d.a * inv.a
     if weight is not None:
@@ -118,77 +128,81 @@ def _scaled(s: Setting, d: Entry, inv: Entry, weight: Entry | None, bias: Entry 
         size = size * weight.a
     if bias is not None:
         error, size = error + bias.e, size + bias.a
-    return error + s.gamma(ELEMENTARY + 2) * size + s.tiny
+    return error + call.gamma(ELEMENTARY + 2) * size + call.tiny
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
-def _batch_norm(s: Setting) -> Tensor:
-    if s.given.get("training"):
+def _batch_norm(call: BoundedCall) -> Tensor:
+    if call.given.get("training"):
         raise NoRule("it is in training")
-    x = s.of("input")
+    x = call.of("input")
     shape = (1, -1, *(1,) * (x.x.dim() - 2))
-    mean, var = (_affine(s.of(f"running_{k}"), shape) for k in ("mean", "var"))
-    weight, bias = (_affine(s.given.get(k), shape) for k in ("weight", "bias"))
+    mean, var = (_affine(call.of(f"running_{k}"), shape) for k in ("mean", "var"))
+    weight, bias = (_affine(call.given.get(k), shape) for k in ("weight", "bias"))
     if mean is None or var is None:
         raise NoRule("it keeps no statistics")
-    inv = (var.x + s.given["eps"]).rsqrt()
-    low = var.lies[0].clamp(min=0) + s.given["eps"]
-    slack = (ROOT + 1) * s.u * inv + var.e / (2 * low**1.5)
+    inv = (var.x + call.given["eps"]).rsqrt()
+    low = var.lies[0].clamp(min=0) + call.given["eps"]
+    slack = (ROOT + 1) * call.u * inv + var.e / (2 * low**1.5)
     # both orders are bounded by |alpha| (|x| + |mean|) + |b|, each factor rounded at most 8 times
-    wide = Entry(x.x.abs() + mean.x.abs(), x.e + mean.e)
-    return _scaled(s, wide, Entry(inv, slack), weight, bias)
+    wide = WithError(x.x.abs() + mean.x.abs(), x.e + mean.e)
+    return _scaled(call, wide, WithError(inv, slack), weight, bias)
 
 
-def _normed(s: Setting, x: Entry, eps: float, shape: Any) -> tuple[Entry, Entry]:
+def _normed(call: BoundedCall, x: WithError, eps: float, shape: Any) -> tuple[WithError, WithError]:
     """Deviations and 1 / deviation of rows (..., n), normalized over the last axis."""
     n = x.x.shape[-1]
-    if s.gamma(n + 4) == inf:
+    if call.gamma(n + 4) == inf:
         raise NoRule("n u >= 1")
-    off = x.e.mean(-1, keepdim=True) + s.gamma(n + 2) * x.a.mean(-1, keepdim=True)
-    d = Entry(x.x - x.x.mean(-1, keepdim=True), x.e + off)
+    off = x.e.mean(-1, keepdim=True) + call.gamma(n + 2) * x.a.mean(-1, keepdim=True)
+    d = WithError(x.x - x.x.mean(-1, keepdim=True), x.e + off)
     var = d.x.square().mean(-1, keepdim=True)
     wrong = (2 * d.a * d.e).mean(-1, keepdim=True)
-    wrong = wrong + 4 * (n + 4) * s.u * (1 + (n + 4) * s.u) * x.a.square().mean(-1, keepdim=True)
-    low = (var + eps - 2 * wrong).clamp(min=eps * (1 - 4 * s.u))
+    wrong = wrong + 4 * (n + 4) * call.u * (1 + (n + 4) * call.u) * x.a.square().mean(
+        -1, keepdim=True
+    )
+    low = (var + eps - 2 * wrong).clamp(min=eps * (1 - 4 * call.u))
     inv = (var + eps).rsqrt()
-    slack = wrong / (2 * low**1.5) + (ROOT + 1) * s.u * low.rsqrt()
+    slack = wrong / (2 * low**1.5) + (ROOT + 1) * call.u * low.rsqrt()
     # an inverse deviation is never more than 1 / sqrt(eps)
-    return d, Entry(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
+    return d, WithError(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
 
 
 @rule("native_layer_norm")
-def _layer_norm(s: Setting) -> Tensor:
-    x, shape = s.of("input"), s.given["normalized_shape"]
+def _layer_norm(call: BoundedCall) -> Tensor:
+    x, shape = call.of("input"), call.given["normalized_shape"]
     size = torch.Size(shape).numel()
-    rows = Entry(x.x.reshape(-1, size), x.e.reshape(-1, size))
-    weight, bias = (_affine(s.given.get(k), (1, size)) for k in ("weight", "bias"))
-    d, inv = _normed(s, rows, s.given["eps"], shape)
-    wide = Entry(d.x.abs() + 2 * x.a.reshape(-1, size).mean(-1, keepdim=True), d.e)
-    return _scaled(s, wide, inv, weight, bias).reshape(x.x.shape)
+    rows = WithError(x.x.reshape(-1, size), x.e.reshape(-1, size))
+    weight, bias = (_affine(call.given.get(k), (1, size)) for k in ("weight", "bias"))
+    d, inv = _normed(call, rows, call.given["eps"], shape)
+    wide = WithError(d.x.abs() + 2 * x.a.reshape(-1, size).mean(-1, keepdim=True), d.e)
+    return _scaled(call, wide, inv, weight, bias).reshape(x.x.shape)
 
 
 @rule("native_group_norm")
-def _group_norm(s: Setting) -> Tensor:
-    x = s.of("input")
-    batch, channels, groups = x.x.shape[0], x.x.shape[1], s.given["group"]
-    rows = Entry(x.x.reshape(batch, groups, -1), x.e.reshape(batch, groups, -1))
-    d, inv = _normed(s, rows, s.given["eps"], None)
+def _group_norm(call: BoundedCall) -> Tensor:
+    x = call.of("input")
+    batch, channels, groups = x.x.shape[0], x.x.shape[1], call.given["group"]
+    rows = WithError(x.x.reshape(batch, groups, -1), x.e.reshape(batch, groups, -1))
+    d, inv = _normed(call, rows, call.given["eps"], None)
     wide = d.x.abs() + 2 * rows.a.mean(-1, keepdim=True)
 
     def back(value: Tensor) -> Tensor:
         return value.expand_as(rows.x).reshape(batch, channels, -1)
 
-    weight, bias = (_affine(s.given.get(k), (1, channels, 1)) for k in ("weight", "bias"))
+    weight, bias = (_affine(call.given.get(k), (1, channels, 1)) for k in ("weight", "bias"))
     return _scaled(
-        s, Entry(back(wide), back(d.e)), Entry(back(inv.x), back(inv.e)), weight, bias
+        call, WithError(back(wide), back(d.e)), WithError(back(inv.x), back(inv.e)), weight, bias
     ).reshape(x.x.shape)
 
 
 @rule("_to_copy")
-def _cast(s: Setting) -> Tensor:
-    target = s.given.get("dtype")
-    e = s.of("self").e
+def _cast(call: BoundedCall) -> Tensor:
+    target = call.given.get("dtype")
+    e = call.of("self").e
     if target is None or not target.is_floating_point:
         raise NoRule(f"a cast to {target}")
     u = torch.finfo(target).eps / 2
-    return e + u * (s.of("self").a) + torch.finfo(target).smallest_normal * torch.finfo(target).eps
+    return (
+        e + u * (call.of("self").a) + torch.finfo(target).smallest_normal * torch.finfo(target).eps
+    )

@@ -531,7 +531,7 @@ def test_a_planted_fault_is_refused_by_operator_and_line(name: str) -> None:
     assert (found.status, found.operator) == (status, operator), found
     place, _, function = found.line.partition(" in ")
     path, _, number = place.rpartition(":")
-    assert path == "tests/proof/test_premise.py"
+    assert path == "tests/proof/layer/premise/test_premise.py"
     assert linecache.getline(__file__, int(number)).rstrip().endswith("# here")
     assert function
     assert found.reason
@@ -691,22 +691,22 @@ def test_the_magnitude_is_that_of_the_sums() -> None:
 
 def test_no_entry_exceeds_its_bound() -> None:
     from convgraph.proof.layer.premise.check import _Form
-    from convgraph.proof.layer.premise.follower import Mode, Watch
+    from convgraph.proof.layer.premise.follower import Follower, Mode
     from convgraph.proof.layer.premise.trusted import trusted
 
     form = _Form({"x": "x", "w": "w", "b": "b"}, second=False)
     for run in HONEST.values():
-        watch = Watch(form.lattice, torch.float64, 3, trusted(()))
+        follower = Follower(form.lattice, torch.float64, 3, trusted(()))
         filled = [
-            watch.enter(torch.full(shape, 3.0, dtype=torch.float64), role)
+            follower.enter(torch.full(shape, 3.0, dtype=torch.float64), role)
             for role, shape in SHAPES.items()
         ]
-        with Mode(watch):
+        with Mode(follower):
             y = run(*filled)
-            g = watch.enter(torch.full(y.shape, 3.0, dtype=torch.float64), "g")
+            g = follower.enter(torch.full(y.shape, 3.0, dtype=torch.float64), "g")
             grads = torch.autograd.grad(y, filled, g)
         for tensor in (y, *grads):
-            assert float(tensor.held.abs().max()) <= tensor.cell.bound.size(3)
+            assert float(tensor.held.abs().max()) <= tensor.memory.bound.size(3)
 
 
 def test_integers_that_do_not_fit_are_undecided() -> None:
@@ -714,7 +714,7 @@ def test_integers_that_do_not_fit_are_undecided() -> None:
     assert (found.status, found.operator) == ("undecided", "aten.convolution_backward")
     assert "24 bits" in found.reason
     # Backward of torch's own function stands on no stack; the line is the forward's.
-    assert found.line.startswith("tests/proof/test_premise.py:")
+    assert found.line.startswith("tests/proof/layer/premise/test_premise.py:")
     assert found.line.endswith(" in conv")
     assert check_premise(conv, SHAPES, dtype=torch.float32, a=2**8).status == "proven"
 

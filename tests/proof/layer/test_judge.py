@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof import Certificate, ConvSpec, Oracle, prove_convolution
-from convgraph.proof.draws import Plan
+from convgraph.proof.draws import Budget
 from convgraph.proof.layer.identity import check_identity
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
@@ -73,7 +73,7 @@ def test_a_comparison_of_nothing_is_undecided() -> None:
 def test_a_run_of_mostly_zeros_is_undecided() -> None:
     spec = ConvSpec(1, 1, (1, 1), (8, 8), bias=False)
     run = lambda x, w, b: F.conv2d(x, w)  # noqa: E731
-    poor = Plan(terms=1, bits=53, a=1, trials=20, seed=1)
+    poor = Budget(terms=1, bits=53, a=1, trials=20, seed=1)
     found = check_identity(run, run, Oracle(spec), poor, dtype=torch.float64)
     assert found.status == "undecided"
     assert "zero" in found.reason

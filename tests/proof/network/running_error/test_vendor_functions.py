@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from convgraph.proof.network.running_error.call import RULES, rounded
-from tests.proof.vendor_functions import share
+from tests.proof.network.running_error.vendor_functions import share
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize("units", ["default", "avx2", "avx512"])
 def test_no_function_errs_by_more_than_it_is_granted(units: str) -> None:
     """Units that the processor lacks are answered by the next smaller ones."""
     told = subprocess.run(
-        [sys.executable, "-m", "tests.proof.vendor_functions"],
+        [sys.executable, "-m", "tests.proof.network.running_error.vendor_functions"],
         capture_output=True,
         text=True,
         cwd=ROOT,

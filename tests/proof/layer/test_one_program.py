@@ -70,7 +70,7 @@ def test_another_program_than_was_followed_is_undecided(run: Callable[..., Any])
 def test_the_operator_and_its_line_are_told() -> None:
     reason = prove(fast_path).reason
     assert reason.startswith("behaves otherwise when it is followed: it runs aten.clamp")
-    assert "tests/proof/test_one_program.py" in reason
+    assert "tests/proof/layer/test_one_program.py" in reason
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

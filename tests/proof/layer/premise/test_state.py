@@ -54,7 +54,7 @@ def test_a_kept_tensor_that_changes_nothing_is_undecided(name: str) -> None:
     assert found.verdict == "undecided", str(found)
     premise = part(found, "S1 premise")
     assert "uses a tensor that an earlier call was given" in premise.facts
-    assert "test_premise_state.py" in premise.facts
+    assert "test_state.py" in premise.facts
     assert part(found, "S2 identity").status == "proven"
 
 
@@ -121,7 +121,7 @@ def test_another_program_from_the_second_call_on_is_undecided() -> None:
     found = prove_convolution(run, plain, PLAIN, dtype=torch.float64)
     assert found.verdict == "undecided", str(found)
     assert "behaves otherwise when it is followed: it runs aten.mul" in found.reason
-    assert "test_premise_state.py" in found.reason
+    assert "test_state.py" in found.reason
 
 
 # -- modules that are built inside -----------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_random_numbers_that_meet_data_are_undecided(run: Callable[..., Tensor])
     found = check_premise(run, SHAPES)
     assert found.status == "undecided", found
     assert "two calls are two functions" in found.reason
-    assert "test_premise_state.py" in found.line
+    assert "test_state.py" in found.line
 
 
 def test_data_swapped_into_an_input_is_refused() -> None:

@@ -22,7 +22,7 @@ from convgraph.proof import (
     prove_linear,
     unit_roundoff,
 )
-from convgraph.proof.draws import ENTROPY_BITS, plan
+from convgraph.proof.draws import ENTROPY_BITS, budget
 
 SPEC = ConvSpec(3, 4, (3, 3), (6, 6), padding=((1, 1), (1, 1)))
 
@@ -64,14 +64,14 @@ def test_the_chance_of_a_miss_is_at_most_two_mu(a: int, variables: int) -> None:
 def test_a_seed_replays_and_entropy_is_wide(proven: Certificate) -> None:
     again = prove_convolution(same, same, SPEC, seed=7)
     assert again.rho_exact == proven.rho_exact
-    seeds = {plan(10, "float64").seed for _ in range(8)}
+    seeds = {budget(10, "float64").seed for _ in range(8)}
     assert len(seeds) == 8
     assert max(seeds).bit_length() > ENTROPY_BITS - 8
 
 
 def test_no_room_for_integers_is_undecided() -> None:
     with pytest.raises(ProofError, match="no room for integers"):
-        plan(2**25, "float32")
+        budget(2**25, "float32")
     spec = ConvSpec(1, 1, (1, 1), (4, 4))
     found = prove_convolution(F.conv2d, F.conv2d, spec, dtype=torch.float32)
     assert found.verdict == "proven"

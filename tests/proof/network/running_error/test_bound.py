@@ -18,10 +18,10 @@ FINER = 2.0**-28
 
 
 def carried(run: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    watch = RunningBound(nn.Module())
-    y = watch.run(lambda: run(*inputs))
-    assert watch.missing == ""
-    return y, watch.bound(y)
+    running = RunningBound(nn.Module())
+    y = running.run(lambda: run(*inputs))
+    assert running.missing == ""
+    return y, running.bound(y)
 
 
 def around(*values: Tensor) -> list[Tensor]:
@@ -118,19 +118,19 @@ def test_inputs_off_by_their_bound_stay_within(name: str) -> None:
     x = torch.randn(X, generator=generator, dtype=torch.float64)
     w = torch.randn((6, 6, 8, 8), generator=generator, dtype=torch.float64)
     error = 1e-3 * torch.rand(X, generator=generator, dtype=torch.float64)
-    watch = RunningBound(nn.Module())
+    running = RunningBound(nn.Module())
 
     def off() -> Tensor:
         given = x.clone()
-        watch._write(given, error)
+        running._write(given, error)
         return run(given, w)
 
-    y = watch.run(off)
+    y = running.run(off)
     for _ in range(20):
         sign = torch.randint(-1, 2, X, generator=generator)
         other = run(x + sign * error, w)
-        assert bool(((other - y).abs() <= watch.bound(y)).all())
-    assert float(watch.bound(y).max()) > 1e-5
+        assert bool(((other - y).abs() <= running.bound(y)).all())
+    assert float(running.bound(y).max()) > 1e-5
 
 
 def test_a_network_stays_within_its_bound() -> None:
@@ -152,9 +152,9 @@ def test_an_operator_without_a_rule_is_named_with_its_module() -> None:
             return torch.special.bessel_j0(x * 1.1)
 
     net = nn.Sequential(nn.ReLU(), Odd())
-    watch = RunningBound(net)
-    watch.run(lambda: net(torch.randn(2, 3)))
-    assert watch.missing == "special_bessel_j0 at '1' (no rule for its error)"
+    running = RunningBound(net)
+    running.run(lambda: net(torch.randn(2, 3)))
+    assert running.missing == "special_bessel_j0 at '1' (no rule for its error)"
 
 
 def test_a_bound_too_small_is_found() -> None:
@@ -170,9 +170,9 @@ def test_a_choice_that_rounding_can_change_ends_the_bound() -> None:
         y = x * 1.1
         return y.flatten(1).gather(1, y.flatten(1).argmax(1, keepdim=True)) * 2
 
-    watch = RunningBound(nn.Module())
-    watch.run(lambda: chosen(torch.randn(X)))
-    assert "gather" in watch.missing or "argmax" in watch.missing
+    running = RunningBound(nn.Module())
+    running.run(lambda: chosen(torch.randn(X)))
+    assert "gather" in running.missing or "argmax" in running.missing
 
 
 def test_a_choice_among_exact_numbers_is_exact() -> None:

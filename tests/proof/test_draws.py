@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from convgraph.proof.draws import Plan
+from convgraph.proof.draws import Budget
 
 SIDES = [1, 2, 3]
 
@@ -65,5 +65,5 @@ def test_a_mutated_formula_does_not_hold(
 def test_a_plan_claims_no_more_than_was_counted(
     a: int, trials: int, counted: dict[int, Fraction]
 ) -> None:
-    claimed = 2.0 ** Plan(terms=1, bits=53, a=a, trials=trials, seed=0).log2_epsilon
+    claimed = 2.0 ** Budget(terms=1, bits=53, a=a, trials=trials, seed=0).log2_epsilon
     assert float(counted[a] ** trials) <= claimed

@@ -1,8 +1,8 @@
 """How far torch's functions err on this processor, as a share of what their rules grant.
 
-`python -m tests.proof.vendor_functions` prints the vector units and, for each function, the largest
-error over its bound: float32 against torch's float64, float64 against mpmath. ATEN_CPU_CAPABILITY
-(default, avx2, avx512) chooses the kernels, once a process.
+`python -m tests.proof.network.running_error.vendor_functions` prints the vector units and, for each
+function, the largest error over its bound: float32 against torch's float64, float64 against mpmath.
+ATEN_CPU_CAPABILITY (default, avx2, avx512) chooses the kernels, once a process.
 """
 
 import json
@@ -72,16 +72,16 @@ def share(name: str, dtype: torch.dtype) -> float:
     """Return the largest error of a function over its bound."""
     function, exact, kind = FUNCTIONS[name]
     x = _points(kind, 1 << 18 if dtype == torch.float32 else 400, dtype)
-    watch = RunningBound(nn.Module())
-    y = watch.run(lambda: function(x))
-    if watch.missing:
-        raise ValueError(watch.missing)
+    running = RunningBound(nn.Module())
+    y = running.run(lambda: function(x))
+    if running.missing:
+        raise ValueError(running.missing)
     if dtype == torch.float64:
         error, spare = _truth(exact, x, y), 0.0
     else:
         fine = function(x.double())
         error, spare = (y.double() - fine).abs(), FINER * fine.abs()
-    return float(((error - spare) / watch.bound(y)).max())
+    return float(((error - spare) / running.bound(y)).max())
 
 
 def main() -> None:

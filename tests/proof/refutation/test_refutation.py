@@ -18,7 +18,7 @@ from torch import Tensor
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec, Counterexample, Oracle, TypedEdge, explain_refutation
 from convgraph.proof.record.counterexample import NO_CAUSE
-from convgraph.proof.refutation.truth import QUANTITIES, Probe, measure, operator
+from convgraph.proof.refutation.truth import QUANTITIES, Inputs, measure, operator
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
     DILATED,
@@ -475,8 +475,8 @@ def test_the_edges_tell_apart_what_the_numbers_do_not(change: Any, cause: str) -
 def test_the_model_is_torch_s_operator_up_to_second_derivatives(name: str) -> None:
     spec, run = HONEST[name]
     oracle = Oracle(spec)
-    probe = Probe.random(oracle, np.random.default_rng(0), 1000)
-    one, two = measure(operator(spec), probe, QUANTITIES), measure(run, probe, QUANTITIES)
+    inputs = Inputs.random(oracle, np.random.default_rng(0), 1000)
+    one, two = measure(operator(spec), inputs, QUANTITIES), measure(run, inputs, QUANTITIES)
     assert set(one) == set(QUANTITIES)
     assert all(np.array_equal(one[quantity], two[quantity]) for quantity in QUANTITIES)
 
