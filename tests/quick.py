@@ -27,6 +27,7 @@ TESTS = {
     "convgraph/proof/symbolic/": "tests/proof/symbolic",
     "convgraph/proof/plan.py": "tests/proof/test_plan.py",
     "convgraph/proof/equation/": "tests/proof/equation tests/proof/layer/test_judge.py",
+    "convgraph/proof/aten.py": "tests/proof/test_aten.py tests/proof/layer/premise",
     "convgraph/proof/draws.py": "tests/proof/test_draws.py tests/proof/layer/test_judge.py",
     "convgraph/proof/": "tests/proof/record tests/proof/test_verifier.py",
     "convgraph/scale/": "tests/scale",

@@ -6,18 +6,29 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-MOVES = frozenset({
-    "cat", "clone", "stack", "hstack", "vstack", "index", "index_select", "gather", "take", "flip",
-    "roll", "rot90", "repeat", "repeat_interleave", "tile", "constant_pad_nd", "pad",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-    "replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "native_channel_shuffle", "im2col", "upsample_nearest1d",
+KEEPS = frozenset({
+    "clone", "index", "index_select", "gather", "take", "flip", "roll", "rot90", "repeat",
+    "repeat_interleave", "tile", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "im2col", "upsample_nearest1d",
     "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "slice_scatter", "select_scatter",
-    "contiguous", "tril", "triu", "narrow_copy", "view_copy", "permute_copy", "_reshape_copy",
-    "_to_copy", "diag_embed", "unfold_copy",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "contiguous", "tril", "triu",
+    "narrow_copy", "view_copy", "permute_copy", "_reshape_copy", "_to_copy", "diag_embed",
+    "unfold_copy",
 })  # fmt: skip
-"""Operators whose every output entry is an input entry or a constant: run on numbers, exactly."""
+"""Operators whose every output entry is an entry of their first tensor, or 0."""
+
+JOINS = frozenset({"cat", "stack", "hstack", "vstack"})
+"""Operators whose every output entry is an entry of a tensor in a list."""
+
+PUTS = frozenset({"slice_scatter", "select_scatter"})
+"""Operators whose every output entry is an entry of `self` or of `src`."""
+
+PADS = frozenset({"constant_pad_nd", "pad"})
+"""Operators whose every output entry is an entry of their tensor or a constant that they name."""
+
+MOVES = KEEPS | JOINS | PUTS | PADS
+"""Operators that compute nothing: run on numbers that stand for entries, they say what moved."""
 
 WRITES = frozenset({"copy_", "fill_", "zero_"})
 """Writes that compute nothing."""
@@ -30,6 +41,9 @@ FILLS = frozenset({
     "new_empty", "new_empty_strided",
 })  # fmt: skip
 """Operators that take a tensor's shape alone and make constants."""
+
+DRAWS = frozenset({"rand_like", "randn_like", "randint_like"})
+"""Operators that take a tensor's shape alone and draw."""
 
 UNTAGGED = frozenset({"_prelu_kernel", "log_sigmoid_forward", "_to_copy"})
 """Elementwise operators that torch does not tag as such."""
@@ -56,6 +70,21 @@ def name_of(func: Any) -> str:
     name = str(func._schema.name).partition("::")[2]
     space = "" if func.namespace == "aten" else f"{func.namespace}::"
     return space + (name if name in WRITES else name.removesuffix("_"))
+
+
+def base_of(func: Any) -> str:
+    """Return the name without namespace and overload, of an in-place form that of the other.
+
+    A view as another dtype, which is no move, has a name of its own.
+
+    Example:
+        >>> base_of(torch.ops.aten.copy_.default), base_of(torch.ops.aten.view.dtype)
+        ('copy', 'view_dtype')
+    """
+    if func.name() == "aten::view.dtype":
+        return "view_dtype"
+    name: str = func._schema.name.partition("::")[2]
+    return name.rstrip("_") if not name.startswith("__") else name
 
 
 def qualified_name(func: Any) -> str:

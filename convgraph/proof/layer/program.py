@@ -20,8 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
-from convgraph.proof.layer.premise.call import RULES, base_of
-from convgraph.proof.layer.premise.linear_rules import FRESH
+from convgraph.proof.layer.premise.call import RULES
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
 from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.surroundings import as_written, random_states
@@ -100,7 +99,7 @@ class Plain(TorchDispatchMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not any(map(self.holds_data, tensors)):
             return func(*args, **kwargs)
-        name = base_of(func)
+        name = aten.base_of(func)
         if not asks_only(func, name) and _falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
@@ -109,7 +108,7 @@ class Plain(TorchDispatchMode):
             return outputs
         if is_step(func):
             self.note(func.name(), outputs)
-        if name not in FRESH:
+        if name not in aten.FILLS | aten.DRAWS:
             for tensor in (*aten.written(func, args, kwargs), *tree_leaves(outputs)):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point():
                     self._mark(tensor)

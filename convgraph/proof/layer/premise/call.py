@@ -156,11 +156,3 @@ class Call:
         (most,) = (c << (step - whole.step) for c in whole.terms.values() or (0,))
         bound = known.many(most)
         return Bound(bound.terms, bound.step + step)
-
-
-def base_of(func: Any) -> str:
-    """Name of the operator without namespace, overload and the underscore of its in-place form."""
-    if func.name() == "aten::view.dtype":
-        return "view_dtype"
-    name: str = func._schema.name.partition("::")[2]
-    return name.rstrip("_") if not name.startswith("__") else name

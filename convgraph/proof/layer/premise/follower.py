@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from convgraph.errors import ProofError
 from convgraph.proof import aten
-from convgraph.proof.aten import READS, qualified_name
+from convgraph.proof.aten import READS, base_of, qualified_name
 from convgraph.proof.layer.premise import magnitudes, source_lines
-from convgraph.proof.layer.premise.call import RULES, VENDOR, Call, Refusal, base_of
+from convgraph.proof.layer.premise.call import RULES, VENDOR, Call, Refusal
 from convgraph.proof.layer.premise.degrees import (
     BITS,
     Bound,

@@ -7,35 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.proof import aten
 from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
 from convgraph.proof.layer.premise.degrees import Bound, union
-
-FRESH = frozenset({
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros",
-    "new_ones", "new_full", "new_empty", "new_empty_strided", "randint_like",
-})  # fmt: skip
-"""Operators that take shape and dtype of a tensor alone."""
 
 # Entries stay what they are
 
 
 @rule(
-    "clone", "contiguous", "_to_copy", "flip", "roll", "rot90", "repeat", "index_select", "index",
-    "_unsafe_index", "gather", "take", "masked_select", "unfold_copy", "im2col", "tril", "triu",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-    "replication_pad2d", "replication_pad3d", "embedding", "slice_backward", "select_backward",
-    "diagonal_backward", "diag_embed", "neg", "negative", "positive", "_unsafe_view", "reshape",
-    "_reshape_copy", "expand_copy", "permute_copy", "view_copy", "repeat_interleave",
-    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "resolve_conj", "resolve_neg",
-    "lift_fresh", "unsafe_split", "unsafe_split_with_sizes", "_pin_memory",
+    *aten.KEEPS,
+    "_unsafe_index", "masked_select", "embedding", "slice_backward", "select_backward",
+    "diagonal_backward", "neg", "negative", "positive", "_unsafe_view", "reshape", "expand_copy",
+    "resolve_conj", "resolve_neg", "lift_fresh", "unsafe_split", "unsafe_split_with_sizes",
+    "_pin_memory",
 )  # fmt: skip
 def _keep(call: Call) -> Result:
     return call.first()
 
 
-@rule("cat", "stack", "_cat", "hstack", "vstack")
+@rule(*aten.JOINS, "_cat")
 def _cat(call: Call) -> Result:
     return union(call.of(t) for t in call["tensors"])
 
@@ -65,9 +55,7 @@ def _copy(call: Call) -> Result:
     return call.bound("src")
 
 
-@rule(
-    "select_scatter", "slice_scatter", "diagonal_scatter", "as_strided_scatter"
-)  # fmt: skip
+@rule(*aten.PUTS, "diagonal_scatter", "as_strided_scatter")
 def _put_view(call: Call) -> Result:
     return call.bound("self").either(call.bound("src"))
 
@@ -77,7 +65,7 @@ def _put_rows(call: Call) -> Result:
     return call.bound("self").either(call.bound("source"))
 
 
-@rule(*FRESH)
+@rule(*aten.FILLS, *aten.DRAWS)
 def _fresh(call: Call) -> Result:
     return None
 
