@@ -19,7 +19,7 @@ from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeErro
 from convgraph.scale.partial import Part, keep, local, plainly, states
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
-from convgraph.scale.recording import State, Step
+from convgraph.scale.recording import State, Step, leaves
 
 
 def sharded(net: nn.Module, mesh: Any = None, *, shares: Any = None) -> "Sharded":
@@ -199,7 +199,11 @@ class Sharded(nn.Module):
             shape = list(found.recording.shapes[step.results[0]])
             for a, own in zip(how.axes, out, strict=True):
                 shape[a] = len(own)
-            return x.new_zeros(shape) + x.sum() * 0
+            nothing = x.sum() * 0  # the rank takes part backward all the same
+            for one in leaves(step.args):
+                if isinstance(one, State):
+                    nothing = nothing + state[one.name].sum() * 0
+            return x.new_zeros(shape) + nothing
         ask[source] = tuple(have)
         return local(found, step, how, {**value, source: x}, ask, state)
 

@@ -67,7 +67,3 @@ class Source:
         if len(parts) == 1:
             return parts[0]
         return (torch.cat if isinstance(parts[0], Tensor) else np.concatenate)(parts, along)
-
-    def __dask_tokenize__(self) -> Any:
-        """Name it by what it is in this process; its pixels are not read for a name."""
-        return ("convgraph", type(self.image).__name__, id(self.image))

@@ -5,6 +5,7 @@ window of the image that the tables name, runs the network on it, and keeps the 
 """
 
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.partial import check_mask, run
 from convgraph.scale.passes import Pass, passes, readout, sums, together
 from convgraph.scale.plan import Plan, plan
+from convgraph.scale.positions import Positions
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, tiling
 
@@ -41,7 +43,8 @@ def tiled(
         tile: pixels of the output in a block along each axis, one number or one an axis, or the
             memory that a tile may take beside the network, as "512 MiB".
         mask: which pixels are there; an absent pixel is what padding is, as in `to_graph`, and a
-            tile without a site is 0 without a reading or a run.
+            tile without a site is 0, and no task; `convgraph.scale.tiled.stored` writes the
+            others alone.
         channels_last: whether the image is (*size, C).
         held: a zarr array that an earlier run was writing into, its chunks as large as the tiles:
             the tiles that it holds are read from it and not computed again.
@@ -54,7 +57,7 @@ def tiled(
     Returns:
         A dask array (C_out, *out_size); (C_out,) of a network that ends in a readout.
         `out.to_zarr(...)`, `out.compute()`, dask's progress bar, schedulers and clusters do the
-        rest.
+        rest. Its `plan` is the tiling: what it costs, and `cg.prove(out.plan)`.
 
     Raises:
         ConversionError: an operator hears more than a part of the image; with the module's path.
@@ -104,10 +107,103 @@ def tiled(
         _check_held(held, shape, tuple(c[0] for c in chunks))
     kind = _numpy(found.recording.dtypes[found.out])
     work = Tile(cut, source, sites, held, tuple(axes), tuple(chunks), kind)
-    more = {"known": known} if todo else {}
-    return da.map_blocks(
-        work, **more, chunks=tuple(chunks), dtype=kind, meta=np.empty((0,) * len(shape), kind)
-    )
+    made = _array(work, known if todo else None)
+    made.plan = cut
+    return made
+
+
+def _array(work: "Tile", known: Any) -> Any:
+    """The array whose blocks are tiles; a tile without a site is a value, and no task."""
+    import dask.array as da
+    from dask._task_spec import DataNode, Task, TaskRef
+    from dask.highlevelgraph import HighLevelGraph
+
+    name = f"convgraph-{uuid4().hex}"  # a network has no name, and `id` gives numbers again
+    network = f"network-{name}"  # a task of its own: it travels once to a worker, not with each tile
+    graph: dict[Any, Any] = {network: Task(network, _same, work)}
+    more = () if known is None else (TaskRef(known.key),)
+    for block in np.ndindex(*map(len, work.chunks)):
+        key = (name, *block)
+        if work.empty(block):
+            graph[key] = DataNode(key, np.broadcast_to(np.zeros((), work.kind), work.shape(block)))
+        else:
+            graph[key] = Task(key, _made, TaskRef(network), block, *more)
+    needs = () if known is None else (known,)
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=needs)
+    blank = np.empty((0,) * len(work.chunks), work.kind)
+    return da.Array(layers, name, work.chunks, dtype=work.kind, meta=blank)
+
+
+def _same(work: "Tile") -> "Tile":
+    return work
+
+
+def _made(work: "Tile", block: tuple[int, ...], known: Any = None) -> Any:
+    return work(block, known)
+
+
+def stored(out: Any, goal: Any) -> Any:
+    """Return the task that writes an array of `cg.tiled` into zarr, one write a tile with a site.
+
+    Unlike `dask.array.store` it writes nothing where nothing is: there the goal keeps what it has,
+    a new array its 0.
+
+    Args:
+        out: what `cg.tiled` returned.
+        goal: whatever takes slices and arrays, (C_out, *out_size).
+
+    Returns:
+        A dask Delayed; `.compute()` writes.
+
+    Raises:
+        GraphError: the shapes differ.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("dask")
+        >>> goal = np.zeros((2, 8, 8), np.float32)
+        >>> out = tiled(nn.Conv2d(1, 2, 1), np.ones((1, 8, 8), np.float32), tile=4)
+        >>> stored(out, goal).compute()
+        >>> bool((goal != 0).all())
+        True
+    """
+    from dask._task_spec import DataNode, Task, TaskRef
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    if tuple(goal.shape) != tuple(out.shape):
+        raise GraphError(
+            f"scale.stored: expected goal of shape {tuple(out.shape)}, the array's, got "
+            f"{tuple(goal.shape)}"
+        )
+    blocks = out.dask.layers[out.name]
+    starts = [np.cumsum((0, *chunk)).tolist() for chunk in out.chunks]
+    name, ends = f"stored-{out.name}", []
+    graph: dict[Any, Any] = {}
+    for block in np.ndindex(*out.numblocks):
+        if isinstance(blocks[(out.name, *block)], DataNode):
+            continue
+        where = tuple(slice(s[k], s[k + 1]) for s, k in zip(starts, block, strict=True))
+        key = (name, *block)
+        graph[key] = Task(key, _Write(goal), TaskRef((out.name, *block)), where)
+        ends.append(TaskRef(key))
+    graph[name] = Task(name, _done, *ends)
+    return Delayed(name, HighLevelGraph.from_collections(name, graph, dependencies=[out]))
+
+
+class _Write:
+    """Writes a block where it belongs."""
+
+    def __init__(self, goal: Any) -> None:
+        self.goal = goal
+
+    def __call__(self, block: Any, where: Any) -> None:
+        """Write."""
+        self.goal[where] = block
+
+
+def _done(*_: Any) -> None:
+    """Nothing is left to do."""
 
 
 def _known(found: Plan, todo: list[Pass], tile: Any, source: Source) -> Any:
@@ -138,6 +234,7 @@ class Summed:
 
     def __init__(self, cut: Tiling, source: Source, one: Pass) -> None:
         self.cut, self.source, self.one = cut, source, one
+        self.name = uuid4().hex
 
     def __call__(self, number: tuple[int, ...], known: Any) -> Any:
         """Return the sums of a tile."""
@@ -150,8 +247,8 @@ class Summed:
             return sums(self.one, y)
 
     def __dask_tokenize__(self) -> Any:
-        """Name it by this process' objects."""
-        return ("convgraph", id(self.cut.plan), self.cut.tile, id(self.source), str(self.one.key))
+        """Name it: a network has no other name, and numbers of objects are given again."""
+        return self.name
 
 
 def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...]) -> None:
@@ -182,20 +279,26 @@ class Tile:
         self.cut, self.source, self.sites, self.held = cut, source, sites, held
         self.axes, self.chunks, self.kind = axes, chunks, kind
 
-    def __call__(self, known: Any = None, block_id: tuple[int, ...] | None = None) -> Any:
+    def out(self, block: tuple[int, ...]) -> tuple[Positions, ...]:
+        """Positions of the output that are a block's."""
+        return tuple(self.cut.cuts(axis)[block[a]] for axis, a in enumerate(self.axes))
+
+    def shape(self, block: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a block."""
+        return tuple(chunk[k] for chunk, k in zip(self.chunks, block, strict=True))
+
+    def empty(self, block: tuple[int, ...]) -> bool:
+        """Whether a block has no site."""
+        if self.sites is None:
+            return False
+        return not self.sites(self.cut.plan.out_size, self.out(block)).any()
+
+    def __call__(self, block: tuple[int, ...], known: Any = None) -> Any:
         """Return the block, (C_out, *tile)."""
-        assert block_id is not None
-        numbers = [block_id[a] for a in self.axes]
-        out = tuple(self.cut.cuts(axis)[k] for axis, k in enumerate(numbers))
-        shape = tuple(chunk[k] for chunk, k in zip(self.chunks, block_id, strict=True))
-        plan = self.cut.plan
-        here = None
-        if self.sites is not None:
-            here = self.sites(plan.out_size, out)
-            if not here.any():
-                return np.zeros(shape, self.kind)
-        if self.held is not None and _holds(self.held, block_id):
-            place = [slice(None)] * len(shape)
+        plan, out = self.cut.plan, self.out(block)
+        here = None if self.sites is None else self.sites(plan.out_size, out)
+        if self.held is not None and _holds(self.held, block):
+            place: list[Any] = [slice(None)] * len(block)
             for a, p in zip(self.axes, out, strict=True):
                 place[a] = slice(int(p[0]), int(p[-1]) + 1)
             return self.held[tuple(place)]
@@ -214,10 +317,6 @@ class Tile:
                     where[a] = n
                 y = torch.where(torch.from_numpy(here).to(y.device).view(where), y, 0)
             return np.ascontiguousarray(y.cpu().numpy())
-
-    def __dask_tokenize__(self) -> Any:
-        """Name it by this process' objects: a network has no other name."""
-        return ("convgraph", id(self.cut.plan), self.cut.tile, id(self.source), id(self.sites))
 
 
 def _holds(held: Any, block_id: tuple[int, ...]) -> bool:

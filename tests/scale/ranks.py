@@ -5,12 +5,14 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
 import convgraph as cg
 from convgraph.scale.sharded import equal_nodes
+from tests.scale import published as networks_of
 from tests.scale.nets import counted, networks, whole
 
 NETWORKS = (
@@ -53,6 +55,29 @@ def compare(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
         if not all(same):
             wrong.append([name, same])
     Path(folder, f"compare{rank}").write_text(json.dumps(wrong))
+    dist.destroy_process_group()
+
+
+def published(rank: int, world: int, folder: str) -> None:
+    """Run every published network over all ranks, write which ran and what differs."""
+    start(rank, world, folder)
+    names, wrong = [], []
+    for name in networks_of.NAMES:
+        try:
+            net, x, y, head, want = networks_of.whole(name)
+        except pytest.skip.Exception:  # its library is not installed
+            continue
+        part = cg.sharded(net)
+        mine = part.take(x.detach()).clone().requires_grad_()
+        out = part(mine)
+        got = networks_of.gradients(net, (out * part.take(head)).sum(), mine)
+        # a rank's gradients are sums of all ranks' residues: congruent to the whole's
+        same = [torch.equal(out.detach(), part.take(y)), torch.equal(got[-1], part.take(want[-1]))]
+        same.append(networks_of.equal(got[:-1], want[:-1]))
+        names.append(name)
+        if not all(same):
+            wrong.append([name, same])
+    Path(folder, f"published{rank}").write_text(json.dumps([names, wrong]))
     dist.destroy_process_group()
 
 

@@ -1,91 +1,80 @@
-"""Published networks by tiles, on whole numbers, to their last answer: every bit the whole's."""
+"""Published networks equal the whole on whole numbers: values and all gradients, by tiles and ranks.
 
-from typing import Any
+Tiles from a single pixel to more than the image, 1 to 4 processes; a classifier to its last answer.
+"""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch.multiprocessing import spawn
 
 import convgraph as cg
+from convgraph.scale.partial import run
 from convgraph.scale.passes import passes
 from convgraph.scale.plan import plan
 from tests import zoo
-from tests.scale.nets import Stay
+from tests.scale import published, ranks
+from tests.scale.published import FEW, NAMES, SEGMENTATION, equal, exact, gradients, whole
 
-pytest.importorskip("dask")
-
-FEW = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "squeezenet1_0")
-MORE = [
-    "resnet34",
-    "resnet50",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg16",
-    "densenet169",
-    "mobilenet_v2",
-    "mnasnet0_5",
-    "mnasnet1_0",
-    "shufflenet_v2_x1_0",
-    "squeezenet1_1",
-    "regnet_x_400mf",
-    "regnet_x_800mf",
-    "regnet_x_1_6gf",
-]
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU)
+pytestmark = pytest.mark.slow
 
 
-def exact(net: nn.Module) -> nn.Module:
-    """Small whole weights, norms that change nothing, activations that keep numbers small."""
-    draw = torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data = torch.randint(-1, 2, p.shape, generator=draw).double()
-    for module in list(net.modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0
-            module.weight.data.fill_(1)
-            module.running_mean.zero_()
-            module.running_var.fill_(1)
-        for name, child in list(module.named_children()):
-            if isinstance(child, ACTIVATIONS):
-                setattr(module, name, Stay())
-    return net.double().eval()
+def test_there_are_more_than_forty() -> None:
+    assert len(set(NAMES)) >= 40
 
 
-def same(net: nn.Module, size: tuple[int, int], tile: int) -> Any:
-    x = torch.randint(-3, 4, (1, 3, *size), generator=torch.Generator().manual_seed(1)).double()
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in NAMES if n not in FEW)]
+)
+def test_tiles_equal_the_whole_with_all_gradients(name: str) -> None:
+    net, x, y, head, want = whole(name)
+    assert y.unique().numel() > 2
+    assert all(bool((one != 0).any()) for one in (y, want[-1]))
+    pixels = name in SEGMENTATION  # as many tiles of one pixel as the image has: some of them
+    for tile in (16, 1000) if pixels else (1, 1000):
+        again = x.detach().clone().requires_grad_()
+        got = cg.streamed(net, tile=tile)(again)
+        assert torch.equal(got.detach(), y), tile
+        assert equal(gradients(net, (got * head).sum(), again), want), tile
+    if pixels:
+        single(net, x, y)
+
+
+def single(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Tiles of one pixel of the output, at corners and within, and the gradients that they give."""
+    made = plan(net, tuple(x.shape), x.dtype)
+    places = [(0, 0), (y.shape[2] - 1, y.shape[3] - 1), (17, 21)]
+    head, loss = torch.zeros_like(y), x.new_zeros(())
+    for k, place in enumerate(places):
+        head[(..., *place)] = k + 1
+        ask = made.asks(made.out, tuple(np.array([p]) for p in place))
+        part = x[np.ix_([0], range(3), *ask[0])]
+        got = run(made, part, ask, made.out)
+        assert torch.equal(got[..., 0, 0].detach(), y[(..., *place)])
+        loss = loss + got.sum() * (k + 1)
+    assert equal(gradients(net, loss, x), gradients(net, (net(x) * head).sum(), x))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_classifiers_equal_the_whole_to_their_last_answer(name: str) -> None:
+    net = exact(getattr(zoo.models(), name)(weights=None))
+    x = published.image(name)
+    assert len(passes(plan(net, tuple(x.shape)))) == 1
     with torch.no_grad():
         want = net(x)[0]
-    assert float(want.abs().max()) < 2**53
+    out = cg.tiled(net, x[0].numpy(), tile=2, statistics="passes")
+    assert np.array_equal(out.compute(scheduler="synchronous"), want.numpy())
     assert want.unique().numel() > 2
-    out = cg.tiled(net, x[0].numpy(), tile=tile, statistics="passes")
-    return np.array_equal(out.compute(scheduler="synchronous"), want.numpy())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in MORE)])
-def test_classifiers_equal_the_whole(name: str) -> None:
-    net = exact(getattr(zoo.models(), name)(weights=None))
-    found = plan(net, (1, 3, 70, 101))
-    assert found.whole
-    assert len(passes(found)) == (not name.startswith("vgg"))
-    if name.startswith("vgg"):  # a pool to 7 x 7 hears the map in windows of its own: the trunk
-        net = net.features
-    assert same(net, (70, 101), 2)
-
-
-@pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.parametrize("name", ["Unet", "Linknet", "UnetPlusPlus"])
-@pytest.mark.parametrize("encoder", ["resnet18", "vgg11_bn", "mobilenet_v2"])
-def test_segmentation_equals_the_whole(name: str, encoder: str) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_equal_the_whole_with_all_gradients(world: int, tmp_path: Path) -> None:
     zoo.models()
-    library = pytest.importorskip("segmentation_models_pytorch")
-    try:
-        net = exact(getattr(library, name)(encoder, encoder_weights=None, decoder_use_norm=True))
-    except (KeyError, ValueError, TypeError) as error:
-        pytest.skip(str(error))
-    assert same(net, (64, 96), 40)
+    spawn(ranks.spawned, ("published", world, str(tmp_path)), nprocs=world)
+    found = [json.loads((tmp_path / f"published{rank}").read_text()) for rank in range(world)]
+    assert [wrong for _, wrong in found] == [[]] * world
+    assert min(len(names) for names, _ in found) >= 40

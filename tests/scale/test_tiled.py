@@ -11,10 +11,12 @@ import convgraph as cg
 from convgraph.errors import ConversionError, GraphError
 from convgraph.scale import partial
 from convgraph.scale.source import Source
+from convgraph.scale.tiled import stored
 from tests.scale.nets import Skips, Stay, networks, whole
 
 da = pytest.importorskip("dask.array")
 zarr = pytest.importorskip("zarr")
+from dask._task_spec import Task, convert_legacy_graph  # noqa: E402 (dask may be missing)
 
 
 def truth(net, x):
@@ -120,7 +122,31 @@ def test_a_coarse_mask_equals_the_masked_graph_and_empty_tiles_never_run(monkeyp
         assert np.array_equal(out.compute(scheduler="synchronous"), want)
         assert out.npartitions == 48
         assert len(ran) == 5
+        assert tasks(out) == 5 + 1  # of 48 tiles, and the network
+        goal = zarr.zeros(out.shape, chunks=out.chunksize, dtype=out.dtype)
+        writes = stored(out, goal)
+        assert tasks(writes) == 5 + 1 + 5 + 1  # their writes, and the end
+        writes.compute(scheduler="synchronous")
+        assert np.array_equal(goal[:], want)
+        assert goal.nchunks_initialized == 5
     assert (want != 0).any()
+
+
+def tasks(collection) -> int:
+    """How many tasks dask has to run: what is a value already is none."""
+    graph = convert_legacy_graph(dict(collection.__dask_graph__()))
+    return sum(isinstance(node, Task) for node in graph.values())
+
+
+def test_without_a_mask_every_tile_is_a_task(skips) -> None:
+    net, x = skips
+    assert tasks(cg.tiled(net, x[0].numpy(), tile=(16, 20))) == 6 + 1
+
+
+def test_an_array_of_another_shape_is_no_goal(skips) -> None:
+    net, x = skips
+    with pytest.raises(GraphError, match="expected goal of shape"):
+        stored(cg.tiled(net, x[0].numpy(), tile=16), np.zeros((2, 3, 3)))
 
 
 def test_a_mask_of_an_odd_size_equals_the_masked_graph() -> None:
