@@ -72,7 +72,7 @@ HOUSE = {
     "proof": """
         aten ways_out surroundings draws precision
         roundoff equation record network refutation
-        layer symbolic plan verifier .
+        layer symbolic plan parts verifier .
     """,
     "proof.equation": """
         . spec spaces contraction listed
@@ -108,7 +108,7 @@ HOUSE = {
     """,
     "comparison": """
         . spread_out callers held linear_callers excite
-        networks layers named
+        networks parts layers named
     """,
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.

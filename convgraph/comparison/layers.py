@@ -55,9 +55,16 @@ Side = Any
 """A module, an `AsNodes`, or a function f(x, w, b) -> y."""
 
 
+def _parts() -> Any:
+    """The door of plans and parts, opened when it is first asked for."""
+    from convgraph.comparison import parts
+
+    return parts
+
+
 def prove(
     candidate: Side,
-    reference: Side,
+    reference: Side | None = None,
     images: Tensor | Sequence[Tensor] | None = None,  # (B, C, *size)
     *,
     size: Sequence[int] | None = None,
@@ -77,7 +84,7 @@ def prove(
     epsilon: float = EPSILON,
     seed: int | None = None,
     progress: bool = False,
-) -> Certificate:
+) -> Any:
     """Prove that two sides are the same function, for every image and every weight.
 
     Typed edges against an independent integer formula (S0), every operator of the candidate
@@ -86,6 +93,11 @@ def prove(
 
     Of two networks, with `images`: every parameter bit for bit, the wiring node by node, a
     certificate for each layer, and both runs held together by running error bounds.
+
+    Of a plan, the `.plan` of what `cg.tiled` returns, alone: every output in one tile, every edge
+    the definition's, everything there that is read; integers, at any size. Of what `cg.sharded`
+    returns, beside the network and with `images`, called on every rank: who reads what of whom in
+    integers, and every operator's part bit for bit, gradients included.
 
     Args:
         candidate: a graph convolution; a module on images with torch's `weight` and `bias`; a layer
@@ -121,7 +133,8 @@ def prove(
 
     Returns:
         A Certificate: print it, read `verdict`, or write it with `to_json`. A refutation carries
-        the smallest case and its likely cause.
+        the smallest case and its likely cause. A `PlanCertificate` of a plan, a `PartsCertificate`
+        of a sharded part: print it, or read `verdict` and `faults`.
 
     Raises:
         ProofError: the pair is none that can be compared, or size, mask or sites do not fit it.
@@ -136,6 +149,10 @@ def prove(
     arguments.number("prove", "epsilon", epsilon)
     if seed is not None:
         arguments.number("prove", "seed", seed, whole=True)
+    if reference is None:
+        return _parts().prove_plan(candidate)
+    if hasattr(candidate, "claims"):
+        return _parts().prove_part(candidate, reference, images, epsilon, seed)
     for name, side in (("candidate", candidate), ("reference", reference)):
         if isinstance(side, type) or not (callable(side) or isinstance(side, callers.AsNodes)):
             raise ProofError(

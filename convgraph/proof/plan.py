@@ -125,6 +125,24 @@ def judge_plan(claim: Claim) -> PlanCertificate:
     return PlanCertificate(verdict, named, parts_of, edges, claim.size, tuple(faults[:20]))
 
 
+def judge_plans(claims: Sequence[Claim]) -> PlanCertificate:
+    """Judge several plans as one: what each operator of a network claims by itself.
+
+    Args:
+        claims: in order; the first reads the image.
+    """
+    each = [judge_plan(one) for one in claims]
+    faults = tuple(fault for one in each for fault in one.faults)[:20]
+    return PlanCertificate(
+        "refuted" if faults else "proven",
+        sum(one.operators for one in each),
+        each[0].parts if each else (),
+        sum(one.edges for one in each),
+        each[0].size if each else (),
+        faults,
+    )
+
+
 def _covered(claim: Claim, axis: int) -> list[str]:
     n = claim.out_size[axis]
     count = np.zeros(n + 1, np.int64)

@@ -7,6 +7,7 @@ one `all_to_all_single` an axis for a layer that moves values, its reverse backw
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,28 +15,35 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
+from convgraph.proof.plan import AxisPart, Claim
 from convgraph.scale.partial import Part, keep, local, plainly, states
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import State, Step, leaves
+from convgraph.scale.tiling import operators, read
 
 
-def sharded(net: nn.Module, mesh: Any = None, *, shares: Any = None) -> "Sharded":
+def sharded(
+    net: nn.Module, mesh: Any = None, *, shares: Any = None, batch: Any = None
+) -> "Sharded":
     """Return a module that runs a network on this rank's box of one image.
 
     Start it with torchrun. The loss of the image is the sum of the ranks' losses; after `backward`
     every rank has the gradients of all parameters, of that sum. Norms over a batch in training take
-    their statistics from all ranks of the mesh.
+    their statistics from all ranks of the mesh, and of `batch`.
 
     Args:
         net: a dense network on images (B, C, *size) that returns one map, the same on all ranks.
         mesh: a DeviceMesh of one axis (rows) or two (rows and columns), a process group, or None
-            for all ranks. For data beside space give `mesh["space"]`, and wrap the module in DDP
-            or FSDP on `mesh["data"]`.
+            for all ranks. For data beside space give `mesh["space"]`, and wrap the module that
+            comes back, as one, in DDP or `fully_shard` on `mesh["data"]`.
         shares: for each axis of the mesh, what share of the positions each rank owns; None for
             equal ones. `equal_nodes` gives those of a mask.
+        batch: a DeviceMesh of one axis, or a process group, whose ranks have other images of the
+            same batch: norms in training hear them too. None for none.
 
     Returns:
         A module on this rank's part, (B, C, *part): `part.take(image)` cuts it out of the whole, or
@@ -53,7 +61,7 @@ def sharded(net: nn.Module, mesh: Any = None, *, shares: Any = None) -> "Sharded
         ...
         convgraph.errors.DeviceError: cg.sharded: expected a process group, ...
     """
-    return Sharded(net, mesh, shares)
+    return Sharded(net, mesh, shares, batch)
 
 
 def equal_nodes(mask: Any, ranks: int, axis: int = 0) -> list[float]:
@@ -79,7 +87,9 @@ def equal_nodes(mask: Any, ranks: int, axis: int = 0) -> list[float]:
 class Sharded(nn.Module):
     """A network on this rank's box; see `sharded`."""
 
-    def __init__(self, net: nn.Module, mesh: Any = None, shares: Any = None) -> None:
+    def __init__(
+        self, net: nn.Module, mesh: Any = None, shares: Any = None, batch: Any = None
+    ) -> None:
         super().__init__()
         if not dist.is_available() or not dist.is_initialized():
             raise DeviceError(
@@ -91,6 +101,7 @@ class Sharded(nn.Module):
         self.counts = [dist.get_world_size(group) for group in self.groups]
         self.places = [dist.get_rank(group) for group in self.groups]
         self.ends = _ends(shares, self.counts)
+        self.hearing = [*self.groups, *([] if batch is None else _groups(batch))]
 
     def cuts(self, axis: int, n: int) -> list[int]:
         """Where an axis of n positions changes its owner: as many numbers as ranks, and one."""
@@ -118,15 +129,20 @@ class Sharded(nn.Module):
 
     def forward(self, part: Tensor) -> Tensor:
         """Return this rank's part of the output, (B, C_out, *part of the output)."""
+        if any(isinstance(one, DTensor) for one in self.net.parameters()):
+            raise DeviceError(
+                "cg.sharded: expected whole weights while it runs, got a DTensor; give fully_shard "
+                "the module that cg.sharded returned, as one, and no layer within it"
+            )
         size = self._size(part)
         found = plan(self.net, (*part.shape[:2], *size), part.dtype)
-        _check(found)
+        self.check(found)
         state = states(found)
         trained = [name for name, p in self.net.named_parameters() if p.requires_grad]
         if trained and torch.is_grad_enabled():
             wanted = [state[name] for name in trained]
-            shared = _Shared.apply(self.groups, *wanted)  # type: ignore[no-untyped-call]
-            same = {id(state[name]): one for name, one in zip(trained, shared, strict=True)}
+            each = shared(self.groups, wanted)
+            same = {id(state[name]): one for name, one in zip(trained, each, strict=True)}
             state = {name: same.get(id(one), one) for name, one in state.items()}
         value: dict[int, Any] = {0: part}
         last = {s: k for k, step in enumerate(found.recording.steps) for s in step.sources}
@@ -137,7 +153,7 @@ class Sharded(nn.Module):
             elif how.how == "whole":
                 keep(value, step, self._norm(step, value, state))
             else:
-                keep(value, step, self._local(found, step, how, value, state))
+                keep(value, step, self.local(found, step, how, value, state))
             for source in step.sources:
                 if last[source] == k and source != found.out and found.axes[source] is not None:
                     value.pop(source, None)
@@ -164,7 +180,8 @@ class Sharded(nn.Module):
     def _owned(self, found: Plan, value: int) -> Part:
         return tuple(self.own(axis, n) for axis, n in enumerate(found.size(value)))
 
-    def _local(self, found: Plan, step: Step, how: Any, value: Any, state: Any) -> Any:
+    def local(self, found: Plan, step: Step, how: Any, value: Any, state: Any) -> Any:
+        """Return this rank's part of what an operator makes."""
         out = self._owned(found, step.results[0])
         ask = dict.fromkeys(step.results, out)
         if how.how == "node":
@@ -176,21 +193,13 @@ class Sharded(nn.Module):
         x, size = value[source], found.size(source)
         axes = found.axes[source] or ()
         have = list(self._owned(found, source))
-        to = found.size(step.results[0])
         for axis, group in enumerate(self.groups):
-            wants = [
-                need(how.relation, axis, size[axis], self.own(axis, to[axis], q))
-                for q in range(self.counts[axis])
-            ]
+            wants = self._wants(found, how, step, axis)
             cut = self.cuts(axis, size[axis])
-            if all(
-                not len(want) or (cut[q] <= want[0] and want[-1] < cut[q + 1])
-                for q, want in enumerate(wants)
-            ):
+            if _at_home(cut, wants):
                 continue  # nobody reads anybody: no call at all
-            me = self.places[axis]
-            send = [want[(want >= cut[me]) & (want < cut[me + 1])] - cut[me] for want in wants]
-            mine = wants[me]
+            send = [home - cut[self.places[axis]] for home in _sends(cut, wants, self.places[axis])]
+            mine = wants[self.places[axis]]
             get = [int(((mine >= a) & (mine < b)).sum()) for a, b in pairwise(cut)]
             told = (axes[axis], send, get, group)
             x = _Exchange.apply(x, *told)  # type: ignore[no-untyped-call]
@@ -206,6 +215,77 @@ class Sharded(nn.Module):
             return x.new_zeros(shape) + nothing
         ask[source] = tuple(have)
         return local(found, step, how, {**value, source: x}, ask, state)
+
+    def _wants(self, found: Plan, how: Any, step: Step, axis: int) -> list[Positions]:
+        """Positions of an operator's source that each rank of an axis reads, by rank."""
+        source = next(s for s in step.sources if found.axes[s] is not None)
+        n, to = found.size(source)[axis], found.size(step.results[0])[axis]
+        return [need(how.relation, axis, n, self.own(axis, to, q)) for q in self._ranks(axis)]
+
+    def _ranks(self, axis: int) -> range:
+        return range(self.counts[axis] if axis < len(self.groups) else 1)
+
+    def claims(self, found: Plan) -> list[Claim]:
+        """Return what the ranks claim of each operator, for the judge: who owns and who reads what.
+
+        A part is a rank; value 0 of a claim is the source as the exchange brings it, value 1 what
+        the operator makes.
+        """
+        made = []
+        for step, operator in zip(found.steps, operators(found), strict=True):
+            if operator is None:
+                continue
+            how = step[1]
+            axes = [self._claimed(found, step[0], how, axis) for axis in range(len(operator.out))]
+            one = replace(operator, sources=(0,), result=1)
+            made.append(Claim((one,), operator.size, 1, operator.out, tuple(axes)))
+        return made
+
+    def _claimed(self, found: Plan, step: Step, how: Any, axis: int) -> tuple[AxisPart, ...]:
+        source = next(s for s in step.sources if found.axes[s] is not None)
+        n, to = found.size(source)[axis], found.size(step.results[0])[axis]
+        wants = self._wants(found, how, step, axis) if how.how == "edges" else []
+        cut = self.cuts(axis, n)
+        parts = []
+        for rank in self._ranks(axis):
+            out, have, reads = self.own(axis, to, rank), self.own(axis, n, rank), {}
+            if wants and not _at_home(cut, wants):
+                have = np.concatenate([_sends(cut, wants, q)[rank] for q in self._ranks(axis)])
+            if wants:
+                reads[1] = read(how.relation, axis, n, out, have)
+            parts.append(AxisPart(out, {0: have, 1: out}, reads))
+        return tuple(parts)
+
+    @staticmethod
+    def check(found: Plan) -> None:
+        """Refuse a network that ranks cannot share.
+
+        Raises:
+            ConversionError: with the module's path.
+        """
+        for step, how in found.steps:
+            if how.how in ("whole", "sum") and not (
+                step.operator == "batch_norm" and how.axes is not None
+            ):
+                raise ConversionError(
+                    f"cg.sharded: {step.title} {how.why}; only batch norm does so over ranks. "
+                    "Split the network before it"
+                )
+            if (
+                how.how == "node"
+                and len({found.size(s) for s in step.sources if found.size(s)}) > 1
+            ):
+                raise ConversionError(f"cg.sharded: {step.title} joins maps of other sizes")
+        if not found.out_size:
+            found.refuse("cg.sharded")
+
+    def alike(self, net: nn.Module) -> "Sharded":
+        """Return another network on the same ranks and shares."""
+        other = type(self).__new__(type(self))
+        nn.Module.__init__(other)
+        other.net, other.groups, other.counts = net, self.groups, self.counts
+        other.places, other.ends, other.hearing = self.places, self.ends, self.hearing
+        return other
 
     def _norm(self, step: Step, value: Any, state: Any) -> Tensor:
         """Batch norm in training, with the statistics of all ranks of the mesh."""
@@ -231,9 +311,22 @@ class Sharded(nn.Module):
         return found
 
     def _total(self, one: Tensor) -> Tensor:
-        for group in self.groups:
+        for group in self.hearing:
             one = _Total.apply(one, group)  # type: ignore[no-untyped-call]
         return one
+
+
+def _at_home(cut: list[int], wants: list[Positions]) -> bool:
+    """Whether every rank reads only what it owns."""
+    return all(
+        not len(want) or (cut[q] <= want[0] and want[-1] < cut[q + 1])
+        for q, want in enumerate(wants)
+    )
+
+
+def _sends(cut: list[int], wants: list[Positions], rank: int) -> list[Positions]:
+    """Which positions of its own a rank sends to each: those that are wanted there."""
+    return [want[(want >= cut[rank]) & (want < cut[rank + 1])] for want in wants]
 
 
 def _groups(mesh: Any) -> list[Any]:
@@ -259,21 +352,6 @@ def _ends(shares: Any, counts: list[int]) -> list[list[float]]:
             f"mesh, none negative, got {shares!r}"
         )
     return [[float(sum(one[:r]) / sum(one)) for r in range(len(one) + 1)] for one in each]
-
-
-def _check(found: Plan) -> None:
-    for step, how in found.steps:
-        if how.how in ("whole", "sum") and not (
-            step.operator == "batch_norm" and how.axes is not None
-        ):
-            raise ConversionError(
-                f"cg.sharded: {step.title} {how.why}; only batch norm does so over ranks. Split "
-                "the network before it"
-            )
-        if how.how == "node" and len({found.size(s) for s in step.sources if found.size(s)}) > 1:
-            raise ConversionError(f"cg.sharded: {step.title} joins maps of other sizes")
-    if not found.out_size:
-        found.refuse("cg.sharded")
 
 
 def _write(step: Step, state: Any) -> None:
@@ -325,6 +403,11 @@ class _Total(torch.autograd.Function):
         found = grad.clone()
         dist.all_reduce(found, group=ctx.group)
         return found, None
+
+
+def shared(groups: Any, parameters: Sequence[Tensor]) -> Any:
+    """Return parameters whose gradients are the sums over the ranks of all groups."""
+    return _Shared.apply(groups, *parameters)  # type: ignore[no-untyped-call]
 
 
 class _Shared(torch.autograd.Function):

@@ -119,7 +119,7 @@ def _array(work: "Tile", known: Any) -> Any:
     from dask.highlevelgraph import HighLevelGraph
 
     name = f"convgraph-{uuid4().hex}"  # a network has no name, and `id` gives numbers again
-    network = f"network-{name}"  # a task of its own: it travels once to a worker, not with each tile
+    network = f"network-{name}"  # a task: it travels once to a worker, not with each tile
     graph: dict[Any, Any] = {network: Task(network, _same, work)}
     more = () if known is None else (TaskRef(known.key),)
     for block in np.ndindex(*map(len, work.chunks)):

@@ -1,7 +1,7 @@
 """A tiling: a plan cut into tiles, what they cost, and the proof that they are the whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -152,29 +152,38 @@ def _largest(plan: Plan, budget: int, target: int) -> Tiling:
         side //= 2
 
 
+def operators(plan: Plan) -> list[Operator | None]:
+    """Return what a plan says that it computes, operator by operator; None of what makes no map."""
+    found: list[Operator | None] = []
+    for step, how in plan.steps:
+        sources = tuple(s for s in step.sources if plan.axes[s] is not None)
+        if how.axes is None or not sources:
+            found.append(None)
+            continue
+        name, arguments = "", {}
+        if how.how == "edges":
+            name, arguments = step.operator.removeprefix("_"), _arguments(plan, step, how)
+        result = step.results[0]
+        size, out = plan.size(sources[0]), plan.size(result)
+        found.append(Operator(step.title, name, arguments, sources, result, size, out))
+    return found
+
+
+def read(relation: Any, axis: int, size: int, out: Positions, have: Positions) -> Any:
+    """Return (outputs, taps) places among the sources that are there, as a part reads them."""
+    found = [edges(relation, axis, size, run, have) for run in runs(out)]
+    return np.concatenate(found) if found else relation.axis_sources(axis, size)[:0]
+
+
 def claim(made: Tiling) -> Claim:
     """Return what a tiling claims, for the judge."""
     plan = made.plan
-    operators = []
-    for step, how in plan.steps:
-        if how.axes is None:
-            continue
-        sources = tuple(s for s in step.sources if plan.axes[s] is not None)
-        for result in step.results:
-            name, arguments = "", {}
-            if how.how == "edges":
-                name, arguments = step.operator.removeprefix("_"), _arguments(plan, step, how)
-            operators.append(
-                Operator(
-                    step.title,
-                    name,
-                    arguments,
-                    sources,
-                    result,
-                    plan.size(sources[0]),
-                    plan.size(result),
-                )
-            )
+    said = [
+        replace(one, result=result)
+        for (step, _), one in zip(plan.steps, operators(plan), strict=True)
+        if one is not None
+        for result in step.results
+    ]
     axes = []
     for axis in range(len(made.tile)):
         parts = []
@@ -185,14 +194,10 @@ def claim(made: Tiling) -> Claim:
                 if how.how == "edges" and step.results[0] in have:
                     source = next(s for s in step.sources if plan.axes[s] is not None)
                     n, mine = plan.size(source)[axis], have[step.results[0]]
-                    reads[step.results[0]] = np.concatenate(
-                        [edges(how.relation, axis, n, run, have[source]) for run in runs(mine)]
-                    )
+                    reads[step.results[0]] = read(how.relation, axis, n, mine, have[source])
             parts.append(AxisPart(out, have, reads))
         axes.append(tuple(parts))
-    return Claim(
-        tuple(operators), plan.image_size, made.target, plan.size(made.target), tuple(axes)
-    )
+    return Claim(tuple(said), plan.image_size, made.target, plan.size(made.target), tuple(axes))
 
 
 def _arguments(plan: Plan, step: Any, how: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import convgraph as cg
 from convgraph.errors import GeometryError, ProofError
 from convgraph.proof.plan import AxisPart, judge_plan, judge_sites
 from convgraph.scale.plan import plan
@@ -23,6 +24,17 @@ def test_right_plans_are_proven(name: str) -> None:
     found = made(name).prove()
     assert found.verdict == "proven", found
     assert found.edges > 10
+
+
+def test_a_tiled_array_carries_its_plan_to_the_judge() -> None:
+    pytest.importorskip("dask")
+    net, _ = whole(*networks()["skips"])
+    out = cg.tiled(net, np.ones((2, 45, 38), np.float32), tile=7)
+    found = cg.prove(out.plan)
+    assert found.verdict == "proven"
+    assert found.parts == (7, 6)
+    with pytest.raises(ProofError, match="or a plan alone"):
+        cg.prove(net)
 
 
 def altered(found, axis: int, number: int, change):

@@ -5,6 +5,8 @@ depth makes no sum too large to be exact: what is compared is congruent to the g
 congruent parts are congruent to the sum.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -36,6 +38,13 @@ SEGMENTATION = tuple(
     for encoder in ("resnet18", "vgg11_bn", "mobilenet_v2")
 )
 NAMES = (*TORCHVISION, *TIMM, *SEGMENTATION)
+HEAVY = (
+    "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg13", "vgg16", "darknet53", "xception41",
+    "mobileone_s0",
+)  # fmt: skip
+"""By tiles only; the others run on ranks too."""
+
+SIZES = {"alexnet": (69, 106), **dict.fromkeys(("hrnet_w18_small", "dla34", "dla46_c"), (32, 64))}
 FEW = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "squeezenet1_0")
 
 
@@ -81,8 +90,24 @@ def front(net: nn.Module) -> nn.Module:
     return nn.Sequential(*kept)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Leave weights as memory is: whole numbers follow, and drawing others first takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"):
+            patch.setattr(nn.init, name, lambda one, *_, **__: one)
+        for name in ("normal_", "uniform_", "trunc_normal_"):
+            patch.setattr(nn.init, name, lambda one, *_, **__: one)
+        yield
+
+
 def network(name: str) -> nn.Module:
     """Return a network of small whole weights in float64; skip where its library is not."""
+    with undrawn():
+        return _network(name)
+
+
+def _network(name: str) -> nn.Module:
     models = zoo.models()
     if name in TORCHVISION:
         return exact(front(getattr(models, name)(weights=None)))
@@ -120,7 +145,7 @@ def exact(net: nn.Module) -> nn.Module:
 
 def image(name: str) -> Tensor:
     """Return an image of small whole numbers, of a size that strides of 32 do not divide."""
-    size = (32, 40) if name in SEGMENTATION else (69, 106) if name == "alexnet" else (45, 70)
+    size = (32, 40) if name in SEGMENTATION else SIZES.get(name, (45, 70))
     draw = torch.Generator().manual_seed(1)
     return torch.randint(-3, 4, (1, 3, *size), generator=draw).double()
 
@@ -131,7 +156,10 @@ def gradients(net: nn.Module, loss: Tensor, x: Tensor) -> list[Tensor]:
     found = torch.autograd.grad(loss, [*parameters, x], allow_unused=True)
     for one in found:
         assert one is None or float(one.abs().max()) < 2**53
-    return [x.new_zeros(()) if one is None else torch.remainder(one, P) for one in found]
+    return [
+        torch.zeros_like(given) if one is None else torch.remainder(one, P)
+        for given, one in zip([*parameters, x], found, strict=True)
+    ]
 
 
 def whole(name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor, list[Tensor]]:

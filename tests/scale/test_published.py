@@ -1,4 +1,4 @@
-"""Published networks equal the whole on whole numbers: values and all gradients, by tiles and ranks.
+"""Published networks equal the whole on integers: values and all gradients, by tiles and ranks.
 
 Tiles from a single pixel to more than the image, 1 to 4 processes; a classifier to its last answer.
 """

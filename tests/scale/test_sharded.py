@@ -1,6 +1,8 @@
 """One image over processes equals the image in one: values and every gradient."""
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,6 +41,44 @@ def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(tmp_path: Path)
         assert "expected shares as [2] numbers" in found["shares"]
         assert "expected mesh as a DeviceMesh" in found["mesh"]
         assert found["nodes"] == [0.25] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2,), pytest.param((2, 2), marks=pytest.mark.ci)])
+def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp_path) -> None:
+    world = int(np.prod(shape))
+    every = results(tmp_path, "prove", world, shape)
+    said = {
+        "a weight of one rank": "mid.weight differs from",
+        "another dilation": "the part's network runs 'one' (conv2d)",
+        "rows off by one": "is read and not there",
+        "a share of the gradient": "the gradient of input 0 is",
+        "gradients of one rank": "the gradient of weight",
+    }
+    for found in every:
+        for name, (verdict, operators, text) in found.items():
+            if name in said:
+                assert verdict == "refuted", (name, text)
+                assert said[name] in text, text
+            elif name == "norm in training":
+                assert verdict == "undecided"
+                assert "(batch_norm) computes with real numbers" in text
+            else:
+                assert verdict == "proven", text
+                assert operators >= 2
+    assert every[0].keys() == every[-1].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_data_beside_space_under_torchrun_is_the_step_of_the_whole_batch(tmp_path) -> None:
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    subprocess.run([*line, "-m", "tests.scale.trained", str(tmp_path)], check=True, timeout=300)
+    for rank in range(4):
+        wrong, same, said = json.loads((tmp_path / f"trained{rank}").read_text())
+        assert wrong == []
+        assert not same
+        assert "give fully_shard the module that cg.sharded returned" in said
 
 
 def test_without_a_group_it_says_what_to_start() -> None:
