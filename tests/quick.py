@@ -25,6 +25,7 @@ TESTS = {
     "convgraph/proof/network/": "tests/proof/network",
     "convgraph/proof/refutation/": "tests/proof/refutation",
     "convgraph/proof/symbolic/": "tests/proof/symbolic",
+    "convgraph/proof/parts.py": "tests/scale/test_sharded.py",
     "convgraph/proof/plan.py": "tests/proof/test_plan.py",
     "convgraph/proof/equation/": "tests/proof/equation tests/proof/layer/test_judge.py",
     "convgraph/proof/aten.py": "tests/proof/test_aten.py tests/proof/layer/premise",

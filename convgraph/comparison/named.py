@@ -91,7 +91,7 @@ def certify(
         if size is None:
             raise ProofError("certify: expected size=(H, W) or images= for a network")
         where = {"images": _images(two, size, batch, seed)}
-    found = prove(
+    found: Certificate = prove(
         one, two, **where, **more, mask=mask, sites=sites, epsilon=epsilon, seed=seed,
         progress=progress,
     )  # fmt: skip

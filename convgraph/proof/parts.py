@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.proof.draws import EPSILON, plan
+from convgraph.proof.draws import EPSILON, budget
 from convgraph.proof.plan import PlanCertificate
 
 
@@ -97,7 +97,7 @@ def judge_operator(
     Returns:
         What is wrong; how many numbers were compared; log2 of the probability.
     """
-    drawn = plan(one.terms * one.unit**2, "float64", epsilon, seed)
+    drawn = budget(one.terms * one.unit**2, "float64", epsilon, seed)
     faults: list[str] = []
     entries = 0
     for draw in drawn.generators():

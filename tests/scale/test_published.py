@@ -58,7 +58,9 @@ def single(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     assert equal(gradients(net, loss, x), gradients(net, (net(x) * head).sum(), x))
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in ("densenet121", "mnasnet0_5"))]
+)
 def test_classifiers_equal_the_whole_to_their_last_answer(name: str) -> None:
     net = exact(getattr(zoo.models(), name)(weights=None))
     x = published.image(name)

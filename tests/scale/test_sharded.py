@@ -24,7 +24,10 @@ def results(tmp_path: Path, what: str, world: int, *more: object) -> list[object
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2,), pytest.param((3,), marks=pytest.mark.ci), (2, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [(2,), *(pytest.param(one, marks=pytest.mark.ci) for one in [(1,), (3,), (4,), (2, 2)])],
+)
 def test_every_rank_has_its_part_of_the_whole(shape: tuple[int, ...], tmp_path: Path) -> None:
     world = int(np.prod(shape))
     assert results(tmp_path, "compare", world, shape) == [[]] * world
