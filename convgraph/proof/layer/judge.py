@@ -163,8 +163,7 @@ def prove_convolution(
         budget = draws.budget(needed, dtype_name(probe), epsilon, seed)
     except ProofError as error:
         probed = Identity("undecided", 3, reason=str(error))
-    # Edges that differ are shown by the smallest case, or else, where there is none, by the probes.
-    if budget is not None and (structure.status != "refuted" or oracle.scale > 1):
+    if budget is not None:  # edges that differ are no number yet: the probes look for one
         with precision.plain(device):
             probed = check_identity(
                 candidate, reference, oracle, budget, dtype=probe, device=device, second=second,
@@ -227,8 +226,8 @@ def prove_convolution(
         return replace(found, cause=f"{followed.reason} ({followed.line})")
     if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):
         found = _explained(found, candidate, reference, spec, edges, probe, device)
-        if structure.status == "refuted" and found.smallest_case is None:
-            return _without_a_number(found, "S0 structure")
+    if structure.status == "refuted" and found.smallest_case is None:
+        return _without_a_number(found, "S0 structure")
     return found
 
 

@@ -15,14 +15,14 @@ Lists = tuple[Any, Any, Any]
 
 
 def walk(spec: ConvSpec, lists: Lists) -> Callable[..., Tensor]:
-    """Return the convolution along typed edges; one row of zeros lies behind the pixels."""
+    """Return the convolution along typed edges; behind the last pixel lies the first, not zeros."""
     source, target, tap = (torch.from_numpy(np.asarray(array)) for array in lists)
     oracle = Oracle(spec)
     there = torch.from_numpy(oracle.targets).unsqueeze(1)
 
     def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         rows = x.movedim(1, -1).flatten(0, -2)
-        rows = torch.cat([rows, rows.new_zeros(1, spec.in_channels)])
+        rows = torch.cat([rows, rows[:1]])
         y = torch.where(there, b.expand(len(there), -1), 0)
         for t, matrix in enumerate(w.flatten(2).unbind(2)):
             along = tap == t

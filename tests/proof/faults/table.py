@@ -21,8 +21,8 @@ HEAD = """# Planted faults
 A judge that has never been seen to refute proves nothing. Each line below is a convolution with one
 mistake. The judge takes it through structure (S0), premise (S1), identity of value, gradients and
 their gradients (S2) and rounding (S3), see [what is proven](design/proof.md), and has to say
-*refuted*; "could not be decided" is not enough. Where S0 refutes, S2 and S3 are not asked; where S2
-refutes, S3 is not.
+*refuted*; "could not be decided" is not enough. Edges that differ are no number yet: where S0 says
+that they do, S2 has to show one. Where S2 refutes, S3 is not asked.
 
 Beside it stand comparisons that tests often make, in float64 on one draw of standard normal
 numbers: `torch.testing.assert_close` with its defaults and `torch.allclose(atol=1e-4)`, both of the
@@ -67,7 +67,7 @@ def _summary() -> str:
     total = len(FAULTS)
     alone = {
         part: sum([p.split()[0] for p in refuting(judge(name))] == [part] for name in FAULTS)
-        for part in ("S0", "S1", "S2", "S3")
+        for part in ("S1", "S2", "S3")
     }
     rows = [
         ("the judge", sum(judge(name).verdict == "refuted" for name in FAULTS)),
