@@ -90,7 +90,7 @@ HOUSE = {
         follower trusted check
     """,
     "proof.network": """
-        . value_numbers running_error node recorder
+        . value_numbers running_error node whole_layers recorder
         operator_layers match side_by_side end_to_end gradients
         judge
     """,

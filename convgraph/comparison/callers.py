@@ -205,7 +205,9 @@ def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Ru
 
 def _called(module: torch.nn.Module, sent: dict[str, Tensor], *how: Any) -> Any:
     """`functional_call`, which leaves what is sent behind in a module that stands in two places."""
-    before = [(part, dict(part._parameters)) for part in module.modules()]
+    scripted = torch.jit.ScriptModule  # keeps its parameters itself, and puts them back
+    plain = [part for part in module.modules() if not isinstance(part, scripted)]
+    before = [(part, dict(part._parameters)) for part in plain]
     try:
         return functional_call(module, sent, *how)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -58,6 +59,28 @@ def both(candidate: Any, reference: Any) -> tuple[Parameters, Parameters] | None
 
 def _detached(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach()
+
+
+def checked_numbers(side: Any, who: str) -> None:
+    """Refuse a side that holds no numbers yet.
+
+    Raises:
+        ProofError: a parameter or buffer is lazy or on the meta device.
+    """
+    module = module_of(side)
+    if module is None:
+        return
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if isinstance(value, UninitializedTensorMixin):
+            raise ProofError(
+                f"prove: {name!r} of the {who} is lazy: it has no shape yet; call it once on an "
+                "image first"
+            )
+        if value.is_meta:
+            raise ProofError(
+                f"prove: {name!r} of the {who} is on the meta device and holds no numbers; "
+                "to_empty(device='cpu') and load_state_dict give it some"
+            )
 
 
 def checked_shapes(candidate: Any, spec: ConvSpec, who: str) -> None:
@@ -111,6 +134,8 @@ def as_held(side: Any) -> tuple[Any, tuple[str, ...]]:
             module._forward_pre_hooks.copy(),
         )
     if parametrize.is_parametrized(plain):
+        kind = type(plain)  # shared by copies, and what is taken off is taken off the class
+        plain.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
         for name in [*plain.parametrizations]:
             parametrize.remove_parametrizations(plain, name)
     for key, hook in hooked.items():

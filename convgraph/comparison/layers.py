@@ -159,6 +159,7 @@ def prove(
                 f"prove: expected {name} as a module, an AsNodes, or a function f(x, w, b), "
                 f"got {type(side).__name__}"
             )
+        held.checked_numbers(side, name)
     trust = (*trust, *_FUSED)
     if isinstance(size, int) and not isinstance(size, bool):
         axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)

@@ -98,12 +98,12 @@ def prove_pair(
         return (where, spec.to_dict()), by_operator
 
     layers = {
-        path: Layer(path, _image)
+        path: Layer(path, _image, _values, _put)
         for path, module in modules.items()
         if isinstance(module, GraphConvNd) and not calls_torch(module)
     }
     dense_layers = {
-        path: Layer(path, _image) for path in layers if _pads_itself(_submodule(reference, path))
+        path: layer for path, layer in layers.items() if _pads_itself(_submodule(reference, path))
     }
     return prove_network(
         Side(candidate, _run, layers),
@@ -173,3 +173,14 @@ def _image(value: Any) -> Tensor:
     if isinstance(value, PixelGraph) and value.sites.size is not None and value.sites.is_full:
         return value.to_image()
     raise Undecided("a layer is called on something else than the graph of a full grid")
+
+
+def _values(value: Any) -> Tensor:
+    """The tensor in what a layer takes or returns."""
+    found: Tensor = value.x if isinstance(value, PixelGraph) else value
+    return found
+
+
+def _put(value: Any, tensor: Tensor) -> Any:
+    """What a layer takes or returns, with another tensor in it."""
+    return value.with_x(tensor) if isinstance(value, PixelGraph) else tensor

@@ -1,13 +1,13 @@
 """Gradients of a network: the backward program of both sides, node by node, as the forward one.
 
 Both sides run forward and backward under the recorder, `.backward()` into `.grad`, so that hooks of
-modules, tensors and parameters run too. Every operator of autograd is a node; gradients of images
-and parameters are outputs by name. A skip that is cut, a reversed gradient, a backward of one's own
+modules, tensors and parameters run too. Every operator of autograd is a node, a layer that is one
+node forward is one backward; gradients of images and parameters are outputs by name. A skip that is cut, a reversed gradient, a backward of one's own
 or a hook is another program, and a number decides what that comes to: a gradient that is missing
 where the reference's is none, or one that is further off than the running bound allows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convgraph.proof.network.end_to_end import Images, Side
 from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
 from convgraph.proof.network.value_numbers import Numbering, Undecided
@@ -26,21 +27,25 @@ NAME = "gradients"
 NOT_ASKED = "gradients of the network, and of its layers within it"
 
 
-def gradients(candidate: Side, reference: Side, images: Images) -> Part:
+def gradients(
+    candidate: Side, reference: Side, images: Images, whole: Collection[str] = ()
+) -> Part:
     """Compare the backward programs, and their numbers where they differ.
 
     Args:
         candidate: the accused; wired as the reference forward.
         reference: the dense network.
         images: what both run on.
+        whole: paths of the layers that are one node, on both sides.
     """
     numbering = Numbering()
     found = Reference(numbering)
     heads: list[Tensor] = []
     try:
-        one = _traced(reference, images, numbering, found.settle, heads)
+        layers = {path: candidate.layers[path] for path in whole}
+        one = _traced(reference, images, numbering, found.settle, heads, layers)
         matcher = Matcher(found)
-        two = _traced(candidate, images, numbering, matcher.settle, heads)
+        two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
         _same_names(one, two)
         matcher.finish(list(one.values()), list(two.values()))
     except Different as difference:
@@ -69,7 +74,12 @@ def _same_names(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 def _traced(
-    side: Side, images: Images, numbering: Numbering, settle: Any, heads: list[Tensor]
+    side: Side,
+    images: Images,
+    numbering: Numbering,
+    settle: Any,
+    heads: list[Tensor],
+    layers: Mapping[str, Layer],
 ) -> dict[str, Any]:
     """Numbers of outputs and gradients by name."""
     names: list[str] = []
@@ -79,9 +89,10 @@ def _traced(
         names.extend(made)
         return list(made.values())
 
+    whole = {id(side.net.get_submodule(path)): layer for path, layer in layers.items()}
     with _fresh_gradients(side.net):
         numbers = trace(
-            side.net, run, tuple(image.clone() for image in images), numbering, {}, settle,
+            side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
             gradients=True,
         )  # fmt: skip
     return dict(zip(names, numbers, strict=True))

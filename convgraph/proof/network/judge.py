@@ -104,10 +104,8 @@ def prove_network(
             paths, layers = _layers(matcher, reference, certify, step)
             parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
-        if matcher is not None and not _whole_layers(matcher):
-            grads = gradients(candidate, reference, images)
-        elif matcher is not None:
-            grads = Part(NAME, "not asked", "layers on graphs are nodes as wholes; see not covered")
+        if matcher is not None:
+            grads = gradients(candidate, reference, images, _whole(matcher))
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
@@ -163,9 +161,9 @@ def _raised(error: BaseException) -> str:
     return f"one side raised {type(error).__name__}: {text}"
 
 
-def _whole_layers(matcher: Matcher) -> bool:
-    """Whether a layer is one node on some side, whose backward is many."""
-    return any(node.layer is not None for pair in matcher.pairs for node in pair)
+def _whole(matcher: Matcher) -> set[str]:
+    """The paths of layers that are one node, forward and backward."""
+    return {two.layer for _, two in matcher.pairs if two.layer is not None}
 
 
 def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:

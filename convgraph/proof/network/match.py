@@ -177,7 +177,7 @@ def _may_match(one: Node, two: Node) -> bool:
         return False
     if one.name == CONVOLUTION and two.layer is not None:
         return True  # its certificate says whether the arguments are the same
-    if one.layer is not None:
+    if one.layer is not None and one.name == CONVOLUTION:
         return False
     if one.name in (*REDUCTIONS, *SOFTMAX) and one.shapes != two.shapes:
         return bool(_rest(one) == _rest(two))

@@ -11,6 +11,9 @@ from convgraph.proof.network.value_numbers import Numbers
 CONVOLUTION = "convolution"
 """Name of a node that is one, operator or layer."""
 
+BACKWARD = "convolution_backward"
+"""Name of the backward of a layer that is one node."""
+
 
 @final
 @dataclass
@@ -58,10 +61,14 @@ class Layer:
     Attributes:
         path: where it stands.
         image: what it takes or returns -> an image (B, C, *size), a view wherever that can be.
+        values: what it takes or returns -> the tensor in it.
+        put: (what it takes or returns, another tensor) -> the same with that tensor in it.
     """
 
     path: str
     image: Callable[[Any], Tensor]
+    values: Callable[[Any], Tensor]
+    put: Callable[[Any, Tensor], Any]
 
 
 @final

@@ -7,6 +7,7 @@ copies and concatenations is the same input if and only if it is the same elemen
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
-from convgraph.proof.network.node import CONVOLUTION, Layer, Node, NodeCall, Observe, Settle
+from convgraph.proof.network.node import (
+    BACKWARD,
+    CONVOLUTION,
+    Layer,
+    Node,
+    NodeCall,
+    Observe,
+    Settle,
+)
 from convgraph.proof.network.value_numbers import (
     Memory,
     Numbering,
@@ -27,6 +36,7 @@ from convgraph.proof.network.value_numbers import (
     as_tensor,
     tidy,
 )
+from convgraph.proof.network.whole_layers import differentiated
 from convgraph.proof.ways_out import WaysOut
 
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
@@ -60,7 +70,7 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         """Number parameters and buffers by their names; tied ones share the first name."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.memory, self.layers, self.settle = memory, layers, settle
+        self.net, self.memory, self.layers, self.settle = net, memory, layers, settle
         self.observe = observe
         self.paths = {id(module): path for path, module in net.named_modules()}
         self.open: list[str] = []
@@ -75,12 +85,14 @@ class Recorder(TorchDispatchMode):
         """Record what runs within, and what leaves torch there without an operator."""
         before = hooks.register_module_forward_pre_hook(self._enter)
         behind = hooks.register_module_forward_hook(self._leave, always_call=True)
-        try:
-            with torch.set_grad_enabled(gradients), WaysOut(self._out), self:
-                yield
-        finally:
-            before.remove()
-            behind.remove()
+        whole = self.layers if gradients else {}
+        with differentiated(self.net, whole, partial(_aside, self), self._back):
+            try:
+                with torch.set_grad_enabled(gradients), WaysOut(self._out), self:
+                    yield
+            finally:
+                before.remove()
+                behind.remove()
 
     def _out(self, tensor: Tensor, way: str) -> Tensor:
         """Refuse data that leave torch, where nobody can follow."""
@@ -146,6 +158,33 @@ class Recorder(TorchDispatchMode):
             with _aside(self):
                 direct = torch.ops.aten.convolution.default
                 self.observe(NodeCall(self._layer, direct, self._given, [image]))
+
+    def _back(
+        self,
+        layer: Layer,
+        taken: Any,
+        returned: Any,
+        g: Tensor,
+        given: list[Tensor | None],
+        found: list[Tensor | None],
+    ) -> None:
+        """The backward of a layer that is one node: (g, x, w) -> what is asked of grad_x, w, b."""
+        x, w, _ = given
+        assert x is not None
+        assert w is not None
+        sent = [layer.image(layer.put(returned, g)), layer.image(layer.put(taken, x)), w]
+        if not all(map(self.memory.knows, sent)):
+            raise Undecided(f"the backward at {layer.path!r} is sent what nobody can follow")
+        asked = [n for n, t in zip("xwb", found, strict=True) if t is not None]
+        with _aside(self):
+            made = [t for t in found if t is not None]
+            if found[0] is not None:
+                made[0] = layer.image(layer.put(taken, found[0]))
+            node = Node(
+                BACKWARD, f"by {', '.join(asked)}", [self.memory.read(t) for t in sent],
+                layer.path, [tuple(t.shape) for t in made], layer=layer.path,
+            )  # fmt: skip
+            self._settle(node, made)
 
     # -- operators --------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ gives the numbers of the accused in every entry, on the smallest case and on the
 about. What no operator predicts goes on to `symptoms`: properties that are tested on the accused.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -96,10 +97,11 @@ def _edge_causes(spec: ConvSpec, lists: EdgeLists) -> list[str]:
     ]
     if found:
         return found
-    want = _multiset(e.source, e.target, e.tap)
-    if have <= want:
-        return [f"the edge list lacks {len(want) - len(have)} edges and is right otherwise"]
-    if set(have) == set(want):
+    want, shown = Counter(_multiset(e.source, e.target, e.tap)), Counter(have)
+    lacking, beyond = (want - shown).total(), (shown - want).total()
+    if not beyond:
+        return [f"the edge list lacks {lacking} of {want.total()} edges and is right otherwise"]
+    if not lacking and shown.keys() == want.keys():
         return ["the edge list repeats edges"]
     return []
 

@@ -101,3 +101,79 @@ def test_grads_are_left_as_they_were() -> None:
     dense.stem.weight.grad = kept
     cg.prove(copy.deepcopy(dense), dense, torch.randn(2, 3, 6, 6).double())
     assert dense.stem.weight.grad is kept
+
+
+class OnGraph(nn.Module):
+    """The same network, built by hand of graph layers, which are nodes as wholes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = cg.nn.GraphConv2d(3, 4, 3, padding=1)
+        self.norm = cg.nn.GraphBatchNorm2d(4)
+        self.body = cg.nn.GraphConv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, graph: cg.PixelGraph) -> Tensor:
+        graph = self.norm(self.stem(graph))
+        graph = graph.with_x(graph.x.relu())
+        return self.head(self.mixed(graph).relu().mean((2, 3)))
+
+    def mixed(self, graph: cg.PixelGraph) -> Tensor:
+        return (graph.with_x(graph.x + self.body(graph).x)).to_image()
+
+
+def graph_cut(net: Any) -> None:
+    net.mixed = lambda g: g.with_x(g.x.detach() + net.body(g).x).to_image()
+
+
+def graph_reversed(net: Any) -> None:
+    net.mixed = lambda g: g.with_x(Reversed.apply(g.x) + net.body(g).x).to_image()
+
+
+def graph_without(net: Any) -> None:
+    def mixed(g: cg.PixelGraph) -> Tensor:
+        with torch.no_grad():
+            inner = net.body(g).x
+        return g.with_x(g.x + inner).to_image()
+
+    net.mixed = mixed
+
+
+def graph_image_alone(net: Any) -> None:
+    """The layer is right for its image, and its weight learns nothing: as it is called there."""
+    body = net.body
+
+    def mixed(g: cg.PixelGraph) -> Tensor:
+        held = {name: value.detach() for name, value in body.named_parameters()}
+        return g.with_x(g.x + torch.func.functional_call(body, held, (g,)).x).to_image()
+
+    net.mixed = mixed
+
+
+def on_graph(change: Callable[[Any], None] | None = None) -> Certificate:
+    torch.manual_seed(0)
+    dense = Net().double().eval()
+    net = OnGraph().double().eval()
+    net.load_state_dict(dense.state_dict())
+    if change is not None:
+        change(net)
+    return cg.prove(net, dense, torch.randn(2, 3, 6, 6).double())
+
+
+def test_the_backward_of_graph_layers_is_proven() -> None:
+    found = on_graph()
+    parts = {part.name: part for part in found.parts}
+    assert found.verdict == "proven", str(found)
+    assert parts["gradients"].status == "proven", str(found)
+    assert not any("gradients of the network" in text for text in found.not_covered)
+
+
+@pytest.mark.parametrize(
+    "change", [graph_cut, graph_reversed, graph_without, graph_image_alone, hooked]
+)
+def test_a_wrong_backward_between_graph_layers_is_refuted(change: Callable[[Any], None]) -> None:
+    found = on_graph(change)
+    parts = {part.name: part for part in found.parts}
+    assert parts["end to end"].status == "proven"
+    assert (found.verdict, parts["gradients"].status) == ("refuted", "refuted"), str(found)
+    assert "grad" in found.reason
