@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -71,7 +71,7 @@ def checked_numbers(side: Any, who: str) -> None:
     if module is None:
         return
     for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if isinstance(value, UninitializedTensorMixin):
+        if isinstance(value, (UninitializedParameter, UninitializedBuffer)):
             raise ProofError(
                 f"prove: {name!r} of the {who} is lazy: it has no shape yet; call it once on an "
                 "image first"

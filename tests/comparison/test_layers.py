@@ -423,3 +423,33 @@ def test_a_fault_in_the_library_is_refuted(
         found = cg.prove(layer, twin, size=faulty, mask=mask)
     assert found.verdict == "refuted", f"{name} was not caught: {found}"
     assert status(found, part) == "refuted", str(found)
+
+
+def test_one_layer_on_both_sides_keeps_its_weight_norm() -> None:
+    """What a proof takes off a copy is not taken off the layer itself."""
+    conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(2, 3, 3).double())
+    assert cg.prove(conv, conv, size=(5, 5)).verdict == "proven"
+    assert torch.nn.utils.parametrize.is_parametrized(conv, "weight")
+    assert conv(torch.zeros(1, 2, 5, 5).double()).shape == (1, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (lambda: torch.nn.LazyConv2d(3, 3), "is lazy: it has no shape yet"),
+        (lambda: torch.nn.Conv2d(2, 3, 3, device="meta"), "on the meta device"),
+    ],
+)
+def test_a_side_without_numbers_is_refused(layer: Any, told: str) -> None:
+    conv = torch.nn.Conv2d(2, 3, 3)
+    for pair in ((layer(), conv), (conv, layer())):
+        with pytest.raises(ProofError, match=told):
+            cg.prove(*pair, size=(5, 5))
+
+
+def test_edges_of_another_padding_are_not_said_to_lack_a_negative_number() -> None:
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    layer = cg.nn.GraphConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()
+    layer.load_state_dict(conv.state_dict())
+    found = cg.prove(layer, conv, size=(5, 6))
+    assert (found.verdict, found.cause) == ("refuted", "padding is reflect, not zeros")

@@ -1,26 +1,28 @@
 """Gradients of a network: the backward program of both sides, node by node, as the forward one.
 
 Both sides run forward and backward under the recorder, `.backward()` into `.grad`, so that hooks of
-modules, tensors and parameters run too. Every operator of autograd is a node, a layer that is one
-node forward is one backward; gradients of images and parameters are outputs by name. A skip that is cut, a reversed gradient, a backward of one's own
-or a hook is another program, and a number decides what that comes to: a gradient that is missing
-where the reference's is none, or one that is further off than the running bound allows.
+modules, tensors and parameters run too. Every operator of autograd is a node, and a layer that is
+one node forward is one backward; gradients of images and parameters are outputs by name. A skip
+that is cut, a reversed gradient, a backward of one's own or a hook is another program, and a number
+decides what that comes to: a gradient that is missing where the reference's is none, or one that is
+further off than the running bound allows.
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.network.end_to_end import Images, Side
+from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
-from convgraph.proof.network.value_numbers import Numbering, Undecided
+from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordered
 from convgraph.proof.record.certificate import Part
 
 NAME = "gradients"
@@ -39,17 +41,21 @@ def gradients(
         whole: paths of the layers that are one node, on both sides.
     """
     numbering = Numbering()
-    found = Reference(numbering)
+    settled = Reference(numbering)
     heads: list[Tensor] = []
     try:
+        heads = _heads(reference, images)
         layers = {path: candidate.layers[path] for path in whole}
-        one = _traced(reference, images, numbering, found.settle, heads, layers)
-        matcher = Matcher(found)
+        one = _traced(reference, images, numbering, settled.settle, heads, layers)
+        matcher = Matcher(settled)
         two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
         _same_names(one, two)
         matcher.finish(list(one.values()), list(two.values()))
     except Different as difference:
         return _decided(str(difference), candidate, reference, images, heads)
+    except Unordered as reason:  # no rule, so numbers alone
+        found = _decided(str(reason), candidate, reference, images, heads)
+        return replace(found, status=MEASURED_ONLY if found.status == "undecided" else found.status)
     except Undecided as reason:
         return Part(NAME, "undecided", str(reason))
     except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
@@ -93,20 +99,17 @@ def _traced(
     with _fresh_gradients(side.net):
         numbers = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
-            gradients=True,
+            gradients=True, heads=heads,
         )  # fmt: skip
     return dict(zip(names, numbers, strict=True))
 
 
 def _backward(side: Side, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
-    """Outputs and gradients of one run; `heads` are drawn by the first, and the same for both."""
+    """Outputs and gradients of one run; `heads` are the same for both."""
     leaves = [i.requires_grad_() if i.is_floating_point() else i for i in images]
-    outputs = side.run(side.net, tuple(leaf.clone() for leaf in leaves), None)
-    floating = [y for y in outputs if y.is_floating_point()]
-    if not heads:
-        draw = np.random.default_rng(0).standard_normal
-        heads += [torch.from_numpy(draw(tuple(y.shape))).to(y) for y in floating]
-    pairs = [(y, g) for y, g in zip(floating, heads, strict=True) if y.requires_grad]
+    shapes = [tuple(g.shape) for g in heads]
+    outputs = side.run(side.net, tuple(leaf.clone() for leaf in leaves), shapes)
+    pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
     found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
     if pairs:
         torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
@@ -117,6 +120,14 @@ def _backward(side: Side, images: Images, heads: list[Tensor]) -> dict[str, Tens
         if parameter.grad is not None:
             found[name] = parameter.grad
     return found
+
+
+def _heads(reference: Side, images: Images) -> list[Tensor]:
+    """What is sent into each output: normal numbers."""
+    with torch.no_grad():
+        outputs = reference.run(reference.net, tuple(i.clone() for i in images), None)
+    draw = np.random.default_rng(0).standard_normal
+    return [torch.from_numpy(np.asarray(draw(tuple(y.shape)))).to(y) for y in outputs]
 
 
 @contextmanager

@@ -26,8 +26,13 @@ from convgraph.proof.network.value_numbers import (
 REDUCTIONS = ("mean.dim", "sum.dim_IntList", "amax", "amin")
 """Reductions whose result is a function of the set of elements, in whatever order."""
 
-SOFTMAX = ("_softmax", "_log_softmax")
-"""Operators that treat all elements along `dim` alike."""
+SOFTMAX = {
+    "_softmax": 0,
+    "_log_softmax": 0,
+    "_softmax_backward_data": 1,
+    "_log_softmax_backward_data": 1,
+}
+"""Operators that treat all elements along `dim` alike, and which input has every element once."""
 
 ROWWISE = {"native_layer_norm": 0, "addmm": 1, "mm": 0}
 """Operators that do the same to every row of one of their inputs, and which one."""
@@ -179,7 +184,7 @@ def _may_match(one: Node, two: Node) -> bool:
         return True  # its certificate says whether the arguments are the same
     if one.layer is not None and one.name == CONVOLUTION:
         return False
-    if one.name in (*REDUCTIONS, *SOFTMAX) and one.shapes != two.shapes:
+    if one.name in {*REDUCTIONS, *SOFTMAX} and one.shapes != two.shapes:
         return bool(_rest(one) == _rest(two))
     return one.arguments == two.arguments
 
@@ -276,7 +281,7 @@ def _places(ours: Tensor, theirs: Tensor) -> Tensor | None:
 
 def _groups(node: Node) -> Tensor:
     """(results, elements of each) numbers, sorted within a result."""
-    x = as_tensor(node.inputs[0])
+    x = as_tensor(node.inputs[SOFTMAX.get(node.name, 0)])
     dims = node.given.get("dim")
     dims = list(range(x.dim())) if dims in (None, []) else dims
     axes = [d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)]

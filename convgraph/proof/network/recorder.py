@@ -5,7 +5,7 @@ are the numbers of their elements (`numbers`), so a value that reaches it by ano
 copies and concatenations is the same input if and only if it is the same element at every place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -383,6 +383,7 @@ def trace(
     observe: Observe = lambda call: None,
     *,
     gradients: bool = False,
+    heads: Sequence[Tensor] = (),
 ) -> list[Numbers]:
     """Run one side and return the numbers of its outputs.
 
@@ -395,6 +396,7 @@ def trace(
         settle: gives every node its outputs.
         observe: sees every node with its values.
         gradients: whether the run is differentiated too.
+        heads: the gradients that are sent into the outputs, numbered by their place.
 
     Raises:
         Undecided: something on the way cannot be followed.
@@ -403,6 +405,8 @@ def trace(
     recorder = Recorder(net, memory, layers, settle, observe)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
+    for place, head in enumerate(heads):
+        memory.write(head, numbering.named(f"<gradient of output {place}>", tuple(head.shape)))
     with recorder.follow(gradients=gradients):
         outputs = run(images)
     return [memory.read(t) for t in outputs]
