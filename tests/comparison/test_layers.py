@@ -21,6 +21,7 @@ from convgraph.backends.masked import filled_image
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.tiles import conv as tiles
 from convgraph.backends.tiles import windows
+from convgraph.errors import ProofError
 from convgraph.functional import conv as functional
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph import edge_list
