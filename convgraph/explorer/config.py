@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ConversionError, GraphError, ShapeError
+from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import DepthwiseSeparableConv, GraphConv2d, GraphConvNd, GraphConvTranspose2d
+from convgraph.spaces import Hexagonal, Torus
 
 MAX_PIXELS = 16
 """Pixels along an axis that stay readable."""
@@ -21,15 +23,18 @@ def state_of(layer: Any, image: Tensor | PixelGraph | None = None) -> dict[str, 
     Args:
         layer: a 2-D convolution of torch or of convgraph, transposed or not, or a
             DepthwiseSeparableConv; None opens the page's own lessons.
-        image: (C, H, W), (1, C, H, W) or the PixelGraph of one image, masked or not, at most
-            16 x 16 pixels; None draws whole numbers 0 to 9 on 8 x 8 pixels.
+        image: (C, H, W), (1, C, H, W) or the PixelGraph of one image, masked or not, in the plane,
+            on hexagons or on a torus, at most 16 x 16 pixels; None draws whole numbers 0 to 9 on
+            8 x 8 pixels.
 
     Returns:
         {} without a layer, else {"config": ..., "split": ... or None}; weights lie as in torch.
 
     Raises:
         ConversionError: the layer is no such convolution, or has more than 64 channels.
-        GraphError: the image is no single 2-D image, or too large to be read.
+        GraphError: the image is no single 2-D image, too large to be read, or in a space that the
+            page does not draw.
+        GeometryError: layer and image do not fit.
         ShapeError: the image has another number of channels than the layer reads.
 
     Example:
@@ -49,11 +54,14 @@ def state_of(layer: Any, image: Tensor | PixelGraph | None = None) -> dict[str, 
             f"cg.explore: expected at most {MAX_CHANNELS} channels, got {channels}; "
             "slice the weight of a copy"
         )
-    pixels, mask = _image(image, conv.in_channels)
+    pixels, mask, space = _image(image, conv.in_channels)
     height, width = pixels.shape[1:]
     # Whether kernel and image fit is said here, by geometry's own error, and not on a blank page.
-    conv.geometry.output_size((height, width))
     geometry = conv.geometry
+    out = geometry.output_size((height, width))
+    if space is not None:
+        space.check(geometry, (height, width), out)
+        space.seen(geometry)
     config: dict[str, Any] = {
         "size": [height, width],
         "in_channels": conv.in_channels,
@@ -63,7 +71,9 @@ def state_of(layer: Any, image: Tensor | PixelGraph | None = None) -> dict[str, 
         "padding": [list(pair) for pair in geometry.padding],
         "dilation": list(geometry.dilation),
         "output_padding": list(geometry.output_padding),
-        "padding_mode": geometry.padding_mode,
+        "padding_mode": "zeros" if isinstance(space, Torus) else geometry.padding_mode,
+        "space": _space(space),
+        "footprint": None if geometry.footprint is None else list(geometry.footprint),
         "transposed": geometry.transposed,
         "groups": conv.groups,
         "weight": _numbers(conv.weight, "weight"),
@@ -118,8 +128,23 @@ def _planar(layer: GraphConvNd) -> GraphConvNd:
     return layer
 
 
-def _image(image: Tensor | PixelGraph | None, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Return one image (C, H, W) with absent pixels 0, and its mask (H, W) or None."""
+def _space(space: Space | None) -> str:
+    """The word for a space on the page."""
+    if space is None:
+        return "plane"
+    if isinstance(space, Hexagonal):
+        return "hexagon"
+    if isinstance(space, Torus) and all(space.closed):
+        return "torus"
+    raise GraphError(
+        f"cg.explore: expected an image in the plane, on Hexagonal() or on Torus(), got {space}"
+    )
+
+
+def _image(
+    image: Tensor | PixelGraph | None, channels: int
+) -> tuple[Tensor, Tensor | None, Space | None]:
+    """Return one image (C, H, W) with absent pixels 0, its mask (H, W) or None, its space."""
     if image is None:
         image = torch.randint(0, 10, (channels, 8, 8), generator=torch.Generator().manual_seed(0))
         image = image.float()
@@ -142,7 +167,8 @@ def _image(image: Tensor | PixelGraph | None, channels: int) -> tuple[Tensor, Te
             f"{width}; pass a crop, for example image[..., 100:112, 80:92]"
         )
     mask = graph.sites.mask
-    return pixels, None if mask is None else mask.reshape(height, width)
+    shown = None if mask is None else mask.reshape(height, width)
+    return pixels, shown, graph.sites.space
 
 
 def _numbers(values: Tensor, name: str) -> list[float]:

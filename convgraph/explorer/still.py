@@ -13,6 +13,10 @@ from torch import Tensor
 from convgraph.functional import graph_conv
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.spaces import Hexagonal, Torus
+
+SPACES = {"plane": None, "hexagon": Hexagonal(), "torus": Torus()}
+"""The page's words, see `config.state_of`."""
 
 
 def tables(state: dict[str, Any]) -> str:
@@ -64,9 +68,10 @@ def _run(
         padding_mode=config["padding_mode"],
         transposed=config["transposed"],
         output_padding=tuple(config["output_padding"]),
+        footprint=config["footprint"],
         d=2,
     )
-    graph = PixelGraph.from_image(image, mask=present)
+    graph = PixelGraph.from_image(image, mask=present, on=SPACES[config["space"]])
     ins, outs, groups = config["in_channels"], config["out_channels"], config["groups"]
     bias = None if config["bias"] is None else _tensor(config["bias"], outs)
     kernel = config["kernel_size"]

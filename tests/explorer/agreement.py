@@ -1,5 +1,6 @@
 """What the page computed, beside torch's output and convgraph's sites and edges."""
 
+import re
 from typing import Any
 
 import torch
@@ -35,3 +36,9 @@ def differences(found: dict[str, Any], layer: Any, graph: cg.PixelGraph, dense: 
     if sorted(map(tuple, found["edges"])) != sorted(listed):
         wrong.add("edges")
     return wrong
+
+
+def numbers(html: str, caption: str) -> list[list[str]]:
+    """Return the cells of the table under a caption, row by row."""
+    table = html[html.index(f"<caption>{caption}") :].split("</table>")[0]
+    return [re.findall("<td>(.*?)</td>", row) for row in table.split("</tr>")[:-1]]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from convgraph.explorer import page
+from convgraph.explorer import page, state_of
 from tests import planting
 from tests.browser import browser
+from tests.explorer.agreement import COMPUTE
 
 __all__ = ["browser"]
 
@@ -44,3 +45,20 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     for surroundings in opened:
         surroundings.close()
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def computed(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A function that hands a layer and an image to one page and returns what it computes."""
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    path.write_text(page(), encoding="utf-8")
+    surroundings = browser.new_context(offline=True)
+    tab = surroundings.new_page()
+    tab.goto(path.as_uri())
+
+    def compute(layer: Any, image: Any) -> Any:
+        tab.evaluate("state => convgraphExplorer.view.open(state)", state_of(layer, image))
+        return tab.evaluate(COMPUTE)
+
+    yield compute
+    surroundings.close()

@@ -10,9 +10,9 @@ from tests.explorer.geometries import TABLE, build
 
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
 @pytest.mark.parametrize("row", range(len(TABLE)))
-def test_numbers_sites_and_edges_are_those_of_torch_and_convgraph(row, masked, show) -> None:
+def test_numbers_sites_and_edges_are_those_of_torch_and_convgraph(row, masked, computed) -> None:
     layer, graph, expected = build(row, masked)
-    assert differences(show(layer, graph).evaluate(COMPUTE), layer, graph, expected) == set()
+    assert differences(computed(layer, graph), layer, graph, expected) == set()
     assert expected.count_nonzero() > expected.numel() // 2
 
 

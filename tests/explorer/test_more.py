@@ -212,7 +212,9 @@ def test_there_is_one_live_region(show) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("lesson", ["messages", "graph", "photo", "split", "holes", "hops"])
+@pytest.mark.parametrize(
+    "lesson", ["messages", "graph", "photo", "split", "holes", "hops", "hexagon"]
+)
 def test_axe_finds_nothing_serious(lesson, scheme, show) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
     tab = show(color_scheme=scheme, reduced_motion="reduce")
@@ -241,6 +243,8 @@ NAMES = {"ReLU", "Sobel", "Escape", "Tab", "C_out", "C_in"}
         "fold",
         "holes",
         "walls",
+        "hexagon",
+        "torus",
     ],
 )
 def test_the_chinese_page_says_everything_in_chinese(lesson, browser, tmp_path) -> None:

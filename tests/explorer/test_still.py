@@ -1,7 +1,6 @@
 """What is left without a kernel, without a network and without frames."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,8 @@ import torch
 import convgraph as cg
 from convgraph.explorer import state_of
 from convgraph.explorer.still import tables
+from tests.explorer.agreement import numbers
 from tests.explorer.geometries import TABLE, build
-
-
-def numbers(html: str, caption: str) -> list[list[str]]:
-    table = html[html.index(f"<caption>{caption}") :].split("</table>")[0]
-    return [re.findall("<td>(.*?)</td>", row) for row in table.split("</tr>")[:-1]]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])

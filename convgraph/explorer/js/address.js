@@ -1,10 +1,11 @@
 // What is shown, as the end of an address: `#lesson` and what differs from it.
 
+import { SPACES } from "./geometry.js";
 import { lesson, LESSONS, settle } from "./scenes.js";
 
 const KEPT = [
   "aggregate", "relu", "twice", "picturing", "size", "in_channels", "out_channels", "kernel_size", "stride", "padding",
-  "same", "apart", "dilation", "output_padding", "padding_mode", "transposed", "groups", "kernel", "edits", "pixels",
+  "same", "apart", "dilation", "output_padding", "padding_mode", "space", "transposed", "groups", "kernel", "edits", "pixels",
   "picture", "mask", "split", "pixel", "channel", "view", "tap",
 ];
 
@@ -34,6 +35,7 @@ export function read(hash) {
       start[key] = found[key];
     }
     const small = [...start.size, start.in_channels, start.out_channels, ...start.kernel_size, ...start.stride, ...start.dilation];
+    if (!Object.hasOwn(SPACES, start.space)) return null;
     if (!small.every((n) => Number.isInteger(n) && n >= 1 && n <= 16)) return null;
     return settle(start);
   } catch {

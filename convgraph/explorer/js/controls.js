@@ -15,7 +15,7 @@ export function showControls(view) {
   parts.picturing.disabled = s.twice || s.split;
   options(parts.brush, [["erase", "erases or restores"], ...[0, 1, 5, 9, -9].map((v) => [v, `draws ${v}`])], s.brush ?? "erase");
   const pool = s.aggregate !== "sum";
-  for (const name of ["transposed", "split", "twice", "kernelKind"]) parts[name].disabled = pool;
+  for (const name of ["split", "twice", "kernelKind"]) parts[name].disabled = pool;
   const ranges = {
     kernel: [s.kernel_size, 1, 7], stride: [s.stride, 1, 4], dilation: [s.dilation, 1, 4],
     padding: [s.padding.map(([a]) => a), 0, 6], extra: [s.output_padding, 0, 3], size: [s.size, 2, 16],
@@ -37,7 +37,9 @@ export function showControls(view) {
   for (const input of parts.ranges.padding.inputs) input.disabled = s.same;
   parts.ranges.extra.inputs[0].disabled = !s.transposed;
   parts.mode.value = s.padding_mode;
-  parts.mode.disabled = s.transposed || pool;
+  parts.mode.disabled = s.transposed || pool || s.space !== "plane";
+  parts.space.value = s.space;
+  parts.transposed.disabled = pool || s.space === "torus";
   parts.ranges.outs.inputs[0].disabled = pool || s.twice;
   parts.ranges.dilation.inputs.forEach((input) => { input.disabled = s.aggregate === "mean"; });
   for (const name of ["same", "apart", "transposed", "split", "relu", "twice"]) parts[name].checked = s[name];
@@ -84,6 +86,7 @@ export function listenToControls(view) {
   }
   const on = (name, edit) => parts[name].addEventListener("change", () => change((s) => edit(s, parts[name])));
   on("mode", (s, { value }) => { s.padding_mode = value; });
+  on("space", (s, { value }) => { s.space = value; s.same ||= value === "torus"; });
   for (const name of ["same", "transposed", "split", "relu", "twice"]) on(name, (s, { checked }) => { s[name] = checked; });
   on("apart", (s, { checked }) => {
     s.apart = checked;

@@ -4,6 +4,7 @@
 
 import { incoming } from "./arithmetic.js";
 import { pools } from "./arithmetic.js";
+import { hasTap } from "./geometry.js";
 import { drawEdges, drawStage, halo, tapColours, write } from "./lattice.js";
 import { drawGraph, drawHeard } from "./nodelink.js";
 import { h, kernelTiles, ledger, many, onColour, paintAdjacency, words } from "./panels.js";
@@ -40,19 +41,19 @@ export function showStage(view) {
   const coloured = state.view === "colour", shown = shownChannel(state);
   const cut = (values, size, c) => values.slice(c * places(size), (c + 1) * places(size));
   const lattices = [{
-    key: "input", title: `input x, ${coloured ? "all channels" : `channel ${shown + 1}`}`, size: config.size,
+    key: "input", space: config.space, title: `input x, ${coloured ? "all channels" : `channel ${shown + 1}`}`, size: config.size,
     values: cut(config.image, config.size, shown), colour: coloured ? mixer(config) : null,
     present: config.mask ?? new Array(places(config.size)).fill(true), margin: halo(config, first.tables),
     label: `Input, ${config.size[0]} by ${config.size[1]} pixels. Arrow keys move, space erases or restores a pixel.`,
   }];
   if (between) {
     lattices.push({
-      key: "middle", title: `${stages ? "after depthwise" : "after one layer"}, channel ${shown + 1}`, size: first.size,
+      key: "middle", space: config.space, title: `${stages ? "after depthwise" : "after one layer"}, channel ${shown + 1}`, size: first.size,
       values: cut(first.output, first.size, shown), present: first.sites, margin: none,
     });
   }
   lattices.push({
-    key: "output", title: `output y, channel ${state.channel + 1}`, size: result.size,
+    key: "output", space: config.space, title: `output y, channel ${state.channel + 1}`, size: result.size,
     values: cut(result.output, result.size, state.channel), present: result.sites, margin: none, label: hint,
   });
   show(drawStage(lattices, narrow(view)));
@@ -145,7 +146,8 @@ function showKernel(view, from, topo, colours) {
   parts.tiles.replaceChildren(grid);
   parts.kernelTitle.textContent = split ? `Depthwise kernel of channel ${shown + 1}` : `Kernel: input ${shown + 1} → output ${state.channel + 1}`;
   if (focus !== undefined) grid.querySelector(`[data-tap="${focus}"]`)?.focus({ preventScroll: true });
-  parts.typing.hidden = state.tap === null || wall;
+  const there = state.tap === null || hasTap(from, state.tap);
+  parts.typing.hidden = state.tap === null || wall || !there;
   parts.allTaps.hidden = state.tap === null;
   parts.untype.hidden = Object.keys(state.edits).length === 0;
   parts.typingLabel.textContent = `weight of tap ${state.tap}`;
@@ -153,6 +155,7 @@ function showKernel(view, from, topo, colours) {
   if (active(view) !== parts.weight) parts.weight.value = state.tap === null ? "" : values[state.tap];
   parts.tapHint.textContent = state.tap === null
     ? "Click a tap to see it alone, and to type a weight of your own."
+    : !there ? "In this space the kernel has no such neighbour."
     : wall ? "Groups keep this input from this output: there is no weight." : "Type a number: the output follows.";
 }
 

@@ -1,6 +1,6 @@
 // The fixed furniture of the page: what is there before the first number is drawn.
 
-import { MODES } from "./geometry.js";
+import { MODES, SPACES } from "./geometry.js";
 import { h } from "./panels.js";
 import { LESSONS } from "./scenes.js";
 
@@ -32,6 +32,8 @@ export function frame(root) {
   const button = (name, text, extra = {}) => put(name, h("button", { type: "button", class: "cge-quiet", ...extra }, text));
   const modes = select("mode", "padding mode");
   parts.mode.append(...MODES.map((mode) => h("option", { value: mode }, mode)));
+  const spaces = select("space", "pixels lie");
+  parts.space.append(...Object.entries(SPACES).map(([space, text]) => h("option", { value: space }, text)));
   root.append(
     h("header", { class: "cge-head" },
       h("div", {}, h("h1", {}, "A convolution is a graph"),
@@ -64,7 +66,7 @@ export function frame(root) {
         h("h2", {}, "Who talks to whom"),
         select("aggregate", "operator"), tick("relu", "ReLU behind it"), tick("twice", "twice in a row"),
         tick("same", "padding follows k"),
-        tick("apart", "rows and columns apart"), modes,
+        tick("apart", "rows and columns apart"), modes, spaces,
         tick("transposed", "transposed (arrows reversed)"), range("extra", "output padding")),
       h("section", { class: "cge-panel cge-controls", "aria-label": "Channels and numbers" },
         h("h2", {}, "What they say"),

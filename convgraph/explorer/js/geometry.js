@@ -7,12 +7,26 @@
 
 export const MODES = ["zeros", "reflect", "replicate", "circular"];
 
+// Where the pixels lie: in the plane, on hexagons (axial coordinates, row r is shifted by r / 2), or on a torus, whose
+// opposite borders are one. As convgraph.Hexagonal and convgraph.Torus.
+export const SPACES = { plane: "in the plane", hexagon: "on hexagons", torus: "on a torus" };
+
+// Whether a kernel has tap t: on hexagons two corners of a square kernel are no neighbours.
+export function hasTap(config, t) {
+  if (config.footprint) return config.footprint[t];
+  const [kh, kw] = config.kernel_size;
+  if (config.space !== "hexagon" || kh !== kw || kh % 2 === 0) return true;
+  const radius = (kh - 1) / 2;
+  return Math.abs(Math.floor(t / kw) - radius + (t % kw) - radius) <= radius;
+}
+
 // Number of output positions along an axis; throws a RangeError that says the way out.
 export function outputLength(config, axis) {
   const n = config.size[axis], k = config.kernel_size[axis], s = config.stride[axis];
   const d = config.dilation[axis], [before, after] = config.padding[axis];
   const reach = d * (k - 1) + 1;
   if (config.transposed) {
+    if (config.space === "torus") throw new RangeError("a transposed convolution is not drawn on a torus");
     if (config.padding_mode !== "zeros") {
       throw new RangeError("a transposed convolution knows zero padding only");
     }
@@ -30,13 +44,21 @@ export function outputLength(config, axis) {
   if (config.padding_mode === "circular" && Math.max(before, after) > n) {
     throw new RangeError(`circular padding must not exceed the ${n} pixels of the image`);
   }
+  if (config.space === "hexagon" && config.padding_mode !== "zeros") {
+    throw new RangeError("folded rows are no mirror images of hexagons; pad with zeros");
+  }
   const span = n + before + after - reach;
   if (span < 0) {
     throw new RangeError(
       `the kernel reaches over ${reach} pixels and the padded image has ${n + before + after}: ` +
       "use a smaller kernel, less dilation, more padding or a larger image");
   }
-  return Math.floor(span / s) + 1;
+  const out = Math.floor(span / s) + 1;
+  if (config.space === "torus" && out * s !== n) {
+    throw new RangeError(
+      `on a torus the ${n} pixels of an axis would become ${out}: let padding follow k, and take a stride that divides ${n}`);
+  }
+  return out;
 }
 
 // Fold a position outside of the image back onto it; -1 where there is no edge.
@@ -63,7 +85,7 @@ export function axisTable(config, axis) {
         row.push({ raw, source: raw === null || raw < 0 || raw >= n ? -1 : raw });
       } else {
         const raw = p * s - before + t * d;
-        row.push({ raw, source: fold(raw, n, config.padding_mode) });
+        row.push({ raw, source: fold(raw, n, config.space === "torus" ? "circular" : config.padding_mode) });
       }
     }
     table.push(row);
@@ -82,6 +104,7 @@ export function topology(config) {
   const here = (q) => !config.mask || config.mask[q];
   // Ordered by tap, then by target: the order in which convgraph lists its edges.
   for (let t = 0; t < kh * kw; t++) {
+    if (!hasTap(config, t)) continue;
     const i = Math.floor(t / kw), j = t % kw;
     for (let p = 0; p < size[0] * size[1]; p++) {
       const row = tables[0][Math.floor(p / size[1])][i].source;
@@ -105,8 +128,10 @@ function siteRule(config, size, reached) {
 }
 
 // Where tap t looks from output p, and what it finds:
-// kind "edge", "folded" (an edge from the other side of the border), "outside", "between", "erased".
+// kind "edge", "folded" (an edge from the other side of the border), "outside", "between", "erased", or "corner" (a
+// tap that the kernel has not).
 export function look(config, topo, p, t) {
+  if (!hasTap(config, t)) return { tap: t, raw: null, source: null, kind: "corner" };
   const kw = config.kernel_size[1], [height, width] = config.size;
   const row = topo.tables[0][Math.floor(p / topo.size[1])][Math.floor(t / kw)];
   const column = topo.tables[1][p % topo.size[1]][t % kw];

@@ -4,6 +4,8 @@
 const PALETTE = ["#0072B2", "#C77700", "#009E73", "#D55E00", "#3D97CF", "#C2699A", "#938600", "#AC5088"];
 const CENTRE = "#808080";
 const CELL = 32;
+// Of hexagons as wide as a pixel: from row to row, and from tip to tip.
+const PITCH = Math.sqrt(3) / 2, TALL = 2 / Math.sqrt(3);
 const NS = "http://www.w3.org/2000/svg";
 
 // A colour a tap; the tap in the middle, if there is one, is grey.
@@ -73,8 +75,11 @@ export function halo(config, tables) {
 // Each lattice: { key, title, size, values, present, margin, label }.
 export function drawStage(lattices, tall) {
   const gap = tall ? 40 : 88, head = 26;
-  const extent = lattices.map(({ size, margin }) => [
-    (size[0] + margin[0][0] + margin[0][1]) * CELL, (size[1] + margin[1][0] + margin[1][1]) * CELL]);
+  const extent = lattices.map(({ size, margin, space }) => {
+    const [rows, columns] = size.map((n, axis) => n + margin[axis][0] + margin[axis][1]);
+    return space === "hexagon"
+      ? [((rows - 1) * PITCH + TALL) * CELL, (columns + (rows - 1) / 2) * CELL] : [rows * CELL, columns * CELL];
+  });
   const widest = Math.max(...extent.map((e) => e[1])), highest = Math.max(...extent.map((e) => e[0]));
   const place = {};
   const root = svg("svg", { class: "cge-stage", focusable: "false" });
@@ -83,7 +88,11 @@ export function drawStage(lattices, tall) {
   lattices.forEach((lattice, i) => {
     const x = tall ? (widest - extent[i][1]) / 2 : along;
     const y = head + (tall ? along : (highest - extent[i][0]) / 2);
-    place[lattice.key] = { ...lattice, x: x + lattice.margin[1][0] * CELL, y: y + lattice.margin[0][0] * CELL };
+    const [above, left] = lattice.margin.map(([before]) => before), six = lattice.space === "hexagon";
+    place[lattice.key] = {
+      ...lattice, six, x: x + (left + (six ? above / 2 : 0)) * CELL,
+      y: y + (six ? above * PITCH + (TALL - 1) / 2 : above) * CELL,
+    };
     layers.cells.append(drawLattice(place[lattice.key], x, y, extent[i], tall ? y : head, layers.values));
     along += (tall ? extent[i][0] + head : extent[i][1]) + gap;
   });
@@ -104,26 +113,26 @@ function drawLattice(lattice, left, top, [height, width], titled, numbers) {
   });
   numbers.append(svg("text", { x: lattice.x, y: titled - 9, class: "cge-title" }, lattice.title));
   if (margin.flat().some(Boolean)) {
-    group.append(svg("rect", { x: left, y: top, width, height, rx: 5, class: "cge-halo" }));
+    group.append(lattice.six ? outline(lattice, margin, 0, "cge-halo")
+      : svg("rect", { x: left, y: top, width, height, rx: 5, class: "cge-halo" }));
   }
   const low = Math.min(0, ...values), high = Math.max(...values);
   const small = Math.max(...values.map((v) => brief(v).length)) > 4;
   for (let p = 0; p < size[0] * size[1]; p++) {
-    const x = lattice.x + (p % size[1]) * CELL, y = lattice.y + Math.floor(p / size[1]) * CELL;
+    const at = centre(lattice, [Math.floor(p / size[1]), p % size[1]]), [x, y] = at.map((v) => v - CELL / 2);
     const { fill, ink } = shade(values[p], low, high);
     const there = present[p];
     const painted = there && lattice.colour ? lattice.colour(p) : fill;
-    group.append(svg("rect", {
-      x: x + 0.75, y: y + 0.75, width: CELL - 1.5, height: CELL - 1.5, rx: 4,
-      fill: there ? painted : "none", class: there ? "cge-cell" : "cge-cell cge-absent", "data-p": p,
-    }));
+    const drawn = { fill: there ? painted : "none", class: there ? "cge-cell" : "cge-cell cge-absent", "data-p": p };
+    group.append(lattice.six ? hexagon(at, CELL / 2 - 0.75, drawn)
+      : svg("rect", { x: x + 0.75, y: y + 0.75, width: CELL - 1.5, height: CELL - 1.5, rx: 4, ...drawn }));
     if (there && !lattice.colour) {
       numbers.append(svg("text", {
         x: x + CELL / 2, y: y + CELL / 2, fill: ink, class: small ? "cge-value cge-small" : "cge-value",
       }, brief(values[p])));
     }
   }
-  group.append(svg("rect", {
+  group.append(lattice.six ? outline(lattice, [[0, 0], [0, 0]], 3, "cge-focus") : svg("rect", {
     x: lattice.x - 3, y: lattice.y - 3, width: size[1] * CELL + 6, height: size[0] * CELL + 6, rx: 7,
     class: "cge-focus",
   }));
@@ -131,7 +140,29 @@ function drawLattice(lattice, left, top, [height, width], titled, numbers) {
 }
 
 export function centre(lattice, [row, column]) {
+  if (lattice.six) return [lattice.x + (column + row / 2 + 0.5) * CELL, lattice.y + (row * PITCH + 0.5) * CELL];
   return [lattice.x + (column + 0.5) * CELL, lattice.y + (row + 0.5) * CELL];
+}
+
+// A hexagon on its tip, `half` as wide to each side.
+function hexagon([x, y], half, attributes) {
+  const points = Array.from({ length: 6 }, (_, i) => {
+    const angle = (Math.PI / 3) * i + Math.PI / 6;
+    return [x + half * TALL * Math.cos(angle), y + half * TALL * Math.sin(angle)].join();
+  });
+  return svg("polygon", { points: points.join(" "), ...attributes });
+}
+
+// Around slanted rows: a parallelogram, `more` beyond the pixels.
+function outline(lattice, margin, more, name) {
+  const [rows, columns] = lattice.size, [[above, below], [before, after]] = margin;
+  const [first, last] = [-above, rows - 1 + below], half = CELL / 2 + more;
+  const corner = (row, column, dx, dy) => centre(lattice, [row, column]).map((v, i) => v + [dx, dy * TALL][i]).join();
+  const points = [
+    corner(first, -before, -half, -half), corner(first, columns - 1 + after, half, -half),
+    corner(last, columns - 1 + after, half, half), corner(last, -before, -half, half),
+  ];
+  return svg("polygon", { points: points.join(" "), class: name });
 }
 
 // Mark what one output hears. `heard` comes from arithmetic's incoming; `only` shows a single tap;
@@ -155,19 +186,19 @@ export function drawEdges(stage, from, to, pixel, heard, colours, only, quiet = 
       const goal = arrival(end, rank.get(edge.tap), stage.tall);
       const line = { d: curve(start, goal, rank.get(edge.tap), stage.tall), stroke: colour, "data-tap": edge.tap };
       stage.layers.links.append(svg("path", { ...line, class: `cge-link ${style} ${quiet ? "cge-quietly" : ""}` }));
-      if (quiet) { stage.layers.marks.append(box(start, colour, "cge-ghost")); continue; }
+      if (quiet) { stage.layers.marks.append(box(start, colour, "cge-ghost", source.six)); continue; }
       stage.layers.traces.append(svg("path", { ...line, class: `cge-trace ${style}` }));
       stage.layers.marks.append(head(goal, colour, style, stage.tall));
       if (edge.kind === "folded") {
         // The place asked and the pixel that answers carry one colour and one number.
-        stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`), tag(asked, edge.tap, colour, style));
+        stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`, source.six), tag(asked, edge.tap, colour, style));
       }
-      stage.layers.marks.append(box(start, colour, `cge-ring ${style}`), tag(start, edge.tap, colour, style));
+      stage.layers.marks.append(box(start, colour, `cge-ring ${style}`, source.six), tag(start, edge.tap, colour, style));
     } else {
-      stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`), cross(asked, colour, style));
+      stage.layers.marks.append(box(asked, colour, `cge-ghost ${style}`, source.six), cross(asked, colour, style));
     }
   }
-  stage.layers.marks.append(box(end, null, quiet ? "cge-ghost" : "cge-here"));
+  stage.layers.marks.append(box(end, null, quiet ? "cge-ghost" : "cge-here", target.six));
 }
 
 // Where a line ends: on the border of the pixel, before its number, where its arrow head is.
@@ -191,8 +222,9 @@ function head([x, y], colour, style, tall) {
   return svg("path", { d, fill: colour, class: `cge-head-of-arrow ${style}` });
 }
 
-export function box([x, y], colour, name) {
+export function box([x, y], colour, name, six = false) {
   const half = CELL / 2 - 1.5;
+  if (six) return hexagon([x, y], half, { class: name, stroke: colour });
   return svg("rect", {
     x: x - half, y: y - half, width: 2 * half, height: 2 * half, rx: 4, class: name, stroke: colour,
   });

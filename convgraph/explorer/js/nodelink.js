@@ -16,9 +16,15 @@ function placeAlong(config, axis, p) {
 // Draw all nodes and lines; `drawHeard` then shows one output. Returns what drawStage returns.
 export function drawGraph(config, topo, values, label) {
   const [height, width] = config.size, [rows, columns] = topo.size;
-  const source = (q) => [(q % width) * STEP, Math.floor(q / width) * STEP];
-  const target = (p) => [placeAlong(config, 1, p % columns) * STEP, placeAlong(config, 0, Math.floor(p / columns)) * STEP];
+  const six = config.space === "hexagon", round = config.space === "torus";
+  const point = ([row, column]) => [(column + (six ? row / 2 : 0)) * STEP, row * (six ? Math.sqrt(3) / 2 : 1) * STEP];
+  const source = (q) => point([Math.floor(q / width), q % width]);
+  const target = (p) => point([placeAlong(config, 0, Math.floor(p / columns)), placeAlong(config, 1, p % columns)]);
+  // On a torus an arrow comes from where its tap looks, beyond the border; the pixel that answers is on the other side.
+  const asked = (p, t) => [Math.floor(p / columns), p % columns].map((at, axis) =>
+    topo.tables[axis][at][axis ? t % config.kernel_size[1] : Math.floor(t / config.kernel_size[1])].raw);
   const all = [...Array(height * width).keys()].map(source).concat([...Array(rows * columns).keys()].map(target));
+  if (round) for (const [, p, t] of topo.edges) all.push(point(asked(p, t)));
   const low = [0, 1].map((i) => Math.min(...all.map((at) => at[i])) - 44);
   const high = [0, 1].map((i) => Math.max(...all.map((at) => at[i])) + 44);
   const root = svg("svg", { class: "cge-stage cge-graph", focusable: "false" });
@@ -27,9 +33,13 @@ export function drawGraph(config, topo, values, label) {
   const lines = svg("g", { class: "cge-web" }), values_ = svg("g"), links = svg("g", { class: "cge-links" });
   const marks = svg("g", { class: "cge-marks" });
   if (topo.edges.length <= MOST) {
-    for (const [q, p] of topo.edges) {
+    for (const [q, p, t] of topo.edges) {
       const [a, b] = [source(q), target(p)];
-      if (a.join() !== b.join()) lines.append(svg("path", { d: `M${a}L${b}` }));
+      const from = round ? point(asked(p, t)) : a;
+      if (from.join() !== a.join()) {
+        const half = from.map((v, i) => (v - b[i]) / 2);
+        lines.append(svg("path", { d: `M${b}L${b.map((v, i) => v + half[i])}M${a}L${a.map((v, i) => v - half[i])}` }));
+      } else if (a.join() !== b.join()) lines.append(svg("path", { d: `M${a}L${b}` }));
       else lines.append(svg("path", { d: loop(a, 0.6) }));
     }
   }
@@ -49,7 +59,7 @@ export function drawGraph(config, topo, values, label) {
   values_.append(svg("text", { x: low[0] + 12, y: low[1] - 4, class: "cge-title" }, "small: a pixel that speaks; ring: an output that hears"));
   root.append(lines, dots, group, links, values_, marks);
   const clear = () => { links.replaceChildren(); marks.replaceChildren(); };
-  return { root, layers: { links, marks }, clear, source, target, values };
+  return { root, layers: { links, marks }, clear, source, target, values, point: round ? point : null };
 }
 
 // The arrows into one output, each with its tap; the value stands above the ring.
@@ -58,7 +68,13 @@ export function drawHeard(stage, p, heard, colours, only, value) {
   for (const edge of heard) {
     if (!edge.hears) continue;
     const style = only !== null && only !== edge.tap ? "cge-faded" : "";
-    const start = stage.source(edge.source), colour = colours[edge.tap];
+    const beyond = stage.point && edge.kind === "folded";
+    const start = beyond ? stage.point(edge.raw) : stage.source(edge.source), colour = colours[edge.tap];
+    if (beyond) {
+      for (const [[cx, cy], name] of [[start, "cge-ghost"], [stage.source(edge.source), "cge-ring"]]) {
+        stage.layers.marks.append(svg("circle", { cx, cy, r: 9, class: `${name} ${style}`, stroke: colour }));
+      }
+    }
     const self = start.join() === end.join();
     const [d, from, to, at] = self ? [loop(end, 1), ...loopEnd(end), [end[0] - 34, end[1] + 15]] : straight(start, end);
     stage.layers.links.append(svg("path", { d, stroke: colour, class: `cge-arrow ${style}`, "data-tap": edge.tap }));

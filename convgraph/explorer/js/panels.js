@@ -2,6 +2,7 @@
 // matrix, cost and rank. Each function fills one element from what was evaluated.
 
 import { pools, weightAt, weightIndex } from "./arithmetic.js";
+import { hasTap } from "./geometry.js";
 import { cost, layerRank, rank, sliceRanks } from "./algebra.js";
 import { place } from "./scenes.js";
 import { inkOn, shade, short, tapColours, write } from "./lattice.js";
@@ -30,17 +31,17 @@ export function kernelTiles(state, config, o, c, colours, focus) {
   const values = Array.from({ length: kh * kw }, (_, t) => weightAt(config, o, c, t));
   const wall = weightIndex(config, o, c, 0) < 0;
   values.forEach((v, t) => {
-    const [y, x] = place(state, t);
+    const [y, x] = place(state, t), there = hasTap(config, t);
     const chosen = state.tap === t;
     const { fill, ink } = shade(v, Math.min(-1e-9, ...values), Math.max(...values));
     grid.append(h("button", {
       type: "button", class: "cge-tile", "data-tap": t, "aria-pressed": String(chosen),
       tabindex: (state.tap ?? 0) === t || focus === t ? 0 : -1,
-      style: `--tap:${colours[t]};background:${fill};color:${ink}`,
+      style: there ? `--tap:${colours[t]};background:${fill};color:${ink}` : "--tap:transparent;background:none;color:inherit",
       "aria-label": `tap ${t}, row ${Math.floor(t / kw)}, column ${t % kw}: ` +
-        (wall ? "no weight, another group" : `weight ${write(v)}`) + ", choose it",
-      title: `tap ${t}: listens ${offset(y, x)} from the centre${wall ? "" : `, weight ${v}`}`,
-    }, h("small", {}, String(t)), wall ? "▨" : short(v)));
+        (!there ? "no neighbour in this space" : wall ? "no weight, another group" : `weight ${write(v)}`) + ", choose it",
+      title: there ? `tap ${t}: listens ${offset(y, x)} from the centre${wall ? "" : `, weight ${v}`}` : "no neighbour in this space",
+    }, h("small", {}, String(t)), !there ? "–" : wall ? "▨" : short(v)));
   });
   return { grid, values, wall };
 }
@@ -50,7 +51,7 @@ export function kernelTiles(state, config, o, c, colours, focus) {
 export function ledger(config, heard, colours, stage) {
   const chip = (t) => h("span", { class: "cge-chip", style: `--tap:${colours[t]};color:${onColour(colours[t])}` }, String(t));
   const between = heard.filter((e) => e.kind === "between");
-  const rows = heard.filter((e) => e.kind !== "between").map((e) => {
+  const rows = heard.filter((e) => e.kind !== "between" && e.kind !== "corner").map((e) => {
     const width = config.size[1];
     const own = e.source === null ? null : [Math.floor(e.source / width), e.source % width];
     const why = {
@@ -136,7 +137,8 @@ export function paintAdjacency(canvas, topo, config, tap, pixel, dark) {
     pen.fillRect(source * scale, target * scale, scale, scale);
     count++;
   }
-  const what = tap === null ? `all ${config.kernel_size[0] * config.kernel_size[1]} taps` : `tap ${tap}`;
+  const taps = Array.from({ length: config.kernel_size[0] * config.kernel_size[1] }, (_, t) => hasTap(config, t)).filter(Boolean).length;
+  const what = tap === null ? `all ${taps} taps` : `tap ${tap}`;
   const label = `Adjacency matrix of ${what}: ${many(count, "edge")}, ${rows} rows (outputs), ${columns} columns (inputs)`;
   canvas.setAttribute("aria-label", label);
   canvas.dataset.edges = count;
@@ -157,10 +159,11 @@ export function facts(state, now) {
   const taps = config.kernel_size[0] * config.kernel_size[1];
   const topo = now.stages ? now.stages.middle : now.result;
   const edges = topo.edges.length, nodes = topo.sites.filter(Boolean).length;
-  const full = (o, c, t) => weightAt(config, o, c, t);
+  const full = (o, c, t) => (hasTap(config, t) ? weightAt(config, o, c, t) : 0);
+  const present = Array.from({ length: taps }, (_, t) => hasTap(config, t)).filter(Boolean).length;
   const dense = cost(edges, ins, outs, config.groups);
   const split = cost(edges, ins, ins, ins) + cost(nodes, ins, outs, 1);
-  const most = Math.min(outs, ins * taps);
+  const most = Math.min(outs, ins * present);
   const found = layerRank(full, outs, ins, taps);
   const slices = sliceRanks(full, outs, ins, taps);
   const reachable = slices.every((r) => r <= 1);
@@ -170,14 +173,14 @@ export function facts(state, now) {
     ["multiplications, split", split.toLocaleString("en"), "split", split],
   ];
   const widest = Math.max(dense, split, 1);
-  const ratio = (1 / outs + 1 / taps).toPrecision(3), true_ = dense ? (split / dense).toPrecision(3) : "–";
+  const ratio = (1 / outs + 1 / present).toPrecision(3), true_ = dense ? (split / dense).toPrecision(3) : "–";
   const box = h("div", { class: "cge-facts" });
   for (const [name, value, kind, amount] of lines) {
     box.append(h("div", { class: "cge-fact" }, h("span", {}, name), h("b", { "data-fact": kind || "edges" }, value),
       kind ? h("span", { class: `cge-bar cge-bar-${kind}`, style: `--share:${(100 * amount) / widest}%` }) : null));
   }
   box.append(h("p", {}, `Split costs ${true_} of the whole here` +
-    (config.groups === 1 ? `; the rule 1/C_out + 1/k² says ${ratio}.` : "; groups make the whole cheaper already.")));
+    (config.groups === 1 ? `; the rule 1/C_out + 1/${present === taps ? "k²" : present} says ${ratio}.` : "; groups make the whole cheaper already.")));
   box.append(h("div", { class: "cge-fact" }, h("span", {}, "rank of W, C_out × C_in k²"),
     h("b", { "data-fact": "rank" }, `${found} of at most ${most}`)));
   box.append(h("div", { class: "cge-fact" }, h("span", {}, "rank of W[:, c, :] by input channel"),

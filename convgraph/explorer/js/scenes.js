@@ -6,6 +6,7 @@
 
 import { factor } from "./algebra.js";
 import { compute, pools, stages, twice, weightIndex } from "./arithmetic.js";
+import { hasTap } from "./geometry.js";
 import { photographAt } from "./photograph.js";
 
 // A small whole number from a few others, the same on every machine.
@@ -66,7 +67,7 @@ const vertical = (s, x) => x === (s.size[1] - 1) >> 1;
 const horizontal = (s, y) => y === (s.size[0] - 1) >> 1;
 
 const START = {
-  aggregate: "sum", relu: false, twice: false, picturing: "grids", brush: null, pixels: {},
+  space: "plane", footprint: null, aggregate: "sum", relu: false, twice: false, picturing: "grids", brush: null, pixels: {},
   size: [8, 8], in_channels: 2, out_channels: 2, kernel_size: [3, 3], stride: [1, 1],
   padding: [[1, 1], [1, 1]], same: true, apart: false, dilation: [1, 1], output_padding: [0, 0],
   padding_mode: "zeros", transposed: false, groups: 1, kernel: "random", edits: {}, given: null,
@@ -134,6 +135,18 @@ export const LESSONS = {
       "source back onto the image: compare the modes at a corner.",
     set: { padding_mode: "circular", pixel: [0, 0] },
   },
+  hexagon: {
+    name: "Hexagons",
+    say: "Hexagonal pixels: a 3 x 3 kernel has six neighbours and itself. In slanted rows a hexagonal grid is a square one " +
+      "whose kernels lack two corners; everything else is as it was.",
+    set: { in_channels: 1, out_channels: 1, space: "hexagon" },
+  },
+  torus: {
+    name: "Torus",
+    say: "On a torus the last row lies above the first one, and right is next to left: no pixel is at a border, and every one hears " +
+      "nine. Look at a corner.",
+    set: { in_channels: 1, out_channels: 1, space: "torus", pixel: [0, 0] },
+  },
   transposed: {
     name: "Transposed",
     say: "A transposed convolution has the same edges with the arrows reversed, so stride makes the " +
@@ -200,6 +213,9 @@ export function settle(state) {
     Object.assign(s, { out_channels: s.in_channels, groups: 1, transposed: false, split: false, twice: false, padding_mode: "zeros", bias: null });
     if (s.aggregate === "mean") s.dilation = [1, 1];
   }
+  if (s.space !== "plane") s.padding_mode = "zeros";
+  if (s.space === "torus") s.transposed = false;
+  if (s.footprint && s.footprint.length !== s.kernel_size[0] * s.kernel_size[1]) s.footprint = null;
   if (s.split) s.twice = false;
   if (s.twice) s.out_channels = s.in_channels;
   if (s.transposed) s.padding_mode = "zeros";
@@ -274,7 +290,7 @@ export function configOf(state) {
     size: [...size], in_channels, out_channels, kernel_size: [...state.kernel_size],
     stride: [...state.stride], padding: state.padding.map((pair) => [...pair]),
     dilation: [...state.dilation], output_padding: [...state.output_padding],
-    padding_mode: state.padding_mode, transposed, groups, aggregate: state.aggregate, relu: state.relu,
+    padding_mode: state.padding_mode, space: state.space, footprint: state.footprint, transposed, groups, aggregate: state.aggregate, relu: state.relu,
     weight: new Array((in_channels * out_channels * taps) / groups),
     bias: state.bias ? [...state.bias] : null,
     image: [],
@@ -319,7 +335,7 @@ function partsOf(state) {
     given.depthwise.length === ins * taps && given.pointwise.length === outs * ins) {
     return { parts: given, exact: true };
   }
-  const full = (o, c, t) => (weightIndex(state, o, c, t) < 0 ? 0 : weightOf(state, o, c, t));
+  const full = (o, c, t) => (weightIndex(state, o, c, t) < 0 || !hasTap(state, t) ? 0 : weightOf(state, o, c, t));
   const found = factor(full, outs, ins, taps);
   if (found) return { parts: found, exact: true };
   const depthwise = [], pointwise = [];
