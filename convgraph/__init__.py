@@ -8,7 +8,7 @@ from convgraph.backends import backend
 from convgraph.comparison.callers import AsNodes
 from convgraph.comparison.excite import excite
 from convgraph.comparison.layers import prove
-from convgraph.convert import receptive_field, summary, to_dense, to_graph
+from convgraph.convert import summary, to_dense, to_graph
 from convgraph.explanation import explain
 from convgraph.explorer import explore
 from convgraph.geometry.kernel import KernelGeometry
@@ -21,6 +21,7 @@ from convgraph.spaces import Equirectangular, HEALPix, Hexagonal, Torus
 
 if TYPE_CHECKING:
     from convgraph.scale.halo import halo
+    from convgraph.scale.reach import receptive_field
     from convgraph.scale.sharded import sharded
     from convgraph.scale.streamed import streamed
     from convgraph.scale.tiled import tiled
@@ -58,7 +59,10 @@ __all__ = [
     "to_graph",
 ]
 
-_LATER = {name: f"scale.{name}" for name in ("halo", "sharded", "streamed", "tiled")}
+_LATER = {
+    "receptive_field": "scale.reach",
+    **{name: f"scale.{name}" for name in ("halo", "sharded", "streamed", "tiled")},
+}
 """Names whose files are read when they are first asked for."""
 
 

@@ -103,7 +103,7 @@ HOUSE = {
     "scale": """
         . relations positions windows recording
         rules plan passes partial tiling
-        halo
+        halo reach
         source mask_sites tiled streamed sharded
     """,
     "comparison": """

@@ -63,13 +63,17 @@ class AxisPart:
 
 @dataclass(frozen=True)
 class Claim:
-    """A plan as integers: operators in order, and the parts along each axis; 0 is the image."""
+    """A plan as integers: operators in order, and the parts along each axis; 0 is the image.
+
+    `given` are maps that are there whole, as the image is, with their sizes.
+    """
 
     operators: tuple[Operator, ...]
     size: tuple[int, ...]
     out: int
     out_size: tuple[int, ...]
     axes: tuple[tuple[AxisPart, ...], ...]
+    given: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,11 @@ def _covered(claim: Claim, axis: int) -> list[str]:
 def _part(claim: Claim, axis: int, part: AxisPart, where: str) -> tuple[list[str], int]:
     faults: list[str] = []
     edges = 0
-    made = {0}
-    if 0 in part.have and _outside(part.have[0], claim.size[axis]):
-        faults.append(f"{where}: reads positions that the image does not have")
+    there = {0: claim.size, **claim.given}
+    made = set(there)
+    for value, size in there.items():
+        if value in part.have and _outside(part.have[value], size[axis]):
+            faults.append(f"{where}: reads positions that value {value} does not have")
     for operator in claim.operators:
         if operator.result not in part.have:
             continue

@@ -67,6 +67,38 @@ def run(
     return found
 
 
+def onward(plan: Plan, known: Mapping[Any, Any], device: Any) -> dict[Any, Any]:
+    """Return what is known, and what follows from it without a map: once for all tiles.
+
+    Maps that were put together, under ("map", number), are heard by the operators that need them
+    whole; what nobody reads any more is dropped.
+    """
+    state, value = states(plan), dict(known)
+    done = set()
+    for k, (step, how) in enumerate(plan.steps):
+        if step.results[0] in value:
+            done.add(k)
+        if how.how not in ("plain", "few") or step.results[0] in value:
+            continue
+        given = {s: value.get(("map", s)) if how.how == "few" else None for s in step.sources}
+        given = {s: value.get(s) if one is None else one for s, one in given.items()}
+        if all(one is not None for one in given.values()):
+            keep(value, step, plainly(step, given, state, device))
+            done.add(k)
+    steps = plan.recording.steps
+    wanted = {s for k, step in enumerate(steps) if k not in done for s in step.sources}
+    maps = {("map", s) for s in wanted}
+    return {
+        key: one
+        for key, one in value.items()
+        if key == plan.out or key in wanted or key in maps or (key not in maps and _sums(key))
+    }
+
+
+def _sums(key: Any) -> bool:
+    return isinstance(key, tuple) and key[0] == "sums"
+
+
 def states(plan: Plan) -> dict[str, Tensor]:
     """Return the network's parameters and buffers as they are now."""
     net = plan.net
@@ -127,7 +159,7 @@ def local(
         x = value[source]
         for a, held, want in zip(how.axes or (), ask[source], out, strict=True):
             x = take(x, a, places(held, want), 0.0)
-        return normed(step, x, value["sums", step.results[0]], state)
+        return normed(step, x, value["sums", step.results[0]], state, out)
     if how.how == "node":
         return _node(plan, step, value, ask, out, state)
     source = next(s for s in step.sources if plan.axes[s] is not None)

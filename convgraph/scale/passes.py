@@ -4,7 +4,8 @@
 
 A pass runs the network up to the map that is summed, tile by tile, and keeps a few numbers a
 channel. The next pass starts from the image again and knows them: memory stays a tile's, work
-grows.
+grows. Maps that are kept in between cost disk instead. What hears a map in ways of its own, as
+attention does, has it put together, if it has few pixels.
 """
 
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ Sums = tuple[int, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Pass:
-    """One operator that needs sums over a map.
+    """One operator that needs sums over a map, or all of it.
 
     Attributes:
         step: the operator.
         source: the map that is summed.
-        key: under which the values that are known hold what it gives.
+        key: under which the values that are known hold what it gives: the result's number, "sums"
+            and it, or "map" and the source's number.
     """
 
     step: Step
@@ -39,18 +41,28 @@ class Pass:
 
 def passes(plan: Plan) -> list[Pass]:
     """Return what has to be summed, in order."""
-    found = []
+    found: dict[Any, Pass] = {}
     for step, how in plan.steps:
+        sources = [s for s in step.sources if plan.axes[s] is not None]
         if how.how == "sum":
-            source = next(s for s in step.sources if plan.axes[s] is not None)
             result = step.results[0]
-            found.append(Pass(step, source, result if how.axes is None else ("sums", result)))
-    return found
+            key: Any = result if how.axes is None else ("sums", result)
+            found[key] = Pass(step, sources[0], key)
+        elif how.how == "few":
+            found |= {("map", s): Pass(step, s, ("map", s)) for s in sources}
+    return list(found.values())
+
+
+def _groups(step: Step, y: Tensor) -> int:
+    """How many statistics a norm has of a map (B, C, *size)."""
+    if (over := step.args.get("normalized_shape")) is not None:
+        return 1 if len(over) == y.dim() - 1 else y.shape[1]
+    return int(step.args.get("num_groups", y.shape[1]))
 
 
 def sums(one: Pass, y: Tensor) -> Sums:
     """Return the sums of a tile (B, C, *tile), by channels or by the operator's groups."""
-    groups = one.step.args.get("num_groups", y.shape[1])
+    groups = _groups(one.step, y)
     rows = y.double().reshape(y.shape[0], groups, -1)
     mean = rows.mean(2) if isinstance(one.key, tuple) else rows.sum(2)
     squares = (rows - mean[..., None]).square().sum(2) if isinstance(one.key, tuple) else mean * 0
@@ -82,8 +94,8 @@ def readout(plan: Plan, one: Pass, known: Any) -> Tensor:
     return found.to(plan.recording.dtypes[result])
 
 
-def normed(step: Step, x: Tensor, known: Any, state: Any) -> Tensor:
-    """Return a norm's part from the mean and the variance of the whole map."""
+def normed(step: Step, x: Tensor, known: Any, state: Any, out: Any) -> Tensor:
+    """Return a norm's part, at positions, from the mean and the variance of the whole map."""
     mean, variance = known
     each = x.shape[1] // mean.shape[1]
     shape = (x.shape[0], x.shape[1], *(1,) * (x.dim() - 2))
@@ -94,21 +106,47 @@ def normed(step: Step, x: Tensor, known: Any, state: Any) -> Tensor:
     y: Tensor = (x.double() - centre) * spread
     for name, apply in (("weight", torch.mul), ("bias", torch.add)):
         if isinstance(step.args[name], State):
-            y = apply(y, state[step.args[name].name].view(1, -1, *(1,) * (x.dim() - 2)))
+            y = apply(y, _affine(step, state[step.args[name].name], x, out))
     return y.to(x.dtype)
 
 
-def times(plan: Plan) -> float:
-    """Return multiply-adds with all passes over those of one run of the whole network."""
-    whole = _work(plan, plan.out)
-    return (whole + sum(_work(plan, one.source) for one in passes(plan))) / max(whole, 1)
+def _affine(step: Step, weight: Tensor, x: Tensor, out: Any) -> Tensor:
+    """A norm's weight as it lies on a part: one a channel, or of a layer norm one a pixel."""
+    if "normalized_shape" not in step.args:
+        return weight.view(1, -1, *(1,) * (x.dim() - 2))
+    for axis, positions in enumerate(out):
+        dim = axis - len(out)
+        weight = weight.index_select(dim, torch.from_numpy(positions).to(weight.device))
+    return weight
 
 
-def _work(plan: Plan, target: int) -> int:
+def times(plan: Plan, *, kept: bool = False) -> float:
+    """Return multiply-adds with all passes over those of one run of the whole network.
+
+    Args:
+        plan: of the network.
+        kept: whether maps are kept between passes.
+    """
+    whole = _work(plan, plan.out, set())
+    done, held = 0, set[int]()
+    for one in passes(plan):
+        done += _work(plan, one.source, held)
+        if kept and keepable(plan, one.source):
+            held.add(one.source)
+    return (done + _work(plan, plan.out, held)) / max(whole, 1)
+
+
+def keepable(plan: Plan, value: int) -> bool:
+    """Whether a map can be kept in zarr: (B, C, *size), and not the image itself."""
+    axes = plan.axes[value] or ()
+    return value != 0 and plan.lies_last(value) and bool(axes)
+
+
+def _work(plan: Plan, target: int, held: set[int]) -> int:
     """Multiply-adds of all convolutions in front of a value, on the whole image."""
     needed, total = {target}, 0
     for step, how in reversed(plan.steps):
-        if needed.isdisjoint(step.results):
+        if needed.isdisjoint(step.results) or not held.isdisjoint(step.results):
             continue
         needed.update(step.sources)
         if how.how == "edges" and "weight" in step.args:

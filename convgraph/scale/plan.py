@@ -41,6 +41,12 @@ class Plan:
         shape = self.recording.shapes[value]
         return tuple(shape[a] for a in self.axes[value] or ())
 
+    def lies_last(self, value: int) -> bool:
+        """Whether a map is (B, C, *size)."""
+        axes = self.axes[value] or ()
+        shape = self.recording.shapes[value]
+        return axes == tuple(range(-len(axes), 0)) and len(shape) == len(axes) + 2
+
     @property
     def image_size(self) -> tuple[int, ...]:
         """Size of the image (pixels)."""
@@ -59,7 +65,7 @@ class Plan:
     @property
     def whole(self) -> list[tuple[Step, Travel]]:
         """The operators that no part can compute by itself."""
-        return [(s, t) for s, t in self.steps if t.how in ("whole", "sum")]
+        return [(s, t) for s, t in self.steps if t.how in ("whole", "sum", "few")]
 
     def refuse(self, who: str, *, by_passes: bool = False) -> None:
         """Refuse a network that has no plan, or none without passes.
@@ -78,12 +84,21 @@ class Plan:
                 "patches, and equals the whole nowhere"
             )
 
-    def ask(self, target: int, axis: int, out: Positions) -> dict[int, Positions]:
-        """Return the positions of every value that these of a target read, along one axis."""
+    def ask(
+        self, target: int, axis: int, out: Positions, held: frozenset[int] = frozenset()
+    ) -> dict[int, Positions]:
+        """Return the positions of every value that these of a target read, along one axis.
+
+        Args:
+            target: the value.
+            axis: of the image.
+            out: positions of it.
+            held: maps that are read and not made: nothing in front of them is asked for.
+        """
         found: dict[int, Positions] = {target: np.asarray(out)}
         for step, how in reversed(self.steps):
             mine = next((found[r] for r in step.results if r in found), None)
-            if mine is None or how.axes is None:
+            if mine is None or how.axes is None or not held.isdisjoint(step.results):
                 continue
             for result in step.results:
                 mine = np.union1d(mine, found.get(result, mine))
@@ -99,15 +114,17 @@ class Plan:
                 found[source] = np.union1d(found[source], want) if source in found else want
         return found
 
-    def asks(self, target: int, out: tuple[Positions, ...]) -> Ask:
+    def asks(
+        self, target: int, out: tuple[Positions, ...], held: frozenset[int] = frozenset()
+    ) -> Ask:
         """Return the positions of every value that a part of a target reads; an axis is kept."""
         found = []
         for axis, positions in enumerate(out):
-            key = (target, axis, positions.tobytes())
+            key = (target, axis, positions.tobytes(), held)
             if key not in self._cache:
                 if len(self._cache) > 4096:
                     self._cache.clear()
-                self._cache[key] = self.ask(target, axis, positions)
+                self._cache[key] = self.ask(target, axis, positions, held)
             found.append(self._cache[key])
         return {v: tuple(one[v] for one in found) for v in found[0] if all(v in o for o in found)}
 

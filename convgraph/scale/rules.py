@@ -24,11 +24,12 @@ class Travel:
 
     Attributes:
         how: "plain" (reads no map), "node", "edges", "sum" (hears the whole map through sums over
-            it, see `passes`), or "whole".
+            it, see `passes`), "few" (hears it in ways of its own, and it has few pixels), or
+            "whole".
         axes: of its results.
         relation: of "edges".
         fill: what an absent source counts as.
-        why: of "sum" and "whole", for people.
+        why: of "sum", "few" and "whole", for people.
     """
 
     how: str
@@ -124,13 +125,29 @@ def travel(step: Step, recording: Recording, axes: list[Axes]) -> Travel:
         return Travel("node", axes[maps[0]])
     if name in _RULES:
         found: Travel | None = _RULES[name](step, recording, axes[maps[0]], maps[0])
-        return found or Travel("whole")
+        return found or _few(step, recording, axes)
     if name in VIEWS:
         kept = _viewed(recording.shapes[maps[0]], axes[maps[0]], recording.shapes[step.results[0]])
-        return Travel("whole") if kept is None else Travel("node", kept)
+        return _few(step, recording, axes) if kept is None else Travel("node", kept)
     if name in NODE or torch.Tag.pointwise in step.call.tags:
         return _joined(step, recording, axes, maps)
-    return Travel("whole")
+    return _few(step, recording, axes)
+
+
+FEW = 2**16
+"""Pixels of a map, tokens, that are put together and heard as a whole."""
+
+
+def _few(step: Step, recording: Recording, axes: list[Axes]) -> Travel:
+    """What has no rule hears the map put together, if that is small."""
+    sizes = [
+        prod(recording.shapes[source][a] for a in axes[source] or ())
+        for source in step.sources
+        if axes[source] is not None
+    ]
+    if max(sizes) <= FEW:
+        return Travel("few")
+    return Travel("whole", why=f"hears the whole map, and {max(sizes)} pixels are more than {FEW}")
 
 
 def _joined(step: Step, recording: Recording, axes: list[Axes], maps: list[int]) -> Travel:
@@ -305,9 +322,10 @@ def _linear(step: Step, recording: Recording, axes: Axes, source: int) -> Travel
 
 
 def _layer_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
-    over = len(step.args["normalized_shape"])
-    if any(a >= -over for a in axes or ()):
-        return None
+    over, d = len(step.args["normalized_shape"]), len(axes or ())
+    if any(a >= -over for a in axes or ()):  # over space, or over space and channels
+        good = _trailing(axes, recording.shapes[source], d) and over in (d, d + 1)
+        return Travel("sum", axes) if good else None
     return Travel("node", axes)
 
 

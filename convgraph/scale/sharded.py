@@ -264,7 +264,7 @@ class Sharded(nn.Module):
             ConversionError: with the module's path.
         """
         for step, how in found.steps:
-            if how.how in ("whole", "sum") and not (
+            if how.how in ("whole", "sum", "few") and not (
                 step.operator == "batch_norm" and how.axes is not None
             ):
                 raise ConversionError(

@@ -4,6 +4,7 @@ dask schedules, zarr stores. A block of the array is one tile of the output; its
 window of the image that the tables name, runs the network on it, and keeps the tile.
 """
 
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -13,8 +14,8 @@ from torch import nn
 
 from convgraph.errors import ConversionError, GraphError, MissingExtraError
 from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import check_mask, run
-from convgraph.scale.passes import Pass, passes, readout, sums, together
+from convgraph.scale.partial import check_mask, onward, run
+from convgraph.scale.passes import Pass, keepable, passes, readout, sums, together
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions
 from convgraph.scale.source import Source
@@ -30,6 +31,7 @@ def tiled(
     channels_last: bool = False,
     held: Any = None,  # zarr, (C_out, *out_size)
     statistics: str = "tiles",
+    between: Any = None,
 ) -> Any:
     """Return a network's output on a large image as a dask array, computed tile by tile.
 
@@ -48,11 +50,14 @@ def tiled(
         channels_last: whether the image is (*size, C).
         held: a zarr array that an earlier run was writing into, its chunks as large as the tiles:
             the tiles that it holds are read from it and not computed again.
-        statistics: "passes" also takes what hears the whole map through a mean or a variance:
-            instance and group norm, means over the map, pools over everything. Each is a pass
+        statistics: "passes" also takes what hears the whole map: instance and group norm, layer
+            norm over space, means over the map, pools over everything, and attention or whatever
+            else over a map of at most 65536 pixels, tokens, which is put together. Each is a pass
             over the image of its own, from its beginning: `convgraph.scale.passes.times` says how
             much more work that is. What was trained on patches has its statistics from patches,
             and is another function on the whole.
+        between: a folder, where zarr keeps the maps that passes hear: the next pass starts from
+            them and not from the image; `times(plan, kept=True)` says what that leaves.
 
     Returns:
         A dask array (C_out, *out_size); (C_out,) of a network that ends in a readout.
@@ -88,12 +93,12 @@ def tiled(
     todo = passes(found)
     if todo and mask is not None:
         raise ConversionError(f"cg.tiled: {todo[0].step.title} has no plan with a mask")
-    known = _known(found, todo, tile, source)
+    known, held_maps = _known(found, todo, tile, source, between)
     if not found.out_size:
         kind = _numpy(found.recording.dtypes[found.out])
         ended = delayed(_ended)(known, found)
         return da.from_delayed(ended, found.recording.shapes[found.out][1:], dtype=kind)
-    cut = tiling(found, tile)
+    cut = replace(tiling(found, tile), held=frozenset(held_maps))
     sites = None
     if mask is not None:
         check_mask(found)
@@ -106,7 +111,8 @@ def tiled(
     if held is not None:
         _check_held(held, shape, tuple(c[0] for c in chunks))
     kind = _numpy(found.recording.dtypes[found.out])
-    work = Tile(cut, source, sites, held, tuple(axes), tuple(chunks), kind)
+    window = Window(cut, source, held_maps)
+    work = Tile(window, sites, held, tuple(axes), tuple(chunks), kind)
     made = _array(work, known if todo else None)
     made.plan = cut
     return made
@@ -206,22 +212,62 @@ def _done(*_: Any) -> None:
     """Nothing is left to do."""
 
 
-def _known(found: Plan, todo: list[Pass], tile: Any, source: Source) -> Any:
-    """What the passes find out, as dask has still to compute it."""
+def _known(found: Plan, todo: list[Pass], tile: Any, source: Source, between: Any) -> Any:
+    """What the passes find out, as dask has still to compute it; and the maps that they keep."""
     from dask.delayed import delayed
 
     known = delayed({}, traverse=False)
+    maps: dict[int, Any] = {}
     for one in todo:
-        cut = tiling(found, tile, one.source)
-        sum_up = delayed(Summed(cut, source, one))
+        cut = replace(tiling(found, tile, one.source), held=frozenset(maps))
+        keeps = None
+        if between is not None and one.source not in maps and keepable(found, one.source):
+            keeps = _kept(found, cut, between)
+        sum_up = delayed(Summed(Window(cut, source, dict(maps)), one, keeps))
         parts = [sum_up(number, known) for number, _ in cut.parts()]
-        known = delayed(_more)(known, found, one, parts)
-    return known
+        known = delayed(_more)(known, cut, one, parts)
+        maps |= {} if keeps is None else {one.source: keeps}
+    return known, maps
 
 
-def _more(known: Any, found: Plan, one: Pass, parts: Any) -> Any:
-    whole = together(one, parts)
-    return {**known, one.key: whole if isinstance(one.key, tuple) else readout(found, one, whole)}
+def _kept(found: Plan, cut: Tiling, between: Any) -> Any:
+    """An array for a map, a chunk a tile."""
+    import zarr
+
+    shape = found.recording.shapes[cut.target][1:]
+    return zarr.open_group(between, mode="a").create_array(
+        f"map{cut.target}", shape=shape, chunks=(shape[0], *cut.tile),
+        dtype=_numpy(found.recording.dtypes[cut.target]), overwrite=True,
+    )  # fmt: skip
+
+
+def _more(known: Any, cut: Tiling, one: Pass, parts: Any) -> Any:
+    found = cut.plan
+    if _is_map(one):
+        whole = parts[0].new_empty(found.recording.shapes[one.source])
+        for (_, out), part in zip(cut.parts(), parts, strict=True):
+            whole[_place(found, one.source, out)] = part
+    else:
+        whole = together(one, parts)
+        whole = whole if isinstance(one.key, tuple) else readout(found, one, whole)
+    with torch.no_grad():
+        return onward(found, {**known, one.key: whole}, _device(found))
+
+
+def _is_map(one: Pass) -> bool:
+    return isinstance(one.key, tuple) and one.key[0] == "map"
+
+
+def _place(found: Plan, value: int, out: Any) -> tuple[Any, ...]:
+    """Where positions of a map lie in it."""
+    place: list[Any] = [slice(None)] * len(found.recording.shapes[value])
+    for a, p in zip(found.axes[value] or (), out, strict=True):
+        place[a] = slice(int(p[0]), int(p[-1]) + 1)
+    return tuple(place)
+
+
+def _device(found: Plan) -> torch.device:
+    return next(found.net.parameters(), torch.empty(0)).device
 
 
 def _ended(known: Any, found: Plan) -> Any:
@@ -229,22 +275,45 @@ def _ended(known: Any, found: Plan) -> Any:
         return run(found, torch.empty(0), {}, found.out, known=known)[0].cpu().numpy()
 
 
+class Window:
+    """What tiles read: the image, and maps that were kept."""
+
+    def __init__(self, cut: Tiling, source: Source, maps: dict[int, Any]) -> None:
+        self.cut, self.source, self.maps = cut, source, maps
+
+    def run(self, out: tuple[Positions, ...], known: Any, mask: Any = None) -> torch.Tensor:
+        """Return the target at these positions, (1, C, *positions)."""
+        plan, ask = self.cut.plan, self.cut.ask(out)
+        device, dtypes = _device(plan), plan.recording.dtypes
+        x = torch.empty(0, device=device)
+        if 0 in ask:
+            x = self.source.read(ask[0], dtypes[0], device)
+        if self.cut.target == 0:
+            return x
+        kept = {
+            value: Source(array).read(ask[value], dtypes[value], device)
+            for value, array in self.maps.items()
+            if value in ask
+        }
+        return run(plan, x, ask, self.cut.target, mask=mask, known={**(known or {}), **kept})
+
+
 class Summed:
     """What one tile adds to a pass."""
 
-    def __init__(self, cut: Tiling, source: Source, one: Pass) -> None:
-        self.cut, self.source, self.one = cut, source, one
+    def __init__(self, window: Window, one: Pass, keeps: Any) -> None:
+        self.window, self.one, self.keeps = window, one, keeps
         self.name = uuid4().hex
 
     def __call__(self, number: tuple[int, ...], known: Any) -> Any:
-        """Return the sums of a tile."""
-        plan = self.cut.plan
-        ask = self.cut.ask(tuple(self.cut.cuts(axis)[k] for axis, k in enumerate(number)))
-        some = next(plan.net.parameters(), torch.empty(0))
+        """Return the sums of a tile, or the tile itself; it is kept where there is a place."""
+        cut = self.window.cut
+        out = tuple(cut.cuts(axis)[k] for axis, k in enumerate(number))
         with torch.no_grad():
-            x = self.source.read(ask[0], plan.recording.dtypes[0], some.device)
-            y = x if self.cut.target == 0 else run(plan, x, ask, self.cut.target, known=known)
-            return sums(self.one, y)
+            y = self.window.run(out, known)
+            if self.keeps is not None:
+                self.keeps[_place(cut.plan, cut.target, out)[1:]] = y[0].cpu().numpy()
+            return y if _is_map(self.one) else sums(self.one, y)
 
     def __dask_tokenize__(self) -> Any:
         """Name it: a network has no other name, and numbers of objects are given again."""
@@ -273,10 +342,10 @@ class Tile:
     """What one block of the array is: a function of its number."""
 
     def __init__(
-        self, cut: Tiling, source: Source, sites: MaskSites | None, held: Any,
-        axes: tuple[int, ...], chunks: tuple[Any, ...], kind: Any,
+        self, window: Window, sites: MaskSites | None, held: Any, axes: tuple[int, ...],
+        chunks: tuple[Any, ...], kind: Any,
     ) -> None:  # fmt: skip
-        self.cut, self.source, self.sites, self.held = cut, source, sites, held
+        self.window, self.cut, self.sites, self.held = window, window.cut, sites, held
         self.axes, self.chunks, self.kind = axes, chunks, kind
 
     def out(self, block: tuple[int, ...]) -> tuple[Positions, ...]:
@@ -302,15 +371,11 @@ class Tile:
             for a, p in zip(self.axes, out, strict=True):
                 place[a] = slice(int(p[0]), int(p[-1]) + 1)
             return self.held[tuple(place)]
-        ask = self.cut.ask(out)
-        some = next(plan.net.parameters(), torch.empty(0))
+        mask = None
+        if (rule := self.sites) is not None:
+            mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
         with torch.no_grad():
-            x = self.source.read(ask[0], plan.recording.dtypes[0], some.device)
-            mask = None
-            if self.sites is not None:
-                rule = self.sites
-                mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
-            y = run(plan, x, ask, plan.out, mask=mask, known=known)[0]
+            y = self.window.run(out, known, mask)[0]
             if here is not None:
                 where = [1] * y.dim()
                 for a, n in zip(self.axes, here.shape, strict=True):

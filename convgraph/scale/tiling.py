@@ -26,11 +26,13 @@ class Tiling:
         plan: of the network at the image's size.
         tile: pixels of the output in a tile, along each axis.
         target: the value that is cut; the output, unless another is asked for.
+        held: maps that were kept in front of it: a part starts from them.
     """
 
     plan: Plan
     tile: tuple[int, ...]
     target: int
+    held: frozenset[int] = frozenset()
 
     def cuts(self, axis: int) -> list[Positions]:
         """The tiles along an axis."""
@@ -51,7 +53,7 @@ class Tiling:
 
     def ask(self, out: tuple[Positions, ...]) -> Ask:
         """Return what a part reads of every value."""
-        return self.plan.asks(self.target, out)
+        return self.plan.asks(self.target, out, self.held)
 
     @property
     def work(self) -> float:
@@ -65,9 +67,7 @@ class Tiling:
             value = step.sources[0] if "transpose" in step.operator else step.results[0]
             along = []
             for axis in range(len(self.tile)):
-                found = (
-                    self.plan.asks(self.target, self._beside(axis, out)) for out in self.cuts(axis)
-                )
+                found = (self.ask(self._beside(axis, out)) for out in self.cuts(axis))
                 along.append(sum(len(one[value][axis]) for one in found if value in one))
             done += prod(along) * prod(weight_shape(step, self.plan.recording))
         return done / ideal if ideal else 1.0
@@ -188,7 +188,7 @@ def claim(made: Tiling) -> Claim:
     for axis in range(len(made.tile)):
         parts = []
         for out in made.cuts(axis):
-            have = plan.ask(made.target, axis, out)
+            have = plan.ask(made.target, axis, out, made.held)
             reads = {}
             for step, how in plan.steps:
                 if how.how == "edges" and step.results[0] in have:
@@ -197,7 +197,11 @@ def claim(made: Tiling) -> Claim:
                     reads[step.results[0]] = read(how.relation, axis, n, mine, have[source])
             parts.append(AxisPart(out, have, reads))
         axes.append(tuple(parts))
-    return Claim(tuple(said), plan.image_size, made.target, plan.size(made.target), tuple(axes))
+    given = {value: plan.size(value) for value in made.held}
+    return Claim(
+        tuple(one for one in said if one.result not in given), plan.image_size, made.target,
+        plan.size(made.target), tuple(axes), given,
+    )  # fmt: skip
 
 
 def _arguments(plan: Plan, step: Any, how: Any) -> dict[str, Any]:

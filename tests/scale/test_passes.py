@@ -87,7 +87,89 @@ def test_passes_are_asked_for_and_their_cost_is_said() -> None:
         cg.tiled(net, x[0].numpy(), tile=8, statistics="patches")
     with pytest.raises(ConversionError, match="no plan with a mask"):
         cg.tiled(net, x[0].numpy(), tile=8, statistics="passes", mask=np.ones((16, 16), bool))
-    with pytest.raises(ConversionError, match=r"first '1' \(softmax\)"):
-        cg.tiled(
-            nn.Sequential(nn.Conv2d(2, 2, 1), nn.Softmax(3)), x[0].numpy(), statistics="passes"
-        )
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Softmax(3))
+    with pytest.raises(ConversionError, match=r"first '1' \(softmax\).*90000 pixels are more"):
+        cg.tiled(net, np.ones((2, 300, 300), np.float32), statistics="passes")
+    with pytest.raises(ConversionError, match=r"first '1' \(softmax\): it hears the whole map"):
+        cg.tiled(net, np.ones((2, 30, 30), np.float32))
+
+
+class Tokens(nn.Module):
+    """Patches are tokens, which attend to each other; a readout, and a map at full size."""
+
+    def __init__(self, dense: bool) -> None:
+        super().__init__()
+        self.stem, self.patch = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 8, 4, 4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last, self.stay, self.dense = nn.Conv2d(12, 3, 3, padding=1), Stay(), dense
+
+    def forward(self, x):
+        x = self.stay(self.stem(x))
+        p = self.stay(self.patch(x))
+        t = p.flatten(2).transpose(1, 2)
+        t = torch.round(self.attention(t, t, t)[0])  # whole numbers go on
+        if not self.dense:
+            return t.amax(1)
+        up = nn.functional.interpolate(t.transpose(1, 2).reshape(p.shape), scale_factor=4.0)
+        return self.last(torch.cat([x, up], 1))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("tile", [5, 100])
+def test_attention_over_few_tokens_equals_the_whole(dense: bool, tile: int) -> None:
+    net, x = whole(Tokens(dense), (16, 24))
+    net.attention.in_proj_weight.data /= 64
+    with torch.no_grad():
+        want = net(x)[0].numpy()
+    assert len(np.unique(want)) > 4
+    found = plan(net, tuple(x.shape))
+    assert [one.key[0] for one in passes(found)] == ["map"]
+    out = cg.tiled(net, x[0].numpy(), tile=tile, statistics="passes")
+    assert np.array_equal(out.compute(scheduler="synchronous"), want)
+
+
+@pytest.mark.parametrize("over", [(4, 8, 8), (8, 8)])
+def test_layer_norm_over_space_of_exact_statistics_equals_the_whole(over, monkeypatch) -> None:
+    norm = nn.LayerNorm(over, eps=1e-30)
+    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), norm, nn.Conv2d(4, 2, 3, padding=1))
+    net, x = whole(net, (8, 8))
+    net[0].weight.data.zero_()
+    net[0].weight.data[:, 0] = 2
+    x[:, 0] = torch.tensor([1.0, -1.0]).double().repeat(32).view(8, 8)
+    assert norm.weight.unique().numel() > 2  # a weight a pixel
+    with torch.no_grad():
+        want = net(x)[0].numpy()
+    out = cg.tiled(net, x[0].numpy(), tile=3, statistics="passes")
+    assert np.array_equal(out.compute(scheduler="synchronous"), want)
+    monkeypatch.setattr("convgraph.scale.passes._affine", lambda *_: torch.ones(()).double())
+    assert not np.array_equal(out.compute(scheduler="synchronous"), want)
+
+
+class Watched:
+    """An image that counts how often it is read."""
+
+    def __init__(self, rows) -> None:
+        self.rows, self.shape, self.reads = rows, rows.shape, 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return self.rows[key]
+
+
+def test_maps_between_passes_lie_in_zarr_and_the_image_is_read_once(tmp_path) -> None:
+    zarr = pytest.importorskip("zarr")
+    net, x = whole(Gated(), (16, 16))
+    with torch.no_grad():
+        want = net(x)[0].numpy()
+    found = plan(net, tuple(x.shape))
+    assert 1 <= times(found, kept=True) < 1.1 < times(found)
+    image = Watched(x[0].numpy())
+    out = cg.tiled(net, image, tile=4, statistics="passes", between=str(tmp_path / "maps"))
+    assert np.array_equal(out.compute(scheduler="synchronous"), want)
+    assert image.reads == 4  # the tiles of the first pass
+    maps = zarr.open_group(str(tmp_path / "maps"), mode="r")
+    assert [one.shape for _, one in sorted(maps.arrays())] == [(4, 8, 8), (4, 8, 8)]
+    assert cg.prove(out.plan).verdict == "proven"
+    again = Watched(x[0].numpy())
+    cg.tiled(net, again, tile=4, statistics="passes").compute(scheduler="synchronous")
+    assert again.reads == 12
