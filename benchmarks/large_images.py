@@ -2,6 +2,9 @@
 
 python benchmarks/large_images.py 4096 8192 16384      peak memory of tiled, streamed and whole
 python benchmarks/large_images.py --work               work over ideal, from integers
+python benchmarks/large_images.py --tissue 8192        a slide of 20 % tissue beside all of it
+python benchmarks/large_images.py ... --json FILE      adds what was measured to a file
+python benchmarks/large_images.py --plot FILE          draws a file's measures for the docs
 """
 
 import argparse
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.scale.plan import plan
+from convgraph.scale.tiled import stored
 from convgraph.scale.tiling import tiling
 
 BLOCK = 512
@@ -50,7 +55,6 @@ def peak() -> float:
 
 def measure(kind: str, folder: Path, n: int, tile: int) -> None:
     """One run in this process: peak memory beyond what the imports and the output take."""
-    import dask.array as da
     import zarr
 
     torch.set_num_threads(1)
@@ -62,7 +66,7 @@ def measure(kind: str, folder: Path, n: int, tile: int) -> None:
         goal = zarr.create_array(
             str(folder / f"out{n}.zarr"), shape=out.shape, chunks=out.chunksize, dtype=out.dtype
         )
-        da.store(out, goal, lock=False, scheduler="threads", num_workers=2)
+        stored(out, goal).compute(scheduler="threads", num_workers=2)
     elif kind == "streamed":
         y = cg.streamed(model, tile=tile)(image)
         output = 3 * y.numel() * y.element_size() / 2**20  # it, its square and its gradient
@@ -79,17 +83,104 @@ def measure(kind: str, folder: Path, n: int, tile: int) -> None:
     )
 
 
-def work() -> None:
+def tissue(n: int, cell: int = 128) -> np.ndarray:
+    """A thumbnail: three blobs that cover about a fifth."""
+    y, x = np.mgrid[: n // cell, : n // cell] * cell / n
+    found = np.zeros(y.shape, bool)
+    for row, column, radius in ((0.3, 0.35, 0.16), (0.65, 0.6, 0.18), (0.2, 0.8, 0.07)):
+        found |= (y - row) ** 2 + (x - column) ** 2 < radius**2
+    return found
+
+
+def masked(n: int, tile: int) -> list[dict[str, Any]]:
+    """A slide and its tissue in turn, three times: seconds, tiles that ran, and their share."""
+    import dask
+    import zarr
+
+    torch.set_num_threads(1)
+    model, mask = net(), tissue(n)
+    runs: dict[str, list[float]] = {"all": [], "tissue": []}
+    tiles = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder) / "image.zarr", n)
+        image = zarr.open_array(str(Path(folder) / "image.zarr"), mode="r")
+        for turn in range(3):
+            for name, given in (("all", None), ("tissue", mask)):
+                out = cg.tiled(model, image, tile=tile, mask=given)
+                goal = zarr.create_array(
+                    f"{folder}/{name}{turn}.zarr", shape=out.shape, chunks=out.chunksize,
+                    dtype=out.dtype,
+                )  # fmt: skip
+                began = time.perf_counter()
+                with dask.config.set(scheduler="threads", num_workers=2):
+                    stored(out, goal).compute()
+                runs[name].append(time.perf_counter() - began)
+                tiles[name] = goal.nchunks_initialized
+    took = {name: float(np.median(one)) for name, one in runs.items()}
+    found = {
+        "kind": "tissue", "n": n, "tile": tile, "share": round(float(mask.mean()), 3),
+        "tiles": [tiles["tissue"], tiles["all"]],
+        "seconds": [round(took["tissue"], 2), round(took["all"], 2)],
+        "ratio": round(took["tissue"] / took["all"], 3),
+        "ratios": [round(a / b, 3) for a, b in zip(runs["tissue"], runs["all"], strict=True)],
+    }  # fmt: skip
+    print(json.dumps(found), flush=True)
+    return [found]
+
+
+def work() -> list[dict[str, Any]]:
     """Work over ideal of published networks, if they are installed."""
     from tests.zoo import models
 
     body = models().resnet18()
-    trunk = nn.Sequential(*list(body.children())[:-2]).eval()
-    found = plan(trunk, (1, 3, 20480, 16384))
-    for side in (512, 1024, 2048, 4096):
-        made = tiling(found, side // 32)
-        print(f"resnet18 trunk, tile {side}: {made.work:.2f}", flush=True)
-    print(tiling(found, 64).prove())
+    import segmentation_models_pytorch as published
+
+    nets = {
+        "ResNet-18, trunk": (nn.Sequential(*list(body.children())[:-2]).eval(), 32),
+        "U-Net, ResNet-18 encoder": (published.Unet("resnet18", encoder_weights=None).eval(), 1),
+    }
+    rows = []
+    for name, (one, stride) in nets.items():
+        found = plan(one, (1, 3, 102400, 81920))
+        for side in (512, 1024, 2048, 4096):
+            made = tiling(found, side // stride)
+            row = {"kind": "work", "net": name, "tile": side, "work": round(made.work, 3)}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        proven = tiling(plan(one, (1, 3, 20480, 16384)), 2048 // stride).prove()
+        print(f"{name}: {proven}", flush=True)
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Memory against size, and work over ideal against tile, for the docs."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for kind, mark in (("tiled", "o"), ("streamed", "s"), ("whole", "^")):
+        here = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["n"])
+        sides = [r["n"] for r in here]
+        memory = [max(1, r["peak"] - r["imports"] - r["output"]) for r in here]
+        left.plot(sides, memory, mark + "-", label=kind)
+    left.set(
+        xscale="log", yscale="log", xlabel="side of the image (pixels)",
+        ylabel="peak memory beyond imports and output (MiB)",
+    )  # fmt: skip
+    sides = sorted({r["n"] for r in rows if r["kind"] == "tiled"})
+    left.set_xticks(sides, [str(n) for n in sides])
+    left.minorticks_off()
+    for name in dict.fromkeys(r["net"] for r in rows if r["kind"] == "work"):
+        here = [r for r in rows if r.get("net") == name]
+        right.plot([r["tile"] for r in here], [r["work"] for r in here], "o-", label=name)
+    right.axhline(1, color="grey", linewidth=1)
+    right.set(xscale="log", xlabel="side of a tile (pixels of the image)", ylabel="work over ideal")
+    tiles = sorted({r["tile"] for r in rows if r["kind"] == "work"})
+    right.set_xticks(tiles, [str(n) for n in tiles])
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "large-images.png", dpi=110)
 
 
 def main() -> None:
@@ -100,18 +191,31 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=4096, help="largest size run whole")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true")
+    parser.add_argument("--tissue", type=int, help="side of a slide of which a fifth is tissue")
+    parser.add_argument("--json", type=Path, help="a file to add lines to")
+    parser.add_argument("--plot", type=Path, help="draw such a file into docs/images")
     asked = parser.parse_args()
-    if asked.work:
-        work()
     if asked.one:
         measure(asked.one[0], Path(asked.one[1]), asked.sizes[0], asked.tile)
         return
+    if asked.plot:
+        lines = asked.plot.read_text(encoding="ascii").splitlines()
+        draw([json.loads(line) for line in lines], Path("docs/images"))
+    rows = work() if asked.work else []
+    rows += masked(asked.tissue, asked.tile) if asked.tissue else []
     for n in asked.sizes:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder) / f"image{n}.zarr", n)
             for kind in ("tiled", "streamed", *(["whole"] if n <= asked.whole else [])):
                 line = [sys.executable, __file__, str(n), "--tile", str(asked.tile)]
-                subprocess.run([*line, "--one", kind, folder], check=True)
+                done = subprocess.run(
+                    [*line, "--one", kind, folder], check=True, stdout=subprocess.PIPE, text=True
+                )
+                print(done.stdout, end="", flush=True)
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+    if asked.json:
+        with asked.json.open("a", encoding="ascii") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
