@@ -60,7 +60,7 @@ HOUSE = {
     """,
     "convert": """
         names frames keys registry report
-        value align batch node_pairs tokens settle
+        value align batch lattices node_pairs tokens scores settle
         rules tensor functions layers recording
         network receptive summary .
     """,

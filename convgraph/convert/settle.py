@@ -3,6 +3,7 @@
     space to depth    (batch) (c y%2 x%2) (y/2) (x/2)   ->  (batch) (4 c) (y') (x')
     depth to space    (batch) (c) (y 2) (x 2)           ->  (batch) (c) (y') (x')
     transposed        (batch) (c) (x) (y)               ->  (batch) (c) (y') (x')
+    frames            (batch t) (c) (y) (x)             ->  (batch') (c) (y) (x)
 
 The names alone move no node; an operator that needs an image, or channels without digits of sites
 among them, makes it a move: each node of the new lattice hears the nodes of its cell, an absent one
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from convgraph.convert.lattices import frames, unframed
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, lift
 from convgraph.graph.network_sites import network_sites, turned_sites
@@ -36,6 +38,7 @@ def settle(value: Spatial) -> Any:
     """Return a value on the lattice that its axes speak of, or the value itself."""
     if not isinstance(value.sites, Sites) or value.sites.size is None:
         return value
+    value = unframed(frames(value))
     mixed = [dim for dim, axis in enumerate(value.axes) if _is_mixed(axis)]
     if not mixed:
         return _turned(value)

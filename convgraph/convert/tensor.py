@@ -16,14 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.convert import keys, names, registry, rules, tokens
+from convgraph.convert import keys, names, registry, rules, scores, tokens
 from convgraph.convert.frames import where
 from convgraph.convert.names import NoRuleError
+from convgraph.convert.scores import Scores
 from convgraph.convert.settle import settle, settled
 from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, brought, from_graph, lift
-from convgraph.errors import ConversionError, GraphError
+from convgraph.errors import ConversionError, ConvgraphError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
+
+_VALUES = (Spatial, Tokens, Scores)
+"""What a tensor may hold."""
 
 REGISTERED = rules.FAMILIES
 """The families of rules; importing them registers them."""
@@ -287,7 +291,7 @@ def _taken(given: Any) -> Any:
 def _given(out: Any) -> Any:
     """The tensors of values, in nested results."""
     kind = type(out)
-    if kind is Spatial or kind is Tokens:
+    if kind in _VALUES:
         return wrapped(out)
     if kind is tuple or kind is list:
         return kind([_given(one) for one in out])
@@ -298,14 +302,14 @@ def _has_value(given: Any) -> bool:
     kind = type(given)
     if kind is list or kind is tuple:
         return any(map(_has_value, given))
-    return kind is Spatial or kind is Tokens
+    return kind in _VALUES
 
 
 def _has_tokens(given: Any) -> bool:
     kind = type(given)
     if kind is list or kind is tuple:
         return any(map(_has_tokens, given))
-    return kind is Tokens
+    return kind is Tokens or kind is Scores
 
 
 def _met(func: Any, args: Any, kwargs: Any) -> Any:
@@ -326,6 +330,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             reason = None
         except NoRuleError as error:
             reason = error
+        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
+            reason = _stopped(call, taken, named, error)
         if reason is not None:
             if call.rule is None and keys.is_composite(func):
                 if listener is not None:
@@ -350,7 +356,8 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
     if any(map(_has_tokens, taken)):
-        return tokens.meaning(call, taken, named)
+        by_scores = call.name in ("matmul", "bmm") or any(type(one) is Scores for one in taken)
+        return (scores if by_scores else tokens).meaning(call, taken, named)
     try:
         return rule.call(call, *taken, **named)
     except NoRuleError:
@@ -362,6 +369,29 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
         out = rule.call(call, *moved, **named)
         call.travelled("all")
         return out
+
+
+def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRuleError:
+    """Say that a rule broke off; what torch refuses for an image too is raised as it is."""
+    if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)):
+        raise error
+    try:
+        call.target(*_blank(taken), **{key: _blank(one) for key, one in named.items()})
+    except NotImplementedError:
+        pass
+    except Exception:  # noqa: BLE001 - whatever torch says of it
+        raise error from None
+    said = " ".join(str(error).split())[:200]
+    return NoRuleError(f"its rule broke off ({type(error).__name__}: {said})")
+
+
+def _blank(given: Any) -> Any:
+    """Shapes and dtypes alone."""
+    if isinstance(given, _VALUES):
+        return torch.empty(given.shape, dtype=given.x.dtype, device="meta")
+    if isinstance(given, Tensor):
+        return given.to("meta")
+    return [_blank(one) for one in given] if isinstance(given, (list, tuple)) else given
 
 
 def _apart(func: Any, args: Any, kwargs: Any) -> Any:
@@ -401,13 +431,13 @@ def _where_not(taken: Any, named: Any) -> Any:
 
 
 def _values(given: Any) -> list[Spatial]:
-    if isinstance(given, (Spatial, Tokens)):
+    if isinstance(given, _VALUES):
         return [given]  # type: ignore[list-item]
     return [v for one in given for v in _values(one)] if isinstance(given, (list, tuple)) else []
 
 
 def _dense(given: Any) -> Any:
-    if isinstance(given, (Spatial, Tokens)):
+    if isinstance(given, _VALUES):
         return given.tensor()
     return [_dense(one) for one in given] if isinstance(given, list) else given
 

@@ -85,7 +85,22 @@ def beside(parts: Sequence[Any], dim: int) -> Tokens | None:
     axis = maps[0].axes[dim]
     if not axis or any(name.kind != "site" for name in axis):
         return None
-    return Tokens(tuple(flat), dim)
+    pieces: list[Piece] = []
+    for one in flat:  # readouts beside readouts are one piece
+        last = pieces[-1] if pieces else None
+        if isinstance(one, Tensor) and isinstance(last, Tensor):
+            shape = torch.broadcast_shapes(*(_but(x, dim) for x in (last, one)))
+            pieces[-1] = torch.cat([
+                x.expand(*shape[:dim], x.shape[dim], *shape[dim + 1 :]) for x in (last, one)
+            ], dim)  # fmt: skip
+        else:
+            pieces.append(one)
+    return Tokens(tuple(pieces), dim)
+
+
+def _but(x: Tensor, dim: int) -> tuple[int, ...]:
+    """A shape that says nothing of one dimension."""
+    return (*x.shape[:dim], 1, *x.shape[dim + 1 :])
 
 
 def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -113,6 +128,8 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if not split and name not in _EACH:
         raise NoRuleError("it has no rule for tokens beside nodes")
     if name in _AXIS and _axis_of(x, args, kwargs, _AXIS[name]) == x.dim:
+        if name == "softmax" and x is args[0]:
+            return _softmax(call, x)
         raise NoRuleError("it runs along tokens beside nodes")
     outs = []
     start = 0
@@ -124,7 +141,7 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     return _joined(outs, x.dim)
 
 
-_EACH = ("linear", "layer_norm", "rms_norm", "softmax", "log_softmax", "glu", "matmul")
+_EACH = ("linear", "layer_norm", "rms_norm", "softmax", "log_softmax", "glu")
 """Operators along an axis that each token has for itself, beside those of single elements."""
 
 _AXIS = {"softmax": 1, "log_softmax": 1, "glu": 1}
@@ -324,6 +341,15 @@ def _mean(call: Any, x: Tokens, dim: Any = None, keepdim: bool = False, **_: Any
     return total if keepdim else total.squeeze(x.dim)
 
 
+def _softmax(call: Any, x: Tokens) -> Any:
+    """Over the tokens of an image that are there."""
+    packed = Packed(x, x.sites.batch_size)
+    rows = packed.x
+    if packed.some is not None:
+        rows = rows.masked_fill(~packed.some[:, None, :, None], -torch.inf)
+    return packed.unpack(rows.softmax(2))
+
+
 _ALONG: dict[str, Any] = {
     **dict.fromkeys(("permute", "transpose", "t", "movedim", "swapaxes", "mT"), _permuted),
     **dict.fromkeys(
@@ -353,12 +379,12 @@ def attention(
     if causal or enable_gqa or isinstance(mask, (Spatial, Tokens)):
         raise NoRuleError("it is causal, grouped, or its mask is a map")
     batch = next(one.sites for one in (q, k, v) if isinstance(one, (Spatial, Tokens))).batch_size
-    asked, heard = _Packed(q, batch), _Packed(k, batch)
-    values = _Packed(v, batch)
+    asked, heard = Packed(q, batch), Packed(k, batch)
+    values = Packed(v, batch)
     some = heard.some
     wide = None
     if mask is not None:
-        wide = _picked(mask, asked, heard)
+        wide = picked(mask, asked, heard)
         if wide.dtype == torch.bool:
             wide = torch.zeros_like(wide, dtype=asked.x.dtype).masked_fill(~wide, -torch.inf)
     if some is not None:
@@ -371,7 +397,7 @@ def attention(
     return asked.unpack(out)
 
 
-class _Packed:
+class Packed:
     """A sequence as (B, heads, M, width): each image's tokens, nodes that are there behind."""
 
     def __init__(self, value: Any, batch: int) -> None:
@@ -383,6 +409,8 @@ class _Packed:
             if isinstance(one, Spatial):
                 part, there = self._nodes(one)
             else:
+                if one.dim() != 4:
+                    raise NoRuleError("its tokens are no (batch) (heads) (tokens) (width)")
                 part = one.expand(batch, *one.shape[1:])
                 there = torch.ones(batch, one.shape[2], dtype=torch.bool, device=one.device)
             self.parts.append(part)
@@ -390,6 +418,11 @@ class _Packed:
         self.x = torch.cat(self.parts, 2) if len(self.parts) > 1 else self.parts[0]
         if self.blocks is not None and not self.even:
             self.some = torch.cat(masks, 1)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each piece has."""
+        return [one.shape[2] for one in self.pieces]
 
     def _nodes(self, one: Spatial) -> tuple[Tensor, Tensor]:
         rank = len(one.axes)
@@ -438,7 +471,7 @@ class _Packed:
         return pieces[0]
 
 
-def _picked(mask: Tensor, asked: _Packed, heard: _Packed) -> Tensor:
+def picked(mask: Tensor, asked: Packed, heard: Packed) -> Tensor:
     """A mask or a bias over whole sequences, as one over what is packed."""
     mask = mask.view(*(1,) * (4 - mask.dim()), *mask.shape)
     batch = len(asked.x)

@@ -213,7 +213,54 @@ class Thin(nn.Module):
         return x * self.gate(x) + x.new_zeros(1, 4)
 
 
+class Beside(Attentive):
+    """A class token beside the patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.head = nn.Linear(6, 5)
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.three(x)[0].transpose(1, 2).flatten(2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        return x, x.reshape(*x.shape[:2], 2, 3).transpose(1, 2)
+
+
+class ByHand(Beside):
+    """Every product of attention written out, and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1, 2, 65, 65))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, q = self.tokens(x)
+        heard = (q @ q.transpose(-2, -1) * 0.5 + self.bias).softmax(-1) @ q
+        x = x + heard.transpose(1, 2).flatten(2)
+        return self.head(x[:, 0] + x[:, 1:].mean(1))
+
+
+class ClassAsks(Beside):
+    """The class token alone asks, as in CrossViT and CaiT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, k = self.tokens(x)
+        q = self.head(x[:, :1])[:, None, :, :3].expand(-1, 2, -1, -1)
+        return ((q @ k.transpose(-2, -1)).softmax(dim=-1) @ k).flatten(1)
+
+
+class OverTokens(Beside):
+    """A softmax over all tokens, and channels that meet over them, as in CoaT and XCiT."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, k = self.tokens(x)
+        mixed = k.softmax(2).transpose(-2, -1) @ k
+        return self.head((k @ mixed).transpose(1, 2).flatten(2)[:, 1:])
+
+
 NETS = (
+    ByHand, ClassAsks, OverTokens,
     Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
     Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip

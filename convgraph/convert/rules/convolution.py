@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from convgraph.convert import names
+from convgraph.convert.lattices import raised
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, result
@@ -40,6 +41,10 @@ def conv(
     dilation: Any = 1, groups: int = 1,
 ) -> Any:  # fmt: skip
     """The sum over the edges of the kernel."""
+    if _is_mix(x, weight, stride, padding):
+        call.travelled("node")
+        return _mixed(x, weight, bias, groups)
+    x = raised(x, int(call.name[4]))
     d = _same_d(call, x, weight, 4)
     pads = padding if isinstance(padding, str) else ints(padding, d)
     geometry = kernel(tuple(weight.shape[2:]), ints(stride, d), pads, ints(dilation, d))
@@ -73,9 +78,6 @@ def _same_d(call: Any, x: Any, weight: Any, place: int) -> int:
 def _send(
     call: Any, x: Spatial, weight: Tensor, bias: Any, geometry: KernelGeometry, groups: int
 ) -> Any:
-    if not x.is_image() and _looks_at_itself(geometry, x):
-        call.travelled("node")
-        return _mixed(x, weight, bias, groups)
     graph = x.graph()
     if call.listening:
         call.travelled(connect(geometry, graph.sites, "network"))
@@ -88,13 +90,17 @@ def _send(
     )
 
 
-def _looks_at_itself(geometry: KernelGeometry, x: Spatial) -> bool:
+def _is_mix(x: Any, weight: Any, stride: Any, padding: Any) -> bool:
     """Whether a kernel of one pixel meets channels that are plain, whatever the other axes are."""
     return (
-        not geometry.transposed
-        and prod(geometry.kernel_size) == prod(geometry.stride) == 1
-        and not any(map(any, geometry.padding))
+        isinstance(x, Spatial)
+        and isinstance(weight, Tensor)
+        and prod(weight.shape[2:]) == 1
+        and len(x.axes) == weight.dim()
+        and not x.is_image()
         and names.is_plain(x.axes[1])
+        and all(one == 1 for one in ints(stride, 1))
+        and (isinstance(padding, str) or not any(ints(padding, 1)))
     )
 
 

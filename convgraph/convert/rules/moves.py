@@ -16,6 +16,7 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel
 from convgraph.convert.rules.shapes import resized, shape_after
+from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial, placed, result
 from convgraph.functional import (
     graph_fold,
@@ -158,6 +159,8 @@ def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = N
         if names.is_plain(x.axes[dim]) and x.axes[dim]:
             x = _pad_plain(x, dim, before, after, mode, value)
             continue
+        if mode == "constant" and min(before, after) >= 0 and len(x.axes[dim]) > 1:
+            return _sequence(x, pads, float(value or 0))
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
         found = [folded(p, n, mode) for p in range(-before, n + after)]
@@ -166,6 +169,21 @@ def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = N
         call.travelled("node")
         return x
     return readout(pick(call, x, tables, float(value or 0)))
+
+
+def _sequence(x: Spatial, pads: Any, value: float) -> Any:
+    """Nodes as tokens, with as many others before and behind them."""
+    moved = [number for number in range(len(pads) // 2) if any(pads[2 * number :][:2])]
+    dim = len(x.axes) - 1 - moved[0]
+    parts: list[Any] = [x]
+    for place, count in zip((0, 2), pads[2 * moved[0] :][:2], strict=True):
+        shape = (*x.shape[:dim], int(count), *x.shape[dim + 1 :])
+        if count:
+            parts.insert(place, x.x.new_full(shape, value))
+    made = beside(parts, dim) if len(moved) == 1 else None
+    if made is None:
+        raise NoRuleError(f"it pads {names.describe(x.axes)}")
+    return made
 
 
 def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: Any) -> Spatial:

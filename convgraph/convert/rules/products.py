@@ -62,9 +62,10 @@ def contract(call: Any, x: Any, other: Any) -> Any:
         raise NoRuleError("a product with a vector")
     batch = next(one.sites.batch_size for one in sides if isinstance(one, Spatial))
     a, b = (_axes(one, rank, batch) for one in sides)
+    a, b = _led(x, a, b), _led(other, b, a)
     gone = (a[-1], b[-2])
     if all(isinstance(one, Spatial) for one in sides):
-        names.common(*gone)
+        names.common(*(tuple(name for name in axis if name.size > 1) for axis in gone))
         if any(name.kind == "site" for name in gone[0]) and x.sites is not other.sites:
             raise NoRuleError("nodes of two lattices are summed over")
     lead = names.broadcast([a[:-2], b[:-2]])
@@ -103,6 +104,25 @@ def _axes(one: Any, rank: int, batch: int) -> Axes:
         name = Name("batch", n) if is_batch else Name("plain", n)
         found.append((name,) if n > 1 else ())
     return tuple(found)
+
+
+@rule("_euclidean_dist", "_cdist_forward", "cdist")
+def distances(call: Any, x: Any, table: Any, *more: Any) -> Any:
+    """How far every node is from each row of a table, as a codebook asks."""
+    if not isinstance(x, Spatial) or not isinstance(table, Tensor) or table.dim() != 2:
+        raise NoRuleError("it does not go from a map to the rows of one table")
+    last = len(x.axes) - 1
+    value = x.merged(last)
+    rows = call.target(value.x.flatten(0, -2), table, *more).unflatten(0, value.x.shape[:-1])
+    return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
+
+
+def _led(one: Any, axes: Axes, other: Axes) -> Axes:
+    """A tensor whose first axis is as long as images and heads together names them."""
+    first = other[0]
+    folded = len(first) > 1 and first[0].kind == "batch" and names.sizes(axes)[0] == prod(
+        name.size for name in first)  # fmt: skip
+    return (first, *axes[1:]) if isinstance(one, Tensor) and folded else axes
 
 
 @rule("einsum", hop="all")

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import torch
 
-from tests.convert.zoo import listed
+from tests.convert.zoo import configured, listed
 from tests.zoo import OPERATORS
 
 
@@ -29,6 +29,11 @@ class Entry:
     name: str
     size: int
     channels: int = 3
+
+    @property
+    def d(self) -> int:
+        """How many axes its images have."""
+        return 3 if self.name.endswith("-3d") else 2
 
     def build(self) -> Any:
         """Return the network with random weights.
@@ -100,7 +105,13 @@ BUILDERS = {
     "pytorchcv": _pytorchcv,
     "smp": _smp,
     "facenet": _facenet,
+    "transformers": configured.transformers,
+    "monai": configured.monai,
+    "diffusers": configured.diffusers,
 }
+
+CHANNELS = {"monai/VNet": 4, "monai/VNet-3d": 4, "diffusers/DiTTransformer2DModel": 4}
+"""Of the images that are no three."""
 
 
 def catalogue() -> Iterator[Entry]:
@@ -108,4 +119,12 @@ def catalogue() -> Iterator[Entry]:
     for library, groups in listed.NETWORKS.items():
         for size, names in groups.items():
             for name in names.split():
-                yield Entry(f"{library}/{name}", size)
+                full = f"{library}/{name}"
+                yield Entry(full, size, CHANNELS.get(full, 3))
+    for name in configured.TRANSFORMERS:
+        yield Entry(f"transformers/{name}", 64)
+    for name in configured.MONAI:
+        for full in (f"monai/{name}", f"monai/{name}-3d"):
+            yield Entry(full, 32, CHANNELS.get(full, 3))
+    for name in configured.DIFFUSERS:
+        yield Entry(f"diffusers/{name}", 32, CHANNELS.get(f"diffusers/{name}", 3))

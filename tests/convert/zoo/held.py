@@ -1,7 +1,9 @@
 """Values of the dense interpreter: a tensor, and to which site each of its elements belongs.
 
-A site is a position of a lattice in an image: three whole numbers (image, row, column), kept as
-tensors that broadcast to the value and are moved by the same views. Nothing here reads the package.
+A site is a position of a lattice in an image: whole numbers (image, row, column; depth before row in
+a volume), kept as tensors that broadcast to the value and are moved by the same views. An element of
+no site, as a class token is beside patches, has -1 for all but the image. Nothing here reads the
+package.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,11 +28,11 @@ class Track:
     """The site of each element on one lattice; attention has two, who asks and who is heard.
 
     Attributes:
-        at: image, row and column.
+        at: image, then a coordinate for each axis of the lattice.
         place: where the lattice lies, and who of it is there.
     """
 
-    at: tuple[Coordinate, Coordinate, Coordinate]
+    at: tuple[Coordinate, ...]
     place: Where
 
     @property
@@ -40,12 +42,21 @@ class Track:
 
     def each(self, call: Callable[[Tensor], Tensor]) -> "Track":
         """The same sites under a view."""
-        image, row, column = (None if c is None else compact(call(c)) for c in self.at)
-        return Track((image, row, column), self.place)
+        return Track(tuple(None if c is None else compact(call(c)) for c in self.at), self.place)
 
     def varies(self, dim: int) -> bool:
         """Whether sites differ along a dimension."""
         return any(c is not None and c.shape[dim] > 1 for c in self.at)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether elements of no site stand beside others."""
+        return any(c is not None and bool((c < 0).any()) for c in self.at[1:])
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether no element has a site."""
+        return all(c is None or bool((c < 0).all()) for c in self.at[1:])
 
     def ranked(self, rank: int) -> "Track":
         """Dimensions added on the left."""
@@ -80,23 +91,28 @@ def compact(c: Tensor) -> Tensor:
 
 def held(x: Tensor, tracks: Iterable[Track]) -> Any:
     """A value with its lattices; an ordinary tensor where none is left: a readout."""
-    left = tuple(t for t in tracks if t.at[1] is not None or t.at[2] is not None)
+    left = tuple(t for t in tracks if not t.is_nobodys)
     return Held(x, left) if left else x
 
 
 def fresh(x: Tensor, place: Where) -> Any:
-    """An image (B, C, H, W) on the lattice that lies there."""
-    batch, _, height, width = x.shape
-    row = torch.arange(height).view(1, 1, -1, 1) if height > 1 else None
-    column = torch.arange(width).view(1, 1, 1, -1) if width > 1 else None
-    return held(x, [Track((torch.arange(batch).view(-1, 1, 1, 1), row, column), place)])
+    """An image (B, C, *size) on the lattice that lies there."""
+    at: list[Coordinate] = []
+    for dim, n in enumerate(x.shape):
+        shape = [1] * x.dim()
+        shape[dim] = n
+        if dim != 1:
+            at.append(torch.arange(n).view(shape) if n > 1 or not dim else None)
+    return held(x, [Track(tuple(at), place)])
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value is (B, C, H, W) on its own lattice."""
-    if not isinstance(value, Held) or value.x.dim() != 4 or len(value.tracks) != 1:
+    """Whether a value is (B, C, *size) on its own lattice."""
+    if not isinstance(value, Held) or len(value.tracks) != 1:
         return False
     (track,) = value.tracks
+    if value.x.dim() != 2 + len(track.size):
+        return False
     if track.size != tuple(value.x.shape[2:]):
         return False
     own = fresh(value.x, track.place)
@@ -106,22 +122,24 @@ def is_image(value: Any) -> bool:
 def combined(one: Track, other: Track) -> Track | None:
     """One track for two that never contradict each other, or None."""
     at: list[Coordinate] = []
+    if len(one.size) != len(other.size):
+        return None
     for a, b in zip(one.at, other.at, strict=True):
         if a is not None and b is not None and not (a.shape == b.shape and torch.equal(a, b)):
             return None
         at.append(b if a is None else a)
     axes = []
-    for axis in (0, 1):
+    for axis in range(len(one.size)):
         n, m = one.size[axis], other.size[axis]
         if at[1 + axis] is not None and n != m and 1 not in (n, m):
             return None
         wider = one if n >= m else other
         axes.append(wider.place.axes[axis])
     if one.size == other.size:
-        return Track((at[0], at[1], at[2]), one.place.meet(other.place))
+        return Track(tuple(at), one.place.meet(other.place))
     if one.place.root is not other.place.root:
         raise UnknownMeaningError("lattices of two roots are crossed")
-    return Track((at[0], at[1], at[2]), Where(one.place.root, tuple(axes)))
+    return Track(tuple(at), Where(one.place.root, tuple(axes)))
 
 
 def meeting(values: Iterable[Any], fill: Callable[[Any, float], Tensor]) -> list[Any]:
@@ -169,7 +187,7 @@ def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False)
                 raise UnknownMeaningError("it reduces the batch or a part of a lattice axis")
             at.append(None)
             size[number - 1] = 1
-        gone = Track((at[0], at[1], at[2]), track.place.scaled(size))
+        gone = Track(tuple(at), track.place.scaled(size))
         if not keepdim:
             gone = gone.each(lambda c: squeezed(c, dims))
         out.append(gone)
@@ -198,7 +216,7 @@ def coarser(value: Held, dim: int, fill: Callable[[Any, float], Tensor]) -> Any:
         return value
     (track,) = value.tracks
     at, size = list(track.at), list(track.size)
-    for k in (1, 2):
+    for k in range(1, len(at)):
         c = at[k]
         if c is None or c.shape[dim] == 1:
             continue
@@ -211,7 +229,7 @@ def coarser(value: Held, dim: int, fill: Callable[[Any, float], Tensor]) -> Any:
             return value
         at[k] = high // low if cells > 1 else None
         size[k - 1] = cells
-    return held(fill(value, 0), [Track((at[0], at[1], at[2]), track.place.scaled(size))])
+    return held(fill(value, 0), [Track(tuple(at), track.place.scaled(size))])
 
 
 def _lines(c: Tensor, dim: int, high: Tensor) -> Iterable[Tensor]:
@@ -227,7 +245,7 @@ def lengthened(value: Any, fill: Callable[[Any, float], Tensor]) -> Any:
     for number, c in enumerate(track.at):
         if c is None:
             continue
-        others = [n for d, n in enumerate(c.shape) if d != (0, 2, 3)[number]]
+        others = [n for d, n in enumerate(c.shape) if d != number + bool(number)]
         if any(n > 1 for n in others):
             return value
         line = c.flatten()

@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--share", default="", help="K/N: every N-th network, from the K-th")
     parser.add_argument("--minutes", type=float, default=0, help="start no network after this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers at once")
-    parser.add_argument("--seconds", type=float, default=150, help="limit for one network")
+    parser.add_argument("--seconds", type=float, default=900, help="limit for one network")
     parser.add_argument("--memory", type=float, default=8, help="limit for one worker, GiB")
     parser.add_argument("--again", action="store_true", help="ignore the answers that are there")
     parser.add_argument("--failed", action="store_true", help="ask again where something failed")
@@ -144,7 +144,8 @@ def work(tasks: "queue.Queue[Entry]", args: argparse.Namespace, ends: float, don
 
 EMPTY: dict[str, Any] = {
     "parameters": 0.0, "built": False, "captured": False, "equal": None, "back": None,
-    "strict": None, "masked": None, "mask_matters": None, "fallbacks": {}, "seconds": {},
+    "strict": None, "masked": None, "mask_matters": None, "gradients": None, "again": False,
+    "fallbacks": {}, "seconds": {},
 }  # fmt: skip
 
 

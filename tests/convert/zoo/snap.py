@@ -41,16 +41,34 @@ def snap(x: Tensor, target: Any, there: Tensor | None = None) -> Tensor:
         target: the operator.
         there: broadcasts to x; which entries mean something.
     """
-    if not x.is_floating_point() or not x.numel():
-        return x
-    size = x.detach().abs()
-    if there is not None:
-        size = torch.where(there, size, 0)
-    largest = float(size.max())
+    return snap_together([(x, there)], target)[0]
+
+
+def snap_together(parts: list[tuple[Tensor, Tensor | None]], target: Any) -> list[Tensor]:
+    """Round the parts of one result, below the largest entry of all."""
+    grain = grain_of(parts)
+    return [x if grain is None else _rounded(x, grain, target) for x, _ in parts]
+
+
+def grain_of(parts: list[tuple[Tensor, Tensor | None]]) -> float | None:
+    """What is rounded to; None where nothing is."""
+    largest = 0.0
+    for x, there in parts:
+        if not x.is_floating_point() or not x.numel():
+            continue
+        size = x.detach().abs()
+        if there is not None:
+            size = torch.where(there, size, 0)
+        largest = max(largest, float(size.max()))
     if not 0 < largest < float("inf"):
-        return x
+        return None
     exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
-    grain = 2.0 ** (exponent - BITS)
+    return float(2.0 ** (exponent - BITS))
+
+
+def _rounded(x: Tensor, grain: float, target: Any) -> Tensor:
+    if not x.is_floating_point():
+        return x
     rounded = torch.floor(x / grain + OFFSET) * grain
     if writes(target):
         return x.copy_(rounded)

@@ -24,10 +24,10 @@ from tests.convert.zoo.held import (
 )  # fmt: skip
 
 
-def two(value: Any) -> tuple[int, int]:
+def ints(value: Any, d: int) -> tuple[int, ...]:
     if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+        return (value,) * d
+    return tuple(value) * d if len(value) == 1 else tuple(value)
 
 
 def dims_of(x: Held, dim: Any) -> list[int]:
@@ -143,8 +143,8 @@ class Sums(torch.fx.Interpreter):
     ) -> Any:  # fmt: skip
         """Where the results of windows on an image lie."""
         (track,) = x.tracks
-        k, p, d = two(kernel), two(padding), two(dilation)
-        s = two(stride) if stride or isinstance(stride, int) else k
+        k, p, d = (ints(one, len(track.size)) for one in (kernel, padding, dilation))
+        s = ints(stride, len(track.size)) if stride or isinstance(stride, int) else k
         return track.place.step(
             lambda a, e: where.kernel(e, out.shape[2 + a], k[a], s[a], (p[a], p[a]), d[a])
         )
@@ -153,6 +153,8 @@ class Sums(torch.fx.Interpreter):
         x = self.image(x)
         out = target(self.fill(x, -torch.inf), *args, **k)
         return fresh(torch.where(out == -torch.inf, 0, out), self.windows(x, out, *args, **k))
+
+    on_max_pool1d = on_max_pool3d = on_max_pool2d
 
     def on_max_pool2d_with_indices(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
         x = self.image(x)
@@ -177,35 +179,40 @@ class Sums(torch.fx.Interpreter):
         return [torch.where(out == -torch.inf, 0, out), None]
 
     def on_adaptive_avg_pool2d(self, target: Any, x: Any, size: Any) -> Any:
-        size = [size, size] if isinstance(size, int) else list(size)
+        size = list(ints(size, x.x.dim() - 2))
         size = [n if new is None else new for n, new in zip(x.x.shape[2:], size, strict=True)]
         if prod(size) == 1:
-            return self.on_mean(target, self.image(x), (2, 3), True)
+            return self.on_mean(target, self.image(x), range(2, x.x.dim()), True)
         if size == list(x.x.shape[2:]):
             return x
         part = self.some(self.image(x)).to(x.x.dtype)
-        total = F.adaptive_avg_pool2d(self.fill(x, 0), size)
-        share = F.adaptive_avg_pool2d(part, size)
+        total, share = target(self.fill(x, 0), size), target(part, size)
         out = torch.where(share > 0, total / torch.where(share > 0, share, 1), 0)
         return fresh(out, self.image(x).tracks[0].place.scaled(size))
+
+    on_adaptive_avg_pool3d = on_adaptive_avg_pool2d
 
     def on_avg_pool2d(
         self, target: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0,
         ceil: bool = False, include: bool = True, divisor: int | None = None,
     ) -> Any:  # fmt: skip
-        kernel = [kernel] * 2 if isinstance(kernel, int) else list(kernel) * (2 // len(kernel))
-        pads = [padding] if isinstance(padding, int) else list(padding)
-        if kernel == list(self.image(x).x.shape[2:]) and not any(pads) and divisor is None:
-            return self.on_mean(target, x, (2, 3), True)
-        more = (tuple(kernel), stride or None, padding, ceil)
         x = self.image(x)
+        d = x.x.dim() - 2
+        kernel = list(ints(kernel, d))
+        pads = ints(padding, d)
+        if kernel == list(x.x.shape[2:]) and not any(pads) and divisor is None:
+            return self.on_mean(target, x, range(2, x.x.dim()), True)
+        pool = F.avg_pool2d if d == 2 else F.avg_pool3d
+        more = (tuple(kernel), stride or None, padding, ceil)
         if include or divisor is not None:
-            out = F.avg_pool2d(self.fill(x, 0), *more, True, divisor)
+            out = pool(self.fill(x, 0), *more, True, divisor)
         else:
-            total = F.avg_pool2d(self.fill(x, 0), *more, True, 1)
-            count = F.avg_pool2d(self.some(x).to(x.x.dtype), *more, True, 1)
+            total = pool(self.fill(x, 0), *more, True, 1)
+            count = pool(self.some(x).to(x.x.dtype), *more, True, 1)
             out = total / count.clamp(min=1)
         return fresh(out, self.windows(x, out, kernel, stride, padding))
+
+    on_avg_pool3d = on_avg_pool2d
 
     def on_im2col(self, target: Any, x: Any, kernel: Any, dilation: Any, pads: Any, stride: Any):
         x = self.image(x)
@@ -218,6 +225,19 @@ class Sums(torch.fx.Interpreter):
         frame = fresh(blank, self.windows(x, blank, kernel, stride, pads, dilation))
         return held(out, [t.each(lambda c: c.expand(len(out), 1, *size).flatten(2))
                           for t in frame.tracks])  # fmt: skip
+
+    def on_col2im(
+        self, target: Any, x: Any, size: Any, kernel: Any, dilation: Any, pads: Any, stride: Any
+    ) -> Any:
+        if not isinstance(x, Held) or len(x.tracks) != 1 or x.varies(1):
+            raise UnknownMeaningError("it folds what is no windows of one map")
+        out = target(self.fill(x, 0), size, kernel, dilation, pads, stride)
+        return fresh(out, x.tracks[0].place.scaled(tuple(size)))
+
+    def on_adaptive_avg_pool1d(self, target: Any, x: Any, size: Any) -> Any:
+        if prod(ints(size, 1)) != 1:
+            raise UnknownMeaningError("an adaptive mean of a sequence")
+        return self.on_mean(target, x, [x.x.dim() - 1], True)
 
     # -- norms ------------------------------------------------------------------------------------
 
@@ -307,6 +327,18 @@ class Sums(torch.fx.Interpreter):
 
     on_bmm = on_mm = on_matmul
 
+    def on__euclidean_dist(self, target: Any, x: Any, table: Any, *args: Any) -> Any:
+        if not isinstance(x, Held) or isinstance(table, Held) or x.varies(x.x.dim() - 1):
+            raise UnknownMeaningError("distances among maps")
+        return held(target(x.x, table, *args), reduced(x, [x.x.dim() - 1], True))
+
+    on__cdist_forward = on_cdist = on__euclidean_dist
+
+    def on_embedding(self, target: Any, table: Any, x: Any, *args: Any) -> Any:
+        if isinstance(table, Held):
+            raise UnknownMeaningError("a table that is a map")
+        return held(target(table, x.x, *args), [t.each(lambda c: c.unsqueeze(-1)) for t in x.tracks])
+
     def on_einsum(self, target: Any, equation: str, operands: Any, **k: Any) -> Any:
         """Letters that no result names are summed over; an absent site says 0."""
         left, _, out = equation.replace(" ", "").partition("->")
@@ -330,7 +362,7 @@ class Sums(torch.fx.Interpreter):
         score = self.on_matmul(torch.matmul, q, turned)
         if not isinstance(score, Held):
             raise UnknownMeaningError("attention among readouts")
-        x = score.x * (score.x.new_tensor(q.x.shape[-1]).rsqrt() if scale is None else scale)
+        x = score.x * (score.x.new_tensor(_tensor(q).shape[-1]).rsqrt() if scale is None else scale)
         if isinstance(mask, Held):
             raise UnknownMeaningError("a mask that is a map")
         if mask is not None:
@@ -343,7 +375,7 @@ class Sums(torch.fx.Interpreter):
     def on_cat(self, target: Any, parts: Any, dim: int = 0) -> Any:
         rank = max(_tensor(one).dim() for one in parts)
         if any(isinstance(one, Held) and one.varies(dim) for one in parts):
-            raise UnknownMeaningError("sites and others side by side along one axis")
+            return self.sequence(target, parts, dim % rank)
         parts = meeting(parts, self.fill)
         out = target([_tensor(one) for one in parts], dim)
         thin = [
@@ -354,6 +386,30 @@ class Sums(torch.fx.Interpreter):
         if len(tracks) > 1:
             raise UnknownMeaningError("maps of different sites side by side")
         return held(out, tracks)
+
+    def sequence(self, target: Any, parts: Any, dim: int) -> Any:
+        """Elements of no site beside those of one lattice, along its sites."""
+        maps = [one for one in parts if isinstance(one, Held)]
+        if len(maps) != 1 or len(maps[0].tracks) != 1:
+            raise UnknownMeaningError("sites of several maps side by side along one axis")
+        (track,) = maps[0].tracks
+        out = target([_tensor(one) for one in parts], dim)
+        at = []
+        for number, c in enumerate(track.at):
+            if number == 0 or c is None:
+                if c is not None and c.shape[dim] > 1:
+                    raise UnknownMeaningError("a batch beside other elements")
+                at.append(c)
+                continue
+            pieces = []
+            for one in parts:
+                x = _tensor(one)
+                length = [n if d == dim else m for d, (n, m) in enumerate(
+                    zip(x.shape, c.shape, strict=True))]  # fmt: skip
+                pieces.append(c.expand(length) if isinstance(one, Held) else
+                              torch.full(length, -1))  # fmt: skip
+            at.append(torch.cat(pieces, dim))
+        return held(out, [Track(tuple(at), track.place)])
 
     def on_stack(self, target: Any, parts: Any, dim: int = 0) -> Any:
         parts = meeting(parts, self.fill)
@@ -387,7 +443,7 @@ class Sums(torch.fx.Interpreter):
         (track,) = x.tracks
         sources = {}
         for number, dim in enumerate([dims] if isinstance(dims, int) else dims):
-            for axis in (0, 1):
+            for axis in range(len(track.size)):
                 c = track.at[1 + axis]
                 if c is None or c.shape[dim] == 1:
                     continue

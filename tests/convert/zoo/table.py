@@ -49,6 +49,9 @@ LIBRARIES = {
     "pytorchcv": "pytorchcv",
     "smp": "segmentation-models-pytorch (architecture-encoder)",
     "facenet": "facenet-pytorch",
+    "transformers": "transformers (from small configurations)",
+    "monai": "MONAI (from small configurations; 3d: volumes)",
+    "diffusers": "diffusers (from small configurations)",
 }
 
 

@@ -32,7 +32,7 @@ from tests.convert.zoo.held import (
     union,
 )  # fmt: skip
 from tests.convert.zoo.snap import is_view, snap, wide
-from tests.convert.zoo.sums import Sums, two
+from tests.convert.zoo.sums import Sums, ints
 from tests.where import Where
 
 
@@ -62,16 +62,17 @@ VIEWS = _words(
 PIECES = _words("slice narrow select split split_with_sizes chunk unbind tensor_split")
 SENDS = _words(
     """
-    conv2d conv_transpose2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d upsample_nearest2d
+    upsample_bilinear2d upsample_bicubic2d upsample_nearest3d upsample_trilinear3d
     _upsample_nearest_exact2d pixel_shuffle pixel_unshuffle
     """
 )
 PADS = _words(
     """
-    pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d
+    pad constant_pad_nd reflection_pad2d replication_pad2d reflection_pad3d replication_pad3d
+    zero_pad2d
     """
 )
-WINDOWS = _words("adaptive_avg_pool2d avg_pool2d max_pool2d")
 ALONG = _words("max min argmax argmin cumsum logsumexp prod topk sort")
 ENCLOSES = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 """Operators that call a graph of their own, and where among their arguments it stands."""
@@ -164,7 +165,10 @@ class Truth(Sums):
         for track in value.tracks:
             table = track.place.there
             index = [torch.zeros(1, dtype=torch.int64) if c is None else c for c in track.at]
-            out = out & table[index[0], index[1], index[2]]
+            there = table[tuple(c.clamp(min=0) for c in index)]
+            for c in index[1:]:
+                there = there | (c < 0)  # of no site: a token beside nodes
+            out = out & there
         return out
 
     def fill(self, value: Any, identity: float) -> Any:
@@ -175,7 +179,7 @@ class Truth(Sums):
     def image(self, value: Any) -> Any:
         if not isinstance(value, Held) or is_image(value):
             return value
-        if value.x.dim() == 4:
+        if value.x.dim() == 2 + len(value.tracks[0].size):
             moved = lengthened(self.plain(value, 1), self.fill)
             if is_image(moved):
                 return moved
@@ -217,7 +221,7 @@ class Truth(Sums):
         name = target._schema.name.removeprefix("aten::")
         place = 0 if name in ("slice", "narrow", "select", "unbind") else 1
         dim = kwargs.get("dim", args[place] if len(args) > place else 0) % x.x.dim()
-        crops = x.varies(dim)
+        crops = x.varies(dim) and not any(t.is_mixed and t.varies(dim) for t in x.tracks)
         if crops and name in ("select", "unbind"):
             raise UnknownMeaningError(f"{name} along a lattice axis")
         out = target(self.fill(x, 0) if crops else x.x, *args, **kwargs)
@@ -264,14 +268,14 @@ class Truth(Sums):
             shape = [1] * x.x.dim()
             shape[dim] = len(line)
             at[axes[0]] = torch.arange(len(line)).view(shape) if len(line) > 1 else None
-        return [Track((at[0], at[1], at[2]), track.place.moved(moved))]
+        return [Track(tuple(at), track.place.moved(moved))]
 
     def sends(self, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Weighted sums along edges: an absent source says 0."""
         if any(map(_is_held, pytree.tree_leaves((args, kwargs), is_leaf=_is_held))):
             raise UnknownMeaningError("a weight that is a map")
         name = target._schema.name
-        if name == "aten::conv2d" and prod(args[0].shape[2:]) == 1 and not is_image(x):
+        if name.startswith("aten::conv") and prod(args[0].shape[2:]) == 1 and not is_image(x):
             out = target(x.x, *args, **kwargs)  # channels of each element mixed, if it is that
             if out.shape[2:] == x.x.shape[2:] and not x.varies(1):
                 return Held(out, x.tracks)
@@ -288,8 +292,9 @@ class Truth(Sums):
         keys = ["weight", "bias", "stride", "padding"]
         keys += ["output_padding", "groups", "dilation"] if turned else ["dilation", "groups"]
         given = dict(zip(keys, args, strict=False)) | kwargs
+        rank = len(size)
         s, p, d = (
-            two(given.get(key, default)) if not isinstance(given.get(key), str) else key
+            ints(given.get(key, default), rank) if not isinstance(given.get(key), str) else key
             for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
         )
         k = given["weight"].shape[2:]
@@ -302,10 +307,10 @@ class Truth(Sums):
         return place.step(lambda a, e: where.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a]))
 
     def pads(self, target: Any, x: Held, pads: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_image(x) and x.x.dim() == 4:
+        if not is_image(x) and x.x.dim() >= 4:
             x = self.plain(x, 1)
         name = target._schema.name.removeprefix("aten::")
-        mode = {"reflection_pad2d": "reflect", "replication_pad2d": "replicate"}.get(name)
+        mode = {"reflection": "reflect", "replication": "replicate"}.get(name.partition("_")[0])
         more = [*args, *kwargs.values()]
         mode = mode or next((one for one in more if isinstance(one, str)), "constant")
         value = next((one for one in more if isinstance(one, (int, float)) and one), 0)
@@ -313,6 +318,11 @@ class Truth(Sums):
         for number in range(len(pads) // 2):
             dim = x.x.dim() - 1 - number
             two_pads = pads[2 * number : 2 * number + 2]
+            axes = sum(c is not None and c.shape[dim] > 1 for t in x.tracks for c in t.at)
+            if axes > 1 and mode == "constant" and min(two_pads) >= 0 and any(two_pads):
+                new = [x.x.new_full((*x.x.shape[:dim], n, *x.x.shape[dim + 1 :]), float(value))
+                       for n in two_pads]  # fmt: skip
+                return self.sequence(torch.cat, [new[0], x, new[1]], dim)
             if any(two_pads) and (x.varies(dim) or (is_image(x) and dim >= 2)):
                 sources[dim] = where.pad_sources(x.x.shape[dim], *two_pads, mode, value)
         out = target(self.fill(x, 0) if sources else x.x, pads, *args, **kwargs)
@@ -339,13 +349,11 @@ def _bare(value: Any) -> Any:
 
 
 def _coordinates(track: Track, x: Tensor) -> list[Any]:
-    """Image, row and column of every element."""
+    """The coordinates of every element."""
     return [torch.zeros(()).expand(x.shape) if c is None else c.expand(x.shape) for c in track.at]
 
 
 def _track(track: Track, moved: list[Any]) -> Track:
     """A track whose coordinates were moved like its value."""
-    image, row, column = (
-        None if old is None else compact(new) for old, new in zip(track.at, moved, strict=True)
-    )
-    return Track((image, row, column), track.place)
+    at = (None if old is None else compact(new) for old, new in zip(track.at, moved, strict=True))
+    return Track(tuple(at), track.place)

@@ -1,0 +1,113 @@
+"""Lattices that a network makes for itself: frames or channels in the batch, a sequence as an image.
+
+    frames      (batch t) (c) (y) (x)     an image is a frame; who is there in it, as in its image
+    volume      (batch) (c) (16) (x)      plain sizes beside a line, or a plane, are its axes too
+
+Each node becomes as many as the plain sizes say, in the same places of the new lattice.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert import names
+from convgraph.convert.batch import images_of
+from convgraph.convert.names import Name
+from convgraph.convert.value import Spatial
+from convgraph.graph.sites import Sites
+
+
+def frames(value: Spatial) -> Spatial:
+    """Return an image whose batch holds plain sizes too as one of more images, or the value."""
+    sites, batch = value.sites, value.sites.batch_size
+    lead = names.batch_axis(batch)
+    rest = value.axes[0][len(lead) :]
+    if value.axes[0][: len(lead)] != lead or not rest or not names.is_plain(rest):
+        return value
+    if not Spatial(value.x, sites, (lead, *value.axes[1:])).is_image():
+        return value
+    count = prod(name.size for name in rest)
+    many = images_of(sites, tuple(b for b in range(batch) for _ in range(count)))
+    node, frame = many.memo(("frames", sites.token, count), lambda: _order(sites, count))
+    rows = value.x.flatten(1, len(rest))[node, frame]
+    return Spatial(rows, many, (names.batch_axis(batch * count), *value.axes[1:]))
+
+
+def _order(sites: Sites, count: int) -> tuple[Tensor, Tensor]:
+    """Of each node of the frames: which node it was, and its frame."""
+    counts = sites.counts
+    line = torch.arange(count, device=sites.device).repeat(sites.batch_size)
+    image = torch.arange(sites.batch_size, device=sites.device).repeat_interleave(count)
+    frame = line.repeat_interleave(counts[image])
+    start = counts.cumsum(0) - counts
+    many = counts[image]
+    first = (start[image] - (many.cumsum(0) - many)).repeat_interleave(many)
+    return torch.arange(len(first), device=sites.device) + first, frame
+
+
+def unframed(value: Spatial) -> Spatial:
+    """Return frames whose number stands on an axis of its own as one image, or the value.
+
+    The frames of an image live on the same nodes, or the value stays as it is.
+    """
+    sites = value.sites
+    digits = [name for name in names.names(value.axes) if name.kind == "batch"]
+    whole = len(digits) == 2 and digits[0].size * digits[1].size == sites.batch_size
+    if not whole or value.axes[0] != (digits[0],) or digits[0].stride != digits[1].size:
+        return value
+    (dim,) = (k for k, axis in enumerate(value.axes) if digits[1] in axis)
+    if len(value.axes[dim]) != 1:
+        return value
+    batch, count = digits[0].size, digits[1].size
+    one = images_of(sites, tuple(range(0, batch * count, count)))
+    if not sites.memo(("alike", count), lambda: _alike(sites, batch, count)):
+        return value
+    order = sites.memo(("unframed", count), lambda: _order(one, count))
+    slot = 1 + len(names.plain(value.axes[:dim]))
+    node, frame = order
+    rows = value.x.new_empty(one.num_nodes, count, *value.x.shape[1:])
+    rows = rows.index_put((node, frame), value.x).movedim(1, slot)
+    axes = list(value.axes)
+    axes[0], axes[dim] = names.batch_axis(batch), (Name("plain", count),)
+    return Spatial(rows, one, tuple(axes))
+
+
+def _alike(sites: Sites, batch: int, count: int) -> bool:
+    if sites.mask is None:
+        return True
+    masks = sites.mask.view(batch, count, -1)
+    return bool((masks == masks[:, :1]).all())
+
+
+def raised(value: Any, d: int) -> Any:
+    """Return (batch) (c) (plain) (x) on a lattice of d axes, plain sizes before the map's own."""
+    sites = value.sites
+    if not isinstance(sites, Sites) or sites.size is None or sites.space is not None:
+        return value
+    more = d - sites.d
+    if more < 1 or len(value.axes) != d + 2:
+        return value
+    head, tail = value.axes[:2], value.axes[2:]
+    flat = Spatial(value.x, sites, (*head, *tail[more:]))
+    plain = all(map(names.is_plain, tail[:more])) and names.is_plain(head[1])
+    lattice = names.image_axes(1, sites.size, sites.batch_size)
+    if not plain or flat.axes[0] != lattice[0] or tail[more:] != lattice[2:]:
+        return value
+    shape = names.sizes(value.axes)[2 : 2 + more]
+    count, batch = prod(shape), sites.batch_size
+    size = (*shape, *sites.size)
+
+    def make() -> Sites:
+        if sites.mask is None:
+            return Sites.full(batch, size, device=sites.device, batched=sites.batched)
+        one = sites.mask.view(batch, *(1,) * more, *sites.size).expand(batch, *size)
+        return Sites.from_mask(one.contiguous(), batched=sites.batched)
+
+    made = sites.kin(("raised", shape), make)
+    node, place = made.memo(("raised", sites.token), lambda: _order(sites, count))
+    channels = names.sizes(value.axes)[1]
+    rows = value.x.reshape(len(value.x), channels, count)[node, :, place]
+    axes = names.image_axes(channels, size, batch)
+    return Spatial(rows, made, axes)
