@@ -13,7 +13,8 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 
 # Libraries of published networks. Some of them pin a torch of their own, so none brings what it
 # asks for: that is the extra `zoo`.
-PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch
+PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch transformers monai \
+             diffusers
 
 # A worker a core; a file's tests stay together, for some count what the others did.
 SPREAD := -n auto --dist loadfile

@@ -1,4 +1,4 @@
-"""Lattices that a network makes for itself: frames or channels in the batch, a sequence as an image.
+"""Lattices that a network makes for itself: frames or channels in the batch, a line as an image.
 
     frames      (batch t) (c) (y) (x)     an image is a frame; who is there in it, as in its image
     volume      (batch) (c) (16) (x)      plain sizes beside a line, or a plane, are its axes too
@@ -102,12 +102,35 @@ def raised(value: Any, d: int) -> Any:
     def make() -> Sites:
         if sites.mask is None:
             return Sites.full(batch, size, device=sites.device, batched=sites.batched)
-        one = sites.mask.view(batch, *(1,) * more, *sites.size).expand(batch, *size)
+        own = size[more:]
+        one = sites.mask.view(batch, *(1,) * more, *own).expand(batch, *size)
         return Sites.from_mask(one.contiguous(), batched=sites.batched)
 
     made = sites.kin(("raised", shape), make)
+    made.memo("raised from", lambda: sites)
     node, place = made.memo(("raised", sites.token), lambda: _order(sites, count))
     channels = names.sizes(value.axes)[1]
     rows = value.x.reshape(len(value.x), channels, count)[node, :, place]
     axes = names.image_axes(channels, size, batch)
     return Spatial(rows, made, axes)
+
+
+def lowered(value: Any, d: int) -> Any:
+    """Return (batch) (z) (y) (x) as a map of d axes, whose channels are the others; see `raised`.
+
+    Where the planes do not live on the same nodes, or no map of d axes was raised to these sites,
+    the value is returned as it is.
+    """
+    sites = value.sites
+    if not isinstance(sites, Sites) or sites.size is None or len(value.axes) != d + 2:
+        return value
+    one = sites.memo("raised from", lambda: None)
+    if one is None or one.d != d or sites.d != d + 1:
+        return value
+    whole = names.image_axes(1, sites.size, sites.batch_size)
+    if value.axes != (whole[0], *whole[2:]):
+        return value
+    count = sites.size[0]
+    node, place = sites.memo(("raised", one.token), lambda: _order(one, count))
+    rows = value.x.new_empty(one.num_nodes, count).index_put((node, place), value.x)
+    return Spatial(rows, one, names.image_axes(count, one.size or (), one.batch_size))

@@ -2,8 +2,8 @@
 
     softmax(Q K^T scale + bias) V        three operators, each over all tokens that are there
 
-Rows and columns are packed: an image's readouts, and its nodes behind them. A product that sums over
-tokens adds up what its pieces say.
+Rows and columns are packed: an image's readouts, and its nodes behind them. A product that sums
+over tokens adds up what its pieces say.
 """
 
 from dataclasses import dataclass

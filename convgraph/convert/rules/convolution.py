@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.lattices import raised
+from convgraph.convert.lattices import lowered, raised
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, result
@@ -44,7 +44,9 @@ def conv(
     if _is_mix(x, weight, stride, padding):
         call.travelled("node")
         return _mixed(x, weight, bias, groups)
-    x = raised(x, int(call.name[4]))
+    if isinstance(x, Spatial):
+        d = int(call.name[4])
+        x = lowered(raised(x, d), d)
     d = _same_d(call, x, weight, 4)
     pads = padding if isinstance(padding, str) else ints(padding, d)
     geometry = kernel(tuple(weight.shape[2:]), ints(stride, d), pads, ints(dilation, d))

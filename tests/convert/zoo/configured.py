@@ -37,7 +37,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Data2VecVisionForImageClassification": ("Data2VecVisionConfig", _VIT),
     "Dinov2ForImageClassification": ("Dinov2Config", {**_VIT, "mlp_ratio": 2}),
     "Dinov2WithRegistersForImageClassification": (
-        "Dinov2WithRegistersConfig", {**_VIT, "mlp_ratio": 2},
+        "Dinov2WithRegistersConfig",
+        {**_VIT, "mlp_ratio": 2},
     ),
     "DINOv3ViTModel": ("DINOv3ViTConfig", {**_VIT, "num_register_tokens": 4}),
     "DINOv3ConvNextModel": ("DINOv3ConvNextConfig", _STAGES),
@@ -55,19 +56,32 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "VitPoseForPoseEstimation": ("VitPoseConfig", {}),
     "DPTForDepthEstimation": (
         "DPTConfig",
-        {**_VIT, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3],
-         "neck_hidden_sizes": [16, 24, 32, 32], "fusion_hidden_size": 16},
+        {
+            **_VIT,
+            "num_hidden_layers": 4,
+            "backbone_out_indices": [0, 1, 2, 3],
+            "neck_hidden_sizes": [16, 24, 32, 32],
+            "fusion_hidden_size": 16,
+        },
     ),
     "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", {}),
     "GLPNForDepthEstimation": (
         "GLPNConfig",
-        {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16,
-         "num_attention_heads": [1, 2, 2, 4]},
+        {
+            "hidden_sizes": [16, 16, 32, 32],
+            "depths": [1, 1, 1, 1],
+            "decoder_hidden_size": 16,
+            "num_attention_heads": [1, 2, 2, 4],
+        },
     ),
     "SegformerForSemanticSegmentation": (
         "SegformerConfig",
-        {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16,
-         "num_attention_heads": [1, 2, 2, 4]},
+        {
+            "hidden_sizes": [16, 16, 32, 32],
+            "depths": [1, 1, 1, 1],
+            "decoder_hidden_size": 16,
+            "num_attention_heads": [1, 2, 2, 4],
+        },
     ),
     "SwinForImageClassification": ("SwinConfig", _SWIN),
     "Swinv2ForImageClassification": ("Swinv2Config", _SWIN),
@@ -76,39 +90,49 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"image_size": 64, "embed_dim": 24, "depths": [2], "num_heads": [4], "window_size": 4},
     ),
     "HieraForImageClassification": (
-        "HieraConfig", {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 2, 1]},
+        "HieraConfig",
+        {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 2, 1]},
     ),
     "ConvNextForImageClassification": ("ConvNextConfig", _STAGES),
     "ConvNextV2ForImageClassification": ("ConvNextV2Config", _STAGES),
     "ResNetForImageClassification": ("ResNetConfig", _RESNET),
-    "RegNetForImageClassification": ("RegNetConfig", {"embedding_size": 16, **_STAGES,
-                                                       "groups_width": 8}),
+    "RegNetForImageClassification": (
+        "RegNetConfig",
+        {"embedding_size": 16, **_STAGES, "groups_width": 8},
+    ),
     "BitForImageClassification": (
-        "BitConfig", {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1],
-                      "num_groups": 4},
+        "BitConfig",
+        {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "num_groups": 4},
     ),
     "EfficientNetForImageClassification": (
-        "EfficientNetConfig", {"width_coefficient": 0.25, "depth_coefficient": 0.5,
-                               "hidden_dim": 320, "image_size": 64},
+        "EfficientNetConfig",
+        {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320, "image_size": 64},
     ),
     "MobileNetV1ForImageClassification": ("MobileNetV1Config", {"depth_multiplier": 0.25}),
     "MobileNetV2ForImageClassification": ("MobileNetV2Config", {"depth_multiplier": 0.35}),
     "MobileViTForImageClassification": (
-        "MobileViTConfig", {"image_size": 64, "hidden_sizes": [32, 40, 48],
-                            "neck_hidden_sizes": [8, 16, 24, 32, 40, 48, 64]},
+        "MobileViTConfig",
+        {
+            "image_size": 64,
+            "hidden_sizes": [32, 40, 48],
+            "neck_hidden_sizes": [8, 16, 24, 32, 40, 48, 64],
+        },
     ),
     "MobileViTV2ForImageClassification": (
-        "MobileViTV2Config", {"image_size": 64, "width_multiplier": 0.5},
+        "MobileViTV2Config",
+        {"image_size": 64, "width_multiplier": 0.5},
     ),
     "LevitForImageClassification": ("LevitConfig", {"image_size": 64}),
     "PvtForImageClassification": ("PvtConfig", {"image_size": 64, "depths": [1, 1, 1, 1]}),
     "PvtV2ForImageClassification": ("PvtV2Config", {"image_size": 64, "depths": [1, 1, 1, 1]}),
     "PoolFormerForImageClassification": (
-        "PoolFormerConfig", {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]},
+        "PoolFormerConfig",
+        {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]},
     ),
     "CvtForImageClassification": ("CvtConfig", {"depth": [1, 1, 2]}),
     "FocalNetForImageClassification": (
-        "FocalNetConfig", {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1]},
+        "FocalNetConfig",
+        {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1]},
     ),
     "SwiftFormerForImageClassification": ("SwiftFormerConfig", {"image_size": 64}),
     "TextNetForImageClassification": ("TextNetConfig", {}),
@@ -198,7 +222,8 @@ MONAI: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
         "hidden_size": 48, "mlp_dim": 96, "num_layers": 2, "num_heads": 4,
         "classification": True}),
     "ViTAutoEnc": lambda d: ("ViTAutoEnc", {
-        "spatial_dims": d, "in_channels": 3, "img_size": (32,) * d, "patch_size": (8,) * d,
+        "spatial_dims": d, "in_channels": 3, "img_size": (32,) * d,
+        "patch_size": (4 if d == 2 else 16,) * d,
         "hidden_size": 48, "mlp_dim": 96, "num_layers": 2, "num_heads": 4}),
     "DenseNet": lambda d: ("DenseNet", {
         "spatial_dims": d, "in_channels": 3, "out_channels": 2, "init_features": 16,
@@ -206,9 +231,11 @@ MONAI: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
     "SENet": lambda d: ("SEResNet50", {
         "spatial_dims": d, "in_channels": 3, "num_classes": 2, "layers": (1, 1, 1, 1)}),
     "ResNet10": lambda d: ("resnet10", {
-        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2, "block_inplanes": [8, 16, 24, 32]}),
+        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2,
+        "block_inplanes": [8, 16, 24, 32]}),
     "ResNet18": lambda d: ("resnet18", {
-        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2, "block_inplanes": [8, 16, 24, 32]}),
+        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2,
+        "block_inplanes": [8, 16, 24, 32]}),
     "EfficientNetBN": lambda d: ("EfficientNetBN", {
         "spatial_dims": d, "model_name": "efficientnet-b0", "in_channels": 3, "num_classes": 2,
         "pretrained": False}),

@@ -1,8 +1,8 @@
 """Values of the dense interpreter: a tensor, and to which site each of its elements belongs.
 
-A site is a position of a lattice in an image: whole numbers (image, row, column; depth before row in
-a volume), kept as tensors that broadcast to the value and are moved by the same views. An element of
-no site, as a class token is beside patches, has -1 for all but the image. Nothing here reads the
+A site is a position of a lattice in an image: whole numbers (image, row, column; in a volume depth
+before row), kept as tensors that broadcast to the value and are moved by the same views. An element
+of no site, as a class token is beside patches, has -1 for all but the image. Nothing here reads the
 package.
 """
 

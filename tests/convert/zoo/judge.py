@@ -311,14 +311,15 @@ def _masked(net: Any, exported: Any, x: Tensor, record: Record) -> None:
     if record.mask_matters and not record.masked and _is_near(got, want):
         # Two roundings may part at one entry by chance; a difference in meaning is there again.
         generator = torch.Generator().manual_seed(1)
-        again = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(
-            memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)  # fmt: skip
+        again = torch.empty_like(x).normal_(generator=generator)  # lies as x does
         got, want = rounded(net, exported, again, root)
         record.masked = record.again = same(got, want)
     if not record.masked:
         record.reason = _difference(got, want) if record.mask_matters else "the mask says nothing"
         return
-    for one in flat(net(cg.PixelGraph.from_image(x, mask=root, d=x.dim() - 2))):  # as it is called, unrounded
+    for one in flat(
+        net(cg.PixelGraph.from_image(x, mask=root, d=x.dim() - 2))
+    ):  # as it is called, unrounded
         values = one.x if isinstance(one, cg.PixelGraph) else _dense(one)
         if isinstance(values, Tensor) and not bool(values.isfinite().all()):
             record.masked, record.reason = False, "a masked run is not finite"

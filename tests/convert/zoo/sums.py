@@ -337,7 +337,9 @@ class Sums(torch.fx.Interpreter):
     def on_embedding(self, target: Any, table: Any, x: Any, *args: Any) -> Any:
         if isinstance(table, Held):
             raise UnknownMeaningError("a table that is a map")
-        return held(target(table, x.x, *args), [t.each(lambda c: c.unsqueeze(-1)) for t in x.tracks])
+        return held(
+            target(table, x.x, *args), [t.each(lambda c: c.unsqueeze(-1)) for t in x.tracks]
+        )
 
     def on_einsum(self, target: Any, equation: str, operands: Any, **k: Any) -> Any:
         """Letters that no result names are summed over; an absent site says 0."""

@@ -15,7 +15,8 @@ zoo-page` writes this page; its numbers are counted.
 Each network is made by its library, at its published width, in float64 and evaluation.
 `cg.excite` opens what a fresh network hides: constants that start at zero are drawn, batch norms
 calibrated. Images are two, square, and mostly the smallest that the network takes; the size
-stands behind its name. Then, in this order:
+stands behind its name. Networks of transformers, MONAI and diffusers are made from small
+configurations instead; `-3d` are networks on volumes. Then, in this order:
 
 - **captured**: `torch.export` made a program of it.
 - **equal**: images in, the converted network returns the dense network's bits (channels-last).
@@ -24,13 +25,17 @@ stands behind its name. Then, in this order:
 - **masked**: with a mask of patches in one image and of scattered pixels in the other, the
   converted network equals the dense network whose holes are refilled, and the mask changes the
   answer.
+- **gradients**: asked of every third network that is not large: of what is asked, how many
+  return the truth's gradients of the image and of every parameter on that mask.
 
 The masked truth is an interpreter that reads what `torch.export` captured and nothing of the
 package; for each element of each tensor it keeps the pixel that it belongs to. Both sides round
 every operator's result to 20 bits below its largest entry, so that the order of a sum says
 nothing, and their answers are compared bit for bit: more than a millionth of a map's largest
 entry, gained or lost at any operator, stays. A cast to float32 inside a network is left out.
-Gradients are not compared here, nor is training.
+If they part by less than a thousandth, the images are drawn once more, since two roundings may part
+by chance; a difference in meaning stays. Gradients are compared without rounding on the way: they
+may differ by 20 bits below the largest entry. Training is not compared here.
 """
 
 STAGES: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
@@ -90,11 +95,13 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def _counts(records: list[dict[str, Any]]) -> list[str]:
-    names = [name for name, _ in STAGES]
+    names = [*(name for name, _ in STAGES), "gradients"]
     lines = [f"| library | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
     for library in (*LIBRARIES, ""):
         mine = [r for r in records if library in ("", _library(r))]
         counts = [str(sum(call(r) for r in mine)) for _, call in STAGES]
+        asked = [r["gradients"] for r in mine if r.get("gradients") is not None]
+        counts.append(f"{sum(asked)} of {len(asked)}")
         lines.append(f"| {library or 'all'} | {' | '.join(counts)} |")
     return lines
 

@@ -1,0 +1,162 @@
+"""Lattices that a network makes for itself: the same integers as where they are written out.
+
+Frames and channels folded into the batch, a line or a plane read as an image of one axis more,
+sequences with tokens of their own. Masks are scattered; entries are whole numbers: no sum rounds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.convert import lattices
+from convgraph.errors import ConversionError
+
+SIZE = (7, 8)
+
+
+def whole(*shape: int) -> Tensor:
+    return torch.randint(-4, 5, shape).double()
+
+
+def plane(channels: int = 6) -> tuple[Any, Tensor]:
+    """A map on scattered pixels, and its mask."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    return cg.PixelGraph.from_image(whole(2, channels, *SIZE), mask=mask).tensor(), mask
+
+
+def frame_by_frame(x: Any, call: Callable[[Any], Any]) -> Any:
+    return torch.stack([call(x[:, :3]), call(x[:, 3:])], 1)
+
+
+def test_channels_in_the_batch_are_filtered_one_by_one() -> None:
+    x, _ = plane()
+    kernel = whole(1, 1, 3, 3)
+    out = F.conv2d(x.reshape(12, 1, *SIZE), kernel, padding=1).reshape(2, 6, *SIZE)
+    want = F.conv2d(x, kernel.expand(6, 1, 3, 3), padding=1, groups=6)
+    assert torch.equal(out.to_dense(), want.to_dense())
+    assert torch.equal(out.graph.mask, want.graph.mask)
+    assert torch.equal((out.relu() + x).to_dense(), (want.relu() + x).to_dense())
+
+
+def test_frames_in_the_batch() -> None:
+    """Strided, pooled, and moved on by one frame, as temporal shifts do."""
+    x, _ = plane()
+    kernel, other = whole(4, 3, 3, 3), whole(5, 4, 1, 1)
+
+    def one(frame: Any) -> Any:
+        return F.max_pool2d(F.conv2d(frame, kernel, stride=2, padding=1), 2)
+
+    many = one(x.view(4, 3, *SIZE))
+    frames = frame_by_frame(x, one)
+    apart = many.view(2, 2, *many.shape[1:])
+    assert torch.equal(apart.to_dense(), frames.to_dense())
+    shifted = torch.cat([apart[:, 1:], apart[:, :1]], 1).view(many.shape)
+    want = torch.stack([F.conv2d(frames[:, 1], other), F.conv2d(frames[:, 0], other)], 1)
+    assert torch.equal(F.conv2d(shifted, other).view(want.shape).to_dense(), want.to_dense())
+    means = many.sum((2, 3)).view(2, 2, 4)
+    assert torch.equal(means, torch.stack([frames[:, 0].sum((2, 3)), frames[:, 1].sum((2, 3))], 1))
+
+
+def test_gradients_go_back_to_their_frame() -> None:
+    x, mask = plane()
+    kernel = whole(4, 3, 3, 3)
+    found = []
+    for fold in (True, False):
+        image = x.to_dense().requires_grad_()
+        t = cg.PixelGraph.from_image(image, mask=mask).tensor()
+        out = F.conv2d(t.view(4, 3, *SIZE), kernel).view(2, 2, 4, 5, 6) if fold else (
+            frame_by_frame(t, lambda one: F.conv2d(one, kernel)))  # fmt: skip
+        send = torch.arange(out.numel()).view(out.shape).double()
+        (out * send).sum().backward()
+        found.append(image.grad)
+    assert found[0].abs().max() > 0
+    assert torch.equal(*found)
+
+
+def test_frames_that_change_places_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = lattices._order
+
+    def turned(sites: Any, count: int) -> tuple[Tensor, Tensor]:
+        node, frame = real(sites, count)
+        return node, count - 1 - frame
+
+    monkeypatch.setattr(lattices, "_order", turned)
+    with pytest.raises(AssertionError):
+        test_frames_in_the_batch()
+
+
+def line() -> tuple[Any, Tensor]:
+    torch.manual_seed(1)
+    mask = torch.rand(2, 12) > 0.3
+    return cg.PixelGraph.from_image(whole(2, 5, 12), mask=mask, d=1).tensor(), mask
+
+
+def test_a_line_of_channels_is_an_image() -> None:
+    """(B, C, T) read as (B, 1, C, T): a filter in time, then one over all channels."""
+    x, mask = line()
+    first, second = whole(4, 1, 1, 3), whole(8, 1, 5, 1)
+    there = mask[:, None, None].double()
+
+    def run(t: Any, hole: Any) -> Any:
+        y = hole(F.conv2d(t.unsqueeze(1), first, padding=(0, 1)))
+        return F.max_pool2d(hole(F.conv2d(y, second, groups=4)).relu(), (1, 4)).flatten(1)
+
+    got = run(x, lambda one: one)
+    assert torch.equal(got, run(x.to_dense(), lambda one: one * there))
+
+
+def test_channels_are_an_axis_of_a_volume() -> None:
+    """A kernel over neighbouring channels, and back to a plane."""
+    x, mask = plane()
+    kernel, last = whole(1, 1, 3, 1, 1), whole(2, 6, 3, 3)
+    there = mask[:, None].double()
+    out = F.conv2d(F.conv3d(x.unsqueeze(1), kernel, padding=(1, 0, 0)).squeeze(1), last, padding=1)
+    dense = F.conv3d(x.to_dense().unsqueeze(1), kernel, padding=(1, 0, 0)).squeeze(1) * there
+    assert torch.equal(out.to_dense(), F.conv2d(dense, last, padding=1) * there)
+    assert out.graph.num_nodes == int(mask.sum())
+
+
+def test_a_kernel_of_one_mixes_tokens_whatever_the_lattice() -> None:
+    x, mask = plane()
+    weight = whole(4, 6, 1)
+    out = F.conv1d(x.flatten(2), weight).unflatten(2, SIZE)
+    want = F.conv2d(x.to_dense(), weight.unsqueeze(3)) * mask[:, None]
+    assert torch.equal(out.to_dense(), want)
+
+
+def test_a_codebook_is_asked_by_every_node() -> None:
+    x, mask = plane(3)
+    book = whole(9, 3)
+    nodes = x.permute(0, 2, 3, 1).reshape(-1, 3)
+    found = torch.argmin(torch.cdist(nodes, book), 1)
+    dense = torch.argmin(torch.cdist(x.to_dense().permute(0, 2, 3, 1).reshape(-1, 3), book), 1)
+    mine = F.embedding(found, book).view(2, *SIZE, 3).permute(0, 3, 1, 2)
+    want = F.embedding(dense, book).view(2, *SIZE, 3).permute(0, 3, 1, 2) * mask[:, None]
+    assert torch.equal(mine.to_dense(), want)
+
+
+def test_zeros_before_all_tokens_are_a_token() -> None:
+    x, _ = plane()
+    tokens = x.flatten(2).transpose(1, 2)
+    padded = F.pad(tokens, (0, 0, 1, 0))
+    assert padded.shape == (2, 57, 6)
+    assert not padded[:, 0].any()
+    assert torch.equal(padded[:, 1:].to_dense(), tokens.to_dense())
+
+
+def test_a_rule_that_breaks_off_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours is a sentence about the operator; torch's own refusal stays torch's."""
+    from tests.convert.planting import plant
+
+    x, _ = plane()
+    with pytest.raises((RuntimeError, ValueError)):
+        x.reshape(3, 5)
+    plant(monkeypatch, "relu", lambda old: lambda *args: [].pop())
+    with pytest.raises(ConversionError, match=r"relu .* its rule broke off .IndexError"):
+        F.relu(x)
