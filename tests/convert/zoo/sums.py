@@ -318,7 +318,7 @@ class Sums(torch.fx.Interpreter):
                 if track.varies(dim) and not self.whole(one, dim % value.x.dim()):
                     partial = True  # one window of several; who asks knows which
                     continue
-                left = reduced(one, [dim % value.x.dim()], True)
+                left = [t for t in reduced(one, [dim % value.x.dim()], True) if not t.is_nobodys]
                 sides.append(Held(value.x.narrow(dim, 0, 1), tuple(left)))
         tracks = union(sides, out.dim())
         if partial and not tracks:
