@@ -55,7 +55,7 @@ def image(
         seen = x if present is None else torch.where(present.unsqueeze(1), x, 0)
         if type(side) is torch.nn.Conv2d and side.groups > 1:  # many times faster in this layout
             seen = seen.contiguous(memory_format=torch.channels_last)
-        y: Tensor = _called(side, _parameters(side, w, b), (seen,))
+        y: Tensor = called(side, _parameters(side, w, b), (seen,))
         return y if wanted is None else torch.where(wanted.unsqueeze(1), y, 0)
 
     return run
@@ -181,7 +181,7 @@ class AsNodes:
             if edges.target is not edges.source:
                 ends = (nodes.x, nodes.x.new_zeros(edges.num_targets, nodes.num_channels))
             sent = {} if w is None else self.named(w, b)  # without any it keeps its own
-            rows: Tensor = _called(self.layer, sent, (ends, *lists))
+            rows: Tensor = called(self.layer, sent, (ends, *lists))
             return PixelGraph(rows, edges.target).to_image()
 
         return run
@@ -197,13 +197,13 @@ def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Ru
         where: dict[str, Any] = {"d": x.ndim - 2, "on": from_dict(spec.get("space"))}
         nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
         more = {"sites": _mask(spec, "target", x)} if named else {}
-        out: PixelGraph = _called(side, _parameters(side, w, b), (nodes,), more)
+        out: PixelGraph = called(side, _parameters(side, w, b), (nodes,), more)
         return out.to_image()
 
     return run
 
 
-def _called(module: torch.nn.Module, sent: dict[str, Tensor], *how: Any) -> Any:
+def called(module: torch.nn.Module, sent: dict[str, Tensor], *how: Any) -> Any:
     """`functional_call`, which leaves what is sent behind in a module that stands in two places."""
     scripted = torch.jit.ScriptModule  # keeps its parameters itself, and puts them back
     plain = [part for part in module.modules() if not isinstance(part, scripted)]

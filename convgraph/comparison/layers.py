@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph import arguments
 from convgraph.backends import TABLES
-from convgraph.comparison import callers, held, linear_callers
+from convgraph.comparison import callers, held, linear_callers, typed_graph
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
 from convgraph.errors import ProofError
@@ -81,6 +81,7 @@ def prove(
     identity: str = "auto",
     second: bool = False,
     scale: int | None = None,
+    edges: tuple[Tensor, Tensor] | None = None,  # (2, E), (E,)
     epsilon: float = EPSILON,
     seed: int | None = None,
     progress: bool = False,
@@ -127,6 +128,8 @@ def prove(
         second: also compare the gradients of the gradients.
         scale: of an operator without parameters: its entries are k / scale with whole k. None
             works it out for those of torch that are known.
+        edges: (edge_index, edge_type) of any typed graph, for two sides that are both `AsNodes`;
+            size is then its number of nodes, if it has more than an edge names.
         epsilon: the most that a wrong "proven" may be probable.
         seed: replays a recorded run.
         progress: show a progress bar.
@@ -161,6 +164,20 @@ def prove(
             )
         held.checked_numbers(side, name)
     trust = (*trust, *_FUSED)
+    if edges is not None:
+        if any(given is not None for given in (images, spec, mask, sites, on, footprint, scale)):
+            raise ProofError("prove: edges= says who talks to whom; it stands alone with size=")
+        if not (isinstance(candidate, callers.AsNodes) and isinstance(reference, callers.AsNodes)):
+            raise ProofError(
+                "prove: expected both sides as AsNodes(layer, parameters) beside edges=, got "
+                f"{type(candidate).__name__} and {type(reference).__name__}"
+            )
+        where = _where(candidate, reference, dtype, device)
+        with precision.plain(where[1], ieee=False):
+            return _prove_on_edges(
+                candidate, reference, edges, size, where, premise=premise, trust=trust,
+                identity=identity, second=second, epsilon=epsilon, seed=seed, progress=progress,
+            )  # fmt: skip
     if isinstance(size, int) and not isinstance(size, bool):
         axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)
         size = (size,) * (len(axes) if isinstance(axes, tuple) else 2)
@@ -282,6 +299,39 @@ def _prove(
             doubts=held.doubts(candidate, one, two),
             doubted=given is None and not held.is_torchs_own(reference),
             assumed=assumed if one == two else (),
+            dtype=where[0],
+            device=where[1],
+            name=_who(candidate),
+            **how,
+        )
+
+
+def _prove_on_edges(
+    candidate: callers.AsNodes,
+    reference: callers.AsNodes,
+    edges: Any,
+    size: Any,
+    where: tuple[torch.dtype, torch.device],
+    **how: Any,
+) -> Certificate:
+    """Hand two layers on one typed graph to the judge."""
+    count = size if size is None or isinstance(size, int) else checked_size(size)[0]
+    spec = typed_graph.spec_of(edges, count, (candidate, reference))
+    runs = [typed_graph.caller(side, spec) for side in (candidate, reference)]
+    alike = typed_graph.held_alike(candidate, reference)
+    one, two = (dict(side.layer.named_parameters()) for side in (candidate, reference))
+    told = (
+        "what both hold are the numbers of one (w, b): their layouts differ, and are not compared"
+    )
+    with held.unchanged(candidate, reference):
+        return prove_convolution(
+            runs[0],
+            runs[1],
+            spec,
+            parameters=(one, two) if alike and one else None,
+            own=_own(candidate, reference, runs[0]),
+            doubted=True,
+            assumed=() if alike else (told,),
             dtype=where[0],
             device=where[1],
             name=_who(candidate),

@@ -59,6 +59,8 @@ def heard(
         return _healpix(space["corner"], size[1], out[1], kernel)
     if kind == "equirectangular":
         return (_tangent if space["taps"] == "tangent" else _wrapped)(size, out, kernel)
+    if kind == "edges":
+        return _typed(space, out[0], kernel["kernel_size"][0])
     raise ProofError(f"the judge knows no space of kind {kind!r}")
 
 
@@ -123,6 +125,21 @@ def _whole(sources: Array) -> Heard:
     """One source a tap that counts once."""
     flat = sources.reshape(-1, 1)
     return flat, np.where(flat >= 0, ONE, 0)
+
+
+def _typed(space: Mapping[str, Any], nodes: int, taps: int) -> list[Heard]:
+    """Nodes in a row and a list of edges: a tap hears what it says, as often as it says so."""
+    source, target, tap = (np.asarray(space[name]) for name in ("source", "target", "tap"))
+    found = []
+    for t in range(taps):
+        q, p = source[tap == t], target[tap == t]
+        order = np.argsort(p, kind="stable")
+        q, p = q[order], p[order]
+        place = np.arange(len(p)) - np.searchsorted(p, p)
+        cells = np.full((nodes, max(int(place.max(initial=0)) + 1, 1)), -1)
+        cells[p, place] = q
+        found.append((cells, np.where(cells >= 0, ONE, 0)))
+    return found
 
 
 def _torus(space: Mapping[str, Any], size: Sequence[int], kernel: Mapping[str, Any]) -> list[Heard]:

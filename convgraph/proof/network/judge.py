@@ -28,7 +28,7 @@ from convgraph.proof import draws, precision
 from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side, apart, end_to_end
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
-from convgraph.proof.network.node import CONVOLUTION, Node
+from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
 from convgraph.proof.network.value_numbers import (
@@ -224,7 +224,7 @@ def _wiring(
             candidate.net,
             lambda given: candidate.run(candidate.net, given, shapes),
             inputs, numbering, candidate.by_id(paths), matcher.settle,
-            lambda call: beside.look(call, matcher.pairs[-1][0]),
+            lambda call: _look(beside, matcher, call),
         )  # fmt: skip
         matcher.finish(one, two)
     except Undecided as reason:
@@ -236,6 +236,12 @@ def _wiring(
         return Part("wiring", "undecided", text), None, Undecided(text)
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
     return Part("wiring", "proven", facts), matcher, None
+
+
+def _look(beside: Beside, matcher: Matcher, call: NodeCall) -> None:
+    """Hold an operator against its own of the reference; one that fits nowhere has none."""
+    if matcher.pairs and matcher.pairs[-1][1] is call.node:
+        beside.look(call, matcher.pairs[-1][0])
 
 
 def _settled(

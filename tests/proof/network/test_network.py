@@ -516,3 +516,43 @@ def test_operators_without_a_bound_are_named_as_not_covered() -> None:
     assert any("batch_norm" in line for line in open_ends), open_ends
     bounded = cg.prove(cg.to_graph(dense.conv), dense.conv, images())
     assert not any(line.startswith("how far apart") for line in bounded.not_covered)
+
+
+def test_the_same_function_in_another_hand_is_proven() -> None:
+    """Axes from the back, a sum the other way round, a mean that only a log would see."""
+
+    class Otherwise(nn.Module):
+        def __init__(self, dense: Any) -> None:
+            super().__init__()
+            self.conv = dense.conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            self.seen = y.abs().mean()
+            return (x + y).relu().mean([-1, -2])
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.conv(x) + x).relu().mean([2, 3])
+
+    dense = Dense().double()
+    found = cg.prove(Otherwise(dense), dense, images())
+    assert found.verdict == "proven", found.reason
+
+
+def test_a_mean_over_one_axis_is_not_one_over_another() -> None:
+    class Mean(nn.Module):
+        def __init__(self, axis: int) -> None:
+            super().__init__()
+            self.conv, self.axis = nn.Conv2d(3, 3, 3, padding=1), axis
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).mean(self.axis)
+
+    one, two = Mean(2).double(), Mean(-1).double()
+    two.load_state_dict(one.state_dict())
+    assert cg.prove(one, two, images()).verdict == "refuted"

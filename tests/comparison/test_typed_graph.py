@@ -1,0 +1,97 @@
+"""Layers on any typed graph: right ones are proven, wrong ones refuted with a number."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import FastRGCNConv, RGCNConv
+
+import convgraph as cg
+from convgraph.comparison.callers import relational
+from convgraph.errors import ProofError
+
+EDGES = torch.randint(0, 7, (2, 20), generator=torch.Generator().manual_seed(1))
+TYPES = torch.randint(0, 3, (20,), generator=torch.Generator().manual_seed(2))
+
+
+class Own(nn.Module):
+    """The sum, written out; its weight is laid out as torch's."""
+
+    in_channels, out_channels = 4, 5
+
+    def __init__(self, peer: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(peer.weight.detach().permute(2, 1, 0).clone())
+        self.bias = nn.Parameter(peer.bias.detach().clone())
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor) -> Tensor:
+        source, target = edge_index
+        said = torch.einsum("ec,eoc->eo", x[source], self.weight.permute(2, 0, 1)[edge_type])
+        return self.bias.expand(len(x), -1).index_add(0, target, said)
+
+
+class Flowing(Own):
+    """The other way round."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_type: Tensor) -> Tensor:
+        return super().forward(x, edge_index.flip(0), edge_type)
+
+
+def relations(kind: Any = RGCNConv, aggr: str = "sum", **how: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(4, 5, 3, aggr=aggr, **{"root_weight": False, **how}).double()
+
+
+def prove(layer: Any, layout: Any = None, **how: Any) -> Any:
+    reference = cg.AsNodes(relations(), relational)
+    return cg.prove(cg.AsNodes(layer, layout), reference, edges=(EDGES, TYPES), **how)
+
+
+@pytest.mark.parametrize("size", [None, 9])
+def test_two_layers_are_the_same_on_a_graph_of_no_lattice(size: int | None) -> None:
+    found = prove(relations(FastRGCNConv), relational, size=size)
+    assert found.verdict == "proven", str(found)
+    assert found.spec["size"] == [size or int(EDGES.max()) + 1]
+    other = prove(Own(relations()), size=size)
+    assert other.verdict == "proven", str(other)
+    assert any("layouts differ" in text for text in other.assumed)
+
+
+@pytest.mark.parametrize(
+    ("layer", "layout"),
+    [
+        (relations(aggr="mean"), relational),
+        (relations(root_weight=True), relational),
+        (Flowing(relations()), None),
+    ],
+    ids=["mean for sum", "a root weight", "flow"],
+)
+def test_another_function_is_refuted(layer: Any, layout: Any) -> None:
+    found = prove(layer, layout)
+    assert (found.verdict, bool(found.counterexample)) == ("refuted", True), str(found)
+
+
+def test_the_reference_is_held_against_the_sum_first() -> None:
+    mean = cg.AsNodes(relations(aggr="mean"), relational)
+    found = cg.prove(cg.AsNodes(relations(), relational), mean, edges=(EDGES, TYPES))
+    assert found.verdict == "undecided"
+    assert "the reference is not what its own integers say" in found.reason
+
+
+def test_bad_edges_are_named() -> None:
+    side = cg.AsNodes(relations(), relational)
+    for edges, told in (
+        ((EDGES, TYPES[1:]), r"edge_index \(2, E\) and edge_type \(E,\)"),
+        ((EDGES.double(), TYPES), "as integers"),
+        ((EDGES[:, :0], TYPES[:0]), "at least one edge"),
+        (EDGES, r"edges=\(edge_index, edge_type\)"),
+    ):
+        with pytest.raises(ProofError, match=told):
+            cg.prove(side, side, edges=edges)
+    with pytest.raises(ProofError, match="size >= 7"):
+        cg.prove(side, side, edges=(EDGES, TYPES), size=3)
+    with pytest.raises(ProofError, match="both sides as AsNodes"):
+        cg.prove(side, nn.Conv2d(4, 5, 1), edges=(EDGES, TYPES))
+    with pytest.raises(ProofError, match="stands alone"):
+        cg.prove(side, side, edges=(EDGES, TYPES), mask=torch.ones(7, dtype=torch.bool))
