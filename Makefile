@@ -105,8 +105,8 @@ dist: $(READY) ## build sdist and wheel, check both, and try each elsewhere; upl
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt build twine
 	PYTHON=$(BIN)/python .ci/release
 
-docs: $(DOCS) ## build the documentation into site/; a warning is an error
-	$(BIN)/python -m tests.docs.build
+docs: $(DOCS) ## build the documentation into site/; INTO=folder puts it there too, beside other versions
+	$(BIN)/python -m tests.docs.build $(INTO)
 
 docs-browser: docs ## try every page of the documentation in a browser: three widths, light and dark
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs/test_site.py

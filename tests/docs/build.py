@@ -1,19 +1,23 @@
 """The documentation, from docs/ and everything that is made for it, into site/.
 
 `python -m tests.docs.build` writes the pages with their pictures and outputs into build/docs, lets
-Zensical make the site of them, sets the formulas and looks for links that lead nowhere.
+Zensical make the site of them, sets the formulas and looks for links that lead nowhere. With a
+folder named behind it, the site is put there too, beside the versions that it holds.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from convgraph import __version__
 from convgraph.explorer import page
-from tests.docs import pictures, shown
+from tests.docs import addresses, pictures, shown
 from tests.docs.formulas import typeset_site
 from tests.docs.languages import link_languages
 from tests.docs.links import broken
+from tests.docs.versions import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,17 +65,21 @@ def with_code(translated: str, english: str) -> str:
     return translated
 
 
-def main() -> None:
+def main(versions: list[str]) -> None:
     """Build the site; a warning is an error."""
     stage(ROOT / "build" / "docs")
     zensical = Path(sys.executable).with_name("zensical")
-    subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, check=True)
+    env = os.environ | addresses.variables((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT, env=env, check=True)
+    addresses.edit_the_text(ROOT / "site")
     typeset_site(ROOT / "site")
     link_languages(ROOT / "site")
     found = broken(ROOT / "site")
     if found:
         sys.exit("\n".join(found))
+    for folder in versions:
+        publish(ROOT / "site", Path(folder), __version__)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

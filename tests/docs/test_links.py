@@ -1,5 +1,7 @@
 """The checker of links finds what is broken, and only that; pages are listed, pictures drawn."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,71 @@ def test_the_switch_of_languages_leads_to_the_same_page(tmp_path) -> None:
     assert found["zh/tutorial"].startswith('<html lang="zh">')
     assert 'href="../zh/"' in found["guide"]  # not translated: the home page
     assert broken(tmp_path) == []
+
+
+def test_both_glossaries_have_one_terminology() -> None:
+    def rows(path: Path, head: str) -> list[list[str]]:
+        table = path.read_text(encoding="utf-8").split(head)[1].split("\n\n")[0]
+        return [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
+        ]
+
+    chinese = {
+        word: term
+        for english, terms, _ in rows(ROOT / "docs" / "zh" / "glossary.md", "意思 |")
+        for word, term in zip(english.split(", "), terms.split("\N{FULLWIDTH COMMA}"), strict=True)
+    }
+    asked = [
+        (word, chinese[word], third)
+        for dense, _, third, _ in rows(ROOT / "docs" / "glossary.md", "changes |")
+        for word in chinese
+        if re.search(rf"\b{word}\b", dense)
+    ]
+    assert len(asked) >= 12
+    assert [found for found in asked if found[1] not in found[2]] == []
+
+
+def test_one_setting_turns_on_the_links_to_the_repository(tmp_path) -> None:
+    from tests.docs.addresses import edit_the_text, variables
+
+    urls = '[project.urls]\nRepository = "https://gitlab.example.org/a/b"\nDocumentation = "https://example.org/"'
+    found = variables(urls)
+    assert found["CONVGRAPH_EDIT"] == "https://gitlab.example.org/a/b/-/edit/main/docs/"
+    asked = set(re.findall(r"!ENV \[(\w+),", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert asked == set(found)
+    assert variables("[project]") == {}
+    there = {}
+    for page in ("lessons/01_an_image", "zh/lessons/01_an_image", "contributing", "glossary"):
+        (tmp_path / page).mkdir(parents=True)
+        link = f'<a href="{found["CONVGRAPH_EDIT"]}{page}.md" title="Edit this page">'
+        (tmp_path / page / "index.html").write_text(link, encoding="utf-8")
+    edit_the_text(tmp_path)
+    for path in tmp_path.rglob("index.html"):
+        (end,) = re.findall(r'/edit/main/([^"]*)"', path.read_text(encoding="utf-8"))
+        assert (ROOT / end).exists() or "01_an_image" in end
+        there[str(path.parent.relative_to(tmp_path))] = end
+    assert there["lessons/01_an_image"] == "notebooks/01_an_image.py"
+    assert there["zh/lessons/01_an_image"] == "notebooks/zh/01_an_image.md"
+    assert there["contributing"] == "CONTRIBUTING.md"
+
+
+def test_versions_lie_beside_each_other(tmp_path) -> None:
+    from tests.docs.versions import publish
+
+    site, folder = tmp_path / "site", tmp_path / "all"
+    (site / "guide").mkdir(parents=True)
+    for page in (site, site / "guide"):
+        (page / "index.html").write_text("<html><body>old</body></html>", encoding="utf-8")
+    for version in ("0.9.0", "0.10.0"):
+        found = publish(site, folder, version)
+    assert found == ["0.10.0", "0.9.0"]
+    assert json.loads((folder / "versions.json").read_text(encoding="utf-8")) == found
+    assert "url=0.10.0/" in (folder / "index.html").read_text(encoding="utf-8")
+    assert broken(folder) == []  # the switch of every page is there
+    text = (folder / "0.9.0" / "guide" / "index.html").read_text(encoding="utf-8")
+    assert '<script src="../../versions.js" data-version="0.9.0">' in text
+    assert publish(site, folder, "0.10.0") == found
+    assert (site / "index.html").read_text(encoding="utf-8").count("script") == 0
 
 
 def test_a_formula_becomes_mathml() -> None:
