@@ -58,7 +58,7 @@ grey = photograph(128).mean(0, keepdim=True)
 
 def filtered(kernel: list[list[float]], image: torch.Tensor = grey) -> torch.Tensor:
     """One channel through the graph convolution with this kernel."""
-    weight = torch.tensor(kernel, dtype=image.dtype)
+    weight = torch.as_tensor(kernel, dtype=image.dtype)
     layer = cg.nn.GraphConv2d(1, 1, len(kernel), padding=len(kernel) // 2, bias=False, dtype=image.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight.view(layer.weight.shape))

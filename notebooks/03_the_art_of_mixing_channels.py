@@ -243,7 +243,7 @@ unmix = ...  # your turn
 
 def layer_of(rows):
     layer = cg.nn.PointwiseConv(2, 2, bias=False)
-    layer.weight.data.copy_(torch.tensor(rows, dtype=torch.float32).view(2, 2, 1, 1))
+    layer.weight.data.copy_(torch.as_tensor(rows, dtype=torch.float32).view(2, 2, 1, 1))
     return layer
 
 

@@ -5,6 +5,8 @@ shown with a text for whoever cannot see it.
 """
 
 import functools
+import reprlib
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
@@ -69,12 +71,16 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         holds: decides about the answer; returns a bool, a tensor of one, or a certificate.
 
     Raises:
-        Wrong: the answer is wrong. Where a certificate decided, it says what is different.
+        Wrong: the answer is wrong. Where a certificate decided, it says what is different; where the
+            answer could not be tried at all, what stopped it and in which line.
     """
     try:
         found = ... if answer is ... else holds(_watched(answer))
     except NotYet:
         found = ...
+    except Exception as error:  # of any kind: a student's answer may be anything
+        stopped = f"{type(error).__name__}: {error}{_line(error, answer)}"
+        raise Wrong(f"Not yet: {claim}\nYour answer could not be tried: {stopped}") from error
     if found is ...:
         print(f"\N{WHITE CIRCLE} your turn: {claim}")
         return
@@ -82,7 +88,8 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
     if verdict not in (None, "proven"):
         raise Wrong(f"Not yet: {claim}\nThe judge says {_why(found)}")
     if verdict is None and not bool(found):
-        raise Wrong(f"Not yet: {claim}")
+        given = "" if callable(answer) else f"\nYour answer: {reprlib.repr(answer)}"
+        raise Wrong(f"Not yet: {claim}{given}")
     by = "" if verdict is None else " (proven for every image and every weight)"
     print(f"\N{HEAVY CHECK MARK} solved: {claim}{by}")
 
@@ -100,6 +107,13 @@ def _watched(answer: Any) -> Any:
         return result
 
     return call
+
+
+def _line(error: Exception, answer: Any) -> str:
+    """Say in which line of the student's own function something stopped."""
+    code = getattr(answer, "__code__", None)
+    lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
+    return f"\nin line {lines[-1] - code.co_firstlineno + 1} of {code.co_name}" if lines else ""
 
 
 def _why(cert: Any) -> str:

@@ -163,6 +163,36 @@ def test_its_exercises_can_be_solved_and_wrong_answers_fail(path, monkeypatch):
         sys.modules.pop("lesson", None)
 
 
+def _too_short(x):
+    first = x[0]
+    return first + no_such_name  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("54", "Your answer: '54'"),
+        (torch.ones(3, 4), "could not be tried: RuntimeError: mat1 and mat2"),
+        (_too_short, "NameError: name 'no_such_name' is not defined\nin line 3 of _too_short"),
+    ],
+    ids=["text", "shape", "name"],
+)
+def test_whatever_a_student_writes_is_answered_without_a_traceback(answer, words, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import lesson
+
+    def holds(given):
+        if isinstance(given, str):
+            return False
+        return given(torch.ones(2)) if callable(given) else (given @ torch.ones(2, 1)).any()
+
+    with pytest.raises(AssertionError, match="Not yet: a claim") as wrong:
+        lesson.examine("a claim", answer, holds)
+    sys.modules.pop("lesson", None)
+    assert words in str(wrong.value)
+    assert wrong.value._render_traceback_() == str(wrong.value).split("\n")
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
 def test_it_says_what_it_teaches_what_it_needs_and_how_long_it_takes(path):
     head = "\n".join(jupytext.read(path).cells[0].source.split("\n"))
