@@ -29,6 +29,33 @@ MEMO_LIMIT = 512
 
 _NOTHING = object()
 
+_FORGETTING: list[Callable[[], None]] = []
+
+
+def on_forget(clear: Callable[[], None]) -> None:
+    """Have `forget` call this, which empties a cache that is found again by its numbers."""
+    _FORGETTING.append(clear)
+
+
+def forget() -> None:
+    """Make anew what is asked for next, full grids and the edges between them included.
+
+    What is kept follows from code that does not change while a program runs. Whoever changes it all
+    the same, as a test does that plants a fault, forgets before and after. Graphs that are held
+    keep what they have.
+
+    Example:
+        >>> import torch, convgraph as cg
+        >>> one = cg.PixelGraph.from_image(torch.zeros(1, 1, 4, 4)).sites
+        >>> one is cg.PixelGraph.from_image(torch.zeros(1, 1, 4, 4)).sites
+        True
+        >>> forget()
+        >>> one is cg.PixelGraph.from_image(torch.zeros(1, 1, 4, 4)).sites
+        False
+    """
+    for clear in _FORGETTING:
+        clear()
+
 
 @contextmanager
 def outside() -> Iterator[None]:

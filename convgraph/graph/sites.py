@@ -35,6 +35,8 @@ _ONE_AT_A_TIME = Lock()
 
 _FULL_GRIDS: "WeakValueDictionary[Hashable, Sites]" = WeakValueDictionary()
 
+memo.on_forget(_FULL_GRIDS.clear)
+
 
 @final
 class Sites(SiteNumbers):

@@ -25,6 +25,7 @@ from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import IntTable, Relation
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.memo import on_forget
 from convgraph.spaces import charts, healpix_order, readers
 
 FACES = 12
@@ -221,6 +222,9 @@ def _halo(corner: str, n: int, pads: Pads) -> Halo:
     for array in (sources, weights):
         array.setflags(write=False)
     return Halo(sources, weights)
+
+
+on_forget(_halo.cache_clear)
 
 
 def walked(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import convgraph as cg
+from convgraph.memo import forget
 from convgraph.spaces import charts, equirectangular, healpix
 
 Patch = pytest.MonkeyPatch
@@ -113,8 +114,10 @@ FAULTS: list[tuple[Callable[[Patch], None], Any, tuple[int, int]]] = [
 def test_the_judge_finds_it(
     fault: Callable[[Patch], None], space: Any, size: tuple[int, int], monkeypatch: Patch
 ) -> None:
-    """By its edges and by its values; without the fault the same pair is proven."""
-    healpix._halo.cache_clear()
+    """By its edges and by its values, also where the same layer ran before and its graph is held."""
+    held = cg.PixelGraph.from_image(torch.ones(2, 2, *size), on=space)
+    cg.nn.GraphConv2d(2, 2, 3, padding=1)(held)
+    forget()
     fault(monkeypatch)
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(2, 2, 3, padding=1)
@@ -124,7 +127,7 @@ def test_the_judge_finds_it(
         by_value = cg.prove(lambda x, w, b: run(layer, x, w, b, space), conv, size=size, on=space)
     finally:
         monkeypatch.undo()
-        healpix._halo.cache_clear()
+        forget()
     assert cert.verdict == "refuted"
     assert cert.parts[0].status == "refuted"
     assert cert.counterexample, "an input on which they differ, not only an edge"
