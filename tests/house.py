@@ -107,7 +107,7 @@ HOUSE = {
         source mask_sites tiled streamed sharded
     """,
     "comparison": """
-        . spread_out callers held typed_graph linear_callers excite
+        . spread_out callers on_space held typed_graph linear_callers excite
         networks parts layers named
     """,
 }

@@ -68,9 +68,13 @@ def truth(side: torch.nn.Module, spec: Mapping[str, Any]) -> Run:
         side: a torch convolution; its parameters are `weight` and `bias`.
         spec: the integers of a record; masks, footprint and space are read.
     """
+    return truth_of(image(side, spec), spec)
+
+
+def truth_of(plain: Run, spec: Mapping[str, Any]) -> Run:
+    """As `truth`, of a dense convolution f(x, w, b) -> y, which serves where taps do not bend."""
     bent = spread_out.convolution(spec) if spread_out.applies(spec) else None
     taps = _footprint(spec.get("footprint"), spec.get("space"), tuple(spec["kernel_size"]))
-    plain = image(side, spec)
 
     def run(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         if taps is not None:

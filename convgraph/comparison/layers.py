@@ -65,7 +65,7 @@ def _parts() -> Any:
 def prove(
     candidate: Side,
     reference: Side | None = None,
-    images: Tensor | Sequence[Tensor] | None = None,  # (B, C, *size)
+    images: Tensor | Sequence[Tensor] | PixelGraph | None = None,  # (B, C, *size)
     *,
     size: Sequence[int] | None = None,
     batch: int = 2,
@@ -108,6 +108,7 @@ def prove(
             operator without parameters (average pool, resize, unfold, pixel shuffle, ...). Or the
             dense network.
         images: gives size and batch, if `size` does not; of networks, a tuple where they take more.
+            A PixelGraph whose pixels are all nodes gives its space too.
         size: pixels of each image along each axis.
         batch: images; at least two, so that a fault of the second one shows.
         spec: the integers of the operator, where the reference is a function.
@@ -178,6 +179,8 @@ def prove(
                 candidate, reference, edges, size, where, premise=premise, trust=trust,
                 identity=identity, second=second, epsilon=epsilon, seed=seed, progress=progress,
             )  # fmt: skip
+    if isinstance(images, PixelGraph):
+        images, on = _array(images, on)
     if isinstance(size, int) and not isinstance(size, bool):
         axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)
         size = (size,) * (len(axes) if isinstance(axes, tuple) else 2)
@@ -187,13 +190,13 @@ def prove(
             f"prove: expected images of {channels} channels for {reference}, got {images.shape[1]}"
         )
     if images is not None and size is None and _is_network(candidate, reference, images):
-        if any(given is not None for given in (spec, mask, sites, on, footprint)):
+        if any(given is not None for given in (spec, mask, sites, footprint)):
             raise ProofError(
-                "prove: spec, mask, sites, on and footprint are for one layer, got two networks"
+                "prove: spec, mask, sites and footprint are for one layer, got two networks"
             )
         return prove_pair(
-            candidate, reference, images, prove, progress=progress, epsilon=epsilon, seed=seed,
-            premise=premise, trust=trust, identity=identity, second=second,
+            candidate, reference, images, prove, on=on, progress=progress, epsilon=epsilon,
+            seed=seed, premise=premise, trust=trust, identity=identity, second=second,
         )  # fmt: skip
     if images is not None and not isinstance(images, Tensor):
         raise ProofError(f"prove: expected images of one layer as a tensor, got {type(images)}")
@@ -241,6 +244,19 @@ def prove(
         return _prove(
             candidate, reference, spec, (batch, shape), mask, sites, lies, where, **how, **more
         )
+
+
+def _array(graph: PixelGraph, on: Space | None) -> tuple[Tensor, Space | None]:
+    """The images of a graph, and the space that they lie in."""
+    space = graph.sites.space
+    if not graph.sites.is_array:
+        raise ProofError(
+            "prove: expected a graph of images of one size whose pixels are all nodes; a layer "
+            f"takes mask=, got {graph.sites}"
+        )
+    if on is not None and space is not None and on != space:
+        raise ProofError(f"prove: expected a graph on {on}, got one on {space}")
+    return graph.to_image(), on if space is None else space
 
 
 def _is_network(candidate: Side, reference: Side, images: Any) -> bool:

@@ -6,15 +6,20 @@ full grid is torch's own operator, and its graph layer is proven beside it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.layers import calls_torch
 from convgraph.convert.network import GraphNetwork
+from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ProofError
+from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
 from convgraph.proof import Certificate, prove_convolution
@@ -44,6 +49,7 @@ def prove_pair(
     images: Tensor | Sequence[Tensor],
     prove_layer: Callable[..., Certificate],
     *,
+    on: Space | None = None,
     progress: bool = False,
     **how: Any,
 ) -> Certificate:
@@ -54,6 +60,7 @@ def prove_pair(
         reference: the dense network.
         images: (B, C, *size), at least two, or a tuple of what the network takes.
         prove_layer: `cg.prove` of one layer.
+        on: the space of the pixels; the reference then runs as the judge's own geometry says.
         progress: show a progress bar.
         how: epsilon and seed, for every layer.
 
@@ -75,7 +82,8 @@ def prove_pair(
             x = one.inputs[0].shape
 
             def by_layer() -> Certificate:
-                return named(prove_layer(layer, dense, size=x[2:], batch=x[0], **how), LAYER)
+                more = how if on is None else {**how, "on": on}
+                return named(prove_layer(layer, dense, size=x[2:], batch=x[0], **more), LAYER)
 
             return (repr(layer), list(x), str(dense)), by_layer
         if two.layer is not None:
@@ -100,18 +108,28 @@ def prove_pair(
     layers = {
         path: Layer(path, _image, _values, _put)
         for path, module in modules.items()
-        if isinstance(module, GraphConvNd) and not calls_torch(module)
+        if isinstance(module, GraphConvNd) and (on is not None or not calls_torch(module))
     }
     dense_layers = {
-        path: layer for path, layer in layers.items() if _pads_itself(_submodule(reference, path))
+        path: layer
+        for path, layer in layers.items()
+        if on is not None or _pads_itself(_submodule(reference, path))
     }
-    return prove_network(
-        Side(candidate, _run, layers),
-        Side(reference, _run, dense_layers),
+    run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
+    cert = prove_network(
+        Side(candidate, run, layers),
+        Side(reference, truth, dense_layers),
         found,
         certify,
         name=type(candidate).__name__,
         progress=progress,
+    )
+    return (
+        cert
+        if on is None
+        else replace(
+            cert, spec={**cert.spec, "space": on.to_dict()}, assumed=(*cert.assumed, ASSUMED)
+        )
     )
 
 
@@ -154,6 +172,30 @@ def _run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
     inputs: Any = images
     if _takes_graph(net):
         inputs = [PixelGraph.from_image(image, d=image.dim() - 2) for image in images]
+    return _called(net, inputs, shapes)
+
+
+def _run_on(on: Space, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+    """The same with images in a space, for whoever takes graphs; others see arrays."""
+    inputs: Any = images
+    if isinstance(net, GraphNetwork) or _takes_graph(net):
+        inputs = [PixelGraph.from_image(i, on=on) if i.dim() == 4 else i for i in images]
+    return _called(net, inputs, shapes)
+
+
+def _truth_on(on: Space) -> Callable[..., list[Tensor]]:
+    """The dense network in a space, as the judge says; see `on_space`."""
+    mode = OnSpace(on.to_dict())
+
+    def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+        with mode:
+            return _called(net, images, shapes)
+
+    return run
+
+
+def _called(net: torch.nn.Module, inputs: Any, shapes: Any) -> list[Tensor]:
+    """Call a network and return what it gives, as tensors."""
     leaves = pytree.tree_leaves(net(*inputs), is_leaf=lambda v: isinstance(v, PixelGraph))
     outputs = [value for value in leaves if isinstance(value, (Tensor, PixelGraph))]
     found = []
@@ -168,19 +210,25 @@ def _run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
 
 def _image(value: Any) -> Tensor:
     """What a layer takes or returns, as an image."""
+    if isinstance(value, GraphTensor):
+        value = value.graph
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, PixelGraph) and value.sites.size is not None and value.sites.is_full:
+    if isinstance(value, PixelGraph) and value.sites.size is not None and value.sites.mask is None:
         return value.to_image()
     raise Undecided("a layer is called on something else than the graph of a full grid")
 
 
 def _values(value: Any) -> Tensor:
     """The tensor in what a layer takes or returns."""
+    if isinstance(value, GraphTensor):
+        value = value.graph
     found: Tensor = value.x if isinstance(value, PixelGraph) else value
     return found
 
 
 def _put(value: Any, tensor: Tensor) -> Any:
     """What a layer takes or returns, with another tensor in it."""
+    if isinstance(value, GraphTensor):
+        return value.graph.with_x(tensor).tensor()
     return value.with_x(tensor) if isinstance(value, PixelGraph) else tensor

@@ -60,7 +60,7 @@ class PairSites:
         group: the names that both share.
     """
 
-    is_full = False
+    is_full = is_array = False
     size = None
 
     def __init__(self, asking: Sites, answering: Sites, group: tuple[Name, ...]) -> None:

@@ -113,7 +113,7 @@ class Spatial:
         present = [name for name in names.names(self.axes) if name.kind != "plain"]
         order = sorted(present, key=lambda name: (name.kind == "key", name.axis, -name.stride))
         lattice = [name.size for name in order]
-        if len(self.x) != prod(lattice) or not sites.is_full:
+        if len(self.x) != prod(lattice) or not sites.is_array:
             cells = self.x.new_full((prod(lattice), *rest), fill)
             cells = cells.index_copy(0, index(order, sites), self.x)
         dense = cells.reshape(*lattice, *rest)

@@ -201,6 +201,11 @@ class Sites(SiteNumbers):
         return self.mask is None and self.space is None
 
     @property
+    def is_array(self) -> bool:
+        """Whether the nodes are all pixels of images of one size, in whatever space."""
+        return self.mask is None and self.size is not None
+
+    @property
     def density(self) -> float:
         """Nodes per cell, in [0, 1]; 1 for a graph without cells."""
         return self.num_nodes / self.num_cells if self.num_cells else 1.0

@@ -20,9 +20,9 @@ from convgraph.nn import twin
 
 
 def _image(graph: PixelGraph) -> Tensor | None:
-    """(B, C, *size) view of a full grid, or None."""
+    """(B, C, *size) view where every pixel is a node, or None."""
     sites = graph.sites
-    if sites.size is None or not sites.is_full:
+    if sites.size is None or not sites.is_array:
         return None
     # index() keeps sizes constants under torch.compile(dynamic=True), as in backends.dense.
     sizes = [index(n) for n in (sites.batch_size, *sites.size)]

@@ -24,10 +24,13 @@ JOINS = frozenset({"cat", "stack", "hstack", "vstack"})
 PUTS = frozenset({"slice_scatter", "select_scatter"})
 """Operators whose every output entry is an entry of `self` or of `src`."""
 
+PLACES = frozenset({"index_copy", "index_fill"})
+"""The same, of `self`, or of the fourth argument where the third says; it has to be a constant."""
+
 PADS = frozenset({"constant_pad_nd", "pad"})
 """Operators whose every output entry is an entry of their tensor or a constant that they name."""
 
-MOVES = KEEPS | JOINS | PUTS | PADS
+MOVES = KEEPS | JOINS | PUTS | PLACES | PADS
 """Operators that compute nothing: run on numbers that stand for entries, they say what moved."""
 
 WRITES = frozenset({"copy_", "fill_", "zero_"})
@@ -184,5 +187,8 @@ def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:
     if name == "constant_pad_nd":
         value = args[2] if len(args) > 2 else kwargs.get("value", 0)
         return func(swapped[0], args[1], pad(value))
+    if name in PLACES:
+        put = swap(args[3]) if isinstance(args[3], Tensor) else pad(args[3])
+        return out_of_place(func)(swapped[0], args[1], args[2], put)
     kwargs = {k: v for k, v in kwargs.items() if k not in _LAYOUT}
     return func(*swapped, **kwargs)

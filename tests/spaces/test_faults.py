@@ -114,7 +114,7 @@ FAULTS: list[tuple[Callable[[Patch], None], Any, tuple[int, int]]] = [
 def test_the_judge_finds_it(
     fault: Callable[[Patch], None], space: Any, size: tuple[int, int], monkeypatch: Patch
 ) -> None:
-    """By its edges and by its values, also where the same layer ran before and its graph is held."""
+    """By its edges and by its values, where the same layer ran before and its graph is held."""
     held = cg.PixelGraph.from_image(torch.ones(2, 2, *size), on=space)
     cg.nn.GraphConv2d(2, 2, 3, padding=1)(held)
     forget()

@@ -69,6 +69,8 @@ def readout_mean(call: Any, x: Spatial) -> Tensor:
     if graph.sites.is_full:
         ones = WindowGeometry((1,) * graph.sites.d)
         pooled = graph_avg_pool(graph, ones, sites="network").x
+    elif graph.sites.is_array and graph.num_nodes:  # in a space
+        pooled = graph.x.unflatten(0, (graph.batch_size, -1)).mean(1)
     else:
         pooled = image_mean(graph.x, graph.sites).to(graph.dtype)
     call.travelled("all")

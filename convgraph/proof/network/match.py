@@ -42,6 +42,9 @@ COMMUTE = ("add.Tensor", "add_.Tensor", "mul.Tensor", "mul_.Tensor", "maximum", 
 ODD = 64
 """Operators of the candidate that fit nowhere, after which it is another network."""
 
+BY_CHANNEL = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+"""Operators that, in evaluation, do the same to every pixel of a channel."""
+
 ROWWISE = {"native_layer_norm": 0, "addmm": 1, "mm": 0}
 """Operators that do the same to every row of one of their inputs, and which one."""
 
@@ -240,6 +243,10 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         found = _reordered(one, two)
         if found is not None:
             return found
+    if one.name.partition(".")[0] in BY_CHANNEL and not one.given.get("training"):
+        found = _by_channel(one, two)
+        if found is not None:
+            return found
     if all(map(_content, one.inputs, two.inputs)):
         pairs = zip(one.inputs, two.inputs, strict=True)
         place = next(k for k, pair in enumerate(pairs) if not same(*pair))
@@ -298,6 +305,22 @@ def _reordered(one: Node, two: Node) -> list[Numbers] | None:
         tidy(as_tensor(out).reshape(count, -1)[places].reshape(shape))
         for out, shape in zip(one.outputs, two.shapes, strict=True)
     ]
+
+
+def _by_channel(one: Node, two: Node) -> list[Numbers] | None:
+    """The same pixels (B, C, ...) in another order, each with its channels; the rest the same."""
+    if not all(map(same, one.inputs[1:], two.inputs[1:])):
+        return None
+
+    def rows(numbers: Numbers) -> Tensor:
+        return as_tensor(numbers).movedim(1, -1).reshape(-1, numbers.shape[1])
+
+    places = _places(rows(one.inputs[0]), rows(two.inputs[0]))
+    if places is None:
+        return None
+    batch, channels, *size = two.shapes[0]
+    made = rows(one.outputs[0])[places].reshape(batch, *size, channels).movedim(-1, 1)
+    return [tidy(made.contiguous()), *one.outputs[1:]]
 
 
 def _places(ours: Tensor, theirs: Tensor) -> Tensor | None:

@@ -191,6 +191,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if not self.inside and any(map(_meets_operators, types)):
+            return NotImplemented  # what it runs itself is met again
         with torch._C.DisableTorchFunction():
             return self._node(func, args, kwargs or {})
 
@@ -269,6 +271,8 @@ class Recorder(TorchDispatchMode):
         """Say whether values are moved as they are, to places that do not depend on data."""
         if name == "_to_copy":
             return kwargs.get("dtype") in (None, args[0].dtype)
+        if name in aten.PLACES:
+            return len(args) == 4 and not self.memory.knows(args[2])
         rest = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
         return name not in aten.PICKS or not any(map(self.memory.knows, rest))
 
@@ -307,6 +311,13 @@ def _aside(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         recorder.inside -= 1
+
+
+def _meets_operators(kind: Any) -> bool:
+    """Whether a tensor of this class says itself what an operator does."""
+    return kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl and kind is not (
+        Tensor
+    )
 
 
 def states(net: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -121,7 +121,7 @@ class Beside:
                 numbers = next(order)
                 if value.is_floating_point():
                     x = self.values.at(numbers, value).double()
-                    entries[key] = WithError(x, (x - value.double()).abs())
+                    entries[key] = WithError(x, _apart(x, value.double()))
         mine = call.outputs[0].double()
         true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
         bounded = BoundedCall(call.func, entries, dtype, y=true)
@@ -130,7 +130,7 @@ class Beside:
         except NoRule as reason:
             self.missing[f"{name} ({reason})"] += 1
             return
-        gap = (mine - true).abs()
+        gap = _apart(mine, true)
         ratio = torch.where(gap == 0, 0.0, gap / limit)
         largest = float(ratio.max()) if ratio.numel() else 0.0
         if largest <= 1:
@@ -139,6 +139,11 @@ class Beside:
         elif not self.over:
             self.vendor = _exceeds(bounded, rule, call.func, true)
             self.over = f"{partner}: the two results differ by {largest:.3g} times their bound"
+
+
+def _apart(one: Tensor, two: Tensor) -> Tensor:
+    """|one - two|, and 0 where both are one infinity, as what a maximum leaves out."""
+    return torch.where(one == two, 0.0, (one - two).abs())
 
 
 def _bound(rule: Callable[[BoundedCall], Any], bounded: BoundedCall) -> Tensor:

@@ -41,6 +41,19 @@ def _mean(call: BoundedCall) -> Tensor:
     return _summed(call, mean=True)
 
 
+@rule("index_add")
+def _index_add(call: BoundedCall) -> Tensor:
+    if call.given.get("alpha", 1) != 1:
+        raise NoRule("it scales what it adds")
+    x, source, where = call.of("self"), call.of("source"), (call.given["dim"], call.given["index"])
+    n = int(torch.bincount(where[1]).max()) if where[1].numel() else 0
+    if call.gamma(n) == inf:
+        raise NoRule("n u >= 1")
+    size = x.a.index_add(*where, source.a)
+    error: Tensor = x.e.index_add(*where, source.e) + call.gamma(n) * size + call.tiny
+    return error
+
+
 @rule("linalg_vector_norm")
 def _vector_norm(call: BoundedCall) -> Tensor:
     if call.given.get("ord", 2) != 2 or call.given.get("dtype") is not None:

@@ -1,0 +1,306 @@
+"""A dense network in a space: torch's operators on charts with the judge's margins around them.
+
+    y = op(halo(x)),  op without padding                 convolutions, pools, resizes
+    y = op(x)                                            what looks at one pixel, or at all alike
+
+It is the reference of a network's proof with `on=`: the network as it is, run under a mode that
+gives every operator that looks at neighbours the neighbours of the space. Who stands in a margin,
+and what taps between pixels read, is the judge's own geometry, not the library's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from convgraph.comparison import callers
+from convgraph.errors import ProofError
+from convgraph.proof.equation import spaces
+
+ASSUMED = (
+    "every operator but convolutions, pools and resizes is the array's: it looks at "
+    "one pixel, or at all of them alike"
+)
+"""What a proof with `on=` takes for granted."""
+
+MOVES = (
+    torch.roll, torch.flip, torch.rot90, torch.fliplr, torch.flipud, torch.Tensor.roll,
+    torch.Tensor.flip, torch.Tensor.rot90, F.pad, F.unfold, F.fold, F.grid_sample, F.pixel_shuffle,
+    F.pixel_unshuffle, F.max_unpool2d,
+)  # fmt: skip
+"""Functions that move pixels to other places, which a space need not know."""
+
+BENT = "between pixels, where a dense pool or resize has no twin"
+
+
+class Margins(NamedTuple):
+    """The charts of a batch, each with what lies beyond its edges.
+
+    Attributes:
+        shape: charts, height and width with margins.
+        who: (rows,) int64 the row of the image that stands at each place, 0 where several or none.
+        shared: places (M,) where several stand, their rows (M, K) and weights (M, K, 1), or None.
+        empty: places where nobody stands.
+    """
+
+    shape: tuple[int, int, int]
+    who: Tensor
+    shared: tuple[Tensor, Tensor, Tensor] | None
+    empty: Tensor
+
+
+class OnSpace(TorchFunctionMode):
+    """Runs dense code in a space.
+
+    Args:
+        space: its settings, "kind" among them.
+    """
+
+    def __init__(self, space: Mapping[str, Any]) -> None:
+        """Start without tables."""
+        super().__init__()
+        self.space = space
+        self._kept: dict[Any, Any] = {}
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        meant = MEANT.get(func)
+        if meant is not None:
+            return meant(self, *args, **(kwargs or {}))
+        if func in MOVES:
+            raise ProofError(f"the judge has no truth for {func.__name__} in spaces")
+        return func(*args, **(kwargs or {}))
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made for this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def charts(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Number, height and width of the charts of an array."""
+        faces = 12 if self.space["kind"] == "healpix" else 1
+        return faces, size[0] // faces, size[1]
+
+    def margins(self, batch: int, size: Sequence[int], pads: Any) -> Margins:
+        """Read the judge's margins, rows of all images behind one another."""
+        deep = max(max(pair) for pair in pads)
+        faces, height, width = self.charts(size)
+        sources, weights = spaces.beyond(self.space, size, deep)
+        (top, bottom), (left, right) = pads
+        cut = (
+            slice(None), slice(deep - top, deep + height + bottom),
+            slice(deep - left, deep + width + right),
+        )  # fmt: skip
+        sources, weights = sources[cut], weights[cut] / spaces.ONE
+        tall, wide, k = sources.shape[1:]
+        sources, weights = sources.reshape(-1, k), weights.reshape(-1, k)
+        images = np.arange(batch)
+        room, cells = len(sources), prod(size)
+
+        def rows(places: Any, step: int) -> Tensor:
+            return torch.from_numpy((images[:, None] * step + places).ravel())
+
+        alone = (weights[:, 0] == 1) | ~(sources >= 0).any(axis=1)
+        at, shared = np.flatnonzero(~alone), None
+        if len(at):
+            who = images[:, None, None] * cells + np.maximum(sources[at], 0)
+            loud = np.tile(weights[at], (batch, 1))[..., None]
+            shared = (
+                rows(at, room), torch.from_numpy(who.reshape(-1, k)), torch.from_numpy(loud)
+            )  # fmt: skip
+        return Margins(
+            (batch * faces, tall, wide),
+            rows(np.maximum(sources[:, 0], 0), cells),
+            shared,
+            rows(np.flatnonzero(~(sources >= 0).any(axis=1)), room),
+        )
+
+    def wide(self, x: Tensor, pads: Any, fill: float) -> Tensor:
+        """Return (charts, C, H, W): the charts of images (B, C, H, W) with their margins."""
+        if self.space["kind"] == "hexagonal":
+            raise ProofError("the judge has no truth for pools and resizes of hexagonal pixels")
+        made = self.kept(
+            ("margins", x.shape[0], tuple(x.shape[2:]), pads),
+            lambda: self.margins(x.shape[0], x.shape[2:], pads),
+        )
+        rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        found = rows.index_select(0, made.who.to(x.device))
+        if made.shared is not None:
+            write, read, weight = (part.to(x.device) for part in made.shared)
+            said = rows.index_select(0, read.view(-1)).view(*read.shape, x.shape[1])
+            found = found.index_copy(0, write, (said * weight.to(x.dtype)).sum(1))
+        if len(made.empty):
+            found = found.index_fill(0, made.empty.to(x.device), fill)
+        return found.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2)
+
+    def arrays(self, charts: Tensor, batch: int) -> Tensor:
+        """(charts, C, h, w) as images (B, C, H, W), chart under chart."""
+        faces = self.charts((1, 1))[0]
+        stacked: Tensor = charts.unflatten(0, (batch, faces)).transpose(1, 2)
+        return stacked.flatten(2, 3)
+
+    # -- operators --------------------------------------------------------------------------------
+
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+        padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> Tensor:  # fmt: skip
+        """A convolution of what each tap reads."""
+        stride, dilation, kernel = _two(stride), _two(dilation), tuple(weight.shape[2:])
+        if isinstance(padding, str):
+            reach = [
+                d * (k - 1) if padding == "same" else 0
+                for d, k in zip(dilation, kernel, strict=True)
+            ]
+            pads = tuple((n // 2, n - n // 2) for n in reach)
+        else:
+            pads = tuple((n, n) for n in _two(padding))
+        spec = {
+            "in_channels": weight.shape[1] * groups, "out_channels": weight.shape[0],
+            "kernel_size": kernel, "size": tuple(x.shape[2:]), "batch": x.shape[0],
+            "stride": stride, "padding": pads, "dilation": dilation, "padding_mode": "zeros",
+            "transposed": False, "output_padding": (0, 0), "groups": groups,
+            "bias": bias is not None, "space": self.space,
+        }  # fmt: skip
+        return self._by_taps(F.conv2d, x, weight, bias, spec)
+
+    def conv_transpose(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+        padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    ) -> Tensor:  # fmt: skip
+        """The same edges with the arrows reversed."""
+        spec = {
+            "in_channels": weight.shape[0], "out_channels": weight.shape[1] * groups,
+            "kernel_size": tuple(weight.shape[2:]), "size": tuple(x.shape[2:]),
+            "batch": x.shape[0], "stride": _two(stride),
+            "padding": tuple((n, n) for n in _two(padding)), "dilation": _two(dilation),
+            "padding_mode": "zeros", "transposed": True, "output_padding": _two(output_padding),
+            "groups": groups, "bias": bias is not None, "space": self.space,
+        }  # fmt: skip
+        return self._by_taps(F.conv_transpose2d, x, weight, bias, spec)
+
+    def _by_taps(
+        self, plain: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: dict[str, Any]
+    ) -> Tensor:
+        def make() -> Any:
+            def side(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+                pads = [n for n, _ in spec["padding"]]
+                more = [spec["output_padding"]] if spec["transposed"] else []
+                y: Tensor = plain(x, w, b, spec["stride"], pads, *more, *(
+                    (spec["groups"], spec["dilation"]) if more else
+                    (spec["dilation"], spec["groups"])
+                ))  # fmt: skip
+                return y
+
+            return callers.truth_of(side, spec)
+
+        key = repr(sorted((k, v) for k, v in spec.items() if k != "space"))
+        y: Tensor = self.kept(key, make)(x, weight, bias)
+        return y
+
+    def max_pool(
+        self, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        ceil_mode: bool = False, return_indices: bool = False,
+    ) -> Any:  # fmt: skip
+        """The maximum; nobody is minus infinity."""
+        if return_indices:
+            raise ProofError("the judge has no truth for indices of maxima in spaces")
+        kernel, step, gap = _two(kernel_size), _two(stride or kernel_size), _two(dilation)
+        pads = self._pads(x, kernel, step, _two(padding), gap, ceil_mode)
+        wide = self.wide(x, pads, float("-inf"))
+        return self.arrays(F.max_pool2d(wide, kernel, step, 0, gap), x.shape[0])
+
+    def avg_pool(
+        self, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+        ceil_mode: bool = False, count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The mean over the window, which is whole where there is no border."""
+        kernel, step = _two(kernel_size), _two(stride or kernel_size)
+        if kernel == tuple(x.shape[2:]) and divisor_override is None and not any(_two(padding)):
+            return x.mean((2, 3), keepdim=True)
+        pads = self._pads(x, kernel, step, _two(padding), (1, 1), ceil_mode)
+        found = F.avg_pool2d(
+            self.wide(x, pads, 0.0), kernel, step, divisor_override=divisor_override
+        )
+        return self.arrays(found, x.shape[0])
+
+    def adaptive_avg_pool(self, x: Tensor, output_size: Any) -> Tensor:
+        """The mean over all pixels, or nothing to do."""
+        asked = zip(x.shape[2:], _two(output_size), strict=True)
+        out = tuple(n if m is None else m for n, m in asked)
+        if out == tuple(x.shape[2:]):
+            return x
+        if out != (1, 1):
+            raise ProofError("the judge has no truth for adaptive windows in spaces")
+        return x.mean((2, 3), keepdim=True)
+
+    def _pads(
+        self, x: Tensor, kernel: tuple[int, ...], step: tuple[int, ...], pad: tuple[int, ...],
+        gap: tuple[int, ...], ceil: bool,
+    ) -> Any:  # fmt: skip
+        """How far windows look beyond a chart."""
+        if self.space.get("taps") == "tangent" and prod(kernel) > 1:
+            raise ProofError(f"taps lie {BENT}")
+        closed = [self.space.get(name, True) for name in ("rows", "columns")]
+        pads = []
+        axes = zip(self.charts(x.shape[2:])[1:], kernel, step, pad, gap, closed, strict=True)
+        for n, k, s, p, d, round_ in axes:
+            behind = max(0, (n // s - 1) * s + d * (k - 1) - p - n + 1)
+            fits = n % s == 0 and n // s == (n + 2 * p - d * (k - 1) - 1) // s + 1 and not ceil
+            if not fits or not (round_ or p == behind == 0):
+                raise ProofError("the judge has no truth for windows that a border cuts off")
+            pads.append((p, behind))
+        return tuple(pads)
+
+    def interpolate(
+        self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+        antialias: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Charts with margins, enlarged, and margins cut off again."""
+        _, height, width = self.charts(x.shape[2:])
+        if size is None:
+            factors = [float(f) for f in (scale_factor if isinstance(scale_factor, (tuple, list))
+                                          else (scale_factor,) * 2)]  # fmt: skip
+        else:
+            out = _two(size)
+            factors = [out[0] / x.shape[2], out[1] / x.shape[3]]
+        up = [int(f) for f in factors]
+        margin = {"nearest": 0, "bilinear": 1, "bicubic": 2}.get(mode)
+        if margin is None or up != factors or up[0] != up[1] or align_corners or antialias:
+            raise ProofError(f"the judge has no truth for a resize {mode!r} by {factors} in spaces")
+        margin = margin if up[0] > 1 else 0
+        wide = self.wide(x, ((margin, margin),) * 2, 0.0)
+        goal = [n * f for n, f in zip(wide.shape[2:], up, strict=True)]
+        corners = None if mode == "nearest" else False
+        large = F.interpolate(wide, size=goal, mode=mode, align_corners=corners)
+        first, last = margin * up[0], (margin + height) * up[0]
+        cut = large[:, :, first:last, margin * up[1] : (margin + width) * up[1]]
+        return self.arrays(cut, x.shape[0])
+
+
+def _two(value: Any) -> tuple[int, int]:
+    found = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    return found if len(found) == 2 else (found[0], found[0])
+
+
+MEANT: dict[Any, Any] = {
+    torch.conv2d: OnSpace.conv,
+    torch.conv_transpose2d: OnSpace.conv_transpose,
+    torch.max_pool2d: OnSpace.max_pool,
+    F.max_pool2d: OnSpace.max_pool,
+    F.avg_pool2d: OnSpace.avg_pool,
+    F.adaptive_avg_pool2d: OnSpace.adaptive_avg_pool,
+    F.interpolate: OnSpace.interpolate,
+}
+"""Function of torch -> what it means in a space."""

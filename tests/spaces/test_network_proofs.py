@@ -1,0 +1,161 @@
+"""`cg.prove` of two networks with `on=`: the reference is the dense one, with the judge's halo."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.convert.rules import pooling
+from convgraph.errors import ProofError
+from convgraph.memo import forget
+from convgraph.spaces import healpix
+from tests.spaces.test_networks import UNet
+
+
+class Net(torch.nn.Module):
+    """Strides, groups, a transposed convolution, both norms, a pool, a readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.down = torch.nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.groups = torch.nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.other = torch.nn.GroupNorm(2, 4)
+        self.up = torch.nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.pool = torch.nn.AvgPool2d(2)
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.one(x)).relu()
+        y = self.pool(y + self.up(torch.nn.functional.silu(self.other(self.groups(self.down(y))))))
+        return self.head(y.mean((2, 3)))
+
+
+def images(*size: int) -> Tensor:
+    return torch.randn(2, 2, *size, dtype=torch.float64)
+
+
+def prepared(kind: Any) -> Any:
+    torch.manual_seed(0)
+    return cg.excite(kind().double().eval(), images(8, 8))
+
+
+def statuses(cert: Any) -> dict[str, str]:
+    return {part.name: part.status for part in cert.parts}
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (cg.Torus(), (8, 12)),
+        (cg.HEALPix(), (96, 8)),
+        (cg.HEALPix(corner="absent"), (96, 8)),
+        (cg.Equirectangular(taps="wrap"), (8, 16)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Net, UNet])
+def test_a_converted_network_is_proven_in_a_space(space: Any, size: Any, kind: Any) -> None:
+    """Every operator reads the same pixels, every layer has its certificate, and one run agrees."""
+    net = prepared(kind)
+    graph = cg.PixelGraph.from_image(images(*size), on=space)
+    cert = cg.prove(cg.to_graph(net), net, graph)
+    assert cert.verdict == "proven", cert.reason
+    found = statuses(cert)
+    assert found["wiring"] == found["layers"] == found["end to end"] == "proven"
+    assert cert.spec["space"] == space.to_dict()
+    layers = [layer for layer in cert.layers if "GraphConv" in layer.name]
+    assert len(layers) >= 4
+    assert all(layer.spec["space"] == space.to_dict() for layer in layers)
+    assert "the array's" in cert.assumed[-1]
+
+
+def test_circular_padding_on_every_convolution_is_refuted_with_the_pixel() -> None:
+    """What everybody does for seamless textures; pools, resizes, transposed layers do not wrap."""
+    net = prepared(UNet)
+    hack = copy.deepcopy(net)
+    for module in (hack.first, hack.down, hack.deep, hack.last):
+        module.padding_mode = "circular"
+        module._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    cert = cg.prove(hack, net, images(8, 12), on=cg.Torus())
+    assert cert.verdict == "refuted"
+    assert statuses(cert)["end to end"] == "refuted"
+    assert "output 0 at [" in cert.reason
+    assert "rounding explains" in cert.reason
+
+
+def test_the_plane_is_refuted_on_the_sphere() -> None:
+    net = prepared(Net)
+    cert = cg.prove(net, net, images(96, 8), on=cg.HEALPix())
+    assert cert.verdict == "refuted"
+
+
+def test_a_pool_that_reads_face_by_face_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer is proven, and the wiring is not: a maximum does not look over the edges."""
+    net = prepared(UNet)
+    right = pooling.max_pool_values
+
+    def wrong(graph: Any, *args: Any, **how: Any) -> Any:
+        faces = graph.to_image().unflatten(2, (12, -1)).transpose(1, 2).flatten(0, 1)
+        pooled = torch.nn.functional.max_pool2d(faces, 3, 2, 1).unflatten(0, (-1, 12))
+        image = pooled.transpose(1, 2).flatten(2, 3)
+        return right(graph, *args, **how).with_x(cg.PixelGraph.from_image(image).x)
+
+    monkeypatch.setattr(pooling, "max_pool_values", wrong)
+    cert = cg.prove(cg.to_graph(net), net, images(96, 8), on=cg.HEALPix())
+    assert cert.verdict == "refuted"
+    assert "max_pool2d" in cert.reason
+
+
+def test_a_turned_face_is_refuted_in_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the table of the space itself."""
+    forget()
+    right = healpix.walked
+    monkeypatch.setattr(healpix, "walked", lambda f, i, j, n, corner: right(f, i, j, n, "mean"))
+    try:
+        net = prepared(Net)
+        cert = cg.prove(cg.to_graph(net), net, images(96, 8), on=cg.HEALPix())
+    finally:
+        monkeypatch.undo()
+        forget()
+    assert cert.verdict == "refuted"
+
+
+def test_what_the_judge_has_no_truth_for_is_undecided() -> None:
+    """Taps between pixels have no dense pool, windows of hexagons neither."""
+    for kind, space, size, why in (
+        (Net, cg.Equirectangular(), (8, 16), "between pixels"),
+        (Net, cg.Hexagonal(), (8, 8), "hexagonal pixels"),
+    ):
+        net = prepared(kind)
+        cert = cg.prove(cg.to_graph(net), net, images(*size), on=space)
+        assert cert.verdict == "undecided"
+        assert why in cert.reason
+
+
+def test_convolutions_alone_are_proven_where_taps_lie_between_pixels_and_on_hexagons() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 2, 3, padding=1),
+    ).double().eval()  # fmt: skip
+    for space, size in ((cg.Equirectangular(), (8, 16)), (cg.Hexagonal(), (7, 9))):
+        cert = cg.prove(cg.to_graph(net), net, images(*size), on=space)
+        assert cert.verdict == "proven", cert.reason
+        cert = cg.prove(cg.nn.Sequential.from_dense(net), net, images(*size), on=space)
+        assert cert.verdict == "proven", cert.reason
+
+
+def test_what_does_not_fit_is_named() -> None:
+    net = prepared(Net)
+    graph = cg.PixelGraph.from_image(images(8, 8), on=cg.Torus())
+    with pytest.raises(ProofError, match="expected a graph on HEALPix"):
+        cg.prove(cg.to_graph(net), net, graph, on=cg.HEALPix())
+    holes = cg.PixelGraph.from_image(images(8, 8), torch.rand(2, 8, 8) > 0.2, on=cg.Torus())
+    with pytest.raises(ProofError, match="whose pixels are all nodes"):
+        cg.prove(cg.to_graph(net), net, holes)
+    with pytest.raises(ProofError, match="are for one layer"):
+        cg.prove(cg.to_graph(net), net, images(96, 8), on=cg.HEALPix(), footprint="cross")
