@@ -14,14 +14,14 @@ op = torch.ops.aten
 LINE = torch.arange(1.0, 13).view(1, 2, 6)
 IMAGE = torch.arange(1.0, 65).view(1, 4, 4, 4)
 VOLUME = torch.arange(1.0, 129).view(1, 2, 4, 4, 4)
-PLACES = torch.tensor([2, 0, 2])
+WHERE = torch.tensor([2, 0, 2])
 
 KEEPS = {
     "clone": (IMAGE,),
-    "index": (IMAGE, [None, PLACES]),
-    "index_select": (IMAGE, 1, PLACES),
+    "index": (IMAGE, [None, WHERE]),
+    "index_select": (IMAGE, 1, WHERE),
     "gather": (LINE, 2, torch.tensor([[[5, 0], [1, 1]]])),
-    "take": (IMAGE, PLACES),
+    "take": (IMAGE, WHERE),
     "flip": (IMAGE, [2]),
     "roll": (IMAGE, [1], [3]),
     "rot90": (IMAGE, 1, [2, 3]),
@@ -61,10 +61,14 @@ PUTS = {
     "slice_scatter": (LINE, -LINE[..., 1:5:2], 2, 1, 5, 2),
     "select_scatter": (LINE, -LINE[:, 1], 1, 1),
 }
+PLACES = {
+    "index_copy": (IMAGE, 1, WHERE[:2], -IMAGE[:, :2]),
+    "index_fill": (IMAGE, 1, WHERE[:2], -7.0),
+}
 PADS = {"constant_pad_nd": (IMAGE, [1, 2], -7.0), "pad": (IMAGE, [1, 2], "constant", -7.0)}
 
 
-@pytest.mark.parametrize("table", ["KEEPS", "JOINS", "PUTS", "PADS"])
+@pytest.mark.parametrize("table", ["KEEPS", "JOINS", "PUTS", "PLACES", "PADS"])
 def test_every_operator_of_the_table_is_tried(table: str) -> None:
     assert set(globals()[table]) == getattr(aten, table)
 
@@ -72,7 +76,7 @@ def test_every_operator_of_the_table_is_tried(table: str) -> None:
 @pytest.mark.parametrize("name", sorted(aten.MOVES))
 def test_a_move_computes_nothing(name: str) -> None:
     """Every entry that comes out went in, or is 0, or is the constant that pads."""
-    args = (KEEPS | JOINS | PUTS | PADS)[name]
+    args = (KEEPS | JOINS | PUTS | PLACES | PADS)[name]
     went_in = [t for value in args for t in (value if isinstance(value, list) else [value])]
     entries = torch.cat([t.flatten() for t in went_in if isinstance(t, torch.Tensor)])
     made = getattr(op, name)(*args)
