@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.comparison.on_space import ASSUMED, OnSpace
+from convgraph.comparison.on_space import ASSUMED, BACKWARD, OnSpace
 from convgraph.convert.layers import calls_torch
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.tensor import GraphTensor
@@ -122,6 +122,7 @@ def prove_pair(
         found,
         certify,
         name=type(candidate).__name__,
+        backward="" if on is None else BACKWARD,
         progress=progress,
     )
     return (

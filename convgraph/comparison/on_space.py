@@ -28,6 +28,9 @@ ASSUMED = (
 )
 """What a proof with `on=` takes for granted."""
 
+BACKWARD = "what margins say goes back to their pixels in another order on both sides"
+"""Why the backward programs are two, though each layer's is proven."""
+
 MOVES = (
     torch.roll, torch.flip, torch.rot90, torch.fliplr, torch.flipud, torch.Tensor.roll,
     torch.Tensor.flip, torch.Tensor.rot90, F.pad, F.unfold, F.fold, F.grid_sample, F.pixel_shuffle,
