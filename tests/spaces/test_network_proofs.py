@@ -12,7 +12,7 @@ from convgraph.convert.rules import pooling
 from convgraph.errors import ProofError
 from convgraph.memo import forget
 from convgraph.spaces import healpix
-from tests.spaces.test_networks import UNet
+from tests.spaces.worlds import UNet
 
 
 class Net(torch.nn.Module):

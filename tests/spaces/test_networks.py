@@ -5,32 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
 from tests import zoo
 from tests.spaces import referees
-from tests.spaces.worlds import integers, middle, tiled, whole
-
-
-class UNet(torch.nn.Module):
-    """A small one: max pool, bilinear up, skip, transposed convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(2, 4, 3, padding=1)
-        self.down = torch.nn.Conv2d(4, 4, 3, padding=1)
-        self.deep = torch.nn.Conv2d(4, 4, 3, stride=2, padding=1)
-        self.up = torch.nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1)
-        self.last = torch.nn.Conv2d(8, 2, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        one = self.first(x).relu()
-        two = self.down(F.max_pool2d(one, 3, 2, 1)).relu()
-        two = two + self.up(self.deep(two))
-        wide = F.interpolate(two, scale_factor=2, mode="bilinear")
-        return self.last(torch.cat([one, wide], dim=1))
+from tests.spaces.worlds import UNet, integers, middle, tiled, whole
 
 
 def test_a_network_on_a_torus_is_the_network_on_the_tiling() -> None:
