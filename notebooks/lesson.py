@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from convgraph.draw import PALETTE
 
@@ -78,6 +79,8 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         found = ... if answer is ... else holds(_watched(answer))
     except NotYet:
         found = ...
+    except Wrong as wrong:
+        raise Wrong(f"Not yet: {claim}\n{wrong}") from None
     except Exception as error:  # of any kind: a student's answer may be anything
         stopped = f"{type(error).__name__}: {error}{_line(error, answer)}"
         raise Wrong(f"Not yet: {claim}\nYour answer could not be tried: {stopped}") from error
@@ -92,6 +95,25 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         raise Wrong(f"Not yet: {claim}{given}")
     by = "" if verdict is None else " (proven for every image and every weight)"
     print(f"\N{HEAVY CHECK MARK} solved: {claim}{by}")
+
+
+def without(word: str, function: Callable[..., Any], *args: Any) -> bool:
+    """Run a function once; return True if it calls nothing of torch that has a word in its name.
+
+    Raises:
+        Wrong: it does.
+    """
+
+    class Listening(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if word in name:
+                raise Wrong(f"It calls {name}; this time find a way without.")
+            return func(*args, **(kwargs or {}))
+
+    with Listening():
+        function(*args)
+    return True
 
 
 def _watched(answer: Any) -> Any:

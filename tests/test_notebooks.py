@@ -195,6 +195,20 @@ def test_whatever_a_student_writes_is_answered_without_a_traceback(answer, words
     assert wrong.value._render_traceback_() == str(wrong.value).split("\n")
 
 
+def test_by_hand_means_without_a_convolution(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import lesson
+
+    asked = [p.stem[:2] for p in LESSONS if 'without("conv", ' in p.read_text(encoding="utf-8")]
+    assert asked == ["02", "05", "13"]
+    x, w, b = torch.ones(1, 3, 4, 4), torch.ones(2, 3, 1, 1), torch.ones(2)
+    assert lesson.without("conv", lambda x, w, b: (x * w[0]).sum(1) + b[0], x, w, b)
+    given = torch.nn.functional.conv2d
+    with pytest.raises(AssertionError, match="calls conv2d; this time"):
+        lesson.examine("a claim", given, lambda f: lesson.without("conv", f, x, w, b))
+    sys.modules.pop("lesson", None)
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
 def test_it_says_what_it_teaches_what_it_needs_and_how_long_it_takes(path):
     head = "\n".join(jupytext.read(path).cells[0].source.split("\n"))
