@@ -84,6 +84,35 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def unpublished(text: str) -> list[str]:
+    """Return the commands that install the project from an index, where nobody has put it."""
+    return re.findall(r"pip install (?:-\S+ )*[\"']?convgraph\b.*", text)
+
+
+def test_no_page_and_no_message_installs_what_is_not_published() -> None:
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "notebooks").rglob("*.md"),
+    ]
+    pages += [*(ROOT / "notebooks").glob("*.py"), *(ROOT / "convgraph").rglob("*.py")]
+    found = {str(p.relative_to(ROOT)): unpublished(p.read_text("utf-8")) for p in pages}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('pip install "convgraph[viz]"', True),
+        ("run pip install -U convgraph", True),
+        ('pip install ".[viz]"', False),
+        ("pip install anywidget, or convgraph explore", False),
+    ],
+)
+def test_an_unpublished_name_is_found(text: str, found: bool) -> None:
+    assert bool(unpublished(text)) is found
+
+
 def test_every_folder_named_exists() -> None:
     named = re.findall(r"`((?:convgraph|tests|docs)/[\w./]*)`", README.read_text("utf-8"))
     assert named

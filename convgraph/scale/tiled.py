@@ -83,7 +83,7 @@ def tiled(
         from dask.delayed import delayed
     except ImportError as error:
         raise MissingExtraError(
-            "cg.tiled: expected dask to be installed; pip install 'convgraph[scale]'"
+            "cg.tiled: expected dask to be installed; pip install 'dask[array]' zarr"
         ) from error
     source = image if isinstance(image, Source) else Source(image, channels_last=channels_last)
     found = plan(net, (1, source.channels, *source.size))
