@@ -374,10 +374,12 @@ def attention(
     """Return softmax(Q K^T scale + mask) V over all tokens of an image that are there.
 
     Raises:
-        NoRuleError: it is causal or grouped, or who is heard is no sequence of an image.
+        NoRuleError: it is grouped, or who is heard is no sequence of an image.
     """
-    if causal or enable_gqa or isinstance(mask, (Spatial, Tokens)):
-        raise NoRuleError("it is causal, grouped, or its mask is a map")
+    if enable_gqa or isinstance(mask, (Spatial, Tokens)):
+        raise NoRuleError("it is grouped, or its mask is a map")
+    if causal:
+        mask = before(q, k)
     batch = next(one.sites for one in (q, k, v) if isinstance(one, (Spatial, Tokens))).batch_size
     asked, heard = Packed(q, batch), Packed(k, batch)
     values = Packed(v, batch)
@@ -395,6 +397,12 @@ def attention(
         asked.x, heard.x, values.x, wide, dropout, scale=scale or 1 / sqrt(asked.x.shape[-1])
     )
     return asked.unpack(out)
+
+
+def before(q: Any, k: Any) -> Tensor:
+    """(Tq, Tk) bool: who of a whole sequence stands no later, as torch counts; none are left out."""
+    device = next(one.sites.device for one in (q, k) if not isinstance(one, Tensor))
+    return torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=device).tril()
 
 
 class Packed:

@@ -259,8 +259,25 @@ class OverTokens(Beside):
         return self.head((k @ mixed).transpose(1, 2).flatten(2)[:, 1:])
 
 
+class Causal(Attentive):
+    """Each patch hears itself and those before it, whoever of them is there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+
+class CausalBeside(Beside):
+    """The same behind a class token."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, k = self.tokens(x)
+        out = F.scaled_dot_product_attention(k, k, k, is_causal=True).transpose(1, 2).flatten(2)
+        return self.head(out[:, 1:])
+
+
 NETS = (
-    ByHand, ClassAsks, OverTokens,
+    Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
     Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
     Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from convgraph.convert.names import NoRuleError
 from convgraph.convert.node_pairs import PairSites, heads, keys, pair_sites, tokens
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import attention as tokens_attention
+from convgraph.convert.tokens import before
 from convgraph.convert.value import Spatial
 
 
@@ -93,8 +94,10 @@ def attention(
     if not all(isinstance(one, Spatial) for one in (q, k, v)):
         call.travelled("all")
         return tokens_attention(q, k, v, mask, dropout, causal, scale, enable_gqa)
-    if causal or enable_gqa:
-        raise NoRuleError("it is causal or grouped")
+    if enable_gqa:
+        raise NoRuleError("its heads are grouped")
+    if causal:
+        mask = before(q, k)
     k, v = _for_heads(q, k), _for_heads(q, v)
     rank = len(k.axes)
     turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])

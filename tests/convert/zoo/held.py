@@ -173,7 +173,9 @@ def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False)
     With `parts`, a lattice of which a part of an axis goes is left by no one: readouts, one for
     each of the digits that stay.
     """
-    out = []
+    out: list[Track] = []
+    if len(dims) == value.x.dim():
+        return out  # over everything that is there
     for track in value.tracks:
         if parts and _goes_in_part(track, dims):
             continue

@@ -22,7 +22,7 @@ from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial
 from tests.convert.zoo.catalogue import Entry
 from tests.convert.zoo.held import UnknownMeaningError
-from tests.convert.zoo.snap import grain_of, is_view, snap, snap_together, wide
+from tests.convert.zoo.snap import grain_of, is_exact, is_view, snap, snap_together, wide
 from tests.convert.zoo.truth import Truth
 
 
@@ -102,7 +102,7 @@ class Rounding(TorchDispatchMode):
         self.depth -= 1
 
     def end(self, call: Any, args: Any, kwargs: Any, made: Any, reason: Any) -> None:
-        for one in pytree.tree_leaves(made):
+        for one in () if is_exact(call.target, args) else pytree.tree_leaves(made):
             if isinstance(one, GraphTensor) and not is_view(call.target):
                 if self.grain:
                     one.value = _snapped(one.value, call.target)
@@ -115,7 +115,7 @@ class Rounding(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map(wide, (args, kwargs or {}))
         out = func(*args, **kwargs)
-        if self.depth or is_view(func) or not self.grain:
+        if self.depth or is_view(func) or is_exact(func, args) or not self.grain:
             return out
         return pytree.tree_map_only(Tensor, lambda one: snap(one, func), out)
 

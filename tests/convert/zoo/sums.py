@@ -358,8 +358,10 @@ class Sums(torch.fx.Interpreter):
         self, target: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
         causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Any:  # fmt: skip
-        if causal or enable_gqa or dropout:
-            raise UnknownMeaningError("attention that is causal, grouped or random")
+        if enable_gqa or dropout:
+            raise UnknownMeaningError("attention that is grouped or random")
+        if causal:  # in the order of the sequence, whoever is absent
+            mask = torch.ones(_tensor(q).shape[-2], _tensor(k).shape[-2], dtype=torch.bool).tril()
         turned = _transposed(k)
         score = self.on_matmul(torch.matmul, q, turned)
         if not isinstance(score, Held):

@@ -31,7 +31,7 @@ from tests.convert.zoo.held import (
     reduced,
     union,
 )  # fmt: skip
-from tests.convert.zoo.snap import is_view, snap, wide
+from tests.convert.zoo.snap import is_exact, is_view, snap, wide
 from tests.convert.zoo.sums import Sums, ints
 from tests.where import Where
 
@@ -120,7 +120,7 @@ class Truth(Sums):
             out = target(*args, **kwargs)  # of a readout no site is absent
         else:
             out = self.meaning(name)(target, *args, **kwargs)
-        return self.rounded(out, target)
+        return out if is_exact(target, args) else self.rounded(out, target)
 
     def enclosed(self, inner: torch.fx.GraphModule, *operands: Any) -> Any:
         """What stands in a context that says nothing in float64 without gradients."""
@@ -221,7 +221,7 @@ class Truth(Sums):
         name = target._schema.name.removeprefix("aten::")
         place = 0 if name in ("slice", "narrow", "select", "unbind") else 1
         dim = kwargs.get("dim", args[place] if len(args) > place else 0) % x.x.dim()
-        crops = x.varies(dim) and not any(t.is_mixed and t.varies(dim) for t in x.tracks)
+        crops = x.varies(dim) and self.is_axis(x, dim)
         if crops and name in ("select", "unbind"):
             raise UnknownMeaningError(f"{name} along a lattice axis")
         out = target(self.fill(x, 0) if crops else x.x, *args, **kwargs)
@@ -244,6 +244,13 @@ class Truth(Sums):
             )
             for k, one in enumerate(out)
         ]
+
+    def is_axis(self, x: Held, dim: int) -> bool:
+        """Whether a dimension is one axis of one lattice, or the batch, and nothing beside it."""
+        if len(x.tracks) != 1 or x.tracks[0].is_mixed:
+            return False
+        along = [c for c in x.tracks[0].at if c is not None and c.shape[dim] > 1]
+        return len(along) == 1 and along[0].numel() == along[0].shape[dim]
 
     def _on_line(self, name: str, args: Any, kwargs: Any, dim: int) -> list[Any]:
         """The arguments of a crop, for one line of positions."""
@@ -318,8 +325,8 @@ class Truth(Sums):
         for number in range(len(pads) // 2):
             dim = x.x.dim() - 1 - number
             two_pads = pads[2 * number : 2 * number + 2]
-            axes = sum(c is not None and c.shape[dim] > 1 for t in x.tracks for c in t.at)
-            if axes > 1 and mode == "constant" and min(two_pads) >= 0 and any(two_pads):
+            other = x.varies(dim) and not self.is_axis(x, dim)
+            if other and mode == "constant" and min(two_pads) >= 0 and any(two_pads):
                 new = [x.x.new_full((*x.x.shape[:dim], n, *x.x.shape[dim + 1 :]), float(value))
                        for n in two_pads]  # fmt: skip
                 return self.sequence(torch.cat, [new[0], x, new[1]], dim)
@@ -332,6 +339,10 @@ class Truth(Sums):
         """One dimension without sites, as torch does."""
         name = target._schema.name.removeprefix("aten::")
         dim = args[1] if name == "topk" and len(args) > 1 else (args[0] if args else None)
+        if name in ("max", "min") and isinstance(dim, int) and x.varies(dim):
+            sign = 1 if name == "max" else -1
+            found = self._extreme(x, dim, bool(kwargs.get("keepdim", (*args, False)[1])), sign)
+            return [found, None]
         if not isinstance(dim, int) or x.varies(dim):
             raise UnknownMeaningError(f"{name} over sites")
         keep = name in ("cumsum", "topk", "sort") or kwargs.get("keepdim", (*args, False)[1])
