@@ -106,7 +106,7 @@ def raised(value: Any, d: int) -> Any:
         one = sites.mask.view(batch, *(1,) * more, *own).expand(batch, *size)
         return Sites.from_mask(one.contiguous(), batched=sites.batched)
 
-    made = sites.kin(("raised", shape), make)
+    made = sites.memo_sites(("raised", shape), make)
     made.memo("raised from", lambda: sites)
     node, place = made.memo(("raised", sites.token), lambda: _order(sites, count))
     channels = names.sizes(value.axes)[1]

@@ -37,6 +37,8 @@ class Blocks:
 
     def pack(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (G, M, ...), 0 where nobody is."""
+        if not len(rows):
+            return rows.new_zeros(*self.row.shape, *rows.shape[1:])
         some = (self.row >= 0).view(*self.row.shape, *(1,) * (rows.dim() - 1))
         packed = take(rows, self.row.clamp(min=0).flatten()).view(*self.row.shape, *rows.shape[1:])
         return torch.where(some, packed, 0)
@@ -150,7 +152,8 @@ def tokens(lead: Axes, axis: tuple[Name, ...], width: tuple[Name, ...]) -> tuple
 def heads(value: Spatial) -> Tensor:
     """Return (N, heads, width): the features of (lead) (tokens) (plain)."""
     width = value.x.shape[1 + _plains(value) :]
-    return value.x.reshape(value.x.shape[0], -1, prod(width))
+    lead = value.x.shape[1 : 1 + _plains(value)]
+    return value.x.reshape(value.x.shape[0], prod(lead), prod(width))
 
 
 def _plains(value: Spatial) -> int:

@@ -400,7 +400,7 @@ def attention(
 
 
 def before(q: Any, k: Any) -> Tensor:
-    """(Tq, Tk) bool: who of a whole sequence stands no later, as torch counts; none are left out."""
+    """(Tq, Tk) bool: who of a whole sequence stands no later; absent ones are counted too."""
     device = next(one.sites.device for one in (q, k) if not isinstance(one, Tensor))
     return torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=device).tril()
 

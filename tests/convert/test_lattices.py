@@ -141,6 +141,32 @@ def test_a_codebook_is_asked_by_every_node() -> None:
     assert torch.equal(mine.to_dense(), want)
 
 
+def test_scans_along_a_line_hear_who_is_there() -> None:
+    x, mask = plane()
+    for name, nothing in (("cumsum", 0.0), ("cumprod", 1.0), ("cummax", -torch.inf)):
+        filled = torch.where(mask[:, None], x.to_dense(), nothing)
+        mine, want = (getattr(torch, name)(one, 2) for one in (x, filled))
+        if name == "cummax":
+            mine, want = mine[0], want[0]
+        assert torch.equal(mine.to_dense(), torch.where(mask[:, None], want, 0.0)), name
+
+
+def test_a_recurrence_is_refused_by_its_name() -> None:
+    x, _ = plane()
+    layer = torch.nn.LSTM(6, 3, batch_first=True).double()
+    rows = x.permute(0, 2, 3, 1).reshape(14, 8, 6)
+    with pytest.raises(ConversionError, match=r"lstm .* a recurrence runs from position"):
+        layer(rows)
+
+
+def test_attention_among_nobody() -> None:
+    graph = cg.PixelGraph.from_image(whole(2, 6, *SIZE), mask=torch.zeros(2, *SIZE).bool())
+    q = graph.tensor().flatten(2).transpose(1, 2).unsqueeze(1)
+    assert F.scaled_dot_product_attention(q, q, q).shape == (2, 1, 56, 6)
+    token = torch.cat([q.new_ones(2, 1, 1, 6), q], 2)
+    assert torch.equal(F.scaled_dot_product_attention(token, token, token)[:, :, 0], token[:, :, 0])
+
+
 def test_zeros_before_all_tokens_are_a_token() -> None:
     x, _ = plane()
     tokens = x.flatten(2).transpose(1, 2)

@@ -276,8 +276,27 @@ class CausalBeside(Beside):
         return self.head(out[:, 1:])
 
 
+class ByImage(nn.Module):
+    """Each image is convolved by a kernel of its own, which it chooses itself, as in CondConv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.choice = nn.Linear(4, 3)
+        self.experts = nn.Parameter(torch.randn(3, 6 * 4 * 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, c, h, w = x.shape
+        kernels = self.choice(x.mean((2, 3))).sigmoid() @ self.experts
+        out = F.conv2d(
+            x.reshape(1, b * c, h, w), kernels.view(b * 6, c, 3, 3), stride=2, padding=1, groups=b
+        )
+        return out.view(b, 6, *out.shape[2:]).relu()
+
+
 NETS = (
-    Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
+    ByImage, Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
     Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
     Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip

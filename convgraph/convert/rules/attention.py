@@ -3,7 +3,7 @@
 y[p] = sum over q in group(p) of softmax_q(<Q[p], K[q]> scale + bias[p, q]) V[q]
 """
 
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import torch
@@ -54,7 +54,9 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     if tokens(tuple(other), spoken, width) != sites.group:
         raise NoRuleError("weights and values differ in their groups")
     axes = (*lead, asked, width)
-    full = sites.spread(weights.x.reshape(len(weights.x), -1), 0.0).movedim(-1, 1)
+    full = sites.spread(weights.x.reshape(len(weights.x), prod(weights.x.shape[1:])), 0.0).movedim(
+        -1, 1
+    )
     packed = sites.second.pack(heads(v)).transpose(1, 2)
     rows = sites.first.unpack((full @ packed).transpose(1, 2))
     return Spatial(rows.reshape(len(rows), *names.plain(axes)), sites.asking, axes)
@@ -63,7 +65,7 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
 def pair_softmax(call: Any, x: Spatial) -> Spatial:
     """Return the softmax over everybody that a node hears."""
     sites: Any = x.sites
-    full = sites.spread(x.x.reshape(len(x.x), -1), -torch.inf)
+    full = sites.spread(x.x.reshape(len(x.x), prod(x.x.shape[1:])), -torch.inf)
     # A row without any pair would be NaN in value and gradient; nobody reads it.
     full = torch.where(sites.some.any(2)[:, :, None, None], full, 0)
     return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))

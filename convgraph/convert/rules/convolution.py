@@ -4,9 +4,11 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.convert import names
+from convgraph.convert.batch import images
 from convgraph.convert.lattices import lowered, raised
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
@@ -45,6 +47,8 @@ def conv(
         call.travelled("node")
         return _mixed(x, weight, bias, groups)
     if isinstance(x, Spatial):
+        if _is_by_image(x, groups):
+            return _by_image(call, x, weight, bias, stride, padding, dilation, groups)
         d = int(call.name[4])
         x = lowered(raised(x, d), d)
     d = _same_d(call, x, weight, 4)
@@ -90,6 +94,41 @@ def _send(
             graph, weight, bias, geometry=geometry, groups=groups, sites="network", who=call.name
         )
     )
+
+
+def _is_by_image(x: Spatial, groups: int) -> bool:
+    """Whether images are groups of channels, so that each has a kernel of its own."""
+    batch = x.sites.batch_size
+    return (
+        batch > 1
+        and groups % batch == 0
+        and x.axes[0] == ()
+        and x.axes[1][:1] == names.batch_axis(batch)
+        and names.is_plain(x.axes[1][1:])
+    )
+
+
+def _by_image(
+    call: Any, x: Spatial, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any,
+    groups: int,
+) -> Spatial:  # fmt: skip
+    """Each image by its kernel: (1, B C, *size) with groups for each image, as in CondConv."""
+    batch = x.sites.batch_size
+    inner = Spatial(x.x, x.sites, (x.axes[1][:1], x.axes[1][1:], *x.axes[2:])).merged(1)
+    more = (stride, padding, dilation)
+    one = weight.new_zeros(1, 1, *weight.shape[2:])
+    single = (inner.axes[0], (Name("plain", 1),), *inner.axes[2:])
+    where = conv(call, Spatial(inner.x[:, :1], x.sites, single), one, None, *more)
+    if not isinstance(where, Spatial):
+        raise NoRuleError("each image has a kernel of its own, and one pixel is left")
+    biases = [None] * batch if bias is None else bias.chunk(batch)
+    parts = [
+        conv(call, images(inner, 0, [b]), mine, biases[b], *more, groups // batch).x
+        for b, mine in enumerate(weight.chunk(batch))
+    ]
+    channels = Name("plain", parts[0].shape[1])
+    axes = ((), (*where.axes[0], channels), *where.axes[2:])
+    return Spatial(torch.cat(parts), where.sites, axes)
 
 
 def _is_mix(x: Any, weight: Any, stride: Any, padding: Any) -> bool:

@@ -393,7 +393,11 @@ def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
     return call.target(x.x, *args, **kwargs)
 
 
-_SCANS = ("cumsum", "cumprod", "logcumsumexp")
+_SCANS = {
+    "cumsum": 0.0, "cumprod": 1.0, "logcumsumexp": -torch.inf, "cummax": -torch.inf,
+    "cummin": torch.inf,
+}  # fmt: skip
+"""What an absent position says to those behind it."""
 
 
 def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any) -> Any:
@@ -420,12 +424,23 @@ def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any
             "amax" if call.name == "any" else "amin",
         )  # fmt: skip
         return found.with_x(found.x.bool()) if isinstance(found, Spatial) else found.bool()
-    if call.name in _SCANS[:1]:
+    if call.name in _SCANS and x.x.is_floating_point():
         call.travelled("all")
-        dense = call.target(x.tensor(), dim, *more, **kwargs)
-        rows = lift(dense, x.axes, x.sites)
-        return x.with_x(rows.expand(x.x.shape))
+        found = call.target(x.tensor(_SCANS[call.name]), dim, *more, **kwargs)
+        parts = found if isinstance(found, (tuple, list)) else (found,)
+        maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
+        return maps if isinstance(found, (tuple, list)) else maps[0]
     raise NoRuleError("it runs along the lattice, where absent positions would count")
+
+
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell")
+def recurrence(call: Any, *args: Any) -> Any:
+    """What is handed on at an absent position nobody says.
+
+    Raises:
+        NoRuleError: always.
+    """
+    raise NoRuleError("a recurrence runs from position to position, and an absent one says nothing")
 
 
 @rule("gather", "take_along_dim")

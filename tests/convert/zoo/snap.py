@@ -26,7 +26,7 @@ def is_view(target: Any) -> bool:
 
 
 def is_exact(target: Any, args: Any) -> bool:
-    """Whether an operator adds one number: equal bits stay equal, and a small number stays there."""
+    """Whether an operator adds one number: equal bits stay equal, and a small one stays there."""
     name = getattr(getattr(target, "_schema", None), "name", "")
     return name in ("aten::add", "aten::add_") and isinstance(args[1], (int, float))
 

@@ -286,9 +286,25 @@ class Truth(Sums):
             out = target(x.x, *args, **kwargs)  # channels of each element mixed, if it is that
             if out.shape[2:] == x.x.shape[2:] and not x.varies(1):
                 return Held(out, x.tracks)
+        if x.x.shape[0] == 1 and name.startswith("aten::conv") and len(x.tracks) == 1:
+            return self.by_image(target, x, *args, **kwargs)
         x = self.image(x)
         out = target(self.fill(x, 0), *args, **kwargs)
         return fresh(out, self.carried(name, x.tracks[0].place, out, args, kwargs))
+
+    def by_image(self, target: Any, x: Held, *args: Any, **kwargs: Any) -> Any:
+        """Images as groups of channels, each with a kernel of its own."""
+        (track,) = x.tracks
+        batch = len(track.place.root)
+        apart = [batch, -1, *x.x.shape[2:]]
+        call = track.each(lambda c: c.expand(x.x.shape).reshape(apart))
+        self.image(Held(x.x.reshape(apart), (call,)))
+        out = target(self.fill(x, 0), *args, **kwargs)
+        many = out.reshape(batch, -1, *out.shape[2:])
+        place = self.carried(target._schema.name, track.place, many, args, kwargs)
+        found = fresh(many, place)
+        back = [t.each(lambda c: c.expand(many.shape).reshape(out.shape)) for t in found.tracks]
+        return held(out, back)
 
     def carried(self, name: str, place: Any, out: Tensor, args: Any, kwargs: Any) -> Any:
         """Where the results of messages lie."""
