@@ -2,6 +2,7 @@
 
 python benchmarks/large_images.py 4096 8192 16384      peak memory of tiled, streamed and whole
 python benchmarks/large_images.py --work               work over ideal, from integers
+python benchmarks/large_images.py --workers            what a slide over workers sends, from tables
 python benchmarks/large_images.py --tissue 8192        a slide of 20 % tissue beside all of it
 python benchmarks/large_images.py ... --json FILE      adds what was measured to a file
 python benchmarks/large_images.py --plot FILE          draws a file's measures for the docs
@@ -25,6 +26,7 @@ import convgraph as cg
 from convgraph.scale.plan import plan
 from convgraph.scale.tiled import stored
 from convgraph.scale.tiling import tiling
+from convgraph.scale.traffic import traffic
 
 BLOCK = 512
 
@@ -128,19 +130,38 @@ def masked(n: int, tile: int) -> list[dict[str, Any]]:
     return [found]
 
 
-def work() -> list[dict[str, Any]]:
-    """Work over ideal of published networks, if they are installed."""
+def published() -> dict[str, tuple[nn.Module, int]]:
+    """Two networks, each with how many pixels of the image an output stands for along an axis."""
     from tests.zoo import models
 
     body = models().resnet18()
-    import segmentation_models_pytorch as published
+    import segmentation_models_pytorch
 
-    nets = {
-        "ResNet-18, trunk": (nn.Sequential(*list(body.children())[:-2]).eval(), 32),
-        "U-Net, ResNet-18 encoder": (published.Unet("resnet18", encoder_weights=None).eval(), 1),
-    }
+    unet = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None)
+    trunk = nn.Sequential(*list(body.children())[:-2])
+    return {"ResNet-18, trunk": (trunk.eval(), 32), "U-Net, ResNet-18 encoder": (unet.eval(), 1)}
+
+
+def workers() -> list[dict[str, Any]]:
+    """What a slide over workers sends, computes and holds, from tables."""
     rows = []
-    for name, (one, stride) in nets.items():
+    for name, (one, _) in published().items():
+        found = plan(one, (1, 3, 102400, 81920))
+        for mesh in ((1,), (4, 1), (16, 1), (4, 4), (64, 1), (8, 8), (256, 1), (16, 16)):
+            made = traffic(found, mesh)
+            row = {
+                "kind": "workers", "net": name, "mesh": mesh, "sent": made.sent,
+                "messages": made.messages, "work": made.work, "held": made.held,
+            }  # fmt: skip
+            rows.append(row)
+            print(f"{name}: {made}", flush=True)
+    return rows
+
+
+def work() -> list[dict[str, Any]]:
+    """Work over ideal of published networks, if they are installed."""
+    rows = []
+    for name, (one, stride) in published().items():
         found = plan(one, (1, 3, 102400, 81920))
         for side in (512, 1024, 2048, 4096):
             made = tiling(found, side // stride)
@@ -191,6 +212,7 @@ def main() -> None:
     parser.add_argument("--whole", type=int, default=4096, help="largest size run whole")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--work", action="store_true")
+    parser.add_argument("--workers", action="store_true")
     parser.add_argument("--tissue", type=int, help="side of a slide of which a fifth is tissue")
     parser.add_argument("--json", type=Path, help="a file to add lines to")
     parser.add_argument("--plot", type=Path, help="draw such a file into docs/images")
@@ -202,6 +224,7 @@ def main() -> None:
         lines = asked.plot.read_text(encoding="ascii").splitlines()
         draw([json.loads(line) for line in lines], Path("docs/images"))
     rows = work() if asked.work else []
+    rows += workers() if asked.workers else []
     rows += masked(asked.tissue, asked.tile) if asked.tissue else []
     for n in asked.sizes:
         with tempfile.TemporaryDirectory() as folder:

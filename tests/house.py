@@ -105,6 +105,7 @@ HOUSE = {
         rules plan passes partial tiling
         halo reach
         source mask_sites tiled streamed sharded
+        traffic
     """,
     "comparison": """
         . spread_out callers on_space held typed_graph linear_callers excite

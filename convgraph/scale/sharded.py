@@ -100,14 +100,14 @@ class Sharded(nn.Module):
         self.groups = _groups(mesh)
         self.counts = [dist.get_world_size(group) for group in self.groups]
         self.places = [dist.get_rank(group) for group in self.groups]
-        self.ends = _ends(shares, self.counts)
+        self.ends = ends_of(shares, self.counts)
         self.hearing = [*self.groups, *([] if batch is None else _groups(batch))]
 
     def cuts(self, axis: int, n: int) -> list[int]:
         """Where an axis of n positions changes its owner: as many numbers as ranks, and one."""
         if axis >= len(self.groups):
             return [0, n]
-        return [int(n * end + 0.5) for end in self.ends[axis]]
+        return cut_at(self.ends[axis], n)
 
     def own(self, axis: int, n: int, rank: int | None = None) -> Positions:
         """Positions of an axis of n that a rank of its group owns; this rank, or the one named."""
@@ -196,9 +196,9 @@ class Sharded(nn.Module):
         for axis, group in enumerate(self.groups):
             wants = self._wants(found, how, step, axis)
             cut = self.cuts(axis, size[axis])
-            if _at_home(cut, wants):
+            if at_home(cut, wants):
                 continue  # nobody reads anybody: no call at all
-            send = [home - cut[self.places[axis]] for home in _sends(cut, wants, self.places[axis])]
+            send = [home - cut[self.places[axis]] for home in sends(cut, wants, self.places[axis])]
             mine = wants[self.places[axis]]
             get = [int(((mine >= a) & (mine < b)).sum()) for a, b in pairwise(cut)]
             told = (axes[axis], send, get, group)
@@ -249,8 +249,8 @@ class Sharded(nn.Module):
         parts = []
         for rank in self._ranks(axis):
             out, have, reads = self.own(axis, to, rank), self.own(axis, n, rank), {}
-            if wants and not _at_home(cut, wants):
-                have = np.concatenate([_sends(cut, wants, q)[rank] for q in self._ranks(axis)])
+            if wants and not at_home(cut, wants):
+                have = np.concatenate([sends(cut, wants, q)[rank] for q in self._ranks(axis)])
             if wants:
                 reads[1] = read(how.relation, axis, n, out, have)
             parts.append(AxisPart(out, {0: have, 1: out}, reads))
@@ -316,7 +316,12 @@ class Sharded(nn.Module):
         return one
 
 
-def _at_home(cut: list[int], wants: list[Positions]) -> bool:
+def cut_at(ends: Sequence[float], n: int) -> list[int]:
+    """Return where an axis of n positions changes its owner: one number more than ranks."""
+    return [int(n * end + 0.5) for end in ends]
+
+
+def at_home(cut: list[int], wants: list[Positions]) -> bool:
     """Whether every rank reads only what it owns."""
     return all(
         not len(want) or (cut[q] <= want[0] and want[-1] < cut[q + 1])
@@ -324,7 +329,7 @@ def _at_home(cut: list[int], wants: list[Positions]) -> bool:
     )
 
 
-def _sends(cut: list[int], wants: list[Positions], rank: int) -> list[Positions]:
+def sends(cut: list[int], wants: list[Positions], rank: int) -> list[Positions]:
     """Which positions of its own a rank sends to each: those that are wanted there."""
     return [want[(want >= cut[rank]) & (want < cut[rank + 1])] for want in wants]
 
@@ -342,7 +347,8 @@ def _groups(mesh: Any) -> list[Any]:
     return [mesh.get_group(axis) for axis in range(mesh.ndim)]
 
 
-def _ends(shares: Any, counts: list[int]) -> list[list[float]]:
+def ends_of(shares: Any, counts: list[int]) -> list[list[float]]:
+    """Return where each rank's share of an axis ends, for each axis that is cut."""
     if shares is None:
         return [[r / n for r in range(n + 1)] for n in counts]
     each = [shares] if shares and not isinstance(shares[0], (list, tuple)) else list(shares)

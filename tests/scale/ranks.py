@@ -15,7 +15,9 @@ from torch import nn
 import convgraph as cg
 from convgraph.comparison import parts
 from convgraph.scale import sharded
+from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
+from convgraph.scale.traffic import traffic
 from tests.scale import published as networks_of
 from tests.scale.nets import counted, networks, whole
 
@@ -59,6 +61,33 @@ def compare(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
         if not all(same):
             wrong.append([name, same])
     Path(folder, f"compare{rank}").write_text(json.dumps(wrong))
+    dist.destroy_process_group()
+
+
+def weigh(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
+    """Count the bytes that this rank sends to others, beside those of the model."""
+    start(rank, world, folder)
+    mesh = dist.device_mesh.init_device_mesh("cpu", shape)
+    send, found = dist.all_to_all_single, {}
+    count = [0, 0]
+
+    def counted_send(into: Any, rows: Any, get: Any, sent: Any, group: Any) -> Any:
+        me = dist.get_rank(group)
+        entry = rows[:1].numel() * rows.element_size() if len(rows) else 0
+        count[0] += (sum(sent) - sent[me]) * entry
+        count[1] += 1
+        return send(into, rows, get, sent, group=group)
+
+    dist.all_to_all_single = counted_send
+    for name in ("strides 2 and 3", "skips", "circular", "dilated"):
+        net, x = whole(*networks()[name])
+        count[:] = [0, 0]
+        with torch.no_grad():
+            part = cg.sharded(net, mesh)
+            part(part.take(x))
+        model = traffic(plan(net, tuple(x.shape), x.dtype), shape)
+        found[name] = [*count, model.sent, model.messages]
+    Path(folder, f"weigh{rank}").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
@@ -106,8 +135,8 @@ def prove(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
         "a weight of one rank": (other, None, None),
         "another dilation": (strided, None, None),
         "rows off by one": (
-            net, "_sends",
-            lambda cut, wants, r: [p + (len(p) > 0) for p in kept["_sends"](cut, wants, r)],
+            net, "sends",
+            lambda cut, wants, r: [p + (len(p) > 0) for p in kept["sends"](cut, wants, r)],
         ),
         "a share of the gradient": (net, "_Exchange", Halved),
         "gradients of one rank": (net, "shared", lambda groups, parameters: parameters),

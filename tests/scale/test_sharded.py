@@ -13,8 +13,10 @@ from torch import nn
 from torch.multiprocessing import spawn
 
 import convgraph as cg
-from convgraph.errors import DeviceError
+from convgraph.errors import DeviceError, GeometryError
+from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
+from convgraph.scale.traffic import traffic
 from tests.scale import ranks
 
 
@@ -70,6 +72,22 @@ def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp
                 assert verdict == "proven", text
                 assert operators >= 2
     assert every[0].keys() == every[-1].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2,), pytest.param((2, 2), marks=pytest.mark.ci)])
+def test_the_traffic_model_counts_every_byte(shape: tuple[int, ...], tmp_path) -> None:
+    every = results(tmp_path, "weigh", int(np.prod(shape)), shape)
+    for name, (_, _, sent, messages) in every[0].items():
+        assert max(found[name][0] for found in every) == sent > 0
+        assert {found[name][1] for found in every} == {messages}
+
+
+@pytest.mark.parametrize("workers", [(), (0,), (2, 2, 2), (1.5,)])
+def test_workers_that_there_are_none_of_are_refused(workers) -> None:
+    found = plan(nn.Conv2d(1, 1, 3), (1, 1, 9, 9))
+    with pytest.raises(GeometryError, match="expected workers as one or two counts"):
+        traffic(found, workers)
 
 
 @pytest.mark.slow
