@@ -36,6 +36,7 @@ PAGES = (
     "docs/guide/faces.md",
     "docs/guide/pretraining.md",
     "docs/guide/large-images.md",
+    "docs/guide/how-many-workers.md",
 )
 
 

@@ -55,7 +55,7 @@ class MaskSites:
         """Return bools, one for each position of the part of a map of this size."""
         if prod(size) == 1:
             return np.ones([len(p) for p in part], bool)
-        ends = []
+        ends, repeats = [], []
         for n, s, f, p in zip(self.size, size, self.factor, part, strict=True):
             if s > n:
                 first = p * n // s
@@ -63,12 +63,17 @@ class MaskSites:
             else:
                 first = -(-p * n // s)
                 last = -(-(p + 1) * n // s) - 1
-            ends.append((first // f, last // f + 1))
+            low, high = first // f, last // f + 1
+            new = np.append(True, (np.diff(low) != 0) | (np.diff(high) != 0))[: len(low)]
+            starts = np.flatnonzero(new)  # a coarse mask says the same of many positions
+            ends.append((low[starts], high[starts]))
+            repeats.append(np.diff(np.append(starts, len(low))))
         count: Any = 0
         for corner in np.ndindex((2,) * len(size)):
             sign = (-1) ** (len(size) - sum(corner))
-            count = (
-                count
-                + sign * self.total[np.ix_(*(e[c] for e, c in zip(ends, corner, strict=True)))]
-            )
-        return count > 0
+            where = np.ix_(*(e[c] for e, c in zip(ends, corner, strict=True)))
+            count = count + sign * self.total[where]
+        here = count > 0
+        for axis, often in enumerate(repeats):
+            here = np.repeat(here, often, axis)
+        return here

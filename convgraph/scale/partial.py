@@ -166,9 +166,9 @@ def local(
     x, have, size = value[source], ask[source], plan.size(source)
     if mask is not None:
         here = mask(size, have)
-        x = torch.where(
-            here.to(x.device), x, torch.tensor(how.fill, dtype=x.dtype, device=x.device)
-        )
+        if not here.all():
+            fill = torch.tensor(how.fill, dtype=x.dtype, device=x.device)
+            x = torch.where(here.to(x.device), x, fill)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
     axes = how.axes or ()
     made = _pieces(step, how, x, have, out, size, args, axes, ())
@@ -242,7 +242,8 @@ def take(x: Tensor, dim: int, index: Any, fill: float) -> Tensor:
     if not len(real):
         shape = list(x.shape)
         shape[dim] = len(index)
-        return x.new_full(shape, fill)
+        nothing = x.narrow(dim, 0, 0)  # of x, so that a rank with nothing takes part backward
+        return torch.cat([nothing, x.new_full(shape, fill)], dim) if len(index) else nothing
     got = x.index_select(dim, torch.from_numpy(np.maximum(index, 0)).to(x.device))
     if good.all():
         return got
