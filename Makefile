@@ -82,7 +82,7 @@ bench-networks: $(READY) ## time converted networks beside dense ones; asks for 
 	$(BIN)/python benchmarks/prove_networks.py
 
 bench-large: $(READY) ## peak memory of large images by tiles, and what their halos cost
-	$(BIN)/python benchmarks/large_images.py 4096 8192 16384 --work
+	$(BIN)/python benchmarks/large_images.py 4096 8192 16384 --work --workers --tissue 16384
 
 notebooks: $(BOOKS) ## execute the lessons, compare what they print; a check that does not hold fails
 	$(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=300 notebooks/*.ipynb

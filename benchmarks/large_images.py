@@ -177,7 +177,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         memory = [max(1, r["peak"] - r["imports"] - r["output"]) for r in here]
         left.plot(sides, memory, mark + "-", label=kind)
     left.set(
-        xscale="log", yscale="log", xlabel="side of the image (pixels)",
+        xscale="log", ylim=(0, None), xlabel="side of the image (pixels)",
         ylabel="peak memory beyond imports and output (MiB)",
     )  # fmt: skip
     sides = sorted({r["n"] for r in rows if r["kind"] == "tiled"})
@@ -218,7 +218,7 @@ def main() -> None:
         draw([json.loads(line) for line in lines], Path("docs/images"))
     rows = work() if asked.work else []
     rows += workers() if asked.workers else []
-    rows += masked(asked.tissue, asked.tile) if asked.tissue else []
+    rows += masked(asked.tissue, 64) if asked.tissue else []
     for n in asked.sizes:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder) / f"image{n}.zarr", n)
