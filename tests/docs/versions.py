@@ -22,7 +22,9 @@ SWITCH = """// A choice of versions in the head of the page; the list may grow a
   const mine = script.dataset.version;
   for (const version of found) choice.append(new Option(version, version, false, version === mine));
   choice.addEventListener("change", () => { location.href = new URL(`${choice.value}/`, home); });
-  document.querySelector(".md-header__inner, body").append(choice);
+  const title = document.querySelector(".md-header__title");
+  if (title) title.after(choice);
+  else document.body.append(choice);
 })();
 """
 FIRST = """<!doctype html>
