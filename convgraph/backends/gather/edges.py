@@ -1,5 +1,7 @@
 """Backend `gather`: for each tap, gather the rows that speak, multiply once, add where they land.
 
+Where a tap has more edges than targets, what its sources say is added before it is multiplied.
+
     y[target] += w * x[source] @ taps[t]        for each tap t, all its edges at once
 
 Nothing of size E x C is kept for backward: each derivative is again a gather and a product over
@@ -155,6 +157,22 @@ def _outer(
     return torch.bmm(blocks.permute(1, 2, 0), heads.transpose(0, 1))
 
 
+def _several(ends: _Ends, chosen: slice) -> bool:
+    """Whether a tap has more edges than targets, so that adding comes before multiplying."""
+    return not ends.distinct_targets and chosen.stop - chosen.start > ends.num_targets
+
+
+def _heard(
+    x: Tensor, source: Tensor, target: Tensor, weight: Tensor | None, chosen: slice, ends: _Ends
+) -> Tensor:
+    """(P, C_in): what the sources of one tap say to each target, added up."""
+    rows = x.index_select(0, source)
+    if weight is not None:
+        rows = rows * weight[chosen, None]
+    total = rows.new_zeros(ends.num_targets, x.shape[1])
+    return add_rows(total, target, rows, distinct=False)
+
+
 class _Send(torch.autograd.Function):
     """y[p] = sum over edges of w x[q] @ T[t]."""
 
@@ -179,6 +197,11 @@ class _Send(torch.autograd.Function):
         out: Tensor | None = None
         for tap in typed_nodes.in_turn(ptr):
             chosen = slice(ptr[tap], ptr[tap + 1])
+            if _several(ends, chosen):
+                heard = _heard(x, source[chosen], target[chosen], weight, chosen, ends)
+                rows = _multiply(heard, taps[tap])
+                out = rows if out is None else out + rows
+                continue
             rows = _multiply(x.index_select(0, source[chosen]), taps[tap])
             if weight is not None:
                 rows = rows * weight[chosen, None]
@@ -224,10 +247,14 @@ class _Correlate(torch.autograd.Function):
         weight: Tensor | None,
         *plain: int,  # the shape of T[t], _Ends, then the offsets of the taps
     ) -> Tensor:
-        shape, ptr = torch.Size(plain[:3]), plain[7:]
+        shape, ends, ptr = torch.Size(plain[:3]), _Ends(*plain[3:7]), plain[7:]  # type: ignore[arg-type]
         parts = []
         for tap in range(len(ptr) - 1):
             chosen = slice(ptr[tap], ptr[tap + 1])
+            if _several(ends, chosen):
+                heard = _heard(x, source[chosen], target[chosen], weight, chosen, ends)
+                parts.append(_outer(heard, g, shape))
+                continue
             heads = g.index_select(0, target[chosen])
             if weight is not None:
                 heads = heads * weight[chosen, None]
