@@ -124,6 +124,9 @@ class HEALPix:
         maps: Tensor,  # (B, C, 12 n^2) or (C, 12 n^2)
         order: str = "nest",
         mask: Tensor | None = None,  # (B, 12 n^2) or (12 n^2,)
+        *,
+        origin: str = "N",
+        clockwise: bool = True,
     ) -> PixelGraph:
         """Return the graph of numbered maps.
 
@@ -131,10 +134,13 @@ class HEALPix:
             maps: floating, one number a pixel and channel.
             order: "nest", "ring", or "xy" for the faces of this library one behind the other.
             mask: bool, True where the sky is seen; for healpy's maps `maps[:, 0] != UNSEEN`.
+            origin: of an "xy" map, the corner of a face at which it begins: "N", "E", "S" or "W".
+            clockwise: of an "xy" map, whether its rows lead to the next corner clockwise, seen from
+                outside. The defaults are those of DLWP-HPX and earth2grid's HEALPIX_PAD.
 
         Raises:
             GraphError: no 12 n^2 pixels, or a mask of another number.
-            GeometryError: another order, or a nested one of an n that is no power of two.
+            GeometryError: another order or corner, or a nested map whose n is no power of two.
 
         Example:
             >>> import torch, convgraph as cg
@@ -144,20 +150,25 @@ class HEALPix:
             ((24, 2), True)
         """
         n = readers.nside(maps.shape[-1])
-        cells = np.argsort(healpix_order.numbers(order, n))
+        cells = np.argsort(healpix_order.numbers(order, n, origin, clockwise))
         return readers.placed(maps, mask, (FACES * n, n), cells, self)
 
-    def to_map(self, graph: PixelGraph, order: str = "nest", fill: float = 0.0) -> Tensor:
+    def to_map(
+        self, graph: PixelGraph, order: str = "nest", fill: float = 0.0, *, origin: str = "N",
+        clockwise: bool = True,
+    ) -> Tensor:  # fmt: skip
         """Return a graph's features as numbered maps (B, C, 12 n^2); see `from_map`.
 
         Args:
             graph: on this space, of any nside.
             order: as in `from_map`.
             fill: value of pixels that are no nodes.
+            origin: as in `from_map`.
+            clockwise: as in `from_map`.
         """
         size = graph.sites.size or (0, 0)
         n = self.charts(size)[1]
-        cells = np.argsort(healpix_order.numbers(order, n))
+        cells = np.argsort(healpix_order.numbers(order, n, origin, clockwise))
         return readers.picked(graph, (size[0], size[1]), cells, fill)
 
     def positions(self, size: Sequence[int]) -> FloatTable:

@@ -4,6 +4,8 @@
     ring    from the north, ring by ring, each from longitude 0 eastwards
     xy      face n^2 + row n + column, as an array (12 n, n) lies      see `convgraph.HEALPix`
 
+An xy map may begin at another corner of its faces, and go round them the other way: eight in all.
+
 with x = n - 1 - row to the north-east and y = n - 1 - column to the north-west. Integers but for
 the vectors; knows no torch.
 """
@@ -17,6 +19,7 @@ from convgraph.errors import GeometryError
 from convgraph.geometry.kernel import IntTable
 
 ORDERS = ("nest", "ring", "xy")
+CORNERS = ("N", "E", "S", "W")
 
 _NORTH = np.array([2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4])
 """Rings, in units of n, from the north pole to the southern corner of each face."""
@@ -25,15 +28,17 @@ _EAST = np.array([1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7])
 """Longitude of each face's middle, in eighths of a circle."""
 
 
-def numbers(order: str, n: int) -> IntTable:
+def numbers(order: str, n: int, origin: str = "N", clockwise: bool = True) -> IntTable:
     """(12 n^2,) int64: the number in `order` of each pixel of the array, row by row.
 
     Args:
         order: "nest", "ring" or "xy".
         n: pixels along an edge of a face, nside.
+        origin: of "xy", the corner of a face at which its rows begin.
+        clockwise: of "xy", whether a row leads to the next corner clockwise, seen from outside.
 
     Raises:
-        GeometryError: another order, or a nested one of an n that is no power of two.
+        GeometryError: another order or corner, or a nested one of an n that is no power of two.
 
     Example:
         >>> numbers("ring", 1).tolist()
@@ -42,8 +47,16 @@ def numbers(order: str, n: int) -> IntTable:
     if order not in ORDERS:
         raise GeometryError(f"HEALPix: expected order in {ORDERS}, got {order!r}")
     face, row, column = (part.ravel() for part in np.indices((12, n, n)))
+    if order != "xy" and (origin != "N" or not clockwise):
+        raise GeometryError(f"HEALPix: origin and clockwise are of order 'xy', got {order!r}")
+    if origin not in CORNERS:
+        raise GeometryError(f"HEALPix: expected origin in {CORNERS}, got {origin!r}")
     if order == "xy":
-        return np.arange(12 * n * n)
+        i, j = row, column
+        for _ in range(CORNERS.index(origin)):  # the next corner clockwise
+            i, j = n - 1 - j, i
+        i, j = (i, j) if clockwise else (j, i)
+        return face * n * n + i * n + j
     x, y = n - 1 - row, n - 1 - column
     if order == "ring":
         return _ring(n, face, x, y)

@@ -99,3 +99,32 @@ def test_what_is_no_map_is_refused(call: Any, said: str) -> None:
     """The text says what was expected and the way out."""
     with pytest.raises(cg.errors.ConvgraphError, match=said):
         call()
+
+
+@pytest.mark.parametrize("origin", healpix_order.CORNERS)
+@pytest.mark.parametrize("clockwise", [True, False])
+def test_all_eight_xy_maps_begin_and_turn_as_they_say(origin: str, clockwise: bool) -> None:
+    """The first pixel of a face is its outermost one there; rows and columns turn that way."""
+    n, sphere = 4, cg.HEALPix()
+    where = {"order": "xy", "origin": origin, "clockwise": clockwise}
+    maps = integers(2, 3, 12 * n * n)
+    graph = sphere.from_map(maps, **where)
+    assert torch.equal(sphere.to_map(graph, **where), maps)
+    number = healpix_order.numbers("xy", n, origin, clockwise)
+    places = np.empty((12 * n * n, 3))
+    places[number] = sphere.positions((12 * n, n))
+    for face in places.reshape(12, n, n, 3):
+        middle = face.mean((0, 1))
+        east = np.array([-middle[1], middle[0], 0])
+        outermost = {"N": face[..., 2], "S": -face[..., 2], "E": face @ east, "W": -(face @ east)}
+        assert np.unravel_index(outermost[origin].argmax(), (n, n)) == (0, 0)
+        turn = np.cross(face[0, 1] - face[0, 0], face[1, 0] - face[0, 0]) @ middle
+        assert (turn < 0) == clockwise
+
+
+def test_corners_are_for_maps_that_have_them() -> None:
+    maps = torch.zeros(1, 1, 48)
+    with pytest.raises(cg.errors.GeometryError, match="are of order 'xy'"):
+        cg.HEALPix().from_map(maps, order="ring", clockwise=False)
+    with pytest.raises(cg.errors.GeometryError, match="expected origin in"):
+        cg.HEALPix().from_map(maps, order="xy", origin="NE")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import convgraph as cg
-from convgraph.spaces.hexagonal_layout import LAYOUTS, axial
+from convgraph.spaces import hexagonal_layout
+from convgraph.spaces.hexagonal_layout import LAYOUTS
 from convgraph.spaces.hexagonal_weights import from_hexagdly, from_indexedconv
 from tests.spaces import referees
 from tests.spaces.worlds import integers, whole
@@ -27,15 +28,17 @@ def camera(radius: int, pitch: float = 1.0, turn: float = 0.0) -> tuple[Any, Any
     return found.real, found.imag
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_neighbours_in_a_layout_are_the_pixels_at_distance_one(layout: str) -> None:
-    """The graph of an array has an edge exactly where drawn hexagons touch."""
+Pairs = set[tuple[int, int]]
+
+
+def edges_and_touching(layout: str) -> tuple[Pairs, Pairs]:
+    """Return pairs of pixels of an array: those with an edge, and those whose hexagons touch."""
     space = cg.Hexagonal(layout=layout)
     image = integers(1, 2, 5, 6)
     graph = space.from_image(image)
     assert torch.equal(space.to_image(graph, (5, 6)), image)
     edges = cg.connect(THREE, graph)
-    lattice, cells = axial(layout, (5, 6))
+    lattice, cells = hexagonal_layout.axial(layout, (5, 6))
     points = space.positions(lattice)[cells]
     if layout.endswith("-q"):  # columns side by side, every second one half a pixel lower
         column, row = np.meshgrid(np.arange(6), np.arange(5))
@@ -51,8 +54,24 @@ def test_neighbours_in_a_layout_are_the_pixels_at_distance_one(layout: str) -> N
     touching = {(int(a), int(b)) for a, b in zip(*np.nonzero(np.abs(apart) < 1.2), strict=True)}
     number = {int(cell): k for k, cell in enumerate(cells)}
     nodes = [number[int(cell)] for cell in graph.sites.nodes]
-    found = {(nodes[q], nodes[p]) for q, p in edges.edge_index.T.tolist()}
+    return {(nodes[q], nodes[p]) for q, p in edges.edge_index.T.tolist()}, touching
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_neighbours_in_a_layout_are_the_pixels_at_distance_one(layout: str) -> None:
+    """The graph of an array has an edge exactly where drawn hexagons touch."""
+    found, touching = edges_and_touching(layout)
     assert found == touching
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "axial"])
+def test_a_shifted_parity_is_found(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other columns, or rows, are taken for those that are shifted."""
+    right = hexagonal_layout.axial
+    other = {"odd": "even", "even": "odd"}[layout[:-2]] + layout[-2:]
+    monkeypatch.setattr(hexagonal_layout, "axial", lambda _, *rest: right(other, *rest))
+    found, touching = edges_and_touching(layout)
+    assert found != touching
 
 
 @pytest.mark.parametrize("turn", [0.0, 10.9, 90.0, -47.3])
@@ -110,7 +129,7 @@ def test_hexagdly_bit_for_bit(name: str, radius: int, stride: int) -> None:
     mine = x.detach().clone().requires_grad_()
     graph = cg.Hexagonal(layout="odd-q").from_image(mine, align=stride)
     out = layer(graph).to_image(float("nan"))
-    (_, wide), cells = axial("odd-q", size, stride)
+    (_, wide), cells = hexagonal_layout.axial("odd-q", size, stride)
     cells = cells.reshape(size)
     rows, columns = np.indices(expected.shape[2:])
     lower = (stride * (columns & 1) - (stride * columns & 1)) // 2
