@@ -56,7 +56,8 @@ def numbers(order: str, n: int, origin: str = "N", clockwise: bool = True) -> In
         for _ in range(CORNERS.index(origin)):  # the next corner clockwise
             i, j = n - 1 - j, i
         i, j = (i, j) if clockwise else (j, i)
-        return face * n * n + i * n + j
+        placed: IntTable = face * n * n + i * n + j
+        return placed
     x, y = n - 1 - row, n - 1 - column
     if order == "ring":
         return _ring(n, face, x, y)
