@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any, Generic, Self, TypeVar, cast, final, overload
 from weakref import ref
 
@@ -57,17 +58,63 @@ def forget() -> None:
         clear()
 
 
+LENDERS: list[Any] = []
+"""Who lends a tracer tensors in place of those that records keep, innermost last; see `lending`."""
+
+
+@contextmanager
+def lending(lender: Any) -> Iterator[None]:
+    """Let whoever asks a record in this thread get what a tracer gives for its tensors.
+
+    Args:
+        lender: has `tensor(kept)`, what stands for a kept tensor; `count(sites)`, a number of
+            nodes; `plain`, whether torch's own operators are wanted; and `thread`. None lends nothing, within a block that does.
+    """
+    LENDERS.append(lender)
+    try:
+        yield
+    finally:
+        LENDERS.pop()
+
+
+def lender() -> Any:
+    """Return who lends in this thread, or None."""
+    found = LENDERS[-1] if LENDERS else None
+    return found if found is not None and found.thread == get_ident() else None
+
+
+def lent(value: T) -> T:
+    """Return a kept value, its tensors as they are lent."""
+    by = lender() if LENDERS else None
+    return value if by is None else cast("T", _lend(by, value))
+
+
+def _lend(by: Any, value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return by.tensor(value)
+    if type(value) in (tuple, list):
+        return type(value)(_lend(by, one) for one in value)
+    if isinstance(value, tuple):  # a named one
+        return type(value)(*(_lend(by, one) for one in value))
+    own = getattr(value, "lent", None)  # of whatever else keeps tensors
+    return value if own is None else own(by)
+
+
 @contextmanager
 def outside() -> Iterator[None]:
     """Leave inference mode, autograd, tracing modes and functional transforms for a block."""
     with (
+        torch._C.DisableTorchFunction(),  # first: a tracer would note what the next two switch
         torch.inference_mode(mode=False),
         torch.no_grad(),
         _disable_current_modes(),
-        torch._C.DisableTorchFunction(),
         torch._C._DisableFuncTorch(),
     ):
-        yield
+        if not LENDERS:
+            yield
+            return
+        with lending(None):
+            yield
 
 
 @final
@@ -122,13 +169,14 @@ class Record:
 
     def memo(self, key: Any, make: Callable[[], T]) -> T:
         """Return what `make()` gave the first time for this key, and keep it with the record."""
-        return once(self._memo, key, make)
+        return lent(once(self._memo, key, make))
 
     def memo_of(self, make: Callable[..., T], *args: Any) -> T:
         """Return make(self, *args), made once; `make` is a function of a module."""
         if torch.compiler.is_dynamo_compiling():
             return result(self, make, self, *args)
-        return once(self._memo, (make, *args) if args else make, lambda: make(self, *args))
+        key = (make, *args) if args else make
+        return lent(once(self._memo, key, lambda: make(self, *args)))
 
 
 class derived(Generic[T]):  # noqa: N801 - it is written like `property`
@@ -177,7 +225,7 @@ class derived(Generic[T]):  # noqa: N801 - it is written like `property`
         if _written(value):
             record._memo.pop(self._name, None)
             value = once(record._memo, self._name, partial(_unwritten, self._make, record))
-        return value
+        return lent(value)
 
 
 def _unwritten(make: Callable[[Any], T], record: Any) -> T:

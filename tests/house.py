@@ -24,7 +24,7 @@ HOUSE = {
     """,
     "graph": """
         lattice images places site_numbers sites
-        space_edges network_sites edge_list output_sites edges
+        written space_edges network_sites edge_list output_sites edges
         typed_edges interchange pixel_graph transforms .
     """,
     "spaces": """
@@ -56,13 +56,13 @@ HOUSE = {
         nodewise twin conv convs pool
         adaptive unpool norm dropout flatten
         resize rearrange pixel_shuffle separable sequential
-        .
+        traced .
     """,
     "convert": """
         names frames keys registry report
         value align batch lattices node_pairs tokens scores settle
         rules tensor functions layers recording
-        network receptive summary .
+        program compiled network receptive summary .
     """,
     "convert.rules": """
         attention convolution norms pointwise resize

@@ -25,6 +25,7 @@ from math import inf
 from types import ModuleType
 from typing import Any, final
 
+from convgraph import memo
 from convgraph.backends import cost
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.dense import pool as dense_pool
@@ -184,6 +185,8 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     """
     name = forced(check_name(layer_choice))
     table = TABLES[problem.op]
+    if name is None and memo.LENDERS and memo.lender() is not None:
+        return _for_all_masks(problem)
     if name is not None:
         if name not in table:
             raise BackendError(
@@ -206,6 +209,14 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     if isinstance(problem.edges, Edges):
         return problem.edges.memo_of(_cheapest_on, *problem.facts)
     return _cheapest(problem)
+
+
+def _for_all_masks(problem: Problem) -> str:
+    """A backend whose operators are the same for every mask."""
+    table = TABLES[problem.op]
+    own = () if memo.lender().plain else (triton_conv.NAME, cpp.NAME)
+    names = (dense.NAME, halo.NAME, *own, masked.NAME, messages.NAME)
+    return next(n for n in names if n in table and table[n].refuses(problem) is None)
 
 
 def _cheapest_on(edges: Edges, *facts: Any) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph import memo
 from convgraph.convert.tensor import HOOKS, GraphTensor, rows, wrapped
 from convgraph.convert.value import Spatial
+from convgraph.errors import ConversionError
 
 _Function = torch.autograd.Function
 _BASE: Any = _Function.__mro__[1]
@@ -184,6 +186,11 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """What calls a Function, and notices maps."""
     if not any(type(one) is GraphTensor for one in args):
         return super(_BASE, cls).apply(*args, **kwargs)
+    if memo.lender() is not None:
+        raise ConversionError(
+            f"{cls.__name__} is an autograd.Function, with a backward of its own, which no program "
+            "of operators can hold; leave this network to eager, or write it by detach()"
+        )
     values: list[Spatial | None] = [one.value if type(one) is GraphTensor else None for one in args]
     sent: list[Any] = []
     given = (one.value.x if type(one) is GraphTensor else one for one in args)

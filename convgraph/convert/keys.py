@@ -5,6 +5,8 @@ torch.func, each ATen operator arrives whole at a subclass, under its own name; 
 caller has set them, its meaning on rows is computed. May import errors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ NAMES = (
 """Names of `torch._C` that this file, and no other of the package, asks for."""
 
 _PASSED = (
-    "AutogradFunctionality", "ADInplaceOrView", "FuncTorchDynamicLayerFrontMode",
+    "PreDispatch", "AutogradFunctionality", "ADInplaceOrView", "FuncTorchDynamicLayerFrontMode",
     "FuncTorchDynamicLayerBackMode", "AutocastCPU", "AutocastCUDA", "AutocastXPU", "AutocastMPS",
     "AutogradOther", "AutogradCPU", "AutogradCUDA", "AutogradMPS", "AutogradXPU", "AutogradMeta",
 )  # fmt: skip
@@ -62,3 +64,14 @@ def is_composite(operator: Any) -> bool:
     """Whether torch defines an operator by others, so that it can be taken apart."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return bool(has(operator.name(), "CompositeImplicitAutograd"))
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Let `torch.compiler.is_compiling` say so in a block."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before

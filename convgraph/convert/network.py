@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph import backends
-from convgraph.convert import layers
+from convgraph import backends, memo
+from convgraph.convert import compiled, layers
 from convgraph.convert.recording import Example, Recording, record
 from convgraph.convert.report import Conversion
 from convgraph.convert.settle import settle
@@ -46,6 +46,10 @@ class GraphNetwork(torch.nn.Module):
             ConversionError: an operator has no meaning on the graph's mask.
             GraphError: images of several sizes in one graph, or graphs on different sites.
         """
+        traced = torch.compiler.is_dynamo_compiling()
+        traced = traced or (torch.compiler.is_exporting() and memo.lender() is None)
+        if traced and _has_holes(args, kwargs):
+            return compiled.run(self, args, kwargs)
         forward = super().forward
         return _called(self, forward, args, kwargs)
 
@@ -87,6 +91,12 @@ class GraphNetwork(torch.nn.Module):
         """Pickle the original's class and the state."""
         state = {key: value for key, value in self.__dict__.items() if key != "_seen"}
         return _rebuilt, (self._original(),), state
+
+
+def _has_holes(args: Any, kwargs: Any) -> bool:
+    """Whether there is a graph among the arguments, and one with holes or off the plane."""
+    graphs = [one for one in (*args, *kwargs.values()) if isinstance(one, PixelGraph)]
+    return any([one.sites.mask is not None or one.sites.space is not None for one in graphs])
 
 
 def _rebuilt(original: type) -> Any:
@@ -148,7 +158,7 @@ def returned(value: Any, full: Any = None) -> Any:
     if isinstance(value, GraphTensor):
         found = settle(value.value)
         if isinstance(found, Spatial) and found.is_image():
-            return PixelGraph(found.x.reshape(len(found.x), found.shape[1]), found.sites)
+            return PixelGraph(found.x.reshape(found.x.shape[0], found.shape[1]), found.sites)
         return value if found is value.value else (
             wrapped(found) if isinstance(found, Spatial) else found
         )  # fmt: skip

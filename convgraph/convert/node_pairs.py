@@ -6,8 +6,10 @@ A group is named by the leading axes: an image, or a window of an image. Absent 
 neighbour.
 """
 
-from functools import cached_property
+import copy
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,12 @@ class Blocks:
         self.row[which[order], place] = order
         self.flat = torch.empty_like(order)
         self.flat[order] = which[order] * width + place
+
+    def lent(self, by: Any) -> "Blocks":
+        """The same in a tracer's tensors; see `convgraph.memo.lending`."""
+        made = copy.copy(self)
+        made.row, made.flat = by.tensor(self.row), by.tensor(self.flat)
+        return made
 
     def pack(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (G, M, ...), 0 where nobody is."""
@@ -73,7 +81,7 @@ class PairSites:
         self.batch_size = asking.batch_size
         self.device = asking.device
 
-    @cached_property
+    @property
     def num_nodes(self) -> int:
         """How many pairs there are."""
         if self.asking.is_full and self.answering.is_full:
@@ -81,12 +89,18 @@ class PairSites:
                 self.batch_size if name.kind == "batch" else name.size for name in self.group
             )
             return self.asking.num_nodes * (self.answering.num_nodes // count)
-        return len(self.place)
+        return self.place.shape[0]
 
-    @cached_property
+    @property
     def some(self) -> Tensor:
         """(G, Mq, Mk) bool: where a pair is."""
-        return (self.first.row >= 0)[:, :, None] & (self.second.row >= 0)[:, None, :]
+        return self._kept("some", lambda: (
+            (self.first.row >= 0)[:, :, None] & (self.second.row >= 0)[:, None, :]
+        ))  # fmt: skip
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What follows from the pairs alone."""
+        return self.asking.memo(("pairs", name, self.answering.token, self.group), make)
 
     @property
     def first(self) -> Blocks:
@@ -98,10 +112,10 @@ class PairSites:
         """The nodes that are heard, by group."""
         return blocks(self.group, self.answering)
 
-    @cached_property
+    @property
     def place(self) -> Tensor:
         """(E,) int64: the cell of each pair in (G, Mq, Mk)."""
-        return self.some.flatten().nonzero().squeeze(1)
+        return self._kept("place", lambda: self.some.flatten().nonzero().squeeze(1))
 
     def digit(self, name: Name) -> Tensor:
         """(E,) int64: the value that a name takes at each pair."""

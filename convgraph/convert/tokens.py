@@ -441,7 +441,7 @@ class Packed:
             raise NoRuleError("its tokens are no (batch) (heads) (tokens) (width)")
         self.blocks = blocks(group, one.sites)
         self.even = bool(one.sites.memo("even", lambda: bool((self.blocks.row >= 0).all())))
-        rows = one.x.reshape(len(one.x), one.shape[1], one.shape[3])
+        rows = one.x.reshape(one.x.shape[0], one.shape[1], one.shape[3])
         return self.blocks.pack(rows).transpose(1, 2), self.blocks.row >= 0
 
     def places(self) -> Tensor:
@@ -455,7 +455,7 @@ class Packed:
                 start += one.shape[2]
             else:
                 line = torch.arange(one.shape[2], device=one.device) + start
-                found.append(line.expand(len(self.x), -1))
+                found.append(line.expand(self.x.shape[0], -1))
                 start += one.shape[2]
         return torch.cat(found, 1)
 
@@ -482,7 +482,7 @@ class Packed:
 def picked(mask: Tensor, asked: Packed, heard: Packed) -> Tensor:
     """A mask or a bias over whole sequences, as one over what is packed."""
     mask = mask.view(*(1,) * (4 - mask.dim()), *mask.shape)
-    batch = len(asked.x)
+    batch = asked.x.shape[0]
     whole = (sum(one.shape[2] for one in side.pieces) for side in (asked, heard))
     count_q, count_k = whole
     mask = mask.expand(batch, mask.shape[1], count_q, count_k)

@@ -113,7 +113,7 @@ class Spatial:
         present = [name for name in names.names(self.axes) if name.kind != "plain"]
         order = sorted(present, key=lambda name: (name.kind == "key", name.axis, -name.stride))
         lattice = [name.size for name in order]
-        if len(self.x) != prod(lattice) or not sites.is_array:
+        if self.x.shape[0] != prod(lattice) or not sites.is_array:
             cells = self.x.new_full((prod(lattice), *rest), fill)
             cells = cells.index_copy(0, index(order, sites), self.x)
         dense = cells.reshape(*lattice, *rest)
@@ -241,8 +241,8 @@ def brought(value: Spatial, sites: Sites) -> Tensor:
         return node.clamp(min=0), node >= 0
 
     node, there = sites.memo(("brought", value.sites.token), make)
-    if not len(value.x):
-        return value.x.new_zeros(len(node), *value.x.shape[1:])
+    if not value.x.shape[0]:
+        return value.x.new_zeros(node.shape[0], *value.x.shape[1:])
     rows = take(value.x, node)
     return torch.where(there.view(-1, *(1,) * (rows.dim() - 1)), rows, rows.new_zeros(()))
 

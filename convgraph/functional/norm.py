@@ -10,7 +10,7 @@ between pixels: it asks one readout node per image.
 import torch
 from torch import Tensor
 
-from convgraph import autocast
+from convgraph import autocast, memo
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
 from convgraph.errors import DeviceError, DtypeError, GeometryError, ShapeError
@@ -57,6 +57,9 @@ def _slots(sites: Sites) -> tuple[Tensor | None, int]:
 
     A compiler takes both as constants: sites do not change.
     """
+
+    if memo.LENDERS and memo.lender() is not None and sites.mask is not None:
+        return None, -1  # a width would be one mask's
 
     def make() -> tuple[Tensor | None, int]:
         images, counts = sites.batch_size, sites.counts

@@ -22,6 +22,7 @@ from convgraph.geometry.space import Space
 from convgraph.graph import images, interchange
 from convgraph.graph.lattice import by, several
 from convgraph.graph.sites import Sites
+from convgraph.graph.written import Where, from_text, to_text
 
 if TYPE_CHECKING:
     import networkx
@@ -391,16 +392,16 @@ def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:
     return PixelGraph(x, sites.to(x.device))
 
 
-def _flatten(graph: PixelGraph) -> tuple[list[Any], Sites]:
-    return [graph.x], graph.sites
+def _flatten(graph: PixelGraph) -> tuple[list[Any], Where]:
+    return [graph.x], Where(graph.sites)
 
 
-def _unflatten(children: Any, sites: Sites) -> PixelGraph:
-    return PixelGraph(cast("Tensor", next(iter(children))), sites)
+def _unflatten(children: Any, where: Where) -> PixelGraph:
+    return PixelGraph(cast("Tensor", next(iter(children))), where.sites)
 
 
-def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Sites]:
-    return [(pytree.GetAttrKey("x"), graph.x)], graph.sites
+def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Where]:
+    return [(pytree.GetAttrKey("x"), graph.x)], Where(graph.sites)
 
 
 def check_graph(graph: object, who: str) -> None:
@@ -428,6 +429,7 @@ pytree.register_pytree_node(
     _unflatten,
     flatten_with_keys_fn=_flatten_with_keys,
     serialized_type_name="convgraph.PixelGraph",
+    to_dumpable_context=to_text,
+    from_dumpable_context=from_text,
 )
-pytree.register_constant(Sites)
 torch.serialization.add_safe_globals([_unpickled])

@@ -24,7 +24,11 @@ class SiteNumbers(Record):
     device: torch.device
     batch_size: int
     num_cells: int
-    num_nodes: int
+
+    @property
+    def num_nodes(self) -> int:
+        """How many cells are nodes."""
+        raise NotImplementedError
 
     @derived
     def cell_ptr(self) -> Tensor:

@@ -50,7 +50,6 @@ class Sites(SiteNumbers):
         sizes: one tuple of d ints (pixels) per image.
         mask: (num_cells,) bool over the cells of all images in raster order, or None when every
             cell is a node.
-        num_nodes: how many cells are nodes.
         device: where the mask and everything derived from it live.
         batched: False when the graph came from a single image without a batch dimension.
         space: where the pixels lie, see `convgraph.geometry.space`; None is the plane.
@@ -72,6 +71,7 @@ class Sites(SiteNumbers):
         num_nodes: int | None = None,
         space: Space | None = None,
         place: Any = None,
+        held: bool = False,
     ) -> None:
         """Keep the fields as they are; the class methods check and build them."""
         self.d = d
@@ -89,11 +89,12 @@ class Sites(SiteNumbers):
         )
         if num_nodes is None:
             num_nodes = self.num_cells if mask is None else int(mask.sum())
-        self.num_nodes = num_nodes
+        self._num_nodes = num_nodes
         self.serial = next(_SERIAL)
         self.token: Hashable = self.serial
         self._root = root
         self.place = place
+        self.held = held
         self._memo = Memo()
         self._alive: WeakValueDictionary[Hashable, Sites] | None = None
 
@@ -196,6 +197,13 @@ class Sites(SiteNumbers):
     # -- what the record says ----------------------------------------------------------------
 
     @property
+    def num_nodes(self) -> int:
+        """How many cells are nodes; a number that stays open, to a tracer for all masks."""
+        by = memo.lender() if memo.LENDERS else None
+        known = by is None or self.mask is None
+        return self._num_nodes if known else by.count(self)  # type: ignore[union-attr]
+
+    @property
     def is_full(self) -> bool:
         """Whether every cell is a node and lies in the plane, so that dense operators apply."""
         return self.mask is None and self.space is None
@@ -247,6 +255,13 @@ class Sites(SiteNumbers):
         """One pixel per image, every one a node."""
         return memo.result(self, _readout, self)
 
+    def released(self) -> "Sites":
+        """The same nodes with a mask that is not held: a full grid, where no pixel is missing."""
+        more: dict[str, Any] = {"device": self.device, "batched": self.batched, "space": self.space}
+        if self.num_nodes == self.num_cells and self.size is not None:
+            return Sites.full(self.batch_size, self.size, **more)
+        return self.kin("released", lambda: Sites(self.sizes, self.mask, d=self.d, **more))
+
     # -- other records derived from this one -------------------------------------------------
 
     def to(self, device: torch.device | str) -> "Sites":
@@ -270,11 +285,18 @@ class Sites(SiteNumbers):
         with memo.outside():
             made = Sites(
                 sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root,
-                space=space,
+                space=space, held=self.held,
             )  # fmt: skip
-        if mask is not None and made.num_nodes == made.num_cells:
-            made.mask = None
+            if mask is not None and made.num_nodes == made.num_cells and not self.held:
+                made.mask = None
         return made
+
+    def holding(self) -> "Sites":
+        """The same nodes as a root of their own, whose mask is held; see `held`."""
+        return self.kin("holding", lambda: Sites(
+            self.sizes, torch.cat([one.reshape(-1) for one in self.mask_images()]), d=self.d,
+            device=self.device, batched=self.batched, space=self.space, held=True,
+        ))  # fmt: skip
 
     def mask_images(self) -> list[Tensor]:
         """One bool tensor of the image's size per image; all True for a full lattice."""

@@ -48,6 +48,7 @@ from convgraph.nn.rearrange import GraphFold, GraphUnfold
 from convgraph.nn.resize import GraphUpsample
 from convgraph.nn.separable import DepthwiseConv, DepthwiseSeparableConv, PointwiseConv
 from convgraph.nn.sequential import Sequential
+from convgraph.nn.traced import met as _met
 from convgraph.nn.unpool import GraphMaxUnpool1d, GraphMaxUnpool2d, GraphMaxUnpool3d
 
 __all__ = [
@@ -101,3 +102,6 @@ __all__ = [
     "PointwiseConv",
     "Sequential",
 ]
+
+for _name in __all__:
+    _met(globals()[_name])

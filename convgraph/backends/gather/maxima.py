@@ -88,11 +88,11 @@ def by_image(x: Tensor, batch: Tensor, num_images: int) -> Tensor:
     where = batch.unsqueeze(1).expand_as(values)
     loudest = values.new_full((num_images, x.shape[1]), -torch.inf)
     loudest = loudest.scatter_reduce(0, where, values, "amax")
-    node = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(values)
+    node = torch.arange(x.shape[0], device=x.device).unsqueeze(1).expand_as(values)
     says_it = values.isnan() | (values == loudest[batch])
-    first = torch.full_like(loudest, len(x), dtype=torch.int64)
-    first = first.scatter_reduce(0, where, torch.where(says_it, node, len(x)), "amin")
-    return torch.where(first == len(x), -1, first)
+    first = torch.full_like(loudest, x.shape[0], dtype=torch.int64)
+    first = first.scatter_reduce(0, where, torch.where(says_it, node, x.shape[0]), "amin")
+    return torch.where(first == x.shape[0], -1, first)
 
 
 def pick(

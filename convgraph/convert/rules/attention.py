@@ -39,7 +39,7 @@ def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
     first = sites.first.pack(heads(q)).transpose(1, 2)
     second = sites.second.pack(heads(k)).transpose(1, 2)
     rows = sites.rows((first @ second.transpose(-2, -1)).movedim(1, -1))
-    return Spatial(rows.reshape(len(rows), *counts), sites, axes)
+    return Spatial(rows.reshape(rows.shape[0], *counts), sites, axes)
 
 
 def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
@@ -54,18 +54,18 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     if tokens(tuple(other), spoken, width) != sites.group:
         raise NoRuleError("weights and values differ in their groups")
     axes = (*lead, asked, width)
-    full = sites.spread(weights.x.reshape(len(weights.x), prod(weights.x.shape[1:])), 0.0).movedim(
+    full = sites.spread(weights.x.reshape(weights.x.shape[0], prod(weights.x.shape[1:])), 0.0).movedim(
         -1, 1
     )
     packed = sites.second.pack(heads(v)).transpose(1, 2)
     rows = sites.first.unpack((full @ packed).transpose(1, 2))
-    return Spatial(rows.reshape(len(rows), *names.plain(axes)), sites.asking, axes)
+    return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites.asking, axes)
 
 
 def pair_softmax(call: Any, x: Spatial) -> Spatial:
     """Return the softmax over everybody that a node hears."""
     sites: Any = x.sites
-    full = sites.spread(x.x.reshape(len(x.x), prod(x.x.shape[1:])), -torch.inf)
+    full = sites.spread(x.x.reshape(x.x.shape[0], prod(x.x.shape[1:])), -torch.inf)
     # A row without any pair would be NaN in value and gradient; nobody reads it.
     full = torch.where(sites.some.any(2)[:, :, None, None], full, 0)
     return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))

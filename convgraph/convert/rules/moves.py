@@ -129,7 +129,7 @@ def _moved(call: Any, x: Spatial, sites: Any, tables: dict[int, list[int]], outs
     node, there, every, inside = sites.memo(("moved", source.token, key), make)
     if call.listening:
         call.travelled(torch.where(there, node, -1))
-    rows = take(x.x, node) if len(x.x) else x.x.new_zeros(len(node), *x.x.shape[1:])
+    rows = take(x.x, node) if x.x.shape[0] else x.x.new_zeros(node.shape[0], *x.x.shape[1:])
     shape = (-1, *(1,) * (rows.dim() - 1))
     if not every:
         rows = torch.where(there.view(shape), rows, rows.new_zeros(()))

@@ -47,7 +47,7 @@ def _in_each_node(call: Any, x: Spatial, size: Any, *rest: Any) -> Spatial:
     lead = [value.shape[dim] for dim in plain if dim not in tail]
     if any(k > 1 and n == 1 for k, n in zip(ints(size, d), shape, strict=True)):
         raise NoRuleError("its window goes along an axis that is no whole lattice axis")
-    out = call.target(value.x.reshape(len(value.x), prod(lead), *shape), size, *rest)
+    out = call.target(value.x.reshape(value.x.shape[0], prod(lead), *shape), size, *rest)
     axes = list(value.axes)
     for dim, n in zip(tail, out.shape[2:], strict=True):
         if names.is_plain(axes[dim]):
@@ -55,7 +55,7 @@ def _in_each_node(call: Any, x: Spatial, size: Any, *rest: Any) -> Spatial:
         elif n != 1:
             raise NoRuleError("it pads an axis of nodes")
     found = tuple(axes)
-    return Spatial(out.reshape(len(out), *names.plain(found)), x.sites, found)
+    return Spatial(out.reshape(out.shape[0], *names.plain(found)), x.sites, found)
 
 
 def _note(call: Any, graph: PixelGraph, geometry: Any) -> None:

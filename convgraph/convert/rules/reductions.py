@@ -119,7 +119,8 @@ class Groups:
 
     def counts(self) -> Tensor:
         """(count,): how many nodes speak to each."""
-        return torch.bincount(self.target, minlength=self.count)
+        none = self.target.new_zeros(self.count)
+        return none.index_add(0, self.target, torch.ones_like(self.target))
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
@@ -180,7 +181,7 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     chosen = picks.by_image(flat if how == "amax" else -flat, groups.target, groups.count)
     best = picks.pick(flat, chosen).view(groups.count, *rest)
     place = index([name for dim in dims for name in x.axes[dim]], x.sites)
-    if len(place):
+    if place.shape[0]:
         where = torch.where(chosen >= 0, place[chosen.clamp(min=0)], 0)
     else:
         where = torch.zeros_like(chosen)

@@ -1,0 +1,313 @@
+"""A network as a program on rows, for who wants one: torch.compile, torch.export, ONNX.
+
+    y = program(rows..., tensors..., tables..., parameters..., buffers...)
+
+The program is straight operators of torch, traced once through the tensor whose pixels are nodes.
+What a mask decides (which node hears which, how many there are) comes in as tables: tensors that
+the sites keep, in the order in which the run asks for them. Another mask of the same lattice is
+other tables to the same program; its sizes are open. May import the files beside it.
+"""
+
+import operator
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+from torch.utils import _pytree as pytree
+
+from convgraph import memo
+from convgraph.convert import keys
+from convgraph.convert.settle import settle
+from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
+from convgraph.convert.value import Spatial
+from convgraph.errors import ConversionError
+from convgraph.graph.network_sites import at
+from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What an output of a run is: a plain tensor, or rows on sites under names."""
+
+    sites: Any = None
+    axes: Any = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the rows are a graph's."""
+        return self.axes is None or Spatial(torch.empty(0), self.sites, self.axes).is_image()
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a program is given for one mask.
+
+    Attributes:
+        tensors: in the order in which the run asks for them.
+        outputs: what each output is.
+        program: whose tables they are.
+    """
+
+    tensors: tuple[Tensor, ...]
+    outputs: tuple[Made, ...]
+    program: Any = None
+
+    def signature(self) -> tuple[Any, ...]:
+        """What is the same for all masks of a program."""
+        return tuple((one.dtype, one.dim()) for one in self.tensors)
+
+
+class _Lender:
+    """Notes the kept tensors that a run asks for, and what stands for each."""
+
+    def __init__(self, lend: Any, plain: bool) -> None:
+        self.lend = lend
+        self.plain = plain
+        self.thread = get_ident()
+        self.asked: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def tensor(self, kept: Tensor) -> Tensor:
+        if id(kept) not in self.asked:
+            self.asked[id(kept)] = (kept, self.lend(kept))
+        return self.asked[id(kept)][1]
+
+    def count(self, sites: Sites) -> Any:
+        return sites.nodes.shape[0]
+
+
+class Bare(torch.nn.Module):
+    """A module whose forward alone is called: hooks of the module itself are its caller's.
+
+    Attributes:
+        net: the module.
+        on_graphs: whether it takes graphs, as layers do, and not tensors whose pixels are nodes.
+    """
+
+    def __init__(self, net: torch.nn.Module, *, on_graphs: bool) -> None:
+        """Hold a module."""
+        super().__init__()
+        self.net = net
+        self.on_graphs = on_graphs
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer's forward, or that of the class that a network was converted from."""
+        if self.on_graphs:
+            return self.net.forward(*args, **kwargs)
+        return super(type(self.net).__mro__[1], self.net).forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class Program:
+    """A network on lattices of given sizes, as operators on rows.
+
+    Attributes:
+        module: takes rows, other tensors, tables, parameters and buffers, in this order.
+        names: of the parameters and buffers.
+        spec: how outputs are nested.
+    """
+
+    def __init__(
+        self, run: Any, state: dict[str, Tensor], args: Any, kwargs: Any, *, plain: bool = False
+    ) -> None:
+        """Trace a run.
+
+        Args:
+            run: the module that runs.
+            state: its parameters and buffers; shapes alone are read.
+            args: its inputs, graphs among them.
+            kwargs: likewise.
+            plain: whether torch's own operators are to do without the library's.
+        """
+        self.run = run
+        self.names = tuple(state)
+        self.plain = plain
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._state = {name: _blank(self._fake, one) for name, one in state.items()}
+        leaves, self.inputs = pytree.tree_flatten((args, kwargs), is_leaf=_is_graph)
+        tables, self.spec = self._recorded(leaves)
+        self.signature = tables.signature()
+        self.single = self.spec.is_leaf()
+        given = [one.x if isinstance(one, PixelGraph) else one for one in leaves]
+        given = [one for one in given if isinstance(one, Tensor)]
+        self.module = self._traced(leaves, given, tables)
+
+    def tables(self, leaves: Any) -> Tables:
+        """Return what the program is given for the masks of these inputs.
+
+        Raises:
+            ConversionError: the run asks for other tables than the one that was traced.
+        """
+        found = self._recorded(leaves)[0]
+        if found.signature() != self.signature:
+            raise ConversionError(
+                "a mask asks for other tables than the one that the program was traced with; its "
+                "Python looks at more than sizes, so trace it anew for this mask"
+            )
+        tensors = tuple(found.tensors[number] for number in self.used)
+        for one, axes in zip(tensors, self.open, strict=True):
+            for axis in axes:
+                torch._dynamo.maybe_mark_dynamic(one, axis)
+        return Tables(tensors, found.outputs, self)
+
+    def _called(self, leaves: Any, given: Any, state: Any) -> Any:
+        """Run the network on given rows and tensors, on the sites of `leaves`."""
+        left = iter(given)
+        made = []
+        for one in leaves:
+            if isinstance(one, PixelGraph):
+                sites = one.sites if one.sites.mask is None else one.sites.holding()
+                graph = PixelGraph(next(left), sites)
+                made.append(graph if self.run.on_graphs else from_pixels(graph))
+            else:
+                made.append(next(left) if isinstance(one, Tensor) else one)
+        args, kwargs = pytree.tree_unflatten(made, self.inputs)
+        out = torch.func.functional_call(self.run, state, args, kwargs)
+        return pytree.tree_map(_settled, out, is_leaf=_is_graph)
+
+    def _recorded(self, leaves: Any) -> tuple[Tables, Any]:
+        """A run without numbers: which tables it asks for, and what comes out."""
+        fake = self._fake
+        lender = _Lender(lambda kept: _blank(fake, kept), self.plain)
+        given = [one.x if isinstance(one, PixelGraph) else one for one in leaves]
+        given = [_blank(fake, one) for one in given if isinstance(one, Tensor)]
+        with keys.compiling(), fake, memo.lending(lender):
+            out = self._called(leaves, given, self._state)
+        flat, spec = pytree.tree_flatten(out, is_leaf=_is_graph)
+        roots = [one.sites for one in leaves if isinstance(one, PixelGraph)]
+        outputs = tuple(_made(one, roots) for one in flat)
+        kept = tuple(kept for kept, _ in lender.asked.values())
+        return Tables(kept, outputs, self), spec
+
+    def _traced(self, leaves: Any, given: Any, tables: Tables) -> Any:
+        """The operators of a run, sizes of rows and tables open."""
+        count, rows = len(given), len(given) + len(tables.tensors)
+        # Sizes that happen to be equal here are not one size.
+        fake = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            lent = dict(zip(map(id, tables.tensors), tensors[count:rows], strict=True))
+            lender = _Lender(lambda kept: lent[id(kept)], self.plain)
+            shown = dict(zip(self.names, tensors[rows:], strict=True))
+            with memo.lending(lender):
+                out = self._called(leaves, tensors[:count], shown)
+            return [_rows(one) for one in pytree.tree_leaves(out, is_leaf=_is_graph)]
+
+        tensors = [one for one in leaves if isinstance(one, (PixelGraph, Tensor))]
+        shown = [
+            _open(fake, one.x, 0 if self.plain else 1) if isinstance(one, PixelGraph)
+            else _open(fake, one, 0)
+            for one in tensors
+        ]
+        shown += [_open(fake, one, 0 if self.plain else one.dim()) for one in tables.tensors]
+        shown += [_blank(fake, one) for one in self._state.values()]
+        with keys.compiling(), fake:
+            made = make_fx(flat, tracing_mode="symbolic", pre_dispatch=True)(*shown)
+        places = list(made.graph.find_nodes(op="placeholder"))[count:rows]
+        self.used = tuple(number for number, node in enumerate(places) if node.users)
+        self.open = tuple(
+            tuple(axis for axis, n in enumerate(shown[count + number].shape) if _is_open(n))
+            for number in self.used
+        )
+        for node in places:
+            if not node.users:
+                made.graph.erase_node(node)
+        _straight(made.graph)
+        return torch.fx.GraphModule(made, made.graph)  # a compiler's own may be a lazy one
+
+
+def _open(fake: Any, tensor: Tensor, axes: int) -> Tensor:
+    """A tensor without numbers, the sizes of its first axes open, but for those of one entry."""
+    kinds = [
+        DimDynamic.DYNAMIC if n > 1 and axis < axes else DimDynamic.STATIC
+        for axis, n in enumerate(tensor.shape)
+    ]
+    context: Any = StatelessSymbolicContext(kinds)
+    made: Tensor = fake.from_tensor(tensor.detach(), symbolic_context=context)
+    return made
+
+
+def _blank(fake: Any, tensor: Tensor) -> Tensor:
+    """A tensor of the same shape without numbers."""
+    with fake:
+        return torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
+
+
+def _is_open(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+
+
+def _straight(graph: torch.fx.Graph) -> None:
+    """Take out what was no operator: sizes that nobody reads, gradients put off and on again."""
+    enabled: Any = True
+    for node in list(graph.nodes):
+        if node.target in _SIZES and not node.users:
+            graph.erase_node(node)
+        elif node.target is torch.ops.aten.sym_numel.default:  # which compilers do not take
+            (tensor,) = node.args
+            with graph.inserting_before(node):
+                total: Any = 1
+                for axis in range(tensor.meta["val"].dim()):
+                    size = graph.call_function(torch.ops.aten.sym_size.int, (tensor, axis))
+                    total = graph.call_function(operator.mul, (total, size))
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+        elif node.target is torch._C._set_grad_enabled:
+            after = node.next
+            while after.target in _SIZES:
+                after = after.next
+            if after.target is torch._C._set_grad_enabled or node.args[0] == enabled:
+                graph.erase_node(node)
+            else:
+                enabled = node.args[0]
+
+
+_SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default)
+
+
+def _is_graph(one: Any) -> bool:
+    return isinstance(one, PixelGraph)
+
+
+def _settled(one: Any) -> Any:
+    if isinstance(one, GraphTensor):
+        found = settle(one.value)
+        return found if isinstance(found, Tensor) else wrapped(found)
+    return one
+
+
+def _rows(one: Any) -> Any:
+    return one.value.x if isinstance(one, GraphTensor) else getattr(one, "x", one)
+
+
+def _made(one: Any, roots: Any) -> Made:
+    """What an output is."""
+    if isinstance(one, PixelGraph):
+        return Made(_freed(one.sites, roots), None)
+    return Made(_freed(one.value.sites, roots), one.value.axes) if isinstance(
+        one, GraphTensor) else Made()  # fmt: skip
+
+
+def _freed(sites: Any, roots: Any) -> Any:
+    """The sites as the caller knows them, of whose masks the run has held its own."""
+    if not isinstance(sites, Sites) or not sites.held:
+        return sites
+    for root in roots:
+        if root.mask is None:
+            continue
+        if sites is root.holding():
+            return root
+        if sites.root is root.holding() and sites.place is not None:
+            return at(root, sites.place)
+    return sites.released()

@@ -1,0 +1,256 @@
+"""Masks and compilers: one program, tables as its inputs; exports that run where nothing else is."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import convgraph as cg
+from convgraph.errors import ConversionError
+from tests.cases import integer_weights, integers
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated.*"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # torch.onnx's own
+]
+
+SIZE = (12, 16)
+
+
+class Small(nn.Module):
+    """A residual, a strided convolution, norms in training, a pool, a gate, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.down = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.same = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.gate = nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 2)
+        x = self.down(x)
+        x = x + F.relu(self.same(x))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return x, self.head(x.mean((2, 3)))
+
+
+def graph(seed: int) -> cg.PixelGraph:
+    torch.manual_seed(seed)
+    mask = torch.rand(2, *SIZE) > 0.3 + 0.05 * seed
+    return cg.PixelGraph.from_image(torch.randn(2, 3, *SIZE), mask=mask)
+
+
+def compiled(module: Any) -> tuple[Any, Any]:
+    torch._dynamo.reset()
+    count = CompileCounterWithBackend("aot_eager")
+    return torch.compile(module, fullgraph=True, backend=count), count
+
+
+def test_twelve_masks_and_a_training_step_are_two_compilations() -> None:
+    """Outputs, all gradients and running statistics are those of the network itself."""
+    torch.manual_seed(0)
+    net = cg.to_graph(Small())
+    twin = cg.to_graph(Small())
+    twin.load_state_dict(net.state_dict())
+
+    def step(net: Any, g: cg.PixelGraph, target: Tensor) -> Tensor:
+        x, logits = net(g)
+        return F.cross_entropy(logits, target) + x.x.square().mean()
+
+    fast, count = compiled(step)
+    target = torch.tensor([0, 2])
+    for seed in range(12):
+        g = graph(seed)
+        losses = [run(one, g, target) for run, one in ((fast, net), (step, twin))]
+        for loss, one in zip(losses, (net, twin), strict=True):
+            one.zero_grad()
+            loss.backward()
+        near(*losses)
+        for mine, true in zip(net.parameters(), twin.parameters(), strict=True):
+            near(mine.grad, true.grad)
+        for mine, true in zip(net.buffers(), twin.buffers(), strict=True):
+            near(mine, true)
+        with torch.no_grad():
+            for mine, true in zip(net.parameters(), twin.parameters(), strict=True):
+                mine.copy_(true)
+    assert count.frame_count <= 2
+
+
+def near(mine: Any, true: Any) -> None:
+    """Equal up to the order of sums: 2^10 terms of what is at most this large."""
+    mine, true = mine.detach(), true.detach()
+    scale = float(true.abs().max()) + 1
+    assert float((mine - true).abs().max()) <= 2**10 * torch.finfo(torch.float32).eps * scale
+
+
+def test_on_integers_it_is_the_network_bit_for_bit_and_keeps_the_sites() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 3, 2, 1)]
+    net = cg.to_graph(nn.Sequential(*map(integer_weights, layers)))
+    fast, count = compiled(net)
+    for seed in range(4):
+        g = graph(seed)
+        g = g.with_x(integers(*g.x.shape))
+        mine, true = fast(g), net(g)
+        assert torch.equal(mine.x, true.x)
+        assert mine.sites is true.sites
+    assert count.frame_count == 2
+    same = cg.to_graph(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)))
+    g = graph(1)
+    assert compiled(same)[0](g).sites is g.sites
+
+
+def test_another_mode_is_another_program() -> None:
+    torch.manual_seed(0)
+    net = cg.to_graph(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)))
+    fast, _ = compiled(net)
+    for training in (True, False, True):
+        net.train(training)
+        for seed in range(2):
+            before = net[1].running_mean.clone()
+            g = graph(seed)
+            mine = fast(g)
+            moved = not torch.equal(before, net[1].running_mean)
+            assert moved == training
+            near(mine.x, net(g).x)
+
+
+@pytest.mark.parametrize("kind", ["layer", "own module", "sequential"])
+def test_layers_compile_once_for_all_masks_too(kind: str) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = cg.nn.GraphConv2d(3, 4, 3, padding=1)
+            self.norm = cg.nn.GraphBatchNorm2d(4)
+            self.pool = cg.nn.GraphMaxPool2d(2)
+
+        def forward(self, g: cg.PixelGraph) -> cg.PixelGraph:
+            return self.pool(self.norm(self.conv(g)))
+
+    made = {
+        "layer": lambda: cg.nn.GraphConv2d(3, 4, 3, padding=1),
+        "own module": Own,
+        "sequential": lambda: cg.nn.Sequential(Own().conv, nn.ReLU(), cg.nn.GraphAvgPool2d(2)),
+    }[kind]()
+    fast, count = compiled(made)
+    for seed in range(10):
+        g = graph(seed)
+        mine, true = fast(g), made(g)
+        near(mine.x, true.x)
+        assert torch.equal(mine.mask, true.mask)
+    assert count.frame_count <= 2
+
+
+def test_what_a_program_cannot_hold_is_said() -> None:
+    class Tokens(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+    with pytest.raises(Exception, match="returns images or tensors without nodes"):
+        compiled(cg.to_graph(Tokens()))[0](graph(0))
+
+    class Reverse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return -grad
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Reverse.apply(x)
+
+    with pytest.raises(Exception, match="a backward of its own"):
+        compiled(cg.to_graph(Own()))[0](graph(0))
+
+
+LOADED = """
+import sys, torch
+program = torch.export.load(sys.argv[1]).module()
+rows, want = torch.load(sys.argv[2])
+got = program(rows)
+assert all(map(torch.equal, got, want)), "rows"
+assert "convgraph" not in sys.modules
+import convgraph as cg
+program = torch.export.load(sys.argv[3]).module()
+graph, want = torch.load(sys.argv[4])
+assert torch.equal(program(graph)[1], want), "a graph"
+other = cg.PixelGraph.from_image(torch.randn(2, 3, 12, 16), mask=torch.rand(2, 12, 16) > 0.5)
+try:
+    program(other)
+except Exception as error:
+    print("refused")
+"""
+
+
+class Rows(nn.Module):
+    """A network on fixed sites, as a function of rows."""
+
+    def __init__(self, net: Any, sites: Any) -> None:
+        super().__init__()
+        self.net, self.sites = net, sites
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x, logits = self.net(cg.PixelGraph(rows, self.sites))
+        return x.x, logits
+
+
+def test_an_export_is_saved_and_loaded_in_a_fresh_process(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, g = cg.to_graph(Small()).eval(), graph(2)
+    rows = Rows(net, g.sites).eval()
+    names = [str(tmp_path / name) for name in ("rows.pt2", "rows.pt", "graph.pt2", "graph.pt")]
+    torch.export.save(torch.export.export(rows, (g.x,)), names[0])
+    torch.save((g.x, torch.export.load(names[0]).module()(g.x)), names[1])
+    near(torch.load(names[1])[1][1], net(g)[1])
+    exported = torch.export.export(net, (g,))
+    torch.export.save(exported, names[2])
+    torch.save((g, exported.module()(g)[1]), names[3])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADED, *names], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "refused"
+
+
+@pytest.mark.parametrize("what", ["images", "rows", "layer"])
+def test_onnx_runs_it(what: str) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net, g = cg.to_graph(Small()).eval(), graph(2)
+    layer = cg.nn.GraphConv2d(3, 4, 3, padding=1)
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.layer(cg.PixelGraph(rows, g.sites)).x
+
+    module, given = {
+        "images": (net, torch.randn(2, 3, *SIZE)),
+        "rows": (Rows(net, g.sites).eval(), g.x),
+        "layer": (Layer().eval(), g.x),
+    }[what]
+    with torch.no_grad():
+        want = module(given)
+    file = io.BytesIO()
+    torch.onnx.export(module, (given,), dynamo=True, verbose=False).save(file)
+    session = runtime.InferenceSession(file.getvalue())
+    got = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+    for mine, true in zip(got, want if isinstance(want, tuple) else (want,), strict=True):
+        near(torch.from_numpy(mine), true)
