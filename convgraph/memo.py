@@ -68,7 +68,8 @@ def lending(lender: Any) -> Iterator[None]:
 
     Args:
         lender: has `tensor(kept)`, what stands for a kept tensor; `count(sites)`, a number of
-            nodes; `plain`, whether torch's own operators are wanted; and `thread`. None lends nothing, within a block that does.
+            nodes; `plain`, whether torch's own operators are wanted; and `thread`. None lends
+            nothing, within a block that does.
     """
     LENDERS.append(lender)
     try:

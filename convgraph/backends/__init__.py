@@ -216,7 +216,7 @@ def _for_all_masks(problem: Problem) -> str:
     table = TABLES[problem.op]
     own = () if memo.lender().plain else (triton_conv.NAME, cpp.NAME)
     names = (dense.NAME, halo.NAME, *own, masked.NAME, messages.NAME)
-    return next(n for n in names if n in table and table[n].refuses(problem) is None)
+    return str(next(n for n in names if n in table and table[n].refuses(problem) is None))
 
 
 def _cheapest_on(edges: Edges, *facts: Any) -> str:

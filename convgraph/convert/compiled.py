@@ -1,10 +1,10 @@
 """torch.compile of a network on masks: one program, and each mask's tables as its inputs.
 
-A compiler that follows Python cannot follow the tensor whose pixels are nodes, and must take nothing
-of one mask for a constant. So it is shown three things: the rows, tables that it reads as one
-attribute of the sites, and straight operators. The attribute is made when somebody asks for it; the
-compiler asks before each call, to see whether what it compiled still holds. So a new mask has its
-tables by then, and only sizes differ. May import the files beside it.
+A compiler that follows Python cannot follow the tensor whose pixels are nodes, and must take
+nothing of one mask for a constant. So it is shown three things: the rows, tables that it reads as
+one attribute of the sites, and straight operators. The attribute is made when somebody asks for it;
+the compiler asks before each call, to see whether what it compiled still holds. So a new mask has
+its tables by then, and only sizes differ. May import the files beside it.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -96,7 +96,7 @@ class GraphNetwork(torch.nn.Module):
 def _has_holes(args: Any, kwargs: Any) -> bool:
     """Whether there is a graph among the arguments, and one with holes or off the plane."""
     graphs = [one for one in (*args, *kwargs.values()) if isinstance(one, PixelGraph)]
-    return any([one.sites.mask is not None or one.sites.space is not None for one in graphs])
+    return any(one.sites.mask is not None or one.sites.space is not None for one in graphs)
 
 
 def _rebuilt(original: type) -> Any:

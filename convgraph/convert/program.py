@@ -12,7 +12,6 @@ import operator
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -104,7 +103,8 @@ class Bare(torch.nn.Module):
         """Call the layer's forward, or that of the class that a network was converted from."""
         if self.on_graphs:
             return self.net.forward(*args, **kwargs)
-        return super(type(self.net).__mro__[1], self.net).forward(*args, **kwargs)  # type: ignore[misc]
+        graph_network: Any = type(self.net).__mro__[1]
+        return super(graph_network, self.net).forward(*args, **kwargs)  # type: ignore[misc]
 
 
 class Program:
@@ -204,7 +204,8 @@ class Program:
 
         tensors = [one for one in leaves if isinstance(one, (PixelGraph, Tensor))]
         shown = [
-            _open(fake, one.x, 0 if self.plain else 1) if isinstance(one, PixelGraph)
+            _open(fake, one.x, 0 if self.plain else 1)
+            if isinstance(one, PixelGraph)
             else _open(fake, one, 0)
             for one in tensors
         ]

@@ -57,7 +57,6 @@ def _slots(sites: Sites) -> tuple[Tensor | None, int]:
 
     A compiler takes both as constants: sites do not change.
     """
-
     if memo.LENDERS and memo.lender() is not None and sites.mask is not None:
         return None, -1  # a width would be one mask's
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph import arguments
+from convgraph import arguments, memo
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
@@ -393,7 +393,7 @@ def _unpickled(x: Tensor, sites: Sites) -> PixelGraph:
 
 
 def _flatten(graph: PixelGraph) -> tuple[list[Any], Where]:
-    return [graph.x], Where(graph.sites)
+    return [graph.x], memo.result(graph.sites, Where, graph.sites)
 
 
 def _unflatten(children: Any, where: Where) -> PixelGraph:
@@ -401,7 +401,7 @@ def _unflatten(children: Any, where: Where) -> PixelGraph:
 
 
 def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Where]:
-    return [(pytree.GetAttrKey("x"), graph.x)], Where(graph.sites)
+    return [(pytree.GetAttrKey("x"), graph.x)], memo.result(graph.sites, Where, graph.sites)
 
 
 def check_graph(graph: object, who: str) -> None:
@@ -432,4 +432,5 @@ pytree.register_pytree_node(
     to_dumpable_context=to_text,
     from_dumpable_context=from_text,
 )
+pytree.register_constant(Where)
 torch.serialization.add_safe_globals([_unpickled])

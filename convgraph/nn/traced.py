@@ -1,7 +1,8 @@
 """Layers that a compiler meets: on a mask it gets a program whose tables are inputs.
 
 A compiler that followed a layer's Python would take what the mask decides for constants, and
-compile anew for each mask. Whoever has the better way lies above this room and says so by `runs_by`.
+compile anew for each mask. Whoever has the better way lies above this room and says so by
+`runs_by`.
 """
 
 import functools
@@ -33,7 +34,9 @@ def met(kind: Any) -> None:
     @functools.wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         traced = torch.compiler.is_dynamo_compiling()
-        if (traced or (torch.compiler.is_exporting() and memo.lender() is None)) and _serves(self, args, kwargs):
+        if (traced or (torch.compiler.is_exporting() and memo.lender() is None)) and _serves(
+            self, args, kwargs
+        ):
             return _RUNNERS[0](self, args, kwargs)
         return own(self, *args, **kwargs)
 
@@ -46,8 +49,8 @@ def _serves(layer: Any, args: Any, kwargs: Any) -> bool:
         return False
     graph = args[0]
     free = graph.sites.mask is not None and backends.forced(None) is None
-    words = all([one is None or isinstance(one, str) for one in kwargs.values()])
-    return free and words and all([_is_free(module) for module in layer.modules()])
+    words = all(one is None or isinstance(one, str) for one in kwargs.values())
+    return free and words and all(_is_free(module) for module in layer.modules())
 
 
 def _is_free(module: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Masks and compilers: one program, tables as its inputs; exports that run where nothing else is."""
+"""Masks and compilers: one program, tables as its inputs; exports that run elsewhere."""
 
 import io
 import subprocess
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import convgraph as cg
-from convgraph.errors import ConversionError
 from tests.cases import integer_weights, integers
 
 pytestmark = [
