@@ -101,7 +101,10 @@ class _Get:
     def __call__(self, asked: Any, sites: Any, kind: Any = None) -> Tables:
         if sites is None:
             raise AttributeError(self.name)
-        found: Tables = sites.memo(self.name, lambda: _elsewhere(self.make, sites))
+        try:
+            found: Tables = sites.memo(self.name, lambda: _elsewhere(self.make, sites))
+        except AttributeError as error:  # which would read as: there are no such tables
+            raise RuntimeError(f"{type(self.net()).__name__} on a mask: {error}") from error
         return found
 
     def make(self, sites: Sites) -> Tables:

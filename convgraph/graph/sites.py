@@ -260,7 +260,7 @@ class Sites(SiteNumbers):
         more: dict[str, Any] = {"device": self.device, "batched": self.batched, "space": self.space}
         if self.num_nodes == self.num_cells and self.size is not None:
             return Sites.full(self.batch_size, self.size, **more)
-        return self.kin("released", lambda: Sites(self.sizes, self.mask, d=self.d, **more))
+        return self.memo_sites("released", lambda: Sites(self.sizes, self.mask, d=self.d, **more))
 
     # -- other records derived from this one -------------------------------------------------
 
@@ -293,7 +293,7 @@ class Sites(SiteNumbers):
 
     def holding(self) -> "Sites":
         """The same nodes as a root of their own, whose mask is held; see `held`."""
-        return self.kin("holding", lambda: Sites(
+        return self.memo_sites("holding", lambda: Sites(
             self.sizes, torch.cat([one.reshape(-1) for one in self.mask_images()]), d=self.d,
             device=self.device, batched=self.batched, space=self.space, held=True,
         ))  # fmt: skip
