@@ -54,9 +54,9 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     if tokens(tuple(other), spoken, width) != sites.group:
         raise NoRuleError("weights and values differ in their groups")
     axes = (*lead, asked, width)
-    full = sites.spread(weights.x.reshape(weights.x.shape[0], prod(weights.x.shape[1:])), 0.0).movedim(
-        -1, 1
-    )
+    full = sites.spread(
+        weights.x.reshape(weights.x.shape[0], prod(weights.x.shape[1:])), 0.0
+    ).movedim(-1, 1)
     packed = sites.second.pack(heads(v)).transpose(1, 2)
     rows = sites.first.unpack((full @ packed).transpose(1, 2))
     return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites.asking, axes)
