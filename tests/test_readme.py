@@ -25,6 +25,7 @@ PAGES = (
     "docs/gallery.md",
     "docs/tutorial.md",
     "docs/all-of-convgraph.md",
+    "docs/certificates.md",
     "docs/guide/prove.md",
     "docs/guide/masks.md",
     "docs/guide/spaces.md",

@@ -18,6 +18,7 @@ PAGES = (
     "tutorial.md",
     "zh/tutorial.md",
     "gallery.md",
+    "certificates.md",
     "guide/prove.md",
     "guide/own-layer.md",
 )

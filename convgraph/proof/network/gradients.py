@@ -50,7 +50,8 @@ def gradients(
         matcher = Matcher(settled)
         two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
         _same_names(one, two)
-        matcher.finish(list(one.values()), list(two.values()))
+        names = [n if n.startswith("output ") else f"the gradient of {n!r}" for n in one]
+        matcher.finish(list(one.values()), [two[name] for name in one], names)
     except Different as difference:
         return _decided(str(difference), candidate, reference, images, heads)
     except Unordered as reason:  # no rule, so numbers alone

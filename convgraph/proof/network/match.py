@@ -9,6 +9,7 @@
 Anything else is a difference or undecided, and says at which module.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -145,12 +146,13 @@ class Matcher:
             raise self.odd[0]
         node.outputs = [self.reference.numbering.take(shape) for shape in node.shapes]
 
-    def finish(self, one: list[Numbers], two: list[Numbers]) -> None:
+    def finish(self, one: list[Numbers], two: list[Numbers], names: Sequence[str] = ()) -> None:
         """Compare what is returned.
 
         Args:
             one: of the reference.
             two: of the candidate.
+            names: of what is returned; without any they are numbered.
 
         Raises:
             Different: another number of outputs, or another element at some place.
@@ -164,8 +166,9 @@ class Matcher:
                 raise self.odd[0]
             if not same(a, b):
                 skipped = f"; the candidate leaves out {self.left[0]}" if self.left else ""
+                what = names[place] if names else f"output {place}"
                 raise Different(
-                    f"output {place} is made by {self.reference.producer(a)}, the candidate's by "
+                    f"{what} is made by {self.reference.producer(a)}, the candidate's by "
                     f"{self.reference.producer(b)}, or its elements lie elsewhere{skipped}",
                     self.left[0] if self.left else None,
                     None,
