@@ -85,8 +85,9 @@ def caller(side: callers.AsNodes, spec: ConvSpec) -> Callable[..., Tensor]:
         rows = x.movedim(1, -1).flatten(0, 1)
         lists = (index, kind) if side.typed else (index,)
         sent = {} if w is None else side.named(w, b)
-        y: Tensor = callers.called(side.layer, sent, (rows, *(t.to(x.device) for t in lists)))
-        return y.unflatten(0, (spec.batch, count)).movedim(-1, 1)
+        y = callers.called(side.layer, sent, (rows, *(t.to(x.device) for t in lists)))
+        found: Tensor = y.unflatten(0, (spec.batch, count)).movedim(-1, 1)
+        return found
 
     return run
 
