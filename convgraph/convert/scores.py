@@ -85,6 +85,8 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     name = call.name
     if name in ("matmul", "bmm"):
         return product(call, *args)
+    if name == "einsum":
+        return _einsum(call, *args)
     x = next((one for one in args if isinstance(one, Scores)), None)
     if x is None:
         raise NoRuleError("scores of tokens are one of its parameters")
@@ -171,6 +173,35 @@ def product(call: Any, x: Any, other: Any) -> Any:
     raise NoRuleError("a product of tokens with a map")
 
 
+def _einsum(call: Any, equation: str, operands: Any, *more: Any, **named: Any) -> Any:
+    """One product of two sequences, by letters."""
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != 2 or "." in equation:
+        raise NoRuleError(f"einsum {equation!r} of tokens beside nodes")
+    first, second = terms
+    both = [c for c in first if c in second and c in out]
+    gone = [c for c in first if c in second and c not in out]
+    mine, other = ([c for c in a if c not in b] for a, b in ((first, second), (second, first)))
+    if [len(gone), len(mine), len(other)] != [1, 1, 1] or out != "".join((*both, *mine, *other)):
+        raise NoRuleError(f"einsum {equation!r} of tokens beside nodes")
+    a = _permuted(operands[0], [first.index(c) for c in (*both, *mine, *gone)])
+    b = _permuted(operands[1], [second.index(c) for c in (*both, *gone, *other)])
+    return product(call, a, b)
+
+
+def _permuted(one: Any, order: list[int]) -> Any:
+    """Axes in another order."""
+    if order == list(range(len(order))):
+        return one
+    if isinstance(one, Scores):
+        raise NoRuleError("scores of tokens change their axes")
+    if isinstance(one, Tokens):
+        pieces = tuple(_permuted(piece, order) for piece in one.pieces)
+        return Tokens(pieces, order.index(one.dim))
+    return one.permuted(order) if isinstance(one, Spatial) else one.permute(order)
+
+
 def _along(one: Any, place: int) -> bool:
     """Whether tokens stand along the last axis, or the last but one."""
     return isinstance(one, Tokens) and one.dim == len(one.shape) + place
@@ -207,14 +238,7 @@ def _asks(one: Spatial) -> bool:
 def _turned(one: Any) -> Any:
     """The transposed matrix."""
     rank = len(one.shape)
-    order = [*range(rank - 2), rank - 1, rank - 2]
-    if isinstance(one, Spatial):
-        return one.permuted(order)
-    pieces = [
-        piece.permuted(order) if isinstance(piece, Spatial) else piece.permute(order)
-        for piece in one.pieces
-    ]
-    return Tokens(tuple(pieces), order.index(one.dim))
+    return _permuted(one, [*range(rank - 2), rank - 1, rank - 2])
 
 
 def _summed(call: Any, x: Any, other: Any) -> Any:

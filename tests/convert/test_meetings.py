@@ -241,6 +241,31 @@ class ByHand(Beside):
         return self.head(x[:, 0] + x[:, 1:].mean(1))
 
 
+class ByLetters(Beside):
+    """The same products as einsums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, q = self.tokens(x)
+        weights = torch.einsum("bhxd,bhyd->bhxy", q, q).softmax(-1)
+        heard = torch.einsum("bhxy,bhyd->bhxd", weights, q)
+        return self.head((x + heard.transpose(1, 2).flatten(2))[:, 1:])
+
+
+class OneGroup(nn.Module):
+    """A norm over channels, the pixels of a patch and all patches, as MobileViT-V2's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        parts = torch.stack([x.flatten(2), x.flatten(2) * 2], 2)
+        return self.norm(parts)[:, :, 0] + x.flatten(2)
+
+
 class ClassAsks(Beside):
     """The class token alone asks, as in CrossViT and CaiT."""
 
@@ -296,7 +321,7 @@ class ByImage(nn.Module):
 
 
 NETS = (
-    ByImage, Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
+    ByLetters, OneGroup, ByImage, Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
     Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
     Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip

@@ -107,9 +107,32 @@ def group_norm(
     if x.is_image() and x.sites.is_array:  # of a space, where a norm sees no difference
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
+    wide = _widened(x)
+    if wide is not None:
+        return wide(groups, weight, bias, eps)
     merged = _channels_first(x)
     y, _, _ = norm.normalize(merged.x, merged.sites, groups, eps)
     return merged.with_x(norm.affine(y, weight, bias).to(x.x.dtype))
+
+
+def _widened(x: Spatial) -> Any:
+    """A group norm where nodes have more plain axes than channels: they are channels, too; or None.
+
+    Each channel becomes as many as the others' sizes say, side by side.
+    """
+    merged = x.merged(1)
+    batch = names.batch_axis(getattr(x.sites, "batch_size", -1))
+    if merged.axes[0] != batch or not any(map(_holds_plain, merged.axes[2:])):
+        return None
+
+    def call(groups: int, weight: Any, bias: Any, eps: float) -> Spatial:
+        rows = merged.x.flatten(1)
+        each = rows.shape[1] // merged.x.shape[1]
+        y, _, _ = norm.normalize(rows, merged.sites, groups, eps)
+        parts = [None if one is None else one.repeat_interleave(each) for one in (weight, bias)]
+        return merged.with_x(norm.affine(y, *parts).to(x.x.dtype).reshape(merged.x.shape))
+
+    return call
 
 
 def _groups_of_a_node(x: Spatial, groups: int, weight: Any, bias: Any, eps: float) -> Spatial:

@@ -113,6 +113,9 @@ BUILDERS = {
 CHANNELS = {"monai/VNet": 4, "diffusers/DiTTransformer2DModel": 4}
 """Of the images that are no three."""
 
+TOO_LARGE = ("monai/VNet-3d", "monai/SwinUNETR-3d")
+"""One has a fixed width of 46 million parameters, one takes no volume below 64 x 64 x 64."""
+
 
 def catalogue() -> Iterator[Entry]:
     """Yield every network of the zoo."""
@@ -125,7 +128,9 @@ def catalogue() -> Iterator[Entry]:
         yield Entry(f"transformers/{name}", 64)
     for name in configured.MONAI:
         for full in (f"monai/{name}", f"monai/{name}-3d"):
-            if full != "monai/VNet-3d":  # its width is fixed, 46 million
-                yield Entry(full, 32, CHANNELS.get(full, 3))
+            if full in TOO_LARGE:
+                continue
+            size = 64 if name == "SwinUNETR" else 32
+            yield Entry(full, size, CHANNELS.get(full, 3))
     for name in configured.DIFFUSERS:
         yield Entry(f"diffusers/{name}", 32, CHANNELS.get(f"diffusers/{name}", 3))

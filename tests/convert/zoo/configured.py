@@ -129,7 +129,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         "PoolFormerConfig",
         {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1]},
     ),
-    "CvtForImageClassification": ("CvtConfig", {"depth": [1, 1, 2]}),
+    "CvtForImageClassification": ("CvtConfig", {"depth": [1, 2, 3]}),
     "FocalNetForImageClassification": (
         "FocalNetConfig",
         {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1]},
@@ -230,12 +230,12 @@ MONAI: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
         "growth_rate": 8, "block_config": (2, 2, 2)}),
     "SENet": lambda d: ("SEResNet50", {
         "spatial_dims": d, "in_channels": 3, "num_classes": 2, "layers": (1, 1, 1, 1)}),
-    "ResNet10": lambda d: ("resnet10", {
-        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2,
-        "block_inplanes": [8, 16, 24, 32]}),
-    "ResNet18": lambda d: ("resnet18", {
-        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2,
-        "block_inplanes": [8, 16, 24, 32]}),
+    "ResNet-basic": lambda d: ("ResNet", {
+        "block": "basic", "layers": [1, 1, 1, 1], "block_inplanes": [8, 16, 24, 32],
+        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2}),
+    "ResNet-bottleneck": lambda d: ("ResNet", {
+        "block": "bottleneck", "layers": [1, 1, 1, 1], "block_inplanes": [8, 16, 24, 32],
+        "spatial_dims": d, "n_input_channels": 3, "num_classes": 2}),
     "EfficientNetBN": lambda d: ("EfficientNetBN", {
         "spatial_dims": d, "model_name": "efficientnet-b0", "in_channels": 3, "num_classes": 2,
         "pretrained": False}),
