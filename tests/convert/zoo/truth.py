@@ -249,8 +249,14 @@ class Truth(Sums):
         """Whether a dimension is one axis of one lattice, or the batch, and nothing beside it."""
         if len(x.tracks) != 1 or x.tracks[0].is_mixed:
             return False
-        along = [c for c in x.tracks[0].at if c is not None and c.shape[dim] > 1]
-        return len(along) == 1 and along[0].numel() == along[0].shape[dim]
+        (track,) = x.tracks
+        sizes = (len(track.place.root), *track.size)
+        along = [
+            (c, n)
+            for c, n in zip(track.at, sizes, strict=True)
+            if c is not None and c.shape[dim] > 1
+        ]
+        return len(along) == 1 and along[0][0].numel() == along[0][1]
 
     def _on_line(self, name: str, args: Any, kwargs: Any, dim: int) -> list[Any]:
         """The arguments of a crop, for one line of positions."""
