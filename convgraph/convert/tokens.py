@@ -376,7 +376,7 @@ def attention(
     Raises:
         NoRuleError: it is grouped, or who is heard is no sequence of an image.
     """
-    if enable_gqa or isinstance(mask, (Spatial, Tokens)):
+    if (enable_gqa and q.shape[1] != k.shape[1]) or isinstance(mask, (Spatial, Tokens)):
         raise NoRuleError("it is grouped, or its mask is a map")
     if causal:
         mask = before(q, k)

@@ -96,7 +96,7 @@ def attention(
     if not all(isinstance(one, Spatial) for one in (q, k, v)):
         call.travelled("all")
         return tokens_attention(q, k, v, mask, dropout, causal, scale, enable_gqa)
-    if enable_gqa:
+    if enable_gqa and q.shape[1] != k.shape[1]:
         raise NoRuleError("its heads are grouped")
     if causal:
         mask = before(q, k)

@@ -358,7 +358,7 @@ class Sums(torch.fx.Interpreter):
         self, target: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
         causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Any:  # fmt: skip
-        if enable_gqa or dropout:
+        if dropout or (enable_gqa and _tensor(q).shape[1] != _tensor(k).shape[1]):
             raise UnknownMeaningError("attention that is grouped or random")
         if causal:  # in the order of the sequence, whoever is absent
             mask = torch.ones(_tensor(q).shape[-2], _tensor(k).shape[-2], dtype=torch.bool).tril()
