@@ -79,9 +79,9 @@ def _pytest(device: str, out: Path) -> list[str]:
     if device != "cuda":  # a share, to rehearse
         files = [name for name in files if name.endswith("test_gpu.py")]
     # Warnings of another torch than CI's are no failures of ours.
-    told = ["-q", "-ra", "--maxfail=40", "--tb=short", "-p", "no:cacheprovider", "-W", "default"]
+    options = ["-q", "-ra", "--maxfail=40", "--tb=short", "-p", "no:cacheprovider", "-W", "default"]
     workers = ["-n", "4"] if find_spec("xdist") else []
-    return [*files, *chosen, *told, *workers, f"--junit-xml={out / 'tests.xml'}"]
+    return [*files, *chosen, *options, *workers, f"--junit-xml={out / 'tests.xml'}"]
 
 
 def main() -> int:

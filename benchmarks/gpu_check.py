@@ -61,15 +61,15 @@ def main() -> int:
     # Beside the integers by less than a half, in a sum that torch's own kernel makes.
     beside = [row for row in rows if row["says"].startswith(NEAR) and row["backend"] in VENDORS]
     bad = [r for r in rows if r["says"] not in ("equal", "proven") and r not in beside]
-    told = [
+    lines = [
         f"check: {len(rows) - len(bad) - len(beside)} of {len(rows)} equal or proven on "
         f"{args.device}, {len(beside)} round to exact (a kernel of the vendor's)"
     ]
-    told += [f"check: {row['case']}: {row['says'].splitlines()[0][:160]}" for row in bad[:20]]
+    lines += [f"check: {row['case']}: {row['says'].splitlines()[0][:160]}" for row in bad[:20]]
     if args.json:
-        text = json.dumps({"told": told, "rows": rows}, indent=1)
+        text = json.dumps({"told": lines, "rows": rows}, indent=1)
         args.json.write_text(text + "\n", encoding="utf-8")
-    print("\n".join(told))
+    print("\n".join(lines))
     return int(bool(bad))
 
 

@@ -273,8 +273,8 @@ def line(one: dict[str, Any]) -> str:
         ms = {n: arm[mode]["ms"] for n, arm in one["arms"].items() if "ms" in arm.get(mode, {})}
         own = {n.removeprefix("backend "): v for n, v in ms.items() if n.startswith("backend")}
         best = min(own, key=lambda n: own[n]) if own else ""
-        told = f"{mode} {ms[OURS]:.3f} ms = {ms[OURS] / ms[DENSE]:.2f} dense"
-        parts.append(told + (f" (best {best} {own[best] / ms[DENSE]:.2f})" if best else ""))
+        text = f"{mode} {ms[OURS]:.3f} ms = {ms[OURS] / ms[DENSE]:.2f} dense"
+        parts.append(text + (f" (best {best} {own[best] / ms[DENSE]:.2f})" if best else ""))
         rest = {
             n: v for n, v in ms.items() if n not in (OURS, DENSE) and not n.startswith("backend")
         }

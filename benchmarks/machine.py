@@ -61,8 +61,8 @@ def quiet(*, force: bool) -> float:
     """
     busy = others()
     if busy > BUSY and not force:
-        told = f"busy: others keep {busy:.2f} of the cores, more than {BUSY}; not measured"
-        print(f"{told} (--force measures all the same)")
+        problem = f"busy: others keep {busy:.2f} of the cores, more than {BUSY}; not measured"
+        print(f"{problem} (--force measures all the same)")
         sys.exit(1)
     return busy
 

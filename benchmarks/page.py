@@ -137,8 +137,10 @@ def scale(device: str) -> str:
     for name, points in record["series"].items():
         nodes = [p["nodes"] for p in points]
         slopes = record["slopes"][name]
-        told = [f"{slopes[f]:.2f}" if f in slopes else "" for f in ("ms", "peak_bytes", "map_ms")]
-        lines.append(f"| {name} | {min(nodes):,} to {max(nodes):,} | {' | '.join(told)} |")
+        figures = [
+            f"{slopes[f]:.2f}" if f in slopes else "" for f in ("ms", "peak_bytes", "map_ms")
+        ]
+        lines.append(f"| {name} | {min(nodes):,} to {max(nodes):,} | {' | '.join(figures)} |")
     lines += ["", f"![Time and memory against nodes](images/{picture.name})"]
     return "\n".join(lines)
 

@@ -106,11 +106,11 @@ def main() -> int:
         if not own:
             continue
         rates[name] = fitted(own, least)
-        told = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
-        print(f"{name:8s} {told}")
+        numbers = ", ".join(f"{n}={v:.4g}" for n, v in zip(NUMBERS, rates[name], strict=True))
+        print(f"{name:8s} {numbers}")
     kept = {name: [getattr(table[name], n) for n in NUMBERS] for name in rates}
-    for told, by in (("fitted", rates), ("kept in the table", kept)):
-        print(f"by the rates {told}:")
+    for label, by in (("fitted", rates), ("kept in the table", kept)):
+        print(f"by the rates {label}:")
         for what in ("forward", "step"):
             judge(rows, by, what)
     if args.json:
@@ -208,8 +208,8 @@ def _cells(sites: Any) -> torch.Tensor:
 
 def fitted(rows: list[dict[str, Any]], least: float) -> list[float]:
     """Rates with the least relative errors, none negative, and a multiply-add at least so dear."""
-    told = np.array([[(row["forward"] + row["step"] / 3) / 2] for row in rows])
-    terms = np.array([row["terms"] for row in rows]) / told
+    measured = np.array([[(row["forward"] + row["step"] / 3) / 2] for row in rows])
+    terms = np.array([row["terms"] for row in rows]) / measured
     # A rate that no case speaks of has to stay within its bounds all the same.
     low = np.array([least, 0.0, 0.0, 0.0, 0.0])
     found = lsq_linear(terms, np.ones(len(rows)), bounds=(low, np.inf)).x

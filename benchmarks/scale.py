@@ -122,8 +122,8 @@ def slopes(name: str, points: list[dict[str, Any]]) -> dict[str, float]:
 
 def table(name: str, points: list[dict[str, Any]], found: dict[str, float]) -> Table:
     """Return one series as a table."""
-    told = ", ".join(f"{figure} {slope:.2f}" for figure, slope in found.items())
-    made = Table(title=f"{name}: slopes {told}", title_justify="left")
+    figures = ", ".join(f"{figure} {slope:.2f}" for figure, slope in found.items())
+    made = Table(title=f"{name}: slopes {figures}", title_justify="left")
     for column in ("size", "density", "nodes", "backend", "ms", "ns a node", "map ms", "peak MB"):
         made.add_column(column, justify="right")
     for p in points:

@@ -48,9 +48,9 @@ def graph(who: str, value: Any) -> Any:
     """
     x = getattr(value, "x", None)
     if not hasattr(value, "sites") or not isinstance(x, Tensor):
-        told = type(value).__name__ + (f" with x {type(x).__name__}" if x is not None else "")
+        got = type(value).__name__ + (f" with x {type(x).__name__}" if x is not None else "")
         raise GraphError(
-            f"{who}: expected a PixelGraph, got {told}; "
+            f"{who}: expected a PixelGraph, got {got}; "
             "wrap an image with PixelGraph.from_image(image)"
         )
     return value

@@ -212,8 +212,8 @@ def _prove(args: argparse.Namespace) -> int:
     from convgraph.comparison.named import certify
     from convgraph.errors import ConvgraphError
 
-    if told := _unusable(args):
-        return _usage("prove", told)
+    if problem := _unusable(args):
+        return _usage("prove", problem)
     _import_from_here()
     how: dict[str, Any] = {
         "epsilon": args.epsilon,

@@ -192,12 +192,12 @@ def test_one_model_is_converted_and_its_layers_are_verified(
     assert main(argv) == 0
     assert "convgraph:to_graph(tests.twins:network)" in capsys.readouterr().out
     assert main(["verify", str(record), "--trust", "tests.twins"]) == 2
-    told = capsys.readouterr().out
-    assert told.startswith(
+    printed = capsys.readouterr().out
+    assert printed.startswith(
         "could not be decided\n  kind: network is recorded; here only its layers"
     )
     for layer in ("0", "2", "fc"):
-        assert f"  layers: {layer}: the record holds: proven\n" in told
+        assert f"  layers: {layer}: the record holds: proven\n" in printed
     record.write_text(record.read_text(encoding="utf-8").replace('"dilation": ', '"dilatation": '))
     assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
     assert capsys.readouterr().out.startswith("refused\n")

@@ -226,13 +226,13 @@ def _parameters(side: torch.nn.Module, w: Tensor | None, b: Tensor | None) -> di
     return {name: value for name, value in sent.items() if value is not None}
 
 
-def _footprint(told: Any, space: Any, kernel_size: tuple[int, ...]) -> Tensor | None:
+def _footprint(listed: Any, space: Any, kernel_size: tuple[int, ...]) -> Tensor | None:
     """(taps,) bool: the taps that are there, by the record and by the judge's own geometry."""
     found = spaces.footprint(space, kernel_size)
     taps = None if found is None else torch.from_numpy(found)
-    if told is None:
+    if listed is None:
         return taps
-    given = torch.tensor(told, dtype=torch.bool)
+    given = torch.tensor(listed, dtype=torch.bool)
     return given if taps is None else given & taps
 
 

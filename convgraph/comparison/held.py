@@ -117,15 +117,15 @@ def as_held(side: Any) -> tuple[Any, tuple[str, ...]]:
     module = module_of(side)
     if module is None:
         return side, ()
-    told = []
+    notes = []
     if parametrize.is_parametrized(module):
         for name, found in module.parametrizations.items():  # type: ignore[union-attr, operator]
             kinds = ", ".join(type(one).__name__ for one in found)
             numbers = [t.detach().double().sum().item() for t in found.parameters()]
-            told.append(f"{name} is computed by {kinds} of numbers that sum up to {numbers}")
+            notes.append(f"{name} is computed by {kinds} of numbers that sum up to {numbers}")
     hooked = {key: h for key, h in module._forward_pre_hooks.items() if isinstance(h, COMPUTES)}
-    told += [f"its weight is computed by {type(hook).__name__}" for hook in hooked.values()]
-    if not told:
+    notes += [f"its weight is computed by {type(hook).__name__}" for hook in hooked.values()]
+    if not notes:
         return side, ()
     plain: Any = copy.copy(module) if hooked else copy.deepcopy(module)
     if hooked:  # its weight is no leaf, which nobody can copy: new places for what is replaced
@@ -148,7 +148,7 @@ def as_held(side: Any) -> tuple[Any, tuple[str, ...]]:
         del plain._forward_pre_hooks[key]
     if isinstance(side, callers.AsNodes):
         plain = callers.AsNodes(plain, side.parameters, side.typed)
-    return plain, tuple(told)
+    return plain, tuple(notes)
 
 
 def doubts(candidate: Any, one: tuple[str, ...], two: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,9 +160,9 @@ def doubts(candidate: Any, one: tuple[str, ...], two: tuple[str, ...]) -> tuple[
         two: the same of the reference.
     """
     if one != two:
-        told = "; ".join((*one, *(f"the reference's {text}" for text in two)))
+        both = "; ".join((*one, *(f"the reference's {text}" for text in two)))
         return (
-            f"{told}: as functions of that weight they were judged, and what is trained differs",
+            f"{both}: as functions of that weight they were judged, and what is trained differs",
         )
     module = module_of(candidate)
     odd = module is not None and not isinstance(candidate, callers.AsNodes)

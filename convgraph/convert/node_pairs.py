@@ -2,8 +2,8 @@
 
     x[e, heads]        e = (p, q), the node that asks and the node that is heard
 
-A group is named by the leading axes: an image, or a window of an image. Absent nodes are nobody's
-neighbour.
+A group is named by the leading axes: an image, or a window of an image. Absent nodes are in
+no group.
 """
 
 import copy
@@ -44,7 +44,7 @@ class Blocks:
         return made
 
     def pack(self, rows: Tensor) -> Tensor:
-        """(N, ...) -> (G, M, ...), 0 where nobody is."""
+        """(N, ...) -> (G, M, ...), 0 where no node is."""
         if not len(rows):
             return rows.new_zeros(*self.row.shape, *rows.shape[1:])
         some = (self.row >= 0).view(*self.row.shape, *(1,) * (rows.dim() - 1))

@@ -26,7 +26,8 @@ class Entry:
         family: the file of the rule.
         call: the rule.
         hop: how far values travel: "node" (not at all), "edges" (along those that the rule
-            reports), "all" (every node of an image hears every other), "nothing" (it hears nobody).
+            reports), "all" (every node of an image hears every other), "nothing" (there
+            are no messages).
     """
 
     name: str

@@ -226,7 +226,7 @@ tensors_by(from_pixels)
 
 
 class Operator:
-    """One of torch's operators, as rules are told of it.
+    """One of torch's operators, as a rule is given it.
 
     Attributes:
         target: what to call on ordinary tensors.

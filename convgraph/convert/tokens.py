@@ -3,7 +3,7 @@
     cat([class token, registers, nodes], 1)        one axis, several pieces, of which one is nodes
 
 Every operator means on each piece what it means there; attention is over all pieces of an image.
-Absent nodes are nobody's tokens: they are not computed.
+Absent nodes are no tokens: they are not computed.
 """
 
 from collections.abc import Sequence

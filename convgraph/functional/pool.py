@@ -141,7 +141,7 @@ def graph_avg_pool(
         if count_include_pad or divisor_override is not None:
             y = halo_pool.average(x, edges, divisor_override)
             return PixelGraph(y.to(graph.dtype), edges.target)
-        name = gather.NAME  # corners where nobody stands are not counted
+        name = gather.NAME  # corners without a pixel are not counted
     # A sum of neighbours is the depthwise convolution whose every tap is 1.
     taps = x.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
     total = (gather.summed if name == gather.NAME else messages.summed)(x, taps, edges)

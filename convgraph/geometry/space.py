@@ -33,7 +33,7 @@ class Table:
     """Who speaks at each output site through each tap, in one image.
 
     Attributes:
-        sources: (T, P, K) int64 cells of the source's array, -1 where nobody speaks.
+        sources: (T, P, K) int64 cells of the source's array, -1 for no pixel.
         weights: (T, P, K) float64, or None where every source counts once.
     """
 
@@ -47,7 +47,7 @@ class Halo:
     """The charts of one image, each with a margin that shows what lies beyond its edges.
 
     Attributes:
-        sources: (F, h, w, K) int64 cells of the array, -1 where nobody stands.
+        sources: (F, h, w, K) int64 cells of the array, -1 for no pixel.
         weights: (F, h, w, K) float64, or None where every source counts once.
     """
 

@@ -70,8 +70,8 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
         if not odd and record["schema"] != SCHEMA:
             odd = ["schema"]
         if odd or json.dumps(record, indent=2) != text.strip():  # a field may stand twice
-            told = f"missing, unknown, not canonical, or not of schema {SCHEMA}"
-            return 1, [f"{', '.join(odd)}: {told}"]
+            problem = f"missing, unknown, not canonical, or not of schema {SCHEMA}"
+            return 1, [f"{', '.join(odd)}: {problem}"]
         verdict = record["verdict"]
         wrong += form(record)
         unsure += elsewhere(record)
@@ -197,7 +197,7 @@ def elsewhere(record: dict[str, Any]) -> list[str]:
 
 
 def beyond(record: dict[str, Any]) -> list[str]:
-    """Return what asks for more memory or threads than it may, told before any is taken."""
+    """Return what asks for more memory or threads than it may, before any is taken."""
     spec, threads = record["spec"], int(record["flags"]["threads"])
     arrays = [spec["shape"], spec["out"]] if "terms" in spec else []
     if not arrays:
@@ -208,8 +208,8 @@ def beyond(record: dict[str, Any]) -> list[str]:
         arrays = [[spec["batch"], sum(both), *large], [*both, *kernel]]
         arrays.append([spec["batch"], *large, *kernel])
     good = all(min(one) >= 0 and math.prod(one) <= LIMIT for one in arrays)
-    told = f"spec, flags: it asks for more than {LIMIT} numbers at once, or {THREADS} threads"
-    return [told] * (not (good and 0 < threads <= THREADS))
+    problem = f"spec, flags: it asks for more than {LIMIT} numbers at once, or {THREADS} threads"
+    return [problem] * (not (good and 0 < threads <= THREADS))
 
 
 # -- truth: the operator once more, and the numbers that both sides are sent -----------------------
@@ -378,7 +378,7 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
     """Return what the record says and a second run does not, and what no second run can say."""
     spec, linear = record["spec"], record["kind"] == "linear"
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
-    runs, told = sides(record, path, where, dtype, trust)
+    runs, label = sides(record, path, where, dtype, trust)
     scale = spec["scale"] if linear else 1
     if linear:
         truth, shapes = runs["reference"], [spec["shape"], spec["out"]]
@@ -388,7 +388,7 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
         truth, shapes = convolution(spec)
         counts = evaluate(truth, [s and np.ones(s) for s in shapes], torch.float64)
         terms = max(1, *(int(v.max()) for v in counts.values()))
-    wrong, a, trials = drawn_as(record, told, terms, dtype, linear)
+    wrong, a, trials = drawn_as(record, label, terms, dtype, linear)
     if linear:
         wrong += promised(record, truth, dtype, where)
     probe = torch.float64 if dtype.itemsize == 2 else dtype
@@ -422,19 +422,19 @@ def sides(
 ) -> tuple[dict[str, Any], str]:
     """Return both sides as functions of images, and the name that the candidate goes by."""
     runs: dict[str, Any] = {}
-    told = ""
+    label = ""
     for name in ("reference", "candidate"):
         side, how = resolve(record[name], trust), record["adapter"][name]
         module = hasattr(side, "to")
         if module:
             side = side.get_submodule(path).to(where, dtype)
         runs[name] = side if how == "function" else resolve(how, trust)(side, record["spec"])
-        told = repr(side) if module else record["candidate"]
-    return runs, f"{path}: {told}" if path else told
+        label = repr(side) if module else record["candidate"]
+    return runs, f"{path}: {label}" if path else label
 
 
 def drawn_as(
-    record: dict[str, Any], told: str, terms: int, dtype: Any, linear: bool
+    record: dict[str, Any], label: str, terms: int, dtype: Any, linear: bool
 ) -> tuple[list[str], int, int]:
     """Return what is wrong with the figures of the draws, the largest draw and the trials."""
     room = 2 ** (24 if dtype == torch.float32 else 53) // terms
@@ -443,7 +443,7 @@ def drawn_as(
     a = min(room, record["a"] or 1) if smaller else room
     chance = math.log2((2 * a + 1) / 2)
     trials = max(1, math.ceil(-math.log2(record["epsilon"]) / chance))
-    says = {"name": told, "a": a, "trials": trials}
+    says = {"name": label, "a": a, "trials": trials}
     says["log2_epsilon"] = trials * math.log2(2 / (2 * a + 1))
     wrong = [
         f"{name}: {record[name]} is recorded; {value} {FROM}"
@@ -483,17 +483,17 @@ def differs(
     record: dict[str, Any], seen: dict[str, Any], found: dict[str, Any], exact: dict[str, Any]
 ) -> list[str]:
     """Return what is wrong with a record where an integer differs: nothing, if it says so."""
-    told = record["counterexample"]
-    at = tuple(told.get("index", ()))
+    shown = record["counterexample"]
+    at = tuple(shown.get("index", ()))
     if at:
         seen["found"] = float(found[seen["quantity"]][at])
         seen["expected"] = float(exact[seen["quantity"]][at])
         if seen["found"] == seen["expected"]:
             seen["quantity"] = None
-    if record["verdict"] == "refuted" and (not told or told | seen == told):
+    if record["verdict"] == "refuted" and (not shown or shown | seen == shown):
         return []
-    told = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
-    return [f"verdict, counterexample: {told}"]
+    text = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
+    return [f"verdict, counterexample: {text}"]
 
 
 def rounding(
@@ -565,19 +565,19 @@ def shown_otherwise(
     where: str,
 ) -> tuple[list[str], list[str]]:
     """A refutation that integers near zero do not show: by its recorded input, or by the prover."""
-    told = record["counterexample"]
-    if "input" not in told:
+    shown = record["counterexample"]
+    if "input" not in shown:
         blamed = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
-        if "S2 identity" in blamed and told.get("manner") != "own":
+        if "S2 identity" in blamed and shown.get("manner") != "own":
             return ["verdict: not found again"], []
         return [], [f"parts: {', '.join(sorted(blamed))}: the prover alone can run that again"]
     sent = [
-        None if shape is None else np.full(shape, told["input"][name])
+        None if shape is None else np.full(shape, shown["input"][name])
         for name, shape in zip("xwbg", shapes, strict=True)
     ]
     found = evaluate(runs["candidate"], sent, dtype, where)
-    at, name = tuple(told["index"]), told["quantity"]
-    if float(found[name][at]) != told["found"] or told["found"] == told["expected"]:
+    at, name = tuple(shown["index"]), shown["quantity"]
+    if float(found[name][at]) != shown["found"] or shown["found"] == shown["expected"]:
         return [f"verdict, counterexample: {name} is {float(found[name][at])!r} there"], []
     return [], []
 

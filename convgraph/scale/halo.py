@@ -116,7 +116,7 @@ def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) ->
 
 
 def channels_of(net: nn.Module, d: int, channels: int | None) -> int:
-    """Return the channels that a network reads: as told, or of its first convolution."""
+    """Return the channels that a network reads: as given, or of its first convolution."""
     if channels is not None:
         return channels
     for module in net.modules():

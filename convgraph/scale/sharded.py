@@ -201,8 +201,8 @@ class Sharded(nn.Module):
             send = [home - cut[self.places[axis]] for home in sends(cut, wants, self.places[axis])]
             mine = wants[self.places[axis]]
             get = [int(((mine >= a) & (mine < b)).sum()) for a, b in pairwise(cut)]
-            told = (axes[axis], send, get, group)
-            x = _Exchange.apply(x, *told)  # type: ignore[no-untyped-call]
+            exchange = (axes[axis], send, get, group)
+            x = _Exchange.apply(x, *exchange)  # type: ignore[no-untyped-call]
             have[axis] = mine
         if not all(map(len, out)):
             shape = list(found.recording.shapes[step.results[0]])
@@ -376,15 +376,15 @@ class _Exchange(torch.autograd.Function):
         """Return what was asked for: `send[q]` goes to rank q, `get[q]` positions come from it."""
         rows = x.movedim(dim, 0).contiguous()
         index = torch.from_numpy(np.concatenate(send)).to(x.device)
-        ctx.told = (dim, index, [len(s) for s in send], get, rows.shape, group)
+        ctx.exchange = (dim, index, [len(s) for s in send], get, rows.shape, group)
         came = rows.new_empty((sum(get), *rows.shape[1:]))
-        dist.all_to_all_single(came, rows.index_select(0, index), get, ctx.told[2], group=group)
+        dist.all_to_all_single(came, rows.index_select(0, index), get, ctx.exchange[2], group=group)
         return came.movedim(0, dim)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Send home, and add in the order of ranks: the same bits every time."""
-        dim, index, sent, get, shape, group = ctx.told
+        dim, index, sent, get, shape, group = ctx.exchange
         there = grad.movedim(dim, 0).contiguous()
         home = there.new_empty((sum(sent), *shape[1:]))
         dist.all_to_all_single(home, there, sent, get, group=group)

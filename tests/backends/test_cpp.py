@@ -120,7 +120,7 @@ def test_rows_and_weights_need_not_lie_side_by_side() -> None:
 
 
 def test_a_missing_edge_costs_nothing_and_says_nothing() -> None:
-    """What is absent is no 0 times a weight: an infinite weight that nobody hears is unseen."""
+    """What is absent is no 0 times a weight: an infinite weight without a message is unseen."""
     layer = cg.nn.GraphConv2d(2, 3, 3, padding=1, backend="cpp")
     lone = torch.zeros(1, 5, 5, dtype=torch.bool)
     lone[0, 2, 2] = True
@@ -177,7 +177,7 @@ def test_it_refuses_with_its_reason() -> None:
 # Compiling
 
 
-def told(code: str, **environment: str) -> str:
+def printed_by(code: str, **environment: str) -> str:
     """What a program prints; it has no kernels but those that the environment names."""
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -218,7 +218,7 @@ print(repr(cpp_build.lacks()), call().shape[1])
 
 def test_another_serves_until_they_are_compiled_and_the_way_out_is_told(tmp_path: Path) -> None:
     environment = {"CACHE_WITH_KERNELS": str(cpp_build.path().parent)}
-    lines = told(WITHOUT, CONVGRAPH_CACHE=str(tmp_path), **environment).splitlines()
+    lines = printed_by(WITHOUT, CONVGRAPH_CACHE=str(tmp_path), **environment).splitlines()
     chosen, refusal = lines[0].split(maxsplit=1)
     assert chosen in ("tiles", "gather", "masked")
     assert refusal.startswith("its kernels are not compiled; `convgraph compile`")
@@ -246,7 +246,9 @@ def test_a_folder_that_cannot_be_looked_at_is_refused_with_the_way_out(tmp_path:
         "def closed(*_): raise PermissionError('closed')\n"
         "cpp_build._trouble.cache_clear(); Path.exists = closed; print(cpp_build.lacks())"
     )
-    assert "cannot be looked at (closed)" in told(code, CONVGRAPH_CACHE=str(tmp_path / "file"))
+    assert "cannot be looked at (closed)" in printed_by(
+        code, CONVGRAPH_CACHE=str(tmp_path / "file")
+    )
 
 
 def test_operands_that_do_not_fit_are_refused_by_the_operators() -> None:

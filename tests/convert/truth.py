@@ -300,7 +300,7 @@ def program(model: Any, image: Tensor) -> torch.fx.GraphModule:
 
 
 def truth(model: Any, image: Tensor, root: Tensor) -> Any:
-    """Return what the network says; maps with 0 where nobody is.
+    """Return what the network says; maps with 0 where no node is.
 
     A program is taken as it is. The statistics of batch norms in training are written into the
     model, as it would itself.

@@ -18,7 +18,7 @@ def test_numbers_sites_and_edges_are_those_of_torch_and_convgraph(row, masked, c
 
 @pytest.mark.parametrize("row", [9, len(TABLE) - 1])
 def test_a_mask_without_holes_is_no_mask(row, show) -> None:
-    # The padding exceeds the reach: some outputs hear nobody and are sites all the same.
+    # The padding exceeds the reach: some outputs receive no message, and are sites all the same.
     layer, graph, expected = build(row, False)
     whole = cg.PixelGraph.from_image(graph.to_image(), mask=torch.ones(1, 7, 6, dtype=torch.bool))
     tab = show(layer, whole)
@@ -148,11 +148,11 @@ def test_a_photograph_is_seen_in_its_colours(show) -> None:
 
 def test_a_notebook_is_told_what_the_page_shows(show) -> None:
     tab = show()
-    told = tab.evaluate(
+    sent = tab.evaluate(
         "() => { let seen; const el = document.createElement('div'); document.body.append(el);"
         "const model = { get: () => ({}), set: (_, v) => { seen = v; }, save_changes() {},"
         "on() {}, off() {} };"
         "convgraphExplorer.render({ model, el })(); return seen; }"
     )
-    assert told["pixel"] == [3, 3]
-    assert told["value"] == tab.evaluate(COMPUTE)["output"][3 * 8 + 3]
+    assert sent["pixel"] == [3, 3]
+    assert sent["value"] == tab.evaluate(COMPUTE)["output"][3 * 8 + 3]

@@ -62,10 +62,10 @@ def _child(draws: list[Any], judge: Callable[[Any], str]) -> tuple[list[str], st
         faulthandler.disable()  # how it died is the answer
         for draw in draws:
             try:
-                told = judge(draw)
+                answer = judge(draw)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer
-                told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            packed = pickle.dumps(told)
+                answer = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            packed = pickle.dumps(answer)
             os.write(write, len(packed).to_bytes(4, "big") + packed)
         os._exit(0)
     os.close(write)

@@ -41,8 +41,8 @@ def test_a_wrong_number_a_crash_and_a_hang_are_found(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("tests.fuzz.children.PATIENCE", 2.0)
     draws = ["fine", "crash", "wrong", "raise", "hang", "fine"]
-    told = ["" if one is None else one.what for one in attacked(draws, judge)]
-    assert told == ["", "SIGABRT", "wrong", "ValueError: planted", "no answer", ""]
+    answers = ["" if one is None else one.what for one in attacked(draws, judge)]
+    assert answers == ["", "SIGABRT", "wrong", "ValueError: planted", "no answer", ""]
 
 
 def test_a_layer_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +53,8 @@ def test_a_layer_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = [d for d in (geometries.draw(dice) for _ in range(60)) if d.d == 2 and not d.transposed]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    told = [geometries.judge(draw) for draw in draws[:8]]
+    answers = [geometries.judge(draw) for draw in draws[:8]]
     fine = [geometries.by_twin(draw) for draw in draws[:8]]
     torch.set_num_threads(threads)
-    assert sum(map(bool, told)) > 4
+    assert sum(map(bool, answers)) > 4
     assert not any(fine)

@@ -72,7 +72,7 @@ def agrees(image: torch.Tensor, how: dict, backend: str | None, mask=None) -> bo
     """Whether y at the output sites and the gradient equal torch's, bit for bit."""
     y, g, grad = torchs(image, how, mask)
     out, got = ours(image, how, g, backend, mask)
-    if mask is not None:  # what torch computes where we have no site is nobody's business
+    if mask is not None:  # what torch computes where we have no site is not compared
         y = torch.where(out.mask.unsqueeze(1), y, 0)
         g = torch.where(out.mask.unsqueeze(1), g, 0)
         _, _, grad = torchs(image, how, mask, weight=lambda _: g)

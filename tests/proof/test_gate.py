@@ -1,6 +1,6 @@
 """The mutation gate: every planted fault is refuted by the whole judge; honest code is not.
 
-"Undecided" is no refutation: whoever plants a fault must be told that it is one.
+"Undecided" is no refutation: a planted fault must be reported as one.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_a_planted_fault_is_refuted(name: str) -> None:
 
 
 def test_what_no_finite_number_shows_is_undecided() -> None:
-    """NaN is not covered: who replaces it is told what was seen, and is not refuted."""
+    """NaN is not covered: what replaces it is reported, and is not refuted."""
 
     def repairs(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return plain(x.nan_to_num(), w, b)

@@ -196,7 +196,7 @@ def test_a_linear_record_is_run_again_or_refused(
 def test_a_linear_record_may_not_promise_less_than_there_is(
     less: dict[str, int], linear: Certificate
 ) -> None:
-    """Whoever also works a, r and epsilon out again is told that sums do not stay exact."""
+    """Whoever also works a, r and epsilon out again learns that sums do not stay exact."""
     record = json.loads(linear.to_json())
     record["spec"] |= less
     record["trace"] = ""

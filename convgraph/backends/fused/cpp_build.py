@@ -91,7 +91,7 @@ def _compile(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # ninja of this environment is found whether or not the environment is activated.
         beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        told = subprocess.run(
+        run = subprocess.run(
             # From the folder, and without what lies in it: no module of the caller's is imported.
             [sys.executable, "-P", "-c", CHILD, str(SOURCE), folder, *flags()],
             cwd=folder,
@@ -101,8 +101,8 @@ def _compile(target: Path) -> None:
             env={**os.environ, "PATH": beside},
         )
         made = Path(folder) / "kernels.so"
-        if told.returncode != 0 or not made.exists():
-            last = "\n".join((told.stdout + told.stderr).strip().splitlines()[-12:])
+        if run.returncode != 0 or not made.exists():
+            last = "\n".join((run.stdout + run.stderr).strip().splitlines()[-12:])
             raise BackendError(
                 "the C++ kernels did not compile; they need a C++ compiler (gcc or clang) and "
                 f"ninja (pip install ninja). What was said last:\n{last}"
@@ -128,8 +128,8 @@ def _trouble() -> str:
         place = path()
         there = place.exists()
     except (OSError, RuntimeError) as error:
-        told = f"the folder of its kernels cannot be looked at ({error})"
-        return f"{told}; set {cpp_cache.CACHE} to another"
+        problem = f"the folder of its kernels cannot be looked at ({error})"
+        return f"{problem}; set {cpp_cache.CACHE} to another"
     if not there:
         return "its kernels are not compiled; `convgraph compile` does that, once a machine"
     try:
@@ -157,7 +157,7 @@ def _registered() -> bool:
 
 
 def _stand_in() -> None:
-    """Let whoever calls the operators without kernels be told the way out."""
+    """An error with the way out for whoever calls the operators without kernels."""
     if triton_launch.interpreted() or not _trouble():
         return
 

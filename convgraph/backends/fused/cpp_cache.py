@@ -26,11 +26,11 @@ def folder() -> Path:
         OSError: a relative path, which would be another folder wherever a program is started.
         RuntimeError: there is no home.
     """
-    told = os.environ.get(CACHE)
-    if told:
-        found = Path(told).expanduser()
+    folder = os.environ.get(CACHE)
+    if folder:
+        found = Path(folder).expanduser()
         if not found.is_absolute():
-            raise OSError(f"{CACHE}={told} is no absolute path")
+            raise OSError(f"{CACHE}={folder} is no absolute path")
         return found
     # The XDG specification says to pass over what is relative.
     home = os.environ.get("XDG_CACHE_HOME") or ""
@@ -62,15 +62,17 @@ def stranger(file: Path) -> str:
     if not hasattr(os, "getuid"):
         return ""
     for one in (file, beside(file), file.parent):
-        told = one.stat()
-        if told.st_uid not in (os.getuid(), 0):
-            return f"{one} belongs to user {told.st_uid}; expected your own or root's"
-        if told.st_mode & WRITTEN_BY_OTHERS:
-            return f"others may write to {one} (mode {stat.S_IMODE(told.st_mode):o}); chmod go-w it"
+        status = one.stat()
+        if status.st_uid not in (os.getuid(), 0):
+            return f"{one} belongs to user {status.st_uid}; expected your own or root's"
+        if status.st_mode & WRITTEN_BY_OTHERS:
+            return (
+                f"others may write to {one} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w it"
+            )
     for above in file.resolve().parent.parents:
-        told = above.stat()
-        others = told.st_mode & stat.S_IWOTH and not told.st_mode & stat.S_ISVTX
-        if others or told.st_uid not in (os.getuid(), 0):
+        status = above.stat()
+        others = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+        if others or status.st_uid not in (os.getuid(), 0):
             return f"others may put a folder in the place of {above / '...'}"
     return ""
 
@@ -82,8 +84,8 @@ def damage(file: Path) -> str:
         OSError: it cannot be read.
     """
     try:
-        told = json.loads(beside(file).read_text("utf-8"))
-        size, digest = told["size"], told["sha256"]
+        record = json.loads(beside(file).read_text("utf-8"))
+        size, digest = record["size"], record["sha256"]
     except FileNotFoundError:
         return f"{beside(file)} is not there"
     except (ValueError, KeyError, TypeError):

@@ -322,7 +322,7 @@ struct Heard {
       int64_t n = 0;
       for (int64_t s = 0; s < most; ++s) {
         const int* at = side.grid + side.offset[s];
-        int64_t all = -1;  // stays negative while nobody is heard
+        int64_t all = -1;  // stays negative while no row is found
         for (int64_t r = 0; r < BESIDE; ++r) row[r] = at[base[r]] | gone[r];
         for (int64_t r = 0; r < BESIDE; ++r) all &= row[r];
         const T** to = &rows[(g * (most + 1) + n) * BESIDE];

@@ -1,6 +1,6 @@
 """Rank grids: a lattice with a margin that holds the row of each site, so that a tap is an offset.
 
-    site m hears through slot s the row  grid[base[m] + offset[s]];  -1 where nobody stands
+    site m hears through slot s the row  grid[base[m] + offset[s]];  -1 where no pixel is
 
 Forwards the grid is the padded source, folded where padding folds. Backwards it is as fine as the
 source and holds the targets, each where its window begins; where padding folds several targets onto

@@ -36,7 +36,7 @@ class Layout(NamedTuple):
         start: rows and columns before the chart.
         who: (rows,) int32 the pixel that stands at each row, any where nobody or several do.
         shared: rows (M,) where several stand, who they are (M, K) and their weights (M, K, 1).
-        empty: rows where nobody stands.
+        empty: rows where no pixel is.
         ahead: passes from the pixels to the margins.
         back: passes from the margins to the pixels.
     """
@@ -145,7 +145,7 @@ def _shared(
 
 
 def _margin(halo: Halo, inside: Any) -> tuple[tuple[Any, Any], Any, Any]:
-    """(pixels, rows of the margin) (M,), weights (M,) or None, and rows where nobody stands."""
+    """(pixels, rows of the margin) (M,), weights (M,) or None, and rows where no pixel is."""
     margin = np.flatnonzero(~inside)
     sources = halo.sources.reshape(-1, halo.sources.shape[-1])[margin]
     who, k = np.nonzero(sources >= 0)
@@ -271,12 +271,12 @@ class _Gather(torch.autograd.Function):
 
 
 def _linear(operator: Any, ctx: Any, tangents: tuple[Any, ...]) -> Tensor:
-    """Forward mode: nobody's tangent stands where nobody stands."""
+    """Forward mode: there is no tangent where no pixel is."""
     return linear(operator, _Empty(ctx.plain[0]), (tangents[0].contiguous(),))
 
 
 class _Empty:
-    """What `linear` reads of a context, with nothing where nobody stands."""
+    """What `linear` reads of a context, with nothing where no pixel is."""
 
     saved_tensors: tuple[Tensor, ...] = ()
 

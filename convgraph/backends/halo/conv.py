@@ -91,7 +91,7 @@ def _transposed(
 
 
 def spread_with(x: Tensor, edges: Edges, fill: float) -> Tensor:
-    """The charts that a window reads, with `fill` where nobody stands."""
+    """The charts that a window reads, with `fill` where no pixel is."""
     return charts.spread(x, layout(edges), fill)
 
 

@@ -1,6 +1,6 @@
 """Backend `halo` of pools: charts with margins, then torch's own pools without padding.
 
-Where nobody stands a maximum finds minus infinity. An average divides by its whole window, which is
+Where no pixel is, a maximum finds minus infinity. An average divides by its whole window, which is
 what torch does where nothing is cut off; other divisors take the edges.
 """
 

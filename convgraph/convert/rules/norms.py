@@ -23,7 +23,7 @@ def batch_norm(
     if training:
         call.travelled("all")
     merged = x.merged(1)
-    if training and not merged.x.shape[0]:  # nobody is there: nothing is learned
+    if training and not merged.x.shape[0]:  # no node is there: nothing is learned
         return merged.with_x(merged.x + 0)
     slot = merged.slot(1)
     rows = merged.x.movedim(slot, 1)

@@ -41,7 +41,7 @@ _LIKE = (
     "ones_like", "zeros_like", "full_like", "empty_like", "rand_like", "randn_like",
     "randint_like",
 )  # fmt: skip
-"""New maps of the same nodes, which hear nobody."""
+"""New maps of the same nodes, at which no message arrives."""
 
 
 @rule(*_NAMES)

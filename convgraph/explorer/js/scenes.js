@@ -109,7 +109,7 @@ export const LESSONS = {
   pool: {
     name: "Pools and ReLU",
     say: "A pool has the edges of a convolution and no weights: the largest message, or the mean. A ReLU " +
-      "hears nobody: it keeps what is above 0.",
+      "receives no message: it keeps what is above 0.",
     set: { in_channels: 1, out_channels: 1, aggregate: "max", kernel_size: [2, 2], stride: [2, 2], padding: [[0, 0], [0, 0]], same: false, pixel: [1, 1] },
   },
   hops: {

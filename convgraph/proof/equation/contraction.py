@@ -82,7 +82,7 @@ class ByTap:
         self.spec = spec
         self.out = tuple(len(table) for table in tables)
         self._heard = tables
-        self._told = [backward(table, n) for table, n in zip(tables, spec.size, strict=True)]
+        self._backward = [backward(table, n) for table, n in zip(tables, spec.size, strict=True)]
         self._sources: list[Array] = []
         self._targets: list[tuple[int, Array]] = []
 
@@ -98,9 +98,9 @@ class ByTap:
         """(tap, (B * pixels,) the site that each pixel speaks to), one or more a tap."""
         if not self._targets:
             for number, taps in enumerate(product(*(range(k) for k in self.spec.kernel_size))):
-                told = [table[:, t] for table, t in zip(self._told, taps, strict=True)]
-                for nth in product(*(range(column.shape[1]) for column in told)):
-                    columns = [column[:, m] for column, m in zip(told, nth, strict=True)]
+                places = [table[:, t] for table, t in zip(self._backward, taps, strict=True)]
+                for nth in product(*(range(column.shape[1]) for column in places)):
+                    columns = [column[:, m] for column, m in zip(places, nth, strict=True)]
                     where = flat(columns, self.out, self.spec.batch)
                     self._targets.append((number, where))
         return self._targets
@@ -158,12 +158,12 @@ class ByBand:
         self.out = tuple(len(table) for table in tables)
         self.a, self.o = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         lead, size, out = tables[:-1], spec.size[:-1], self.out[:-1]
-        told = [backward(table, n) for table, n in zip(lead, size, strict=True)]
+        places = [backward(table, n) for table, n in zip(lead, size, strict=True)]
         sources, self.targets = [], []
         for number, taps in enumerate(product(*(range(k) for k in spec.kernel_size[:-1]))):
             heard = [table[:, t] for table, t in zip(lead, taps, strict=True)]
             sources.append(flat(heard, size, spec.batch))
-            spoken = [table[:, t] for table, t in zip(told, taps, strict=True)]
+            spoken = [table[:, t] for table, t in zip(places, taps, strict=True)]
             for nth in product(*(range(column.shape[1]) for column in spoken)):
                 columns = [column[:, m] for column, m in zip(spoken, nth, strict=True)]
                 self.targets.append((number, flat(columns, out, spec.batch)))

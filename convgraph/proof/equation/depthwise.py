@@ -71,7 +71,7 @@ class ByShift:
         self.spec, self.out = spec, out
         self._rows = [row for row, _ in rows]
         self._long = tuple(len(row) for row in self._rows)
-        self._told = [
+        self._backward = [
             backward(row[:, None], n)[:, 0] for row, n in zip(self._rows, spec.size, strict=True)
         ]
         behind = [prod(self._long[axis + 1 :]) for axis in range(spec.d)]
@@ -108,8 +108,8 @@ class ByShift:
                 np.multiply(heads, taps[some, t, None], out=sent)
                 total[some, at : at + self._length] += sent
         folded = total[:, : self._length].reshape(-1, self.spec.batch, *self._long)
-        for axis, told in enumerate(self._told, start=2):
-            first, *more = (_gathered(folded, column, axis) for column in told.T)
+        for axis, table in enumerate(self._backward, start=2):
+            first, *more = (_gathered(folded, column, axis) for column in table.T)
             folded = sum(more, start=first)
         return self._image(folded)
 

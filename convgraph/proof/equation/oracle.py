@@ -98,8 +98,8 @@ def footprint(spec: ConvSpec) -> Array | None:
     found = spaces.footprint(spec.space, spec.kernel_size)
     if spec.footprint is None:
         return found
-    told = np.array(spec.footprint)
-    return told if found is None else found & told
+    listed = np.array(spec.footprint)
+    return listed if found is None else found & listed
 
 
 def _listed(spec: ConvSpec, sizes: tuple[int, ...]) -> OracleEdges:

@@ -4,7 +4,7 @@ Identity lets (S + S') - S' pass, which is S in exact arithmetic; on real number
 S' is large, and no bound of S3 holds. S1's run on magnitudes and on ones counts everything that
 meets in an entry, what cancels included. Each coefficient that it counts is at least the operator's
 own, so the counts are equal only if the program adds up nothing else, whatever the data are: no
-chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, and are told so.
+chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, which is reported.
 
 Numbers that shrink on the way, by 2^-s and back, underflow earlier by 2^s, and a product may be
 split into as many parts: terms and absolute term of the bound are multiplied by 2^s.
@@ -52,12 +52,12 @@ def counts(oracle: Oracle) -> dict[str, Array]:
         return {"y": oracle.convolve(x, w, b), "grad_b": oracle.grad_b(g), **grads}
     per_in, per_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     into = oracle.in_degree().reshape(spec.batch, 1, *oracle.out_size) * per_in
-    told = oracle.targets.reshape(spec.batch, 1, *oracle.out_size) * int(spec.bias)
+    biases = oracle.targets.reshape(spec.batch, 1, *oracle.out_size) * int(spec.bias)
     said = oracle.out_degree().reshape(spec.batch, 1, *spec.size) * per_out
     per_tap = np.diff(oracle.edges.ptr).reshape(1, 1, *spec.kernel_size)
     sites = np.array(int(oracle.targets.sum()))
-    found = {"y": into + told, "grad_x": said, "grad_w": per_tap, "grad_b": sites}
-    return found | {"second_x": said, "second_w": per_tap, "second_g": 2 * into + told}
+    found = {"y": into + biases, "grad_x": said, "grad_w": per_tap, "grad_b": sites}
+    return found | {"second_x": said, "second_w": per_tap, "second_g": 2 * into + biases}
 
 
 def check_direct(

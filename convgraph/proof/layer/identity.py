@@ -42,7 +42,7 @@ from convgraph.proof.layer.trial import evaluate as _run
 from convgraph.proof.layer.trial import truth as _truth
 from convgraph.proof.roundoff import dot_bound
 
-TOLD = {
+IN_WORDS = {
     BACKWARD: ", as .backward() leaves it in .grad",
     REFILLED: ", with the tensors of the call before filled anew in place",
     INNER: ", with an image that is no leaf",
@@ -195,9 +195,9 @@ class _Judge:
         manner: str,
     ) -> Identity | None:
         """What came back, quantity by quantity."""
-        told = f"{TOLD.get(manner.partition(' ')[0], '')}{manner.partition(' ')[2]}"
+        how = f"{IN_WORDS.get(manner.partition(' ')[0], '')}{manner.partition(' ')[2]}"
         if isinstance(found, str):
-            return Identity("refuted", 3, self.compared, f"the {name} {found}{told}")
+            return Identity("refuted", 3, self.compared, f"the {name} {found}{how}")
         frozen = manner.partition(" ")[2]
         for quantity, expected in truth.items():
             second = quantity.startswith("double")
@@ -215,7 +215,7 @@ class _Judge:
                         "cannot tell"
                     )  # fmt: skip
             if other is not None:
-                return refuted(name, quantity, other, 3, self.compared, manner, told)
+                return refuted(name, quantity, other, 3, self.compared, manner, how)
             self.compared += expected.size
         return None
 
@@ -244,11 +244,11 @@ def held_against(
     probe: Probe,
     dtype: torch.dtype,
     manner: str,
-    told: str = "",
+    how: str = "",
 ) -> Identity | None:
     """The refutation that one trial of the candidate on integers comes to, or None."""
     if isinstance(found, str):
-        return Identity("refuted", 3, 0, f"the candidate {found}{told}")
+        return Identity("refuted", 3, 0, f"the candidate {found}{how}")
     for quantity, expected in truth.items():
         other = _differs(found.get(quantity), expected, dtype, probe.scale(quantity))
         if other is not None:
@@ -257,8 +257,8 @@ def held_against(
                 for name, power in zip("xwg", probe.exponents, strict=True)
                 if power
             )
-            told += f", on integers with {powers}" if powers else ""
-            return refuted("candidate", quantity, other, 3, 0, manner, told)
+            how += f", on integers with {powers}" if powers else ""
+            return refuted("candidate", quantity, other, 3, 0, manner, how)
     return None
 
 
@@ -266,8 +266,8 @@ def raised(name: str, error: BaseException) -> str:
     """Say that a side raised, and what."""
     text = " ".join(str(error).split())
     where = source_lines.of_error(error)
-    told = f"the {name} raised {type(error).__name__}: {text[:300]}"
-    return f"{told} ({where})" if where else told
+    words = f"the {name} raised {type(error).__name__}: {text[:300]}"
+    return f"{words} ({where})" if where else words
 
 
 def _probes(
@@ -334,15 +334,15 @@ def refuted(
     ways: int,
     compared: int,
     manner: str = PLAIN,
-    told: str = "",
+    how: str = "",
 ) -> Identity:
     """The refutation by one entry, in words and as a counterexample."""
     if "problem" in other:
-        reason = f"the {name}'s {quantity} {other['problem']}{told}"
+        reason = f"the {name}'s {quantity} {other['problem']}{how}"
     else:
         reason = (
             f"the {name}'s {quantity}{list(other['index'])} is {other['found']!r}, exactly it is "
-            f"{other['expected']!r} ({other['wrong']} of {other['of']} entries differ){told}"
+            f"{other['expected']!r} ({other['wrong']} of {other['of']} entries differ){how}"
         )
     counterexample = {"side": name, "quantity": quantity, **other}
     if manner != PLAIN:

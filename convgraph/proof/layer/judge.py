@@ -256,8 +256,8 @@ def _followed(
     half = check_premise(candidate, shapes, dtype=dtype, **how)
     if half.status != "proven":
         return half
-    if told := apart_from_casts(half.steps, wide.steps):
-        return replace(wide, status="undecided", reason=told)
+    if problem := apart_from_casts(half.steps, wide.steps):
+        return replace(wide, status="undecided", reason=problem)
     kept = {*wide.assumed, *half.assumed}
     return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps)
 
@@ -388,8 +388,8 @@ def _basis(
     except WrongShapeError as error:
         return Identity(other, 3, reason=f"made for one geometry: at size {little.size} {error}")
     except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
-        told = f"made for one geometry: at size {little.size} {raised('candidate', error)}"
-        return Identity(other, 3, reason=told)
+        reason = f"made for one geometry: at size {little.size} {raised('candidate', error)}"
+        return Identity(other, 3, reason=reason)
     if found.status != "proven":
         return found
     facts = f"{many} calls at size {little.size}, {found.compared} entries, nothing left to chance"

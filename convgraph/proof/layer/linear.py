@@ -22,7 +22,7 @@ from torch import Tensor
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.layer.direct import Direct, check_direct
-from convgraph.proof.layer.identity import TOLD, Identity, entry, held_against, raised, refuted
+from convgraph.proof.layer.identity import IN_WORDS, Identity, entry, held_against, raised, refuted
 from convgraph.proof.layer.parts import (
     dtype_name,
     identity_part,
@@ -252,7 +252,7 @@ class _Pair:
                     found = evaluate(self.candidate, probe, self.dtype, self.device, **how)
             except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 return Identity("undecided", 2, compared, raised("candidate", error))
-            other = held_against(found, truth, probe, self.dtype, manner, TOLD.get(manner, ""))
+            other = held_against(found, truth, probe, self.dtype, manner, IN_WORDS.get(manner, ""))
             rounds = other is not None and not exact and other.counterexample.get("index")
             if rounds and self._beyond(found, truth, probe) is None:
                 return Identity(
@@ -352,6 +352,6 @@ class _Pair:
             other = entry(have, exact, np.isfinite(have) & (np.abs(have - exact) > limit))
             if other is not None:
                 moved = {k: p for k, p in zip("xwg", probe.exponents, strict=True) if p}
-                told = "".join(f", with {k} times 2^{p}" for k, p in moved.items())
-                return refuted("candidate", quantity, other, 2, 0, PLAIN, told)
+                how = "".join(f", with {k} times 2^{p}" for k, p in moved.items())
+                return refuted("candidate", quantity, other, 2, 0, PLAIN, how)
         return None

@@ -58,9 +58,9 @@ class Own:
                 y.backward(g)
             found["grad_x"] = x.grad
             back = {name: p.grad for name, p in held.items()}
-            told = {n: t.to_dense() for n, t in back.items() if t is not None}
+            dense = {n: t.to_dense() for n, t in back.items() if t is not None}
         pulled: Any = (None,) * len(leaves)
-        heads = {n: t for n, t in told.items() if laid[n].requires_grad}
+        heads = {n: t for n, t in dense.items() if laid[n].requires_grad}
         if heads:
             pulled = torch.autograd.grad(
                 [laid[n] for n in heads], list(leaves.values()), list(heads.values()),

@@ -52,8 +52,8 @@ def record(
 ) -> Certificate:
     """Put the parts together; the verdict is the weakest part's, and the reason is what it says.
 
-    Where several refute, the premise is told last: what it says is shown by the others' numbers.
-    Where several cannot decide it is told first: the others often cannot for its reason.
+    Where several refute, the premise comes last: what it says is shown by the others' numbers.
+    Where several cannot decide it comes first: the others often cannot for its reason.
     """
     verdict, reason = "proven", ""
     for wanted in ("refuted", "undecided"):
@@ -109,8 +109,8 @@ def premise_part(found: Premise, held: int = 0) -> Part:
         where = f" ({found.line})" if found.line else ""
         return Part("S1 premise", found.status, f"{found.reason}{where}")
     degrees = ", ".join(f"{name} in {{{', '.join(d)}}}" for name, d in found.degrees.items())
-    told = f", the same in {held} plain runs" if held else ""
-    return Part("S1 premise", "proven", f"{found.operators} operators followed{told}: {degrees}")
+    again = f", the same in {held} plain runs" if held else ""
+    return Part("S1 premise", "proven", f"{found.operators} operators followed{again}: {degrees}")
 
 
 def parameters_part(one: Parameters, two: Parameters, *, same: bool) -> Part:
@@ -135,17 +135,17 @@ def parameters_part(one: Parameters, two: Parameters, *, same: bool) -> Part:
         apart = (a != b.to(a)) & ~(a.isnan() & b.to(a).isnan())  # a NaN is itself
         if bool(apart.any()):
             at = tuple(int(i) for i in apart.nonzero()[0])
-            told = (
+            facts = (
                 f"{key!r} differs: {list(at)} is {float(a[at])!r}, not {float(b[at])!r}; copy it "
                 "first, e.g. with load_state_dict"
             )
-            return Part(name, "refuted" if same else "undecided", told)
+            return Part(name, "refuted" if same else "undecided", facts)
         if one[key].requires_grad != two[key].requires_grad:
             return Part(
                 name, "undecided", f"{key!r} is trained on one side and frozen on the other"
             )
-    if told := _overlap(one):
-        return Part(name, "undecided", told)
+    if facts := _overlap(one):
+        return Part(name, "undecided", facts)
     return Part(name, "proven", f"{', '.join(sorted(one))}: equal bit for bit")
 
 

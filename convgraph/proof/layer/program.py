@@ -163,9 +163,9 @@ def difference(followed: Sequence[Step], run: Sequence[Step]) -> str:
     more, less = two - one, one - two
     extra = next((step for step in run if more[step]), None)
     missing = next((step for step in followed if less[step]), None)
-    told = [] if extra is None else [f"it runs {extra}"]
-    told += [] if missing is None else [f"what was followed has {missing}"]
-    return "behaves otherwise when it is followed: " + "; ".join(told)
+    ways = [] if extra is None else [f"it runs {extra}"]
+    ways += [] if missing is None else [f"what was followed has {missing}"]
+    return "behaves otherwise when it is followed: " + "; ".join(ways)
 
 
 def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
@@ -178,9 +178,9 @@ def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
             if s.operator not in CASTS
         ]
 
-    told = difference(bare(wide), bare(half))
+    found = difference(bare(wide), bare(half))
     return (
-        told.replace("when it is followed: it runs", "in half precision: it runs")
+        found.replace("when it is followed: it runs", "in half precision: it runs")
         .replace("what was followed has", "in float64 it has")
         .replace("when it is followed", "in half precision")
     )
@@ -217,8 +217,8 @@ class OneProgram:
         drawn = random_states()
         with as_written(), written_down(self.trust) as mode:
             yield mode.enter
-        told = difference(self.followed, mode.steps)
-        if not told and random_states() != drawn:
-            told = "random numbers of Python or NumPy: two calls are two functions"
-        self.held += not told
-        self.difference = self.difference or told
+        other = difference(self.followed, mode.steps)
+        if not other and random_states() != drawn:
+            other = "random numbers of Python or NumPy: two calls are two functions"
+        self.held += not other
+        self.difference = self.difference or other

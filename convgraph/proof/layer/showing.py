@@ -4,7 +4,7 @@ S1 says that a program is no convolution for all inputs; a refutation is an inpu
 powers of two are tried over the whole range of the type, where every result is exact; images that
 are equal, positive or empty; then numbers near the constants that the operator was given, and
 numbers whose last bits are set, held against the bound of S3. What is found is run once more before
-it is told.
+it is reported.
 """
 
 from collections.abc import Iterator, Sequence
@@ -126,7 +126,7 @@ def _differs(
         except Exception as error:  # noqa: BLE001 - it raises on some inputs, which is no number
             return Identity("undecided", 3, reason=raised("candidate", error))
         found = held_against(got, expected, probe, dtype, PLAIN)
-        # Infinities and NaN are not covered: overflow on the way is no difference that is told.
+        # Infinities and NaN are not covered: overflow on the way is no difference that is reported.
         if found is None or not np.isfinite(found.counterexample.get("found", 0.0)):
             return None
     return found

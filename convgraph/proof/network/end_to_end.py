@@ -89,10 +89,10 @@ def end_to_end(candidate: Side, reference: Side, images: Images) -> tuple[Part, 
                 f"{b:.9g} on the candidate; rounding explains {float(limit.reshape(-1)[at]):.2g}",
             ), {"y": float(ratio.max())}  # fmt: skip
     scale = max((float(t.abs().max()) for t in one if t.numel()), default=0.0)
-    told = f"measured error {error:.3g}, running bound {largest:.3g}, largest output {scale:.3g}"
+    facts = f"measured error {error:.3g}, running bound {largest:.3g}, largest output {scale:.3g}"
     if largest > scale:  # it holds, but any output would
-        return Part(name, MEASURED_ONLY, f"{told}: so wide a bound says nothing"), {"y": rho}
-    return Part(name, "proven", told), {"y": rho}
+        return Part(name, MEASURED_ONLY, f"{facts}: so wide a bound says nothing"), {"y": rho}
+    return Part(name, "proven", facts), {"y": rho}
 
 
 def apart(difference: Different) -> str:

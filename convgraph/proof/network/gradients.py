@@ -183,5 +183,5 @@ def _decided(
                 f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
-    told = f"; no bound: {running.missing}" if running.missing else "; the numbers do not show it"
-    return Part(NAME, "undecided", f"{difference}{told}")
+    why = f"; no bound: {running.missing}" if running.missing else "; the numbers do not show it"
+    return Part(NAME, "undecided", f"{difference}{why}")

@@ -125,8 +125,8 @@ def prove_network(
         parts.append(end)
     # Where both are the same function of their parameters, or are shown to be two, a number that
     # differs says why; elsewhere it may be the same function, held otherwise.
-    told = matcher is not None or any(part.status == "refuted" for part in parts)
-    if told and parts[0].status == "undecided" and " differs; " in parts[0].facts:
+    compared = matcher is not None or any(part.status == "refuted" for part in parts)
+    if compared and parts[0].status == "undecided" and " differs; " in parts[0].facts:
         parts[0] = replace(parts[0], status="refuted")
     verdict, reason = _verdict(parts, layers)
     return Certificate(
@@ -184,8 +184,8 @@ def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:
                 "load_state_dict"
             )  # fmt: skip
         if a.requires_grad != b.requires_grad:
-            told = f"{name!r} is trained on one side and frozen on the other"
-            return Part("parameters", "undecided", told)
+            facts = f"{name!r} is trained on one side and frozen on the other"
+            return Part("parameters", "undecided", facts)
     count = sum(t.numel() for t in two.values())
     return Part("parameters", "proven", f"{len(two)} tensors, {count} numbers, bit for bit")
 
@@ -337,8 +337,8 @@ def _operators_part(matcher: Matcher) -> Part:
     kinds = Counter(one.name for one, _ in matcher.pairs if one.name != CONVOLUTION)
     if not kinds:
         return Part("operators", "not asked", "there are layers alone")
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return Part("operators", "proven", f"the same operator, the same arguments: {told}")
+    facts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return Part("operators", "proven", f"the same operator, the same arguments: {facts}")
 
 
 def _beside_part(beside: Beside) -> Part:
@@ -348,15 +348,15 @@ def _beside_part(beside: Beside) -> Part:
         why = "; so does the reference's own: no sum as the bound assumes" if beside.vendor else ""
         return Part(name, status, beside.over + why)
     largest, where = beside.worst
-    told = (
+    facts = (
         f"{beside.held} operators, each within what the measured difference of its inputs and its "
         f"own rounding explain; largest difference / bound {largest:.2g}"
         + (f", {where}" if largest else "")
     )
     if beside.missing:
         names = ", ".join(f"{n} {k}" for k, n in beside.missing.most_common())
-        return Part(name, MEASURED_ONLY, f"{told}; no bound: {names}")
-    return Part(name, "proven", told)
+        return Part(name, MEASURED_ONLY, f"{facts}; no bound: {names}")
+    return Part(name, "proven", facts)
 
 
 def _unbounded(beside: Beside) -> tuple[str, ...]:

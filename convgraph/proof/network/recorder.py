@@ -43,7 +43,7 @@ ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
 """Operators that say what a tensor is like, not what it holds."""
 
 DESCRIBES = ("data_ptr", "storage", "untyped_storage", "_typed_storage", "share_memory_")
-"""Ways by which memory is told apart, as caches and checks for shared memory do."""
+"""Ways by which one memory is known from another, as caches and checks for shared memory do."""
 
 SWEEP = 32
 """Nodes after which memory that is gone is forgotten."""
@@ -95,7 +95,7 @@ class Recorder(TorchDispatchMode):
                 behind.remove()
 
     def _out(self, tensor: Tensor, way: str) -> Tensor:
-        """Refuse data that leave torch, where nobody can follow."""
+        """Refuse data that leave torch, where they cannot be followed."""
         with torch._C.DisableTorchFunction():
             plain = tensor.layout == torch.strided and not self.inside
             if plain and self.memory.knows(tensor) and way not in DESCRIBES:
@@ -126,7 +126,7 @@ class Recorder(TorchDispatchMode):
             with _aside(self):
                 image = layer.image(args[0])
             if not self.memory.knows(image):
-                raise Undecided(f"the layer at {layer.path!r} is sent what nobody can follow")
+                raise Undecided(f"the layer at {layer.path!r} is sent what cannot be followed")
             held: Any = module
             tensors = [image, held.weight, *([] if held.bias is None else [held.bias])]
             names = ("input", "weight", "bias")

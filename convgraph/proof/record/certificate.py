@@ -227,8 +227,8 @@ def named(
         candidate: "module:object"; empty if unknown.
         reference: the same for the reference.
     """
-    told = [f"{how} calls its side as it is" for how in adapter.values() if ":" in how]
-    more = [line for line in dict.fromkeys(told) if line not in found.assumed]
+    calls = [f"{how} calls its side as it is" for how in adapter.values() if ":" in how]
+    more = [line for line in dict.fromkeys(calls) if line not in found.assumed]
     return replace(
         found,
         candidate=found.candidate or candidate,

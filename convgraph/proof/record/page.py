@@ -132,10 +132,10 @@ def _head(record: Mapping[str, Any]) -> str:
         case = dict(record["counterexample"])
         smallest = case.pop("smallest", None)
         faults.append(("Counterexample", ", ".join(f"{key} = {case[key]}" for key in case)))
-    told = "".join(f"<p><b>{key}:</b> {escape(value)}</p>" for key, value in faults if value)
+    fault = "".join(f"<p><b>{key}:</b> {escape(value)}</p>" for key, value in faults if value)
     if record["counterexample"] and smallest:
-        told += f"<pre>{escape(str(Counterexample.from_dict(smallest)))}</pre>"
-    return text + (f'<div class="fault">{told}</div>' if told else "")
+        fault += f"<pre>{escape(str(Counterexample.from_dict(smallest)))}</pre>"
+    return text + (f'<div class="fault">{fault}</div>' if fault else "")
 
 
 def _claim(record: Mapping[str, Any]) -> str:
@@ -152,8 +152,8 @@ def _sections(record: Mapping[str, Any]) -> str:
     text = f"<h2>What was checked</h2><table>{parts}</table>"
     if record["rho"] or record["rho_exact"]:
         text += f"<h2>Rounding: error / bound</h2>{_bars(record['rho'], record['rho_exact'])}"
-        told = RHO_NETWORK if record["kind"] == "network" else RHO
-        text += f'<p class="soft">{told}</p>'
+        note = RHO_NETWORK if record["kind"] == "network" else RHO
+        text += f'<p class="soft">{note}</p>'
     text += f"<h2>Assumed</h2>{_list(record['assumed'])}"
     text += f"<h2>Not covered</h2>{_list(record['not_covered'])}"
     if record["excluded"]:

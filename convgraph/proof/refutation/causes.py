@@ -32,7 +32,7 @@ def likely_causes(case: Case, specs: list[ConvSpec], lists: EdgeLists | None = N
     Returns:
         Sentences; empty where no known fault fits.
     """
-    told = _edge_causes(specs[-1], lists) if lists is not None else []
+    by_edges = _edge_causes(specs[-1], lists) if lists is not None else []
     found = []
     if case.quantity == "y":
         found = [name for name, build in _survivors(case, specs, suspects)]
@@ -43,7 +43,7 @@ def likely_causes(case: Case, specs: list[ConvSpec], lists: EdgeLists | None = N
             survivors = _survivors(case, specs, suspects)
             found = [f"the gradient of {what} is that of another operator: {name}"
                      for name, _ in survivors]  # fmt: skip
-    return [*told, *(name for name in found or symptoms(case, specs) if name not in told)]
+    return [*by_edges, *(name for name in found or symptoms(case, specs) if name not in by_edges)]
 
 
 def _survivors(
@@ -60,10 +60,12 @@ def _survivors(
         for name, run in table(spec):
             if alive is not None and name not in alive:
                 continue
-            told = [case.predicted(run, inputs) for inputs in trials]
-            if all(agree(one, two) for one, two in zip(measured, told, strict=True)) and not all(
+            predicted = [case.predicted(run, inputs) for inputs in trials]
+            if all(
+                agree(one, two) for one, two in zip(measured, predicted, strict=True)
+            ) and not all(
                 agree(one, case.predicted(truth, inputs))
-                for one, inputs in zip(told, trials, strict=True)
+                for one, inputs in zip(predicted, trials, strict=True)
             ):
                 found[name] = run
         alive = found
@@ -81,7 +83,7 @@ def _edge_causes(spec: ConvSpec, lists: EdgeLists) -> list[str]:
     if have == _multiset(e.source, e.target, e.tap):
         return []
     pixels, one = prod(spec.image_shape), prod(spec.size)
-    told = {
+    known = {
         EDGES_SWAPPED: (e.target, e.source, e.tap),
         "taps are numbered backwards": (e.source, e.target, spec.taps - 1 - e.tap),
         "taps are numbered along the columns first": (
@@ -93,7 +95,7 @@ def _edge_causes(spec: ConvSpec, lists: EdgeLists) -> list[str]:
         "images are mixed up": ((e.source + one) % pixels, e.target, e.tap),
     }
     found = [
-        f"{name} in the edge list" for name, edges in told.items() if have == _multiset(*edges)
+        f"{name} in the edge list" for name, edges in known.items() if have == _multiset(*edges)
     ]
     if found:
         return found

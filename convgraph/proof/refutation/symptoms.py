@@ -2,7 +2,7 @@
 
 Where `causes` predicts an operator from a table, these have a number to find first: by how much a
 sum is scaled, from which size of x on it is wrong, in which channel. Each is tested on fresh
-integers before it is told. Where a division rounds, equality is within the bound of `rounding`.
+integers before it is reported. Where a division rounds, equality is within the bound of `rounding`.
 """
 
 from dataclasses import dataclass
@@ -73,11 +73,11 @@ def symptoms(case: Case, specs: list[ConvSpec]) -> list[str]:
     """Return what is true of the accused on every spec, the most telling first."""
     found: list[str] | None = None
     for spec in specs:
-        told = _Symptoms(case, spec).all()
-        found = told if found is None else [name for name in found if name in told]
+        names = _Symptoms(case, spec).all()
+        found = names if found is None else [name for name in found if name in names]
         if not found:
             break
-    # A place is told for the images that were asked about, not for the smallest ones.
+    # A place is reported for the images that were asked about, not for the smallest ones.
     if not found:
         found = [place for place in [_Symptoms(case, specs[-1]).confined()] if place]
     return found[:1]
@@ -153,11 +153,11 @@ class _Symptoms:
         degree = np.maximum(degree, 1)
         if degree.max() == 1:
             return ""
-        told = {
+        means = {
             "the mean over the edges is taken, not the sum": (degree, 1),
             "the mean over the edges is taken, not the sum, and of the bias too": (degree, degree),
         }
-        for name, (by, bias) in told.items():
+        for name, (by, bias) in means.items():
             if all(
                 agree(
                     self.case.measured(p),
@@ -316,9 +316,9 @@ class _Symptoms:
         for kind in ROUNDED:
             if torch.finfo(kind).eps <= torch.finfo(self.case.dtype).eps:
                 continue
-            told = [torch.from_numpy(np.asarray(v)).to(kind).double().numpy() for v in self.want]
-            pairs = list(zip(self.have, told, strict=True))
-            if any(not agree(*both) for both in zip(self.want, told, strict=True)) and all(
+            coarse = [torch.from_numpy(np.asarray(v)).to(kind).double().numpy() for v in self.want]
+            pairs = list(zip(self.have, coarse, strict=True))
+            if any(not agree(*both) for both in zip(self.want, coarse, strict=True)) and all(
                 np.array_equal(np.asarray(have), want) for have, want in pairs
             ):
                 return f"{_spoken(self.case.quantity)} is rounded to {_name(kind)}"

@@ -2,7 +2,7 @@
 
 A formula that is written with `times`, `quotient`, `where` and `either` can be evaluated on
 numbers and be proven for all of them. Products of two symbols, which no solver decides in general,
-become fresh integers of which one lemma is told, for every pair of products with the same factor:
+become fresh integers of which one lemma is stated, for every pair of products with the same factor:
 
     b >= 1, a > a'   imply   a b >= a' b + b              (and a = a' implies a b = a' b)
 

@@ -107,7 +107,7 @@ def test_graphs_without_nodes_without_edges_and_of_different_sizes() -> None:
         truth = run(layer, graph, "gather", torch.float64)
         assert all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
     layer = layer.float()
-    with cg.backend(BACKEND):  # sites that hear nobody carry the bias
+    with cg.backend(BACKEND):  # sites where no message arrives carry the bias
         y = layer(graphs[1].with_x(graphs[1].x.float()), sites=corner).x
     assert torch.equal(y, layer.bias.detach().expand(1, -1))
 

@@ -65,7 +65,7 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A tensor with holes: what it says where nobody is has no meaning.
+    """A tensor with holes: what it says where no node is has no meaning.
 
     Attributes:
         x: of any shape.

@@ -45,7 +45,7 @@ class Sums(torch.fx.Interpreter):
         raise NotImplementedError
 
     def fill(self, value: Any, identity: float) -> Any:
-        """The tensor, with the identity where nobody is."""
+        """The tensor, with the identity where no node is."""
         raise NotImplementedError
 
     def image(self, value: Any) -> Any:

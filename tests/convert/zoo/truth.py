@@ -94,7 +94,7 @@ class Truth(Sums):
         self.grain = grain
 
     def __call__(self, image: Tensor) -> list[Any]:
-        """Return the flat outputs, 0 where nobody is."""
+        """Return the flat outputs, 0 where no node is."""
         given: list[Any] = []
         state = self.exported.state_dict
         for spec in self.exported.graph_signature.input_specs:

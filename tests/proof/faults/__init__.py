@@ -36,7 +36,7 @@ class Fault:
         spec: of the operator that it claims to be.
         run: f(x, w, b) -> what it returns.
         edges: the typed edges that it shows, or None.
-        trust: what S1 is told to take as multilinear.
+        trust: what S1 is asked to take as multilinear.
     """
 
     family: str

@@ -58,7 +58,7 @@ class FixedPoint(torch.autograd.Function):
 
 
 TRUSTED = {"keeps a fixed point of 36 bits": ("FixedPoint",)}
-"""Foreign kernels that S1 is told to trust: other parts have to see what is wrong with them."""
+"""Foreign kernels that S1 is asked to trust: other parts have to see what is wrong with them."""
 
 FAULTS: dict[str, tuple[ConvSpec, Callable[..., Any]]] = {
     name: (PLAIN, run)

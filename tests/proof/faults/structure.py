@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[ConvSpec, Callable[..., Lists]]] = {
     "images are mixed up": (PLAIN, lambda q, p, t: ((q + 42) % 84, p, t)),
     "the second image has no edges": (PLAIN, _but(lambda q, p, t: p < 42)),
     "the second image listens to the first": (PLAIN, lambda q, p, t: (q % 42, p, t)),
-    "the last row hears nobody": (PLAIN, _but(lambda q, p, t: p % 42 < 35)),
+    "no message arrives at the last row": (PLAIN, _but(lambda q, p, t: p % 42 < 35)),
     "self-loops are removed": (PLAIN, _but(lambda q, p, t: q != p)),
     "all taps are one type": (PLAIN, lambda q, p, t: (q, p, 0 * t)),
     "one edge has the next tap's type": (

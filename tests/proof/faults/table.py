@@ -76,10 +76,10 @@ def _summary() -> str:
         ("`assert_close`, output and gradients", sum(beside(name).gradients for name in FAULTS)),
     ]
     lines = [f"| {who} | {seen} of {total} | {total - seen} |" for who, seen in rows]
-    told = ", ".join(f"{count} by {part} alone" for part, count in alone.items())
+    parts = ", ".join(f"{count} by {part} alone" for part, count in alone.items())
     head = ["| compared by | noticed | missed |", "|---|---|---|"]
-    told = f"Refuted {told}; the others by more than one part.\n"
-    return "\n".join([*head, *lines, "", told])
+    parts = f"Refuted {parts}; the others by more than one part.\n"
+    return "\n".join([*head, *lines, "", parts])
 
 
 def _family(family: str) -> str:
@@ -89,8 +89,10 @@ def _family(family: str) -> str:
         "|---" * len(COLUMNS) + "|",
     ]
     for name in FAMILIES[family]:
-        told = beside(name)
-        words = [SEEN if seen else MISSED for seen in (told.close, told.loose, told.gradients)]
+        seen_by = beside(name)
+        words = [
+            SEEN if seen else MISSED for seen in (seen_by.close, seen_by.loose, seen_by.gradients)
+        ]
         verdict = ", ".join(refuting(judge(name))) or judge(name).verdict
         lines.append(f"| {name.replace('|', PIPE)} | {verdict} | {' | '.join(words)} |")
     return "\n".join([*lines, ""])

@@ -115,18 +115,18 @@ class Shrunk(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("run", "told"),
+    ("run", "why"),
     [
         (adds_and_takes_away, "no direct sum: y"),
         (lambda x, w, b: Across.apply(plain(x, w, b)), "no direct sum: grad_x"),
         (lambda x, w, b: Shrunk.apply(plain(x, w, b)), "numbers shrink by 2^-100"),
     ],
 )
-def test_what_is_no_direct_sum_has_no_bound(run: Callable[..., Any], told: str) -> None:
+def test_what_is_no_direct_sum_has_no_bound(run: Callable[..., Any], why: str) -> None:
     oracle = Oracle(PLAIN)
     shapes = {"x": PLAIN.x_shape, "w": PLAIN.w_shape, "b": (PLAIN.out_channels,)}
     direct = check_direct(check_premise(run, shapes), counts(oracle), oracle.terms())
-    assert (direct.status, told in direct.reason) == ("undecided", True), direct
+    assert (direct.status, why in direct.reason) == ("undecided", True), direct
     found = prove(run)  # on data of spread size the first two are off by many times their bound
     assert found.verdict != "proven", str(found)
     assert status(found, "S2 identity") == "proven"

@@ -1,4 +1,4 @@
-"""The page of a certificate: whole, parsable, self-contained, and nobody's name runs as code."""
+"""The page of a certificate: whole, parsable, self-contained, and no name runs as code."""
 
 from dataclasses import replace
 from html.parser import HTMLParser

@@ -369,7 +369,7 @@ OTHERS = (
     "transposed kernel is flipped",
     "one pixel is wrong",
 )
-"""Faults whose cause is told in more than one way; any will do."""
+"""Faults whose cause may be named in more than one way; any will do."""
 
 
 @pytest.mark.parametrize("name", OTHERS)

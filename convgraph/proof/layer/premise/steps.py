@@ -53,6 +53,6 @@ def asks_only(func: Any, name: str) -> bool:
 
 
 def is_step(func: Any) -> bool:
-    """Whether an operator is one that a program is told by: views come and go."""
+    """Whether an operator is one by which programs are compared: views come and go."""
     moves = torch.Tag.inplace_view in func.tags  # strides alone
     return not (func.is_view or moves or func.name() in ("aten::lift_fresh", "aten::detach_"))

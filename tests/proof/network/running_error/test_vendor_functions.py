@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[4]
 @pytest.mark.parametrize("units", ["default", "avx2", "avx512"])
 def test_no_function_errs_by_more_than_it_is_granted(units: str) -> None:
     """Units that the processor lacks are answered by the next smaller ones."""
-    told = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-m", "tests.proof.network.running_error.vendor_functions"],
         capture_output=True,
         text=True,
@@ -26,7 +26,7 @@ def test_no_function_errs_by_more_than_it_is_granted(units: str) -> None:
         env={**os.environ, "ATEN_CPU_CAPABILITY": units},
         check=True,
     )
-    measured = json.loads(told.stdout)
+    measured = json.loads(run.stdout)
     for dtype in ("float32", "float64"):
         beyond = {name: part for name, part in measured[dtype].items() if part > 1}
         assert not beyond, (measured["vector units"], dtype, beyond)

@@ -93,8 +93,8 @@ def main() -> None:
         }
         for dtype in (torch.float32, torch.float64)
     }
-    told = {"vector units": torch.backends.cpu.get_cpu_capability(), **found}
-    sys.stdout.write(json.dumps(told) + "\n")
+    record = {"vector units": torch.backends.cpu.get_cpu_capability(), **found}
+    sys.stdout.write(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":
