@@ -22,7 +22,7 @@
 # is not, and run a layer on regions of any shape. **You need** lesson 4. **Time**: 55 minutes. Fewer nodes 8, the truth 10,
 # ragged batches 5, the coast 8, digits 9, your turn 15.
 #
-# A dense layer must put *something* into the hole, and cannot tell it from a pixel. On a graph the answer is simpler: what is not there is not a node. Nobody hears it, and it hears nobody.
+# A dense layer must put *something* into the hole, and cannot tell it from a pixel. On a graph the answer is simpler: what is not there is not a node. No message comes from it, and none arrives there.
 
 # %%
 # %matplotlib inline

@@ -197,9 +197,12 @@ def nodes(side: AsNodes, spec: Mapping[str, Any]) -> Run:
 
 
 def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Run:
+    space, last = from_dict(spec.get("space")), None
+
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
-        where: dict[str, Any] = {"d": x.ndim - 2, "on": from_dict(spec.get("space"))}
-        nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
+        nonlocal last
+        nodes = PixelGraph.from_image(x, _mask(spec, "source", x), d=x.ndim - 2, on=space)
+        last = nodes.sites  # held until the next call, which finds what follows from them
         more = {"sites": _mask(spec, "target", x)} if named else {}
         out: PixelGraph = called(side, _parameters(side, w, b), (nodes,), more)
         return out.to_image()

@@ -113,6 +113,7 @@ class _Side:
         one = replace(spec, batch=1)
         oracle = Oracle(one)
         self.spec, self.out = spec, oracle.out_size
+        self.w_shape, self.taps = spec.w_shape, spec.taps
         self.n, self.p = prod(spec.size), prod(self.out)
         e = oracle.edges
         # How often q --t--> p: 0 or 1, more where padding folds.
@@ -131,10 +132,10 @@ class _Side:
         g.view(batch, -1)[range(outputs), range(outputs)] = 1
         b = self._zeros(s.out_channels) if s.bias else None
         x.requires_grad_()
-        if not bool((self._call(x.detach() * 0, self._zeros(*s.w_shape), b) == 0).all()):
+        if not bool((self._call(x.detach() * 0, self._zeros(*self.w_shape), b) == 0).all()):
             return "f(0, 0, 0) is not 0"
-        for j in range(prod(s.w_shape)):
-            w = self._zeros(*s.w_shape)
+        for j in range(prod(self.w_shape)):
+            w = self._zeros(*self.w_shape)
             w.view(-1)[j] = 1
             o, c, t = self._entry(j)
             y = self._call(x, w, b)
@@ -155,7 +156,7 @@ class _Side:
         s = self.spec
         if not s.bias:
             return ""
-        x, w = self._zeros(2, s.in_channels, *s.size), self._zeros(*s.w_shape)
+        x, w = self._zeros(2, s.in_channels, *s.size), self._zeros(*self.w_shape)
         for o in range(s.out_channels):
             b = self._zeros(s.out_channels)
             b[o] = 1
@@ -168,7 +169,7 @@ class _Side:
     def pairs(self) -> str:
         """grad_w and grad_b of every entry of x with every one of g, in the last of two images."""
         s = self.spec
-        w = self._zeros(*s.w_shape).requires_grad_()
+        w = self._zeros(*self.w_shape).requires_grad_()
         b = self._zeros(s.out_channels).requires_grad_() if s.bias else None
         leaves = [w] if b is None else [w, b]
         for c in range(s.in_channels):
@@ -199,14 +200,15 @@ class _Side:
     def _entry(self, j: int) -> tuple[int, int, int]:
         """(output channel, input channel, tap) of one entry of w in torch's layout."""
         s = self.spec
-        row, column, t = (int(i) for i in np.unravel_index(j, (s.w_shape[0], s.w_shape[1], s.taps)))
+        shape = (*self.w_shape[:2], self.taps)
+        row, column, t = (int(i) for i in np.unravel_index(j, shape))
         if s.transposed:
             return column + row // self.a * self.o, row, t
         return row, column + row // self.o * self.a, t
 
     def _weight(self, c: int, q: int, o: int, p: int) -> Any:
         s = self.spec
-        want = np.zeros((s.w_shape[0], s.w_shape[1], s.taps))
+        want = np.zeros((self.w_shape[0], self.w_shape[1], self.taps))
         if c // self.a == o // self.o:
             row, column = (c, o % self.o) if s.transposed else (o, c % self.a)
             want[row, column] = self.edges[:, q, p]
@@ -233,7 +235,7 @@ class _Side:
         return f"{what}: entry {list(at)} is {number!r}, not {float(want[at])!r}"
 
     def _index(self, j: int) -> list[int]:
-        return [int(i) for i in np.unravel_index(j, self.spec.w_shape)]
+        return [int(i) for i in np.unravel_index(j, self.w_shape)]
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype, device=self.device)

@@ -4,7 +4,7 @@ Identity lets (S + S') - S' pass, which is S in exact arithmetic; on real number
 S' is large, and no bound of S3 holds. S1's run on magnitudes and on ones counts everything that
 meets in an entry, what cancels included. Each coefficient that it counts is at least the operator's
 own, so the counts are equal only if the program adds up nothing else, whatever the data are: no
-chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, which is reported.
+chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, and it is seen.
 
 Numbers that shrink on the way, by 2^-s and back, underflow earlier by 2^s, and a product may be
 split into as many parts: terms and absolute term of the bound are multiplied by 2^s.
