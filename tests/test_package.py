@@ -95,6 +95,9 @@ def wings_of(module: str) -> list[str]:
     return [wing for n in range(len(parts) + 1) if (wing := ".".join(parts[:n])) in HOUSE]
 
 
+NL = "\n"
+
+
 # The rules
 
 
@@ -185,6 +188,49 @@ def tolerances(source: str) -> list[str]:
     return found
 
 
+def listed(doc: str, section: str) -> list[str]:
+    """Return the names that a docstring explains in a section.
+
+    Example:
+        >>> listed(f"Do it.{NL}{NL}Args:{NL}    x: (N, C).{NL}    a, b: 1.{NL}", "Args")
+        ['x', 'a', 'b']
+    """
+    lines = doc.partition(f"{NL}{section}:{NL}")[2].partition(f"{NL}{NL}")[0].split(NL)
+    entries = [line for line in lines if re.match(r" {4}[\w*]+(, [\w*]+)*( \([^)]*\))?: ", line)]
+    words = [line.partition(":")[0].partition("(")[0] for line in entries]
+    return [name.strip(" *") for names in words for name in names.split(",")]
+
+
+def names_in(node: ast.ClassDef) -> set[str]:
+    """Return what a class has by the look of its source: fields, methods, what is assigned."""
+    fields = {getattr(n.target, "id", "") for n in node.body if isinstance(n, ast.AnnAssign)}
+    methods = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+    assigned = {n.id for part in node.body for n in ast.walk(part) if isinstance(part, ast.Assign)
+                and isinstance(n, ast.Name)}  # fmt: skip
+    every = list(ast.walk(node))
+    held = {n.attr for n in every if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    return fields | methods | assigned | held
+
+
+def stale_docstrings(package: Path) -> list[str]:
+    """Return docstrings that explain an argument or an attribute that is not there."""
+    found = []
+    for name, tree in modules(package).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                section, there = (
+                    "Args",
+                    {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)},
+                )
+            elif isinstance(node, ast.ClassDef):
+                section, there = "Attributes", names_in(node)
+            else:
+                continue
+            stale = set(listed(ast.get_docstring(node) or "", section)) - there
+            found += [f"{name}.{node.name}: {one}" for one in sorted(stale)]
+    return found
+
+
 RULES = (
     homeless,
     arrows_down,
@@ -192,6 +238,7 @@ RULES = (
     judge_knows_the_accused,
     relative_imports,
     torch_imports,
+    stale_docstrings,
 )
 
 
@@ -324,6 +371,14 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
         (relative_imports, {"graph/pixel_graph.py": "from .sites import Sites"}),
         (relative_imports, {"nn/conv.py": "from .. import functional"}),
         (torch_imports, {"geometry/kernel.py": "from torch.nn import Conv2d"}),
+        (
+            stale_docstrings,
+            {"nn/conv.py": 'def f(x):\n    """Do.\n\n    Args:\n        y: none.\n    """'},
+        ),
+        (
+            stale_docstrings,
+            {"nn/conv.py": 'class A:\n    """A.\n\n    Attributes:\n        b: none.\n    """'},
+        ),
     ],
 )
 def test_a_planted_offence_is_found(rule, files: dict[str, str], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Follower:
         refused: the first refusal, its operator and line.
         doubt: the first reason why nothing can be proven, its operator and line.
         assumed: names of what is multilinear by assumption.
-        shapes: distinct (coefficients by degree, bits) of the nodes met.
+        nodes: distinct (coefficients by degree, bits) of the nodes met.
         operators: how many were followed.
         steps: the operators on data, views left out.
         finest: s, where every entry on the way is a multiple of 2^-s.
