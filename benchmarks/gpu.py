@@ -183,7 +183,7 @@ def summary(done: list[dict[str, Any]], out: Path) -> str:
     for one in done:
         figures = out / f"{one['name']}.json"
         if figures.exists():
-            lines += json.loads(figures.read_text(encoding="utf-8")).get("told", [])
+            lines += json.loads(figures.read_text(encoding="utf-8")).get("lines", [])
         if one["name"] == "tests":
             lines += failures(out / "tests.log")
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def main() -> int:
     ]
     lines += [f"check: {row['case']}: {row['says'].splitlines()[0][:160]}" for row in bad[:20]]
     if args.json:
-        text = json.dumps({"told": lines, "rows": rows}, indent=1)
+        text = json.dumps({"lines": lines, "rows": rows}, indent=1)
         args.json.write_text(text + "\n", encoding="utf-8")
     print("\n".join(lines))
     return int(bool(bad))

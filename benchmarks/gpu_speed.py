@@ -62,11 +62,11 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True  # the peer at its best
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "torch": torch.__version__, "rounds": ROUNDS, "told": [], "cases": [],
+        "torch": torch.__version__, "rounds": ROUNDS, "lines": [], "cases": [],
     }  # fmt: skip
     record["host"] = host(device)
-    record["told"] += [line(one) for one in record["host"]]
-    print("\n".join(record["told"]), flush=True)
+    record["lines"] += [line(one) for one in record["host"]]
+    print("\n".join(record["lines"]), flush=True)
     left = 0
     for shape, (place, density), kind in ORDER:
         case = replace(SHAPES[shape], density=density, kind=place)
@@ -85,14 +85,14 @@ def main() -> int:
             traceback.print_exc()
             one = {"name": case.name, "kind": kind, "error": f"{type(error).__name__}: {error}"}
         record["cases"].append(one)
-        record["told"].append(line(one))
-        print(record["told"][-1], flush=True)
+        record["lines"].append(line(one))
+        print(record["lines"][-1], flush=True)
         if args.json:
             args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if cuda:
             torch.cuda.empty_cache()
-    record["told"].append(f"speed: {len(record['cases'])} cases, {left} left for want of time")
-    print(record["told"][-1])
+    record["lines"].append(f"speed: {len(record['cases'])} cases, {left} left for want of time")
+    print(record["lines"][-1])
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0

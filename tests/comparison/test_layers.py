@@ -435,16 +435,16 @@ def test_one_layer_on_both_sides_keeps_its_weight_norm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "told"),
+    ("layer", "words"),
     [
         (lambda: torch.nn.LazyConv2d(3, 3), "is lazy: it has no shape yet"),
         (lambda: torch.nn.Conv2d(2, 3, 3, device="meta"), "on the meta device"),
     ],
 )
-def test_a_side_without_numbers_is_refused(layer: Any, told: str) -> None:
+def test_a_side_without_numbers_is_refused(layer: Any, words: str) -> None:
     conv = torch.nn.Conv2d(2, 3, 3)
     for pair in ((layer(), conv), (conv, layer())):
-        with pytest.raises(ProofError, match=told):
+        with pytest.raises(ProofError, match=words):
             cg.prove(*pair, size=(5, 5))
 
 

@@ -117,10 +117,10 @@ def test_a_pool_is_our_layers(space, kind, show) -> None:
         else cg.nn.GraphAvgPool2d(3, 1, 1, count_include_pad=False)
     )
     ours = pool(cg.PixelGraph.from_image(image, on=ON[space])).to_image()
-    told = torch.tensor(tab.evaluate(COMPUTE)["output"]).double()
+    drawn = torch.tensor(tab.evaluate(COMPUTE)["output"]).double()
     # A mean is rounded; times every possible number of pixels it is whole again.
     count = 1 if kind == "max" else 9 * 8 * 7 * 5
-    assert torch.equal((told * count).round(), (ours.flatten() * count).round())
+    assert torch.equal((drawn * count).round(), (ours.flatten() * count).round())
 
 
 def test_two_layers_on_a_torus_wrap_twice(show) -> None:

@@ -167,7 +167,7 @@ class Halved(sharded._Exchange):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        dim, index, sent, get, shape, group = ctx.told
+        dim, index, sent, get, shape, group = ctx.exchange
         rank = dist.get_rank(group)
         there = grad.movedim(dim, 0).contiguous()
         first = sum(get[:rank])

@@ -76,6 +76,8 @@ def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tu
     return (x, taps, bias, *there, *back, 0), (x, g, *there, *back, groups)
 
 
+# torch 2.14's checks read .grad of what they have computed themselves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("kwargs", KINDS)
 def test_torchs_own_checks_of_an_operator(kwargs: dict[str, Any]) -> None:
     """Schema, fake kernel, registered autograd, and tracing it with symbolic sizes."""
