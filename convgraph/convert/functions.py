@@ -1,9 +1,9 @@
 """A door for `torch.autograd.Function`: its own forward and backward, on maps of nodes.
 
 torch hands a Function's arguments past everything that a tensor could notice. So the first map that
-is made puts a method `apply` between a Function and torch's C++, which looks at the arguments
-first; without a map among them it only passes them on. Autograd sees a Function of rows, whose
-forward and backward hand maps to the original's.
+is made (from torch 2.14 on: importing convgraph) puts a method `apply` between a Function and
+torch's C++, which looks at the arguments first; without a map among them it only passes them on.
+Autograd sees a Function of rows, whose forward and backward hand maps to the original's.
 """
 
 from typing import Any
@@ -17,8 +17,10 @@ from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 
 _Function = torch.autograd.Function
-_BASE: Any = _Function.__mro__[1]
-"""The class to whose `apply` every Function's own hands on, also one that was bound before."""
+_APPLY: Any = vars(torch._C._FunctionBase)["apply"]
+_DOOR: Any = _Function if vars(_Function).get("apply") is _APPLY else _Function.__mro__[1]
+"""Where `apply` is replaced: up to torch 2.13 the class to which all Functions hand on, also for
+one bound before. From 2.14 on it is torch's C++ itself, and one bound before is not noticed."""
 
 _KINDS: dict[type, type] = {}
 
@@ -185,7 +187,7 @@ def _kind(original: Any) -> Any:
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """What calls a Function, and notices maps."""
     if not any(type(one) is GraphTensor for one in args):
-        return super(_BASE, cls).apply(*args, **kwargs)
+        return _APPLY.__get__(None, cls)(*args, **kwargs)
     if memo.lender() is not None:
         raise ConversionError(
             f"{cls.__name__} is an autograd.Function, with a backward of its own, which no program "
@@ -194,7 +196,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     values: list[Spatial | None] = [one.value if type(one) is GraphTensor else None for one in args]
     sent: list[Any] = []
     given = (one.value.x if type(one) is GraphTensor else one for one in args)
-    parts = super(_BASE, _kind(cls)).apply(values, sent, *given)
+    parts = _APPLY.__get__(None, _kind(cls))(values, sent, *given)
     single, made, kind = sent
     out = _maps(parts, made)
     return out[0] if single else kind(out)
@@ -202,8 +204,10 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 def open_door() -> None:
     """Let `torch.autograd.Function` notice maps, from now on."""
-    if "apply" not in vars(_BASE):
-        _BASE.apply = classmethod(_apply)
+    if vars(_DOOR).get("apply") in (None, _APPLY):
+        _DOOR.apply = classmethod(_apply)
 
 
 HOOKS[:] = [node_of, open_door]
+if _DOOR is _Function:  # before `apply` is bound, as in  swish = Swish.apply
+    open_door()
