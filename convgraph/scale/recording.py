@@ -2,7 +2,9 @@
 
 The run takes place in inference mode, in which torch hands operators over as they were called
 (`conv2d`, `pad`, `batch_norm`), and on a copy on `meta`: nothing of the image's size is
-made, a slide is free.
+made, a slide is free. (`convgraph.convert.recording` hears a converted network on the nodes of a
+graph and keeps what people ask about; here operators are kept with all their arguments, to be
+called again on parts.)
 """
 
 import copy

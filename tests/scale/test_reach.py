@@ -12,7 +12,16 @@ from convgraph.errors import GeometryError, GraphError
 from convgraph.scale import reach
 from tests.scale.nets import networks, whole
 
-NAMES = ("strides 2 and 3", "dilated", "reflect", "circular", "transposed", "ceil", "skips")
+NAMES = (
+    "strides 2 and 3",
+    "dilated",
+    "reflect",
+    "circular",
+    "transposed",
+    "ceil",
+    "skips",
+    "volume",
+)
 
 
 class Cross(nn.Module):
@@ -46,9 +55,9 @@ def spread(found: reach.Reach) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_say_what_edges_say(name: str) -> None:
     net, x = whole(*networks()[name])
-    graph = cg.PixelGraph.from_image(x)
+    graph = cg.PixelGraph.from_image(x, d=x.dim() - 2)
     size = net(x).shape[2:]
-    for pixel in [(0, 0), (size[0] // 2, size[1] // 3), (size[0] - 1, size[1] - 1)]:
+    for pixel in (tuple(0 for _ in size), tuple(n // 2 for n in size), tuple(n - 1 for n in size)):
         want = cg.receptive_field(cg.to_graph(net), pixel, graph)
         found = cg.receptive_field(net, pixel, size=x.shape[2:])
         assert torch.equal(spread(found), want.mask), pixel
@@ -77,6 +86,7 @@ def test_gates_and_readouts_hear_all_and_what_has_no_rule_is_a_bound() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_slide_takes_megabytes() -> None:
     code = """
 import resource, torch, convgraph as cg

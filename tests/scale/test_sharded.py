@@ -75,7 +75,8 @@ def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2,), pytest.param((2, 2), marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("shape", [(2,), (2, 2)])
 def test_the_traffic_model_counts_every_byte(shape: tuple[int, ...], tmp_path) -> None:
     every = results(tmp_path, "weigh", int(np.prod(shape)), shape)
     for name, (_, _, sent, messages) in every[0].items():
