@@ -19,8 +19,8 @@ HOUSE = {
         demo cli pytest_plugin __main__
     """,
     "geometry": """
-        footprint glue kernel space window
-        resize .
+        footprint glue loaded kernel space
+        window resize .
     """,
     "graph": """
         lattice images places site_numbers sites
@@ -53,10 +53,10 @@ HOUSE = {
         typed prepared .
     """,
     "nn": """
-        nodewise twin conv convs pool
-        adaptive unpool norm dropout flatten
-        resize rearrange pixel_shuffle separable sequential
-        traced .
+        nodewise loading twin conv convs
+        pool adaptive unpool norm dropout
+        flatten resize rearrange pixel_shuffle separable
+        sequential traced .
     """,
     "convert": """
         names frames keys registry report

@@ -15,9 +15,10 @@ float32 to kernels of oneDNN that an image as users keep it never reaches, and f
   numbers. No report is known. The same memory with the strides of an ordinary image goes to the
   kernel that the dense twin runs; for a transposed kernel, which meets it in its backward, so do
   the gradients of its output.
-* `deep`: the gradient of the weight of a volume that is no longer than its padding is wrong or
-  written beyond its memory. Few channels meet it in any layout, see docs/refused.md, and others as
-  rows only: laid out as above they do as well as the dense twin.
+* `deep`: the gradient of the weight of a volume is wrong, or written beyond its memory, where an
+  axis is no longer than its padding, or where the padding of the depth is more than the stride and
+  no multiple of it. Few channels meet it in any layout, see docs/refused.md, and others as rows
+  only: laid out as above they do as well as the dense twin.
 
 Which stands in is decided from integers alone, once where the caller keeps a plan.
 """
@@ -87,7 +88,7 @@ def convolution(
         return _silent
     if errs("sliced") and is_strided_point(kernel, stride) and not any(padding):
         return _sliced
-    if errs("deep") and is_deep(size, padding):
+    if errs("deep") and is_deep(size, stride, padding):
         return _ordinary
     if errs("planar") and is_narrow(_out(*axes[-1]), kernel, stride):
         return _planar
@@ -104,9 +105,12 @@ def is_narrow(width: int, kernel: Ints, stride: Ints) -> bool:
     return width == 1 and kernel[-1] > 1 and stride[-1] > 1
 
 
-def is_deep(size: Ints, padding: Ints) -> bool:
-    """Whether a volume is no longer than its padding along an axis."""
-    return len(size) == 3 and any(p >= n for p, n in zip(padding, size, strict=True))
+def is_deep(size: Ints, stride: Ints, padding: Ints) -> bool:
+    """Whether the padding of a volume is where the gradient of its weight is summed wrongly."""
+    if len(size) != 3:
+        return False
+    beside = padding[0] > stride[0] and padding[0] % stride[0] != 0
+    return beside or any(p >= n for p, n in zip(padding, size, strict=True))
 
 
 def every(image: Tensor, stride: Ints) -> Tensor:

@@ -101,6 +101,8 @@ _TWINS: dict[type, type[GraphConvNd]] = {
 }
 """torch.nn.ConvXd -> the graph layer of that name in a network, transposed ones included."""
 
+torch.serialization.add_safe_globals([*_TWINS.values()])
+
 _DENSE = {graph: dense for dense, graph in _TWINS.items()}
 _DENSE |= {graph.__mro__[2]: dense for graph, dense in list(_DENSE.items())}
 

@@ -100,7 +100,20 @@ def _has_holes(args: Any, kwargs: Any) -> bool:
 
 
 def _rebuilt(original: type) -> Any:
+    """Return an empty network of a class, for pickles.
+
+    Raises:
+        ConversionError: a file names what is no class of networks.
+    """
+    if not isinstance(original, type) or not issubclass(original, torch.nn.Module):
+        raise ConversionError(
+            f"expected the class of a network in the file, got {original!s:.60}; "
+            "the file was not written by torch.save, or was changed"
+        )
     kind: Any = graph_class(original)
+    if original in torch.serialization.get_safe_globals():  # so is what it was made into
+        name = f"{__name__}.{original.__module__}.{original.__qualname__}"
+        torch.serialization.add_safe_globals([(kind, name)])
     made = kind.__new__(kind)
     torch.nn.Module.__init__(made)
     made.__dict__["_seen"] = None
@@ -369,3 +382,6 @@ def to_dense(net: torch.nn.Module) -> Any:
             module.__dict__.pop("_seen", None)
             module.__class__ = original
     return dense
+
+
+torch.serialization.add_safe_globals([_rebuilt])

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from convgraph.errors import GeometryError
 from convgraph.geometry.footprint import Footprint, checked
 from convgraph.geometry.glue import folded
+from convgraph.geometry.loaded import revive
 
 IntTable = npt.NDArray[np.int64]
 """An int64 array; as an axis table, (out, k) positions on the source axis, -1 where no edge is."""
@@ -117,6 +118,10 @@ class KernelGeometry:
     def __hash__(self) -> int:
         """Of integers only, once: every call asks, and a pickled one is asked elsewhere."""
         return self._hash
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Normalise every field to one entry an axis and refuse what no operator means."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from convgraph.errors import GeometryError
 from convgraph.geometry.kernel import IntTable, as_int
+from convgraph.geometry.loaded import revive
 
 
 @final
@@ -36,6 +37,10 @@ class WindowGeometry:
     """
 
     window_size: tuple[int | None, ...]
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Refuse what is no size."""

@@ -105,6 +105,11 @@ class TypedEdges:
         made._memo = Memo()
         return made
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the lists; what follows from them is worked out where they arrive."""
+        lists = (self.edge_index, self.edge_type, self.edge_weight)
+        return _unpickled, (*lists, (self.num_sources, self.num_targets), self.num_taps)
+
     @property
     def num_edges(self) -> int:
         """Length of the edge list."""
@@ -168,3 +173,11 @@ def _check_lists(who: str, edge_index: Any, edge_type: Any, edge_weight: Any) ->
                 f"{who}: expected {name} of shape (E,) = ({edge_index.shape[1]},), got "
                 f"{tuple(named[name].shape)}"
             )
+
+
+def _unpickled(index: Any, types: Any, weight: Any, sizes: Any, num_taps: Any) -> TypedEdges:
+    """The edges of these lists, checked anew; a file may say anything."""
+    return TypedEdges(index, types, weight, sizes, num_taps=num_taps or None)
+
+
+torch.serialization.add_safe_globals([_unpickled])

@@ -1,5 +1,10 @@
 """Layers: parameters plus one call of `convgraph.functional`."""
 
+import torch
+
+from convgraph.geometry.kernel import KernelGeometry
+from convgraph.geometry.window import WindowGeometry
+from convgraph.nn import loading
 from convgraph.nn.adaptive import (
     GraphAdaptiveAvgPool1d,
     GraphAdaptiveAvgPool2d,
@@ -105,3 +110,7 @@ __all__ = [
 
 for _name in __all__:
     _met(globals()[_name])
+
+torch.serialization.add_safe_globals(
+    [*[globals()[name] for name in __all__], KernelGeometry, WindowGeometry, *loading.TORCH]
+)

@@ -18,6 +18,7 @@ from convgraph.functional import norm
 from convgraph.functional import pool as functional
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn.loading import FromFile
 from convgraph.nn.pool import Pool
 
 
@@ -160,7 +161,7 @@ class GraphAdaptiveAvgPool3d(_AdaptiveAvgPool):
     d = 3
 
 
-class _Global(torch.nn.Module):
+class _Global(FromFile, torch.nn.Module):
     """What global pools share: one readout node an image; twins are adaptive pools to size 1."""
 
     takes_graph: ClassVar[bool] = True

@@ -31,9 +31,13 @@ from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.typed_edges import TypedEdges
 from convgraph.nn import twin
+from convgraph.nn.loading import FromFile
+
+_OF_THE_CLASS = frozenset({"inspector", "_user_args", "_fused_user_args", "_edge_user_args"})
+"""Attributes that PyG derives from the signatures of a class."""
 
 
-class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
+class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
     """A convolution on the typed edges of a d-dimensional pixel graph, or of any typed graph.
 
     Use GraphConv1d, GraphConv2d, GraphConv3d or their transposed forms; this class holds what they
@@ -103,6 +107,23 @@ class GraphConvNd(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle all but what PyG finds out about the class, which no file has to say."""
+        state = {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in _OF_THE_CLASS and not (key.endswith("_hooks") and not value)
+        }
+        modules = {key: value for key, value in self._modules.items() if key != "aggr_module"}
+        return {**state, "_modules": modules}
+
+    def __setstate__(self, state: Any) -> None:
+        """Take a pickled state, if it is one of such a layer."""
+        MessagePassing.__init__(self, aggr="sum", node_dim=-2)
+        made = self.__dict__["_modules"]["aggr_module"]
+        super().__setstate__(state)
+        self.aggr_module = made
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as torch's convolutions do: the same seed gives the same numbers."""

@@ -14,6 +14,7 @@ from convgraph.backends.messages.edges import take
 from convgraph.functional.norm import check_dimension
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import twin
+from convgraph.nn.loading import FromFile
 
 
 def _drop(layer: Any, graph: PixelGraph, d: int) -> PixelGraph:
@@ -28,7 +29,7 @@ def _drop(layer: Any, graph: PixelGraph, d: int) -> PixelGraph:
     return graph.with_x(graph.x * take(factors, graph.batch))
 
 
-class _Twin:
+class _Twin(FromFile):
     """What the three share: they take graphs, keep their sites, and have torch's arguments."""
 
     takes_graph: ClassVar[bool] = True

@@ -12,10 +12,11 @@ import torch
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import twin
+from convgraph.nn.loading import FromFile
 
 
 @final
-class GraphFlatten(torch.nn.Module):
+class GraphFlatten(FromFile, torch.nn.Module):
     """torch.nn.Flatten() on a pixel graph: one node per image with C * pixels features.
 
     The features of a readout node are in torch's order, C outermost, so that the `torch.nn.Linear`

@@ -17,6 +17,7 @@ from convgraph.errors import UnsupportedError
 from convgraph.functional import norm as functional
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
+from convgraph.nn.loading import FromFile
 
 
 def _image(graph: PixelGraph) -> Tensor | None:
@@ -69,7 +70,7 @@ def _instance_norm(layer: Any, kind: Any, graph: PixelGraph, d: int) -> PixelGra
     return graph.with_x(y)
 
 
-class _Norm:
+class _Norm(FromFile):
     """What every norm layer shares: it takes graphs, keeps their sites, and has a torch twin."""
 
     takes_graph: ClassVar[bool] = True

@@ -15,10 +15,11 @@ from convgraph.functional import rearrange
 from convgraph.geometry.kernel import as_int
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn.loading import FromFile
 
 
 @final
-class GraphPixelShuffle(torch.nn.Module):
+class GraphPixelShuffle(FromFile, torch.nn.Module):
     """torch.nn.PixelShuffle on a pixel graph: every node becomes r x r sites.
 
     Args:
@@ -92,7 +93,7 @@ class GraphPixelShuffle(torch.nn.Module):
 
 
 @final
-class GraphPixelUnshuffle(torch.nn.Module):
+class GraphPixelUnshuffle(FromFile, torch.nn.Module):
     """torch.nn.PixelUnshuffle on a pixel graph: r x r sites become one, absent pixels are 0.
 
     Args:

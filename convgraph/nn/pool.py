@@ -17,9 +17,10 @@ from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
+from convgraph.nn.loading import FromFile
 
 
-class Pool(torch.nn.Module):
+class Pool(FromFile, torch.nn.Module):
     """What every pool layer shares: a geometry, its edges, a torch twin, no parameters.
 
     Attributes:

@@ -17,10 +17,11 @@ from convgraph.functional import rearrange
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn.loading import FromFile
 
 
 @final
-class GraphUnfold(torch.nn.Module):
+class GraphUnfold(FromFile, torch.nn.Module):
     """torch.nn.Unfold on a pixel graph: a site holds everything its window sees.
 
     The L columns of torch become the sites of a new lattice, with C * K channels in torch's order
@@ -139,7 +140,7 @@ class GraphUnfold(torch.nn.Module):
 
 
 @final
-class GraphFold(torch.nn.Module):
+class GraphFold(FromFile, torch.nn.Module):
     """torch.nn.Fold on a pixel graph: windows are added up where they came from.
 
     Args:

@@ -14,10 +14,11 @@ from convgraph.functional.resize import graph_resize, resize_edges, resize_probl
 from convgraph.geometry.resize import check_arguments
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn.loading import FromFile
 
 
 @final
-class GraphUpsample(torch.nn.Module):
+class GraphUpsample(FromFile, torch.nn.Module):
     """torch.nn.Upsample on a pixel graph, up or down, as weighted edges; arguments as there.
 
     Args:

@@ -17,6 +17,7 @@ from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import twin
 from convgraph.nn.conv import GraphConvNd
+from convgraph.nn.loading import FromFile
 
 
 @final
@@ -161,7 +162,7 @@ class DepthwiseConv(GraphConvNd):
 
 
 @final
-class DepthwiseSeparableConv(torch.nn.Module):
+class DepthwiseSeparableConv(FromFile, torch.nn.Module):
     """A depthwise convolution, then a pointwise one: two cheap layers in place of a k x k.
 
     Its cost is 1 / out_channels + 1 / k^d of the full convolution's. Parameters are those of

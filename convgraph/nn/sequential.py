@@ -27,6 +27,7 @@ from convgraph.nn import (
     twin,
     unpool,
 )
+from convgraph.nn.loading import FromFile
 
 TWINS: dict[str, Any] = {
     name: value
@@ -49,7 +50,7 @@ TWINS: dict[str, Any] = {
 
 
 @final
-class Sequential(torch.nn.Sequential):
+class Sequential(FromFile, torch.nn.Sequential):
     """torch.nn.Sequential for pixel graphs; indexing, names and state_dict keys are torch's.
 
     A child with `takes_graph = True` is called as `child(graph, sites="network")` and returns a
@@ -75,6 +76,13 @@ class Sequential(torch.nn.Sequential):
     """
 
     takes_graph: ClassVar[bool] = True
+
+    def __setstate__(self, state: Any) -> None:
+        """Take a pickled state, whose children are looked at like any other."""
+        super().__setstate__(state)
+        for name, module in self._modules.items():
+            if module is not None:
+                nodewise.check(name, module, TWINS)
 
     # -- children -------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.spaces import charts
 
@@ -53,6 +54,10 @@ class Equirectangular:
     """
 
     taps: str = "tangent"
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Refuse other taps."""

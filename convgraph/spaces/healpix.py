@@ -23,6 +23,7 @@ from torch import Tensor
 
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import IntTable, Relation
+from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.memo import on_forget
@@ -63,6 +64,10 @@ class HEALPix:
     """
 
     corner: str = "hpxpad"
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Refuse what is no corner rule."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.footprint import hexagon
 from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.spaces import hexagonal_layout, readers
@@ -52,6 +53,10 @@ class Hexagonal:
     """
 
     layout: str = "axial"
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Refuse other layouts."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import Relation
+from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.spaces import charts
 
@@ -42,6 +43,10 @@ class Torus:
 
     rows: bool = True
     columns: bool = True
+
+    def __setstate__(self, state: Any) -> None:
+        """Take pickled fields, checked anew."""
+        revive(self, state)
 
     def __post_init__(self) -> None:
         """Refuse what is no torus and no cylinder."""

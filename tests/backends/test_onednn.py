@@ -24,6 +24,9 @@ STANDS_IN: dict[str, tuple[Any, tuple[Ints, ...], Ints, int]] = {
     "planar": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (1, 4), 1),
     "planar depthwise": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (3, 3), 3),
     "deep": (onednn._ordinary, ((3, 2, 5), (7, 2, 1), (3, 2, 4), (6, 0, 0), (1,) * 3), (6, 3), 3),
+    "deep beside": (
+        onednn._ordinary, ((4, 7, 4), (5, 3, 3), (2, 2, 3), (3, 0, 1), (1,) * 3), (8, 8), 8
+    ),
     "planar of none": (onednn._planar, ((9, 4), (3, 3), (1, 2), (1, 0), (1, 1)), (4, 4), 2),
 }  # fmt: skip
 
@@ -88,8 +91,10 @@ def test_nothing_stands_in_where_nothing_errs() -> None:
         ((9, 9), (1, 1), (2, 2), (1, 1), (1, 1)),
         ((9, 3), (3, 3), (1, 1), (0, 0), (1, 1)),
         ((2, 2), (3, 3), (1, 1), (6, 6), (1, 1)),
+        ((5, 9, 9), (3, 7, 7), (1, 2, 2), (1, 3, 3), (1, 1, 1)),
+        ((5, 9, 9), (7, 3, 3), (3, 1, 1), (3, 1, 1), (1, 1, 1)),
     ]
-    assert all(onednn.convolution(*g, CPU) is torch.conv2d for g in fine)
+    assert all(onednn.convolution(*g, CPU) is onednn.CONV[len(g[0])] for g in fine)
     assert onednn.convolution((7, 1), (1, 1), (1, 3), (4, 2), (1, 3), torch.device("meta")) is (
         torch.conv2d
     )

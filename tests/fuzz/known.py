@@ -38,6 +38,8 @@ GEOMETRIES = [
     # a volume no deeper than its padding: wrong or abort on AVX-512
     _conv((3, 2, 5), (48, 12), (7, 2, 1), (3, 2, 4), (6, 0, 0), groups=3),
     _conv((3, 7, 1), (6, 16), (5, 2, 3), (2, 1, 2), (3, 1, 2), dilation=(1, 1, 2), groups=2),
+    # the padding of its depth is more than the stride, and no multiple of it
+    _conv((4, 7, 4), (8, 16), (5, 3, 3), (2, 2, 3), (3, 0, 1), groups=8, density=0.5),
     # a strided 1x1 of few channels: abort on AVX2, and on AVX-512
     _conv((32, 32), (4, 8), (1, 1), (2, 2), (0, 0), batch=32),
     _conv((64, 64), (8, 16), (1, 1), (2, 2), (0, 0), batch=8),

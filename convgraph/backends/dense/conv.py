@@ -134,7 +134,8 @@ def _transposed(
     # Its backward is a convolution of what comes back, with one channel a group or little depth.
     stride, on_cpu = geometry.stride, image.device.type == "cpu"
     narrow = onednn.is_narrow(index(image.shape[-1]), geometry.kernel_size, stride)
-    deep = onednn.is_deep(geometry.output_size(tuple(map(index, image.shape[2:]))), padding)
+    made = geometry.output_size(tuple(map(index, image.shape[2:])))
+    deep = onednn.is_deep(made, stride, padding)
     narrow = narrow and weight.shape[1] == 1 and onednn.errs("planar")
     turned = on_cpu and (narrow or (deep and onednn.errs("deep")))
     if turned:
