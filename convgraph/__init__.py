@@ -13,7 +13,7 @@ from convgraph.explanation import explain
 from convgraph.explorer import explore
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges, connect
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, cat
 from convgraph.graph.sites import Sites
 from convgraph.graph.transforms import ToPixelGraph
 from convgraph.graph.typed_edges import TypedEdges
@@ -41,6 +41,7 @@ __all__ = [
     "Torus",
     "TypedEdges",
     "backend",
+    "cat",
     "connect",
     "errors",
     "excite",

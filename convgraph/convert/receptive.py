@@ -29,7 +29,8 @@ class ReceptiveField:
     Attributes:
         mask: (H, W) bool, or the lattice's own number of axes.
         pixel: the output site.
-        exact: whether every operator on the way has a rule; otherwise the mask is an upper bound.
+        exact: whether every operator on the way has a rule, and none sends values where other
+            values say (an unpool of maxima); otherwise the mask is an upper bound.
     """
 
     mask: Tensor
@@ -160,7 +161,7 @@ class _Walk:
                     reach.pop(made, None)
             if isinstance(step.moved, str) and step.moved == "nothing":
                 continue
-            exact &= step.family is not None
+            exact &= step.family is not None and not step.operator.startswith("max_unpool")
             values = iter(step.inputs)
             for source in step.sources:
                 value = None if isinstance(source, tuple) else next(values)

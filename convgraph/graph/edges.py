@@ -202,7 +202,9 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
         relation: a KernelGeometry, or any other separable relation.
         graph: a PixelGraph or Sites.
         sites: a PixelGraph, Sites, or a bool mask (B, *output_size) that names the output sites;
-            or "network", the rule by which a whole network has one site set per size (see
+            "reached", every output site that some node reaches, also where stride 1 would keep the
+            sites (as partial and generalised convolutions grow them); or "network",
+            the rule by which a whole network has one site set per size (see
             `convgraph.graph.output_sites`).
 
     Returns:

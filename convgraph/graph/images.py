@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,15 @@ def rows_of(rows: Tensor, channels: int) -> Tensor:
     """(..., C) as (N, C) with strides (C, 1), also where a size-1 axis hides another stride."""
     count = prod(rows.shape[:-1])
     return rows.reshape(count * channels).view(count, channels)
+
+
+def as_mask(mask: Any, device: torch.device) -> Any:
+    """A mask as a tensor, an array of NumPy brought to the image's device; others as they are."""
+    if isinstance(mask, np.ndarray):
+        return torch.from_numpy(mask).to(device)
+    if isinstance(mask, (list, tuple)):
+        return [as_mask(one, device) for one in mask]
+    return mask
 
 
 def check_image(image: object, d: int) -> Tensor:

@@ -15,10 +15,14 @@ from convgraph.graph.space_edges import forwards
 def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str | None) -> Sites:
     """Return the sites that receive messages; see `connect`."""
     space, value = source.space, getattr(relation, "key", relation)
+    reached = isinstance(sites, str) and sites == "reached"
+    if reached:
+        sites = None
     if space is not None:
         source.memo(("fits", value), lambda: check_space(relation, source))
     if (
         sites is None
+        and not reached
         and relation.keeps_sites
         and source.memo(
             ("stays", value),
@@ -40,7 +44,9 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
         return Sites.full(0, size, device=source.device, batched=source.batched, space=space)
     if isinstance(sites, str):
         if sites != "network":
-            raise GraphError(f"expected sites as a mask, a PixelGraph or 'network', got {sites!r}")
+            raise GraphError(
+                f"expected sites as a mask, a PixelGraph, 'reached' or 'network', got {sites!r}"
+            )
         return network_sites(source, sizes, relation)
     if sites is not None:
         return _named(sites, source, sizes, size)

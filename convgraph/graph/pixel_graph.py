@@ -88,8 +88,9 @@ class PixelGraph:
         Args:
             image: (B, C, *size) or, without a batch dimension, (C, *size), any dtype and
                 device; or a list of (C, *size) tensors whose sizes may differ.
-            mask: bool, True where a pixel is a node: (B, *size), (B, 1, *size), or (*size) for all
-                images alike; a list of masks (or None) for a list of images.
+            mask: bool (a tensor, or an array of NumPy), True where a pixel is a node: (B, *size),
+                (B, 1, *size), or (*size) for all images alike; a list of masks (or None) for a
+                list of images.
             d: dimensions of the lattice, 1 (signals) to 3 (volumes).
             on: where the pixels lie: `cg.Torus()`, `cg.HEALPix()`, ...; None is the plane.
 
@@ -123,6 +124,7 @@ class PixelGraph:
             where: dict[str, Any] = {"device": batch.device, "batched": batched, "space": on}
             sites = Sites.full(batch.shape[0], size, **where)
             return cls(images.rows_of(rows, channels), sites)
+        mask = images.as_mask(mask, batch.device)
         if not isinstance(mask, Tensor):
             raise GraphError("PixelGraph.from_image: one image tensor takes one mask tensor")
         sites = Sites.from_mask(images.expand_mask(mask, batch), batched=batched, space=on)
@@ -131,6 +133,8 @@ class PixelGraph:
 
     @classmethod
     def _from_list(cls, given: list[Tensor], mask: Any, d: int, on: Space | None) -> "PixelGraph":
+        if given and isinstance(given[0], Tensor):
+            mask = images.as_mask(mask, given[0].device)
         images.check_list(given, mask, d)
         sizes, where = [image.shape[1:] for image in given], given[0].device
         for size in sizes:
@@ -138,6 +142,22 @@ class PixelGraph:
         sites = Sites.ragged(sizes, mask, device=where, space=on)
         x = torch.cat([images.rows_of(image.movedim(0, -1), image.shape[0]) for image in given])
         return cls(x if sites.mask is None else x[sites.nodes], sites)
+
+    def __add__(self, other: object) -> "PixelGraph":
+        """Add the features of another graph, node by node.
+
+        Raises:
+            GraphError: the other has other nodes, though as many.
+
+        Example:
+            >>> graph = PixelGraph.from_image(torch.ones(1, 1, 2, 2))
+            >>> (graph + graph).x.unique().item()
+            2.0
+        """
+        if not isinstance(other, PixelGraph):
+            return NotImplemented
+        check_same_nodes((self, other), "graph + graph")
+        return self.with_x(self.x + other.x)
 
     def to_image(self, fill: float = 0.0) -> Tensor:
         """Return the nodes as an image; the exact inverse of `from_image`.
@@ -402,6 +422,46 @@ def _unflatten(children: Any, where: Where) -> PixelGraph:
 
 def _flatten_with_keys(graph: PixelGraph) -> tuple[list[tuple[Any, Any]], Where]:
     return [(pytree.GetAttrKey("x"), graph.x)], memo.result(graph.sites, Where, graph.sites)
+
+
+def check_same_nodes(graphs: Sequence[PixelGraph], who: str) -> None:
+    """Refuse graphs that do not live on the same pixels.
+
+    Raises:
+        GraphError: the text says which, and the way out.
+    """
+    for graph in graphs:
+        check_graph(graph, who)
+        if Where(graph.sites) != Where(graphs[0].sites):
+            raise GraphError(
+                f"{who}: expected graphs on the same nodes, got {graphs[0].sites} and "
+                f"{graph.sites}; on the union of both: (a.tensor() + b.tensor()).graph"
+            )
+
+
+def cat(graphs: Sequence[PixelGraph]) -> PixelGraph:
+    """Return graphs on the same nodes as one, their channels side by side.
+
+    Args:
+        graphs: at least one, each of features (N, C_i).
+
+    Returns:
+        A graph of features (N, sum of C_i).
+
+    Raises:
+        GraphError: no graph, or graphs on different pixels.
+
+    Example:
+        >>> graph = PixelGraph.from_image(torch.ones(1, 3, 2, 2))
+        >>> cat([graph, graph]).num_channels
+        6
+    """
+    given: Any = graphs
+    if not isinstance(given, (list, tuple)) or not given:
+        raise GraphError(f"cat: expected a list of graphs, got {given!r}")
+    check_same_nodes(graphs, "cat")
+    first: PixelGraph = graphs[0]
+    return first.with_x(torch.cat([graph.x for graph in graphs], 1))
 
 
 def check_graph(graph: object, who: str) -> None:

@@ -1,5 +1,6 @@
 """PyG transform: an image becomes a pixel graph while a data set is read."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 from torch import Tensor
@@ -19,6 +20,8 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
         geometry: whose edges to add; None adds none. The default is the 3 x 3 neighbourhood with
             self-loops of a 2-D image.
         d: dimensions of the lattice.
+        fields: names of a Data's other maps, (*size) or (K, *size) of any dtype: labels, ids,
+            weights. They go to the same nodes, as (N,) or (N, K).
 
     Example:
         >>> import torch
@@ -29,7 +32,13 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
     Source: https://pytorch-geometric.readthedocs.io/en/latest/modules/transforms.html
     """
 
-    def __init__(self, geometry: Relation | str | None = "3x3", *, d: int = 2) -> None:
+    def __init__(
+        self,
+        geometry: Relation | str | None = "3x3",
+        *,
+        d: int = 2,
+        fields: Sequence[str] = (),
+    ) -> None:
         """Keep the geometry; "3x3" stands for one tap in each direction, padding 'same'."""
         if isinstance(geometry, str):
             if geometry != "3x3":
@@ -38,7 +47,10 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
                 )
             geometry = KernelGeometry(3, padding="same", d=d)
         self.geometry = geometry
+        if isinstance(fields, str):
+            raise GraphError(f"ToPixelGraph: expected fields as names in a tuple, got {fields!r}")
         self.d = d
+        self.fields = tuple(fields)
 
     def forward(self, data: Any) -> Data:
         """Return Data with x, pos, image_size and typed edges.
@@ -64,11 +76,28 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
             for key in data.keys():  # noqa: SIM118 - Data is no mapping
                 if key not in ("image", "mask"):
                     made[key] = data[key]
+            for key in self.fields:
+                made[key] = self._on_nodes(graph, key, getattr(data, key, None))
             return made
         raise GraphError(
             "ToPixelGraph: expected an image tensor, an (image, label) pair, a PixelGraph or a "
             f"Data with an 'image', got {type(data).__name__}"
         )
+
+    def _on_nodes(self, graph: PixelGraph, key: str, field: Any) -> Tensor:
+        """A map as rows of the nodes."""
+        size = graph.sites.size or ()
+        if (
+            not isinstance(field, Tensor)
+            or tuple(field.shape[-self.d :]) != size
+            or (field.dim() not in (self.d, self.d + 1))
+        ):
+            got = tuple(field.shape) if isinstance(field, Tensor) else type(field).__name__
+            raise GraphError(
+                f"ToPixelGraph: expected field {key!r} of shape {size} or (K, *{size}), got {got}"
+            )
+        rows = field.reshape(-1, graph.sites.num_cells).t()[graph.sites.nodes.to(field.device)]
+        return rows.squeeze(1) if field.dim() == self.d else rows
 
     def __repr__(self) -> str:
         """Show the geometry."""

@@ -97,3 +97,18 @@ def test_a_pixel_that_is_none() -> None:
         cg.receptive_field(net, (0, 0), graph)
     with pytest.raises(GraphError, match="expected a pixel of the lattice"):
         cg.receptive_field(net, (99, 0), graph)
+
+
+def test_an_unpool_of_maxima_is_marked_as_an_upper_bound() -> None:
+    class Indices(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            pooled, where = torch.nn.functional.max_pool2d(self.conv(x), 2, return_indices=True)
+            return torch.nn.functional.max_unpool2d(pooled, where, 2)
+
+    found = cg.receptive_field(cg.to_graph(Indices(), torch.rand(1, 2, 16, 16)), (8, 8))
+    assert not found.exact
+    assert found.num_pixels == 16
