@@ -116,8 +116,8 @@ def lab(folder: Path) -> None:
 # Where the explorer stands on a lesson's page: after which part of the text, and what it opens with.
 EXPLORER = {
     "01": (4, "graph"), "02": (4, "pointwise"), "03": (3, "bars"), "04": (3, "messages"), "05": (1, "split"),
-    "07": (1, "walls"), "08": (8, "hops"), "12": (2, "holes"), "13": (1, "holes"), "14": (1, "hops"),
-    "15": (2, "photo"),
+    "07": (1, "walls"), "08": (8, "hops"), "12": (2, "holes"), "13": (1, "holes"), "14": (4, "hexagon"),
+    "15": (1, "hops"), "16": (2, "photo"),
 }
 FRAME = """
 

@@ -342,7 +342,7 @@ FIGURES = {
         "nine heads reproduce the nine taps",
     ],
     "09": ["whitening, then length, is the textbook formula bit for bit"],
-    "15": ["the row of steps is proven equal to its dense twin"],
+    "16": ["the row of steps is proven equal to its dense twin"],
 }  # fmt: skip
 
 
@@ -421,8 +421,8 @@ FAULTS = [
     (swapped_axes, "01"), (flipped_taps, "01"), (deaf, "02"), (swapped_axes, "02"), (deaf, "03"),
     (certain, "03"), (flipped_taps, "04"), (deaf, "04"), (certain, "04"), (deaf, "05"),
     (deaf, "06"), (deaf, "07"), (deaf, "08"), (deaf, "09"), (certain, "10"), (certain, "11"),
-    (deaf, "12"), (swapped_axes, "12"), (deaf, "13"), (certain, "13"), (forgotten_tile, "14"),
-    (mirrored_world, "16"), (certain, "16"),
+    (deaf, "12"), (swapped_axes, "12"), (deaf, "13"), (certain, "13"), (forgotten_tile, "15"),
+    (mirrored_world, "14"), (certain, "14"),
 ]  # fmt: skip
 
 

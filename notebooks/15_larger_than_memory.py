@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # 14. Larger than memory
+# # 15. Larger than memory
 #
 # **Question.** A slide under a microscope has 100,000 x 80,000 pixels, and a network's maps of it take terabytes. So people run it crop by crop. Is what they put together what the network would have said?
 #

@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # 15. Simple steps in a row
+# # 16. Simple steps in a row
 #
 # **Question.** We have taken a convolution apart: looking without mixing, mixing without looking, silence where nothing is. What
 # was it good for?

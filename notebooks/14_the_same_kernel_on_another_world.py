@@ -14,7 +14,7 @@
 # ---
 
 # %% [markdown]
-# # 16. The same kernel on another world
+# # 14. The same kernel on another world
 #
 # **Question.** A texture that tiles a wall, a camera with hexagonal pixels, a map of the whole sky: none of them is a rectangle. Must a convolution be invented anew for each?
 #
