@@ -9,12 +9,12 @@ from typing import Any, final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from torch import Tensor
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.recording import Step
-from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
@@ -155,7 +155,7 @@ def _row(step: Step, parameters: dict[int, int]) -> Row | None:
     if edges is None and not step.flops and not (own and step.family):
         return None
     value = step.out
-    on_nodes = isinstance(value, Spatial)
+    on_nodes = not isinstance(value, Tensor)  # a map, a sequence of tokens, or their scores
     nodes = value.sites.num_nodes if on_nodes else (len(value) if value.dim() else 1)
     layer = f"{step.path or 'itself'}: {step.operator}"
     if edges is None:

@@ -375,6 +375,16 @@ def test_its_gradients_on_a_mask(kind: Any) -> None:
         assert torch.equal(snap(a, None), snap(b, None))
 
 
+@pytest.mark.parametrize("kind", [ByHand, ClassAsks, OverTokens, ByLetters])
+def test_tokens_are_counted(kind: Any) -> None:
+    """The rows of a summary name the products of attention, and their operations."""
+    model, x, _ = ready(kind)
+    rows = cg.summary(cg.to_graph(model), cg.PixelGraph.from_image(x)).rows
+    products = [row for row in rows if row.layer.endswith(("matmul", "einsum"))]
+    assert len(products) == 2
+    assert all(row.flops >= 2 * 3 * 2 * 3 * 65 for row in products)
+
+
 def test_a_dropped_channel_is_dropped_at_every_node_of_its_image() -> None:
     model, x, root = ready(Thin)
     model.gate, model.stem.bias = nn.Linear(4, 1).double(), None
