@@ -187,6 +187,41 @@ CALLED: dict[str, tuple[type[Exception], str, Any]] = {
     "a proof with sites of numbers": (
         E.ProofError, "expected sites of dtype bool and shape",
         lambda: _prove(sites=torch.ones(2, 4, 4))),
+    "a child that is a number": (
+        E.GraphError, "expected child '0' as a torch.nn.Module, got int",
+        lambda: cg.nn.Sequential(3)),
+    "a sum with a layer": (
+        E.GraphError, "expected another Sequential behind \\+, got ReLU",
+        lambda: cg.nn.Sequential() + torch.nn.ReLU()),
+    "a backend that is a list": (
+        E.BackendError, "no backend is called list", lambda: CONV(1, 1, 1, backend=["gather"])),
+    "an unpool without indices": (
+        E.GraphError, "GraphMaxUnpool2d: expected indices as a tensor, got NoneType",
+        lambda: cg.nn.GraphMaxUnpool2d(2)(image(1, 4, 4), None)),
+    "an unpool of an image": (
+        E.GraphError, "GraphMaxUnpool2d: expected a PixelGraph, got Tensor",
+        lambda: cg.nn.GraphMaxUnpool2d(2)(torch.ones(1, 1, 4, 4), torch.zeros(16, 1).long())),
+    "an unpool by fractions": (
+        E.DtypeError, "expected indices of int64, got torch.float32",
+        lambda: cg.nn.GraphMaxUnpool2d(2)(image(1, 4, 4), torch.zeros(16, 1))),
+    "an unpool to no size": (
+        E.GeometryError, "expected output_size of 2 ints, got 8",
+        lambda: cg.nn.GraphMaxUnpool2d(2)(image(1, 4, 4), torch.zeros(16, 1).long(), 8)),
+    "a power average of an image": (
+        E.GraphError, "GraphLPPool2d: expected a PixelGraph, got Tensor",
+        lambda: cg.nn.GraphLPPool2d(2, 2)(torch.ones(1, 1, 4, 4))),
+    "a power of 0": (
+        E.GeometryError, "expected norm_type as a number but 0, got 0",
+        lambda: cg.nn.GraphLPPool2d(0, 2)(image(1, 4, 4))),
+    "a power in words": (
+        E.GeometryError, "expected norm_type as a number but 0, got 2",
+        lambda: cg.nn.GraphLPPool2d("2", 2)(image(1, 4, 4))),
+    "one number of nodes for two sides": (
+        E.GraphError, r"expected size=\(sources, targets\)",
+        lambda: CONV(1, 1, 1)(torch.ones(2, 1), torch.zeros(2, 1).long(), None, None, 5)),
+    "an axis that is none": (
+        E.GeometryError, "expected an axis of 0 to 1, got 2",
+        lambda: cg.KernelGeometry(3).axis_sources(2, 4)),
     "a lazy twin": (
         E.ConversionError, "has no weight yet",
         lambda: CONV.from_dense(torch.nn.LazyConv2d(1, 3))),

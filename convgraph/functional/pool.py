@@ -180,6 +180,10 @@ def graph_lp_pool(
 
     Source: https://pytorch.org/docs/stable/generated/torch.nn.functional.lp_pool2d.html
     """
+    check_graph(graph, who)
+    number = isinstance(norm_type, (int, float)) and not isinstance(norm_type, bool)
+    if not number or not (norm_type < 0 or norm_type > 0):
+        raise GeometryError(f"{who}: expected norm_type as a number but 0, got {norm_type!s:.60}")
     powers = graph_avg_pool(
         graph.map(lambda x: x.pow(norm_type)), geometry, sites=sites, backend=backend, who=who
     )

@@ -94,7 +94,10 @@ def checked(footprint: Any, kernel_size: Sequence[int]) -> Footprint | None:
                 f"KernelGeometry: expected footprint in {tuple(NAMED)} or bools, got {footprint!r}"
             )
         footprint = NAMED[footprint](kernel_size)
-    given = np.asarray(footprint)
+    try:
+        given = np.asarray(footprint)
+    except (TypeError, ValueError, RuntimeError):  # a tensor that is no array, rows of many lengths
+        given = np.empty(0, dtype=object)
     if given.dtype != np.bool_ or given.shape not in (tuple(kernel_size), (prod(kernel_size),)):
         raise GeometryError(
             f"KernelGeometry: expected footprint as bools of the kernel's shape "

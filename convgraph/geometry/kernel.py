@@ -133,10 +133,10 @@ class KernelGeometry:
         for name, value in (("transposed", self.transposed), ("ceil_mode", self.ceil_mode)):
             if not isinstance(value, bool):
                 raise GeometryError(f"KernelGeometry: expected {name} to be a bool, got {value!r}")
-        if self.padding_mode not in PADDING_MODES:
+        if not isinstance(self.padding_mode, str) or self.padding_mode not in PADDING_MODES:
             raise GeometryError(
                 f"KernelGeometry: expected padding_mode in {PADDING_MODES}, "
-                f"got {self.padding_mode!r}"
+                f"got {shown(self.padding_mode)}"
             )
         if self.transposed and self.padding_mode != "zeros":
             raise GeometryError(
@@ -217,9 +217,9 @@ class KernelGeometry:
         Raises:
             GeometryError: the kernel does not fit the padded lattice, or a fold is wider than it.
         """
-        if len(size) != self.d:
+        if not isinstance(size, Sequence) or len(size) != self.d:
             raise GeometryError(
-                f"KernelGeometry(d={self.d}): expected a size of {self.d} ints, got {tuple(size)}"
+                f"KernelGeometry(d={self.d}): expected a size of {self.d} ints, got {shown(size)}"
             )
         pixels = (as_int(f"size of axis {axis}", n, least=1) for axis, n in enumerate(size))
         return tuple(self._axis_output(axis, n) for axis, n in enumerate(pixels))
@@ -238,6 +238,13 @@ class KernelGeometry:
             >>> KernelGeometry(3, padding=1, d=1).axis_sources(0, 3).tolist()
             [[-1, 0, 1], [0, 1, 2], [1, 2, -1]]
         """
+        if not (isinstance(axis, int) and 0 <= axis < self.d and isinstance(size, int)):
+            axis = as_int(f"KernelGeometry(d={self.d}): axis", axis, least=0)
+            size = as_int("KernelGeometry: size", size, least=1)
+            if axis >= self.d:
+                raise GeometryError(
+                    f"KernelGeometry: expected an axis of 0 to {self.d - 1}, got {axis}"
+                )
         return _axis_sources(self, axis, size)
 
     def axis_weights(self, axis: int, size: int) -> None:
@@ -349,6 +356,12 @@ MOST = 2**31 - 1
 """The largest integer that an argument may be: beyond it sizes overflow or no memory is left."""
 
 
+def shown(value: object) -> str:
+    """Return what somebody gave, shortly."""
+    text = repr(value) if isinstance(value, (int, float, str, tuple, list)) else ""
+    return text if 0 < len(text) <= 60 else type(value).__name__
+
+
 def as_int(name: str, value: object, *, least: int) -> int:
     """Return `value` as an int, or say why it is none.
 
@@ -362,10 +375,10 @@ def as_int(name: str, value: object, *, least: int) -> int:
     """
     try:
         number = operator.index(value) if not isinstance(value, bool) else None  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, RuntimeError):  # torch's own for a tensor that is no one number
         number = None
     if number is None:
-        raise GeometryError(f"{name}: expected an integer, got {value!r}")
+        raise GeometryError(f"{name}: expected an integer, got {shown(value)}")
     if number < least:
         raise GeometryError(f"{name}: expected at least {least}, got {number}")
     if number > MOST:

@@ -288,6 +288,11 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
                     f"{self._who()}: expected {name} of shape (N, C) or (B, N, C), "
                     f"got {tuple(rows.shape)}"
                 )
+        if not (size is None or (isinstance(size, (tuple, list)) and len(size) == 2)):
+            raise GraphError(
+                f"{self._who()}: expected size=(sources, targets) for a bipartite graph, "
+                f"got {size!s:.60}"
+            )
         n_source, n_target = size if size is not None else (None, None)
         if self.flow == "target_to_source":
             n_source, n_target = n_target, n_source

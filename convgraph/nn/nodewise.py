@@ -11,7 +11,7 @@ from collections.abc import Container
 
 import torch
 
-from convgraph.errors import UnsupportedError
+from convgraph.errors import GraphError, UnsupportedError
 from convgraph.torch_modules import ALONG_A_DIMENSION, READS_POSITIONS
 
 
@@ -28,11 +28,18 @@ def check(
         twins: names of the graph layers there are.
 
     Raises:
+        GraphError: no module.
         UnsupportedError: the text names the module and the graph layer to use instead.
 
     Example:
         >>> check("act", torch.nn.ReLU(), ())
     """
+    if not isinstance(module, torch.nn.Module):
+        raise GraphError(
+            f"Sequential: expected child {name!r} as a torch.nn.Module, got "
+            f"{module.__name__ if isinstance(module, type) else type(module).__name__}; "
+            "pass a layer, such as cg.nn.GraphConv2d(3, 8, 3) or torch.nn.ReLU()"
+        )
     if getattr(module, "takes_graph", False):
         return
     for path, part in module.named_modules():

@@ -12,6 +12,7 @@ import torch
 
 from convgraph import torch_modules
 from convgraph.errors import ConversionError, GraphError, UnsupportedError
+from convgraph.geometry.kernel import as_int
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn import (
     adaptive,
@@ -88,6 +89,8 @@ class Sequential(FromFile, torch.nn.Sequential):
 
     def add_module(self, name: str, module: torch.nn.Module | None) -> None:
         """Add a child, refusing one that would misread rows."""
+        if not isinstance(name, str):
+            raise GraphError(f"Sequential: expected the name of a child as text, got {name!s:.60}")
         if module is not None:
             nodewise.check(name, module, TWINS)
         super().add_module(name, module)
@@ -100,11 +103,17 @@ class Sequential(FromFile, torch.nn.Sequential):
 
     def insert(self, index: int, module: torch.nn.Module) -> Self:
         """Insert a child, refusing one that would misread rows."""
+        as_int("Sequential.insert: index", index, least=-len(self))
         nodewise.check(str(index), module, TWINS)
         return super().insert(index, module)
 
     def __add__(self, other: Any) -> "Sequential":
         """Chain two; torch's own would give a plain torch.nn.Sequential."""
+        if not isinstance(other, torch.nn.Sequential):
+            raise GraphError(
+                f"Sequential: expected another Sequential behind +, got {type(other).__name__}; "
+                "append() takes a single layer"
+            )
         return Sequential(*super().__add__(other))
 
     def __mul__(self, other: int) -> "Sequential":

@@ -8,8 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.errors import GeometryError, GraphError, ShapeError
-from convgraph.geometry.kernel import KernelGeometry
+from convgraph import arguments
+from convgraph.errors import DtypeError, GeometryError, GraphError, ShapeError
+from convgraph.geometry.kernel import KernelGeometry, as_int, shown
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn.pool import Pool
@@ -42,7 +43,13 @@ class _MaxUnpool(Pool):
                 f"{type(self).__name__}: output_size= is one size, the images have several; "
                 "name the sites with sites="
             )
-        asked = tuple(int(n) for n in output_size)[-g.d :]
+        if not isinstance(output_size, (tuple, list)) or len(output_size) < g.d:
+            raise GeometryError(
+                f"{type(self).__name__}: expected output_size of {g.d} ints, "
+                f"got {shown(output_size)}"
+            )
+        who = f"{type(self).__name__}: output_size"
+        asked = tuple(as_int(who, n, least=1) for n in output_size[-g.d :])
         normal = g.output_size(size)
         pads, extra = [], []
         for (before, after), step, n, want in zip(g.padding, g.stride, normal, asked, strict=True):
@@ -85,6 +92,11 @@ class _MaxUnpool(Pool):
             GeometryError: output_size is further than a stride from the default.
         """
         who = type(self).__name__
+        arguments.graph(who, graph)
+        arguments.tensor(who, "indices", indices, shape="(P, C), as the max pool returned them")
+        if indices.dtype not in (torch.int64, torch.int32):
+            raise DtypeError(f"{who}: expected indices of int64, got {indices.dtype}")
+        indices = indices.long()
         if indices.shape != graph.x.shape:
             raise ShapeError(
                 f"{who}: expected indices of shape (P, C) = {tuple(graph.x.shape)}, "
