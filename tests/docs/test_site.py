@@ -68,6 +68,8 @@ def address() -> Iterator[str]:
 def tab(browser: Any) -> Iterator[Any]:  # noqa: F811
     """A tab, which all pages take turns in."""
     surroundings = browser.new_context(color_scheme="light", reduced_motion="reduce")
+    # The theme keeps the light that it was first seen in; here every page is seen anew.
+    surroundings.add_init_script("localStorage.clear()")
     yield surroundings.new_page()
     surroundings.close()
 
@@ -78,7 +80,6 @@ def test_a_page_fits_at_three_widths_and_is_read_in_light_and_dark(page, tab, ad
     for scheme, named in (("light", "default"), ("dark", "slate")):
         tab.emulate_media(color_scheme=scheme)
         tab.goto(f"{address}/{page}/", wait_until="load")
-        tab.evaluate("localStorage.clear()")  # the theme keeps the light that it was first seen in
         assert tab.evaluate("document.body.dataset.mdColorScheme") == named
         # Widths change under a page as they do when a phone is turned.
         for name, width in WIDTHS.items():
