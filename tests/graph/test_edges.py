@@ -130,7 +130,7 @@ def test_sites_are_named_by_a_mask_a_graph_or_a_record() -> None:
     for wrong, text in (
         (torch.ones(2, 6, 8).bool(), r"expected sites of shape \(2, 3, 4\) or \(3, 4\)"),
         (Sites.full(2, (4, 4)), "expected sites on lattices of sizes"),
-        ("all", "a mask, a PixelGraph or 'network'"),
+        ("all", "a mask, a PixelGraph, 'reached' or 'network'"),
         (7, "expected a PixelGraph or Sites, got int"),
     ):
         with pytest.raises(cg.errors.GraphError, match=text):
