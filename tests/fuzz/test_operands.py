@@ -46,3 +46,6 @@ def test_an_operand_on_meta_is_no_answer() -> None:
     given["taps"] = given["taps"].to("meta")
     with pytest.raises(cg.errors.DeviceError, match="x on cpu but another operand on meta"):
         send(given)
+    given["x"] = None
+    with pytest.raises(cg.errors.DtypeError, match="every operand but the bias as a tensor"):
+        send(given)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph.backends.compiled import outermost
 from convgraph.backends.fused import triton_launch
-from convgraph.errors import DeviceError
+from convgraph.errors import DeviceError, DtypeError
 
 _LISTS = ", ".join(
     f"Tensor {side}{name}" for side in ("", "back_") for name in ("who", "sites", "slots")
@@ -40,10 +40,13 @@ torch.library.impl("convgraph::send", _DEVICES, triton_launch.send)
 torch.library.impl("convgraph::correlate", _DEVICES, triton_launch.correlate)
 
 
-def _one_device(name: str, x: Tensor, *others: Tensor | None) -> None:
-    """Refuse what torch sends here with a real x because something else is on `meta`."""
-    for other in others:
-        if other is not None and other.device != x.device:
+def _one_device(name: str, bias: Tensor | None, *others: Tensor) -> None:
+    """Refuse what torch sends here because one operand is on `meta` and another is not, or None."""
+    if any(other is None for other in others):
+        raise DtypeError(f"convgraph::{name}: expected every operand but the bias as a tensor")
+    x = others[0]
+    for other in others if bias is None else (bias, *others):
+        if other.device != x.device:
             raise DeviceError(
                 f"convgraph::{name}: x on {x.device} but another operand on {other.device}; "
                 "move them to one device"
@@ -62,7 +65,7 @@ def _send_like(
     back_slots: Tensor,
     backwards: int,
 ) -> Tensor:
-    _one_device("send", x, taps, bias, who, sites, slots, back_who, back_sites, back_slots)
+    _one_device("send", bias, x, taps, who, sites, slots, back_who, back_sites, back_slots)
     rows = (back_sites if backwards else sites).shape[-1]
     return x.new_empty(rows, taps.shape[1] * taps.shape[3])
 
@@ -78,7 +81,7 @@ def _correlate_like(
     back_slots: Tensor,
     groups: int,
 ) -> Tensor:
-    _one_device("correlate", x, g, who, sites, slots, back_who, back_sites, back_slots)
+    _one_device("correlate", None, x, g, who, sites, slots, back_who, back_sites, back_slots)
     return x.new_empty(slots.shape[-1], groups, x.shape[1] // groups, g.shape[1] // groups)
 
 
