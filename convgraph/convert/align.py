@@ -1,7 +1,4 @@
-"""Alignment: operands of one operator, broadcast to common names on common sites.
-
-May import names, value, errors, site_rule and sites.
-"""
+"""Alignment: operands of one operator, broadcast to common names on common sites."""
 
 from collections.abc import Sequence
 from functools import lru_cache

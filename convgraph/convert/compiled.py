@@ -4,7 +4,7 @@ A compiler that follows Python cannot follow the tensor whose pixels are nodes, 
 nothing of one mask for a constant. So it is shown three things: the rows, tables that it reads as
 one attribute of the sites, and straight operators. The attribute is made when somebody asks for it;
 the compiler asks before each call, to see whether what it compiled still holds. So a new mask has
-its tables by then, and only sizes differ. May import the files beside it.
+its tables by then, and only sizes differ.
 """
 
 from concurrent.futures import ThreadPoolExecutor

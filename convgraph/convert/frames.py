@@ -1,6 +1,6 @@
 """Where in a network something happened, read off the frames of the calls in progress.
 
-Asked only when an error is made. May import nothing of convgraph.
+Asked only when an error is made.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 An operator of torch is called through a row of keys. Below those for autograd, autocast and
 torch.func, each ATen operator arrives whole at a subclass, under its own name; above them, as the
-caller has set them, its meaning on rows is computed. May import errors.
+caller has set them, its meaning on rows is computed.
 """
 
 from collections.abc import Iterator

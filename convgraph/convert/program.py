@@ -5,7 +5,7 @@
 The program is straight operators of torch, traced once through the tensor whose pixels are nodes.
 What a mask decides (which node hears which, how many there are) comes in as tables: tensors that
 the sites keep, in the order in which the run asks for them. Another mask of the same lattice is
-other tables to the same program; its sizes are open. May import the files beside it.
+other tables to the same program; its sizes are open.
 """
 
 import operator

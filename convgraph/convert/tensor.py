@@ -6,7 +6,7 @@
 
 Each operator arrives whole and its rule (see `convgraph.convert.rules`) says what it means on rows,
 whose autograd is torch's own. An operator without a rule is taken apart where torch can; on a full
-grid it runs on the image; on a mask it raises. May import the files beside it, graph and errors.
+grid it runs on the image; on a mask it raises.
 """
 
 import threading

@@ -2,8 +2,7 @@
 
     x[n, p1, p2, ...]        n a node, p the plain names in the order of the axes
 
-Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor. May import
-names, errors, graph, sites, site_rule and backends.
+Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor.
 """
 
 from collections.abc import Sequence

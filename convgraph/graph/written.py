@@ -1,7 +1,7 @@
 """Sites as trees of torch name them: equal where the same pixels are nodes, and written as text.
 
 torch.export compares the structure of what a program is called with to what it was exported with,
-maybe in another process, and writes it to a file. May import sites and errors.
+maybe in another process, and writes it to a file.
 """
 
 import base64

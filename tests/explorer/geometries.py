@@ -34,16 +34,25 @@ TABLE: tuple[dict[str, Any], ...] = (
 )
 
 
-def build(row: int, masked: bool) -> tuple[torch.nn.Module, cg.PixelGraph, Tensor]:
-    """Return a torch layer with whole weights, the graph of a whole image, and torch's output."""
-    draw = torch.Generator().manual_seed(row + 100 * masked)
-    arguments = dict(TABLE[row])
+def drawn(
+    row: dict[str, Any], channels: int, size: tuple[int, int], seed: int, masked: bool,
+    on: Any = None,
+) -> tuple[torch.nn.Module, cg.PixelGraph]:  # fmt: skip
+    """Return a torch layer with whole weights, and the graph of a whole image."""
+    draw = torch.Generator().manual_seed(seed + 100 * masked)
+    arguments = dict(row)
     kind = torch.nn.ConvTranspose2d if arguments.pop("transposed", False) else torch.nn.Conv2d
-    layer = kind(4, 8, dtype=torch.float64, **arguments)
+    layer = kind(channels, 2 * channels, dtype=torch.float64, **arguments)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randint(-9, 10, parameter.shape, generator=draw))
-        image = torch.randint(-9, 10, (1, 4, 7, 6), generator=draw).double()
-        mask = torch.rand((1, 7, 6), generator=draw) > 0.4 if masked else None
-        graph = cg.PixelGraph.from_image(image, mask=mask)
+    image = torch.randint(-9, 10, (1, channels, *size), generator=draw).double()
+    mask = torch.rand((1, *size), generator=draw) > 0.4 if masked else None
+    return layer, cg.PixelGraph.from_image(image, mask=mask, on=on)
+
+
+def build(row: int, masked: bool) -> tuple[torch.nn.Module, cg.PixelGraph, Tensor]:
+    """Return a layer and a graph as `drawn`, and torch's output."""
+    layer, graph = drawn(TABLE[row], 4, (7, 6), row, masked)
+    with torch.no_grad():
         return layer, graph, layer(graph.to_image(fill=0.0))

@@ -10,6 +10,7 @@ import convgraph as cg
 from convgraph.explorer import page, state_of
 from convgraph.geometry.footprint import hexagon
 from tests.explorer.agreement import COMPUTE, differences, numbers
+from tests.explorer.geometries import drawn
 
 ON = {"hexagon": cg.Hexagonal(), "torus": cg.Torus()}
 CONFIG = "convgraphExplorer.view.config"
@@ -38,16 +39,8 @@ CASES = [(space, row) for space, rows in TABLE.items() for row in range(len(rows
 
 def build(space, row, masked):
     """A torch layer with whole weights, the graph of an image in a space, and torch's answer."""
-    draw = torch.Generator().manual_seed(row + 100 * masked)
-    arguments = dict(TABLE[space][row])
-    kind = torch.nn.ConvTranspose2d if arguments.pop("transposed", False) else torch.nn.Conv2d
-    layer = kind(2, 4, dtype=torch.float64, **arguments)
+    layer, graph = drawn(TABLE[space][row], 2, (6, 6), row, masked, ON[space])
     with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randint(-9, 10, parameter.shape, generator=draw))
-        image = torch.randint(-9, 10, (1, 2, 6, 6), generator=draw).double()
-        mask = torch.rand((1, 6, 6), generator=draw) > 0.4 if masked else None
-        graph = cg.PixelGraph.from_image(image, mask=mask, on=ON[space])
         return layer, graph, by_torch(space, layer, graph.to_image(fill=0.0))
 
 

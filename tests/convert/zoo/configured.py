@@ -28,6 +28,13 @@ _DETR = {
     "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
 }  # fmt: skip
 
+_MIX = {
+    "hidden_sizes": [16, 16, 32, 32],
+    "depths": [1, 1, 1, 1],
+    "decoder_hidden_size": 16,
+    "num_attention_heads": [1, 2, 2, 4],
+}
+
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ViTForImageClassification": ("ViTConfig", _VIT),
     "DeiTForImageClassificationWithTeacher": ("DeiTConfig", _VIT),
@@ -65,24 +72,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", {}),
-    "GLPNForDepthEstimation": (
-        "GLPNConfig",
-        {
-            "hidden_sizes": [16, 16, 32, 32],
-            "depths": [1, 1, 1, 1],
-            "decoder_hidden_size": 16,
-            "num_attention_heads": [1, 2, 2, 4],
-        },
-    ),
-    "SegformerForSemanticSegmentation": (
-        "SegformerConfig",
-        {
-            "hidden_sizes": [16, 16, 32, 32],
-            "depths": [1, 1, 1, 1],
-            "decoder_hidden_size": 16,
-            "num_attention_heads": [1, 2, 2, 4],
-        },
-    ),
+    "GLPNForDepthEstimation": ("GLPNConfig", _MIX),
+    "SegformerForSemanticSegmentation": ("SegformerConfig", _MIX),
     "SwinForImageClassification": ("SwinConfig", _SWIN),
     "Swinv2ForImageClassification": ("Swinv2Config", _SWIN),
     "Swin2SRForImageSuperResolution": (
