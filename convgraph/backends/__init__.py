@@ -122,8 +122,8 @@ def check_name(name: str | None) -> str | None:
     """Return the name if a backend has it; None means the choice is free."""
     known = isinstance(name, str) and any(name in table for table in TABLES.values())
     if name is not None and not known:
-        given = repr(name) if isinstance(name, str) else type(name).__name__
-        raise BackendError(f"no backend is called {given}; there are {NAMES}")
+        told = repr(name) if isinstance(name, str) else type(name).__name__
+        raise BackendError(f"no backend is called {told}; there are {NAMES}")
     return name
 
 
@@ -213,11 +213,15 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     return _cheapest(problem)
 
 
+ALL_MASKS = tuple(module.NAME for module in (dense, halo, triton_conv, cpp, masked, messages))
+"""Backends whose operators are the same for every mask, so that one program can hold them."""
+
+
 def _for_all_masks(problem: Problem) -> str:
     """A backend whose operators are the same for every mask."""
     table = TABLES[problem.op]
-    own = () if memo.lender().plain else (triton_conv.NAME, cpp.NAME)
-    names = (dense.NAME, halo.NAME, *own, masked.NAME, messages.NAME)
+    left = (triton_conv.NAME, cpp.NAME) if memo.lender().plain else ()
+    names = [name for name in ALL_MASKS if name not in left]
     return str(next(n for n in names if n in table and table[n].refuses(problem) is None))
 
 

@@ -336,7 +336,7 @@ def _prove_on_edges(
     runs = [typed_graph.caller(side, spec) for side in (candidate, reference)]
     alike = typed_graph.held_alike(candidate, reference)
     one, two = (dict(side.layer.named_parameters()) for side in (candidate, reference))
-    apart = (
+    told = (
         "what both hold are the numbers of one (w, b): their layouts differ, and are not compared"
     )
     with held.unchanged(candidate, reference):
@@ -347,7 +347,7 @@ def _prove_on_edges(
             parameters=(one, two) if alike and one else None,
             own=_own(candidate, reference, runs[0]),
             doubted=True,
-            assumed=() if alike else (apart,),
+            assumed=() if alike else (told,),
             dtype=where[0],
             device=where[1],
             name=_who(candidate),

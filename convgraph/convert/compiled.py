@@ -7,17 +7,19 @@ the compiler asks before each call, to see whether what it compiled still holds.
 its tables by then, and only sizes differ.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from operator import index
 from typing import Any
-from weakref import ref
+from weakref import WeakSet, finalize, ref
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.convert.program import Bare, Made, Program, Tables
+from convgraph import backends
+from convgraph.convert.program import Made, Program, Tables
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
@@ -46,7 +48,7 @@ def run(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         else:
             facts.append(("plain", one))
     training = tuple([module.training for module in net.modules()])
-    name = _named(net, training, tuple(facts), tuple(kwargs))[0]
+    name = _named(net, training, tuple(facts), tuple(kwargs), backends.forced(None))[0]
     tables = getattr(graph.sites, name)
     state = [*dict(net.named_parameters()).values(), *dict(net.named_buffers()).values()]
     found = tables.program.module(*given, *tables.tensors, *state)
@@ -61,7 +63,7 @@ def _output(x: Tensor, made: Made) -> Any:
     if made.sites is None:
         return x
     graph: PixelGraph = object.__new__(PixelGraph)
-    object.__setattr__(graph, "x", x.reshape(x.shape[0], -1))
+    object.__setattr__(graph, "x", x.flatten(1) if x.dim() > 1 else x.unsqueeze(1))
     object.__setattr__(graph, "sites", made.sites)
     return graph
 
@@ -71,19 +73,28 @@ def _nested(outputs: list[Any], program: Program) -> Any:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _named(net: Any, training: Any, facts: Any, words: Any) -> tuple[str]:
+def _named(net: Any, training: Any, facts: Any, words: Any, backend: Any) -> tuple[str]:
     """The attribute of sites that holds a network's tables, as it is called now."""
     plain = torch.compiler.is_exporting()
-    key = (ref(net), training, facts, words, plain)
+    key = (ref(net), training, facts, words, backend, plain)
     name = _KNOWN.get(key)
     if name is None:
         name = f"_tables_{next(_NUMBERS)}"
-        kind = type("Asked", (), {
-            "__get__": _Get(name, ref(net), facts, words, plain), "__set__": _refuse,
-        })  # fmt: skip
+        get = _Get(name, ref(net), facts, words, backend, plain)
+        kind = type("Asked", (), {"__get__": get, "__set__": _refuse})
         setattr(Sites, name, kind())
         _KNOWN[key] = name
+        finalize(net, _gone, key, get.memos)
     return (name,)
+
+
+def _gone(key: Any, memos: Any) -> None:
+    """A network is gone, and with it the attribute of sites and the tables that sites keep."""
+    name = _KNOWN.pop(key)
+    delattr(Sites, name)
+    for memo in list(memos):
+        for kept in [one for one in memo if isinstance(one, tuple) and one[0] == name]:
+            memo.pop(kept, None)
 
 
 def _refuse(*_: Any) -> None:
@@ -91,40 +102,106 @@ def _refuse(*_: Any) -> None:
 
 
 class _Get:
-    """Makes the tables of sites; no function, so that a compiler calls it and does not follow."""
+    """Makes the tables of sites; no function, so that a compiler calls it and does not follow.
 
-    def __init__(self, name: str, net: Any, facts: Any, words: Any, plain: bool) -> None:
+    It is asked before each call. So what a program has frozen, a norm's momentum or a module's own
+    switch, is looked at then: another network is another program.
+    """
+
+    def __init__(self, name: str, net: Any, facts: Any, words: Any, backend: Any, plain: bool):
         self.name, self.net, self.facts, self.words = name, net, facts, words
-        self.plain = plain
-        self.programs: dict[Any, Program] = {}
+        self.backend, self.plain = backend, plain
+        self.programs: dict[Any, list[Program]] = {}
+        self.memos: WeakSet[Any] = WeakSet()
 
     def __call__(self, asked: Any, sites: Any, kind: Any = None) -> Tables:
-        if sites is None:
+        if sites is None or self.net() is None:
             raise AttributeError(self.name)
+        frozen = _frozen(self.net())
+        self.memos.add(sites.memo_key)
         try:
-            found: Tables = sites.memo(self.name, lambda: _elsewhere(self.make, sites))
+            found: Tables = sites.memo(
+                (self.name, frozen), lambda: _elsewhere(self.make, sites, frozen)
+            )
         except AttributeError as error:  # which would read as: there are no such tables
             raise RuntimeError(f"{type(self.net()).__name__} on a mask: {error}") from error
         return found
 
-    def make(self, sites: Sites) -> Tables:
-        """Record a run on these sites, after the program was traced on the first of their size."""
+    def make(self, sites: Sites, frozen: Any) -> Tables:
+        """Record a run on these sites, after a program was traced on the first of their size."""
         leaves = [_blank(fact, sites) for fact in self.facts]
         first = len(leaves) - len(self.words)
         args, kwargs = tuple(leaves[:first]), dict(zip(self.words, leaves[first:], strict=True))
         net = self.net()
-        bare = Bare(net, on_graphs=getattr(net, "takes_graph", False))
-        state = {**dict(bare.named_parameters()), **dict(bare.named_buffers())}
-        # An exported program is one mask's.
-        key: Any = (sites.sizes, sites.device, sites.space, sites.mask is None)
-        key = sites if self.plain else key
-        if key not in self.programs:
-            self.programs[key] = Program(bare, state, args, kwargs, plain=self.plain)
-        tables = self.programs[key].tables(leaves)
-        for one in tables.outputs:
+        _refuse_hooks(net)
+        kind = (frozen, sites.sizes, sites.device, sites.space, sites.mask is None)
+        # An exported program is one mask's, and so are the sums of some backends.
+        single = self.plain or not _serves_all_masks(net, self.backend)
+        known = [] if single else self.programs.setdefault(kind, [])
+        with backends.backend(self.backend):
+            found = next(filter(None, (one.tables(leaves) for one in known)), None)
+            if found is None:
+                program = Program(ref(net), args, kwargs, plain=self.plain)
+                if _frozen(net) != frozen:  # its first run ever may note what it has seen
+                    frozen, program = (
+                        _frozen(net),
+                        Program(ref(net), args, kwargs, plain=self.plain),
+                    )
+                if _frozen(net) != frozen:
+                    raise ConversionError(
+                        f"{type(net).__name__} on a mask, compiled: its forward changes numbers of "
+                        "its modules (a counter, a step), which no program of operators does; "
+                        "change them outside, or run the network without torch.compile"
+                    )
+                known.append(program)
+                found = program.tables(leaves)
+        if found is None:
+            raise ConversionError(
+                f"{type(net).__name__}: two runs on one mask ask for other tables; its forward "
+                "does not do the same twice, so no program can hold it"
+            )
+        for one in found.outputs:
             if one.sites is not None and not one.is_image:
                 raise ConversionError("a compiled network returns images or tensors without nodes")
-        return tables
+        return found
+
+
+_PLAIN = (bool, int, float, complex, str, type(None))
+
+
+def _frozen(net: Any) -> Any:
+    """What a program takes from modules besides their tensors: classes, numbers, words."""
+    return tuple((id(one), type(one), *_plain_of(one)) for one in net.modules())
+
+
+def _plain_of(module: Any) -> Iterator[Any]:
+    for name, value in vars(module).items():
+        if isinstance(value, _PLAIN) or (
+            type(value) in (tuple, list) and all(isinstance(one, _PLAIN) for one in value)
+        ):
+            yield name, tuple(value) if type(value) is list else value
+
+
+def _serves_all_masks(net: Any, backend: Any) -> bool:
+    """Whether the sums that somebody named are the same operators for every mask."""
+    named = {backend, *(getattr(module, "backend", None) for module in net.modules())}
+    return named <= {None, *backends.ALL_MASKS}
+
+
+def _refuse_hooks(net: Any) -> None:
+    """Refuse what Python would have to be called for, but for hooks that are torch's own."""
+    for path, module in net.named_modules():
+        for name in _HOOKS if path else ():
+            for hook in getattr(module, name).values():
+                if not (getattr(hook, "__module__", None) or "").startswith("torch."):
+                    raise ConversionError(
+                        f"{type(net).__name__} on a mask, compiled: its module {path!r} has a "
+                        "hook, which no program of operators calls; remove it, put it on the "
+                        "network itself, or run the network without torch.compile"
+                    )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _elsewhere(make: Any, *args: Any) -> Any:

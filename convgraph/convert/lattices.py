@@ -110,7 +110,7 @@ def raised(value: Any, d: int) -> Any:
     made.memo("raised from", lambda: sites)
     node, place = made.memo(("raised", sites.token), lambda: _order(sites, count))
     channels = names.sizes(value.axes)[1]
-    rows = value.x.reshape(len(value.x), channels, count)[node, :, place]
+    rows = value.x.reshape(value.x.shape[0], channels, count)[node, :, place]
     axes = names.image_axes(channels, size, batch)
     return Spatial(rows, made, axes)
 

@@ -45,7 +45,7 @@ class Blocks:
 
     def pack(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (G, M, ...), 0 where no node is."""
-        if not len(rows):
+        if rows.shape[0] == 0:  # a len() would be one number to a tracer
             return rows.new_zeros(*self.row.shape, *rows.shape[1:])
         some = (self.row >= 0).view(*self.row.shape, *(1,) * (rows.dim() - 1))
         packed = take(rows, self.row.clamp(min=0).flatten()).view(*self.row.shape, *rows.shape[1:])

@@ -29,7 +29,6 @@ from convgraph.convert import keys
 from convgraph.convert.settle import settle
 from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
 from convgraph.convert.value import Spatial
-from convgraph.errors import ConversionError
 from convgraph.graph.network_sites import at
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
@@ -114,21 +113,20 @@ class Program:
         module: takes rows, other tensors, tables, parameters and buffers, in this order.
         names: of the parameters and buffers.
         spec: how outputs are nested.
+        sizes: of each table, None where they are open.
     """
 
-    def __init__(
-        self, run: Any, state: dict[str, Tensor], args: Any, kwargs: Any, *, plain: bool = False
-    ) -> None:
+    def __init__(self, net: Any, args: Any, kwargs: Any, *, plain: bool = False) -> None:
         """Trace a run.
 
         Args:
-            run: the module that runs.
-            state: its parameters and buffers; shapes alone are read.
+            net: a weak reference to the module that runs; the program does not keep it.
             args: its inputs, graphs among them.
             kwargs: likewise.
             plain: whether torch's own operators are to do without the library's.
         """
-        self.run = run
+        self._net = net
+        state = {**dict(self.run.named_parameters()), **dict(self.run.named_buffers())}
         self.names = tuple(state)
         self.plain = plain
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -141,22 +139,29 @@ class Program:
         given = [one for one in given if isinstance(one, Tensor)]
         self.module = self._traced(leaves, given, tables)
 
-    def tables(self, leaves: Any) -> Tables:
+    @property
+    def run(self) -> Bare:
+        """The module that runs, its state under the names that the program has."""
+        net = self._net()
+        return Bare(net, on_graphs=getattr(net, "takes_graph", False))
+
+    def tables(self, leaves: Any) -> Tables | None:
         """Return what the program is given for the masks of these inputs.
 
-        Raises:
-            ConversionError: the run asks for other tables than the one that was traced.
+        None where it serves them not: the run asks for other tables than the one that was traced,
+        or for a table of another size where the program has a number.
         """
         found = self._recorded(leaves)[0]
         if found.signature() != self.signature:
-            raise ConversionError(
-                "a mask asks for other tables than the one that the program was traced with; its "
-                "Python looks at more than sizes, so trace it anew for this mask"
-            )
+            return None
         tensors = tuple(found.tensors[number] for number in self.used)
-        for one, axes in zip(tensors, self.open, strict=True):
-            for axis in axes:
-                torch._dynamo.maybe_mark_dynamic(one, axis)
+        for one, sizes in zip(tensors, self.sizes, strict=True):
+            if any(n is not None and n != m for n, m in zip(sizes, one.shape, strict=True)):
+                return None
+        for one, sizes in zip(tensors, self.sizes, strict=True):
+            for axis, n in enumerate(sizes):
+                if n is None:
+                    torch._dynamo.maybe_mark_dynamic(one, axis)
         return Tables(tensors, found.outputs, self)
 
     def _called(self, leaves: Any, given: Any, state: Any) -> Any:
@@ -215,8 +220,8 @@ class Program:
             made = make_fx(flat, tracing_mode="symbolic", pre_dispatch=True)(*shown)
         places = list(made.graph.find_nodes(op="placeholder"))[count:rows]
         self.used = tuple(number for number, node in enumerate(places) if node.users)
-        self.open = tuple(
-            tuple(axis for axis, n in enumerate(shown[count + number].shape) if _is_open(n))
+        self.sizes = tuple(
+            tuple(None if _is_open(n) else int(n) for n in shown[count + number].shape)
             for number in self.used
         )
         for node in places:

@@ -1,10 +1,12 @@
 """Masks and compilers: one program, tables as its inputs; exports that run elsewhere."""
 
+import gc
 import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import convgraph as cg
+from convgraph.graph.sites import Sites
 from tests.cases import integer_weights, integers
 
 pytestmark = [
@@ -173,6 +176,134 @@ def test_what_a_program_cannot_hold_is_said() -> None:
 
     with pytest.raises(Exception, match="a backward of its own"):
         compiled(cg.to_graph(Own()))[0](graph(0))
+
+
+@pytest.mark.parametrize("name", ["messages", "masked", "gather"])
+def test_a_forced_backend_is_another_program(name: str) -> None:
+    """Within the block it runs, outside it does not; one whose sums know the mask serves it."""
+    torch.manual_seed(0)
+    net = cg.to_graph(nn.Sequential(integer_weights(nn.Conv2d(3, 4, 3, padding=1))))
+    fast, count = compiled(net)
+    counted = []
+    for seed in range(4):
+        g = graph(seed)
+        g = g.with_x(integers(*g.x.shape))
+        free = fast(g)
+        with cg.backend(name):
+            assert torch.equal(fast(g).x, net(g).x)
+        assert torch.equal(free.x, fast(g).x)
+        assert torch.equal(free.x, net(g).x)
+        counted.append(count.frame_count)
+    ran = [sum("conv" in str(n.target) for n in one.graph.nodes) for one in count.graphs]
+    sent = [sum("send" in str(n.target) for n in one.graph.nodes) for one in count.graphs]
+    assert any(ran) == (name == "masked") or any(sent)
+    assert counted[3] - counted[2] == (name == "gather")
+
+
+def test_a_layer_of_a_network_may_name_its_backend() -> None:
+    torch.manual_seed(0)
+    net = cg.to_graph(nn.Sequential(integer_weights(nn.Conv2d(3, 4, 3, padding=1))))
+    net[0].backend = "gather"
+    fast, _ = compiled(net)
+    for seed in range(3):
+        g = graph(seed)
+        g = g.with_x(integers(*g.x.shape))
+        assert torch.equal(fast(g).x, net(g).x)
+
+
+def test_what_is_changed_on_modules_is_another_program() -> None:
+    torch.manual_seed(0)
+    net = cg.to_graph(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ELU()))
+    fast, _ = compiled(net)
+    for change in (
+        lambda: setattr(net[1], "momentum", 0.5),
+        lambda: setattr(net[2], "alpha", 3.0),
+        lambda: net.append(nn.Tanh()),
+    ):
+        near(fast(graph(0)).x, net(graph(0)).x)
+        change()
+        near(fast(graph(0)).x, net(graph(0)).x)
+        before = net[1].running_mean.clone()
+        fast(graph(0))
+        moved = net[1].running_mean - before
+        net[1].running_mean.copy_(before)
+        net(graph(0))
+        near(moved, net[1].running_mean - before)
+
+
+def test_what_python_would_do_each_time_is_refused() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.conv = 0, nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            return self.conv(x)
+
+    with pytest.raises(Exception, match="its forward changes numbers of its modules"):
+        compiled(cg.to_graph(Counts()))[0](graph(0))
+    net = cg.to_graph(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
+    net[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(Exception, match="module '1' has a hook"):
+        compiled(net)[0](graph(0))
+
+
+def test_one_node_first_and_tables_die_with_their_network() -> None:
+    torch.manual_seed(0)
+    known = set(vars(Sites))
+    net = cg.to_graph(nn.Sequential(integer_weights(nn.Conv2d(3, 4, 3, padding=1))))
+    fast, _ = compiled(net)
+    kept = []
+    for count in (1, 0, 40, 70):
+        mask = torch.zeros(2, *SIZE, dtype=torch.bool)
+        mask.view(-1)[:count] = True
+        g = cg.PixelGraph.from_image(integers(2, 3, *SIZE), mask=mask)
+        assert torch.equal(fast(g).x, net(g).x)
+        kept.append(g)
+    held = [str(key) for g in kept for key in g.sites.memo_key if "_tables_" in str(key)]
+    assert held
+    assert set(vars(Sites)) - known
+    alive = ref(net)
+    torch._dynamo.reset()
+    del net, fast
+    gc.collect()
+    assert alive() is None
+    assert not set(vars(Sites)) - known
+    assert not [key for g in kept for key in g.sites.memo_key if "_tables_" in str(key)]
+
+
+class Attends(nn.Module):
+    """Attention of the pixels of an image, its heads split off and put together again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        rows = x.flatten(2).transpose(1, 2)
+        b, n, c = rows.shape
+        q, k, v = self.qkv(rows).reshape(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        rows = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
+        return rows.transpose(1, 2).reshape(x.shape)
+
+
+def test_attention_compiles_once_for_all_masks() -> None:
+    """Outputs and gradients are those of the network itself; pairs are tables, too."""
+    torch.manual_seed(0)
+    net = cg.to_graph(Attends())
+    fast, count = compiled(net)
+    for seed in (0, 1, 2, 3, 11):
+        found = []
+        for run in (fast, net):
+            net.zero_grad()
+            x = run(graph(seed)).x
+            x.square().mean().backward()
+            found.append([x, *(one.grad for one in net.parameters())])
+        for mine, true in zip(*found, strict=True):
+            near(mine, true)
+    assert count.frame_count <= 2
 
 
 LOADED = """
