@@ -265,7 +265,8 @@ def _unusable(args: argparse.Namespace) -> str:
 
 def _verify(args: argparse.Namespace) -> int:
     from convgraph.comparison.named import ADAPTERS, replay
-    from convgraph.proof import Certificate
+    from convgraph.proof import Certificate, again
+    from convgraph.proof.record.sealed import kind_of
     from convgraph.proof.verifier import verify
 
     _import_from_here()
@@ -273,8 +274,9 @@ def _verify(args: argparse.Namespace) -> int:
         text = args.certificate.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         return _usage("verify", str(error))
-    code, lines = verify(text, trust=[*ADAPTERS, *args.trust])
-    if not code:
+    of_plan = bool(kind_of(text))
+    code, lines = again.verify(text) if of_plan else verify(text, trust=[*ADAPTERS, *args.trust])
+    if not code and not of_plan:
         try:
             lines += [
                 f"{name}: comes out otherwise when the prover runs again"

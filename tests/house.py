@@ -72,13 +72,13 @@ HOUSE = {
     "proof": """
         aten ways_out surroundings draws precision
         roundoff equation record network refutation
-        layer symbolic plan parts verifier .
+        layer symbolic plan parts again verifier .
     """,
     "proof.equation": """
         . spec spaces contraction listed
         depthwise oracle
     """,
-    "proof.record": ". counterexample page certificate",
+    "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """
         . structure trial own premise program direct
         identity rounding basis parts showing

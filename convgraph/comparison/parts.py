@@ -88,7 +88,7 @@ def prove_part(
     except IndexError as error:  # every rank sees the same integers, and ends here
         held = PlanCertificate("refuted", 0, (), 0, found.image_size, (str(error),))
     if held.verdict != "proven":
-        return verdict_of(tuple(part.counts), held, (), "", 0, ())
+        return verdict_of(tuple(part.counts), held, (), "", 0, (), drawn[0])
     for number, (step, how) in enumerate(found.steps):
         if how.axes is None or how.how == "plain":
             continue
@@ -106,7 +106,7 @@ def prove_part(
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, faults)
     said = [f"rank {rank}: {one}" for rank, mine in enumerate(every) for one in mine]
-    return verdict_of(tuple(part.counts), held, said[:20], open_, by_pixel, compared)
+    return verdict_of(tuple(part.counts), held, said[:20], open_, by_pixel, compared, drawn[0])
 
 
 def _same_weights(part: Sharded, net: nn.Module, device: torch.device) -> list[str]:

@@ -10,14 +10,17 @@ callables and imports nothing of what it judges.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from convgraph.errors import ProofError
 from convgraph.proof.draws import EPSILON, budget
 from convgraph.proof.plan import PlanCertificate
+from convgraph.proof.record import sealed
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class PartsCertificate:
         log2_epsilon: of the probability that a multilinear difference stays unseen.
         faults: what is wrong.
         reason: why nothing was decided.
+        seed: of every draw; replays the run.
     """
 
     verdict: str
@@ -70,6 +74,40 @@ class PartsCertificate:
     log2_epsilon: float
     faults: tuple[str, ...] = field(default=())
     reason: str = ""
+    seed: int = 0
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the record as JSON and, with a path, write it there too."""
+        return sealed.write("parts", asdict(self), path)
+
+    @classmethod
+    def from_json(cls, text: str) -> "PartsCertificate":
+        """The way back from `to_json`.
+
+        Raises:
+            ProofError: the text is no record of parts; the error names the field.
+        """
+        found = sealed.read(text, "parts", tuple(one.name for one in fields(cls)))
+        for one in fields(cls):
+            value, kind = found[one.name], one.type
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            texts = isinstance(value, list) and all(isinstance(n, str) for n in value)
+            numbers = isinstance(value, list) and all(type(n) is int for n in value)
+            good = {
+                int: whole and value >= 0,
+                str: isinstance(value, str),
+                float: whole or isinstance(value, float),
+                PlanCertificate: True,
+                tuple[str, ...]: texts,
+                tuple[int, ...]: numbers,
+            }
+            if not good[kind]:  # type: ignore[index]
+                raise ProofError(f"expected the record of parts: field {one.name} as {kind}")
+        if found["verdict"] not in ("proven", "refuted", "undecided"):
+            raise ProofError("expected the record of parts: field verdict as one of the three")
+        found["plan"] = PlanCertificate.from_fields(found["plan"])
+        lists = {name: tuple(found[name]) for name in ("ranks", "faults")}
+        return cls(**{**found, **lists})
 
     def __str__(self) -> str:
         """Return what was found, line by line."""
@@ -139,12 +177,12 @@ def judge_operator(
 
 def verdict_of(
     ranks: tuple[int, ...], found: PlanCertificate, faults: Sequence[str], reason: str,
-    by_pixel: int, compared: Sequence[tuple[int, float]],
+    by_pixel: int, compared: Sequence[tuple[int, float]], seed: int,
 ) -> PartsCertificate:  # fmt: skip
     """Return the certificate of what every rank found."""
     wrong = found.verdict != "proven" or bool(faults)
     verdict = "refuted" if wrong else "undecided" if reason else "proven"
     return PartsCertificate(
         verdict, ranks, found, len(compared), sum(n for n, _ in compared), by_pixel,
-        max((e for _, e in compared), default=float("-inf")), tuple(faults), reason,
+        max((e for _, e in compared), default=0.0), tuple(faults), reason, seed,
     )  # fmt: skip

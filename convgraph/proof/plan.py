@@ -13,12 +13,15 @@ A plan may be right and its arithmetic wrong: values are compared elsewhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convgraph.errors import ProofError
+from convgraph.proof.record import sealed
 
 Table = Any  # (outputs, taps) int64, -1 where nothing is
 
@@ -85,7 +88,10 @@ class PlanCertificate:
         operators: how many were compared with their definition.
         parts: parts along each axis.
         edges: axis edges compared.
+        size: of the image (pixels).
         faults: what is wrong, the first of each operator.
+        claims: what was judged, as plain data: operators, the positions of every value that each
+            part holds as runs [first, last], and the SHA-256 of all that the parts read.
     """
 
     verdict: str
@@ -94,6 +100,48 @@ class PlanCertificate:
     edges: int
     size: tuple[int, ...]
     faults: tuple[str, ...] = field(default=())
+    claims: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the record as JSON and, with a path, write it there too.
+
+        `convgraph verify` and `convgraph.proof.again.verify` judge it anew, from its text alone.
+        """
+        return sealed.write("plan", asdict(self), path)
+
+    @classmethod
+    def from_json(cls, text: str) -> "PlanCertificate":
+        """The way back from `to_json`.
+
+        Raises:
+            ProofError: the text is no record of a plan; the error names the field.
+        """
+        names = tuple(one.name for one in fields(cls))
+        return cls.from_fields(sealed.read(text, "plan", names))
+
+    @classmethod
+    def from_fields(cls, found: Any) -> "PlanCertificate":
+        """Return a certificate of plain values, each of its type.
+
+        Raises:
+            ProofError: a field is of another type, or its values say what cannot be.
+        """
+        if not isinstance(found, dict) or set(found) != {one.name for one in fields(cls)}:
+            raise ProofError("expected the record of a plan: an object of its fields")
+        good = {
+            "verdict": found["verdict"] in ("proven", "refuted"),
+            "operators": _whole(found["operators"]),
+            "parts": _wholes(found["parts"]),
+            "edges": _whole(found["edges"]),
+            "size": _wholes(found["size"]),
+            "faults": _listed(found["faults"], str),
+            "claims": _listed(found["claims"], dict),
+        }
+        for name, fits in good.items():
+            if not fits:
+                raise ProofError(f"expected the record of a plan: field {name} of its own type")
+        listed = {name: tuple(found[name]) for name in ("parts", "size", "faults", "claims")}
+        return cls(**{**found, **listed})
 
     def __str__(self) -> str:
         """Return a line, and one more a fault."""
@@ -116,17 +164,19 @@ def judge_plan(claim: Claim) -> PlanCertificate:
     """
     faults: list[str] = []
     edges = 0
+    heard = sha256()
     for axis, parts in enumerate(claim.axes):
         faults += _covered(claim, axis)
         for number, part in enumerate(parts):
             where = f"part {number} of axis {axis}"
-            found, count = _part(claim, axis, part, where)
+            found, count = _part(claim, axis, part, where, heard)
             faults += found
             edges += count
     verdict = "refuted" if faults else "proven"
     named = sum(bool(operator.name) for operator in claim.operators)
     parts_of = tuple(len(parts) for parts in claim.axes)
-    return PlanCertificate(verdict, named, parts_of, edges, claim.size, tuple(faults[:20]))
+    said = (recorded(claim, heard.hexdigest()),)
+    return PlanCertificate(verdict, named, parts_of, edges, claim.size, tuple(faults[:20]), said)
 
 
 def judge_plans(claims: Sequence[Claim]) -> PlanCertificate:
@@ -144,6 +194,7 @@ def judge_plans(claims: Sequence[Claim]) -> PlanCertificate:
         sum(one.edges for one in each),
         each[0].size if each else (),
         faults,
+        tuple(said for one in each for said in one.claims),
     )
 
 
@@ -159,7 +210,7 @@ def _covered(claim: Claim, axis: int) -> list[str]:
     return []
 
 
-def _part(claim: Claim, axis: int, part: AxisPart, where: str) -> tuple[list[str], int]:
+def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tuple[list[str], int]:
     faults: list[str] = []
     edges = 0
     there = {0: claim.size, **claim.given}
@@ -190,6 +241,7 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str) -> tuple[list[str
             faults.append(f"{where}: {operator.title} reads places that are not there")
             continue
         got = np.where(places >= 0, have[np.maximum(places, 0)] if len(have) else -1, -1)
+        heard.update(np.ascontiguousarray(got, "<i8").tobytes())
         if (wrong := got != want).any():
             row, tap = map(int, np.argwhere(wrong)[0])
             faults.append(
@@ -200,6 +252,65 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str) -> tuple[list[str
     if claim.out not in made or not np.array_equal(part.have.get(claim.out, ()), part.out):
         faults.append(f"{where}: does not make the outputs that are its own")
     return faults, edges
+
+
+def recorded(claim: Claim, heard: str) -> dict[str, Any]:
+    """Return a claim as plain data.
+
+    Args:
+        claim: what a plan says.
+        heard: SHA-256 of the positions that its parts read, -1 for none, as int64 in order of axes,
+            parts and operators.
+    """
+    return {
+        "operators": [_plain(asdict(one)) for one in claim.operators],
+        "size": _plain(claim.size),
+        "out": claim.out,
+        "out_size": _plain(claim.out_size),
+        "given": {str(value): _plain(size) for value, size in claim.given.items()},
+        "axes": [
+            [
+                {
+                    "out": _runs(part.out),
+                    "have": {str(value): _runs(found) for value, found in part.have.items()},
+                }
+                for part in parts
+            ]
+            for parts in claim.axes
+        ],
+        "heard": heard,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in JSON's own types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _runs(positions: Any) -> list[list[int]]:
+    """Return positions as runs [first, last] of consecutive ones."""
+    found = np.asarray(positions)
+    if not len(found):
+        return []
+    ends = np.flatnonzero(np.diff(found) != 1)
+    first, last = found[np.append(0, ends + 1)], found[np.append(ends, len(found) - 1)]
+    return [[int(a), int(b)] for a, b in zip(first, last, strict=True)]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_whole, value))
+
+
+def _listed(value: Any, kind: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, kind) for one in value)
 
 
 def _outside(positions: Any, n: int) -> bool:
