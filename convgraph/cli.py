@@ -1,7 +1,7 @@
 """The command line: arguments -> one call -> an exit code.
 
     convgraph demo [--out demo] [--fast]        0: every check of the demo held, 1: one did not
-    convgraph compile                           0: the CPU's fused kernels are there, 1: not so
+    convgraph compile                           0: the CPU's fused kernels are there, 2: not so
     convgraph explore [--out explorer.html]     0: the page is written
     convgraph prove CANDIDATE REFERENCE --size  0: proven, 1: refuted, 2: undecided, 3: bad usage
     convgraph verify certificate.json           0: proven, and found so again, 1: not so, 2, 3
@@ -11,10 +11,13 @@ Nothing is computed here, and a subcommand's code is imported only when it is as
 """
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+from zipfile import BadZipFile
 
 from convgraph import __version__
 
@@ -48,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None reads the process's own.
 
     Returns:
-        0 when the command did what it says, 1 when it did not, 2 when that could not be decided.
+        0 when what was asked for holds, 1 when it was found not to, 2 when that could not be
+        decided or done, 3 for what cannot be used: arguments, or a package that is not there.
         Wrong arguments end the process with 3.
 
     Example:
@@ -56,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         SystemExit: 0
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no more than ASCII
+            stream.reconfigure(errors="replace")
     args = _parser().parse_args(argv)
     call: Callable[[argparse.Namespace], int] = args.call
     try:
@@ -68,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"convgraph {args.command}: expected the package {error.name!r}, which the base "
             f"install leaves out; install it with: pip install {extra}\n"
         )
-        return 1
+        return BAD_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,10 +196,10 @@ def _compile(args: argparse.Namespace) -> int:
             place = cpp_build.compile_kernels()
     except BackendError as error:
         sys.stderr.write(f"convgraph compile: error: {error}\n")
-        return 1
+        return CODES["undecided"]
     trouble = cpp_build.lacks()
-    sys.stdout.write(f"{place}\n" + (f"not used: {trouble}\n" if trouble else ""))
-    return int(bool(trouble))
+    _say(f"{place}\n" + (f"not used: {trouble}\n" if trouble else ""))
+    return CODES["undecided" if trouble else "proven"]
 
 
 def _explore(args: argparse.Namespace) -> int:
@@ -202,7 +209,7 @@ def _explore(args: argparse.Namespace) -> int:
         args.out.write_text(page(), encoding="utf-8")
     except OSError as error:
         return _usage("explore", f"cannot write {args.out}: {error.strerror}")
-    sys.stdout.write(f"{args.out}: open it in a browser\n")
+    _say(f"{args.out}: open it in a browser\n")
     return 0
 
 
@@ -233,10 +240,10 @@ def _prove(args: argparse.Namespace) -> int:
         )
     except (ConvgraphError, ImportError, OSError) as error:
         return _usage("prove", str(error))
-    except Exception as error:  # noqa: BLE001 - exit code 1 says "refuted" and nothing else
-        sys.stdout.write(f"undecided: it raised {type(error).__name__}: {error}\n")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # 1 says "refuted" alone
+        _say(f"undecided: it raised {type(error).__name__}: {error}\n")
         return CODES["undecided"]
-    sys.stdout.write(f"{found.verdict}\n" if args.quiet else str(found))
+    _say(f"{found.verdict}\n" if args.quiet else str(found))
     for path, write in ((args.json, found.to_json), (args.html, found.to_html)):
         try:
             if path is not None:
@@ -253,13 +260,18 @@ def _unusable(args: argparse.Namespace) -> str:
     if args.seed is not None and args.seed < 0:
         return f"argument --seed: expected a whole number from 0 on, got {args.seed}"
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
+        if torch.empty(0, device=args.device).is_meta:
+            return "argument --device: tensors on meta hold no numbers; expected cpu or cuda"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
         return f"argument --device: {args.device} is not there: {first}"
     for path in (args.json, args.html):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
             return f"cannot write {path}: expected a file in a folder that is there"
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            return f"cannot write {path}: permission denied"
     return ""
 
 
@@ -282,13 +294,13 @@ def _verify(args: argparse.Namespace) -> int:
                 f"{name}: comes out otherwise when the prover runs again"
                 for name in replay(Certificate.from_json(text))
             ]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the record does not run
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # it does not run
             lines.append(f"record: the prover cannot run it again ({error})")
         code = int(len(lines) > 1)
     says = ("verified", "refused", "could not be decided")[code]
     if lines[0].startswith("the record holds: ") and len(lines) == 1:
         says = "verified"
-    sys.stdout.write("\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
+    _say("\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
     return code
 
 
@@ -300,7 +312,7 @@ def _mask(path: Path) -> Any:
 
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, TypeError, EOFError, BadZipFile, MemoryError) as error:
         raise ProofError(f"{path}: expected an array that numpy.save wrote ({error})") from error
 
 
@@ -308,6 +320,15 @@ def _import_from_here() -> None:
     """Let names be imported from the current folder, as `python -m` does."""
     if "" not in sys.path:
         sys.path.insert(0, "")
+
+
+def _say(text: str) -> None:
+    """Print an answer; where nobody reads it, the exit code still says it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(command: str, message: str) -> int:

@@ -56,7 +56,7 @@ def test_a_missing_extra_is_named(
         raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
 
     fake_demo(monkeypatch, run)
-    assert main(["demo"]) == 1
+    assert main(["demo"]) == 3
     assert "pip install scikit-learn" in capsys.readouterr().err
 
 
@@ -161,6 +161,26 @@ def test_prove_says_refuted_undecided_and_why(
     assert "the candidate raised RuntimeError: out of luck" in shown
 
 
+@pytest.mark.parametrize("sides", [("exits", "dense"), ("dense", "exits")])
+def test_a_side_that_ends_the_process_is_undecided(
+    sides: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 means refuted; whoever calls `sys.exit(1)` in a layer refutes nothing."""
+    assert main(["prove", *(f"tests.twins:{side}" for side in sides), *TWINS[2:]]) == 2
+    assert "SystemExit: 1" in capsys.readouterr().out
+
+
+def test_a_terminal_of_ascii_shows_the_table() -> None:
+    command = "import sys; from convgraph.cli import main; sys.exit(main())"
+    run = subprocess.run(
+        [sys.executable, "-c", command, "prove", *TWINS],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "proven" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -174,6 +194,10 @@ def test_prove_says_refuted_undecided_and_why(
         (["prove", "tests.twins:network", "--size", "6"], "expected a convolution of 1 axes"),
         (["prove", *TWINS, "--epsilon", "2"], "expected 0 < epsilon < 1"),
         (["prove", *TWINS, "--mask", "no/such.npy"], "no/such.npy"),
+        (["prove", *TWINS, "--mask", os.devnull], "expected an array that numpy.save wrote"),
+        (["prove", *TWINS, "--device", "meta"], "hold no numbers"),
+        (["prove", *TWINS, "--seed", "-1"], "expected a whole number from 0 on"),
+        (["prove", *TWINS, "--json", "no/such/c.json"], "expected a file in a folder"),
         (["verify", "no/such.json"], "no/such.json"),
     ],
 )

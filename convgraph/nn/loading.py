@@ -30,6 +30,12 @@ class FromFile:
         """
         take(self, state)
 
+    def __copy__(self) -> Self:
+        """Return another layer that holds the same, whatever somebody made of it."""
+        made: Self = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy; whatever somebody made of the layer is copied with it."""
         made: Self = object.__new__(type(self))

@@ -91,7 +91,7 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
             unsure += open_
     except ImportError as error:
         unsure.append(f"candidate, reference, adapter: not run ({error})")
-    except Exception as error:  # noqa: BLE001  # whatever it is, the record does not run
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # it does not run
         wrong.append(f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}")
     if wrong:
         return 1, wrong + unsure

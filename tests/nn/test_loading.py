@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import convgraph as cg
 from convgraph.convert import network
@@ -184,3 +185,13 @@ def test_loading_draws_nothing() -> None:
     before = torch.get_rng_state()
     torch.load(file)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_layer_whose_weight_is_computed_is_copied_as_it_is() -> None:
+    """Pruning and the old weight norm put other parameters in the weight's place."""
+    layer = cg.nn.GraphConv2d(2, 3, 3)
+    prune.l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+    again = copy.copy(layer)
+    assert again is not layer
+    assert again.weight_orig is layer.weight_orig
+    assert again.weight is layer.weight

@@ -173,7 +173,7 @@ class _Judge:
                     found = _run(run, probe, self.dtype, self.device, enter=enter, **how)
             else:
                 found = _run(run, probe, self.dtype, self.device, **how)
-        except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, self.compared, raised(name, error))
         return self.compares(name, found, probe, truth, manner)
 
@@ -182,7 +182,7 @@ class _Judge:
         probe = replace(probe, up={})
         try:
             found = own.evaluate(probe, self.dtype, self.device)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
             return Identity("undecided", 3, self.compared, raised("candidate", error))
         return self.compares("candidate", found, probe, truth, OWN)
 

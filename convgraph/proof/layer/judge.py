@@ -284,7 +284,7 @@ def _as_held(
     try:
         with torch.no_grad():
             y = own.run(torch.from_numpy(x).to(device, dtype)).double().cpu().numpy()
-    except Exception:  # noqa: BLE001 - what it raises has been reported
+    except (Exception, SystemExit):  # noqa: BLE001 - what it raises has been reported
         return found
     if y.shape != oracle.y_shape or not (np.abs(y - oracle.convolve(x, w, b)) <= 2 * limit).all():
         return found
@@ -349,7 +349,7 @@ def _explained(
             case = explain_refutation(
                 candidate, reference, spec, edges=edges, dtype=dtype, device=device
             )
-    except Exception:  # noqa: BLE001 - a side that raises on smaller cases has none
+    except (Exception, SystemExit):  # noqa: BLE001 - a side that raises on smaller cases has none
         return found
     if case is None:
         return found
@@ -387,7 +387,7 @@ def _basis(
         found = check_basis(one, two, little, dtype=dtype, device=device)
     except WrongShapeError as error:
         return Identity(other, 3, reason=f"made for one geometry: at size {little.size} {error}")
-    except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         reason = f"made for one geometry: at size {little.size} {raised('candidate', error)}"
         return Identity(other, 3, reason=reason)
     if found.status != "proven":

@@ -140,7 +140,7 @@ def _out_shape(
     try:
         with torch.no_grad():
             y = reference(torch.zeros(shape, dtype=dtype, device=device))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProofError(f"prove: {raised('reference', error)}") from error
     if not isinstance(y, Tensor):
         raise ProofError(f"prove: the reference returned {type(y).__name__}, not a tensor")
@@ -250,7 +250,7 @@ class _Pair:
                         )
                 else:
                     found = evaluate(self.candidate, probe, self.dtype, self.device, **how)
-            except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 return Identity("undecided", 2, compared, raised("candidate", error))
             other = held_against(found, truth, probe, self.dtype, manner, IN_WORDS.get(manner, ""))
             rounds = other is not None and not exact and other.counterexample.get("index")
@@ -284,7 +284,7 @@ class _Pair:
                     found: Any = evaluate(
                         self.candidate, probe, self.dtype, self.device, enter=enter
                     )
-            except Exception as error:  # noqa: BLE001 - likewise
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
                 return Rounding("undecided", reason=raised("candidate", error))
             for quantity, want in truth.items():
                 have = found[quantity].double().cpu().numpy()
@@ -327,7 +327,7 @@ class _Pair:
             for _ in range(2):
                 try:
                     found = evaluate(self.candidate, probe, self.dtype, self.device)
-                except Exception:  # noqa: BLE001 - it raises on some inputs, which is no number
+                except (Exception, SystemExit):  # noqa: BLE001 - it raises on some inputs, which is no number
                     other = None
                     break
                 other = self._beyond(found, truth, probe)

@@ -218,7 +218,7 @@ def _on(
             with program.holding() if name == "candidate" else nullcontext(_as_it_is) as enter:
                 made = _evaluate(run, tensors, spec, device, enter)
             sides.append({k: v.to_dense().double().cpu().numpy() for k, v in made.items()})
-        except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Rounding("undecided", reason=raised(name, error))
     exact, name, fineness = _exactly(oracle, x, w, b, g, dtype)
     # The finer reference has its own error, smaller by the ratio of the unit roundoffs.

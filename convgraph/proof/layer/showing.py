@@ -123,7 +123,7 @@ def _differs(
     for _ in range(2):
         try:
             got = evaluate(candidate, probe, dtype, device)
-        except Exception as error:  # noqa: BLE001 - it raises on some inputs, which is no number
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it raises on some inputs, which is no number
             return Identity("undecided", 3, reason=raised("candidate", error))
         found = held_against(got, expected, probe, dtype, PLAIN)
         # Infinities and NaN are not covered: overflow on the way is no difference that is reported.
@@ -145,7 +145,7 @@ def _beyond(
     for _ in range(2):
         try:
             got = evaluate(candidate, probe, dtype, device)
-        except Exception:  # noqa: BLE001 - likewise
+        except (Exception, SystemExit):  # noqa: BLE001 - likewise
             return None
         if isinstance(got, str):
             return None

@@ -59,7 +59,7 @@ def gradients(
         return replace(found, status=MEASURED_ONLY if found.status == "undecided" else found.status)
     except Undecided as reason:
         return Part(NAME, "undecided", str(reason))
-    except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         text = " ".join(str(error).split())[:200]
         return Part(NAME, "undecided", f"backward raised {type(error).__name__}: {text}")
     count = len(matcher.pairs)
@@ -159,7 +159,7 @@ def _decided(
             limits = {name: 2 * running.bound(t) for name, t in one.items()}
         with _fresh_gradients(candidate.net), torch.enable_grad():
             two = _backward(candidate, tuple(i.clone() for i in images), heads)
-    except Exception as error:  # noqa: BLE001 - likewise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
         return Part(NAME, "undecided", f"{difference}; no number: {type(error).__name__}")
     for name in reversed(one):
         a = one[name].double()

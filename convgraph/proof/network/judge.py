@@ -117,7 +117,7 @@ def prove_network(
         if not isinstance(difference, Random):
             try:
                 end, rho = end_to_end(candidate, reference, images)
-            except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
                 kept = parts[0].status == "proven"
@@ -236,7 +236,7 @@ def _wiring(
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:
         return Part("wiring", "undecided", str(difference)), None, difference
-    except Exception as error:  # noqa: BLE001 - whatever a side raises is what is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         text = _raised(error)
         return Part("wiring", "undecided", text), None, Undecided(text)
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"

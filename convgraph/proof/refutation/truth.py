@@ -156,7 +156,7 @@ def measure(
     }
     try:
         return _measured(run, leaves, sent, quantities, dtype)
-    except Exception as error:  # noqa: BLE001  (the accused may raise anything; that is a finding)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (the accused may raise anything; that is a finding)
         words = " ".join(str(error).split())
         text = f"raised {type(error).__name__}: {words[:160]}"
         return dict.fromkeys(quantities, text)

@@ -259,7 +259,7 @@ def _attempt(
                 second = _twice(enter, leaves, grads, g, form, results)
     except Refusal:
         pass
-    except Exception as error:  # noqa: BLE001 - whatever the accused raises is what is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the accused raises is what is reported
         if follower.refused is None:
             text = str(error).partition("\n")[0]
             return _verdict(
