@@ -21,13 +21,16 @@ LAST_AXIS = frozenset({"Linear", "RMSNorm"})
 READS_ROWS = ("BatchNorm1d", "LayerNorm", "GroupNorm", "Flatten")
 """Have a graph twin and still mean the same after a Flatten, on rows (B, F)."""
 
+BY_CHANNEL = frozenset({"SyncBatchNorm"})
+"""Normalize channel by channel over everything else, rows or pixels alike."""
+
 READS_POSITIONS = (
     "Adaptive", "AvgPool", "BatchNorm2d", "BatchNorm3d", "ChannelShuffle", "CircularPad",
     "ConstantPad", "Conv", "CrossMapLRN", "Dropout1d", "Dropout2d", "Dropout3d", "Feature",
     "Flatten", "Fold", "FractionalMaxPool", "GRU", "GroupNorm", "InstanceNorm", "LPPool", "LSTM",
     "LazyBatchNorm2d", "LazyBatchNorm3d", "LazyConv", "LazyInstanceNorm", "LocalResponseNorm",
     "MaxPool", "MaxUnpool", "MultiheadAttention", "Pixel", "RNN", "ReflectionPad",
-    "ReplicationPad", "Softmax2d", "SyncBatchNorm", "Transformer", "Unflatten", "Unfold",
+    "ReplicationPad", "Softmax2d", "Transformer", "Unflatten", "Unfold",
     "Upsampl", "ZeroPad",
 )  # fmt: skip
 """Read positions of an image or of a sequence; by the start of their names."""

@@ -54,7 +54,7 @@ HOUSE = {
     """,
     "nn": """
         nodewise loading twin conv convs
-        pool adaptive unpool norm dropout
+        pool adaptive unpool norm synced dropout
         flatten resize rearrange pixel_shuffle separable
         sequential traced .
     """,

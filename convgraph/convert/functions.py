@@ -1,4 +1,4 @@
-"""A door for `torch.autograd.Function`: its own forward and backward, on maps of nodes.
+"""Doors for what never asks a tensor: `torch.autograd.Function`, SyncBatchNorm, on maps of nodes.
 
 torch hands a Function's arguments past everything that a tensor could notice. So the first map that
 is made (from torch 2.14 on: importing convgraph) puts a method `apply` between a Function and
@@ -15,6 +15,7 @@ from convgraph import memo
 from convgraph.convert.tensor import HOOKS, GraphTensor, rows, wrapped
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
+from convgraph.nn import synced
 
 _Function = torch.autograd.Function
 _APPLY: Any = vars(torch._C._FunctionBase)["apply"]
@@ -208,6 +209,18 @@ def open_door() -> None:
         _DOOR.apply = classmethod(_apply)
 
 
+def _synced(layer: Any, x: GraphTensor) -> Any:
+    """A SyncBatchNorm of a map: torch's own, until it asks other processes for their nodes."""
+    if not synced.runs(layer):
+        return synced.of_torch(layer, x)
+    value = x.value.merged(1)
+    slot = value.slot(1)
+    rows = value.x.movedim(slot, -1)
+    y = synced.batch_norm(layer, rows.reshape(-1, rows.shape[-1]))
+    return wrapped(value.with_x(y.reshape(rows.shape).movedim(-1, slot)))
+
+
+synced.TAKES[GraphTensor] = _synced
 HOOKS[:] = [node_of, open_door]
 if _DOOR is _Function:  # before `apply` is bound, as in  swish = Swish.apply
     open_door()

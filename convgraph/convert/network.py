@@ -23,6 +23,7 @@ from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.nn import synced
 
 
 class GraphNetwork(torch.nn.Module):
@@ -144,6 +145,8 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
                 f"{type(net).__name__}: its input graphs are batches of different numbers of images"
             )
     dense = all(graph.sites.is_full for graph in graphs) and not backends.forced(None)
+    # Of a batch without holes another process may have the part with holes.
+    dense = dense and not (synced.asks_others() and _is_synced(net))
     if dense:
         channels_last = _is_channels_last(net)
         leaves = [_image(v, channels_last) if isinstance(v, PixelGraph) else v for v in leaves]
@@ -202,6 +205,12 @@ def _image(graph: PixelGraph, channels_last: bool) -> Tensor:
 
 def _is_graph(value: Any) -> bool:
     return isinstance(value, PixelGraph)
+
+
+def _is_synced(net: torch.nn.Module) -> bool:
+    return any(
+        isinstance(one, torch.nn.SyncBatchNorm) and synced.runs(one) for one in net.modules()
+    )
 
 
 _CLASSES: dict[type, type] = {}

@@ -73,8 +73,6 @@ def _way_out(kind: str, twins: Container[str]) -> str:
         return "use torch.nn.Softmax(dim=1)"
     if kind.startswith("Upsampl"):
         return "use cg.nn.GraphUpsample"
-    if kind == "SyncBatchNorm":
-        return "use cg.nn.GraphBatchNorm1d, 2d or 3d"
     if "Pad" in kind:
         return "give padding= and padding_mode= to the graph layer that follows"
     return "it has no graph twin in convgraph"

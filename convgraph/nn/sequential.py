@@ -25,6 +25,7 @@ from convgraph.nn import (
     pool,
     rearrange,
     resize,
+    synced,
     twin,
     unpool,
 )
@@ -143,7 +144,9 @@ class Sequential(FromFile, torch.nn.Sequential):
             )
         check_graph(graph, "Sequential")
         for name, module in self._modules.items():  # named_children() would skip a repeated one
-            if getattr(module, "takes_graph", False):
+            if isinstance(module, synced.Norm):
+                graph = module(graph)
+            elif getattr(module, "takes_graph", False):
                 graph = module(graph, sites="network")
                 if not isinstance(graph, PixelGraph):
                     raise GraphError(
@@ -247,7 +250,7 @@ def _check_place(where: str, module: torch.nn.Module, *, flat: bool) -> None:
     """Refuse a torch module that is not the same on nodes and on an image, at this place."""
     kind, own = type(module).__name__, type(module).__module__.startswith("torch.nn.")
     problem = None
-    if own and kind in torch_modules.ELEMENTWISE | {"Sequential"}:
+    if own and kind in torch_modules.ELEMENTWISE | torch_modules.BY_CHANNEL | {"Sequential"}:
         return
     if own and kind in torch_modules.ALONG_A_DIMENSION:
         if getattr(module, "dim", None) not in ((None, 1, -1) if flat else (None, 1)):

@@ -1,5 +1,6 @@
 """Norms where pixels are missing: statistics over the nodes, never the zeros, never the batch."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.functional import norm as functional
+from convgraph.nn import synced
 from tests.networks import EPS
 from tests.nn.norms import DTYPES, LAYERS, PER_IMAGE, SIZES, TRACKED, build, norm, some
 from tests.running import Bounded, holds
@@ -254,3 +256,38 @@ def test_on_cuda_masks_mean_the_same_and_results_repeat(name: str) -> None:
         assert torch.equal(one, two)
     y, grads = runs[0]
     assert agrees(name, dense, image, mask, y.cpu(), [grad.cpu() for grad in grads], g)
+
+
+@pytest.mark.parametrize("kind", ["graph", "tensor", "Sequential"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if "BatchNorm2d" in name])
+def test_what_torch_makes_a_synced_norm_is_the_norm_on_nodes(name: str, kind: str) -> None:
+    """In one process; running statistics too."""
+    d, dense, layer = build(name)
+    image, mask = some(d)
+    g = torch.where(mask.unsqueeze(1), torch.rand_like(image), 0)
+    made = torch.nn.SyncBatchNorm.convert_sync_batchnorm(cg.nn.Sequential(copy.deepcopy(layer)))
+    assert type(made[0]) is torch.nn.SyncBatchNorm
+    call = {"graph": lambda x: made[0](x), "tensor": lambda x: made[0](x.tensor()).graph}.get(kind)
+    made.forward = call or made.forward
+    y, grads = evaluate(made, image, mask, g)
+    assert agrees(name, dense, image, mask, y, grads, g)
+    evaluate(layer, image, mask, g)
+    for mine, true in zip(made.buffers(), layer.buffers(), strict=True):
+        assert torch.equal(mine.float(), true.float())
+    assert not synced.runs(made[0])
+
+
+def test_a_synced_norm_stays_one_in_the_dense_twin_and_back() -> None:
+    chain = cg.nn.Sequential(cg.nn.GraphConv2d(3, 3, 1), torch.nn.SyncBatchNorm(3))
+    dense = chain.to_dense()
+    assert type(dense[1]) is torch.nn.SyncBatchNorm
+    assert type(cg.nn.Sequential.from_dense(dense)[1]) is torch.nn.SyncBatchNorm
+
+
+def test_a_synced_norm_without_nodes_learns_nothing() -> None:
+    norm = torch.nn.SyncBatchNorm(3)
+    graph = cg.PixelGraph.from_image(torch.randn(1, 3, 4, 4), mask=torch.zeros(4, 4).bool())
+    assert norm(graph).num_nodes == 0
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    with pytest.raises(cg.errors.ShapeError, match="SyncBatchNorm"):
+        norm(cg.PixelGraph.from_image(torch.randn(1, 2, 4, 4)))

@@ -78,7 +78,6 @@ def test_tied_parameters_stay_tied() -> None:
         (nn.BatchNorm2d(3), r"use cg\.nn\.GraphBatchNorm2d"),
         (nn.InstanceNorm1d(3), r"use cg\.nn\.GraphInstanceNorm1d"),
         (nn.GroupNorm(1, 3), r"use cg\.nn\.GraphGroupNorm"),
-        (nn.SyncBatchNorm(3), r"use cg\.nn\.GraphBatchNorm1d, 2d or 3d"),
         (nn.Dropout2d(), r"use cg\.nn\.GraphDropout2d"),
         (nn.Flatten(), r"use cg\.nn\.GraphFlatten"),
         (nn.UpsamplingNearest2d(scale_factor=2), r"use cg\.nn\.GraphUpsample"),
