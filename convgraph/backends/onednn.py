@@ -26,6 +26,7 @@ Which stands in is decided from integers alone, once where the caller keeps a pl
 import re
 from collections.abc import Callable
 from math import prod
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,12 @@ Convolution = Callable[[Tensor, Tensor, Tensor | None, Ints, Ints, Ints, int], T
 """f(image, weight, bias, stride, padding, dilation, groups), as torch.conv2d."""
 
 CONV: dict[int, Convolution] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+
+TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
 
 MENDED: dict[str, tuple[int, int] | None] = {
     "silent": (3, 14),
@@ -134,6 +141,31 @@ def planar(image: Tensor) -> Tensor:
     return made
 
 
+def transposed(
+    image: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints, extra: Ints,
+    groups: int, dilation: Ints,
+) -> Tensor:  # fmt: skip
+    """Torch's transposed convolution, around the faults that its backward meets.
+
+    That is a convolution of what comes back, with one channel a group or little depth.
+    """
+    run, kernel = TRANSPOSED[len(stride)], tuple(weight.shape[2:])
+    if image.device.type != "cpu":
+        return run(image, weight, bias, stride, padding, extra, groups, dilation)
+    size = tuple(map(index, image.shape[2:]))
+    axes = zip(size, kernel, stride, padding, dilation, extra, strict=True)
+    made = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 + e for n, k, s, p, d, e in axes)
+    narrow = errs("planar") and weight.shape[1] == 1 and is_narrow(size[-1], kernel, stride)
+    turned = narrow or (errs("deep") and is_deep(made, stride, padding))
+    if turned:
+        image, weight = planar(image), planar(weight)
+    if errs_transposed(kernel, stride, padding, weight.shape[1]):
+        out = spaced(image, weight, bias, stride, extra, groups)
+    else:
+        out = run(image, weight, bias, stride, padding, extra, groups, dilation)
+    return planar(out) if turned else out
+
+
 def errs_transposed(kernel: Ints, stride: Ints, padding: Ints, channels: int) -> bool:
     """Whether a transposed kernel of so many output channels a group has to be `spaced`."""
     few = channels < FEW and is_strided_point(kernel, stride) and not any(padding)
@@ -145,8 +177,7 @@ def spaced(
 ) -> Tensor:
     """A transposed 1x1 with stride: one tap a pixel, and zeros between what they make."""
     d = len(stride)
-    run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[d - 1]
-    y = run(image, weight, None, 1, 0, 0, groups)
+    y = TRANSPOSED[d](image, weight, None, 1, 0, 0, groups)
     for axis, (step, more) in enumerate(zip(stride, extra, strict=True), start=2):
         size = (y.shape[axis] - 1) * step + 1 + more
         rest = [0, 0] * (d + 1 - axis)

@@ -82,3 +82,34 @@ def test_half_types_round_once(dtype: torch.dtype) -> None:
     y = layer(cg.PixelGraph.from_image(x, on=cg.HEALPix()))
     layer.backend = "gather"
     assert torch.equal(layer(cg.PixelGraph.from_image(x, on=cg.HEALPix())).x, y.x)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "options"),
+    [
+        ((3, 2), 1, {"stride": 2, "output_padding": 1}),
+        ((2, 1), (5, 7), {"stride": (1, 3), "padding": 2}),
+        ((2, 1), 1, {"stride": (2, 3), "output_padding": (1, 2)}),
+    ],
+)
+def test_a_transposed_kernel_goes_around_the_faults_too(
+    channels: tuple[int, int], kernel: Any, options: dict[str, Any]
+) -> None:
+    """In float32, whose gradients oneDNN errs in: bit for bit as float64 on integers."""
+    layer = cg.nn.GraphConvTranspose2d(*channels, kernel, **options, backend="halo")
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randint(-3, 4, p.shape))
+    image = torch.randint(-3, 4, (4, channels[0], 6, 1)).float()
+
+    def answers(dtype: torch.dtype) -> list[torch.Tensor]:
+        leaf = image.to(dtype).requires_grad_()
+        layer.to(dtype)
+        y = layer(cg.PixelGraph.from_image(leaf, on=cg.Torus())).x
+        head = torch.arange(y.numel()).view_as(y).remainder(7).to(dtype) - 3
+        held = [torch.full((n,), torch.nan) for n in (24, 200, 600, 2000) * 4]
+        del held
+        return [y, *torch.autograd.grad(y, [leaf, *layer.parameters()], head)]
+
+    for one, exact in zip(answers(torch.float32), answers(torch.float64), strict=True):
+        assert torch.equal(one.double(), exact)

@@ -41,6 +41,16 @@ class Draw:
     options: tuple[tuple[str, Any], ...]
     density: float | None
     seed: int
+    space: str = ""
+
+
+SPACES: dict[str, Any] = {
+    "": None,
+    "torus": cg.Torus(),
+    "cylinder": cg.Torus(rows=False),
+    "sphere": cg.HEALPix(),
+}
+"""What an image lies on; the plane first."""
 
 
 def draw(dice: random.Random) -> Draw:
@@ -76,8 +86,17 @@ def draw(dice: random.Random) -> Draw:
         size = tuple(dice.choice([1, 1, 2, 3, 4, 5, 7, long]) for _ in range(d))
         batch = dice.choice([1, 2, 3, 8, 32 if point else 4])
         density = dice.choice([None, None, None, 0.2, 0.5, 0.9])
+        space = ""
+        if d == 2 and dice.random() < 0.15 and "padding_mode" not in options:
+            space, density = dice.choice(list(SPACES)[1:]), None
+        if space:  # where an axis closes, each pixel has to have its place
+            wide = zip(options["kernel_size"], options["dilation"], strict=True)
+            options["padding"] = tuple(r * (k - 1) // 2 for k, r in wide)
+            size = dice.choice([(12, 1), (24, 2), (48, 4)]) if space == "sphere" else each(4, 6, 12)
+            if transposed:
+                options["output_padding"] = tuple(step - 1 for step in options["stride"])
         made = Draw(
-            d, transposed, batch, size, tuple(options.items()), density, dice.getrandbits(32)
+            d, transposed, batch, size, tuple(options.items()), density, dice.getrandbits(32), space
         )
         if _accepted(made):
             return made
@@ -98,24 +117,33 @@ def judge(draw: Draw) -> str:
     """Return "", or what the layer gets wrong."""
     twin, image, mask, layer = _made(draw)
     names: list[str | None] = [None]
-    if mask is not None:
-        graph = cg.PixelGraph.from_image(image, mask, d=draw.d)
-        asked = cg.backends.options(layer.problem(graph, None))
+    space = SPACES[draw.space]
+    if mask is not None or space is not None:
+        graph = cg.PixelGraph.from_image(image, mask, d=draw.d, on=space)
+        try:
+            asked = cg.backends.options(layer.problem(graph, None))
+        except (cg.errors.GeometryError, cg.errors.GraphError):
+            if space is None:
+                raise
+            return ""  # the space has no such kernel
         names = [o.name for o in asked if o.refusal is None and o.name != "messages"]
     for name in names:
         leaf = image.clone().requires_grad_()
         layer.zero_grad()
         layer.backend = name
         poison()
-        out = layer(cg.PixelGraph.from_image(leaf, mask, d=draw.d))
+        out = layer(cg.PixelGraph.from_image(leaf, mask, d=draw.d, on=space))
         sites = None if out.mask is None else out.mask.unsqueeze(1)
         y = out.to_image()
         head = _head(y, draw.seed)
         poison()
         y.backward(head)
         found = [y, leaf.grad, *(p.grad for p in layer.parameters())]
-        wrong = _differs(found, _truth(twin.double(), image, mask, sites, head))
-        twin.float()
+        if space is None:
+            wrong = _differs(found, _truth(twin.double(), image, mask, sites, head))
+            twin.float()
+        else:
+            wrong = _differs(found, _truth_on(space, twin, image, head))
         if wrong:
             return f"{wrong} of {name or 'the full grid'}"
     return ""
@@ -123,6 +151,8 @@ def judge(draw: Draw) -> str:
 
 def by_twin(draw: Draw) -> str:
     """The same question to torch's own layer in float32, on an ordinary image."""
+    if draw.space:
+        return ""  # torch has no layer there
     twin, image, mask, _ = _made(draw)
     seen = image if mask is None else torch.where(mask.unsqueeze(1), image, 0)
     leaf = seen.clone().requires_grad_()
@@ -152,9 +182,11 @@ def _made(draw: Draw) -> tuple[Any, Tensor, Tensor | None, Any]:
     mask = None
     if draw.density is not None:
         mask = torch.rand((draw.batch, *draw.size), generator=generator) < draw.density
-    kind = "GraphConvTranspose" if draw.transposed else "GraphConv"
-    layer = getattr(cg.nn, f"{kind}{draw.d}d").from_dense(twin)
-    return twin, image.float(), mask, layer
+    return twin, image.float(), mask, _layer(twin)
+
+
+def _layer(twin: Any) -> Any:
+    return getattr(cg.nn, f"Graph{type(twin).__name__}").from_dense(twin)
 
 
 def _head(y: Tensor, seed: int) -> Tensor:
@@ -170,6 +202,15 @@ def _truth(
     y = y if sites is None else torch.where(sites, y, 0)
     y.backward(head.double())
     return [y, leaf.grad, *(p.grad for p in twin.parameters())]
+
+
+def _truth_on(space: Any, twin: Any, image: Tensor, head: Tensor) -> list[Tensor]:
+    """Message by message, in float64."""
+    layer, leaf = _layer(twin).double(), image.double().requires_grad_()
+    layer.backend = "messages"
+    y = layer(cg.PixelGraph.from_image(leaf, on=space)).to_image()
+    y.backward(head.double())
+    return [y, leaf.grad, *(p.grad for p in layer.parameters())]
 
 
 def _differs(found: list[Any], truth: list[Tensor]) -> str:

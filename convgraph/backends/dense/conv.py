@@ -21,9 +21,6 @@ from convgraph.graph.edges import Edges
 NAME = "dense"
 
 
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
     if problem.tapped:
@@ -124,28 +121,16 @@ def folded(image: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tens
 def _transposed(
     image: Tensor, weight: Tensor, bias: Tensor | None, geometry: KernelGeometry, groups: int
 ) -> Tensor:
-    run, pairs = _TRANSPOSED[geometry.d], geometry.padding
+    pairs = geometry.padding
     if all(a == b for a, b in pairs):
         padding: tuple[int, ...] = tuple(a for a, _ in pairs)
         crop = None
     else:  # torch knows one number an axis: compute all of it and cut
         padding, crop = (0,) * geometry.d, pairs
     extra = geometry.output_padding if crop is None else (0,) * geometry.d
-    # Its backward is a convolution of what comes back, with one channel a group or little depth.
-    stride, on_cpu = geometry.stride, image.device.type == "cpu"
-    narrow = onednn.is_narrow(index(image.shape[-1]), geometry.kernel_size, stride)
-    made = geometry.output_size(tuple(map(index, image.shape[2:])))
-    deep = onednn.is_deep(made, stride, padding)
-    narrow = narrow and weight.shape[1] == 1 and onednn.errs("planar")
-    turned = on_cpu and (narrow or (deep and onednn.errs("deep")))
-    if turned:
-        image, weight = onednn.planar(image), onednn.planar(weight)
-    out: Tensor
-    if on_cpu and onednn.errs_transposed(geometry.kernel_size, stride, padding, weight.shape[1]):
-        out = onednn.spaced(image, weight, bias, stride, extra, groups)
-    else:
-        out = run(image, weight, bias, stride, padding, extra, groups, geometry.dilation)
-    out = onednn.planar(out) if turned else out
+    out = onednn.transposed(
+        image, weight, bias, geometry.stride, padding, extra, groups, geometry.dilation
+    )
     if crop is None:
         return out
     size = geometry.output_size(tuple(image.shape[2:]))

@@ -82,7 +82,8 @@ def _transposed(
     g, lay = kernel_of(edges), layout(edges)
     size, number = edges.source.size or (), lay.charts // edges.source.batch_size
     image = x.view(lay.charts, size[0] // number, size[1], x.shape[1]).permute(0, 3, 1, 2)
-    out = F.conv_transpose2d(image, weight, None, g.stride, 0, 0, groups, g.dilation)
+    none = (0, 0)
+    out = onednn.transposed(image, weight, None, g.stride, none, none, groups, g.dilation)
     missing = [n - m for n, m in zip(lay.wide, out.shape[2:], strict=True)]
     if any(missing):  # pixels behind the last message hear nothing
         out = F.pad(out, (0, missing[1], 0, missing[0]))
