@@ -45,7 +45,7 @@ HOUSE = {
     "backends.masked": ". filled_image conv",
     "backends.tiles": ". windows conv",
     "backends.fused": """
-        . triton_kernels triton_launch operators autograd
+        . triton_kernels triton_operands triton_launch operators autograd
         triton_tables triton_conv cpp_cache cpp_build cpp_tables cpp_conv
     """,
     "functional": """

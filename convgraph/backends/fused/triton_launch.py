@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convgraph.backends import tf32
+from convgraph.backends.fused import triton_operands
 
 PART_ROWS = 1024
 """Fewest rows whose products one part of a weight gradient adds up."""
@@ -138,6 +139,7 @@ def send(
     """y[order[m]] = bias + sum over slots s of x[table[s, m]] @ taps[kind[s]], there or back."""
     if backwards:
         table, order, kind = back_table, back_order, back_kind
+    triton_operands.check_send(x, taps, bias, table, order, kind)
     x, taps = x.contiguous(), taps.contiguous()
     (slots, rows), (_, groups, c_in, c_out) = table.shape, taps.shape
     y = x.new_empty(rows, groups * c_out)
@@ -184,6 +186,7 @@ def correlate(
     groups: int,
 ) -> Tensor:
     """T[t] = sum over sites m of x[table[t, m]]^T g[order[m]], (K, G, C_in, C_out)."""
+    triton_operands.check_correlate(x, g, table, order, kind, groups)
     x, g = x.contiguous(), g.contiguous()
     taps, rows = table.shape
     shape = (taps, groups, x.shape[1] // groups, g.shape[1] // groups)
