@@ -136,13 +136,23 @@ def with_explorer(book: Any, number: str, title: str) -> Any:
     return book
 
 
+def links_back(page: Path, titles: dict[str, str]) -> None:
+    """Say on the explorer's page which lessons have it."""
+    links = ", ".join(f"[{words}](lessons/{name}.md)" for name, words in titles.items())
+    page.write_text(page.read_text(encoding="utf-8").replace("{lessons}", links), encoding="utf-8")
+
+
 def pages(folder: Path) -> None:
-    """Write a page a lesson and language, its pictures and the explorer in it."""
+    """Write a page a lesson and language, its pictures and the explorer in it, which links back."""
     from nbconvert import MarkdownExporter
 
     exporter = MarkdownExporter(raw_template=PICTURE_WITH_WORDS)
+    having: dict[str, dict[str, str]] = {}
     for text in texts():
         for language, book in languages(text, executed(text)).items():
+            if text.stem[:2] in EXPLORER:
+                words = book.cells[0].source.partition("\n")[0].removeprefix("# ")
+                having.setdefault(language, {})[text.stem] = words
             place = folder.parent / language / folder.name
             named = {"unique_key": text.stem, "output_files_dir": f"{text.stem}_files"}
             title = "卷积的探索页" if language == "zh" else "explorer of convolutions"
@@ -152,6 +162,8 @@ def pages(folder: Path) -> None:
             (place / f"{text.stem}.md").write_text(body, encoding="utf-8")
             for name, data in found["outputs"].items():
                 (place / name).write_bytes(data)
+    for language, titles in having.items():
+        links_back(folder.parent / language / "explorer.md", titles)
 
 
 def slides(folder: Path) -> None:

@@ -49,6 +49,7 @@ def translate(folder: Path) -> None:
     frame = text[text.index("<iframe") : text.index("</script>") + len("</script>")]
     with (folder / "zh" / "explorer.md").open("a", encoding="utf-8") as page_:
         page_.write(frame.replace("convgraph explorer", "卷积的探索页"))
+        page_.write("\n\n这些课在讲到的地方打开它：{lessons}。\n")
 
 
 def with_code(translated: str, english: str) -> str:
