@@ -210,7 +210,7 @@ for k, stack in enumerate(stacks, start=1):
 # - *rounding*: on real numbers the largest difference, as a share (*rho*) of what rounding alone may do: at most 1;
 # - *assumed* and *not covered* say what it does not speak of. Lesson 11 builds one by hand.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 cert = cg.prove(layer, conv, size=(12, 12))
 print(cert)
 check("proven", cert.verdict == "proven")

@@ -87,7 +87,7 @@ mix = torch.tensor([[0.5, 0.5, 0.0], [1.0, -1.0, 0.0], [0.0, 0.3, 0.7], [0.3, 0.
 for x0, values in ((0.0, column), (6.0, mix @ column)):
     for row, value in enumerate(values.tolist()):
         ax.add_patch(plt.Rectangle((x0, -row), 1.2, 0.9, fc=plt.cm.PuOr_r(0.5 + value / 2), ec=INK))
-        ax.text(x0 + 0.6, 0.45 - row, f"{value:.2f}", ha="center", va="center", color="#111111")
+        ax.text(x0 + 0.6, 0.45 - row, f"{value:.2f}", ha="center", va="center", color="#111111" if value < 0.6 else "#ffffff")
 for row in range(4):
     for source in range(3):
         weight = float(mix[row, source])

@@ -83,8 +83,8 @@ walls = mixing(layers[3].weight, 3)
 dense = torch.randn(12, 12)
 stacks = {"wall @ wall": walls @ walls, "mixer": dense, "wall @ mixer @ wall": walls @ dense @ walls}
 matrices(
-    {f"{name}: {int((m != 0).sum())} of 144": m != 0 for name, m in stacks.items()},
-    "Three matrices of 12 x 12: wall times wall still has three blocks; the mixer is full; wall, mixer, wall is full.",
+    {f"{name}: {int((m != 0).sum())}": m != 0 for name, m in stacks.items()},
+    "Three matrices of 12 x 12, and how many of their 144 numbers are not 0: wall times wall still has three blocks; the mixer is full; wall, mixer, wall is full.",
     row="output channel", column="hears channel",
 )
 

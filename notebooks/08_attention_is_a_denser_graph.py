@@ -116,9 +116,9 @@ matrices(
 rng = range(9)
 for n in rng:
     for x0, start, end in ((-3.0, (-3.0, n), (0.0, 4.0)), (3.0, (0.0, 4.0), (3.0, n))):
-        ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=COLOURS[0 if x0 < 0 else 1], shrinkA=7, shrinkB=14))
+        ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=COLOURS[0 if x0 < 0 else 1], shrinkA=7 if x0 < 0 else 20, shrinkB=20 if x0 < 0 else 8))
         ax.scatter(x0, n, s=120, color="#dddddd", edgecolors=INK, zorder=3)
-ax.scatter(0, 4, s=900, color="#ffffff", edgecolors=INK, linewidths=2, zorder=3)
+ax.scatter(0, 4, s=1500, color="#ffffff", edgecolors=INK, linewidths=2, zorder=3)
 ax.text(0, 4, "readout", ha="center", va="center", fontsize=9, color="#111111", zorder=4)
 ax.text(-3, 9.3, "squeeze: every pixel speaks", ha="center")
 ax.text(3, 9.3, "excite: every pixel hears its gates", ha="center")

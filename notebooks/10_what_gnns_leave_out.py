@@ -93,7 +93,7 @@ check("RGCN does: its edges have types", shares["RGCN"] > 0.1)
 #
 # One matrix per edge type, summed, plus a bias. With the kernel laid out as RGCN keeps it, the judge agrees:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 RGCN.load_state_dict(relational(conv.weight, conv.bias))
 cert = cg.prove(cg.AsNodes(RGCN, relational), conv, size=(6, 6))
 print(cert)
@@ -106,7 +106,7 @@ check("RGCN with a sum and without a root weight is a convolution", cert.verdict
 # Its *defaults* are something else: a root weight, so that every node hears itself twice. The judge shows the smallest
 # image that tells, and a likely cause:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 default = RGCNConv(3, 4, 9)
 default.load_state_dict(relational(conv.weight, conv.bias), strict=False)
 no = cg.prove(cg.AsNodes(default, relational), conv, size=(6, 6))
@@ -138,7 +138,7 @@ check("the mean of at most one message per type is the message: proven", zeros.v
 # <details><summary><b>Answer</b></summary>One for GraphSAGE: a pixel alone hears itself, whatever
 # the tap. Two for GCN: the second has a tap of its own in a convolution.</details>
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def same_for_all(w: torch.Tensor, b: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """GraphSAGE's two matrices, read off a 3 x 3 kernel: neighbours from tap 0, oneself from tap 4."""
     taps = w.flatten(2)
@@ -181,7 +181,7 @@ with torch.no_grad():
     neighbours, oneself = 8 * fair.weight[:, :, 0, 0], fair.weight[:, :, 1, 1]
     sage.load_state_dict({"lin_l.weight": neighbours, "lin_r.weight": oneself, "lin_l.bias": fair.bias})
     gap = (sage(whole.x, plain).T.view(4, 6, 6) - fair(whole.to_image())).abs().amax(0)
-show([gap], ["largest difference of the two, pixel by pixel"], "6 x 6 pixels: white inside, coloured on the border.", signed=True, grid=True)
+show([gap], ["largest difference"], "6 x 6 pixels: white inside, coloured on the border.", signed=True, grid=True)
 check("inside, GraphSAGE is that convolution, bit for bit", not gap[1:-1, 1:-1].any())
 check("on the border it is not", bool(gap[0].any() and gap[:, -1].any()))
 

@@ -72,7 +72,7 @@ check("all 144 basis pairs agree: if both are linear in x and in w, they agree e
 #
 # That is the *premise*, and it needs a proof of its own. This one agrees on all 144 pairs too:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def sly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
     """Right, until a pixel is larger than a million."""
     return F.conv2d(x.clamp(max=1e6), w, b, padding=1)
@@ -85,7 +85,7 @@ for pixel, tap in itertools.product(range(16), range(9)):
     agree += int(torch.equal(sly(x, w), F.conv2d(x, w, padding=1)))
 check("the sly layer passes every basis pair", agree == 144)
 conv = nn.Conv2d(1, 1, 3, padding=1, dtype=torch.float64)
-caught = cg.prove(sly, conv, size=(4, 4))
+caught = cg.prove(sly, conv, size=(4, 4), seed=0)
 print(caught.reason)
 check("the judge follows every operator and refuses it", caught.verdict == "refuted")
 premise = next(part for part in caught.parts if part.name == "S1 premise")

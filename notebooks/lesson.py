@@ -217,6 +217,8 @@ def matrices(named: Mapping[str, Tensor], alt: str, *, row: str, column: str) ->
     for axes, (title, matrix) in zip(axes_of, named.items(), strict=True):
         axes.imshow(matrix.detach().cpu().double(), cmap="Blues", vmin=0)
         _lines(axes, *matrix.shape)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)  # there is no channel 2.5
         axes.set_title(title, fontsize=12 if len(named) < 3 else 10)
         axes.set(xlabel=column, ylabel=row)
     picture(axes_of[0], alt)

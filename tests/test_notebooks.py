@@ -291,14 +291,16 @@ def test_a_chinese_lesson_that_lags_behind_is_found(editions):
 def test_the_explorer_opens_what_the_table_of_lessons_says(editions):
     scenes = (ROOT / "convgraph" / "explorer" / "js" / "scenes.js").read_text(encoding="utf-8")
     known = re.findall(r"^  (\w+): \{$", scenes.partition("export const LESSONS")[2], re.MULTILINE)
-    assert "messages" in known and set(editions.EXPLORER) <= set(NAMES)
+    assert "messages" in known
+    assert set(editions.EXPLORER) <= set(NAMES)
     for path in LESSONS:
         book = editions.notebook(path)
         if path.stem[:2] in editions.EXPLORER:
             assert editions.EXPLORER[path.stem[:2]][1] in known
             opened = editions.with_explorer(book, path.stem[:2], "a title")
             frames = [cell.source for cell in opened.cells if "<iframe" in cell.source]
-            assert len(frames) == 1 and "{" not in frames[0].partition("<iframe")[2]
+            assert len(frames) == 1
+            assert "{" not in frames[0].partition("<iframe")[2]
 
 
 def test_copies_to_work_in_have_no_outputs_and_keep_what_a_student_wrote(tmp_path, editions):

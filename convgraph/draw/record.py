@@ -41,8 +41,9 @@ def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool | Non
             axes.plot([least, place], [at + shift] * 2, color=colour, lw=2.5)
             axes.plot([place], [at + shift], marker=marker, color=colour, ls="")
             words = "0, exact" if found == 0 else f"{found:.2g}"
+            clear = 1 if 0.02 < place < 1 else place  # no number lies on the line at 1
             axes.annotate(
-                words, (place, at + shift), xytext=(7, 0), textcoords="offset points",
+                words, (clear, at + shift), xytext=(7, 0), textcoords="offset points",
                 va="center", fontsize=8, color=style["ink"],
                             )  # fmt: skip
     axes.axvline(1, color=style["ink"], lw=1.5, ls="--")

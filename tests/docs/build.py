@@ -47,9 +47,10 @@ def translate(folder: Path) -> None:
     tutorial.write_text(with_code(tutorial.read_text(encoding="utf-8"), english), encoding="utf-8")
     text = (folder / "explorer.md").read_text(encoding="utf-8")
     frame = text[text.index("<iframe") : text.index("</script>") + len("</script>")]
-    with (folder / "zh" / "explorer.md").open("a", encoding="utf-8") as page_:
-        page_.write(frame.replace("convgraph explorer", "卷积的探索页"))
-        page_.write("\n\n这些课在讲到的地方打开它：{lessons}。\n")
+    explorer = folder / "zh" / "explorer.md"
+    chinese = explorer.read_text(encoding="utf-8")
+    frame = frame.replace("convgraph explorer", "卷积的探索页")
+    explorer.write_text(chinese.replace("{frame}", frame), encoding="utf-8")
 
 
 def with_code(translated: str, english: str) -> str:

@@ -1,4 +1,4 @@
-"""What a package index would show of README: no link that leads nowhere, and nothing else changed."""
+"""What a package index would show of README: no link leads nowhere, and code is untouched."""
 
 import re
 import subprocess
@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
 CODE = re.compile(r"(?s)```.*?```")
-BUILD = "import sys; from hatchling.build import prepare_metadata_for_build_wheel as made; made(sys.argv[1])"
+BUILD = (
+    "import sys; from hatchling import build; build.prepare_metadata_for_build_wheel(sys.argv[1])"
+)
 
 
 @pytest.fixture(scope="module")
