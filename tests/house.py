@@ -60,7 +60,7 @@ HOUSE = {
     """,
     "convert": """
         names frames keys registry report
-        value align batch lattices node_pairs tokens scores settle
+        value node_pairs align batch lattices inner tokens scores settle
         rules tensor functions layers recording
         program compiled network receptive summary .
     """,

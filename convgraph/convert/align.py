@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
+from convgraph.convert.node_pairs import spoken
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import network_sites, union
 from convgraph.graph.sites import Sites
@@ -28,6 +29,9 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
         NoRuleError: axes of one size mean different things.
     """
     spatial = [one.thin() for one in operands if isinstance(one, Spatial)]
+    pairs = next((one for one in spatial if not isinstance(one.sites, Sites)), None)
+    if pairs is not None:
+        spatial = [spoken(one, pairs) if isinstance(one.sites, Sites) else one for one in spatial]
     shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
     axes, axis_sizes = _common(tuple(one.axes for one in spatial), shapes)
     sites = _sites(spatial, axes, axis_sizes)

@@ -48,30 +48,31 @@ def _order(sites: Sites, count: int) -> tuple[Tensor, Tensor]:
 
 
 def unframed(value: Spatial) -> Spatial:
-    """Return frames whose number stands on an axis of its own as one image, or the value.
+    """Return frames whose number stands on another axis than the batch as one image, or the value.
 
     The frames of an image live on the same nodes, or the value stays as it is.
     """
     sites = value.sites
-    digits = [name for name in names.names(value.axes) if name.kind == "batch"]
-    whole = len(digits) == 2 and digits[0].size * digits[1].size == sites.batch_size
-    if not whole or value.axes[0] != (digits[0],) or digits[0].stride != digits[1].size:
+    lead, rest = value.axes[:1], value.axes[1:]
+    digits = [name for name in names.names(rest) if name.kind == "batch"]
+    if len(digits) != 1 or sites.batch_size % digits[0].size:
         return value
-    (dim,) = (k for k, axis in enumerate(value.axes) if digits[1] in axis)
-    if len(value.axes[dim]) != 1:
+    count, batch = digits[0].size, sites.batch_size // digits[0].size
+    own = Name("batch", batch, stride=count)
+    if digits[0].stride != 1 or lead != ((own,) if batch > 1 else (),) or count == 1:
         return value
-    batch, count = digits[0].size, digits[1].size
     one = images_of(sites, tuple(range(0, batch * count, count)))
     if not sites.memo(("alike", count), lambda: _alike(sites, batch, count)):
         return value
     order = sites.memo(("unframed", count), lambda: _order(one, count))
-    slot = 1 + len(names.plain(value.axes[:dim]))
+    before = names.names(rest)[: names.names(rest).index(digits[0])]
+    slot = 1 + sum(name.kind == "plain" for name in before)
     node, frame = order
     rows = value.x.new_empty(one.num_nodes, count, *value.x.shape[1:])
     rows = rows.index_put((node, frame), value.x).movedim(1, slot)
-    axes = list(value.axes)
-    axes[0], axes[dim] = names.batch_axis(batch), (Name("plain", count),)
-    return Spatial(rows, one, tuple(axes))
+    frame_axis = Name("plain", count)
+    axes = [tuple(frame_axis if name == digits[0] else name for name in axis) for axis in rest]
+    return Spatial(rows, one, (names.batch_axis(batch), *axes))
 
 
 def _alike(sites: Sites, batch: int, count: int) -> bool:

@@ -25,7 +25,7 @@ class Blocks:
 
     def __init__(self, group: tuple[Name, ...], sites: Sites) -> None:
         """Sort the nodes by group; within one they keep their order."""
-        count = prod(sites.batch_size if name.kind == "batch" else name.size for name in group)
+        count = prod(name.size for name in group)
         which = index(group, sites)
         order = torch.argsort(which, stable=True)
         sizes = torch.bincount(which, minlength=count)
@@ -67,17 +67,21 @@ class PairSites:
     Attributes:
         asking: sites of the nodes that ask.
         answering: sites of the nodes that are heard.
-        group: the names that both share.
+        group: the names that both share, as those who ask call them.
+        heard: the same names on the lattice of those who are heard.
     """
 
     is_full = is_array = False
     size = None
 
-    def __init__(self, asking: Sites, answering: Sites, group: tuple[Name, ...]) -> None:
-        """Keep the three; pairs are listed when asked for."""
+    def __init__(
+        self, asking: Sites, answering: Sites, group: tuple[Name, ...], heard: tuple[Name, ...]
+    ) -> None:
+        """Keep the four; pairs are listed when asked for."""
         self.asking = asking
         self.answering = answering
         self.group = group
+        self.heard = heard
         self.batch_size = asking.batch_size
         self.device = asking.device
 
@@ -85,9 +89,7 @@ class PairSites:
     def num_nodes(self) -> int:
         """How many pairs there are."""
         if self.asking.is_full and self.answering.is_full:
-            count = prod(
-                self.batch_size if name.kind == "batch" else name.size for name in self.group
-            )
+            count = prod(name.size for name in self.group)
             return self.asking.num_nodes * (self.answering.num_nodes // count)
         return self.place.shape[0]
 
@@ -100,7 +102,8 @@ class PairSites:
 
     def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """What follows from the pairs alone."""
-        return self.asking.memo(("pairs", name, self.answering.token, self.group), make)
+        key = ("pairs", name, self.answering.token, self.group, self.heard)
+        return self.asking.memo(key, make)
 
     @property
     def first(self) -> Blocks:
@@ -110,12 +113,19 @@ class PairSites:
     @property
     def second(self) -> Blocks:
         """The nodes that are heard, by group."""
-        return blocks(self.group, self.answering)
+        return blocks(self.heard, self.answering)
 
     @property
     def place(self) -> Tensor:
         """(E,) int64: the cell of each pair in (G, Mq, Mk)."""
         return self._kept("place", lambda: self.some.flatten().nonzero().squeeze(1))
+
+    @property
+    def asker(self) -> Tensor:
+        """(E,) int64: the node that asks."""
+        return self._kept("asker", lambda: (
+            self.first.row.flatten()[self.place // self.second.row.shape[1]]
+        ))  # fmt: skip
 
     def digit(self, name: Name) -> Tensor:
         """(E,) int64: the value that a name takes at each pair."""
@@ -124,12 +134,12 @@ class PairSites:
             group = self.place // (self.some.shape[1] * width)
             node = self.second.row[group, self.place % width]
             return index((Name("site", name.size, name.axis, name.stride),), self.answering)[node]
-        return index((name,), self.asking)[self.first.row.flatten()[self.place // width]]
+        return index((name,), self.asking)[self.asker]
 
     def spread(self, rows: Tensor, fill: float) -> Tensor:
         """(E, ...) -> (G, Mq, Mk, ...)."""
         cells = rows.new_full((self.some.numel(), *rows.shape[1:]), fill)
-        full = cells.index_copy(0, self.place, rows)
+        full = cells.index_put((self.place,), rows)  # keeps no rows, which may be written into
         return full.view(*self.some.shape, *rows.shape[1:])
 
     def rows(self, blocks: Tensor) -> Tensor:
@@ -137,10 +147,78 @@ class PairSites:
         return take(blocks.flatten(0, 2), self.place)
 
 
-def pair_sites(asking: Sites, answering: Sites, group: tuple[Name, ...]) -> PairSites:
+def pair_sites(
+    asking: Sites, answering: Sites, group: tuple[Name, ...], heard: tuple[Name, ...]
+) -> PairSites:
     """Return the one record of these pairs."""
-    key = ("pairs", answering.token, group)
-    return asking.memo(key, lambda: PairSites(asking, answering, group))
+    key = ("pairs", answering.token, group, heard)
+    return asking.memo(key, lambda: PairSites(asking, answering, group, heard))
+
+
+def spoken(value: Spatial, like: Spatial) -> Spatial:
+    """Return what a map of those who ask says of each pair.
+
+    A plain axis as long as that of who is heard is a table, in which each looks up whom it hears.
+
+    Raises:
+        NoRuleError: it is a map of other nodes.
+    """
+    sites: Any = like.sites
+    if value.sites is not sites.asking:
+        raise NoRuleError("pairs of nodes meet nodes of another map")
+    node, axes, tables = sites.asker, list(value.axes), []
+    missing = len(like.axes) - len(axes)
+    for dim, axis in enumerate(axes):
+        other = like.axes[missing + dim] if missing + dim >= 0 else ()
+        same = prod(name.size for name in axis) == prod(name.size for name in other)
+        if axis and is_plain(axis) and same and any(name.kind == "key" for name in other):
+            value = value.merged(dim)
+            tables.append(value.slot(dim))
+            node = node * prod(name.size for name in other) + index(other, sites)
+            axes[dim] = other
+    rows = value.x.movedim(tables, [1 + k for k in range(len(tables))]).flatten(0, len(tables))
+    return Spatial(take(rows, node), sites, tuple(axes))
+
+
+def reduced(x: Spatial, dim: int, keepdim: bool, how: str) -> Spatial:
+    """Return the sum, mean or extreme of everybody that a node hears.
+
+    Raises:
+        NoRuleError: another axis than that of who is heard is reduced.
+    """
+    sites: Any = x.sites
+    heard = [name for name in names(x.axes) if name.kind == "key"]
+    if not heard or list(x.axes[dim]) != heard:
+        raise NoRuleError("it reduces pairs of nodes over another axis than who is heard")
+    counts = x.x.shape[1:]
+    nobody = {"amax": -torch.inf, "amin": torch.inf}.get(how, 0.0)
+    full = sites.spread(x.x.reshape(x.x.shape[0], prod(counts)), nobody)
+    found = full.sum(2) if how == "mean" else getattr(torch, how)(full, 2)
+    if how == "mean":
+        found = found / sites.some.sum(2).clamp(min=1).unsqueeze(-1)
+    rows = sites.first.unpack(found)
+    left = tuple(
+        () if number == dim else axis
+        for number, axis in enumerate(x.axes)
+        if keepdim or number != dim
+    )
+    return Spatial(rows.reshape(rows.shape[0], *counts), sites.asking, left)
+
+
+def same_groups(
+    asking: Sites, group: tuple[Name, ...], answering: Sites, heard: tuple[Name, ...]
+) -> bool:
+    """Whether names of two lattices mean the same images and windows, in the same order."""
+    if group == heard or len(group) != len(heard):
+        return group == heard
+    one, two = asking.size or (), answering.size or ()
+    return all(
+        a == b
+        or (
+            a[:3] == b[:3] and a.kind == "site" and a.stride * two[b.axis] == b.stride * one[a.axis]
+        )
+        for a, b in zip(group, heard, strict=True)
+    )
 
 
 def keys(axis: tuple[Name, ...], *, back: bool = False) -> tuple[Name, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from convgraph.convert import keys, names, registry, rules, scores, tokens
 from convgraph.convert.frames import where
+from convgraph.convert.inner import inner
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.scores import Scores
 from convgraph.convert.settle import settle, settled
@@ -363,6 +364,9 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
     try:
         return rule.call(call, *taken, **named)
     except NoRuleError:
+        found = inner(call, *taken, **named)
+        if found is not None:
+            return found
         moved = None if call.writes else settled(taken)
         if moved is None:
             raise
@@ -459,7 +463,8 @@ def _shared(one: Tensor, other: Tensor) -> bool:
 
 def _write(target: GraphTensor, out: Any) -> None:
     """Give a tensor, and whoever it is a view of, a new value."""
-    if not isinstance(out, Spatial) or out.shape != target.value.shape:
+    known = isinstance(out, Spatial) or (isinstance(out, _VALUES) and target.base is None)
+    if not known or out.shape != target.value.shape:
         raise ConversionError(
             f"a map of shape {tuple(target.shape)} is written to in place, with a result that is "
             "none of this shape; use the operator without the underscore"

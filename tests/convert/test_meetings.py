@@ -320,10 +320,91 @@ class ByImage(nn.Module):
         return out.view(b, 6, *out.shape[2:]).relu()
 
 
+class Cells(Attentive):
+    """Windows of 4 x 4 patches in which the largest of every 2 x 2 asks all, as Hiera's units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        units = x.view(b, h // 4, 2, 2, w // 4, 2, 2, c).permute(0, 3, 6, 2, 5, 1, 4, 7)
+        qkv = self.qkv(units.reshape(b, 16, h * w // 16, c))
+        q, k, v = qkv.view(b, 16, h * w // 16, 3, 2, 3).permute(3, 0, 4, 2, 1, 5)
+        q = q.reshape(b, 2, h * w // 16, 4, 4, 3).amax(3)
+        out = F.scaled_dot_product_attention(q, k, v).permute(0, 3, 2, 1, 4)
+        cells = units.reshape(b, 4, 4, h * w // 16, c).mean(1)
+        return out.flatten(3) + cells.sum(-1, keepdim=True)
+
+
+class ByTable(Attentive):
+    """Heads pooled in the batch; scores plus what who asks has in a table, in place: MViTv2's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.Conv2d(3, 3, 3, 2, 1, groups=3)
+        self.rows, self.columns = (nn.Parameter(torch.randn(4, 4, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        b, heads, n, c = q.shape
+        side = int(n**0.5)
+        q, k, v = (
+            self.pool(one.reshape(b * heads, side, side, c).permute(0, 3, 1, 2))
+            .reshape(b, heads, c, n // 4).transpose(2, 3)
+            for one in (q, k, v)
+        )  # fmt: skip
+        scores = q @ k.transpose(-2, -1)
+        each = q.reshape(b, heads, side // 2, side // 2, c)
+        rows = torch.einsum("bhyxc,ykc->bhyxk", each, self.rows)
+        columns = torch.einsum("bhyxc,xkc->bhyxk", each, self.columns)
+        shape = (b, -1, *(side // 2,) * 4)
+        scores[:, :, 0:, 0:] = (
+            scores[:, :, 0:, 0:].view(shape) + rows.unsqueeze(-1) + columns.unsqueeze(-2)
+        ).view(b, -1, n // 4, n // 4)
+        out = scores.softmax(-1) @ v
+        return out.transpose(1, 2).reshape(b, n // 4, heads * c)
+
+
+class Positional(Attentive):
+    """Two kinds of weights, mixed by a gate and divided in place by who is heard, as ConViT's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near = nn.Parameter(torch.randn(2, 64, 64))
+        self.gate = nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.three(x)
+        gate = self.gate.sigmoid().view(1, -1, 1, 1)
+        weights = (q @ k.transpose(-2, -1)).softmax(-1)
+        weights = (1 - gate) * weights + gate * self.near.softmax(-1)
+        weights /= weights.sum(-1, keepdim=True)
+        top = weights.amax(-1).mean(1)
+        out = (weights - weights.mean(-1, keepdim=True)) @ v
+        return out.transpose(1, 2).flatten(2) * top.unsqueeze(-1)
+
+
+class Inside(nn.Module):
+    """Every patch is an image of its own, convolved, pooled and normalized, as in TNT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        patches = F.unfold(x, 4, stride=4).transpose(1, 2).reshape(-1, c, 4, 4)
+        y = F.avg_pool2d(self.norm(self.inner(patches)).relu(), 2)
+        y = y.reshape(b, h // 4 * w // 4, 16).transpose(1, 2)
+        return self.last(y.reshape(b, 16, h // 4, w // 4))
+
+
 NETS = (
-    ByLetters, OneGroup, ByImage, Causal, CausalBeside, ByHand, ClassAsks, OverTokens,
-    Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums, Context, Mixer,
-    Patches, Enclosed, Deviations, Thin,
+    Cells, ByTable, Positional, Inside, ByLetters, OneGroup, ByImage, Causal, CausalBeside, ByHand,
+    ClassAsks, OverTokens, Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums,
+    Context, Mixer, Patches, Enclosed, Deviations, Thin,
 )  # fmt: skip
 
 

@@ -12,7 +12,14 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.node_pairs import PairSites, heads, keys, pair_sites, tokens
+from convgraph.convert.node_pairs import (
+    PairSites,
+    heads,
+    keys,
+    pair_sites,
+    same_groups,
+    tokens,
+)  # fmt: skip
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import attention as tokens_attention
 from convgraph.convert.tokens import before
@@ -29,11 +36,12 @@ def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
     *lead, asked, width = q.axes
     *other, depth, heard = k.axes
     group = tokens(tuple(lead), asked, width)
-    if tokens(tuple(other), heard, depth) != group or isinstance(k.sites, PairSites):
+    spoken = tokens(tuple(other), heard, depth)
+    if isinstance(k.sites, PairSites) or not same_groups(q.sites, group, k.sites, spoken):
         raise NoRuleError("queries and keys differ in their groups")
     if names.plain(tuple(lead)) != names.plain(tuple(other)):
         raise NoRuleError("queries and keys differ in their heads")
-    sites = pair_sites(q.sites, k.sites, group)
+    sites = pair_sites(q.sites, k.sites, group, spoken)
     axes = (*lead, asked, keys(heard))
     counts = names.plain(tuple(lead))
     first = sites.first.pack(heads(q)).transpose(1, 2)
@@ -51,7 +59,7 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     *other, spoken, width = v.axes
     if v.sites is not sites.answering or keys(heard, back=True) != spoken:
         raise NoRuleError("weights and values differ in who is heard")
-    if tokens(tuple(other), spoken, width) != sites.group:
+    if tokens(tuple(other), spoken, width) != sites.heard:
         raise NoRuleError("weights and values differ in their groups")
     axes = (*lead, asked, width)
     full = sites.spread(

@@ -118,11 +118,14 @@ def distances(call: Any, x: Any, table: Any, *more: Any) -> Any:
 
 
 def _led(one: Any, axes: Axes, other: Axes) -> Axes:
-    """A tensor whose first axis is as long as images and heads together names them."""
-    first = other[0]
-    folded = len(first) > 1 and first[0].kind == "batch" and names.sizes(axes)[0] == prod(
-        name.size for name in first)  # fmt: skip
-    return (first, *axes[1:]) if isinstance(one, Tensor) and folded else axes
+    """A tensor's leading axes under the names of the map's, where they are as long."""
+    if isinstance(one, Spatial):
+        return axes
+    lead = [
+        theirs if theirs and names.sizes((mine,)) == names.sizes((theirs,)) else mine
+        for mine, theirs in zip(axes[:-2], other[:-2], strict=True)
+    ]
+    return (*lead, *axes[-2:])
 
 
 @rule("einsum", hop="all")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convgraph.backends.gather import maxima as picks
 from convgraph.backends.messages.edges import sum_by_target, take
-from convgraph.convert import names
+from convgraph.convert import names, node_pairs
 from convgraph.convert.align import align
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
@@ -78,6 +78,18 @@ def apart(x: Spatial, dims: list[int]) -> tuple[Spatial, list[int], tuple[int, .
     return Spatial(x.x, x.sites, tuple(axes)), found, tuple(first)
 
 
+def _cells(kept: list[Name], size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How many pixels along each axis become one; None where those that go are no neighbours."""
+    low = []
+    for axis, n in enumerate(size):
+        mine = [name for name in kept if name.axis == axis]
+        count = prod(name.size for name in mine)
+        if n % count or any(name.stride % (n // count) for name in mine):
+            return None
+        low.append(n // count)
+    return tuple(low)
+
+
 class Groups:
     """The rows that remain when lattice axes are reduced: which one each node speaks to."""
 
@@ -92,23 +104,24 @@ class Groups:
             for name in axis
             if name.kind != "plain"
         ]
-        size = x.sites.size or ()
         lattice = [name for name in kept if name.kind == "site"]
         order = sorted(kept, key=lambda name: (name.axis, -name.stride))
         self.digits: list[Name] = []
         self.source = x.sites
         batch = [name for name in kept if name.kind == "batch"]
         whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
-        if not whole or any(n.stride != 1 or n.size != size[n.axis] for n in lattice):
+        self.low = _cells(lattice, x.sites.size or ()) if whole else None
+        if self.low is None or not self._on_cells(x, order, lattice):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
             self.shape = [name.size for name in order]
             self.count, self.target = prod(self.shape), index(order, x.sites)
             self.lattice = False
             self.plain = True
-            return
-        self.size = tuple(
-            n if any(name.axis == axis for name in lattice) else 1 for axis, n in enumerate(size)
-        )
+
+    def _on_cells(self, x: Spatial, order: list[Name], lattice: list[Name]) -> bool:
+        """Take the lattice of cells whose pixels are reduced; whether it has every node's cell."""
+        low: Any = self.low
+        self.size = tuple(n // cell for n, cell in zip(x.sites.size or (), low, strict=True))
         self.sites = network_sites(x.sites, (self.size,) * x.sites.batch_size)
         self.lattice = bool(lattice)
         cell = index(order, x.sites)
@@ -116,6 +129,10 @@ class Groups:
         self.target = cell if rank is None else rank[cell]
         self.count = self.sites.num_nodes
         self.plain = False
+        cut = any(1 < one < n for one, n in zip(low, x.sites.size or (), strict=True))
+        if cut and x.sites.space is not None:
+            return False
+        return not cut or rank is None or not bool((self.target < 0).any())
 
     def counts(self) -> Tensor:
         """(count,): how many nodes speak to each."""
@@ -125,6 +142,13 @@ class Groups:
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
         if not self.plain:
+            low: Any = self.low
+            axes = tuple(
+                tuple(
+                    name._replace(stride=name.stride // low[name.axis])
+                    if name.kind == "site" else name for name in axis
+                ) for axis in axes
+            )  # fmt: skip
             value = Spatial(rows, self.sites, axes)
             return value if self.lattice and prod(self.size) > 1 else value.tensor()
         dense = rows.reshape(*self.shape, *rows.shape[1:])
@@ -146,6 +170,8 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
         how: "sum", "mean", "amax" or "amin".
     """
     call.travelled("all")
+    if isinstance(x.sites, PairSites) and len(dims) == 1:
+        return node_pairs.reduced(x, dims[0], keepdim, how)
     if how in ("sum", "mean") and x.sites.is_array and len(x.x) and _is_readout(x, dims):
         found: Tensor = getattr(x.tensor(), how)(dims, keepdim)
         return found

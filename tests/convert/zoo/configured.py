@@ -244,7 +244,6 @@ MONAI: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
         "in_shape": (3, *(32,) * d), "channels": (8, 16), "strides": (2, 2)}),
     "Critic": lambda d: ("Critic", {
         "in_shape": (3, *(32,) * d), "channels": (8, 16), "strides": (2, 2)}),
-    "FullyConvNet": lambda d: ("FullyConvolutionalNet", {}),
     "AutoencoderKL": lambda d: ("AutoencoderKL", {
         "spatial_dims": d, "in_channels": 3, "out_channels": 3, "channels": (8, 16),
         "num_res_blocks": 1, "latent_channels": 4, "norm_num_groups": 4,

@@ -8,6 +8,7 @@ package.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -95,19 +96,22 @@ def held(x: Tensor, tracks: Iterable[Track]) -> Any:
     return Held(x, left) if left else x
 
 
-def fresh(x: Tensor, place: Where) -> Any:
-    """An image (B, C, *size) on the lattice that lies there."""
+def fresh(x: Tensor, place: Where, like: Any = None) -> Any:
+    """An image (B, C, *size) on the lattice that lies there; of the images of another, `like`."""
     at: list[Coordinate] = []
     for dim, n in enumerate(x.shape):
         shape = [1] * x.dim()
         shape[dim] = n
         if dim != 1:
             at.append(torch.arange(n).view(shape) if n > 1 or not dim else None)
+    line = like.tracks[0].at[0] if isinstance(like, Held) else None
+    if line is not None and line.numel() == line.shape[0] == len(x):
+        at[0] = line.view([-1, *[1] * (x.dim() - 1)])
     return held(x, [Track(tuple(at), place)])
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value is (B, C, *size) on its own lattice."""
+    """Whether a value is (B, C, *size) on its own lattice; frames are images, too."""
     if not isinstance(value, Held) or len(value.tracks) != 1:
         return False
     (track,) = value.tracks
@@ -115,8 +119,19 @@ def is_image(value: Any) -> bool:
         return False
     if track.size != tuple(value.x.shape[2:]):
         return False
-    own = fresh(value.x, track.place)
+    own = fresh(value.x, track.place, value)
     return combined(track, own.tracks[0]) is not None
+
+
+def is_inner(value: Any) -> bool:
+    """Whether the first dimension alone holds sites: every site has elements of its own."""
+    return (
+        isinstance(value, Held)
+        and value.x.dim() > 2
+        and not is_image(value)
+        and any(c is not None for track in value.tracks for c in track.at[1:])
+        and not any(map(value.varies, range(1, value.x.dim())))
+    )
 
 
 def combined(one: Track, other: Track) -> Track | None:
@@ -137,6 +152,9 @@ def combined(one: Track, other: Track) -> Track | None:
         axes.append(wider.place.axes[axis])
     if one.size == other.size:
         return Track(tuple(at), one.place.meet(other.place))
+    for place, wide in ((one.place, other.place), (other.place, one.place)):
+        if prod(place.size) == 1:  # a readout says nothing of who is there
+            return Track(tuple(at), wide)
     if one.place.root is not other.place.root:
         raise UnknownMeaningError("lattices of two roots are crossed")
     return Track(tuple(at), Where(one.place.root, tuple(axes)))
@@ -170,15 +188,19 @@ def union(values: Iterable[Any], rank: int) -> list[Track]:
 def reduced(value: Held, dims: list[int], keepdim: bool, *, parts: bool = False) -> list[Track]:
     """The lattices that are left when dimensions are gone: a lattice axis goes as a whole.
 
-    With `parts`, a lattice of which a part of an axis goes is left by no one: readouts, one for
-    each of the digits that stay.
+    With `parts`, neighbours that go leave their cell; where others than neighbours go, a lattice is
+    left by no one: readouts, one for each of the digits that stay.
     """
     out: list[Track] = []
     if len(dims) == value.x.dim():
         return out  # over everything that is there
-    for track in value.tracks:
+    for whole in value.tracks:
+        track = whole
         if parts and _goes_in_part(track, dims):
-            continue
+            cells = _cells(track, dims)
+            if cells is None:
+                continue
+            track = cells
         at: list[Coordinate] = []
         size = list(track.size)
         for number, c in enumerate(track.at):
@@ -203,6 +225,26 @@ def _goes_in_part(track: Track, dims: list[int]) -> bool:
         for c in track.at[1:]
         if c is not None
     )
+
+
+def _cells(track: Track, dims: list[int]) -> Track | None:
+    """The lattice whose pixels are the neighbours that go; None where others go."""
+    at, size = list(track.at), list(track.size)
+    for k in range(1, len(at)):
+        c = at[k]
+        gone = c is not None and any(c.shape[d] > 1 for d in dims)
+        if c is None or not gone or all(n == 1 for d, n in enumerate(c.shape) if d not in dims):
+            continue
+        first, last = c.amin(dims, keepdim=True), c.amax(dims, keepdim=True)
+        starts = first.unique()
+        low, rest = divmod(size[k - 1], len(starts))
+        if rest or not torch.equal(starts, torch.arange(len(starts)) * low):
+            return None
+        if not torch.equal(first // low, last // low):
+            return None
+        at[k] = compact(first // low)
+        size[k - 1] = len(starts)
+    return Track(tuple(at), track.place.scaled(tuple(size)))
 
 
 def squeezed(c: Tensor, dims: list[int]) -> Tensor:
@@ -255,4 +297,4 @@ def lengthened(value: Any, fill: Callable[[Any, float], Tensor]) -> Any:
                                       // len(line)):  # fmt: skip
             return value
     filled = fill(value, 0)
-    return fresh(filled, track.place.scaled(tuple(filled.shape[2:])))
+    return fresh(filled, track.place.scaled(tuple(filled.shape[2:])), value)

@@ -152,7 +152,7 @@ class Sums(torch.fx.Interpreter):
     def on_max_pool2d(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:
         x = self.image(x)
         out = target(self.fill(x, -torch.inf), *args, **k)
-        return fresh(torch.where(out == -torch.inf, 0, out), self.windows(x, out, *args, **k))
+        return fresh(torch.where(out == -torch.inf, 0, out), self.windows(x, out, *args, **k), x)
 
     on_max_pool1d = on_max_pool3d = on_max_pool2d
 
@@ -161,7 +161,9 @@ class Sums(torch.fx.Interpreter):
         out, found = target(self.fill(x, -torch.inf), *args, **k)
         empty = out == -torch.inf
         place = self.windows(x, out, *args, **k)
-        return fresh(torch.where(empty, 0, out), place), fresh(torch.where(empty, -1, found), place)
+        return fresh(torch.where(empty, 0, out), place, x), fresh(
+            torch.where(empty, -1, found), place, x
+        )
 
     def on_max_unpool2d(self, target: Any, x: Any, found: Any, size: Any) -> Any:
         """An absent maximum goes nowhere."""
@@ -170,7 +172,7 @@ class Sums(torch.fx.Interpreter):
         out = value.new_zeros(*value.shape[:2], prod(size) + 1)
         to = torch.where(to < 0, prod(size), to).flatten(2)
         out = out.scatter(2, to, value.flatten(2))[..., :-1]
-        return fresh(out.unflatten(2, tuple(size)), track.place.scaled(tuple(size)))
+        return fresh(out.unflatten(2, tuple(size)), track.place.scaled(tuple(size)), x)
 
     def on_adaptive_max_pool2d(self, target: Any, x: Any, size: Any) -> Any:
         if prod(size) != 1:
@@ -188,7 +190,7 @@ class Sums(torch.fx.Interpreter):
         part = self.some(self.image(x)).to(x.x.dtype)
         total, share = target(self.fill(x, 0), size), target(part, size)
         out = torch.where(share > 0, total / torch.where(share > 0, share, 1), 0)
-        return fresh(out, self.image(x).tracks[0].place.scaled(size))
+        return fresh(out, self.image(x).tracks[0].place.scaled(size), x)
 
     on_adaptive_avg_pool3d = on_adaptive_avg_pool2d
 
@@ -210,7 +212,7 @@ class Sums(torch.fx.Interpreter):
             total = pool(self.fill(x, 0), *more, True, 1)
             count = pool(self.some(x).to(x.x.dtype), *more, True, 1)
             out = total / count.clamp(min=1)
-        return fresh(out, self.windows(x, out, kernel, stride, padding))
+        return fresh(out, self.windows(x, out, kernel, stride, padding), x)
 
     on_avg_pool3d = on_avg_pool2d
 
@@ -222,7 +224,7 @@ class Sums(torch.fx.Interpreter):
             for n, k, d, p, s in zip(x.x.shape[2:], kernel, dilation, pads, stride, strict=True)
         ]
         blank = out.new_zeros(len(out), 1, *size)
-        frame = fresh(blank, self.windows(x, blank, kernel, stride, pads, dilation))
+        frame = fresh(blank, self.windows(x, blank, kernel, stride, pads, dilation), x)
         return held(out, [t.each(lambda c: c.expand(len(out), 1, *size).flatten(2))
                           for t in frame.tracks])  # fmt: skip
 
@@ -232,7 +234,7 @@ class Sums(torch.fx.Interpreter):
         if not isinstance(x, Held) or len(x.tracks) != 1 or x.varies(1):
             raise UnknownMeaningError("it folds what is no windows of one map")
         out = target(self.fill(x, 0), size, kernel, dilation, pads, stride)
-        return fresh(out, x.tracks[0].place.scaled(tuple(size)))
+        return fresh(out, x.tracks[0].place.scaled(tuple(size)), x)
 
     def on_adaptive_avg_pool1d(self, target: Any, x: Any, size: Any) -> Any:
         if prod(ints(size, 1)) != 1:

@@ -22,10 +22,12 @@ from tests.convert.zoo.held import (
     Track,
     UnknownMeaningError,
     coarser,
+    combined,
     compact,
     fresh,
     held,
     is_image,
+    is_inner,
     lengthened,
     meeting,
     reduced,
@@ -74,6 +76,17 @@ PADS = _words(
     """
 )
 ALONG = _words("max min argmax argmin cumsum logsumexp prod topk sort")
+ON_IMAGES = _words(
+    """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d
+    max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
+    upsample_bicubic2d upsample_trilinear3d pixel_shuffle pixel_unshuffle im2col group_norm
+    instance_norm
+    """
+)
+"""Operators for which elements of one site are an image of their own, if the batch names sites."""
+WRITABLE = ("aten::slice", "aten::select", "aten::alias")
 ENCLOSES = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 """Operators that call a graph of their own, and where among their arguments it stands."""
 
@@ -118,9 +131,30 @@ class Truth(Sums):
             return None if name else super().call_function(target, args, kwargs)
         if not any(map(_is_held, leaves)):
             out = target(*args, **kwargs)  # of a readout no site is absent
+        elif name in ON_IMAGES and is_inner(args[0]):
+            out = held(target(args[0].x, *args[1:], **kwargs), args[0].tracks)
         else:
             out = self.meaning(name)(target, *args, **kwargs)
         return out if is_exact(target, args) else self.rounded(out, target)
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
+    def on_copy_(self, target: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
+        """Written where the base of the view sees it, on the sites that are there already."""
+        node = self.node.args[0]
+        while getattr(getattr(node.target, "_schema", None), "name", "") in WRITABLE:
+            node = node.args[0]
+        base = self.env[node]
+        if not isinstance(x, Held) or not isinstance(base, Held):
+            raise UnknownMeaningError("a map is written into an ordinary tensor")
+        tracks = union(meeting((x, source), self.fill), x.x.dim())
+        seen = base.x.untyped_storage().data_ptr() == x.x.untyped_storage().data_ptr()
+        if not seen or any(combined(a, b) is None for a, b in zip(tracks, x.tracks, strict=True)):
+            raise UnknownMeaningError("it writes into another base or on other sites")
+        target(x.x, _bare(source))
+        return x
 
     def enclosed(self, inner: torch.fx.GraphModule, *operands: Any) -> Any:
         """What stands in a context that says nothing in float64 without gradients."""
@@ -296,7 +330,7 @@ class Truth(Sums):
             return self.by_image(target, x, *args, **kwargs)
         x = self.image(x)
         out = target(self.fill(x, 0), *args, **kwargs)
-        return fresh(out, self.carried(name, x.tracks[0].place, out, args, kwargs))
+        return fresh(out, self.carried(name, x.tracks[0].place, out, args, kwargs), x)
 
     def by_image(self, target: Any, x: Held, *args: Any, **kwargs: Any) -> Any:
         """Images as groups of channels, each with a kernel of its own."""
