@@ -76,6 +76,13 @@ def unwatched(*tensors: Tensor) -> bool:
     return not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
+def memory(tensor: Tensor) -> int:
+    """Return the address of a tensor's memory, also of one that torch.func has wrapped."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage().data_ptr()
+
+
 def plus(
     y: Tensor,  # (P, C), what the caller has just made
     bias: Tensor | None,  # (C,)

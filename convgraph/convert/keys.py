@@ -23,7 +23,9 @@ NAMES = (
 
 _PASSED = (
     "PreDispatch", "AutogradFunctionality", "ADInplaceOrView", "FuncTorchDynamicLayerFrontMode",
-    "FuncTorchDynamicLayerBackMode", "AutocastCPU", "AutocastCUDA", "AutocastXPU", "AutocastMPS",
+    "FuncTorchDynamicLayerBackMode", "FuncTorchGradWrapper", "FuncTorchBatched",
+    "FuncTorchBatchedDecomposition", "FuncTorchVmapMode",
+    "AutocastCPU", "AutocastCUDA", "AutocastXPU", "AutocastMPS",
     "AutogradOther", "AutogradCPU", "AutogradCUDA", "AutogradMPS", "AutogradXPU", "AutogradMeta",
 )  # fmt: skip
 """Keys above the subclass; an older torch may lack some of a device."""

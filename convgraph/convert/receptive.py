@@ -161,7 +161,12 @@ class _Walk:
                     reach.pop(made, None)
             if isinstance(step.moved, str) and step.moved == "nothing":
                 continue
-            exact &= step.family is not None and not step.operator.startswith("max_unpool")
+            unpooled = step.operator.startswith("max_unpool")
+            pooled = self._pooled_by(step) if unpooled else None
+            if pooled is not None:  # a maximum that stands where it was is that pixel itself
+                reach[pooled] = _either(reach.get(pooled), mine)  # type: ignore[assignment]
+                continue
+            exact &= step.family is not None and not unpooled
             values = iter(step.inputs)
             for source in step.sources:
                 value = None if isinstance(source, tuple) else next(values)
@@ -173,6 +178,17 @@ class _Walk:
         return (found if len(found) == graph.num_nodes else found.any().expand(graph.num_nodes)), (
             exact
         )
+
+    def _pooled_by(self, step: Step) -> Any:
+        """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
+
+        Where others changed the maxima on the way, what a pixel hears is known by a bound only.
+        """
+        for one in self.recorded.steps:
+            if len(one.results) > 1 and step.sources[:2] == one.results[:2]:
+                same = one.inputs[0].sites is getattr(step.out, "sites", None)
+                return one.sources[0] if same else None
+        return None
 
     def _one(self, step: Step, mine: Tensor, value: Spatial | None) -> Tensor:
         """The source nodes of one step."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import memory
 from convgraph.convert import keys, names, registry, rules, scores, tokens
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
@@ -379,7 +380,7 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
 
 def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRuleError:
     """Say that a rule broke off; what torch refuses for an image too is raised as it is."""
-    if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)):
+    if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)) or "forward AD" in str(error):
         raise error
     try:
         call.target(*_blank(taken), **{key: _blank(one) for key, one in named.items()})
@@ -411,12 +412,35 @@ def _apart(func: Any, args: Any, kwargs: Any) -> Any:
         _STATE.keys = outer
 
 
+_BELOW = frozenset(
+    (
+        "convolution",
+        "_convolution",
+        "native_batch_norm",
+        "native_layer_norm",
+        "native_group_norm",
+        "_make_dual",
+        "_unpack_dual",
+        "convolution_overrideable",
+        "addmm",
+        "mm",
+    )
+)
+"""What torch makes of operators for its own layers, and what opens forward mode."""
+
+
 def _on_image(call: Operator, taken: Any, named: Any, reason: NoRuleError) -> Any:
     """Run an operator on the images of full grids.
 
     Raises:
         ConversionError: there are holes, or it is not wanted.
     """
+    if call.name in _BELOW and call.rule is None:
+        raise ConversionError(
+            f"{call.name} {where()} met a map below torch's protocol: it was made outside of what "
+            "torch.func transforms, or is returned by it; make it inside, by "
+            "graph.with_x(rows).tensor(), and return rows, .graph.x, or what was reduced"
+        ) from None
     if not all(value.sites.is_full for value in _values([taken, list(named.values())])):
         raise ConversionError(
             f"{call.name} {where()} has no meaning on {_where_not(taken, named)}: {reason}; call "
@@ -457,10 +481,6 @@ def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) ->
         view.base = (args, kwargs, call, number)
 
 
-def _shared(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
 def _write(target: GraphTensor, out: Any) -> None:
     """Give a tensor, and whoever it is a view of, a new value."""
     known = isinstance(out, Spatial) or (isinstance(out, _VALUES) and target.base is None)
@@ -475,7 +495,7 @@ def _write(target: GraphTensor, out: Any) -> None:
     args, kwargs, call, place = target.base
     source: GraphTensor = args[0]
     old = source.value
-    if _shared(out.x, old.x):  # it was written there
+    if memory(out.x) == memory(old.x):  # it was written there
         return
     count = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
     found = call.rule.call(call, old.with_x(count), *map(_taken, args[1:]), **(kwargs or {}))

@@ -73,9 +73,10 @@ def batch_norm(
         )
     if count == 0:
         return x + 0
-    mean = _Sum.apply(rows.sum(0), group) / count
+    total: Any = _Sum.apply
+    mean = total(rows.sum(0), group) / count
     off = rows - mean
-    var = _Sum.apply(off.square().sum(0), group) / count
+    var = total(off.square().sum(0), group) / count
     _track(layer, mean.detach(), var.detach() * (count / (count - 1)))
     made = functional.affine(off * (var + layer.eps).rsqrt(), layer.weight, layer.bias)
     return made.to(x.dtype)
@@ -105,9 +106,10 @@ class _Sum(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         """Sum the gradients."""
-        return _Sum.apply(grad, ctx.group), None
+        total: Any = _Sum.apply
+        return total(grad, ctx.group), None
 
 
 def _of_graph(layer: Any, graph: PixelGraph) -> PixelGraph:

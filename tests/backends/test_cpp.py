@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 import convgraph as cg
 from convgraph.backends import matrices
@@ -131,6 +132,21 @@ def test_a_missing_edge_costs_nothing_and_says_nothing() -> None:
 
 
 # The choice
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_counter_of_operations_sees_messages(groups: int, stride: int) -> None:
+    """Forwards, and for each of both gradients: two a message, channel in and channel out."""
+    graph = cg.PixelGraph.from_image(torch.randn(2, 4, 9, 8), mask=torch.rand(2, 9, 8) > 0.5)
+    graph = graph.with_x(graph.x.requires_grad_())
+    layer = cg.nn.GraphConv2d(4, 6, 3, stride, 1, groups=groups)
+    with cg.backend("cpp"), FlopCounterMode(display=False) as counter:
+        out = layer(graph)
+        there = counter.get_total_flops()
+        out.x.sum().backward()
+    assert there == 2 * layer.edges(graph).num_edges * 4 * 6 // groups
+    assert counter.get_total_flops() == 3 * there
 
 
 def test_it_is_chosen_on_a_mask_and_never_on_a_full_grid() -> None:

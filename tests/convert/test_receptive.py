@@ -99,7 +99,10 @@ def test_a_pixel_that_is_none() -> None:
         cg.receptive_field(net, (99, 0), graph)
 
 
-def test_an_unpool_of_maxima_is_marked_as_an_upper_bound() -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_unpool_of_maxima_is_exact_where_nobody_changed_them(changed: bool) -> None:
+    """A maximum put back where it was is that pixel itself; otherwise a bound is said to be one."""
+
     class Indices(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -107,8 +110,15 @@ def test_an_unpool_of_maxima_is_marked_as_an_upper_bound() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             pooled, where = torch.nn.functional.max_pool2d(self.conv(x), 2, return_indices=True)
+            pooled = pooled * 2 if changed else pooled
             return torch.nn.functional.max_unpool2d(pooled, where, 2)
 
-    found = cg.receptive_field(cg.to_graph(Indices(), torch.rand(1, 2, 16, 16)), (8, 8))
-    assert not found.exact
-    assert found.num_pixels == 16
+    net = Indices()
+    found = cg.receptive_field(cg.to_graph(net, torch.rand(1, 2, 16, 16)), (8, 8))
+    assert found.exact == (not changed)
+    assert found.num_pixels == (16 if changed else 9)
+    images = torch.rand(64, 2, 16, 16, requires_grad=True)
+    net(images)[:, :, 8, 8].sum().backward()
+    heard = (images.grad != 0).any(1).any(0)
+    assert not (heard & ~found.mask).any()
+    assert changed or torch.equal(heard, found.mask)

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.flop_counter import register_flop_formula
 
 from convgraph.backends.compiled import outermost
 from convgraph.backends.fused import triton_launch
@@ -108,6 +110,39 @@ _send: Any = torch.ops.convgraph.send.default
 _correlate: Any = torch.ops.convgraph.correlate.default
 torch.library.register_vmap("convgraph::send", _one_by_one(_send))
 torch.library.register_vmap("convgraph::correlate", _one_by_one(_correlate))
+
+
+def _spoken(who: Tensor, sites: Tensor, slots: Tensor) -> int:
+    """How many messages a direction has; without values, as many as it has places for."""
+    places = int(sites.shape[-1]) * int(slots.shape[-1])
+    if who.is_meta or isinstance(who, FakeTensor):
+        return places
+    if sites.dim() == 1:  # a table: Triton's
+        return int((who >= 0).sum())
+    return sum(int((who[sites[0] + offset] >= 0).sum()) for offset in slots[0])
+
+
+def _send_flops(
+    x: Tensor, taps: Tensor, bias: Any, who: Tensor, sites: Tensor, slots: Tensor,
+    back_who: Tensor, back_sites: Tensor, back_slots: Tensor, backwards: int, **_: Any,
+) -> int:  # fmt: skip
+    """Two a multiply-add: each message is a row times one matrix a group."""
+    there, back = (who, sites, slots), (back_who, back_sites, back_slots)
+    each: int = taps.shape[1] * taps.shape[2] * taps.shape[3]
+    return 2 * _spoken(*(back if backwards else there)) * each
+
+
+def _correlate_flops(
+    x: Tensor, g: Tensor, who: Tensor, sites: Tensor, slots: Tensor,
+    back_who: Tensor, back_sites: Tensor, back_slots: Tensor, groups: int, **_: Any,
+) -> int:  # fmt: skip
+    """Two a multiply-add: each message adds one matrix a group."""
+    each: int = x.shape[1] * (g.shape[1] // groups)
+    return 2 * _spoken(who, sites, slots) * each
+
+
+for _counted, _count in (("send", _send_flops), ("correlate", _correlate_flops)):
+    register_flop_formula(getattr(torch.ops.convgraph, _counted), get_raw=True)(_count)
 
 
 def _shortest(operator: Any, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:

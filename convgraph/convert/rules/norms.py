@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convgraph.backends.compiled import outermost
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -104,7 +105,8 @@ def group_norm(
     """Over the nodes of an image and a group of channels."""
     if not names.is_plain(x.axes[0]) and len(x.axes) == 2 and names.is_plain(x.axes[1]):
         return _groups_of_a_node(x, groups, weight, bias, eps)
-    if x.is_image() and x.sites.is_array:  # of a space, where a norm sees no difference
+    # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
+    if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
     wide = _widened(x)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import memory
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -103,7 +104,7 @@ def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
     named = dict(zip(keys, moved[len(args) :], strict=True))
     mine = moved[0]
     shape = expanded(mine, sites, axes).shape
-    if mine.shape != shape or mine.untyped_storage().data_ptr() != x.x.untyped_storage().data_ptr():
+    if mine.shape != shape or memory(mine) != memory(x.x):
         mine = expanded(mine, sites, axes).clone()
     out = call.target(mine, *moved[1 : len(args)], **named)
     rows = out if sites is not x.sites else out.reshape(x.x.shape)
