@@ -17,8 +17,28 @@ from convgraph.backends.rows import HALF
 from convgraph.convert.tensor import GraphTensor, wrapped
 from convgraph.convert.value import result
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.nn import convs, twin
+from convgraph.nn import convs, traced, twin
 from convgraph.nn.conv import GraphConvNd
+
+
+def _on_map(layer: Any, forward: Any, x: GraphTensor, *args: Any, **kwargs: Any) -> Any:
+    """Any graph layer within a network of torch, on a map."""
+    out: Any = forward(layer, x.graph, *args, **{"sites": "network", **kwargs})
+    if not isinstance(out, PixelGraph):
+        return out
+    found = result(out)
+    return found if isinstance(found, Tensor) else wrapped(found)
+
+
+traced.MAPS[GraphTensor] = _on_map
+
+
+def wants_nodes(net: torch.nn.Module) -> bool:
+    """Whether a network has layers that take graphs, or maps, and no images."""
+    return any(
+        getattr(one, "takes_graph", False) and not isinstance(one, _InNetwork)
+        for one in net.modules()
+    )
 
 
 class _InNetwork(GraphConvNd):

@@ -147,6 +147,7 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
     dense = all(graph.sites.is_full for graph in graphs) and not backends.forced(None)
     # Of a batch without holes another process may have the part with holes.
     dense = dense and not (synced.asks_others() and _is_synced(net))
+    dense = dense and not layers.wants_nodes(net)
     if dense:
         channels_last = _is_channels_last(net)
         leaves = [_image(v, channels_last) if isinstance(v, PixelGraph) else v for v in leaves]

@@ -73,7 +73,8 @@ class KernelGeometry:
             pairs (before, after), ``"same"`` (stride 1 only) or ``"valid"``.
         dilation: pixels between neighbouring taps, at least 1.
         padding_mode: what a tap outside the lattice means: ``"zeros"`` (no edge), ``"reflect"``,
-            ``"replicate"`` or ``"circular"`` (the source is folded back onto the lattice).
+            ``"replicate"`` or ``"circular"`` (the source is folded back onto the lattice); a tuple
+            says it axis by axis, as ``("zeros", "circular")`` for latitude and longitude.
         transposed: reverse the arrows.
         output_padding: extra output sites after each axis; transposed only, smaller than stride or
             dilation.
@@ -99,7 +100,7 @@ class KernelGeometry:
     stride: Any = 1
     padding: Any = 0
     dilation: Any = 1
-    padding_mode: str = "zeros"
+    padding_mode: Any = "zeros"
     transposed: bool = False
     output_padding: Any = 0
     ceil_mode: bool = False
@@ -107,6 +108,8 @@ class KernelGeometry:
     footprint: Any = None
     num_taps: int = field(init=False, repr=False, compare=False)
     """Edge types: the number of kernel positions, prod(kernel_size)."""
+    modes: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The padding mode of each axis."""
     folds: bool = field(init=False, repr=False, compare=False)
     """Whether taps outside the lattice are folded back (parallel edges are then possible)."""
     is_pointwise: bool = field(init=False, repr=False, compare=False)
@@ -133,19 +136,15 @@ class KernelGeometry:
         for name, value in (("transposed", self.transposed), ("ceil_mode", self.ceil_mode)):
             if not isinstance(value, bool):
                 raise GeometryError(f"KernelGeometry: expected {name} to be a bool, got {value!r}")
-        if not isinstance(self.padding_mode, str) or self.padding_mode not in PADDING_MODES:
-            raise GeometryError(
-                f"KernelGeometry: expected padding_mode in {PADDING_MODES}, "
-                f"got {shown(self.padding_mode)}"
-            )
-        if self.transposed and self.padding_mode != "zeros":
+        modes, mode = _modes(self.padding_mode, d)
+        if self.transposed and mode != "zeros":
             raise GeometryError(
                 "KernelGeometry: a transposed kernel takes padding_mode='zeros' only, "
                 f"got {self.padding_mode!r}"
             )
         if self.transposed and self.ceil_mode:
             raise GeometryError("KernelGeometry: ceil_mode belongs to pools, not to transposed")
-        if self.ceil_mode and self.padding_mode != "zeros":
+        if self.ceil_mode and mode != "zeros":
             raise GeometryError(
                 "KernelGeometry: ceil_mode belongs to pools, which know padding_mode='zeros' only, "
                 f"got {self.padding_mode!r}"
@@ -165,8 +164,10 @@ class KernelGeometry:
         there: Footprint | None = checked(self.footprint, kernel)
         fields = (kernel, stride, padding, dilation, extra, self.transposed, self.ceil_mode, there)
         derived: tuple[tuple[str, object], ...] = (
-            ("key", ("kernel", self.padding_mode, fields)),
-            ("_hash", hash((fields, PADDING_MODES.index(self.padding_mode)))),
+            ("padding_mode", mode),
+            ("modes", modes),
+            ("key", ("kernel", mode, fields)),
+            ("_hash", hash((fields, tuple(map(PADDING_MODES.index, modes))))),
             ("d", d),
             ("kernel_size", kernel),
             ("stride", stride),
@@ -175,7 +176,10 @@ class KernelGeometry:
             ("padding", padding),
             ("footprint", there),
             ("num_taps", prod(kernel)),
-            ("folds", self.padding_mode != "zeros" and any(a or b for a, b in padding)),
+            (
+                "folds",
+                any(a or b for (a, b), one in zip(padding, modes, strict=True) if one != "zeros"),
+            ),
             (
                 "is_pointwise",
                 {*kernel, *stride} == {1}
@@ -269,12 +273,13 @@ class KernelGeometry:
                     f"{out} output sites along axis {axis} of size {n}; use less padding"
                 )
             return int(out)
-        if self.padding_mode == "reflect" and max(before, after) >= n:
+        mode = self.modes[axis]
+        if mode == "reflect" and max(before, after) >= n:
             raise GeometryError(
                 f"reflect padding {(before, after)} must be smaller than the size {n} of axis "
                 f"{axis}; pad less or use padding_mode='replicate'"
             )
-        if self.padding_mode == "circular" and max(before, after) > n:
+        if mode == "circular" and max(before, after) > n:
             raise GeometryError(
                 f"circular padding {(before, after)} must not exceed the size {n} of axis {axis}: "
                 "it would wrap around more than once"
@@ -310,7 +315,7 @@ def _axis_sources(geometry: KernelGeometry, axis: int, size: int) -> IntTable:
         q = np.where(reach % s == 0, reach // s, -1)
     else:
         q = p * s - before + tap * dil
-        q = folded(q, size, geometry.padding_mode)
+        q = folded(q, size, geometry.modes[axis])
     q[(q < 0) | (q >= size)] = -1
     q.setflags(write=False)
     return q
@@ -329,6 +334,7 @@ def _dimensions(geometry: KernelGeometry) -> int:
             geometry.padding,
             geometry.dilation,
             geometry.output_padding,
+            geometry.padding_mode,
         )
         if isinstance(value, (tuple, list))
     }
@@ -336,13 +342,24 @@ def _dimensions(geometry: KernelGeometry) -> int:
         lengths.add(named)
     if len(lengths) > 1:
         raise GeometryError(
-            "KernelGeometry: kernel_size, stride, padding, dilation and output_padding must all "
-            f"speak of the same number of axes, got lengths {sorted(lengths)}"
+            "KernelGeometry: kernel_size, stride, padding, dilation, output_padding and "
+            f"padding_mode must all speak of the same number of axes, got lengths {sorted(lengths)}"
         )
     d = lengths.pop() if lengths else 2
     if not 1 <= d <= MAX_DIMENSIONS:
         raise GeometryError(f"KernelGeometry: expected 1 to {MAX_DIMENSIONS} axes, got {d}")
     return d
+
+
+def _modes(given: Any, d: int) -> tuple[tuple[str, ...], Any]:
+    """The mode of each axis, and what stands for them: one word where they agree."""
+    modes = tuple(given) if isinstance(given, (tuple, list)) else (given,) * d
+    if len(modes) != d or any(not isinstance(m, str) or m not in PADDING_MODES for m in modes):
+        raise GeometryError(
+            f"KernelGeometry: expected padding_mode in {PADDING_MODES}, or {d} of them, one an "
+            f"axis, got {shown(given)}"
+        )
+    return modes, modes[0] if len(set(modes)) == 1 else modes
 
 
 def _ints(name: str, value: object, d: int, *, least: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import nothing of convgraph.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil, floor
 from typing import Any
 
@@ -36,6 +37,14 @@ class Span:
     step: Fraction
     cells: int
     table: tuple[int, ...] | None = None
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.origin, self.step, self.cells, self.table or ()))
+
+    def __hash__(self) -> int:
+        """Of the fields; kept, for a fraction's is dear and every look-up asks."""
+        return self._hash
 
     @property
     def size(self) -> int:
@@ -188,7 +197,8 @@ def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
         shift = (reach - 1 - before if relation.transposed else before) - middle
         if not shift and size == n:
             return span
-        mode = getattr(relation, "padding_mode", "zeros")
+        modes = getattr(relation, "modes", None)
+        mode = "zeros" if modes is None else modes[axis]
         return moved(span, [folded(p - shift, n, mode) for p in range(size)])
     if relation.transposed:
         low, high = span.pads() or (0, 0)

@@ -373,9 +373,10 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
         return tuple(self.geometry.padding)
 
     @property
-    def padding_mode(self) -> str:
-        """What a tap outside the lattice means."""
-        return self.geometry.padding_mode
+    def padding_mode(self) -> str | tuple[str, ...]:
+        """What a tap outside the lattice means; one word an axis where they differ."""
+        mode: str | tuple[str, ...] = self.geometry.padding_mode
+        return mode
 
     def _who(self) -> str:
         return (

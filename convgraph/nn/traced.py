@@ -14,6 +14,9 @@ import torch
 from convgraph import backends, memo
 from convgraph.graph.pixel_graph import PixelGraph
 
+MAPS: dict[type, Callable[..., Any]] = {}
+"""Tensors whose pixels are nodes -> how a layer's forward is called with one."""
+
 _RUNNERS: list[Callable[..., Any]] = []
 
 
@@ -33,6 +36,8 @@ def met(kind: Any) -> None:
 
     @functools.wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) in MAPS:
+            return MAPS[type(args[0])](self, own, *args, **kwargs)
         traced = torch.compiler.is_dynamo_compiling()
         if (traced or (torch.compiler.is_exporting() and memo.lender() is None)) and _serves(
             self, args, kwargs

@@ -131,6 +131,11 @@ def conv_to_dense(layer: Any) -> Any:
             f"{type(layer).__name__}.to_dense: torch's layers take one padding an axis, "
             f"this one has {g.padding}"
         )
+    if not isinstance(g.padding_mode, str):
+        raise ConversionError(
+            f"{type(layer).__name__}.to_dense: torch's layers take one padding_mode, this one has "
+            f"{g.padding_mode}; pad by F.pad, axis by axis, before a layer with padding=0"
+        )
     if g.footprint is not None:
         raise ConversionError(
             f"{type(layer).__name__}.to_dense: torch's layers have all taps, this one has "

@@ -30,7 +30,7 @@ def window(relation: KernelGeometry, axis: int, size: int, out: Positions, have:
     s, dil, k = relation.stride[axis], relation.dilation[axis], relation.kernel_size[axis]
     first = int(out[0]) * s - relation.padding[axis][0]
     reach = np.arange(first, first + (len(out) - 1) * s + (k - 1) * dil + 1)
-    sources = folded(reach, size, relation.padding_mode)
+    sources = folded(reach, size, relation.modes[axis])
     read = np.zeros(len(reach), bool)
     read[np.arange(len(out))[:, None] * s + np.arange(k)[None] * dil] = True
     return places(have, np.where(read, sources, -1))

@@ -22,6 +22,12 @@ from convgraph.geometry.window import WindowGeometry
 
 def check(space: Space, relation: Relation, size: Sequence[int], out: Sequence[int]) -> None:
     """Refuse what does not fit the closed axes of a space of charts; see `Space.check`."""
+    mode = getattr(relation, "padding_mode", "zeros")
+    if not isinstance(mode, str):
+        raise GeometryError(
+            f"{space}: padding_mode={mode!r} names axes, but which of them close is said by the "
+            "space; give the one mode of the others, or leave the space away"
+        )
     number, height, width = space.charts(size)
     if out[0] % number or out[0] // number < 1:
         raise GeometryError(

@@ -83,11 +83,17 @@ def padded(image: Tensor, geometry: KernelGeometry) -> tuple[Tensor, tuple[int, 
     """Return the image and what is left for torch to pad: nothing, if it had to be done here."""
     if geometry.padding_mode == "zeros" and all([a == b for a, b in geometry.padding]):  # noqa: C419 - a list is faster
         return image, tuple([a for a, _ in geometry.padding])
-    pads = [n for pair in reversed(geometry.padding) for n in pair]
-    mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
-    if image.is_cuda and mode in ("reflect", "replicate"):
-        return folded(image, geometry.padding, mode), (0,) * geometry.d
-    return F.pad(image, pads, mode=mode), (0,) * geometry.d
+    for mode in dict.fromkeys(geometry.modes):  # in whatever order: each fills its own axes
+        own = [
+            pair if one == mode else (0, 0)
+            for one, pair in zip(geometry.modes, geometry.padding, strict=True)
+        ]
+        if image.is_cuda and mode in ("reflect", "replicate"):
+            image = folded(image, own, mode)
+        else:
+            pads = [n for pair in reversed(own) for n in pair]
+            image = F.pad(image, pads, mode="constant" if mode == "zeros" else mode)
+    return image, (0,) * geometry.d
 
 
 def folded(image: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
