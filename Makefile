@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
+BASE   := $(VENV)/.ready-base
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.ready-docs
 BOOKS  := $(VENV)/.ready-notebooks
@@ -29,7 +30,7 @@ help: ## list these targets
 
 setup: $(READY) ## create .venv and install convgraph with its tools
 
-demo: $(READY) ## train on digits, filter a photograph, prove every layer; writes demo/
+demo: $(BASE) ## train on digits, filter a photograph, prove every layer; writes demo/
 	$(BIN)/convgraph demo
 
 quick: $(READY) ## run what tests the files that you changed, in at most two minutes
@@ -123,18 +124,23 @@ $(VENV)/bin/python:
 	  { echo "convgraph needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Runs once, and again when what is installed may have changed.
-$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+# Each runs once, and again when what is installed may have changed. Who looks or learns needs no more
+# than the base; published networks and other tools are for who tests.
+$(BASE): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
+	$(PIP) -e ".[viz,proof,cpp,scale]"
+	@$(BIN)/convgraph compile >/dev/null || echo "going on without the CPU's fused kernels: masks will be slower"
+	@touch $@
+
+$(READY): $(BASE)
 	$(PIP) -e ".[dev,zoo]"
 	$(PIP) --no-deps $(PUBLISHED)
-	@$(BIN)/convgraph compile >/dev/null || echo "going on without the CPU's fused kernels: masks will be slower"
 	@touch $@
 
 $(DOCS): $(READY)
 	$(PIP) -e ".[dev,docs,notebooks]"
 	@touch $@
 
-$(BOOKS): $(READY)
-	$(PIP) -e ".[dev,notebooks]"
+$(BOOKS): $(BASE)
+	$(PIP) -e ".[viz,proof,cpp,scale,notebooks]"
 	@touch $@
