@@ -89,9 +89,9 @@ notebooks: $(BOOKS) ## execute the lessons, compare what they print; a check tha
 	$(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with notebooks/nbval.cfg notebooks/*.ipynb
 
-lab: $(BOOKS) ## open copies of the lessons in Jupyter, without outputs; they lie in lab/
+lab: $(BOOKS) ## open copies of the lessons in Jupyter, without outputs; they lie in lab/ (as root: LAB=--allow-root)
 	$(BIN)/python notebooks/editions.py lab lab
-	cd lab && ../$(BIN)/jupyter lab 01_*.ipynb
+	cd lab && ../$(BIN)/jupyter lab $(LAB) 01_*.ipynb
 
 lessons: $(BOOKS) ## write the notebooks anew from their text, executed; LESSON=03 for one
 	$(BIN)/python notebooks/editions.py execute $(LESSON)
