@@ -341,7 +341,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                 return _apart(func, args, kwargs or {})
             out = _on_image(call, taken, named, reason)
         if call.writes and type(args[0]) is GraphTensor:
-            _write(args[0], out)
+            _write(args[0], out, call.name)
             made: Any = args[0]
         else:
             made = _given(out)
@@ -481,13 +481,13 @@ def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) ->
         view.base = (args, kwargs, call, number)
 
 
-def _write(target: GraphTensor, out: Any) -> None:
+def _write(target: GraphTensor, out: Any, name: str) -> None:
     """Give a tensor, and whoever it is a view of, a new value."""
     known = isinstance(out, Spatial) or (isinstance(out, _VALUES) and target.base is None)
     if not known or out.shape != target.value.shape:
         raise ConversionError(
-            f"a map of shape {tuple(target.shape)} is written to in place, with a result that is "
-            "none of this shape; use the operator without the underscore"
+            f"{name} {where()} writes into a map of shape {tuple(target.shape)} what is none of "
+            "this shape; use the operator without the underscore"
         )
     target.value = out
     if target.base is None:
@@ -505,7 +505,7 @@ def _write(target: GraphTensor, out: Any) -> None:
     there = number > 0
     new = new.reshape(-1)[there].to(old.x.dtype)
     rows = old.x.reshape(-1).index_copy(0, number[there] - 1, new)
-    _write(source, old.with_x(rows.view(old.x.shape)))
+    _write(source, old.with_x(rows.view(old.x.shape)), name)
 
 
 # What a tensor answers without an operator

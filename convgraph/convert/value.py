@@ -115,7 +115,7 @@ class Spatial:
         if self.x.shape[0] != prod(lattice) or not sites.is_array:
             cells = self.x.new_full((prod(lattice), *rest), fill)
             cells = cells.index_copy(0, index(order, sites), self.x)
-        dense = cells.reshape(*lattice, *rest)
+        dense = cells.reshape((*lattice, *rest))
         where, number = [], len(lattice)
         for name in names.names(self.axes):
             if name.kind == "plain":

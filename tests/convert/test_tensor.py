@@ -330,6 +330,14 @@ def test_what_asks_for_a_dtype_is_no_operator_of_two_maps() -> None:
     assert torch.equal(x.contiguous(memory_format=last).to_dense(), x.to_dense())
 
 
+def test_one_entry_of_a_map_is_a_number() -> None:
+    """As a detector reads a heatmap where it is largest; of an absent site it is 0."""
+    x = graph().tensor()
+    dense = x.to_dense()
+    for place in ((0, 1, 2, 3), (1, 0, 0, 0)):
+        assert torch.equal(x[place], dense[place])
+
+
 def test_an_empty_mask_and_one_node() -> None:
     model = build("plain")
     for count in (0, 1):

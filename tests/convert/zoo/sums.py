@@ -225,8 +225,9 @@ class Sums(torch.fx.Interpreter):
         ]
         blank = out.new_zeros(len(out), 1, *size)
         frame = fresh(blank, self.windows(x, blank, kernel, stride, pads, dilation), x)
+        tracks = frame.tracks if isinstance(frame, Held) else ()  # of one window: a readout
         return held(out, [t.each(lambda c: c.expand(len(out), 1, *size).flatten(2))
-                          for t in frame.tracks])  # fmt: skip
+                          for t in tracks])  # fmt: skip
 
     def on_col2im(
         self, target: Any, x: Any, size: Any, kernel: Any, dilation: Any, pads: Any, stride: Any

@@ -50,7 +50,7 @@ SITE_BY_SITE = _words(
     leaky_relu lerp lift_fresh_copy log log1p log_sigmoid logical_and logical_not lt
     masked_fill maximum minimum mish mul ne neg ones_like pow reciprocal relu relu6 remainder
     round rsqrt rsub selu sigmoid sign silu sin softplus softsign sqrt square sub tan tanh
-    threshold to type_as where zeros_like _to_copy full_like prelu_one alpha_dropout
+    threshold to where zeros_like _to_copy full_like prelu_one alpha_dropout
     feature_alpha_dropout rand_like
     """
 )
@@ -155,6 +155,10 @@ class Truth(Sums):
             raise UnknownMeaningError("it writes into another base or on other sites")
         target(x.x, _bare(source))
         return x
+
+    def on_type_as(self, target: Any, x: Any, other: Any) -> Any:
+        out = target(_bare(x), _bare(other))
+        return Held(out, x.tracks) if isinstance(x, Held) else out
 
     def enclosed(self, inner: torch.fx.GraphModule, *operands: Any) -> Any:
         """What stands in a context that says nothing in float64 without gradients."""
@@ -356,6 +360,8 @@ class Truth(Sums):
         keys += ["output_padding", "groups", "dilation"] if turned else ["dilation", "groups"]
         given = dict(zip(keys, args, strict=False)) | kwargs
         rank = len(size)
+        if given.get("padding") == "valid":
+            given["padding"] = 0
         s, p, d = (
             ints(given.get(key, default), rank) if not isinstance(given.get(key), str) else key
             for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
