@@ -16,6 +16,8 @@ ATTACKS: dict[str, tuple[list[str], dict[str, str]]] = {
     "malformed calls": (["tests.fuzz.calls"], {}),
     "damaged records": (["tests.fuzz.records"], {}),
     "operands of the fused kernels": (["tests.fuzz.operands"], {}),
+    "damaged caches of kernels": (["tests.fuzz.cache"], {}),
+    "kernels under sanitizers": (["tests.fuzz.sanitized"], {}),
 }
 """What is run, and under which environment."""
 

@@ -3,7 +3,7 @@
 Compiling asks for a C++ compiler and ninja and takes about half a minute, so it happens when
 somebody says so, `convgraph compile`, and never in the middle of a forward. What is compiled lies
 in a cache (`cpp_cache`) under a name that says what it depends on: the source, torch, Python, the
-processor's registers, and the C++ library of this process.
+processor's registers, the C++ library of this process, and the compiler.
 It is loaded with this module, so that what was exported elsewhere finds its operators.
 """
 
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,15 @@ def flags() -> list[str]:
     return found
 
 
+def _of() -> str:
+    """What compiled kernels depend on, beside the compiler."""
+    of = [SOURCE.read_text("utf-8"), *flags(), torch.__version__, sys.version, cpp_cache.runtime()]
+    return repr(of)
+
+
 def path() -> Path:
     """Return where the compiled kernels lie, or will."""
-    of = [SOURCE.read_text("utf-8"), *flags(), torch.__version__, sys.version, cpp_cache.runtime()]
-    return cpp_cache.folder() / f"kernels-{sha256(repr(of).encode()).hexdigest()[:16]}.so"
+    return cpp_cache.there(_of())
 
 
 def compile_kernels() -> Path:
@@ -68,7 +72,7 @@ def compile_kernels() -> Path:
     Source: https://docs.pytorch.org/docs/stable/cpp_extension.html
     """
     try:
-        target = path()
+        target = cpp_cache.named(_of())
         if not target.exists() or cpp_cache.damage(target):
             _compile(target)
     except BackendError:

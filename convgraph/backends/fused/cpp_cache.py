@@ -7,6 +7,8 @@ digest that were written beside it when it was made: half a library ends the pro
 
 import json
 import os
+import re
+import shlex
 import shutil
 import stat
 import tempfile
@@ -15,6 +17,9 @@ from pathlib import Path
 
 CACHE = "CONVGRAPH_CACHE"
 """Environment variable that names the folder of the cache; an empty folder has no kernels."""
+
+MOST_FACTS = 10_000
+"""Characters that are read of the facts beside a library."""
 
 WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -49,7 +54,29 @@ def runtime() -> str:
 
 def compiler() -> str:
     """Return which program compiles here, links followed; "" where none does."""
-    return os.path.realpath(shutil.which(os.environ.get("CXX") or "c++") or "")
+    words = shlex.split(os.environ.get("CXX") or "c++")
+    found = [shutil.which(word) for word in words if not word.startswith("-")]
+    return os.path.realpath(next((one for one in reversed(found) if one), ""))
+
+
+def named(of: str) -> Path:
+    """Return where a library of these sources and versions lies that is compiled here.
+
+    Args:
+        of: what it depends on beside the compiler, whose name follows.
+    """
+    by = re.sub(r"[^\w.+-]", "_", os.path.basename(compiler())) or "none"
+    return folder() / f"kernels-{sha256(of.encode()).hexdigest()[:16]}-{by}.so"
+
+
+def there(of: str) -> Path:
+    """Return the library of this compiler, or else of another: any serves that is whole."""
+    mine = named(of)
+    if mine.exists():
+        return mine
+    start = mine.name[: len("kernels-") + 16]
+    others = sorted(mine.parent.glob(f"{start}-*.so"))
+    return others[0] if others else mine
 
 
 def beside(file: Path) -> Path:
@@ -83,16 +110,19 @@ def damage(file: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    for one in (file, beside(file)):
+        if not one.is_file():  # a pipe is read for ever, and so may a device be
+            return f"{one} is {'no file' if one.exists() else 'not there'}"
     try:
-        record = json.loads(beside(file).read_text("utf-8"))
+        with beside(file).open(encoding="utf-8") as facts:
+            record = json.loads(facts.read(MOST_FACTS))
         size, digest = record["size"], record["sha256"]
-    except FileNotFoundError:
-        return f"{beside(file)} is not there"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"{beside(file)} does not tell its size and digest"
+    found = file.stat().st_size
+    if found != size:
+        return f"it has {found} bytes of {size!s:.20}"
     held = file.read_bytes()
-    if len(held) != size:
-        return f"it has {len(held)} bytes of {size}"
     return "" if sha256(held).hexdigest() == digest else "its digest is another"
 
 
