@@ -34,6 +34,13 @@ class EdgeError(ConvgraphError, IndexError):
     """An edge names a node or a tap that does not exist."""
 
 
+class ArgumentError(ConvgraphError, TypeError, ValueError):
+    """An argument is of another kind than the call takes, or does not go with the others.
+
+    It also derives from what Python or torch raised about it without words, which is its cause.
+    """
+
+
 class BackendError(ConvgraphError, RuntimeError):
     """A backend was forced that cannot serve the case; the text says why."""
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from convgraph import arguments, backends
 from convgraph.backends.problem import Problem
+from convgraph.door import door
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
 
@@ -83,6 +84,7 @@ REPEATS = 7
 """Turns of each backend when it is measured; the first one, which builds what is kept, is extra."""
 
 
+@door
 def explain(
     layer: torch.nn.Module, graph: PixelGraph, sites: Any = None, *, measure: bool = False
 ) -> Explanation:

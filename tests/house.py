@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "convgraph"
 
 HOUSE = {
     "": """
-        errors arguments autocast memo torch_modules
+        errors door arguments autocast memo torch_modules
         geometry graph spaces
         backends functional nn explanation
         convert proof scale comparison

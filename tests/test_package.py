@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "convgraph"
 PAGE = ROOT / "docs" / "design" / "house.md"
 
-JUDGE_MAY_IMPORT = ("convgraph.errors", "convgraph.geometry.kernel")
+JUDGE_MAY_IMPORT = ("convgraph.errors", "convgraph.door", "convgraph.geometry.kernel")
 """All that proof/ may know of the code it judges."""
 
 SHOWS_TOLERANCES = ROOT / "tests" / "proof" / "faults" / "tolerances.py"
@@ -135,7 +135,7 @@ def circle(package: Path) -> list[str]:
 
 
 def judge_knows_the_accused(package: Path) -> list[str]:
-    """Return what proof/ imports of the package beyond errors and the kernel's integers."""
+    """Return what proof/ imports of the package beyond errors, the door and integers."""
     return [
         f"{importer} imports {imported}"
         for importer, imported in arrows(package)

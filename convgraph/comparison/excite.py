@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 
 NEARLY_ZERO = 1e-3
 """A parameter whose every entry is one number of at most this size is a constant that hides."""
 
 
+@door
 def excite(
     model: torch.nn.Module,
     images: Tensor | tuple[Tensor, ...],

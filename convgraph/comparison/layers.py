@@ -22,6 +22,7 @@ from convgraph.backends import TABLES
 from convgraph.comparison import callers, held, linear_callers, typed_graph
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.geometry.footprint import checked
 from convgraph.geometry.kernel import as_int
@@ -62,6 +63,7 @@ def _parts() -> Any:
     return parts
 
 
+@door
 def prove(
     candidate: Side,
     reference: Side | None = None,

@@ -21,6 +21,7 @@ from convgraph.convert.report import Conversion
 from convgraph.convert.settle import settle
 from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
 from convgraph.convert.value import Spatial
+from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import synced
@@ -31,6 +32,7 @@ class GraphNetwork(torch.nn.Module):
 
     _seen: Example | None
 
+    @door
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network.
 
@@ -268,6 +270,7 @@ def _method(function: Any) -> Any:
     return method
 
 
+@door
 def to_graph(
     model: torch.nn.Module, *example_inputs: Any, strict: bool = False, **example_kwargs: Any
 ) -> Any:
@@ -358,6 +361,7 @@ def _check(model: Any) -> None:
             )
 
 
+@door
 def to_dense(net: torch.nn.Module) -> Any:
     """Return the dense network of a graph network, parameters and buffers copied bit for bit.
 

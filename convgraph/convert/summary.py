@@ -15,6 +15,7 @@ from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.recording import Step
+from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
@@ -98,6 +99,7 @@ class Summary:
         return capture.get()
 
 
+@door
 def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
     """Say what each layer of a converted network does on a graph.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.draw.style import RIM, axes_in, counted, show_image, tap_colours
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MOST_NODES = 2048  # of an adjacency matrix: a picture has hardly more rows
 
 
+@door
 def pixel_graph(
     image: Tensor | PixelGraph,
     geometry: KernelGeometry | None = None,
@@ -85,6 +87,7 @@ def pixel_graph(
     return axes
 
 
+@door
 def adjacency(
     layer: GraphConvNd,
     graph: PixelGraph,

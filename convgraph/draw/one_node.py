@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.draw.graphs import check_convolution
 from convgraph.draw.style import axes_in, counted, show_image, tap_colours
 from convgraph.errors import GraphError
@@ -25,6 +26,7 @@ MARGIN = 1.1  # pixels around the edges that are drawn
 LEAST = 2.1  # pixels around a node, so that a loop alone is drawn as large as among others
 
 
+@door
 def node(
     image: Tensor | PixelGraph,
     number: int,
@@ -89,6 +91,7 @@ def node(
     return axes
 
 
+@door
 def messages(
     layer: GraphConvNd,
     graph: PixelGraph,

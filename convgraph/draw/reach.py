@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.draw.style import LIGHT, PALETTE, axes_in, counted, show_image
 from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@door
 def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
     """Return which nodes one output node hears, going back through a stack of layers.
 
@@ -60,6 +62,7 @@ def reach(layers: Sequence[Any], graph: PixelGraph, node: int) -> list[Tensor]:
     return found
 
 
+@door
 def receptive_field(
     layers: Sequence[Any],
     graph: PixelGraph,

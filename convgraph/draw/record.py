@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from convgraph.door import door
 from convgraph.draw.style import PALETTE, axes_in
 from convgraph.proof import Certificate
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@door
 def certificate(cert: Certificate, *, ax: "Axes | None" = None, dark: bool | None = None) -> "Axes":
     """Draw error / bound of every quantity of a certificate; 1 is the bound.
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from convgraph.door import door
 from convgraph.draw.style import PALETTE, axes_in
 from convgraph.proof import Counterexample
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@door
 def counterexample(
     found: Counterexample, *, ax: "Axes | None" = None, dark: bool | None = None
 ) -> "Axes":

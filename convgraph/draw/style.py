@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from convgraph.door import door
 from convgraph.errors import MissingExtraError
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
@@ -24,6 +25,7 @@ LIGHT, DARK = {"ink": "#1a1a1a", "page": "#ffffff"}, {"ink": "#f0f0f0", "page": 
 RIM = "#1a1a1a"
 
 
+@door
 def tap_colours(geometry: KernelGeometry) -> list[str]:
     """Return one colour per tap; the self-loop, if there is one, is grey.
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convgraph.door import door
 from convgraph.draw.style import RIM, axes_in, tap_colours
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry
@@ -17,6 +18,7 @@ LONG = 2.5
 """Lines longer than this many typical ones lead around the back, and are left out."""
 
 
+@door
 def world(
     graph: PixelGraph,
     geometry: KernelGeometry | None = None,

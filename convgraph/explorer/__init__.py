@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import MissingExtraError
 from convgraph.explorer import source, still
 from convgraph.explorer.config import state_of
@@ -17,6 +18,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 __all__ = ["explore", "page", "state_of"]
 
 
+@door
 def explore(layer: Any = None, image: Tensor | PixelGraph | None = None) -> Any:
     """Return a notebook widget that shows a layer on an image, edge by edge.
 
@@ -45,6 +47,7 @@ def explore(layer: Any = None, image: Tensor | PixelGraph | None = None) -> Any:
     return Explorer(state=state)
 
 
+@door
 def page(
     layer: Any = None, image: Tensor | PixelGraph | None = None, *, language: str = "en"
 ) -> str:

@@ -17,6 +17,7 @@ from convgraph import arguments, autocast, backends
 from convgraph.backends import tf32
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
+from convgraph.door import door
 from convgraph.errors import (
     DeviceError,
     DtypeError,
@@ -31,6 +32,7 @@ from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.graph.typed_edges import TypedEdges
 
 
+@door
 def graph_conv(
     graph: PixelGraph,
     weight: Tensor,
@@ -84,6 +86,7 @@ def graph_conv(
     return PixelGraph(y, edges.target)
 
 
+@door
 def typed_conv(
     x: Tensor,
     edge_index: Tensor,

@@ -21,6 +21,7 @@ from convgraph.backends.halo import pool as halo_pool
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
+from convgraph.door import door
 from convgraph.errors import GeometryError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.window import WindowGeometry
@@ -28,6 +29,7 @@ from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 
+@door
 def graph_max_pool(
     graph: PixelGraph,
     geometry: Relation,
@@ -90,6 +92,7 @@ def max_pool_values(
     return PixelGraph(maxima.pick(graph.x, find(graph.x, edges)), edges.target)
 
 
+@door
 def graph_avg_pool(
     graph: PixelGraph,
     geometry: Relation,
@@ -154,6 +157,7 @@ def graph_avg_pool(
     return PixelGraph(y.to(graph.dtype), edges.target)
 
 
+@door
 def graph_lp_pool(
     graph: PixelGraph,
     norm_type: float,

@@ -18,6 +18,7 @@ from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
+from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError, ShapeError, UnsupportedError
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect, kept_relation
@@ -30,6 +31,7 @@ _RUN: dict[str, ModuleType] = {
 }
 
 
+@door
 def graph_unfold(
     graph: PixelGraph,
     kernel_size: int | tuple[int, ...],
@@ -91,6 +93,7 @@ def unfold_edges(
     return connect(geometry, graph.sites, sites)
 
 
+@door
 def graph_fold(
     graph: PixelGraph,
     output_size: int | tuple[int, ...],
@@ -179,6 +182,7 @@ def fold_edges(
     return connect(geometry, graph.sites, sites)
 
 
+@door
 def graph_pixel_shuffle(
     graph: PixelGraph,
     upscale_factor: int,
@@ -227,6 +231,7 @@ def shuffle_edges(
     return _whole(connect(_kept(graph, r, r, output_padding=0), graph.sites, sites), who)
 
 
+@door
 def graph_pixel_unshuffle(
     graph: PixelGraph,
     downscale_factor: int,

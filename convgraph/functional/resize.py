@@ -17,12 +17,14 @@ from convgraph.backends.halo import resize as halo_resize
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
+from convgraph.door import door
 from convgraph.errors import UnsupportedError
 from convgraph.geometry.resize import ResizeGeometry, check_arguments
 from convgraph.graph.edges import Edges, connect, kept_relation
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 
+@door
 def graph_resize(
     graph: PixelGraph,
     size: int | tuple[int, ...] | None = None,

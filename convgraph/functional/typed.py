@@ -10,10 +10,12 @@ from torch import Tensor
 
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import maxima
+from convgraph.door import door
 from convgraph.errors import GraphError, ShapeError
 from convgraph.graph.typed_edges import TypedEdges
 
 
+@door
 def typed_max_pool(
     x: Tensor,  # (N, C)
     edges: TypedEdges,
@@ -33,6 +35,7 @@ def typed_max_pool(
     return maxima.between(x, edges)
 
 
+@door
 def typed_resize(
     x: Tensor,  # (N, C)
     edges: TypedEdges,
@@ -50,6 +53,7 @@ def typed_resize(
     return gather.summed(x, ones, edges)
 
 
+@door
 def typed_avg_pool(
     x: Tensor,  # (N, C)
     edges: TypedEdges,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import memo
+from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list, space_edges
@@ -45,8 +46,10 @@ class Edges(Record):
         (torch.Size([2, 100]), 8)
     """
 
+    @door
     def __init__(self, relation: Relation, source: Sites, target: Sites) -> None:
         """Keep the three parts; nothing of the size of the edge list is computed here."""
+        _ = relation.d
         self.relation = relation
         self.source = source
         self.target = target

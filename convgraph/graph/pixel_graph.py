@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import arguments, memo
+from convgraph.door import door
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
@@ -75,6 +76,7 @@ class PixelGraph:
     # -- images -------------------------------------------------------------------------------
 
     @classmethod
+    @door
     def from_image(
         cls,
         image: Tensor | Sequence[Tensor],
@@ -159,6 +161,7 @@ class PixelGraph:
         check_same_nodes((self, other), "graph + graph")
         return self.with_x(self.x + other.x)
 
+    @door
     def to_image(self, fill: float = 0.0) -> Tensor:
         """Return the nodes as an image; the exact inverse of `from_image`.
 
@@ -200,6 +203,7 @@ class PixelGraph:
         made: Tensor = _MAKERS[0](self)
         return made
 
+    @door
     def to_images(self, fill: float = 0.0) -> list[Tensor]:
         """Return one (C, *size) tensor per image, whatever their sizes; see `to_image`."""
         parts = self._cells(fill).split([prod(size) for size in self.sites.sizes])
@@ -221,6 +225,7 @@ class PixelGraph:
         """The same nodes with other features (N, C')."""
         return PixelGraph(arguments.tensor("PixelGraph.with_x", "x", x, shape="(N, C)"), self.sites)
 
+    @door
     def map(self, transform: Callable[[Tensor], Tensor]) -> "PixelGraph":
         """Apply a node transform, a function from (N, C) to (N, C'), to the features.
 
@@ -233,6 +238,7 @@ class PixelGraph:
         )
         return PixelGraph(made, self.sites)
 
+    @door
     def to(self, *args: Any, **kwargs: Any) -> "PixelGraph":
         """Move to a device or a dtype; takes what `torch.Tensor.to` takes.
 
@@ -249,6 +255,7 @@ class PixelGraph:
 
     # -- other forms ----------------------------------------------------------------------------
 
+    @door
     def to_data(self, geometry: Relation | None = None, *, y: Tensor | None = None) -> "Data":
         """Return a `torch_geometric.data.Data` that PyG's DataLoader can batch.
 
@@ -268,6 +275,7 @@ class PixelGraph:
         return [image.to_data(geometry) for image in self.unbatch()]
 
     @classmethod
+    @door
     def from_data(cls, data: "Data", *, batched: bool = True) -> "PixelGraph":
         """Return the graph of a Data or Batch that carries x, pos and image_size.
 
@@ -439,6 +447,7 @@ def check_same_nodes(graphs: Sequence[PixelGraph], who: str) -> None:
             )
 
 
+@door
 def cat(graphs: Sequence[PixelGraph]) -> PixelGraph:
     """Return graphs on the same nodes as one, their channels side by side.
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convgraph import memo
+from convgraph.door import door
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import as_int
 from convgraph.geometry.space import Space
@@ -101,6 +102,7 @@ class Sites(SiteNumbers):
     # -- builders ---------------------------------------------------------------------------
 
     @classmethod
+    @door
     def full(
         cls,
         batch_size: int,
@@ -121,6 +123,7 @@ class Sites(SiteNumbers):
         return memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
 
     @classmethod
+    @door
     def from_mask(
         cls,
         mask: Tensor,  # (B, *size) bool
@@ -147,6 +150,7 @@ class Sites(SiteNumbers):
         return made
 
     @classmethod
+    @door
     def ragged(
         cls,
         sizes: Sequence[Sequence[int]],

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from convgraph.door import door
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.graph.pixel_graph import PixelGraph
@@ -51,6 +52,12 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
             raise GraphError(f"ToPixelGraph: expected fields as names in a tuple, got {fields!r}")
         self.d = d
         self.fields = tuple(fields)
+
+    @door
+    def __call__(self, data: Any) -> Data:
+        """Return what `forward` makes of a copy of an example."""
+        made: Data = super().__call__(data)
+        return made
 
     def forward(self, data: Any) -> Data:
         """Return Data with x, pos, image_size and typed edges.

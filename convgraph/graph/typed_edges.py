@@ -12,6 +12,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import DeviceError, DtypeError, EdgeError, GraphError, ShapeError
 from convgraph.geometry.kernel import as_int
 from convgraph.memo import Memo, once
@@ -50,6 +51,7 @@ class TypedEdges:
     injective = False
     single_valued = False
 
+    @door
     def __init__(
         self,
         edge_index: Tensor,
@@ -119,6 +121,7 @@ class TypedEdges:
         """Return make(self, *args), made once; `make` is a function of a module."""
         return once(self._memo, (make, *args), lambda: make(self, *args))
 
+    @door
     def with_taps(self, num_taps: int) -> "TypedEdges":
         """The same edges for a kernel of more taps, some of which nobody uses; kept."""
         return self.memo_of(_with_taps, num_taps)

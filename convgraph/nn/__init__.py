@@ -2,6 +2,7 @@
 
 import torch
 
+from convgraph.door import doors as _doors
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.window import WindowGeometry
 from convgraph.nn import loading
@@ -110,6 +111,7 @@ __all__ = [
 
 for _name in __all__:
     _met(globals()[_name])
+    _doors(globals()[_name], "edges", "problem", "from_dense")
 
 torch.serialization.add_safe_globals(
     [*[globals()[name] for name in __all__], KernelGeometry, WindowGeometry, *loading.TORCH]

@@ -1,8 +1,9 @@
 """The judge: is this implementation the same function as that one, for all inputs?
 
-It receives callables and integers and imports nothing of what it judges: errors only.
+It receives callables and integers and imports nothing of what it judges: errors and their words.
 """
 
+from convgraph.door import doors as _doors
 from convgraph.proof.draws import EPSILON
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
@@ -36,3 +37,6 @@ __all__ = [
     "prove_linear",
     "unit_roundoff",
 ]
+
+for _kind in (ConvSpec, Oracle):
+    _doors(_kind)

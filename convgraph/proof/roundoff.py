@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from convgraph.door import door
+
 HALF = (torch.float16, torch.bfloat16)
 LONG_LIMIT = 30_000_000
 """Multiply-adds up to which a float64 result is also held against extended precision."""
 
 
+@door
 def unit_roundoff(dtype: torch.dtype) -> float:
     """Return u of a dtype: half the distance from 1 to the next number.
 
@@ -24,6 +27,7 @@ U11 = 2.0**-11
 """Unit roundoff of TF32's operands, which keep 11 bits."""
 
 
+@door
 def dot_bound(
     terms: Any, dtype: torch.dtype, magnitude: Any, *, tf32: bool = False, within: bool = False
 ) -> Any:

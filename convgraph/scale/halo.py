@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 from torch import nn
 
+from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.rules import Travel
@@ -72,6 +73,7 @@ class Halo:
         )
 
 
+@door
 def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) -> Halo:
     """Return how crops of an image have to overlap so that they equal the whole.
 

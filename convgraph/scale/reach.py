@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convgraph.convert.receptive import receptive_field as walked
+from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError
 from convgraph.scale.halo import channels_of
 from convgraph.scale.plan import Plan, plan
@@ -74,6 +75,7 @@ class Reach:
         return int(self.mask.sum())
 
 
+@door
 def receptive_field(
     net: Any,
     pixel: int | tuple[int, ...],

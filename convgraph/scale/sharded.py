@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from convgraph.door import door
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
 from convgraph.proof.plan import AxisPart, Claim
 from convgraph.scale.partial import Part, keep, local, plainly, states
@@ -26,6 +27,7 @@ from convgraph.scale.recording import State, Step, leaves
 from convgraph.scale.tiling import operators, read
 
 
+@door
 def sharded(
     net: nn.Module, mesh: Any = None, *, shares: Any = None, batch: Any = None
 ) -> "Sharded":

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convgraph.door import door
 from convgraph.scale.partial import run
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, tiling
 
 
+@door
 def streamed(net: nn.Module, *, tile: Any = 2048) -> "Streamed":
     """Return a module that runs a network by tiles, forward and backward, with exact gradients.
 
@@ -55,6 +57,7 @@ class Streamed(nn.Module):
         self.net = net
         self.tile = tile
 
+    @door
     def forward(self, image: Any) -> Tensor:
         """Return the network's output, (B, C_out, *out_size)."""
         some = next(self.net.parameters(), torch.empty(0))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError, MissingExtraError
 from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.partial import check_mask, onward, run
@@ -22,6 +23,7 @@ from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, tiling
 
 
+@door
 def tiled(
     net: nn.Module,
     image: Any,  # (C, *size)

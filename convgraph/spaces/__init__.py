@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from convgraph.door import doors
 from convgraph.errors import GeometryError
 from convgraph.geometry.space import Space
 from convgraph.spaces.equirectangular import Equirectangular
@@ -21,6 +22,9 @@ KINDS: dict[str, Any] = {
     "equirectangular": Equirectangular,
 }
 """What a record calls a space -> its class."""
+
+for _kind in KINDS.values():
+    doors(_kind)
 
 torch.serialization.add_safe_globals([*KINDS.values()])
 

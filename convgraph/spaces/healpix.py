@@ -21,6 +21,7 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.kernel import IntTable, Relation
 from convgraph.geometry.loaded import revive
@@ -124,6 +125,7 @@ class HEALPix:
         """Rows and columns of the array are no circles of the sphere."""
         return f"{move} along an axis of twelve stacked faces mixes faces that are no neighbours"
 
+    @door
     def from_map(
         self,
         maps: Tensor,  # (B, C, 12 n^2) or (C, 12 n^2)
@@ -158,6 +160,7 @@ class HEALPix:
         cells = np.argsort(healpix_order.numbers(order, n, origin, clockwise))
         return readers.placed(maps, mask, (FACES * n, n), cells, self)
 
+    @door
     def to_map(
         self, graph: PixelGraph, order: str = "nest", fill: float = 0.0, *, origin: str = "N",
         clockwise: bool = True,

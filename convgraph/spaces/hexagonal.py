@@ -16,6 +16,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError
 from convgraph.geometry.footprint import hexagon
 from convgraph.geometry.kernel import KernelGeometry, Relation
@@ -123,6 +124,7 @@ class Hexagonal:
             return f"{self}: a hexagonal grid mirrored along one axial axis is another grid"
         return None
 
+    @door
     def from_image(
         self,
         image: Tensor,  # (B, C, H, W) or (C, H, W)
@@ -154,6 +156,7 @@ class Hexagonal:
         flat = None if mask is None else mask.flatten(-2)
         return readers.placed(image.flatten(-2), flat, size, cells, self)
 
+    @door
     def to_image(
         self, graph: PixelGraph, size: Sequence[int], fill: float = 0.0, align: int = 1
     ) -> Tensor:
@@ -169,6 +172,7 @@ class Hexagonal:
         found: Tensor = readers.picked(graph, lattice, cells, fill).unflatten(-1, tuple(size))
         return found
 
+    @door
     def from_camera(
         self,
         charges: Tensor,  # (B, C, P) or (C, P)

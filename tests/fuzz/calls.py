@@ -1,6 +1,7 @@
 """Malformed calls by a grammar: one argument of a public call is of another kind, shape or dtype.
 
 A call has to succeed, or to raise an error of ours; a raw error of Python or torch is a finding.
+What is called stands in `publics`.
 """
 
 import argparse
@@ -14,94 +15,38 @@ from typing import Any
 import numpy as np
 import torch
 
-import convgraph as cg
-from convgraph import functional as G
 from convgraph.errors import ConvgraphError
 from tests.fuzz.children import Found, attacked
-
-CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
-    "from_image": (
-        cg.PixelGraph.from_image,
-        lambda: {"image": torch.rand(2, 3, 4, 5), "mask": torch.rand(2, 4, 5) > 0.5, "d": 2},
-    ),
-    "PixelGraph": (
-        cg.PixelGraph,
-        lambda: {"x": torch.rand(20, 3), "sites": cg.Sites.full(1, (4, 5))},
-    ),
-    "with_x": (lambda x: _graph().with_x(x), lambda: {"x": torch.rand(40, 2)}),
-    "map": (lambda y: _graph().map(lambda x: y), lambda: {"y": torch.rand(40, 2)}),
-    "concat": (cg.PixelGraph.concat, lambda: {"graphs": [_graph(), _graph()]}),
-    "full": (cg.Sites.full, lambda: {"batch_size": 2, "size": (4, 5), "device": "cpu"}),
-    "from_mask": (cg.Sites.from_mask, lambda: {"mask": torch.rand(2, 4, 5) > 0.5}),
-    "ragged": (cg.Sites.ragged, lambda: {"sizes": [(2, 3), (4, 4)], "masks": None}),
-    "KernelGeometry": (
-        cg.KernelGeometry,
-        lambda: {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "d": 2},
-    ),
-    "connect": (cg.connect, lambda: {"relation": _geometry(), "graph": _graph(), "sites": None}),
-    "GraphConv2d": (
-        cg.nn.GraphConv2d,
-        lambda: {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "padding": 1, "groups": 1},
-    ),
-    "layer": (lambda graph: cg.nn.GraphConv2d(3, 4, 3)(graph), lambda: {"graph": _graph()}),
-    "graph_conv": (
-        G.graph_conv,
-        lambda: {
-            "graph": _graph(), "weight": torch.rand(4, 3, 3, 3), "bias": torch.rand(4),
-            "geometry": _geometry(), "groups": 1,
-        },
-    ),
-    "typed_conv": (
-        G.typed_conv,
-        lambda: {
-            "x": torch.rand(5, 3), "edge_index": torch.tensor([[0, 1], [2, 3]]),
-            "edge_type": torch.tensor([0, 8]), "edge_weight": torch.rand(2),
-            "weight": torch.rand(4, 3, 3, 3), "bias": None, "num_targets": 5,
-            "geometry": _geometry(), "groups": 1,
-        },
-    ),
-    "graph_max_pool": (
-        G.graph_max_pool,
-        lambda: {"graph": _graph(), "geometry": cg.KernelGeometry(2, stride=2)},
-    ),
-    "graph_avg_pool": (
-        G.graph_avg_pool,
-        lambda: {"graph": _graph(), "geometry": cg.KernelGeometry(2, stride=2)},
-    ),
-    "global pool": (lambda g: cg.nn.GraphGlobalAvgPool()(g), lambda: {"g": _graph()}),
-    "explain": (cg.explain, lambda: {"layer": cg.nn.GraphConv2d(3, 4, 3), "graph": _graph()}),
-    "prove": (
-        cg.prove,
-        lambda: {
-            "candidate": cg.nn.GraphConv2d(1, 1, 1), "reference": torch.nn.Conv2d(1, 1, 1),
-            "size": (2, 2), "epsilon": 1e-9, "seed": 1,
-        },
-    ),
-    "from_data": (lambda name, value: _from(name, value), lambda: {
-        "name": "batch", "value": _graph().to_data().batch,
-    }),
-}  # fmt: skip
-"""Name -> a public call, and arguments that it takes."""
+from tests.fuzz.publics import CALLS
 
 
-def _graph() -> cg.PixelGraph:
-    return cg.PixelGraph.from_image(torch.rand(2, 3, 4, 5))
-
-
-def _geometry() -> cg.KernelGeometry:
-    return cg.KernelGeometry(3, padding=1)
-
-
-def _from(name: Any, value: Any) -> cg.PixelGraph:
-    data = _graph().to_data()
-    setattr(data, str(name), value)
-    return cg.PixelGraph.from_data(data)
+def _floats(v: Any) -> bool:
+    return isinstance(v, torch.Tensor) and v.is_floating_point()
 
 
 VALUES: dict[str, Callable[[Any], Any]] = {
     "None": lambda v: None,
     "a string": lambda v: "three",
     "a number": lambda v: 3,
+    "an empty string": lambda v: "",
+    "bytes": lambda v: b"x",
+    "negative numbers": lambda v: (-1, -2),
+    "zeros": lambda v: (0, 0),
+    "three numbers": lambda v: (2, 2, 2),
+    "numbers in numbers": lambda v: [[1, 2], [3]],
+    "floats": lambda v: (1.5, 2.5),
+    "strings": lambda v: ["a", "b"],
+    "a set": lambda v: {1, 2},
+    "a generator": lambda v: (n for n in (1, 2)),
+    "a function": lambda v: lambda *given: given,
+    "infinity": lambda v: float("inf"),
+    "minus a fraction": lambda v: -0.5,
+    "numpy's number": lambda v: np.float32(2.5),
+    "numpy's object": lambda v: np.array([None, "x"], dtype=object),
+    "a dtype": lambda v: torch.int32,
+    "a missing device": lambda v: "cuda:7",
+    "an ellipsis": lambda v: ...,
+    "a slice": lambda v: slice(None),
     "zero": lambda v: 0,
     "minus one": lambda v: -1,
     "a float": lambda v: 1.5,
@@ -133,6 +78,15 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "one axis more": lambda v: v.unsqueeze(0) if isinstance(v, torch.Tensor) else (v, v),
     "one axis less": lambda v: v[0] if isinstance(v, torch.Tensor) and v.dim() else v,
     "shorter": lambda v: v[:-1] if isinstance(v, torch.Tensor) and v.dim() else v,
+    "longer": lambda v: torch.cat([v, v]) if isinstance(v, torch.Tensor) and v.dim() else [v, v],
+    "turned": lambda v: v.mT if isinstance(v, torch.Tensor) and v.dim() > 1 else v,
+    "not a number": lambda v: v * torch.nan if _floats(v) else torch.full((3,), torch.nan),
+    "minus": lambda v: -v if _floats(v) else torch.full((3,), -1),
+    "brain floats": lambda v: v.bfloat16() if isinstance(v, torch.Tensor) else torch.ones(3).half(),
+    "a leaf": lambda v: (
+        v.clone().requires_grad_() if _floats(v) else torch.ones(3).requires_grad_()
+    ),
+    "spread out": lambda v: v.unsqueeze(-1).expand(*v.shape, 2) if _floats(v) else v,
     "a device": lambda v: torch.device("meta"),
     "a module": lambda v: torch.nn.ReLU(),
 }

@@ -526,7 +526,7 @@ CALLS: dict[str, Call] = {
     ),
     "proof.ConvSpec.from_dict": (P.ConvSpec.from_dict, lambda: {"found": _spec().to_dict()}),
     "proof.ConvSpec.from_dict with": (
-        lambda key, value: P.ConvSpec.from_dict({**_spec().to_dict(), key: value}),
+        lambda key, value: P.ConvSpec.from_dict({**_spec().to_dict(), str(key): value}),
         lambda: {"key": "stride", "value": [1, 1]},
     ),
     "proof.Oracle": (

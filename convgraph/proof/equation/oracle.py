@@ -17,6 +17,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.equation import spaces
 from convgraph.proof.equation.contraction import ByBand, ByTap, forward
@@ -241,6 +242,7 @@ class Oracle:
             )
         )
 
+    @door
     def convolve(self, x: Array, w: Array, b: Array | None = None) -> Array:
         """Return y (B, C_out, *out); sites that do not receive hold 0."""
         y = self._way(x, w).convolve(self._sent(x), self._there(w))
@@ -248,14 +250,17 @@ class Oracle:
             y = y + b.reshape(1, -1, *(1,) * self.spec.d)
         return self._received(y)
 
+    @door
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by x, (B, C_in, *size)."""
         return self._sent(self._way(w, g).grad_x(self._there(w), self._received(g)))
 
+    @door
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the derivative of sum(g * y) by w, in the layout of w."""
         return self._there(self._way(x, g).grad_w(self._sent(x), self._received(g)))
 
+    @door
     def grad_b(self, g: Array) -> Array:
         """Return the derivative of sum(g * y) by b, (C_out,)."""
         total: Array = self._received(g).sum(axis=(0, *range(2, g.ndim)))

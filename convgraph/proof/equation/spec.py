@@ -11,6 +11,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 
 Mask = npt.NDArray[np.bool_]
@@ -140,6 +141,7 @@ class ConvSpec:
         return found
 
     @classmethod
+    @door
     def from_dict(cls, found: dict[str, Any]) -> "ConvSpec":
         """The way back from `to_dict`."""
         values = dict(found)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.equation.oracle import Oracle
@@ -58,6 +59,7 @@ Pair = Callable[[ConvSpec], tuple[Run, Run]]
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
 
+@door
 def prove_convolution(
     candidate: Run,
     reference: Run,

@@ -19,6 +19,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.layer.direct import Direct, check_direct
@@ -45,6 +46,7 @@ FAR = {torch.float32: 60, torch.float64: 400}
 """How far numbers are moved up and down where a refusal looks for one that shows it."""
 
 
+@door
 def prove_linear(
     candidate: Run,
     reference: Run,

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
@@ -56,6 +57,7 @@ class Bounds:
     grad_b: Array | None
 
 
+@door
 def bounds(
     oracle: Oracle,
     x: Array,

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, final
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 
 WIDTH = 100
@@ -94,6 +95,7 @@ class Counterexample:
         return asdict(self)
 
     @classmethod
+    @door
     def from_dict(cls, found: dict[str, Any]) -> "Counterexample":
         """The way back from `to_dict`, through JSON or not.
 

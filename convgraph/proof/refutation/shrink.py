@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
@@ -36,6 +37,7 @@ SIZES_TRIED = {1: 32, 2: 9, 3: 5}
 SHOWN = 4
 
 
+@door
 def explain_refutation(
     candidate: Run,
     reference: Run,

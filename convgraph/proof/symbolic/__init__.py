@@ -18,6 +18,7 @@ from typing import Any, final
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.symbolic import flat
 from convgraph.proof.symbolic.arithmetic import Numbers, Symbols, lemma_holds, load_z3
@@ -127,6 +128,7 @@ class SymbolicProof:
         return capture.get()
 
 
+@door
 def prove_all_sizes(
     kernel: int = 7,
     modes: Sequence[str] = MODES,

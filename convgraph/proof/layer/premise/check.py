@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
@@ -99,6 +100,7 @@ class Premise:
         )
 
 
+@door
 def check_premise(
     run: Callable[..., Any],
     shapes: Mapping[str, Shape | None],
