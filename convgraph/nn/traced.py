@@ -54,8 +54,9 @@ def met(kind: Any) -> None:
             raise said from error
 
     # A code object of its own: compilers count by it how often a function was met.
-    forward.__code__ = forward.__code__.replace(co_name="forward")
-    owner.forward = forward
+    made: Any = forward
+    made.__code__ = made.__code__.replace(co_name="forward")
+    owner.forward = made
 
 
 def _serves(layer: Any, args: Any, kwargs: Any) -> bool:

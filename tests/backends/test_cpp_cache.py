@@ -150,3 +150,34 @@ def test_wide_margins_go_another_way() -> None:
     assert layer(graph).num_nodes == graph.num_nodes
     near = cg.nn.GraphConv2d(2, 2, 3, padding=3, dilation=3)
     assert {o.name: o.refusal for o in cg.explain(near, graph).options}["cpp"] is None
+
+
+@pytest.mark.ci
+def test_damage_by_dice() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.cache", "--draws", "40"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_name_tells_the_compiler_and_any_other_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their++").write_text("")
+    (tmp_path / "their++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
+    ours = cpp_cache.named("versions")
+    monkeypatch.setenv("CXX", "ccache their++ -m64")
+    theirs = cpp_cache.named("versions")
+    assert theirs.name.endswith("-their++.so")
+    assert cpp_cache.there("versions") == theirs
+    ours.write_bytes(b"library")
+    assert ours != theirs
+    assert cpp_cache.there("versions") == ours
+    assert cpp_cache.there("other versions") != ours
+    theirs.write_bytes(b"library")
+    assert cpp_cache.there("versions") == theirs
+    monkeypatch.setenv("CXX", "nowhere++")
+    assert cpp_cache.named("versions").name.endswith("-none.so")

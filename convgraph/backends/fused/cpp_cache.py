@@ -56,7 +56,8 @@ def compiler() -> str:
     """Return which program compiles here, links followed; "" where none does."""
     words = shlex.split(os.environ.get("CXX") or "c++")
     found = [shutil.which(word) for word in words if not word.startswith("-")]
-    return os.path.realpath(next((one for one in reversed(found) if one), ""))
+    mine = next((one for one in reversed(found) if one), None)
+    return "" if mine is None else os.path.realpath(mine)
 
 
 def named(of: str) -> Path:
