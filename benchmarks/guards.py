@@ -1,0 +1,116 @@
+"""What going around oneDNN's faults costs on full grids: each layer with its guard and without.
+
+    OMP_WAIT_POLICY=passive python benchmarks/guards.py
+
+One layer on one graph, whose plan is switched between the guarded call and torch's own; the two
+take turns, and what is reported is the median of the ratios of one turn. Times are of this process
+on the CPU, one thread, so that other work on the machine counts little. Where torch's own call errs
+(`backends.onednn`) its time is that of a wrong answer, and its backward is not called.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+
+import convgraph as cg
+from convgraph.backends import onednn
+
+CASES: dict[str, tuple[int, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = {
+    "small 3x3 3-16, 1 x 8": (1, (8, 8), (3, 16, 3), {"padding": 1}),
+    "3x3 64-64, 1 x 56": (1, (56, 56), (64, 64, 3), {"padding": 1}),
+    "stem 7x7/2 3-64, 1 x 112": (1, (112, 112), (3, 64, 7), {"stride": 2, "padding": 3}),
+    "1x1 64-256, 1 x 56": (1, (56, 56), (64, 256, 1), {}),
+    "dw 3x3 32, 1 x 112": (1, (112, 112), (32, 32, 3), {"padding": 1, "groups": 32}),
+    "dw 7x7 96, 1 x 56": (1, (56, 56), (96, 96, 7), {"padding": 3, "groups": 96}),
+    "3x3/2 1-8, 8 x 28": (8, (28, 28), (1, 8, 3), {"stride": 2, "padding": 1}),
+    "1x1/2 3-16, 8 x 64": (8, (64, 64), (3, 16, 1), {"stride": 2}),
+    "1x1/2 4-8, 8 x 32": (8, (32, 32), (4, 8, 1), {"stride": 2}),
+    "1x1/2 8-16, 8 x 64": (8, (64, 64), (8, 16, 1), {"stride": 2}),
+    "1x1/2 15-32, 8 x 64": (8, (64, 64), (15, 32, 1), {"stride": 2}),
+    "1x1/2 16-32, 8 x 64": (8, (64, 64), (16, 32, 1), {"stride": 2}),
+    "1x1/2 64-128, 1 x 56": (1, (56, 56), (64, 128, 1), {"stride": 2}),
+}
+"""Name -> batch, size, and the arguments of a GraphConv2d."""
+
+
+def measured(name: str, seconds: float) -> str:
+    """One row of the table: forward, and forward with backward."""
+    batch, size, arguments, options = CASES[name]
+    layer: Any = cg.nn.GraphConv2d(*arguments, **options)
+    graph = cg.PixelGraph.from_image(torch.randn(batch, arguments[0], *size))
+    layer(graph)
+    plan: Any = graph.sites.memo(("plan", layer.geometry.key), lambda: None)
+    guarded, plain = plan.call, onednn.CONV[2]
+    strided = onednn.is_strided_point(layer.geometry.kernel_size, layer.geometry.stride)
+    errs = strided and arguments[0] < onednn.FEW  # writes beyond its workspace in backward
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(graph)
+
+    leaf = cg.PixelGraph(graph.x.clone().requires_grad_(), graph.sites)
+    head = torch.ones_like(layer(graph).x)
+
+    def train() -> None:
+        layer(leaf).x.backward(head)
+        layer.zero_grad()
+        leaf.x.grad = None
+
+    cells = [f"{'the same call' if guarded is plain else guarded.__name__.strip('_')}"]
+    for run in (forward, train):
+        if errs and run is train:
+            cells.append("torch's own errs")
+            continue
+        times = _turns(plan, run, guarded, plain, seconds)
+        ratio = statistics.median(a / b for a, b in times)
+        own = statistics.median(b for _, b in times)
+        cells.append(f"{ratio:.3f} of {own * 1e6:.0f} us, {len(times)} turns")
+    object.__setattr__(plan, "call", guarded)
+    return " | ".join((f"{name:26}", *cells))
+
+
+def _turns(
+    plan: Any, run: Any, guarded: Any, plain: Any, seconds: float
+) -> list[tuple[float, float]]:
+    """CPU seconds of a call, guarded and plain, turn about; who is first changes."""
+    start = time.process_time()
+    run()
+    once = max(1e-6, time.process_time() - start)
+    many = max(1, int(0.004 / once))
+    found: list[tuple[float, float]] = []
+    begun = time.process_time()
+    while time.process_time() - begun < seconds or len(found) < 20:
+        took = {}
+        order = (guarded, plain) if len(found) % 2 else (plain, guarded)
+        for number, call in enumerate(order):
+            object.__setattr__(plan, "call", call)
+            start = time.process_time()
+            for _ in range(many):
+                run()
+            took[number] = (time.process_time() - start) / many
+        turn = (took[0], took[1]) if len(found) % 2 else (took[1], took[0])
+        found.append(turn)
+    return found
+
+
+def main() -> int:
+    """Print a row a case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4, help="of CPU, for each figure")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for name in CASES:
+        if given.only in name:
+            sys.stdout.write(measured(name, given.seconds) + "\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
