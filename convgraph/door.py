@@ -163,8 +163,8 @@ def _again(raw: type, args: tuple[Any, ...]) -> ArgumentError:
 
 
 def _foreign(error: Exception) -> bool:
-    """Whether code of the caller's raised it."""
-    names = [str(frame.f_globals.get("__name__")) for frame in _frames(error.__traceback__)]
+    """Whether code of the caller's raised it; what is without a module, a compiler wrote."""
+    names = [frame.f_globals.get("__name__", "torch") for frame in _frames(error.__traceback__)]
     return any(name.partition(".")[0] not in OURS for name in names)
 
 

@@ -9,8 +9,8 @@ float32 to kernels of oneDNN that an image as users keep it never reaches, and f
   Such an operator is its bias.
 * `sliced`: the gradient of the weight of a 1x1 with stride, without padding and of few channels is
   written beyond its workspace: abort, hang or wrong numbers. uxlfoundation/oneDNN#6035, open.
-  Such an operator is one product over the rows that it hears; transposed, one row by row, whose
-  results are then set apart.
+  Where the weight learns, such an operator is one product over the rows that it hears;
+  transposed, one row by row, whose results are then set apart.
 * `planar`: one channel a group, output width 1, stride and kernel along it above 1: uninitialised
   numbers. No report is known. The same memory with the strides of an ordinary image goes to the
   kernel that the dense twin runs; for a transposed kernel, which meets it in its backward, so do
@@ -226,13 +226,17 @@ def _sliced(
     dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     """A strided 1x1: a product over the rows that are heard."""
-    if weight.shape[1] >= FEW or not _fits(image, weight, bias, groups):
+    trains = (torch.is_grad_enabled() and weight.requires_grad) or torch.compiler.is_compiling()
+    if not trains or weight.shape[1] >= FEW or not _fits(image, weight, bias, groups):
         return CONV[len(stride)](image, weight, bias, stride, padding, dilation, groups)
-    heard = every(image, stride)
     if groups == 1:
-        return F.linear(heard.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
-    steps = (1,) * len(stride)
-    return CONV[len(stride)](heard, weight, bias, steps, padding, dilation, groups)
+        d = len(stride)
+        steps = [slice(None, None, step) for step in stride]
+        heard = image.permute(0, *range(2, d + 2), 1)[(slice(None), *steps)]
+        y = F.linear(heard.reshape(-1, weight.shape[1]), weight.flatten(1), bias)
+        return y.view(*heard.shape[:-1], weight.shape[0]).permute(0, d + 1, *range(1, d + 1))
+    ones = (1,) * len(stride)
+    return CONV[len(stride)](every(image, stride), weight, bias, ones, padding, dilation, groups)
 
 
 def _ordinary(
