@@ -167,6 +167,11 @@ def _prove_arguments(prove: argparse.ArgumentParser) -> None:
     )
     prove.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
     prove.add_argument("--mask", type=Path, metavar="FILE.npy", help="bool, which pixels are nodes")
+    prove.add_argument(
+        "--on",
+        metavar="SPACE",
+        help="where pixels lie: torus, healpix:corner=mean, equirectangular:taps=wrap, ...",
+    )
     prove.add_argument("--dtype", choices=DTYPES, help="move both to it first (their own)")
     prove.add_argument("--device", help="move both to it first (their own)")
     prove.add_argument(
@@ -218,6 +223,7 @@ def _prove(args: argparse.Namespace) -> int:
 
     from convgraph.comparison.named import certify
     from convgraph.errors import ConvgraphError
+    from convgraph.spaces import from_text
 
     if problem := _unusable(args):
         return _usage("prove", problem)
@@ -236,6 +242,7 @@ def _prove(args: argparse.Namespace) -> int:
             mask=None if args.mask is None else _mask(args.mask),
             dtype=None if args.dtype is None else getattr(torch, args.dtype),
             device=args.device,
+            on=None if args.on is None else from_text(args.on),
             **how,
         )
     except (ConvgraphError, ImportError, OSError) as error:

@@ -134,6 +134,15 @@ def test_prove_writes_what_it_proved_and_verify_runs_it_again(
     assert "trials" in capsys.readouterr().out
 
 
+def test_prove_in_a_space_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "c.json"
+    sphere = [*TWINS[:2], "--size", "24", "2", "--on", "healpix:corner=mean"]
+    assert main(["prove", *sphere, "--json", str(record)]) == 0
+    assert "locally square at 0 of" in capsys.readouterr().out
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 0
+    assert capsys.readouterr().out.startswith("verified")
+
+
 def test_what_only_the_prover_can_find_is_refused_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +202,9 @@ def test_a_terminal_of_ascii_shows_the_table() -> None:
         (["prove", "tests.twins:raise_twice", "--size", "6"], "expected a torch.nn.Module"),
         (["prove", "tests.twins:network", "--size", "6"], "expected a convolution of 1 axes"),
         (["prove", *TWINS, "--epsilon", "2"], "expected 0 < epsilon < 1"),
+        (["prove", *TWINS, "--on", "moebius"], "expected a space of a kind in"),
+        (["prove", *TWINS, "--on", "torus:lines=true"], "torus: expected settings among"),
+        (["prove", *TWINS, "--on", "healpix"], "twelve faces of n x n"),
         (["prove", *TWINS, "--mask", "no/such.npy"], "no/such.npy"),
         (["prove", *TWINS, "--mask", os.devnull], "expected an array that numpy.save wrote"),
         (["prove", *TWINS, "--device", "meta"], "hold no numbers"),

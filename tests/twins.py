@@ -29,6 +29,19 @@ def graph_pool() -> cg.nn.GraphAvgPool2d:
     return cg.nn.GraphAvgPool2d(2, padding=1)
 
 
+def crossed() -> cg.nn.GraphConv2d:
+    return cg.nn.GraphConv2d(3, 4, 3, padding=1, footprint="cross")
+
+
+def dense_wide_pool() -> torch.nn.AvgPool2d:
+    """Its windows reach beyond a border."""
+    return torch.nn.AvgPool2d(4, stride=2, padding=1)
+
+
+def wide_pool() -> cg.nn.GraphAvgPool2d:
+    return cg.nn.GraphAvgPool2d(4, stride=2, padding=1)
+
+
 def twice_pool() -> torch.nn.Module:
     return torch.nn.AvgPool2d(2, padding=1, divisor_override=2)
 

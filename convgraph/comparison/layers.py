@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph import arguments
 from convgraph.backends import TABLES
-from convgraph.comparison import callers, held, linear_callers, typed_graph
+from convgraph.comparison import callers, held, linear_callers, on_space, typed_graph
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
 from convgraph.door import door
@@ -228,8 +228,11 @@ def prove(
         if identity == "deterministic":
             raise ProofError("prove: an operator without parameters is probed; identity= is not")
         how |= {"premise": premise, "trust": trust}
+        check_space(on, shape)
         with held.unchanged(candidate, reference):
-            return _prove_linear(candidate, reference, (batch, shape), images, scale, where, how)
+            return _prove_linear(
+                candidate, reference, (batch, shape), images, scale, where, on, how
+            )
     if spec is None and len(shape) != len(reference.kernel_size):
         raise ProofError(
             f"prove: expected a size of {len(reference.kernel_size)} axes for {reference}, "
@@ -380,21 +383,31 @@ def _prove_linear(
     images: Tensor | None,
     scale: int | None,
     where: tuple[torch.dtype, torch.device],
+    on: Space | None,
     how: dict[str, Any],
 ) -> Certificate:
     """Prove two operators without parameters the same."""
     batch, size = lattices
     channels = 4 if images is None else int(images.shape[1])
     on_graph = linear_callers.takes_graph(candidate)
-    return prove_linear(
-        linear_callers.on_graph(candidate) if on_graph else candidate,
-        reference,
+    settings = None if on is None else on.to_dict()
+    if scale is None:
+        halves = settings is not None and settings["kind"] == "healpix"  # of its corners
+        scale = linear_callers.scale_of(reference, size) * (1 + halves)
+    found = prove_linear(
+        linear_callers.on_graph(candidate, on) if on_graph else candidate,
+        reference if settings is None else on_space.truth(reference, {"space": settings}),
         (batch, channels, *size),
-        scale=linear_callers.scale_of(reference, size) if scale is None else scale,
+        scale=scale,
         dtype=where[0],
         device=where[1],
         name=_who(candidate),
         **how,
+    )
+    if settings is None:
+        return found
+    return replace(
+        found, spec={**found.spec, "space": settings}, assumed=(*found.assumed, on_space.ASSUMED)
     )
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
+from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.spaces import from_dict
 from convgraph.torch_modules import ONLY_MOVES
 
 
@@ -67,15 +69,20 @@ def takes_graph(side: Any) -> bool:
 
 
 def graph(side: torch.nn.Module, spec: Mapping[str, Any]) -> Any:
-    """Call a graph layer without parameters on the pixel graph of an image, for a record."""
-    return on_graph(side)
+    """Call a graph layer without parameters on the pixel graph of an image, for a record.
+
+    Args:
+        side: takes a PixelGraph.
+        spec: of a record; `space` is read, if there is one.
+    """
+    return on_graph(side, from_dict(spec.get("space")))
 
 
-def on_graph(layer: torch.nn.Module) -> Any:
-    """Return f(x) -> y on images for a graph layer."""
+def on_graph(layer: torch.nn.Module, on: Space | None = None) -> Any:
+    """Return f(x) -> y on images for a graph layer, in a space."""
 
     def run(x: Tensor) -> Tensor:
-        out = layer(PixelGraph.from_image(x))
+        out = layer(PixelGraph.from_image(x, on=on))
         found: Tensor = out.to_image() if isinstance(out, PixelGraph) else out
         return found
 

@@ -12,20 +12,26 @@ import torch
 from torch import Tensor
 
 from convgraph.comparison.callers import AsNodes
+from convgraph.comparison.held import CONVOLUTIONS, TRANSPOSED
 from convgraph.comparison.layers import prove
 from convgraph.comparison.linear_callers import takes_graph
-from convgraph.comparison.networks import LAYER
+from convgraph.comparison.networks import LAYERS
 from convgraph.convert import to_graph
 from convgraph.errors import ProofError
 from convgraph.nn import GraphConvNd
 from convgraph.proof import EPSILON, Certificate
 from convgraph.proof.record.certificate import importable, named
-from convgraph.proof.verifier import resolve
+from convgraph.proof.verifier import bent, resolve
+from convgraph.spaces import from_dict
 
 ADAPTERS = (
     "convgraph:to_graph",
-    *(f"convgraph.comparison.callers:{how}" for how in ("graph", "sites", "image", "nodes")),
+    *(
+        f"convgraph.comparison.callers:{how}"
+        for how in ("graph", "sites", "image", "nodes", "truth")
+    ),
     "convgraph.comparison.linear_callers:graph",
+    "convgraph.comparison.on_space:truth",
     "convgraph.proof.network.operator_layers:as_operator",
 )
 """Names that a record may hold whoever wrote it: what the library itself calls a side by."""
@@ -97,13 +103,13 @@ def certify(
     )  # fmt: skip
     if found.kind == "network":
         layers = (
-            named(layer, layer.adapter, name, other) if layer.adapter == LAYER else layer
+            named(layer, layer.adapter, name, other) if layer.adapter in LAYERS else layer
             for layer in found.layers
         )
         return replace(found, layers=tuple(layers), candidate=name, reference=other)
     how = found.adapter or {
         "candidate": _adapter(one, named=sites is not None),
-        "reference": _adapter(two, named=False),
+        "reference": _adapter(two, named=False, lies=bent(found.spec)),
     }
     shown = repr(one) if isinstance(one, torch.nn.Module) else name or found.name
     return replace(named(found, how, name, other), name=shown)
@@ -127,6 +133,7 @@ def replay(certificate: Certificate) -> list[str]:
     mask, sites = (None if m is None else torch.tensor(m) > 0 for m in masks.values())
     calls_sites = certificate.adapter.get("candidate") == "convgraph.comparison.callers:sites"
     linear = certificate.kind == "linear"
+    more: dict[str, Any] = {} if linear else {"footprint": spec.get("footprint")}
     again = certify(
         certificate.candidate,
         certificate.reference,
@@ -138,6 +145,8 @@ def replay(certificate: Certificate) -> list[str]:
         device=certificate.device.partition(" (")[0],
         epsilon=certificate.epsilon,
         seed=certificate.seed,
+        on=from_dict(spec.get("space")),
+        **more,
     )
     return [
         entry.name
@@ -191,11 +200,14 @@ def modules(name: str) -> list[str]:
     return [part.partition(":")[0] for part in name.replace(")", "").split("(") if part]
 
 
-def _adapter(side: Any, named: bool) -> str:
+def _adapter(side: Any, named: bool, lies: bool = False) -> str:
     if isinstance(side, AsNodes):
         return "convgraph.comparison.callers:nodes"
     if not isinstance(side, GraphConvNd) and takes_graph(side):
         return "convgraph.comparison.linear_callers:graph"
     if isinstance(side, GraphConvNd):
         return f"convgraph.comparison.callers:{'sites' if named else 'graph'}"
-    return "convgraph.comparison.callers:image" if isinstance(side, torch.nn.Module) else "function"
+    if lies and not isinstance(side, (*CONVOLUTIONS, *TRANSPOSED)):
+        return "convgraph.comparison.on_space:truth"
+    image = f"convgraph.comparison.callers:{'truth' if lies else 'image'}"
+    return image if isinstance(side, torch.nn.Module) else "function"

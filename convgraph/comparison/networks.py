@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.comparison.on_space import ASSUMED, BACKWARD, OnSpace
+from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.layers import calls_torch
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.tensor import GraphTensor
@@ -34,6 +34,8 @@ LAYER = {
     "candidate": "convgraph.comparison.callers:graph",
     "reference": "convgraph.comparison.callers:image",
 }
+LAYER_ON = {**LAYER, "reference": "convgraph.comparison.callers:truth"}
+LAYERS = (LAYER, LAYER_ON)
 OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
 """How a verifier calls the sides of a layer again."""
 
@@ -83,7 +85,8 @@ def prove_pair(
 
             def by_layer() -> Certificate:
                 more = how if on is None else {**how, "on": on}
-                return named(prove_layer(layer, dense, size=x[2:], batch=x[0], **more), LAYER)
+                found = prove_layer(layer, dense, size=x[2:], batch=x[0], **more)
+                return named(found, LAYER if on is None else LAYER_ON)
 
             return (repr(layer), list(x), str(dense)), by_layer
         if two.layer is not None:
@@ -122,7 +125,6 @@ def prove_pair(
         found,
         certify,
         name=type(candidate).__name__,
-        backward="" if on is None else BACKWARD,
         progress=progress,
     )
     return (

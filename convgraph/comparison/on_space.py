@@ -16,7 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from convgraph.comparison import callers
 from convgraph.errors import ProofError
@@ -27,9 +29,6 @@ ASSUMED = (
     "one pixel, or at all of them alike"
 )
 """What a proof with `on=` takes for granted."""
-
-BACKWARD = "what margins say goes back to their pixels in another order on both sides"
-"""Why the backward programs are two, though each layer's is proven."""
 
 MOVES = (
     torch.roll, torch.flip, torch.rot90, torch.fliplr, torch.flipud, torch.Tensor.roll,
@@ -47,14 +46,47 @@ class Margins(NamedTuple):
     Attributes:
         shape: charts, height and width with margins.
         who: (rows,) int64 the row of the image that stands at each place, 0 where several or none.
+        inside: where a chart lies within its margins: rows, columns.
         shared: places (M,) where several stand, their rows (M, K) and weights (M, K, 1), or None.
         empty: places where nobody stands.
+        back: what margins say to pixels: places, rows and weights (n, 1) or None, in turns in which
+            no pixel hears twice.
     """
 
     shape: tuple[int, int, int]
+    inside: tuple[slice, slice]
     who: Tensor
     shared: tuple[Tensor, Tensor, Tensor] | None
     empty: Tensor
+    back: list[tuple[Tensor, Tensor, Tensor | None]]
+
+
+class _Wide(torch.autograd.Function):
+    """Rows of pixels to rows of charts with margins; a pixel hears itself first, then its margins.
+
+    The order is the raster's of the places, so that sums of gradients are one program.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, made: Margins, fill: float) -> Tensor:
+        ctx.made = made
+        found = rows.index_select(0, made.who)
+        if made.shared is not None:
+            write, read, weight = made.shared
+            said = rows.index_select(0, read.view(-1)).view(*read.shape, rows.shape[1])
+            found = found.index_copy(0, write, (said * weight.to(rows.dtype)).sum(1))
+        return found.index_fill(0, made.empty, fill) if len(made.empty) else found
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, g: Tensor) -> Any:
+        made, (rows, columns) = ctx.made, ctx.made.inside
+        total = g.view(*made.shape, -1)[:, rows, columns].reshape(-1, g.shape[1])
+        for read, write, weight in made.back:
+            said = g.index_select(0, read)
+            said = said if weight is None else said * weight.to(g.dtype)
+            total = total.index_copy(0, write, said + total.index_select(0, write))
+        return total, None, None
 
 
 class OnSpace(TorchFunctionMode):
@@ -120,11 +152,22 @@ class OnSpace(TorchFunctionMode):
             shared = (
                 rows(at, room), torch.from_numpy(who.reshape(-1, k)), torch.from_numpy(loud)
             )  # fmt: skip
+        beside = np.ones((faces, tall, wide), dtype=bool)
+        beside[:, top : top + height, left : left + width] = False
+        place, k_th = np.nonzero((sources >= 0) & beside.reshape(-1, 1))
+        back = []
+        for turn in _turns(sources[place, k_th]):
+            p, heard = place[turn], sources[place, k_th][turn]
+            loud = np.tile(weights[place, k_th][turn], batch)[:, None]
+            share = None if (loud == 1).all() else torch.from_numpy(loud)
+            back.append((rows(p, room), rows(heard, cells), share))
         return Margins(
             (batch * faces, tall, wide),
+            (slice(top, top + height), slice(left, left + width)),
             rows(np.maximum(sources[:, 0], 0), cells),
             shared,
             rows(np.flatnonzero(~(sources >= 0).any(axis=1)), room),
+            back,
         )
 
     def wide(self, x: Tensor, pads: Any, fill: float) -> Tensor:
@@ -136,14 +179,10 @@ class OnSpace(TorchFunctionMode):
             lambda: self.margins(x.shape[0], x.shape[2:], pads),
         )
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        found = rows.index_select(0, made.who.to(x.device))
-        if made.shared is not None:
-            write, read, weight = (part.to(x.device) for part in made.shared)
-            said = rows.index_select(0, read.view(-1)).view(*read.shape, x.shape[1])
-            found = found.index_copy(0, write, (said * weight.to(x.dtype)).sum(1))
-        if len(made.empty):
-            found = found.index_fill(0, made.empty.to(x.device), fill)
-        return found.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2)
+        if len(made.who) != len(rows):  # there are margins
+            moved = tree_map_only(Tensor, _to(x), made)
+            rows = _Wide.apply(rows, moved, fill)
+        return rows.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2)
 
     def arrays(self, charts: Tensor, batch: int) -> Tensor:
         """(charts, C, h, w) as images (B, C, H, W), chart under chart."""
@@ -290,6 +329,40 @@ class OnSpace(TorchFunctionMode):
         first, last = margin * up[0], (margin + height) * up[0]
         cut = large[:, :, first:last, margin * up[1] : (margin + width) * up[1]]
         return self.arrays(cut, x.shape[0])
+
+
+def _turns(heard: Any) -> list[Any]:
+    """Entries by pixel, in as many turns as the pixel that hears most is heard of."""
+    order = np.argsort(heard, kind="stable")
+    nth = np.arange(len(order)) - np.searchsorted(heard[order], heard[order])
+    return [order[nth == turn] for turn in range(int(nth.max(initial=-1)) + 1)]
+
+
+def _to(x: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda part: part.to(x.device)
+
+
+def truth(side: Callable[..., Any], spec: Mapping[str, Any]) -> Callable[..., Tensor]:
+    """Return f(x) -> y: dense code run in the space of a record.
+
+    Args:
+        side: a module or function on images.
+        spec: of a record; `space` is read.
+
+    Example:
+        >>> torus = {"kind": "torus", "rows": True, "columns": True}
+        >>> pool = torch.nn.MaxPool2d((1, 3), 1, (0, 1))
+        >>> truth(pool, {"space": torus})(torch.tensor([[[[4.0, 1.0, 2.0, 3.0]]]])).tolist()
+        [[[[4.0, 4.0, 3.0, 4.0]]]]
+    """
+    mode = OnSpace(spec["space"])
+
+    def run(x: Tensor) -> Tensor:
+        with mode:
+            y: Tensor = side(x)
+        return y
+
+    return run
 
 
 def _two(value: Any) -> tuple[int, int]:

@@ -13,7 +13,7 @@ Exit code 0: proven again, 1: not so, 2: undecided.
 """
 
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import json
 import math
@@ -185,15 +185,11 @@ def elsewhere(record: dict[str, Any]) -> list[str]:
         "flags": flags,
         "kind": kind,
     }
-    odd = [
+    return [
         f"{name}: {record[name]} is recorded; here {value}"
         for name, value in here.items()
         if value != record[name]
     ]
-    for name in ("space", "footprint"):
-        if record["spec"].get(name) is not None:
-            odd.append(f"spec: this verifier has no formula of its own for a {name}")
-    return odd
 
 
 def beyond(record: dict[str, Any]) -> list[str]:
@@ -246,20 +242,26 @@ def resolve(where: str, trust: Collection[str]) -> Any:
     return thing(*sent) if sent or bare or isinstance(thing, type) else thing
 
 
-def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
-    """Return the direct convolution f(x, w, b) of a spec, and the shapes of x, w, b and y."""
+def convolution(spec: dict[str, Any], *, loud: bool = True) -> tuple[Callable[..., Any], list[Any]]:
+    """Return the direct convolution f(x, w, b) of a spec, and the shapes of x, w, b and y.
+
+    Edges with shares of their own are as loud as these say, or count once each.
+    """
     groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
     inputs, outputs = spec["in_channels"], spec["out_channels"]
     out = output_size(spec)
-    pairs, hears = typed_edges(spec, out)
+    pairs, hears = (beside().typed_edges if bent(spec) else typed_edges)(spec, out)
 
     def run(x: Any, w: Any, b: Any) -> Any:
         rows = x.movedim(1, -1).reshape(-1, groups, inputs // groups).transpose(0, 1)
         taps = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
         y = x.new_zeros(groups, hears.size, outputs // groups)
-        for t, (source, target) in enumerate(pairs):
+        for t, (source, target, *share) in enumerate(pairs):
             matrix = taps[..., t] if turned else taps[..., t].mT
-            y = y.index_add(1, target, rows[:, source] @ matrix)
+            said = rows[:, source]
+            for part in share * loud:
+                said = said * part[:, None].to(said)
+            y = y.index_add(1, target, said @ matrix)
         if b is not None:
             y = y + torch.tensor(hears)[:, None] * b.reshape(groups, 1, -1)
         return y.transpose(0, 1).reshape(images, *out, outputs).movedim(-1, 1)
@@ -271,6 +273,22 @@ def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
         [outputs] if spec["bias"] else None,
         [images, outputs, *out],
     ]
+
+
+def bent(spec: dict[str, Any]) -> bool:
+    """Whether taps land elsewhere than in the plane, or some are not there."""
+    return spec.get("space") is not None or spec.get("footprint") is not None
+
+
+def beside() -> Any:
+    """The geometry of spaces and footprints, in a file of its own beside this one."""
+    path = Path(__file__).with_name("verifier_spaces.py")
+    if not path.is_file():
+        raise ImportError(f"a record of a space or a footprint needs {path.name} beside this file")
+    spec: Any = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def output_size(spec: dict[str, Any]) -> list[int]:
@@ -317,13 +335,9 @@ def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
 
 
 def evaluate(
-    run: Callable[..., Any],
-    sent: list[Any],
-    dtype: Any,
-    device: str = "cpu",
-    manner: str = "plain",
-    reuse: dict[int, Any] | None = None,
-) -> dict[str, Any]:
+    run: Callable[..., Any], sent: list[Any], dtype: Any, device: str = "cpu",
+    manner: str = "plain", reuse: dict[int, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
     Args:
@@ -380,18 +394,21 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
     runs, label = sides(record, path, where, dtype, trust)
     scale = spec["scale"] if linear else 1
+    one, told = (1, []) if linear or not bent(spec) else beside().told(record, output_size(spec))
     if linear:
         truth, shapes = runs["reference"], [spec["shape"], spec["out"]]
         terms = spec["terms"] * scale
         counts: dict[str, Any] = {}
     else:
         truth, shapes = convolution(spec)
-        counts = evaluate(truth, [s and np.ones(s) for s in shapes], torch.float64)
-        terms = max(1, *(int(v.max()) for v in counts.values()))
-    wrong, a, trials = drawn_as(record, label, terms, dtype, linear)
-    if linear:
-        wrong += promised(record, truth, dtype, where)
-    probe = torch.float64 if dtype.itemsize == 2 else dtype
+        once, ones = convolution(spec, loud=False)[0], [s and np.ones(s) for s in shapes]
+        counts = evaluate(once, ones, torch.float64)
+        terms = max(1, *(int(v.max()) for v in counts.values())) * one
+        if one > 1:  # a share rounds as it is taken, and once more where shares are added
+            counts = {name: n + 2 * (name != "grad_b") for name, n in counts.items()}
+    probe = torch.float64 if dtype.itemsize == 2 or one > 1 else dtype
+    wrong, a, trials = drawn_as(record, label, terms, probe, linear)
+    wrong += promised(record, truth, dtype, where) if linear else told
     exact_in = dtype if linear else torch.float64
     kept: dict[str, dict[int, Any]] = {"candidate": {}, "reference": {}}
     for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):
@@ -497,14 +514,9 @@ def differs(
 
 
 def rounding(
-    record: dict[str, Any],
-    runs: dict[str, Any],
-    truth: Any,
-    shapes: list[Any],
-    counts: dict[str, Any],
-    dtype: Any,
-    where: str,
-) -> list[str]:
+    record: dict[str, Any], runs: dict[str, Any], truth: Any, shapes: list[Any],
+    counts: dict[str, Any], dtype: Any, where: str,
+) -> list[str]:  # fmt: skip
     """Return what the record says of real numbers and a second run does not."""
     linear = record["kind"] == "linear"
     generator = np.random.Generator(np.random.Philox(record["seed"]))
@@ -557,13 +569,9 @@ def bound(n: Any, size: Any, dtype: Any) -> Any:
 
 
 def shown_otherwise(
-    record: dict[str, Any],
-    runs: dict[str, Any],
-    shapes: list[Any],
-    truth: Any,
-    dtype: Any,
+    record: dict[str, Any], runs: dict[str, Any], shapes: list[Any], truth: Any, dtype: Any,
     where: str,
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str]]:  # fmt: skip
     """A refutation that integers near zero do not show: by its recorded input, or by the prover."""
     shown = record["counterexample"]
     if "input" not in shown:

@@ -13,7 +13,6 @@ import convgraph as cg
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
 from convgraph.proof.equation import spaces as judged
-from convgraph.proof.verifier import verify
 from convgraph.spaces import from_dict
 from tests.spaces.worlds import KERNELS, SPACES, integers, whole
 
@@ -161,20 +160,6 @@ def test_graphs_of_two_spaces_do_not_meet() -> None:
         cg.PixelGraph.concat([torus, plane])
     with pytest.raises(cg.errors.GraphError, match="expected sites on Torus"):
         cg.nn.GraphConv2d(1, 1, 3, padding=1)(torus, sites=plane)
-
-
-def test_a_record_in_a_space_is_not_judged_by_the_planes_formula() -> None:
-    """The verifier has none for spaces yet, and says so instead of finding differences."""
-    conv = torch.nn.Conv2d(2, 3, 3, padding=1)
-    layer = cg.nn.GraphConv2d.from_dense(conv)
-    for more in ({"on": cg.Torus()}, {"footprint": "cross"}):
-        cert = cg.prove(cg.nn.GraphConv2d(2, 3, 3, padding=1), conv, size=(6, 6), **more)
-        code, lines = verify(cert.to_json())
-        assert code != 0
-        cert = cg.prove(layer, conv, size=(6, 6), on=cg.Torus())
-        code, lines = verify(cert.to_json())
-        assert code == 2
-        assert any("no formula of its own for a space" in line for line in lines)
 
 
 def test_a_layer_of_the_plane_is_refuted_in_a_space() -> None:

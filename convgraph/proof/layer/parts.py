@@ -94,7 +94,10 @@ def record(
 def structure_part(found: Structure) -> Part:
     """S0 in a line."""
     if found.status == "proven":
-        return Part("S0 structure", "proven", f"{found.edges} typed edges, every one")
+        facts = f"{found.edges} typed edges, every one"
+        if found.square is not None:
+            facts += "; locally square at {} of {} sites".format(*found.square)
+        return Part("S0 structure", "proven", facts)
     return Part("S0 structure", found.status, found.reason)
 
 

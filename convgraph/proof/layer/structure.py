@@ -3,7 +3,7 @@
 Compared as multisets, every edge, nothing sampled.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, final
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from convgraph.errors import ProofError
 from convgraph.proof.equation import spaces
-from convgraph.proof.equation.oracle import Oracle
+from convgraph.proof.equation.oracle import Oracle, OracleEdges, edges
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +28,7 @@ class Structure:
         missing: edges of the formula that the list lacks.
         extra: edges of the list that the formula does not give, repeats included.
         reason: the first difference in coordinates, or why nothing could be said.
+        square: in a space, sites at which every edge is the plane's, and all sites.
     """
 
     status: str
@@ -35,6 +36,49 @@ class Structure:
     missing: int = 0
     extra: int = 0
     reason: str = ""
+    square: tuple[int, int] | None = None
+
+
+def locally_square(oracle: Oracle) -> tuple[int, int] | None:
+    """Count the output sites at which every edge is the plane's, and all output sites.
+
+    The plane is each chart of the space by itself, beyond whose border there is nobody.
+
+    Args:
+        oracle: of a spec in a space; None comes back for others, and where nothing is bent.
+
+    Example:
+        >>> from convgraph.proof.equation.spec import ConvSpec
+        >>> sphere = {"kind": "healpix", "corner": "hpxpad"}
+        >>> spec = ConvSpec(1, 1, (3, 3), (96, 8), 1, padding=((1, 1),) * 2, space=sphere)
+        >>> locally_square(Oracle(spec))  # 6 x 6 of each face of 8 x 8
+        (432, 768)
+    """
+    spec = oracle.spec
+    if spec.space is None or not spaces.bends(spec.space) or spec.space["kind"] == "edges":
+        return None
+    faces = 12 if spec.space["kind"] == "healpix" else 1
+    size = (spec.size[0] // faces, spec.size[1])
+    out = (oracle.out_size[0] // faces, oracle.out_size[1])
+    masks: dict[str, Any] = {
+        name: None if mask is None else mask.reshape(-1, *chart)
+        for name, mask, chart in (
+            ("source_mask", spec.source_mask, size), ("target_mask", spec.target_mask, out),
+        )
+    }  # fmt: skip
+    plane = replace(
+        spec, space=None, batch=spec.batch * faces, size=size, padding_mode="zeros", **masks
+    )
+    sites, pixels = spec.batch * prod(oracle.out_size), prod(spec.image_shape)
+    mine, flat = oracle.edges, edges(plane)
+
+    def packed(found: OracleEdges) -> Array:
+        return (found.target * spec.taps + found.tap) * pixels + found.source
+
+    key = packed(mine)
+    between = np.zeros(len(key), bool) if mine.weight is None else mine.weight != spaces.ONE
+    odd = np.setxor1d(key[~between], packed(flat)) // pixels // spec.taps
+    return sites - len(np.union1d(odd, mine.target[between])), sites
 
 
 def check_structure(
@@ -75,7 +119,7 @@ def check_structure(
     if weight is not None or truth.weight is not None:
         return _weighed(oracle, source, target, tap, weight)
     if _same(oracle, source, target, tap):
-        return Structure("proven", len(truth.tap))
+        return Structure("proven", len(truth.tap), square=locally_square(oracle))
 
     def pack(q: Array, p: Array, t: Array) -> tuple[Array, Array]:
         return np.unique((t.astype(np.int64) * sites + p) * pixels + q, return_counts=True)
@@ -95,7 +139,7 @@ def check_structure(
         )
     if len(truth.tap) == 0:
         return Structure("undecided", 0, reason="there is no edge to compare")
-    return Structure("proven", len(truth.tap))
+    return Structure("proven", len(truth.tap), square=locally_square(oracle))
 
 
 def _weighed(
@@ -111,7 +155,7 @@ def _weighed(
     every, place = np.unique(np.concatenate([known, shown]), return_inverse=True)
     balance = np.bincount(place, np.concatenate([want, -have]), minlength=len(every))
     if not balance.any():
-        return Structure("proven", len(truth.tap))
+        return Structure("proven", len(truth.tap), square=locally_square(oracle))
     at = int(np.flatnonzero(balance)[0])
     edge = _spell(oracle, every[at])
     reason = f"edge {edge} should weigh {balance[at] / one:+g} more than it does"

@@ -64,7 +64,6 @@ def prove_network(
     certify: Certify,
     *,
     name: str,
-    backward: str = "",
     progress: bool = False,
 ) -> Certificate:
     """Prove two networks the same.
@@ -75,8 +74,6 @@ def prove_network(
         images: what both are run on, at least two images.
         certify: proves one layer.
         name: of the candidate, for the record.
-        backward: why the backward programs need not be the same; what is undecided about them is
-            then said and left out. A gradient that is shown to be wrong refutes all the same.
         progress: show a progress bar.
 
     Returns:
@@ -109,8 +106,6 @@ def prove_network(
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
         if matcher is not None:
             grads = gradients(candidate, reference, images, _whole(matcher))
-            if backward and grads.status == "undecided":
-                grads = Part(NAME, "not asked", f"{backward}: {grads.facts}")
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO

@@ -43,8 +43,14 @@ COMMUTE = ("add.Tensor", "add_.Tensor", "mul.Tensor", "mul_.Tensor", "maximum", 
 ODD = 64
 """Operators of the candidate that fit nowhere, after which it is another network."""
 
-BY_CHANNEL = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
-"""Operators that, in evaluation, do the same to every pixel of a channel."""
+BY_CHANNEL = {
+    "native_batch_norm": 1,
+    "_native_batch_norm_legit_no_training": 1,
+    "cudnn_batch_norm": 1,
+    "native_batch_norm_backward": 2,
+}
+"""Operators that, in evaluation, do the same to every pixel of a channel, and how many of their
+inputs are pixels; what comes behind their first output is of the channel, whatever the order."""
 
 ROWWISE = {"native_layer_norm": 0, "addmm": 1, "mm": 0}
 """Operators that do the same to every row of one of their inputs, and which one."""
@@ -246,7 +252,8 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         found = _reordered(one, two)
         if found is not None:
             return found
-    if one.name.partition(".")[0] in BY_CHANNEL and not one.given.get("training"):
+    trains = one.given.get("training") or one.given.get("train")
+    if one.name.partition(".")[0] in BY_CHANNEL and not trains:
         found = _by_channel(one, two)
         if found is not None:
             return found
@@ -312,14 +319,22 @@ def _reordered(one: Node, two: Node) -> list[Numbers] | None:
 
 def _by_channel(one: Node, two: Node) -> list[Numbers] | None:
     """The same pixels (B, C, ...) in another order, each with its channels; the rest the same."""
-    if not all(map(same, one.inputs[1:], two.inputs[1:])):
+    count = BY_CHANNEL[one.name.partition(".")[0]]
+    if not all(map(same, one.inputs[count:], two.inputs[count:])):
         return None
 
     def rows(numbers: Numbers) -> Tensor:
         return as_tensor(numbers).movedim(1, -1).reshape(-1, numbers.shape[1])
 
-    places = _places(rows(one.inputs[0]), rows(two.inputs[0]))
-    if places is None:
+    pixels = [
+        (rows(a), rows(b)) for a, b in zip(one.inputs[:count], two.inputs[:count], strict=True)
+    ]
+    # A gradient may be one element everywhere; the pixels themselves tell where each is.
+    for ours, theirs in reversed(pixels):
+        places = _places(ours, theirs)
+        if places is not None and all(torch.equal(a[places], b) for a, b in pixels):
+            break
+    else:
         return None
     batch, channels, *size = two.shapes[0]
     made = rows(one.outputs[0])[places].reshape(batch, *size, channels).movedim(-1, 1)
