@@ -177,7 +177,7 @@ def returned(value: Any, full: Any = None) -> Any:
     if isinstance(value, GraphTensor):
         found = settle(value.value)
         if isinstance(found, Spatial) and found.is_image():
-            return PixelGraph(found.x.reshape(found.x.shape[0], found.shape[1]), found.sites)
+            return found.graph()
         return value if found is value.value else (
             wrapped(found) if isinstance(found, Spatial) else found
         )  # fmt: skip

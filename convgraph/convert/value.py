@@ -103,7 +103,8 @@ class Spatial:
         """
         if not self.is_image():
             raise NoRuleError(f"axes {names.describe(self.axes)} are no image's")
-        return PixelGraph(self.x.reshape(self.x.shape[0], names.sizes(self.axes)[1]), self.sites)
+        x = self.x  # no view of itself, which FSDP2 would warn of
+        return PixelGraph(x if x.dim() == 2 else x.reshape(x.shape[0], self.shape[1]), self.sites)
 
     def tensor(self, fill: float = 0.0) -> Tensor:
         """Return the tensor that the network sees, `fill` where a site is absent."""

@@ -1,0 +1,151 @@
+"""Tools around networks know nothing of graphs, and work: on maps, and on converted networks."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+import convgraph as cg
+from tests.convert import nets
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).double()  # fmt: skip
+
+
+def holes(seed: int = 1) -> cg.PixelGraph:
+    torch.manual_seed(seed)
+    mask = torch.rand(2, 12, 10) > 0.4
+    return cg.PixelGraph.from_image(torch.randn(2, 3, 12, 10).double(), mask=mask)
+
+
+WAYS = pytest.mark.parametrize("converted", [False, True])
+
+
+def made(converted: bool) -> tuple[Any, Any]:
+    """A network and what it is called with."""
+    net = network()
+    return (cg.to_graph(net), holes()) if converted else (net, holes().tensor())
+
+
+@WAYS
+def test_an_averaged_model_is_the_average(converted: bool) -> None:
+    net, given = made(converted)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.75))
+    average.update_parameters(net)
+    before = copy.deepcopy(net)
+    net(given).sum().backward()
+    torch.optim.SGD(net.parameters(), 0.1).step()
+    average.update_parameters(net)
+    mean = copy.deepcopy(net)
+    pairs = zip(mean.parameters(), before.parameters(), net.parameters(), strict=True)
+    with torch.no_grad():
+        for one, old, new in pairs:
+            one.copy_(old.lerp(new, 0.25))
+    update_bn([given], average)
+    update_bn([given], mean)
+    for model in (average, mean):
+        model.eval()
+    assert torch.equal(average(given), mean(given))
+
+
+@WAYS
+def test_a_pruned_network_is_one_with_zeros(converted: bool) -> None:
+    net, given = made(converted)
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    prune.ln_structured(net[3], "weight", 0.5, 2, 0)
+    out = net(given)
+    out.sum().backward()
+    assert not (net[0].weight_orig.grad * (net[0].weight_mask == 0)).any()
+    for layer in (net[0], net[3]):
+        prune.remove(layer, "weight")
+        assert (layer.weight == 0).sum() >= layer.weight.numel() // 2
+    net.zero_grad()
+    assert torch.equal(net(given), out)
+
+
+@WAYS
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrized_weight_is_the_weight(kind: str, converted: bool) -> None:
+    """Before conversion and after it; taken off, the function is the same."""
+    net, given = made(converted)
+    net.eval()
+    getattr(parametrizations, kind)(net[0])
+    out = net(given)
+    out.sum().backward()
+    assert net[0].parametrizations.weight.original0.grad.any() if kind == "weight_norm" else True
+    nn.utils.parametrize.remove_parametrizations(net[0], "weight")
+    assert torch.equal(net(given), out)
+    if not converted:
+        getattr(parametrizations, kind)(net[0])
+        assert torch.equal(cg.to_graph(net)(holes()), net(given))
+
+
+@pytest.mark.ci
+@pytest.mark.filterwarnings("ignore")  # its own, of workers and of what it imports
+@WAYS
+def test_lightning_trains(converted: bool) -> None:
+    """As the loop does that it stands for."""
+    nets.models()  # torchvision, which it imports where there is one
+    lightning = pytest.importorskip("lightning")
+    net, given = made(converted)
+    twin = copy.deepcopy(net)
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: Any, number: int) -> Any:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data = [(given, torch.tensor([1, 2]))] * 2
+    trainer = lightning.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=None))
+    optimizer = torch.optim.SGD(twin.parameters(), 0.1)
+    for x, target in data:
+        optimizer.zero_grad()
+        F.cross_entropy(twin(x), target).backward()
+        optimizer.step()
+    assert all(map(torch.equal, net.parameters(), twin.parameters()))
+
+
+@pytest.mark.ci
+def test_torchinfo_sees_every_module() -> None:
+    torchinfo = pytest.importorskip("torchinfo")
+    net = network()
+    for given in (holes().tensor(), holes().to_image()):
+        found = torchinfo.summary(net, input_data=[given], verbose=0)
+        assert found.total_params == sum(one.numel() for one in net.parameters())
+        assert [one.output_size for one in found.summary_list[1:4]] == [[2, 8, 12, 10]] * 3
+
+
+@pytest.mark.ci
+def test_peft_adapts_and_merges() -> None:
+    nets.models()
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["0", "3", "6"], init_lora_weights=False)
+    model = peft.get_peft_model(network(), config)
+    model.eval()
+    out = model(holes().tensor())
+    out.sum().backward()
+    assert all(one.grad.any() for one in model.parameters() if one.requires_grad)
+    merged = model.merge_and_unload()
+    bound = 2**10 * torch.finfo(torch.float64).eps * (float(out.detach().abs().max()) + 1)
+    assert (merged(holes().tensor()) - out).abs().max() <= bound
+    assert torch.equal(cg.to_graph(merged)(holes()), merged(holes().tensor()))
