@@ -165,7 +165,7 @@ def common(first: Axis, other: Axis) -> Axis:
             out.append(x)
             continue
         if x.kind != y.kind or x.axis != y.axis:
-            raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+            raise _meeting(first, other)
         if x.size > y.size and x.size % y.size == 0:
             x, low = split(x, x.size // y.size)
             a.append(low)
@@ -173,11 +173,19 @@ def common(first: Axis, other: Axis) -> Axis:
             y, low = split(y, y.size // x.size)
             b.append(low)
         if x != y:
-            raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+            raise _meeting(first, other)
         out.append(x)
     if a or b:
-        raise NoRuleError(f"axes {describe(first)} and {describe(other)} meet")
+        raise _meeting(first, other)
     return tuple(out)
+
+
+def _meeting(first: Axis, other: Axis) -> NoRuleError:
+    lattices = all(name.kind == "site" for name in (*first, *other))
+    why = ", one lattice cut in two ways, as blocks beside windows with a halo are"
+    return NoRuleError(
+        f"axes {describe(first)} and {describe(other)} meet{why if lattices else ''}"
+    )
 
 
 def broadcast(all_axes: Sequence[Axes]) -> Axes:

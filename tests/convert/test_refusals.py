@@ -142,3 +142,53 @@ def test_one_rule_an_operator() -> None:
     with pytest.raises(ConversionError, match="expected hop as one of"):
         registry.rule("a_new_one", hop="far")
     assert registry.find("a_new_one") is None
+
+
+class Halo(torch.nn.Module):
+    """Blocks of 4 x 4 hear windows of 6 x 6."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = x.reshape(-1, 4, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 16, 4)
+        windows = torch.nn.functional.pad(x, [1, 1, 1, 1]).unfold(2, 6, 4).unfold(3, 6, 4)
+        k = windows.reshape(-1, 4, 4, 36).permute(0, 2, 1, 3)
+        return q @ k
+
+
+class Lambda(torch.nn.Module):
+    """The values of every channel are sent as one image, beside each other in a volume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv3d(1, 2, (3, 3, 1), padding=(1, 1, 0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.permute(0, 2, 3, 1).reshape(-1, 1, 8, 8, 4))
+
+
+class Recurrent(torch.nn.Module):
+    """Along the lines of the image."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.cell: Any = kind(4, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.cell(x.permute(0, 2, 3, 1).reshape(-1, 8, 4))[0]
+        return out
+
+
+@pytest.mark.parametrize(
+    ("net", "text"),
+    [
+        (lambda: Recurrent(torch.nn.LSTM), "lstm .* a recurrence runs from position to position"),
+        (lambda: Recurrent(torch.nn.GRU), "gru .* a recurrence runs from position to position"),
+        (Lambda, "conv3d in module 'conv' .* one more, as lambda layers do"),
+        (Halo, "cut in two ways, as blocks beside windows with a halo are"),
+    ],
+)
+def test_what_has_no_meaning_on_a_mask_is_named(net: Any, text: str) -> None:
+    mask = torch.rand(2, 8, 8) > 0.4
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8), mask=mask)
+    with pytest.raises(ConversionError, match=text):
+        net()(graph.tensor())
+    assert net()(cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8)).tensor()).shape

@@ -77,7 +77,10 @@ def _same_d(call: Any, x: Any, weight: Any, place: int) -> int:
         raise NoRuleError("its weight is a map")
     d = int(call.name[place])
     if getattr(x.sites, "d", d) != d:
-        raise NoRuleError(f"a {call.name} on a lattice of {x.sites.d} axes")
+        raise NoRuleError(
+            f"a {call.name} on a lattice of {x.sites.d} axes: it takes channels or frames for one "
+            "more, as lambda layers do"
+        )
     return d
 
 
