@@ -44,8 +44,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="ignore the answers that are there")
     parser.add_argument("--failed", action="store_true", help="ask again where something failed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the answers")
+    parser.add_argument("--commit", default=commit(), help="of the code, noted with each answer")
     parser.add_argument("--table", type=Path, help="write the page of the answers; ask nothing")
     return parser.parse_args()
+
+
+def commit() -> str:
+    """The commit of this checkout, or "" where there is none."""
+    call = ["git", "rev-parse", "--short", "HEAD"]
+    said = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    return said.stdout.strip()
 
 
 def path_of(folder: Path, entry: Entry) -> Path:
@@ -134,6 +142,7 @@ def work(tasks: "queue.Queue[Entry]", args: argparse.Namespace, ends: float, don
             worker.close()
             worker = Worker(args.memory)
             found = {**EMPTY, **found}
+        found["commit"] = args.commit
         path = path_of(args.results, entry)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(found, indent=1), "utf-8")

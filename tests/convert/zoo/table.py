@@ -1,5 +1,6 @@
 """The page of the documentation: what was asked of every network, and what came out."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The whole page."""
-    parts = [HEAD, *_counts(records), "", "## On grids and on masks", ""]
+    parts = [HEAD, *_counts(records), "", *_said(records), "", "## On grids and on masks", ""]
     for library, words in LIBRARIES.items():
         mine = [r for r in records if r["masked"] and _library(r) == library]
         if mine:
@@ -92,6 +93,19 @@ def page(records: list[dict[str, Any]]) -> str:
         names = ", ".join(open_).replace("_", r"\_")
         parts += ["", "## Listed, not asked yet", "", f"{len(open_)} networks: {names}."]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _said(records: list[dict[str, Any]]) -> list[str]:
+    """How many were asked, how many are equal, and which state of the code answered."""
+    asked, equal = len(records), sum(bool(r["masked"]) for r in records)
+    by = Counter(str(r.get("commit", "")) or "an unknown commit" for r in records)
+    states = ", ".join(f"{name} ({count})" for name, count in by.items())
+    listed = len(list(catalogue()))
+    return [
+        f"Asked: {asked} of the {listed} networks that are listed. Equal on their mask: {equal}, "
+        f"{equal / max(asked, 1):.1%} of those asked.",
+        f"Answers by the commit of the code that gave them: {states}.",
+    ]
 
 
 def _counts(records: list[dict[str, Any]]) -> list[str]:
