@@ -67,7 +67,7 @@ HOUSE = {
     "convert.rules": """
         attention convolution norms pointwise resize
         shapes linear moves reductions products
-        pooling channels .
+        losses pooling channels .
     """,
     "proof": """
         aten ways_out surroundings draws precision

@@ -1,0 +1,62 @@
+"""Losses: what every node is off by, then the mean or the sum over the nodes that are there.
+
+mean   of the entries of nodes; an absent one is neither right nor wrong
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert.align import align, expanded
+from convgraph.convert.names import NoRuleError
+from convgraph.convert.registry import rule
+from convgraph.convert.value import Spatial, lift
+
+_NONE, _MEAN = 0, 1
+"""How torch's operators number what is done to the entries of a loss; 2 is their sum."""
+
+
+@rule(
+    "mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+    "binary_cross_entropy_with_logits", "soft_margin_loss", hop="all",
+)  # fmt: skip
+def entries(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Entry by entry, operands broadcast by names."""
+    schema = [one.name for one in call.target._schema.arguments]
+    given = dict(zip(schema, args, strict=False)) | kwargs
+    reduction = given.get("reduction", _MEAN)
+    given["reduction"] = _NONE
+    call.travelled("node" if reduction == _NONE else "all")
+    moved, sites, axes = align(list(given.values()))
+    rows = expanded(call.target(**dict(zip(given, moved, strict=True))), sites, axes)
+    if reduction == _NONE:
+        return Spatial(rows, sites, axes)
+    return rows.mean() if reduction == _MEAN else rows.sum()
+
+
+@rule("nll_loss_forward", "nll_loss2d_forward", hop="all")
+def classes(
+    call: Any, x: Any, target: Any, weight: Tensor | None, reduction: int, ignore_index: int
+) -> Any:
+    """The class of every node, from an image of labels or from labels on the same nodes."""
+    if not isinstance(x, Spatial):
+        raise NoRuleError("its labels are a map, and what it judges is none")
+    call.travelled("node" if reduction == _NONE else "all")
+    value = x.merged(1)
+    axes = (value.axes[0], *value.axes[2:])
+    if isinstance(target, Spatial):
+        (labels, _), sites, found = align([target, Spatial(value.x.select(value.slot(1), 0),
+                                                           x.sites, axes)])  # fmt: skip
+        if sites is not x.sites or found != axes:
+            raise NoRuleError("its labels live on other nodes")
+    else:
+        labels = lift(target, axes, x.sites)
+    rows = value.x.movedim(value.slot(1), -1)
+    labels = expanded(labels, x.sites, axes)
+    loss, total = torch.ops.aten.nll_loss_forward(
+        rows.flatten(0, -2), labels.flatten(), weight, reduction, ignore_index
+    )
+    if reduction != _NONE:
+        return loss, total
+    return Spatial(loss.view(labels.shape), x.sites, axes), total

@@ -1,0 +1,81 @@
+"""Losses on maps with holes are torch's own on the entries of the nodes, values and gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convgraph as cg
+from tests.convert.zoo.snap import snap
+
+SIZE = (5, 6)
+
+
+def whole(*shape: int) -> Tensor:
+    return torch.randint(-4, 5, shape).double()
+
+
+def nodes(image: Tensor, mask: Tensor) -> Tensor:
+    return image.movedim(1, -1)[mask]
+
+
+REGRESSIONS: dict[str, Callable[..., Any]] = {
+    "mse": F.mse_loss,
+    "smooth l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+    "logits": lambda x, t, **how: F.binary_cross_entropy_with_logits(x, t / 8 + 0.5, **how),
+    "cross entropy": lambda x, t, **how: F.binary_cross_entropy(x.sigmoid(), t / 8 + 0.5, **how),
+    "margin": lambda x, t, **how: F.soft_margin_loss(x, t.sign(), **how),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("name", REGRESSIONS)
+@pytest.mark.parametrize("target", ["image", "map"])
+def test_entry_by_entry(name: str, reduction: str, target: str) -> None:
+    torch.manual_seed(0)
+    loss, mask = REGRESSIONS[name], torch.rand(2, *SIZE) > 0.4
+    x, t = whole(2, 3, *SIZE).requires_grad_(), whole(2, 3, *SIZE)
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    other = cg.PixelGraph(nodes(t, mask), graph.sites).tensor() if target == "map" else t
+    got = loss(graph.tensor(), other, reduction=reduction)
+    want = loss(nodes(x, mask), nodes(t, mask), reduction=reduction)
+    if reduction == "none":
+        assert torch.equal(got.graph.x, want)
+        got = got.sum()
+    else:
+        assert torch.equal(got, want)
+    mine, true = (torch.autograd.grad(one.sum(), x)[0] for one in (got, want))
+    assert true.abs().max() > 0
+    assert torch.equal(snap(mine, None), snap(true, None))  # a mean divides before or behind
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("target", ["image", "map"])
+def test_classes(reduction: str, target: str) -> None:
+    """Labels of 255 are ignored; classes have weights."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t = whole(2, 3, *SIZE).requires_grad_(), torch.randint(0, 3, (2, *SIZE))
+    t[:, 0] = 255
+    how: Any = {"reduction": reduction, "ignore_index": 255, "weight": torch.tensor([1.0, 2, 4])}
+    how["weight"] = how["weight"].double()
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    labels = cg.PixelGraph(t[mask].unsqueeze(1), graph.sites).tensor()[:, 0]
+    got = F.cross_entropy(graph.tensor(), labels if target == "map" else t, **how)
+    want = F.cross_entropy(nodes(x, mask), t[mask], **how)
+    assert torch.equal(got.to_dense()[mask] if reduction == "none" else got, want)
+    mine, true = (torch.autograd.grad(one.sum(), x)[0] for one in (got, want))
+    assert torch.equal(mine, true)
+
+
+def test_holes_that_count_are_seen() -> None:
+    """The mean of the dense image is another number."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t = whole(2, 3, *SIZE), whole(2, 3, *SIZE)
+    graph = cg.PixelGraph.from_image(x, mask=mask).tensor()
+    assert not torch.equal(F.mse_loss(graph, t), F.mse_loss(graph.to_dense(), t))
