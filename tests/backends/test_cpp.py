@@ -249,7 +249,7 @@ def test_without_a_compiler_the_error_says_what_is_missing(
     monkeypatch.setenv("CONVGRAPH_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
-    assert main(["compile"]) == 1
+    assert main(["compile"]) == 2
     assert "need a C++ compiler" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -93,7 +93,7 @@ def test_relative_folders(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CONVGRAPH_CACHE", "here")
-    assert main(["compile"]) == 1
+    assert main(["compile"]) == 2
     assert "no absolute path" in capsys.readouterr().err
     monkeypatch.delenv("CONVGRAPH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
