@@ -233,8 +233,12 @@ def _sliced(
         d = len(stride)
         steps = [slice(None, None, step) for step in stride]
         heard = image.permute(0, *range(2, d + 2), 1)[(slice(None), *steps)]
-        y = F.linear(heard.reshape(-1, weight.shape[1]), weight.flatten(1), bias)
-        return y.view(*heard.shape[:-1], weight.shape[0]).permute(0, d + 1, *range(1, d + 1))
+        flat, size = weight.flatten(1), heard.shape[:-1]
+        if flat.shape[1] % 4:  # a product of odd channels takes up to 1.7 times as long
+            more = (0, -flat.shape[1] % FEW)
+            heard, flat = F.pad(heard, more), F.pad(flat, more)
+        y = F.linear(heard.reshape(-1, flat.shape[1]), flat, bias)
+        return y.view(*size, weight.shape[0]).permute(0, d + 1, *range(1, d + 1))
     ones = (1,) * len(stride)
     return CONV[len(stride)](every(image, stride), weight, bias, ones, padding, dilation, groups)
 
