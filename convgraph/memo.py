@@ -15,6 +15,8 @@ any more it goes at once, and when it is asked for again it is put together from
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes import cast as cast_pointer
+from ctypes import py_object
 from functools import partial
 from threading import get_ident
 from typing import Any, Generic, Self, TypeVar, cast, final, overload
@@ -22,6 +24,7 @@ from weakref import ref
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 T = TypeVar("T")
 
@@ -311,20 +314,52 @@ def result(record: Any, function: Callable[..., T], *args: Any) -> T:
     """
     if not torch.compiler.is_dynamo_compiling():
         return function(*args)
-    found: T = getattr(record, _put_result(record, function, *args)[0])
+    name, plain = constant(_put_result, record, function, *args)
+    found: T = constant(getattr, record, name) if plain else getattr(record, name)
     return found
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _put_result(record: Any, function: Callable[..., Any], *args: Any) -> tuple[str]:
-    return (put(record, function(*args)),)
+def _put_result(record: Any, function: Callable[..., Any], *args: Any) -> tuple[str, bool]:
+    """Where the result is, and whether it is tensors for an exporter.
+
+    To that of torch 2.8 the tensors that it finds on a record would be inputs of the program.
+    """
+    made = function(*args)
+    plain = torch.compiler.is_exporting() and isinstance(made, (torch.Tensor, tuple))
+    data = (torch.Tensor, int, float)
+    return put(record, made), plain and all(isinstance(one, data) for one in tree_leaves(made))
 
 
 def read(record: Any, name: str) -> Any:
     """Return an attribute of a record; a compiler takes it as a constant and looks no further."""
-    return _boxed(record, name)[0]
+    return constant(getattr, record, name)
+
+
+def constant(function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args); a compiler takes it as a constant and does not follow the function.
+
+    Not every compiler takes an object for a constant (torch 2.8 and 2.11 do not), but each takes
+    its number, and looks at the next call whether it is the same object.
+
+    Args:
+        function: a class or a function of a module.
+        args: records, modules and plain values.
+    """
+    if not torch.compiler.is_dynamo_compiling():
+        return function(*args)
+    by_number = tuple([isinstance(arg, _OBJECTS) for arg in args])
+    given = [id(arg) if isinstance(arg, _OBJECTS) else arg for arg in args]
+    return _boxed(function, by_number, *given)[0]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _boxed(record: Any, name: str) -> tuple[Any]:
-    return (getattr(record, name),)
+def _boxed(function: Callable[..., Any], by_number: tuple[bool, ...], *given: Any) -> tuple[Any]:
+    args = [
+        cast_pointer(arg, py_object).value if numbered else arg
+        for numbered, arg in zip(by_number, given, strict=True)
+    ]
+    return (function(*args),)
+
+
+_OBJECTS = (Record, Shelf, torch.nn.Module)
+"""What a compiler hands over by its number; it holds them as long as it compiles."""

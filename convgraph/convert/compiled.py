@@ -23,11 +23,20 @@ from convgraph.convert.program import Made, Program, Tables
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
+from convgraph.memo import constant
 from convgraph.nn.traced import runs_by
+
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
+"""A compiler that follows `__get__` itself, but reads what an object has of its own without it.
+
+So the tables have to lie there when it looks, and it compiles anew for each mask.
+"""
 
 _NUMBERS = count()
 _KNOWN: dict[Any, str] = {}
 """What was compiled, and the attribute of sites that its tables are."""
+_READ: dict[str, WeakSet[Sites]] = {}
+"""Such an attribute, and the sites on which an old compiler has looked at it."""
 
 
 def run(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -48,10 +57,13 @@ def run(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         else:
             facts.append(("plain", one))
     training = tuple([module.training for module in net.modules()])
-    name = _named(net, training, tuple(facts), tuple(kwargs), backends.forced(None))[0]
+    key = (training, tuple(facts), tuple(kwargs), backends.forced(None))
+    name, single = constant(_named, net, graph.sites if OLD else None, *key)
     tables = getattr(graph.sites, name)
+    # An exporter that reads them as attributes would make them inputs of the program.
+    tensors = constant(_tensors, graph.sites, name) if single else tables.tensors
     state = [*dict(net.named_parameters()).values(), *dict(net.named_buffers()).values()]
-    found = tables.program.module(*given, *tables.tensors, *state)
+    found = tables.program.module(*given, *tensors, *state)
     outputs = [_output(one, made) for one, made in zip(found, tables.outputs, strict=True)]
     return _nested(outputs, tables.program)
 
@@ -72,26 +84,40 @@ def _nested(outputs: list[Any], program: Program) -> Any:
     return outputs[0] if program.single else pytree.tree_unflatten(outputs, program.spec)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _named(net: Any, training: Any, facts: Any, words: Any, backend: Any) -> tuple[str]:
-    """The attribute of sites that holds a network's tables, as it is called now."""
+def _named(
+    net: Any, sites: Sites | None, training: Any, facts: Any, words: Any, backend: Any
+) -> tuple[str, bool]:
+    """The attribute of sites that holds a network's tables, as it is called now.
+
+    Beside it, whether they are asked for by an exporter that takes constants alone.
+    """
     plain = torch.compiler.is_exporting()
     key = (ref(net), training, facts, words, backend, plain)
     name = _KNOWN.get(key)
     if name is None:
         name = f"_tables_{next(_NUMBERS)}"
         get = _Get(name, ref(net), facts, words, backend, plain)
-        kind = type("Asked", (), {"__get__": get, "__set__": _refuse})
+        kind = type("Asked", (), {"__get__": get} if OLD else {"__get__": get, "__set__": _refuse})
         setattr(Sites, name, kind())
         _KNOWN[key] = name
-        finalize(net, _gone, key, get.memos)
-    return (name,)
+        finalize(net, _gone, key, get.memos, _READ.setdefault(name, WeakSet()))
+    if sites is not None:
+        vars(sites)[name] = getattr(sites, name)
+        _READ[name].add(sites)
+    return name, plain and OLD
 
 
-def _gone(key: Any, memos: Any) -> None:
+def _tensors(sites: Sites, name: str) -> tuple[Tensor, ...]:
+    return tuple(getattr(sites, name).tensors)
+
+
+def _gone(key: Any, memos: Any, read: Any) -> None:
     """A network is gone, and with it the attribute of sites and the tables that sites keep."""
     name = _KNOWN.pop(key)
+    _READ.pop(name, None)
     delattr(Sites, name)
+    for sites in list(read):
+        vars(sites).pop(name, None)
     for memo in list(memos):
         for kept in [one for one in memo if isinstance(one, tuple) and one[0] == name]:
             memo.pop(kept, None)

@@ -40,7 +40,7 @@ def image_sum(
         [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
     """
     x = wide(x)
-    slots, width = _slots(sites)
+    slots, width = memo.constant(_slots, sites)
     if width < 0:
         return sum_by_target(x, sites.batch, sites.batch_size)
     if slots is not None:
@@ -51,7 +51,6 @@ def image_sum(
     return total
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _slots(sites: Sites) -> tuple[Tensor | None, int]:
     """(N,) where each node goes in a (B, width) block, and width; -1 where a block is too big.
 

@@ -1,6 +1,6 @@
 """Backend `tiles`: active tiles with a halo, through torch's own convolution, back to rows.
 
-    windows = x[window]          (count, C, *W), what each active tile listens to, holes 0
+    windows = x[window]          (count, C, *W), what each active tile reads, holes 0
     y       = conv(windows, W)[place]
 
 Dense arithmetic only where there are sites. Three operators are closed under differentiation, to
@@ -171,23 +171,28 @@ def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
     )
 
 
+def _lists(edges: Edges, tiled: Any, tile: Ints) -> tuple[Tensor, Tensor, Tensor]:
+    """The lists of a tiling, alone: what an exporter takes for constants."""
+    found = edges.memo_of(tiled, tile)
+    return found.window, found.place, found.held
+
+
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, edges: Edges, groups: int, tile: Ints
 ) -> Tensor:
     """Call the operator with the topology's lists and integers."""
-    found = edges.memo_of(tiling.tiling, tile)
     facts = (groups, tile, _fixed(weight.shape))
     shape = (
         _shape(edges, *facts) if torch.compiler.is_compiling() else edges.memo_of(_shape, *facts)
     )
+    here = edges.memo_of(_lists, tiling.tiling, tile)
     if untracked():
         # Nothing will come back: torch's kernel adds the bias on the way.
-        return _sent(x, weight, bias, found.window, found.place, found.held, shape)
-    here = (found.window, found.place, found.held)
+        return _sent(x, weight, bias, *here, shape)
     if shape.mirrored:
-        back = edges.memo_of(tiling.reversed_tiling, tile)
-        there = (back.window, back.place, back.held)
-        y = _send(x, weight, *here, *there, *shape.flat(), back.count)
+        there = edges.memo_of(_lists, tiling.reversed_tiling, tile)
+        count = edges.memo_of(tiling.reversed_tiling, tile).count
+        y = _send(x, weight, *here, *there, *shape.flat(), count)
     else:
         y = _send(x, weight, *here, *edges.memo_of(tiling.spread, tile), *shape.flat())
     return plus(y, bias)
@@ -348,7 +353,10 @@ def _answer_to(g: Tensor, weight: Tensor, lists: list[Any], plain: Ints) -> Tens
     if not s.mirrored:
         return _answer_back(g, weight, *lists, *plain)
     turned = _turned(weight, s.groups)
-    back = s._replace(tiles=count[0], num_sources=len(lists[1]), weight=_fixed(turned.shape))
+    back = Shape(  # a compiler of torch 2.8 does not take `_replace`
+        s.transposed, s.groups, s.mirrored, len(lists[1]), count[0], s.stride, s.dilation, s.tile,
+        s.size, s.crop, _fixed(turned.shape),
+    )  # fmt: skip
     return _send_back(g, turned, *lists[3:], *lists[:3], *back.flat(), s.tiles)
 
 

@@ -50,8 +50,10 @@ class Shape(NamedTuple):
 
     def flat(self) -> Ints:
         """The integers one after the other, the number of axes first."""
-        parts = [n for part in self[5:] for n in part]
-        return (len(self.stride), *self[:5], *parts)
+        # By name: a compiler of torch 2.8 does not take slices of a named tuple.
+        numbers = (self.transposed, self.groups, self.mirrored, self.num_sources, self.tiles)
+        parts = self.stride + self.dilation + self.tile + self.size + self.crop + self.weight
+        return (len(self.stride), *numbers, *parts)
 
     @classmethod
     def of(cls, flat: Ints) -> "tuple[Shape, Ints]":
