@@ -16,6 +16,7 @@ from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ConversionError, GraphError
 from tests.convert.nets import build, image
 from tests.convert.zoo.snap import snap
+from tests.reversed_gradient import Reversed
 
 SIZE = (8, 10)
 
@@ -99,16 +100,6 @@ def test_gradients_live_on_the_rows() -> None:
     assert not x.detach().requires_grad
 
 
-class Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return -grad
-
-
 class Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, width: float) -> Tensor:
@@ -137,7 +128,7 @@ class Rounded(torch.autograd.Function):
         return grad
 
 
-BOUND_BEFORE = Reverse.apply
+BOUND_BEFORE = Reversed.apply
 
 FUNCTIONS = {
     "gradient reversal": BOUND_BEFORE,

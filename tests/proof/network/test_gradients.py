@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import convgraph as cg
 from convgraph.proof import Certificate
+from tests.reversed_gradient import Reversed
 
 
 class Net(nn.Module):
@@ -26,18 +27,6 @@ class Net(nn.Module):
 
     def mixed(self, x: Tensor) -> Tensor:
         return x + self.body(x)
-
-
-class Reversed(torch.autograd.Function):
-    """Right forward, reversed backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return -g
 
 
 def cut(net: Net) -> None:
