@@ -279,6 +279,23 @@ def test_every_file_that_a_contributor_is_sent_to_is_there() -> None:
     assert [path for path in placed if not (ROOT / path).exists()] == []
 
 
+def test_hooks_workflows_and_pins_agree() -> None:
+    def text(path: str) -> str:
+        return (ROOT / path).read_text(encoding="utf-8")
+
+    hooks, project, matrix = map(text, (
+        ".pre-commit-config.yaml", "pyproject.toml", ".github/workflows/ci.yml",
+    ))  # fmt: skip
+    ruff = set(re.findall(r"ruff==[\d.]+", text("constraints.txt")))
+    assert set(re.findall(r"ruff==[\d.]+", hooks)) == ruff
+    # Named files are linted as `make check` lints them, so that what is left out stays left out.
+    assert all("--force-exclude" in line for line in re.findall(r"entry: ruff .*", hooks))
+    floors = dict(re.findall(r'"(torch|torch-geometric)>=([\d.]+)"', project))
+    assert dict(re.findall(r'"(torch|torch-geometric)==([\d.]+)\.\*"', matrix)) == floors
+    pythons = set(re.findall(r"Python :: (3\.\d+)", project))
+    assert set(re.findall(r'python: "(3\.\d+)"', matrix)) == pythons
+
+
 def test_no_test_borrows_from_a_test() -> None:
     sources = (ROOT / "tests").rglob("*.py")
     borrowed = {
