@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Step:
+class Question:
     """One question, as a command.
 
     Attributes:
@@ -42,26 +42,26 @@ class Step:
     command: tuple[str, ...]
 
 
-def steps(device: str, out: Path, scale: float) -> list[Step]:
+def steps(device: str, out: Path, scale: float) -> list[Question]:
     """Return the steps, what is most worth knowing first."""
     own = lambda name: str(ROOT / "benchmarks" / name)  # noqa: E731
     figures = lambda name: ("--json", str(out / f"{name}.json"))  # noqa: E731
     within = lambda seconds: ("--seconds", str(round(seconds * scale)))  # noqa: E731
     return [
-        Step(
+        Question(
             "check", "each backend bit for bit against the CPU, a certificate", 60,
             (own("gpu_check.py"), "--device", device, *figures("check")),
         ),
-        Step("tests", "pytest -m gpu", 150, ("-m", "pytest", *_pytest(device, out))),
-        Step(
+        Question("tests", "pytest -m gpu", 150, ("-m", "pytest", *_pytest(device, out))),
+        Question(
             "speed", "beside cuDNN and PyG, forward and training", 150,
             (own("gpu_speed.py"), "--device", device, *within(130), *figures("speed")),
         ),
-        Step(
+        Question(
             "rates", "the row of the cost table", 40,
             (own("rates.py"), "--device", device, "--force", *within(30), *figures("rates")),
         ),
-        Step(
+        Question(
             "classes", "which of the vendor's kernels are exact on integers", 60,
             (own("vendor_classes.py"), "--device", device, "--trials", "1", *figures("classes")),
         ),
@@ -141,7 +141,7 @@ def found(device: str) -> dict[str, Any] | None:
     }
 
 
-def run(step: Step, out: Path, scale: float) -> dict[str, Any]:
+def run(step: Question, out: Path, scale: float) -> dict[str, Any]:
     """Run one step within its limit; all of its processes end with it."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),

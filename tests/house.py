@@ -19,7 +19,7 @@ HOUSE = {
         demo cli pytest_plugin __main__
     """,
     "geometry": """
-        footprint glue loaded kernel space
+        footprint loaded padding kernel space
         window resize .
     """,
     "graph": """

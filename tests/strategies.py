@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.geometry.padding import PADDING_MODES
 from convgraph.proof import ConvSpec
 
 
@@ -68,9 +69,7 @@ def cases(draw: st.DrawFn) -> Case:
         else:
             options["padding"] = kind
             options["stride"] = 1 if kind == "same" else options["stride"]
-        options["padding_mode"] = draw(
-            st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])
-        )
+        options["padding_mode"] = draw(st.sampled_from(["zeros", *PADDING_MODES]))
     size = st.tuples(*[st.integers(1, 7 if d < 3 else 5)] * d)
     ragged = draw(st.integers(0, 3)) == 0
     sizes = tuple(draw(st.lists(size, min_size=1, max_size=3))) if ragged else (draw(size),) * 2

@@ -1,6 +1,6 @@
 """Tilings: the output lattice cut into equal tiles, and which of them hold a site.
 
-Along each axis tile i of T output sites listens to one window of the source,
+Along each axis tile i of T output sites reads one window of the source,
 
     no transposed kernel:  W = (T - 1) stride + dilation (k - 1) + 1,   from  i T stride - padding
     a transposed one, stride | T:  W sources from  i T / stride + floor((padding - D) / stride)

@@ -27,7 +27,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.proof.equation import spaces
 from convgraph.spaces import from_dict
 
-Layout = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
+ToParameters = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
 """(w, b) in torch's layout -> the parameters of a layer by name."""
 
 Run = Callable[..., Tensor]
@@ -153,7 +153,7 @@ class AsNodes:
     """
 
     layer: torch.nn.Module
-    parameters: Layout | None = None
+    parameters: ToParameters | None = None
     typed: bool = True
 
     def named(self, w: Tensor, b: Tensor | None) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
 from convgraph.proof import Certificate, prove_convolution
-from convgraph.proof.network.end_to_end import Images, Side
+from convgraph.proof.network.end_to_end import Images, NetworkSide
 from convgraph.proof.network.judge import checked_images, prove_network
 from convgraph.proof.network.node import CONVOLUTION, Layer, Node
 from convgraph.proof.network.operator_layers import as_operator, name_of, spec_of
@@ -120,8 +120,8 @@ def prove_pair(
     }
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
     cert = prove_network(
-        Side(candidate, run, layers),
-        Side(reference, truth, dense_layers),
+        NetworkSide(candidate, run, layers),
+        NetworkSide(reference, truth, dense_layers),
         found,
         certify,
         name=type(candidate).__name__,

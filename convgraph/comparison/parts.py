@@ -20,7 +20,7 @@ from convgraph.proof.parts import PartOf, PartsCertificate, judge_operator, verd
 from convgraph.proof.plan import PlanCertificate, judge_plans
 from convgraph.scale.partial import plainly
 from convgraph.scale.plan import plan
-from convgraph.scale.recording import State, Step, leaves
+from convgraph.scale.recording import RecordedCall, State, leaves
 from convgraph.scale.sharded import Sharded, shared
 from convgraph.scale.tiling import Tiling
 
@@ -127,7 +127,7 @@ def _same_weights(part: Sharded, net: nn.Module, device: torch.device) -> list[s
     return faults
 
 
-def _unit(found: Any, step: Step, how: Any) -> int | None:
+def _unit(found: Any, step: RecordedCall, how: Any) -> int | None:
     """What every division of an operator divides; None where its weights are no dyadic numbers."""
     if step.operator.startswith("avg_pool"):
         kernel = how.relation.kernel_size
@@ -153,7 +153,7 @@ def _same_steps(mine: Any, want: Any) -> list[str]:
     return []
 
 
-def _operator(twin: Sharded, found: Any, step: Step, how: Any, unit: int) -> PartOf:
+def _operator(twin: Sharded, found: Any, step: RecordedCall, how: Any, unit: int) -> PartOf:
     """An operator by itself: torch's own on the whole, and the rank's part through the exchange."""
     shapes = found.recording.shapes
     sources = list(dict.fromkeys(step.sources))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convgraph.convert.network import GraphNetwork
-from convgraph.convert.recording import Recording, Step, key
+from convgraph.convert.recording import OperatorRun, Recording, key
 from convgraph.convert.tensor import GraphTensor
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError, GraphError
@@ -179,7 +179,7 @@ class _Walk:
             exact
         )
 
-    def _pooled_by(self, step: Step) -> Any:
+    def _pooled_by(self, step: OperatorRun) -> Any:
         """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
 
         Where others changed the maxima on the way, what a pixel hears is known by a bound only.
@@ -190,7 +190,7 @@ class _Walk:
                 return one.sources[0] if same else None
         return None
 
-    def _one(self, step: Step, mine: Tensor, value: Spatial | None) -> Tensor:
+    def _one(self, step: OperatorRun, mine: Tensor, value: Spatial | None) -> Tensor:
         """The source nodes of one step."""
         if value is None:  # a tensor: one for all
             return mine.any().view(1)
@@ -211,7 +211,7 @@ class _Walk:
         return mine.any().expand(size).clone()
 
 
-def _same_place(step: Step, mine: Tensor, value: Spatial) -> Tensor:
+def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
     """The nodes of a value where the result's are: itself, or where its axes are shorter."""
     sites: Any = value.sites
     out: Any = step.out.sites if isinstance(step.out, Spatial) else None

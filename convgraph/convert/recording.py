@@ -25,7 +25,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 
 
 @dataclass
-class Step:
+class OperatorRun:
     """One operator of a run.
 
     Attributes:
@@ -70,7 +70,7 @@ class Recording:
     """
 
     size: tuple[int, ...]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[OperatorRun] = field(default_factory=list)
     inputs: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     graphs: list[PixelGraph] = field(default_factory=list)
@@ -152,7 +152,7 @@ class Listener(keys.Mode):  # type: ignore[misc]
         bases = [view[0][0] for view in views if view is not None]
         out = wrote[0] if wrote else None
         self.recording.steps.append(
-            Step(
+            OperatorRun(
                 frames.path() or "", name, family, reason, moved,
                 tuple(map(key, read)), tuple(map(key, [*wrote, *bases])), values,
                 out.value if isinstance(out, GraphTensor) else out,

@@ -14,7 +14,7 @@ from torch import Tensor
 from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.convert.network import GraphNetwork
-from convgraph.convert.recording import Step
+from convgraph.convert.recording import OperatorRun
 from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.edges import Edges
@@ -147,7 +147,7 @@ def check(net: Any, graph: Any, who: str) -> None:
         )
 
 
-def _row(step: Step, parameters: dict[int, int]) -> Row | None:
+def _row(step: OperatorRun, parameters: dict[int, int]) -> Row | None:
     """One operator, if it sends messages, multiplies, or has parameters."""
     own = [
         one.numel() for one in step.tensors

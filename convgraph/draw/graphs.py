@@ -225,7 +225,7 @@ def _legend(
         name = "self" if loop else f"({offset[0]:+d}, {offset[1]:+d})"
         handles.append(Line2D([], [], color=colour, lw=3, label=f"{tap}: {name}", **marker))
     found = axes.legend(
-        handles=handles, title="tap: (row, column) it listens to", ncols=3, loc="upper center",
+        handles=handles, title="tap: (row, column) it hears", ncols=3, loc="upper center",
         bbox_to_anchor=(0.5, below), frameon=False, fontsize=9, labelcolor=style["ink"],
         handlelength=1.1, columnspacing=1.0, handletextpad=0.5,
     )  # fmt: skip

@@ -77,7 +77,7 @@ class Wide:
 
     target: tuple[Any, ...] | None
     num_targets: int
-    charts: halo_charts.Layout
+    charts: halo_charts.Margins
     call: Callable[..., Tensor]
     args: tuple[Any, ...]
 
@@ -124,7 +124,7 @@ def _wide(source: Sites, geometry: KernelGeometry) -> Wide | None:
     if space is None or not space.along(edges.relation) or target.root is not target:
         return None
     grid = (target.batch_size, target.size, target.device, target.batched, target.space)
-    charts, args = halo.layout(edges), (geometry.stride, (0, 0), geometry.dilation)
+    charts, args = halo.margins(edges), (geometry.stride, (0, 0), geometry.dilation)
     return Wide(
         target=None if target is source else grid,
         num_targets=target.num_nodes,

@@ -23,13 +23,12 @@ import numpy.typing as npt
 
 from convgraph.errors import GeometryError
 from convgraph.geometry.footprint import Footprint, checked
-from convgraph.geometry.glue import folded
 from convgraph.geometry.loaded import revive
+from convgraph.geometry.padding import PADDING_MODES, folded
 
 IntTable = npt.NDArray[np.int64]
 """An int64 array; as an axis table, (out, k) positions on the source axis, -1 where no edge is."""
 
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 MAX_DIMENSIONS = 3
 
 

@@ -1,10 +1,10 @@
-"""Resize geometry: which source pixels an output pixel of a resize listens to, and how loudly.
+"""Resize geometry: which source pixels an output pixel of a resize reads, and with what weight.
 
 Along each axis, output position p looks at the real source position
 
     r(p) = scale * (p + 1/2) - 1/2        (align_corners: r(p) = p * (size - 1) / (out - 1))
 
-and listens to the 1 (nearest), 2 (linear) or 4 (cubic) pixels around it:
+and reads the 1 (nearest), 2 (linear) or 4 (cubic) pixels around it:
 
     y[p] = sum over taps t of  w(p, t) x[q(p, t)]
 

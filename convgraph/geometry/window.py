@@ -1,6 +1,6 @@
 """Adaptive windows: the sizes are given and the windows follow from them.
 
-Along an axis of S pixels with S' outputs, output p listens to the pixels
+Along an axis of S pixels with S' outputs, output p reads the pixels
 
     floor(p S / S')  up to, but not including,  ceil((p + 1) S / S')
 

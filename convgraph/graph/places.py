@@ -4,8 +4,7 @@
 
 A move (a pad, a crop, a roll, a flip, a convolution of stride 1) names for each new position an old
 one, and the mask goes with the pixels. A step in scale (a stride, a pool, a resize) divides what
-the map covers into as many cells as it gives positions. Integers and exact fractions only; may
-import nothing of convgraph.
+the map covers into as many cells as it gives positions. Integers and exact fractions only.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,10 @@ from fractions import Fraction
 from functools import cached_property
 from math import ceil, floor
 from typing import Any
+
+import numpy as np
+
+from convgraph.geometry.padding import folded
 
 ABSENT = -1
 """A position that no pixel belongs to, as zero padding adds them."""
@@ -199,7 +202,7 @@ def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
             return span
         modes = getattr(relation, "modes", None)
         mode = "zeros" if modes is None else modes[axis]
-        return moved(span, [folded(p - shift, n, mode) for p in range(size)])
+        return moved(span, folded(np.arange(size) - shift, n, mode).tolist())
     if relation.transposed:
         low, high = span.pads() or (0, 0)
         return scaled(span, size, low * stride, high * stride)
@@ -215,21 +218,3 @@ def _resized(span: Span, size: int) -> Span | None:
     if low * size % span.size or high * size % span.size:
         return None
     return scaled(span, size, low * size // span.size, high * size // span.size)
-
-
-def folded(p: int, n: int, mode: str) -> int:
-    """Return the position on an axis of n that a padded position copies, or `ABSENT`.
-
-    Example:
-        >>> [folded(p, 3, "reflect") for p in range(-2, 5)]
-        [2, 1, 0, 1, 2, 1, 0]
-    """
-    if 0 <= p < n:
-        return p
-    if mode == "circular":
-        return p % n
-    if mode == "replicate":
-        return min(max(p, 0), n - 1)
-    if mode == "reflect":
-        return -p if p < 0 else 2 * (n - 1) - p
-    return ABSENT

@@ -17,7 +17,7 @@ from convgraph.geometry.kernel import KernelGeometry
 from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
-from convgraph.scale.recording import Ref, State, Step, leaves
+from convgraph.scale.recording import RecordedCall, Ref, State, leaves
 from convgraph.scale.rules import DROPS, VIEWS, Travel
 from convgraph.scale.windows import is_window, table, window
 
@@ -108,13 +108,15 @@ def states(plan: Plan) -> dict[str, Tensor]:
     }
 
 
-def keep(value: dict[int, Any], step: Step, made: Any) -> None:
+def keep(value: dict[int, Any], step: RecordedCall, made: Any) -> None:
     """Keep what a step made under its numbers."""
     found = [one for one in leaves(made) if isinstance(one, Tensor)]
     value.update(zip(step.results, found, strict=False))
 
 
-def plainly(step: Step, value: Mapping[int, Any], state: Mapping[str, Tensor], device: Any) -> Any:
+def plainly(
+    step: RecordedCall, value: Mapping[int, Any], state: Mapping[str, Tensor], device: Any
+) -> Any:
     """Run an operator on ordinary tensors."""
     return _call(step, {k: _given(v, value, state, device) for k, v in step.args.items()})
 
@@ -130,7 +132,7 @@ def _given(tree: Any, value: Mapping[int, Any], state: Mapping[str, Tensor], dev
     return pytree.tree_map(one, tree, is_leaf=lambda leaf: isinstance(leaf, (Ref, State)))
 
 
-def _call(step: Step, args: dict[str, Any]) -> Any:
+def _call(step: RecordedCall, args: dict[str, Any]) -> Any:
     """Call the operator, or its twin that writes nowhere."""
     call = step.call
     names = [(a.name, a.kwarg_only) for a in call._schema.arguments]
@@ -145,7 +147,7 @@ def _call(step: Step, args: dict[str, Any]) -> Any:
 
 def local(
     plan: Plan,
-    step: Step,
+    step: RecordedCall,
     how: Travel,
     value: Mapping[Any, Any],
     ask: Ask,
@@ -196,7 +198,7 @@ def check_mask(plan: Plan) -> None:
             )
 
 
-def _centred(plan: Plan, step: Step, how: Travel) -> bool:
+def _centred(plan: Plan, step: RecordedCall, how: Travel) -> bool:
     """Whether sites follow from sizes alone: pads keep the kernel in the middle, none moves it."""
     relation = how.relation
     if not isinstance(relation, KernelGeometry):
@@ -213,7 +215,7 @@ def _centred(plan: Plan, step: Step, how: Travel) -> bool:
 
 
 def _pieces(
-    step: Step, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
+    step: RecordedCall, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
     args: dict[str, Any], axes: tuple[int, ...], done: Part,
 ) -> Any:  # fmt: skip
     """Run on each box of consecutive outputs, and put them together."""
@@ -255,7 +257,7 @@ def take(x: Tensor, dim: int, index: Any, fill: float) -> Tensor:
 
 def _node(
     plan: Plan,
-    step: Step,
+    step: RecordedCall,
     value: Mapping[int, Any],
     ask: Ask,
     out: Part,
@@ -287,7 +289,7 @@ def _node(
 
 
 def _piece(
-    step: Step, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
+    step: RecordedCall, how: Travel, x: Tensor, have: Part, out: Part, size: tuple[int, ...],
     args: dict[str, Any],
 ) -> Any:  # fmt: skip
     """One box of consecutive outputs."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convgraph.scale.plan import Plan
-from convgraph.scale.recording import State, Step
+from convgraph.scale.recording import RecordedCall, State
 
 Sums = tuple[int, Tensor, Tensor]
 """(entries, mean, sum of squared distances from it), in float64, (B, channels or groups)."""
@@ -34,7 +34,7 @@ class Pass:
             and it, or "map" and the source's number.
     """
 
-    step: Step
+    step: RecordedCall
     source: int
     key: Any
 
@@ -53,7 +53,7 @@ def passes(plan: Plan) -> list[Pass]:
     return list(found.values())
 
 
-def _groups(step: Step, y: Tensor) -> int:
+def _groups(step: RecordedCall, y: Tensor) -> int:
     """How many statistics a norm has of a map (B, C, *size)."""
     if (over := step.args.get("normalized_shape")) is not None:
         return 1 if len(over) == y.dim() - 1 else y.shape[1]
@@ -94,7 +94,7 @@ def readout(plan: Plan, one: Pass, known: Any) -> Tensor:
     return found.to(plan.recording.dtypes[result])
 
 
-def normed(step: Step, x: Tensor, known: Any, state: Any, out: Any) -> Tensor:
+def normed(step: RecordedCall, x: Tensor, known: Any, state: Any, out: Any) -> Tensor:
     """Return a norm's part, at positions, from the mean and the variance of the whole map."""
     mean, variance = known
     each = x.shape[1] // mean.shape[1]
@@ -110,7 +110,7 @@ def normed(step: Step, x: Tensor, known: Any, state: Any, out: Any) -> Tensor:
     return y.to(x.dtype)
 
 
-def _affine(step: Step, weight: Tensor, x: Tensor, out: Any) -> Tensor:
+def _affine(step: RecordedCall, weight: Tensor, x: Tensor, out: Any) -> Tensor:
     """A norm's weight as it lies on a part: one a channel, or of a layer norm one a pixel."""
     if "normalized_shape" not in step.args:
         return weight.view(1, -1, *(1,) * (x.dim() - 2))

@@ -10,7 +10,7 @@ from torch import nn
 
 from convgraph.errors import ConversionError
 from convgraph.scale.positions import Positions, need
-from convgraph.scale.recording import Recording, Step, record
+from convgraph.scale.recording import RecordedCall, Recording, record
 from convgraph.scale.rules import Axes, Travel, travel, weight_shape
 
 Ask = dict[int, tuple[Positions, ...]]
@@ -32,7 +32,7 @@ class Plan:
         return plan, (self.net, self.recording.shapes[0], self.recording.dtypes[0])
 
     @property
-    def steps(self) -> list[tuple[Step, Travel]]:
+    def steps(self) -> list[tuple[RecordedCall, Travel]]:
         """The operators in order, each with how it travels."""
         return list(zip(self.recording.steps, self.travels, strict=True))
 
@@ -63,7 +63,7 @@ class Plan:
         return self.size(self.out)
 
     @property
-    def whole(self) -> list[tuple[Step, Travel]]:
+    def whole(self) -> list[tuple[RecordedCall, Travel]]:
         """The operators that no part can compute by itself."""
         return [(s, t) for s, t in self.steps if t.how in ("whole", "sum", "few")]
 

@@ -34,7 +34,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedCall:
     """One operator of the run.
 
     Attributes:
@@ -75,7 +75,7 @@ class Recording:
     `states` are the shapes of parameters and buffers.
     """
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RecordedCall] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
     out: int = 0
@@ -201,5 +201,5 @@ class _Listener(TorchDispatchMode):
         made = [one for one in pytree.tree_leaves(out) if isinstance(one, Tensor)]
         if made:
             results = tuple(self.name(one) for one in made)
-            self.found.steps.append(Step(self.path[-1], func, named, results, writes))
+            self.found.steps.append(RecordedCall(self.path[-1], func, named, results, writes))
         return out

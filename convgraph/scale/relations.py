@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convgraph.geometry.glue import folded
 from convgraph.geometry.kernel import IntTable
+from convgraph.geometry.padding import folded
 
 MODES = {"constant": "zeros"}
 

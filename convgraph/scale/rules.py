@@ -11,7 +11,7 @@ import torch
 
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.resize import ResizeGeometry
-from convgraph.scale.recording import Recording, Ref, Step, leaves
+from convgraph.scale.recording import RecordedCall, Recording, Ref, leaves
 from convgraph.scale.relations import Pad, Shuffle, Slice, Unshuffle
 
 Axes = tuple[int, ...] | None
@@ -111,7 +111,7 @@ VIEWS = frozenset(
 RANDOM = frozenset(["bernoulli", "rand_like", "randn_like", "normal", "uniform", "rrelu"])
 
 
-def travel(step: Step, recording: Recording, axes: list[Axes]) -> Travel:
+def travel(step: RecordedCall, recording: Recording, axes: list[Axes]) -> Travel:
     """Return how an operator travels, given the axes of the values before it."""
     maps = [source for source in step.sources if axes[source] is not None]
     if not maps:
@@ -138,7 +138,7 @@ FEW = 2**16
 """Pixels of a map, tokens, that are put together and heard as a whole."""
 
 
-def _few(step: Step, recording: Recording, axes: list[Axes]) -> Travel:
+def _few(step: RecordedCall, recording: Recording, axes: list[Axes]) -> Travel:
     """What has no rule hears the map put together, if that is small."""
     sizes = [
         prod(recording.shapes[source][a] for a in axes[source] or ())
@@ -150,7 +150,7 @@ def _few(step: Step, recording: Recording, axes: list[Axes]) -> Travel:
     return Travel("whole", why=f"hears the whole map, and {max(sizes)} pixels are more than {FEW}")
 
 
-def _joined(step: Step, recording: Recording, axes: list[Axes], maps: list[int]) -> Travel:
+def _joined(step: RecordedCall, recording: Recording, axes: list[Axes], maps: list[int]) -> Travel:
     """Operators on several maps: they must lie on the same lattice, along the same dimensions."""
     first = axes[maps[0]]
     out = recording.shapes[step.results[0]]
@@ -187,11 +187,11 @@ def _many(value: Any, d: int) -> tuple[int, ...]:
     return values * d if len(values) == 1 else values
 
 
-def _dimensions(step: Step) -> int:
+def _dimensions(step: RecordedCall) -> int:
     return int(step.operator[-2]) if step.operator[-1] == "d" else len(step.args["stride"])
 
 
-def weight_shape(step: Step, recording: Recording) -> tuple[int, ...]:
+def weight_shape(step: RecordedCall, recording: Recording) -> tuple[int, ...]:
     """Return the shape of a convolution's weight."""
     return (
         recording.states[step.args["weight"].name]
@@ -200,7 +200,7 @@ def weight_shape(step: Step, recording: Recording) -> tuple[int, ...]:
     )
 
 
-def _conv(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _conv(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     a, d = step.args, _dimensions(step)
     if not _trailing(axes, recording.shapes[source], d) or _ref(a["weight"]) == source:
         return None
@@ -214,7 +214,7 @@ def _conv(step: Step, recording: Recording, axes: Axes, source: int) -> Travel |
     return Travel("edges", axes, relation)
 
 
-def _pool(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _pool(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     a, d = step.args, int(step.operator.removesuffix("_with_indices")[-2])
     if not _trailing(axes, recording.shapes[source], d):
         return None
@@ -227,7 +227,7 @@ def _pool(step: Step, recording: Recording, axes: Axes, source: int) -> Travel |
     return Travel("edges", axes, relation, float("-inf") if "max" in step.operator else 0.0)
 
 
-def _resize(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _resize(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     a, name = step.args, step.operator
     d = int(name[-2])
     if not _trailing(axes, recording.shapes[source], d) or name.endswith("_aa"):
@@ -254,7 +254,7 @@ def _resize(step: Step, recording: Recording, axes: Axes, source: int) -> Travel
     return Travel("edges", axes, relation)
 
 
-def _pad(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _pad(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     flat, shape = step.args["pad"], recording.shapes[source]
     pairs = {-1 - k: (flat[2 * k], flat[2 * k + 1]) for k in range(len(flat) // 2)}
     others = {a: pair for a, pair in pairs.items() if a not in (axes or ()) and pair != (0, 0)}
@@ -264,7 +264,7 @@ def _pad(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | 
     return Travel("edges", axes, relation, float(step.args["value"] or 0.0))
 
 
-def _slice(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _slice(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     a, shape = step.args, recording.shapes[source]
     dim = a["dim"] - len(shape) if a["dim"] >= 0 else a["dim"]
     if dim not in (axes or ()):
@@ -275,17 +275,17 @@ def _slice(step: Step, recording: Recording, axes: Axes, source: int) -> Travel 
     return Travel("edges", axes, Slice(tuple(whole)))
 
 
-def _dim(step: Step, shape: tuple[int, ...], default: int = 0) -> int:
+def _dim(step: RecordedCall, shape: tuple[int, ...], default: int = 0) -> int:
     dim = int(step.args.get("dim", default))
     return dim - len(shape) if dim >= 0 else dim
 
 
-def _apart(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _apart(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     """Operators along one dimension, which must be none of the image's."""
     return None if _dim(step, recording.shapes[source]) in (axes or ()) else Travel("node", axes)
 
 
-def _cat(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _cat(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     found = [one.index for one in leaves(step.args["tensors"]) if isinstance(one, Ref)]
     if len(found) < len(leaves(step.args["tensors"])) or _dim(step, recording.shapes[source]) in (
         axes or ()
@@ -296,14 +296,14 @@ def _cat(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | 
     return Travel("node", axes) if same else None
 
 
-def _select(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _select(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     dim = _dim(step, recording.shapes[source])
     if dim in (axes or ()):
         return None
     return Travel("node", tuple(a + (dim > a) for a in axes or ()))
 
 
-def _permute(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _permute(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     n = len(recording.shapes[source])
     if step.operator == "permute":
         order = [dim % n for dim in step.args["dims"]]
@@ -315,13 +315,13 @@ def _permute(step: Step, recording: Recording, axes: Axes, source: int) -> Trave
     return Travel("node", found)
 
 
-def _linear(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _linear(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     return (
         None if -1 in (axes or ()) or _ref(step.args["input"]) != source else Travel("node", axes)
     )
 
 
-def _layer_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _layer_norm(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     over, d = len(step.args["normalized_shape"]), len(axes or ())
     if any(a >= -over for a in axes or ()):  # over space, or over space and channels
         good = _trailing(axes, recording.shapes[source], d) and over in (d, d + 1)
@@ -329,7 +329,7 @@ def _layer_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Tr
     return Travel("node", axes)
 
 
-def _batch_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _batch_norm(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     if step.args["training"]:
         return Travel(
             "whole", axes,
@@ -338,7 +338,7 @@ def _batch_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Tr
     return Travel("node", axes)
 
 
-def _reduced(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _reduced(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     """Sums, means and maxima over dimensions: over the image's own they hear the whole map."""
     shape = recording.shapes[source]
     dims = step.args.get("dim")
@@ -353,7 +353,7 @@ def _reduced(step: Step, recording: Recording, axes: Axes, source: int) -> Trave
     return Travel("node", tuple(a + sum(d > a for d in found) for a in axes or ()))
 
 
-def _pooled(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _pooled(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     """A pool over everything is a mean; over windows of its own it reads the map in other ways."""
     sizes = _many(step.args["output_size"], 1)
     d = len(axes or ())
@@ -364,7 +364,7 @@ def _pooled(step: Step, recording: Recording, axes: Axes, source: int) -> Travel
     )
 
 
-def _map_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _map_norm(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     """Instance and group norm: means and variances of the whole map."""
     if step.operator == "instance_norm":
         if not step.args["use_input_stats"]:
@@ -376,7 +376,7 @@ def _map_norm(step: Step, recording: Recording, axes: Axes, source: int) -> Trav
     return Travel("sum", axes)
 
 
-def _shuffle(step: Step, recording: Recording, axes: Axes, source: int) -> Travel | None:
+def _shuffle(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     if not _trailing(axes, recording.shapes[source], 2):
         return None
     if step.operator == "pixel_shuffle":

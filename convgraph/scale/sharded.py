@@ -23,7 +23,7 @@ from convgraph.proof.plan import AxisPart, Claim
 from convgraph.scale.partial import Part, keep, local, plainly, states
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
-from convgraph.scale.recording import State, Step, leaves
+from convgraph.scale.recording import RecordedCall, State, leaves
 from convgraph.scale.tiling import operators, read
 
 
@@ -182,7 +182,7 @@ class Sharded(nn.Module):
     def _owned(self, found: Plan, value: int) -> Part:
         return tuple(self.own(axis, n) for axis, n in enumerate(found.size(value)))
 
-    def local(self, found: Plan, step: Step, how: Any, value: Any, state: Any) -> Any:
+    def local(self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any) -> Any:
         """Return this rank's part of what an operator makes."""
         out = self._owned(found, step.results[0])
         ask = dict.fromkeys(step.results, out)
@@ -218,7 +218,7 @@ class Sharded(nn.Module):
         ask[source] = tuple(have)
         return local(found, step, how, {**value, source: x}, ask, state)
 
-    def _wants(self, found: Plan, how: Any, step: Step, axis: int) -> list[Positions]:
+    def _wants(self, found: Plan, how: Any, step: RecordedCall, axis: int) -> list[Positions]:
         """Positions of an operator's source that each rank of an axis reads, by rank."""
         source = next(s for s in step.sources if found.axes[s] is not None)
         n, to = found.size(source)[axis], found.size(step.results[0])[axis]
@@ -243,7 +243,9 @@ class Sharded(nn.Module):
             made.append(Claim((one,), operator.size, 1, operator.out, tuple(axes)))
         return made
 
-    def _claimed(self, found: Plan, step: Step, how: Any, axis: int) -> tuple[AxisPart, ...]:
+    def _claimed(
+        self, found: Plan, step: RecordedCall, how: Any, axis: int
+    ) -> tuple[AxisPart, ...]:
         source = next(s for s in step.sources if found.axes[s] is not None)
         n, to = found.size(source)[axis], found.size(step.results[0])[axis]
         wants = self._wants(found, how, step, axis) if how.how == "edges" else []
@@ -289,7 +291,7 @@ class Sharded(nn.Module):
         other.places, other.ends, other.hearing = self.places, self.ends, self.hearing
         return other
 
-    def _norm(self, step: Step, value: Any, state: Any) -> Tensor:
+    def _norm(self, step: RecordedCall, value: Any, state: Any) -> Tensor:
         """Batch norm in training, with the statistics of all ranks of the mesh."""
         a = step.args
         x: Tensor = value[a["input"].index]
@@ -362,7 +364,7 @@ def ends_of(shares: Any, counts: list[int]) -> list[list[float]]:
     return [[float(sum(one[:r]) / sum(one)) for r in range(len(one) + 1)] for one in each]
 
 
-def _write(step: Step, state: Any) -> None:
+def _write(step: RecordedCall, state: Any) -> None:
     """Count batches, as a norm in training does: an operator on a buffer, in place."""
     if step.writes and step.call._schema.name.endswith("_") and "other" in step.args:
         one = next(iter(step.args.values()))

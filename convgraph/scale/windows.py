@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convgraph.geometry.glue import folded
 from convgraph.geometry.kernel import KernelGeometry
+from convgraph.geometry.padding import folded
 from convgraph.scale.positions import Positions, places
 
 

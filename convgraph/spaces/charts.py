@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from convgraph.errors import GeometryError
-from convgraph.geometry.glue import folded
 from convgraph.geometry.kernel import IntTable, KernelGeometry, Relation
+from convgraph.geometry.padding import folded
 from convgraph.geometry.resize import CUBIC_A, ResizeGeometry
 from convgraph.geometry.space import FloatTable, Halo, Pads, Space, Table
 from convgraph.geometry.window import WindowGeometry

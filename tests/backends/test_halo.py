@@ -20,7 +20,7 @@ def test_margins_are_what_the_judge_says(space: Any, size: tuple[int, int], marg
     """Values, and the way back is the adjoint: <spread(x), g> = <x, gathered(g)>."""
     sites = cg.Sites.full(2, size, space=space)
     mode = "replicate"
-    lay = charts.layout(sites, ((margin, margin), (margin, margin)), mode)
+    lay = charts.margins(sites, ((margin, margin), (margin, margin)), mode)
     x = integers(sites.num_nodes, 3)
     wide = charts.spread(x, lay)
     cells, shares = judged.beyond(space.to_dict(), size, margin)

@@ -1,4 +1,4 @@
-"""Which pixels a resize listens to, with what weights, and what it refuses.
+"""Which pixels a resize reads, with what weights, and what it refuses.
 
 Sources are compared with torch's one by one; weights that are not dyadic within a derived bound.
 """

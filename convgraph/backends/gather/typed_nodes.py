@@ -157,7 +157,7 @@ def conv(
     return y
 
 
-class _Layout(NamedTuple):
+class _Blocks(NamedTuple):
     """What `Slots.plain` says."""
 
     num_sources: int
@@ -166,7 +166,7 @@ class _Layout(NamedTuple):
     blocks: tuple[tuple[slice, slice, int], ...]  # taps, slots after the loops, slots of one tap
 
     @classmethod
-    def of(cls, plain: tuple[int, ...]) -> "_Layout":
+    def of(cls, plain: tuple[int, ...]) -> "_Blocks":
         blocks, tap, slot = [], int(plain[2] > 0), 0
         for taps, most in zip(plain[3::2], plain[4::2], strict=True):
             blocks.append((slice(tap, tap + taps), slice(slot, slot + taps * most), most))
@@ -222,7 +222,7 @@ class _Send(torch.autograd.Function):
         by_target: Tensor,
         *plain: int,
     ) -> Tensor:
-        layout = _Layout.of(plain)
+        layout = _Blocks.of(plain)
         z, loops = _picked(x, sources, filled), layout.loops
         ptr = by_target[: layout.num_targets + 1]
         where = by_target[layout.num_targets + 1 :]
@@ -273,7 +273,7 @@ class _Correlate(torch.autograd.Function):
         by_target: Tensor,
         *plain: int,  # the shape of T[t], then the layout
     ) -> Tensor:
-        shape, layout = plain[:3], _Layout.of(plain[3:])
+        shape, layout = plain[:3], _Blocks.of(plain[3:])
         z, heads = _picked(x, sources, filled), _picked(g, targets, filled)
         parts = [_outer(x.unsqueeze(0), g.unsqueeze(0), shape)] if layout.loops else []
         for _, slot, most in layout.blocks:

@@ -26,7 +26,7 @@ Pass = tuple[Tensor, Tensor, Tensor | None]
 """Rows read, rows written, and weights (n, 1) float64 or None; no row is written twice."""
 
 
-class Layout(NamedTuple):
+class Margins(NamedTuple):
     """The charts of one batch with margins.
 
     Attributes:
@@ -75,7 +75,7 @@ def refuses(problem: Problem) -> str | None:
     return None
 
 
-def layout(sites: Sites, pads: Pads, mode: str) -> Layout:
+def margins(sites: Sites, pads: Pads, mode: str) -> Margins:
     """Work out who stands in the margins of all images of full sites.
 
     Args:
@@ -112,7 +112,7 @@ def layout(sites: Sites, pads: Pads, mode: str) -> Layout:
         return tuple(found)
 
     room = number * wide[0] * wide[1]
-    return Layout(
+    return Margins(
         charts=number * sites.batch_size,
         size=(height, width),
         wide=wide,
@@ -166,7 +166,7 @@ def _dealt(written: Any) -> list[Any]:
 
 def spread(
     x: Tensor,  # (N, C)
-    lay: Layout,
+    lay: Margins,
     fill: float = 0.0,
 ) -> Tensor:
     """Return (charts, C, H, W), channels last in memory: the charts with their margins."""
@@ -182,7 +182,7 @@ def spread(
 
 def gathered(
     wide: Tensor,  # (charts, C, H, W)
-    lay: Layout,
+    lay: Margins,
 ) -> Tensor:
     """Return (N, C): what stands in margins is added to the pixel it belongs to."""
     rows = wide.permute(0, 2, 3, 1).reshape(-1, wide.shape[1])
@@ -197,14 +197,14 @@ def _share(rows: Tensor, weight: Tensor | None) -> Tensor:
     return rows if weight is None else rows * weight.to(rows.dtype)
 
 
-def _interior(rows: Tensor, lay: Layout) -> Tensor:
+def _interior(rows: Tensor, lay: Margins) -> Tensor:
     """(charts, h, w, C): the charts within their margins, a view."""
     (top, left), (height, width) = lay.start, lay.size
     wide = rows.view(lay.charts, *lay.wide, rows.shape[1])
     return wide[:, top : top + height, left : left + width]
 
 
-def _plainly(x: Tensor, lay: Layout, fill: float) -> Tensor:
+def _plainly(x: Tensor, lay: Margins, fill: float) -> Tensor:
     """The same by what a compiler or a transform can follow: margins are added to padded charts."""
     (top, left), (height, width) = lay.start, lay.size
     tall, across = lay.wide
@@ -218,7 +218,7 @@ def _plainly(x: Tensor, lay: Layout, fill: float) -> Tensor:
     return rows
 
 
-def _back(rows: Tensor, lay: Layout) -> Tensor:
+def _back(rows: Tensor, lay: Margins) -> Tensor:
     total = _interior(rows, lay).reshape(-1, rows.shape[1])
     for read, write, weight in lay.back:
         total = total.index_add(0, write, _share(rows.index_select(0, read), weight))
@@ -229,7 +229,7 @@ class _Spread(torch.autograd.Function):
     """Rows of pixels to rows of charts with margins; its derivative is `_Gather`."""
 
     @staticmethod
-    def forward(x: Tensor, lay: Layout, fill: float) -> Tensor:
+    def forward(x: Tensor, lay: Margins, fill: float) -> Tensor:
         rows = x.index_select(0, lay.who)
         if lay.shared is not None:
             write, read, weight = lay.shared
@@ -252,7 +252,7 @@ class _Gather(torch.autograd.Function):
     """Rows of charts with margins back to rows of pixels; its derivative is `_Spread`."""
 
     @staticmethod
-    def forward(rows: Tensor, lay: Layout, fill: float) -> Tensor:
+    def forward(rows: Tensor, lay: Margins, fill: float) -> Tensor:
         rows = rows.contiguous()
         total = _interior(rows, lay).clone(memory_format=torch.contiguous_format)
         total = total.view(-1, rows.shape[1])
@@ -280,7 +280,7 @@ class _Empty:
 
     saved_tensors: tuple[Tensor, ...] = ()
 
-    def __init__(self, lay: Layout) -> None:
+    def __init__(self, lay: Margins) -> None:
         self.plain = (lay, 0.0)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convgraph.backends import matrices, onednn
 from convgraph.backends.halo import charts
-from convgraph.backends.halo.charts import Layout
+from convgraph.backends.halo.charts import Margins
 from convgraph.backends.problem import Problem, kernel_of
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
@@ -37,12 +37,12 @@ def work(problem: Problem) -> tuple[float, float]:
     return float(macs), float(moved)
 
 
-def layout(edges: Edges) -> Layout:
+def margins(edges: Edges) -> Margins:
     """The margins that a kernel reads, kept with the edges."""
-    return edges.memo_of(_layout)
+    return edges.memo_of(_margins)
 
 
-def _layout(edges: Edges) -> Layout:
+def _margins(edges: Edges) -> Margins:
     g = kernel_of(edges)
     fine, coarse = (edges.target, edges.source) if g.transposed else (edges.source, edges.target)
     space, size, out = fine.space, fine.size, coarse.size
@@ -55,7 +55,7 @@ def _layout(edges: Edges) -> Layout:
         first = -g.padding[axis][0]
         last = first + (m - 1) * g.stride[axis] + g.dilation[axis] * (g.kernel_size[axis] - 1)
         pads.append((max(0, -first), max(0, last - n + 1)))
-    return charts.layout(fine, tuple(pads), g.padding_mode)
+    return charts.margins(fine, tuple(pads), g.padding_mode)
 
 
 @matrices.widened
@@ -67,7 +67,7 @@ def conv(
     problem: Problem,
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
-    g, lay, weight = kernel_of(edges), layout(edges), matrices.there(weight, edges)
+    g, lay, weight = kernel_of(edges), margins(edges), matrices.there(weight, edges)
     if g.transposed:
         return _transposed(x, weight, bias, edges, problem.groups)
     args = (g.stride, (0, 0), g.dilation)
@@ -79,7 +79,7 @@ def _transposed(
     x: Tensor, weight: Tensor, bias: Tensor | None, edges: Edges, groups: int
 ) -> Tensor:
     """Every chart speaks to a wide one; what stands beyond its edges goes where it belongs."""
-    g, lay = kernel_of(edges), layout(edges)
+    g, lay = kernel_of(edges), margins(edges)
     size, number = edges.source.size or (), lay.charts // edges.source.batch_size
     image = x.view(lay.charts, size[0] // number, size[1], x.shape[1]).permute(0, 3, 1, 2)
     none = (0, 0)
@@ -93,7 +93,7 @@ def _transposed(
 
 def spread_with(x: Tensor, edges: Edges, fill: float) -> Tensor:
     """The charts that a window reads, with `fill` where no pixel is."""
-    return charts.spread(x, layout(edges), fill)
+    return charts.spread(x, margins(edges), fill)
 
 
 def as_rows(image: Tensor, edges: Edges) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convgraph.backends.halo import charts
 from convgraph.backends.halo import conv as halo
-from convgraph.backends.halo.charts import Layout
+from convgraph.backends.halo.charts import Margins
 from convgraph.backends.problem import Problem
 from convgraph.geometry.resize import NEAREST, ResizeGeometry
 from convgraph.graph.edges import Edges
@@ -64,7 +64,7 @@ def resize(x: Tensor, edges: Edges) -> Tensor:
     """Return y (num_targets, C) by torch's own operator."""
     relation: Any = edges.relation
     up, down = factors(edges)
-    lay = edges.memo_of(_layout)
+    lay = edges.memo_of(_margins)
     image = charts.spread(x, lay)
     if up is None or down is not None:  # nearest, towards fewer pixels or to the same
         steps = down or (1, 1)
@@ -77,10 +77,10 @@ def resize(x: Tensor, edges: Edges) -> Tensor:
     return halo.as_rows(large[:, :, top : top + tall, left : left + wide], edges)
 
 
-def _layout(edges: Edges) -> Layout:
+def _margins(edges: Edges) -> Margins:
     relation: Any = edges.relation
     margin = MARGIN.get(relation.mode, 0) if edges.source.size != edges.target.size else 0
-    return charts.layout(edges.source, ((margin, margin),) * 2, "replicate")
+    return charts.margins(edges.source, ((margin, margin),) * 2, "replicate")
 
 
 def _power(factor: int) -> bool:

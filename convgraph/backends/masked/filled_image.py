@@ -38,7 +38,7 @@ def pick(
         return y
     if untracked() or torch.compiler.is_compiling():
         return y.index_select(0, sites.nodes)
-    made: Tensor = _pick(y, *_lists(sites))
+    made: Tensor = _read(y, *_lists(sites))
     return made
 
 
@@ -76,10 +76,10 @@ class _Lay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _pick_back(grads[0], *ctx.saved_tensors), None, None, None
+        return _read_back(grads[0], *ctx.saved_tensors), None, None, None
 
 
-class _Pick(torch.autograd.Function):
+class _Read(torch.autograd.Function):
     """Rows from an image."""
 
     generate_vmap_rule = True
@@ -96,4 +96,4 @@ class _Pick(torch.autograd.Function):
 
 
 _lay, _lay_back = operators(_Lay, linear)
-_pick, _pick_back = operators(_Pick, linear)
+_read, _read_back = operators(_Read, linear)

@@ -8,6 +8,7 @@ ones, the other pads copies.
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from convgraph.backends.messages.edges import take
@@ -25,9 +26,10 @@ from convgraph.functional import (
     graph_unfold,
 )
 from convgraph.geometry.kernel import KernelGeometry
+from convgraph.geometry.padding import folded
 from convgraph.graph.edges import connect
 from convgraph.graph.network_sites import moved_sites, network_sites
-from convgraph.graph.places import ABSENT, PRESENT, folded
+from convgraph.graph.places import ABSENT, PRESENT
 
 
 def site_axis(x: Spatial, dim: int) -> int:
@@ -163,7 +165,7 @@ def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = N
             return _sequence(x, pads, float(value or 0))
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
-        found = [folded(p, n, mode) for p in range(-before, n + after)]
+        found = folded(np.arange(-before, n + after), n, mode).tolist()
         tables[axis] = [outside if p < 0 else p for p in found]
     if not tables:
         call.travelled("node")

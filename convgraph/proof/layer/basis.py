@@ -89,7 +89,7 @@ def check_basis(
     """
     compared = 0
     for name, run in (("candidate", candidate), ("reference", reference)):
-        side = _Side(run, spec, dtype, device)
+        side = _BasisSide(run, spec, dtype, device)
         for check in (side.weights, side.biases, side.pairs):
             if problem := check():
                 return Identity("refuted", 3, compared, f"the {name}: {problem}")
@@ -103,7 +103,7 @@ class WrongShapeError(Exception):
     """What came back cannot be compared."""
 
 
-class _Side:
+class _BasisSide:
     """One implementation on the basis; each check returns what is wrong, or nothing."""
 
     def __init__(

@@ -23,7 +23,7 @@ Images = tuple[Tensor, ...]
 
 @final
 @dataclass(frozen=True)
-class Side:
+class NetworkSide:
     """One of the two networks.
 
     Attributes:
@@ -45,7 +45,9 @@ class Side:
         }
 
 
-def end_to_end(candidate: Side, reference: Side, images: Images) -> tuple[Part, dict[str, float]]:
+def end_to_end(
+    candidate: NetworkSide, reference: NetworkSide, images: Images
+) -> tuple[Part, dict[str, float]]:
     """Measure one run, beside the bound of the reference.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side
+from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
@@ -30,7 +30,7 @@ NOT_ASKED = "gradients of the network, and of its layers within it"
 
 
 def gradients(
-    candidate: Side, reference: Side, images: Images, whole: Collection[str] = ()
+    candidate: NetworkSide, reference: NetworkSide, images: Images, whole: Collection[str] = ()
 ) -> Part:
     """Compare the backward programs, and their numbers where they differ.
 
@@ -81,7 +81,7 @@ def _same_names(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 def _traced(
-    side: Side,
+    side: NetworkSide,
     images: Images,
     numbering: Numbering,
     settle: Any,
@@ -105,7 +105,7 @@ def _traced(
     return dict(zip(names, numbers, strict=True))
 
 
-def _backward(side: Side, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
+def _backward(side: NetworkSide, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
     """Outputs and gradients of one run; `heads` are the same for both."""
     leaves = [i.requires_grad_() if i.is_floating_point() else i for i in images]
     shapes = [tuple(g.shape) for g in heads]
@@ -123,7 +123,7 @@ def _backward(side: Side, images: Images, heads: list[Tensor]) -> dict[str, Tens
     return found
 
 
-def _heads(reference: Side, images: Images) -> list[Tensor]:
+def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
     """What is sent into each output: normal numbers."""
     with torch.no_grad():
         outputs = reference.run(reference.net, tuple(i.clone() for i in images), None)
@@ -145,7 +145,11 @@ def _fresh_gradients(net: torch.nn.Module) -> Iterator[None]:
 
 
 def _decided(
-    difference: str, candidate: Side, reference: Side, images: Images, heads: list[Tensor]
+    difference: str,
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    heads: list[Tensor],
 ) -> Part:
     """Another backward program refutes once a number shows that it is another gradient."""
     try:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
-from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, Side, apart, end_to_end
+from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide, apart, end_to_end
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
@@ -58,8 +58,8 @@ None where a node needs no certificate of its own."""
 
 
 def prove_network(
-    candidate: Side,
-    reference: Side,
+    candidate: NetworkSide,
+    reference: NetworkSide,
     images: Images,
     certify: Certify,
     *,
@@ -194,7 +194,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _wiring(
-    candidate: Side, reference: Side, images: Images, beside: Beside
+    candidate: NetworkSide, reference: NetworkSide, images: Images, beside: Beside
 ) -> tuple[Part, Matcher | None, Different | Undecided | None]:
     numbering = Numbering()
     found = Reference(numbering)
@@ -248,8 +248,8 @@ def _settled(
     wiring: Part,
     difference: Different | Undecided,
     end: Part,
-    candidate: Side,
-    reference: Side,
+    candidate: NetworkSide,
+    reference: NetworkSide,
     images: Images,
     kept: bool,
 ) -> Part:
@@ -280,7 +280,7 @@ def _settled(
 
 
 def _layers(
-    matcher: Matcher, reference: Side, certify: Certify, step: Callable[[str, int], None]
+    matcher: Matcher, reference: NetworkSide, certify: Certify, step: Callable[[str, int], None]
 ) -> tuple[list[str], list[Certificate]]:
     """The path of each layer with its certificate, which carries the path before its own name."""
     owners = {

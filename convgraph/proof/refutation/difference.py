@@ -44,7 +44,7 @@ class Seen:
 
 @final
 @dataclass(frozen=True)
-class Side:
+class MeasuredSide:
     """One side, measured against the truth."""
 
     name: str

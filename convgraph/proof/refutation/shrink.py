@@ -25,7 +25,7 @@ from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.record.counterexample import Counterexample, TypedEdge
 from convgraph.proof.refutation.causes import likely_causes
-from convgraph.proof.refutation.difference import Seen, Side
+from convgraph.proof.refutation.difference import MeasuredSide, Seen
 from convgraph.proof.refutation.symptoms import Case
 from convgraph.proof.refutation.truth import INPUTS, QUANTITIES, Inputs, Run, operator
 
@@ -83,7 +83,7 @@ def explain_refutation(
     probe_dtype = torch.float32 if dtype == torch.float32 else torch.float64
     for name, run in (("candidate", candidate), ("reference", reference)):
         other = reference if run is candidate else candidate
-        side = Side(name, run, other, probe_dtype, device, seed)
+        side = MeasuredSide(name, run, other, probe_dtype, device, seed)
         seen = side.first_seen(spec, (quantity,) if quantity else QUANTITIES)
         if seen is not None:
             lists = edges()[:3] if edges is not None and name == "candidate" else None
@@ -91,7 +91,9 @@ def explain_refutation(
     return None
 
 
-def _explained(side: Side, spec: ConvSpec, seen: Seen, lists: EdgeLists | None) -> Counterexample:
+def _explained(
+    side: MeasuredSide, spec: ConvSpec, seen: Seen, lists: EdgeLists | None
+) -> Counterexample:
     small, seen = _smaller_image(side, spec, seen)
     seen = _fewer_numbers(side, small, seen)
     case = Case(side.run, seen.quantity, side.dtype, side.device, side.seed)
@@ -102,7 +104,7 @@ def _explained(side: Side, spec: ConvSpec, seen: Seen, lists: EdgeLists | None) 
 # The image
 
 
-def _smaller_image(side: Side, spec: ConvSpec, seen: Seen) -> tuple[ConvSpec, Seen]:
+def _smaller_image(side: MeasuredSide, spec: ConvSpec, seen: Seen) -> tuple[ConvSpec, Seen]:
     """Return the image with the fewest pixels that shows the same difference, and the batch."""
     if spec.source_mask is not None or spec.target_mask is not None or spec.space is not None:
         return spec, seen  # masks belong to this size, and few sizes to a space
@@ -122,7 +124,7 @@ def _smaller_image(side: Side, spec: ConvSpec, seen: Seen) -> tuple[ConvSpec, Se
     return spec, seen
 
 
-def _same(side: Side, spec: ConvSpec, seen: Seen) -> Seen | None:
+def _same(side: MeasuredSide, spec: ConvSpec, seen: Seen) -> Seen | None:
     """The same kind of difference on another size, where the other side is still right."""
     try:
         again = side.first_seen(spec, (seen.quantity,), seen.a)
@@ -147,7 +149,7 @@ def _sizes(spec: ConvSpec) -> Iterator[tuple[int, ...]]:
 # The numbers
 
 
-def _fewer_numbers(side: Side, spec: ConvSpec, seen: Seen) -> Seen:
+def _fewer_numbers(side: MeasuredSide, spec: ConvSpec, seen: Seen) -> Seen:
     """Set to 0 whatever is not needed, and to 1 what is."""
     truth = operator(spec)
     names = [name for name in INPUTS[seen.quantity] if name in seen.inputs.values]
@@ -225,7 +227,7 @@ def _smaller_entries(inputs: Inputs, name: str, still: Callable[[Inputs], bool])
 
 
 def _record(
-    side: Side, spec: ConvSpec, seen: Seen, causes: list[str], *, sized: bool
+    side: MeasuredSide, spec: ConvSpec, seen: Seen, causes: list[str], *, sized: bool
 ) -> Counterexample:
     names = INPUTS[seen.quantity]
     sent = {
@@ -320,7 +322,7 @@ def _edges(
 
 
 def _found_edges(
-    side: Side, oracle: Oracle, seen: Seen, sent: dict[str, Any], tap: tuple[int, ...]
+    side: MeasuredSide, oracle: Oracle, seen: Seen, sent: dict[str, Any], tap: tuple[int, ...]
 ) -> tuple[TypedEdge, ...]:
     """Where the side's messages arrive: the sites of y that hold something."""
     if seen.quantity != "y" or not tap or len(sent.get("x", ())) != 1 or sent.get("b"):

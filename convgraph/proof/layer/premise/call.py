@@ -29,23 +29,23 @@ class Refusal(ProofError):  # noqa: N818 - it is caught within, and reported as 
 Result = Bound | None | list[Bound] | list[Bound | None]
 """Of the one output; None if it does not depend on data; of each output in turn."""
 
-Rule = Callable[["Call"], Result]
+LinearRule = Callable[["Call"], Result]
 
-RULES: dict[str, Rule] = {}
+RULES: dict[str, LinearRule] = {}
 """Name of the operator without overload and without the underscore of its in-place form."""
 
 VENDOR: set[str] = set()
 """Operators whose kernels are multilinear by assumption."""
 
 
-def rule(*names: str, vendor: bool = False) -> Callable[[Rule], Rule]:
+def linear_rule(*names: str, vendor: bool = False) -> Callable[[LinearRule], LinearRule]:
     """Register a rule.
 
     Raises:
         ProofError: an operator has one already.
     """
 
-    def register(found: Rule) -> Rule:
+    def register(found: LinearRule) -> LinearRule:
         for name in names:
             if name in RULES:
                 raise ProofError(f"operator {name} has a rule already")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from convgraph.proof import aten
-from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
+from convgraph.proof.layer.premise.call import Call, Refusal, Result, linear_rule
 from convgraph.proof.layer.premise.degrees import Bound, union
 
 # Entries stay what they are
 
 
-@rule(
+@linear_rule(
     *aten.KEEPS,
     "_unsafe_index", "masked_select", "embedding", "slice_backward", "select_backward",
     "diagonal_backward", "neg", "negative", "positive", "_unsafe_view", "reshape", "expand_copy",
@@ -25,47 +25,47 @@ def _keep(call: Call) -> Result:
     return call.first()
 
 
-@rule(*aten.JOINS, "_cat")
+@linear_rule(*aten.JOINS, "_cat")
 def _cat(call: Call) -> Result:
     return union(call.of(t) for t in call["tensors"])
 
 
-@rule("where")
+@linear_rule("where")
 def _where(call: Call) -> Result:
     return call.bound("self").either(call.bound("other"))
 
 
-@rule("masked_fill", "index_fill", "constant_pad_nd")
+@linear_rule("masked_fill", "index_fill", "constant_pad_nd")
 def _fill_some(call: Call) -> Result:
     return call.bound("self").either(call.bound("value"))
 
 
-@rule("fill")
+@linear_rule("fill")
 def _fill(call: Call) -> Result:
     return call.bound("value")
 
 
-@rule("zero")
+@linear_rule("zero")
 def _zero(call: Call) -> Result:
     return Bound()
 
 
-@rule("copy")
+@linear_rule("copy")
 def _copy(call: Call) -> Result:
     return call.bound("src")
 
 
-@rule(*aten.PUTS, "diagonal_scatter", "as_strided_scatter")
+@linear_rule(*aten.PUTS, "diagonal_scatter", "as_strided_scatter")
 def _put_view(call: Call) -> Result:
     return call.bound("self").either(call.bound("src"))
 
 
-@rule("index_copy", "masked_scatter")
+@linear_rule("index_copy", "masked_scatter")
 def _put_rows(call: Call) -> Result:
     return call.bound("self").either(call.bound("source"))
 
 
-@rule(*aten.FILLS, *aten.DRAWS)
+@linear_rule(*aten.FILLS, *aten.DRAWS)
 def _fresh(call: Call) -> Result:
     return None
 
@@ -73,50 +73,50 @@ def _fresh(call: Call) -> Result:
 # Sums
 
 
-@rule("add")
+@linear_rule("add")
 def _add(call: Call) -> Result:
     return call.bound("self").plus(call.bound("other").scaled(call.get("alpha", 1)))
 
 
-@rule("sub", "subtract", "rsub")
+@linear_rule("sub", "subtract", "rsub")
 def _sub(call: Call) -> Result:
     one, two = ("other", "self") if "rsub" in str(call.func) else ("self", "other")
     return call.bound(one).plus(call.bound(two).scaled(call.get("alpha", 1)))
 
 
-@rule("sum")
+@linear_rule("sum")
 def _sum(call: Call) -> Result:
     return call.first().many(call.count("self", call.get("dim")))
 
 
-@rule("mean")
+@linear_rule("mean")
 def _mean(call: Call) -> Result:
     count = max(1, call.count("self", call.get("dim")))
     return call.first().many(count).scaled(part(1, count, call.first().odd))
 
 
-@rule("cumsum")
+@linear_rule("cumsum")
 def _cumsum(call: Call) -> Result:
     return call.first().many(call.count("self", call["dim"]))
 
 
-@rule("trace")
+@linear_rule("trace")
 def _trace(call: Call) -> Result:
     return call.first().many(min(call.shape("self")))
 
 
-@rule("index_add")
+@linear_rule("index_add")
 def _index_add(call: Call) -> Result:
     many = call.bound("source").many(_most_rows(call["index"]))
     return call.bound("self").plus(many.scaled(call.get("alpha", 1)))
 
 
-@rule("embedding_dense_backward")
+@linear_rule("embedding_dense_backward")
 def _embedding_backward(call: Call) -> Result:
     return call.bound("grad_output").many(_most_rows(call["indices"].flatten()))
 
 
-@rule("_embedding_bag", "_embedding_bag_forward_only")
+@linear_rule("_embedding_bag", "_embedding_bag_forward_only")
 def _bags(call: Call) -> Result:
     if call["mode"] != 0:
         raise Refusal("undecided", f"{call.func} with mode={call['mode']} has no rule")
@@ -132,12 +132,12 @@ def _bags(call: Call) -> Result:
     return [said.many(most), None, None, None]  # the others are indices
 
 
-@rule("scatter_add")
+@linear_rule("scatter_add")
 def _scatter_add(call: Call) -> Result:
     return call.bound("self").plus(call.bound("src").many(_most_scattered(call)))
 
 
-@rule("scatter", "scatter_reduce")
+@linear_rule("scatter", "scatter_reduce")
 def _scatter(call: Call) -> Result:
     how = call.get("reduce")
     source = call.bound("src" if "src" in call.named else "value")
@@ -148,30 +148,32 @@ def _scatter(call: Call) -> Result:
     return call.bound("self").plus(source.many(_most_scattered(call)))
 
 
-@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+@linear_rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def _index_put(call: Call) -> Result:
     if not call["accumulate"]:
         return call.bound("self").either(call.bound("values"))
     return call.bound("self").plus(call.bound("values").many(_most_put(call)))
 
 
-@rule("unfold_backward")
+@linear_rule("unfold_backward")
 def _unfold_backward(call: Call) -> Result:
     return call.first().many(-(-call["size"] // call["step"]))
 
 
-@rule("col2im")
+@linear_rule("col2im")
 def _col2im(call: Call) -> Result:
     return call.first().many(prod(call["kernel_size"]))
 
 
-@rule("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward")
+@linear_rule("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward")
 def _reflection_backward(call: Call) -> Result:
     # Padding is less than the size, so that a pixel has one mirror image at most beyond each end.
     return call.bound("grad_output").many(3 ** (len(call["padding"]) // 2))
 
 
-@rule("replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward")
+@linear_rule(
+    "replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward"
+)
 def _replication_backward(call: Call) -> Result:
     pads = [max(0, n) for n in call["padding"]]
     pairs = zip(pads[::2], pads[1::2], strict=True)

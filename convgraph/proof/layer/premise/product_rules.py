@@ -5,19 +5,19 @@ from math import lcm, prod
 
 from torch import Tensor
 
-from convgraph.proof.layer.premise.call import Call, Refusal, Result, rule
+from convgraph.proof.layer.premise.call import Call, Refusal, Result, linear_rule
 from convgraph.proof.layer.premise.degrees import Bound
 from convgraph.proof.layer.premise.linear_rules import part
 
 
-@rule("mul", "multiply")
+@linear_rule("mul", "multiply")
 def _mul(call: Call) -> Result:
     if isinstance(call["self"], Tensor) and not call.bound("self").terms.keys() - {()}:
         return call.times(call.bound("other"), "self")
     return call.times(call.bound("self"), "other")
 
 
-@rule("div", "divide", "true_divide")
+@linear_rule("div", "divide", "true_divide")
 def _div(call: Call) -> Result:
     by = call["other"]
     if call.get("rounding_mode") is not None:
@@ -54,13 +54,13 @@ def _two(number: int) -> int:
     return (number & -number).bit_length() - 1
 
 
-@rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", "_sparse_mm", vendor=True)
+@linear_rule("mm", "bmm", "mv", "dot", "vdot", "_grouped_mm", "_sparse_mm", vendor=True)
 def _matrix_product(call: Call) -> Result:
     one, two = (call[a.name] for a in call.func._schema.arguments[:2])
     return call.of(one).times(call.of(two)).many(one.shape[-1])
 
 
-@rule("addmm", "baddbmm", "addbmm", "addmv", "addr", "_sparse_addmm", vendor=True)
+@linear_rule("addmm", "baddbmm", "addbmm", "addmv", "addr", "_sparse_addmm", vendor=True)
 def _add_product(call: Call) -> Result:
     one, two = (call[a.name] for a in call.func._schema.arguments[1:3])
     batch = (
@@ -71,19 +71,19 @@ def _add_product(call: Call) -> Result:
     return product.plus(call.first().scaled(call["beta"]))
 
 
-@rule("addcmul")
+@linear_rule("addcmul")
 def _addcmul(call: Call) -> Result:
     product = call.bound("tensor1").times(call.bound("tensor2"))
     return call.bound("self").plus(product.scaled(call["value"]))
 
 
-@rule("linear", vendor=True)
+@linear_rule("linear", vendor=True)
 def _linear(call: Call) -> Result:
     product = call.bound("input").times(call.bound("weight")).many(call.shape("input")[-1])
     return product.plus(call.bound("bias"))
 
 
-@rule("convolution", "_convolution", vendor=True)
+@linear_rule("convolution", "_convolution", vendor=True)
 def _convolution(call: Call) -> Result:
     shape, groups = call.shape("weight"), call["groups"]
     if call["transposed"]:
@@ -93,7 +93,7 @@ def _convolution(call: Call) -> Result:
     return call.bound("input").times(call.bound("weight")).many(heard).plus(call.bound("bias"))
 
 
-@rule("convolution_backward", vendor=True)
+@linear_rule("convolution_backward", vendor=True)
 def _convolution_backward(call: Call) -> Result:
     shape, groups = call.shape("weight"), call["groups"]
     g, x, w = (call.bound(name) for name in ("grad_output", "input", "weight"))
@@ -129,12 +129,12 @@ _WEIGHTED_BACKWARD = (
 )
 
 
-@rule(*_WEIGHTED, vendor=True)
+@linear_rule(*_WEIGHTED, vendor=True)
 def _weighted(call: Call) -> Result:
     return call.weighted("input" if "input" in call.named else "self")
 
 
-@rule(*_WEIGHTED_BACKWARD, vendor=True)
+@linear_rule(*_WEIGHTED_BACKWARD, vendor=True)
 def _weighted_backward(call: Call) -> Result:
     return call.weighted("grad_output")
 

@@ -19,22 +19,22 @@ from convgraph.proof.network.running_error.call import (
     BoundedCall,
     NoRule,
     WithError,
+    error_rule,
     rounded,
-    rule,
 )
 
 SEVERAL = frozenset({"convolution_backward", "native_batch_norm_backward"})
 """Operators whose rules bound every output."""
 
 
-@rule("threshold_backward")
+@error_rule("threshold_backward")
 def _threshold(call: BoundedCall) -> Tensor:
     g, x, kink = call.of("grad_output"), call.of("self"), float(call.given.get("threshold", 0))
     sure = (x.x - kink).abs() > 2 * x.e
     return torch.where(sure | (x.e == 0), g.e, g.a)
 
 
-@rule("hardtanh_backward")
+@error_rule("hardtanh_backward")
 def _hardtanh(call: BoundedCall) -> Tensor:
     g, x = call.of("grad_output"), call.of("self")
     sure = torch.ones_like(g.e, dtype=torch.bool)
@@ -43,19 +43,19 @@ def _hardtanh(call: BoundedCall) -> Tensor:
     return torch.where(sure, g.e, g.a)
 
 
-@rule("sigmoid_backward")
+@error_rule("sigmoid_backward")
 def _sigmoid(call: BoundedCall) -> Tensor:
     g, y = call.of("grad_output"), call.of("output")  # g y (1 - y), of slope 1 in y at most
     return rounded(call, 0.25 * g.e + g.a * y.e, ELEMENTARY)
 
 
-@rule("tanh_backward")
+@error_rule("tanh_backward")
 def _tanh(call: BoundedCall) -> Tensor:
     g, y = call.of("grad_output"), call.of("output")  # g (1 - y^2)
     return rounded(call, g.e + 2 * g.a * y.e, ELEMENTARY)
 
 
-@rule("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward")
+@error_rule("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward")
 def _linear(call: BoundedCall) -> Tensor:
     g = call.of("grad_output")
     gamma = call.gamma(g.x[0, 0].numel() + 1)

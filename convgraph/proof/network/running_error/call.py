@@ -100,14 +100,14 @@ class BoundedCall:
         raise NoRule(f"its argument {name!r} is {type(value).__name__}")
 
 
-Rule = Callable[[BoundedCall], Tensor]
-RULES: dict[str, Rule] = {}
+ErrorRule = Callable[[BoundedCall], Tensor]
+RULES: dict[str, ErrorRule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def error_rule(*names: str) -> Callable[[ErrorRule], ErrorRule]:
     """Register a rule under the names of its operators."""
 
-    def register(made: Rule) -> Rule:
+    def register(made: ErrorRule) -> ErrorRule:
         for name in names:
             if name in RULES:
                 raise ValueError(f"two rules for {name}")

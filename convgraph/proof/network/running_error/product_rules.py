@@ -10,18 +10,18 @@ from convgraph.proof.network.running_error.call import (
     QUOTIENT,
     ROOT,
     BoundedCall,
+    ErrorRule,
     NoRule,
-    Rule,
     WithError,
+    error_rule,
     rounded,
-    rule,
     with_self,
 )
 
 # -- sums of products ------------------------------------------------------------------------------
 
 
-@rule("convolution")
+@error_rule("convolution")
 def _convolution(call: BoundedCall) -> Tensor:
     x, w, b = call.of("input"), call.of("weight"), call.given.get("bias")
     g = call.given
@@ -57,7 +57,7 @@ def _product(call: BoundedCall, one: WithError, two: WithError, extra: int = 0) 
     return error + (n + extra) * call.tiny
 
 
-@rule("mm", "bmm", "mv", "dot")
+@error_rule("mm", "bmm", "mv", "dot")
 def _matmul(call: BoundedCall) -> Tensor:
     one = call.of("self")
     return _product(
@@ -65,7 +65,7 @@ def _matmul(call: BoundedCall) -> Tensor:
     )
 
 
-@rule("addmm", "baddbmm", "addmv")
+@error_rule("addmm", "baddbmm", "addmv")
 def _addmm(call: BoundedCall) -> Tensor:
     if call.given.get("alpha", 1) != 1 or call.given.get("beta", 1) != 1:
         raise NoRule("alpha or beta is not 1")
@@ -76,7 +76,7 @@ def _addmm(call: BoundedCall) -> Tensor:
     return _product(call, one, two, 1) + bias.e + call.gamma(n) * bias.a
 
 
-@rule("linear")
+@error_rule("linear")
 def _linear(call: BoundedCall) -> Tensor:
     x, w, b = call.of("input"), call.of("weight"), call.given.get("bias")
     found = _product(call, x, WithError(w.x.T, w.e.T), int(b is not None))
@@ -88,7 +88,7 @@ def _linear(call: BoundedCall) -> Tensor:
 # -- arithmetic of two values ----------------------------------------------------------------------
 
 
-@rule("add", "sub")
+@error_rule("add", "sub")
 def _add(call: BoundedCall) -> Tensor:
     alpha = abs(float(call.given.get("alpha", 1)))
     two = call.of("other")
@@ -98,21 +98,21 @@ def _add(call: BoundedCall) -> Tensor:
     return rounded(call, error)
 
 
-@rule("rsub")
+@error_rule("rsub")
 def _rsub(call: BoundedCall) -> Tensor:
     if call.given.get("alpha", 1) != 1:
         raise NoRule("alpha is not 1")
     return rounded(call, call.of("self").e + call.of("other").e)
 
 
-@rule("mul")
+@error_rule("mul")
 def _mul(call: BoundedCall) -> Tensor:
     x, y = call.of("self"), call.of("other")
     # x'y' - xy = x'(y' - y) + y (x' - x)
     return rounded(call, x.a * y.e + (y.x.abs() + y.e) * x.e)
 
 
-@rule("div")
+@error_rule("div")
 def _div(call: BoundedCall) -> Tensor:
     if call.given.get("rounding_mode") is not None:
         raise NoRule("it rounds")
@@ -123,18 +123,18 @@ def _div(call: BoundedCall) -> Tensor:
     return rounded(call, error, QUOTIENT)
 
 
-@rule("maximum", "minimum")
+@error_rule("maximum", "minimum")
 def _extreme(call: BoundedCall) -> Tensor:
     return torch.maximum(call.of("self").e, call.of("other").e)
 
 
-@rule("where")
+@error_rule("where")
 def _where(call: BoundedCall) -> Tensor:
     condition = call.given["condition"]
     return torch.where(condition, call.of("self").e, call.of("other").e)
 
 
-@rule("masked_fill")
+@error_rule("masked_fill")
 def _masked_fill(call: BoundedCall) -> Tensor:
     return call.of("self").e.masked_fill(call.given["mask"], 0.0)
 
@@ -142,13 +142,13 @@ def _masked_fill(call: BoundedCall) -> Tensor:
 # -- one value, no rounding ------------------------------------------------------------------------
 
 
-@rule("relu")
+@error_rule("relu")
 def _relu(call: BoundedCall) -> Tensor:
     x = call.of("self")
     return torch.where(x.lies[1] <= 0, 0.0, x.e)  # 0 in every correct run
 
 
-@rule("hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
+@error_rule("hardtanh", "clamp", "clamp_min", "clamp_max", "relu6", "neg", "abs", "detach")
 def _lipschitz(call: BoundedCall) -> Tensor:
     if any(isinstance(call.given.get(k), WithError) for k in ("min", "max")):
         raise NoRule("its limits are data")
@@ -156,39 +156,39 @@ def _lipschitz(call: BoundedCall) -> Tensor:
     return call.of("self").e
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d")
+@error_rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d")
 def _max_pool(call: BoundedCall) -> Tensor:
     found = call.func(**with_self(call, call.of("self").e))
     largest: Tensor = found[0] if isinstance(found, tuple) else found
     return largest
 
 
-@rule("adaptive_max_pool2d", "adaptive_max_pool3d")
+@error_rule("adaptive_max_pool2d", "adaptive_max_pool3d")
 def _adaptive_max_pool(call: BoundedCall) -> Tensor:
     found: Tensor = call.func(**with_self(call, call.of("self").e))[0]
     return found
 
 
-@rule("amax", "amin")
+@error_rule("amax", "amin")
 def _amax(call: BoundedCall) -> Tensor:
     return call.of("self").e.amax(
         dim=call.given.get("dim", ()), keepdim=call.given.get("keepdim", False)
     )
 
 
-@rule("leaky_relu")
+@error_rule("leaky_relu")
 def _leaky_relu(call: BoundedCall) -> Tensor:
     slope = abs(float(call.given.get("negative_slope", 0.01)))
     return rounded(call, max(1.0, slope) * call.of("self").e, 2)
 
 
-@rule("_prelu_kernel")
+@error_rule("_prelu_kernel")
 def _prelu(call: BoundedCall) -> Tensor:
     x, w = call.of("self"), call.of("weight")
     return rounded(call, w.a.clamp(min=1) * x.e + x.a * w.e)
 
 
-@rule("elu")
+@error_rule("elu")
 def _elu(call: BoundedCall) -> Tensor:
     if call.given.get("scale", 1) != 1 or call.given.get("input_scale", 1) != 1:
         raise NoRule("it is scaled")
@@ -216,7 +216,7 @@ SMOOTH = {
 }
 
 
-def _smooth(slope: float, by: str) -> Rule:
+def _smooth(slope: float, by: str) -> ErrorRule:
     def carry(call: BoundedCall) -> Tensor:
         x = call.of("self")
         error = slope * x.e
@@ -233,23 +233,23 @@ def _smooth(slope: float, by: str) -> Rule:
 
 
 for _name, (_slope, _by) in SMOOTH.items():
-    rule(_name)(_smooth(_slope, _by))
+    error_rule(_name)(_smooth(_slope, _by))
 
 
-@rule("exp")
+@error_rule("exp")
 def _exp(call: BoundedCall) -> Tensor:
     e = call.of("self").e
     return rounded(call, call.y.abs() * torch.expm1(3 * e), ELEMENTARY)
 
 
-@rule("log")
+@error_rule("log")
 def _log(call: BoundedCall) -> Tensor:
     x = call.of("self")
     low = x.lies[0]
     return rounded(call, torch.where(low > 0, x.e / low, inf), ELEMENTARY)
 
 
-@rule("sqrt")
+@error_rule("sqrt")
 def _sqrt(call: BoundedCall) -> Tensor:
     x = call.of("self")
     low = x.lies[0].clamp(min=0)
@@ -258,21 +258,21 @@ def _sqrt(call: BoundedCall) -> Tensor:
     return rounded(call, slope, ROOT)
 
 
-@rule("rsqrt")
+@error_rule("rsqrt")
 def _rsqrt(call: BoundedCall) -> Tensor:
     x = call.of("self")
     low = x.lies[0]
     return rounded(call, torch.where(low > 0, x.e / (2 * low.clamp(min=0) ** 1.5), inf), ROOT)
 
 
-@rule("reciprocal")
+@error_rule("reciprocal")
 def _reciprocal(call: BoundedCall) -> Tensor:
     x = call.of("self")
     low = x.x.abs() - 2 * x.e
     return rounded(call, torch.where(low > 0, x.e / low**2, inf), QUOTIENT)
 
 
-@rule("pow")
+@error_rule("pow")
 def _pow(call: BoundedCall) -> Tensor:
     x, p = call.of("self"), call.given.get("exponent")
     if p == 2:

@@ -12,7 +12,7 @@ from convgraph.proof.network.running_error.call import (
     BoundedCall,
     NoRule,
     WithError,
-    rule,
+    error_rule,
     with_self,
 )
 
@@ -31,17 +31,17 @@ def _summed(call: BoundedCall, mean: bool) -> Tensor:
     return total / (n if mean else 1) + call.tiny
 
 
-@rule("sum")
+@error_rule("sum")
 def _sum(call: BoundedCall) -> Tensor:
     return _summed(call, mean=False)
 
 
-@rule("mean")
+@error_rule("mean")
 def _mean(call: BoundedCall) -> Tensor:
     return _summed(call, mean=True)
 
 
-@rule("index_add")
+@error_rule("index_add")
 def _index_add(call: BoundedCall) -> Tensor:
     if call.given.get("alpha", 1) != 1:
         raise NoRule("it scales what it adds")
@@ -54,7 +54,7 @@ def _index_add(call: BoundedCall) -> Tensor:
     return error
 
 
-@rule("linalg_vector_norm")
+@error_rule("linalg_vector_norm")
 def _vector_norm(call: BoundedCall) -> Tensor:
     if call.given.get("ord", 2) != 2 or call.given.get("dtype") is not None:
         raise NoRule("it is not the Euclidean norm")
@@ -70,7 +70,7 @@ def _vector_norm(call: BoundedCall) -> Tensor:
     return error
 
 
-@rule("avg_pool2d", "avg_pool3d", "avg_pool1d")
+@error_rule("avg_pool2d", "avg_pool3d", "avg_pool1d")
 def _avg_pool(call: BoundedCall) -> Tensor:
     x, kernel = call.of("self"), call.given["kernel_size"]
     n = torch.Size(kernel if isinstance(kernel, (list, tuple)) else [kernel] * 3).numel()
@@ -78,7 +78,7 @@ def _avg_pool(call: BoundedCall) -> Tensor:
     return made.abs() + call.tiny
 
 
-@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
+@error_rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
 def _adaptive_avg_pool(call: BoundedCall) -> Tensor:
     x = call.of("self")
     out = call.given["output_size"]
@@ -90,7 +90,7 @@ def _adaptive_avg_pool(call: BoundedCall) -> Tensor:
     return made + call.tiny
 
 
-@rule("upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d")
+@error_rule("upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d")
 def _linear_resize(call: BoundedCall) -> Tensor:
     x = call.of("self")
     made: Tensor = call.func(**with_self(call, x.e))
@@ -103,7 +103,7 @@ def _linear_resize(call: BoundedCall) -> Tensor:
     return error
 
 
-@rule("_softmax")
+@error_rule("_softmax")
 def _softmax(call: BoundedCall) -> Tensor:
     x, dim = call.of("self"), call.given["dim"]
     n = x.x.shape[dim]
@@ -144,7 +144,9 @@ def _scaled(
     return error + call.gamma(ELEMENTARY + 2) * size + call.tiny
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
+@error_rule(
+    "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm"
+)
 def _batch_norm(call: BoundedCall) -> Tensor:
     if call.given.get("training"):
         raise NoRule("it is in training")
@@ -181,7 +183,7 @@ def _normed(call: BoundedCall, x: WithError, eps: float, shape: Any) -> tuple[Wi
     return d, WithError(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
 
 
-@rule("native_layer_norm")
+@error_rule("native_layer_norm")
 def _layer_norm(call: BoundedCall) -> Tensor:
     x, shape = call.of("input"), call.given["normalized_shape"]
     size = torch.Size(shape).numel()
@@ -192,7 +194,7 @@ def _layer_norm(call: BoundedCall) -> Tensor:
     return _scaled(call, wide, inv, weight, bias).reshape(x.x.shape)
 
 
-@rule("native_group_norm")
+@error_rule("native_group_norm")
 def _group_norm(call: BoundedCall) -> Tensor:
     x = call.of("input")
     batch, channels, groups = x.x.shape[0], x.x.shape[1], call.given["group"]
@@ -209,7 +211,7 @@ def _group_norm(call: BoundedCall) -> Tensor:
     ).reshape(x.x.shape)
 
 
-@rule("_to_copy")
+@error_rule("_to_copy")
 def _cast(call: BoundedCall) -> Tensor:
     target = call.given.get("dtype")
     e = call.of("self").e

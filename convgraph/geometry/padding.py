@@ -1,12 +1,14 @@
-"""Glue: what lies beyond the border of an axis.
+"""Padding modes: what lies beyond the border of an axis.
 
-A padding mode is the glue of the plane, used by one operator; a space has a glue of its own that
-every operator meets.
+In the plane one operator asks for it; a space joins its borders itself, and every operator meets
+that.
 """
 
 from typing import Any
 
 import numpy as np
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def folded(
