@@ -122,8 +122,8 @@ def check_name(name: str | None) -> str | None:
     """Return the name if a backend has it; None means the choice is free."""
     known = isinstance(name, str) and any(name in table for table in TABLES.values())
     if name is not None and not known:
-        told = repr(name) if isinstance(name, str) else type(name).__name__
-        raise BackendError(f"no backend is called {told}; there are {NAMES}")
+        given = repr(name) if isinstance(name, str) else type(name).__name__
+        raise BackendError(f"no backend is called {given}; there are {NAMES}")
     return name
 
 

@@ -341,7 +341,7 @@ def _prove_on_edges(
     runs = [typed_graph.caller(side, spec) for side in (candidate, reference)]
     alike = typed_graph.held_alike(candidate, reference)
     one, two = (dict(side.layer.named_parameters()) for side in (candidate, reference))
-    told = (
+    apart = (
         "what both hold are the numbers of one (w, b): their layouts differ, and are not compared"
     )
     with held.unchanged(candidate, reference):
@@ -352,7 +352,7 @@ def _prove_on_edges(
             parameters=(one, two) if alike and one else None,
             own=_own(candidate, reference, runs[0]),
             doubted=True,
-            assumed=() if alike else (told,),
+            assumed=() if alike else (apart,),
             dtype=where[0],
             device=where[1],
             name=_who(candidate),

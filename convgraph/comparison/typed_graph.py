@@ -47,19 +47,19 @@ def spec_of(edges: Any, nodes: int | None, sides: tuple[Any, Any]) -> ConvSpec:
     count = least if nodes is None else nodes
     if count < least:
         raise ProofError(f"prove: expected size >= {least} nodes, as an edge names, got {count}")
-    told = next((s.layer for s in sides if _channels(s) is not None), None)
-    if told is None:
+    sized = next((s.layer for s in sides if _channels(s) is not None), None)
+    if sized is None:
         raise ProofError(
             "prove: expected in_channels and out_channels of one of the layers, as PyG's have; "
             "give a layer without them as attributes"
         )
-    taps = max(int(kind.max()) + 1, int(getattr(told, "num_relations", 0)))
+    taps = max(int(kind.max()) + 1, int(getattr(sized, "num_relations", 0)))
     before = (taps - 1) // 2
     source, target = index.tolist()
     return ConvSpec(
-        int(told.in_channels), int(told.out_channels), (taps,), (count,), batch=COPIES,
+        int(sized.in_channels), int(sized.out_channels), (taps,), (count,), batch=COPIES,
         padding=((before, taps - 1 - before),),
-        bias=isinstance(getattr(told, "bias", None), Tensor),
+        bias=isinstance(getattr(sized, "bias", None), Tensor),
         space={"kind": "edges", "source": source, "target": target, "tap": kind.tolist()},
     )  # fmt: skip
 
@@ -76,10 +76,10 @@ def _channels(side: Any) -> int | None:
 def caller(side: callers.AsNodes, spec: ConvSpec) -> Callable[..., Tensor]:
     """Return f(x, w, b) -> y on (B, C, N), the graph copied beside itself for each image."""
     assert spec.space is not None
-    told, count = spec.space, spec.size[0]
-    one = torch.tensor([told["source"], told["target"]])
+    space, count = spec.space, spec.size[0]
+    one = torch.tensor([space["source"], space["target"]])
     index = torch.cat([one + copy * count for copy in range(spec.batch)], dim=1)
-    kind = torch.tensor(told["tap"]).repeat(spec.batch)
+    kind = torch.tensor(space["tap"]).repeat(spec.batch)
 
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         rows = x.movedim(1, -1).flatten(0, 1)

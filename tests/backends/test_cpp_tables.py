@@ -40,7 +40,7 @@ GEOMETRIES: dict[str, KernelGeometry] = {
 SIZES = {1: (9,), 2: (6, 7), 3: (3, 4, 5)}
 
 
-def triples(side: cpp_tables.Side, *, back: bool = False) -> list[Triple]:
+def triples(side: cpp_tables.RankGrid, *, back: bool = False) -> list[Triple]:
     """What a side says, as (tap, target, source)."""
     (base, site), (offset, kind) = side.sites.tolist(), side.slots.tolist()
     who = side.who.tolist()
@@ -110,7 +110,7 @@ def test_what_looks_both_ways_reads_one_grid() -> None:
     assert there.sites is back.sites
 
 
-def moved(side: cpp_tables.Side, which: str) -> cpp_tables.Side:
+def moved(side: cpp_tables.RankGrid, which: str) -> cpp_tables.RankGrid:
     """A side with a fault."""
     parts: dict[str, Tensor] = {key: part.clone() for key, part in side._asdict().items()}
     if which == "who":
@@ -119,7 +119,7 @@ def moved(side: cpp_tables.Side, which: str) -> cpp_tables.Side:
         parts["slots"][1, :2] = parts["slots"][1, :2].flip(0)
     else:
         parts["slots"][0, 0] += 1
-    return cpp_tables.Side(**parts)
+    return cpp_tables.RankGrid(**parts)
 
 
 @pytest.mark.parametrize("which", ["who", "tap", "offset"])

@@ -81,13 +81,13 @@ def test_the_reference_is_held_against_the_sum_first() -> None:
 
 def test_bad_edges_are_named() -> None:
     side = cg.AsNodes(relations(), relational)
-    for edges, told in (
+    for edges, text in (
         ((EDGES, TYPES[1:]), r"edge_index \(2, E\) and edge_type \(E,\)"),
         ((EDGES.double(), TYPES), "as integers"),
         ((EDGES[:, :0], TYPES[:0]), "at least one edge"),
         (EDGES, r"edges=\(edge_index, edge_type\)"),
     ):
-        with pytest.raises(ProofError, match=told):
+        with pytest.raises(ProofError, match=text):
             cg.prove(side, side, edges=edges)
     with pytest.raises(ProofError, match="size >= 7"):
         cg.prove(side, side, edges=(EDGES, TYPES), size=3)

@@ -27,7 +27,7 @@ from convgraph.graph.edges import Edges
 from convgraph.graph.sites import Sites
 
 
-class Side(NamedTuple):
+class RankGrid(NamedTuple):
     """Who speaks to whom in one direction of the edges.
 
     Attributes:
@@ -53,7 +53,7 @@ Cells = Callable[[int, int, int], Tensor]
 """(axis, size of the source, size of the target) -> what stands in each cell along that axis."""
 
 
-def sides(edges: Edges) -> tuple[Side, Side]:
+def sides(edges: Edges) -> tuple[RankGrid, RankGrid]:
     """Return what targets hear, and what sources are answered."""
     g: KernelGeometry = edges.relation  # type: ignore[assignment]
     # A transposed kernel's arrows are those of a plain one from its target to its source, reversed.
@@ -61,7 +61,7 @@ def sides(edges: Edges) -> tuple[Side, Side]:
     ahead = _ahead(g, fine, coarse)
     if edges.source is edges.target and _looks_both_ways(g):
         offset, kind = ahead.slots
-        back = Side(ahead.who, ahead.sites, torch.stack([offset.flip(0), kind]))
+        back = RankGrid(ahead.who, ahead.sites, torch.stack([offset.flip(0), kind]))
     elif edges.injective:
         back = _behind(g, fine, coarse)
     else:
@@ -70,7 +70,9 @@ def sides(edges: Edges) -> tuple[Side, Side]:
             kind = torch.searchsorted(taps, kind.long()).to(kind.dtype)
         base = torch.arange(len(order), device=order.device)
         offset = torch.arange(len(kind), device=order.device) * len(order)
-        back = Side(table.view(-1), torch.stack([base, order.long()]), torch.stack([offset, kind]))
+        back = RankGrid(
+            table.view(-1), torch.stack([base, order.long()]), torch.stack([offset, kind])
+        )
     return (back, ahead) if g.transposed else (ahead, back)
 
 
@@ -109,7 +111,7 @@ def _looks_both_ways(g: KernelGeometry) -> bool:
     )
 
 
-def _ahead(g: KernelGeometry, fine: Sites, coarse: Sites) -> Side:
+def _ahead(g: KernelGeometry, fine: Sites, coarse: Sites) -> RankGrid:
     """What coarse sites hear: p counts from p * stride on the padded fine lattice."""
 
     def cells(axis: int, size: int, out: int) -> Tensor:
@@ -121,7 +123,7 @@ def _ahead(g: KernelGeometry, fine: Sites, coarse: Sites) -> Side:
     return _side(g, who, steps, coarse, g.stride, (0,) * g.d, 1)
 
 
-def _behind(g: KernelGeometry, fine: Sites, coarse: Sites) -> Side:
+def _behind(g: KernelGeometry, fine: Sites, coarse: Sites) -> RankGrid:
     """What fine sites are answered: p stands at p * stride, and q counts down from q + padding."""
     starts = tuple(
         max(before, dilation * (k - 1))
@@ -175,7 +177,7 @@ def _images(held: Sites, rank: Tensor) -> list[Tensor]:
 
 def _side(
     g: KernelGeometry, who: Tensor, steps: Ints, sites: Sites, stride: Ints, starts: Ints, sign: int
-) -> Side:
+) -> RankGrid:
     """Count cells: from pos * stride + starts for a site, by sign * tap * dilation for a slot."""
     device = who.device
     order = triton_tables.tile_order(sites)
@@ -189,4 +191,4 @@ def _side(
     if g.footprint is not None:
         offset = offset[torch.tensor(g.footprint, device=device)]
     kind = torch.arange(len(offset), device=device)
-    return Side(who, torch.stack([base, order]), torch.stack([offset, kind]))
+    return RankGrid(who, torch.stack([base, order]), torch.stack([offset, kind]))

@@ -4,10 +4,11 @@
     correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
 
 Two kernels serve them, and each reads who speaks to whom, q(s, p), in a form of its own, three
-tensors a direction: on CUDA those of `neighbours.Side`, on the CPU those of `rank_grid.Side`. Which
-form it is they do not say; all that is read of it here is how many sites and slots it has.
+tensors a direction: on CUDA those of `triton_tables.NeighbourTable`, on the CPU those of
+`cpp_tables.RankGrid`. Which form it is they do not say; all that is read of it here is how many
+sites and slots it has.
 
-On CUDA, and where Triton interprets, the kernels are `fused_launch`'s; on the CPU those of
+On CUDA, and where Triton interprets, the kernels are `triton_launch`'s; on the CPU those of
 `cpp_kernels.cpp`, which `cpp_build` compiles and loads.
 """
 

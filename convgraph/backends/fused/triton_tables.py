@@ -23,7 +23,7 @@ BLOCK = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}
 """Sites of a spatial tile along each axis, by the dimension of the lattice: 64 rows in all."""
 
 
-class Side(NamedTuple):
+class NeighbourTable(NamedTuple):
     """The table of one direction of the edges.
 
     Attributes:
@@ -40,8 +40,8 @@ class Side(NamedTuple):
 class Neighbours(NamedTuple):
     """Both directions: what targets hear, and what sources are answered."""
 
-    there: Side
-    back: Side
+    there: NeighbourTable
+    back: NeighbourTable
 
 
 def neighbours(edges: Edges) -> Neighbours:
@@ -52,7 +52,7 @@ def neighbours(edges: Edges) -> Neighbours:
     return Neighbours(there, answers(edges))
 
 
-def answers(edges: Edges) -> Side:
+def answers(edges: Edges) -> NeighbourTable:
     """Return what sources are answered."""
     source, target, _, ptr = edges.by_tap()
     tap = edges.edge_type
@@ -72,14 +72,14 @@ def _side(
     speaks: Tensor,  # (E,)
     kind: Tensor,  # (S,) tap of each slot
     sites: Sites,
-) -> Side:
+) -> NeighbourTable:
     """Write the lists into a table; no pair of slot and site comes twice."""
     order = tile_order(sites)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     table = torch.full((len(kind), len(order)), -1, dtype=torch.int32, device=order.device)
     table[slot, place[hears]] = speaks.int()
-    return Side(table, order.int(), kind.int())
+    return NeighbourTable(table, order.int(), kind.int())
 
 
 def _turns(key: Tensor) -> Tensor:
