@@ -31,10 +31,11 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-def test_the_kernels_are_right_in_the_interpreter() -> None:
+@pytest.mark.parametrize("share", ["not ci", pytest.param("ci", marks=pytest.mark.ci)])
+def test_the_kernels_are_right_in_the_interpreter(share: str) -> None:
     files = [f"tests/backends/fused/{name}.py" for name in ("cases", "faults", "compilers")]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files],
+        [sys.executable, "-m", "pytest", "-q", "-m", share, *files],
         capture_output=True,
         text=True,
         check=False,
