@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from convgraph.geometry.footprint import hexagon
-from convgraph.geometry.glue import folded
+from convgraph.geometry.padding import folded
 from convgraph.spaces import hexagonal_layout
 from convgraph.spaces.equirectangular import _cells
 from convgraph.spaces.healpix import crossed
