@@ -9,7 +9,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.backends.halo import pool as halo_pool
-from convgraph.backends.halo.conv import layout as charts_of
+from convgraph.backends.halo.conv import margins as charts_of
 from convgraph.convert.rules import pooling
 from convgraph.errors import ProofError
 from convgraph.memo import forget
