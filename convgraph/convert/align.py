@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -127,11 +126,3 @@ def expanded(rows: Tensor, sites: Any, axes: Axes) -> Tensor:
     """Return rows (N or 1, *plain or 1) as (N, *plain)."""
     shape = torch.Size((sites.num_nodes, *names.plain(axes)))
     return rows if rows.shape == shape else rows.expand(shape)
-
-
-def lattice_size(axes: Axes, d: int) -> tuple[int, ...]:
-    """Return the size of each lattice axis that the names speak of."""
-    return tuple(
-        prod(n.size for n in names.names(axes) if n.kind == "site" and n.axis == axis)
-        for axis in range(d)
-    )

@@ -187,11 +187,6 @@ def _carry(source: Any, target: Any, copies: dict[int, Any]) -> None:
         target._parameters[name] = copies[id(parameter)]
 
 
-def has_graph_layers(net: torch.nn.Module) -> bool:
-    """Whether a network has a layer that has a dense twin."""
-    return any(type(module) in _DENSE for module in net.modules())
-
-
 def dense_copy(net: torch.nn.Module) -> Any:
     """Return a copy of a network with torch's convolutions where its graph layers were."""
     memo: dict[int, Any] = {}
