@@ -75,7 +75,7 @@ HOUSE = {
         layer symbolic plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
-        . spec spaces contraction listed
+        . spec spaces in_space contraction listed
         depthwise oracle
     """,
     "proof.record": ". counterexample page certificate sealed",
@@ -102,7 +102,7 @@ HOUSE = {
     "proof.symbolic": "arithmetic axis flat theorems .",
     "scale": """
         . relations positions windows recording
-        rules plan passes partial tiling
+        rules neighbours plan passes partial tiling
         halo reach
         source mask_sites tiled streamed sharded
         traffic

@@ -10,19 +10,21 @@ from itertools import zip_longest
 from math import lcm, prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from convgraph.errors import ProofError
 from convgraph.proof.draws import ENTROPY_BITS
+from convgraph.proof.equation import in_space
 from convgraph.proof.parts import PartOf, PartsCertificate, judge_operator, verdict_of
 from convgraph.proof.plan import PlanCertificate, judge_plans
 from convgraph.scale.partial import plainly
 from convgraph.scale.plan import plan
 from convgraph.scale.recording import RecordedCall, State, leaves
 from convgraph.scale.sharded import Sharded, shared
-from convgraph.scale.tiling import Tiling
+from convgraph.scale.tiling import Tiling, operators
 
 EXACT = frozenset(
     [
@@ -77,11 +79,11 @@ def prove_part(
         )
     faults = _same_weights(part, net, images.device)
     twin = part.alike(copy.deepcopy(net).double())
-    found = plan(twin.net, tuple(images.shape), torch.float64)
+    found = plan(twin.net, tuple(images.shape), torch.float64, part.on)
     twin.check(found)
     drawn = [secrets.randbits(ENTROPY_BITS) if seed is None else seed]
     dist.broadcast_object_list(drawn)
-    faults += _same_steps(plan(part.net, tuple(images.shape)), plan(net, tuple(images.shape)))
+    faults += _same_steps(*(plan(one, tuple(images.shape), on=part.on) for one in (part.net, net)))
     open_, by_pixel, compared = "", 0, []
     try:
         held = judge_plans(twin.claims(found))
@@ -90,10 +92,10 @@ def prove_part(
     if held.verdict != "proven":
         return verdict_of(tuple(part.counts), held, (), "", 0, (), drawn[0])
     for number, (step, how) in enumerate(found.steps):
-        if how.axes is None or how.how == "plain":
+        if how.how == "plain" or (how.axes is None and how.how == "node"):
             continue
         unit = _unit(found, step, how)
-        if how.how == "whole" or unit is None:
+        if how.how in ("whole", "sum", "few") or unit is None:
             open_ = f"{step.title} computes with real numbers, which were not compared"
         elif how.how == "node" and step.operator not in EXACT:
             by_pixel += 1
@@ -130,7 +132,7 @@ def _same_weights(part: Sharded, net: nn.Module, device: torch.device) -> list[s
 def _unit(found: Any, step: RecordedCall, how: Any) -> int | None:
     """What every division of an operator divides; None where its weights are no dyadic numbers."""
     if step.operator.startswith("avg_pool"):
-        kernel = how.relation.kernel_size
+        kernel = getattr(how.relation, "relation", how.relation).kernel_size
         return int(step.args.get("divisor_override") or prod(lcm(*range(1, k + 1)) for k in kernel))
     if how.how != "edges":
         return 1
@@ -166,8 +168,12 @@ def _operator(twin: Sharded, found: Any, step: RecordedCall, how: Any, unit: int
         known = dict(zip([*maps, *constants], given, strict=False))
         return known, {**real, **dict(zip(names, given[len(known) :], strict=True))}
 
+    said = operators(found)[found.recording.steps.index(step)]
+
     def whole(given: Any) -> Tensor:
         value, state = named(given)
+        if found.space is not None and how.how == "edges":
+            return _by_edges(said, step, found, value, state)
         return _first(plainly(step, value, state, given[0].device))
 
     def part(given: Any) -> Tensor:
@@ -181,6 +187,14 @@ def _operator(twin: Sharded, found: Any, step: RecordedCall, how: Any, unit: int
         value = step.results[0] if which is None else maps[which]
         place: list[Any] = [slice(None)] * one.dim()
         for axis, a in enumerate(found.axes[value] or ()):
+            if found.space is not None:
+                axes: Any = found.axes[value]
+                rows = twin.box(tuple(one.shape[a] for a in axes))[0]
+                place[axes[0]] = rows
+                cut = one[tuple(place)]
+                shape = list(cut.shape)
+                shape[axes[0]], shape[axes[1]] = cut.shape[axes[0]] * cut.shape[axes[1]], 1
+                return cut.reshape(shape)
             own = twin.own(axis, one.shape[a])
             place[a] = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
         return one[tuple(place)]
@@ -192,6 +206,43 @@ def _operator(twin: Sharded, found: Any, step: RecordedCall, how: Any, unit: int
         step.title, tuple(shapes[s] for s in maps), tuple(others), 64 * most, whole, part, take,
         unit,
     )  # fmt: skip
+
+
+def _by_edges(said: Any, step: RecordedCall, found: Any, value: Any, state: Any) -> Tensor:
+    """An operator in a space on the whole image, along the judge's own edges."""
+    args = {k: state[v.name] if isinstance(v, State) else v for k, v in step.args.items()}
+    x = value[next(s for s in step.sources if found.axes[s] is not None)].flatten(2)
+    out = found.array(step.results[0])
+    hearer, tap, speaker, weight = (
+        torch.from_numpy(one.copy()) for one in in_space.edges(said, np.arange(prod(out))).T
+    )
+    loud = weight.to(x.dtype) / in_space.ONE
+    each, heard = [], []
+    for t in range(int(tap.max()) + 1):
+        mine = tap == t
+        rows = x.index_select(2, speaker[mine]) * loud[mine]
+        silent = x.new_zeros(*x.shape[:2], prod(out))
+        each.append(silent.index_add(2, hearer[mine], rows))
+        heard.append(torch.zeros(prod(out), dtype=torch.bool).index_fill_(0, hearer[mine], True))
+    if step.operator.startswith("conv"):
+        w, groups = args["weight"].flatten(2), args["groups"]
+        if step.operator.startswith("conv_transpose"):
+            w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        y: Any = sum(
+            nn.functional.conv1d(one, w[:, :, t : t + 1], groups=groups)
+            for t, one in enumerate(each)
+        )
+        y = y if args["bias"] is None else y + args["bias"].view(-1, 1)
+    elif step.operator.startswith("max_pool"):
+        loudest = [torch.where(h, one, float("-inf")) for h, one in zip(heard, each, strict=True)]
+        y = torch.stack(loudest, -1).max(-1)[0]
+    else:
+        y = sum(each)
+        if step.operator.startswith("avg_pool"):
+            kernel = args["kernel_size"]
+            y = y / (args.get("divisor_override") or kernel[0] * kernel[-1])
+    whole: Tensor = y.unflatten(2, out)
+    return whole
 
 
 def _first(made: Any) -> Tensor:

@@ -98,8 +98,34 @@ class Space(Protocol):
             GeometryError: a margin reaches farther than the space can walk.
         """
 
-    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table | None:
-        """Who speaks where, for a relation that is not transposed; None in a flat space."""
+    def places(self, size: Sequence[int], chart: Any, rows: Any, columns: Any, mode: str) -> Halo:
+        """Where places of charts lie, beyond their edges too.
+
+        Args:
+            size: of the array.
+            chart: numbers of charts; it, rows and columns are int64 and broadcast to one shape.
+            rows: places along the charts' first axis.
+            columns: along their second.
+            mode: as in `halo`.
+
+        Returns:
+            A Halo whose sources and weights have that shape, and K behind it.
+
+        Raises:
+            GeometryError: a place lies farther away than the space can walk.
+        """
+
+    def table(
+        self, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+    ) -> Table | None:
+        """Who speaks where, for a relation that is not transposed; None in a flat space.
+
+        Args:
+            relation: the relation.
+            size: of the array that speaks.
+            out: of the array that hears.
+            cells: (P,) int64, the output sites asked for; None for all of them.
+        """
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Say why moving values by index ("roll", "flip", "pad") means nothing here, or None."""

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from convgraph.errors import ProofError
+from convgraph.proof.equation import in_space
+from convgraph.proof.equation.in_space import Operator as Said
 from convgraph.proof.parts import PartsCertificate
-from convgraph.proof.plan import Operator as Said
 from convgraph.proof.plan import PlanCertificate, definition
 from convgraph.proof.record.sealed import kind_of
 
@@ -135,6 +136,13 @@ def _part(
             for source in one.sources:
                 if one.size[axis] > 1 and not np.isin(mine, have[source]).all():
                     wrong.append(f"{one.title}: reads positions that are not there")
+            continue
+        if "space" in one.arguments:
+            found = in_space.edges(one, mine)
+            edges += len(found)
+            heard.update(np.ascontiguousarray(found, "<i8").tobytes())
+            if not np.isin(found[:, 2], have[one.sources[0]]).all():
+                wrong.append(f"{one.title}: its definition names cells that the part does not hold")
             continue
         table = definition(one, axis)[mine]
         named = table >= 0

@@ -21,32 +21,11 @@ from typing import Any
 import numpy as np
 
 from convgraph.errors import ProofError
+from convgraph.proof.equation import in_space
+from convgraph.proof.equation.in_space import Operator
 from convgraph.proof.record import sealed
 
 Table = Any  # (outputs, taps) int64, -1 where nothing is
-
-
-@dataclass(frozen=True)
-class Operator:
-    """What a plan says that it computes.
-
-    Attributes:
-        title: for people.
-        name: torch's name, "conv2d"; "" of one that treats every pixel by itself.
-        arguments: as torch names them; `kernel` is the window of a convolution.
-        sources: numbers of the maps that it reads.
-        result: number of what it makes.
-        size: of the map that it reads (pixels).
-        out: size of what it makes.
-    """
-
-    title: str
-    name: str
-    arguments: Mapping[str, Any]
-    sources: tuple[int, ...]
-    result: int
-    size: tuple[int, ...]
-    out: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -234,6 +213,11 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tu
                 if operator.size[axis] > 1 and not np.isin(mine, part.have[source]).all():
                     faults.append(f"{where}: {operator.title} reads positions that are not there")
             continue
+        if "space" in operator.arguments:
+            found, count = _in_space(operator, part, heard)
+            faults += [f"{where}: {one}" for one in found]
+            edges += count
+            continue
         want = definition(operator, axis)[mine]
         places, have = part.reads[operator.result], part.have[operator.sources[0]]
         edges += int((want >= 0).sum())
@@ -252,6 +236,25 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tu
     if claim.out not in made or not np.array_equal(part.have.get(claim.out, ()), part.out):
         faults.append(f"{where}: does not make the outputs that are its own")
     return faults, edges
+
+
+def _in_space(operator: Operator, part: AxisPart, heard: Any) -> tuple[list[str], int]:
+    """Compare the edges of an operator in a space with the judge's own."""
+    mine, have = part.have[operator.result], part.have[operator.sources[0]]
+    places, weights = part.reads[operator.result]
+    want = in_space.edges(operator, mine)
+    if (places >= len(have)).any():
+        return [f"{operator.title} reads places that are not there"], len(want)
+    row, tap, k = np.nonzero(places >= 0)
+    units = np.ones(len(row)) if weights is None else weights[row, tap, k]
+    whole = np.rint(units * in_space.ONE).astype(np.int64)
+    got = in_space.in_order(mine[row], tap, have[places[row, tap, k]], whole)
+    heard.update(np.ascontiguousarray(got, "<i8").tobytes())
+    if got.shape == want.shape and (got == want).all():
+        return [], len(want)
+    p, t, q, _ = min(set(map(tuple, got.tolist())) ^ set(map(tuple, want.tolist())))
+    said = f"{operator.title}: cell {p} hears cell {q} through tap {t} otherwise than it should"
+    return [said], len(want)
 
 
 def recorded(claim: Claim, heard: str) -> dict[str, Any]:

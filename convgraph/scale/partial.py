@@ -4,6 +4,7 @@ y[out] = operator(x[have]),    borders where the table says -1, never at a cut
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -161,11 +162,16 @@ def local(
         x = value[source]
         for a, held, want in zip(how.axes or (), ask[source], out, strict=True):
             x = take(x, a, places(held, want), 0.0)
-        return normed(step, x, value["sums", step.results[0]], state, out)
+        known = value["sums", step.results[0]]
+        return normed(step, x, known, state, out, flat=plan.space is not None)
     if how.how == "node":
         return _node(plan, step, value, ask, out, state)
     source = next(s for s in step.sources if plan.axes[s] is not None)
     x, have, size = value[source], ask[source], plan.size(source)
+    if plan.space is not None:
+        there = None if mask is None else mask(plan.array(source), have).numpy()[:, 0]
+        args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
+        return _in_space(step, how.relation, x, have[0], out[0], args, there)
     if mask is not None:
         here = mask(size, have)
         if not here.all():
@@ -179,8 +185,12 @@ def local(
     return made
 
 
-def check_mask(plan: Plan) -> None:
+def check_mask(plan: Plan, who: str = "cg.tiled") -> None:
     """Refuse a network with an operator that has no plan where pixels are absent.
+
+    Args:
+        plan: of the network.
+        who: asks.
 
     Raises:
         ConversionError: with the module's path.
@@ -191,7 +201,7 @@ def check_mask(plan: Plan) -> None:
         good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
         if how.how == "edges" and not (good and _centred(plan, step, how)):
             raise ConversionError(
-                f"cg.tiled: {step.title} has no plan with a mask; convolutions with zero padding, "
+                f"{who}: {step.title} has no plan with a mask; convolutions with zero padding, "
                 "max pools, average pools that count their padding and nearest resizes have one, "
                 "if their pads keep the kernel in the middle. Leave the mask out, and zero what is "
                 "absent yourself"
@@ -200,7 +210,7 @@ def check_mask(plan: Plan) -> None:
 
 def _centred(plan: Plan, step: RecordedCall, how: Travel) -> bool:
     """Whether sites follow from sizes alone: pads keep the kernel in the middle, none moves it."""
-    relation = how.relation
+    relation = getattr(how.relation, "relation", how.relation)  # in a space, what it sees
     if not isinstance(relation, KernelGeometry):
         return True
     source = next(s for s in step.sources if plan.axes[s] is not None)
@@ -273,6 +283,9 @@ def _node(
                 x = take(x, a, places(have, want if n > 1 else want[:1] * 0), 0.0)
         else:  # a table as large as the map, of the network's own making
             shape = plan.recording.shapes[step.results[0]]
+            if plan.space is not None:
+                x = _laid(x, axes, shape)
+                shape = plan.shape(step.results[0])
             for a, want in zip(axes, out, strict=True):
                 if x.dim() >= -a and x.shape[a] == shape[a] and x.shape[a] > 1:
                     x = take(x, a, want, 0.0)
@@ -286,6 +299,88 @@ def _node(
             seen[a] = len(want)
         return given[first].reshape(seen)
     return _call(step, {k: _given(v, given, state, device) for k, v in step.args.items()})
+
+
+def _laid(x: Tensor, axes: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """A table as large as a map in a space, its pixels in one axis as a part has them."""
+    size = [shape[a] for a in axes]
+    if x.dim() < -axes[0] or [x.shape[a] for a in axes] != size:
+        return x
+    first = x.dim() + axes[0]
+    return x.reshape(*x.shape[:first], prod(size), 1, *x.shape[first + 2 :])
+
+
+def _in_space(
+    step: RecordedCall, relation: Any, x: Tensor, have: Positions, out: Positions, args: dict[str, Any],
+    here: Any,
+) -> Any:  # fmt: skip
+    """An operator in a space, tap by tap, from who speaks at these cells.
+
+    Args:
+        step: the operator.
+        relation: a Neighbours.
+        x: (B, C, have, 1).
+        have: cells that are there.
+        out: cells asked for.
+        args: of the operator.
+        here: which of `have` are pixels; None for all.
+    """
+    sources, weights = relation.heard(out)
+    place = places(have, sources)  # (P, T, K)
+    if here is not None:
+        place = np.where((place >= 0) & here[np.maximum(place, 0)], place, -1)
+    heard = torch.from_numpy((place >= 0).any(2)).to(x.device)  # (P, T)
+    name, inner = step.operator, relation.relation
+
+    def said(t: int) -> Tensor:
+        """(B, C, P): what a tap says."""
+        total: Any = 0
+        for k in range(place.shape[2]):
+            one = take(x, -2, place[:, t, k], 0.0)[..., 0]
+            if weights is not None:
+                one = one * torch.from_numpy(weights[:, t, k].copy()).to(x)
+            total = total + one
+        found: Tensor = total
+        return found
+
+    taps = range(place.shape[1])
+    if name.startswith("conv"):
+        w, groups = args["weight"].flatten(2), args["groups"]
+        if inner.transposed:  # (C_in, C_out / groups, T)
+            w = w.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        y: Any = sum(F.conv1d(said(t), w[:, :, t : t + 1], groups=groups) for t in taps)
+        y = y if args["bias"] is None else y + args["bias"].view(-1, 1)
+    elif name.startswith("max_pool"):
+        each = [torch.where(heard[:, t], said(t), float("-inf")) for t in taps]
+        y = torch.stack(each, -1).max(-1)[0]  # of equals the first
+        y = torch.where(heard.any(1), y, torch.zeros((), dtype=y.dtype, device=y.device))
+    else:
+        y = sum(said(t) for t in taps)
+        if name.startswith("avg_pool"):
+            y = y / _divisor(relation, out, place, weights, args).to(y)
+    return y.unsqueeze(-1)
+
+
+def _divisor(
+    relation: Any, out: Positions, place: Any, weights: Any, args: dict[str, Any]
+) -> Tensor:
+    """(P,): what an average in a space divides by."""
+    if args.get("divisor_override"):
+        return torch.tensor(args["divisor_override"])
+    if not args["count_include_pad"]:  # the sources of one tap are one message
+        loud = np.where(place >= 0, 1.0 if weights is None else weights, 0.0)
+        return torch.from_numpy(np.maximum(np.rint(loud.sum((1, 2))), 1))
+    g, space = relation.relation, relation.space
+    there = np.ones(g.kernel_size) if g.footprint is None else np.asarray(g.footprint, float)
+    inside = []
+    for axis, at in enumerate(np.divmod(out, relation.out[1])):
+        reach = at[:, None] * g.stride[axis] - g.padding[axis][0] + np.arange(g.kernel_size[axis])
+        last = relation.size[axis] + g.padding[axis][1]
+        inside.append((reach < last) | space.closed[axis])
+    return torch.from_numpy(
+        np.einsum("pi,pj,ij->p", *(one.astype(float) for one in inside),
+                  there.reshape(g.kernel_size))
+    )  # fmt: skip
 
 
 def _piece(

@@ -53,7 +53,7 @@ def passes(plan: Plan) -> list[Pass]:
     return list(found.values())
 
 
-def _groups(step: RecordedCall, y: Tensor) -> int:
+def groups(step: RecordedCall, y: Tensor) -> int:
     """How many statistics a norm has of a map (B, C, *size)."""
     if (over := step.args.get("normalized_shape")) is not None:
         return 1 if len(over) == y.dim() - 1 else y.shape[1]
@@ -62,11 +62,20 @@ def _groups(step: RecordedCall, y: Tensor) -> int:
 
 def sums(one: Pass, y: Tensor) -> Sums:
     """Return the sums of a tile (B, C, *tile), by channels or by the operator's groups."""
-    groups = _groups(one.step, y)
-    rows = y.double().reshape(y.shape[0], groups, -1)
+    rows = y.double().reshape(y.shape[0], groups(one.step, y), -1)
     mean = rows.mean(2) if isinstance(one.key, tuple) else rows.sum(2)
     squares = (rows - mean[..., None]).square().sum(2) if isinstance(one.key, tuple) else mean * 0
     return rows.shape[2], mean, squares
+
+
+def is_map(one: Pass) -> bool:
+    """Whether a pass puts the map itself together."""
+    return isinstance(one.key, tuple) and one.key[0] == "map"
+
+
+def summary(one: Pass, y: Tensor) -> Any:
+    """Return what a tile of the map gives to a pass: its sums, or itself."""
+    return y if is_map(one) else sums(one, y)
 
 
 def together(one: Pass, parts: list[Sums]) -> Any:
@@ -94,8 +103,19 @@ def readout(plan: Plan, one: Pass, known: Any) -> Tensor:
     return found.to(plan.recording.dtypes[result])
 
 
-def normed(step: RecordedCall, x: Tensor, known: Any, state: Any, out: Any) -> Tensor:
-    """Return a norm's part, at positions, from the mean and the variance of the whole map."""
+def normed(
+    step: RecordedCall, x: Tensor, known: Any, state: Any, out: Any, *, flat: bool = False
+) -> Tensor:
+    """Return a norm's part, at positions, from the mean and the variance of the whole map.
+
+    Args:
+        step: the norm.
+        x: the part, (B, C, *positions).
+        known: mean and variance of its groups.
+        state: the network's parameters.
+        out: positions of the part.
+        flat: whether they are cells of a space.
+    """
     mean, variance = known
     each = x.shape[1] // mean.shape[1]
     shape = (x.shape[0], x.shape[1], *(1,) * (x.dim() - 2))
@@ -106,14 +126,15 @@ def normed(step: RecordedCall, x: Tensor, known: Any, state: Any, out: Any) -> T
     y: Tensor = (x.double() - centre) * spread
     for name, apply in (("weight", torch.mul), ("bias", torch.add)):
         if isinstance(step.args[name], State):
-            y = apply(y, _affine(step, state[step.args[name].name], x, out))
+            y = apply(y, _affine(step, state[step.args[name].name], x, out, flat))
     return y.to(x.dtype)
 
 
-def _affine(step: RecordedCall, weight: Tensor, x: Tensor, out: Any) -> Tensor:
+def _affine(step: RecordedCall, weight: Tensor, x: Tensor, out: Any, flat: bool) -> Tensor:
     """A norm's weight as it lies on a part: one a channel, or of a layer norm one a pixel."""
     if "normalized_shape" not in step.args:
         return weight.view(1, -1, *(1,) * (x.dim() - 2))
+    weight = weight.flatten(-2).unsqueeze(-1) if flat else weight
     for axis, positions in enumerate(out):
         dim = axis - len(out)
         weight = weight.index_select(dim, torch.from_numpy(positions).to(weight.device))

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from convgraph.errors import ConversionError
+from convgraph.geometry.space import Space
+from convgraph.scale.neighbours import within
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import RecordedCall, Recording, record
 from convgraph.scale.rules import Axes, Travel, travel, weight_shape
@@ -25,11 +27,14 @@ class Plan:
     recording: Recording
     travels: list[Travel]
     axes: list[Axes]
+    space: Space | None = None
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> Any:
         """Travel as what it follows from: another process plans anew, in integers."""
-        return plan, (self.net, self.recording.shapes[0], self.recording.dtypes[0])
+        return plan, (
+            self.net, self.recording.shapes[0], self.recording.dtypes[0], self.space,
+        )  # fmt: skip
 
     @property
     def steps(self) -> list[tuple[RecordedCall, Travel]]:
@@ -37,9 +42,21 @@ class Plan:
         return list(zip(self.recording.steps, self.travels, strict=True))
 
     def size(self, value: int) -> tuple[int, ...]:
-        """Size of a map (pixels); () of what is no map."""
+        """Size of a map (pixels); () of what is no map; in a space its cells, and 1."""
+        size = self.array(value)
+        return size if self.space is None or not size else (prod(size), 1)
+
+    def array(self, value: int) -> tuple[int, ...]:
+        """Size of a map as an array (pixels); () of what is no map."""
         shape = self.recording.shapes[value]
         return tuple(shape[a] for a in self.axes[value] or ())
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """Shape of a value as a part has it: in a space its cells stand in one axis."""
+        found = list(self.recording.shapes[value])
+        for a, n in zip(self.axes[value] or (), self.size(value), strict=True):
+            found[a] = n
+        return tuple(found)
 
     def lies_last(self, value: int) -> bool:
         """Whether a map is (B, C, *size)."""
@@ -120,6 +137,9 @@ class Plan:
         """Return the positions of every value that a part of a target reads; an axis is kept."""
         found = []
         for axis, positions in enumerate(out):
+            if self.space is not None:  # cells are as many as a tile has: they are not kept
+                found.append(self.ask(target, axis, positions, held))
+                continue
             key = (target, axis, positions.tobytes(), held)
             if key not in self._cache:
                 if len(self._cache) > 4096:
@@ -165,8 +185,24 @@ class Plan:
         return other * prod(len(p) for p in ask[value]) * width
 
 
-def plan(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Plan:
-    """Return the plan of a network for images of a shape (B, C, *size)."""
+def plan(
+    net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None, on: Any = None
+) -> Plan:
+    """Return the plan of a network for images of a shape (B, C, *size).
+
+    Args:
+        net: the network.
+        shape: of the images.
+        dtype: of the images; None for the network's.
+        on: the space that they lie in; None for the plane.
+
+    Raises:
+        GraphError: no array of the space has that size.
+        GeometryError: an operator has no meaning in the space; with the module's path.
+        ConversionError: the network does not run without the numbers of an image.
+    """
+    if on is not None:
+        on.charts(shape[2:])
     if dtype is None:
         dtype = next(
             (p.dtype for p in net.parameters() if p.dtype.is_floating_point), torch.float32
@@ -177,10 +213,12 @@ def plan(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = Non
     travels = []
     for step in found.steps:
         how = travel(step, found, axes)
+        if on is not None:
+            how = within(on, step, how, found, axes)
         travels.append(how)
         for result in step.results:
             axes[result] = how.axes
-    return Plan(net, found, travels, axes)
+    return Plan(net, found, travels, axes, on)
 
 
 def cuts(n: int, tile: int) -> list[Positions]:

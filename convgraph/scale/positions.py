@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convgraph.geometry.kernel import Relation
-
 Positions = npt.NDArray[np.int64]
 """Sorted positions along one axis of the whole map, without repetition."""
 
 
-def need(relation: Relation, axis: int, size: int, out: Positions) -> Positions:
+def need(relation: Any, axis: int, size: int, out: Positions) -> Positions:
     """Return the source positions that these outputs read along an axis.
 
     Example:
@@ -26,8 +24,18 @@ def need(relation: Relation, axis: int, size: int, out: Positions) -> Positions:
         >>> need(KernelGeometry(3, stride=2, padding=1, d=1), 0, 9, np.array([0, 1])).tolist()
         [0, 1, 2, 3]
     """
-    found = np.unique(relation.axis_sources(axis, size)[out])
+    found = np.unique(looked_up(relation, axis, size, out))
     return found[found >= 0]
+
+
+def looked_up(relation: Any, axis: int, size: int, out: Positions) -> Any:
+    """Return (outputs, taps) source positions along an axis; -1 where nothing is.
+
+    A relation that has no table an axis, as in a space, answers for these outputs alone.
+    """
+    if (find := getattr(relation, "sources_of", None)) is not None:
+        return find(axis, out)
+    return relation.axis_sources(axis, size)[out]
 
 
 def runs(positions: Positions) -> list[Positions]:

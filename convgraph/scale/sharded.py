@@ -9,6 +9,7 @@ one `all_to_all_single` an axis for a layer that moves values, its reverse backw
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from torch.distributed.tensor import DTensor
 from convgraph.door import door
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
 from convgraph.proof.plan import AxisPart, Claim
-from convgraph.scale.partial import Part, keep, local, plainly, states
+from convgraph.scale.mask_sites import MaskSites
+from convgraph.scale.partial import Part, check_mask, keep, local, plainly, states
+from convgraph.scale.passes import Pass, groups, normed, readout, sums
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import RecordedCall, State, leaves
@@ -29,8 +32,9 @@ from convgraph.scale.tiling import operators, read
 
 @door
 def sharded(
-    net: nn.Module, mesh: Any = None, *, shares: Any = None, batch: Any = None
-) -> "Sharded":
+    net: nn.Module, mesh: Any = None, *, shares: Any = None, batch: Any = None,
+    statistics: str = "tiles", on: Any = None,
+) -> "Sharded":  # fmt: skip
     """Return a module that runs a network on this rank's box of one image.
 
     Start it with torchrun. The loss of the image is the sum of the ranks' losses; after `backward`
@@ -46,14 +50,21 @@ def sharded(
             equal ones. `equal_nodes` gives those of a mask.
         batch: a DeviceMesh of one axis, or a process group, whose ranks have other images of the
             same batch: norms in training hear them too. None for none.
+        statistics: "passes" also takes what hears the whole map, as in `cg.tiled`: sums over the
+            ranks' parts, one `all_reduce` each; a map of few pixels is gathered on every rank. A
+            network that ends in a readout returns it, whole, on every rank: let one of them have
+            the loss.
+        on: the space that the images lie in, `cg.HEALPix()`; ranks own rows of the array, whole
+            faces where their number divides those, so the mesh has one axis.
 
     Returns:
         A module on this rank's part, (B, C, *part): `part.take(image)` cuts it out of the whole, or
-        `part.box(size)` says which it is. It returns this rank's part of the output.
+        `part.box(size)` says which it is. It returns this rank's part of the output. Called as
+        `part(x, mask=...)` it takes a mask of the whole image, as `cg.tiled` does.
 
     Raises:
         DeviceError: no process group has been started.
-        GraphError: the mesh has more than two axes, or shares do not fit it.
+        GraphError: the mesh has more than two axes, shares do not fit it, or other statistics.
 
     Example:
         >>> dist.is_initialized()  # under torchrun: dist.init_process_group() first
@@ -63,7 +74,7 @@ def sharded(
         ...
         convgraph.errors.DeviceError: cg.sharded: expected a process group, ...
     """
-    return Sharded(net, mesh, shares, batch)
+    return Sharded(net, mesh, shares, batch, statistics, on)
 
 
 def equal_nodes(mask: Any, ranks: int, axis: int = 0) -> list[float]:
@@ -90,8 +101,9 @@ class Sharded(nn.Module):
     """A network on this rank's box; see `sharded`."""
 
     def __init__(
-        self, net: nn.Module, mesh: Any = None, shares: Any = None, batch: Any = None
-    ) -> None:
+        self, net: nn.Module, mesh: Any = None, shares: Any = None, batch: Any = None,
+        statistics: str = "tiles", on: Any = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if not dist.is_available() or not dist.is_initialized():
             raise DeviceError(
@@ -103,6 +115,15 @@ class Sharded(nn.Module):
         self.counts = [dist.get_world_size(group) for group in self.groups]
         self.places = [dist.get_rank(group) for group in self.groups]
         self.ends = ends_of(shares, self.counts)
+        if statistics not in ("tiles", "passes"):
+            raise GraphError(
+                f"cg.sharded: expected statistics='tiles' or 'passes', got {statistics!r}"
+            )
+        if on is not None and len(self.groups) > 1:
+            raise GraphError(
+                f"cg.sharded: expected a mesh of one axis on {on}, whose arrays are cut along rows"
+            )
+        self.statistics, self.on = statistics, on
         self.hearing = [*self.groups, *([] if batch is None else _groups(batch))]
 
     def cuts(self, axis: int, n: int) -> list[int]:
@@ -129,7 +150,7 @@ class Sharded(nn.Module):
         place: tuple[Any, ...] = (..., *self.box(image.shape[2:]))
         return image[place]
 
-    def forward(self, part: Tensor) -> Tensor:
+    def forward(self, part: Tensor, mask: Any = None) -> Tensor:
         """Return this rank's part of the output, (B, C_out, *part of the output)."""
         if any(isinstance(one, DTensor) for one in self.net.parameters()):
             raise DeviceError(
@@ -137,8 +158,11 @@ class Sharded(nn.Module):
                 "the module that cg.sharded returned, as one, and no layer within it"
             )
         size = self._size(part)
-        found = plan(self.net, (*part.shape[:2], *size), part.dtype)
+        found = plan(self.net, (*part.shape[:2], *size), part.dtype, self.on)
         self.check(found)
+        sites = None if mask is None else self._sites(found, mask, size)
+        if found.space is not None:
+            part = part.reshape(*part.shape[:2], -1, 1)
         state = states(found)
         trained = [name for name, p in self.net.named_parameters() if p.requires_grad]
         if trained and torch.is_grad_enabled():
@@ -154,13 +178,75 @@ class Sharded(nn.Module):
                 keep(value, step, plainly(step, value, state, part.device))
             elif how.how == "whole":
                 keep(value, step, self._norm(step, value, state))
+            elif how.how in ("sum", "few"):
+                keep(value, step, self.heard(found, step, how, value, state))
             else:
-                keep(value, step, self.local(found, step, how, value, state))
+                keep(value, step, self.local(found, step, how, value, state, sites))
             for source in step.sources:
                 if last[source] == k and source != found.out and found.axes[source] is not None:
                     value.pop(source, None)
         result: Tensor = value[found.out]
-        return result
+        if not found.out_size:
+            return result
+        own = self._owned(found, found.out)
+        if sites is not None and all(map(len, own)):
+            here, shape = sites(found.array(found.out), own), [1] * result.dim()
+            for a, n in zip(found.axes[found.out] or (), here.shape, strict=True):
+                shape[a] = n
+            result = torch.where(here.to(result.device).view(shape), result, 0)
+        if found.space is None:
+            return result
+        shape = list(result.shape)
+        for a, one in zip(found.axes[found.out] or (), self.box(found.array(found.out)),
+                          strict=True):  # fmt: skip
+            shape[a] = one.stop - one.start
+        return result.reshape(shape)
+
+    def _sites(self, found: Plan, mask: Any, size: tuple[int, ...]) -> Any:
+        """Which sites of a map are there, as `partial.local` asks."""
+        check_mask(found, "cg.sharded")
+        for step, how in found.steps:
+            if how.how not in ("node", "edges", "plain"):
+                raise ConversionError(f"cg.sharded: {step.title} has no plan with a mask")
+        rule = MaskSites(mask, size, flat=found.space is not None)
+        return lambda whole, part: torch.from_numpy(rule(whole, part))
+
+    def heard(self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any) -> Any:
+        """What an operator makes that hears the whole map: from sums, or from the map gathered."""
+        if how.how == "few":
+            maps = {s for s in step.sources if found.axes[s] is not None}
+            whole = {s: self._gathered(found, s, value[s]) for s in maps}
+            return plainly(step, {**value, **whole}, state, value[next(iter(maps))].device)
+        source = next(s for s in step.sources if found.axes[s] is not None)
+        x = value[source]
+        one = Pass(step, source, step.results[0] if how.axes is None else ("sums", 0))
+        if how.axes is None:
+            total = self._spread(sums(one, x)[1])
+            return readout(found, one, total / prod(found.size(source)))
+        rows = x.double().reshape(x.shape[0], groups(step, x), -1)
+        count = prod(found.size(source)) * (x.shape[1] // rows.shape[1])
+        mean = self._spread(rows.sum(2)) / count
+        variance = self._spread((rows - mean[..., None]).square().sum(2)) / count
+        out = self._owned(found, step.results[0])
+        flat = found.space is not None
+        return normed(step, x, (mean, variance), state, out, flat=flat)
+
+    def _spread(self, one: Tensor) -> Tensor:
+        """The sum over the ranks of one image."""
+        for group in self.groups:
+            one = _Total.apply(one, group)  # type: ignore[no-untyped-call]
+        return one
+
+    def _gathered(self, found: Plan, value: int, x: Tensor) -> Tensor:
+        """A whole map, from the parts of all ranks."""
+        for axis, group in enumerate(self.groups):
+            a, n = (found.axes[value] or ())[axis], found.size(value)[axis]
+            cut = self._cut(found, value, axis)
+            mine = np.arange(cut[self.places[axis] + 1] - cut[self.places[axis]])
+            get = [b - a for a, b in pairwise(cut)]
+            exchange = (a, [mine] * self.counts[axis], get, group)
+            x = _Exchange.apply(x, *exchange) if n else x  # type: ignore[no-untyped-call]
+        return x.reshape(found.recording.shapes[value])
 
     def _size(self, part: Tensor) -> tuple[int, ...]:
         """The whole image's size, and whether every rank has the part that is its own."""
@@ -179,10 +265,27 @@ class Sharded(nn.Module):
                 )
         return tuple(size)
 
-    def _owned(self, found: Plan, value: int) -> Part:
-        return tuple(self.own(axis, n) for axis, n in enumerate(found.size(value)))
+    def _cut(self, found: Plan, value: int, axis: int) -> list[int]:
+        """Where an axis of a map changes its owner; in a space its cells do at ends of rows."""
+        if found.space is None:
+            return self.cuts(axis, found.size(value)[axis])
+        size = found.array(value)
+        if axis or prod(size) == 1:
+            return [0, 1] if axis else self.cuts(0, 1)
+        return [row * size[1] for row in self.cuts(0, size[0])]
 
-    def local(self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any) -> Any:
+    def _own(self, found: Plan, value: int, axis: int, rank: int | None = None) -> Positions:
+        """Positions of a map that a rank owns along an axis of the plan."""
+        cut = self._cut(found, value, axis)
+        k = rank if rank is not None else self.places[axis] if axis < len(self.groups) else 0
+        return np.arange(cut[k], cut[k + 1])
+
+    def _owned(self, found: Plan, value: int) -> Part:
+        return tuple(self._own(found, value, axis) for axis in range(len(found.size(value))))
+
+    def local(
+        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any, sites: Any = None
+    ) -> Any:
         """Return this rank's part of what an operator makes."""
         out = self._owned(found, step.results[0])
         ask = dict.fromkeys(step.results, out)
@@ -192,12 +295,11 @@ class Sharded(nn.Module):
                     ask[source] = self._owned(found, source)
             return local(found, step, how, value, ask, state)
         source = next(s for s in step.sources if found.axes[s] is not None)
-        x, size = value[source], found.size(source)
-        axes = found.axes[source] or ()
+        x, axes = value[source], found.axes[source] or ()
         have = list(self._owned(found, source))
         for axis, group in enumerate(self.groups):
             wants = self._wants(found, how, step, axis)
-            cut = self.cuts(axis, size[axis])
+            cut = self._cut(found, source, axis)
             if at_home(cut, wants):
                 continue  # nobody reads anybody: no call at all
             send = [home - cut[self.places[axis]] for home in sends(cut, wants, self.places[axis])]
@@ -216,13 +318,14 @@ class Sharded(nn.Module):
                     nothing = nothing + state[one.name].sum() * 0
             return x.new_zeros(shape) + nothing
         ask[source] = tuple(have)
-        return local(found, step, how, {**value, source: x}, ask, state)
+        return local(found, step, how, {**value, source: x}, ask, state, sites)
 
     def _wants(self, found: Plan, how: Any, step: RecordedCall, axis: int) -> list[Positions]:
         """Positions of an operator's source that each rank of an axis reads, by rank."""
         source = next(s for s in step.sources if found.axes[s] is not None)
-        n, to = found.size(source)[axis], found.size(step.results[0])[axis]
-        return [need(how.relation, axis, n, self.own(axis, to, q)) for q in self._ranks(axis)]
+        n, to = found.size(source)[axis], step.results[0]
+        owned = [self._own(found, to, axis, q) for q in self._ranks(axis)]
+        return [need(how.relation, axis, n, out) for out in owned]
 
     def _ranks(self, axis: int) -> range:
         return range(self.counts[axis] if axis < len(self.groups) else 1)
@@ -247,12 +350,13 @@ class Sharded(nn.Module):
         self, found: Plan, step: RecordedCall, how: Any, axis: int
     ) -> tuple[AxisPart, ...]:
         source = next(s for s in step.sources if found.axes[s] is not None)
-        n, to = found.size(source)[axis], found.size(step.results[0])[axis]
+        n, to = found.size(source)[axis], step.results[0]
         wants = self._wants(found, how, step, axis) if how.how == "edges" else []
-        cut = self.cuts(axis, n)
+        cut = self._cut(found, source, axis)
         parts = []
         for rank in self._ranks(axis):
-            out, have, reads = self.own(axis, to, rank), self.own(axis, n, rank), {}
+            out, have = (self._own(found, value, axis, rank) for value in (to, source))
+            reads: dict[int, Any] = {}
             if wants and not at_home(cut, wants):
                 have = np.concatenate([sends(cut, wants, q)[rank] for q in self._ranks(axis)])
             if wants:
@@ -260,27 +364,31 @@ class Sharded(nn.Module):
             parts.append(AxisPart(out, {0: have, 1: out}, reads))
         return tuple(parts)
 
-    @staticmethod
-    def check(found: Plan) -> None:
+    def check(self, found: Plan) -> None:
         """Refuse a network that ranks cannot share.
 
         Raises:
             ConversionError: with the module's path.
         """
         for step, how in found.steps:
-            if how.how in ("whole", "sum", "few") and not (
+            by_passes = how.how in ("sum", "few")
+            if (how.how == "whole" or (by_passes and self.statistics == "tiles")) and not (
                 step.operator == "batch_norm" and how.axes is not None
             ):
+                way = (
+                    "say statistics='passes', or split"
+                    if by_passes
+                    else "only batch norm does so over ranks. Split"
+                )
                 raise ConversionError(
-                    f"cg.sharded: {step.title} {how.why}; only batch norm does so over ranks. "
-                    "Split the network before it"
+                    f"cg.sharded: {step.title} {how.why}; {way} the network before it"
                 )
             if (
                 how.how == "node"
-                and len({found.size(s) for s in step.sources if found.size(s)}) > 1
+                and len({n for s in step.sources if prod(n := found.size(s)) > 1}) > 1
             ):
                 raise ConversionError(f"cg.sharded: {step.title} joins maps of other sizes")
-        if not found.out_size:
+        if not found.out_size and self.statistics == "tiles":
             found.refuse("cg.sharded")
 
     def alike(self, net: nn.Module) -> "Sharded":
@@ -289,6 +397,7 @@ class Sharded(nn.Module):
         nn.Module.__init__(other)
         other.net, other.groups, other.counts = net, self.groups, self.counts
         other.places, other.ends, other.hearing = self.places, self.ends, self.hearing
+        other.statistics, other.on = self.statistics, self.on
         return other
 
     def _norm(self, step: RecordedCall, value: Any, state: Any) -> Tensor:

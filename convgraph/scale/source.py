@@ -1,5 +1,6 @@
 """An image that is read window by window, from whatever has a shape and takes slices."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,21 @@ class Source:
         shape = tuple(map(int, self.image.shape))
         return shape[:-1] if self.channels_last else shape[1:]
 
-    def read(self, ask: tuple[Positions, ...], dtype: torch.dtype, device: Any) -> Tensor:
-        """Return (1, C, *positions): a box of consecutive positions at a time."""
+    def read(
+        self, ask: tuple[Positions, ...], dtype: torch.dtype, device: Any, *, cells: bool = False
+    ) -> Tensor:
+        """Return (1, C, *positions): a box of consecutive positions at a time.
+
+        Args:
+            ask: positions along each axis.
+            dtype: of what is returned.
+            device: likewise.
+            cells: whether the first axis names cells of the image, (1, C, cells, 1).
+        """
+        if cells:
+            width = self.size[1]
+            parts = [self.read(box, dtype, device).flatten(2) for box in _boxes_of(ask[0], width)]
+            return torch.cat(parts, 2).unsqueeze(-1)
         rows = self._boxes(ask, ())
         if not isinstance(rows, Tensor):
             rows = torch.from_numpy(np.ascontiguousarray(rows))
@@ -67,3 +81,15 @@ class Source:
         if len(parts) == 1:
             return parts[0]
         return (torch.cat if isinstance(parts[0], Tensor) else np.concatenate)(parts, along)
+
+
+def _boxes_of(cells: Positions, width: int) -> Iterator[tuple[Positions, Positions]]:
+    """Yield the boxes, rows and columns, that sorted cells fill one after the other."""
+    rows, columns = np.divmod(cells, width)
+    lines = np.split(columns, np.flatnonzero(np.diff(rows)) + 1) if len(cells) else []
+    first = 0
+    rows = np.unique(rows)
+    for k in range(1, len(lines) + 1):
+        if k == len(lines) or not np.array_equal(lines[k], lines[first]):
+            yield rows[first:k], lines[first]
+            first = k

@@ -4,40 +4,54 @@
     backward:  each tile again, with its slice of dL/dy
 
 Every output belongs to one tile and derivatives are linear, so what the tiles give adds up to the
-gradient of the whole.
+gradient of the whole. What hears the whole map does so through sums in passes of their own, forward
+in order; backward goes through them in the other order, from the gradients of the sums to those of
+the tiles that were summed.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from convgraph.door import door
-from convgraph.scale.partial import run
+from convgraph.errors import ConversionError, GraphError
+from convgraph.scale.mask_sites import MaskSites
+from convgraph.scale.partial import check_mask, onward, run
+from convgraph.scale.passes import passes, summary
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.source import Source
-from convgraph.scale.tiling import Tiling, tiling
+from convgraph.scale.tiling import Tiling, gathered, tiling
 
 
 @door
-def streamed(net: nn.Module, *, tile: Any = 2048) -> "Streamed":
+def streamed(
+    net: nn.Module, *, tile: Any = 2048, statistics: str = "tiles", on: Any = None
+) -> "Streamed":
     """Return a module that runs a network by tiles, forward and backward, with exact gradients.
 
     Use it for the part of a network whose maps are large; what follows is an ordinary module:
     `head(stream(image)).backward()`. Every tile is computed twice, once forward and once backward.
 
     Args:
-        net: a dense network on images (B, C, *size) that returns one map. Norms in evaluation, no
-            dropout: a tile computed again must be the same.
+        net: a dense network on images (B, C, *size) that returns one map. Norms over a batch in
+            evaluation, no dropout: a tile computed again must be the same.
         tile: pixels of the output along each axis, or memory, as in `cg.tiled`.
+        statistics: "passes" also takes what hears the whole map, as in `cg.tiled`: each of these
+            operators is a pass over the image forward, and one more backward.
+        on: the space that the images lie in, `cg.HEALPix()`; tiles are parts of its charts.
 
     Returns:
         A module on tensors (B, C, *size), or on whatever takes slices, (C, *size); it returns
-        (B, C_out, *out_size). Its parameters are the network's.
+        (B, C_out, *out_size). `stream(image, mask=...)` takes a mask as `cg.tiled` does: bools
+        (*size), or coarser by a whole factor. Its parameters are the network's.
 
     Raises:
         ConversionError: when called; an operator hears more than a part, with the module's path.
+        GraphError: other statistics.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 3, 2, 1))
@@ -46,56 +60,223 @@ def streamed(net: nn.Module, *, tile: Any = 2048) -> "Streamed":
         >>> net[0].weight.grad.shape
         torch.Size([2, 1, 3, 3])
     """
-    return Streamed(net, tile)
+    return Streamed(net, tile, statistics, on)
 
 
 class Streamed(nn.Module):
     """A network by tiles; see `streamed`."""
 
-    def __init__(self, net: nn.Module, tile: Any = 2048) -> None:
+    def __init__(
+        self, net: nn.Module, tile: Any = 2048, statistics: str = "tiles", on: Any = None
+    ) -> None:
         super().__init__()
+        if statistics not in ("tiles", "passes"):
+            raise GraphError(
+                f"cg.streamed: expected statistics='tiles' or 'passes', got {statistics!r}"
+            )
         self.net = net
         self.tile = tile
+        self.statistics = statistics
+        self.on = on
 
     @door
-    def forward(self, image: Any) -> Tensor:
+    def forward(self, image: Any, mask: Any = None) -> Tensor:
         """Return the network's output, (B, C_out, *out_size)."""
         some = next(self.net.parameters(), torch.empty(0))
         whole = isinstance(image, Tensor) and image.dim() > 3
         source = None if whole else Source(image)
         shape = tuple(image.shape) if source is None else (1, source.channels, *source.size)
-        found = plan(self.net, shape, image.dtype if whole else None)
-        found.refuse("cg.streamed")
+        found = plan(self.net, shape, image.dtype if whole else None, self.on)
+        found.refuse("cg.streamed", by_passes=self.statistics == "passes")
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         x = image if whole else some.new_empty(0)
-        work = _Work(found, tiling(found, self.tile), source, parameters)
+        sites = None
+        if mask is not None:
+            if todo := passes(found):
+                raise ConversionError(f"cg.streamed: {todo[0].step.title} has no plan with a mask")
+            check_mask(found, "cg.streamed")
+            sites = MaskSites(mask, shape[2:], flat=self.on is not None)
+        work = _Work(found, self.tile, source, parameters, sites)
         made: Tensor = _Tiles.apply(work, x, *parameters)  # type: ignore[no-untyped-call]
         return made
 
 
 class _Work:
-    """What forward and backward share."""
+    """What forward and backward share.
+
+    Attributes:
+        cut: the output's tiles; None for a network that ends in a readout.
+        stages: the passes in front of them, each with the tiles of the map that it hears.
+        known: what is known before each pass, and behind the last.
+        parts: what the tiles of each pass gave.
+    """
 
     def __init__(
-        self, found: Plan, cut: Tiling, source: Source | None, parameters: list[nn.Parameter]
-    ) -> None:
-        self.plan, self.cut, self.source, self.parameters = found, cut, source, parameters
+        self, found: Plan, tile: Any, source: Source | None, parameters: list[nn.Parameter],
+        sites: MaskSites | None,
+    ) -> None:  # fmt: skip
+        self.plan, self.source, self.parameters, self.sites = found, source, parameters, sites
+        self.cut = tiling(found, tile) if found.out_size else None
+        self.stages = [(one, tiling(found, tile, one.source)) for one in passes(found)]
+        self.known: list[dict[Any, Any]] = [{}]
+        self.parts: list[list[Any]] = []
 
     def window(self, x: Tensor, ask: Any) -> Tensor:
         """The image at the positions asked for."""
+        flat = self.plan.space is not None
         if self.source is not None:
-            return self.source.read(ask[0], self.plan.recording.dtypes[0], x.device)
+            return self.source.read(ask[0], self.plan.recording.dtypes[0], x.device, cells=flat)
+        if flat:
+            cells = torch.from_numpy(ask[0][0]).to(x.device)
+            return x.flatten(2).index_select(2, cells).unsqueeze(-1)
         for k, p in enumerate(ask[0]):
             x = x.index_select(k + 2, torch.from_numpy(p).to(x.device))
         return x
 
-    def place(self, out: Any) -> Any:
-        """Where a tile lies in the output."""
-        shape = self.plan.recording.shapes[self.plan.out]
-        found = [slice(None)] * len(shape)
-        for a, p in zip(self.plan.axes[self.plan.out] or (), out, strict=True):
-            found[a] = slice(int(p[0]), int(p[-1]) + 1)
-        return tuple(found)
+    def here(self, out: Any) -> Tensor | None:
+        """Which sites of the output's tile are there; None for all."""
+        if self.sites is None:
+            return None
+        return torch.from_numpy(self.sites(self.plan.array(self.plan.out), out))
+
+    def tile(self, cut: Tiling, window: Tensor, ask: Any, out: Any, known: Any) -> Tensor:
+        """One tile of a target."""
+        mask = None
+        if (rule := self.sites) is not None:
+            mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
+        y = run(self.plan, window, ask, cut.target, known=known, mask=mask)
+        if (here := self.here(out)) is not None:
+            shape = [1] * y.dim()
+            for a, n in zip(self.plan.axes[cut.target] or (), here.shape, strict=True):
+                shape[a] = n
+            y = torch.where(here.to(y.device).view(shape), y, 0)
+        return y
+
+    def pass_over(self, stage: int) -> None:
+        """Sum up a map, tile by tile, and go on to what follows from it."""
+        one, cut = self.stages[stage]
+        found = []
+        for _, out in cut.parts():
+            ask = cut.ask(out)
+            y = self.tile(cut, self.window(self.x, ask), ask, out, self.known[stage])
+            found.append(summary(one, y))
+        self.parts.append(found)
+        self.known.append(self.onward(stage, found, self.known[stage]))
+
+    def onward(self, stage: int, parts: list[Any], known: Any) -> dict[Any, Any]:
+        """What is known behind a pass."""
+        one, cut = self.stages[stage]
+        more = {**known, one.key: gathered(cut, one, parts)}
+        return onward(self.plan, more, self.x.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All passes, and the output's tiles."""
+        self.x = x
+        for stage in range(len(self.stages)):
+            self.pass_over(stage)
+        plan, cut = self.plan, self.cut
+        if cut is None:
+            ended: Tensor = self.known[-1][plan.out]
+            return ended.clone()
+        y = x.new_zeros(plan.recording.shapes[plan.out], dtype=plan.recording.dtypes[plan.out])
+        for _, out in cut.parts():
+            if self.empty(out):
+                continue
+            ask = cut.ask(out)
+            tile = self.tile(cut, self.window(x, ask), ask, out, self.known[-1])
+            y[cut.place(out)] = cut.boxed(tile, out)
+        return y
+
+    def empty(self, out: Any) -> bool:
+        """Whether a tile of the output has no site."""
+        here = self.here(out)
+        return here is not None and not bool(here.any())
+
+
+class _Gradients:
+    """What has been added up so far: of the parameters, of the image, of what is known."""
+
+    def __init__(self, work: _Work, x: Tensor, wants: bool) -> None:
+        self.work, self.x = work, x.detach()
+        self.image = torch.zeros_like(x) if wants else None
+        self.sums: list[Tensor | None] = [None] * len(work.parameters)
+
+    def tile(
+        self, cut: Tiling, out: Any, known: Any, heard: list[Tensor | None],
+        made: Callable[[Tensor], Sequence[Tensor]], grads: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        """Run a tile again and add what the gradients of `made` of it give."""
+        work, ask = self.work, cut.ask(out)
+        wants = self.image is not None and 0 in ask
+        before, within = _fresh(known)
+        with torch.enable_grad():
+            window = work.window(self.x, ask).requires_grad_(wants)
+            y = made(work.tile(cut, window, ask, out, within))
+        found = self.add(y, grads, [*before, *([window] if wants else [])])
+        _added(heard, found)
+        if self.image is not None and wants and found[-1] is not None:
+            if work.plan.space is not None:
+                cells = torch.from_numpy(ask[0][0])
+                self.image.flatten(2)[:, :, cells] += found[-1].flatten(2)
+                return
+            index = np.ix_(*(range(n) for n in self.x.shape[:2]), *ask[0])
+            self.image[tuple(map(torch.from_numpy, index))] += found[-1]
+
+    def add(self, y: Sequence[Any], grads: Sequence[Any], inputs: Sequence[Tensor]) -> list[Any]:
+        """Add the gradients of the parameters, return those of the inputs."""
+        pairs = [
+            (a, b)
+            for a, b in zip(y, grads, strict=True)
+            if isinstance(a, Tensor) and a.requires_grad and b is not None
+        ]
+        if not pairs:
+            return [None] * len(inputs)
+        one, two = zip(*pairs, strict=True)
+        parameters = self.work.parameters
+        found = torch.autograd.grad(one, [*parameters, *inputs], two, allow_unused=True)
+        _added(self.sums, found)
+        return list(found[len(parameters) :])
+
+    def pass_back(self, stage: int, after: list[Tensor | None]) -> list[Tensor | None]:
+        """From the gradients of what is known behind a pass to those of what was before."""
+        work = self.work
+        one, cut = work.stages[stage]
+        before, within = _fresh(work.known[stage])
+        leaves, parts = _fresh(work.parts[stage])
+        with torch.enable_grad():
+            made = pytree.tree_leaves(work.onward(stage, parts, within))
+        found = self.add(made, after, [*before, *leaves])
+        heard, rest = found[: len(before)], found[len(before) :]
+        each = len(leaves) // max(1, len(work.parts[stage]))
+        for k, (_, out) in enumerate(cut.parts()):
+            grads = rest[each * k : each * (k + 1)]
+            tensors = lambda y: _tensors(summary(one, y))  # noqa: E731
+            self.tile(cut, out, work.known[stage], heard, tensors, grads)
+        return heard
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
+
+
+def _fresh(tree: Any) -> tuple[list[Tensor], Any]:
+    """Return the tensors of a tree as leaves of a graph of their own, and the tree of these."""
+    leaves, how = pytree.tree_flatten(tree)
+    fresh = [
+        one.detach().requires_grad_() if isinstance(one, Tensor) and one.is_floating_point()
+        else one
+        for one in leaves
+    ]  # fmt: skip
+    found = [one for one in fresh if isinstance(one, Tensor) and one.requires_grad]
+    return found, pytree.tree_unflatten(fresh, how)
+
+
+def _added(sums: list[Tensor | None], more: Sequence[Tensor | None]) -> None:
+    """Add gradients, as many as there are sums."""
+    for k, one in enumerate(more[: len(sums)]):
+        if one is not None:
+            before = sums[k]
+            sums[k] = one if before is None else before + one
 
 
 class _Tiles(torch.autograd.Function):
@@ -106,36 +287,33 @@ class _Tiles(torch.autograd.Function):
         """Return the output, put together from tiles."""
         ctx.work = work
         ctx.save_for_backward(x, *parameters)
-        plan = work.plan
-        y = x.new_empty(plan.recording.shapes[plan.out], dtype=plan.recording.dtypes[plan.out])
-        for _, out in work.cut.parts():
-            ask = work.cut.ask(out)
-            y[work.place(out)] = run(plan, work.window(x, ask), ask, plan.out)
-        return y
+        return work.forward(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Run each tile again and add up."""
         work: _Work = ctx.work
-        x = ctx.saved_tensors[0]
         wants = ctx.needs_input_grad[1] and work.source is None
-        given = torch.zeros_like(x) if wants else None
-        sums: list[Tensor | None] = [None] * len(work.parameters)
-        for _, out in work.cut.parts():
-            ask = work.cut.ask(out)
-            with torch.enable_grad():
-                window = work.window(x.detach(), ask).requires_grad_(wants)
-                y = run(work.plan, window, ask, work.plan.out)
-            if not y.requires_grad:
-                continue
-            inputs = [*work.parameters, *([window] if wants else [])]
-            found = torch.autograd.grad(y, inputs, grad[work.place(out)], allow_unused=True)
-            for k, one in enumerate(found[: len(sums)]):
-                if one is not None:
-                    before = sums[k]
-                    sums[k] = one if before is None else before + one
-            if given is not None and found[-1] is not None:
-                index = np.ix_(*(range(n) for n in x.shape[:2]), *ask[0])
-                given[tuple(map(torch.from_numpy, index))] += found[-1]
-        return None, given, *sums
+        total = _Gradients(work, ctx.saved_tensors[0], wants)
+        known = work.known[-1]
+        heard: list[Tensor | None] = [None] * len(_tensors(known))
+        if work.cut is None:
+            keys = [key for key, one in known.items() for _ in _tensors(one)]
+            heard[keys.index(work.plan.out)] = grad
+        else:
+            for _, out in work.cut.parts():
+                if not work.empty(out):
+                    slice_of = _as_tile(work, grad[work.cut.place(out)], out)
+                    total.tile(work.cut, out, known, heard, lambda y: [y], [slice_of])
+        for stage in reversed(range(len(work.stages))):
+            heard = total.pass_back(stage, heard)
+        return None, total.image, *total.sums
+
+
+def _as_tile(work: _Work, grad: Tensor, out: Any) -> Tensor:
+    """A slice of the output's gradient in the shape of its tile."""
+    shape = list(grad.shape)
+    for a, p in zip(work.plan.axes[work.plan.out] or (), out, strict=True):
+        shape[a] = len(p)
+    return grad.reshape(shape)

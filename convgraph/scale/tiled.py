@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from convgraph.door import door
-from convgraph.errors import ConversionError, GraphError, MissingExtraError
+from convgraph.errors import ConversionError, GeometryError, GraphError, MissingExtraError
 from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.partial import check_mask, onward, run
-from convgraph.scale.passes import Pass, keepable, passes, readout, sums, together
+from convgraph.scale.passes import Pass, keepable, passes, summary
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions
 from convgraph.scale.source import Source
-from convgraph.scale.tiling import Tiling, tiling
+from convgraph.scale.tiling import Tiling, gathered, tiling
 
 
 @door
@@ -34,6 +34,7 @@ def tiled(
     held: Any = None,  # zarr, (C_out, *out_size)
     statistics: str = "tiles",
     between: Any = None,
+    on: Any = None,
 ) -> Any:
     """Return a network's output on a large image as a dask array, computed tile by tile.
 
@@ -60,6 +61,8 @@ def tiled(
             and is another function on the whole.
         between: a folder, where zarr keeps the maps that passes hear: the next pass starts from
             them and not from the image; `times(plan, kept=True)` says what that leaves.
+        on: the space that the image lies in, `cg.HEALPix()`, `cg.Torus()`: a tile is a part of one
+            chart, a face at most, and reads over its edges what lies there.
 
     Returns:
         A dask array (C_out, *out_size); (C_out,) of a network that ends in a readout.
@@ -88,7 +91,7 @@ def tiled(
             "cg.tiled: expected dask to be installed; pip install 'dask[array]' zarr"
         ) from error
     source = image if isinstance(image, Source) else Source(image, channels_last=channels_last)
-    found = plan(net, (1, source.channels, *source.size))
+    found = plan(net, (1, source.channels, *source.size), on=on)
     if statistics not in ("tiles", "passes"):
         raise GraphError(f"cg.tiled: expected statistics='tiles' or 'passes', got {statistics!r}")
     found.refuse("cg.tiled", by_passes=statistics == "passes")
@@ -104,13 +107,14 @@ def tiled(
     sites = None
     if mask is not None:
         check_mask(found)
-        sites = MaskSites(mask, source.size)
+        sites = MaskSites(mask, source.size, flat=on is not None)
     shape = found.recording.shapes[found.out][1:]
     axes = [len(shape) + a for a in found.axes[found.out] or ()]
     chunks: list[Any] = [(n,) for n in shape]
     for axis, a in enumerate(axes):
-        chunks[a] = tuple(len(one) for one in cut.cuts(axis))
+        chunks[a] = tuple(len(one) for one in cut.spans(axis))
     if held is not None:
+        _even(cut, "held")
         _check_held(held, shape, tuple(c[0] for c in chunks))
     kind = _numpy(found.recording.dtypes[found.out])
     window = Window(cut, source, held_maps)
@@ -236,6 +240,7 @@ def _kept(found: Plan, cut: Tiling, between: Any) -> Any:
     """An array for a map, a chunk a tile."""
     import zarr
 
+    _even(cut, "between")
     shape = found.recording.shapes[cut.target][1:]
     return zarr.open_group(between, mode="a").create_array(
         f"map{cut.target}", shape=shape, chunks=(shape[0], *cut.tile),
@@ -244,28 +249,9 @@ def _kept(found: Plan, cut: Tiling, between: Any) -> Any:
 
 
 def _more(known: Any, cut: Tiling, one: Pass, parts: Any) -> Any:
-    found = cut.plan
-    if _is_map(one):
-        whole = parts[0].new_empty(found.recording.shapes[one.source])
-        for (_, out), part in zip(cut.parts(), parts, strict=True):
-            whole[_place(found, one.source, out)] = part
-    else:
-        whole = together(one, parts)
-        whole = whole if isinstance(one.key, tuple) else readout(found, one, whole)
+    more = {**known, one.key: gathered(cut, one, parts)}
     with torch.no_grad():
-        return onward(found, {**known, one.key: whole}, _device(found))
-
-
-def _is_map(one: Pass) -> bool:
-    return isinstance(one.key, tuple) and one.key[0] == "map"
-
-
-def _place(found: Plan, value: int, out: Any) -> tuple[Any, ...]:
-    """Where positions of a map lie in it."""
-    place: list[Any] = [slice(None)] * len(found.recording.shapes[value])
-    for a, p in zip(found.axes[value] or (), out, strict=True):
-        place[a] = slice(int(p[0]), int(p[-1]) + 1)
-    return tuple(place)
+        return onward(cut.plan, more, _device(cut.plan))
 
 
 def _device(found: Plan) -> torch.device:
@@ -288,12 +274,13 @@ class Window:
         plan, ask = self.cut.plan, self.cut.ask(out)
         device, dtypes = _device(plan), plan.recording.dtypes
         x = torch.empty(0, device=device)
+        flat = plan.space is not None
         if 0 in ask:
-            x = self.source.read(ask[0], dtypes[0], device)
+            x = self.source.read(ask[0], dtypes[0], device, cells=flat)
         if self.cut.target == 0:
             return x
         kept = {
-            value: Source(array).read(ask[value], dtypes[value], device)
+            value: Source(array).read(ask[value], dtypes[value], device, cells=flat)
             for value, array in self.maps.items()
             if value in ask
         }
@@ -310,16 +297,29 @@ class Summed:
     def __call__(self, number: tuple[int, ...], known: Any) -> Any:
         """Return the sums of a tile, or the tile itself; it is kept where there is a place."""
         cut = self.window.cut
-        out = tuple(cut.cuts(axis)[k] for axis, k in enumerate(number))
+        out = cut.part(number)
         with torch.no_grad():
             y = self.window.run(out, known)
             if self.keeps is not None:
-                self.keeps[_place(cut.plan, cut.target, out)[1:]] = y[0].cpu().numpy()
-            return y if _is_map(self.one) else sums(self.one, y)
+                self.keeps[cut.place(out)[1:]] = cut.boxed(y, out)[0].cpu().numpy()
+            return summary(self.one, y)
 
     def __dask_tokenize__(self) -> Any:
         """Name it: a network has no other name, and numbers of objects are given again."""
         return self.name
+
+
+def _even(cut: Tiling, who: str) -> None:
+    """Refuse tiles that are no chunks of zarr: in a space they have to divide the charts."""
+    plan = cut.plan
+    if plan.space is None:
+        return
+    height = plan.space.charts(plan.array(cut.target))[1]
+    if height % cut.tile[0]:
+        raise GeometryError(
+            f"cg.tiled: expected tiles whose rows divide a chart's {height}, beside {who}=, "
+            f"so that they are chunks of zarr; got {cut.tile[0]}"
+        )
 
 
 def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...]) -> None:
@@ -352,7 +352,7 @@ class Tile:
 
     def out(self, block: tuple[int, ...]) -> tuple[Positions, ...]:
         """Positions of the output that are a block's."""
-        return tuple(self.cut.cuts(axis)[block[a]] for axis, a in enumerate(self.axes))
+        return self.cut.part(tuple(block[a] for a in self.axes))
 
     def shape(self, block: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a block."""
@@ -362,17 +362,15 @@ class Tile:
         """Whether a block has no site."""
         if self.sites is None:
             return False
-        return not self.sites(self.cut.plan.out_size, self.out(block)).any()
+        plan = self.cut.plan
+        return not self.sites(plan.array(plan.out), self.out(block)).any()
 
     def __call__(self, block: tuple[int, ...], known: Any = None) -> Any:
         """Return the block, (C_out, *tile)."""
         plan, out = self.cut.plan, self.out(block)
-        here = None if self.sites is None else self.sites(plan.out_size, out)
+        here = None if self.sites is None else self.sites(plan.array(plan.out), out)
         if self.held is not None and _holds(self.held, block):
-            place: list[Any] = [slice(None)] * len(block)
-            for a, p in zip(self.axes, out, strict=True):
-                place[a] = slice(int(p[0]), int(p[-1]) + 1)
-            return self.held[tuple(place)]
+            return self.held[self.cut.place(out)[1:]]
         mask = None
         if (rule := self.sites) is not None:
             mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
@@ -383,7 +381,7 @@ class Tile:
                 for a, n in zip(self.axes, here.shape, strict=True):
                     where[a] = n
                 y = torch.where(torch.from_numpy(here).to(y.device).view(where), y, 0)
-            return np.ascontiguousarray(y.cpu().numpy())
+            return np.ascontiguousarray(self.cut.boxed(y[None], out)[0].cpu().numpy())
 
 
 def _holds(held: Any, block_id: tuple[int, ...]) -> bool:

@@ -1,6 +1,6 @@
 """A tiling: a plan cut into tiles, what they cost, and the proof that they are the whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from convgraph.errors import GeometryError
-from convgraph.proof.plan import AxisPart, Claim, Operator, PlanCertificate, judge_plan
+from convgraph.proof.equation.in_space import Operator
+from convgraph.proof.plan import AxisPart, Claim, PlanCertificate, judge_plan
+from convgraph.scale.neighbours import Neighbours
+from convgraph.scale.passes import Pass, is_map, readout, together
 from convgraph.scale.plan import Ask, Plan, cuts
-from convgraph.scale.positions import Positions, runs
+from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.rules import weight_shape
 from convgraph.scale.windows import edges
 
@@ -22,9 +25,11 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB
 class Tiling:
     """A plan whose output is cut into tiles.
 
+    In a space a tile lies within one chart, a face of HEALPix: the whole face, if it is as large.
+
     Attributes:
         plan: of the network at the image's size.
-        tile: pixels of the output in a tile, along each axis.
+        tile: pixels of the output in a tile, along each axis of the array.
         target: the value that is cut; the output, unless another is asked for.
         held: maps that were kept in front of it: a part starts from them.
     """
@@ -34,22 +39,60 @@ class Tiling:
     target: int
     held: frozenset[int] = frozenset()
 
+    def spans(self, axis: int) -> list[Positions]:
+        """The tiles along an axis of the array: rows, columns."""
+        size, space = self.plan.array(self.target), self.plan.space
+        charts = 1 if space is None or axis else space.charts(size)[0]
+        n = size[axis] // charts
+        return [k * n + one for k in range(charts) for one in cuts(n, self.tile[axis])]
+
     def cuts(self, axis: int) -> list[Positions]:
-        """The tiles along an axis."""
-        return cuts(self.plan.size(self.target)[axis], self.tile[axis])
+        """The parts along an axis of the plan: in a space the first one has the cells of each."""
+        if self.plan.space is None:
+            return self.spans(axis)
+        return [np.zeros(1, np.int64)] if axis else [out[0] for _, out in self.parts()]
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Tiles along each axis."""
-        return tuple(
-            -(-n // t) for n, t in zip(self.plan.size(self.target), self.tile, strict=True)
-        )
+        return tuple(len(self.spans(axis)) for axis in range(len(self.tile)))
+
+    def part(self, number: tuple[int, ...]) -> tuple[Positions, ...]:
+        """Positions of the output that are a tile's."""
+        box = tuple(self.spans(axis)[k] for axis, k in enumerate(number))
+        if self.plan.space is None:
+            return box
+        width = self.plan.array(self.target)[1]
+        return (box[0][:, None] * width + box[1]).ravel(), np.zeros(1, np.int64)
 
     def parts(self) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
         """Yield each tile's number along each axis, and its positions of the output."""
-        each = [list(enumerate(self.cuts(axis))) for axis in range(len(self.tile))]
-        for one in product(*each):
-            yield tuple(k for k, _ in one), tuple(p for _, p in one)
+        for number in product(*map(range, self.counts)):
+            yield number, self.part(number)
+
+    def place(self, out: tuple[Positions, ...]) -> tuple[slice, ...]:
+        """Where a tile lies in the whole value, as an array has it."""
+        axes = self.plan.axes[self.target] or ()
+        found = [slice(None)] * len(self.plan.recording.shapes[self.target])
+        for a, (first, last) in zip(axes, self._box(out), strict=True):
+            found[a] = slice(first, last + 1)
+        return tuple(found)
+
+    def boxed(self, y: Any, out: tuple[Positions, ...]) -> Any:
+        """Return a tile as an array has it: in a space its cells are rows and columns again."""
+        if self.plan.space is None:
+            return y
+        shape = list(y.shape)
+        for a, (first, last) in zip(self.plan.axes[self.target] or (), self._box(out), strict=True):
+            shape[a] = last + 1 - first
+        return y.reshape(shape)
+
+    def _box(self, out: tuple[Positions, ...]) -> list[tuple[int, int]]:
+        """First and last row and column."""
+        if self.plan.space is None:
+            return [(int(p[0]), int(p[-1])) for p in out]
+        ends = np.divmod(out[0][[0, -1]], self.plan.array(self.target)[1])
+        return [(int(one[0]), int(one[1])) for one in ends]
 
     def ask(self, out: tuple[Positions, ...]) -> Ask:
         """Return what a part reads of every value."""
@@ -74,8 +117,7 @@ class Tiling:
 
     def _beside(self, axis: int, out: Positions) -> tuple[Positions, ...]:
         """A part with these positions along one axis and the first tile along the others."""
-        size = self.plan.size(self.target)
-        first = [np.arange(min(t, n)) for t, n in zip(self.tile, size, strict=True)]
+        first = [self.cuts(k)[0] for k in range(len(self.tile))]
         return (*first[:axis], out, *first[axis + 1 :])
 
     @property
@@ -120,8 +162,26 @@ def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
             f"tile: expected pixels of the output, a positive integer or {d}, or memory as "
             f"'512 MiB', got {tile!r}"
         )
-    size = plan.size(target)
+    size = _chart(plan, target)
     return Tiling(plan, tuple(min(int(t), n) for t, n in zip(sizes, size, strict=True)), target)
+
+
+def gathered(cut: Tiling, one: Pass, parts: Sequence[Any]) -> Any:
+    """Return what a pass makes known, from what its tiles gave: see `passes.summary`."""
+    plan = cut.plan
+    if not is_map(one):
+        whole = together(one, list(parts))
+        return whole if isinstance(one.key, tuple) else readout(plan, one, whole)
+    found = parts[0].new_empty(plan.recording.shapes[one.source])
+    for (_, out), part in zip(cut.parts(), parts, strict=True):
+        found[cut.place(out)] = cut.boxed(part, out)
+    return found
+
+
+def _chart(plan: Plan, target: int) -> tuple[int, ...]:
+    """What a tile is at most: the map, or one of its charts."""
+    size = plan.array(target)
+    return size if plan.space is None else plan.space.charts(size)[1:]
 
 
 def _bytes(text: str) -> int:
@@ -137,7 +197,7 @@ def _bytes(text: str) -> int:
 
 def _largest(plan: Plan, budget: int, target: int) -> Tiling:
     """The largest square tile whose memory fits, a power of two of output pixels."""
-    size = plan.size(target)
+    size = _chart(plan, target)
     side = 1 << (max(size) - 1).bit_length()
     while True:
         found = tiling(plan, side, target)
@@ -165,12 +225,25 @@ def operators(plan: Plan) -> list[Operator | None]:
             name, arguments = step.operator.removeprefix("_"), _arguments(plan, step, how)
         result = step.results[0]
         size, out = plan.size(sources[0]), plan.size(result)
+        if plan.space is not None:  # cells are one axis
+            if name:
+                arguments |= {
+                    "space": plan.space.to_dict(), "array": plan.array(sources[0]),
+                    "array_out": plan.array(result),
+                }  # fmt: skip
+            size, out = size[:1], out[:1]
         found.append(Operator(step.title, name, arguments, sources, result, size, out))
     return found
 
 
 def read(relation: Any, axis: int, size: int, out: Positions, have: Positions) -> Any:
-    """Return (outputs, taps) places among the sources that are there, as a part reads them."""
+    """Return (outputs, taps) places among the sources that are there, as a part reads them.
+
+    In a space (outputs, taps, K), and beside them the weights, None where each counts once.
+    """
+    if isinstance(relation, Neighbours):
+        sources, weights = relation.heard(out)
+        return places(have, sources), weights
     found = [edges(relation, axis, size, run, have) for run in runs(out)]
     return np.concatenate(found) if found else relation.axis_sources(axis, size)[:0]
 
@@ -185,11 +258,11 @@ def claim(made: Tiling) -> Claim:
         for result in step.results
     ]
     axes = []
-    for axis in range(len(made.tile)):
+    for axis in range(len(made.tile) if plan.space is None else 1):
         parts = []
         for out in made.cuts(axis):
             have = plan.ask(made.target, axis, out, made.held)
-            reads = {}
+            reads: dict[int, Any] = {}
             for step, how in plan.steps:
                 if how.how == "edges" and step.results[0] in have:
                     source = next(s for s in step.sources if plan.axes[s] is not None)
@@ -197,10 +270,10 @@ def claim(made: Tiling) -> Claim:
                     reads[step.results[0]] = read(how.relation, axis, n, mine, have[source])
             parts.append(AxisPart(out, have, reads))
         axes.append(tuple(parts))
-    given = {value: plan.size(value) for value in made.held}
+    given = {value: plan.size(value)[: len(axes)] for value in made.held}
     return Claim(
-        tuple(one for one in said if one.result not in given), plan.image_size, made.target,
-        plan.size(made.target), tuple(axes), given,
+        tuple(one for one in said if one.result not in given), plan.image_size[: len(axes)],
+        made.target, plan.size(made.target)[: len(axes)], tuple(axes), given,
     )  # fmt: skip
 
 
@@ -214,6 +287,7 @@ def _arguments(plan: Plan, step: Any, how: Any) -> dict[str, Any]:
     if step.operator == "slice":
         found["bounds"] = how.relation.bounds
     if "upsample" in step.operator:
-        found["scale"] = how.relation.scale_factor
-        found["double"] = how.relation.double
+        resize = getattr(how.relation, "relation", how.relation)
+        found["scale"] = resize.scale_factor
+        found["double"] = resize.double
     return found

@@ -70,6 +70,8 @@ def traffic(plan: Plan, workers: Sequence[int], shares: Any = None) -> Traffic:
         >>> found.sent, found.messages  # one row of 64 numbers of four bytes
         (256, 1)
     """
+    if plan.space is not None:
+        raise GeometryError(f"traffic: expected a plan in the plane, got one on {plan.space}")
     counts = tuple(workers)
     good = 1 <= len(counts) <= min(2, len(plan.image_size))
     if not good or any(not isinstance(n, (int, np.integer)) or n < 1 for n in counts):

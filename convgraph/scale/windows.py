@@ -9,7 +9,7 @@ import numpy as np
 
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.padding import folded
-from convgraph.scale.positions import Positions, places
+from convgraph.scale.positions import Positions, looked_up, places
 
 
 def is_window(relation: Any) -> bool:
@@ -38,7 +38,7 @@ def window(relation: KernelGeometry, axis: int, size: int, out: Positions, have:
 
 def table(relation: Any, axis: int, size: int, out: Positions, have: Positions) -> Any:
     """Return the place of the source of each output and tap among those that are there; or -1."""
-    return places(have, relation.axis_sources(axis, size)[out])
+    return places(have, looked_up(relation, axis, size, out))
 
 
 def edges(relation: Any, axis: int, size: int, out: Positions, have: Positions) -> Any:

@@ -79,7 +79,9 @@ def _advice(relation: Relation) -> str:
     return "the output has to be a multiple of the charts"
 
 
-def table(space: Space, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table:
+def table(
+    space: Space, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+) -> Table:
     """Who speaks where, read along the charts' halos; see `Space.table`."""
     number, height, width = space.charts(size)
     before, after = (height, width), (out[0] // number, out[1])
@@ -93,6 +95,8 @@ def table(space: Space, relation: Relation, size: Sequence[int], out: Sequence[i
             for axis, (n, m) in enumerate(zip(before, after, strict=True))
         ]
         weights, mode = [None, None], getattr(relation, "padding_mode", "zeros")
+    if cells is not None:
+        return _at(space, size, after, positions, weights, mode, cells)
     pads = margins(positions, before)
     halo = space.halo(size, pads, mode)
     if halo is None:
@@ -115,6 +119,30 @@ def table(space: Space, relation: Relation, size: Sequence[int], out: Sequence[i
         spoken = np.broadcast_to(spoken, sources.shape)
         sources = np.where(spoken == 0, -1, sources)  # a message that is always 0 is no edge
     return Table(sources, spoken)
+
+
+def _at(
+    space: Space, size: Sequence[int], after: Sequence[int], positions: Sequence[IntTable],
+    weights: Sequence[FloatTable | None], mode: str, cells: IntTable,
+) -> Table:  # fmt: skip
+    """Who speaks at some output sites only: nothing of the array's size is made."""
+    rows, column = np.divmod(cells, after[1])
+    chart, row = np.divmod(rows, after[0])
+    at = positions[0][row][:, :, None], positions[1][column][:, None, :]
+    halo = space.places(size, chart[:, None, None], *at, mode)
+    sources, spoken = halo.sources, halo.weights
+    if weights[0] is not None and weights[1] is not None:
+        loud = (weights[0][row][:, :, None] * weights[1][column][:, None, :])[..., None]
+        spoken = loud if spoken is None else spoken * loud
+
+    def taps(array: Any) -> Any:
+        return np.moveaxis(array.reshape(len(cells), -1, sources.shape[-1]), 0, 1)
+
+    if spoken is not None:
+        spoken = np.broadcast_to(spoken, sources.shape)
+        sources = np.where(spoken == 0, -1, sources)
+        spoken = taps(spoken)
+    return Table(taps(sources), spoken)
 
 
 def taken(relation: Relation, axis: int, n: int, out: int) -> IntTable:
@@ -171,6 +199,15 @@ def margins(positions: Sequence[IntTable], chart: Sequence[int]) -> Pads:
         (max(0, -int(at.min(initial=0))), max(0, int(at.max(initial=0)) - n + 1))
         for at, n in zip(positions, chart, strict=True)
     )
+
+
+def unfolded(size: Sequence[int], rows: Any, columns: Any, modes: Sequence[str]) -> Halo:
+    """Places of a single chart whose axes are glued each by itself; see `Space.places`."""
+    r, c = (
+        folded(np.asarray(at), n, mode)
+        for at, n, mode in zip((rows, columns), size, modes, strict=True)
+    )
+    return Halo(np.where((r >= 0) & (c >= 0), r * size[1] + c, -1)[..., None])
 
 
 def separable(size: Sequence[int], pads: Pads, modes: Sequence[str]) -> Halo:

@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 
 from convgraph.errors import GeometryError, GraphError
-from convgraph.geometry.kernel import KernelGeometry, Relation
+from convgraph.geometry.kernel import IntTable, KernelGeometry, Relation
 from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.spaces import charts
@@ -103,12 +103,21 @@ class Equirectangular:
         rows, columns = np.arange(-top, height + bottom), np.arange(-left, width + right)
         return Halo(_cells(rows[:, None], columns, height, width)[None, :, :, None])
 
-    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table:
+    def table(
+        self, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+    ) -> Table:
         """Who speaks where; up to four pixels for a tap in the tangent plane."""
         if self.along(relation):
-            return charts.table(self, relation, size, out)
+            return charts.table(self, relation, size, out, cells)
         g: Any = relation
-        return _tangent(g, size[0], size[1], out[0], out[1])
+        if cells is None:
+            cells = np.arange(out[0] * out[1])
+        return _tangent(g, size[0], size[1], *np.divmod(cells, out[1]))
+
+    def places(self, size: Sequence[int], chart: Any, rows: Any, columns: Any, mode: str) -> Halo:
+        """Places of the panorama, beyond the seam and the poles too."""
+        _, height, width = self.charts(size)
+        return Halo(_cells(np.asarray(rows), np.asarray(columns), height, width)[..., None])
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """A panorama may be turned about its axis and mirrored; it has no border."""
@@ -141,16 +150,25 @@ def _cells(rows: Any, columns: Any, height: int, width: int) -> Any:
     return rows * width + np.where(beyond, columns + width // 2, columns) % width
 
 
-def _tangent(g: KernelGeometry, height: int, width: int, out_rows: int, out_columns: int) -> Table:
-    """Four pixels around each tap; along a row every column looks alike, so one is worked out."""
+def _tangent(g: KernelGeometry, height: int, width: int, row: IntTable, column: IntTable) -> Table:
+    """Four pixels around each tap; along a row every column looks alike, so one is worked out.
+
+    Args:
+        g: the kernel.
+        height: rows of the panorama.
+        width: columns.
+        row: of each output site, (P,).
+        column: of each.
+    """
+    rows, which = np.unique(row, return_inverse=True)
     middle = [gap * (k - 1) / 2 for k, gap in zip(g.kernel_size, g.dilation, strict=True)]
-    centre = np.arange(out_rows) * g.stride[0] - g.padding[0][0] + middle[0]
+    centre = rows * g.stride[0] - g.padding[0][0] + middle[0]
     at = middle[1] - g.padding[1][0]
     right, down = (
         np.arange(k) * gap - half
         for k, gap, half in zip(g.kernel_size[::-1], g.dilation[::-1], middle[::-1], strict=True)
     )
-    shape = (len(down), len(right), out_rows)
+    shape: tuple[int, ...] = (len(down), len(right), len(rows))
     r, c = _looked_at(
         np.broadcast_to(right[None, :, None], shape),
         np.broadcast_to(down[:, None, None], shape),
@@ -160,19 +178,15 @@ def _tangent(g: KernelGeometry, height: int, width: int, out_rows: int, out_colu
     )
     r, c = np.rint(r * FINE).astype(np.int64), np.rint((c + at) * FINE).astype(np.int64)
     r0, c0 = r // FINE, c // FINE
-    fr, fc = r - r0 * FINE, c - c0 * FINE
-    start = np.arange(out_columns) * g.stride[1]
+    fr, fc = (r - r0 * FINE)[..., which], (c - c0 * FINE)[..., which]
+    r0, c0 = r0[..., which], c0[..., which] + column * g.stride[1]
     sources, weights = [], []
     for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
         loud = (fr if a else FINE - fr) * (fc if b else FINE - fc)
-        cells = _cells((r0 + a)[..., None], (c0 + b)[..., None] + start, height, width)
-        sources.append(np.where(loud[..., None] > 0, cells, -1))
-        weights.append(np.broadcast_to((loud / FINE**2)[..., None], cells.shape))
-    taps, sites = len(down) * len(right), out_rows * out_columns
-    return Table(
-        np.stack(sources, axis=-1).reshape(taps, sites, 4),
-        np.stack(weights, axis=-1).reshape(taps, sites, 4),
-    )
+        sources.append(np.where(loud > 0, _cells(r0 + a, c0 + b, height, width), -1))
+        weights.append(loud / FINE**2)
+    shape = (len(down) * len(right), len(row), 4)
+    return Table(np.stack(sources, axis=-1).reshape(shape), np.stack(weights, -1).reshape(shape))
 
 
 def _looked_at(right: Any, down: Any, row: Any, height: int, width: int) -> tuple[Any, Any]:

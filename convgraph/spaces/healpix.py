@@ -109,17 +109,23 @@ class HEALPix:
     def halo(self, size: Sequence[int], pads: Pads, mode: str = "zeros") -> Halo:
         """The faces with margins that show their neighbours."""
         n = self.charts(size)[1]
-        deepest = max(max(pair) for pair in pads)
-        if deepest > n:
-            raise GeometryError(
-                f"{self}: a kernel reaches {deepest} pixels beyond a face of {n} x {n}, farther "
-                "than its neighbours are wide; use a larger map or a smaller kernel"
-            )
+        _near(self, max(max(pair) for pair in pads), n)
         return _halo(self.corner, n, pads)
 
-    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table:
+    def table(
+        self, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+    ) -> Table:
         """Who speaks where, read along the faces' halos."""
-        return charts.table(self, relation, size, out)
+        return charts.table(self, relation, size, out, cells)
+
+    def places(self, size: Sequence[int], chart: Any, rows: Any, columns: Any, mode: str) -> Halo:
+        """Places of faces, and of their neighbours where they lie beyond an edge."""
+        n = self.charts(size)[1]
+        deepest = max(
+            max(-int(at.min(initial=0)), int(at.max(initial=0)) - n + 1) for at in (rows, columns)
+        )
+        _near(self, deepest, n)
+        return _heard(self.corner, n, *np.broadcast_arrays(chart, rows, columns))
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Rows and columns of the array are no circles of the sphere."""
@@ -227,7 +233,22 @@ def crossed(face: IntTable, i: IntTable, j: IntTable, n: int, *, columns: bool) 
 def _halo(corner: str, n: int, pads: Pads) -> Halo:
     """Faces with margins; read-only."""
     axes = [np.arange(-before, n + after) for before, after in pads]
-    face, i, j = np.meshgrid(np.arange(FACES), *axes, indexing="ij")
+    return _heard(corner, n, *np.meshgrid(np.arange(FACES), *axes, indexing="ij"))
+
+
+on_forget(_halo.cache_clear)
+
+
+def _near(space: Any, deepest: int, n: int) -> None:
+    if deepest > n:
+        raise GeometryError(
+            f"{space}: a kernel reaches {deepest} pixels beyond a face of {n} x {n}, farther "
+            "than its neighbours are wide; use a larger map or a smaller kernel"
+        )
+
+
+def _heard(corner: str, n: int, face: IntTable, i: IntTable, j: IntTable) -> Halo:
+    """Who speaks at places of faces; read-only."""
     first, second, halves = walked(face, i, j, n, corner)
     one = (first[0] * n + first[1]) * n + first[2]
     nobody = first[0] < 0
@@ -241,9 +262,6 @@ def _halo(corner: str, n: int, pads: Pads) -> Halo:
     for array in (sources, weights):
         array.setflags(write=False)
     return Halo(sources, weights)
-
-
-on_forget(_halo.cache_clear)
 
 
 def walked(

@@ -23,7 +23,7 @@ from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
 from convgraph.graph.pixel_graph import PixelGraph
-from convgraph.spaces import hexagonal_layout, readers
+from convgraph.spaces import charts, hexagonal_layout, readers
 
 
 @final
@@ -114,9 +114,15 @@ class Hexagonal:
         """None: the edges are the plane's."""
         return None
 
-    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table | None:
+    def table(
+        self, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+    ) -> Table | None:
         """None: the edges are the plane's."""
         return None
+
+    def places(self, size: Sequence[int], chart: Any, rows: Any, columns: Any, mode: str) -> Halo:
+        """Places of the array, in axial coordinates; beyond its borders is nothing."""
+        return charts.unfolded(size, rows, columns, (mode, mode))
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Mirrored along one axial coordinate alone, neighbours are none any more."""

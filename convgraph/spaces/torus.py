@@ -91,9 +91,16 @@ class Torus:
         modes = ["circular" if closed else mode for closed in self.closed]
         return charts.separable(size, pads, modes)
 
-    def table(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> Table:
+    def table(
+        self, relation: Relation, size: Sequence[int], out: Sequence[int], cells: Any = None
+    ) -> Table:
         """Who speaks where; one source each, and weights for resizes only."""
-        return charts.table(self, relation, size, out)
+        return charts.table(self, relation, size, out, cells)
+
+    def places(self, size: Sequence[int], chart: Any, rows: Any, columns: Any, mode: str) -> Halo:
+        """Places of the array, on the other side too."""
+        modes = ["circular" if closed else mode for closed in self.closed]
+        return charts.unfolded(size, rows, columns, modes)
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Roll and flip mean what they mean on the array; a closed axis has no border."""

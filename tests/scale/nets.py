@@ -33,6 +33,19 @@ class Skips(nn.Module):
         return F.interpolate(self.right(torch.cat([u, s], 1)), size=x.shape[2:])
 
 
+class Volume(nn.Module):
+    """What a masked volume goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.pool = nn.Conv3d(2, 3, 3, 2, 1), nn.MaxPool3d(3, 2, 1)
+        self.up, self.last = nn.Upsample(scale_factor=2.0), nn.Conv3d(3, 2, 3, padding=1)
+        self.stay = Stay()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.up(self.pool(self.stay(self.down(x)))))
+
+
 class Last(nn.Module):
     """Channels last in the middle, as ConvNeXt has them, and groups that are shuffled."""
 

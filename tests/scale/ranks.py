@@ -21,7 +21,7 @@ from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
 from tests.scale import published as networks_of
-from tests.scale.nets import counted, networks, whole
+from tests.scale.nets import Volume, counted, networks, whole
 
 NETWORKS = (
     "3x3", "strides 2 and 3", "1x1 stride 2", "dilated", "even", "padding beyond reach", "reflect",
@@ -191,6 +191,66 @@ def normed() -> tuple[nn.Module, torch.Tensor]:
     net = nn.BatchNorm2d(2, eps=1e-30, momentum=1.0).double().train()
     x = torch.tensor([1.0, -1.0]).double().repeat(2 * 2 * 6 * 2).view(2, 2, 6, 4)
     return net, torch.stack([x[:, 0] * 4 + 3, x[:, 1] * 2 - 1], 1)
+
+
+def elsewhere(rank: int, world: int, folder: str) -> None:
+    """Spaces, masks and what hears the whole map: write what differs from the whole."""
+    from tests.scale import test_passes as passes
+    from tests.scale import test_spaces as spaces
+    from tests.scale.test_tiled import Masked
+
+    start(rank, world, folder)
+    wrong: list[object] = []
+
+    def same(name: str, net: Any, x: torch.Tensor, want: Any, part: Any, **more: Any) -> None:
+        mine = part.take(x).clone().requires_grad_()
+        y, head, *grads = want
+        out = part(mine, **more)
+        own = part.take if out.dim() > 2 else lambda one: one
+        share = 1.0 if out.dim() > 2 else float(rank == 0)  # a readout: one rank has the loss
+        (out * own(head) * share).sum().backward()
+        good = [torch.equal(out, own(y)), torch.equal(mine.grad, part.take(grads[0]))]
+        good += [torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads[1:], strict=True)]
+        if not all(good):
+            wrong.append([name, good])
+
+    for space, size in ((cg.HEALPix(), (48, 4)), (cg.Torus(), (8, 12)), spaces.HEXAGONS):
+        net, x, head = spaces.given(space, size)
+        y, grads = spaces.truth(net, x, space, head)
+        same(str(space), net, x, (y, head, *grads), cg.sharded(net, on=space))
+    net, x, head = spaces.given(cg.HEALPix(), (48, 4), spaces.Short)
+    cert = cg.prove(cg.sharded(net, on=cg.HEALPix()), net, x)
+    if cert.verdict != "proven" or cert.operators != 2:
+        wrong.append(str(cert))
+    for name, (net, x) in {
+        "gates": whole(passes.Gated(), (16, 16)),
+        "readout": passes.classifier(),
+        "norm": passes.signed(nn.GroupNorm(2, 4)),
+        "attention": passes.attending(),
+    }.items():
+        image = x.clone().requires_grad_()
+        y = net(image)
+        draw = torch.Generator().manual_seed(3)
+        head = torch.randint(-2, 3, y.shape, generator=draw).double()
+        grads = spaces.derived(y, head, image, net)
+        same(name, net, x, (y.detach(), head, *grads), cg.sharded(net, statistics="passes"))
+    for name, kind, size in (("masked", Masked, (24, 32)), ("masked volume", Volume, (8, 8, 8))):
+        net, x = whole(kind(), size)
+        coarse = (
+            torch.rand([n // 4 for n in size], generator=torch.Generator().manual_seed(1)) > 0.5
+        )
+        mask = coarse
+        for axis in range(len(size)):
+            mask = mask.repeat_interleave(4, axis)
+        image = x.clone().requires_grad_()
+        graph = cg.to_graph(net)
+        y = graph(cg.PixelGraph.from_image(image, mask=mask[None], d=len(size))).to_image()
+        head = torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(3)).double()
+        grads = spaces.derived(y, head, image, graph)
+        want = (y.detach(), head, *grads)
+        same(name, net, x, want, cg.sharded(net), mask=coarse.numpy())
+    Path(folder, f"elsewhere{rank}").write_text(json.dumps(wrong))
+    dist.destroy_process_group()
 
 
 def refuse(rank: int, world: int, folder: str) -> None:

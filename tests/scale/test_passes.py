@@ -7,6 +7,7 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError, GraphError
+from convgraph.scale import streamed
 from convgraph.scale.passes import passes, times
 from convgraph.scale.plan import plan
 from tests.scale.nets import Stay, whole
@@ -173,3 +174,87 @@ def test_maps_between_passes_lie_in_zarr_and_the_image_is_read_once(tmp_path) ->
     again = Watched(x[0].numpy())
     cg.tiled(net, again, tile=4, statistics="passes").compute(scheduler="synchronous")
     assert again.reads == 12
+
+
+def learned(net, x, call):
+    """Return what a call gives, and all gradients of a loss."""
+    image = x.clone().requires_grad_()
+    y = call(image)
+    head = torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(3)).double()
+    found = torch.autograd.grad((y * head).sum(), [image, *net.parameters()])
+    return [y.detach(), *found]
+
+
+def classifier():
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), Stay(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    return whole(net, (16, 8))
+
+
+@pytest.mark.parametrize("made", [lambda: whole(Gated(), (16, 16)), classifier])
+@pytest.mark.parametrize("tile", [3, 100])
+def test_gradients_through_gates_and_readouts_equal_the_whole(made, tile: int) -> None:
+    net, x = made()
+    want = learned(net, x, net)
+    got = learned(net, x, cg.streamed(net, tile=tile, statistics="passes"))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert all(bool(one.any()) for one in want)
+
+
+def signed(norm):
+    """A norm whose statistics are whole, behind a convolution, before another."""
+    norm.eps = 1e-30
+    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), norm, nn.Conv2d(4, 2, 3, padding=1))
+    net, x = whole(net, (8, 8))
+    net[0].weight.data.zero_()
+    net[0].weight.data[:, 0] = 2
+    x[:, 0] = torch.tensor([1.0, -1.0]).double().repeat(32).view(8, 8)
+    return net, x
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), nn.LayerNorm((4, 8, 8))]
+)
+def test_gradients_through_norms_of_exact_statistics_equal_the_whole(norm, monkeypatch) -> None:
+    net, x = signed(norm)
+    want = learned(net, x, net)
+    got = learned(net, x, cg.streamed(net, tile=4, statistics="passes"))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    # without the way back through the statistics, the gradient is another one
+    monkeypatch.setattr(streamed._Gradients, "pass_back", lambda self, stage, heard: heard)
+    cut = learned(net, x, cg.streamed(net, tile=4, statistics="passes"))
+    assert torch.equal(cut[0], want[0])
+    assert not torch.equal(cut[1], want[1])
+
+
+def attending():
+    """Every token hears all alike, so that sums are whole."""
+    net, x = whole(Tokens(dense=True), (16, 24))
+    net.attention.in_proj_weight.data.zero_()
+    net.attention.in_proj_weight.data[16:] = 2.0**-3
+    net.stay = nn.Identity()
+    for name in ("patch", "last", "stem"):
+        getattr(net, name).weight.data *= 4
+    return net, x[..., :16]  # sixteen tokens
+
+
+def test_gradients_through_attention_equal_the_whole() -> None:
+    net, x = attending()
+    want = learned(net, x, net)
+    got = learned(net, x, cg.streamed(net, tile=7, statistics="passes"))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_passes_of_a_stream_are_asked_for() -> None:
+    net, x = whole(Gated(), (16, 16))
+    with pytest.raises(ConversionError, match=r"cg.streamed: .*first .*\(mean\)"):
+        cg.streamed(net, tile=8)(x)
+    with pytest.raises(GraphError, match="'tiles' or 'passes'"):
+        cg.streamed(net, statistics="patches")
+    with pytest.raises(ConversionError, match="no plan with a mask"):
+        cg.streamed(net, statistics="passes")(x, mask=np.ones((16, 16), bool))
+    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train()
+    with pytest.raises(ConversionError, match=r"first '1' \(batch_norm\)"):
+        cg.streamed(net, statistics="passes")(torch.ones(1, 2, 4, 4))

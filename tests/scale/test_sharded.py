@@ -36,6 +36,12 @@ def test_every_rank_has_its_part_of_the_whole(shape: tuple[int, ...], tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.ci)])
+def test_spaces_masks_and_whole_maps_equal_the_whole(world: int, tmp_path: Path) -> None:
+    assert results(tmp_path, "elsewhere", world) == [[]] * world
+
+
+@pytest.mark.slow
 def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(tmp_path: Path) -> None:
     for found in results(tmp_path, "refuse", 2):
         assert found["norm"]
@@ -89,6 +95,11 @@ def test_workers_that_there_are_none_of_are_refused(workers) -> None:
     found = plan(nn.Conv2d(1, 1, 3), (1, 1, 9, 9))
     with pytest.raises(GeometryError, match="expected workers as one or two counts"):
         traffic(found, workers)
+
+
+def test_there_is_no_traffic_model_of_a_space() -> None:
+    with pytest.raises(GeometryError, match="expected a plan in the plane"):
+        traffic(plan(nn.Conv2d(1, 1, 1), (1, 1, 48, 4), on=cg.HEALPix()), (2,))
 
 
 @pytest.mark.slow

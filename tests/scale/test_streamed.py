@@ -7,7 +7,8 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError
-from tests.scale.nets import counted, networks, whole
+from tests.scale.nets import Volume, counted, networks, whole
+from tests.scale.test_tiled import Masked
 
 NAMES = ("strides 2 and 3", "circular", "transposed", "skips", "in place", "volume", "silent sites")
 
@@ -67,3 +68,27 @@ def test_what_hears_the_whole_map_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)).train()
     with pytest.raises(ConversionError, match=r"cg.streamed: .*first '1' .batch_norm."):
         cg.streamed(net)(np.ones((2, 9, 9), np.float32))
+
+
+@pytest.mark.parametrize(("kind", "size"), [(Masked, (24, 36)), (Volume, (8, 8, 12))])
+def test_a_masked_image_streams_as_the_masked_graph(kind, size) -> None:
+    net, x = whole(kind(), size)
+    coarse = torch.rand([n // 4 for n in size], generator=torch.Generator().manual_seed(1)) > 0.6
+    mask = coarse
+    for axis in range(len(size)):
+        mask = mask.repeat_interleave(4, axis)
+    want_x = x.clone().requires_grad_()
+    graph = cg.to_graph(net)
+    y = graph(cg.PixelGraph.from_image(want_x, mask=mask[None], d=len(size))).to_image()
+    w = torch.ones(y.shape[1], 2).double()
+    want = torch.autograd.grad(head(y, w), [want_x, *graph.parameters()])
+    got_x = x.clone().requires_grad_()
+    got = cg.streamed(net, tile=5)(got_x, mask=coarse.numpy())
+    assert torch.equal(got, y)
+    found = torch.autograd.grad(head(got, w), [got_x, *net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
+    assert bool(want[0].any())
+    if len(size) == 3:
+        pytest.importorskip("dask")
+        out = cg.tiled(net, x[0].numpy(), tile=5, mask=coarse.numpy())
+        assert np.array_equal(out.compute(scheduler="synchronous"), y[0].detach().numpy())
