@@ -220,7 +220,7 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
         same(str(space), net, x, (y, head, *grads), cg.sharded(net, on=space))
     net, x, head = spaces.given(cg.HEALPix(), (48, 4), spaces.Short)
     cert = cg.prove(cg.sharded(net, on=cg.HEALPix()), net, x)
-    if cert.verdict != "proven" or cert.operators != 2:
+    if cert.verdict != "proven" or cert.operators < 2:
         wrong.append(str(cert))
     for name, (net, x) in {
         "gates": whole(passes.Gated(), (16, 16)),
