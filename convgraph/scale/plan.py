@@ -219,13 +219,3 @@ def plan(
         for result in step.results:
             axes[result] = how.axes
     return Plan(net, found, travels, axes, on)
-
-
-def cuts(n: int, tile: int) -> list[Positions]:
-    """Return an axis cut into tiles, the last one as large as what is left.
-
-    Example:
-        >>> [one.tolist() for one in cuts(5, 2)]
-        [[0, 1], [2, 3], [4]]
-    """
-    return [np.arange(a, min(a + tile, n)) for a in range(0, n, tile)]

@@ -244,7 +244,7 @@ class _Gradients:
         before, within = _fresh(work.known[stage])
         leaves, parts = _fresh(work.parts[stage])
         with torch.enable_grad():
-            made = pytree.tree_leaves(work.onward(stage, parts, within))
+            made = _tensors(work.onward(stage, parts, within))
         found = self.add(made, after, [*before, *leaves])
         heard, rest = found[: len(before)], found[len(before) :]
         each = len(leaves) // max(1, len(work.parts[stage]))
@@ -256,7 +256,9 @@ class _Gradients:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor)]
+    """Those that can have gradients, in order."""
+    found = (one for one in pytree.tree_leaves(tree) if isinstance(one, Tensor))
+    return [one for one in found if one.is_floating_point()]
 
 
 def _fresh(tree: Any) -> tuple[list[Tensor], Any]:

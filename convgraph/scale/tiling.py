@@ -13,7 +13,7 @@ from convgraph.proof.equation.in_space import Operator
 from convgraph.proof.plan import AxisPart, Claim, PlanCertificate, judge_plan
 from convgraph.scale.neighbours import Neighbours
 from convgraph.scale.passes import Pass, is_map, readout, together
-from convgraph.scale.plan import Ask, Plan, cuts
+from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.rules import weight_shape
 from convgraph.scale.windows import edges
@@ -41,10 +41,20 @@ class Tiling:
 
     def spans(self, axis: int) -> list[Positions]:
         """The tiles along an axis of the array: rows, columns."""
+        return [self._span(axis, k) for k in range(self.counts[axis])]
+
+    def _charts(self, axis: int) -> tuple[int, int]:
+        """How many charts lie one behind the other along an axis, and pixels of one."""
         size, space = self.plan.array(self.target), self.plan.space
         charts = 1 if space is None or axis else space.charts(size)[0]
-        n = size[axis] // charts
-        return [k * n + one for k in range(charts) for one in cuts(n, self.tile[axis])]
+        return charts, size[axis] // charts
+
+    def _span(self, axis: int, k: int) -> Positions:
+        """The k-th tile along an axis of the array."""
+        _, n = self._charts(axis)
+        chart, number = divmod(k, -(-n // self.tile[axis]))
+        first = number * self.tile[axis]
+        return chart * n + np.arange(first, min(first + self.tile[axis], n))
 
     def cuts(self, axis: int) -> list[Positions]:
         """The parts along an axis of the plan: in a space the first one has the cells of each."""
@@ -55,11 +65,12 @@ class Tiling:
     @property
     def counts(self) -> tuple[int, ...]:
         """Tiles along each axis."""
-        return tuple(len(self.spans(axis)) for axis in range(len(self.tile)))
+        each = [self._charts(axis) for axis in range(len(self.tile))]
+        return tuple(f * -(-n // t) for (f, n), t in zip(each, self.tile, strict=True))
 
     def part(self, number: tuple[int, ...]) -> tuple[Positions, ...]:
         """Positions of the output that are a tile's."""
-        box = tuple(self.spans(axis)[k] for axis, k in enumerate(number))
+        box = tuple(self._span(axis, k) for axis, k in enumerate(number))
         if self.plan.space is None:
             return box
         width = self.plan.array(self.target)[1]
@@ -117,7 +128,10 @@ class Tiling:
 
     def _beside(self, axis: int, out: Positions) -> tuple[Positions, ...]:
         """A part with these positions along one axis and the first tile along the others."""
-        first = [self.cuts(k)[0] for k in range(len(self.tile))]
+        if self.plan.space is not None:  # one axis has all cells, the other nothing to cut
+            return (self.part((0, 0))[0], out) if axis else (out, np.zeros(1, np.int64))
+        size = self.plan.size(self.target)
+        first = [np.arange(min(t, n)) for t, n in zip(self.tile, size, strict=True)]
         return (*first[:axis], out, *first[axis + 1 :])
 
     @property

@@ -240,6 +240,16 @@ def attending():
     return net, x[..., :16]  # sixteen tokens
 
 
+def test_a_norm_of_the_image_itself_learns_too() -> None:
+    net = nn.Sequential(nn.InstanceNorm2d(2, affine=True, eps=1e-30), nn.Conv2d(2, 2, 3))
+    net, x = whole(net, (8, 8))
+    x[:] = torch.tensor([2.0, -2.0]).double().repeat(64).view(1, 2, 8, 8)
+    want = learned(net, x, net)
+    got = learned(net, x, cg.streamed(net, tile=3, statistics="passes"))
+    assert torch.equal(got[0], want[0])
+    assert all(torch.equal(a, b) for a, b in zip(got[2:], want[2:], strict=True))
+
+
 def test_gradients_through_attention_equal_the_whole() -> None:
     net, x = attending()
     want = learned(net, x, net)
