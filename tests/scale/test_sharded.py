@@ -48,7 +48,7 @@ def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(tmp_path: Path)
         assert found["buffers"]
         assert "expected parts of [3, 2] positions along axis 0" in found["part"]
         assert found["part"].startswith("ShapeError")
-        assert "(group_norm) hears the whole map; only batch norm" in found["group_norm"]
+        assert "(group_norm) hears the whole map; say statistics='passes'" in found["group_norm"]
         assert "expected shares as [2] numbers" in found["shares"]
         assert "expected mesh as a DeviceMesh" in found["mesh"]
         assert found["nodes"] == [0.25] * 4
