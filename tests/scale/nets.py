@@ -33,6 +33,25 @@ class Skips(nn.Module):
         return F.interpolate(self.right(torch.cat([u, s], 1)), size=x.shape[2:])
 
 
+class Masked(nn.Module):
+    """Strides, a pool and steps up: what a masked image goes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 3, 3, 2, 1),
+            Stay(),
+            nn.MaxPool2d(3, 2, 1),
+            nn.Conv2d(3, 3, 3, padding=1),
+            Stay(),
+        )
+        self.up = nn.Upsample(scale_factor=2.0)
+        self.last = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.up(self.body(x)))
+
+
 class Volume(nn.Module):
     """What a masked volume goes through."""
 

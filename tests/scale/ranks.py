@@ -20,8 +20,9 @@ from convgraph.scale import sharded
 from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
+from tests.scale import faces, hearing
 from tests.scale import published as networks_of
-from tests.scale.nets import Volume, counted, networks, whole
+from tests.scale.nets import Masked, Volume, counted, networks, whole
 
 NETWORKS = (
     "3x3", "strides 2 and 3", "1x1 stride 2", "dilated", "even", "padding beyond reach", "reflect",
@@ -195,10 +196,6 @@ def normed() -> tuple[nn.Module, torch.Tensor]:
 
 def elsewhere(rank: int, world: int, folder: str) -> None:
     """Spaces, masks and what hears the whole map: write what differs from the whole."""
-    from tests.scale import test_passes as passes
-    from tests.scale import test_spaces as spaces
-    from tests.scale.test_tiled import Masked
-
     start(rank, world, folder)
     wrong: list[object] = []
 
@@ -214,25 +211,25 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
         if not all(good):
             wrong.append([name, good])
 
-    for space, size in ((cg.HEALPix(), (48, 4)), (cg.Torus(), (8, 12)), spaces.HEXAGONS):
-        net, x, head = spaces.given(space, size)
-        y, grads = spaces.truth(net, x, space, head)
+    for space, size in ((cg.HEALPix(), (48, 4)), (cg.Torus(), (8, 12)), faces.HEXAGONS):
+        net, x, head = faces.given(space, size)
+        y, grads = faces.truth(net, x, space, head)
         same(str(space), net, x, (y, head, *grads), cg.sharded(net, on=space))
-    net, x, head = spaces.given(cg.HEALPix(), (48, 4), spaces.Short)
+    net, x, head = faces.given(cg.HEALPix(), (48, 4), faces.Short)
     cert = cg.prove(cg.sharded(net, on=cg.HEALPix()), net, x)
     if cert.verdict != "proven" or cert.operators < 2:
         wrong.append(str(cert))
     for name, (net, x) in {
-        "gates": whole(passes.Gated(), (16, 16)),
-        "readout": passes.classifier(),
-        "norm": passes.signed(nn.GroupNorm(2, 4)),
-        "attention": passes.attending(),
+        "gates": whole(hearing.Gated(), (16, 16)),
+        "readout": hearing.classifier(),
+        "norm": hearing.signed(nn.GroupNorm(2, 4)),
+        "attention": hearing.attending(),
     }.items():
         image = x.clone().requires_grad_()
         y = net(image)
         draw = torch.Generator().manual_seed(3)
         head = torch.randint(-2, 3, y.shape, generator=draw).double()
-        grads = spaces.derived(y, head, image, net)
+        grads = faces.derived(y, head, image, net)
         same(name, net, x, (y.detach(), head, *grads), cg.sharded(net, statistics="passes"))
     for name, kind, size in (("masked", Masked, (24, 32)), ("masked volume", Volume, (8, 8, 8))):
         net, x = whole(kind(), size)
@@ -246,7 +243,7 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
         graph = cg.to_graph(net)
         y = graph(cg.PixelGraph.from_image(image, mask=mask[None], d=len(size))).to_image()
         head = torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(3)).double()
-        grads = spaces.derived(y, head, image, graph)
+        grads = faces.derived(y, head, image, graph)
         want = (y.detach(), head, *grads)
         same(name, net, x, want, cg.sharded(net), mask=coarse.numpy())
     Path(folder, f"elsewhere{rank}").write_text(json.dumps(wrong))

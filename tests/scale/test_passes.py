@@ -10,25 +10,10 @@ from convgraph.errors import ConversionError, GraphError
 from convgraph.scale import streamed
 from convgraph.scale.passes import passes, times
 from convgraph.scale.plan import plan
-from tests.scale.nets import Stay, whole
+from tests.scale.hearing import Gated, Tokens, attending, classifier, signed
+from tests.scale.nets import whole
 
 pytest.importorskip("dask")
-
-
-class Gated(nn.Module):
-    """Two gates of whole numbers: a mean over the map, two linear maps, a product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
-        self.gate, self.again = nn.Linear(4, 4), nn.Conv2d(4, 4, 1)
-        self.stay = Stay()
-
-    def forward(self, x):
-        x = self.stay(self.one(x)) * 64  # so that means over 64 pixels are whole
-        x = x * self.stay(self.gate(x.mean((2, 3))))[:, :, None, None]
-        x = self.stay(self.two(x)) * 64
-        return x + self.again(nn.functional.adaptive_avg_pool2d(x, 1))
 
 
 @pytest.mark.parametrize("tile", [3, 100])
@@ -93,26 +78,6 @@ def test_passes_are_asked_for_and_their_cost_is_said() -> None:
         cg.tiled(net, np.ones((2, 300, 300), np.float32), statistics="passes")
     with pytest.raises(ConversionError, match=r"first '1' \(softmax\): it hears the whole map"):
         cg.tiled(net, np.ones((2, 30, 30), np.float32))
-
-
-class Tokens(nn.Module):
-    """Patches are tokens, which attend to each other; a readout, and a map at full size."""
-
-    def __init__(self, dense: bool) -> None:
-        super().__init__()
-        self.stem, self.patch = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 8, 4, 4)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.last, self.stay, self.dense = nn.Conv2d(12, 3, 3, padding=1), Stay(), dense
-
-    def forward(self, x):
-        x = self.stay(self.stem(x))
-        p = self.stay(self.patch(x))
-        t = p.flatten(2).transpose(1, 2)
-        t = torch.round(self.attention(t, t, t)[0])  # whole numbers go on
-        if not self.dense:
-            return t.amax(1)
-        up = nn.functional.interpolate(t.transpose(1, 2).reshape(p.shape), scale_factor=4.0)
-        return self.last(torch.cat([x, up], 1))
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -185,14 +150,6 @@ def learned(net, x, call):
     return [y.detach(), *found]
 
 
-def classifier():
-    net = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), Stay(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(4, 3),
-    )  # fmt: skip
-    return whole(net, (16, 8))
-
-
 @pytest.mark.parametrize("made", [lambda: whole(Gated(), (16, 16)), classifier])
 @pytest.mark.parametrize("tile", [3, 100])
 def test_gradients_through_gates_and_readouts_equal_the_whole(made, tile: int) -> None:
@@ -201,17 +158,6 @@ def test_gradients_through_gates_and_readouts_equal_the_whole(made, tile: int) -
     got = learned(net, x, cg.streamed(net, tile=tile, statistics="passes"))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert all(bool(one.any()) for one in want)
-
-
-def signed(norm):
-    """A norm whose statistics are whole, behind a convolution, before another."""
-    norm.eps = 1e-30
-    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), norm, nn.Conv2d(4, 2, 3, padding=1))
-    net, x = whole(net, (8, 8))
-    net[0].weight.data.zero_()
-    net[0].weight.data[:, 0] = 2
-    x[:, 0] = torch.tensor([1.0, -1.0]).double().repeat(32).view(8, 8)
-    return net, x
 
 
 @pytest.mark.parametrize(
@@ -227,17 +173,6 @@ def test_gradients_through_norms_of_exact_statistics_equal_the_whole(norm, monke
     cut = learned(net, x, cg.streamed(net, tile=4, statistics="passes"))
     assert torch.equal(cut[0], want[0])
     assert not torch.equal(cut[1], want[1])
-
-
-def attending():
-    """Every token hears all alike, so that sums are whole."""
-    net, x = whole(Tokens(dense=True), (16, 24))
-    net.attention.in_proj_weight.data.zero_()
-    net.attention.in_proj_weight.data[16:] = 2.0**-3
-    net.stay = nn.Identity()
-    for name in ("patch", "last", "stem"):
-        getattr(net, name).weight.data *= 4
-    return net, x[..., :16]  # sixteen tokens
 
 
 def test_a_norm_of_the_image_itself_learns_too() -> None:

@@ -7,8 +7,7 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError
-from tests.scale.nets import Volume, counted, networks, whole
-from tests.scale.test_tiled import Masked
+from tests.scale.nets import Masked, Volume, counted, networks, whole
 
 NAMES = ("strides 2 and 3", "circular", "transposed", "skips", "in place", "volume", "silent sites")
 

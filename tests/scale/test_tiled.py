@@ -12,7 +12,7 @@ from convgraph.errors import ConversionError, GraphError
 from convgraph.scale import partial
 from convgraph.scale.source import Source
 from convgraph.scale.tiled import stored
-from tests.scale.nets import Skips, Stay, networks, whole
+from tests.scale.nets import Masked, Skips, networks, whole
 
 da = pytest.importorskip("dask.array")
 zarr = pytest.importorskip("zarr")
@@ -84,25 +84,6 @@ def test_a_tiled_image_goes_to_zarr_and_goes_on_where_it_was_cut_off(
     assert not done & set(ran[4:])
     assert len(ran) - 1 == 9  # the one that was killed was begun twice
     assert np.array_equal(goal[:], truth(net, x))
-
-
-class Masked(nn.Module):
-    """Strides, a pool and steps up: what a masked image goes through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 3, 3, 2, 1),
-            Stay(),
-            nn.MaxPool2d(3, 2, 1),
-            nn.Conv2d(3, 3, 3, padding=1),
-            Stay(),
-        )
-        self.up = nn.Upsample(scale_factor=2.0)
-        self.last = nn.Conv2d(3, 2, 3, padding=1)
-
-    def forward(self, x):
-        return self.last(self.up(self.body(x)))
 
 
 def test_a_coarse_mask_equals_the_masked_graph_and_empty_tiles_never_run(monkeypatch) -> None:
