@@ -311,8 +311,8 @@ def _laid(x: Tensor, axes: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
 
 
 def _in_space(
-    step: RecordedCall, relation: Any, x: Tensor, have: Positions, out: Positions, args: dict[str, Any],
-    here: Any,
+    step: RecordedCall, relation: Any, x: Tensor, have: Positions, out: Positions,
+    args: dict[str, Any], here: Any,
 ) -> Any:  # fmt: skip
     """An operator in a space, tap by tap, from who speaks at these cells.
 
