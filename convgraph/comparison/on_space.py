@@ -78,7 +78,7 @@ class _Wide(torch.autograd.Function):
         return found.index_fill(0, made.empty, fill) if len(made.empty) else found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
         made, (rows, columns) = ctx.made, ctx.made.inside
         total = g.view(*made.shape, -1)[:, rows, columns].reshape(-1, g.shape[1])
@@ -87,6 +87,9 @@ class _Wide(torch.autograd.Function):
             said = said if weight is None else said * weight.to(g.dtype)
             total = total.index_copy(0, write, said + total.index_select(0, write))
         return total, None, None
+
+
+_wide: Any = _Wide.apply
 
 
 class OnSpace(TorchFunctionMode):
@@ -181,7 +184,7 @@ class OnSpace(TorchFunctionMode):
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         if len(made.who) != len(rows):  # there are margins
             moved = tree_map_only(Tensor, _to(x), made)
-            rows = _Wide.apply(rows, moved, fill)
+            rows = _wide(rows, moved, fill)
         return rows.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2)
 
     def arrays(self, charts: Tensor, batch: int) -> Tensor:

@@ -181,7 +181,7 @@ def index(found: Sequence[Name], sites: Any) -> Tensor:
 
 def is_raster(found: Sequence[Name], sites: Any) -> bool:
     """Whether these names number the nodes of a full grid in their own order."""
-    if not sites.is_full or sites.size is None:
+    if not sites.is_array:
         return False
     expected = [*names.batch_axis(sites.batch_size)]
     expected += [Name("site", n, k) for k, n in enumerate(sites.size) if n > 1]
@@ -200,6 +200,10 @@ def lift(tensor: Tensor, axes: Axes, sites: Any) -> Tensor:
     table = tensor.reshape(split).permute(*rows, *rest).reshape(-1, *tail)
     if table.shape[0] == 1 or is_raster(present, sites):
         return table
+    if sites.is_array and list(present) == [*names.batch_axis(sites.batch_size)]:
+        # One number an image: spread like torch does, so that its gradient is torch's sum.
+        whole = table.unsqueeze(1).expand(-1, prod(sites.size), *tail)
+        return whole.reshape(sites.num_nodes, *tail)
     return take(table, index(present, sites))
 
 
