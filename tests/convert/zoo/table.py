@@ -104,7 +104,8 @@ def _said(records: list[dict[str, Any]]) -> list[str]:
     return [
         f"Asked: {asked} of the {listed} networks that are listed. Equal on their mask: {equal}, "
         f"{equal / max(asked, 1):.1%} of those asked.",
-        f"Answers by the commit of the code that gave them: {states}.",
+        f"Answers by the commit of the code that gave them: {states}; what is equal is not asked "
+        "again when the code changes, unless all is (`make zoo ZOO=--again`).",
     ]
 
 
