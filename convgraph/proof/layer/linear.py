@@ -45,6 +45,11 @@ Shape = tuple[int, ...]
 FAR = {torch.float32: 60, torch.float64: 400}
 """How far numbers are moved up and down where a refusal looks for one that shows it."""
 
+NOT_LINEAR = (
+    "the reference itself is no linear operator ({}), so that numbers which agree say nothing of "
+    "others; inside a network cg.prove(network, dense, images) compares it node by node"
+)
+
 
 @door
 def prove_linear(
@@ -110,6 +115,7 @@ def prove_linear(
         budget = draws.budget(n * scale, dtype_name(dtype), epsilon, seed, degree=1)
         pair = _Pair(candidate, reference, shape, out, scale, n, dtype, device)
         pair.size_of = _sizes(reference, known, how)
+        pair.chooses = known.status == "refuted"
         follows = followed.status == "proven" and not followed.compiled
         program = OneProgram(followed.steps if follows else None, trust)
         identity = pair.identity(
@@ -118,6 +124,8 @@ def prove_linear(
         rounding = Rounding("not asked")
         if identity.status == "proven":
             rounding = pair.rounding(budget, program)
+        if known.status == "refuted" and followed.status in ("refuted", "undecided"):
+            followed = replace(followed, status="undecided", reason=NOT_LINEAR.format(known.reason))
         followed, shown = _settled(followed, identity, rounding, program, pair, budget)
     direct = Direct("not asked")
     if known.status == "proven":
@@ -195,6 +203,8 @@ class _Pair:
     """Both sides on one set of shapes."""
 
     size_of: Callable[[Any, Any], dict[str, Any] | None]
+    chooses = False
+    """Whether the reference is not linear: its gradient then hangs on which number is larger."""
 
     def __init__(
         self,
@@ -240,6 +250,8 @@ class _Pair:
                 return Identity("undecided", 2, compared, f"the reference {truth}")
             if truth["grad_x"] is None:
                 return Identity("undecided", 2, compared, "the reference has no gradient")
+            if self.chooses and (np.unique(x).size < x.size or 0 in x):
+                del truth["grad_x"]  # between equal numbers, and at a kink, either choice is right
             if np.count_nonzero(truth["y"]) * 2 < truth["y"].size:
                 return Identity("undecided", 2, compared, "most of the outputs compared are zero")
             manner = MANNERS[trial % len(MANNERS)]
