@@ -107,7 +107,7 @@ def test_what_both_judges_know_stands_once() -> None:
     """The layer's rules take the table of moves by name, and list only what is theirs alone."""
     tree = ast.parse(Path(linear_rules.__file__).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    rules = [call.args for call in calls if getattr(call.func, "id", "") == "rule"]
+    rules = [call.args for call in calls if getattr(call.func, "id", "") == "linear_rule"]
     listed = {getattr(one, "value", "") for names in rules for one in names}
     assert "index_add" in listed
     assert not listed & (aten.KEEPS | aten.JOINS | aten.PUTS | aten.FILLS | aten.DRAWS)

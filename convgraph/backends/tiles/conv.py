@@ -172,9 +172,12 @@ def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
 
 
 def _lists(edges: Edges, tiled: Any, tile: Ints) -> tuple[Tensor, Tensor, Tensor]:
-    """The lists of a tiling, alone: what an exporter takes for constants."""
+    """The lists of a tiling, alone: what an exporter takes for constants.
+
+    A kernel that is its own mirror has one tiling, and a compiler no way to pass a tensor twice.
+    """
     found = edges.memo_of(tiled, tile)
-    return found.window, found.place, found.held
+    return found.window.detach(), found.place.detach(), found.held.detach()
 
 
 def _conv(
