@@ -85,10 +85,13 @@ def test_on_a_torus_it_is_the_circular_hack_where_only_convolutions_look_around(
 
 
 @pytest.mark.ci
-def test_a_step_on_a_torus_is_proven_and_the_plane_is_refuted_there() -> None:
+def test_a_step_on_a_torus_is_proven_and_the_plane_is_not_there() -> None:
     net = step(**PLAIN)
     x = torch.randn(2, 3, 8, 8).double()
     cert = cg.prove(cg.to_graph(net), net, x, on=cg.Torus())
     assert cert.verdict == "proven", cert.reason
     assert {part.name: part.status for part in cert.parts}["gradients"] == "proven"
-    assert cg.prove(net, net, x, on=cg.Torus()).verdict == "refuted"
+    # So deep a network's rounding may be anything: no number refutes it, and the reason says where.
+    plane = cg.prove(net, net, x, on=cg.Torus())
+    assert plane.verdict == "undecided"
+    assert "'unet.conv_in': convolution in place of convolution" in str(plane.reason)
