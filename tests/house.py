@@ -75,7 +75,7 @@ HOUSE = {
         layer symbolic plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
-        . spec spaces in_space contraction listed
+        . where spec spaces in_space contraction listed
         depthwise oracle
     """,
     "proof.record": ". counterexample page certificate sealed",
@@ -108,8 +108,8 @@ HOUSE = {
         traffic
     """,
     "comparison": """
-        . spread_out callers on_space held typed_graph linear_callers excite
-        networks parts layers named
+        . spread_out callers on_space on_mask held typed_graph linear_callers
+        excite networks parts layers named
     """,
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests import where
-from tests.where import Where
+from convgraph.proof.equation import where
+from convgraph.proof.equation.where import Where
 
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 KERNELS = (

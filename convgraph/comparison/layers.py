@@ -110,11 +110,12 @@ def prove(
             operator without parameters (average pool, resize, unfold, pixel shuffle, ...). Or the
             dense network.
         images: gives size and batch, if `size` does not; of networks, a tuple where they take more.
-            A PixelGraph whose pixels are all nodes gives its space too.
+            A PixelGraph of images of one size gives its space or its mask too.
         size: pixels of each image along each axis.
         batch: images; at least two, so that a fault of the second one shows.
         spec: the integers of the operator, where the reference is a function.
-        mask: which pixels are nodes; None for all.
+        mask: which pixels are nodes; None for all. Of networks, the truth is the dense one whose
+            absent pixels say nothing to any operator.
         sites: names the output sites; None lets the rule decide.
         on: the space that the pixels lie in, as in `PixelGraph.from_image`; the truth is then the
             dense operator over what the judge's own geometry of that space says each tap reads.
@@ -182,7 +183,10 @@ def prove(
                 identity=identity, second=second, epsilon=epsilon, seed=seed, progress=progress,
             )  # fmt: skip
     if isinstance(images, PixelGraph):
-        images, on = _array(images, on)
+        images, on, holes = _array(images, on)
+        if mask is not None and holes is not None:
+            raise ProofError("prove: the graph has a mask already; mask= is for images")
+        mask = holes if mask is None else mask
     if isinstance(size, int) and not isinstance(size, bool):
         axes = spec.kernel_size if spec is not None else getattr(reference, "kernel_size", None)
         size = (size,) * (len(axes) if isinstance(axes, tuple) else 2)
@@ -192,13 +196,14 @@ def prove(
             f"prove: expected images of {channels} channels for {reference}, got {images.shape[1]}"
         )
     if images is not None and size is None and _is_network(candidate, reference, images):
-        if any(given is not None for given in (spec, mask, sites, footprint)):
-            raise ProofError(
-                "prove: spec, mask, sites and footprint are for one layer, got two networks"
-            )
+        if any(given is not None for given in (spec, sites, footprint)):
+            raise ProofError("prove: spec, sites and footprint are for one layer, got two networks")
+        if mask is not None and on is not None:
+            raise ProofError("prove: expected networks on a mask or in a space, got both")
         return prove_pair(
-            candidate, reference, images, prove, on=on, progress=progress, epsilon=epsilon,
-            seed=seed, premise=premise, trust=trust, identity=identity, second=second,
+            candidate, reference, images, prove, on=on, mask=mask, progress=progress,
+            epsilon=epsilon, seed=seed, premise=premise, trust=trust, identity=identity,
+            second=second,
         )  # fmt: skip
     if images is not None and not isinstance(images, Tensor):
         raise ProofError(f"prove: expected images of one layer as a tensor, got {type(images)}")
@@ -251,17 +256,18 @@ def prove(
         )
 
 
-def _array(graph: PixelGraph, on: Space | None) -> tuple[Tensor, Space | None]:
-    """The images of a graph, and the space that they lie in."""
-    space = graph.sites.space
-    if not graph.sites.is_array:
+def _array(graph: PixelGraph, on: Space | None) -> tuple[Tensor, Space | None, Tensor | None]:
+    """The images of a graph, the space that they lie in, and which pixels are there."""
+    space, holes = graph.sites.space, graph.sites.mask is not None
+    if graph.sites.size is None or (holes and space is not None):
         raise ProofError(
-            "prove: expected a graph of images of one size whose pixels are all nodes; a layer "
-            f"takes mask=, got {graph.sites}"
+            "prove: expected a graph of images of one size, whose pixels are all nodes if it lies "
+            f"in a space; got {graph.sites}"
         )
     if on is not None and space is not None and on != space:
         raise ProofError(f"prove: expected a graph on {on}, got one on {space}")
-    return graph.to_image(), on if space is None else space
+    mask = torch.stack(graph.sites.mask_images()) if holes else None
+    return graph.to_image(), on if space is None else space, mask
 
 
 def _is_network(candidate: Side, reference: Side, images: Any) -> bool:

@@ -8,12 +8,14 @@ full grid is torch's own operator, and its graph layer is proven beside it.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.layers import calls_torch
 from convgraph.convert.network import GraphNetwork
@@ -35,7 +37,8 @@ LAYER = {
     "reference": "convgraph.comparison.callers:image",
 }
 LAYER_ON = {**LAYER, "reference": "convgraph.comparison.callers:truth"}
-LAYERS = (LAYER, LAYER_ON)
+SITES = {**LAYER, "candidate": "convgraph.comparison.callers:sites"}
+LAYERS = (LAYER, LAYER_ON, SITES)
 OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
 """How a verifier calls the sides of a layer again."""
 
@@ -52,6 +55,7 @@ def prove_pair(
     prove_layer: Callable[..., Certificate],
     *,
     on: Space | None = None,
+    mask: Tensor | None = None,
     progress: bool = False,
     **how: Any,
 ) -> Certificate:
@@ -63,6 +67,7 @@ def prove_pair(
         images: (B, C, *size), at least two, or a tuple of what the network takes.
         prove_layer: `cg.prove` of one layer.
         on: the space of the pixels; the reference then runs as the judge's own geometry says.
+        mask: (B, *size) bool, which pixels are nodes; absent ones then say nothing.
         progress: show a progress bar.
         how: epsilon and seed, for every layer.
 
@@ -73,6 +78,7 @@ def prove_pair(
         if not isinstance(side, torch.nn.Module):
             raise ProofError(f"prove: expected two networks, got {type(side).__name__}")
     found = checked_images(images)
+    mask = None if mask is None else _whole_mask(mask, found[0])
     modules = dict(candidate.named_modules())
 
     def certify(one: Node, two: Node, owner: str) -> Any:
@@ -83,12 +89,16 @@ def prove_pair(
         if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
 
-            def by_layer() -> Certificate:
-                more = how if on is None else {**how, "on": on}
-                found = prove_layer(layer, dense, size=x[2:], batch=x[0], **more)
-                return named(found, LAYER if on is None else LAYER_ON)
+            more = how if on is None else {**how, "on": on}
+            lies = {name: two.given[name] for name in ("mask", "sites") if name in two.given}
+            adapter = SITES if "sites" in lies else LAYER if on is None else LAYER_ON
 
-            return (repr(layer), list(x), str(dense)), by_layer
+            def by_layer() -> Certificate:
+                made = prove_layer(layer, dense, size=x[2:], batch=x[0], **lies, **more)
+                return named(made, adapter)
+
+            sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
+            return (repr(layer), list(x), str(dense), sites), by_layer
         if two.layer is not None:
             raise ProofError(
                 f"prove: expected torch's own convolution at {path!r} of the reference, got "
@@ -108,10 +118,11 @@ def prove_pair(
 
         return (where, spec.to_dict()), by_operator
 
+    bent = on is not None or mask is not None
     layers = {
-        path: Layer(path, _image, _values, _put)
+        path: Layer(path, _image, _values, _put, _rows, _there)
         for path, module in modules.items()
-        if isinstance(module, GraphConvNd) and (on is not None or not calls_torch(module))
+        if isinstance(module, GraphConvNd) and (bent or not calls_torch(module))
     }
     dense_layers = {
         path: layer
@@ -119,21 +130,40 @@ def prove_pair(
         if on is not None or _pads_itself(_submodule(reference, path))
     }
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
+    if mask is not None:
+        run, truth = partial(_run_with, mask), partial(_truth_with, mask)
     cert = prove_network(
         NetworkSide(candidate, run, layers),
         NetworkSide(reference, truth, dense_layers),
         found,
         certify,
         name=type(candidate).__name__,
+        backward="" if mask is None else BACKWARD,
         progress=progress,
     )
-    return (
-        cert
-        if on is None
-        else replace(
-            cert, spec={**cert.spec, "space": on.to_dict()}, assumed=(*cert.assumed, ASSUMED)
+    if mask is not None:
+        return replace(cert, spec={**cert.spec, "mask": mask.int().tolist()})
+    if on is None:
+        return cert
+    spec = {**cert.spec, "space": on.to_dict()}
+    return replace(cert, spec=spec, assumed=(*cert.assumed, ASSUMED))
+
+
+def _whole_mask(mask: Any, images: Tensor) -> Tensor:
+    """A mask of all images of a batch.
+
+    Raises:
+        ProofError: it is none of theirs.
+    """
+    shape = (len(images), *images.shape[2:])
+    good = isinstance(mask, Tensor) and mask.dtype == torch.bool
+    if not good or tuple(mask.shape) not in (shape, shape[1:]):
+        raise ProofError(
+            f"prove: expected mask of dtype bool and shape {shape} or {shape[1:]}, got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))}"
         )
-    )
+    found: Tensor = mask.expand(shape).cpu().contiguous()
+    return found
 
 
 def _pads_itself(dense: Any) -> bool:
@@ -186,6 +216,30 @@ def _run_on(on: Space, net: torch.nn.Module, images: Images, shapes: Any) -> lis
     return _called(net, inputs, shapes)
 
 
+def _run_with(mask: Tensor, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+    """The same with holes, for whoever takes graphs; others see images that are 0 there."""
+    takes = isinstance(net, GraphNetwork) or _takes_graph(net)
+    inputs: Any = [
+        image if not _fits(image, mask)
+        else PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2) if takes
+        else filled(image, mask, 0.0)
+        for image in images
+    ]  # fmt: skip
+    return _called(net, inputs, shapes)
+
+
+def _truth_with(mask: Tensor, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+    """The dense network whose absent pixels say nothing; see `on_mask`."""
+    mode = OnMask()
+    inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
+    with mode:
+        return _called(net, inputs, shapes)
+
+
+def _fits(image: Tensor, mask: Tensor) -> bool:
+    return image.dim() > 2 and tuple(image.shape[:1] + image.shape[2:]) == tuple(mask.shape)
+
+
 def _truth_on(on: Space) -> Callable[..., list[Tensor]]:
     """The dense network in a space, as the judge says; see `on_space`."""
     mode = OnSpace(on.to_dict())
@@ -217,9 +271,9 @@ def _image(value: Any) -> Tensor:
         value = value.graph
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, PixelGraph) and value.sites.size is not None and value.sites.mask is None:
+    if isinstance(value, PixelGraph) and value.sites.size is not None:
         return value.to_image()
-    raise Undecided("a layer is called on something else than the graph of a full grid")
+    raise Undecided("a layer is called on something else than a graph of images of one size")
 
 
 def _values(value: Any) -> Tensor:
@@ -228,6 +282,23 @@ def _values(value: Any) -> Tensor:
         value = value.graph
     found: Tensor = value.x if isinstance(value, PixelGraph) else value
     return found
+
+
+def _there(value: Any) -> Tensor | None:
+    """Which pixels are nodes, (B, *size) bool; None for all."""
+    if isinstance(value, GraphTensor):
+        value = value.graph
+    if not isinstance(value, PixelGraph) or value.sites.mask is None:
+        return None
+    return torch.stack(value.sites.mask_images()).cpu()
+
+
+def _rows(value: Any, image: Tensor) -> Tensor:
+    """An image's values where the nodes of a value are, in their order."""
+    there = _there(value)
+    if there is None:
+        raise Undecided("a layer without holes whose values are no view of its nodes")
+    return image.movedim(1, -1)[there]
 
 
 def _put(value: Any, tensor: Tensor) -> Any:

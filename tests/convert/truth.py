@@ -4,7 +4,7 @@ Before every operator that moves values between sites, absent sites are filled w
 its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
 the end they are 0. In between they hold whatever they hold. Means, norms and attention use the
 sites that are there. Which sites are there follows from the root mask and from where a map lies,
-see `tests.where`. Nothing here reads the package.
+see `convgraph.proof.equation.where`. Nothing here reads what is judged.
 """
 
 from copy import deepcopy
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tests import where
-from tests.where import Where
+from convgraph.proof.equation import where
+from convgraph.proof.equation.where import Where
 
 SUMS = (
     "conv2d", "conv_transpose2d", "upsample_nearest2d", "upsample_bilinear2d", "pad", "roll",

@@ -18,8 +18,8 @@ from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.functional import graph_fold, graph_unfold
 from convgraph.graph import edge_list
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
+from convgraph.proof.equation.where import Where
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
-from tests.where import Where
 
 HALF = (torch.float16, torch.bfloat16)
 KERNELS = [

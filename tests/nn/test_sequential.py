@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import convgraph as cg
+from convgraph.proof.equation.where import Where
 from tests import interpreter
 from tests.interpreter import interpret
 from tests.networks import NETS, OwnSites, build, exact, integers, masks
-from tests.where import Where
 
 
 def result(graph: cg.PixelGraph, like: Tensor) -> Tensor:

@@ -30,7 +30,11 @@ NOT_ASKED = "gradients of the network, and of its layers within it"
 
 
 def gradients(
-    candidate: NetworkSide, reference: NetworkSide, images: Images, whole: Collection[str] = ()
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    whole: Collection[str] = (),
+    backward: str = "",
 ) -> Part:
     """Compare the backward programs, and their numbers where they differ.
 
@@ -39,7 +43,19 @@ def gradients(
         reference: the dense network.
         images: what both run on.
         whole: paths of the layers that are one node, on both sides.
+        backward: why the two programs need not be one; numbers are then compared whatever differs,
+            and where they show nothing the part is not asked.
     """
+
+    def counted(reason: Different | Undecided) -> Part:
+        alike = "not asked" if backward else "undecided"
+        found = _decided(str(reason), candidate, reference, images, heads, alike)
+        return (
+            replace(found, facts=f"{backward}: {found.facts}")
+            if found.status == "not asked"
+            else found
+        )
+
     numbering = Numbering()
     settled = Reference(numbering)
     heads: list[Tensor] = []
@@ -53,12 +69,12 @@ def gradients(
         names = [n if n.startswith("output ") else f"the gradient of {n!r}" for n in one]
         matcher.finish(list(one.values()), [two[name] for name in one], names)
     except Different as difference:
-        return _decided(str(difference), candidate, reference, images, heads)
+        return counted(difference)
     except Unordered as reason:  # no rule, so numbers alone
         found = _decided(str(reason), candidate, reference, images, heads)
         return replace(found, status=MEASURED_ONLY if found.status == "undecided" else found.status)
     except Undecided as reason:
-        return Part(NAME, "undecided", str(reason))
+        return counted(reason) if backward else Part(NAME, "undecided", str(reason))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         text = " ".join(str(error).split())[:200]
         return Part(NAME, "undecided", f"backward raised {type(error).__name__}: {text}")
@@ -150,8 +166,18 @@ def _decided(
     reference: NetworkSide,
     images: Images,
     heads: list[Tensor],
+    alike: str = "undecided",
 ) -> Part:
-    """Another backward program refutes once a number shows that it is another gradient."""
+    """Another backward program refutes once a number shows that it is another gradient.
+
+    Args:
+        difference: of the programs, in words.
+        candidate: the accused.
+        reference: the dense network.
+        images: what both run on.
+        heads: what is sent into each output.
+        alike: the status where no number shows it.
+    """
     try:
         running = RunningBound(reference.net)
 
@@ -188,4 +214,4 @@ def _decided(
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
     why = f"; no bound: {running.missing}" if running.missing else "; the numbers do not show it"
-    return Part(NAME, "undecided", f"{difference}{why}")
+    return Part(NAME, alike, f"{difference}{why}")

@@ -64,6 +64,7 @@ def prove_network(
     certify: Certify,
     *,
     name: str,
+    backward: str = "",
     progress: bool = False,
 ) -> Certificate:
     """Prove two networks the same.
@@ -74,6 +75,8 @@ def prove_network(
         images: what both are run on, at least two images.
         certify: proves one layer.
         name: of the candidate, for the record.
+        backward: why the backward programs need not be the same; what is undecided about them is
+            then said and left out. A gradient that is shown to be wrong refutes all the same.
         progress: show a progress bar.
 
     Returns:
@@ -105,7 +108,7 @@ def prove_network(
             parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
         if matcher is not None:
-            grads = gradients(candidate, reference, images, _whole(matcher))
+            grads = gradients(candidate, reference, images, _whole(matcher), backward)
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO

@@ -5,6 +5,7 @@
     results that nobody uses               whatever they are: a mean for a log
     elementwise, places exchanged          so are the outputs: rows (N, C) against (B, C, H, W)
     a reduction, groups exchanged          the same sets of elements, so the same results
+    a sum                                  likewise, whatever adds up, and without what is 0
 
 Anything else is a difference or undecided, and says at which module.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof.network.node import CONVOLUTION, Node
@@ -207,7 +209,13 @@ class Matcher:
         return Different(f"at {other.path!r}: {other.name} differs", other, node)
 
 
+SUMS = ("sum.dim_IntList", "index_add")
+"""Operators that add up sets of elements."""
+
+
 def _may_match(one: Node, two: Node) -> bool:
+    if one.name == SUMS[0] and two.name in SUMS:
+        return bool(one.given.get("dtype") == two.given.get("dtype"))
     if one.name != two.name or len(one.inputs) != len(two.inputs):
         return False
     if one.name == CONVOLUTION and two.layer is not None:
@@ -234,12 +242,16 @@ def _axes(node: Node) -> set[int]:
 
 def _outputs(one: Node, two: Node) -> list[Numbers] | None:
     """The candidate's outputs in the reference's numbers, or None if it reads something else."""
+    if one.name in SUMS and one.arguments != two.arguments:
+        return _sums(one, two)
     if one.name in COMMUTE and len(two.inputs) == 2 and two.given.get("alpha", 1) == 1:
         first, second = two.inputs
         if same(one.inputs[0], second) and same(one.inputs[1], first):
             return list(one.outputs)
     if all(map(same, one.inputs, two.inputs)) and one.shapes == two.shapes:
         return list(one.outputs)
+    if one.name in SUMS:
+        return _sums(one, two)
     if not _overlap(one, two):
         return None
     if one.elementwise and len(one.shapes) == len(two.shapes) == 1:
@@ -270,7 +282,7 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
 def _overlap(one: Node, two: Node) -> bool:
     """A cheap look before an expensive one: the first inputs have one first element in common."""
     a, b = as_tensor(one.inputs[0]), as_tensor(two.inputs[0])
-    return a.numel() == b.numel() or one.elementwise
+    return a.numel() >= b.numel() or one.elementwise
 
 
 def _content(a: Numbers, b: Numbers) -> bool:
@@ -284,10 +296,12 @@ def _broadcast(node: Node) -> list[Tensor]:
 
 def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
     """Find the places by one input whose elements all differ, then look at all inputs there."""
-    if torch.Size(one.shapes[0]).numel() != torch.Size(two.shapes[0]).numel():
+    if torch.Size(one.shapes[0]).numel() < torch.Size(two.shapes[0]).numel():
         return None
     ours, theirs = _broadcast(one), _broadcast(two)
-    unique = next((k for k, n in enumerate(ours) if n.unique().numel() == n.numel()), None)
+    # 0 stands for whoever is absent, many times over, and computes one thing everywhere
+    apart = [n[n != 0] for n in ours]
+    unique = next((k for k, n in enumerate(apart) if n.unique().numel() == n.numel()), None)
     if unique is None:
         return None
     sorted_, order = ours[unique].sort()
@@ -343,7 +357,7 @@ def _by_channel(one: Node, two: Node) -> list[Numbers] | None:
 
 def _places(ours: Tensor, theirs: Tensor) -> Tensor | None:
     """Where each of their rows is among ours, or None if one is not."""
-    if ours.shape != theirs.shape or not ours.numel():
+    if len(ours) < len(theirs) or ours.shape[1:] != theirs.shape[1:] or not ours.numel():
         return None
     firsts, order = ours[:, 0].sort()
     at = torch.searchsorted(firsts, theirs[:, 0].contiguous()).clamp_(max=len(order) - 1)
@@ -360,6 +374,44 @@ def _groups(node: Node) -> Tensor:
     kept = [d for d in range(x.dim()) if d not in axes]
     count = torch.Size([x.shape[d] for d in kept]).numel()
     return x.permute(*kept, *axes).reshape(count, -1).sort(dim=1)[0]
+
+
+def _sums(one: Node, two: Node) -> list[Numbers] | None:
+    """The same sets of elements added up, in whatever order and by whatever operator."""
+    ours, theirs = _added(one), _added(two)
+    if ours is None or theirs is None:
+        return None
+    width = max(ours.shape[1], theirs.shape[1])
+    places = _places(*(F.pad(groups, (0, width - groups.shape[1])) for groups in (ours, theirs)))
+    if places is None:
+        return None
+    return [tidy(as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0]))]
+
+
+def _added(node: Node) -> Tensor | None:
+    """(results, elements of each) numbers, the largest first; 0 for what is 0."""
+    if node.name == SUMS[0]:
+        found = _groups(node)
+    else:
+        index, start, rows = (
+            node.given.get("index"),
+            *map(as_tensor, (node.inputs[0], node.inputs[2])),
+        )
+        dim = node.given["dim"] % start.dim()
+        if index is None or "alpha" in node.given or bool(start.any()):
+            return None
+        rows = rows.movedim(dim, 0).reshape(len(index), -1)
+        order = index.cpu().sort(stable=True)[1]
+        counts = index.cpu().bincount(minlength=start.shape[dim])
+        longest = int(counts.max()) if len(counts) else 0
+        table = rows.new_zeros(start.shape[dim], longest, rows.shape[1])
+        owner = index.cpu()[order]
+        first = counts.cumsum(0) - counts
+        table[owner, torch.arange(len(owner)) - first[owner]] = rows[order]
+        rest = [n for axis, n in enumerate(start.shape) if axis != dim]
+        moved = table.transpose(1, 2).reshape(start.shape[dim], *rest, longest).movedim(0, dim)
+        found = moved.reshape(-1, longest).sort(dim=1)[0]
+    return found.flip(1)[:, : int((found != 0).sum(1).max())] if found.numel() else found
 
 
 def _regrouped(one: Node, two: Node) -> list[Numbers] | None:

@@ -63,12 +63,16 @@ class Layer:
         image: what it takes or returns -> an image (B, C, *size), a view wherever that can be.
         values: what it takes or returns -> the tensor in it.
         put: (what it takes or returns, another tensor) -> the same with that tensor in it.
+        rows: (what it takes or returns, an image) -> that image's values, as `values` holds them.
+        there: what it takes or returns -> which pixels of its image are there, None for all.
     """
 
     path: str
     image: Callable[[Any], Tensor]
     values: Callable[[Any], Tensor]
     put: Callable[[Any, Tensor], Any]
+    rows: Callable[[Any, Tensor], Tensor]
+    there: Callable[[Any], Tensor | None]
 
 
 @final

@@ -125,19 +125,29 @@ class Recorder(TorchDispatchMode):
         if layer is not None:
             with _aside(self):
                 image = layer.image(args[0])
-            if not self.memory.knows(image):
-                raise Undecided(f"the layer at {layer.path!r} is sent what cannot be followed")
+                sent, there = self._sent(layer, args[0], image), layer.there(args[0])
             held: Any = module
-            tensors = [image, held.weight, *([] if held.bias is None else [held.bias])]
+            own = [held.weight, *([] if held.bias is None else [held.bias])]
+            tensors = [image, *own]
             names = ("input", "weight", "bias")
             self._given = dict(zip(names, tensors, strict=False)) | (
                 {} if held.bias is not None else {"bias": None}
             )
             self._layer = Node(
-                CONVOLUTION, "", [self.memory.read(t) for t in tensors], layer.path, [],
-                layer=layer.path,
+                CONVOLUTION, "", [sent, *map(self.memory.read, own)], layer.path, [],
+                layer=layer.path, given={} if there is None else {"mask": there},
             )  # fmt: skip
             self.inside = 1
+
+    def _sent(self, layer: Layer, value: Any, image: Tensor) -> Numbers:
+        """The numbers of what a layer takes or returns, as an image; an absent pixel is 0."""
+        if self.memory.knows(image):
+            return self.memory.read(image)
+        rows = layer.values(value)
+        if not self.memory.knows(rows):
+            raise Undecided(f"the layer at {layer.path!r} is sent what cannot be followed")
+        numbers = as_tensor(self.memory.read(rows))
+        return tidy(layer.image(layer.put(value, numbers)).contiguous())
 
     def _left(self, module: torch.nn.Module, output: Any) -> None:
         if self.inside > 1:
@@ -152,10 +162,18 @@ class Recorder(TorchDispatchMode):
             if output is None:  # the call raised
                 return
             with _aside(self):
-                image = layer.image(output)
+                image, there = layer.image(output), layer.there(output)
+            if there is not None:
+                self._layer.given["sites"] = there
             self._layer.shapes = [tuple(image.shape)]
             self._settle(self._layer, [image])
             with _aside(self):
+                if there is not None:  # of what is absent the layer said nothing
+                    made = as_tensor(self._layer.outputs[0]) * there.unsqueeze(1)
+                    self._layer.outputs = [made]
+                    self.memory.write(
+                        layer.values(output), tidy(layer.rows(output, made).contiguous())
+                    )
                 direct = torch.ops.aten.convolution.default
                 self.observe(NodeCall(self._layer, direct, self._given, [image]))
 
@@ -172,19 +190,24 @@ class Recorder(TorchDispatchMode):
         x, w, _ = given
         assert x is not None
         assert w is not None
-        sent = [layer.image(layer.put(returned, g)), layer.image(layer.put(taken, x)), w]
-        if not all(map(self.memory.knows, sent)):
+        if not self.memory.knows(w):
             raise Undecided(f"the backward at {layer.path!r} is sent what nobody can follow")
+        with _aside(self):
+            pairs = [(layer.put(returned, g), g), (layer.put(taken, x), x)]
+            sent = [self._sent(layer, value, layer.image(value)) for value, _ in pairs]
         asked = [n for n, t in zip("xwb", found, strict=True) if t is not None]
         with _aside(self):
             made = [t for t in found if t is not None]
             if found[0] is not None:
                 made[0] = layer.image(layer.put(taken, found[0]))
             node = Node(
-                BACKWARD, f"by {', '.join(asked)}", [self.memory.read(t) for t in sent],
+                BACKWARD, f"by {', '.join(asked)}", [*sent, self.memory.read(w)],
                 layer.path, [tuple(t.shape) for t in made], layer=layer.path,
             )  # fmt: skip
             self._settle(node, made)
+            if found[0] is not None and not _share(found[0], made[0]):
+                numbers = layer.rows(taken, as_tensor(node.outputs[0]))
+                self.memory.write(found[0], tidy(numbers.contiguous()))
 
     # -- operators --------------------------------------------------------------------------------
 
@@ -259,6 +282,8 @@ class Recorder(TorchDispatchMode):
             elementwise=aten.elementwise(func), call=_again(func, args, kwargs, inputs),
             given={k: v for k, v in named.items() if not isinstance(v, Tensor)},
         )  # fmt: skip
+        if name == "index_add" and not self.memory.knows(named["index"]):
+            node.given["index"] = named["index"]
         if name == CONVOLUTION:
             node.name = CONVOLUTION
             node.given = aten.arguments(func, args, kwargs) | {"bias": None}
@@ -311,6 +336,11 @@ def _aside(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         recorder.inside -= 1
+
+
+def _share(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors lie in one memory."""
+    return one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
 
 
 def _meets_operators(kind: Any) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from convgraph.proof.network.match import SUMS
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.running_error.bound import FILES
 from convgraph.proof.network.running_error.call import RULES, BoundedCall, NoRule, WithError
@@ -97,7 +98,8 @@ class Beside:
         """
         if not call.outputs or not call.outputs[0].is_floating_point():
             return
-        name = CONVOLUTION if partner.name == CONVOLUTION else partner.name.partition(".")[0]
+        known = call.node.name if partner.name in SUMS else partner.name
+        name = CONVOLUTION if partner.name == CONVOLUTION else known.partition(".")[0]
         rule = RULES.get(name)
         given = dict(call.given)
         if call.node.layer is not None:

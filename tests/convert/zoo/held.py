@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.where import Where
+from convgraph.proof.equation.where import Where
 
 Coordinate = Tensor | None
 """(...) int64 of a value's rank, of size 1 where it is constant; None where there is only one."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests import where
+from convgraph.proof.equation import where
 from tests.convert.zoo.held import (
     Held,
     Track,

@@ -3,8 +3,9 @@
 Before every operator that moves values between sites, absent sites are filled with the identity of
 its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
 the end they are 0. Means, norms, softmax and attention use the sites that are there. Which sites
-are there follows from the mask of the input and from where a map lies, see `tests.where`. An
-operator that is not listed here has no answer: it is never guessed. Nothing here reads the package.
+are there follows from the mask of the input and from where a map lies, as the judge says it in
+`convgraph.proof.equation.where`. An operator that is not listed here has no answer: it is never
+guessed. Nothing here reads what is judged.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from tests import where
+from convgraph.proof.equation import where
+from convgraph.proof.equation.where import Where
 from tests.convert.zoo.held import (
     Held,
     Track,
@@ -35,7 +37,6 @@ from tests.convert.zoo.held import (
 )  # fmt: skip
 from tests.convert.zoo.snap import is_exact, is_view, snap, wide
 from tests.convert.zoo.sums import Sums, ints
-from tests.where import Where
 
 
 def _words(text: str) -> frozenset[str]:

@@ -415,8 +415,8 @@ def test_bad_input_is_named() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(ProofError, match="expected at least two images"):
         cg.prove(net, net, torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ProofError, match=r"mask, sites.* are for one layer, got two networks"):
-        cg.prove(net, net, torch.zeros(2, 3, 8, 8), mask=torch.ones(8, 8) > 0)
+    with pytest.raises(ProofError, match=r"sites.* are for one layer, got two networks"):
+        cg.prove(net, net, torch.zeros(2, 3, 8, 8), sites=torch.ones(8, 8) > 0)
     with pytest.raises(ProofError, match="expected size="):
         cg.prove(net, net)
     with pytest.raises(ProofError, match="expected two networks, got function"):

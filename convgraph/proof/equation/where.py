@@ -131,6 +131,7 @@ class Where:
 
     @property
     def size(self) -> tuple[int, ...]:
+        """Positions along each axis."""
         return tuple(map(len, self.axes))
 
     @property
@@ -177,9 +178,11 @@ class Where:
         return Where(self.root, tuple(found))
 
     def scaled(self, size: Any) -> "Where":
+        """The same stretch in so many positions."""
         return self.step(lambda axis, edges: resized(edges, size[axis]))
 
     def same(self, other: "Where") -> bool:
+        """Whether two maps lie in the same places."""
         return self.root is other.root and self.axes == other.axes
 
     def meet(self, other: "Where") -> "Where":

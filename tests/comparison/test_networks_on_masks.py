@@ -1,0 +1,160 @@
+"""`cg.prove` of two networks on a graph with holes: absent pixels say nothing to any operator."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.comparison.named import ADAPTERS, certify
+from convgraph.errors import ProofError
+from convgraph.proof import verifier
+
+
+class Residual(nn.Module):
+    """Strides, a skip, a transposed convolution, a map as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.down = nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False)
+        self.skip = nn.Conv2d(4, 4, 1, stride=2)
+        self.up = nn.ConvTranspose2d(4, 2, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.one(x)).relu()
+        up: Tensor = self.up(nn.functional.relu6(self.down(y) + self.skip(y)))
+        return up
+
+
+def classifier(*more: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *more,
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+def prepared(net: nn.Module) -> Any:
+    torch.manual_seed(0)
+    return cg.excite(net.double().eval(), torch.randn(2, 2, 8, 8, dtype=torch.float64))
+
+
+def holes() -> cg.PixelGraph:
+    torch.manual_seed(1)
+    mask = torch.rand(2, 8, 10) < 0.5
+    mask[:, :4, :5] = False
+    return cg.PixelGraph.from_image(torch.randn(2, 2, 8, 10, dtype=torch.float64), mask)
+
+
+def statuses(cert: Any) -> dict[str, str]:
+    return {part.name: part.status for part in cert.parts}
+
+
+@pytest.mark.parametrize("make", [Residual, classifier])
+def test_a_converted_network_is_proven_on_a_mask(make: Any) -> None:
+    net, graph = prepared(make()), holes()
+    cert = cg.prove(cg.to_graph(net), net, graph)
+    assert cert.verdict == "proven", cert.reason
+    found = statuses(cert)
+    assert found["wiring"] == found["layers"] == found["operators"] == "proven"
+    assert found["rounding"] == found["end to end"] == "proven"
+    assert all(layer.spec["source_mask"] for layer in cert.layers[:2])
+    assert "gradients of the network" in cert.not_covered[-1]
+    assert cert.spec["mask"] == torch.stack(graph.sites.mask_images()).int().tolist()
+
+
+def test_a_network_of_graph_layers_is_proven_on_a_mask() -> None:
+    net = prepared(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1)))
+    cert = cg.prove(cg.nn.Sequential.from_dense(net), net, holes())
+    assert cert.verdict == "proven", cert.reason
+
+
+def test_zeros_in_the_holes_are_refuted() -> None:
+    """What everybody does first: biases and norms fill the holes, and neighbours hear them."""
+    net = prepared(Residual())
+    cert = cg.prove(net, net, holes())
+    assert cert.verdict == "refuted"
+    assert "rounding explains" in cert.reason
+    mask = torch.stack(holes().sites.mask_images())
+    assert cg.prove(net, net, holes().to_image(), mask=mask).verdict == "refuted"
+
+
+def test_a_mean_that_counts_holes_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = prepared(classifier())
+    other = copy.deepcopy(net)
+    other[5] = Counted()
+    cert = cg.prove(cg.to_graph(other), net, holes())
+    assert cert.verdict == "refuted"
+
+
+class Counted(nn.Module):
+    """A mean by the size of the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum((2, 3), keepdim=True) / 80
+
+
+def test_a_gradient_that_is_wrong_is_refuted_on_a_mask() -> None:
+    net = prepared(classifier())
+    other = cg.to_graph(net)
+    other[5].register_full_backward_hook(lambda module, by, of: (2 * by[0],))
+    cert = cg.prove(other, net, holes())
+    assert cert.verdict == "refuted"
+    assert statuses(cert)["gradients"] == "refuted"
+    assert "rounding explains" in cert.reason
+
+
+def test_a_backward_that_raises_is_undecided_on_a_mask() -> None:
+    def fails(module: nn.Module, by: Any, of: Any) -> None:
+        raise RuntimeError("no way back")
+
+    net = prepared(classifier())
+    other = cg.to_graph(net)
+    other[5].register_full_backward_hook(fails)
+    cert = cg.prove(other, net, holes())
+    assert cert.verdict == "undecided"
+    assert "no way back" in cert.reason
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+
+
+def test_layers_on_a_mask_are_verified_from_their_record() -> None:
+    name = f"{__name__}:small"
+    mask = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    cert = certify(None, name, size=(6, 5), mask=mask)
+    assert cert.verdict == "proven", cert.reason
+    _, found = verifier.verify(cert.to_json(), trust=[*ADAPTERS, __name__])
+    held = [line for line in found if line.endswith("the record holds: proven")]
+    assert len(held) == len(cert.layers) == 2, found
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [(nn.GroupNorm(2, 4), "group_norm on masks"), (nn.MaxPool2d(2), "max_pool2d")],
+)
+def test_what_has_no_rule_on_masks_is_undecided(more: nn.Module, why: str) -> None:
+    net = prepared(classifier(more))
+    cert = cg.prove(cg.to_graph(net), net, holes())
+    assert cert.verdict == "undecided"
+    assert why in cert.reason
+
+
+def test_what_does_not_fit_is_named() -> None:
+    net, image = prepared(Residual()), torch.ones(2, 2, 8, 10, dtype=torch.float64)
+    with pytest.raises(ProofError, match="expected mask of dtype bool"):
+        cg.prove(cg.to_graph(net), net, image, mask=torch.ones(2, 8, 9, dtype=torch.bool))
+    with pytest.raises(ProofError, match="has a mask already"):
+        cg.prove(cg.to_graph(net), net, holes(), mask=torch.ones(2, 8, 10, dtype=torch.bool))
+
+
+def test_a_layer_takes_its_mask_from_a_graph() -> None:
+    conv = nn.Conv2d(2, 3, 3, padding=1).double()
+    cert = cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, holes())
+    assert cert.verdict == "proven", cert.reason
+    assert cert.spec["source_mask"] is not None
