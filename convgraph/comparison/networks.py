@@ -77,6 +77,7 @@ def prove_pair(
     for side in (candidate, reference):
         if not isinstance(side, torch.nn.Module):
             raise ProofError(f"prove: expected two networks, got {type(side).__name__}")
+    candidate, reference = _unwrapped(candidate), _unwrapped(reference)
     found = checked_images(images)
     mask = None if mask is None else _whole_mask(mask, found[0])
     modules = dict(candidate.named_modules())
@@ -147,6 +148,14 @@ def prove_pair(
         return cert
     spec = {**cert.spec, "space": on.to_dict()}
     return replace(cert, spec=spec, assumed=(*cert.assumed, ASSUMED))
+
+
+def _unwrapped(net: torch.nn.Module) -> torch.nn.Module:
+    """A network without the wrapper that calls it as it is where there is one device or none."""
+    if isinstance(net, torch.nn.DataParallel) and len(net.device_ids) < 2:
+        inner: torch.nn.Module = net.module
+        return inner
+    return net
 
 
 def _whole_mask(mask: Any, images: Tensor) -> Tensor:

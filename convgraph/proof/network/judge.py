@@ -25,8 +25,14 @@ from torch import Tensor
 
 from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
-from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide, apart, end_to_end
-from convgraph.proof.network.gradients import NAME, NOT_ASKED, gradients
+from convgraph.proof.network.end_to_end import (
+    MEASURED_ONLY,
+    Images,
+    NetworkSide,
+    elsewhere,
+    end_to_end,
+)
+from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
@@ -119,6 +125,9 @@ def prove_network(
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
                 kept = parts[0].status == "proven"
+                if kept:
+                    shown = by_numbers(str(difference), candidate, reference, images)
+                    parts[-1] = shown if shown.status == "refuted" else parts[-1]
                 parts[1] = _settled(wiring, difference, end, candidate, reference, images, kept)
         parts.append(end)
     # Where both are the same function of their parameters, or are shown to be two, a number that
@@ -259,7 +268,7 @@ def _settled(
     """Other wiring refutes once a number shows that it is another function."""
     if end.status == "refuted":
         return replace(wiring, status="refuted", facts=f"{wiring.facts}; {end.facts}")
-    shown = apart(difference) if isinstance(difference, Different) else ""
+    shown = elsewhere(candidate, reference, images)
     if not shown and kept:  # numbers that were folded in one dtype are not so in a finer one
         try:
             sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import convgraph as cg
 from convgraph.errors import ProofError
@@ -556,3 +557,110 @@ def test_a_mean_over_one_axis_is_not_one_over_another() -> None:
     one, two = Mean(2).double(), Mean(-1).double()
     two.load_state_dict(one.state_dict())
     assert cg.prove(one, two, images()).verdict == "refuted"
+
+
+class Mean(nn.Module):
+    """A convolution and a readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.conv(x).relu())
+
+    def read(self, y: Tensor) -> Tensor:
+        return y.mean((2, 3))
+
+
+class Divided(Mean):
+    """The same mean, as a sum that is divided."""
+
+    def read(self, y: Tensor) -> Tensor:
+        return y.sum((2, 3)) / 256
+
+
+class Doubled(Mean):
+    """A gradient that nothing forward shows."""
+
+    def read(self, y: Tensor) -> Tensor:
+        return (2 * y - y.detach()).mean((2, 3))
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(Divided, "undecided"), (Doubled, "refuted")])
+def test_another_operator_refutes_nothing_and_another_gradient_does(
+    kind: Any, verdict: str
+) -> None:
+    """Two operators in a row may be one: what is refuted is shown on whole networks."""
+    net, other = Mean().double(), kind().double()
+    other.load_state_dict(net.state_dict())
+    cert = cg.prove(other, net, images())
+    assert cert.verdict == verdict, cert.reason
+    assert ("of the gradient of" in cert.reason) == (verdict == "refuted")
+
+
+def test_a_wrapper_for_one_device_is_the_network() -> None:
+    net = Mean().double()
+    assert cg.prove(nn.DataParallel(net), net, images()).verdict == "proven"
+
+
+class Stable(Mean):
+    """Shares of the channels, written so that nothing overflows."""
+
+    def read(self, y: Tensor) -> Tensor:
+        return y.softmax(1)
+
+
+class Overflowing(Mean):
+    """The same, which is no number where an exponential is none."""
+
+    def read(self, y: Tensor) -> Tensor:
+        return y.exp() / y.exp().sum(1, keepdim=True)
+
+
+def test_one_function_that_overflows_elsewhere_is_not_refuted() -> None:
+    net, other = Stable().double(), Overflowing().double()
+    other.load_state_dict(net.state_dict())
+    moved = 20 * images()
+    assert torch.isfinite(other(moved)).all()
+    assert not torch.isfinite(other(64 * moved)).all()
+    assert cg.prove(other, net, moved).verdict == "undecided"
+
+
+class Normed(nn.Module):
+    """A convolution and its norm, which may be folded into it."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.norm: nn.Module = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x)).relu()
+        return y
+
+
+def folded(net: Normed) -> Normed:
+    found = copy.deepcopy(net)
+    found.conv, found.norm = fuse_conv_bn_eval(net.conv, net.norm), nn.Identity()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_folded_norm_is_undecided_and_a_wrong_one_refuted(kernel: int, dtype: Any) -> None:
+    x = torch.randn(2, 2, 6, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    net = cg.excite(Normed(2, kernel).to(dtype).eval(), x)
+    other = folded(net)
+    assert cg.prove(other, net, x).verdict == "undecided"
+    with torch.no_grad():
+        other.conv.bias[0] += 0.01  # type: ignore[index]
+    assert cg.prove(other, net, x).verdict == "refuted"
+
+
+def test_a_compiled_network_is_not_refuted() -> None:
+    net = Mean().double()
+    for one, two in ((torch.compile(net, backend="eager"), net), (net, net)):
+        cert = cg.prove(one, two, images())
+        assert cert.verdict == ("proven" if one is two else "undecided"), cert.reason
