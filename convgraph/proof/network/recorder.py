@@ -192,9 +192,9 @@ class Recorder(TorchDispatchMode):
         assert w is not None
         if not self.memory.knows(w):
             raise Undecided(f"the backward at {layer.path!r} is sent what nobody can follow")
+        values = layer.put(returned, g), layer.put(taken, x)  # followed: it may copy what is spread
         with _aside(self):
-            pairs = [(layer.put(returned, g), g), (layer.put(taken, x), x)]
-            sent = [self._sent(layer, value, layer.image(value)) for value, _ in pairs]
+            sent = [self._sent(layer, value, layer.image(value)) for value in values]
         asked = [n for n, t in zip("xwb", found, strict=True) if t is not None]
         with _aside(self):
             made = [t for t in found if t is not None]
