@@ -164,6 +164,8 @@ def _check_lists(who: str, edge_index: Any, edge_type: Any, edge_weight: Any) ->
             continue
         if not isinstance(one, Tensor):
             raise GraphError(f"{who}: expected {name} as a tensor, got {type(one).__name__}")
+        if one.layout != torch.strided:
+            raise GraphError(f"{who}: expected {name} as a dense tensor, got {one.layout}")
         if one.is_floating_point() != (name == "edge_weight") or one.dtype == torch.bool:
             raise DtypeError(f"{who}: {name} has dtype {one.dtype}")
         if one.device != edge_index.device:
