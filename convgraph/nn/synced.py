@@ -73,10 +73,9 @@ def batch_norm(
         )
     if count == 0:
         return x + 0
-    total: Any = _Sum.apply
-    mean = total(rows.sum(0), group) / count
+    mean = over_processes(rows.sum(0), group) / count
     off = rows - mean
-    var = total(off.square().sum(0), group) / count
+    var = over_processes(off.square().sum(0), group) / count
     _track(layer, mean.detach(), var.detach() * (count / (count - 1)))
     made = functional.affine(off * (var + layer.eps).rsqrt(), layer.weight, layer.bias)
     return made.to(x.dtype)
@@ -94,8 +93,19 @@ def _track(layer: Any, mean: Tensor, var: Tensor) -> None:
             kept.lerp_(new.to(kept.dtype), share)
 
 
+def over_processes(x: Tensor, group: Any) -> Tensor:
+    """Return the sum over the processes of a group; each hears the gradients of all.
+
+    Args:
+        x: of one shape in every process.
+        group: of torch.distributed, None for all.
+    """
+    found: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]
+    return found
+
+
 class _Sum(torch.autograd.Function):
-    """The sum over processes; each hears the gradients of all."""
+    """`over_processes`, with its derivatives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
@@ -108,8 +118,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Sum the gradients."""
-        total: Any = _Sum.apply
-        return total(grad, ctx.group), None
+        return over_processes(grad, ctx.group), None
 
 
 def _of_graph(layer: Any, graph: PixelGraph) -> PixelGraph:

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from convgraph.door import door
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
+from convgraph.nn.synced import over_processes
 from convgraph.proof.plan import AxisPart, Claim
 from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.partial import Part, check_mask, keep, local, plainly, states
@@ -234,7 +235,7 @@ class Sharded(nn.Module):
     def _spread(self, one: Tensor) -> Tensor:
         """The sum over the ranks of one image."""
         for group in self.groups:
-            one = _Total.apply(one, group)  # type: ignore[no-untyped-call]
+            one = over_processes(one, group)
         return one
 
     def _gathered(self, found: Plan, value: int, x: Tensor) -> Tensor:
@@ -425,7 +426,7 @@ class Sharded(nn.Module):
 
     def _total(self, one: Tensor) -> Tensor:
         for group in self.hearing:
-            one = _Total.apply(one, group)  # type: ignore[no-untyped-call]
+            one = over_processes(one, group)
         return one
 
 
@@ -503,25 +504,6 @@ class _Exchange(torch.autograd.Function):
         dist.all_to_all_single(home, there, sent, get, group=group)
         found = there.new_zeros(shape).index_add_(0, index, home)
         return found.movedim(0, dim), None, None, None, None
-
-
-class _Total(torch.autograd.Function):
-    """The sum over ranks; the loss is the sum of theirs, so backward sums too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        """Return the sum."""
-        ctx.group = group
-        found = x.clone()
-        dist.all_reduce(found, group=group)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """Return the sum of the ranks' gradients."""
-        found = grad.clone()
-        dist.all_reduce(found, group=ctx.group)
-        return found, None
 
 
 def shared(groups: Any, parameters: Sequence[Tensor]) -> Any:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import convgraph as cg
+from tests.ranks import join
 
 SHARES = ((0, 1), (1, 4))
 """First and last image of each rank's batch: they differ in number."""
@@ -126,11 +126,7 @@ def synced(net: Any) -> Any:
 
 def compare(rank: int, world: int, folder: str) -> None:
     """Run every way on two ranks and write what differs from one process."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
+    join(rank, world, folder)
     wrong: dict[str, list[str]] = {}
     holes, empty, full = (False, False, False), (True, False, False), (False, True, False)
     tensors = (False, False, True)

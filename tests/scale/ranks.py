@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from convgraph.scale import sharded
 from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
+from tests.ranks import join
 from tests.scale import faces, hearing
 from tests.scale import published as networks_of
 from tests.scale.nets import Masked, Volume, counted, networks, whole
@@ -31,18 +31,9 @@ NETWORKS = (
 )  # fmt: skip
 
 
-def start(rank: int, world: int, folder: str) -> None:
-    """Join the group through a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world,
-        timeout=timedelta(seconds=120),
-    )  # fmt: skip
-
-
 def compare(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
     """Run every network on a mesh of this shape, write what differs, rank by rank."""
-    start(rank, world, folder)
+    join(rank, world, folder)
     mesh = dist.device_mesh.init_device_mesh("cpu", shape) if len(shape) > 1 else None
     wrong = []
     for name in NETWORKS if len(shape) == 1 else ("strides 2 and 3", "skips", "circular"):
@@ -69,7 +60,7 @@ def compare(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
 
 def weigh(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
     """Count the bytes that this rank sends to others, beside those of the model."""
-    start(rank, world, folder)
+    join(rank, world, folder)
     mesh = dist.device_mesh.init_device_mesh("cpu", shape)
     send, found = dist.all_to_all_single, {}
     count = [0, 0]
@@ -99,7 +90,7 @@ def published(rank: int, world: int, folder: str) -> None:
 
     CI asks each network on one number of ranks, in turn; otherwise each on every number.
     """
-    start(rank, world, folder)
+    join(rank, world, folder)
     names, wrong = [], []
     light = [name for name in networks_of.NAMES if name not in networks_of.HEAVY]
     for name in light[world - 1 :: 4] if os.environ.get("CI") else light:
@@ -123,7 +114,7 @@ def published(rank: int, world: int, folder: str) -> None:
 
 def prove(rank: int, world: int, folder: str, shape: tuple[int, ...]) -> None:
     """Prove parts, and plant faults of every kind: each rank writes the verdicts."""
-    start(rank, world, folder)
+    join(rank, world, folder)
     mesh = dist.device_mesh.init_device_mesh("cpu", shape)
     found: dict[str, object] = {}
     for name in ("strides 2 and 3", "skips", "circular", "average, own count", "transposed"):
@@ -196,7 +187,7 @@ def normed() -> tuple[nn.Module, torch.Tensor]:
 
 def elsewhere(rank: int, world: int, folder: str) -> None:
     """Spaces, masks and what hears the whole map: write what differs from the whole."""
-    start(rank, world, folder)
+    join(rank, world, folder)
     wrong: list[object] = []
 
     def same(name: str, net: Any, x: torch.Tensor, want: Any, part: Any, **more: Any) -> None:
@@ -252,7 +243,7 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
 
 def refuse(rank: int, world: int, folder: str) -> None:
     """What a norm in training gives, and what is refused."""
-    start(rank, world, folder)
+    join(rank, world, folder)
     found: dict[str, object] = {}
     net, x = normed()
     y = net(x)
