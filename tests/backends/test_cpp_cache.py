@@ -15,6 +15,7 @@ import convgraph as cg
 from convgraph.backends.fused import cpp_build, cpp_cache
 from convgraph.cli import main
 from tests.cases import CPP, holes
+from tests.fuzz.campaign import apart
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
@@ -154,10 +155,7 @@ def test_wide_margins_go_another_way() -> None:
 
 @pytest.mark.ci
 def test_damage_by_dice() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.cache", "--draws", "40"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+    run = apart("cache", "--draws", "40")
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -5,7 +5,6 @@ is ever loaded, nothing raw is raised, and what is compiled next makes it good. 
 leaves nothing behind. Each attack runs in a process that has no kernels yet.
 """
 
-import argparse
 import json
 import os
 import random
@@ -14,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +22,8 @@ from typing import Any
 from convgraph.backends.fused import cpp_build, cpp_cache
 from convgraph.errors import ConvgraphError
 from tests.fuzz import children
-from tests.fuzz.children import Found, attacked
+from tests.fuzz.campaign import campaign, options
+from tests.fuzz.children import Found
 
 ROOT = Path(__file__).parent.parent.parent
 OTHER = b"no library at all" * 100
@@ -186,22 +185,15 @@ def _on_a_full_disk(whole: Path, cache: Path, dice: random.Random) -> str:
 def search(count: int, seed: int, seconds: float, whole: Path) -> tuple[int, list[Found]]:
     """Return how many caches were damaged, and what was wrong."""
     children.PATIENCE = 10.0
-    dice, start, done = random.Random(seed), time.monotonic(), 0
-    wrong: list[Found] = []
-    while done < count and time.monotonic() - start < seconds:
-        draws = [draw(dice) for _ in range(min(20, count - done))]
-        # One child each: what is loaded stays loaded.
-        wrong += [f for f in attacked(draws, lambda one: judge(one, whole), 1) if f is not None]
-        done += len(draws)
-    return done, wrong
+    dice = random.Random(seed)
+    drawn = (draw(dice) for _ in range(count))
+    # One child each: what is loaded stays loaded.
+    return campaign(drawn, lambda one: judge(one, whole), seconds, at_once=20, together=1)
 
 
 def main() -> int:
     """Print what was found; 1 if anything was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600)
+    parser = options(__doc__, 500)
     parser.add_argument("--whole", type=Path, help="a library that is whole; this is the child")
     given = parser.parse_args()
     if given.whole is None:

@@ -4,10 +4,8 @@ A call has to succeed, or to raise an error of ours; a raw error of Python or to
 What is called stands in `publics`.
 """
 
-import argparse
 import random
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,8 @@ import numpy as np
 import torch
 
 from convgraph.errors import ConvgraphError
-from tests.fuzz.children import Found, attacked
+from tests.fuzz.campaign import campaign, options
+from tests.fuzz.children import Found
 from tests.fuzz.publics import CALLS
 
 
@@ -120,25 +119,14 @@ def judge(drawn: tuple[str, str, str]) -> str:
 def search(count: int, seed: int, seconds: float) -> tuple[int, list[Found]]:
     """Return how many calls were made, and which raised something raw."""
     torch.set_num_threads(1)
-    dice, start, done = random.Random(seed), time.monotonic(), 0
-    wrong: list[Found] = []
     every = [(c, a, v) for c in CALLS for a in CALLS[c][1]() for v in VALUES]
-    dice.shuffle(every)
-    every = every[:count]
-    while done < len(every) and time.monotonic() - start < seconds:
-        draws = every[done : done + 200]
-        wrong += [found for found in attacked(draws, judge, 200) if found is not None]
-        done += len(draws)
-    return done, wrong
+    random.Random(seed).shuffle(every)
+    return campaign(every[:count], judge, seconds, at_once=200, together=200)
 
 
 def main() -> int:
     """Print what was found; 1 if anything was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=10**6)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600)
-    given = parser.parse_args()
+    given = options(__doc__, 10**6).parse_args()
     done, wrong = search(given.draws, given.seed, given.seconds)
     for found in wrong:
         sys.stdout.write(f"{found.draw}: {found.what}\n")

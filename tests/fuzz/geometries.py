@@ -8,7 +8,6 @@ same numbers in float32; what it cannot do either is torch's own fault and count
     ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.fuzz.geometries --draws 20000 --seed 2
 """
 
-import argparse
 import importlib
 import random
 import sys
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
+from tests.fuzz.campaign import options
 from tests.fuzz.children import Found, attacked
 
 TWINS = {
@@ -253,11 +253,7 @@ def search(
 
 def main() -> int:
     """Print what was found; 1 if anything was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=20000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600)
-    given = parser.parse_args()
+    given = options(__doc__, 20000).parse_args()
     known = importlib.import_module("tests.fuzz.known").GEOMETRIES  # which imports this file
     done, wrong, torchs = search(given.draws, given.seed, given.seconds, known)
     for found in wrong:

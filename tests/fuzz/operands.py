@@ -4,10 +4,8 @@ Well-formed lists of a small graph are spoilt in one or two places. A call has t
 answer what a plain loop over the same lists answers; a crash is found because a child dies of it.
 """
 
-import argparse
 import random
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,8 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.backends.fused import cpp_build, cpp_tables
-from tests.fuzz.children import Found, attacked
+from tests.fuzz.campaign import campaign, options
+from tests.fuzz.children import Found
 
 LISTS = ("who", "sites", "slots", "back_who", "back_sites", "back_slots")
 REFUSED = (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError)
@@ -157,22 +156,14 @@ def _correlate(given: dict[str, Any]) -> Tensor:
 def search(count: int, seed: int, seconds: float) -> tuple[int, list[Found]]:
     """Return how many calls were made, and what was wrong."""
     torch.set_num_threads(1)
-    dice, start, done = random.Random(seed), time.monotonic(), 0
-    wrong: list[Found] = []
-    while done < count and time.monotonic() - start < seconds:
-        draws = [draw(dice) for _ in range(min(100, count - done))]
-        wrong += [found for found in attacked(draws, judge) if found is not None]
-        done += len(draws)
-    return done, wrong
+    dice = random.Random(seed)
+    drawn = (draw(dice) for _ in range(count))
+    return campaign(drawn, judge, seconds, at_once=100, together=100)
 
 
 def main() -> int:
     """Print what was found; 1 if anything was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600)
-    given = parser.parse_args()
+    given = options(__doc__, 2000).parse_args()
     if cpp_build.lacks():
         sys.stdout.write(f"no kernels to attack: {cpp_build.lacks()}\n")
         return 0

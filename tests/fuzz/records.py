@@ -4,11 +4,9 @@
 has to answer with an exit code and lines. Neither may import what the record names.
 """
 
-import argparse
 import json
 import random
 import sys
-import time
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
@@ -21,7 +19,8 @@ from convgraph.errors import ProofError
 from convgraph.proof import Certificate
 from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import verify
-from tests.fuzz.children import Found, attacked
+from tests.fuzz.campaign import campaign, options
+from tests.fuzz.children import Found
 
 VALUES: list[Any] = [
     None, True, 0, -1, 1.5, 1e308, 2**70, "", "x", "0", [], {}, [[]], {"a": 1}, [None] * 3, "nan",
@@ -91,22 +90,14 @@ def judge(text: str) -> str:
 def search(count: int, seed: int, seconds: float) -> tuple[int, list[Found]]:
     """Return how many records were read, and what was wrong."""
     torch.set_num_threads(1)
-    dice, start, done, text = random.Random(seed), time.monotonic(), 0, whole()
-    wrong: list[Found] = []
-    while done < count and time.monotonic() - start < seconds:
-        draws = [draw(dice, text) for _ in range(min(200, count - done))]
-        wrong += [found for found in attacked(draws, judge, 200) if found is not None]
-        done += len(draws)
-    return done, wrong
+    dice, text = random.Random(seed), whole()
+    drawn = (draw(dice, text) for _ in range(count))
+    return campaign(drawn, judge, seconds, at_once=200, together=200)
 
 
 def main() -> int:
     """Print what was found; 1 if anything was."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600)
-    given = parser.parse_args()
+    given = options(__doc__, 2000).parse_args()
     done, wrong = search(given.draws, given.seed, given.seconds)
     for found in wrong[:20]:
         sys.stdout.write(f"{found.what}: {str(found.draw)[:200]}\n")

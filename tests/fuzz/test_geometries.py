@@ -2,30 +2,19 @@
 
 import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from convgraph.backends import onednn
 from tests.fuzz import geometries
+from tests.fuzz.campaign import apart
 from tests.fuzz.children import attacked
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("units", ["ALL", "AVX2"])
 def test_what_was_found_and_a_few_more(units: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.geometries", "--draws", "300", "--seed", "7"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": units},
-        check=False,
-    )
+    run = apart("geometries", "--draws", "300", "--seed", "7", ONEDNN_MAX_CPU_ISA=units)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -1,9 +1,6 @@
 """Malformed operands reach no kernel, whoever calls it."""
 
 import random
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +9,13 @@ import torch
 import convgraph as cg
 from tests.cases import CPP
 from tests.fuzz import operands
+from tests.fuzz.campaign import apart
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
 
 
 def test_six_hundred_malformed_calls() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.operands", "--draws", "600"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    run = apart("operands", "--draws", "600")
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -53,12 +44,6 @@ def test_an_operand_on_meta_is_no_answer() -> None:
 
 @pytest.mark.ci
 def test_no_sanitizer_reports() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.sanitized", "--seconds", "20"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    run = apart("sanitized", "--seconds", "20")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 wrong" in run.stdout or "no sanitizers here" in run.stdout
