@@ -19,6 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -242,17 +243,17 @@ def resolve(where: str, trust: Collection[str]) -> Any:
     return thing(*sent) if sent or bare or isinstance(thing, type) else thing
 
 
-def convolution(spec: dict[str, Any], *, loud: bool = True) -> tuple[Callable[..., Any], list[Any]]:
+def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
     """Return the direct convolution f(x, w, b) of a spec, and the shapes of x, w, b and y.
 
-    Edges with shares of their own are as loud as these say, or count once each.
+    Edges with shares of their own are as loud as these say or, with loud=False, count once each.
     """
     groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
     inputs, outputs = spec["in_channels"], spec["out_channels"]
     out = output_size(spec)
     pairs, hears = (beside().typed_edges if bent(spec) else typed_edges)(spec, out)
 
-    def run(x: Any, w: Any, b: Any) -> Any:
+    def run(x: Any, w: Any, b: Any, *, loud: bool = True) -> Any:
         rows = x.movedim(1, -1).reshape(-1, groups, inputs // groups).transpose(0, 1)
         taps = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
         y = x.new_zeros(groups, hears.size, outputs // groups)
@@ -280,6 +281,7 @@ def bent(spec: dict[str, Any]) -> bool:
     return spec.get("space") is not None or spec.get("footprint") is not None
 
 
+@cache
 def beside() -> Any:
     """The geometry of spaces and footprints, in a file of its own beside this one."""
     path = Path(__file__).with_name("verifier_spaces.py")
@@ -401,7 +403,7 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
         counts: dict[str, Any] = {}
     else:
         truth, shapes = convolution(spec)
-        once, ones = convolution(spec, loud=False)[0], [s and np.ones(s) for s in shapes]
+        once, ones = partial(truth, loud=False), [s and np.ones(s) for s in shapes]
         counts = evaluate(once, ones, torch.float64)
         terms = max(1, *(int(v.max()) for v in counts.values())) * one
         if one > 1:  # a share rounds as it is taken, and once more where shares are added
