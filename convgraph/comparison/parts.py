@@ -186,15 +186,14 @@ def _operator(twin: Sharded, found: Any, step: RecordedCall, how: Any, unit: int
     def take(one: Tensor, which: int | None) -> Tensor:
         value = step.results[0] if which is None else maps[which]
         place: list[Any] = [slice(None)] * one.dim()
-        for axis, a in enumerate(found.axes[value] or ()):
-            if found.space is not None:
-                axes: Any = found.axes[value]
-                rows = twin.box(tuple(one.shape[a] for a in axes))[0]
-                place[axes[0]] = rows
-                cut = one[tuple(place)]
-                shape = list(cut.shape)
-                shape[axes[0]], shape[axes[1]] = cut.shape[axes[0]] * cut.shape[axes[1]], 1
-                return cut.reshape(shape)
+        axes: Any = found.axes[value] or ()
+        if axes and found.space is not None:  # cells are one axis
+            place[axes[0]] = twin.box(tuple(one.shape[a] for a in axes))[0]
+            cut = one[tuple(place)]
+            shape = list(cut.shape)
+            shape[axes[0]], shape[axes[1]] = cut.shape[axes[0]] * cut.shape[axes[1]], 1
+            return cut.reshape(shape)
+        for axis, a in enumerate(axes):
             own = twin.own(axis, one.shape[a])
             place[a] = slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0)
         return one[tuple(place)]
