@@ -8,7 +8,7 @@ order, over both directions of the edges:
 
     d send / dx = send back along the edges with T^T;   d send / dT = correlate
 
-Both take the lists of both directions, as `fused_operators` describes them; `plain` is whether the
+Both take the lists of both directions, as `operators` describes them; `plain` is whether the
 call runs backwards. Each block of the result has one owner and each sum one order: results repeat
 bit for bit.
 """

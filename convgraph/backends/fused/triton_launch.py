@@ -1,7 +1,7 @@
 """Launching the kernels of `triton`: which blocks, by rule, and in which order of sums.
 
 Few configurations, from channels and dtype alone; nothing is tuned or timed, so that every process
-compiles the same kernels and a run repeats. `fused_operators` registers the two functions.
+compiles the same kernels and a run repeats. `operators` registers the two functions.
 """
 
 import os
@@ -128,7 +128,7 @@ def send(
     x: Tensor,  # (N, G * C_in)
     taps: Tensor,  # (K, G, C_in, C_out)
     bias: Tensor | None,  # (G * C_out,)
-    table: Tensor,  # (K, P), and so on: both sides of neighbours.Neighbours
+    table: Tensor,  # (K, P), and so on: both sides of triton_tables.Neighbours
     order: Tensor,
     kind: Tensor,
     back_table: Tensor,  # (S, N)
