@@ -77,7 +77,7 @@ def door(call: F) -> F:
             said = worded(function, args, kwargs, error)
             if said is None:
                 raise
-            raise said from (error.__cause__ if isinstance(error, ArgumentError) else error)
+            raise said from first(error)
 
     # A code object of its own: compilers count by it how often a function was met.
     made: Any = asked
@@ -130,8 +130,8 @@ def worded(
         return ArgumentError(f"{who}: {unfit}; it takes {signature!s:.400}; {way}")
     given.pop("self", None)
     given.pop("cls", None)
-    raw = error.__cause__ if inner and error.__cause__ is not None else error
-    made = _like(next(one for one in type(raw).__mro__ if one.__module__ == "builtins"))
+    raw = type(first(error))
+    made = _like(next(one for one in raw.__mro__ if one.__module__ == "builtins"))
     for name, value in given.items():
         kind = _hint(call, signature.parameters[name])
         if not fits(value, kind):
@@ -144,6 +144,11 @@ def worded(
         f"{who}: expected arguments that go together, got {what}; "
         f"{type(error).__name__}: {said}; {way}"
     )
+
+
+def first(error: BaseException) -> BaseException:
+    """Return what Python or torch raised, where an inner call has told it already."""
+    return error.__cause__ or error if isinstance(error, ArgumentError) else error
 
 
 @cache

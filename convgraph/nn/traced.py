@@ -51,7 +51,7 @@ def met(kind: Any) -> None:
             said = door.worded(own, (self, *args), kwargs, error)
             if said is None:
                 raise
-            raise said from error
+            raise said from door.first(error)
 
     # A code object of its own: compilers count by it how often a function was met.
     made: Any = forward
