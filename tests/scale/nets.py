@@ -1,5 +1,6 @@
 """Networks that tests cut into parts: strides that divide nothing, folds, pools, skips, resizes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -197,6 +198,15 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
             (23,),
         ),
     }
+
+
+def blocks(size: Sequence[int], above: float) -> tuple[Tensor, Tensor]:
+    """A mask of blocks of four pixels an axis, a number a block and a number a pixel."""
+    drawn = torch.rand([n // 4 for n in size], generator=torch.Generator().manual_seed(1))
+    coarse = mask = drawn > above
+    for axis in range(len(size)):
+        mask = mask.repeat_interleave(4, axis)
+    return coarse, mask
 
 
 def whole(net: nn.Module, size: tuple[int, ...], seed: int = 0) -> tuple[nn.Module, Tensor]:

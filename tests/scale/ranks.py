@@ -22,7 +22,7 @@ from convgraph.scale.traffic import traffic
 from tests.ranks import join
 from tests.scale import faces, hearing
 from tests.scale import published as networks_of
-from tests.scale.nets import Masked, Volume, counted, networks, whole
+from tests.scale.nets import Masked, Volume, blocks, counted, networks, whole
 
 NETWORKS = (
     "3x3", "strides 2 and 3", "1x1 stride 2", "dilated", "even", "padding beyond reach", "reflect",
@@ -224,12 +224,7 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
         same(name, net, x, (y.detach(), head, *grads), cg.sharded(net, statistics="passes"))
     for name, kind, size in (("masked", Masked, (24, 32)), ("masked volume", Volume, (8, 8, 8))):
         net, x = whole(kind(), size)
-        coarse = (
-            torch.rand([n // 4 for n in size], generator=torch.Generator().manual_seed(1)) > 0.5
-        )
-        mask = coarse
-        for axis in range(len(size)):
-            mask = mask.repeat_interleave(4, axis)
+        coarse, mask = blocks(size, 0.5)
         image = x.clone().requires_grad_()
         graph = cg.to_graph(net)
         y = graph(cg.PixelGraph.from_image(image, mask=mask[None], d=len(size))).to_image()

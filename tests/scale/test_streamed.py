@@ -7,7 +7,7 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError
-from tests.scale.nets import Masked, Volume, counted, networks, whole
+from tests.scale.nets import Masked, Volume, blocks, counted, networks, whole
 
 NAMES = ("strides 2 and 3", "circular", "transposed", "skips", "in place", "volume", "silent sites")
 
@@ -72,10 +72,7 @@ def test_what_hears_the_whole_map_is_refused() -> None:
 @pytest.mark.parametrize(("kind", "size"), [(Masked, (24, 36)), (Volume, (8, 8, 12))])
 def test_a_masked_image_streams_as_the_masked_graph(kind, size) -> None:
     net, x = whole(kind(), size)
-    coarse = torch.rand([n // 4 for n in size], generator=torch.Generator().manual_seed(1)) > 0.6
-    mask = coarse
-    for axis in range(len(size)):
-        mask = mask.repeat_interleave(4, axis)
+    coarse, mask = blocks(size, 0.6)
     want_x = x.clone().requires_grad_()
     graph = cg.to_graph(net)
     y = graph(cg.PixelGraph.from_image(want_x, mask=mask[None], d=len(size))).to_image()
