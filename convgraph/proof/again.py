@@ -10,6 +10,7 @@ what would take more memory than a record may ask for.
 
 from collections.abc import Mapping
 from hashlib import sha256
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,13 @@ def _operator(found: Any) -> Said:
     kernel = arguments.get("kernel", arguments.get("kernel_size", 1))
     taps = [_number(k) for k in (kernel if isinstance(kernel, list) else [kernel])]
     factor = _number(arguments.get("downscale_factor", 1))
-    if max(out) * max([*taps, factor, 4]) > LARGEST:
+    numbers = max(out) * max([*taps, factor, 4])
+    if "space" in arguments:  # one axis of all cells, and one list of all edges
+        arrays = [prod(_sizes(arguments.get(name, ()))) for name in ("array", "array_out")]
+        if arrays != [prod(size), prod(out)]:
+            raise ProofError("expected arrays of as many cells as their maps have")
+        numbers = max(arrays) * max(*taps, 2) ** 2
+    if numbers > LARGEST:
         raise ProofError(f"expected tables of at most {LARGEST} numbers")
     return Said(
         found["title"], found["name"], arguments, tuple(map(_number, found["sources"])),

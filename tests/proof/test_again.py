@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+import convgraph as cg
 from convgraph.cli import main
 from convgraph.errors import ProofError
 from convgraph.proof.again import LARGEST, verify
@@ -106,6 +108,25 @@ def test_what_was_changed_and_sealed_again_is_found(path, value, said: str) -> N
         record["claims"][0]["extra"] = 1
     else:
         change(record, path, value)
+    record["digest"] = seal(record)
+    code, lines = verify(json.dumps(record))
+    assert code == 1
+    assert any(said in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("change_of", "said"),
+    [
+        ({"array": [2**24, 2**24]}, "as many cells as their maps"),
+        ({"array_out": [6, 2**20]}, "as many cells as their maps"),
+        ({"kernel": [2**12, 2**12]}, "tables of at most"),
+    ],
+)
+def test_a_record_in_a_space_asks_for_no_more_memory_than_another(change_of, said: str) -> None:
+    net, x = whole(torch.nn.Conv2d(2, 2, 3, padding=1), (6, 8))
+    record = json.loads(tiling(plan(net, tuple(x.shape), on=cg.Torus()), 4).prove().to_json())
+    assert verify(json.dumps(record))[0] == 0
+    record["claims"][0]["operators"][0]["arguments"] |= change_of
     record["digest"] = seal(record)
     code, lines = verify(json.dumps(record))
     assert code == 1
