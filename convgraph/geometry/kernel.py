@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from convgraph.door import door
 from convgraph.errors import GeometryError
 from convgraph.geometry.footprint import Footprint, checked
 from convgraph.geometry.loaded import revive
@@ -227,6 +228,7 @@ class KernelGeometry:
         pixels = (as_int(f"size of axis {axis}", n, least=1) for axis, n in enumerate(size))
         return tuple(self._axis_output(axis, n) for axis, n in enumerate(pixels))
 
+    @door
     def axis_sources(self, axis: int, size: int) -> IntTable:
         """The relation along one axis: where each output position listens through each tap.
 

@@ -6,7 +6,7 @@ from convgraph import arguments
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list
-from convgraph.graph.lattice import Size
+from convgraph.graph.lattice import Size, check_bool
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 from convgraph.graph.space_edges import forwards
@@ -83,6 +83,7 @@ def _named(
 ) -> Sites:
     if isinstance(sites, Tensor):
         arguments.tensor("connect", "sites", sites, shape="(B, *output_size)")
+        check_bool(sites)  # before it is moved to where the graph is
         if size is None:
             raise GraphError("a ragged batch takes sites= as a PixelGraph or Sites, not a mask")
         expected, shape = (source.batch_size, *size), tuple(sites.shape)

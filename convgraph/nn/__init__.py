@@ -111,7 +111,7 @@ __all__ = [
 
 for _name in __all__:
     _met(globals()[_name])
-    _doors(globals()[_name], "edges", "problem", "from_dense")
+    _doors(globals()[_name], "edges", "problem", "from_dense", "add_module", "insert")
 
 torch.serialization.add_safe_globals(
     [*[globals()[name] for name in __all__], KernelGeometry, WindowGeometry, *loading.TORCH]
