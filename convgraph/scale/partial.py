@@ -3,7 +3,7 @@
 y[out] = operator(x[have]),    borders where the table says -1, never at a cut
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from convgraph.errors import ConversionError
 from convgraph.geometry.kernel import KernelGeometry
+from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
@@ -23,8 +24,6 @@ from convgraph.scale.rules import DROPS, VIEWS, Travel
 from convgraph.scale.windows import is_window, table, window
 
 Part = tuple[Positions, ...]
-Mask = Callable[[tuple[int, ...], Part], Tensor]
-"""(size of a map, positions) -> bool, which of its sites are there."""
 
 
 def run(
@@ -34,7 +33,7 @@ def run(
     target: int,
     *,
     known: Mapping[Any, Any] | None = None,
-    mask: Mask | None = None,
+    sites: MaskSites | None = None,
 ) -> Tensor:
     """Return a target at the positions that `ask` names.
 
@@ -44,7 +43,7 @@ def run(
         ask: what `Plan.asks` returned.
         target: the value wanted.
         known: values that are no maps and were computed before, and sums over whole maps.
-        mask: which sites are there; None for all.
+        sites: which are there; None for all.
     """
     state = states(plan)
     value: dict[Any, Any] = {**(known or {}), 0: image}
@@ -60,7 +59,7 @@ def run(
             continue
         if step.results[0] not in ask:
             continue
-        keep(value, step, local(plan, step, how, value, ask, state, mask))
+        keep(value, step, local(plan, step, how, value, ask, state, sites))
         for source in step.sources:
             if last[source] == k and source != target and plan.axes[source] is not None:
                 value.pop(source, None)
@@ -153,7 +152,7 @@ def local(
     value: Mapping[Any, Any],
     ask: Ask,
     state: Mapping[str, Tensor],
-    mask: Mask | None = None,
+    sites: MaskSites | None = None,
 ) -> Any:
     """Run one operator on a part."""
     out = ask[step.results[0]]
@@ -168,34 +167,55 @@ def local(
         return _node(plan, step, value, ask, out, state)
     source = next(s for s in step.sources if plan.axes[s] is not None)
     x, have, size = value[source], ask[source], plan.size(source)
+    axes = how.axes or ()
     if plan.space is not None:
-        there = None if mask is None else mask(plan.array(source), have).numpy()[:, 0]
+        there = None if sites is None else sites(plan.array(source), have)[:, 0]
         args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
         return _in_space(step, how.relation, x, have[0], out[0], args, there)
-    if mask is not None:
-        here = mask(size, have)
-        if not here.all():
-            fill = torch.tensor(how.fill, dtype=x.dtype, device=x.device)
-            x = torch.where(here.to(x.device), x, fill)
+    if sites is not None:
+        x = blanked(x, sites(size, have), axes, how.fill)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
-    axes = how.axes or ()
     made = _pieces(step, how, x, have, out, size, args, axes, ())
-    if mask is not None and how.fill:
+    if sites is not None and how.fill:
         made = torch.where(torch.isinf(made), torch.zeros((), dtype=made.dtype), made)
     return made
 
 
-def check_mask(plan: Plan, who: str = "cg.tiled") -> None:
-    """Refuse a network with an operator that has no plan where pixels are absent.
+def blanked(y: Tensor, here: Any, axes: tuple[int, ...], fill: float = 0.0) -> Tensor:
+    """Return a part with `fill` where no site is.
+
+    Args:
+        y: the part.
+        here: bools, one for each position.
+        axes: dimensions of `y` that they lie along.
+        fill: what an absent site counts as.
+    """
+    if here.all():
+        return y
+    shape = [1] * y.dim()
+    for a, n in zip(axes, here.shape, strict=True):
+        shape[a] = n
+    absent = torch.tensor(fill, dtype=y.dtype, device=y.device)
+    return torch.where(torch.from_numpy(here).to(y.device).view(shape), y, absent)
+
+
+def sites_of(plan: Plan, mask: Any, who: str) -> MaskSites | None:
+    """Return which sites of a network's maps are there; None without a mask.
 
     Args:
         plan: of the network.
+        mask: of the image, see `MaskSites`; or None.
         who: asks.
 
     Raises:
-        ConversionError: with the module's path.
+        ConversionError: an operator has no plan where pixels are absent; with the module's path.
+        GraphError: it is no mask of such an image.
     """
+    if mask is None:
+        return None
     for step, how in plan.steps:
+        if how.how not in ("node", "edges", "plain"):
+            raise ConversionError(f"{who}: {step.title} has no plan with a mask")
         name = step.operator
         good = name.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
         good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
@@ -206,6 +226,7 @@ def check_mask(plan: Plan, who: str = "cg.tiled") -> None:
                 "if their pads keep the kernel in the middle. Leave the mask out, and zero what is "
                 "absent yourself"
             )
+    return MaskSites(mask, plan.array(0), flat=plan.space is not None)
 
 
 def _centred(plan: Plan, step: RecordedCall, how: Travel) -> bool:

@@ -22,8 +22,7 @@ from convgraph.door import door
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
 from convgraph.nn.synced import over_processes
 from convgraph.proof.plan import AxisPart, Claim
-from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import Part, check_mask, keep, local, plainly, states
+from convgraph.scale.partial import Part, blanked, keep, local, plainly, sites_of, states
 from convgraph.scale.passes import Pass, groups, normed, readout, sums
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
@@ -161,7 +160,7 @@ class Sharded(nn.Module):
         size = self._size(part)
         found = plan(self.net, (*part.shape[:2], *size), part.dtype, self.on)
         self.check(found)
-        sites = None if mask is None else self._sites(found, mask, size)
+        sites = sites_of(found, mask, "cg.sharded")
         if found.space is not None:
             part = part.reshape(*part.shape[:2], -1, 1)
         state = states(found)
@@ -191,10 +190,8 @@ class Sharded(nn.Module):
             return result
         own = self._owned(found, found.out)
         if sites is not None and all(map(len, own)):
-            here, shape = sites(found.array(found.out), own), [1] * result.dim()
-            for a, n in zip(found.axes[found.out] or (), here.shape, strict=True):
-                shape[a] = n
-            result = torch.where(here.to(result.device).view(shape), result, 0)
+            here = sites(found.array(found.out), own)
+            result = blanked(result, here, found.axes[found.out] or ())
         if found.space is None:
             return result
         shape = list(result.shape)
@@ -202,15 +199,6 @@ class Sharded(nn.Module):
                           strict=True):  # fmt: skip
             shape[a] = one.stop - one.start
         return result.reshape(shape)
-
-    def _sites(self, found: Plan, mask: Any, size: tuple[int, ...]) -> Any:
-        """Which sites of a map are there, as `partial.local` asks."""
-        check_mask(found, "cg.sharded")
-        for step, how in found.steps:
-            if how.how not in ("node", "edges", "plain"):
-                raise ConversionError(f"cg.sharded: {step.title} has no plan with a mask")
-        rule = MaskSites(mask, size, flat=found.space is not None)
-        return lambda whole, part: torch.from_numpy(rule(whole, part))
 
     def heard(self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any) -> Any:
         """What an operator makes that hears the whole map: from sums, or from the map gathered."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from convgraph.door import door
-from convgraph.errors import ConversionError, GraphError
+from convgraph.errors import GraphError
 from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import check_mask, onward, run
+from convgraph.scale.partial import blanked, onward, run, sites_of
 from convgraph.scale.passes import passes, summary
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.source import Source
@@ -90,12 +90,7 @@ class Streamed(nn.Module):
         found.refuse("cg.streamed", by_passes=self.statistics == "passes")
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         x = image if whole else some.new_empty(0)
-        sites = None
-        if mask is not None:
-            if todo := passes(found):
-                raise ConversionError(f"cg.streamed: {todo[0].step.title} has no plan with a mask")
-            check_mask(found, "cg.streamed")
-            sites = MaskSites(mask, shape[2:], flat=self.on is not None)
+        sites = sites_of(found, mask, "cg.streamed")
         work = _Work(found, self.tile, source, parameters, sites)
         made: Tensor = _Tiles.apply(work, x, *parameters)  # type: ignore[no-untyped-call]
         return made
@@ -133,24 +128,13 @@ class _Work:
             x = x.index_select(k + 2, torch.from_numpy(p).to(x.device))
         return x
 
-    def here(self, out: Any) -> Tensor | None:
-        """Which sites of the output's tile are there; None for all."""
-        if self.sites is None:
-            return None
-        return torch.from_numpy(self.sites(self.plan.array(self.plan.out), out))
-
     def tile(self, cut: Tiling, window: Tensor, ask: Any, out: Any, known: Any) -> Tensor:
         """One tile of a target."""
-        mask = None
-        if (rule := self.sites) is not None:
-            mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
-        y = run(self.plan, window, ask, cut.target, known=known, mask=mask)
-        if (here := self.here(out)) is not None:
-            shape = [1] * y.dim()
-            for a, n in zip(self.plan.axes[cut.target] or (), here.shape, strict=True):
-                shape[a] = n
-            y = torch.where(here.to(y.device).view(shape), y, 0)
-        return y
+        plan, goal = self.plan, cut.target
+        y = run(plan, window, ask, goal, known=known, sites=self.sites)
+        if self.sites is None:
+            return y
+        return blanked(y, self.sites(plan.array(goal), out), plan.axes[goal] or ())
 
     def pass_over(self, stage: int) -> None:
         """Sum up a map, tile by tile, and go on to what follows from it."""
@@ -189,8 +173,8 @@ class _Work:
 
     def empty(self, out: Any) -> bool:
         """Whether a tile of the output has no site."""
-        here = self.here(out)
-        return here is not None and not bool(here.any())
+        plan = self.plan
+        return self.sites is not None and not self.sites(plan.array(plan.out), out).any()
 
 
 class _Gradients:

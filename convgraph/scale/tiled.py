@@ -15,7 +15,7 @@ from torch import nn
 from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError, GraphError, MissingExtraError
 from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import check_mask, onward, run
+from convgraph.scale.partial import blanked, onward, run, sites_of
 from convgraph.scale.passes import Pass, keepable, passes, summary
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions
@@ -96,18 +96,13 @@ def tiled(
         raise GraphError(f"cg.tiled: expected statistics='tiles' or 'passes', got {statistics!r}")
     found.refuse("cg.tiled", by_passes=statistics == "passes")
     todo = passes(found)
-    if todo and mask is not None:
-        raise ConversionError(f"cg.tiled: {todo[0].step.title} has no plan with a mask")
+    sites = sites_of(found, mask, "cg.tiled")
     known, held_maps = _known(found, todo, tile, source, between)
     if not found.out_size:
         kind = _numpy(found.recording.dtypes[found.out])
         ended = delayed(_ended)(known, found)
         return da.from_delayed(ended, found.recording.shapes[found.out][1:], dtype=kind)
     cut = replace(tiling(found, tile), held=frozenset(held_maps))
-    sites = None
-    if mask is not None:
-        check_mask(found)
-        sites = MaskSites(mask, source.size, flat=on is not None)
     shape = found.recording.shapes[found.out][1:]
     axes = [len(shape) + a for a in found.axes[found.out] or ()]
     chunks: list[Any] = [(n,) for n in shape]
@@ -269,7 +264,7 @@ class Window:
     def __init__(self, cut: Tiling, source: Source, maps: dict[int, Any]) -> None:
         self.cut, self.source, self.maps = cut, source, maps
 
-    def run(self, out: tuple[Positions, ...], known: Any, mask: Any = None) -> torch.Tensor:
+    def run(self, out: tuple[Positions, ...], known: Any, sites: Any = None) -> torch.Tensor:
         """Return the target at these positions, (1, C, *positions)."""
         plan, ask = self.cut.plan, self.cut.ask(out)
         device, dtypes = _device(plan), plan.recording.dtypes
@@ -284,7 +279,7 @@ class Window:
             for value, array in self.maps.items()
             if value in ask
         }
-        return run(plan, x, ask, self.cut.target, mask=mask, known={**(known or {}), **kept})
+        return run(plan, x, ask, self.cut.target, sites=sites, known={**(known or {}), **kept})
 
 
 class Summed:
@@ -368,20 +363,14 @@ class Tile:
     def __call__(self, block: tuple[int, ...], known: Any = None) -> Any:
         """Return the block, (C_out, *tile)."""
         plan, out = self.cut.plan, self.out(block)
-        here = None if self.sites is None else self.sites(plan.array(plan.out), out)
         if self.held is not None and _holds(self.held, block):
             return self.held[self.cut.place(out)[1:]]
-        mask = None
-        if (rule := self.sites) is not None:
-            mask = lambda size, part: torch.from_numpy(rule(size, part))  # noqa: E731
         with torch.no_grad():
-            y = self.window.run(out, known, mask)[0]
-            if here is not None:
-                where = [1] * y.dim()
-                for a, n in zip(self.axes, here.shape, strict=True):
-                    where[a] = n
-                y = torch.where(torch.from_numpy(here).to(y.device).view(where), y, 0)
-            return np.ascontiguousarray(self.cut.boxed(y[None], out)[0].cpu().numpy())
+            y = self.window.run(out, known, self.sites)
+            if self.sites is not None:
+                here = self.sites(plan.array(plan.out), out)
+                y = blanked(y, here, plan.axes[plan.out] or ())
+            return np.ascontiguousarray(self.cut.boxed(y, out)[0].cpu().numpy())
 
 
 def _holds(held: Any, block_id: tuple[int, ...]) -> bool:
