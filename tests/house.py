@@ -101,10 +101,10 @@ HOUSE = {
     """,
     "proof.symbolic": "arithmetic axis flat theorems .",
     "scale": """
-        . relations positions windows recording
+        . relations positions mask_sites windows recording
         rules neighbours plan passes partial tiling
         halo reach
-        source mask_sites tiled streamed sharded
+        source tiled streamed sharded
         traffic
     """,
     "comparison": """
