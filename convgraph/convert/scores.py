@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convgraph.convert import registry
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.tokens import Packed, Tokens, picked
+from convgraph.convert.tokens import Called, Packed, Tokens, picked
 from convgraph.convert.value import Spatial
 
 
@@ -85,6 +85,8 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     name = call.name
     if name in ("matmul", "bmm"):
         return product(call, *args)
+    if name == "baddbmm":
+        return _added(call, *args, **kwargs)
     if name == "einsum":
         return _einsum(call, *args)
     x = next((one for one in args if isinstance(one, Scores)), None)
@@ -94,6 +96,9 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return _softmax(call, *args, **kwargs)
     if name in ("view", "reshape", "_unsafe_view"):
         return _regrouped(call, x, *args[1:])
+    own = _OWN.get(name)
+    if own is not None and x is args[0]:
+        return own(call, *args, **kwargs)
     entry = registry.find(name)
     if entry is None or entry.family != "pointwise":
         raise NoRuleError("it has no rule for scores of tokens beside nodes")
@@ -138,6 +143,87 @@ def _softmax(call: Any, x: Scores, dim: int, *more: Any) -> Scores:
     return x.with_x(call.target(rows, 3, *more))
 
 
+def _added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """A product of sequences, and a bias or mask on who hears whom."""
+    made = product(call, x, other)
+    if not isinstance(made, Scores):
+        raise NoRuleError("a bias is added to what are no scores")
+    return made.with_x(beta * _met(bias, made) + alpha * made.x)
+
+
+def _over_heads(call: Any, x: Scores, dim: Any = None, keepdim: bool = False, **_: Any) -> Scores:
+    """The mean over heads."""
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if len(x.lead) != 2 or [d % 4 for d in dims] != [1]:
+        raise NoRuleError("scores are reduced over another axis than their heads")
+    lead = (x.lead[0], 1) if keepdim else x.lead[:1]
+    return Scores(x.x.mean(1, keepdim=True), x.asked, x.heard, lead)
+
+
+def _sliced(
+    call: Any, x: Scores, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
+    """Whole pieces, or readouts of one, of who asks or of who is heard."""
+    dim %= len(x.shape)
+    if call.name == "narrow":
+        end = start + end
+    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    place = dim - len(x.lead)
+    if place < 0 or step != 1 or last <= first:
+        raise NoRuleError("it takes a part of the scores that is none of tokens")
+    some, at = _cut((x.asked, x.heard)[place], first, last)
+    asked, heard = (x.asked, some) if place else (some, x.heard)
+    rows = x.x.narrow(2 + place, at, some.x.shape[2])
+    if any(isinstance(one, Spatial) for one in (*asked.pieces, *heard.pieces)):
+        return Scores(rows, asked, heard, x.lead)
+    return rows.reshape(*x.lead, *rows.shape[2:])
+
+
+def _cut(side: Packed, first: int, last: int) -> tuple[Packed, int]:
+    """A part of a sequence, and where it starts among what is packed."""
+    if isinstance(side.value, Tokens):
+        kept = side.value.cut(first, last)
+    elif isinstance(side.value, Tensor):
+        kept = side.value.narrow(2, first, last - first)
+    elif (first, last) == (0, side.value.shape[2]):
+        kept = side.value
+    else:
+        raise NoRuleError("it takes a part of the nodes out of a sequence")
+    at = 0
+    for length, part in zip(side.lengths, side.parts, strict=True):
+        if first < length:
+            break
+        first, at = first - length, at + part.shape[2]
+    return Packed(kept, len(side.x)), at + first
+
+
+def _selected(call: Any, x: Scores, dim: int, number: int) -> Any:
+    """How one readout hears all, or how all hear it: a sequence again."""
+    dim %= len(x.shape)
+    number %= x.shape[dim]
+    found = _sliced(_SLICE, x, dim, number, number + 1)
+    if isinstance(found, Tensor):
+        return found.select(dim, 0)
+    by_asked = dim == len(x.lead)
+    side, column = (x.heard, found.x.mT) if by_asked else (x.asked, found.x)
+    rows = _led(side.unpack(column), x.lead)
+    if isinstance(rows, Tokens):
+        return rows.with_pieces([_bare(one) for one in rows.pieces])
+    return _bare(rows)
+
+
+def _bare(one: Any) -> Any:
+    """Without the last axis, of one entry."""
+    return one.squeeze(-1) if isinstance(one, Tensor) else one.regrouped(one.shape[:-1])
+
+
+_SLICE = Called("slice")
+
+_OWN: dict[str, Any] = {
+    "mean": _over_heads, "select": _selected, "slice": _sliced, "narrow": _sliced,
+}  # fmt: skip
+
+
 def product(call: Any, x: Any, other: Any) -> Any:
     """Return scores, what is heard by them, or a sum over tokens.
 
@@ -161,12 +247,11 @@ def product(call: Any, x: Any, other: Any) -> Any:
         return Scores(asked.x @ heard.x.transpose(-1, -2), asked, heard, tuple(lead))
     if isinstance(x, Tokens) and isinstance(other, Tensor):
         rule: Any = registry.find("matmul")
-        return Tokens(
-            tuple(
+        return x.with_pieces(
+            [
                 rule.call(call, one, other) if isinstance(one, Spatial) else one @ other
                 for one in x.pieces
-            ),
-            x.dim,
+            ]
         )
     if isinstance(other, Tokens) and isinstance(x, Tensor):
         return _turned(product(call, _turned(other), x.transpose(-1, -2)))
@@ -198,7 +283,7 @@ def _permuted(one: Any, order: list[int]) -> Any:
         raise NoRuleError("scores of tokens change their axes")
     if isinstance(one, Tokens):
         pieces = tuple(_permuted(piece, order) for piece in one.pieces)
-        return Tokens(pieces, order.index(one.dim))
+        return Tokens(pieces, order.index(one.dim), one.before)
     return one.permuted(order) if isinstance(one, Spatial) else one.permute(order)
 
 
@@ -245,7 +330,7 @@ def _summed(call: Any, x: Any, other: Any) -> Any:
     """The sum over tokens: over each piece, and all together."""
     lengths = (x if isinstance(x, Tokens) else other).lengths
     for one in (x, other):
-        if isinstance(one, Tokens) and one.lengths != lengths:
+        if isinstance(one, Tokens) and one.sequence().lengths != lengths:
             raise NoRuleError("sequences of different pieces meet")
         if isinstance(one, Spatial):
             raise NoRuleError("tokens beside nodes meet nodes alone")

@@ -358,7 +358,7 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
     if any(map(_has_tokens, taken)):
-        by_scores = call.name in ("matmul", "bmm", "einsum") or any(
+        by_scores = call.name in ("matmul", "bmm", "baddbmm", "einsum") or any(
             type(one) is Scores for one in taken
         )
         return (scores if by_scores else tokens).meaning(call, taken, named)

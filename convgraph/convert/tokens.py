@@ -29,11 +29,13 @@ class Tokens:
 
     Attributes:
         pieces: in their order, each with all axes.
-        dim: the axis along which they stand beside each other.
+        dim: the axis along which they stand beside each other; other names may stand behind theirs.
+        before: how many sequences that axis holds, one behind the other, as (batch tokens) does.
     """
 
     pieces: tuple[Piece, ...]
     dim: int
+    before: int = 1
 
     @property
     def nodes(self) -> Spatial:
@@ -57,27 +59,66 @@ class Tokens:
 
     @property
     def lengths(self) -> list[int]:
-        """How many tokens each piece has."""
-        return [one.shape[self.dim] for one in self.pieces]
+        """How many tokens each piece has in one sequence."""
+        return [one.shape[self.dim] // self.before for one in self.pieces]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the network sees."""
         shape = list(self.nodes.shape)
-        shape[self.dim] = sum(self.lengths)
+        shape[self.dim] = self.before * sum(self.lengths)
         return tuple(shape)
+
+    def with_pieces(self, pieces: Sequence[Piece]) -> "Tokens":
+        """Other pieces that stand beside each other in the same way."""
+        return Tokens(tuple(pieces), self.dim, self.before)
+
+    def sequence(self) -> "Tokens":
+        """The same, if it is one sequence an image.
+
+        Raises:
+            NoRuleError: its axis holds images too.
+        """
+        if self.before != 1 or any(name.kind != "site" for name in self.axes[self.dim]):
+            raise NoRuleError("the axis of tokens beside nodes is that of images too")
+        return self
+
+    def cut(self, first: int, last: int, step: int = 1) -> Any:
+        """Tokens from one place to another: whole pieces, and parts of readouts.
+
+        Raises:
+            NoRuleError: some of the nodes would be taken.
+        """
+        kept: list[Piece] = []
+        at, dim = 0, self.dim
+        for one, length in zip(self.sequence().pieces, self.lengths, strict=True):
+            low, high = max(first - at, 0), min(last - at, length)
+            at += length
+            if low >= high:
+                continue
+            if (low, high, step) == (0, length, 1):
+                kept.append(one)
+            elif isinstance(one, Tensor):
+                some = one.narrow(dim, low, high - low)
+                kept.append(some[(slice(None),) * dim + (slice(None, None, step),)])
+            else:
+                raise NoRuleError("it takes a part of the nodes out of a sequence")
+        if not any(isinstance(one, Spatial) for one in kept):
+            return torch.cat([one for one in kept if isinstance(one, Tensor)], dim)
+        return kept[0] if len(kept) == 1 else Tokens(tuple(kept), dim)
 
     def tensor(self, fill: float = 0.0) -> Tensor:
         """Return the tensor that the network sees, `fill` where a node is absent."""
         parts = [one.tensor(fill) if isinstance(one, Spatial) else one for one in self.pieces]
-        return torch.cat(parts, self.dim)
+        apart = [part.unflatten(self.dim, (self.before, -1)) for part in parts]
+        return torch.cat(apart, self.dim + 1).flatten(self.dim, self.dim + 1)
 
 
 def beside(parts: Sequence[Any], dim: int) -> Tokens | None:
     """Return tensors and one map as tokens, if they stand beside each other along its nodes."""
     flat: list[Piece] = []
     for one in parts:
-        flat += one.pieces if isinstance(one, Tokens) else (one,)
+        flat += one.sequence().pieces if isinstance(one, Tokens) else (one,)
     maps = [one for one in flat if isinstance(one, Spatial)]
     if len(maps) != 1 or len(flat) < 2:
         return None
@@ -138,7 +179,7 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         on_nodes = isinstance(x.pieces[number], Spatial)
         outs.append(entry.call(call, *a, **k) if on_nodes else call.target(*a, **k))
         start += length
-    return _joined(outs, x.dim)
+    return _joined(outs, x)
 
 
 _EACH = ("linear", "layer_norm", "rms_norm", "softmax", "log_softmax", "glu")
@@ -159,22 +200,24 @@ def _part(given: Any, x: Tokens, number: int, start: int, length: int, split: bo
     if isinstance(given, list):
         return [_part(v, x, number, start, length, split) for v in given]
     if isinstance(given, Tokens):
-        if given.lengths != x.lengths or given.dim - len(given.shape) != x.dim - len(x.shape):
+        same = given.dim - len(given.shape) == x.dim - len(x.shape) and given.before == x.before
+        if given.lengths != x.lengths or not same:
             raise NoRuleError("sequences of different pieces meet")
         return given.pieces[number]
     if isinstance(given, Spatial):
         raise NoRuleError("tokens meet a map without them")
     if split and isinstance(given, Tensor):
         dim = given.dim() - (len(x.shape) - x.dim)
-        if dim >= 0 and given.shape[dim] == sum(x.lengths) > 1:
-            return given.narrow(dim, start, length)
+        if dim >= 0 and given.shape[dim] == x.shape[x.dim] > 1:
+            apart = given.unflatten(dim, (x.before, -1)).narrow(dim + 1, start, length)
+            return apart.flatten(dim, dim + 1)
     return given
 
 
-def _joined(outs: list[Any], dim: int) -> Any:
+def _joined(outs: list[Any], like: Tokens) -> Any:
     if isinstance(outs[0], (tuple, list)):
-        return [_joined(list(parts), dim) for parts in zip(*outs, strict=True)]
-    return Tokens(tuple(outs), dim)
+        return [_joined(list(parts), like) for parts in zip(*outs, strict=True)]
+    return like.with_pieces(outs)
 
 
 def _cat(call: Any, parts: Any, dim: int = 0) -> Any:
@@ -192,7 +235,7 @@ def _cat(call: Any, parts: Any, dim: int = 0) -> Any:
         on_nodes = isinstance(first.pieces[number], Spatial)
         rule: Any = registry.find("cat")
         outs.append(rule.call(call, pieces, dim) if on_nodes else torch.cat(pieces, dim))
-    return Tokens(tuple(outs), first.dim)
+    return first.with_pieces(outs)
 
 
 # Shapes
@@ -206,28 +249,45 @@ def _permuted(call: Any, x: Tokens, *args: Any) -> Any:
         one.permuted(turned) if isinstance(one, Spatial) else one.permute(turned)
         for one in x.pieces
     ]
-    return Tokens(tuple(pieces), turned.index(x.dim))
+    return Tokens(tuple(pieces), turned.index(x.dim), x.before)
 
 
 def _reshaped(call: Any, x: Tokens, *args: Any, **kwargs: Any) -> Any:
     shape = tuple(call.target(torch.empty(x.shape, device="meta"), *args, **kwargs).shape)
-    before, count = prod(x.shape[: x.dim]), x.shape[x.dim]
-    for place, n in enumerate(shape):
-        if n == count and prod(shape[:place]) == before:
-            break
-    else:
-        raise NoRuleError(f"a reshape from {x.shape} to {shape} cuts through tokens and nodes")
+    place, before = _place(x, shape)
+    count = shape[place] // before
     pieces: list[Piece] = []
     for one, length in zip(x.pieces, x.lengths, strict=True):
-        wanted = (*shape[:place], length, *shape[place + 1 :])
-        if isinstance(one, Tensor):  # a token that all images share is no image's yet
-            wanted = (one.shape[0] if place else length, *wanted[1:]) if (
-                one.shape[0] != x.shape[0] and place and wanted[0] == x.shape[0]
-            ) else wanted  # fmt: skip
-            pieces.append(one.reshape(wanted))
+        mine = before * (count * length // sum(x.lengths))
+        wanted = (*shape[:place], mine, *shape[place + 1 :])
+        if isinstance(one, Tensor):  # one that all images share is each one's own
+            held = (*x.shape[: x.dim], one.shape[x.dim], *x.shape[x.dim + 1 :])
+            pieces.append(one.expand(held).reshape(wanted))
         else:
             pieces.append(one.regrouped(wanted))
-    return Tokens(tuple(pieces), place)
+    return Tokens(tuple(pieces), place, before)
+
+
+def _place(x: Tokens, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Where the tokens stand in another shape, and how many sequences stand on that axis.
+
+    Names behind theirs may join them there, or leave.
+    """
+    outside, count = prod(x.shape[: x.dim]) * x.before, sum(x.lengths)
+    found = []
+    for place, n in enumerate(shape):
+        left = prod(shape[:place])
+        if not n or not left or outside % left or n % (outside // left):
+            continue
+        before = outside // left
+        own = n // before
+        fits = all((own * length) % count == 0 and own * length for length in x.lengths)
+        if own and fits:
+            found.append((own != count, before, place))
+    if not found:
+        raise NoRuleError(f"a reshape from {x.shape} to {shape} cuts through tokens and nodes")
+    _, before, place = min(found)
+    return place, before
 
 
 def _sliced(
@@ -239,28 +299,7 @@ def _sliced(
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     if dim != x.dim:
         return _each(call, x, dim, first, last, step)
-    kept: list[Piece] = []
-    at = 0
-    for one, length in zip(x.pieces, x.lengths, strict=True):
-        low, high = max(first - at, 0), min(last - at, length)
-        at += length
-        if low >= high:
-            continue
-        if (low, high, step) == (0, length, 1):
-            kept.append(one)
-        elif isinstance(one, Tensor):
-            kept.append(
-                one.narrow(dim, low, high - low)[(slice(None),) * dim + (slice(None, None, step),)]
-            )
-        else:
-            raise NoRuleError("it takes a part of the nodes out of a sequence")
-    return _left(kept, dim)
-
-
-def _left(kept: list[Piece], dim: int) -> Any:
-    if not any(isinstance(one, Spatial) for one in kept):
-        return torch.cat([one for one in kept if isinstance(one, Tensor)], dim)
-    return kept[0] if len(kept) == 1 else Tokens(tuple(kept), dim)
+    return x.cut(first, last, step)
 
 
 def _each(call: Any, x: Tokens, dim: int, *args: Any) -> Any:
@@ -273,7 +312,7 @@ def _each(call: Any, x: Tokens, dim: int, *args: Any) -> Any:
         else:
             first, last, step = args
             outs.append(one[(slice(None),) * dim + (slice(first, last, step),)])
-    return Tokens(tuple(outs), x.dim)
+    return x.with_pieces(outs)
 
 
 def _selected(call: Any, x: Tokens, dim: int, number: int) -> Any:
@@ -285,7 +324,8 @@ def _selected(call: Any, x: Tokens, dim: int, number: int) -> Any:
             else one.select(dim, number)
             for one in x.pieces
         ]  # fmt: skip
-        return Tokens(tuple(outs), x.dim - (dim < x.dim))
+        return Tokens(tuple(outs), x.dim - (dim < x.dim), x.before)
+    x.sequence()
     number %= x.shape[dim]
     for one, length in zip(x.pieces, x.lengths, strict=True):
         if number < length:
@@ -308,13 +348,13 @@ def _split(call: Any, x: Tokens, parts: Any, dim: int = 0) -> Any:
     lengths = [len(one) for one in call.target(blank, parts, 0)]
     outs, start = [], 0
     for length in lengths:
-        outs.append(_sliced(_Named("slice"), x, dim, start, start + length))
+        outs.append(_sliced(Called("slice"), x, dim, start, start + length))
         start += length
     return outs
 
 
 @dataclass(frozen=True)
-class _Named:
+class Called:
     """An operator by its name, for a rule that is called by another."""
 
     name: str
@@ -325,10 +365,21 @@ class _Named:
 
 
 def _mean(call: Any, x: Tokens, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
-    dims = [dim] if isinstance(dim, int) else list(dim or ())
-    if [d % len(x.shape) for d in dims] != [x.dim]:
+    rank = len(x.shape)
+    dims = [d % rank for d in ([dim] if isinstance(dim, int) else dim or range(rank))]
+    rule: Any = registry.find(call.name if x.dim not in dims else "sum")
+    if x.dim not in dims:  # each token for itself
+        outs = [
+            rule.call(call, one, dims, keepdim) if isinstance(one, Spatial)
+            else call.target(one, dims, keepdim)
+            for one in x.pieces
+        ]  # fmt: skip
+        return Tokens(
+            tuple(outs), x.dim - (0 if keepdim else sum(d < x.dim for d in dims)), x.before
+        )
+    if dims != [x.dim]:
         raise NoRuleError("it reduces tokens and others at once")
-    rule: Any = registry.find("sum")
+    x.sequence()
     total: Any = sum(
         rule.call(call, one, dims, True) if isinstance(one, Spatial) else one.sum(dims, True)
         for one in x.pieces
@@ -410,7 +461,9 @@ class Packed:
 
     def __init__(self, value: Any, batch: int) -> None:
         self.value = value
-        self.pieces: tuple[Any, ...] = value.pieces if isinstance(value, Tokens) else (value,)
+        self.pieces: tuple[Any, ...] = (
+            value.sequence().pieces if isinstance(value, Tokens) else (value,)
+        )
         self.parts, self.some, self.blocks = [], None, None
         masks = []
         for one in self.pieces:

@@ -320,6 +320,70 @@ class ByImage(nn.Module):
         return out.view(b, 6, *out.shape[2:]).relu()
 
 
+def deaf(count: int) -> Tensor:
+    """Every seventh of so many tokens is heard by nobody."""
+    return torch.zeros(3, count).index_fill(1, torch.arange(3, count, 7), -torch.inf)
+
+
+class Encoder(Beside):
+    """torch's own encoder layers, a class token among the patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one = nn.TransformerEncoderLayer(6, 2, 8, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.inner = nn.TransformerEncoder(one, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(self.tokens(x)[0]))[:, 0]
+
+
+class Decoder(Beside):
+    """Two queries hear a class token and patches, and these hear what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.back = nn.TransformerDecoderLayer(6, 2, 8, 0.0, batch_first=True)
+        self.queries = nn.Parameter(torch.randn(1, 2, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)[0]
+        asked, _ = self.first(self.queries.expand(len(x), -1, -1), x, x)
+        return self.head(self.back(x, asked)[:, 1:]).transpose(1, 2)
+
+
+class Weighted(Beside):
+    """Attention whose weights are used, sequence first; some are never heard, others less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(6, 2, add_bias_kv=True, add_zero_attn=True)
+        self.less = nn.Parameter(torch.randn(6, 65, 65))
+        self.register_buffer("deaf", deaf(65))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)[0].transpose(0, 1)
+        y, weights = self.inner(x, x, x, self.deaf, attn_mask=self.less)
+        first = weights[:, 0, :65]
+        heard = first[:, :, None] * y.transpose(0, 1)
+        return self.head(heard[:, 0] + heard[:, 1:].mean(1))
+
+
+class WeightedAlone(Attentive):
+    """The same among patches alone, each head for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.less = nn.Parameter(torch.randn(64, 64))
+        self.register_buffer("deaf", deaf(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.three(x)[0].transpose(1, 2).flatten(2)
+        y, weights = self.inner(x, x, x, self.deaf, attn_mask=self.less, average_attn_weights=False)
+        return y * weights.amax(3).amax(1)[:, :, None]
+
+
 class Cells(Attentive):
     """Windows of 4 x 4 patches in which the largest of every 2 x 2 asks all, as Hiera's units."""
 
@@ -402,6 +466,7 @@ class Inside(nn.Module):
 
 
 NETS = (
+    Encoder, Decoder, Weighted, WeightedAlone,
     Cells, ByTable, Positional, Inside, ByLetters, OneGroup, ByImage, Causal, CausalBeside, ByHand,
     ClassAsks, OverTokens, Merging, Depths, OverChannels, Talking, Shared, Cosine, Columns, Einsums,
     Context, Mixer, Patches, Enclosed, Deviations, Thin,
@@ -517,9 +582,15 @@ def _biased(old: Any) -> Any:
     return fault
 
 
+def _one_for_all(old: Any) -> Any:
+    """Attention by hand in which everybody's bias is that of the first."""
+    return lambda call, bias, x, other, **more: old(call, bias[:, :1], x, other, **more)
+
+
 @pytest.mark.parametrize(
     ("kind", "operator", "fault"),
     [
+        (WeightedAlone, "baddbmm", _one_for_all),
         (OverChannels, "matmul", _ones_in_holes),
         (Context, "softmax", _zeros_in_softmax),
         (Patches, "softmax", _zeros_in_softmax),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from convgraph.convert import names
+from convgraph.convert.align import align, expanded
 from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
@@ -36,6 +37,16 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
         return attention.questions(call, x, other)
     return contract(call, x, other)
+
+
+@rule("baddbmm", hop="all")
+def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """A product, and what is added to it: a mask or a bias on who hears whom."""
+    made = matmul(call, x, other)
+    if not isinstance(made, Spatial):
+        raise NoRuleError("its product is a readout")
+    (rows, more), sites, axes = align([made, bias])
+    return Spatial(expanded(alpha * rows + beta * more, sites, axes), sites, axes)
 
 
 def _turned(x: Spatial) -> Spatial:

@@ -226,7 +226,7 @@ def _judge(entry: Entry, record: Record) -> None:
     if not record.strict:
         record.reason = next(iter(record.fallbacks))
         return
-    exported = torch.export.export(model, (x,), strict=False)
+    exported = captured(model, x)
     record.captured = True
     clock("export")
     with torch.no_grad():
@@ -235,6 +235,23 @@ def _judge(entry: Entry, record: Record) -> None:
     if record.masked and _is_in_share(record):
         record.gradients = gradients_agree(net, exported, x)
         clock("gradients")
+
+
+def captured(model: Any, x: Tensor) -> Any:
+    """Return what torch.export makes of a network on the path that it takes when it runs.
+
+    Some networks ask whether they are exported, and then resize what has its size already: that is
+    the same answer by more operators, each of which would be rounded.
+    """
+
+    def as_it_runs(*_: Any) -> None:
+        torch.compiler._is_exporting_flag = False  # export's own context puts it back
+
+    hook = model.register_forward_pre_hook(as_it_runs)
+    try:
+        return torch.export.export(model, (x,), strict=False)
+    finally:
+        hook.remove()
 
 
 def _is_in_share(record: Record) -> bool:

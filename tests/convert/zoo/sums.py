@@ -330,6 +330,13 @@ class Sums(torch.fx.Interpreter):
 
     on_bmm = on_mm = on_matmul
 
+    def on_baddbmm(self, target: Any, bias: Any, a: Any, b: Any) -> Any:
+        """A product, and an ordinary tensor on top."""
+        made = self.on_matmul(torch.bmm, a, b)
+        if not isinstance(made, Held) or isinstance(bias, Held):
+            raise UnknownMeaningError("a sum of a product and a map")
+        return Held(bias + made.x, made.tracks)
+
     def on__euclidean_dist(self, target: Any, x: Any, table: Any, *args: Any) -> Any:
         if not isinstance(x, Held) or isinstance(table, Held) or x.varies(x.x.dim() - 1):
             raise UnknownMeaningError("distances among maps")
