@@ -40,22 +40,6 @@ def tensor(who: str, name: str, value: Any, *, shape: str, real: bool = True) ->
     return value
 
 
-def graph(who: str, value: Any) -> Any:
-    """Return a pixel graph that holds a tensor.
-
-    Raises:
-        GraphError: something else.
-    """
-    x = getattr(value, "x", None)
-    if not hasattr(value, "sites") or not isinstance(x, Tensor):
-        got = type(value).__name__ + (f" with x {type(x).__name__}" if x is not None else "")
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {got}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
-    return value
-
-
 def number(who: str, name: str, value: Any, *, whole: bool = False) -> None:
     """Refuse what is no number.
 

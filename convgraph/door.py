@@ -1,10 +1,10 @@
 """The one door of public calls: what leaves them raw is said in words, with who, expected and got.
 
 A call runs first. Only where it raises an error that is not ours are its arguments held against the
-kinds that its signature names, and the first that is of another is told; where all fit, they do not
-go together, and all are told. So a call that succeeds pays nothing, and none needs a check for each
-of its arguments. An error of the caller's own code, a network or a function that was handed over,
-stays what it is.
+kinds that its signature names, and the first that is of another is named; where all fit, they do
+not go together, and all are named. So a call that succeeds pays nothing, and none needs a check for
+each of its arguments. An error of the caller's own code, a network or a function that was handed
+over, stays what it is.
 """
 
 import inspect
@@ -108,7 +108,7 @@ def doors(kind: type, *methods: str) -> None:
 def worded(
     call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
 ) -> ArgumentError | None:
-    """Return an error in words; None where it is no argument's, or somebody has told it.
+    """Return an error in words; None where it is no argument's, or an inner call has named it.
 
     Args:
         call: what was called, a method with its object first.
@@ -135,10 +135,12 @@ def worded(
     for name, value in given.items():
         kind = _hint(call, signature.parameters[name])
         if not fits(value, kind):
-            return made(f"{who}: expected {name} as {shown(kind)}, got {told(value)}; {way}")
+            return made(
+                f"{who}: expected {name} as {kind_in_words(kind)}, got {described(value)}; {way}"
+            )
     if inner or _foreign(error):
         return None
-    what = ", ".join(f"{name}={told(value)}" for name, value in given.items())
+    what = ", ".join(f"{name}={described(value)}" for name, value in given.items())
     said = str(error).strip().partition("\n")[0][:200]
     return made(
         f"{who}: expected arguments that go together, got {what}; "
@@ -147,7 +149,7 @@ def worded(
 
 
 def first(error: BaseException) -> BaseException:
-    """Return what Python or torch raised, where an inner call has told it already."""
+    """Return what Python or torch raised, where an inner call has put it in words already."""
     return error.__cause__ or error if isinstance(error, ArgumentError) else error
 
 
@@ -248,15 +250,15 @@ def _each(values: Any, inner: Any) -> bool:
     return len(values) == len(inner) and all(map(fits, values, inner))
 
 
-def shown(kind: Any) -> str:
+def kind_in_words(kind: Any) -> str:
     """A kind in words.
 
     Example:
-        >>> shown(int | None), shown(torch.Tensor)
+        >>> kind_in_words(int | None), kind_in_words(torch.Tensor)
         ('int or None', 'torch.Tensor')
     """
     if typing.get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(shown(one) for one in typing.get_args(kind))
+        return " or ".join(kind_in_words(one) for one in typing.get_args(kind))
     if kind is type(None):
         return "None"
     if isinstance(kind, type) and not typing.get_args(kind):
@@ -265,11 +267,11 @@ def shown(kind: Any) -> str:
     return str(kind).replace("collections.abc.", "").replace("typing.", "")
 
 
-def told(value: Any) -> str:
+def described(value: Any) -> str:
     """What came, shortly: its value where that is short, and its type.
 
     Example:
-        >>> told(3), told(torch.ones(2, 3))
+        >>> described(3), described(torch.ones(2, 3))
         ('3 (int)', 'Tensor of shape (2, 3) and dtype torch.float32')
     """
     kind = type(value).__name__

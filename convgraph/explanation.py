@@ -15,11 +15,11 @@ import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from convgraph import arguments, backends
+from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.door import door
 from convgraph.errors import ConversionError
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 
 
 @final
@@ -116,7 +116,8 @@ def explain(
             f"explain: {type(layer).__name__} chooses no backend; expected a graph layer that "
             "sends messages, such as cg.nn.GraphConv2d (for a network, explain its layers)"
         )
-    problem: Problem = ask(arguments.graph("explain", graph), sites)
+    check_graph(graph, "explain")
+    problem: Problem = ask(graph, sites)
     own = getattr(layer, "backend", None)
     chosen = backends.choose(problem, own)
     found = tuple(backends.options(problem))

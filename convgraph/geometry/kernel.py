@@ -8,7 +8,8 @@ and a transposed kernel reverses the arrows of the same relation. The relation i
 each axis it is a small table of (output position, tap) -> source position, and every edge of a
 d-dimensional kernel is one row of the product of d such tables.
 
-This module knows integers only. It must not import torch or anything else of convgraph but errors.
+This module knows integers only, and of convgraph nothing but its errors and the door that words
+them.
 """
 
 import operator
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from convgraph.door import door
+from convgraph.door import described, door
 from convgraph.errors import GeometryError
 from convgraph.geometry.footprint import Footprint, checked
 from convgraph.geometry.loaded import revive
@@ -223,7 +224,8 @@ class KernelGeometry:
         """
         if not isinstance(size, Sequence) or len(size) != self.d:
             raise GeometryError(
-                f"KernelGeometry(d={self.d}): expected a size of {self.d} ints, got {shown(size)}"
+                f"KernelGeometry(d={self.d}): expected a size of {self.d} ints, "
+                f"got {described(size)}"
             )
         pixels = (as_int(f"size of axis {axis}", n, least=1) for axis, n in enumerate(size))
         return tuple(self._axis_output(axis, n) for axis, n in enumerate(pixels))
@@ -358,7 +360,7 @@ def _modes(given: Any, d: int) -> tuple[tuple[str, ...], Any]:
     if len(modes) != d or any(not isinstance(m, str) or m not in PADDING_MODES for m in modes):
         raise GeometryError(
             f"KernelGeometry: expected padding_mode in {PADDING_MODES}, or {d} of them, one an "
-            f"axis, got {shown(given)}"
+            f"axis, got {described(given)}"
         )
     return modes, modes[0] if len(set(modes)) == 1 else modes
 
@@ -372,12 +374,6 @@ def _ints(name: str, value: object, d: int, *, least: int) -> tuple[int, ...]:
 
 MOST = 2**31 - 1
 """The largest integer that an argument may be: beyond it sizes overflow or no memory is left."""
-
-
-def shown(value: object) -> str:
-    """Return what somebody gave, shortly."""
-    text = repr(value) if isinstance(value, (int, float, str, tuple, list)) else ""
-    return text if 0 < len(text) <= 60 else type(value).__name__
 
 
 def as_int(name: str, value: object, *, least: int) -> int:
@@ -396,7 +392,7 @@ def as_int(name: str, value: object, *, least: int) -> int:
     except (TypeError, RuntimeError):  # torch's own for a tensor that is no one number
         number = None
     if number is None:
-        raise GeometryError(f"{name}: expected an integer, got {shown(value)}")
+        raise GeometryError(f"{name}: expected an integer, got {described(value)}")
     if number < least:
         raise GeometryError(f"{name}: expected at least {least}, got {number}")
     if number > MOST:

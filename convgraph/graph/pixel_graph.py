@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import arguments, memo
-from convgraph.door import door
+from convgraph.door import described, door
 from convgraph.errors import DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
@@ -319,7 +319,7 @@ class PixelGraph:
                 f"PixelGraph.concat: expected a list of graphs, got {type(graphs).__name__}"
             )
         for one in graphs:
-            arguments.graph("PixelGraph.concat", one)
+            check_graph(one, "PixelGraph.concat")
         if not graphs:
             raise GraphError("PixelGraph.concat: expected at least one graph")
         for graph in graphs[1:]:
@@ -481,11 +481,13 @@ def check_graph(graph: object, who: str) -> None:
         who: its name, for the error text.
 
     Raises:
-        GraphError: it is none.
+        GraphError: it is none, or it holds no tensor.
     """
-    if not isinstance(graph, PixelGraph):
+    x: object = graph.x if isinstance(graph, PixelGraph) else None
+    if not isinstance(x, Tensor):
+        holds = f" with x {described(x)}" if isinstance(graph, PixelGraph) else ""
         raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
+            f"{who}: expected a PixelGraph, got {described(graph)}{holds}; "
             "wrap an image with PixelGraph.from_image(image)"
         )
 

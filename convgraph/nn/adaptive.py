@@ -11,13 +11,12 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from convgraph import arguments
 from convgraph.backends.gather import maxima
 from convgraph.backends.rows import HALF
 from convgraph.functional import norm
 from convgraph.functional import pool as functional
 from convgraph.geometry.window import WindowGeometry
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn.loading import FromFile
 from convgraph.nn.pool import Pool
 
@@ -196,7 +195,7 @@ class GraphGlobalAvgPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
-        arguments.graph("GraphGlobalAvgPool", graph)
+        check_graph(graph, "GraphGlobalAvgPool")
         if graph.sites.is_full and graph.sites.size is not None and graph.x.numel():
             whole = WindowGeometry((1,) * graph.sites.d)
             return functional.graph_avg_pool(graph, whole, backend="dense")
@@ -224,9 +223,9 @@ class GraphGlobalMaxPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
-        arguments.graph("GraphGlobalMaxPool", graph)
+        check_graph(graph, "GraphGlobalMaxPool")
         chosen = maxima.by_image(graph.x, graph.sites.batch, graph.batch_size)
-        return self._readout(graph, maxima.pick(graph.x, chosen))
+        return self._readout(graph, maxima.values_at(graph.x, chosen))
 
     def to_dense(self) -> torch.nn.Module:
         """Return torch.nn.AdaptiveMaxPool{d}d(1)."""
@@ -246,6 +245,6 @@ class GraphGlobalSumPool(_Global):
 
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
-        arguments.graph("GraphGlobalSumPool", graph)
+        check_graph(graph, "GraphGlobalSumPool")
         total = norm.image_sum(self._wide(graph.x), graph.sites)
         return self._readout(graph, total.to(graph.dtype))

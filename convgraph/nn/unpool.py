@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from convgraph import arguments
+from convgraph.door import described
 from convgraph.errors import DtypeError, GeometryError, GraphError, ShapeError
-from convgraph.geometry.kernel import KernelGeometry, as_int, shown
+from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect
-from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.pixel_graph import PixelGraph, check_graph
 from convgraph.nn.pool import Pool
 
 
@@ -46,7 +47,7 @@ class _MaxUnpool(Pool):
         if not isinstance(output_size, (tuple, list)) or len(output_size) < g.d:
             raise GeometryError(
                 f"{type(self).__name__}: expected output_size of {g.d} ints, "
-                f"got {shown(output_size)}"
+                f"got {described(output_size)}"
             )
         who = f"{type(self).__name__}: output_size"
         asked = tuple(as_int(who, n, least=1) for n in output_size[-g.d :])
@@ -92,7 +93,7 @@ class _MaxUnpool(Pool):
             GeometryError: output_size is further than a stride from the default.
         """
         who = type(self).__name__
-        arguments.graph(who, graph)
+        check_graph(graph, who)
         arguments.tensor(who, "indices", indices, shape="(P, C), as the max pool returned them")
         if indices.dtype not in (torch.int64, torch.int32):
             raise DtypeError(f"{who}: expected indices of int64, got {indices.dtype}")
