@@ -38,7 +38,7 @@ from cases import LAYERS, Case, mask
 from scipy.optimize import lsq_linear
 
 import convgraph as cg
-from convgraph.backends import cost, matrices, tiling
+from convgraph.backends import cost, matrices, site_tiles
 from convgraph.backends.fused import cpp_build, triton_conv
 from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.backends.gather import edges as gather
@@ -142,7 +142,7 @@ def measured(
     problem, edges, x = layer.problem(graph), layer.edges(graph), graph.x.clone().requires_grad_()
     w, b, groups = layer.weight, layer.bias, case.groups
     ways: dict[tuple[str, Any], tuple[Callable[[], Any], tuple[float, float]]] = {}
-    for tile, count in edges.memo_of(tiling.occupancy):
+    for tile, count in edges.memo_of(site_tiles.occupancy):
         run = lambda tile=tile: tiles.convolution(x, w, b, edges, groups, tile)  # noqa: E731
         ways["tiles", tile] = run, tiles._work(problem, tile, count)
     ways["masked", 0] = (lambda: masked.conv(x, w, b, edges, problem)), masked.work(problem)

@@ -33,7 +33,7 @@ HOUSE = {
     """,
     "backends": """
         problem cost compiled tf32 bags
-        rows matrices tiling onednn dense
+        rows matrices site_tiles onednn dense
         messages edge_count gather halo resample
         masked tiles fused .
     """,

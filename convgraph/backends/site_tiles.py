@@ -1,4 +1,4 @@
-"""Tilings: the output lattice cut into equal tiles, and which of them hold a site.
+"""Tiles of sites: the output lattice cut into equal tiles, and which of them hold a site.
 
 Along each axis tile i of T output sites reads one window of the source,
 
@@ -29,7 +29,7 @@ TILES = {1: (16, 64, 256), 2: (4, 8, 16, 32), 3: (4, 8)}
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tiling:
+class ActiveTiles:
     """The active tiles of one topology.
 
     Attributes:
@@ -96,7 +96,7 @@ def mirrored(g: KernelGeometry) -> bool:
     )
 
 
-def tiling(edges: Edges, tile: Ints) -> Tiling:
+def active_tiles(edges: Edges, tile: Ints) -> ActiveTiles:
     """Return the active tiles of a topology."""
     g, source, target = kernel_of(edges), edges.source, edges.target
     device, cells = source.device, prod(tile)
@@ -106,7 +106,7 @@ def tiling(edges: Edges, tile: Ints) -> Tiling:
     held = torch.full((count * cells,), edges.num_targets, device=device)
     held[place] = torch.arange(edges.num_targets, device=device)
     axes = [_axis(g, axis, side) for axis, side in enumerate(tile)]
-    return Tiling(
+    return ActiveTiles(
         tile=tile,
         size=tuple(axis[1] for axis in axes),
         crop=tuple(axis[2] for axis in axes),
@@ -117,7 +117,7 @@ def tiling(edges: Edges, tile: Ints) -> Tiling:
     )
 
 
-def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
+def reversed_tiles(edges: Edges, tile: Ints) -> ActiveTiles:
     """Return the active tiles of the reversed edges of a topology whose kernel is `mirrored`."""
     g = kernel_of(edges)
     pads = tuple(
@@ -125,15 +125,15 @@ def reversed_tiling(edges: Edges, tile: Ints) -> Tiling:
         for (before, after), dil, k in zip(g.padding, g.dilation, g.kernel_size, strict=True)
     )
     if edges.source is edges.target and pads == g.padding:
-        return edges.memo_of(tiling, tile)
+        return edges.memo_of(active_tiles, tile)
     back = KernelGeometry(g.kernel_size, 1, pads, g.dilation, d=g.d)
     # The record goes again: kept, it would hold on to the sites that keep it.
-    return tiling(Edges(back, edges.target, edges.source), tile)
+    return active_tiles(Edges(back, edges.target, edges.source), tile)
 
 
 def spread(edges: Edges, tile: Ints) -> Spread:
     """Return the windows turned round."""
-    found = edges.memo_of(tiling, tile)
+    found = edges.memo_of(active_tiles, tile)
     window = found.window[: found.count * prod(found.size)]
     cells = (window < edges.num_sources).nonzero().squeeze(1)
     rows, order = window[cells].sort(stable=True)

@@ -5,7 +5,7 @@
 A name is the batch, a digit of a lattice axis, or a plain size. Permute, reshape, flatten and
 unsqueeze regroup names and move no node: rows stay rows, whatever shape the exported graph sees. A
 lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as windows do. What takes one
-value has no name: an axis of one pixel, a batch of one image. Integers only: may import errors.
+value has no name: an axis of one pixel, a batch of one image. Integers only.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convgraph.convert import registry
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.tokens import Called, Packed, Tokens, picked
+from convgraph.convert.tokens import Called, Packed, Tokens, mask_of_packed
 from convgraph.convert.value import Spatial
 
 
@@ -121,7 +121,7 @@ def _met(given: Any, x: Scores) -> Any:
         given = given.unflatten(0, x.x.shape[:2])
     if given.shape[-2:] == (1, 1):
         return given
-    return picked(given, x.asked, x.heard)
+    return mask_of_packed(given, x.asked, x.heard)
 
 
 def _regrouped(call: Any, x: Scores, *args: Any) -> Scores:

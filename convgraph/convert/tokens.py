@@ -437,7 +437,7 @@ def attention(
     some = heard.some
     wide = None
     if mask is not None:
-        wide = picked(mask, asked, heard)
+        wide = mask_of_packed(mask, asked, heard)
         if wide.dtype == torch.bool:
             wide = torch.zeros_like(wide, dtype=asked.x.dtype).masked_fill(~wide, -torch.inf)
     if some is not None:
@@ -532,7 +532,7 @@ class Packed:
         return pieces[0]
 
 
-def picked(mask: Tensor, asked: Packed, heard: Packed) -> Tensor:
+def mask_of_packed(mask: Tensor, asked: Packed, heard: Packed) -> Tensor:
     """A mask or a bias over whole sequences, as one over what is packed."""
     mask = mask.view(*(1,) * (4 - mask.dim()), *mask.shape)
     batch = asked.x.shape[0]

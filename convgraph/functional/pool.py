@@ -74,7 +74,7 @@ def graph_max_pool(
         )
     find = maxima.by_message if name == messages.NAME else maxima.by_tap
     chosen = find(graph.x, edges)
-    return PixelGraph(maxima.pick(graph.x, chosen), edges.target), plane_index(graph, chosen)
+    return PixelGraph(maxima.values_at(graph.x, chosen), edges.target), plane_index(graph, chosen)
 
 
 def max_pool_values(
@@ -89,7 +89,7 @@ def max_pool_values(
     if _interpolates(edges):
         return PixelGraph(maxima.between(graph.x, edges), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
-    return PixelGraph(maxima.pick(graph.x, find(graph.x, edges)), edges.target)
+    return PixelGraph(maxima.values_at(graph.x, find(graph.x, edges)), edges.target)
 
 
 @door

@@ -143,7 +143,7 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
         edge_weight: Optional[Tensor],  # noqa: UP045 - PyG reads this form only; (E,)
     ) -> Tensor:
         """Message of the edge q --t--> p:  W[:, :, t] x[q]."""
-        return messages.pick(Wx, edge_index_j, edge_type, edge_weight)
+        return messages.along_edges(Wx, edge_index_j, edge_type, edge_weight)
 
     def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:
         """y[p] = the sum of the messages into p, in an order that repeats."""

@@ -396,7 +396,9 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
     runs, label = sides(record, path, where, dtype, trust)
     scale = spec["scale"] if linear else 1
-    one, told = (1, []) if linear or not bent(spec) else beside().told(record, output_size(spec))
+    one, amiss = 1, []
+    if not linear and bent(spec):
+        one, amiss = beside().edges_held(record, output_size(spec))
     if linear:
         truth, shapes = runs["reference"], [spec["shape"], spec["out"]]
         terms = spec["terms"] * scale
@@ -410,7 +412,7 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[li
             counts = {name: n + 2 * (name != "grad_b") for name, n in counts.items()}
     probe = torch.float64 if dtype.itemsize == 2 or one > 1 else dtype
     wrong, a, trials = drawn_as(record, label, terms, probe, linear)
-    wrong += promised(record, truth, dtype, where) if linear else told
+    wrong += promised(record, truth, dtype, where) if linear else amiss
     exact_in = dtype if linear else torch.float64
     kept: dict[str, dict[int, Any]] = {"candidate": {}, "reference": {}}
     for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):

@@ -61,7 +61,7 @@ def typed_edges(spec: dict[str, Any], out: Sequence[int]) -> tuple[list[Any], An
     return pairs, hears
 
 
-def told(record: dict[str, Any], out: Sequence[int]) -> tuple[int, list[str]]:
+def edges_held(record: dict[str, Any], out: Sequence[int]) -> tuple[int, list[str]]:
     """Return what makes every share whole, and what is wrong with what a record says of its edges.
 
     Args:

@@ -175,7 +175,7 @@ class Hexagonal:
             align: as in `from_image`.
         """
         lattice, cells = hexagonal_layout.axial(self.layout, tuple(size), align)
-        found: Tensor = readers.picked(graph, lattice, cells, fill).unflatten(-1, tuple(size))
+        found: Tensor = readers.read_cells(graph, lattice, cells, fill).unflatten(-1, tuple(size))
         return found
 
     @door
@@ -215,7 +215,7 @@ class Hexagonal:
     ) -> Tensor:  # fmt: skip
         """Return (B, C, P): a graph's features in the order of the camera; see `from_camera`."""
         size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
-        return readers.picked(graph, size, cells, fill)
+        return readers.read_cells(graph, size, cells, fill)
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 2): right and up, neighbours at distance 1."""

@@ -66,7 +66,7 @@ def placed(
     return PixelGraph.from_image(image, mask=found, on=on)
 
 
-def picked(graph: PixelGraph, size: tuple[int, int], cells: IntTable, fill: float) -> Tensor:
+def read_cells(graph: PixelGraph, size: tuple[int, int], cells: IntTable, fill: float) -> Tensor:
     """Return (B, C, K) or (C, K): what stands at each cell, `fill` where no pixel is.
 
     Raises:

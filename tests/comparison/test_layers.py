@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.backends import matrices, tiling
+from convgraph.backends import matrices, site_tiles
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import typed_nodes
@@ -310,7 +310,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "a halo lost": (
         _VALUES,
         "tiles",
-        wrap(tiling, "cells_along", lambda f, *a: without_last(f(*a))),
+        wrap(site_tiles, "cells_along", lambda f, *a: without_last(f(*a))),
     ),
     "two tiles swapped": (
         _VALUES,

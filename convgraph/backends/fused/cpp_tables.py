@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends import tiling
+from convgraph.backends import site_tiles
 from convgraph.backends.bags import Ints
 from convgraph.backends.fused import triton_tables
 from convgraph.backends.problem import kernel_of
@@ -116,7 +116,7 @@ def _ahead(g: KernelGeometry, fine: Sites, coarse: Sites) -> RankGrid:
 
     def cells(axis: int, size: int, out: int) -> Tensor:
         needed = (out - 1) * g.stride[axis] + g.dilation[axis] * (g.kernel_size[axis] - 1) + 1
-        at = torch.from_numpy(tiling.cells_along(g, axis, size, -g.padding[axis][0]))[:needed]
+        at = torch.from_numpy(site_tiles.cells_along(g, axis, size, -g.padding[axis][0]))[:needed]
         return F.pad(at, (0, needed - len(at)), value=-1)
 
     who, steps = _grid(fine, fine.sizes, coarse.sizes, cells)

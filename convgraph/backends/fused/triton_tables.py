@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convgraph.backends import tiling
+from convgraph.backends import site_tiles
 from convgraph.graph.edges import Edges
 from convgraph.graph.sites import Sites
 
@@ -102,7 +102,7 @@ def tile_order(sites: Sites) -> Tensor:
 def _tile_order(sites: Sites, tile: tuple[int, ...]) -> Tensor:
     if sites.num_nodes == 0:
         return torch.empty(0, dtype=torch.int64, device=sites.device)
-    within, number, count = tiling.cells(sites, tile)
+    within, number, count = site_tiles.cells(sites, tile)
     held = torch.full((count * prod(tile),), -1, device=sites.device)
     held[number * prod(tile) + within] = torch.arange(sites.num_nodes, device=sites.device)
     return held[held >= 0]

@@ -4,7 +4,7 @@
 
 Two ways of finding the loudest, tap by tap (`by_tap`) and over one message per edge (`by_message`);
 both take the first of equals in the order of the taps, as torch does, and the last NaN if there is
-one. The value is then picked, and its gradient goes back to where it came from.
+one. The value is then read, and its gradient goes back to where it came from.
 """
 
 from itertools import pairwise
@@ -95,15 +95,15 @@ def by_image(x: Tensor, batch: Tensor, num_images: int) -> Tensor:
     return torch.where(first == x.shape[0], -1, first)
 
 
-def pick(
+def values_at(
     x: Tensor,  # (N, C)
     chosen: Tensor,  # (P, C) rows of x, -1 for none
 ) -> Tensor:
     """Return (P, C): x at the chosen rows, 0 where there is none."""
-    return _pick(x, chosen, x.shape[0])
+    return _values(x, chosen, x.shape[0])
 
 
-class _Pick(torch.autograd.Function):
+class _Values(torch.autograd.Function):
     """y[p, c] = x[chosen[p, c], c], 0 where chosen is -1."""
 
     generate_vmap_rule = True
@@ -127,7 +127,7 @@ class _Pick(torch.autograd.Function):
 
 
 class _Place(torch.autograd.Function):
-    """x[q, c] = sum of g[p, c] over the targets p that chose q; its derivative is `_Pick`."""
+    """x[q, c] = sum of g[p, c] over the targets p that chose q; its derivative is `_Values`."""
 
     generate_vmap_rule = True
 
@@ -153,8 +153,8 @@ class _Place(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (chosen,) = ctx.saved_tensors
-        return _pick_back(grads[0], chosen, *ctx.plain), None, None
+        return _values_back(grads[0], chosen, *ctx.plain), None, None
 
 
-_pick, _pick_back = operators(_Pick, linear)
+_values, _values_back = operators(_Values, linear)
 _, _place_back = operators(_Place, linear)

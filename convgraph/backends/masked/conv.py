@@ -1,4 +1,4 @@
-"""Backend `masked`: rows are laid out as an image with zeros in its holes, convolved, picked again.
+"""Backend `masked`: rows are laid out as an image with zeros in its holes, convolved, read again.
 
     y = conv(image of x)[sites]
 
@@ -52,4 +52,4 @@ def conv(
     """Return y (num_targets, C_out), bias included."""
     image = filled_image.lay(x, edges.source)
     y = dense.convolution(image, matrices.there(weight, edges), bias, edges, problem.groups)
-    return filled_image.pick(y, edges.target)
+    return filled_image.read(y, edges.target)

@@ -1,6 +1,6 @@
-"""Rows on the sites of a lattice, laid out as images with zeros in the holes, and picked again.
+"""Rows on the sites of a lattice, laid out as images with zeros in the holes, and read again.
 
-    lay(x)[cell] = x[node of the cell], or 0          pick(y)[node] = y[cell of the node]
+    lay(x)[cell] = x[node of the cell], or 0          read(y)[node] = y[cell of the node]
 
 Each is the other's derivative. On the CPU `lay` is one pass of bags of one row or none; to write
 rows into an image of zeros would be two.
@@ -29,7 +29,7 @@ def lay(
     return made
 
 
-def pick(
+def read(
     y: Tensor,  # (num_cells, C)
     sites: Sites,
 ) -> Tensor:

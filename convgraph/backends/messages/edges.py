@@ -4,7 +4,7 @@
     message(q -> p through t) = Wx[q, t]   one row per edge
     y[p] = sum of the messages into p
 
-No matrix is gathered per edge: the table Wx holds what every node can say, and an edge picks its
+No matrix is gathered per edge: the table Wx holds what every node can say, and an edge reads its
 row. Serves every case; chosen for its generality, never for speed.
 """
 
@@ -50,7 +50,7 @@ def say(
     return said.reshape(*x.shape[:-1], k, g * c_out)
 
 
-def pick(
+def along_edges(
     Wx: Tensor,  # noqa: N803 - the equation's own name; (..., N, K, C_out)
     source: Tensor,  # (E,)
     edge_type: Tensor,  # (E,)
@@ -109,7 +109,7 @@ class Propagation(MessagePassing):  # type: ignore[misc]  # PyG ships no types f
         edge_weight: Optional[Tensor],  # noqa: UP045 - PyG reads this form only
     ) -> Tensor:
         """Message of the edge q --t--> p:  W[:, :, t] x[q]."""
-        return pick(Wx, edge_index_j, edge_type, edge_weight)
+        return along_edges(Wx, edge_index_j, edge_type, edge_weight)
 
     def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:
         """y[p] = sum of the messages into p."""

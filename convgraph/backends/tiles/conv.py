@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from convgraph import autocast
-from convgraph.backends import cost, matrices, tiling
+from convgraph.backends import cost, matrices, site_tiles
 from convgraph.backends.bags import Ints, bags, with_hole
 from convgraph.backends.compiled import (
     keeping,
@@ -64,7 +64,7 @@ def refuses(problem: Problem) -> str | None:
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved by the tile that `tile_of` names."""
     tile = tile_of(problem)
-    return _work(problem, tile, dict(_edges(problem).memo_of(tiling.occupancy))[tile])
+    return _work(problem, tile, dict(_edges(problem).memo_of(site_tiles.occupancy))[tile])
 
 
 def least(problem: Problem) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def tile_of(problem: Problem) -> Ints:
 def _least_on(edges: Edges, *facts: Any) -> Ints:
     """The tile for these facts, kept with the edges: a warmed-up call looks it up."""
     problem = Problem.of(edges, facts)
-    table = edges.memo_of(tiling.occupancy)
+    table = edges.memo_of(site_tiles.occupancy)
     costs = [cost.nanoseconds(NAME, problem, *_work(problem, tile, count)) for tile, count in table]
     return table[costs.index(min(costs))][0]
 
@@ -97,10 +97,10 @@ def _fixed(numbers: Sequence[int]) -> Ints:
 
 
 def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
-    """Every site of an active tile is computed; windows are cut out, tiles are picked from."""
+    """Every site of an active tile is computed; windows are cut out, tiles are read."""
     edges = _edges(problem)
     g: Any = edges.relation
-    sites, cells = count * prod(tile), count * prod(tiling.window_size(g, tile))
+    sites, cells = count * prod(tile), count * prod(site_tiles.window_size(g, tile))
     # A transposed kernel does as many multiply-adds as its windows have cells.
     macs = (cells if g.transposed else sites) * g.num_taps * problem.macs_per_edge
     moved = cells * problem.in_channels + (sites + edges.num_targets) * problem.out_channels
@@ -109,7 +109,7 @@ def _work(problem: Problem, tile: Ints, count: int) -> tuple[float, float]:
         macs *= 1 + ROW / prod(tile) ** (1 / g.d)
     elif on_cpu:
         moved += COST_OF_A_TILE * count * problem.in_channels
-    if not tiling.mirrored(g):  # for the backward, which adds the windows' gradients up
+    if not site_tiles.mirrored(g):  # for the backward, which adds the windows' gradients up
         moved += cells * problem.in_channels
     return float(macs), float(moved)
 
@@ -138,13 +138,13 @@ def convolution(
     bias: Tensor | None,  # (C_out,)
     edges: Edges,
     groups: int,
-    tile: Ints,  # sites along each axis, one of `tiling.tiles_of`
+    tile: Ints,  # sites along each axis, one of `site_tiles.tiles_of`
 ) -> Tensor:
     """Return y (num_targets, C_out), by tiles of one size."""
     g = edges.relation
     if not isinstance(g, KernelGeometry):
         raise TypeError(f"a convolution needs a KernelGeometry, got {type(g).__name__}")
-    if x.dtype in HALF and (x.device.type == "cpu" or not tiling.mirrored(g)):
+    if x.dtype in HALF and (x.device.type == "cpu" or not site_tiles.mirrored(g)):
         # Products and sums in fp32, one rounding at the end; so are the windows' gradients, which
         # are added up where the reversed edges are no convolution.
         parts = [None if t is None else t.float() for t in (x, weight, bias)]
@@ -155,11 +155,11 @@ def convolution(
 def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
     """The integers of a call, kept with the edges."""
     g: Any = edges.relation
-    found = edges.memo_of(tiling.tiling, tile)
+    found = edges.memo_of(site_tiles.active_tiles, tile)
     return Shape(
         transposed=int(g.transposed),
         groups=groups,
-        mirrored=int(tiling.mirrored(g)),
+        mirrored=int(site_tiles.mirrored(g)),
         num_sources=index(edges.num_sources),
         tiles=index(found.count),
         stride=_fixed(g.stride),
@@ -172,9 +172,9 @@ def _shape(edges: Edges, groups: int, tile: Ints, weight: Ints) -> Shape:
 
 
 def _lists(edges: Edges, tiled: Any, tile: Ints) -> tuple[Tensor, Tensor, Tensor]:
-    """The lists of a tiling, alone: what an exporter takes for constants.
+    """The lists of tiles, alone: what an exporter takes for constants.
 
-    A kernel that is its own mirror has one tiling, and a compiler no way to pass a tensor twice.
+    A kernel that is its own mirror has these lists twice, and a compiler takes no tensor twice.
     """
     found = edges.memo_of(tiled, tile)
     return found.window.detach(), found.place.detach(), found.held.detach()
@@ -188,16 +188,16 @@ def _conv(
     shape = (
         _shape(edges, *facts) if torch.compiler.is_compiling() else edges.memo_of(_shape, *facts)
     )
-    here = edges.memo_of(_lists, tiling.tiling, tile)
+    here = edges.memo_of(_lists, site_tiles.active_tiles, tile)
     if untracked():
         # Nothing will come back: torch's kernel adds the bias on the way.
         return _sent(x, weight, bias, *here, shape)
     if shape.mirrored:
-        there = edges.memo_of(_lists, tiling.reversed_tiling, tile)
-        count = edges.memo_of(tiling.reversed_tiling, tile).count
+        there = edges.memo_of(_lists, site_tiles.reversed_tiles, tile)
+        count = edges.memo_of(site_tiles.reversed_tiles, tile).count
         y = _send(x, weight, *here, *there, *shape.flat(), count)
     else:
-        y = _send(x, weight, *here, *edges.memo_of(tiling.spread, tile), *shape.flat())
+        y = _send(x, weight, *here, *edges.memo_of(site_tiles.spread, tile), *shape.flat())
     return plus(y, bias)
 
 
@@ -219,7 +219,7 @@ def _sent(
     # Chunk after chunk to where it belongs: all tiles together would be held twice.
     y = x.new_empty(len(place), s.out_channels)
     for chosen, part in zip(chunks, made, strict=True):
-        first, targets = windows.picked(held, prod(s.tile), s.tiles, chosen)
+        first, targets = windows.standing_in(held, prod(s.tile), s.tiles, chosen)
         cells = place.index_select(0, targets) - first
         y.index_copy_(0, targets, windows.as_rows([part]).index_select(0, cells))
     return y
@@ -227,7 +227,8 @@ def _sent(
 
 # The three operators; `plain` is Shape.flat(), then how many tiles the reversed edges have, if they
 # have any: one number an argument, for torch's rule for vmap within forward mode loses count of
-# nested ones. `back_1` to `back_3` are the lists of their tiling; else of `tiling.spread`.
+# nested ones. `back_1` to `back_3` are the lists of the tiles turned round; else of
+# `site_tiles.spread`.
 
 
 class _Send(torch.autograd.Function):
@@ -291,8 +292,8 @@ class _Answer(torch.autograd.Function):
         if unwatched(found):
             return bags(found, cells, ptr)
         # Compilers turn additions into rows into atomics.
-        picked = with_hole(found).index_select(0, table.flatten())
-        total: Tensor = picked.unflatten(0, table.shape).sum(1)
+        rows = with_hole(found).index_select(0, table.flatten())
+        total: Tensor = rows.unflatten(0, table.shape).sum(1)
         return total
 
     setup_context = keeping(8)

@@ -134,7 +134,7 @@ def chunks(s: Shape, channels: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + step, s.tiles))
 
 
-def picked(
+def standing_in(
     index: Tensor,  # `packed`, on the CPU
     cells: int,
     tiles: int,
@@ -161,7 +161,7 @@ def cutter(
     if index.shape[0] > total and unwatched(x):
         ptr, rows = index[total : 2 * total + 1], index[2 * total + 1 :]
 
-        def pick(a: int, b: int) -> Tensor:
+        def rows_in(a: int, b: int) -> Tensor:
             if b - a == total:
                 return bags(x, rows, ptr)
             first, last = int(ptr[a]), int(ptr[b])
@@ -169,12 +169,12 @@ def cutter(
     else:
         holed = with_hole(x)
 
-        def pick(a: int, b: int) -> Tensor:
+        def rows_in(a: int, b: int) -> Tensor:
             return holed.index_select(0, index[a:b])
 
     def cut(chosen: slice) -> Tensor:
-        picked = pick(chosen.start * cells, chosen.stop * cells)
-        return picked.view(-1, *size, channels).movedim(-1, 1)
+        rows = rows_in(chosen.start * cells, chosen.stop * cells)
+        return rows.view(-1, *size, channels).movedim(-1, 1)
 
     return cut
 

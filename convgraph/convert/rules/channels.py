@@ -13,7 +13,7 @@ from convgraph.convert.align import align, together
 from convgraph.convert.batch import batched, images, is_batch, starts_a_batch
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.moves import pick, readout, site_axis
+from convgraph.convert.rules.moves import readout, rearranged, site_axis
 from convgraph.convert.rules.shapes import resized
 from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial, lift
@@ -76,7 +76,7 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
         moved.append((one, table))
         start += length
     sites = sites_beside([one.sites for one in parts], axis)
-    found = [pick(call, one, {axis: table}, sites=sites) for one, table in moved]
+    found = [rearranged(call, one, {axis: table}, sites=sites) for one, table in moved]
     axes = found[0].axes
     if any(names.sizes(one.axes) != names.sizes(axes) for one in found):
         raise NoRuleError("maps of different axes are put beside each other")
@@ -151,7 +151,7 @@ def slice_(
         call.travelled("all")
         return images(x, dim, list(range(first, last, stride)))
     axis = site_axis(x, dim)
-    return readout(pick(call, x, {axis: list(range(first, last, stride))}))
+    return readout(rearranged(call, x, {axis: list(range(first, last, stride))}))
 
 
 @rule("select", hop="all")
@@ -168,7 +168,7 @@ def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
         return Spatial(one.x, one.sites, axes)
     if not names.is_plain(x.axes[dim]):
         axis = site_axis(x, dim)
-        line = pick(call, x, {axis: [number % (x.sites.size or ())[axis]]})
+        line = rearranged(call, x, {axis: [number % (x.sites.size or ())[axis]]})
         return readout(Spatial(line.x, line.sites, (*line.axes[:dim], *line.axes[dim + 1 :])))
     call.travelled("node")
     value = x.merged(dim)
@@ -194,7 +194,7 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     if not names.is_plain(x.axes[dim]):
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
-        return readout(pick(call, x, {axis: [number % n for number in index.tolist()]}))
+        return readout(rearranged(call, x, {axis: [number % n for number in index.tolist()]}))
     call.travelled("node")
     value = x.merged(dim)
     return resized(value, dim, value.x.index_select(value.slot(dim), index))

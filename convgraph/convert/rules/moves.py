@@ -49,7 +49,7 @@ def site_axis(x: Spatial, dim: int) -> int:
     raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
 
 
-def pick(
+def rearranged(
     call: Any,
     x: Spatial,
     tables: dict[int, list[int]],
@@ -170,7 +170,7 @@ def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = N
     if not tables:
         call.travelled("node")
         return x
-    return readout(pick(call, x, tables, float(value or 0)))
+    return readout(rearranged(call, x, tables, float(value or 0)))
 
 
 def _sequence(x: Spatial, pads: Any, value: float) -> Any:
@@ -215,7 +215,7 @@ def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
         axis = site_axis(x, dim)
         n = (x.sites.size or ())[axis]
         tables[axis] = [(p - shift) % n for p in range(n)]
-    return pick(call, x, tables, move="roll") if tables else x
+    return rearranged(call, x, tables, move="roll") if tables else x
 
 
 @rule("flip", hop="all")
@@ -230,7 +230,7 @@ def flip(call: Any, x: Spatial, dims: Any) -> Any:
             continue
         axis = site_axis(x, dim)
         tables[axis] = list(range((x.sites.size or ())[axis]))[::-1]
-    return pick(call, x, tables, move="flip") if tables else x
+    return rearranged(call, x, tables, move="flip") if tables else x
 
 
 def _list(value: Any) -> list[int]:
@@ -296,7 +296,7 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
         if value.axes[number] and not names.is_plain(value.axes[number]):
             axis = site_axis(value, number)
             n = (value.sites.size or ())[axis]
-            value = pick(call, value, {axis: list(range(n)) * count})
+            value = rearranged(call, value, {axis: list(range(n)) * count})
             continue
         if value.axes[number]:
             value = value.merged(number)
@@ -326,7 +326,7 @@ def repeat_interleave(
     table = [p // times for p in range(size[axis] * times)]
     size[axis] *= times
     sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
-    return pick(call, x, {axis: table}, sites=sites)
+    return rearranged(call, x, {axis: table}, sites=sites)
 
 
 @rule("rot90", hop="all")
@@ -361,7 +361,7 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
     count = lattice[axis]
     parts = [
-        pick(call, x, {axis: [p * step + t for p in range(count)]}, sites=sites)
+        rearranged(call, x, {axis: [p * step + t for p in range(count)]}, sites=sites)
         for t in range(size)
     ]
     call.travelled(connect(geometry, x.sites, "network"))

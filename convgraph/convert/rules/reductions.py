@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends.gather import maxima as picks
+from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.convert import names, node_pairs
 from convgraph.convert.align import align
@@ -204,8 +204,8 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     groups = Groups(x, dims)
     rest = x.x.shape[1:]
     flat = x.x.reshape(x.x.shape[0], prod(rest))
-    chosen = picks.by_image(flat if how == "amax" else -flat, groups.target, groups.count)
-    best = picks.pick(flat, chosen).view(groups.count, *rest)
+    chosen = maxima.by_image(flat if how == "amax" else -flat, groups.target, groups.count)
+    best = maxima.values_at(flat, chosen).view(groups.count, *rest)
     place = index([name for dim in dims for name in x.axes[dim]], x.sites)
     if place.shape[0]:
         where = torch.where(chosen >= 0, place[chosen.clamp(min=0)], 0)
@@ -218,8 +218,8 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
 def _reduced(rows: Tensor, groups: Groups, how: str) -> Tensor:
     if how in ("amax", "amin"):
         sign = 1 if how == "amax" else -1
-        chosen = picks.by_image(rows * sign, groups.target, groups.count)
-        return picks.pick(rows, chosen)
+        chosen = maxima.by_image(rows * sign, groups.target, groups.count)
+        return maxima.values_at(rows, chosen)
     total = sum_by_target(rows, groups.target, groups.count)
     if how == "sum":
         return total

@@ -162,8 +162,8 @@ def _beyond(
                 found = Identity(
                     "refuted", 3, 0, f"the candidate's {quantity}{list(at)} is "
                     f"{float(have[at])!r}, exactly it is {float(want[at])!r}, and rounding "
-                    f"explains {float(limit[at]):.3g} (x {_told(sent['x'])}, w {_told(sent['w'])}, "
-                    f"g {_told(g)})",
+                    f"explains {float(limit[at]):.3g} (x {_all(sent['x'])}, w {_all(sent['w'])}, "
+                    f"g {_all(g)})",
                     {"side": "candidate", "quantity": quantity, "index": at,
                      "found": float(have[at]), "expected": float(want[at])},
                 )  # fmt: skip
@@ -196,5 +196,5 @@ def _contracted(oracle: Oracle, sent: dict[str, Any], g: Any) -> dict[str, Any]:
     return found
 
 
-def _told(values: Any) -> str:
+def _all(values: Any) -> str:
     return f"all {float(values.flat[0])!r}" if values.size else "empty"
