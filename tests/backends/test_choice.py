@@ -42,7 +42,8 @@ def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
     found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
     assert found.backend in set(CONV_OFF_GRID) - {"messages"}
     serving = {o.name for o in found.options if o.refusal is None}
-    assert serving == {"tiles", *CPP, "gather", "masked", "messages"}
+    assert serving >= {"tiles", *CPP, "gather", "masked", "messages"}
+    assert not serving & {"dense", "halo", "resample", "triton"}
     assert [o.name for o in found.options] == list(backends.TABLES["conv"])
     text = str(found)
     assert max(map(len, text.splitlines())) <= 100
@@ -62,7 +63,8 @@ def test_an_explanation_measures_on_request_and_says_what_is_kept() -> None:
     before = cg.explain(layer, one)
     assert before.measured == {}
     found = cg.explain(layer, one, measure=True)
-    assert set(found.measured) == {"tiles", *CPP, "gather", "masked", "messages"}
+    assert set(found.measured) == {o.name for o in found.options if o.refusal is None}
+    assert set(found.measured) >= {"tiles", *CPP, "gather", "masked", "messages"}
     assert min(found.measured.values()) > 0
     assert found.backend == before.backend, "what is measured never enters the choice"
     assert layer.backend is None
