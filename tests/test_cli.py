@@ -183,7 +183,8 @@ def test_a_terminal_of_ascii_shows_the_table() -> None:
     command = "import sys; from convgraph.cli import main; sys.exit(main())"
     run = subprocess.run(
         [sys.executable, "-c", command, "prove", *TWINS],
-        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT),
+                       "PYTHONWARNINGS": "ignore::FutureWarning"},  # of torch, of what PyG imports
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (0, "")
