@@ -67,7 +67,7 @@ HOUSE = {
     "convert.rules": """
         attention convolution norms pointwise resize
         shapes linear moves reductions products
-        losses pooling channels .
+        losses pooling channels writes .
     """,
     "proof": """
         aten ways_out surroundings draws precision

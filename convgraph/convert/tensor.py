@@ -102,16 +102,7 @@ class GraphTensor(Tensor):
                 bare = _BARE.setdefault(func, _bare(func))
             if bare is not func:
                 return bare(*args, **kwargs) if kwargs else bare(*args)
-        outer = _STATE.keys
-        _STATE.keys = inside, outside = keys.included(), keys.excluded()
-        try:
-            with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
-                if keys.modes() or isinstance(func, FunctionType):
-                    with _Rules():  # somebody listens to operators, or it may touch parameters
-                        return func(*args, **kwargs) if kwargs else func(*args)
-                return func(*args, **kwargs) if kwargs else func(*args)
-        finally:
-            _STATE.keys = outer
+        return _whole(func, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -132,16 +123,24 @@ class GraphTensor(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphTensor":
         """Copy the rows; sites never change."""
         if id(self) not in memo:
-            value = self.value
-            copied = value.x.detach().clone().requires_grad_(value.x.requires_grad)
-            memo[id(self)] = wrapped(value.with_x(copied))
+            memo[id(self)] = wrapped(
+                remade(
+                    self.value,
+                    [x.detach().clone().requires_grad_(x.requires_grad) for x in parts(self.value)],
+                )
+            )
         made: GraphTensor = memo[id(self)]
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle rows, sites and names."""
-        value = self.value
-        return _rebuilt, (value.x, value.sites, value.axes)
+        """Pickle rows, sites and names; of tokens, piece by piece."""
+        value: Any = self.value
+        if isinstance(value, Scores):
+            raise ConversionError("who hears whom is pickled as a plain tensor: take to_dense()")
+        pieces = value.pieces if isinstance(value, Tokens) else (value,)
+        flat = [(p.x, p.sites, p.axes) if isinstance(p, Spatial) else p for p in pieces]
+        beside = (value.dim, value.before) if isinstance(value, Tokens) else None
+        return _rebuilt, (flat, beside)
 
     def __bool__(self) -> bool:
         """Refuse, as torch does for more than one entry."""
@@ -149,6 +148,20 @@ class GraphTensor(Tensor):
             f"a map of shape {tuple(self.shape)} is asked for its truth; reduce it first, or take "
             "to_dense()"
         )
+
+
+def _whole(func: Any, args: Any, kwargs: Any = None) -> Any:
+    """Call a function of torch so that each of its operators arrives whole."""
+    outer = _STATE.keys
+    _STATE.keys = inside, outside = keys.included(), keys.excluded()
+    try:
+        with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
+            if keys.modes() or isinstance(func, FunctionType):
+                with _Rules():  # somebody listens to operators, or it may touch parameters
+                    return func(*args, **kwargs) if kwargs else func(*args)
+            return func(*args, **kwargs) if kwargs else func(*args)
+    finally:
+        _STATE.keys = outer
 
 
 _BARE: dict[Any, Any] = {}
@@ -177,10 +190,17 @@ def _nobody(*_: Any) -> bool:
 
 
 class _State(threading.local):
-    """The dispatch keys as the caller of the operator in progress has set them; who listens."""
+    """The dispatch keys as the caller of the operator in progress has set them; who else matters.
+
+    Attributes:
+        keys: those keys.
+        listener: who records what is run.
+        into: the map that is being written into by indices.
+    """
 
     keys: Any = None
     listener: Any = None
+    into: Any = None
 
 
 _STATE = _State()
@@ -201,8 +221,33 @@ def wrapped(value: Spatial) -> GraphTensor:
     return made
 
 
-def _rebuilt(x: Tensor, sites: Any, axes: names.Axes) -> GraphTensor:
-    return wrapped(Spatial(x, sites, axes))
+def parts(value: Any) -> list[Tensor]:
+    """Return the tensors of a value: its rows, and of tokens the readouts beside them."""
+    if isinstance(value, Tokens):
+        return [one.x if isinstance(one, Spatial) else one for one in value.pieces]
+    return [value.x]
+
+
+def remade(value: Any, tensors: Any) -> Any:
+    """Return a value of other tensors of the same shapes; see `parts`."""
+    if isinstance(value, Tokens):
+        return value.with_pieces(
+            [
+                one.with_x(x) if isinstance(one, Spatial) else x
+                for one, x in zip(value.pieces, tensors, strict=True)
+            ]
+        )
+    (x,) = tensors
+    return value.with_x(x)
+
+
+def _rebuilt(flat: Any, beside: Any) -> GraphTensor:
+    pieces = tuple(Spatial(*one) if isinstance(one, tuple) else one for one in flat)
+    value: Any = pieces[0] if beside is None else Tokens(pieces, *beside)
+    return wrapped(value)
+
+
+torch.serialization.add_safe_globals([_rebuilt, names.Name])
 
 
 HOOKS: list[Any] = []
@@ -346,6 +391,11 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         else:
             made = _given(out)
             if call.views and type(args[0]) is GraphTensor:
+                if _STATE.into is not None and type(made) is Tensor:
+                    raise ConversionError(
+                        f"{call.name} {where()} takes a part of a map that is no map, into which "
+                        "nothing can be written; write into the map by its own axes"
+                    )
                 pieces = made if type(made) in (list, tuple) else (made,)
                 for number, one in enumerate(pieces):
                     _remember(one, args, kwargs, call, number)
@@ -496,6 +546,8 @@ def _write(target: GraphTensor, out: Any, name: str) -> None:
     source: GraphTensor = args[0]
     old = source.value
     if memory(out.x) == memory(old.x):  # it was written there
+        if source.base is not None:
+            _write(source, old, name)
         return
     count = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
     found = call.rule.call(call, old.with_x(count), *map(_taken, args[1:]), **(kwargs or {}))
@@ -523,9 +575,14 @@ def _by_rows(func: Any) -> Any:
     return lambda self, *args: func(self.value.x, *args)
 
 
+def _by_all(func: Any, joined: Any) -> Any:
+    return lambda self, *args: joined([func(x, *args) for x in parts(self.value)])
+
+
 def _returning(func: Any) -> Any:
     def call(self: GraphTensor, *args: Any) -> GraphTensor:
-        func(self.value.x, *args)
+        for x in parts(self.value):
+            func(x, *args)
         return self
 
     return call
@@ -543,38 +600,60 @@ def rows(given: Any, like: Spatial) -> Any:
     return given
 
 
+def _sent(given: Any, like: Any) -> list[Any]:
+    """What is said of a value, as tensors like its own; see `parts`."""
+    if not isinstance(like, Tokens) or given is None:
+        return [rows(given, like)] if given is not None else [None] * len(parts(like))
+    if isinstance(given, GraphTensor):
+        other: Any = given.value
+        alike = isinstance(other, Tokens) and other.sites is like.sites
+        if not alike or (other.axes, other.dim, other.lengths) != (
+            like.axes, like.dim, like.lengths
+        ):  # fmt: skip
+            raise ConversionError("a gradient of other tokens or sites than its tensor's")
+        return parts(other)
+    apart = given.unflatten(like.dim, (like.before, -1)).split(like.lengths, like.dim + 1)
+    return [
+        rows(one.flatten(like.dim, like.dim + 1), piece) if isinstance(piece, Spatial)
+        else one.flatten(like.dim, like.dim + 1)
+        for one, piece in zip(apart, like.pieces, strict=True)
+    ]  # fmt: skip
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if isinstance(given, Tensor) else list(given)
+
+
+def _plain(tensors: Any) -> list[Tensor]:
+    """Tensors of both kinds as those that autograd knows."""
+    found: list[Tensor] = []
+    for one in _listed(tensors):
+        found += parts(one.value) if isinstance(one, GraphTensor) else [one]
+    return found
+
+
+def _spoken(tensors: Any, grads: Any) -> tuple[list[Tensor], Any]:
+    """Tensors of both kinds, and what is sent to each, as those that autograd knows."""
+    outs = _listed(tensors)
+    if grads is None and not any(isinstance(one, GraphTensor) for one in outs):
+        return outs, None
+    given = [None] * len(outs) if grads is None else _listed(grads)
+    plain, sent = [], []
+    for one, grad in zip(outs, given, strict=True):
+        held = isinstance(one, GraphTensor)
+        mine = parts(one.value) if held else [one]
+        for x, g in zip(mine, _sent(grad, one.value) if held else [grad], strict=True):
+            if x.requires_grad or len(mine) == 1:
+                plain.append(x)
+                sent.append(g)
+    return plain, sent
+
+
 def _backward(
     self: GraphTensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False,
     inputs: Any = None,
 ) -> None:  # fmt: skip
-    if inputs is not None:
-        given = [inputs] if isinstance(inputs, Tensor) else inputs
-        inputs = [one.value.x if isinstance(one, GraphTensor) else one for one in given]
-    x = self.value.x
-    x.backward(rows(gradient, self.value), retain_graph, create_graph, inputs)
-
-
-def _grad(outputs: Any, inputs: Any, grad_outputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """torch.autograd.grad, from and to tensors of both kinds."""
-    outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    sent = grad_outputs
-    if sent is not None:
-        sent = [sent] if isinstance(sent, Tensor) else list(sent)
-        sent = [
-            rows(one, out.value) if isinstance(out, GraphTensor) else one
-            for one, out in zip(sent, outs, strict=True)
-        ]
-    found = torch.autograd.grad(
-        [one.value.x if isinstance(one, GraphTensor) else one for one in outs],
-        [one.value.x if isinstance(one, GraphTensor) else one for one in ins],
-        sent, *args, **kwargs,
-    )  # fmt: skip
-    return tuple(
-        wrapped(one.value.with_x(grad)) if isinstance(one, GraphTensor) and grad is not None
-        else grad
-        for one, grad in zip(ins, found, strict=True)
-    )  # fmt: skip
+    _backward_all([self], [gradient], retain_graph, create_graph, inputs=inputs)
 
 
 def _backward_all(
@@ -582,34 +661,64 @@ def _backward_all(
     grad_variables: Any = None, inputs: Any = None,
 ) -> None:  # fmt: skip
     """torch.autograd.backward, from and to tensors of both kinds."""
-    outs = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    sent = grad_tensors
-    if sent is not None:
-        sent = [sent] if isinstance(sent, Tensor) else list(sent)
-        sent = [
-            rows(one, out.value) if isinstance(out, GraphTensor) else one
-            for one, out in zip(sent, outs, strict=True)
-        ]
-    elif any(isinstance(one, GraphTensor) for one in outs):
-        sent = [None] * len(outs)
-    if inputs is not None:
-        given = [inputs] if isinstance(inputs, Tensor) else inputs
-        inputs = [one.value.x if isinstance(one, GraphTensor) else one for one in given]
-    plain = [one.value.x if isinstance(one, GraphTensor) else one for one in outs]
-    torch.autograd.backward(plain, sent, retain_graph, create_graph, inputs=inputs)
+    heard = None if inputs is None else _plain(inputs)
+    torch.autograd.backward(
+        *_spoken(tensors, grad_tensors), retain_graph, create_graph, inputs=heard
+    )
+
+
+def _grad(
+    outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: Any = None,
+    create_graph: bool = False, only_inputs: bool = True, allow_unused: bool | None = None,
+    **more: Any,
+) -> Any:  # fmt: skip
+    """torch.autograd.grad, from and to tensors of both kinds."""
+    ins = _listed(inputs)
+    pieces = len(_plain(ins)) > len(ins)  # a sequence is heard if one of its pieces is
+    found = iter(
+        torch.autograd.grad(
+            *_swapped(_spoken(outputs, grad_outputs), _plain(ins)), retain_graph, create_graph,
+            only_inputs, True if pieces else allow_unused, **more,
+        )
+    )  # fmt: skip
+    made: list[Any] = []
+    for one in ins:
+        mine = [next(found) for _ in _plain([one])]
+        made.append(_together(one, mine))
+        if pieces and made[-1] is None and not allow_unused:
+            raise RuntimeError(
+                "One of the differentiated Tensors appears to not have been used in the graph. Set "
+                "allow_unused=True if this is the desired behavior."
+            )
+    return tuple(made)
+
+
+def _swapped(spoken: tuple[Any, Any], heard: Any) -> tuple[Any, Any, Any]:
+    outs, sent = spoken
+    return outs, heard, sent
+
+
+def _together(one: Any, grads: list[Any]) -> Any:
+    """The gradients of a tensor's own tensors as one like it."""
+    if not isinstance(one, GraphTensor) or all(grad is None for grad in grads):
+        return grads[0]
+    pairs = zip(grads, parts(one.value), strict=True)
+    return wrapped(remade(one.value, [torch.zeros_like(x) if g is None else g for g, x in pairs]))
 
 
 def _get_grad(self: GraphTensor) -> Any:
-    grad = self.value.x.grad
-    return None if grad is None else wrapped(self.value.with_x(grad))
+    return _together(self, [x.grad for x in parts(self.value)])
 
 
 def _set_grad(self: GraphTensor, grad: Any) -> None:
-    self.value.x.grad = None if grad is None else rows(grad, self.value)
+    for x, one in zip(parts(self.value), _sent(grad, self.value), strict=True):
+        x.grad = one
 
 
 def _register_hook(self: GraphTensor, hook: Any) -> Any:
     value = self.value
+    if isinstance(value, Tokens):
+        return _tokens_hook(self, hook)
 
     def call(grad: Tensor) -> Any:
         out = hook(wrapped(value.with_x(grad)))
@@ -618,8 +727,34 @@ def _register_hook(self: GraphTensor, hook: Any) -> Any:
     return value.x.register_hook(call)
 
 
+def _tokens_hook(self: GraphTensor, hook: Any) -> Any:
+    """A hook that hears of all pieces of a sequence at once."""
+
+    def call(grads: Any) -> None:
+        heard = iter(grads)
+        out = hook(_together(self, [next(heard) if x.requires_grad else None for x in own]))
+        if out is not None:
+            raise ConversionError(
+                "a hook changes the gradient of tokens beside nodes; hook the map or the readouts "
+                "before they are concatenated"
+            )
+
+    own = parts(self.value)
+    return torch.autograd.graph.register_multi_grad_hook([x for x in own if x.requires_grad], call)
+
+
 def _set_data(self: GraphTensor, data: Any) -> None:
-    self.value.x.data = rows(data, self.value)
+    for x, one in zip(parts(self.value), _sent(data, self.value), strict=True):
+        x.data = one
+
+
+def _written(self: GraphTensor, *args: Any) -> None:
+    """x[...] = y: whatever is a copy on the way would not hear it."""
+    outer, _STATE.into = _STATE.into, self
+    try:
+        _whole(_T.__setitem__, (self, *args))
+    finally:
+        _STATE.into = outer
 
 
 def _no_numbers(*_: Any, **__: Any) -> Any:
@@ -634,18 +769,19 @@ _T: Any = torch.Tensor
 OWN: dict[Any, Any] = {
     torch.autograd.grad: _grad,
     torch.autograd.backward: _backward_all,
+    _T.__setitem__: _written,
     _T.backward: _backward,
     _T.register_hook: _register_hook,
-    _T.requires_grad.__get__: _by_rows(_T.requires_grad.__get__),
-    _T.requires_grad.__set__: _by_rows(_T.requires_grad.__set__),
+    _T.requires_grad.__get__: _by_all(_T.requires_grad.__get__, any),
+    _T.requires_grad.__set__: _returning(_T.requires_grad.__set__),
     _T.requires_grad_: _returning(_T.requires_grad_),
-    _T.retain_grad: _by_rows(_T.retain_grad),
+    _T.retain_grad: _returning(_T.retain_grad),
     _T.retains_grad.__get__: _by_rows(_T.retains_grad.__get__),
-    _T.is_leaf.__get__: _by_rows(_T.is_leaf.__get__),
+    _T.is_leaf.__get__: _by_all(_T.is_leaf.__get__, all),
     _T.grad_fn.__get__: lambda self: HOOKS[0](self),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
-    _T.data.__get__: lambda self: wrapped(self.value.with_x(self.value.x.data)),
+    _T.data.__get__: lambda self: wrapped(remade(self.value, [x.data for x in parts(self.value)])),
     _T.data.__set__: _set_data,
     _T._version.__get__: _by_rows(_T._version.__get__),
     _T.data_ptr: _by_rows(_T.data_ptr),

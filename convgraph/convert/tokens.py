@@ -377,19 +377,23 @@ def _mean(call: Any, x: Tokens, dim: Any = None, keepdim: bool = False, **_: Any
         return Tokens(
             tuple(outs), x.dim - (0 if keepdim else sum(d < x.dim for d in dims)), x.before
         )
-    if dims != [x.dim]:
-        raise NoRuleError("it reduces tokens and others at once")
     x.sequence()
-    total: Any = sum(
-        rule.call(call, one, dims, True) if isinstance(one, Spatial) else one.sum(dims, True)
+    own = x.axes[0] == names.batch_axis(x.sites.batch_size)
+    if not own or x.dim == 0:
+        raise NoRuleError("it reduces tokens that stand beside each other over a part of a batch")
+    pieces = [
+        rule.call(call, one, dims, True) if isinstance(one, Spatial)
+        else one.expand(x.shape[0], *one.shape[1:]).sum(dims, True)
         for one in x.pieces
-    )
+    ]  # fmt: skip
+    total: Any = sum(pieces)
     if call.name == "mean":
-        count = x.sites.counts.view(-1, *(1,) * (len(x.shape) - 1))
-        count = count + sum(n for n, one in zip(x.lengths, x.pieces, strict=True)
-                            if isinstance(one, Tensor))  # fmt: skip
-        total = total / count
-    return total if keepdim else total.squeeze(x.dim)
+        readouts = sum(n for n, one in zip(x.lengths, x.pieces, strict=True)
+                       if isinstance(one, Tensor))  # fmt: skip
+        count = (x.sites.counts + readouts).view(-1, *(1,) * (rank - 1))
+        count = count.sum(0, keepdim=True) if 0 in dims else count
+        total = total / (count * prod(x.shape[d] for d in dims if d not in (0, x.dim)))
+    return total if keepdim else total.squeeze(dims)
 
 
 def _softmax(call: Any, x: Tokens) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,7 +200,26 @@ def _one_image(x: Tensor) -> None:
     x[1] *= 3
 
 
-WRITES = (_skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image)
+def _of_an_image(x: Tensor) -> None:
+    x[0, 1] = 3
+    x[1, :, 3:5, 2:] = 4
+
+
+def _by_numbers(x: Tensor) -> None:
+    x[:, [-1, 0]] *= 2
+    x[torch.tensor([1])] = x.new_tensor(4)
+    x.index_fill_(1, torch.tensor([1]), 3)
+    x.index_fill_(0, torch.tensor([-1]), 2)
+    x.index_add_(1, torch.tensor([0]), x[:, 1:2], alpha=2)
+    x.index_copy_(1, torch.tensor([1]), x[:, :1] * 5)
+    x.scatter_(1, (x[:, :1] > 9).long(), 7)
+    x.scatter_add_(1, (x[:, :1] > 9).long(), x[:, :1] * 3)
+
+
+WRITES = (
+    _skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image, _of_an_image,
+    _by_numbers,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -211,7 +231,32 @@ def test_a_write_into_a_view_reaches_its_base(write: Any) -> None:
     assert torch.equal(mine.to_dense(), torch.where(there, true, 0.0))
 
 
+def test_a_write_that_no_map_would_hear_is_refused() -> None:
+    """One pixel of every image is a readout, a copy: what is written there would be lost."""
+    x = graph().tensor() * 1
+    with pytest.raises(ConversionError, match="nothing can be written"):
+        x[:, :, 3, 4] = 7
+
+
+def test_extremes_over_everything_are_one_number() -> None:
+    x = graph().tensor()
+    assert torch.equal(x.amax(), x.graph.x.max())
+    assert torch.equal(x.amin(()), x.graph.x.min())
+
+
 PAIRS = {
+    "a batch twice": (
+        lambda x, c: F.conv2d(x.repeat(2, 1, 1, 1), c.weight),
+        lambda x, c: torch.cat([F.conv2d(x, c.weight)] * 2),
+    ),
+    "each image twice": (
+        lambda x, c: F.conv2d(x.repeat_interleave(2, 0), c.weight),
+        lambda x, c: F.conv2d(x, c.weight)[[0, 0, 1, 1]],
+    ),
+    "one image as many": (
+        lambda x, c: F.conv2d(x[:1].repeat(3, 1, 1, 1), c.weight),
+        lambda x, c: F.conv2d(x, c.weight)[[0, 0, 0]],
+    ),
     "zero pad": (
         lambda x, c: F.conv2d(F.pad(x, (1, 1, 1, 1)), c.weight),
         lambda x, c: F.conv2d(x, c.weight, padding=1),
@@ -413,6 +458,57 @@ def test_tokens_beside_nodes_are_the_visible_tokens_alone(even: bool) -> None:
     for mine, true in zip(*grads, strict=True):
         assert true.abs().max() > 0
         assert torch.equal(snap(mine.detach(), None), snap(true.detach(), None))
+
+
+def _layers() -> tuple[Any, Any, Tensor]:
+    """A torch layer of its own, a class token beside nodes, and who is there."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True).double()
+    token = torch.randn(2, 1, 6).double().requires_grad_()
+    nodes = graph(6).tensor().flatten(2).transpose(1, 2)
+    there = torch.cat([torch.ones(2, 1, dtype=torch.bool), holes().flatten(1)], 1)
+    return layer, layer(torch.cat([token, nodes], 1)), there
+
+
+def test_the_gradient_of_tokens_beside_nodes_is_theirs() -> None:
+    """torch.autograd.grad, .grad and a hook agree with each image's own tokens, to 20 bits."""
+    layer, tokens, there = _layers()
+    seen: list[Any] = []
+    tokens.retain_grad()
+    tokens.register_hook(lambda grad: seen.append(grad.to_dense()))
+    loss = layer(tokens)[:, 0].square().sum()
+    (grad,) = torch.autograd.grad(loss, tokens, retain_graph=True)
+    seen.clear()
+    tokens.grad = None
+    loss.backward()
+    assert torch.equal(grad.to_dense(), seen[0])
+    assert torch.equal(grad.to_dense(), tokens.grad.to_dense())
+    for n in range(2):
+        own = tokens.to_dense()[n : n + 1][:, there[n]].detach().requires_grad_()
+        (true,) = torch.autograd.grad(layer(own)[:, 0].square().sum(), own)
+        mine = grad.to_dense()[n : n + 1][:, there[n]]
+        assert torch.equal(snap(mine, None), snap(true, None))
+
+
+def test_who_does_not_hear_tokens_gives_them_no_gradient() -> None:
+    _, tokens, _ = _layers()
+    with pytest.raises(RuntimeError, match="used in the graph"):
+        torch.autograd.grad(torch.ones(1, requires_grad=True).sum(), tokens)
+    (grad,) = torch.autograd.grad(tokens[:, 0].sum(), tokens)
+    assert torch.equal(grad[:, 0], torch.ones(2, 6).double())
+    assert not grad[:, 1:].to_dense().any()
+
+
+def test_tokens_beside_nodes_are_copied_and_pickled_whole(tmp_path: Path) -> None:
+    _, tokens, _ = _layers()
+    tokens = tokens.detach()
+    torch.save(tokens, tmp_path / "tokens.pt")
+    for made in (
+        copy.deepcopy(tokens), pickle.loads(pickle.dumps(tokens)),
+        torch.load(tmp_path / "tokens.pt"),
+    ):  # fmt: skip
+        assert torch.equal(made.to_dense(), tokens.to_dense())
+        assert torch.equal(made.sum((1, 2)), tokens.sum((1, 2)))
 
 
 def test_nodes_hear_tokens_that_are_no_nodes_and_the_other_way_round() -> None:

@@ -14,6 +14,7 @@ from convgraph.convert.rules import (
     reductions,
     resize,
     shapes,
+    writes,
 )
 
 FAMILIES = tuple(
@@ -32,6 +33,7 @@ FAMILIES = tuple(
         reductions,
         resize,
         shapes,
+        writes,
     )
 )
 """Names of the families; importing this package registers all of their rules."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from convgraph.backends.messages.edges import take
-from convgraph.convert import names
+from convgraph.convert import batch, names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel
@@ -293,6 +293,9 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
     for number, count in enumerate(counts):
         if count == 1:
             continue
+        if batch.is_batch(value, number) or batch.is_single(value, number):
+            value = batch.images(value, number, [*range(value.sites.batch_size)] * count)
+            continue
         if value.axes[number] and not names.is_plain(value.axes[number]):
             axis = site_axis(value, number)
             n = (value.sites.size or ())[axis]
@@ -313,10 +316,15 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
 def repeat_interleave(
     call: Any, x: Any, times: Any, dim: int | None = None, output_size: Any = None
 ) -> Any:
-    """Entries of a plain axis several times; of a lattice axis that is a resize."""
-    if not isinstance(x, Spatial) or not isinstance(times, int) or dim is None:
-        raise NoRuleError("it repeats by a tensor")
+    """Entries of a plain axis several times; images of a batch; of a lattice axis, a resize."""
+    if not isinstance(x, Spatial) or dim is None:
+        raise NoRuleError("it repeats by a map, or all of one as a line")
     dim %= len(x.axes)
+    if batch.is_batch(x, dim) or batch.is_single(x, dim):
+        numbers = torch.arange(x.sites.batch_size, device=x.x.device)
+        return batch.images(x, dim, numbers.repeat_interleave(times).tolist())
+    if not isinstance(times, int):
+        raise NoRuleError("it repeats by a tensor")
     if names.is_plain(x.axes[dim]):
         call.travelled("node")
         value = x.merged(dim)

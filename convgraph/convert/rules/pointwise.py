@@ -147,20 +147,3 @@ def feature_dropout(call: Any, x: Spatial, p: float, train: bool) -> Any:
     drawn = torch.feature_dropout(x.x.new_ones(shape), p, True)
     (rows, gate), sites, axes = align([x, drawn])
     return Spatial(rows.mul_(gate) if call.name.endswith("_") else rows * gate, sites, axes)
-
-
-@rule("index_put", "index_put_", "_unsafe_index_put")
-def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
-    """Where a map of yes and no says yes, another value: y[y < 0] = 0."""
-    given = [one for one in indices if one is not None]
-    chosen = given[0] if len(given) == 1 else None
-    simple = isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool and indices[0] is chosen
-    if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
-        raise NoRuleError("it writes at positions that are no map of yes and no")
-    if value.numel() != 1:
-        raise NoRuleError("it writes a list of values, one for every yes")
-    missing = len(x.axes) - len(chosen.axes)  # type: ignore[union-attr]
-    wide = Spatial(chosen.x, chosen.sites, (*chosen.axes, *((),) * missing))  # type: ignore[union-attr]
-    (rows, yes), sites, axes = align([x, wide])
-    out = torch.where(yes, value.to(rows.dtype).reshape(()), rows)
-    return Spatial(expanded(out, sites, axes), sites, axes)

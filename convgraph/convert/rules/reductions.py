@@ -25,7 +25,7 @@ from convgraph.graph.network_sites import network_sites
 
 def _dims(x: Spatial, dim: Any) -> list[int]:
     rank = len(x.axes)
-    if dim is None or dim == []:
+    if dim is None or (not isinstance(dim, int) and not len(dim)):
         return list(range(rank))
     return sorted({int(d) % rank for d in ([dim] if isinstance(dim, int) else dim)})
 
@@ -230,9 +230,11 @@ def _reduce(call: Any, x: Spatial, dim: Any, keepdim: bool, how: str, dtype: Any
     dims = _dims(x, dim)
     if dtype is not None:
         x = x.with_x(x.x.to(dtype))
-    if how in ("sum", "mean") and len(dims) == len(x.axes):
+    if len(dims) == len(x.axes):
         call.travelled("all")  # over everything that is there, whatever the names
-        return getattr(x.x, how)().reshape((1,) * len(dims) if keepdim else ())
+        nobody = how in ("amax", "amin") and not x.x.numel()
+        found = x.x.new_zeros(()) if nobody else getattr(x.x, how)()
+        return found.reshape((1,) * len(dims) if keepdim else ())
     if _plain_only(x, dims):
         call.travelled("node")
         return over_plain(x, dims, keepdim, lambda rows, slots: getattr(torch, how)(rows, slots))
@@ -478,16 +480,20 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     if not isinstance(x, Spatial) or not isinstance(index, Spatial) or x.sites is not index.sites:
         raise NoRuleError("map and index do not live on the same nodes")
     dim %= len(x.axes)
-    value, numbers = x.merged(dim), index.thin()
-    if not numbers.axes[dim]:
-        slot = 1 + len(names.plain(numbers.axes[:dim]))
-        numbers = Spatial(
-            numbers.x.unsqueeze(slot), index.sites,
-            (*numbers.axes[:dim], (Name("plain", 1),), *numbers.axes[dim + 1 :]),
-        )  # fmt: skip
+    value, numbers = x.merged(dim), rows_along(index, dim)
     if numbers.x.dim() != value.x.dim():
         raise NoRuleError("map and index differ in their axes")
     return resized(value, dim, value.x.gather(value.slot(dim), numbers.x))
+
+
+def rows_along(index: Spatial, dim: int) -> Spatial:
+    """A map of numbers whose rows have a dimension for one axis, though it may be of one entry."""
+    numbers = index.thin()
+    if numbers.axes[dim]:
+        return numbers
+    slot = 1 + len(names.plain(numbers.axes[:dim]))
+    axes = (*numbers.axes[:dim], (Name("plain", 1),), *numbers.axes[dim + 1 :])
+    return Spatial(numbers.x.unsqueeze(slot), index.sites, axes)
 
 
 @rule("one_hot")
