@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.errors import ProofError
 from convgraph.proof.draws import EPSILON, budget
 from convgraph.proof.plan import PlanCertificate
 from convgraph.proof.record import sealed
@@ -88,23 +87,19 @@ class PartsCertificate:
             ProofError: the text is no record of parts; the error names the field.
         """
         found = sealed.read(text, "parts", tuple(one.name for one in fields(cls)))
-        for one in fields(cls):
-            value, kind = found[one.name], one.type
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            texts = isinstance(value, list) and all(isinstance(n, str) for n in value)
-            numbers = isinstance(value, list) and all(type(n) is int for n in value)
-            good = {
-                int: whole and value >= 0,
-                str: isinstance(value, str),
-                float: whole or isinstance(value, float),
-                PlanCertificate: True,
-                tuple[str, ...]: texts,
-                tuple[int, ...]: numbers,
-            }
-            if not good[kind]:  # type: ignore[index]
-                raise ProofError(f"expected the record of parts: field {one.name} as {kind}")
-        if found["verdict"] not in ("proven", "refuted", "undecided"):
-            raise ProofError("expected the record of parts: field verdict as one of the three")
+        real = found["log2_epsilon"]
+        fits = {
+            "verdict": found["verdict"] in ("proven", "refuted", "undecided"),
+            "ranks": sealed.wholes(found["ranks"]),
+            "operators": sealed.whole(found["operators"]),
+            "entries": sealed.whole(found["entries"]),
+            "by_pixel": sealed.whole(found["by_pixel"]),
+            "log2_epsilon": isinstance(real, (int, float)) and not isinstance(real, bool),
+            "faults": sealed.listed(found["faults"], str),
+            "reason": isinstance(found["reason"], str),
+            "seed": type(found["seed"]) is int and found["seed"] >= 0,
+        }
+        sealed.check("parts", fits)
         found["plan"] = PlanCertificate.from_fields(found["plan"])
         lists = {name: tuple(found[name]) for name in ("ranks", "faults")}
         return cls(**{**found, **lists})

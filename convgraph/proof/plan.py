@@ -107,18 +107,16 @@ class PlanCertificate:
         """
         if not isinstance(found, dict) or set(found) != {one.name for one in fields(cls)}:
             raise ProofError("expected the record of a plan: an object of its fields")
-        good = {
+        fits = {
             "verdict": found["verdict"] in ("proven", "refuted"),
-            "operators": _whole(found["operators"]),
-            "parts": _wholes(found["parts"]),
-            "edges": _whole(found["edges"]),
-            "size": _wholes(found["size"]),
-            "faults": _listed(found["faults"], str),
-            "claims": _listed(found["claims"], dict),
+            "operators": sealed.whole(found["operators"]),
+            "parts": sealed.wholes(found["parts"]),
+            "edges": sealed.whole(found["edges"]),
+            "size": sealed.wholes(found["size"]),
+            "faults": sealed.listed(found["faults"], str),
+            "claims": sealed.listed(found["claims"], dict),
         }
-        for name, fits in good.items():
-            if not fits:
-                raise ProofError(f"expected the record of a plan: field {name} of its own type")
+        sealed.check("a plan", fits)
         listed = {name: tuple(found[name]) for name in ("parts", "size", "faults", "claims")}
         return cls(**{**found, **listed})
 
@@ -302,18 +300,6 @@ def _runs(positions: Any) -> list[list[int]]:
     ends = np.flatnonzero(np.diff(found) != 1)
     first, last = found[np.append(0, ends + 1)], found[np.append(ends, len(found) - 1)]
     return [[int(a), int(b)] for a, b in zip(first, last, strict=True)]
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _wholes(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_whole, value))
-
-
-def _listed(value: Any, kind: type) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(one, kind) for one in value)
 
 
 def _outside(positions: Any, n: int) -> bool:

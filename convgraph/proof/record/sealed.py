@@ -84,3 +84,33 @@ def read(text: str, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
             "was changed after it was written"
         )
     return {name: found[name] for name in names}
+
+
+def check(kind: str, good: Mapping[str, bool]) -> None:
+    """Refuse a record of which a field is of another type, or says what cannot be.
+
+    Args:
+        kind: of the record, in words.
+        good: for each field whether it fits.
+
+    Raises:
+        ProofError: the error names the field.
+    """
+    for name, fits in good.items():
+        if not fits:
+            raise ProofError(f"expected the record of {kind}: field {name} of its own type")
+
+
+def whole(value: Any) -> bool:
+    """Whether it is a whole number from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def wholes(value: Any) -> bool:
+    """Whether it is a list of whole numbers."""
+    return isinstance(value, (list, tuple)) and all(map(whole, value))
+
+
+def listed(value: Any, kind: type) -> bool:
+    """Whether it is a list of one kind."""
+    return isinstance(value, (list, tuple)) and all(isinstance(one, kind) for one in value)
