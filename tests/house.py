@@ -102,7 +102,7 @@ HOUSE = {
     "proof.symbolic": "arithmetic axis flat theorems .",
     "scale": """
         . relations positions mask_sites windows recording
-        rules neighbours plan passes partial tiling
+        rules neighbours plan sites nodes passes partial tiling
         halo reach
         source tiled streamed sharded
         traffic

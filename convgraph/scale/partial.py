@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.errors import ConversionError
-from convgraph.geometry.kernel import KernelGeometry
-from convgraph.scale.mask_sites import MaskSites
+from convgraph.scale.nodes import as_nodes, dense, laid_down, taken_up
 from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.recording import RecordedCall, Ref, State, leaves
 from convgraph.scale.rules import DROPS, VIEWS, Travel
+from convgraph.scale.sites import PlannedSites
 from convgraph.scale.windows import is_window, table, window
 
 Part = tuple[Positions, ...]
@@ -33,7 +32,7 @@ def run(
     target: int,
     *,
     known: Mapping[Any, Any] | None = None,
-    sites: MaskSites | None = None,
+    sites: PlannedSites | None = None,
 ) -> Tensor:
     """Return a target at the positions that `ask` names.
 
@@ -46,6 +45,8 @@ def run(
         sites: which are there; None for all.
     """
     state = states(plan)
+    if sites is not None and 0 in ask:  # what an absent pixel holds is nobody's, NaN say
+        image = blanked(image, sites(0, ask[0]), plan.axes[0] or ())
     value: dict[Any, Any] = {**(known or {}), 0: image}
     last = {source: k for k, step in enumerate(plan.recording.steps) for source in step.sources}
     for k, (step, how) in enumerate(plan.steps):
@@ -67,32 +68,37 @@ def run(
     return found
 
 
-def onward(plan: Plan, known: Mapping[Any, Any], device: Any) -> dict[Any, Any]:
+def onward(
+    plan: Plan, known: Mapping[Any, Any], device: Any, sites: PlannedSites | None = None
+) -> dict[Any, Any]:
     """Return what is known, and what follows from it without a map: once for all tiles.
 
     Maps that were put together, under ("map", number), are heard by the operators that need them
-    whole; what nobody reads any more is dropped.
+    whole, node by node where `sites` or a space says so; what nobody reads any more is dropped.
     """
-    state, value = states(plan), dict(known)
+    state, value = states(plan), taken_up(known)
     done = set()
     for k, (step, how) in enumerate(plan.steps):
         if step.results[0] in value:
             done.add(k)
         if how.how not in ("plain", "few") or step.results[0] in value:
             continue
-        given = {s: value.get(("map", s)) if how.how == "few" else None for s in step.sources}
-        given = {s: value.get(s) if one is None else one for s, one in given.items()}
+        whole = {s: ("map", s) for s in step.sources if how.how == "few" and ("map", s) in value}
+        given = {s: value.get(whole.get(s, s)) for s in step.sources}
         if all(one is not None for one in given.values()):
+            given |= {s: as_nodes(plan, s, value[key], sites) for s, key in whole.items()}
             keep(value, step, plainly(step, given, state, device))
             done.add(k)
     steps = plan.recording.steps
     wanted = {s for k, step in enumerate(steps) if k not in done for s in step.sources}
     maps = {("map", s) for s in wanted}
-    return {
-        key: one
-        for key, one in value.items()
-        if key == plan.out or key in wanted or key in maps or (key not in maps and _sums(key))
-    }
+    return laid_down(
+        {
+            key: one
+            for key, one in value.items()
+            if key == plan.out or key in wanted or key in maps or (key not in maps and _sums(key))
+        }
+    )
 
 
 def _sums(key: Any) -> bool:
@@ -152,13 +158,15 @@ def local(
     value: Mapping[Any, Any],
     ask: Ask,
     state: Mapping[str, Tensor],
-    sites: MaskSites | None = None,
+    sites: PlannedSites | None = None,
 ) -> Any:
     """Run one operator on a part."""
     out = ask[step.results[0]]
     if how.how == "sum":
         source = next(s for s in step.sources if plan.axes[s] is not None)
         x = value[source]
+        if sites is not None:
+            x = blanked(x, sites(source, ask[source]), how.axes or ())
         for a, held, want in zip(how.axes or (), ask[source], out, strict=True):
             x = take(x, a, places(held, want), 0.0)
         known = value["sums", step.results[0]]
@@ -169,11 +177,11 @@ def local(
     x, have, size = value[source], ask[source], plan.size(source)
     axes = how.axes or ()
     if plan.space is not None:
-        there = None if sites is None else sites(plan.array(source), have)[:, 0]
+        there = None if sites is None else sites(source, have)[:, 0]
         args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
         return _in_space(step, how.relation, x, have[0], out[0], args, there)
     if sites is not None:
-        x = blanked(x, sites(size, have), axes, how.fill)
+        x = blanked(x, sites(source, have), axes, how.fill)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
     made = _pieces(step, how, x, have, out, size, args, axes, ())
     if sites is not None and how.fill:
@@ -197,52 +205,6 @@ def blanked(y: Tensor, here: Any, axes: tuple[int, ...], fill: float = 0.0) -> T
         shape[a] = n
     absent = torch.tensor(fill, dtype=y.dtype, device=y.device)
     return torch.where(torch.from_numpy(here).to(y.device).view(shape), y, absent)
-
-
-def sites_of(plan: Plan, mask: Any, who: str) -> MaskSites | None:
-    """Return which sites of a network's maps are there; None without a mask.
-
-    Args:
-        plan: of the network.
-        mask: of the image, see `MaskSites`; or None.
-        who: asks.
-
-    Raises:
-        ConversionError: an operator has no plan where pixels are absent; with the module's path.
-        GraphError: it is no mask of such an image.
-    """
-    if mask is None:
-        return None
-    for step, how in plan.steps:
-        if how.how not in ("node", "edges", "plain"):
-            raise ConversionError(f"{who}: {step.title} has no plan with a mask")
-        name = step.operator
-        good = name.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
-        good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
-        if how.how == "edges" and not (good and _centred(plan, step, how)):
-            raise ConversionError(
-                f"{who}: {step.title} has no plan with a mask; convolutions with zero padding, "
-                "max pools, average pools that count their padding and nearest resizes have one, "
-                "if their pads keep the kernel in the middle. Leave the mask out, and zero what is "
-                "absent yourself"
-            )
-    return MaskSites(mask, plan.array(0), flat=plan.space is not None)
-
-
-def _centred(plan: Plan, step: RecordedCall, how: Travel) -> bool:
-    """Whether sites follow from sizes alone: pads keep the kernel in the middle, none moves it."""
-    relation = getattr(how.relation, "relation", how.relation)  # in a space, what it sees
-    if not isinstance(relation, KernelGeometry):
-        return True
-    source = next(s for s in step.sources if plan.axes[s] is not None)
-    middle = all(
-        before == after == dil * (k - 1) // 2
-        for k, dil, (before, after) in zip(
-            relation.kernel_size, relation.dilation, relation.padding, strict=True
-        )
-    )
-    moved = relation.keeps_sites and plan.size(source) != plan.size(step.results[0])
-    return (middle or relation.transposed) and not moved and not relation.ceil_mode
 
 
 def _pieces(
@@ -303,6 +265,7 @@ def _node(
             for a, have, want, n in zip(axes, ask[source], out, plan.size(source), strict=True):
                 x = take(x, a, places(have, want if n > 1 else want[:1] * 0), 0.0)
         else:  # a table as large as the map, of the network's own making
+            x = dense(x)
             shape = plan.recording.shapes[step.results[0]]
             if plan.space is not None:
                 x = _laid(x, axes, shape)

@@ -13,9 +13,11 @@ from functools import reduce
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.errors import GraphError
 from convgraph.scale.plan import Plan
 from convgraph.scale.recording import RecordedCall, State
 
@@ -32,11 +34,13 @@ class Pass:
         source: the map that is summed.
         key: under which the values that are known hold what it gives: the result's number, "sums"
             and it, or "map" and the source's number.
+        axes: dimensions of the map that are the image's.
     """
 
     step: RecordedCall
     source: int
     key: Any
+    axes: tuple[int, ...]
 
 
 def passes(plan: Plan) -> list[Pass]:
@@ -47,10 +51,20 @@ def passes(plan: Plan) -> list[Pass]:
         if how.how == "sum":
             result = step.results[0]
             key: Any = result if how.axes is None else ("sums", result)
-            found[key] = Pass(step, sources[0], key)
+            found[key] = Pass(step, sources[0], key, plan.axes[sources[0]] or ())
         elif how.how == "few":
-            found |= {("map", s): Pass(step, s, ("map", s)) for s in sources}
+            found |= {("map", s): Pass(step, s, ("map", s), plan.axes[s] or ()) for s in sources}
     return list(found.values())
+
+
+def check_statistics(statistics: Any, who: str) -> None:
+    """Refuse another word than "tiles" or "passes".
+
+    Raises:
+        GraphError: with both.
+    """
+    if statistics not in ("tiles", "passes"):
+        raise GraphError(f"{who}: expected statistics='tiles' or 'passes', got {statistics!r}")
 
 
 def groups(step: RecordedCall, y: Tensor) -> int:
@@ -60,12 +74,44 @@ def groups(step: RecordedCall, y: Tensor) -> int:
     return int(step.args.get("num_groups", y.shape[1]))
 
 
-def sums(one: Pass, y: Tensor) -> Sums:
-    """Return the sums of a tile (B, C, *tile), by channels or by the operator's groups."""
-    rows = y.double().reshape(y.shape[0], groups(one.step, y), -1)
-    mean = rows.mean(2) if isinstance(one.key, tuple) else rows.sum(2)
-    squares = (rows - mean[..., None]).square().sum(2) if isinstance(one.key, tuple) else mean * 0
-    return rows.shape[2], mean, squares
+def pixels(y: Tensor, axes: tuple[int, ...], here: Any = None) -> Tensor:
+    """Return the pixels of a map's part that are there, (*others, P).
+
+    Args:
+        y: the part.
+        axes: dimensions of it that are the image's.
+        here: bools, one for each position; None for all.
+    """
+    d = len(axes)
+    rows = y.movedim(axes, tuple(range(-d, 0))).flatten(-d)
+    if here is None or here.all():
+        return rows
+    return rows.index_select(-1, torch.from_numpy(np.flatnonzero(here)).to(y.device))
+
+
+def entries(one: Pass, y: Tensor, here: Any = None) -> Tensor:
+    """Return what a pass takes its sums of, in float64: (*others, P), or (B, groups, P) of a norm.
+
+    Args:
+        one: the pass.
+        y: a part of its map.
+        here: which pixels of it are there; None for all.
+    """
+    rows = pixels(y, one.axes, here).double()
+    if not isinstance(one.key, tuple):
+        return rows
+    count = groups(one.step, y)
+    return rows.reshape(len(rows), count, rows.shape[1] // count * rows.shape[2])
+
+
+def sums(one: Pass, y: Tensor, here: Any = None) -> Sums:
+    """Return the sums of a tile; see `entries`."""
+    rows = entries(one, y, here)
+    n, total = rows.shape[-1], rows.sum(-1)
+    if not isinstance(one.key, tuple):
+        return n, total, total * 0
+    mean = total / max(1, n)
+    return n, mean, (rows - mean[..., None]).square().sum(-1)
 
 
 def is_map(one: Pass) -> bool:
@@ -73,27 +119,29 @@ def is_map(one: Pass) -> bool:
     return isinstance(one.key, tuple) and one.key[0] == "map"
 
 
-def summary(one: Pass, y: Tensor) -> Any:
+def summary(one: Pass, y: Tensor, here: Any = None) -> Any:
     """Return what a tile of the map gives to a pass: its sums, or itself."""
-    return y if is_map(one) else sums(one, y)
+    return y if is_map(one) else sums(one, y, here)
 
 
 def together(one: Pass, parts: list[Sums]) -> Any:
     """Return what is known of the whole map from the sums of its tiles.
 
     Returns:
-        The readout itself, in float64, (B, C); or mean and variance of the groups of a norm.
+        The readout itself, in float64, (*others); or mean and variance of the groups of a norm.
+        Of no entry at all they are 0.
     """
     if not isinstance(one.key, tuple):
-        return sum(part[1] for part in parts) / sum(part[0] for part in parts)
+        return sum(part[1] for part in parts) / max(1, sum(part[0] for part in parts))
 
     def both(a: Sums, b: Sums) -> Sums:
         n = a[0] + b[0]
         apart = b[1] - a[1]
-        return n, a[1] + apart * (b[0] / n), a[2] + b[2] + apart.square() * (a[0] * b[0] / n)
+        over = max(1, n)
+        return n, a[1] + apart * (b[0] / over), a[2] + b[2] + apart.square() * (a[0] * b[0] / over)
 
     n, mean, squares = reduce(both, parts)
-    return mean, squares / n
+    return mean, squares / max(1, n)
 
 
 def readout(plan: Plan, one: Pass, known: Any) -> Tensor:

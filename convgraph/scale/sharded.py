@@ -22,11 +22,13 @@ from convgraph.door import door
 from convgraph.errors import ConversionError, DeviceError, GraphError, ShapeError
 from convgraph.nn.synced import over_processes
 from convgraph.proof.plan import AxisPart, Claim
-from convgraph.scale.partial import Part, blanked, keep, local, plainly, sites_of, states
-from convgraph.scale.passes import Pass, groups, normed, readout, sums
+from convgraph.scale.nodes import as_nodes, dense
+from convgraph.scale.partial import Part, blanked, keep, local, plainly, states
+from convgraph.scale.passes import Pass, check_statistics, entries, normed, pixels, readout
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import RecordedCall, State, leaves
+from convgraph.scale.sites import sites_of
 from convgraph.scale.tiling import operators, read
 
 
@@ -115,10 +117,7 @@ class Sharded(nn.Module):
         self.counts = [dist.get_world_size(group) for group in self.groups]
         self.places = [dist.get_rank(group) for group in self.groups]
         self.ends = ends_of(shares, self.counts)
-        if statistics not in ("tiles", "passes"):
-            raise GraphError(
-                f"cg.sharded: expected statistics='tiles' or 'passes', got {statistics!r}"
-            )
+        check_statistics(statistics, "cg.sharded")
         if on is not None and len(self.groups) > 1:
             raise GraphError(
                 f"cg.sharded: expected a mesh of one axis on {on}, whose arrays are cut along rows"
@@ -170,6 +169,9 @@ class Sharded(nn.Module):
             each = shared(self.groups, wanted)
             same = {id(state[name]): one for name, one in zip(trained, each, strict=True)}
             state = {name: same.get(id(one), one) for name, one in state.items()}
+        own = self._owned(found, 0)
+        if sites is not None and all(map(len, own)):
+            part = blanked(part, sites(0, own), found.axes[0] or ())
         value: dict[int, Any] = {0: part}
         last = {s: k for k, step in enumerate(found.recording.steps) for s in step.sources}
         for k, (step, how) in enumerate(found.steps):
@@ -177,21 +179,20 @@ class Sharded(nn.Module):
                 _write(step, state)
                 keep(value, step, plainly(step, value, state, part.device))
             elif how.how == "whole":
-                keep(value, step, self._norm(step, value, state))
+                keep(value, step, self._norm(found, step, value, state, sites))
             elif how.how in ("sum", "few"):
-                keep(value, step, self.heard(found, step, how, value, state))
+                keep(value, step, self.heard(found, step, how, value, state, sites))
             else:
                 keep(value, step, self.local(found, step, how, value, state, sites))
             for source in step.sources:
                 if last[source] == k and source != found.out and found.axes[source] is not None:
                     value.pop(source, None)
-        result: Tensor = value[found.out]
+        result = dense(value[found.out])
         if not found.out_size:
             return result
         own = self._owned(found, found.out)
         if sites is not None and all(map(len, own)):
-            here = sites(found.array(found.out), own)
-            result = blanked(result, here, found.axes[found.out] or ())
+            result = blanked(result, sites(found.out, own), found.axes[found.out] or ())
         if found.space is None:
             return result
         shape = list(result.shape)
@@ -200,25 +201,35 @@ class Sharded(nn.Module):
             shape[a] = one.stop - one.start
         return result.reshape(shape)
 
-    def heard(self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any) -> Any:
+    def heard(
+        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any, sites: Any = None
+    ) -> Any:
         """What an operator makes that hears the whole map: from sums, or from the map gathered."""
         if how.how == "few":
             maps = {s for s in step.sources if found.axes[s] is not None}
-            whole = {s: self._gathered(found, s, value[s]) for s in maps}
+            whole = {s: as_nodes(found, s, self._gathered(found, s, value[s]), sites) for s in maps}
             return plainly(step, {**value, **whole}, state, value[next(iter(maps))].device)
         source = next(s for s in step.sources if found.axes[s] is not None)
-        x = value[source]
-        one = Pass(step, source, step.results[0] if how.axes is None else ("sums", 0))
+        x, key = value[source], step.results[0] if how.axes is None else ("sums", 0)
+        one = Pass(step, source, key, found.axes[source] or ())
+        here = None if sites is None else sites(source, self._owned(found, source))
+        rows = entries(one, x, here)
+        count = self._count(found, one, rows, sites)
+        mean = self._spread(rows.sum(-1)) / count
         if how.axes is None:
-            total = self._spread(sums(one, x)[1])
-            return readout(found, one, total / prod(found.size(source)))
-        rows = x.double().reshape(x.shape[0], groups(step, x), -1)
-        count = prod(found.size(source)) * (x.shape[1] // rows.shape[1])
-        mean = self._spread(rows.sum(2)) / count
-        variance = self._spread((rows - mean[..., None]).square().sum(2)) / count
+            return readout(found, one, mean)
+        variance = self._spread((rows - mean[..., None]).square().sum(-1)) / count
+        if here is not None:
+            x = blanked(x, here, one.axes)
         out = self._owned(found, step.results[0])
         flat = found.space is not None
         return normed(step, x, (mean, variance), state, out, flat=flat)
+
+    def _count(self, found: Plan, one: Pass, rows: Tensor, sites: Any) -> int:
+        """How many entries a statistic has over all ranks of one image; 1 where there is none."""
+        if sites is None:
+            return prod(found.recording.shapes[one.source]) // prod(rows.shape[:-1])
+        return max(1, int(self._spread(rows.new_tensor([rows.shape[-1]]))))
 
     def _spread(self, one: Tensor) -> Tensor:
         """The sum over the ranks of one image."""
@@ -389,28 +400,43 @@ class Sharded(nn.Module):
         other.statistics, other.on = self.statistics, self.on
         return other
 
-    def _norm(self, step: RecordedCall, value: Any, state: Any) -> Tensor:
+    def _norm(
+        self, found: Plan, step: RecordedCall, value: Any, state: Any, sites: Any = None
+    ) -> Tensor:
         """Batch norm in training, with the statistics of all ranks of the mesh."""
         a = step.args
-        x: Tensor = value[a["input"].index]
-        over = [k for k in range(x.dim()) if k != 1]
+        source = a["input"].index
+        x: Tensor = value[source]
+        here = None if sites is None else sites(source, self._owned(found, source))
+        if here is not None:
+            x = blanked(x, here, found.axes[source] or ())
+        rows = pixels(x, found.axes[source] or (), here)
+        over = [k for k in range(rows.dim()) if k != 1]
         shape = [1, -1, *(1,) * (x.dim() - 2)]
-        count = self._total(x.new_tensor([x.numel() // x.shape[1]]))
-        mean = self._total(x.sum(over)) / count
+        each = torch.tensor([rows.numel() // rows.shape[1]], dtype=torch.float64, device=x.device)
+        heard = int(self._total(each))
+        if heard == 1:
+            raise ShapeError(
+                f"cg.sharded: {step.title} expected more than 1 value per channel when training, "
+                "got one pixel on all ranks; call eval() on it, or give larger images"
+            )
+        count = max(1, heard)  # of no pixel nothing is learned
+        mean = self._total(rows.sum(over)) / count
         centred = x - mean.view(shape)
-        variance = self._total(centred.square().sum(over)) / count
+        off = rows - mean.view(1, -1, *(1,) * (rows.dim() - 2))
+        variance = self._total(off.square().sum(over)) / count
         y: Any = centred / (variance + a["eps"]).sqrt().view(shape)
         for name, apply in (("weight", torch.mul), ("bias", torch.add)):
             if isinstance(a[name], State):
                 y = apply(y, state[a[name].name].view(shape))
-        if isinstance(a["running_mean"], State):
+        if isinstance(a["running_mean"], State) and heard:
             with torch.no_grad():
                 unbiased = variance * count / (count - 1)
                 for name, new in (("running_mean", mean), ("running_var", unbiased)):
                     buffer = state[a[name].name]
                     buffer.mul_(1 - a["momentum"]).add_(new.to(buffer) * a["momentum"])
-        found: Tensor = y
-        return found
+        made: Tensor = y
+        return made
 
     def _total(self, one: Tensor) -> Tensor:
         for group in self.hearing:

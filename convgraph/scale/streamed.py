@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from convgraph.door import door
-from convgraph.errors import GraphError
-from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import blanked, onward, run, sites_of
-from convgraph.scale.passes import passes, summary
+from convgraph.scale.partial import blanked, onward, run
+from convgraph.scale.passes import check_statistics, passes, summary
 from convgraph.scale.plan import Plan, plan
+from convgraph.scale.sites import PlannedSites, sites_of
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, gathered, tiling
 
@@ -70,10 +69,7 @@ class Streamed(nn.Module):
         self, net: nn.Module, tile: Any = 2048, statistics: str = "tiles", on: Any = None
     ) -> None:
         super().__init__()
-        if statistics not in ("tiles", "passes"):
-            raise GraphError(
-                f"cg.streamed: expected statistics='tiles' or 'passes', got {statistics!r}"
-            )
+        check_statistics(statistics, "cg.streamed")
         self.net = net
         self.tile = tile
         self.statistics = statistics
@@ -108,7 +104,7 @@ class _Work:
 
     def __init__(
         self, found: Plan, tile: Any, source: Source | None, parameters: list[nn.Parameter],
-        sites: MaskSites | None,
+        sites: PlannedSites | None,
     ) -> None:  # fmt: skip
         self.plan, self.source, self.parameters, self.sites = found, source, parameters, sites
         self.cut = tiling(found, tile) if found.out_size else None
@@ -134,24 +130,28 @@ class _Work:
         y = run(plan, window, ask, goal, known=known, sites=self.sites)
         if self.sites is None:
             return y
-        return blanked(y, self.sites(plan.array(goal), out), plan.axes[goal] or ())
+        return blanked(y, self.sites(goal, out), plan.axes[goal] or ())
+
+    def here(self, cut: Tiling, out: Any) -> Any:
+        """Which pixels of a tile are there; None for all."""
+        return None if self.sites is None else self.sites(cut.target, out)
 
     def pass_over(self, stage: int) -> None:
         """Sum up a map, tile by tile, and go on to what follows from it."""
         one, cut = self.stages[stage]
         found = []
-        for _, out in cut.parts():
+        for _, out in cut.parts(self.sites):
             ask = cut.ask(out)
             y = self.tile(cut, self.window(self.x, ask), ask, out, self.known[stage])
-            found.append(summary(one, y))
+            found.append(summary(one, y, self.here(cut, out)))
         self.parts.append(found)
         self.known.append(self.onward(stage, found, self.known[stage]))
 
     def onward(self, stage: int, parts: list[Any], known: Any) -> dict[Any, Any]:
         """What is known behind a pass."""
         one, cut = self.stages[stage]
-        more = {**known, one.key: gathered(cut, one, parts)}
-        return onward(self.plan, more, self.x.device)
+        more = {**known, one.key: gathered(cut, one, parts, self.sites)}
+        return onward(self.plan, more, self.x.device, self.sites)
 
     def forward(self, x: Tensor) -> Tensor:
         """All passes, and the output's tiles."""
@@ -173,8 +173,7 @@ class _Work:
 
     def empty(self, out: Any) -> bool:
         """Whether a tile of the output has no site."""
-        plan = self.plan
-        return self.sites is not None and not self.sites(plan.array(plan.out), out).any()
+        return self.sites is not None and not self.sites(self.plan.out, out).any()
 
 
 class _Gradients:
@@ -232,9 +231,9 @@ class _Gradients:
         found = self.add(made, after, [*before, *leaves])
         heard, rest = found[: len(before)], found[len(before) :]
         each = len(leaves) // max(1, len(work.parts[stage]))
-        for k, (_, out) in enumerate(cut.parts()):
-            grads = rest[each * k : each * (k + 1)]
-            tensors = lambda y: _tensors(summary(one, y))  # noqa: E731
+        for k, (_, out) in enumerate(cut.parts(work.sites)):
+            grads, here = rest[each * k : each * (k + 1)], work.here(cut, out)
+            tensors = lambda y, here=here: _tensors(summary(one, y, here))  # noqa: E731
             self.tile(cut, out, work.known[stage], heard, tensors, grads)
         return heard
 

@@ -14,11 +14,11 @@ from torch import nn
 
 from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError, GraphError, MissingExtraError
-from convgraph.scale.mask_sites import MaskSites
-from convgraph.scale.partial import blanked, onward, run, sites_of
-from convgraph.scale.passes import Pass, keepable, passes, summary
+from convgraph.scale.partial import blanked, onward, run
+from convgraph.scale.passes import Pass, check_statistics, keepable, passes, summary
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions
+from convgraph.scale.sites import PlannedSites, sites_of
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, gathered, tiling
 
@@ -49,7 +49,7 @@ def tiled(
             memory that a tile may take beside the network, as "512 MiB".
         mask: which pixels are there; an absent pixel is what padding is, as in `to_graph`, and a
             tile without a site is 0, and no task; `convgraph.scale.tiled.stored` writes the
-            others alone.
+            others alone. Passes sum over the pixels that are there, and hear their tokens alone.
         channels_last: whether the image is (*size, C).
         held: a zarr array that an earlier run was writing into, its chunks as large as the tiles:
             the tiles that it holds are read from it and not computed again.
@@ -92,12 +92,11 @@ def tiled(
         ) from error
     source = image if isinstance(image, Source) else Source(image, channels_last=channels_last)
     found = plan(net, (1, source.channels, *source.size), on=on)
-    if statistics not in ("tiles", "passes"):
-        raise GraphError(f"cg.tiled: expected statistics='tiles' or 'passes', got {statistics!r}")
+    check_statistics(statistics, "cg.tiled")
     found.refuse("cg.tiled", by_passes=statistics == "passes")
     todo = passes(found)
     sites = sites_of(found, mask, "cg.tiled")
-    known, held_maps = _known(found, todo, tile, source, between)
+    known, held_maps = _known(found, todo, tile, source, between, sites)
     if not found.out_size:
         kind = _numpy(found.recording.dtypes[found.out])
         ended = delayed(_ended)(known, found)
@@ -213,7 +212,10 @@ def _done(*_: Any) -> None:
     """Nothing is left to do."""
 
 
-def _known(found: Plan, todo: list[Pass], tile: Any, source: Source, between: Any) -> Any:
+def _known(
+    found: Plan, todo: list[Pass], tile: Any, source: Source, between: Any,
+    sites: PlannedSites | None,
+) -> Any:  # fmt: skip
     """What the passes find out, as dask has still to compute it; and the maps that they keep."""
     from dask.delayed import delayed
 
@@ -224,9 +226,9 @@ def _known(found: Plan, todo: list[Pass], tile: Any, source: Source, between: An
         keeps = None
         if between is not None and one.source not in maps and keepable(found, one.source):
             keeps = _kept(found, cut, between)
-        sum_up = delayed(Summed(Window(cut, source, dict(maps)), one, keeps))
-        parts = [sum_up(number, known) for number, _ in cut.parts()]
-        known = delayed(_more)(known, cut, one, parts)
+        sum_up = delayed(Summed(Window(cut, source, dict(maps)), one, keeps, sites))
+        parts = [sum_up(number, known) for number, _ in cut.parts(sites)]
+        known = delayed(_more)(known, cut, one, parts, sites)
         maps |= {} if keeps is None else {one.source: keeps}
     return known, maps
 
@@ -243,10 +245,10 @@ def _kept(found: Plan, cut: Tiling, between: Any) -> Any:
     )  # fmt: skip
 
 
-def _more(known: Any, cut: Tiling, one: Pass, parts: Any) -> Any:
-    more = {**known, one.key: gathered(cut, one, parts)}
+def _more(known: Any, cut: Tiling, one: Pass, parts: Any, sites: PlannedSites | None) -> Any:
     with torch.no_grad():
-        return onward(cut.plan, more, _device(cut.plan))
+        more = {**known, one.key: gathered(cut, one, parts, sites)}
+        return onward(cut.plan, more, _device(cut.plan), sites)
 
 
 def _device(found: Plan) -> torch.device:
@@ -285,8 +287,8 @@ class Window:
 class Summed:
     """What one tile adds to a pass."""
 
-    def __init__(self, window: Window, one: Pass, keeps: Any) -> None:
-        self.window, self.one, self.keeps = window, one, keeps
+    def __init__(self, window: Window, one: Pass, keeps: Any, sites: PlannedSites | None) -> None:
+        self.window, self.one, self.keeps, self.sites = window, one, keeps, sites
         self.name = uuid4().hex
 
     def __call__(self, number: tuple[int, ...], known: Any) -> Any:
@@ -294,10 +296,10 @@ class Summed:
         cut = self.window.cut
         out = cut.part(number)
         with torch.no_grad():
-            y = self.window.run(out, known)
+            y = self.window.run(out, known, self.sites)
             if self.keeps is not None:
                 self.keeps[cut.place(out)[1:]] = cut.boxed(y, out)[0].cpu().numpy()
-            return summary(self.one, y)
+            return summary(self.one, y, None if self.sites is None else self.sites(cut.target, out))
 
     def __dask_tokenize__(self) -> Any:
         """Name it: a network has no other name, and numbers of objects are given again."""
@@ -339,7 +341,7 @@ class Tile:
     """What one block of the array is: a function of its number."""
 
     def __init__(
-        self, window: Window, sites: MaskSites | None, held: Any, axes: tuple[int, ...],
+        self, window: Window, sites: PlannedSites | None, held: Any, axes: tuple[int, ...],
         chunks: tuple[Any, ...], kind: Any,
     ) -> None:  # fmt: skip
         self.window, self.cut, self.sites, self.held = window, window.cut, sites, held
@@ -357,8 +359,7 @@ class Tile:
         """Whether a block has no site."""
         if self.sites is None:
             return False
-        plan = self.cut.plan
-        return not self.sites(plan.array(plan.out), self.out(block)).any()
+        return not self.sites(self.cut.target, self.out(block)).any()
 
     def __call__(self, block: tuple[int, ...], known: Any = None) -> Any:
         """Return the block, (C_out, *tile)."""
@@ -368,8 +369,7 @@ class Tile:
         with torch.no_grad():
             y = self.window.run(out, known, self.sites)
             if self.sites is not None:
-                here = self.sites(plan.array(plan.out), out)
-                y = blanked(y, here, plan.axes[plan.out] or ())
+                y = blanked(y, self.sites(plan.out, out), plan.axes[plan.out] or ())
             return np.ascontiguousarray(self.cut.boxed(y, out)[0].cpu().numpy())
 
 

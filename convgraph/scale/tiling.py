@@ -16,6 +16,7 @@ from convgraph.scale.passes import Pass, is_map, readout, together
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.rules import weight_shape
+from convgraph.scale.sites import PlannedSites
 from convgraph.scale.windows import edges
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -76,10 +77,22 @@ class Tiling:
         width = self.plan.array(self.target)[1]
         return (box[0][:, None] * width + box[1]).ravel(), np.zeros(1, np.int64)
 
-    def parts(self) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
-        """Yield each tile's number along each axis, and its positions of the output."""
+    def parts(
+        self, sites: PlannedSites | None = None
+    ) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
+        """Yield each tile's number along each axis, and its positions of the output.
+
+        With `sites` those that have one; the first tile, if none has.
+        """
+        none = True
         for number in product(*map(range, self.counts)):
-            yield number, self.part(number)
+            out = self.part(number)
+            if sites is None or sites(self.target, out).any():
+                none = False
+                yield number, out
+        if none:
+            first = (0,) * len(self.counts)
+            yield first, self.part(first)
 
     def place(self, out: tuple[Positions, ...]) -> tuple[slice, ...]:
         """Where a tile lies in the whole value, as an array has it."""
@@ -180,14 +193,16 @@ def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
     return Tiling(plan, tuple(min(int(t), n) for t, n in zip(sizes, size, strict=True)), target)
 
 
-def gathered(cut: Tiling, one: Pass, parts: Sequence[Any]) -> Any:
-    """Return what a pass makes known, from what its tiles gave: see `passes.summary`."""
+def gathered(
+    cut: Tiling, one: Pass, parts: Sequence[Any], sites: PlannedSites | None = None
+) -> Any:
+    """Return what a pass makes known, from what its tiles with a site gave: `passes.summary`."""
     plan = cut.plan
     if not is_map(one):
         whole = together(one, list(parts))
         return whole if isinstance(one.key, tuple) else readout(plan, one, whole)
-    found = parts[0].new_empty(plan.recording.shapes[one.source])
-    for (_, out), part in zip(cut.parts(), parts, strict=True):
+    found = parts[0].new_zeros(plan.recording.shapes[one.source])
+    for (_, out), part in zip(cut.parts(sites), parts, strict=True):
         found[cut.place(out)] = cut.boxed(part, out)
     return found
 

@@ -7,9 +7,11 @@ from torch import nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError, GraphError
+from convgraph.scale import passes as passes_of
 from convgraph.scale import streamed
 from convgraph.scale.passes import passes, times
 from convgraph.scale.plan import plan
+from tests.scale import masked
 from tests.scale.hearing import Gated, Tokens, attending, classifier, signed
 from tests.scale.nets import whole
 
@@ -46,12 +48,7 @@ def test_a_classifier_ends_in_a_readout() -> None:
 
 @pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4)])
 def test_norms_over_the_map_of_exact_statistics_equal_the_whole(norm) -> None:
-    norm.eps = 1e-30
-    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), norm, nn.Conv2d(4, 2, 3, padding=1))
-    net, x = whole(net, (8, 8))
-    net[0].weight.data.zero_()
-    net[0].weight.data[:, 0] = 2
-    x[:, 0] = torch.tensor([1.0, -1.0]).double().repeat(32).view(8, 8)  # mean 0, variance 4 behind
+    net, x = signed(norm)
     with torch.no_grad():
         want = net(x)[0].numpy()
     out = cg.tiled(net, x[0].numpy(), tile=4, statistics="passes")
@@ -71,8 +68,6 @@ def test_passes_are_asked_for_and_their_cost_is_said() -> None:
         cg.tiled(net, x[0].numpy(), tile=8)
     with pytest.raises(GraphError, match="'tiles' or 'passes'"):
         cg.tiled(net, x[0].numpy(), tile=8, statistics="patches")
-    with pytest.raises(ConversionError, match="no plan with a mask"):
-        cg.tiled(net, x[0].numpy(), tile=8, statistics="passes", mask=np.ones((16, 16), bool))
     net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Softmax(3))
     with pytest.raises(ConversionError, match=r"first '1' \(softmax\).*90000 pixels are more"):
         cg.tiled(net, np.ones((2, 300, 300), np.float32), statistics="passes")
@@ -96,12 +91,8 @@ def test_attention_over_few_tokens_equals_the_whole(dense: bool, tile: int) -> N
 
 @pytest.mark.parametrize("over", [(4, 8, 8), (8, 8)])
 def test_layer_norm_over_space_of_exact_statistics_equals_the_whole(over, monkeypatch) -> None:
-    norm = nn.LayerNorm(over, eps=1e-30)
-    net = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), norm, nn.Conv2d(4, 2, 3, padding=1))
-    net, x = whole(net, (8, 8))
-    net[0].weight.data.zero_()
-    net[0].weight.data[:, 0] = 2
-    x[:, 0] = torch.tensor([1.0, -1.0]).double().repeat(32).view(8, 8)
+    norm = nn.LayerNorm(over)
+    net, x = signed(norm)
     assert norm.weight.unique().numel() > 2  # a weight a pixel
     with torch.no_grad():
         want = net(x)[0].numpy()
@@ -198,8 +189,64 @@ def test_passes_of_a_stream_are_asked_for() -> None:
         cg.streamed(net, tile=8)(x)
     with pytest.raises(GraphError, match="'tiles' or 'passes'"):
         cg.streamed(net, statistics="patches")
-    with pytest.raises(ConversionError, match="no plan with a mask"):
-        cg.streamed(net, statistics="passes")(x, mask=np.ones((16, 16), bool))
     net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train()
     with pytest.raises(ConversionError, match=r"first '1' \(batch_norm\)"):
         cg.streamed(net, statistics="passes")(torch.ones(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize("name", masked.cases())
+@pytest.mark.parametrize("tile", [4, 100])
+def test_what_hears_a_masked_map_equals_the_masked_network_with_all_gradients(
+    name: str, tile: int
+) -> None:
+    net, x = masked.cases()[name]
+    coarse, mask = masked.masks(tuple(x.shape[2:]))
+    want, head, *grads = masked.truth(net, x, mask)
+    assert want.unique().numel() > 2
+    image = x[0].clone().numpy()
+    image[:, ~mask.numpy()] = np.nan  # what is absent is nobody's number
+    given = {"tile": tile, "statistics": "passes"}
+    out = cg.tiled(net, image, mask=coarse.numpy(), **given)
+    assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
+    leaf = torch.from_numpy(image)[None].requires_grad_()
+    y = cg.streamed(net, **given)(leaf, mask=mask.numpy())
+    assert torch.equal(y.detach(), want)
+    found = torch.autograd.grad((y * head).sum(), [leaf, *net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found, grads, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gates", "layer norm"])
+def test_statistics_that_count_absent_pixels_are_seen(name: str, monkeypatch) -> None:
+    net, x = masked.cases()[name]
+    coarse, mask = masked.masks(tuple(x.shape[2:]))
+    want, *_ = masked.truth(net, x, mask)
+    pixels = passes_of.pixels
+    monkeypatch.setattr(passes_of, "pixels", lambda y, axes, here=None: pixels(y, axes))
+    y = cg.streamed(net, tile=100, statistics="passes")(x * mask, mask=coarse.numpy())
+    assert not torch.equal(y, want)
+
+
+def test_over_no_pixel_statistics_are_0_and_only_tiles_with_a_site_are_summed() -> None:
+    net, x = whole(Gated(), (16, 16))
+    none, some = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    some[0, 0] = True
+    given = {"tile": 2, "statistics": "passes"}
+    assert not cg.tiled(net, x[0].numpy(), mask=none, **given).compute().any()
+    image = Watched(x[0].numpy())
+    cg.tiled(net, image, mask=some, **given).compute(scheduler="synchronous")
+    assert image.reads == 3  # two passes and the output, one tile of sixteen
+
+
+def test_a_mean_over_pixels_that_lie_first_is_a_pass_too() -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.last = nn.Conv2d(2, 8, 3, padding=1), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.last(self.one(x).permute(0, 2, 3, 1).mean((1, 2)))
+
+    net, x = whole(First(), (8, 16))
+    want = learned(net, x, net)
+    got = learned(net, x, cg.streamed(net, tile=8, statistics="passes"))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -16,6 +16,7 @@ from convgraph.scale.neighbours import Neighbours
 from convgraph.scale.plan import plan
 from convgraph.scale.tiling import claim, tiling
 from tests.scale.faces import HEXAGONS, SPHERE, Net, Pools, Short, derived, given, truth
+from tests.scale.nets import whole
 from tests.spaces.worlds import SPACES
 
 CASES = [
@@ -154,3 +155,28 @@ def test_a_planted_fault_of_a_face_is_refuted() -> None:
 def test_what_has_no_meaning_in_a_space_is_refused(net, size, error, said: str) -> None:
     with pytest.raises(error, match=said):
         cg.streamed(net, on=SPHERE)(torch.ones(1, 4 if "Shuffle" in str(net) else 2, *size))
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_what_follows_attention_on_a_sphere_hears_over_its_edges(holes: bool) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.last = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.one(x)
+            t = x.flatten(2).transpose(1, 2)
+            t = torch.round(self.attention(t, t, t)[0])
+            return self.last(t.transpose(1, 2).reshape(x.shape))
+
+    net, x = whole(Attending(), (48, 4))
+    net.attention.in_proj_weight.data /= 64
+    mask = torch.rand(48, 4, generator=torch.Generator().manual_seed(1)) > 0.4 if holes else None
+    with torch.no_grad():
+        want = cg.to_graph(net)(cg.PixelGraph.from_image(x, mask, on=cg.HEALPix())).to_image()
+    given = None if mask is None else mask.numpy()
+    out = cg.tiled(net, x[0].numpy(), on=cg.HEALPix(), statistics="passes", mask=given)
+    assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
+    assert want.unique().numel() > 4

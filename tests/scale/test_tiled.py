@@ -1,6 +1,7 @@
 """Images larger than memory: the array equals the whole, from whatever it reads, masked or not."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from tests.scale.nets import Masked, Skips, networks, whole
 da = pytest.importorskip("dask.array")
 zarr = pytest.importorskip("zarr")
 from dask._task_spec import Task, convert_legacy_graph  # noqa: E402 (dask may be missing)
+from dask.callbacks import Callback  # noqa: E402
+from dask.diagnostics import ProgressBar  # noqa: E402
 
 
 def truth(net, x):
@@ -124,6 +127,19 @@ def test_without_a_mask_every_tile_is_a_task(skips) -> None:
     assert tasks(cg.tiled(net, x[0].numpy(), tile=(16, 20))) == 6 + 1
 
 
+def test_progress_of_every_tile_is_seen(skips, capsys) -> None:
+    net, x = skips
+    out = cg.tiled(net, x[0].numpy(), tile=(16, 20))
+    goal = zarr.zeros(out.shape, chunks=out.chunksize, dtype=out.dtype)
+    for work in (out, stored(out, goal)):
+        ended = set[Any]()
+        with ProgressBar(dt=0.01), Callback(posttask=lambda key, *_, done=ended: done.add(key)):
+            work.compute(scheduler="threads")
+        assert "100% Completed" in capsys.readouterr().out
+        assert sum(key[0] == out.name for key in ended) == 6  # tiles
+    assert np.array_equal(goal[:], truth(net, x))
+
+
 def test_an_array_of_another_shape_is_no_goal(skips) -> None:
     net, x = skips
     with pytest.raises(GraphError, match="expected goal of shape"):
@@ -141,8 +157,30 @@ def test_a_mask_of_an_odd_size_equals_the_masked_graph() -> None:
     assert (want != 0).any()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 2, 4, 4), nn.Conv2d(2, 2, 3, 2), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.ConvTranspose2d(2, 2, 2, 2), nn.Conv2d(2, 2, 16, 16),
+    ],
+)  # fmt: skip
+def test_steps_in_scale_carry_a_mask_and_one_site_has_none(layer) -> None:
+    step = nn.Sequential(layer, nn.Upsample(scale_factor=2.0), nn.Conv2d(2, 2, 3, padding=1))
+    net, x = whole(step, (16, 18))
+    mask = torch.from_numpy(np.random.default_rng(2).random((16, 18)) < 0.1)
+    with torch.no_grad():
+        want = cg.to_graph(net, strict=True)(cg.PixelGraph.from_image(x, mask=mask))
+    want = want.to_image() if isinstance(want, cg.PixelGraph) else want
+    out = cg.tiled(net, x[0].numpy(), tile=5, mask=mask.numpy())
+    assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
+
+
 def test_a_mask_is_refused_where_it_would_move() -> None:
-    for layer in (nn.Conv2d(2, 2, 3), nn.MaxPool2d(3, 2), nn.Conv2d(2, 2, 3, padding=2)):
+    layers = (
+        nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, padding=2), nn.Conv2d(2, 2, 3, 2, 3),
+        nn.ConvTranspose2d(2, 2, 3), nn.MaxPool2d(3, 1),
+    )  # fmt: skip
+    for layer in layers:
         with pytest.raises(ConversionError, match="has no plan with a mask"):
             cg.tiled(layer, np.ones((2, 8, 8), np.float32), tile=4, mask=np.ones((8, 8), bool))
 
