@@ -1,7 +1,12 @@
-"""A headless browser for pages that this repository makes; where there is none, tests skip."""
+"""A headless browser for pages that this repository makes, and a server; else tests skip."""
 
+import contextlib
+import functools
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +32,22 @@ def browser() -> Iterator[Any]:
         started = driver.chromium.launch(executable_path=program, args=list(ARGS))
         yield started
         started.close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that says nothing."""
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder to this machine alone; yield its address, without a slash at the end."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

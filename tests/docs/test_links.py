@@ -126,14 +126,18 @@ def test_versions_lie_beside_each_other(tmp_path) -> None:
     (site / "guide").mkdir(parents=True)
     for page in (site, site / "guide"):
         (page / "index.html").write_text("<html><body>old</body></html>", encoding="utf-8")
-    for version in ("0.9.0", "0.10.0"):
+    (folder / ".git").mkdir(parents=True)
+    for version in ("0.9.0", "0.10.0", "0.10.0rc1"):
         found = publish(site, folder, version)
-    assert found == ["0.10.0", "0.9.0"]
-    assert json.loads((folder / "versions.json").read_text(encoding="utf-8")) == found
+    assert found == ["0.10.0", "0.10.0rc1", "0.9.0"]
+    listed = (folder / "versions.js").read_text(encoding="utf-8").partition(";")[0]
+    pages = json.loads(listed.removeprefix("const PAGES = "))
+    assert list(pages) == found
+    assert pages["0.9.0"] == ["", "guide/"]
     assert "url=0.10.0/" in (folder / "index.html").read_text(encoding="utf-8")
     assert broken(folder) == []  # the switch of every page is there
     text = (folder / "0.9.0" / "guide" / "index.html").read_text(encoding="utf-8")
-    assert '<script src="../../versions.js" data-version="0.9.0">' in text
+    assert '<script src="../../versions.js" data-version="0.9.0" data-page="guide/">' in text
     assert publish(site, folder, "0.10.0") == found
     assert (site / "index.html").read_text(encoding="utf-8").count("script") == 0
 

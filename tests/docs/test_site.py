@@ -3,17 +3,14 @@
 `make docs-browser` builds the site and runs this; elsewhere nothing is tried.
 """
 
-import functools
 import json
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import browser  # noqa: F401  # the fixture
+from tests.browser import browser, served  # noqa: F401  # the first is a fixture
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 PAGES = sorted(
@@ -47,21 +44,11 @@ OPEN_ABOVE = """() => {
 }"""
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A server that says nothing."""
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The site on this machine alone, since a page of it asks for its parts by http."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with served(SITE) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
