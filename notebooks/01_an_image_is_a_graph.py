@@ -42,7 +42,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
-from lesson import check, examine, frame, panels, photograph, picture, show
+from lesson import agree, check, examine, frame, panels, photograph, picture, show
 
 # %% [markdown]
 # ## A pixel is a node
@@ -97,7 +97,7 @@ axes[1].set_title("a 1 x 1 kernel: one self-loop")
 picture(axes[0], "Left: a node with eight arrows from its eight neighbours, numbered 0 to 8 as one reads, and a loop with number 4. Right: the same node with the loop alone.")
 
 # %% [markdown]
-# On the right is the paradox as a picture: of a 1 x 1 kernel only the loop is left.
+# On the right is the paradox as a picture: of a 1 x 1 kernel only the loop is left. (Being its only tap, it has number 0.)
 #
 # Now all of them at once. **Guess** for a 12 x 12 image: how many edges? Nine per pixel would be 1,296. But a pixel on the
 # border has nobody to listen to on the outside. (`KernelGeometry` is the kernel without its weights:
@@ -193,12 +193,12 @@ check(
 edges_of_five = ...  # your turn
 
 examine("the edges of a 5 x 5 kernel on 12 x 12 pixels", edges_of_five,
-        lambda n: n == cg.connect(cg.KernelGeometry(5, padding=2), small).num_edges)
+        lambda n: agree(n, cg.connect(cg.KernelGeometry(5, padding=2), small).num_edges))
 
 # %% [markdown]
 # ### Your turn 2: a kernel that leaps
 #
-# Choose a kernel of 3 x 3 taps whose edges are self-loops or exactly 3 pixels long along an axis, and which keeps the image's size. Fill in `dilation` and `padding`.
+# Choose a kernel of 3 x 3 taps whose edges go 0 or 3 pixels along each axis, never 1 or 2, and which keeps the image's size. Fill in `dilation` and `padding`.
 #
 # <details><summary><b>Solution</b></summary>
 #
@@ -220,10 +220,11 @@ leaping = ...  # cg.KernelGeometry(3, dilation=?, padding=?)  # your turn
 def leaps_by_three(geometry):
     found = cg.connect(geometry, small)
     far = (small.pos[found.edge_index[1]] - small.pos[found.edge_index[0]]).abs()
-    return found.target.sizes == small.sites.sizes and sorted(far.unique().tolist()) == [0, 3]
+    return (agree(found.target.sizes, small.sites.sizes, "the size of the output")
+            and agree(far.unique().tolist(), [0, 3], "how far the edges go along an axis"))
 
 
-examine("nine taps, every edge 0 or 3 pixels long, the size stays", leaping, leaps_by_three)
+examine("nine taps, every edge goes 0 or 3 pixels along each axis, the size stays", leaping, leaps_by_three)
 
 # %% [markdown]
 # ### Your turn 3: one tap as a matrix
@@ -248,7 +249,7 @@ examine("nine taps, every edge 0 or 3 pixels long, the size stays", leaping, lea
 above = ...  # your turn
 
 examine("multiplying by your matrix shows everybody the pixel above, and 0 in the first row", above,
-        lambda a: torch.equal(a @ tiny.x, torch.cat([torch.zeros(4, 1), tiny.x[:-4]])) and torch.equal(a, matrices[1]))
+        lambda a: agree(a @ tiny.x, torch.cat([torch.zeros(4, 1), tiny.x[:-4]]), "what the nodes hear") and agree(a, matrices[1]))
 
 # %% [markdown]
 # ### Your turn 4: the way back
@@ -276,5 +277,5 @@ def to_image(x, height, width):
     ...  # your turn
 
 examine("your way back is exact", to_image,
-        lambda back: torch.equal(back(small.x, 12, 12), crop) and torch.equal(back(graph.x[: 8 * 64], 8, 64), image[:, :8]))
+        lambda back: agree(back(small.x, 12, 12), crop) and agree(back(graph.x[: 8 * 64], 8, 64), image[:, :8], "8 x 64 pixels"))
 

@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import check, curves, examine, photograph, show
+from lesson import agree, check, curves, examine, photograph, show
 
 photo = photograph(256)
 
@@ -160,7 +160,7 @@ held, free = mixer(1.0, 1.0).requires_grad_(False), mixer(1.0, 1.0)
 held_losses, held_right = learn(held)
 free_losses, free_right = learn(free)
 first, second = free.weight.flatten().tolist()
-curves({"held at the sum": held_losses, "free": free_losses}, "Two curves over 300 steps: held at the sum the loss stays above 0.7, free it falls towards 0.1.", x="step", y="loss")
+curves({"held at the sum": held_losses, "free": free_losses}, "Two curves over 300 steps: held at the sum the loss stays above 0.7, free it falls below 0.1.", x="step", y="loss")
 print(f"held at the sum: {held_right:.1%} right; free: {free_right:.1%} right")
 print(f"learnt: {first:+.2f} x channel 1 {second:+.2f} x channel 2")
 
@@ -214,10 +214,10 @@ colours = {"yellow": (1, 1, 0), "blue": (0, 0, 1), "grey": (0.75, 0.75, 0.75), "
 
 
 def said(weights):
-    return [run(mixer(*weights), torch.tensor(c).float().view(3, 1, 1)).item() for c in colours.values()]
+    return {name: run(mixer(*weights), torch.tensor(c).float().view(3, 1, 1)).item() for name, c in colours.items()}
 
 
-examine("+1 for yellow, -1 for blue, 0 for grey and white", yellow_blue, lambda weights: said(weights) == [1, -1, 0, 0])
+examine("+1 for yellow, -1 for blue, 0 for grey and white", yellow_blue, lambda weights: agree(said(weights), {"yellow": 1, "blue": -1, "grey": 0, "white": 0}))
 
 # %% [markdown]
 # ### Your turn 2: undo a mixture
@@ -249,12 +249,12 @@ def layer_of(rows):
 
 both = layer_of([[1, 1], [1, -1]])
 examine("your layer undoes sum and difference, for A and for B", unmix,
-        lambda rows: all(torch.equal(run(layer_of(rows), run(both, x)), x) for x in (a, b, 7 * a - 2 * b)))
+        lambda rows: all(agree(run(layer_of(rows), run(both, x)), x) for x in (a, b, 7 * a - 2 * b)))
 
 # %% [markdown]
 # ### Your turn 3: two recipes in a row
 #
-# A 1 x 1 layer 3 -> 5 and then one 5 -> 2, with biases and nothing in between, are a single 1 x 1 layer 3 -> 2. Write `merged(first, second)` that returns it as an `nn.Conv2d`.
+# A 1 x 1 layer 3 -> 5 and then one 5 -> 2, with biases and nothing in between, are a single 1 x 1 layer 3 -> 2. Write `merged(first, second)` that returns it as an `nn.Conv2d` of the same dtype as `first`.
 #
 # <details><summary><b>Solution</b></summary>
 #
@@ -290,7 +290,7 @@ def same_as_both(function):
         parameter.data.copy_(torch.randint(-9, 10, parameter.shape))
     x = torch.randint(-9, 10, (2, 3, 4, 5)).double()
     one = function(first, second)
-    return one.kernel_size == (1, 1) and torch.equal(one(x), second(first(x)))
+    return agree(one.kernel_size, (1, 1), "the size of the kernel") and agree(one(x), second(first(x)))
 
 
 examine("one 1 x 1 layer that is both, bit for bit on whole numbers", merged, same_as_both)

@@ -37,7 +37,7 @@ from torch_geometric.nn import MessagePassing
 
 import convgraph as cg
 from convgraph import draw
-from lesson import check, examine, panels, photograph, picture
+from lesson import agree, check, examine, panels, photograph, picture
 
 torch.manual_seed(0)
 image = torch.randint(0, 10, (3, 16, 16)).double()
@@ -264,8 +264,8 @@ def strided(x, w, b):
     ...  # your turn
 
 examine("your loop is nn.Conv2d with stride 2, bit for bit", strided,
-        lambda loop: torch.equal(loop(image[:, :8, :6], conv.weight.detach(), conv.bias.detach()),
-                                 nn.functional.conv2d(image[:, :8, :6], conv.weight, conv.bias, stride=2, padding=1)))
+        lambda loop: agree(loop(image[:, :8, :6], conv.weight.detach(), conv.bias.detach()),
+                             nn.functional.conv2d(image[:, :8, :6], conv.weight, conv.bias, stride=2, padding=1)))
 
 # %% [markdown]
 # ### Your turn 2: message passing, proven
@@ -331,7 +331,7 @@ arguments = ...  # your turn
 
 def four_each(given):
     found = cg.connect(cg.KernelGeometry(**given), tiny)
-    return found.num_targets == 36 and found.edge_index[1].bincount().tolist() == [4] * 36
+    return agree(found.num_targets, 36, "targets") and agree(found.edge_index[1].bincount(minlength=36).tolist(), [4] * 36, "edges that end in each target")
 
 
 examine("36 targets that hear four each", arguments, four_each)

@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import convgraph as cg
-from lesson import bars, check, curves, examine, show
+from lesson import agree, bars, check, curves, examine, show
 
 generator = torch.manual_seed(0)
 
@@ -222,9 +222,10 @@ def separable(weight):
     ...  # your turn
 
 hidden = torch.cat([pair, torch.zeros_like(pair)], 1)  # two input channels, one of them silent
-cases = [(pair, False), (hidden, False), (scaled, True), (product(random).detach(), True), (full.weight.detach().double(), False)]
+cases = {"two contours": (pair, False), "two contours beside a silent channel": (hidden, False), "multiples of one contour": (scaled, True),
+         "a separable layer": (product(random).detach(), True), "a full layer": (full.weight.detach().double(), False)}
 examine("right about two contours, their multiples, a separable layer and a full one", separable,
-        lambda f: all(bool(f(weight)) == answer for weight, answer in cases))
+        lambda f: all(agree(bool(f(weight)), answer, name) for name, (weight, answer) in cases.items()))
 
 # %% [markdown]
 # ### Your turn 2: how many filters?
@@ -254,7 +255,7 @@ def enough(count, m):
 
 
 examine("the smallest depth multipliers for any 4 and any 20 kernels of 3 x 3", multipliers,
-        lambda ms: all(enough(n, m) and not enough(n, m - 1) for n, m in zip((4, 20), ms)))
+        lambda ms: agree(ms, tuple(next(m for m in range(1, 21) if enough(n, m)) for n in (4, 20))))
 
 # %% [markdown]
 # ### Your turn 3: buy it back
@@ -280,6 +281,6 @@ bought = ...  # depthwise, pointwise  # your turn
 
 wanted = torch.stack([pair[0], pair[1] - pair[0]])
 examine("output 1 the vertical contour, output 2 horizontal minus vertical", bought,
-        lambda parts: torch.equal(nn.functional.conv2d(nn.functional.conv2d(x, parts[0].double(), padding=1), parts[1].double()),
-                                  nn.functional.conv2d(x, wanted, padding=1)))
+        lambda parts: agree(nn.functional.conv2d(nn.functional.conv2d(x, parts[0].double(), padding=1), parts[1].double()),
+                              nn.functional.conv2d(x, wanted, padding=1)))
 

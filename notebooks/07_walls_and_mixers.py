@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import check, examine, matrices
+from lesson import agree, check, examine, matrices
 
 torch.manual_seed(0)
 
@@ -231,7 +231,7 @@ def fits(pair):
     a, b = pair
     net = nn.Sequential(*(nn.Conv2d(i, o, 1, bias=False) for i, o in ((32, a), (a, b), (b, 32)))).double()
     product = net[2].weight[:, :, 0, 0] @ net[1].weight[:, :, 0, 0] @ net[0].weight[:, :, 0, 0]
-    return rank(product.detach()) == 10 and count(net) == 1160
+    return agree(rank(product.detach()), 10, "rank") and agree(count(net), 1160, "weights")
 
 
 examine("rank 10 with 1,160 weights", widths, fits)

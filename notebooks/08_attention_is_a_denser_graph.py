@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from lesson import COLOURS, INK, check, examine, matrices, panels, photograph, picture, show
+from lesson import COLOURS, INK, agree, check, examine, matrices, panels, photograph, picture, show
 
 torch.manual_seed(0)
 integers = lambda *shape: torch.randint(-4, 5, shape).double()
@@ -220,7 +220,7 @@ def queries(w, image):
     ...  # your turn
 
 examine("your queries are those of a 1 x 1 convolution", queries,
-        lambda f: torch.equal(f(qkv.weight.detach()[:C], x[0]), nn.functional.conv2d(x, qkv.weight[:C])[0].flatten(1).T))
+        lambda f: agree(f(qkv.weight.detach()[:C], x[0]), nn.functional.conv2d(x, qkv.weight[:C])[0].flatten(1).T))
 
 # %% [markdown]
 # ### Your turn 2: attention on an edge list
@@ -263,8 +263,8 @@ def is_attention(f):
     one_hot = 1e6 * torch.eye(16).double()
     sharp = f(one_hot, one_hot.roll(1, 0), say, everyone)  # every weight is 0 or 1
     alone = f(q, k, v, nodes.repeat(2, 1))  # who hears only itself says its own value
-    return (torch.equal(equal, say.mean(0).expand(16, 3)) and torch.equal(sharp, say.roll(-1, 0))
-            and torch.equal(alone, v))
+    return (agree(equal, say.mean(0).expand(16, 3), "all scores equal, complete graph") and agree(sharp, say.roll(-1, 0), "one score far above the others")
+            and agree(alone, v, "self-loops alone"))
 
 
 examine("attention over any edges: complete, and self-loops alone", attend, is_attention)
@@ -295,9 +295,8 @@ def halves(pair):
     w, b = (part.double() for part in pair)
     for scale in (1.0, -30.0, 1e6):
         gate = torch.sigmoid(nn.functional.linear(torch.relu(squeeze[0](readout * scale)), w, b))
-        if not torch.equal(graph.x * gate[graph.batch], graph.x / 2):
-            return False
-    return w.shape == (C, 2) and b.shape == (C,)
+        agree(graph.x * gate[graph.batch], graph.x / 2, "the gated nodes")
+    return agree(tuple(w.shape), (C, 2), "shape of the weight") and agree(tuple(b.shape), (C,), "shape of the bias")
 
 
 examine("gates of exactly one half for every image", last, halves)

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 
 import convgraph as cg
-from lesson import check, examine, photograph, show
+from lesson import agree, check, examine, photograph, show
 
 generator = torch.Generator().manual_seed(0)
 
@@ -167,7 +167,7 @@ weight, bias = ..., ...  # your turn
 
 points = torch.tensor([[3.0, -1], [5, -1], [3, 3], [1, -5]]).double()
 examine("the mean goes to (0, 0); one standard deviation away is at distance 1", (weight, bias),
-        lambda wb: ... if wb[0] is ... else torch.equal(
+        lambda wb: ... if wb[0] is ... else agree(
             points @ torch.as_tensor(wb[0]).double().T + torch.as_tensor(wb[1]).double(),
             torch.tensor([[0.0, 0], [1, 0], [0, 1], [-1, -1]]).double()))
 
@@ -199,7 +199,7 @@ def rx(image, whiten):
     ...  # your turn
 
 examine("your map is the distance of every pixel", rx,
-        lambda f: torch.equal(f(scene, whiten).detach(), distance.view(64, 64)))
+        lambda f: agree(f(scene, whiten).detach(), distance.view(64, 64)))
 
 # %% [markdown]
 # ### Your turn 3: odd by its neighbours
@@ -232,7 +232,8 @@ def oddest(rows):
     layer = cg.nn.GraphConv2d(1, 1, 3, padding=1, padding_mode="replicate", bias=False, dtype=torch.float64)
     layer.weight.data.copy_(torch.tensor(rows).double().view(1, 1, 3, 3))
     out = layer(cg.PixelGraph.from_image(board)).to_image()[0]
-    return out[4, 1] == 8 and out[1, 1] == out[1, 7] == 0 and int(out.abs().argmax()) == 4 * 9 + 1
+    found = {"the odd pixel": out[4, 1].item(), "a flat dark place": out[1, 1].item(), "a flat bright place": out[1, 7].item()}
+    return agree(found, {"the odd pixel": 8, "a flat dark place": 0, "a flat bright place": 0}) and int(out.abs().argmax()) == 4 * 9 + 1
 
 
 examine("the pixel in the wrong place is the oddest, flat regions say 0", kernel, oddest)

@@ -38,7 +38,7 @@ from torch_geometric.nn import GATConv, GCNConv, RGCNConv, SAGEConv
 import convgraph as cg
 from convgraph import draw
 from convgraph.comparison.callers import relational
-from lesson import check, examine, picture, show
+from lesson import agree, check, examine, picture, show
 
 torch.manual_seed(0)
 conv = nn.Conv2d(3, 4, 3, padding=1)
@@ -277,7 +277,9 @@ def told_apart(pair):
     with torch.no_grad():
         middles = [net(cg.PixelGraph.from_image(image).x, near)[4] for image in (a, b)]
     gap = [float(image[0, 1, 2] - image[0, 1, 0]) for image in (a, b)]
-    return torch.equal(*middles) and gap[0] != gap[1] and sorted(a.flatten().tolist()) == sorted(b.flatten().tolist())
+    found = {"the same numbers in both": sorted(a.flatten().tolist()) == sorted(b.flatten().tolist()),
+             "GCN says the same of both": torch.equal(*middles), "right minus left tells them apart": gap[0] != gap[1]}
+    return agree(found, dict.fromkeys(found, True))
 
 
 examine("the same to GCN, different to right minus left", (one, two), told_apart)
@@ -318,6 +320,6 @@ def typed_sum(x, edge_index, edge_type, w):
 ints = torch.randint(-9, 10, (3, 6, 6)).double()
 kernel = torch.randint(-9, 10, (4, 3, 3, 3)).double()
 examine("the sum over typed edges is the convolution, bit for bit", typed_sum,
-        lambda f: torch.equal(f(cg.PixelGraph.from_image(ints).x, edges.edge_index, edges.edge_type, kernel).T.view(4, 6, 6),
-                              nn.functional.conv2d(ints, kernel, padding=1)))
+        lambda f: agree(f(cg.PixelGraph.from_image(ints).x, edges.edge_index, edges.edge_type, kernel).T.view(4, 6, 6),
+                          nn.functional.conv2d(ints, kernel, padding=1)))
 

@@ -35,7 +35,7 @@ from torch import nn
 import convgraph as cg
 from convgraph import draw
 from convgraph.proof import ConvSpec, prove_convolution
-from lesson import check, examine, panels, picture
+from lesson import agree, check, examine, panels, picture
 
 generator = torch.manual_seed(0)
 
@@ -78,12 +78,12 @@ def sly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torc
     return F.conv2d(x.clamp(max=1e6), w, b, padding=1)
 
 
-agree = 0
+alike = 0
 for pixel, tap in itertools.product(range(16), range(9)):
     x, w = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3)
     x.view(-1)[pixel], w.view(-1)[tap] = 1, 1
-    agree += int(torch.equal(sly(x, w), F.conv2d(x, w, padding=1)))
-check("the sly layer passes every basis pair", agree == 144)
+    alike += int(torch.equal(sly(x, w), F.conv2d(x, w, padding=1)))
+check("the sly layer passes every basis pair", alike == 144)
 conv = nn.Conv2d(1, 1, 3, padding=1, dtype=torch.float64)
 caught = cg.prove(sly, conv, size=(4, 4), seed=0)
 print(caught.reason)
@@ -246,7 +246,8 @@ def faulty(x, w, b):
 def fools_allclose(f):
     image = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     close = torch.allclose(f(image, dense.weight, dense.bias), dense(image))
-    return close and prove_convolution(f, run, spec, explain=False).verdict == "refuted"
+    verdict = prove_convolution(f, run, spec, explain=False).verdict
+    return agree({"allclose passes": close, "the judge": verdict}, {"allclose passes": True, "the judge": "refuted"})
 
 
 examine("allclose passes your fault and the judge refutes it", faulty, fools_allclose)
@@ -274,7 +275,7 @@ examine("allclose passes your fault and the judge refutes it", faulty, fools_all
 trials = ...  # your turn
 
 examine("the fewest trials in [-10, 10] for 2^-40", trials,
-        lambda r: (2 / 21) ** r <= 2.0**-40 < (2 / 21) ** (r - 1))
+        lambda r: agree(r, next(n for n in range(1, 100) if (2 / 21) ** n <= 2.0**-40)))
 
 # %% [markdown]
 # ### Your turn 3: a layer of your own, proven

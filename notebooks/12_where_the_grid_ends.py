@@ -32,7 +32,7 @@ from torch import nn
 
 import convgraph as cg
 from convgraph import draw
-from lesson import bars, check, examine, panels, photograph, picture, show
+from lesson import agree, bars, check, examine, panels, photograph, picture, show
 
 generator = torch.manual_seed(0)
 
@@ -300,7 +300,7 @@ def lost_by(hole_size):
     return full - cg.connect(kernel, cg.PixelGraph.from_image(torch.zeros(1, 12, 12), mask=there)).num_edges
 
 
-examine("the edges that a hole of 2 x 2 takes away", lost_edges, lambda n: n == lost_by(2))
+examine("the edges that a hole of 2 x 2 takes away", lost_edges, lambda n: agree(n, lost_by(2)))
 
 # %% [markdown]
 # ### Your turn 2: a normalised blur
@@ -336,7 +336,7 @@ def fair_blur(graph):
 flat = cg.PixelGraph.from_image(torch.full((1, 10, 10), 8.0), mask=mask)
 steps = cg.PixelGraph.from_image(torch.arange(100.0).view(1, 10, 10), mask=mask)
 examine("flat stays flat beside a hole, and elsewhere it is the mean", fair_blur,
-        lambda f: torch.equal(f(flat).x, flat.x) and f(steps).to_image()[0, 1, 1] == 11)
+        lambda f: agree(f(flat).x, flat.x, "a flat image") and agree(f(steps).to_image()[0, 1, 1].item(), 11, "the mean of nine pixels"))
 
 # %% [markdown]
 # ### Your turn 3: prove it on your mask
@@ -363,8 +363,8 @@ examine("flat stays flat beside a hole, and elsewhere it is the mean", fair_blur
 stripes = ...  # your turn
 
 def striped(there):
-    if int(there.sum()) != 32 or bool((there[:, 1:] & there[:, :-1]).any()):
-        return False
+    agree(int(there.sum()), 32, "pixels that are there")
+    agree(bool((there[:, 1:] & there[:, :-1]).any()), False, "some pixel has a neighbour left or right")
     return cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, size=(8, 8), mask=there)
 
 

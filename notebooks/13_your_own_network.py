@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import convgraph as cg
-from lesson import bars, check, examine, photograph, show, without
+from lesson import agree, bars, check, examine, photograph, show, without
 
 generator = torch.manual_seed(0)
 
@@ -243,7 +243,7 @@ def pooled(mask):
 def as_the_network(function):
     drawn = [torch.rand(8, 10) > share for share in (0.2, 0.5, 0.8)]
     return all(
-        torch.equal(function(one), F.max_pool2d(cg.PixelGraph.from_image(torch.rand(1, 8, 10), mask=one).tensor(), 2).to_dense(fill=-1)[0, 0] >= 0)
+        agree(function(one), F.max_pool2d(cg.PixelGraph.from_image(torch.rand(1, 8, 10), mask=one).tensor(), 2).to_dense(fill=-1)[0, 0] >= 0)
         for one in drawn
     )
 
@@ -279,7 +279,7 @@ def refilled(first, second, x, mask):
 def as_on_nodes(function):
     first, second = whole_numbers(nn.Conv2d(1, 4, 3, padding=1)), whole_numbers(nn.Conv2d(4, 2, 3, padding=1))
     x, mask = torch.randint(0, 10, (1, 1, 12, 12)).double(), torch.rand(12, 12) > 0.3
-    return torch.equal(function(first, second, x, mask), second(first(cg.PixelGraph.from_image(x, mask=mask).tensor()).relu()).to_dense())
+    return agree(function(first, second, x, mask), second(first(cg.PixelGraph.from_image(x, mask=mask).tensor()).relu()).to_dense())
 
 
 examine("two layers, refilled, say what they say on nodes", refilled, as_on_nodes)
@@ -318,8 +318,8 @@ def proven_and_on_holes(function):
     cert = cg.prove(function, layer, size=(6, 6))
     if cert.verdict != "proven":
         return cert
-    same = torch.equal(function(holes.tensor(), layer.weight, layer.bias).to_dense(), layer(holes.tensor()).to_dense())
-    return cert if same else False
+    agree(function(holes.tensor(), layer.weight, layer.bias).to_dense(), layer(holes.tensor()).to_dense(), "on the holes")
+    return cert
 
 
 examine("your layer is the convolution, and has holes for nothing", own, proven_and_on_holes)

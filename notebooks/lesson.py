@@ -4,6 +4,7 @@ Pictures have no page of their own and ink that can be read on a light and on a 
 shown with a text for whoever cannot see it.
 """
 
+import dis
 import functools
 import reprlib
 import traceback
@@ -18,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from convgraph.draw import PALETTE
 
+BRIEF = reprlib.Repr()
+BRIEF.maxother, BRIEF.maxstring, BRIEF.maxlist = 200, 100, 40
 INK = "#757575"
 COLOURS = (PALETTE[0], PALETTE[3], PALETTE[2])
 MARK = PALETTE[3]
@@ -75,6 +78,7 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         Wrong: the answer is wrong. Where a certificate decided, it says what is different; where the
             answer could not be tried at all, what stopped it and in which line.
     """
+    given = "" if callable(answer) else f"\nYour answer: {_brief(answer)}"
     try:
         found = ... if answer is ... else holds(_watched(answer))
     except NotYet:
@@ -83,7 +87,7 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
         raise Wrong(f"Not yet: {claim}\n{wrong}") from None
     except Exception as error:  # of any kind: a student's answer may be anything
         stopped = f"{type(error).__name__}: {error}{_line(error, answer)}"
-        raise Wrong(f"Not yet: {claim}\nYour answer could not be tried: {stopped}") from error
+        raise Wrong(f"Not yet: {claim}\nYour answer could not be tried: {stopped}{given}") from error
     if found is ...:
         print(f"\N{WHITE CIRCLE} your turn: {claim}")
         return
@@ -91,10 +95,72 @@ def examine(claim: str, answer: Any, holds: Callable[[Any], Any]) -> None:
     if verdict not in (None, "proven"):
         raise Wrong(f"Not yet: {claim}\nThe judge says {_why(found)}")
     if verdict is None and not bool(found):
-        given = "" if callable(answer) else f"\nYour answer: {reprlib.repr(answer)}"
         raise Wrong(f"Not yet: {claim}{given}")
     by = "" if verdict is None else " (proven for every image and every weight)"
     print(f"\N{HEAVY CHECK MARK} solved: {claim}{by}")
+
+
+def agree(got: Any, wanted: Any, what: str = "") -> bool:
+    """Return True if what an answer gives is what it should be, to the last bit.
+
+    Args:
+        got: a tensor, a number, a word, or several of them in a list, a tuple or a dict.
+        wanted: of the same kind.
+        what: is compared, in a few words.
+
+    Raises:
+        Wrong: it is not; says where, and what it should be there. Of a number it says only whether it
+            is too small or too large, for it may be the answer itself.
+    """
+    found = _difference(got, wanted)
+    if found:
+        raise Wrong(f"{what}: {found}" if what else found)
+    return True
+
+
+def _difference(got: Any, wanted: Any) -> str:
+    """Say what is different, or nothing."""
+    if isinstance(wanted, Tensor):
+        return _different_entry(got, wanted)
+    if isinstance(wanted, Mapping):
+        parts = ((name, _difference(got[name], wanted[name])) for name in wanted)
+        return next((f"{name}: {found}" for name, found in parts if found), "")
+    if isinstance(wanted, (tuple, list)):
+        if not isinstance(got, (tuple, list)) or len(got) != len(wanted):
+            return f"{len(wanted)} values are asked for, not {_brief(got)}."
+        parts = enumerate(map(_difference, got, wanted), 1)
+        return next((f"number {n} of {len(wanted)}: {found}" for n, found in parts if found), "")
+    if isinstance(wanted, (bool, str)):
+        return "" if got == wanted else f"it is {got}, and should be {wanted}."
+    if not isinstance(got, (int, float, Tensor)):
+        return f"a number is asked for, not {_brief(got)}."
+    return "" if got == wanted else f"{_brief(got)} is too {'small' if got < wanted else 'large'}."
+
+
+def _different_entry(got: Any, wanted: Tensor) -> str:
+    if not isinstance(got, Tensor):
+        return f"a tensor is asked for, not {_brief(got)}."
+    if got.shape != wanted.shape:
+        return f"its shape is {tuple(got.shape)}, and should be {tuple(wanted.shape)}."
+    if got.dtype != wanted.dtype:
+        return f"its dtype is {got.dtype}, and should be {wanted.dtype}."
+    apart = got != wanted
+    if not apart.any():
+        return ""
+    place = apart.nonzero()[0].tolist()
+    one, other = (part.detach()[tuple(place)].item() for part in (got, wanted))
+    digits = next(n for n in (4, 9, 17) if n == 17 or f"{one:.{n}g}" != f"{other:.{n}g}")
+    return (
+        f"at {place} it is {one:.{digits}g}, and should be {other:.{digits}g}; "
+        f"{int(apart.sum())} of {apart.numel()} entries differ."
+    )
+
+
+def _brief(answer: Any) -> str:
+    """An answer as it is told, not longer than a few lines."""
+    if isinstance(answer, Tensor) and answer.numel() > 36:
+        return f"a tensor of shape {tuple(answer.shape)}"
+    return repr(answer) if isinstance(answer, Tensor) else BRIEF.repr(answer)
 
 
 def without(word: str, function: Callable[..., Any], *args: Any) -> bool:
@@ -124,11 +190,19 @@ def _watched(answer: Any) -> Any:
     @functools.wraps(answer)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = answer(*args, **kwargs)
-        if result is None or result is ...:
+        if result is ... or (result is None and _is_empty(answer)):
             raise NotYet
+        if result is None:
+            raise Wrong(f"{answer.__name__} returns nothing; is `return` missing?")
         return result
 
     return call
+
+
+def _is_empty(function: FunctionType) -> bool:
+    """Whether a function does nothing at all, as an exercise's does before it is begun."""
+    idle = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "POP_TOP"}
+    return {step.opname for step in dis.get_instructions(function)} <= idle
 
 
 def _line(error: Exception, answer: Any) -> str:
@@ -139,8 +213,9 @@ def _line(error: Exception, answer: Any) -> str:
 
 
 def _why(cert: Any) -> str:
-    parts = (cert.verdict, cert.cause, cert.smallest_case, cert.reason)
-    return "\n".join(dict.fromkeys(str(part) for part in parts if part))
+    """The verdict, and what tells: the smallest case has it all where there is one."""
+    told = cert.smallest_case or cert.reason
+    return ": ".join(filter(None, (cert.verdict, cert.cause))) + (f"\n{told}" if told else "")
 
 
 def picture(figure: Any, alt: str) -> None:

@@ -167,6 +167,10 @@ def test_its_exercises_can_be_solved_and_wrong_answers_fail(path, monkeypatch):
         sys.modules.pop("lesson", None)
 
 
+def _without_return(x):
+    x[0] + 1
+
+
 def _too_short(x):
     first = x[0]
     return first + no_such_name  # noqa: F821
@@ -177,9 +181,11 @@ def _too_short(x):
     [
         ("54", "Your answer: '54'"),
         (torch.ones(3, 4), "could not be tried: RuntimeError: mat1 and mat2"),
+        (torch.ones(3, 40), "Your answer: a tensor of shape (3, 40)"),
+        (_without_return, "_without_return returns nothing; is `return` missing?"),
         (_too_short, "NameError: name 'no_such_name' is not defined\nin line 3 of _too_short"),
     ],
-    ids=["text", "shape", "name"],
+    ids=["text", "shape", "large", "nothing", "name"],
 )
 def test_whatever_a_student_writes_is_answered_without_a_traceback(answer, words, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -195,6 +201,34 @@ def test_whatever_a_student_writes_is_answered_without_a_traceback(answer, words
     sys.modules.pop("lesson", None)
     assert words in str(wrong.value)
     assert wrong.value._render_traceback_() == str(wrong.value).split("\n")
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "words"),
+    [
+        (54, 55, "54 is too small."),
+        ("54", 54, "a number is asked for, not '54'."),
+        ((4, 20), (4, 9), "number 2 of 2: 20 is too large."),
+        (4, (4, 9), "2 values are asked for, not 4."),
+        ((4, 9, 9), (4, 9), "2 values are asked for, not (4, 9, 9)."),
+        ({"white": 1.0}, {"white": 0}, "white: 1.0 is too large."),
+        (True, False, "it is True, and should be False."),
+        ([1.0], torch.ones(1), "a tensor is asked for, not [1.0]."),
+        (torch.ones(3, 2), torch.ones(2, 3), "its shape is (3, 2), and should be (2, 3)."),
+        (torch.ones(2), torch.ones(2).double(), "its dtype is torch.float32, and should be"),
+        (torch.eye(2), torch.ones(2, 2), "at [0, 1] it is 0, and should be 1; 2 of 4 entries"),
+        (torch.ones(1), torch.ones(1) + 2**-20, "at [0] it is 1, and should be 1.00000095; 1 of"),
+    ],
+)
+def test_of_a_wrong_answer_is_told_what_is_different(got, wanted, words, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import lesson
+
+    assert lesson.agree(wanted, wanted)
+    with pytest.raises(AssertionError, match="Not yet: a claim") as wrong:
+        lesson.examine("a claim", got, lambda given: lesson.agree(given, wanted, "so far"))
+    sys.modules.pop("lesson", None)
+    assert f"so far: {words}" in str(wrong.value)
 
 
 def test_by_hand_means_without_a_convolution(monkeypatch):
