@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convgraph import demo
-from convgraph.demo import digits, photograph
+from convgraph.demo import digits, photograph, picture
 
 
 @pytest.mark.ci  # `make demo` is the same, and CI runs both
@@ -50,3 +50,20 @@ def test_every_operator_of_the_photograph_is_within_its_bound() -> None:
     assert [f.name for f in filtered][:2] == ["luminance", "red minus green"]
     assert all(photograph.checks(filtered).values())
     assert filtered[0].edges == 64 * 64, "a 1x1 has self-loops only"
+
+
+def test_the_picture_of_the_readme_is_drawn_as_the_demo_draws_it() -> None:
+    image = pytest.importorskip("PIL.Image")
+    shown = Path(__file__).resolve().parents[1] / "docs" / "images" / "demo.png"
+    with image.open(shown) as opened:
+        assert opened.text.get("Description") == picture.description()
+
+
+def test_a_smaller_photograph_is_averaged_and_not_aliased() -> None:
+    whole, small = photograph.load(512), photograph.load(128)
+    means = whole.view(3, 128, 4, 128, 4).double().mean((2, 4))
+    u = torch.finfo(torch.float32).eps / 2
+    # 15 sums, none above 16, round by at most 16 u each; a sixteenth of that, and one division.
+    assert (small.double() - means).abs().max() <= 16 * u
+    with pytest.raises(ValueError, match="divides 512, got 100"):
+        photograph.load(100)

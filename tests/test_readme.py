@@ -91,14 +91,20 @@ def unpublished(text: str) -> list[str]:
     return re.findall(r"pip install (?:-\S+ )*[\"']?convgraph\b.*", text)
 
 
-def test_no_page_and_no_message_installs_what_is_not_published() -> None:
+def texts() -> list[Path]:
+    """Every text that a reader may meet."""
     pages = [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "notebooks").rglob("*.md"),
     ]
-    pages += [*(ROOT / "notebooks").glob("*.py"), *(ROOT / "convgraph").rglob("*.py")]
-    found = {str(p.relative_to(ROOT)): unpublished(p.read_text("utf-8")) for p in pages}
+    scripts = (ROOT / "convgraph").rglob("*")
+    pages += [*(ROOT / "notebooks").glob("*.py")]
+    return pages + [path for path in scripts if path.suffix in (".py", ".js")]
+
+
+def test_no_page_and_no_message_installs_what_is_not_published() -> None:
+    found = {str(p.relative_to(ROOT)): unpublished(p.read_text("utf-8")) for p in texts()}
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
@@ -113,6 +119,32 @@ def test_no_page_and_no_message_installs_what_is_not_published() -> None:
 )
 def test_an_unpublished_name_is_found(text: str, found: bool) -> None:
     assert bool(unpublished(text)) is found
+
+
+def other_edges(text: str) -> list[str]:
+    """Return where "edge" is not one of the graph: a change of brightness is a contour."""
+    kinds = "vertical|horizontal|sharp|soft|blurred|image|picture|Sobel|Canny"
+    wrong = rf"(?i)\b(?:{kinds})[ -]edges?\b|\bedge[ -](?:detect\w*|filters?|maps?|finding)|边缘"
+    elsewhere = "别处常.{1,3}边缘"  # what others call it
+    return [found[0] for found in re.finditer(wrong, re.sub(elsewhere, "", text))]
+
+
+def test_an_edge_is_an_edge_of_the_graph_in_both_languages() -> None:
+    found = {str(p.relative_to(ROOT)): other_edges(p.read_text("utf-8")) for p in texts()}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("vertical edges and an edge detector", ["vertical edges", "edge detector"]),
+        ("复制边缘", ["边缘"]),
+        ("轮廓, 别处常说边缘", []),
+        ("horizontal contours over typed edges", []),
+    ],
+)
+def test_another_edge_is_found(text: str, found: list[str]) -> None:
+    assert other_edges(text) == found
 
 
 def test_every_folder_named_exists() -> None:

@@ -1,7 +1,7 @@
 """A photograph: six convolutions with meaning, dense and as graphs, with a bound under each.
 
     luminance, red minus green   1x1: self-loops only, no pixel sees another
-    vertical edges               3x3: eight neighbours and oneself
+    vertical contours            3x3: eight neighbours and oneself
     dilated, strided, transposed longer edges, fewer targets, reversed arrows
 
 Both sides compute in float32, and the graph side on `gather`, which sums in another order than
@@ -49,13 +49,20 @@ class Filtered:
 
 
 def load(size: int) -> Tensor:
-    """Return scikit-image's astronaut as (3, size, size) float32 in [0, 1]."""
+    """Return scikit-image's astronaut as (3, size, size) float32 in [0, 1].
+
+    A pixel is the mean of those it stands for; to leave them out would make a jagged picture.
+
+    Raises:
+        ValueError: `size` does not divide 512, the photograph's own.
+    """
     from skimage import data
 
     pixels: Any = data.astronaut()  # type: ignore[no-untyped-call]
     image = torch.from_numpy(pixels).float().movedim(-1, 0) / 255
-    step = image.shape[1] // size
-    return image[:, ::step, ::step]
+    if size < 1 or image.shape[1] % size:
+        raise ValueError(f"load: expected a size that divides {image.shape[1]}, got {size}")
+    return torch.nn.functional.avg_pool2d(image, image.shape[1] // size)
 
 
 def operators() -> list[tuple[str, str, torch.nn.Module, bool]]:
@@ -69,7 +76,7 @@ def operators() -> list[tuple[str, str, torch.nn.Module, bool]]:
          torch.tensor([0.3, 0.59, 0.11]).view(1, 3, 1, 1), False),
         ("red minus green", "1x1: self-loops only", nn.Conv2d(3, 1, 1, bias=False),
          torch.tensor([1.0, -1, 0]).view(1, 3, 1, 1), False),
-        ("vertical edges", "3x3: eight neighbours", nn.Conv2d(1, 1, 3, padding=1, bias=False),
+        ("vertical contours", "3x3: eight neighbours", nn.Conv2d(1, 1, 3, padding=1, bias=False),
          sobel.view(1, 1, 3, 3), True),
         ("dilated by 4", "3x3: longer edges",
          nn.Conv2d(1, 1, 3, padding=4, dilation=4, bias=False), laplace.view(1, 1, 3, 3), True),

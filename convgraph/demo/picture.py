@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convgraph import draw
 from convgraph.demo.digits import Learned
-from convgraph.demo.photograph import CORNER, Filtered, load
+from convgraph.demo.photograph import CORNER, Filtered, load, operators
 
 CROP = 12
 
@@ -68,7 +68,12 @@ def save(path: Path, filtered: list[Filtered], learned: Learned) -> None:
     curve.legend(frameon=False, loc="upper right")
     for side in ("top", "right"):
         curve.spines[side].set_visible(False)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, metadata={"Description": description()})
+
+
+def description() -> str:
+    """Return what the picture shows and in which colours; it keeps that, so an old one is found."""
+    return "; ".join([*(name for name, *_ in operators()), *draw.PALETTE])
 
 
 def _show(axis: Any, image: Tensor) -> None:

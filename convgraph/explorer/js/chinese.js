@@ -21,7 +21,7 @@ const WHOLE = {
   "input channels": "输入通道数", "output channels": "输出通道数", groups: "分组", "split: depthwise + pointwise": "拆分：逐通道 + 逐点",
   weights: "权重", image: "图像", "image size": "图像大小", "image size, columns": "图像大小，列", "a picture of yours": "你的图片",
   Kernel: "卷积核", "Adjacency matrix": "邻接矩阵", "Cost and rank": "代价与秩", "All taps": "所有抽头",
-  "Undo what was typed": "撤销输入的权重", zeros: "零", reflect: "反射", replicate: "复制边缘", circular: "循环",
+  "Undo what was typed": "撤销输入的权重", zeros: "零", reflect: "反射", replicate: "复制边界", circular: "循环",
   "random −3 … 3": "随机 −3 … 3", separable: "可分离", identity: "恒等", "sum and difference": "和与差",
   "blur (nine times)": "模糊（九倍）", sharpen: "锐化", "Sobel, right minus left": "Sobel，右减左",
   "luminance, in per cent": "亮度（百分比）", "red minus green": "红减绿", "lower minus upper": "下减上", "all ones": "全 1",
