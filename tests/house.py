@@ -75,15 +75,16 @@ HOUSE = {
         layer symbolic plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
-        . where spec spaces in_space contraction listed
-        depthwise oracle
+        . where windows spec spaces in_space contraction
+        listed depthwise oracle
     """,
     "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """
         . structure trial own premise program direct
         identity rounding basis parts showing
-        linear judge
+        order linear maximum judge
     """,
+    "proof.layer.order": ". codes ordered_tensor rules follower check",
     "proof.layer.premise": """
         . degrees source_lines steps magnitudes
         call nonlinear traced_tensor linear_rules product_rules

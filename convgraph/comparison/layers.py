@@ -39,6 +39,7 @@ from convgraph.proof import (
     precision,
     prove_convolution,
     prove_linear,
+    prove_maximum,
 )
 from convgraph.proof.layer.own import Own
 from convgraph.spaces import from_dict
@@ -397,6 +398,18 @@ def _prove_linear(
     channels = 4 if images is None else int(images.shape[1])
     on_graph = linear_callers.takes_graph(candidate)
     settings = None if on is None else on.to_dict()
+    looks = linear_callers.windows_of(reference, size) if settings is None else None
+    if looks is not None:
+        return prove_maximum(
+            linear_callers.on_graph(candidate) if on_graph else candidate,
+            reference,
+            (batch, channels, *size),
+            looks,
+            dtype=where[0],
+            device=where[1],
+            name=_who(candidate),
+            **how,
+        )
     if scale is None:
         halves = settings is not None and settings["kind"] == "healpix"  # of its corners
         scale = linear_callers.scale_of(reference, size) * (1 + halves)

@@ -6,7 +6,7 @@ every result is an integer.
 
 from collections.abc import Mapping
 from math import lcm, prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from convgraph.errors import ProofError
 from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.proof.equation.windows import Windows, adaptive_axis, kernel_axis, windows
 from convgraph.spaces import from_dict
 from convgraph.torch_modules import ONLY_MOVES
 
@@ -23,7 +24,7 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
 
     Args:
         dense: an average pool, a resize, or an operator that only moves values; or a max pool,
-            which the judge will find not to be linear, and whose results are whole all the same.
+            whose results are whole all the same.
         size: of the image.
 
     Raises:
@@ -65,6 +66,36 @@ def scale_of(dense: torch.nn.Module, size: tuple[int, ...]) -> int:
     )
 
 
+def windows_of(dense: torch.nn.Module, size: tuple[int, ...]) -> Windows | None:
+    """Return the windows of a max pool of torch, by its arguments; None for another module.
+
+    Raises:
+        ProofError: it returns indices as well, or no window fits.
+
+    Example:
+        >>> windows_of(torch.nn.MaxPool2d(2), (4, 4)).out_size
+        (2, 2)
+    """
+    settings, kind = cast(Any, dense), type(dense).__name__
+    known = type(dense).__module__ == "torch.nn.modules.pooling"
+    if not known or not kind.startswith(("MaxPool", "AdaptiveMaxPool")):
+        return None
+    if settings.return_indices:
+        raise ProofError(f"prove: {dense} returns indices too; compare it without return_indices")
+    d = int(kind[-2])
+    if len(size) != d:
+        raise ProofError(f"prove: expected a size of {d} axes for {dense}, got {size}")
+    if kind.startswith("Adaptive"):
+        wanted = zip(size, _each(settings.output_size, d), strict=True)
+        return windows(size, [adaptive_axis(n, n if m is None else m) for n, m in wanted])
+    stride = settings.kernel_size if settings.stride is None else settings.stride
+    lists = (settings.kernel_size, stride, settings.padding, settings.dilation)
+    each = zip(size, *(_each(v, d) for v in lists), strict=True)
+    return windows(
+        size, [kernel_axis(n, k, s, p, gap, settings.ceil_mode) for n, k, s, p, gap in each]
+    )
+
+
 def takes_graph(side: Any) -> bool:
     """Whether a side is a graph layer."""
     return getattr(side, "takes_graph", False) or hasattr(side, "edges")
@@ -84,7 +115,8 @@ def on_graph(layer: torch.nn.Module, on: Space | None = None) -> Any:
     """Return f(x) -> y on images for a graph layer, in a space."""
 
     def run(x: Tensor) -> Tensor:
-        out = layer(PixelGraph.from_image(x, on=on))
+        axes: dict[str, Any] = {"on": on} if on is not None else {"d": x.dim() - 2}
+        out = layer(PixelGraph.from_image(x, **axes))
         found: Tensor = out.to_image() if isinstance(out, PixelGraph) else out
         return found
 

@@ -9,6 +9,7 @@ from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.judge import prove_convolution
 from convgraph.proof.layer.linear import prove_linear
+from convgraph.proof.layer.maximum import prove_maximum
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.rounding import Bounds, bounds
 from convgraph.proof.record.certificate import Certificate, Part
@@ -35,6 +36,7 @@ __all__ = [
     "prove_all_sizes",
     "prove_convolution",
     "prove_linear",
+    "prove_maximum",
     "unit_roundoff",
 ]
 

@@ -14,6 +14,7 @@ import torch
 import convgraph as cg
 from convgraph import functional as G
 from convgraph import proof as P
+from convgraph.proof.equation.windows import kernel_axis, windows
 
 Call = tuple[Callable[..., Any], Callable[[], dict[str, Any]]]
 
@@ -621,6 +622,22 @@ CALLS: dict[str, Call] = {
             "epsilon": 1e-9,
             "seed": 1,
             "name": "flat",
+        },
+    ),
+    "proof.prove_maximum": (
+        P.prove_maximum,
+        lambda: {
+            "candidate": torch.nn.MaxPool1d(2),
+            "reference": torch.nn.MaxPool1d(2),
+            "shape": (2, 3, 4),
+            "windows": windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]),
+            "premise": False,
+            "trust": (),
+            "dtype": torch.float64,
+            "device": "cpu",
+            "epsilon": 1e-9,
+            "seed": 1,
+            "name": "pool",
         },
     ),
     "proof.explain_refutation": (

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
-from convgraph.proof.layer.premise.call import RULES
+from convgraph.proof.layer.premise.call import falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
 from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.surroundings import as_written, random_states
@@ -100,7 +100,7 @@ class Plain(TorchDispatchMode):
         if not any(map(self.holds_data, tensors)):
             return func(*args, **kwargs)
         name = aten.base_of(func)
-        if not asks_only(func, name) and _falls_apart(func, name):
+        if not asks_only(func, name) and falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
         outputs = func(*args, **kwargs)
@@ -113,13 +113,6 @@ class Plain(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
-
-
-def _falls_apart(func: Any, name: str) -> bool:
-    """Whether S1 follows the parts of an operator in its place."""
-    needs = name in RULES or not (func.is_view and name != "view_dtype")
-    known = name in RULES or name in aten.READS or func.namespace != "aten"
-    return needs and not known and bool(func._can_decompose())
 
 
 @contextmanager

@@ -23,7 +23,7 @@ SCHEMA = 3
 """Version of the record; a reader refuses any other."""
 
 VERDICTS = ("proven", "refuted", "undecided")
-KINDS = ("convolution", "linear", "network")
+KINDS = ("convolution", "linear", "maximum", "network")
 
 ASSUMED_VENDOR = "each side's operators are multilinear in x, w, b and g, vendor's kernels included"
 NOT_COVERED = (
@@ -82,7 +82,8 @@ class Certificate:
         flags: settings that change what a kernel computes, TF32 among them.
         assumed: what was taken for granted.
         not_covered: what the certificate says nothing about.
-        kind: "convolution", "linear" (an operator without parameters) or "network".
+        kind: "convolution", "linear" (an operator without parameters), "maximum" (of windows) or
+            "network".
         candidate: "module:object" under which the candidate can be imported; empty if unknown.
         reference: the same for the reference.
         adapter: per side, how it is called: "function" f(x, w, b) on images, or "module:object" of

@@ -55,6 +55,8 @@ CLAIMS = {
 PROVEN = {
     "linear": "Both sides are the same linear function of every image, values and gradients alike, "
     "under what is assumed below.",
+    "maximum": "Both sides take the largest entry of the same windows of every image, and send "
+    "gradients back to it, under what is assumed below.",
     "network": "Both networks hold the same parameters and apply the same operators to the same "
     "elements, as recorded on images of this shape. Each convolution and linear map is certified "
     "below for every image, weight and incoming gradient. Gradients of the whole network are "

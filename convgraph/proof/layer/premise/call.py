@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
+from convgraph.proof import aten
 from convgraph.proof.layer.premise.degrees import Bound
 
 
@@ -55,6 +56,13 @@ def linear_rule(*names: str, vendor: bool = False) -> Callable[[LinearRule], Lin
         return found
 
     return register
+
+
+def falls_apart(func: Any, name: str) -> bool:
+    """Whether S1 follows the parts of an operator in its place."""
+    needs = name in RULES or not (func.is_view and name != "view_dtype")
+    known = name in RULES or name in aten.READS or func.namespace != "aten"
+    return needs and not known and bool(func._can_decompose())
 
 
 @final

@@ -1,0 +1,365 @@
+"""The proof of a maximum over windows: y[p] = max of x[q] over the window of p.
+
+A maximum is no linear operator, and numbers that agree say nothing of other numbers. It only
+compares, so it is followed by order (S1, see `order.check`): whichever pixel of a window is its
+largest, that one comes out, and the gradient goes back to it. Beside that both sides are held
+against the judge's own windows, bit for bit, on integers, on images full of equal entries and on
+real numbers; a pixel that several windows chose adds their gradients up, within
+
+    |grad - exact| <= n u sum |g| + n eta,        n windows at most that look at one pixel
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from convgraph.door import door
+from convgraph.errors import ProofError
+from convgraph.proof import draws, precision
+from convgraph.proof.equation.windows import Windows
+from convgraph.proof.layer.identity import IN_WORDS, Identity, entry, raised, refuted
+from convgraph.proof.layer.order.check import check_order
+from convgraph.proof.layer.parts import dtype_name, identity_part, record, rounding_part
+from convgraph.proof.layer.premise.check import Premise
+from convgraph.proof.layer.program import OneProgram
+from convgraph.proof.layer.rounding import Rounding, spread_of
+from convgraph.proof.layer.showing import special
+from convgraph.proof.layer.trial import EXPONENTS, MANNERS, PLAIN, Probe, Run, evaluate
+from convgraph.proof.record.certificate import ASSUMED_VENDOR, Certificate, Part
+from convgraph.proof.roundoff import HALF, dot_bound
+from convgraph.proof.surroundings import COMPILERS
+
+Shape = tuple[int, ...]
+
+ASSUMED = (
+    "the reference takes the largest entry of each window that its arguments name: it was held "
+    "against the judge's own windows on what was drawn"
+)
+POWERS = (-16, -40, -60, 16, 40, 60, 100)
+"""How far numbers are moved where a refusal looks for one that shows it."""
+
+
+@door
+def prove_maximum(
+    candidate: Run,
+    reference: Run,
+    shape: Shape,
+    windows: Windows,
+    *,
+    premise: bool = True,
+    trust: Collection[str] = (),
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    epsilon: float = draws.EPSILON,
+    seed: int | None = None,
+    progress: bool = False,
+    name: str = "maximum",
+) -> Certificate:
+    """Prove that an operator takes the largest entry of each window, and sends gradients there.
+
+    Args:
+        candidate: f(x) -> y.
+        reference: f(x) -> y, the dense operator.
+        shape: of x, (B, C, *size).
+        windows: who looks at whom; see `equation.windows`.
+        premise: follow the candidate by order (S1); without it nothing is proven.
+        trust: "torch.compile" takes compilers for granted; nothing else is trusted to be a maximum.
+        dtype: in which both compute. Half types are probed on integers in float64.
+        device: where.
+        epsilon: of the draws, as for a linear operator.
+        seed: replays a recorded run.
+        progress: show a progress bar.
+        name: of the candidate.
+
+    Raises:
+        ProofError: shape and windows do not fit.
+
+    Example:
+        >>> import torch.nn.functional as F
+        >>> from convgraph.proof.equation.windows import kernel_axis, windows
+        >>> pairs = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)])
+        >>> by_hand = lambda x: torch.maximum(x[..., ::2], x[..., 1::2])
+        >>> prove_maximum(by_hand, torch.nn.MaxPool1d(2), (2, 3, 4), pairs).verdict
+        'proven'
+    """
+    if len(shape) < 3 or tuple(shape[2:]) != windows.size:
+        raise ProofError(f"prove_maximum: expected images of {windows.size} pixels, got {shape}")
+    probe = torch.float64 if dtype in HALF else dtype
+    flags = precision.stated(device)
+    terms = max(1, windows.heard())
+    budget = draws.budget(terms, dtype_name(probe), epsilon, seed, degree=1)
+    pair = _Pair(candidate, reference, shape, windows, terms, device)
+    with precision.plain(device):
+        followed, uncovered = Premise("not asked"), tuple[str, ...]()
+        if premise:
+            followed, uncovered = check_order(candidate, shape, windows, dtype=dtype, device=device)
+        follows = followed.status == "proven" and not followed.compiled
+        program = OneProgram(followed.steps if follows else None, trust)
+        none = OneProgram(None)
+        identity = pair.identity(budget, probe, program if dtype == probe else none, progress)
+        rounding = Rounding("not asked")
+        if identity.status == "proven":
+            rounding = pair.rounding(budget, dtype, program)
+        followed = _afterwards(followed, program)
+        shown = None
+        if {identity.status, rounding.status} <= {"proven", "undecided", "not asked"} and premise:
+            followed, shown = _shown(followed, pair, budget, dtype)
+    if not premise:
+        reason = "S1 was not asked, and numbers that agree say nothing of others"
+        followed = replace(followed, status="undecided", reason=reason)
+    proven = followed.status == "proven"
+    parts = [
+        _premise_part(followed, windows, program.held),
+        identity_part(identity, budget, probe),
+        rounding_part(rounding),
+    ]
+    shapes = {"shape": list(shape), "out": [*shape[:2], *windows.out_size]}
+    found = record(
+        name, parts, {**shapes, "terms": terms, "scale": 1}, dtype, device, budget, flags, rounding,
+        identity.counterexample or (shown.counterexample if shown else {}),
+        (ASSUMED, *(f"the candidate's {one}" for one in followed.assumed))
+        if proven else (ASSUMED, ASSUMED_VENDOR),
+    )  # fmt: skip
+    text = "\n".join(f"{s.operator}{s.made}" for s in followed.steps)
+    return replace(
+        found,
+        kind="maximum",
+        spec={**found.spec, "windows": {"pixels": int(windows.counts.sum())}},
+        trace=hashlib.sha256(text.encode()).hexdigest() if proven else "",
+        not_covered=(*found.not_covered, *uncovered),
+    )
+
+
+def _afterwards(followed: Premise, program: OneProgram) -> Premise:
+    """What S1 comes to once all runs are over."""
+    if followed.status != "proven":
+        return followed
+    if program.difference:
+        return replace(followed, status="undecided", reason=program.difference)
+    if followed.compiled and COMPILERS not in program.trust:
+        reason = f"something is compiled; trust=({COMPILERS!r},) takes compilers for granted"
+        return replace(followed, status="undecided", reason=reason)
+    return followed
+
+
+def _shown(
+    followed: Premise, pair: "_Pair", budget: draws.Budget, dtype: torch.dtype
+) -> tuple[Premise, Identity | None]:
+    """What S1 refuses, with an input that shows it; undecided where none was found."""
+    if followed.status == "proven":
+        return followed, None
+    shown = pair.show(budget, dtype, followed.numbers)
+    if shown is not None:
+        reason = f"{followed.reason}: {shown.reason}"
+        return replace(followed, status="refuted", reason=reason), shown
+    if followed.status == "refuted":
+        reason = f"{followed.reason}; no input was found on which that makes a difference"
+        return replace(followed, status="undecided", reason=reason), None
+    return followed, None
+
+
+def _premise_part(found: Premise, windows: Windows, held: int) -> Part:
+    if found.status != "proven":
+        where = f" ({found.line})" if found.line else ""
+        return Part("S1 premise", found.status, f"{found.reason}{where}")
+    again = f", the same in {held} plain runs" if held else ""
+    return Part(
+        "S1 premise", "proven", f"{found.operators} operators followed{again}: whichever of its "
+        f"{windows.entries.shape[1]} pixels is the largest of a window comes out, and takes the "
+        f"gradient; {int(windows.counts.sum())} pixels of {len(windows.entries)} windows, each"
+    )  # fmt: skip
+
+
+class _Pair:
+    """Both sides, and the judge's own maximum."""
+
+    def __init__(
+        self,
+        candidate: Run,
+        reference: Run,
+        shape: Shape,
+        windows: Windows,
+        terms: int,
+        device: torch.device | str,
+    ) -> None:
+        self.candidate, self.reference, self.device = candidate, reference, device
+        self.shape, self.windows, self.terms = shape, windows, terms
+        self.out = (*shape[:2], *windows.out_size)
+
+    def truth(self, x: Any, g: Any) -> tuple[Any, Any, Any, Any]:
+        """The maxima, the gradient of x, the sum of its magnitudes, and where it is decided."""
+        rows, there = self.windows.entries, self.windows.entries >= 0
+        flat = x.reshape(-1, int(np.prod(self.windows.size)))
+        sent = g.reshape(flat.shape[0], -1)
+        seen = np.where(there, flat[:, rows].astype(np.float64), -np.inf)
+        y = seen.max(-1)
+        chosen = np.where(there.any(1), rows[np.arange(len(rows)), seen.argmax(-1)], -1)
+        grad, size = np.zeros(flat.shape), np.zeros(flat.shape)
+        decided = np.ones(flat.shape, bool)
+        images = np.broadcast_to(np.arange(len(flat))[:, None], chosen.shape)
+        heard = chosen >= 0
+        np.add.at(grad, (images[heard], chosen[heard]), sent[heard])
+        np.add.at(size, (images[heard], chosen[heard]), np.abs(sent[heard]))
+        tied = ((seen == y[..., None]) & there).sum(-1) > 1
+        image, window = np.nonzero(tied)
+        for k in range(rows.shape[1]):
+            keep = rows[window, k] >= 0
+            decided[image[keep], rows[window, k][keep]] = False
+        y = np.where(there.any(1), y, self.windows.nothing).reshape(self.out)
+        x_like = [t.reshape(self.shape) for t in (grad, size, decided)]
+        return y, x_like[0], x_like[1], x_like[2]
+
+    def identity(
+        self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram, progress: bool
+    ) -> Identity:
+        """Integers, bit for bit; called in every manner."""
+        compared, reuse = 0, dict[str, Any]()
+        if not np.prod(self.out):
+            return Identity("undecided", 3, reason="there is nothing to compare")
+        trials: Iterator[Any] = iter(enumerate(budget.generators()))
+        for trial, generator in track([*trials], description="probing") if progress else trials:
+            x, g = (budget.draw(generator, s) for s in (self.shape, self.out))
+            moved, _, back = EXPONENTS[trial % len(EXPONENTS)]
+            probe = Probe({"x": x}, g, exponents=(moved, 0, back))
+            manner = MANNERS[trial % len(MANNERS)]
+            for side in ("candidate", "reference"):
+                other = self._held(
+                    side, probe, dtype, manner if side == "candidate" else PLAIN, program, reuse
+                )
+                if other is not None:
+                    return replace(other, compared=compared)
+                compared += x.size + g.size
+        return Identity("proven", 3, compared)
+
+    def _held(
+        self,
+        side: str,
+        probe: Probe,
+        dtype: torch.dtype,
+        manner: str,
+        program: OneProgram,
+        reuse: dict[str, Any],
+    ) -> Identity | None:
+        """One call held against the judge's own maximum; None where it agrees."""
+        run = getattr(self, side)
+        how: dict[str, Any] = {} if side == "reference" else {"manner": manner, "reuse": reuse}
+        try:
+            if side == "candidate" and manner == PLAIN:
+                with program.holding() as enter:
+                    found = evaluate(run, probe, dtype, self.device, enter=enter, **how)
+            else:
+                found = evaluate(run, probe, dtype, self.device, **how)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+            return Identity("undecided", 3, reason=raised(side, error))
+        words = IN_WORDS.get(manner, "") if side == "candidate" else ""
+        if isinstance(found, str):
+            other = Identity("refuted", 3, reason=f"the {side} {found}{words}")
+        else:
+            known = self._compared(side, found, probe, dtype, manner, words)
+            if known is None:
+                return None
+            other = known
+        if side == "reference":
+            reason = f"the reference is no maximum of the windows that it names: {other.reason}"
+            return Identity("undecided", 3, reason=reason)
+        return other
+
+    def _compared(
+        self, side: str, found: Any, probe: Probe, dtype: torch.dtype, manner: str, words: str
+    ) -> Identity | None:
+        y, grad, size, decided = self.truth(probe.sent["x"], probe.g)
+        by = {q: probe.scale(q) for q in ("x", "g")}
+        have = found["y"].double().cpu().numpy()
+        # Powers of two move maxima exactly, minus infinity and an empty window's 0 too.
+        other = entry(have, y * by["x"], have != y * by["x"])
+        if other is not None:
+            return refuted(side, "y", other, 3, 0, manner, words + _moved(probe))
+        if found.get("grad_x") is None:
+            return refuted(side, "grad_x", {"problem": "has no gradient"}, 3, 0, manner, words)
+        have = found["grad_x"].double().cpu().numpy()
+        limit = 2 * dot_bound(self.terms, dtype, size * by["g"])
+        whole = not np.any(probe.g != np.round(probe.g)) and dtype not in HALF
+        exact = whole and np.abs(probe.g).sum() < 2**53
+        gap = np.abs(have - grad * by["g"])
+        wrong = decided & ~(gap <= (0 if exact and self._room(probe, dtype) else limit))
+        other = entry(have, grad * by["g"], wrong)
+        if other is not None:
+            return refuted(side, "grad_x", other, 3, 0, manner, words + _moved(probe))
+        return None
+
+    def _room(self, probe: Probe, dtype: torch.dtype) -> bool:
+        """Whether sums of these integers are exact."""
+        bits = 1 - int(np.log2(torch.finfo(dtype).eps))
+        return bool(self.terms * np.abs(probe.g).max(initial=0) <= 2**bits)
+
+    def rounding(self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram) -> Rounding:
+        """Real numbers, normal ones and of spread size: maxima bit for bit, gradients in bounds.
+
+        Then images full of equal entries.
+        """
+        generator = np.random.Generator(np.random.Philox(budget.seed))
+        rho = {"y": 0.0, "grad_x": 0.0}
+        for spread in (0, spread_of(dtype)):
+            sent = []
+            for shape in (self.shape, self.out):
+                value = generator.standard_normal(shape)
+                if spread:
+                    value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
+                sent.append(torch.from_numpy(value).to(dtype).double().numpy())
+            probe = Probe({"x": sent[0]}, sent[1])
+            other = self._held("candidate", probe, dtype, PLAIN, program, {})
+            if other is not None:
+                return Rounding(other.status, rho, reason=other.reason)
+            found: Any = evaluate(self.candidate, probe, dtype, self.device)
+            _, grad, size, decided = self.truth(*sent)
+            limit = 2 * dot_bound(self.terms, dtype, size)
+            gap = np.abs(found["grad_x"].double().cpu().numpy() - grad) / limit
+            rho["grad_x"] = max(rho["grad_x"], float(gap[decided].max(initial=0.0)))
+        for low, high in ((-1, 1), (0, 1), (-1, -1)):
+            x = generator.integers(low, high, size=self.shape, endpoint=True)
+            probe = Probe({"x": x}, generator.integers(-9, 9, size=self.out, endpoint=True))
+            for side in ("candidate", "reference"):
+                other = self._held(side, probe, dtype, PLAIN, OneProgram(None), {})
+                if other is not None:
+                    reason = f"{other.reason}, on an image full of equal entries"
+                    return Rounding(other.status, rho, reason=reason)
+        return Rounding("proven", rho, reference="the judge's own maximum")
+
+    def show(
+        self, budget: draws.Budget, dtype: torch.dtype, numbers: Collection[float]
+    ) -> Identity | None:
+        """An input on which the candidate differs, found twice; None where none was found."""
+        small = replace(budget, a=min(budget.a, 1000 if dtype not in HALF else 100))
+        generator = np.random.Generator(np.random.Philox(budget.seed))
+        g = small.draw(generator, self.out)
+        x = small.draw(generator, self.shape)
+        rise = np.arange(np.prod(self.shape)).reshape(self.shape) % (2 * small.a) - small.a
+        images = [x, np.abs(x), -np.abs(x) - 1, 0 * x, rise, -rise]
+        probes = [Probe({"x": image}, g) for image in images]
+        far = [p for p in POWERS if abs(p) <= (4 if dtype is torch.float16 else 100)]
+        probes += [Probe({"x": i}, g, exponents=(p, 0, 0)) for p in far for i in (x, images[2])]
+        probes += [Probe({"x": x}, g, exponents=(0, 0, p)) for p in far]
+        for value in (0.5, -0.5, *special(list(numbers), dtype)):
+            near = value * (1 + x / (8 * small.a))
+            near = torch.from_numpy(near).to(dtype).double().numpy()
+            probes += [Probe({"x": near}, g)]
+        for probe in probes:
+            with np.errstate(over="ignore", invalid="ignore"):
+                twice = [
+                    self._held("candidate", probe, dtype, PLAIN, OneProgram(None), {})
+                    for _ in range(2)
+                ]
+            one, two = twice
+            if one is not None and two is not None and one.status == two.status == "refuted":
+                return two
+        return None
+
+
+def _moved(probe: Probe) -> str:
+    powers = {k: p for k, p in zip("xwg", probe.exponents, strict=True) if p}
+    return "".join(f", with {k} times 2^{p}" for k, p in powers.items())

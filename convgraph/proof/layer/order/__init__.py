@@ -1,0 +1,1 @@
+"""What only compares: programs followed by what is known of the order of their entries."""

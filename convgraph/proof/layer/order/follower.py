@@ -1,0 +1,298 @@
+"""What follows a program by the order of its entries, forward and backward."""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from convgraph.proof import aten
+from convgraph.proof.layer.order import codes
+from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
+from convgraph.proof.layer.order.rules import RULES, Seen, entry_by_entry, plain
+from convgraph.proof.layer.premise import source_lines
+from convgraph.proof.layer.premise.call import Refusal, falls_apart
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.traced_tensor import Origin, address
+
+_EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
+
+
+@final
+class Follower:
+    """Follows one run.
+
+    Args:
+        dtype: in which the program computes.
+
+    Attributes:
+        refused: the first refusal, its operator and line.
+        assumed: what was taken for granted.
+        numbers: constants that a refused operator was given.
+        steps: operators on data, views left out.
+        operators: how many were followed.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Start with nothing seen."""
+        self.dtype = dtype
+        self.refused: tuple[Refusal, Origin] | None = None
+        self.assumed: set[str] = set()
+        self.numbers: list[float] = []
+        self.steps: list[Step] = []
+        self.operators = 0
+
+    def enter(self, known: Tensor, requires_grad: bool = True) -> Ordered:
+        """Wrap an input."""
+        memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True)
+        return Ordered(known, memory, self, requires_grad)
+
+    def refuse(self, status: str, operator: str, reason: str) -> None:
+        """Remember the first refusal, and stop here.
+
+        Raises:
+            Refusal: always.
+        """
+        refusal = Refusal(status, reason)
+        if self.refused is None:
+            self.refused = (refusal, Origin(operator, source_lines.here()))
+        raise refusal
+
+    def leave(self, tensor: Tensor, way: str) -> Tensor:
+        """Hand out what a constant holds."""
+        if not isinstance(tensor, Ordered):
+            return tensor
+        if not tensor.constant:
+            reason = "data leave torch where nobody can follow"
+            self.refuse("undecided", f"Tensor.{way}", reason)
+        if way not in ("tolist", "numpy", "__array__"):
+            self.refuse("undecided", f"Tensor.{way}", "memory leaves torch")
+        return tensor.held().clone()
+
+    # One operator
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator on what is known."""
+        leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        ordered = [t for t in leaves if isinstance(t, Ordered)]
+        name = aten.base_of(func)
+        if asks_only(func, name):
+            return func(*tree_map(_shell, args), **tree_map(_shell, kwargs))
+        reached = any(not t.constant for t in ordered)
+        data = any(t.memory.data for t in ordered)
+        if not reached and not data:
+            return self._constant(func, args, kwargs)
+        try:
+            return self._known(func, name, args, kwargs, data)
+        except Refusal as refusal:
+            if self.refused is None:
+                self.numbers += [v for v in tree_leaves((args, kwargs)) if isinstance(v, float)]
+            self.refuse(refusal.status, aten.qualified_name(func), str(refusal))
+
+    def _known(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: bool
+    ) -> Any:
+        if data and falls_apart(func, name):
+            return func.decompose(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Refusal("undecided", "random numbers: two calls are two functions")
+        self.operators += 1
+        if name in aten.FILLS:
+            shells = tree_map(_shell, args), tree_map(_shell, kwargs)
+            made = self._constant(func, *shells)
+            if data and is_step(func):
+                self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
+            return made
+        if name in aten.READS:
+            return self._read(func, name, args, kwargs)
+        written = aten.written(func, args, kwargs)
+        for target in written:
+            if not isinstance(target, Ordered) or target.memory.frozen:
+                raise Refusal("undecided", "data are written to an input, or to what outlives it")
+        if func.is_view or torch.Tag.inplace_view in func.tags:
+            return self._view(func, name, args, kwargs)
+        if func.namespace != "aten":
+            raise Refusal("undecided", "a custom operator: nobody can look into it")
+        plain_func = aten.out_of_place(func)
+        seen = Seen(plain_func, args, kwargs, self.dtype)
+        found = RULES.get(name)
+        if found is None and plain_func._can_decompose() and not written:
+            return plain_func.decompose(*args, **kwargs)
+        if found is None and not (aten.elementwise(func) or name in _ANY_KNOWN):
+            raise Refusal("undecided", f"{name} of data has no rule among maxima and comparisons")
+        results = (found or entry_by_entry)(seen)
+        self.assumed |= seen.assumed
+        if name in _KERNELS:
+            self.assumed.add(f"aten.{name}: takes the largest entry, and says where it is")
+        if written:
+            return self._write(func, written, results, data)
+        several = isinstance(results, list)
+        made = [
+            self._wrap(r, kind, data, strides)
+            for r, (kind, strides) in zip(
+                results if several else [results], _likes(func, args, kwargs, seen, several),
+                strict=True,
+            )
+        ]  # fmt: skip
+        if data and is_step(func):
+            self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
+        return tuple(made) if several else made[0]
+
+    def _read(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        try:
+            numbers = tree_map(lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs))
+        except Refusal:
+            raise Refusal("refuted", "a number is read off data") from None
+        return self._constant(func, *numbers)
+
+    def _view(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "view_dtype":
+            raise Refusal("undecided", "entries are read as another dtype")
+        (source,) = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)]
+
+        def held(value: Any) -> Any:
+            return value.held() if isinstance(value, Ordered) else value
+
+        outputs = func(*tree_map(held, args), **tree_map(held, kwargs))
+        if torch.Tag.inplace_view in func.tags:
+            raise Refusal("undecided", "the shape of a tensor changes in place")
+        return tree_map(
+            lambda v: Ordered(v, source.memory, self) if isinstance(v, Tensor) else v, outputs
+        )
+
+    def _write(self, func: Any, written: list[Any], results: Any, data: bool) -> Any:
+        (target,) = written
+        memory = target.memory
+        if memory.known is None:
+            assert memory.plain is not None  # a constant has numbers
+            flat = memory.plain
+            kind = codes.number if memory.dtype.is_floating_point else codes.whole
+            memory.known, memory.plain = kind(flat), None
+        target.held().copy_(results)
+        memory.data = memory.data or (data and memory.dtype.is_floating_point)
+        if data and is_step(func):
+            self.steps.append(Step(func.name(), made_by([target]), source_lines.place()))
+        return target
+
+    def _wrap(
+        self, known: Tensor, dtype: torch.dtype, data: bool, strides: tuple[int, ...] | None
+    ) -> Ordered:
+        if strides is not None and strides != known.contiguous().stride():
+            laid = torch.empty_strided(known.shape, strides, dtype=known.dtype, device=known.device)
+            flat = laid.copy_(known).as_strided((laid.untyped_storage().nbytes() // 16,), (1,))
+            memory = Memory(None, flat, dtype, data=data and dtype.is_floating_point)
+            return Ordered(laid, memory, self)
+        known = known.contiguous()
+        if not dtype.is_floating_point and bool(codes.settled(known).all()):
+            plain_ = known.real.to(dtype)
+            return Ordered(plain_, Memory(plain_.reshape(-1), None, dtype), self)
+        marked = data and dtype.is_floating_point
+        return Ordered(known, Memory(None, known.reshape(-1), dtype, data=marked), self)
+
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operator on constants: plain numbers that may be written to later."""
+        ordered = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)]
+        memories = {address(t.held()): t.memory for t in ordered}
+        foreign = {
+            address(t)
+            for t in tree_leaves((args, kwargs))
+            if isinstance(t, Tensor) and not isinstance(t, Ordered)
+        }
+        written = aten.written(func, args, kwargs)
+
+        def held(value: Any) -> Any:
+            return value.held() if isinstance(value, Ordered) else value
+
+        outputs = func(*tree_map(held, args), **tree_map(held, kwargs))
+        if written and any(isinstance(t, Ordered) for t in written):
+            return written[0] if len(written) == 1 else outputs
+        hollow = aten.base_of(func) in _EMPTY
+
+        def wrap(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.layout != torch.strided:
+                return value
+            if value.is_complex():
+                return value
+            place = address(value)
+            if place in memories:
+                return Ordered(value, memories[place], self)
+            if place in foreign:
+                return value
+            if hollow:
+                value.fill_(torch.nan if value.dtype.is_floating_point else 0)
+            flat = value.as_strided((value.untyped_storage().nbytes() // value.itemsize,), (1,), 0)
+            return Ordered(value, Memory(flat, None, value.dtype), self)
+
+        return tree_map(wrap, outputs)
+
+
+@final
+class Mode(TorchDispatchMode):
+    """Sees every operator, those on constants too."""
+
+    def __init__(self, follower: Follower) -> None:
+        """Follow for this follower."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.follower = follower
+
+    def __torch_dispatch__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self.follower.call(func, args, kwargs or {})
+
+
+_KERNELS = frozenset({
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+})  # fmt: skip
+_ANY_KNOWN = frozenset({"arange", "bincount", "nonzero", "floor_divide", "remainder"})
+
+
+def _shell(value: Any) -> Any:
+    """A plain tensor of the same shape and dtype, for what asks for no entries."""
+    if not isinstance(value, Ordered):
+        return value
+    if value.constant:
+        return value.held()
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _likes(
+    func: Any, args: Any, kwargs: Any, seen: Seen, several: bool
+) -> list[tuple[torch.dtype, tuple[int, ...] | None]]:
+    """Dtype of each result, and its strides where they are not those of rows, as torch says."""
+    name = aten.base_of(func)
+    if name in _BOOLS:
+        return [(torch.bool, None)]
+    if name in _SAME:
+        first: Tensor = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
+        return [(first.dtype, None)]
+    if name in ("sort", "topk", "max") and several:
+        return [(seen["self"].dtype, None), (torch.int64, None)]
+
+    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if all(t.is_contiguous() for t in tensors) and name in _PROMOTES:
+        one, two = (seen[k] for k in ("self", "other"))
+        return [(torch.result_type(one, two), None)]
+
+    def meta(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+    rest = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
+    out = aten.out_of_place(func)(*tree_map(meta, args), **tree_map(meta, rest))
+    return [(t.dtype, t.stride()) for t in (out if several else [out])]
+
+
+_BOOLS = frozenset({
+    "gt", "ge", "lt", "le", "eq", "ne", "isnan", "isinf", "logical_or", "logical_and",
+    "logical_not", "any", "all",
+})  # fmt: skip
+_PROMOTES = frozenset({"where", "bitwise_or", "bitwise_and", "add", "mul", "maximum"})
+_SAME = frozenset({
+    "index", "gather", "scatter_add", "index_put", "constant_pad_nd", "amax", "roll", "flip",
+    "neg", "_unsafe_view",
+})  # fmt: skip

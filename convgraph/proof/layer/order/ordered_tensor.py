@@ -1,0 +1,95 @@
+"""Tensors whose entries are known by their order; see `codes`.
+
+What is known belongs to memory, so that a write through any view is known to all. A tensor that no
+datum has reached is a constant with plain numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from convgraph.proof.layer.order import codes
+
+
+@final
+@dataclass
+class Memory:
+    """One piece of memory.
+
+    Attributes:
+        plain: all of it, flat, where it is a constant.
+        known: all of it, flat, as `codes` says; None where it is a constant.
+        dtype: of its entries.
+        data: whether it is made of data, as a plain run would say: what was only decided is not.
+        frozen: an input, which a program may not write to.
+    """
+
+    plain: Tensor | None
+    known: Tensor | None
+    dtype: torch.dtype
+    data: bool = False
+    frozen: bool = False
+
+
+class Ordered(Tensor):
+    """A tensor that is followed by order."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    memory: Memory
+    follower: Any
+
+    @staticmethod
+    def __new__(  # noqa: D102
+        cls, like: Tensor, memory: Memory, follower: Any, requires_grad: bool = False
+    ) -> "Ordered":
+        made: Ordered = torch.Tensor._make_wrapper_subclass(
+            cls,
+            like.shape,
+            strides=like.stride(),
+            storage_offset=like.storage_offset(),
+            dtype=memory.dtype,
+            device=like.device,
+            requires_grad=requires_grad,
+        )
+        made.memory, made.follower = memory, follower
+        return made
+
+    @property
+    def constant(self) -> bool:
+        """Whether its numbers may be read."""
+        return self.memory.known is None
+
+    def held(self) -> Tensor:
+        """What is held at these places: plain numbers of a constant, else what is known."""
+        flat = self.memory.known if self.memory.known is not None else self.memory.plain
+        assert flat is not None  # one of them is there
+        return flat.as_strided(self.shape, self.stride(), self.storage_offset())
+
+    def knows(self) -> Tensor:
+        """What is known of the entries."""
+        return known(self.held(), self.memory.dtype) if self.constant else self.held()
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        (follower, *_) = (t.follower for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered))
+        with torch._C.DisableTorchFunction():
+            return follower.call(func, args, kwargs or {})
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        """Shape and dtype; no numbers, which would be a way out for them."""
+        return f"Ordered({tuple(self.shape)}, {self.dtype})"
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        """A copy that is followed too."""
+        return self.detach().clone().requires_grad_(self.requires_grad)
+
+
+def known(plain: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is known of plain numbers."""
+    return codes.number(plain) if dtype.is_floating_point else codes.whole(plain)

@@ -1,0 +1,251 @@
+"""Maxima: right ones are proven however they are written, wrong ones refuted with a number."""
+
+from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise, permutations, product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convgraph.proof import Certificate, prove_maximum
+from convgraph.proof.equation.windows import adaptive_axis, kernel_axis, windows
+from convgraph.proof.layer.order import codes
+from convgraph.proof.layer.order.check import check_order
+
+SHAPE = (2, 1, 5, 4)
+WINDOWS = windows(SHAPE[2:], [kernel_axis(5, 3, 2, 1, 1, False), kernel_axis(4, 2, 2, 0, 1, False)])
+"""Windows of 3 x 2 pixels, which meet along the first axis and hang over the border there."""
+
+
+def known(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, (3, 2), 2, (1, 0))
+
+
+def padded(x: Tensor, value: float = -torch.inf) -> Tensor:
+    return F.pad(x, (0, 0, 1, 1), value=value)
+
+
+def taps(x: Tensor) -> list[Tensor]:
+    wide = padded(x)
+    return [wide[..., i : i + 5 : 2, j::2] for i in range(3) for j in range(2)]
+
+
+def laid_out(x: Tensor, value: float = -torch.inf) -> Tensor:
+    return padded(x, value).unfold(2, 3, 2).unfold(3, 2, 2).flatten(-2)
+
+
+def scattered(x: Tensor) -> Tensor:
+    rows, cells = WINDOWS.entries, x.flatten(2)
+    p, k = np.nonzero(rows >= 0)
+    target = torch.from_numpy(p).expand(*x.shape[:2], -1)
+    out = x.new_full((*x.shape[:2], len(rows)), -torch.inf)
+    found = out.scatter_reduce(2, target, cells[..., torch.from_numpy(rows[p, k])], "amax")
+    return found.view(known(x).shape)
+
+
+def compared(x: Tensor) -> Tensor:
+    return reduce(lambda a, b: torch.where(b > a, b, a), taps(x))
+
+
+def written(x: Tensor) -> Tensor:
+    out = torch.empty((*x.shape[:2], 3, 2), dtype=x.dtype)
+    for image, one in enumerate(laid_out(x)):
+        out[image] = one.amax(-1)
+    return out
+
+
+def found_first(x: Tensor) -> Tensor:
+    cells = laid_out(x)
+    return cells.gather(-1, cells.detach().argmax(-1, keepdim=True)).squeeze(-1)
+
+
+RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch's": known,
+    "in channels last": lambda x: known(x.contiguous(memory_format=torch.channels_last)),
+    "amax of windows": lambda x: laid_out(x).amax(-1),
+    "max of windows": lambda x: laid_out(x).max(-1).values,
+    "topk": lambda x: laid_out(x).topk(1).values.squeeze(-1),
+    "maximum of taps": lambda x: reduce(torch.maximum, taps(x)),
+    "where it is greater": compared,
+    "scattered": scattered,
+    "into memory": written,
+    "the first index": found_first,
+    "of its logged self": lambda x: known(x) + 0 * x.new_zeros(()),
+}
+
+
+def judged(run: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> Certificate:
+    return prove_maximum(run, known, SHAPE, WINDOWS, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_maximum_is_proven_however_it_is_written(name: str) -> None:
+    found = judged(RIGHT[name])
+    assert found.verdict == "proven", str(found)
+    assert Certificate.from_json(found.to_json()) == found
+
+
+def rare(x: Tensor) -> Tensor:
+    """Wrong in one order of six pixels out of 720."""
+    cells = laid_out(x).unbind(-1)
+    falls = [a > b for a, b in pairwise(cells)]
+    return torch.where(reduce(torch.logical_and, falls), cells[-1], known(x))
+
+
+def other_backward(x: Tensor) -> Tensor:
+    """The gradient goes to the pixel beside."""
+    y = known(x)
+    return y.detach() + known(x.roll(1, -1)) - known(x.roll(1, -1)).detach()
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "one tap is missing": lambda x: reduce(torch.maximum, taps(x)[:-1]),
+    "one tap too many": lambda x: torch.maximum(known(x), known(x.roll(2, -1))),
+    "padded with 0": lambda x: laid_out(x, 0.0).amax(-1),
+    "padded with -1e9": lambda x: laid_out(x, -1e9).amax(-1),
+    "another stride": lambda x: F.max_pool2d(x, (3, 2), 1, (1, 0))[..., :3, :2],
+    "dilated": lambda x: F.max_pool2d(x, (2, 1), 2, (1, 0), dilation=2),
+    "another size of output": lambda x: F.max_pool2d(x, 2, 2, (1, 0), ceil_mode=True)[..., :2, :],
+    "rounded": lambda x: known(x + (x.round() - x).detach()),
+    "in bfloat16": lambda x: known(x.bfloat16()).to(x.dtype),
+    "a dead zone": lambda x: known(torch.where(x.abs() < 1e-3, 0.0, x)),
+    "clamped far out": lambda x: known(x).clamp(-1e30, 1e30),
+    "an average": lambda x: laid_out(x, 0.0).mean(-1),
+    "the least": lambda x: -known(-x),
+    "wrong where two are equal": lambda x: torch.where(
+        laid_out(x)[..., 2] == laid_out(x)[..., 3], -known(-x), known(x)
+    ),
+    "another image": lambda x: known(x.flip(0)),
+    "without a gradient": lambda x: known(x).detach() + 0 * x[..., ::2, ::2],
+    "half a gradient": lambda x: (known(x) + known(x).detach()) / 2,
+    "a gradient beside": other_backward,
+    "a branch on data": lambda x: known(x) if x.max() < 1e30 else known(x) * 0,
+    "in NumPy": lambda x: known(x) + 0 * torch.from_numpy(x.detach().numpy()).sum(),
+}
+NO_NUMBER = {"in NumPy"}
+"""Right on every finite image; what left torch cannot be followed."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_maximum_is_refuted_with_a_number(name: str) -> None:
+    found = judged(WRONG[name])
+    assert found.verdict == ("undecided" if name in NO_NUMBER else "refuted"), str(found)
+    shown = any(char.isdigit() for char in found.reason)
+    assert name in NO_NUMBER or ("shape" in found.reason or (" is " in found.reason and shown))
+
+
+def test_what_is_wrong_in_one_order_alone_is_not_proven() -> None:
+    found = judged(rare)
+    assert found.verdict != "proven", str(found)
+    premise, _ = check_order(rare, SHAPE, WINDOWS, dtype=torch.float32)
+    assert "largest of its window" in premise.reason
+
+
+def test_without_following_nothing_is_proven() -> None:
+    found = prove_maximum(known, known, SHAPE, WINDOWS, premise=False)
+    assert found.verdict == "undecided"
+    assert "numbers that agree say nothing" in found.reason
+
+
+def test_a_fast_path_for_plain_tensors_is_another_program() -> None:
+    def fast(x: Tensor) -> Tensor:
+        return torch.maximum(known(x), known(x)) if type(x) is Tensor else known(x)
+
+    found = judged(fast)
+    assert found.verdict == "undecided"
+    assert "behaves otherwise when it is followed" in found.reason
+
+
+# -- what is known of entries: against every order of the numbers that they may be
+
+
+def worlds() -> list[dict[int, float]]:
+    """Numbers for the codes of one window: its largest, one that is less, one that may be equal."""
+    low, most, top = 3 + codes.LOW, 3 + codes.AT_MOST, 3 + codes.TOP
+    numbers = (-torch.inf, -1.0, 0.0, 2.0)
+    return [
+        {low: a, most: b, top: c}
+        for a, b, c in product(numbers, repeat=3)
+        if a < c and b <= c and c > -torch.inf
+    ]
+
+
+def entry(code: int) -> Tensor:
+    return torch.tensor([complex(0, code)], dtype=torch.complex128)
+
+
+@pytest.mark.parametrize(("one", "two"), [*product((3, 4, 5), repeat=2)])
+def test_what_comparisons_may_say_is_all_that_they_say(one: int, two: int) -> None:
+    less, equal, greater = (bool(t) for t in codes.order(entry(one), entry(two)))
+    for numbers in worlds():
+        a, b = numbers[one], numbers[two]
+        assert less or not a < b
+        assert greater or not a > b
+        assert equal or a != b
+    for value in (-torch.inf, 0.5, torch.inf):
+        constant = codes.number(torch.tensor([value]))
+        less, equal, greater = (bool(t) for t in codes.order(entry(one), constant))
+        for numbers in worlds():
+            assert less or not numbers[one] < value
+            assert greater or not numbers[one] > value
+            assert equal or numbers[one] != value
+
+
+def holds(code: float, value: float, numbers: dict[int, float], low: float) -> bool:
+    """Whether a number is one that a code allows."""
+    if code == 0:
+        return False
+    if code < 0:
+        return True
+    top = numbers[3 + codes.TOP]
+    return {codes.LOW: value < top, codes.AT_MOST: value <= top, codes.TOP: value == top}[
+        int(code) % 3
+    ]
+
+
+@pytest.mark.parametrize("several", [*product((3, 4, 5), repeat=3)])
+def test_a_peak_and_a_choice_allow_every_number_that_may_come_out(several: tuple[int, ...]) -> None:
+    known_of = torch.cat([entry(code) for code in several])
+    peak = codes.peak(lambda t: t.amax(0, keepdim=True), known_of)
+    choice = codes.join(known_of[:1], known_of[1:2])
+    for numbers in worlds():
+        values = [numbers[code] for code in several]
+        assert holds(float(peak.imag), max(values), numbers, -1)
+        for value in values[:2]:
+            assert holds(float(choice.imag), value, numbers, -1)
+
+
+# -- windows
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize(
+    "axis", [(7, 3, 2, 1, 1), (6, 2, 3, 1, 1), (9, 3, 2, 1, 2), (5, 2, 2, 0, 1)]
+)
+def test_windows_are_those_of_torch(axis: tuple[int, ...], ceil_mode: bool) -> None:
+    n, kernel, stride, padding, dilation = axis
+    rows = kernel_axis(n, kernel, stride, padding, dilation, ceil_mode)
+    for order in [*permutations(range(n))][:: max(1, n * 97)][:200]:
+        x = torch.tensor(order, dtype=torch.float64)[None, None]
+        y = F.max_pool1d(x, kernel, stride, padding, dilation, ceil_mode)
+        assert y.flatten().tolist() == [max(order[j] for j in row) for row in rows]
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 3), (6, 3), (3, 5), (5, 5), (9, 4)])
+def test_adaptive_windows_are_those_of_torch(n: int, m: int) -> None:
+    rows = adaptive_axis(n, m)
+    x = torch.eye(n, dtype=torch.float64)[None]
+    y = F.adaptive_max_pool1d(x, m)[0]
+    assert y.tolist() == [[float(q in row) for row in rows] for q in range(n)]
+
+
+def test_windows_of_one_colour_do_not_meet() -> None:
+    for size in ((5, 4), (7, 6)):
+        made = windows(size, [kernel_axis(n, 3, 1, 1, 1, False) for n in size])
+        assert sorted(np.concatenate(made.colours)) == [*range(len(made.entries))]
+        for colour in made.colours:
+            seen = made.entries[colour]
+            assert len(set(seen[seen >= 0])) == (seen >= 0).sum()
