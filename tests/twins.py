@@ -33,6 +33,18 @@ def crossed() -> cg.nn.GraphConv2d:
     return cg.nn.GraphConv2d(3, 4, 3, padding=1, footprint="cross")
 
 
+def max_pool() -> torch.nn.MaxPool2d:
+    return torch.nn.MaxPool2d((3, 2), 2, (1, 0))
+
+
+def graph_max_pool() -> cg.nn.GraphMaxPool2d:
+    return cg.nn.GraphMaxPool2d.from_dense(max_pool())
+
+
+def other_max_pool() -> torch.nn.MaxPool2d:
+    return torch.nn.MaxPool2d((3, 1), 2, (1, 0))
+
+
 def dense_wide_pool() -> torch.nn.AvgPool2d:
     """Its windows reach beyond a border."""
     return torch.nn.AvgPool2d(4, stride=2, padding=1)

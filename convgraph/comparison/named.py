@@ -132,7 +132,7 @@ def replay(certificate: Certificate) -> list[str]:
     masks = {end: spec.get(f"{end}_mask") for end in ("source", "target")}
     mask, sites = (None if m is None else torch.tensor(m) > 0 for m in masks.values())
     calls_sites = certificate.adapter.get("candidate") == "convgraph.comparison.callers:sites"
-    linear = certificate.kind == "linear"
+    linear = certificate.kind in ("linear", "maximum")
     more: dict[str, Any] = {} if linear else {"footprint": spec.get("footprint")}
     again = certify(
         certificate.candidate,

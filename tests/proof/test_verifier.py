@@ -192,6 +192,26 @@ def test_a_linear_record_is_run_again_or_refused(
     assert any(field in line for line in lines), lines
 
 
+def test_a_record_of_a_maximum_is_run_again_or_refused() -> None:
+    found = certify("tests.twins:graph_max_pool", "tests.twins:max_pool", size=(5, 4), seed=5)
+    assert (found.verdict, found.kind) == ("proven", "maximum"), str(found)
+    assert verify(found.to_json()) == (0, ["the record holds: proven"])
+    assert replay(found) == []
+    forgeries: dict[str, Any] = {
+        "candidate": "tests.twins:other_max_pool",
+        "kind": "linear",
+        "parts": part(found, "S1 premise", status="not asked"),
+        "a": found.a - 1,
+    }
+    for field, value in forgeries.items():
+        code, lines = verify(forged(found, field, value, sealed=True))
+        assert code == 1
+        assert any(field in line for line in lines), lines
+    wrong = certify("tests.twins:other_max_pool", "tests.twins:max_pool", size=(5, 4), seed=5)
+    assert wrong.verdict == "refuted"
+    assert verify(wrong.to_json()) == (1, ["the record holds: refuted"])
+
+
 @pytest.mark.parametrize("less", [{"terms": 1}, {"scale": 2}])
 def test_a_linear_record_may_not_promise_less_than_there_is(
     less: dict[str, int], linear: Certificate

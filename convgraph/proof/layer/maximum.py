@@ -91,7 +91,8 @@ def prove_maximum(
         raise ProofError(f"prove_maximum: expected images of {windows.size} pixels, got {shape}")
     probe = torch.float64 if dtype in HALF else dtype
     flags = precision.stated(device)
-    terms = max(1, windows.heard())
+    whole = max(np.prod(shape[1:]), shape[1] * len(windows.entries))
+    terms = max(1, windows.heard()) if premise else int(whole)  # as it says of linear operators
     budget = draws.budget(terms, dtype_name(probe), epsilon, seed, degree=1)
     pair = _Pair(candidate, reference, shape, windows, terms, device)
     with precision.plain(device):
@@ -130,7 +131,7 @@ def prove_maximum(
         found,
         kind="maximum",
         spec={**found.spec, "windows": {"pixels": int(windows.counts.sum())}},
-        trace=hashlib.sha256(text.encode()).hexdigest() if proven else "",
+        trace=hashlib.sha256(text.encode()).hexdigest() if premise else "",
         not_covered=(*found.not_covered, *uncovered),
     )
 

@@ -217,8 +217,8 @@ def _attempt(
                     reason = f"y has shape {tuple(y.shape)}, expected {supposed.y_shape}"
                     return _verdict(follower, "undecided", reason)
                 with _disable_current_modes():
-                    values: Any = y
-                    wrong = supposed.wrong_value(values.knows())
+                    returned: Any = y
+                    wrong = supposed.wrong_value(returned.knows())
                 if wrong:
                     return _verdict(follower, "undecided", wrong)
                 if not values:
