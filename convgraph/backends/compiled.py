@@ -39,12 +39,14 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
     dual: Any = type(function)(function.__name__, (function,), members)
 
     def operator(*args: Any) -> Tensor:
-        """Call it; without a derivative to take, a compiler gets the plain sums."""
+        """Call it; without a derivative to take, the plain sums."""
         call = dual.apply
         if torch.compiler.is_compiling():
             # dynamo hands a forward of any number of arguments a ctx where none needs a gradient.
             tracked = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
             call = function.apply if tracked and torch.is_grad_enabled() else function.forward
+        elif untracked() and outermost():  # torch's way in reads the signature at every call
+            call = function.forward
         made: Tensor = call(*args)
         return made
 

@@ -3,9 +3,10 @@
     wide[r] = sum over the pixels q that stand at r of  weight x[q]        most r hear one pixel
     back[q] = sum over the places r where q stands of  weight wide[r]
 
-Ahead, every row names the pixel that it copies. Back, the charts themselves are copied as blocks
-and only margins are added, by lists that grow with the edges of charts and not with their area, and
-are dealt out into passes in which no row is written twice: nothing races, and a run repeats.
+The charts themselves are copied as blocks, and only margins by lists, which grow with the edges of
+charts and not with their area. Ahead, every row of a margin names the pixel that it copies. Back,
+they are added, dealt out into passes in which no row is written twice: nothing races, and a run
+repeats.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Margins(NamedTuple):
         size: height and width of a chart.
         wide: height and width with margins.
         start: rows and columns before the chart.
-        who: (rows,) int32 the pixel that stands at each row, any where nobody or several do.
+        alone: (rows of margins at which one pixel stands, who that is), (M,) each.
         shared: rows (M,) where several stand, who they are (M, K) and their weights (M, K, 1).
         empty: rows where no pixel is.
         ahead: passes from the pixels to the margins.
@@ -45,7 +46,7 @@ class Margins(NamedTuple):
     size: tuple[int, int]
     wide: tuple[int, int]
     start: tuple[int, int]
-    who: Tensor
+    alone: tuple[Tensor, Tensor]
     shared: tuple[Tensor, Tensor, Tensor] | None
     empty: Tensor
     ahead: tuple[Pass, ...]
@@ -112,12 +113,13 @@ def margins(sites: Sites, pads: Pads, mode: str) -> Margins:
         return tuple(found)
 
     room = number * wide[0] * wide[1]
+    one = slice(None) if weight is None else weight == 1
     return Margins(
         charts=number * sites.batch_size,
         size=(height, width),
         wide=wide,
         start=(top, left),
-        who=rows(np.maximum(halo.sources[..., 0].ravel(), 0), cells).int(),
+        alone=(rows(pixels[1][one], room), rows(pixels[0][one], cells)),
         shared=_shared(halo, sites, cells, room),
         empty=rows(empty, room),
         ahead=passes(0, 1, (cells, room)),
@@ -230,7 +232,10 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, lay: Margins, fill: float) -> Tensor:
-        rows = x.index_select(0, lay.who)
+        rows = x.new_empty(lay.charts * lay.wide[0] * lay.wide[1], x.shape[1])
+        _interior(rows, lay).copy_(x.view(lay.charts, *lay.size, x.shape[1]))
+        write, read = lay.alone
+        rows.index_copy_(0, write, x.index_select(0, read))
         if lay.shared is not None:
             write, read, weight = lay.shared
             said = x.index_select(0, read.view(-1)).view(*read.shape, x.shape[1])
