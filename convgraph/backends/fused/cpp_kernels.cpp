@@ -113,15 +113,30 @@ inline void multiply_rows(const T* const* a, T* const* sums, const T* b, int64_t
     for (int v = 0; v < V; ++v) store(sums[r] + v * L, s[r][v]);
 }
 
-// The same for any number of rows: whole groups, then one at a time.
+// Call f(from, R) for rows dealt out evenly into as few groups of R <= MOST rows as they need: a
+// small last group would wait for its own sums.
+template <int MOST, int R, class F>
+inline void by_rows(int64_t rows, int64_t from, F f) {
+  if (rows == R) return f(from, std::integral_constant<int, R>());
+  if constexpr (R > 1) by_rows<MOST, R - 1>(rows, from, f);
+}
+
+template <int MOST, class F>
+inline void dealt(int64_t rows, F f) {
+  const int64_t groups = (rows + MOST - 1) / MOST;
+  for (int64_t g = 0, from = 0; g < groups; ++g) {
+    const int64_t some = (rows - from) / (groups - g);
+    by_rows<MOST, MOST>(some, from, f);
+    from += some;
+  }
+}
+
+// The same for any number of rows.
 template <class T, int V>
 void multiply(const T* const* a, T* const* sums, int64_t rows, const T* b, int64_t depth) {
-  constexpr int R = ROWS<V>, H = (R + 1) / 2, Q = (H + 1) / 2;
-  int64_t i = 0;
-  for (; i + R <= rows; i += R) multiply_rows<T, R, V>(a + i, sums + i, b, depth);
-  if (i + H <= rows) multiply_rows<T, H, V>(a + i, sums + i, b, depth), i += H;
-  if (i + Q <= rows) multiply_rows<T, Q, V>(a + i, sums + i, b, depth), i += Q;
-  for (; i < rows; ++i) multiply_rows<T, 1, V>(a + i, sums + i, b, depth);
+  dealt<ROWS<V>>(rows, [&](int64_t i, auto r) {
+    multiply_rows<T, r, V>(a + i, sums + i, b, depth);
+  });
 }
 
 // sums[r] += sum over edges of a[e][r] * b[e], for R rows and V vectors
@@ -153,15 +168,9 @@ inline void correlate_rows(const T* const* a, const T* const* b, int64_t from, i
 template <class T, int V>
 void outer(const T* const* a, const T* const* b, int64_t edges, int64_t channels, T* sums,
            int64_t stride) {
-  constexpr int R = ROWS<V>, H = (R + 1) / 2, Q = (H + 1) / 2;
-  int64_t i = 0;
-  for (; i + R <= channels; i += R)
-    correlate_rows<T, R, V>(a, b, i, edges, sums + i * stride, stride);
-  for (; i + H <= channels; i += H)
-    correlate_rows<T, H, V>(a, b, i, edges, sums + i * stride, stride);
-  for (; i + Q <= channels; i += Q)
-    correlate_rows<T, Q, V>(a, b, i, edges, sums + i * stride, stride);
-  for (; i < channels; ++i) correlate_rows<T, 1, V>(a, b, i, edges, sums + i * stride, stride);
+  dealt<ROWS<V>>(channels, [&](int64_t i, auto r) {
+    correlate_rows<T, r, V>(a, b, i, edges, sums + i * stride, stride);
+  });
 }
 
 // Call f with the number of vectors as a constant.
