@@ -78,3 +78,18 @@ def test_bags_whose_weights_are_data_are_no_linear_reading() -> None:
     premise = next(part for part in cert.parts if part.name == "S1 premise")
     assert premise.status == "undecided"
     assert "weights that are data" in premise.facts
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_lines_and_what_is_left_of_them(kind: type, groups: int) -> None:
+    """In float32 whole lines of sites are convolved and the others multiplied: one sum for both."""
+    conv = kind(4, 4, 3, padding=1, groups=groups)
+    graph_kind = getattr(cg.nn, f"Graph{kind.__name__}")
+    layer = graph_kind(4, 4, 3, padding=1, groups=groups, backend="resample")
+    layer.load_state_dict(conv.state_dict())
+    mask = integers(2, *SIZE, seed=4) > -4
+    assert int(mask.sum()) // 64 == 3
+    assert int(mask.sum()) % 64
+    cert = cg.prove(layer, conv, size=SIZE, mask=mask, on=SPHERE)
+    assert cert.verdict == "proven", cert.reason
