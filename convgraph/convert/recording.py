@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from convgraph.convert import frames, keys, names
 from convgraph.convert.report import Conversion, Line
@@ -98,6 +98,15 @@ def key(tensor: Any) -> Any:
     return ("memory", tensor.untyped_storage().data_ptr())
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    count: int = sdpa_flop_count(q.shape, k.shape, v.shape)
+    return count
+
+
+_COUNTS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+"""Formulas that torch's own table lacks."""
+
+
 class Listener(keys.Mode):  # type: ignore[misc]
     """Listens to every operator, on maps and on ordinary tensors."""
 
@@ -133,7 +142,7 @@ class Listener(keys.Mode):  # type: ignore[misc]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """An operator on ordinary tensors, or within a rule."""
         out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
+        count = flop_registry.get(func._overloadpacket) or _COUNTS.get(func._overloadpacket)
         if count is not None:
             self.flops += int(count(*args, **(kwargs or {}), out_val=out))
         if not self.depth:

@@ -531,6 +531,14 @@ def test_tokens_are_counted(kind: Any) -> None:
     assert all(row.flops >= 2 * 3 * 2 * 3 * 65 for row in products)
 
 
+def test_attention_of_torch_is_counted() -> None:
+    """Of three images, two heads of width 3, over a class token and 64 patches, in two layers."""
+    model, x, _ = ready(Encoder)
+    rows = cg.summary(cg.to_graph(model), cg.PixelGraph.from_image(x)).rows
+    found = [row.flops for row in rows if row.layer.endswith("scaled_dot_product_attention")]
+    assert found == [2 * 2 * 3 * 2 * 65 * 65 * 3] * 2
+
+
 def test_a_dropped_channel_is_dropped_at_every_node_of_its_image() -> None:
     model, x, root = ready(Thin)
     model.gate, model.stem.bias = nn.Linear(4, 1).double(), None
