@@ -205,6 +205,10 @@ def _of_an_image(x: Tensor) -> None:
     x[1, :, 3:5, 2:] = 4
 
 
+def _replaced(x: Tensor) -> None:
+    x.set_(x * 2)
+
+
 def _by_numbers(x: Tensor) -> None:
     x[:, [-1, 0]] *= 2
     x[torch.tensor([1])] = x.new_tensor(4)
@@ -218,7 +222,7 @@ def _by_numbers(x: Tensor) -> None:
 
 WRITES = (
     _skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image, _of_an_image,
-    _by_numbers,
+    _by_numbers, _replaced,
 )  # fmt: skip
 
 
