@@ -332,11 +332,13 @@ def as_exact(terms: int, *arrays: Array | None) -> tuple[Array | None, ...]:
     Raises:
         ProofError: even int64 could overflow.
     """
-    largest = sorted(int(np.abs(a).max(initial=0)) for a in arrays if a is not None)[-2:]
+    largest = sorted(
+        int(max(a.max(initial=0), -a.min(initial=0))) for a in arrays if a is not None
+    )[-2:]
     bound = terms * prod(max(value, 1) for value in largest)
     if bound >= EXACT_INT:
         raise ProofError(f"sums of up to {bound} do not fit int64; draw smaller integers")
     dtype: Any = np.int64
     if bound <= EXACT_FLOAT:
         dtype = np.float32 if bound <= EXACT_SINGLE else np.float64
-    return tuple(None if a is None else a.astype(dtype) for a in arrays)
+    return tuple(None if a is None else a.astype(dtype, copy=False) for a in arrays)

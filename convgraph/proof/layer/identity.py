@@ -36,6 +36,7 @@ from convgraph.proof.layer.trial import (
     REFILLED,
     Probe,
     Run,
+    lightest,
 )
 from convgraph.proof.layer.trial import draw as _draw
 from convgraph.proof.layer.trial import evaluate as _run
@@ -129,7 +130,7 @@ def check_identity(
                 return replace(found, status="undecided", reason=reason, counterexample={})
         manners = [MANNERS[trial % len(MANNERS)]]
         if not trial:  # the plain call last, for the next fills its tensors anew
-            manners = [*(f"{FROZEN} {name}" for name in probe.sent), *manners]
+            manners = [*(f"{FROZEN} {name}" for name in probe.sent), *manners * (1 + second)]
         answers = [judge.holds("candidate", candidate, probe, truth, how) for how in manners]
         if own is not None and trial == 1:
             answers.append(judge.holds_own(own, probe, truth))
@@ -281,6 +282,7 @@ def _probes(
 
     def work(trial: int) -> tuple[Probe, dict[str, Any]]:
         probe = _draw(budget, oracle, generators[trial], trial, second)
+        probe = lightest(probe, budget.terms)  # once for the oracle and for both sides
         return probe, _truth(oracle, probe, budget.terms)
 
     trials = range(budget.trials)
@@ -310,7 +312,7 @@ def _differs(
     # Exact: the integers fit the mantissa on both sides; a power of two moves the exponent only.
     got = found.cpu().numpy()
     gap = got != np.multiply(expected, scale, dtype=got.dtype, casting="unsafe")
-    return entry(got, expected.astype(np.float64) * scale, gap)
+    return entry(got, expected.astype(np.float64) * scale, gap) if gap.any() else None
 
 
 def entry(found: Any, expected: Any, wrong: Any) -> dict[str, Any] | None:

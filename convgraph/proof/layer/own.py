@@ -42,7 +42,7 @@ class Own:
         """Return y and the gradients that `.backward()` leaves, scaled, or what is wrong."""
 
         def tensor(name: str, value: Any) -> Tensor:
-            return torch.from_numpy(value).to(device, dtype).mul_(probe.scale(name))
+            return torch.from_numpy(value).to(device, dtype) * probe.scale(name)
 
         sent = {name: tensor(name, value) for name, value in probe.sent.items()}
         g = tensor("g", probe.g)

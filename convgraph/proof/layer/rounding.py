@@ -190,7 +190,8 @@ def drawn(
     for shape in shapes:
         value = generator.standard_normal(shape)
         if spread:
-            value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
+            powers = generator.integers(-spread, spread, size=shape, endpoint=True)
+            value = np.ldexp(value, powers)
         found.append(torch.from_numpy(value).to(dtype))
     return found
 
@@ -237,11 +238,11 @@ def _on(
     refuted, undecided, outside = "", "", ""
     for quantity, (found, other) in _paired(sides[0], sides[1]).items():
         bound = getattr(limit, quantity)
-        rho[quantity] = _ratio(np.abs(found - other), 2 * bound)
+        rho[quantity] = _ratio(found, other, bound) / 2
         vendor = 0.0
         if quantity in exact:
-            rho_exact[quantity] = _ratio(_off(found, exact[quantity]), bound * slack)
-            vendor = _ratio(_off(other, exact[quantity]), bound * slack)
+            rho_exact[quantity] = _ratio(found, exact[quantity], bound) / slack
+            vendor = _ratio(other, exact[quantity], bound) / slack
         if not vendor <= 1:
             # The bound stands; what exceeds it is an algorithm that it does not describe.
             outside = outside or (
@@ -293,8 +294,8 @@ def _says(bound: Array | None) -> bool:
 
 
 def _off(found: Array, exact: Array) -> Array:
-    gap: Array = np.abs(found.astype(exact.dtype) - exact)
-    return gap.astype(np.float64)
+    gap: Array = np.abs(found.astype(exact.dtype, copy=False) - exact)
+    return gap.astype(np.float64, copy=False)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -349,10 +350,13 @@ def _exactly(
     return found, f"the oracle in {np.dtype(kind).name}", float(np.finfo(kind).eps) / 2
 
 
-def _ratio(error: Array, bound: Array) -> float:
+def _ratio(found: Array, exact: Array, bound: Array) -> float:
     """Largest error / bound; 0 / 0 is 0, anything else over 0 is infinite, NaN stays NaN."""
+    error = _off(found, exact)
     if error.size == 0:
         return 0.0
+    if np.min(bound) > 0:
+        return float(np.divide(error, bound, out=error).max())
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0, 0.0, error / np.broadcast_to(bound, error.shape))
     return float(ratio.max())

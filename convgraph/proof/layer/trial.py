@@ -14,7 +14,7 @@ by powers of two of its own: results move by a power of two, which is exact, and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -45,7 +45,7 @@ class Probe:
     """The numbers of one trial, before they are scaled.
 
     Attributes:
-        sent: x and, if there are any, w and b: int64.
+        sent: x and, if there are any, w and b: whole numbers.
         g: cotangent of y.
         up: cotangents of the gradients, in the order of `sent`; empty for first order only.
         exponents: of x, w and g.
@@ -85,12 +85,18 @@ def draw(
     return Probe(sent, g, up, EXPONENTS[trial % len(EXPONENTS)])
 
 
+def lightest(probe: Probe, terms: int) -> Probe:
+    """The same numbers in the fastest dtype in which no sum of `terms` products rounds."""
+    g, *rest = as_exact(terms, probe.g, *probe.sent.values(), *probe.up.values())
+    sent = dict(zip(probe.sent, rest, strict=False))
+    up = dict(zip(probe.up, rest[len(sent) :], strict=True))
+    return replace(probe, g=g, sent=sent, up=up)
+
+
 def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
     """What the oracle says, unscaled."""
-    names, ups = list(probe.sent), list(probe.up)
-    values = [probe.g, *probe.sent.values(), *probe.up.values()]
-    exact: list[Any] = list(as_exact(terms, *values))
-    g, at = exact[0], dict(zip(names, exact[1 : 1 + len(names)], strict=True))
+    probe = lightest(probe, terms)
+    g, at, up = probe.g, probe.sent, probe.up
     found = {
         "y": oracle.convolve(at["x"], at["w"], at.get("b")),
         "grad_x": oracle.grad_x(at["w"], g),
@@ -98,8 +104,7 @@ def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
     }
     if "b" in at:
         found["grad_b"] = oracle.grad_b(g)
-    if ups:
-        up = dict(zip(ups, exact[1 + len(names) :], strict=True))
+    if up:
         found["double_x"] = oracle.grad_x(up["w"], g)
         found["double_w"] = oracle.grad_w(up["x"], g)
         found["double_g"] = oracle.convolve(up["x"], at["w"]) + oracle.convolve(
@@ -131,7 +136,7 @@ def evaluate(
     """
 
     def tensor(name: str, value: Any) -> Tensor:
-        return enter(torch.from_numpy(value).to(device, dtype).mul_(probe.scale(name)))
+        return enter(torch.from_numpy(value).to(device, dtype) * probe.scale(name))
 
     leaves = {name: tensor(name, value) for name, value in probe.sent.items()}
     if reuse is not None:
