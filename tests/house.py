@@ -92,8 +92,8 @@ HOUSE = {
     """,
     "proof.network": """
         . value_numbers running_error node whole_layers recorder
-        operator_layers match side_by_side end_to_end gradients
-        judge
+        unwatched operator_layers match side_by_side end_to_end
+        gradients judge
     """,
     "proof.network.running_error": ". call product_rules sum_rules backward_rules bound",
     "proof.refutation": """

@@ -118,7 +118,7 @@ def check_identity(
     unsure: Identity | None = None
     for trial, (probe, truth) in enumerate(_probes(oracle, budget, second, progress)):
         y = truth["y"] if everywhere else truth["y"][heard]
-        if np.count_nonzero(y) * 2 < y.size:
+        if np.count_nonzero(y != 0) * 2 < y.size:
             return Identity(
                 "undecided", 3, judge.compared, "most of the outputs compared are zero; a sum of "
                 "random integers should not be"

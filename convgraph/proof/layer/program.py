@@ -26,6 +26,9 @@ from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.surroundings import as_written, random_states
 from convgraph.proof.ways_out import WaysOut
 
+LEFT = "Tensor."
+"""How the name of a way out of torch begins, where it is a step."""
+
 CASTS = ("aten::_to_copy",)
 """Operators by which a half program may differ from that of float64."""
 
@@ -79,7 +82,7 @@ class Plain(TorchDispatchMode):
         """Write down that data leave torch."""
         with _disable_current_modes():
             if self.holds_data(tensor):
-                self.note(f"Tensor.{way}", ())
+                self.note(f"{LEFT}{way}", ())
         return tensor
 
     def made(self, operator: str, outputs: Any) -> None:
@@ -116,13 +119,20 @@ class Plain(TorchDispatchMode):
 
 
 @contextmanager
-def written_down(trust: Collection[str] = ()) -> Iterator[Plain]:
-    """Write down the program of a block; autograd functions that are trusted are one step each."""
+def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[Plain]:
+    """Write down the program of a block; autograd functions that are trusted are one step each.
+
+    Args:
+        trust: names of such functions.
+        ways: whether data that leave torch are written down too. That takes a function mode, which
+            `torch.overrides.has_torch_function` tells of: code may have a fast path without.
+    """
     mode = Plain()
     with ExitStack() as stack:
         for function, name in named_in(trust):
             stack.enter_context(_one_step(mode, function, name))
-        stack.enter_context(WaysOut(mode.leave))
+        if ways:
+            stack.enter_context(WaysOut(mode.leave))
         stack.enter_context(mode)
         yield mode
 
@@ -185,7 +195,7 @@ Enter = Callable[[Tensor], Tensor]
 
 @final
 class OneProgram:
-    """Holds plain runs against what S1 followed.
+    """Holds plain runs against what S1 followed, every other one without a function mode.
 
     Args:
         followed: the steps of S1; None where nothing was followed, and nothing is held.
@@ -199,7 +209,7 @@ class OneProgram:
     def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
         """Start with no run held."""
         self.followed, self.trust = followed, trust
-        self.difference, self.held = "", 0
+        self.difference, self.held, self._ways = "", 0, True
 
     @contextmanager
     def holding(self) -> Iterator[Enter]:
@@ -207,10 +217,12 @@ class OneProgram:
         if self.followed is None:
             yield lambda tensor: tensor
             return
-        drawn = random_states()
-        with as_written(), written_down(self.trust) as mode:
+        drawn, ways = random_states(), self._ways
+        self._ways = not ways
+        with as_written(), written_down(self.trust, ways=ways) as mode:
             yield mode.enter
-        other = difference(self.followed, mode.steps)
+        followed = [s for s in self.followed if ways or not s.operator.startswith(LEFT)]
+        other = difference(followed, mode.steps)
         if not other and random_states() != drawn:
             other = "random numbers of Python or NumPy: two calls are two functions"
         self.held += not other

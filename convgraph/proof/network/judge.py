@@ -37,6 +37,7 @@ from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
+from convgraph.proof.network.unwatched import otherwise
 from convgraph.proof.network.value_numbers import (
     Numbering,
     Progression,
@@ -239,6 +240,9 @@ def _wiring(
             lambda call: _look(beside, matcher, call),
         )  # fmt: skip
         matcher.finish(one, two)
+        fresh = [tuple(image.clone() for image in images) for _ in range(2)]
+        if other := otherwise(lambda: candidate.run(candidate.net, fresh.pop(), shapes)):
+            raise Undecided(other)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:

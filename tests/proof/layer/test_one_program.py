@@ -32,6 +32,11 @@ def fast_path(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return y.clamp(-1e30, 1e30) if type(x) is Tensor else y
 
 
+def fast_unless_watched(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    return y if torch.overrides.has_torch_function((x, w, b)) else y.clamp(-1e30, 1e30)
+
+
 def fallback(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     y = plain(x, w, b)
     try:
@@ -60,7 +65,9 @@ def drops_by_numpy(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return plain(x, w, b) * float(np.random.rand() >= 1e-9)  # noqa: NPY002 - that is the fault
 
 
-@pytest.mark.parametrize("run", [fast_path, fallback, Late(), drops, drops_by_numpy])
+@pytest.mark.parametrize(
+    "run", [fast_path, fast_unless_watched, fallback, Late(), drops, drops_by_numpy]
+)
 def test_another_program_than_was_followed_is_undecided(run: Callable[..., Any]) -> None:
     found = prove(run)
     assert found.verdict == "undecided", str(found)

@@ -252,6 +252,21 @@ def test_a_planted_fault_is_refuted_where_it_is(fault: str) -> None:
     assert where in found.reason
 
 
+def test_a_fast_path_where_nothing_watches_is_undecided() -> None:
+    class Fast(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y if torch.overrides.has_torch_function((x,)) else y.clamp(max=1e30)
+
+    dense = chain()
+    net = copy.deepcopy(dense)
+    net[2].__class__ = Fast
+    assert isinstance(dense[2], nn.ReLU)
+    found = cg.prove(net, dense, images())
+    assert found.verdict == "undecided", str(found)
+    assert found.reason.startswith("behaves otherwise when it is followed: it runs clamp")
+
+
 def test_a_wrong_layer_is_refuted_by_its_certificate() -> None:
     class Flipped(cg.nn.GraphConv2d):
         def forward(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
