@@ -7,7 +7,8 @@ own, so the counts are equal only if the program adds up nothing else, whatever 
 chance is involved. Prefix sums, Strassen's and Winograd's algorithms add up more, and it is seen.
 
 Numbers that shrink on the way, by 2^-s and back, underflow earlier by 2^s, and a product may be
-split into as many parts: terms and absolute term of the bound are multiplied by 2^s.
+split into as many parts: on all data terms and absolute term of the bound are 2^s times as large,
+which the certificate says; drawn data are held against the bound without that factor.
 """
 
 from collections.abc import Mapping
@@ -33,10 +34,12 @@ class Direct:
     Attributes:
         status: "proven", "undecided", or "not asked" where nothing was counted.
         reason: what is added up beside the products.
+        shrunk: s, where numbers on the way are as small as 2^-s of what they become.
     """
 
     status: str
     reason: str = ""
+    shrunk: int = 0
 
 
 def counts(oracle: Oracle) -> dict[str, Array]:
@@ -61,7 +64,12 @@ def counts(oracle: Oracle) -> dict[str, Array]:
 
 
 def check_direct(
-    followed: Premise, expected: Mapping[str, Array], largest: int, *, beside: int = 0
+    followed: Premise,
+    expected: Mapping[str, Array],
+    largest: int,
+    dtype: torch.dtype,
+    *,
+    beside: int = 0,
 ) -> Direct:
     """Hold what S1 counted against the operator's own products.
 
@@ -69,6 +77,7 @@ def check_direct(
         followed: the premise; whatever it could not follow is not asked.
         expected: see `counts`.
         largest: the most terms in one entry.
+        dtype: in which the program computes; half types keep what shrinks in themselves.
         beside: s of the operator itself, where its own entries are multiples of 2^-s.
     """
     if followed.status != "proven" or not followed.sums:
@@ -90,12 +99,11 @@ def check_direct(
             f"that cancel counted, and the operator has {int(want[at])}; what cancels on integers "
             "can lose every digit of real numbers",
         )
-    u = unit_roundoff(torch.float32 if followed.bits == 24 else torch.float64)
     shrunk = max(0, followed.finest - beside)
-    if largest * u * 2.0**shrunk >= 1:
+    if shrunk and largest * unit_roundoff(dtype) * 2.0**shrunk >= 1:
         return Direct(
             "undecided",
             f"numbers shrink by 2^-{shrunk} on the way and grow again: what underflows "
             "there is lost, and the bound of S3 says nothing",
         )
-    return Direct("proven")
+    return Direct("proven", shrunk=shrunk)

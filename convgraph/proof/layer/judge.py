@@ -149,7 +149,7 @@ def prove_convolution(
         with precision.plain(device):
             followed = _followed(candidate, oracle, dtype, device, trust, second)
     direct = check_direct(
-        followed, counts(oracle), oracle.terms(), beside=oracle.scale.bit_length() - 1
+        followed, counts(oracle), oracle.terms(), dtype, beside=oracle.scale.bit_length() - 1
     )
     follows = followed.status == "proven" and not followed.compiled
     program = OneProgram(followed.steps if follows else None, trust)

@@ -130,7 +130,7 @@ def prove_linear(
     direct = Direct("not asked")
     if known.status == "proven":
         sums = {q: t.double().cpu().numpy() for q, t in known.sums.items()}
-        direct = check_direct(followed, sums, n, beside=known.finest)
+        direct = check_direct(followed, sums, n, dtype, beside=known.finest)
     parts = [
         *([premise_part(followed, program.held)] if premise else []),
         identity_part(identity, budget, dtype),

@@ -195,14 +195,27 @@ def rounding_part(
         return Part(name, found.status, found.reason)
     worst = max(found.rho.values(), default=0.0)
     exact = max(found.rho_exact.values(), default=None) if found.rho_exact else None
-    held = "a direct sum; " if direct is not None and direct.status == "proven" else ""
-    held += f"largest error / bound {worst:.2g} against the reference"
+    said = _sum_in_words(direct)
+    held = f"{said}largest error / bound {worst:.2g} against the reference"
     if exact is None:
         return Part(name, "proven", f"{held}; none finer: {found.reference}")
     if found.reason:
-        held = f"{found.reason}; the candidate's largest error / bound is"
+        held = f"{said}{found.reason}; the candidate's largest error / bound is"
         return Part(name, "proven", f"{held} {exact:.2g}")
     return Part(name, "proven", f"{held}, {exact:.2g} against {found.reference}")
+
+
+def _sum_in_words(direct: Direct | None) -> str:
+    """What is known of a program's sums, before the figures."""
+    if direct is None or direct.status != "proven":
+        return ""
+    if not direct.shrunk:
+        return "a direct sum; "
+    more = f"2^{direct.shrunk}"
+    return (
+        f"a direct sum through numbers {more} times smaller: on all data n and eta of its bound "
+        f"are {more} times those of the figures; "
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

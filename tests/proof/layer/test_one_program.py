@@ -132,11 +132,25 @@ class Shrunk(torch.autograd.Function):
 def test_what_is_no_direct_sum_has_no_bound(run: Callable[..., Any], why: str) -> None:
     oracle = Oracle(PLAIN)
     shapes = {"x": PLAIN.x_shape, "w": PLAIN.w_shape, "b": (PLAIN.out_channels,)}
-    direct = check_direct(check_premise(run, shapes), counts(oracle), oracle.terms())
+    followed = check_premise(run, shapes)
+    direct = check_direct(followed, counts(oracle), oracle.terms(), torch.float64)
     assert (direct.status, why in direct.reason) == ("undecided", True), direct
     found = prove(run)  # on data of spread size the first two are off by many times their bound
     assert found.verdict != "proven", str(found)
     assert status(found, "S2 identity") == "proven"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "verdict"), [(torch.float64, "proven"), (torch.float16, "undecided")]
+)
+def test_what_shrinks_on_the_way_widens_the_bound(dtype: torch.dtype, verdict: str) -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return plain(x * 2.0**-10, w, None) * 2.0**10 + b.view(1, -1, 1, 1)
+
+    found = prove(run, dtype=dtype)
+    facts = next(part.facts for part in found.parts if part.name == "S3 rounding")
+    assert (found.verdict, "2^10 times" in facts) == (verdict, verdict == "proven"), str(found)
+    assert "2^" not in next(p.facts for p in prove(plain).parts if p.name == "S3 rounding")
 
 
 def test_a_difference_may_be_a_direct_sum() -> None:
