@@ -132,7 +132,7 @@ def _listed(spec: ConvSpec, sizes: tuple[int, ...]) -> OracleEdges:
 
 
 @lru_cache(maxsize=256)
-def _row(n: int, before: int, after: int, mode: str) -> tuple[int | None, ...]:
+def row(n: int, before: int, after: int, mode: str) -> tuple[int | None, ...]:
     """One padded axis as the source position that each of its places shows."""
     inside = list(range(n))
     if mode == "zeros":
@@ -165,9 +165,9 @@ def _axis(spec: ConvSpec, axis: int) -> list[list[int | None]]:
                 if 0 <= landing < length:
                     table[landing][t] = i
     else:
-        row = _row(n, before, after, spec.padding_mode)
-        last = len(row) - (gap * (k - 1) + 1)
-        table = [[row[at + t * gap] for t in range(k)] for at in range(0, last + 1, step)]
+        places = row(n, before, after, spec.padding_mode)
+        last = len(places) - (gap * (k - 1) + 1)
+        table = [[places[at + t * gap] for t in range(k)] for at in range(0, last + 1, step)]
     if not table:
         raise ProofError(f"the kernel leaves no output site along axis {axis} of {n} pixels")
     return table

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
-from convgraph.proof.equation.oracle import Oracle, output_size
+from convgraph.proof.equation.oracle import Oracle, output_size, row
 from convgraph.proof.equation.spec import PADDING_MODES, ConvSpec
 from convgraph.proof.refutation.truth import Run, along, operator
 
@@ -34,6 +34,7 @@ def suspects(spec: ConvSpec) -> Iterator[Suspect]:
     yield from _weights(spec, truth)
     yield from _taps(spec, truth)
     yield from _specs(spec)
+    yield from _padded_per_axis(spec)
     yield from _edges(spec)
     yield from _biases(spec, truth)
     yield from _channels(spec, truth)
@@ -177,6 +178,41 @@ def _other(spec: ConvSpec, **values: Any) -> Run | None:
         return operator(other)
     except ProofError:
         return None
+
+
+def _padded_per_axis(spec: ConvSpec) -> Iterator[Suspect]:
+    """Another padding mode along one axis alone."""
+    if spec.d == 1 or spec.transposed or spec.space is not None or spec.source_mask is not None:
+        return
+    for axis, name in enumerate(AXES[spec.d]):
+        for mode in PADDING_MODES:
+            if mode == spec.padding_mode or not any(spec.padding[axis]):
+                continue
+            modes = _put((spec.padding_mode,) * spec.d, axis, mode)
+            sides = zip(spec.size, spec.padding, modes, strict=True)
+            try:
+                places = [row(n, before, after, how) for n, (before, after), how in sides]
+            except ProofError:  # that mode reaches less far
+                continue
+            inner = _other(
+                spec, size=tuple(map(len, places)), padding=((0, 0),) * spec.d, padding_mode="zeros"
+            )
+            if inner is not None:
+                yield (
+                    f"padding along the {name} is {mode}, not {spec.padding_mode}",
+                    lambda x, w, b, inner=inner, places=places: inner(_laid(x, places), w, b),
+                )
+
+
+def _laid(x: Tensor, places: list[Any]) -> Tensor:
+    """Each axis of the pixels along a row of source positions; None is 0."""
+    for axis, sources in enumerate(places, start=2):
+        there = x.new_tensor([s is not None for s in sources])
+        along_axis = [1] * x.ndim
+        along_axis[axis] = -1
+        at = torch.tensor([s or 0 for s in sources])
+        x = x.index_select(axis, at) * there.view(along_axis)
+    return x
 
 
 def _shifted(spec: ConvSpec) -> Iterator[Suspect]:

@@ -153,6 +153,22 @@ CAUSES: dict[str, Planted] = {
         (1, 1),
         1,
     ),
+    "circular along one axis alone": (
+        PLAIN,
+        lambda x, w, b: F.conv2d(F.pad(F.pad(x, (1, 1, 0, 0), "circular"), (0, 0, 1, 1)), w, b),
+        "padding along the width is circular, not zeros",
+        (1, 1),
+        1,
+    ),
+    "replicate along one axis alone": (
+        replace(PLAIN, padding_mode="reflect"),
+        lambda x, w, b: F.conv2d(
+            F.pad(F.pad(x, (0, 0, 1, 1), "replicate"), (1, 1, 0, 0), "reflect"), w, b
+        ),
+        "padding along the height is replicate, not reflect",
+        (2, 2),
+        1,
+    ),
     "stride and dilation": (
         GAPS,
         lambda x, w, b: F.conv2d(x, w, b, 1, 0, 2),
