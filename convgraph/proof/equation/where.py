@@ -10,6 +10,7 @@ with the pixel that they lie in. Positions that were shuffled are a root of thei
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -137,28 +138,7 @@ class Where:
     @property
     def there(self) -> Tensor:
         """(B, *size) bool; one position alone is a readout, and there."""
-        key = (self.root.shape, bytes(self.root.numpy()), self.axes)
-        if key not in _FOUND:
-            _FOUND[key] = self._look()
-        return _FOUND[key]
-
-    def _look(self) -> Tensor:
-        if prod(self.size) == 1:
-            return torch.ones(len(self.root), *self.size, dtype=torch.bool)
-        now = self.root
-        for axis, (edges, n) in enumerate(zip(self.axes, self.root.shape[1:], strict=True)):
-            lines = []
-            for one in edges:
-                line = torch.zeros_like(now.select(axis + 1, 0))
-                if one == EVERYBODY:
-                    line = torch.ones_like(line)
-                elif one != NOBODY:
-                    for q in pixels(*one):
-                        if 0 <= q < n:
-                            line = line | now.select(axis + 1, q)
-                lines.append(line)
-            now = torch.stack(lines, axis + 1)
-        return now
+        return _there(tuple(self.root.shape), self.root.numpy().tobytes(), self.axes)
 
     def moved(self, sources: dict[int, list[Any]]) -> "Where":
         """Each new position of an axis is an old one, or a word."""
@@ -196,7 +176,25 @@ class Where:
         return Where.of(both)
 
 
-_FOUND: dict[Any, Tensor] = {}
+@lru_cache(maxsize=256)
+def _there(shape: tuple[int, ...], root: bytes, axes: tuple[Edges, ...]) -> Tensor:
+    """Who is there, by the numbers of a root; maps of one place are asked for again and again."""
+    if prod(map(len, axes)) == 1:
+        return torch.ones(shape[0], *map(len, axes), dtype=torch.bool)
+    now = torch.frombuffer(bytearray(root), dtype=torch.bool).view(shape)
+    for axis, (edges, n) in enumerate(zip(axes, shape[1:], strict=True)):
+        lines = []
+        for one in edges:
+            line = torch.zeros_like(now.select(axis + 1, 0))
+            if one == EVERYBODY:
+                line = torch.ones_like(line)
+            elif one != NOBODY:
+                for q in pixels(*one):
+                    if 0 <= q < n:
+                        line = line | now.select(axis + 1, q)
+            lines.append(line)
+        now = torch.stack(lines, axis + 1)
+    return now
 
 
 def pixels(low: Fraction, high: Fraction) -> list[int]:
