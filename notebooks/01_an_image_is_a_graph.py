@@ -220,7 +220,7 @@ leaping = ...  # cg.KernelGeometry(3, dilation=?, padding=?)  # your turn
 def leaps_by_three(geometry):
     found = cg.connect(geometry, small)
     far = (small.pos[found.edge_index[1]] - small.pos[found.edge_index[0]]).abs()
-    return (agree(found.target.sizes, small.sites.sizes, "the size of the output")
+    return (agree(found.target.sizes[0], small.sites.sizes[0], "the size of the output")
             and agree(far.unique().tolist(), [0, 3], "how far the edges go along an axis"))
 
 
