@@ -75,6 +75,41 @@ def pair(channels: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     return conv, cg.nn.GraphConv2d.from_dense(conv)
 
 
+class Sampled(torch.nn.Module):
+    """SphereNet's way: read nine places a pixel with `grid_sample`, convolve them with stride 3.
+
+    Args:
+        conv: 3 x 3.
+        height: of the panorama, half its width.
+
+    Source: Coors et al., SphereNet, ECCV 2018, equations 1 to 4
+    """
+
+    def __init__(self, conv: torch.nn.Conv2d, height: int) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=3)
+        self.conv.load_state_dict(conv.state_dict())
+        step = torch.tensor(torch.pi / height)
+        latitude = (torch.pi / 2 - (torch.arange(height) + 0.5) * step).view(-1, 1, 1, 1)
+        longitude = ((torch.arange(2 * height) + 0.5) * step - torch.pi).view(1, 1, -1, 1)
+        tap = torch.arange(-1, 2) * step.tan()
+        x, y = tap.view(1, 1, 1, 3), -tap.view(1, 3, 1, 1)
+        s = (1 + x * x + y * y).sqrt()
+        north = ((latitude.sin() + y * latitude.cos()) / s).asin()
+        east = longitude + torch.atan2(x, latitude.cos() - y * latitude.sin())
+        east = (east + torch.pi) % (2 * torch.pi) - torch.pi
+        shape = (height, 3, 2 * height, 3)
+        places = (east / torch.pi).expand(shape), (-2 * north / torch.pi).expand(shape)
+        self.grid = torch.stack(places, -1).reshape(1, 3 * height, 6 * height, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C_out, H, W)."""
+        grid = self.grid.expand(len(x), -1, -1, -1)
+        read = torch.nn.functional.grid_sample(x, grid, align_corners=False)
+        y: torch.Tensor = self.conv(read)
+        return y
+
+
 def groups() -> dict[str, tuple[dict[str, Callable[[Any], Any]], torch.Tensor]]:
     """Return arms and the image that they are called on, the dense one first."""
     conv64, layer64 = pair(64)
@@ -111,7 +146,12 @@ def groups() -> dict[str, tuple[dict[str, Callable[[Any], Any]], torch.Tensor]]:
         "HEALPix, 32 channels, nside 32": (sphere, torch.randn(1, 32, 384, 32)),
         "hexagons, 32 channels, 48 x 48": (hexagons, torch.randn(8, 32, 48, 48)),
         "panorama, 64 channels, 64 x 128": (
-            {"dense": conv64, "tangent": On(tangent, layer64)}, torch.randn(1, 64, 64, 128)
+            {
+                "dense": conv64,
+                "tangent": On(tangent, layer64),
+                "SphereNet's way": Sampled(conv64, 64),
+            },
+            torch.randn(1, 64, 64, 128),
         ),
     }  # fmt: skip
 
