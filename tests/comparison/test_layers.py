@@ -498,3 +498,30 @@ def test_a_large_maximum_is_proven_and_a_wrong_one_refuted(dtype: torch.dtype) -
         cert = cg.prove(wrong, known, size=(6, 8), dtype=dtype)
         assert cert.verdict == "refuted"
         assert f"the candidate's {quantity}" in cert.reason
+
+
+class Standardised(torch.nn.Conv2d):
+    """A convolution of its weight less the mean, over the deviation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spread, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
+        return F.conv2d(x, (self.weight - mean) / (spread + 1e-5).sqrt(), self.bias, padding=1)
+
+
+def test_a_standardised_weight_is_told_as_what_it_is() -> None:
+    """It is no convolution of what it holds; as networks two of them are compared."""
+    one, two = (Standardised(2, 3, 3, padding=1) for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    cert = cg.prove(one, two, size=(4, 5))
+    assert cert.verdict == "undecided"
+    assert "the reference is not what its own integers say" in cert.reason
+    assert "as a standardised weight is made" in cert.reason
+    assert Certificate.from_json(cert.to_json()) == cert
+    plain = torch.nn.Conv2d(2, 3, 3, padding=1)
+    plain.load_state_dict(one.state_dict())
+    images = torch.randn(2, 2, 4, 5)
+    nets = [torch.nn.Sequential(layer, torch.nn.ReLU()) for layer in (one, two, plain)]
+    assert cg.prove(nets[0], nets[1], images).verdict == "proven"
+    for wrong, right in ((one, plain), (plain, one)):
+        assert cg.prove(wrong, right, size=(4, 5)).verdict != "proven"
+    assert cg.prove(nets[0], nets[2], images).verdict == "refuted"

@@ -53,6 +53,9 @@ IN_WORDS = {
 }
 
 
+NOT_ITSELF = "the reference is not what its own integers say"
+
+
 @final
 @dataclass(frozen=True)
 class Identity:
@@ -126,7 +129,7 @@ def check_identity(
         if doubted and not trial:
             found = judge.holds("reference", reference, probe, truth, PLAIN)
             if found is not None:
-                reason = f"the reference is not what its own integers say: {found.reason}"
+                reason = f"{NOT_ITSELF}: {found.reason}"
                 return replace(found, status="undecided", reason=reason, counterexample={})
         manners = [MANNERS[trial % len(MANNERS)]]
         if not trial:  # the plain call last, for the next fills its tensors anew

@@ -19,7 +19,7 @@ from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
 from convgraph.proof.layer.direct import check_direct, counts
-from convgraph.proof.layer.identity import Identity, check_identity, raised
+from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
 from convgraph.proof.layer.own import Own
 from convgraph.proof.layer.parts import (
     Parameters,
@@ -56,6 +56,11 @@ EdgeLists = tuple[Any, ...]
 Pair = Callable[[ConvSpec], tuple[Run, Run]]
 """Builds candidate and reference for another spec of the same kind."""
 
+MADE_ANEW = (
+    "a layer that makes another weight of the one that it holds, as a standardised weight is made, "
+    "is no convolution of it; two of them in a torch.nn.Sequential, with images, are compared "
+    "operator by operator"
+)
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
 
@@ -173,6 +178,8 @@ def prove_convolution(
                 program=OneProgram(None) if dtype != probe else program,
                 own=own if dtype == probe else None, doubted=doubted, progress=progress,
             )  # fmt: skip
+            if small is not None and probed.reason.startswith(NOT_ITSELF):
+                probed = replace(probed, reason=f"{probed.reason}; {MADE_ANEW}")
             if probed.status == "refuted" and own is not None and parameters is not None:
                 probed = _as_held(own, parameters, oracle, budget, probed, dtype, device)
             if probed.status == "proven" or identity == "deterministic":
@@ -196,6 +203,9 @@ def prove_convolution(
             )
         under.append(conditional(found_under))
         assumed = (*assumed, TF32_CONDITION)
+    astray = probed.status == "undecided" and probed.reason.startswith(NOT_ITSELF)
+    if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
+        followed = replace(followed, status="undecided")
     followed, shown = _settled(
         followed, probed, rounding, program, budget,
         lambda known: show(
@@ -224,6 +234,8 @@ def prove_convolution(
         (*taken_for_granted(followed), *assumed), second=second,
     )  # fmt: skip
     found = replace(found, trace=followed.trace)
+    if found.verdict == "undecided" and astray:
+        return replace(found, reason=probed.reason)  # whatever else is open, this is why
     if found.verdict == "refuted" and followed.late:  # a smaller case would be another state
         return replace(found, cause=f"{followed.reason} ({followed.line})")
     if found.verdict == "refuted" and explain and (parameters is None or probed.status != "proven"):

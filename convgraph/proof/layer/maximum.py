@@ -12,6 +12,7 @@ real numbers; a pixel that several windows chose adds their gradients up, within
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,8 @@ def prove_maximum(
         raise ProofError(f"prove_maximum: expected images of {windows.size} pixels, got {shape}")
     probe = torch.float64 if dtype in HALF else dtype
     flags = precision.stated(device)
-    whole = max(np.prod(shape[1:]), shape[1] * len(windows.entries))
-    terms = max(1, windows.heard()) if premise else int(whole)  # as it says of linear operators
+    whole = max(prod(shape[1:]), shape[1] * len(windows.entries))
+    terms = max(1, windows.heard()) if premise else whole  # as it says of linear operators
     budget = draws.budget(terms, dtype_name(probe), epsilon, seed, degree=1)
     pair = _Pair(candidate, reference, shape, windows, terms, device)
     with precision.plain(device):
