@@ -9,8 +9,9 @@ float32 to kernels of oneDNN that an image as users keep it never reaches, and f
   Such an operator is its bias.
 * `sliced`: the gradient of the weight of a 1x1 with stride, without padding and of few channels is
   written beyond its workspace: abort, hang or wrong numbers. uxlfoundation/oneDNN#6035, open.
-  Where the weight learns, such an operator is one product over the rows that it hears;
-  transposed, one row by row, whose results are then set apart.
+  The same kernel sums the gradient of the bias. Where either learns, such an operator is one
+  product over the rows that it hears, but for one small image, which torch hands to kernels of
+  its own; transposed, one row by row, whose results are then set apart.
 * `planar`: one channel a group, output width 1, stride and kernel along it above 1: uninitialised
   numbers. No report is known. The same memory with the strides of an ordinary image goes to the
   kernel that the dense twin runs; for a transposed kernel, which meets it in its backward, so do
@@ -25,12 +26,15 @@ Which stands in is decided from integers alone, once where the caller keeps a pl
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from operator import index
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from convgraph.backends.compiled import outermost
 
 Ints = tuple[int, ...]
 Convolution = Callable[[Tensor, Tensor, Tensor | None, Ints, Ints, Ints, int], Tensor]
@@ -221,14 +225,40 @@ def _silent(
     return y.expand(image.shape[0], weight.shape[0], *[_out(*axis) for axis in axes])
 
 
+@lru_cache(maxsize=512)
+def _passed_by(
+    image: Ints, weight: Ints, dtype: torch.dtype, bias: bool, stride: Ints, groups: int,
+    threads: int,
+) -> bool:  # fmt: skip
+    """Whether torch answers a 1x1 of these shapes by kernels of its own: one small image, say.
+
+    `threads` is of those things that torch looks at.
+    """
+    if not torch.backends.mkldnn.enabled:  # what it would do then, it does not say
+        return False
+    like = torch.empty(1, dtype=dtype)
+    given = [like.expand(shape) for shape in (image, weight, *[weight[:1]] * bias)]
+    none, one = (0,) * len(stride), (1,) * len(stride)
+    asked = (*given, *[None] * (not bias), stride, none, one, False, none, groups)
+    return "Mkldnn" not in str(torch._C._select_conv_backend(*asked))
+
+
 def _sliced(
     image: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints,
     dilation: Ints, groups: int,
 ) -> Tensor:  # fmt: skip
     """A strided 1x1: a product over the rows that are heard."""
-    trains = (torch.is_grad_enabled() and weight.requires_grad) or torch.compiler.is_compiling()
-    if not trains or weight.shape[1] >= FEW or not _fits(image, weight, bias, groups):
-        return CONV[len(stride)](image, weight, bias, stride, padding, dilation, groups)
+    plain = CONV[len(stride)]
+    if not torch.compiler.is_compiling():
+        learns = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if not learns or not torch.is_grad_enabled():
+            return plain(image, weight, bias, stride, padding, dilation, groups)
+        if image.shape[0] == 1 and outermost():  # or it may be one of many
+            facts = (image.dtype, bias is not None, stride, groups, torch.get_num_threads())
+            if _passed_by(image.shape, weight.shape, *facts):
+                return plain(image, weight, bias, stride, padding, dilation, groups)
+    if weight.shape[1] >= FEW or not _fits(image, weight, bias, groups):
+        return plain(image, weight, bias, stride, padding, dilation, groups)
     if groups == 1:
         d = len(stride)
         steps = [slice(None, None, step) for step in stride]
@@ -240,7 +270,7 @@ def _sliced(
         y = F.linear(heard.reshape(-1, flat.shape[1]), flat, bias)
         return y.view(*size, weight.shape[0]).permute(0, d + 1, *range(1, d + 1))
     ones = (1,) * len(stride)
-    return CONV[len(stride)](every(image, stride), weight, bias, ones, padding, dilation, groups)
+    return plain(every(image, stride), weight, bias, ones, padding, dilation, groups)
 
 
 def _ordinary(

@@ -117,6 +117,46 @@ def test_what_does_not_fit_is_refused_as_elsewhere(name: str) -> None:
             layer(cg.PixelGraph.from_image(image))
 
 
+@pytest.mark.skipif(not onednn.errs("sliced"), reason="this torch needs no stand-in")
+@pytest.mark.parametrize("learns", ["weight", "bias", "both", "neither"])
+def test_the_gradient_of_a_bias_meets_the_fault_too(learns: str) -> None:
+    """One kernel of oneDNN sums both: a frozen weight whose bias learns died of it."""
+    weight = torch.ones(3, 2, 1, 1, requires_grad=learns in ("weight", "both"))
+    bias = torch.ones(3, requires_grad=learns in ("bias", "both"))
+    image = torch.ones(2, 2, 6, 6, requires_grad=True)
+    made = onednn._sliced(image, weight, bias, (2, 2), (0, 0), (1, 1), 1).grad_fn
+    assert made is not None
+    assert (made.name() == "ConvolutionBackward0") is (learns == "neither")
+
+
+@pytest.mark.skipif(not onednn.errs("sliced"), reason="this torch needs no stand-in")
+def test_one_small_image_is_for_torchs_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where torch says that oneDNN is not asked; not where the image may be one of many."""
+    weight = torch.ones(3, 2, 1, 1, requires_grad=True)
+    rest = (weight, None, (2, 2), (0, 0), (1, 1), 1)
+
+    def own(*shape: int) -> bool:
+        made = onednn._sliced(torch.ones(shape), *rest).grad_fn
+        assert made is not None
+        return made.name() == "ConvolutionBackward0"
+
+    onednn._passed_by.cache_clear()
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.set_flags(False)
+    try:
+        assert not own(1, 2, 6, 6)  # it may be enabled by the backward
+    finally:
+        torch.backends.mkldnn.set_flags(enabled)
+    onednn._passed_by.cache_clear()
+    asked = torch._C._select_conv_backend
+    for shape in ((1, 2, 6, 6), (2, 2, 6, 6), (1, 2, 120, 120)):
+        torchs = asked(torch.ones(shape), weight, None, (2, 2), (0, 0), (1, 1), False, (0, 0), 1)
+        assert own(*shape) is (shape[0] == 1 and "Mkldnn" not in str(torchs))
+    monkeypatch.setitem(onednn.CONV, 2, lambda *_: pytest.fail("torch's own was called"))
+    made = torch.func.vmap(lambda image: onednn._sliced(image, *rest))(torch.ones(4, 1, 2, 6, 6))
+    assert torch.equal(made, torch.full((4, 1, 3, 3, 3), 2.0))
+
+
 @pytest.mark.parametrize("name", STANDS_IN)
 def test_a_compiler_takes_it(name: str) -> None:
     run, (size, kernel, *plain), (c, out), groups = STANDS_IN[name]

@@ -32,7 +32,10 @@ TWINS = {
 
 @dataclass(frozen=True)
 class Draw:
-    """One layer on one batch of images; everything else follows from the seed."""
+    """One layer on one batch of images; everything else follows from the seed.
+
+    `frozen` is the parameter that does not learn, if any.
+    """
 
     d: int
     transposed: bool
@@ -42,6 +45,7 @@ class Draw:
     density: float | None
     seed: int
     space: str = ""
+    frozen: str = ""
 
 
 SPACES: dict[str, Any] = {
@@ -60,7 +64,7 @@ def draw(dice: random.Random) -> Draw:
         transposed = dice.random() < 0.25
         point = dice.random() < 0.2
         groups = dice.choice([1, 1, 1, 2, 3])
-        per = [dice.choice([1, 1, 2, 3, 4, 8, 16]) for _ in range(2)]
+        per = [dice.choice([1, 1, 2, 3, 4, 8, 15, 16]) for _ in range(2)]
         if dice.random() < 0.15:
             groups, per = dice.choice([2, 4, 8, 16]), [1, dice.choice([1, 1, 2])]
         long = 32 if point and d < 3 else 9 if d < 3 else 6
@@ -95,9 +99,10 @@ def draw(dice: random.Random) -> Draw:
             size = dice.choice([(12, 1), (24, 2), (48, 4)]) if space == "sphere" else each(4, 6, 12)
             if transposed:
                 options["output_padding"] = tuple(step - 1 for step in options["stride"])
-        made = Draw(
-            d, transposed, batch, size, tuple(options.items()), density, dice.getrandbits(32), space
-        )
+        frozen = dice.choice(["", "", "", "weight", "bias"])
+        given = tuple(options.items())
+        seed = dice.getrandbits(32)
+        made = Draw(d, transposed, batch, size, given, density, seed, space, frozen)
         if _accepted(made):
             return made
 
@@ -140,10 +145,11 @@ def judge(draw: Draw) -> str:
         y.backward(head)
         found = [y, leaf.grad, *(p.grad for p in layer.parameters())]
         if space is None:
-            wrong = _differs(found, _truth(twin.double(), image, mask, sites, head))
+            truth = _truth(twin.double().requires_grad_(), image, mask, sites, head)
             twin.float()
         else:
-            wrong = _differs(found, _truth_on(space, twin, image, head))
+            truth = _truth_on(space, twin, image, head)
+        wrong = _differs(found, truth, draw.frozen)
         if wrong:
             return f"{wrong} of {name or 'the full grid'}"
     return ""
@@ -162,8 +168,9 @@ def by_twin(draw: Draw) -> str:
     head = _head(y, draw.seed)
     poison()
     y.backward(head)
-    found = [y.detach(), leaf.grad, *(p.grad.clone() for p in twin.parameters())]
-    return _differs(found, _truth(twin.double(), seen, None, None, head))
+    grads = [None if p.grad is None else p.grad.clone() for p in twin.parameters()]
+    truth = _truth(twin.double().requires_grad_(), seen, None, None, head)
+    return _differs([y.detach(), leaf.grad, *grads], truth, draw.frozen)
 
 
 def poison() -> None:
@@ -182,7 +189,11 @@ def _made(draw: Draw) -> tuple[Any, Tensor, Tensor | None, Any]:
     mask = None
     if draw.density is not None:
         mask = torch.rand((draw.batch, *draw.size), generator=generator) < draw.density
-    return twin, image.float(), mask, _layer(twin)
+    layer = _layer(twin)
+    for one in (twin, layer):
+        for name, p in one.named_parameters():
+            p.requires_grad_(name != draw.frozen)
+    return twin, image.float(), mask, layer
 
 
 def _layer(twin: Any) -> Any:
@@ -213,11 +224,13 @@ def _truth_on(space: Any, twin: Any, image: Tensor, head: Tensor) -> list[Tensor
     return [y, leaf.grad, *(p.grad for p in layer.parameters())]
 
 
-def _differs(found: list[Any], truth: list[Tensor]) -> str:
-    names = ("y", "grad_x", "grad_w", "grad_b")
+def _differs(found: list[Any], truth: list[Tensor], frozen: str) -> str:
+    names = ("y", "x", "weight", "bias")
     for name, one, exact in zip(names, found, truth, strict=False):
+        if name == frozen and one is None:
+            continue
         if one is None or not torch.equal(one.double(), exact):
-            return f"{name} is wrong"
+            return f"{name} is wrong" if name == "y" else f"the gradient of {name} is wrong"
     return ""
 
 

@@ -7,7 +7,7 @@ def _conv(
     size: tuple[int, ...], channels: tuple[int, int], kernel: tuple[int, ...],
     stride: tuple[int, ...], padding: tuple[int, ...], *, dilation: tuple[int, ...] = (),
     groups: int = 1, bias: bool = True, batch: int = 3, density: float | None = None,
-    transposed: bool = False,
+    transposed: bool = False, frozen: str = "",
 ) -> Draw:  # fmt: skip
     options = {
         "in_channels": channels[0],
@@ -19,7 +19,7 @@ def _conv(
         "groups": groups,
         "bias": bias,
     }
-    return Draw(len(size), transposed, batch, size, tuple(options.items()), density, 0)
+    return Draw(len(size), transposed, batch, size, tuple(options.items()), density, 0, "", frozen)
 
 
 GEOMETRIES = [
@@ -49,5 +49,8 @@ GEOMETRIES = [
     _conv((7, 4), (2, 1), (1, 1), (2, 1), (0, 0), batch=32, bias=False, transposed=True),
     _conv((7, 4), (1, 3), (1, 1), (2, 2), (0, 0), density=0.9, batch=2, transposed=True),
     _conv((16, 4), (16, 2), (1, 1), (1, 2), (0, 0), groups=2, batch=32),
+    # the same where the bias alone learns
+    _conv((40, 40), (15, 16), (1, 1), (1, 2), (0, 0), batch=8, frozen="weight"),
+    _conv((40, 40), (7, 32), (1, 1), (2, 1), (0, 0), batch=8, frozen="weight"),
 ]
 """Crashes and wrong numbers of oneDNN's kernels for channels-last images."""
