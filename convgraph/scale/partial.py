@@ -183,6 +183,14 @@ def local(
     if sites is not None:
         x = blanked(x, sites(source, have), axes, how.fill)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
+    own = step.operator.startswith("avg_pool") and not (
+        args["count_include_pad"] or args.get("divisor_override")
+    )
+    if sites is not None and own:
+        sums = {**args, "divisor_override": 1}  # over those that are there
+        here = torch.from_numpy(sites(source, have)).to(x)[None, None]
+        count = _pieces(step, how, here, have, out, size, sums, axes, ())
+        return _pieces(step, how, x, have, out, size, sums, axes, ()) / count.clamp(min=1)
     made = _pieces(step, how, x, have, out, size, args, axes, ())
     if sites is not None and how.fill:
         made = torch.where(torch.isinf(made), torch.zeros((), dtype=made.dtype), made)

@@ -57,14 +57,12 @@ def sites_of(plan: Plan, mask: Any, who: str) -> PlannedSites | None:
         return None
     for step, how in plan.steps:
         name = step.operator
-        good = name.startswith(("conv", "max_pool", "upsample_nearest", "_upsample_nearest"))
-        good |= name.startswith("avg_pool") and bool(step.args.get("count_include_pad"))
+        good = name.startswith(("conv", "max_pool", "avg_pool", "upsample", "_upsample_nearest"))
         if how.how == "edges" and not (good and _centred(plan, step, how)):
             raise ConversionError(
                 f"{who}: {step.title} has no plan with a mask; convolutions with zero padding, "
-                "max pools, average pools that count their padding and nearest resizes have one, "
-                "if their pads keep the kernel in the middle. Leave the mask out, and zero what is "
-                "absent yourself"
+                "pools and resizes have one, if their pads keep the kernel in the middle. Leave "
+                "the mask out, and zero what is absent yourself"
             )
     return PlannedSites(plan, MaskSites(mask, plan.array(0), flat=plan.space is not None))
 
