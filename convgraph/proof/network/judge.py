@@ -131,6 +131,8 @@ def prove_network(
                     parts[-1] = shown if shown.status == "refuted" else parts[-1]
                 parts[1] = _settled(wiring, difference, end, candidate, reference, images, kept)
         parts.append(end)
+        if wiring.status == "proven" and end.status != "refuted":
+            parts[1] = _unwatched(wiring, candidate, reference, images)
     # Where both are the same function of their parameters, or are shown to be two, a number that
     # differs says why; elsewhere it may be the same function, held otherwise.
     compared = matcher is not None or any(part.status == "refuted" for part in parts)
@@ -240,9 +242,6 @@ def _wiring(
             lambda call: _look(beside, matcher, call),
         )  # fmt: skip
         matcher.finish(one, two)
-        fresh = [tuple(image.clone() for image in images) for _ in range(2)]
-        if other := otherwise(lambda: candidate.run(candidate.net, fresh.pop(), shapes)):
-            raise Undecided(other)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:
@@ -252,6 +251,23 @@ def _wiring(
         return Part("wiring", "undecided", text), None, Undecided(text)
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
     return Part("wiring", "proven", facts), matcher, None
+
+
+def _unwatched(
+    wiring: Part, candidate: NetworkSide, reference: NetworkSide, images: Images
+) -> Part:
+    """The wiring, unless the candidate is another program where nothing watches it."""
+
+    def fresh() -> Images:
+        return tuple(image.clone() for image in images)
+
+    try:
+        with torch.no_grad():
+            shapes = [tuple(t.shape) for t in reference.run(reference.net, fresh(), None)]
+        other = otherwise(lambda: candidate.run(candidate.net, fresh(), shapes))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        other = _raised(error)
+    return replace(wiring, status="undecided", facts=other) if other else wiring
 
 
 def _look(beside: Beside, matcher: Matcher, call: NodeCall) -> None:
