@@ -70,7 +70,7 @@ class Streamed(nn.Module):
     ) -> None:
         super().__init__()
         check_statistics(statistics, "cg.streamed")
-        self.net = net
+        self.net, self.training = net, net.training
         self.tile = tile
         self.statistics = statistics
         self.on = on

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from convgraph.errors import ConversionError
+from convgraph.errors import ArgumentError, ConversionError
 from tests.scale.nets import Masked, Volume, blocks, counted, networks, whole
 
 NAMES = ("strides 2 and 3", "circular", "transposed", "skips", "in place", "volume", "silent sites")
@@ -88,3 +88,9 @@ def test_a_masked_image_streams_as_the_masked_graph(kind, size) -> None:
         pytest.importorskip("dask")
         out = cg.tiled(net, x[0].numpy(), tile=5, mask=coarse.numpy())
         assert np.array_equal(out.compute(scheduler="synchronous"), y[0].detach().numpy())
+
+
+@pytest.mark.parametrize("net", ["resnet18", None, 3])
+def test_what_is_no_network_is_told_before_the_first_image(net) -> None:
+    with pytest.raises(ArgumentError, match=r"streamed: expected net as torch\.Module"):
+        cg.streamed(net, tile=4)
