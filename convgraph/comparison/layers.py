@@ -199,8 +199,6 @@ def prove(
     if images is not None and size is None and _is_network(candidate, reference, images):
         if any(given is not None for given in (spec, sites, footprint)):
             raise ProofError("prove: spec, sites and footprint are for one layer, got two networks")
-        if mask is not None and on is not None:
-            raise ProofError("prove: expected networks on a mask or in a space, got both")
         return prove_pair(
             candidate, reference, images, prove, on=on, mask=mask, progress=progress,
             epsilon=epsilon, seed=seed, premise=premise, trust=trust, identity=identity,
@@ -260,11 +258,8 @@ def prove(
 def _array(graph: PixelGraph, on: Space | None) -> tuple[Tensor, Space | None, Tensor | None]:
     """The images of a graph, the space that they lie in, and which pixels are there."""
     space, holes = graph.sites.space, graph.sites.mask is not None
-    if graph.sites.size is None or (holes and space is not None):
-        raise ProofError(
-            "prove: expected a graph of images of one size, whose pixels are all nodes if it lies "
-            f"in a space; got {graph.sites}"
-        )
+    if graph.sites.size is None:
+        raise ProofError(f"prove: expected a graph of images of one size, got {graph.sites}")
     if on is not None and space is not None and on != space:
         raise ProofError(f"prove: expected a graph on {on}, got one on {space}")
     mask = torch.stack(graph.sites.mask_images()) if holes else None

@@ -6,6 +6,7 @@ full grid is torch's own operator, and its graph layer is proven beside it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -38,7 +39,8 @@ LAYER = {
 }
 LAYER_ON = {**LAYER, "reference": "convgraph.comparison.callers:truth"}
 SITES = {**LAYER, "candidate": "convgraph.comparison.callers:sites"}
-LAYERS = (LAYER, LAYER_ON, SITES)
+SITES_ON = {**SITES, "reference": LAYER_ON["reference"]}
+LAYERS = (LAYER, LAYER_ON, SITES, SITES_ON)
 OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
 """How a verifier calls the sides of a layer again."""
 
@@ -92,7 +94,9 @@ def prove_pair(
 
             more = how if on is None else {**how, "on": on}
             lies = {name: two.given[name] for name in ("mask", "sites") if name in two.given}
-            adapter = SITES if "sites" in lies else LAYER if on is None else LAYER_ON
+            adapter = LAYER if on is None else LAYER_ON
+            if "sites" in lies:
+                adapter = SITES if on is None else SITES_ON
 
             def by_layer() -> Certificate:
                 made = prove_layer(layer, dense, size=x[2:], batch=x[0], **lies, **more)
@@ -132,7 +136,12 @@ def prove_pair(
     }
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
     if mask is not None:
-        run, truth = partial(_run_with, mask), partial(_truth_with, mask)
+        mode = OnMask()
+        run, truth = partial(_run_with, mask, on), _truth_with(mode, mask, on)
+        dense_layers = {
+            path: replace(layer, there=mode.there, rows=lambda _, image: image)
+            for path, layer in dense_layers.items()
+        }
     cert = prove_network(
         NetworkSide(candidate, run, layers),
         NetworkSide(reference, truth, dense_layers),
@@ -143,7 +152,7 @@ def prove_pair(
         progress=progress,
     )
     if mask is not None:
-        return replace(cert, spec={**cert.spec, "mask": mask.int().tolist()})
+        cert = replace(cert, spec={**cert.spec, "mask": mask.int().tolist()})
     if on is None:
         return cert
     spec = {**cert.spec, "space": on.to_dict()}
@@ -219,30 +228,41 @@ def _run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
 
 def _run_on(on: Space, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
     """The same with images in a space, for whoever takes graphs; others see arrays."""
-    inputs: Any = images
-    if isinstance(net, GraphNetwork) or _takes_graph(net):
-        inputs = [PixelGraph.from_image(i, on=on) if i.dim() == 4 else i for i in images]
-    return _called(net, inputs, shapes)
+    takes = isinstance(net, GraphNetwork) or _takes_graph(net)
+    return _called(net, [_placed(on, i) for i in images] if takes else images, shapes)
 
 
-def _run_with(mask: Tensor, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+def _placed(on: Space | None, image: Tensor) -> Any:
+    """An image in a space as a graph; what is no image is left as it is."""
+    return image if on is None or image.dim() != 4 else PixelGraph.from_image(image, on=on)
+
+
+def _run_with(
+    mask: Tensor, on: Space | None, net: torch.nn.Module, images: Images, shapes: Any
+) -> list[Tensor]:
     """The same with holes, for whoever takes graphs; others see images that are 0 there."""
     takes = isinstance(net, GraphNetwork) or _takes_graph(net)
-    inputs: Any = [
-        image if not _fits(image, mask)
-        else PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2) if takes
-        else filled(image, mask, 0.0)
-        for image in images
-    ]  # fmt: skip
-    return _called(net, inputs, shapes)
+
+    def given(image: Tensor) -> Any:
+        if not _fits(image, mask):
+            return _placed(on, image) if takes else image
+        if not takes:
+            return filled(image, mask, 0.0)
+        return PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2, on=on)
+
+    return _called(net, [given(image) for image in images], shapes)
 
 
-def _truth_with(mask: Tensor, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
-    """The dense network whose absent pixels say nothing; see `on_mask`."""
-    mode = OnMask()
-    inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
-    with mode:
-        return _called(net, inputs, shapes)
+def _truth_with(mode: OnMask, mask: Tensor, on: Space | None) -> Callable[..., list[Tensor]]:
+    """The dense network whose absent pixels say nothing, in a space as the judge says."""
+    around = nullcontext() if on is None else OnSpace(on.to_dict())
+
+    def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+        inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
+        with around, mode:
+            return _called(net, inputs, shapes)
+
+    return run
 
 
 def _fits(image: Tensor, mask: Tensor) -> bool:

@@ -80,6 +80,11 @@ class OnMask(TorchFunctionMode):
         found: Where | None = self._lies.get(x) if isinstance(x, Tensor) else None
         return found
 
+    def there(self, x: Any) -> Tensor | None:
+        """Which pixels of a map are there, (B, *size) bool; None for what lies nowhere."""
+        found = self.place(x)
+        return None if found is None else found.there
+
     def known(self, x: Tensor) -> Where:
         """Where a map lies that has to lie somewhere."""
         found = self.place(x)

@@ -169,8 +169,9 @@ class Recorder(TorchDispatchMode):
             self._settle(self._layer, [image])
             with _aside(self):
                 if there is not None:  # of what is absent the layer said nothing
+                    if bool(image.movedim(1, -1)[~there.to(image.device)].count_nonzero()):
+                        raise Undecided(f"the layer at {layer.path!r} speaks for absent pixels")
                     made = as_tensor(self._layer.outputs[0]) * there.unsqueeze(1)
-                    self._layer.outputs = [made]
                     self.memory.write(
                         layer.values(output), tidy(layer.rows(output, made).contiguous())
                     )

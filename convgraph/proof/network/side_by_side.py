@@ -128,6 +128,9 @@ class Beside:
                     entries[key] = WithError(x, _apart(x, value.double()))
         mine = call.outputs[0].double()
         true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
+        there = call.node.given.get("sites")
+        if there is not None:  # the operator says something of absent pixels too, the layer 0
+            true = torch.where(there.unsqueeze(1).to(true.device), true, 0.0)
         bounded = BoundedCall(call.func, entries, dtype, y=true)
         try:
             limit = 2 * _bound(rule, bounded)
