@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here"),
 ]
 
-TAIL = "  for (; i < {n}; ++i) {name}_rows<T, 1, V>"
+DEALT = "  dealt<ROWS<V>>({n}, "
 LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"
 
 # None reads memory that is not there: what is read or left unwritten is always a neighbour's.
@@ -51,12 +51,12 @@ FAULTS = {
     ),
     "one depth only": ("k < CI; k += DEPTH", "k < std::min(CI, DEPTH); k += DEPTH"),
     "lost tail rows": (
-        TAIL.format(n="rows", name="multiply"),
-        TAIL.format(n="rows - 1", name="multiply"),
+        DEALT.format(n="rows"),
+        DEALT.format(n="rows - 1"),
     ),
     "lost tail channels": (
-        TAIL.format(n="channels", name="correlate"),
-        TAIL.format(n="channels - 1", name="correlate"),
+        DEALT.format(n="channels"),
+        DEALT.format(n="channels - 1"),
     ),
     "lost tail lanes": (LANES.format(""), LANES.format(" + 1")),
     "wrong part": ("first = j / G / K * chunk", "first = 0"),

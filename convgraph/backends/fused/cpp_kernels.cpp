@@ -113,20 +113,21 @@ inline void multiply_rows(const T* const* a, T* const* sums, const T* b, int64_t
     for (int v = 0; v < V; ++v) store(sums[r] + v * L, s[r][v]);
 }
 
-// Call f(from, R) for rows dealt out evenly into as few groups of R <= MOST rows as they need: a
-// small last group would wait for its own sums.
-template <int MOST, int R, class F>
+// Call f(from, rows) with a number of rows, at most R, that the compiler knows.
+template <int R, class F>
 inline void by_rows(int64_t rows, int64_t from, F f) {
   if (rows == R) return f(from, std::integral_constant<int, R>());
-  if constexpr (R > 1) by_rows<MOST, R - 1>(rows, from, f);
+  if constexpr (R > 1) by_rows<R - 1>(rows, from, f);
 }
 
+// Call f(from, R) for rows dealt out evenly into as few groups of R <= MOST rows as they need: a
+// small last group would wait for its own sums.
 template <int MOST, class F>
 inline void dealt(int64_t rows, F f) {
   const int64_t groups = (rows + MOST - 1) / MOST;
   for (int64_t g = 0, from = 0; g < groups; ++g) {
     const int64_t some = (rows - from) / (groups - g);
-    by_rows<MOST, MOST>(some, from, f);
+    by_rows<MOST>(some, from, f);
     from += some;
   }
 }
