@@ -674,11 +674,13 @@ def _grad(
 ) -> Any:  # fmt: skip
     """torch.autograd.grad, from and to tensors of both kinds."""
     ins = _listed(inputs)
-    pieces = len(_plain(ins)) > len(ins)  # a sequence is heard if one of its pieces is
+    heard = _plain(ins)
+    pieces = len(heard) > len(ins)  # a sequence is heard if one of its pieces is
+    outs, sent = _spoken(outputs, grad_outputs)
     found = iter(
         torch.autograd.grad(
-            *_swapped(_spoken(outputs, grad_outputs), _plain(ins)), retain_graph, create_graph,
-            only_inputs, True if pieces else allow_unused, **more,
+            outs, heard, sent, retain_graph, create_graph, only_inputs,
+            True if pieces else allow_unused, **more,
         )
     )  # fmt: skip
     made: list[Any] = []
@@ -691,11 +693,6 @@ def _grad(
                 "allow_unused=True if this is the desired behavior."
             )
     return tuple(made)
-
-
-def _swapped(spoken: tuple[Any, Any], heard: Any) -> tuple[Any, Any, Any]:
-    outs, sent = spoken
-    return outs, heard, sent
 
 
 def _together(one: Any, grads: list[Any]) -> Any:
