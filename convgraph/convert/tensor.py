@@ -10,7 +10,7 @@ grid it runs on the image; on a mask it raises.
 """
 
 import threading
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -156,7 +156,7 @@ def _whole(func: Any, args: Any, kwargs: Any = None) -> Any:
     _STATE.keys = inside, outside = keys.included(), keys.excluded()
     try:
         with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
-            if keys.modes() or isinstance(func, FunctionType):
+            if keys.modes() or isinstance(func, (FunctionType, MethodType)):
                 with _Rules():  # somebody listens to operators, or it may touch parameters
                     return func(*args, **kwargs) if kwargs else func(*args)
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -383,7 +383,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             if call.rule is None and keys.is_composite(func):
                 if listener is not None:
                     listener.dropped()
-                return _apart(func, args, kwargs or {})
+                return _whole(func.decompose, args, kwargs)  # as those that torch makes of it
             out = _on_image(call, taken, named, reason)
         if call.writes and type(args[0]) is GraphTensor:
             _write(args[0], out, call.name)
@@ -449,17 +449,6 @@ def _blank(given: Any) -> Any:
     if isinstance(given, Tensor):
         return given.to("meta")
     return [_blank(one) for one in given] if isinstance(given, (list, tuple)) else given
-
-
-def _apart(func: Any, args: Any, kwargs: Any) -> Any:
-    """Run an operator as those that torch makes of it."""
-    outer = _STATE.keys
-    _STATE.keys = inside, outside = keys.included(), keys.excluded()
-    try:
-        with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED), _Rules():
-            return func.decompose(*args, **kwargs)
-    finally:
-        _STATE.keys = outer
 
 
 _BELOW = frozenset(
