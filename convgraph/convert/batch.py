@@ -19,10 +19,10 @@ def is_batch(x: Spatial, dim: int) -> bool:
     return isinstance(x.sites, Sites) and axis == (Name("batch", x.sites.batch_size),)
 
 
-def is_single(x: Spatial, dim: int) -> bool:
-    """Whether an axis is a batch of one image, which has no name."""
+def holds_images(x: Spatial, dim: int) -> bool:
+    """Whether an axis is the whole batch, of one image too, which has no name."""
     single = isinstance(x.sites, Sites) and x.sites.batch_size == 1
-    return single and dim == 0 and not x.axes[0] and len(x.axes) > 2
+    return is_batch(x, dim) or (single and dim == 0 and not x.axes[0] and len(x.axes) > 2)
 
 
 def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
@@ -31,7 +31,7 @@ def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
     Raises:
         NoRuleError: the axis is a part of the batch, or nothing is left.
     """
-    if not (is_batch(x, dim) or is_single(x, dim)) or not numbers:
+    if not holds_images(x, dim) or not numbers:
         raise NoRuleError("it takes images out of an axis that is no batch, or none at all")
     chosen = tuple(int(n) % x.sites.batch_size for n in numbers)
     sites = images_of(x.sites, chosen)
@@ -111,9 +111,4 @@ def together(parts: Sequence[Sites]) -> Sites:
 
 def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:
     """Whether maps are put together along their batch."""
-    return any(
-        isinstance(one, Spatial)
-        and isinstance(one.sites, Sites)
-        and (is_batch(one, dim) or is_single(one, dim))
-        for one in parts
-    )
+    return any(isinstance(one, Spatial) and holds_images(one, dim) for one in parts)

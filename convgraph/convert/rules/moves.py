@@ -293,7 +293,7 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
     for number, count in enumerate(counts):
         if count == 1:
             continue
-        if batch.is_batch(value, number) or batch.is_single(value, number):
+        if batch.holds_images(value, number):
             value = batch.images(value, number, [*range(value.sites.batch_size)] * count)
             continue
         if value.axes[number] and not names.is_plain(value.axes[number]):
@@ -320,7 +320,7 @@ def repeat_interleave(
     if not isinstance(x, Spatial) or dim is None:
         raise NoRuleError("it repeats by a map, or all of one as a line")
     dim %= len(x.axes)
-    if batch.is_batch(x, dim) or batch.is_single(x, dim):
+    if batch.holds_images(x, dim):
         numbers = torch.arange(x.sites.batch_size, device=x.x.device)
         return batch.images(x, dim, numbers.repeat_interleave(times).tolist())
     if not isinstance(times, int):
