@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from convgraph.backends.compiled import memory
+from convgraph.backends.compiled import memory, outermost
 from convgraph.convert import keys, names, registry, rules, scores, tokens
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
@@ -46,6 +47,7 @@ class GraphTensor(Tensor):
     Attributes:
         value: the rows, their sites and the names of the axes.
         base: of a view, whose it is and by which operator.
+        copies: parts of it and of its views that are no maps, while somebody may write into them.
 
     Example:
         >>> hole = torch.ones(4, 4, dtype=torch.bool)
@@ -58,6 +60,7 @@ class GraphTensor(Tensor):
 
     value: Spatial
     base: Any = None
+    copies: Any = ()
 
     @property
     def graph(self) -> PixelGraph:
@@ -66,7 +69,7 @@ class GraphTensor(Tensor):
         Raises:
             GraphError: the axes are no image's, (B, C, *size) or (B, *size).
         """
-        value = settle(self.value)
+        value = settle(_read(self))
         if isinstance(value, Spatial):
             if value.is_image():
                 return value.graph()
@@ -88,7 +91,8 @@ class GraphTensor(Tensor):
 
     def to_dense(self, fill: float = 0.0) -> Tensor:  # type: ignore[override]
         """Return a plain tensor of this shape, `fill` where a site is absent."""
-        return self.value.tensor(fill)
+        found: Tensor = _read(self).tensor(fill)
+        return found
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -314,6 +318,9 @@ _MAY_VIEW = frozenset(
 )
 """Composites that give a view where they can; their schemas do not say so."""
 
+_MAY_COPY = frozenset(("reshape", "flatten", "contiguous"))
+"""Those of them that copy where the numbers lie in another order, as an image's do not."""
+
 _OPERATORS: dict[Any, Operator] = {}
 
 
@@ -329,7 +336,7 @@ def _taken(given: Any) -> Any:
     """The values of tensors, in nested arguments."""
     kind = type(given)
     if kind is GraphTensor:
-        return given.value
+        return _read(given)
     if kind is list or kind is tuple:
         return [_taken(one) for one in given]
     return given
@@ -515,9 +522,64 @@ def _dense(given: Any) -> Any:
 
 
 def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> None:
-    """Note whose view a result is."""
+    """Note whose view a result is, or whose part it has copied."""
     if type(view) is GraphTensor:
         view.base = (args, kwargs, call, number)
+    elif type(view) is Tensor and _is_copy(view, args[0].value, call):
+        root = _root(args[0])
+        root.copies = (*(one for one in root.copies if one.matters), _Copy(view, call.name))
+
+
+def _is_copy(made: Tensor, value: Any, call: Operator) -> bool:
+    """Whether torch would have given a view, and what is written into this one is lost."""
+    if made.is_inference() or torch.compiler.is_compiling() or not outermost():
+        return False  # nobody counts its writes
+    if call.name in _MAY_COPY and not (isinstance(value, Spatial) and value.is_image()):
+        return False
+    return memory(made) not in map(memory, parts(value))
+
+
+class _Copy:
+    """Whether a tensor has been written into; its numbers are not kept."""
+
+    __slots__ = ("before", "counter", "kept", "name")
+
+    def __init__(self, made: Tensor, name: str) -> None:
+        self.name, self.before = name, made._version
+        self.kept = StorageWeakRef(made.untyped_storage())
+        self.counter = made.detach()  # counts the writes into both, whatever it holds
+        self.counter.data = made.new_empty(0)
+
+    @property
+    def written(self) -> bool:
+        return self.counter._version != self.before
+
+    @property
+    def matters(self) -> bool:
+        """Whether it has been written into, or still can be."""
+        return self.written or not self.kept.expired()
+
+
+def _root(one: GraphTensor) -> GraphTensor:
+    while one.base is not None:
+        one = one.base[0][0]
+    return one
+
+
+def _read(one: GraphTensor) -> Any:
+    """The value of a map into which nothing was written that it did not hear.
+
+    Raises:
+        ConversionError: a copy of a part of it was written into.
+    """
+    for copy in _root(one).copies:
+        if copy.written:
+            raise ConversionError(
+                f"a map of shape {tuple(one.shape)} is read {where()}, but {copy.name} gave a part "
+                "of it as a tensor of its own that was written into since, which no map hears; "
+                "write into the map by its own axes, or into a clone of the part"
+            )
+    return one.value
 
 
 def _write(target: GraphTensor, out: Any, name: str) -> None:

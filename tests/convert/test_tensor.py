@@ -242,6 +242,49 @@ def test_a_write_that_no_map_would_hear_is_refused() -> None:
         x[:, :, 3, 4] = 7
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x.view(2, -1),
+        lambda x: x.flatten(1)[:, 3:],
+        lambda x: x[:, :, 3, 4],
+        lambda x: x.permute(0, 2, 3, 1)[:, 3, 4],
+        lambda x: x[:, :2].unbind(2)[3].unbind(2)[4],
+    ],
+)
+def test_a_map_that_does_not_hear_a_write_is_read_no_more(part: Any) -> None:
+    """A part that is a readout is a copy here and a view in torch."""
+    x = graph().tensor() * 1
+    kept, view = part(x), x[:, 1:]
+    assert torch.equal(part(x.to_dense().contiguous()), kept)
+    kept.mul_(2)
+    for read in (lambda: x + 1, lambda: view.relu(), lambda: x.graph, x.to_dense):
+        with pytest.raises(ConversionError, match="written into since, which no map hears"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.clone().flatten(1).zero_(),
+        lambda x: x.flatten(1).clone().zero_(),
+        lambda x: x.permute(0, 2, 3, 1).flatten(1).zero_(),  # torch's own is a copy
+    ],
+)
+def test_a_map_does_not_mind_writes_into_what_is_no_view_of_it(write: Any) -> None:
+    g = graph()
+    x = g.tensor() * 1
+    write(x)
+    assert torch.equal(x.graph.x, g.x)
+
+
+def test_parts_that_are_gone_are_asked_no_more() -> None:
+    x = graph().tensor() * 1
+    for _ in range(4):
+        x.flatten(1).sum()
+    assert len(x.copies) == 1
+
+
 def test_extremes_over_everything_are_one_number() -> None:
     x = graph().tensor()
     assert torch.equal(x.amax(), x.graph.x.max())
