@@ -5,6 +5,7 @@ pixel graph. A graph convolution that is called is one node; what a converted ne
 full grid is torch's own operator, and its graph layer is proven beside it.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -89,6 +90,8 @@ def prove_pair(
         path = two.layer if two.layer is not None else owner
         layer, dense = modules.get(path), _submodule(reference, path)
         mine = one.name == CONVOLUTION and isinstance(layer, GraphConvNd)
+        if mine and (one.folded or two.folded) and type(dense) in _CONVOLUTIONS_AND_LINEAR:
+            dense = _holding(layer, dense)
         if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
 
@@ -196,6 +199,14 @@ def _submodule(net: torch.nn.Module, path: str) -> Any:
         return net.get_submodule(path)
     except AttributeError:
         return None
+
+
+def _holding(layer: Any, dense: Any) -> Any:
+    """The dense layer with the graph layer's weight and bias, where a norm is folded into one."""
+    found = copy.deepcopy(dense)
+    for name in ("weight", "bias"):
+        setattr(found, name, copy.deepcopy(getattr(layer, name)))
+    return found
 
 
 def _is(dense: Any, spec: Any) -> bool:

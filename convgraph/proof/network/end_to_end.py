@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -46,7 +47,10 @@ class NetworkSide:
 
 
 def end_to_end(
-    candidate: NetworkSide, reference: NetworkSide, images: Images
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    off: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[Part, dict[str, float]]:
     """Measure one run, beside the bound of the reference.
 
@@ -54,11 +58,12 @@ def end_to_end(
         candidate: the accused.
         reference: the side that the bound is carried along.
         images: what both run on.
+        off: what parameters of the reference are off by on the candidate, by name.
 
     Returns:
         The part, and the largest error / bound under "y" where there is a bound.
     """
-    running = RunningBound(reference.net)
+    running = RunningBound(reference.net, off)
     fresh = tuple(image.clone() for image in images)
     one = running.run(lambda: reference.run(reference.net, fresh, None))
     with torch.no_grad():
@@ -97,7 +102,9 @@ def end_to_end(
     return Part(name, "proven", facts), {"y": rho}
 
 
-def elsewhere(candidate: NetworkSide, reference: NetworkSide, images: Images) -> str:
+def elsewhere(
+    candidate: NetworkSide, reference: NetworkSide, images: Images, off: Mapping[str, Tensor]
+) -> str:
     """Look for other images on which the outputs differ, in words; "" where none is found.
 
     What overflows there shows nothing: one function may be written so that it does and so that it
@@ -106,7 +113,7 @@ def elsewhere(candidate: NetworkSide, reference: NetworkSide, images: Images) ->
     for factor in FACTORS:
         moved = tuple(i * factor if i.is_floating_point() else i for i in images)
         try:
-            found, _ = end_to_end(candidate, reference, moved)
+            found, _ = end_to_end(candidate, reference, moved, off)
             if found.status == "refuted" and _finite(candidate, reference, moved):
                 return f"on images times {factor:g}, {found.facts}"
         except (Exception, SystemExit):  # noqa: BLE001 - it raises there, which is no number

@@ -13,7 +13,7 @@ import copy
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,6 +32,8 @@ from convgraph.proof.network.end_to_end import (
     elsewhere,
     end_to_end,
 )
+from convgraph.proof.network.folded_wiring import FoldedWiring
+from convgraph.proof.network.folds import Fold, find_folds
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
@@ -56,6 +58,11 @@ ASSUMED = (
     "(measured: 1.5), exp, log, erf, tanh and what is made of them by at most 8 (measured: 5.9)",
 )
 
+
+OTHER_WEIGHTS = "other weights than these, where a norm is folded: its numbers were compared"
+
+FEW = 3
+"""Folds that a line names; `spec` has them all."""
 
 NO_RHO: dict[str, float] = {}
 
@@ -94,12 +101,18 @@ def prove_network(
     dtype = (floating or list(images))[0].dtype
     with precision.plain(device), _unchanged(candidate.net, reference.net), _bar(progress) as step:
         parts = [_parameters(candidate.net, reference.net)]
+        folds: list[Fold] = []
+        drawn = random_states()
+        if parts[0].status != "proven":
+            with as_written():
+                folds, reason = find_folds(candidate, reference, images)
+            parts = [_parameters(candidate.net, reference.net, folds, reason)]
+        off = {name: error for fold in folds for name, error in fold.carried.items()}
         step("wiring", 1)
         values = Values()
         beside = Beside(values)
-        drawn = random_states()
         with as_written() as compiled:
-            wiring, matcher, difference = _wiring(candidate, reference, images, beside)
+            wiring, matcher, difference = _wiring(candidate, reference, images, beside, folds)
         if wiring.status == "proven" and random_states() != drawn:
             text = "random numbers of Python or NumPy are drawn: two calls are two functions"
             wiring = replace(wiring, status="undecided", facts=text)
@@ -114,22 +127,26 @@ def prove_network(
             paths, layers = _layers(matcher, reference, certify, step)
             parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
-        if matcher is not None:
+        if folds:
+            grads = Part(NAME, "not asked", "norms are folded: other parameters are trained")
+        elif matcher is not None:
             grads = gradients(candidate, reference, images, _whole(matcher), backward)
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
         if not isinstance(difference, Random):
             try:
-                end, rho = end_to_end(candidate, reference, images)
+                end, rho = end_to_end(candidate, reference, images, off)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
-                kept = parts[0].status == "proven"
+                kept = parts[0].status == "proven" and not folds
                 if kept:
                     shown = by_numbers(str(difference), candidate, reference, images)
                     parts[-1] = shown if shown.status == "refuted" else parts[-1]
-                parts[1] = _settled(wiring, difference, end, candidate, reference, images, kept)
+                parts[1] = _settled(
+                    wiring, difference, end, candidate, reference, images, off, kept
+                )
         parts.append(end)
         if wiring.status == "proven" and end.status != "refuted":
             parts[1] = _unwatched(wiring, candidate, reference, images)
@@ -137,7 +154,10 @@ def prove_network(
     # differs says why; elsewhere it may be the same function, held otherwise.
     compared = matcher is not None or any(part.status == "refuted" for part in parts)
     if compared and parts[0].status == "undecided" and " differs; " in parts[0].facts:
-        parts[0] = replace(parts[0], status="refuted")
+        facts = parts[0].facts
+        if "looks folded" in facts:  # the number that shows it, beside the one that says why
+            facts = "; ".join([facts, *(p.facts for p in parts if p.status == "refuted")][:2])
+        parts[0] = replace(parts[0], status="refuted", facts=facts)
     verdict, reason = _verdict(parts, layers)
     return Certificate(
         name=name,
@@ -145,7 +165,8 @@ def prove_network(
         reason=reason,
         parts=tuple(parts),
         spec={"images": [list(i.shape) for i in images], "layers": len(layers),
-              "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths},
+              "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths,
+              **({"folds": list(map(str, folds))} if folds else {})},
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=layers[0].seed if layers else 0,
@@ -162,6 +183,7 @@ def prove_network(
         assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
         not_covered=(
             *NOT_COVERED, *_unbounded(beside), *([NOT_ASKED] if grads.status != "proven" else []),
+            *([OTHER_WEIGHTS] if folds else []),
         ),
         kind="network",
         layers=tuple(layers),
@@ -181,9 +203,30 @@ def _whole(matcher: Matcher) -> set[str]:
     return {two.layer for _, two in matcher.pairs if two.layer is not None}
 
 
-def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:
+def _parameters(
+    candidate: torch.nn.Module,
+    reference: torch.nn.Module,
+    folds: Sequence[Fold] = (),
+    reason: str = "",
+) -> Part:
+    """Compare what both sides hold.
+
+    Args:
+        candidate: the accused.
+        reference: the dense network.
+        folds: what is compared by them.
+        reason: what looks like a fold and is none.
+    """
+    if reason:
+        return Part("parameters", "undecided", reason)
     one, two = dict(states(candidate)), dict(states(reference))
-    for name in sorted({*one, *two}):
+    compared = {name for fold in folds for name in (fold.weight, fold.bias)}
+    for fold in folds:  # what the norm holds, and its count of batches, where nobody else has it
+        has, lacks = (two, one) if fold.on == "candidate" else (one, two)
+        owner = fold.pair[1][-1].rpartition(".")[0]
+        own = {*fold.pair[1], f"{owner}.num_batches_tracked"}
+        compared |= own & (has.keys() - lacks.keys())
+    for name in sorted({*one, *two} - compared):
         if name not in one or name not in two:
             side = "reference" if name in two else "candidate"
             return Part("parameters", "undecided", f"{name!r} is on the {side} alone")
@@ -196,8 +239,13 @@ def _parameters(candidate: torch.nn.Module, reference: torch.nn.Module) -> Part:
         if a.requires_grad != b.requires_grad:
             facts = f"{name!r} is trained on one side and frozen on the other"
             return Part("parameters", "undecided", facts)
-    count = sum(t.numel() for t in two.values())
-    return Part("parameters", "proven", f"{len(two)} tensors, {count} numbers, bit for bit")
+    same = [t for name, t in two.items() if name not in compared]
+    facts = f"{len(same)} tensors, {sum(t.numel() for t in same)} numbers, bit for bit"
+    if folds:
+        more = f" and {len(folds) - FEW} more" if len(folds) > FEW else ""
+        facts += "; for these weights, within what rounding explains, a norm is folded: "
+        facts += ", ".join(map(str, folds[:FEW])) + more
+    return Part("parameters", "proven", facts)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -209,7 +257,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _wiring(
-    candidate: NetworkSide, reference: NetworkSide, images: Images, beside: Beside
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    beside: Beside,
+    folds: Sequence[Fold],
 ) -> tuple[Part, Matcher | None, Different | Undecided | None]:
     numbering = Numbering()
     found = Reference(numbering)
@@ -223,23 +275,27 @@ def _wiring(
             shapes.extend(tuple(t.shape) for t in outputs)
             return outputs
 
+        here = [fold for fold in folds if fold.on == "reference"]
+        there = [fold for fold in folds if fold.on == "candidate"]
         inputs = tuple(image.clone() for image in images)
+        pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
         one = trace(
-            reference.net,
-            dense,
-            inputs,
-            numbering,
-            reference.by_id(paths),
-            found.settle,
-            beside.values.keep,
-        )
+            reference.net, dense, inputs, numbering, reference.by_id(paths), pairs.settle,
+            pairs.observe, renamed=_renamed(here),
+        )  # fmt: skip
+        for fold in folds:
+            for name, error in zip(fold.renamed().values(), fold.off, strict=True):
+                beside.off[numbering.named(name, tuple(error.shape))] = error
         matcher = Matcher(found)
         inputs = tuple(image.clone() for image in images)
+        pairs = FoldedWiring(
+            here, numbering, matcher.settle, lambda call: _look(beside, matcher, call)
+        )
         two = trace(
             candidate.net,
             lambda given: candidate.run(candidate.net, given, shapes),
-            inputs, numbering, candidate.by_id(paths), matcher.settle,
-            lambda call: _look(beside, matcher, call),
+            inputs, numbering, candidate.by_id(paths), pairs.settle, pairs.observe,
+            renamed=_renamed(there),
         )  # fmt: skip
         matcher.finish(one, two)
     except Undecided as reason:
@@ -251,6 +307,10 @@ def _wiring(
         return Part("wiring", "undecided", text), None, Undecided(text)
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
     return Part("wiring", "proven", facts), matcher, None
+
+
+def _renamed(folds: Sequence[Fold]) -> dict[str, str]:
+    return {name: other for fold in folds for name, other in fold.renamed().items()}
 
 
 def _unwatched(
@@ -283,12 +343,13 @@ def _settled(
     candidate: NetworkSide,
     reference: NetworkSide,
     images: Images,
+    off: Mapping[str, Tensor],
     kept: bool,
 ) -> Part:
     """Other wiring refutes once a number shows that it is another function."""
     if end.status == "refuted":
         return replace(wiring, status="refuted", facts=f"{wiring.facts}; {end.facts}")
-    shown = elsewhere(candidate, reference, images)
+    shown = elsewhere(candidate, reference, images, off)
     if not shown and kept:  # numbers that were folded in one dtype are not so in a finer one
         try:
             sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]

@@ -31,6 +31,7 @@ class Node:
         layer: path of the layer that ran it as a whole; None for a bare operator.
         call: runs the operator again on tensors in place of its inputs; None for a layer.
         given: the arguments by name, tensors left out.
+        folded: whether it is a convolution and the norm behind it at once.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Node:
     layer: str | None = None
     call: Callable[..., Any] | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    folded: bool = False
 
     def __str__(self) -> str:
         """Name the operator and where it stands."""

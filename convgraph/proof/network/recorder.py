@@ -8,6 +8,7 @@ copies and concatenations is the same input if and only if it is the same elemen
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class Recorder(TorchDispatchMode):
         layers: by id, the modules that are nodes as wholes.
         settle: called with every node.
         observe: called with every node and its values.
+        renamed: other names for parameters that are not the other side's of that name.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Recorder(TorchDispatchMode):
         layers: Mapping[int, Layer],
         settle: Settle,
         observe: Observe,
+        renamed: Mapping[str, str],
     ) -> None:
         """Number parameters and buffers by their names; tied ones share the first name."""
         super().__init__()  # type: ignore[no-untyped-call]
@@ -78,7 +81,8 @@ class Recorder(TorchDispatchMode):
         self.count = 0
         for name, tensor in states(net):
             if not _is_known(memory, tensor):
-                memory.write(tensor, memory.numbering.named(name, tuple(tensor.shape)))
+                own = renamed.get(name, name)
+                memory.write(tensor, memory.numbering.named(own, tuple(tensor.shape)))
 
     @contextmanager
     def follow(self, *, gradients: bool = False) -> Iterator[None]:
@@ -426,6 +430,7 @@ def trace(
     *,
     gradients: bool = False,
     heads: Sequence[Tensor] = (),
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Numbers]:
     """Run one side and return the numbers of its outputs.
 
@@ -439,12 +444,13 @@ def trace(
         observe: sees every node with its values.
         gradients: whether the run is differentiated too.
         heads: the gradients that are sent into the outputs, numbered by their place.
+        renamed: other names for parameters that are not the other side's of that name.
 
     Raises:
         Undecided: something on the way cannot be followed.
     """
     memory = Memory(numbering)
-    recorder = Recorder(net, memory, layers, settle, observe)
+    recorder = Recorder(net, memory, layers, settle, observe, renamed)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
     for place, head in enumerate(heads):

@@ -73,6 +73,8 @@ class Beside:
     """Holds every operator of the candidate against the reference's values.
 
     Attributes:
+        off: of parameters that are not the same on both sides, how far either run may be from the
+            exact one of them, float64.
         held: how many operators were within their bound.
         worst: largest difference / bound, and where.
         missing: operators without a rule, by name.
@@ -81,8 +83,9 @@ class Beside:
     """
 
     def __init__(self, values: Values) -> None:
-        """Start with none looked at."""
+        """Start with none looked at, and parameters the same on both sides."""
         self.values = values
+        self.off: dict[Progression, Tensor] = {}
         self.held = 0
         self.worst: tuple[float, str] = (0.0, "")
         self.missing: Counter[str] = Counter()
@@ -119,6 +122,7 @@ class Beside:
             floats, rule = call.outputs, _nothing
         dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)
         entries: dict[str, Any] = {}
+        parted: dict[str, Tensor] = {}
         for key, value in given.items():
             entries[key] = value
             if isinstance(value, Tensor):
@@ -126,6 +130,10 @@ class Beside:
                 if value.is_floating_point():
                     x = self.values.at(numbers, value).double()
                     entries[key] = WithError(x, _apart(x, value.double()))
+                    off = self.off.get(numbers) if isinstance(numbers, Progression) else None
+                    if off is not None:
+                        parted[key] = off
+                        entries[key] = WithError(x, off)
         mine = call.outputs[0].double()
         true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
         there = call.node.given.get("sites")
@@ -144,7 +152,7 @@ class Beside:
             self.held += 1
             self.worst = max(self.worst, (largest, str(partner)))
         elif not self.over:
-            self.vendor = _exceeds(bounded, rule, call.func, true)
+            self.vendor = _exceeds(bounded, rule, call.func, true, parted)
             self.over = f"{partner}: the two results differ by {largest:.3g} times their bound"
 
 
@@ -166,12 +174,24 @@ def _bound(rule: Callable[[BoundedCall], Any], bounded: BoundedCall) -> Tensor:
 
 
 def _exceeds(
-    bounded: BoundedCall, rule: Callable[[BoundedCall], Tensor], func: Any, true: Tensor
+    bounded: BoundedCall,
+    rule: Callable[[BoundedCall], Tensor],
+    func: Any,
+    true: Tensor,
+    parted: dict[str, Tensor],
 ) -> bool:
-    """Say whether the reference's own result is outside of its bound, against float64."""
+    """Say whether the reference's own result is outside of its bound, against float64.
+
+    Args:
+        bounded: the call.
+        rule: of its operator.
+        func: the operator.
+        true: the reference's result.
+        parted: what parameters are off by that are not the same on both sides.
+    """
     exact = BoundedCall(
         func,
-        {k: WithError(v.x, torch.zeros_like(v.e)) if isinstance(v, WithError) else v
+        {k: WithError(v.x, parted.get(k, torch.zeros_like(v.e))) if isinstance(v, WithError) else v
          for k, v in bounded.given.items()},
         bounded.dtype,
         y=true,

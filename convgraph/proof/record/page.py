@@ -57,9 +57,10 @@ PROVEN = {
     "under what is assumed below.",
     "maximum": "Both sides take the largest entry of the same windows of every image, and send "
     "gradients back to it, under what is assumed below.",
-    "network": "Both networks hold the same parameters and apply the same operators to the same "
-    "elements, as recorded on images of this shape. Each convolution and linear map is certified "
-    "below for every image, weight and incoming gradient. Gradients of the whole network are "
+    "network": "Both networks hold the same parameters, or the folds of norms named below, "
+    "and apply the same operators to the same elements, as recorded on images of this shape. Each "
+    "convolution and linear map is certified below for every image, weight and incoming gradient. "
+    "Gradients of the whole network are "
     "claimed where their part is proven: backward operators are the same, on the same elements.",
 }
 """What "proven" claims of another kind than a convolution."""

@@ -10,7 +10,8 @@ Source: J. H. Wilkinson's running error analysis, as in N. J. Higham, "Accuracy 
 Numerical Algorithms", 2nd ed., SIAM 2002, section 3.3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -38,8 +39,10 @@ class RunningBound(TorchDispatchMode):
         missing: the operator without a rule that ended the bound, with its module; "" if none did.
     """
 
-    def __init__(self, net: torch.nn.Module) -> None:
-        """Start with E = 0 everywhere."""
+    def __init__(
+        self, net: torch.nn.Module, off: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
+        """Start with E = 0, but for parameters that are `off` on the other side, by name."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.missing = ""
         self.paths = {id(module): path for path, module in net.named_modules()}
@@ -47,6 +50,12 @@ class RunningBound(TorchDispatchMode):
         self._errors: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self._tainted: dict[int, StorageWeakRef] = {}
         self._count = 0
+        held: dict[str, Tensor] = {
+            **dict(net.named_parameters(remove_duplicate=False)),
+            **dict(net.named_buffers(remove_duplicate=False)),
+        }
+        for name, error in off.items():
+            self._write(held[name], error)
 
     def bound(self, tensor: Tensor) -> Tensor:
         """Return E of a value, float64 of its shape."""
