@@ -159,6 +159,68 @@ def test_a_fast_path_for_plain_tensors_is_another_program() -> None:
     assert "behaves otherwise when it is followed" in found.reason
 
 
+# -- wrong where no draw goes
+
+TWO = (2, 2, 4, 4)
+SQUARES = windows(TWO[2:], [kernel_axis(4, 2, 2, 0, 1, False)] * 2)
+
+
+def squares(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 2)
+
+
+def corners(x: Tensor) -> Tensor:
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2)
+
+
+def far(x: Tensor) -> Tensor:
+    return x[:, :, :1, :1] > 1e30
+
+
+def either(wrong: Tensor, x: Tensor) -> Tensor:
+    return torch.where(wrong, -squares(-x), squares(x))
+
+
+def of_a_copy(x: Tensor) -> Tensor:
+    copy = torch.empty(corners(x).shape, dtype=torch.bfloat16)
+    copy.copy_(corners(x).detach())
+    return corners(x).gather(-1, copy.argmax(-1, keepdim=True)).squeeze(-1)
+
+
+def no_number(x: Tensor) -> Tensor:
+    grown = x * 1e20
+    return either(~(squares(grown - grown) >= -torch.inf), x)
+
+
+def rounded_away(x: Tensor) -> Tensor:
+    beside = torch.cat([x.flatten(2), x.new_ones(2, 2, 1)], 2)[..., -1:, None]
+    return either(far(x) & (beside + 1e-9 == 1), x)
+
+
+def between(x: Tensor) -> Tensor:
+    sign = far(x).long() - (x[:, :, 1:2, 1:2] < 2e30).long()
+    return either(~torch.logical_and(sign, torch.ones_like(sign)), x)
+
+
+def wrapped(x: Tensor) -> Tensor:
+    return either((far(x).long() * 200).to(torch.int8) < 0, x)
+
+
+RARELY: dict[str, Callable[[Tensor], Tensor]] = {
+    "the index of a narrower copy": of_a_copy,
+    "where what overflows is NaN": no_number,
+    "where float32 rounds": rounded_away,
+    "where an integer is 0 between its ends": between,
+    "where an integer wraps": wrapped,
+}
+
+
+@pytest.mark.parametrize("name", RARELY)
+def test_a_maximum_that_is_rarely_wrong_is_not_proven(name: str) -> None:
+    found = prove_maximum(RARELY[name], squares, TWO, SQUARES, dtype=torch.float32)
+    assert found.verdict != "proven", str(found)
+
+
 # -- what is known of entries: against every order of the numbers that they may be
 
 

@@ -24,6 +24,7 @@ WIDE = 2.0**40
 """Beyond every index: an integer of which nothing is known lies between minus this and this."""
 
 _FAR = 2.0**50
+_EXACT = 256  # integers up to it are exact in every dtype
 
 Parts = tuple[Tensor, Tensor]
 
@@ -88,7 +89,7 @@ def order(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         end = (this.imag == 0) & this.real.isinf()
         low, high = end & (this.real < 0), end & (this.real > 0)
         # this is an infinity, and that is no number that is known
-        beside = that.imag != 0
+        beside = (that.imag != 0) & (that.imag != OPEN)  # which may be NaN
         greater_that, less_that = low & beside, high & beside
         if below:
             never_less, never_greater = never_less | greater_that, never_greater | less_that
@@ -97,6 +98,12 @@ def order(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bounded = (that.imag > 0) | (that.imag == ANY)  # a finite number, or minus infinity
         never_equal = never_equal | (high & bounded) | (low & beside & finite(that))
     return ~never_less, ~never_equal, ~never_greater
+
+
+def bools(span: Tensor) -> Tensor:
+    """Return which integers are not 0."""
+    low = (span.real > 0) | (span.imag < 0)
+    return truth((span.real != 0) | (span.imag != 0), ~low)
 
 
 def truth(may: Tensor, may_not: Tensor) -> Tensor:
@@ -128,6 +135,8 @@ def peak(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
 def alone(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
     """Return what is known of sums in which every entry counts once: one and zeros is that one.
 
+    More than two numbers are added where no order of them rounds.
+
     Args:
         run: the operator, on real numbers.
         entry: what they are.
@@ -138,11 +147,11 @@ def alone(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
     others = run(((code == 0) & (value != 0)).double())
     numbers = run(torch.where(data, 0.0, value))
     codes = run(torch.where(data, code, 0.0))
-    one = (several == 1) & (others == 0)
-    made = torch.where(one, codes, OPEN)
-    return torch.complex(
-        torch.where(several == 0, numbers, 0.0), torch.where(several == 0, 0.0, made)
-    )
+    numerals = torch.where(data, 0.0, value)
+    exact = (run((numerals != numerals.round()).double()) == 0) & (run(numerals.abs()) <= _EXACT)
+    made = torch.where((several == 1) & (others == 0), codes, OPEN)
+    known = (several == 0) & (exact | (others <= 2))
+    return torch.complex(torch.where(known, numbers, 0.0), torch.where(known, 0.0, made))
 
 
 def times(one: Tensor, two: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from convgraph.proof import aten
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
-from convgraph.proof.layer.order.rules import RULES, Seen, entry_by_entry, plain
+from convgraph.proof.layer.order.rules import RULES, Seen, as_held, entry_by_entry, plain
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
@@ -169,7 +169,7 @@ class Follower:
             flat = memory.plain
             kind = codes.number if memory.dtype.is_floating_point else codes.whole
             memory.known, memory.plain = kind(flat), None
-        target.held().copy_(results)
+        target.held().copy_(as_held(results, memory.dtype, self.dtype))
         memory.data = memory.data or (data and memory.dtype.is_floating_point)
         if data and is_step(func):
             self.steps.append(Step(func.name(), made_by([target]), source_lines.place()))
@@ -178,6 +178,7 @@ class Follower:
     def _wrap(
         self, known: Tensor, dtype: torch.dtype, data: bool, strides: tuple[int, ...] | None
     ) -> Ordered:
+        known = as_held(known, dtype, self.dtype)
         if strides is not None and strides != known.contiguous().stride():
             laid = torch.empty_strided(known.shape, strides, dtype=known.dtype, device=known.device)
             flat = laid.copy_(known).as_strided((laid.untyped_storage().nbytes() // 16,), (1,))

@@ -128,6 +128,29 @@ def by_parts(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
     return torch.complex(run(entry.real.contiguous()), run(entry.imag.contiguous()))
 
 
+def as_held(known: Tensor, dtype: torch.dtype, of_program: torch.dtype) -> Tensor:
+    """Return what is known of entries once a dtype holds them.
+
+    Raises:
+        Refusal: a narrower one than the program's, or integers that grow too large.
+    """
+    if dtype.is_floating_point:
+        data = known.imag != 0
+        if BITS.get(dtype, 0) < BITS[of_program] and bool(data.any()):
+            raise Refusal("refuted", f"a narrowing cast: {dtype} within a program of {of_program}")
+        return torch.where(data, known, codes.number(known.real.to(dtype)))
+    if dtype is torch.bool:
+        return codes.bools(known)
+    room = torch.iinfo(dtype)
+    most = min(room.max, 2**53)
+    least = max(room.min, -most)
+    beyond = (known.real < least) | (known.imag > most)
+    if most == 2**53 and bool(beyond.any()):
+        raise Refusal("undecided", "integers that comparisons decide may grow beyond 2^53")
+    whole = torch.full_like(known.real, room.min), torch.full_like(known.real, room.max)
+    return torch.where(beyond, torch.complex(*whole), known)
+
+
 # Moves
 
 _FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
@@ -155,8 +178,7 @@ def _cast(seen: Seen) -> Tensor:
             raise Refusal("refuted", f"a narrowing cast: {to} within a program of {seen.dtype}")
         return codes.number(found.real.to(to))
     if to is torch.bool and not real:
-        low, high = (found.real > 0) | (found.imag < 0), (found.real != 0) | (found.imag != 0)
-        return torch.complex(low.double(), high.double())
+        return codes.bools(found)
     return found.clone()
 
 
@@ -596,10 +618,10 @@ def _rising(seen: Seen) -> Tensor:
     real = [k for k, v in seen.bound.named.items() if isinstance(v, Tensor) and seen.real(k)]
     if real:
         raise Refusal("refuted", f"{aten.base_of(seen.func)} of data is no maximum")
-    ends = []
+    ends, logical = [], aten.base_of(seen.func) in ("any", "all", "logical_or", "logical_and")
     for end in (0, 1):
         given = {
-            k: _end(seen.knows(k), end, v.dtype)
+            k: _end(codes.bools(seen.knows(k)) if logical else seen.knows(k), end, v.dtype)
             for k, v in seen.bound.named.items()
             if isinstance(v, Tensor)
         }
@@ -609,8 +631,7 @@ def _rising(seen: Seen) -> Tensor:
 
 
 def _end(span: Tensor, end: int, dtype: torch.dtype) -> Tensor:
-    held = span.imag if end else span.real
-    return held.clamp(-codes.WIDE, codes.WIDE).to(dtype)
+    return (span.imag if end else span.real).to(dtype)
 
 
 @rule("bitwise_or", "bitwise_and", "__or__", "__and__")
