@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise, permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,10 +164,15 @@ def test_a_fast_path_for_plain_tensors_is_another_program() -> None:
 
 TWO = (2, 2, 4, 4)
 SQUARES = windows(TWO[2:], [kernel_axis(4, 2, 2, 0, 1, False)] * 2)
+MEETING = windows(TWO[2:], [kernel_axis(4, 3, 1, 1, 1, False)] * 2)
 
 
 def squares(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2)
+
+
+def meeting(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 3, 1, 1)
 
 
 def corners(x: Tensor) -> Tensor:
@@ -179,6 +185,23 @@ def far(x: Tensor) -> Tensor:
 
 def either(wrong: Tensor, x: Tensor) -> Tensor:
     return torch.where(wrong, -squares(-x), squares(x))
+
+
+def places(x: Tensor) -> Tensor:
+    return corners(x).argmax(-1)
+
+
+def in_turn(x: Tensor) -> Tensor:
+    """Whether the largest pixels of an image's windows lie in one row of places out of 4^4."""
+    found = places(x).flatten(2)
+    return (found == torch.arange(found.shape[2])).all(-1)[..., None, None]
+
+
+def of_another_image(x: Tensor) -> Tensor:
+    found = places(x)[..., None]
+    other = found.flip(0)
+    apart = (found - other == 3).flatten(1).all(1)[:, None, None, None, None]
+    return corners(x).gather(-1, torch.where(apart, other, found)).squeeze(-1)
 
 
 def of_a_copy(x: Tensor) -> Tensor:
@@ -206,7 +229,40 @@ def wrapped(x: Tensor) -> Tensor:
     return either((far(x).long() * 200).to(torch.int8) < 0, x)
 
 
+class Own(torch.autograd.Function):
+    """A maximum whose backward is its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sent: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        y, index = F.max_pool2d(x, 3, 1, 1, return_indices=True)
+        ctx.save_for_backward(index)
+        ctx.sent, ctx.shape = sent, x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        index, grad = index.flatten(2), ctx.sent(index, grads[0]).flatten(2)
+        zero = grad.new_zeros(*ctx.shape[:2], 16)
+        return zero.scatter_add(2, index, grad).view(ctx.shape), None
+
+
+def product_of_gradients(_index: Tensor, g: Tensor) -> Tensor:
+    return g + g[:, :, :1, :1] * g[:, :, :1, 1:2] * 1e-30
+
+
+def compared_gradients(_index: Tensor, g: Tensor) -> Tensor:
+    return torch.where(g[:, :, :1, :1] > 1e30, 2 * g, g)
+
+
+def joined_indices(index: Tensor, g: Tensor) -> Tensor:
+    wrong = (index[:, :, ::3, ::3].flatten(2) == torch.tensor([0, 3, 12, 10])).all()
+    return torch.where(wrong, 2 * g, g)
+
+
 RARELY: dict[str, Callable[[Tensor], Tensor]] = {
+    "where windows differ in one manner": lambda x: either(in_turn(x), x),
+    "the index of another image": of_another_image,
     "the index of a narrower copy": of_a_copy,
     "where what overflows is NaN": no_number,
     "where float32 rounds": rounded_away,
@@ -219,6 +275,35 @@ RARELY: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_maximum_that_is_rarely_wrong_is_not_proven(name: str) -> None:
     found = prove_maximum(RARELY[name], squares, TWO, SQUARES, dtype=torch.float32)
     assert found.verdict != "proven", str(found)
+
+
+@pytest.mark.parametrize("sent", [product_of_gradients, compared_gradients, joined_indices])
+def test_a_backward_that_is_rarely_wrong_is_not_proven(sent: Any) -> None:
+    found = prove_maximum(lambda x: Own.apply(x, sent), meeting, TWO, MEETING, dtype=torch.float32)
+    assert found.verdict != "proven", str(found)
+
+
+def test_a_backward_that_moves_gradients_is_proven() -> None:
+    found = prove_maximum(
+        lambda x: Own.apply(x, lambda index, g: g),
+        meeting,
+        (1, 1, 4, 4),
+        MEETING,
+        dtype=torch.float32,
+    )
+    assert found.verdict == "proven", str(found)
+
+
+def test_a_program_that_decides_is_followed_window_by_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, _ = check_order(known, SHAPE, WINDOWS, dtype=torch.float32)
+    monkeypatch.setattr("convgraph.proof.layer.order.check.MOST", 24)
+    two, _ = check_order(known, SHAPE, WINDOWS, dtype=torch.float32)
+    assert one == two
+    many, _ = check_order(compared, SHAPE, WINDOWS, dtype=torch.float32)
+    assert many.status == "undecided"
+    assert "in 12 groups take 56 runs, more than 24" in many.reason
 
 
 # -- what is known of entries: against every order of the numbers that they may be

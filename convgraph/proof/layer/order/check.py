@@ -11,7 +11,12 @@ Every image is such a one: some pixel of each window is its largest. So what hol
 supposition holds of all images. This is the principle of zeros and ones of sorting networks (Knuth,
 TAOCP 3, 5.3.4), for programs that also branch entry by entry on what they compared. Values are
 followed with equal pixels allowed behind the first (or before the last) of the largest; gradients
-too, or where one pixel is above all others. Windows that do not meet are supposed at once.
+too, or where one pixel is above all others.
+
+Windows that do not meet are supposed at once as long as a program only moves entries and takes
+maxima of them: those are of one window, or not known. One that uses what it compared may join what
+two windows decide; there each window of each image is supposed by itself. Gradients may only be
+moved and added: what is followed for one window at a time holds of all together.
 """
 
 import warnings
@@ -70,14 +75,6 @@ def check_order(
     Returns:
         The verdict, and what it does not cover.
     """
-    longest = windows.entries.shape[1]
-    suppositions = longest * len(windows.colours)
-    if suppositions > MOST:
-        reason = (
-            f"windows of {longest} pixels in {len(windows.colours)} groups take {suppositions} "
-            f"runs, more than {MOST}"
-        )
-        return Premise("undecided", reason), ()
     found = _family(run, shape, windows, FIRST, dtype, device)
     if found.status == "proven":
         return found, (TIED_GRADIENT,)
@@ -102,34 +99,63 @@ def _family(
     values: bool = False,
 ) -> Premise:
     """Follow it under every supposition; values: without gradients."""
+    images = np.arange(prod(shape[:2]))
+    together = [(images, colour) for colour in windows.colours]
+    found, decides = _groups(run, shape, windows, together, ties, dtype, device, values)
+    if not decides:
+        return found
+    alone = [(images[i : i + 1], np.array([p])) for i in images for p in range(len(windows.counts))]
+    return _groups(run, shape, windows, alone, ties, dtype, device, values)[0]
+
+
+def _groups(
+    run: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    windows: Windows,
+    groups: list[tuple[Any, Any]],
+    ties: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    values: bool,
+) -> tuple[Premise, bool]:
+    """Suppose one group of windows after the other, up to one that the program may join."""
     found = Premise("proven")
     operators, assumed = 0, set[str]()
-    for colour in windows.colours:
-        width = int(windows.counts[colour].max(initial=0))
-        for place in range(max(1, width)):
-            supposed = _Supposed(shape, windows, colour, place, ties, device)
+    widths = [max(1, int(windows.counts[colour].max(initial=0))) for _, colour in groups]
+    if sum(widths) > MOST:
+        reason = (
+            f"windows of {windows.entries.shape[1]} pixels in {len(groups)} groups take "
+            f"{sum(widths)} runs, more than {MOST}"
+        )
+        return Premise("undecided", reason), False
+    for (images, colour), width in zip(groups, widths, strict=True):
+        for place in range(width):
+            supposed = _Supposed(shape, windows, images, colour, place, ties, device)
             follower = Follower(dtype)
             found = _attempt(run, supposed, follower, values)
             operators += follower.operators
             assumed |= follower.assumed
             if found.status != "proven":
-                return found
-    return replace(found, operators=operators, assumed=tuple(sorted(assumed)))
+                return found, False
+            if follower.decides and images.size * colour.size > 1:
+                return found, True
+    return replace(found, operators=operators, assumed=tuple(sorted(assumed))), False
 
 
 class _Supposed:
-    """One pixel of each window of a group is its largest."""
+    """One pixel of each window of a group is its largest, in some of the images."""
 
     def __init__(
         self,
         shape: tuple[int, ...],
         windows: Windows,
+        supposed: Any,
         colour: Any,
         place: int,
         ties: str,
         device: torch.device | str,
     ) -> None:
-        self.shape, self.windows, self.ties = shape, windows, ties
+        self.shape, self.windows, self.ties, self.images = shape, windows, ties, supposed
         images, pixels, outs = prod(shape[:2]), prod(windows.size), prod(windows.out_size)
         counts = windows.counts[colour]
         self.full, self.empty = colour[counts > 0], colour[counts == 0]
@@ -143,24 +169,26 @@ class _Supposed:
         rank = np.where(behind & (ties != SOLE), codes.AT_MOST, codes.LOW)
         rank[np.arange(len(rows)), at] = codes.TOP
         there = rows >= 0
-        for image in range(images):
+        for image in supposed:
             x[image, rows[there]] = (3 * group[image][:, None] + rank)[there]
         self.group = group
         self.x = _known(x).reshape(shape).to(device)
         self.y_shape = (*shape[:2], *windows.out_size)
         self.token = 3 * (group + images * outs) + codes.TOP
         g = np.zeros((images, outs))
-        g[:, self.full] = self.token
-        g[:, self.empty] = 3 * (1 + 2 * images * outs) + codes.TOP
+        g[np.ix_(supposed, self.full)] = self.token[supposed]
+        g[np.ix_(supposed, self.empty)] = 3 * (1 + 2 * images * outs) + codes.TOP
         self.g = _known(g).reshape(self.y_shape).to(device)
 
     def wrong_value(self, y: Tensor) -> str:
         """Say which output is not known to be the largest entry of its window."""
         flat = y.cpu().reshape(self.group.shape[0], -1)
         code, value = flat.imag.numpy(), flat.real.numpy()
-        bad = code[:, self.full] != 3 * self.group + codes.TOP
+        code, value = code[self.images], value[self.images]
+        bad = code[:, self.full] != 3 * self.group[self.images] + codes.TOP
         if bad.any():
             image, place = (int(i) for i in np.argwhere(bad)[0])
+            image = int(self.images[image])
             p, q = self.full[place], self.largest[place]
             return (
                 f"y{self._at(image, p, self.windows.out_size)} is not known to be "
@@ -169,6 +197,7 @@ class _Supposed:
         silent = (code[:, self.empty] != 0) | (value[:, self.empty] != self.windows.nothing)
         if silent.any():
             image, place = (int(i) for i in np.argwhere(silent)[0])
+            image = int(self.images[image])
             at = self._at(image, self.empty[place], self.windows.out_size)
             return f"y{at} looks at no pixel, and is not {self.windows.nothing}"
         return ""
@@ -177,7 +206,7 @@ class _Supposed:
         """Say which pixel does not get what its windows send."""
         images = self.group.shape[0]
         want = np.zeros((images, prod(self.windows.size)))
-        want[:, self.largest] = self.token
+        want[np.ix_(self.images, self.largest)] = self.token[self.images]
         flat = grad.cpu().reshape(images, -1)
         bad = (flat.imag.numpy() != want) | (flat.real.numpy() != 0)
         if not bad.any():
@@ -225,7 +254,7 @@ def _attempt(
                     if not y.requires_grad:
                         return _verdict(follower, "undecided", "y has no gradient")
                     with _disable_current_modes():
-                        g = follower.enter(supposed.g, False)
+                        g = follower.send(supposed.g)
                     (grad,) = torch.autograd.grad(y, [x], g, allow_unused=True)
                     with _disable_current_modes():
                         wrong = "x has no gradient"

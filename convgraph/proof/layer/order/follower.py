@@ -1,5 +1,8 @@
 """What follows a program by the order of its entries, forward and backward."""
 
+import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any, final
 
 import torch
@@ -10,11 +13,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from convgraph.proof import aten
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
-from convgraph.proof.layer.order.rules import RULES, Seen, as_held, entry_by_entry, plain
+from convgraph.proof.layer.order.rules import RULES, Seen, as_held, entry_by_entry, linear, plain
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
 from convgraph.proof.layer.premise.traced_tensor import Origin, address
+
+_KNOWN = (Path(torch.__file__).parent, Path(aten.__file__).parent)
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
 
@@ -32,6 +37,8 @@ class Follower:
         numbers: constants that a refused operator was given.
         steps: operators on data, views left out.
         operators: how many were followed.
+        decides: whether the program itself used what comparisons decided, which may join windows.
+        sends: whether gradients are sent.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -42,11 +49,19 @@ class Follower:
         self.numbers: list[float] = []
         self.steps: list[Step] = []
         self.operators = 0
+        self.decides = False
+        self.sends = False
 
-    def enter(self, known: Tensor, requires_grad: bool = True) -> Ordered:
-        """Wrap an input."""
+    def enter(self, known: Tensor) -> Ordered:
+        """Wrap an image."""
         memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True)
-        return Ordered(known, memory, self, requires_grad)
+        return Ordered(known, memory, self, True)
+
+    def send(self, known: Tensor) -> Ordered:
+        """Wrap a gradient, which may be moved and added and nothing else."""
+        self.sends = True
+        memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True, sent=True)
+        return Ordered(known, memory, self)
 
     def refuse(self, status: str, operator: str, reason: str) -> None:
         """Remember the first refusal, and stop here.
@@ -68,6 +83,7 @@ class Follower:
             self.refuse("undecided", f"Tensor.{way}", reason)
         if way not in ("tolist", "numpy", "__array__"):
             self.refuse("undecided", f"Tensor.{way}", "memory leaves torch")
+        self.decides = self.decides or tensor.memory.decided
         return tensor.held().clone()
 
     # One operator
@@ -81,10 +97,18 @@ class Follower:
             return func(*tree_map(_shell, args), **tree_map(_shell, kwargs))
         reached = any(not t.constant for t in ordered)
         data = any(t.memory.data for t in ordered)
-        if not reached and not data:
-            return self._constant(func, args, kwargs)
+        decided = any(t.memory.decided for t in ordered)
+        if decided and not func.is_view and not self.decides:
+            self.decides = not self.sends or _of_the_program()
         try:
-            return self._known(func, name, args, kwargs, data)
+            if reached or data:
+                made = self._known(func, name, args, kwargs, data)
+            else:
+                made = self._constant(func, args, kwargs)
+            if name not in aten.FILLS:
+                sent = any(t.memory.sent for t in ordered)
+                self._mark(made, reached, decided, sent)
+            return made
         except Refusal as refusal:
             if self.refused is None:
                 self.numbers += [v for v in tree_leaves((args, kwargs)) if isinstance(v, float)]
@@ -121,6 +145,8 @@ class Follower:
             return plain_func.decompose(*args, **kwargs)
         if found is None and not (aten.elementwise(func) or name in _ANY_KNOWN):
             raise Refusal("undecided", f"{name} of data has no rule among maxima and comparisons")
+        if not linear(seen, name):
+            raise Refusal("undecided", f"{name} of a gradient: it is not only moved and added")
         results = (found or entry_by_entry)(seen)
         self.assumed |= seen.assumed
         if name in _KERNELS:
@@ -139,7 +165,21 @@ class Follower:
             self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
         return tuple(made) if several else made[0]
 
+    def _mark(self, made: Any, reached: bool, decided: bool, sent: bool) -> None:
+        """Say of results what decided them, and whether they are made of a gradient."""
+        for result in tree_leaves(made):
+            if not isinstance(result, Ordered):
+                continue
+            real = result.dtype.is_floating_point
+            if sent and not real:
+                raise Refusal("undecided", "a gradient is read, not only moved and added")
+            memory = result.memory
+            memory.decided = memory.decided or decided or (reached and not real)
+            memory.sent = memory.sent or sent
+
     def _read(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if any(t.memory.sent for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)):
+            raise Refusal("undecided", "a number is read off a gradient")
         try:
             numbers = tree_map(lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs))
         except Refusal:
@@ -249,6 +289,19 @@ _KERNELS = frozenset({
     "adaptive_max_pool3d",
 })  # fmt: skip
 _ANY_KNOWN = frozenset({"arange", "bincount", "nonzero", "floor_divide", "remainder"})
+
+
+def _of_the_program() -> bool:
+    """Whether a backward of the program's own asks for an operator, and not torch's alone."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if not any(path.is_relative_to(known) for known in _KNOWN):
+            return True
+        if frame.f_code.co_name == "_attempt":
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _shell(value: Any) -> Any:

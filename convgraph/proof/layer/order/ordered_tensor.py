@@ -25,6 +25,8 @@ class Memory:
         dtype: of its entries.
         data: whether it is made of data, as a plain run would say: what was only decided is not.
         frozen: an input, which a program may not write to.
+        decided: whether what was compared decided it.
+        sent: whether it is made of a gradient that was sent.
     """
 
     plain: Tensor | None
@@ -32,6 +34,8 @@ class Memory:
     dtype: torch.dtype
     data: bool = False
     frozen: bool = False
+    decided: bool = False
+    sent: bool = False
 
 
 class Ordered(Tensor):

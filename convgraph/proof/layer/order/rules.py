@@ -151,6 +151,29 @@ def as_held(known: Tensor, dtype: torch.dtype, of_program: torch.dtype) -> Tenso
     return torch.where(beyond, torch.complex(*whole), known)
 
 
+def linear(seen: Seen, name: str) -> bool:
+    """Whether gradients that an operator is given are only moved and added."""
+    sent = [
+        k
+        for k, v in seen.bound.named.items()
+        if any(isinstance(t, Ordered) and t.memory.sent for t in tree_leaves(v))
+    ]
+    if name == "mul":
+        return len(sent) < 2
+    if name == "div":
+        return "other" not in sent
+    return not sent or (name in RULES and name not in _NOT_LINEAR)
+
+
+_NOT_LINEAR = frozenset({
+    "amax", "maximum", "fmax", "max", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "topk", "sort", "argmax", "gt", "ge", "lt", "le",
+    "eq", "ne", "greater", "less", "isnan", "isinf", "amin", "any", "all", "logical_or",
+    "logical_and", "logical_not", "minimum", "bitwise_or", "bitwise_and", "__or__", "__and__",
+    "bitwise_not", "clamp", "clamp_min", "clamp_max", "scatter_reduce", "cumsum",
+})  # fmt: skip
+
+
 # Moves
 
 _FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
