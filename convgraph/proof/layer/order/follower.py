@@ -139,7 +139,7 @@ class Follower:
         if func.namespace != "aten":
             raise Refusal("undecided", "a custom operator: nobody can look into it")
         plain_func = aten.out_of_place(func)
-        seen = Seen(plain_func, args, kwargs, self.dtype)
+        seen = Seen(plain_func, args, kwargs)
         found = RULES.get(name)
         if found is None and plain_func._can_decompose() and not written:
             return plain_func.decompose(*args, **kwargs)
