@@ -145,7 +145,7 @@ def judge(draw: Draw) -> str:
         y.backward(head)
         found = [y, leaf.grad, *(p.grad for p in layer.parameters())]
         if space is None:
-            truth = _truth(twin.double().requires_grad_(), image, mask, sites, head)
+            truth = _truth(twin, image, mask, sites, head)
             twin.float()
         else:
             truth = _truth_on(space, twin, image, head)
@@ -169,7 +169,7 @@ def by_twin(draw: Draw) -> str:
     poison()
     y.backward(head)
     grads = [None if p.grad is None else p.grad.clone() for p in twin.parameters()]
-    truth = _truth(twin.double().requires_grad_(), seen, None, None, head)
+    truth = _truth(twin, seen, None, None, head)
     return _differs([y.detach(), leaf.grad, *grads], truth, draw.frozen)
 
 
@@ -207,7 +207,7 @@ def _head(y: Tensor, seed: int) -> Tensor:
 def _truth(
     twin: Any, image: Tensor, mask: Tensor | None, sites: Tensor | None, head: Tensor
 ) -> list[Tensor]:
-    twin.zero_grad()
+    twin.double().requires_grad_().zero_grad()
     leaf = image.double().requires_grad_()
     y = twin(leaf if mask is None else torch.where(mask.unsqueeze(1), leaf, 0))
     y = y if sites is None else torch.where(sites, y, 0)

@@ -81,7 +81,7 @@ def _by_kernels(one: Draw) -> str | None:
     head = _head(y, one.seed)
     y.backward(head)
     found = [y, leaf.grad, *(p.grad for p in layer.parameters())]
-    return _differs(found, _truth(twin.double(), image, mask, sites, head))
+    return _differs(found, _truth(twin, image, mask, sites, head), one.frozen)
 
 
 def main() -> int:

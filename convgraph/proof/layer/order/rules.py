@@ -337,7 +337,6 @@ def _index_put(seen: Seen) -> Tensor:
             seen.with_("self", held.real.contiguous(), values=values.real, indices=places),
             seen.with_("self", held.imag.contiguous(), values=values.imag, indices=places),
         )
-    values = values if unsure else values.clone()
     return _two_sums(held, values, real, lambda a, b: seen.with_(
         "self", a, values=b, indices=places))  # fmt: skip
 
