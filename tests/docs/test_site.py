@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import browser, served  # noqa: F401  # the first is a fixture
+from tests.browser import served
 
 SITE = Path(__file__).resolve().parents[2] / "site"
 PAGES = sorted(
@@ -52,7 +52,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def tab(browser: Any) -> Iterator[Any]:  # noqa: F811
+def tab(browser: Any) -> Iterator[Any]:
     """A tab, which all pages take turns in."""
     surroundings = browser.new_context(color_scheme="light", reduced_motion="reduce")
     # The theme keeps the light that it was first seen in; here every page is seen anew.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import browser, served  # noqa: F401  # the first is a fixture
+from tests.browser import served
 from tests.docs.versions import publish
 
 SITE = Path(__file__).resolve().parents[2] / "site"
@@ -35,7 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=[390, 1366], ids=["phone", "desk"])
-def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:  # noqa: F811
+def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A tab as wide as a phone or a desk."""
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     yield page
