@@ -8,6 +8,7 @@ with nobody.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any, final
 
@@ -38,7 +39,7 @@ class Windows:
     colours: tuple[Any, ...] = field(compare=False)
     nothing: float = -np.inf
 
-    @property
+    @cached_property
     def counts(self) -> Any:
         """(P,) how many pixels each output looks at."""
         return (self.entries >= 0).sum(1)

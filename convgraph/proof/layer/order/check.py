@@ -32,11 +32,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from convgraph.proof.equation.windows import Windows
 from convgraph.proof.layer.order import codes
-from convgraph.proof.layer.order.follower import Follower, Mode
+from convgraph.proof.layer.order.follower import Follower
 from convgraph.proof.layer.order.ordered_tensor import Ordered
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.check import Premise
+from convgraph.proof.layer.premise.follower import Mode
 from convgraph.proof.layer.premise.traced_tensor import Origin
 from convgraph.proof.surroundings import as_written, random_states
 from convgraph.proof.ways_out import WaysOut

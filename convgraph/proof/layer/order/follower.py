@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from convgraph.proof import aten
@@ -266,22 +265,6 @@ class Follower:
             return Ordered(value, Memory(flat, None, value.dtype), self)
 
         return tree_map(wrap, outputs)
-
-
-@final
-class Mode(TorchDispatchMode):
-    """Sees every operator, those on constants too."""
-
-    def __init__(self, follower: Follower) -> None:
-        """Follow for this follower."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.follower = follower
-
-    def __torch_dispatch__(  # noqa: D105
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        with torch._C.DisableTorchFunction():
-            return self.follower.call(func, args, kwargs or {})
 
 
 _KERNELS = frozenset({

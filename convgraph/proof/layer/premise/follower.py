@@ -426,8 +426,8 @@ class Follower:
 class Mode(TorchDispatchMode):
     """Sees every operator, those on constants too, so that new tensors can be written to."""
 
-    def __init__(self, follower: Follower) -> None:
-        """Follow for this follower."""
+    def __init__(self, follower: Any) -> None:
+        """Hand each operator to `follower.call(func, args, kwargs)`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.follower = follower
 
