@@ -55,8 +55,8 @@ bench: $(READY) ## time layers beside dense convolutions and other libraries, ab
 gpu: ## on a bare machine with a GPU: right, tested, fast? no set-up, at most 8 minutes
 	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/gpu.py $(GPU)
 
-house: $(READY) ## write the list of files, each with its one idea, into docs/design/house.md
-	$(BIN)/python -m tests.house docs/design/house.md
+house: $(READY) ## write the files, each with its one idea, and the backends into docs/design/
+	$(BIN)/python -m tests.house
 
 fuzz: $(READY) ## attack it with random input, two minutes; FUZZ="--seconds 600 --seed 5" for more
 	$(BIN)/python -m tests.fuzz $(FUZZ)

@@ -1,13 +1,15 @@
-"""The house: which rooms there are, in which order, and the page that lists them.
+"""The house: which rooms there are, in which order, and the pages that list them.
 
-python -m tests.house docs/design/house.md        writes the list of rooms into the page
+python -m tests.house        writes into house.md and backends.md of docs/design
 """
 
 import ast
-import sys
+import inspect
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "convgraph"
+DESIGN = PACKAGE.parent / "docs" / "design"
 
 HOUSE = {
     "": """
@@ -115,15 +117,23 @@ HOUSE = {
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.
 
-An import may only point up its list. A folder without a line of its own is not looked into.
+An import may only point up its list. A folder without a line is not looked into. Whoever adds
+a backend need not write here: a new one stands before the `__init__` of `backends`, which alone may
+import it.
 """
 
-START, END = "<!-- rooms: `make house` writes them -->\n", "<!-- end of the rooms -->\n"
+START, END = "<!-- {}: `make house` writes them -->\n", "<!-- end of the {} -->\n"
 
 
-def rooms(wing: str) -> list[str]:
+@cache
+def rooms(wing: str, package: Path = PACKAGE) -> list[str]:
     """Return the files and folders of a wing in order."""
-    return HOUSE[wing].split()
+    order = HOUSE[wing].split()
+    if wing == "backends":
+        named = [path for path in (package / wing).rglob("*.py") if "\nNAME = " in path.read_text()]
+        new = {path.relative_to(package / wing).parts[0].removesuffix(".py") for path in named}
+        order[-1:-1] = sorted(new - {*order})
+    return order
 
 
 def idea(path: Path) -> str:
@@ -139,7 +149,7 @@ def listed(package: Path = PACKAGE) -> str:
         folder = package.joinpath(*wing.split(".")) if wing else package
         lines += [f"## `{'/'.join([package.name, *filter(None, wing.split('.'))])}/`", ""]
         lines += ["| room | its one idea |", "|---|---|"]
-        for room in rooms(wing):
+        for room in rooms(wing, package):
             path = folder / f"{'__init__' if room == '.' else room}.py"
             name = f"{room}/" if (folder / room).is_dir() and room != "." else path.name
             if room != ".":
@@ -149,13 +159,33 @@ def listed(package: Path = PACKAGE) -> str:
     return "\n".join(lines)
 
 
-def page(old: str) -> str:
-    """Return a page with the list of rooms put in the place for it."""
-    before, _, rest = old.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{listed()}\n{END}{after}"
+def backends() -> str:
+    """Return the table of backends in Markdown: how, and when, as each says itself."""
+    from convgraph.backends import TABLES
+
+    found = {name: module for table in reversed(TABLES.values()) for name, module in table.items()}
+    lines = ["| backend | how | when |", "|---|---|---|"]
+    for name in TABLES["conv"] | found:
+        first, _, rest = inspect.cleandoc(found[name].__doc__ or "").partition("\n\n")
+        how = " ".join(first.split()).partition(": ")[2].rstrip(".")
+        when = " ".join(rest.partition("When: ")[2].split()).rstrip(".")
+        lines.append(f"| `{name}` | {how} | {when} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"house.md": ("rooms", listed), "backends.md": ("backends", backends)}
+"""Page of docs/design -> what is listed there, and who writes the list."""
+
+
+def page(name: str, old: str) -> str:
+    """Return a page with its list put in the place for it."""
+    what, write = PAGES[name]
+    before, start, rest = old.partition(START.format(what))
+    _, end, after = rest.partition(END.format(what))
+    return f"{before}{start}\n{write()}\n{end}{after}"
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(page(target.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in PAGES:
+        target = DESIGN / name
+        target.write_text(page(name, target.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from io import StringIO
 from pathlib import Path
@@ -17,11 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests import quick
-from tests.house import END, HOUSE, START, page, rooms
+from tests.house import DESIGN, END, HOUSE, PAGES, START, page, rooms
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "convgraph"
-PAGE = ROOT / "docs" / "design" / "house.md"
 
 JUDGE_MAY_IMPORT = ("convgraph.errors", "convgraph.door", "convgraph.geometry.kernel")
 """All that proof/ may know of the code it judges."""
@@ -36,6 +36,7 @@ NO_TORCH = ("errors", "torch_modules", "geometry")
 # The source as a graph of imports
 
 
+@cache
 def modules(package: Path) -> dict[str, ast.Module]:
     """Return each module's dotted name with its syntax tree."""
     found = {}
@@ -60,6 +61,7 @@ def imports(tree: ast.Module, known: set[str]) -> Iterator[str]:
                 yield longer if longer in known else node.module
 
 
+@cache
 def arrows(package: Path) -> list[tuple[str, str]]:
     """Return the pairs (importer, imported) within the package."""
     trees = modules(package)
@@ -106,7 +108,7 @@ def homeless(package: Path) -> list[str]:
     return [
         name
         for name in modules(package)
-        if any(storey(name, wing) not in rooms(wing) for wing in wings_of(name))
+        if any(storey(name, wing) not in rooms(wing, package) for wing in wings_of(name))
     ]
 
 
@@ -115,7 +117,7 @@ def arrows_down(package: Path) -> list[str]:
     found = []
     for importer, imported in arrows(package):
         wing = max(set(wings_of(importer)) & set(wings_of(imported)), key=len)
-        order = rooms(wing)
+        order = rooms(wing, package)
         ends = storey(importer, wing), storey(imported, wing)
         if {*ends} <= {*order} and order.index(ends[0]) < order.index(ends[1]):
             found.append(f"{importer} imports {imported}")
@@ -257,11 +259,16 @@ def test_every_listed_room_is_there() -> None:
         assert all(f"{name}.{room}".removesuffix("..") in there for room in rooms(wing)), wing
 
 
-def test_the_page_lists_the_rooms() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert text.count(START) == text.count(END) == 1
-    assert text == page(text), "make house"
-    assert page(text.replace("| `errors.py` |", "| `mistakes.py` |")) == text
+@pytest.mark.parametrize(
+    ("name", "cell"), [("house.md", "`errors.py`"), ("backends.md", "`dense`")]
+)
+def test_the_pages_list_the_rooms_and_the_backends(name: str, cell: str) -> None:
+    text = (DESIGN / name).read_text(encoding="utf-8")
+    what, _ = PAGES[name]
+    assert text.count(START.format(what)) == text.count(END.format(what)) == 1
+    assert text == page(name, text), "make house"
+    assert page(name, text.replace(f"| {cell} |", "| mistaken |")) == text
+    assert not any("|  |" in line for line in page(name, text).splitlines()), "says nothing"
 
 
 def test_every_folder_knows_its_quick_tests() -> None:
@@ -363,6 +370,14 @@ def plant(folder: Path, files: dict[str, str]) -> Path:
         (arrows_down, {"graph/edges.py": "from convgraph import nn", "nn/__init__.py": ""}),
         (arrows_down, {"graph/pixel_graph.py": "def f():\n    import convgraph.functional"}),
         (arrows_down, {"graph/sites.py": "import convgraph"}),
+        (homeless, {"backends/scatter.py": "WORD = 1"}),
+        (
+            arrows_down,
+            {
+                "backends/scatter.py": "\nNAME = 1",
+                "backends/cost.py": "import convgraph.backends.scatter",
+            },
+        ),
         (arrows_down, {"graph/sites.py": "from convgraph.graph.edges import connect"}),
         (arrows_down, {"proof/equation/spec.py": "import convgraph.proof.layer.judge"}),
         (

@@ -5,8 +5,9 @@ the table in `cost`, and the cheapest backend that serves is taken. Nothing is e
 time, so every rank of a job chooses alike and a run repeats; what was chosen is kept with the
 edges.
 
-A backend of convolutions is one module, and its place in `TABLES`; everything else follows from
-there: `NAMES`, the choice, `explain`, the tests that all backends share. It has
+A backend of convolutions is one module, and its name in `TABLES`; everything else follows from
+there: `NAMES`, the choice, `explain`, the tests that all backends share, its row of the page (its
+first sentence, and what it says after "When:"). It has
 
     NAME                                      as users force it
     refuses(problem)                          why it cannot serve, or None
@@ -21,6 +22,7 @@ custom operators that a proof has to trust. Without a row in the cost table it s
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from math import inf
 from types import ModuleType
 from typing import Any, final
@@ -28,39 +30,34 @@ from typing import Any, final
 from convgraph import memo
 from convgraph.backends import cost
 from convgraph.backends.dense import conv as dense
-from convgraph.backends.dense import pool as dense_pool
-from convgraph.backends.dense import resize as dense_resize
-from convgraph.backends.dense import unfold as dense_unfold
 from convgraph.backends.fused import cpp_conv as cpp
 from convgraph.backends.fused import triton_conv
 from convgraph.backends.gather import edges as gather
-from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.backends.halo import conv as halo
-from convgraph.backends.halo import pool as halo_pool
-from convgraph.backends.halo import resize as halo_resize
 from convgraph.backends.masked import conv as masked
 from convgraph.backends.messages import edges as messages
-from convgraph.backends.messages import unfold as messages_unfold
 from convgraph.backends.problem import Problem
-from convgraph.backends.resample import conv as resample
 from convgraph.backends.rows import HALF
-from convgraph.backends.tiles import conv as tiles
 from convgraph.errors import BackendError
 from convgraph.graph.edges import Edges
 
 
-def _table(*modules: Any) -> dict[str, ModuleType]:
-    return {module.NAME: module for module in modules}
+def _table(files: str) -> dict[str, ModuleType]:
+    found = (import_module(f"{__name__}.{file}") for file in files.split())
+    return {module.NAME: module for module in found}
 
 
-TABLES: dict[str, dict[str, ModuleType]] = {
-    "conv": _table(dense, halo, tiles, triton_conv, cpp, resample, gather, masked, messages),
-    "pool": _table(dense_pool, halo_pool, gather, messages),
-    "resize": _table(dense_resize, halo_resize, gather, messages),
-    "unfold": _table(dense_unfold, gather_unfold, messages_unfold),
-    "fold": _table(dense_unfold, gather_unfold, messages_unfold),
+TABLES = {
+    "conv": _table("""
+        dense.conv halo.conv tiles.conv fused.triton_conv fused.cpp_conv
+        resample.conv gather.edges masked.conv messages.edges
+    """),
+    "pool": _table("dense.pool halo.pool gather.edges messages.edges"),
+    "resize": _table("dense.resize halo.resize gather.edges messages.edges"),
+    "unfold": _table("dense.unfold gather.unfold messages.unfold"),
+    "fold": _table("dense.unfold gather.unfold messages.unfold"),
 }
-"""Operator -> backend name -> module, in the order in which equal costs are decided."""
+"""Operator -> backend name -> module, in the order in which equal costs are decided; by file."""
 
 NAMES = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))
 """Every backend of any operator."""

@@ -1,6 +1,5 @@
 """A new backend is one file and its place in the table: everything else follows from there."""
 
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,9 +8,6 @@ import torch
 import convgraph as cg
 from convgraph.backends import TABLES
 from tests.cases import holes, integer_weights, integers, ran
-from tests.docs.rows import first_cells
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SCATTER = """
 import torch
@@ -85,8 +81,3 @@ def test_a_backend_that_is_never_called_is_noticed() -> None:
         ran("gather"),
     ):
         layer(masked())
-
-
-def test_the_page_has_every_backend() -> None:
-    page = (ROOT / "docs" / "design" / "backends.md").read_text(encoding="utf-8")
-    assert sorted(first_cells(page, "backend")) == sorted(cg.backends.NAMES)

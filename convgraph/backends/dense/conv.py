@@ -3,6 +3,8 @@
     x (B*H*W, C)  --view-->  (B, C, H, W) channels-last  --torch-->  (B, C', H', W')  --view-->  y
 
 No copy on the way in, and none on the way out where torch answers channels-last.
+
+When: full grids.
 """
 
 from collections.abc import Sequence

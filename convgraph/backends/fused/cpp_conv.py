@@ -6,6 +6,8 @@ Within a block of sites the rows that a tap hears are listed, and a few of them 
 multiplied while their sums stay in registers: an edge that is not there costs nothing, and no
 gathered row is written to memory. The kernels are compiled once a machine (`convgraph compile`);
 without them this backend refuses, and another serves.
+
+When: masks on the CPU, once its kernels are compiled.
 """
 
 from typing import Any

@@ -5,6 +5,8 @@
 Half types and TF32 multiply on tensor cores and add in float32. Without TF32, float32 products
 run on plain units, and by the cost table `gather` wins, whose products are cuBLAS's; forced, this
 backend serves them all the same. float64 it refuses.
+
+When: masks on CUDA, half types and TF32.
 """
 
 from typing import Any

@@ -15,6 +15,8 @@ the same edges. Two operators are closed under differentiation, to any order:
 Both are linear in each factor, so forward mode is the same operator on the tangents.
 
 Results repeat bit for bit: within a tap targets are distinct, so additions never race.
+
+When: any graph; masks of lone pixels.
 """
 
 from operator import index

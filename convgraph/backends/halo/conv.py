@@ -1,6 +1,8 @@
 """Backend `halo` of convolutions: charts with margins, then torch's convolution without padding.
 
 y = conv(spread(x), W, stride, dilation)        y = gathered(conv_transpose(x, W, ...))
+
+When: tori, HEALPix, hexagons on full grids.
 """
 
 import torch.nn.functional as F

@@ -4,6 +4,8 @@
 
 The dense operator on a mask: it does not profit from holes, but where few are missing, or where the
 kernel does so little that packing costs more than the operator, nothing is faster.
+
+When: few holes; small kernels that cost less than packing.
 """
 
 from torch import Tensor

@@ -6,6 +6,8 @@
 
 No matrix is gathered per edge: the table Wx holds what every node can say, and an edge reads its
 row. Serves every case; chosen for its generality, never for speed.
+
+When: always possible, never chosen for speed.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,8 @@
 A tap between pixels hears four of them; multiplied one by one they would cost four products. In
 float32 the product is torch's convolution of lines of sites with a kernel of K columns and stride
 K: its kernels use the widest registers, which those of a product do on the processors of one maker.
+
+When: interpolated taps, as on panoramas.
 """
 
 import torch

@@ -11,6 +11,8 @@ any order; like `gather`, they keep no windows for backward, but cut them out ag
 Where the reversed edges are a convolution again (stride 1, no folds) `answer` is `send` on their
 own tiles; else the windows' gradients are added up, source by source. So nothing races and results
 repeat bit for bit.
+
+When: masks in patches and blobs.
 """
 
 from collections.abc import Sequence
