@@ -6,16 +6,16 @@ full grid is torch's own operator, and its graph layer is proven beside it.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from hashlib import sha256
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
@@ -27,7 +27,7 @@ from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
 from convgraph.proof import Certificate, prove_convolution
-from convgraph.proof.network.end_to_end import Images, NetworkSide
+from convgraph.proof.network.end_to_end import Images, NetworkSide, Returned
 from convgraph.proof.network.judge import checked_images, prove_network
 from convgraph.proof.network.node import CONVOLUTION, Layer, Node
 from convgraph.proof.network.operator_layers import as_operator, name_of, spec_of
@@ -229,7 +229,7 @@ def _takes_graph(net: torch.nn.Module) -> bool:
     return any(getattr(module, "takes_graph", False) for module in net.modules())
 
 
-def _run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
+def _run(net: torch.nn.Module, images: Images, shapes: Any) -> Returned:
     """Call a network on images and return its outputs as the reference's shapes."""
     inputs: Any = images
     if _takes_graph(net):
@@ -291,18 +291,50 @@ def _truth_on(on: Space) -> Callable[..., list[Tensor]]:
     return run
 
 
-def _called(net: torch.nn.Module, inputs: Any, shapes: Any) -> list[Tensor]:
-    """Call a network and return what it gives, as tensors."""
-    leaves = pytree.tree_leaves(net(*inputs), is_leaf=lambda v: isinstance(v, PixelGraph))
-    outputs = [value for value in leaves if isinstance(value, (Tensor, PixelGraph))]
-    found = []
-    for place, value in enumerate(outputs):
+def _called(net: torch.nn.Module, inputs: Any, shapes: Any) -> Returned:
+    """Call a network and return what it gives, as tensors by name."""
+    found: list[Tensor] = []
+    names = []
+    for name, value in _leaves(net(*inputs), "output"):
+        if isinstance(value, (str, NoneType)):
+            names.append(f"{name} = {value!r}")
+            continue
         if isinstance(value, PixelGraph):
+            place = len(found)
             wanted = shapes[place] if shapes and place < len(shapes) else None
             rows = wanted is not None and tuple(value.x.shape) == tuple(wanted)
             value = value.x if rows else value.to_image()
+        names.append(name)
         found.append(value)
-    return found
+    return Returned(found, tuple(names))
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What is in a value, by name: tensors and graphs, text and None, numbers as tensors.
+
+    Raises:
+        Undecided: nobody says where the tensors in it are.
+    """
+    if isinstance(value, GraphTensor):
+        value = value.graph
+    if isinstance(value, (Tensor, PixelGraph, str, NoneType)):
+        yield name, value
+    elif isinstance(value, (bool, int, float, complex)):
+        yield name, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            yield from _leaves(value[key], f"{name}[{key!r}]")
+    elif isinstance(value, (tuple, list)):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, f"{name}[{place}]")
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from _leaves(getattr(value, one.name), f"{name}[{one.name!r}]")
+    else:
+        raise Undecided(
+            f"a {type(value).__name__} is returned, and nobody says where its tensors are: return "
+            "tensors, tuples, lists, dicts or dataclasses of them"
+        )
 
 
 def _image(value: Any) -> Tensor:

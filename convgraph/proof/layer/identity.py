@@ -201,7 +201,8 @@ class _Judge:
         """What came back, quantity by quantity."""
         how = f"{IN_WORDS.get(manner.partition(' ')[0], '')}{manner.partition(' ')[2]}"
         if isinstance(found, str):
-            return Identity("refuted", 3, self.compared, f"the {name} {found}{how}")
+            lacks = lacking(found, truth["y"], probe.scale("y"))
+            return refuted(name, "y", lacks, 3, self.compared, manner, how)
         frozen = manner.partition(" ")[2]
         for quantity, expected in truth.items():
             second = quantity.startswith("double")
@@ -252,7 +253,8 @@ def held_against(
 ) -> Identity | None:
     """The refutation that one trial of the candidate on integers comes to, or None."""
     if isinstance(found, str):
-        return Identity("refuted", 3, 0, f"the candidate {found}{how}")
+        lacks = lacking(found, truth["y"], probe.scale("y"))
+        return refuted("candidate", "y", lacks, 3, 0, manner, how)
     for quantity, expected in truth.items():
         other = _differs(found.get(quantity), expected, dtype, probe.scale(quantity))
         if other is not None:
@@ -309,13 +311,23 @@ def _differs(
 ) -> dict[str, Any] | None:
     """The first entry that differs, or None; `scale` is a power of two that found carries."""
     if found is None:
-        return {"problem": "has no gradient"}
+        return lacking("has no gradient", expected, scale)
     if tuple(found.shape) != expected.shape or found.dtype != dtype:
-        return {"problem": f"has shape {tuple(found.shape)} and dtype {found.dtype}"}
+        text = f"has shape {tuple(found.shape)} and dtype {found.dtype}"
+        return lacking(text, expected, scale)
     # Exact: the integers fit the mantissa on both sides; a power of two moves the exponent only.
     got = found.cpu().numpy()
     gap = got != np.multiply(expected, scale, dtype=got.dtype, casting="unsafe")
     return entry(got, expected.astype(np.float64) * scale, gap) if gap.any() else None
+
+
+def lacking(problem: str, expected: Any, scale: float = 1.0) -> dict[str, Any]:
+    """What came back is no such tensor: in words, and an entry that it was to have."""
+    exact = np.asarray(expected, dtype=np.float64) * scale
+    if not exact.size:
+        return {"problem": problem}
+    at = tuple(int(i) for i in np.unravel_index(int((exact != 0).argmax()), exact.shape))
+    return {"problem": problem, "at": at, "expected": float(exact[at])}
 
 
 def entry(found: Any, expected: Any, wrong: Any) -> dict[str, Any] | None:
@@ -343,7 +355,10 @@ def refuted(
 ) -> Identity:
     """The refutation by one entry, in words and as a counterexample."""
     if "problem" in other:
-        reason = f"the {name}'s {quantity} {other['problem']}{how}"
+        who = f"the {name}'s {quantity}" if quantity != "y" else f"the {name}"
+        reason = f"{who} {other['problem']}{how}"
+        if "at" in other:
+            reason += f"; {quantity}{list(other['at'])} is to be {other['expected']!r}"
     else:
         reason = (
             f"the {name}'s {quantity}{list(other['index'])} is {other['found']!r}, exactly it is "

@@ -23,7 +23,14 @@ from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.equation.windows import Windows
-from convgraph.proof.layer.identity import IN_WORDS, Identity, entry, raised, refuted
+from convgraph.proof.layer.identity import (
+    IN_WORDS,
+    Identity,
+    entry,
+    lacking,
+    raised,
+    refuted,
+)
 from convgraph.proof.layer.order.check import check_order
 from convgraph.proof.layer.parts import dtype_name, identity_part, record, rounding_part
 from convgraph.proof.layer.premise.check import Premise
@@ -246,8 +253,12 @@ class _Pair:
         manner: str,
         program: OneProgram,
         reuse: dict[str, Any],
+        rho: dict[str, float] | None = None,
     ) -> Identity | None:
-        """One call held against the judge's own maximum; None where it agrees."""
+        """One call held against the judge's own maximum; None where it agrees.
+
+        `rho` is raised to the largest error / bound of the gradient.
+        """
         run = getattr(self, side)
         how: dict[str, Any] = {} if side == "reference" else {"manner": manner, "reuse": reuse}
         try:
@@ -260,9 +271,11 @@ class _Pair:
             return Identity("undecided", 3, reason=raised(side, error))
         words = IN_WORDS.get(manner, "") if side == "candidate" else ""
         if isinstance(found, str):
-            other = Identity("refuted", 3, reason=f"the {side} {found}{words}")
+            y = self.truth(probe.sent["x"], probe.g)[0]
+            lacks = lacking(found, y, probe.scale("x"))
+            other = refuted(side, "y", lacks, 3, 0, manner, words)
         else:
-            known = self._compared(side, found, probe, dtype, manner, words)
+            known = self._compared(side, found, probe, dtype, manner, words, rho)
             if known is None:
                 return None
             other = known
@@ -272,7 +285,14 @@ class _Pair:
         return other
 
     def _compared(
-        self, side: str, found: Any, probe: Probe, dtype: torch.dtype, manner: str, words: str
+        self,
+        side: str,
+        found: Any,
+        probe: Probe,
+        dtype: torch.dtype,
+        manner: str,
+        words: str,
+        rho: dict[str, float] | None = None,
     ) -> Identity | None:
         y, grad, size, decided = self.truth(probe.sent["x"], probe.g)
         by = {q: probe.scale(q) for q in ("x", "g")}
@@ -282,12 +302,17 @@ class _Pair:
         if other is not None:
             return refuted(side, "y", other, 3, 0, manner, words + _moved(probe))
         if found.get("grad_x") is None:
-            return refuted(side, "grad_x", {"problem": "has no gradient"}, 3, 0, manner, words)
+            lacks = lacking("has no gradient", grad, by["g"])
+            return refuted(side, "grad_x", lacks, 3, 0, manner, words)
         have = found["grad_x"].double().cpu().numpy()
         limit = 2 * dot_bound(self.terms, dtype, size * by["g"])
         whole = not np.any(probe.g != np.round(probe.g)) and dtype not in HALF
         exact = whole and np.abs(probe.g).sum() < 2**53
         gap = np.abs(have - grad * by["g"])
+        if rho is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.where(gap == 0, 0.0, gap / limit)
+            rho["grad_x"] = max(rho["grad_x"], float(ratio[decided].max(initial=0.0)))
         wrong = decided & ~(gap <= (0 if exact and self._room(probe, dtype) else limit))
         other = entry(have, grad * by["g"], wrong)
         if other is not None:
@@ -314,14 +339,9 @@ class _Pair:
                     value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
                 sent.append(torch.from_numpy(value).to(dtype).double().numpy())
             probe = Probe({"x": sent[0]}, sent[1])
-            other = self._held("candidate", probe, dtype, PLAIN, program, {})
+            other = self._held("candidate", probe, dtype, PLAIN, program, {}, rho)
             if other is not None:
                 return Rounding(other.status, rho, reason=other.reason)
-            found: Any = evaluate(self.candidate, probe, dtype, self.device)
-            _, grad, size, decided = self.truth(*sent)
-            limit = 2 * dot_bound(self.terms, dtype, size)
-            gap = np.abs(found["grad_x"].double().cpu().numpy() - grad) / limit
-            rho["grad_x"] = max(rho["grad_x"], float(gap[decided].max(initial=0.0)))
         for low, high in ((-1, 1), (0, 1), (-1, -1)):
             x = generator.integers(low, high, size=self.shape, endpoint=True)
             probe = Probe({"x": x}, generator.integers(-9, 9, size=self.out, endpoint=True))

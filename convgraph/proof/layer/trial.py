@@ -113,6 +113,10 @@ def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
     return found
 
 
+class OnceOnlyError(RuntimeError):
+    """A side returned no such tensor, and did when it was called again."""
+
+
 def evaluate(
     run: Run,
     probe: Probe,
@@ -133,7 +137,27 @@ def evaluate(
         enter: sees every tensor of data before the side does.
         manner: one of `MANNERS`, or "frozen x", "frozen w", "frozen b".
         reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
+
+    Raises:
+        OnceOnlyError: what is wrong in words was so in one call, and not in the next.
     """
+    how: dict[str, Any] = {"manner": manner, "reuse": reuse}
+    found = _evaluate(run, probe, dtype, device, enter, **how)
+    if isinstance(found, str) and _evaluate(run, probe, dtype, device, enter, **how) != found:
+        raise OnceOnlyError(f"{found}, and not so in the next call")
+    return found
+
+
+def _evaluate(
+    run: Run,
+    probe: Probe,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    enter: Callable[[Tensor], Tensor],
+    manner: str,
+    reuse: dict[str, Tensor] | None,
+) -> dict[str, Tensor | None] | str:
+    """One call."""
 
     def tensor(name: str, value: Any) -> Tensor:
         return enter(torch.from_numpy(value).to(device, dtype) * probe.scale(name))
@@ -148,7 +172,8 @@ def evaluate(
     for name, leaf in leaves.items():
         leaf.requires_grad_(name != frozen)
     x = leaves["x"] * 1 if manner == INNER else leaves["x"]
-    before = x._version
+    before = x.detach().clone() if manner == INNER else x
+    version = x._version
     y = run(x, leaves["w"], leaves.get("b")) if "w" in leaves else run(x)
     if not isinstance(y, Tensor):
         return f"returned {type(y).__name__}, not a tensor"
@@ -158,8 +183,14 @@ def evaluate(
         return f"returned y of dtype {y.dtype}, expected {dtype}"
     if y.device != leaves["x"].device:
         return f"returned y on {y.device}"
-    if manner == INNER and x._version != before:
-        return "writes to the image that it is sent, where that is no leaf"
+    if manner == INNER and x._version != version:
+        text = "writes to the image that it is sent, where that is no leaf"
+        places = (x != before).nonzero()
+        if not len(places):
+            return f"{text}, the numbers that were there"
+        at = tuple(places[0].tolist())
+        was, now = float(before[at]), float(x.detach()[at])
+        return f"{text}: x{list(at)} was {was!r} and is {now!r}"
     found: dict[str, Tensor | None] = {"y": y.detach()}
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: tuple[Tensor | None, ...] = (None,) * len(wanted)

@@ -1,6 +1,6 @@
 """One run of both sides, the measured error beside the running bound."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, final
@@ -20,6 +20,42 @@ FACTORS = (8.0, -1.0, 0.125, -8.0, 64.0)
 """How images are moved where two networks agree on them and are not wired alike."""
 
 Images = tuple[Tensor, ...]
+
+
+@final
+class Returned(list[Tensor]):
+    """What a network returns, tensor by tensor.
+
+    Attributes:
+        names: what each is called where it is returned, and what is returned beside them.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], names: tuple[str, ...]) -> None:
+        """Keep the names."""
+        super().__init__(tensors)
+        self.names = names
+
+
+def names_of(outputs: list[Tensor]) -> tuple[str, ...]:
+    """What outputs are called; by their place where nobody says."""
+    if isinstance(outputs, Returned):
+        return outputs.names
+    return tuple(f"output {place}" for place in range(len(outputs)))
+
+
+def other_names(one: tuple[str, ...], two: tuple[str, ...]) -> str:
+    """Say what is called otherwise, in words; "" where nothing is.
+
+    Args:
+        one: what the reference's outputs are called.
+        two: what the candidate's are.
+    """
+    lacks, more = ([n for n in a if n not in b] for a, b in ((one, two), (two, one)))
+    if not lacks and not more:
+        return ""
+    words = [f"{text} {names[0]}" for text, names in
+             (("the reference returns", lacks), ("the candidate", more)) if names]  # fmt: skip
+    return ", ".join(words)
 
 
 @final
@@ -71,9 +107,10 @@ def end_to_end(
         two = candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one])
     name = "end to end"
     if [t.shape for t in one] != [t.shape for t in two]:
-        shapes = [tuple(t.shape) for t in one], [tuple(t.shape) for t in two]
-        return Part(name, "refuted", f"outputs of {shapes[0]} against {shapes[1]}"), {}
-    gaps = [(a.double() - b.double()).abs() for a, b in zip(one, two, strict=True)]
+        return Part(name, *_other_shapes(one, two)), {}
+    if other := other_names(names_of(one), names_of(two)):
+        return Part(name, "undecided", f"{other}: return them alike"), {}
+    gaps = [(_wide(a) - _wide(b)).abs() for a, b in zip(one, two, strict=True)]
     error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
     if running.missing:
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {running.missing}"), {}
@@ -90,16 +127,42 @@ def end_to_end(
         if not bool((ratio <= 1).all()):
             at = int(ratio.reshape(-1).argmax())
             index = [int(i) for i in np.unravel_index(at, tuple(gap.shape))]
-            a, b = float(one[place].reshape(-1)[at]), float(two[place].reshape(-1)[at])
+            a, b = (_wide(side[place]).reshape(-1)[at].item() for side in (one, two))
             return Part(
-                name, "refuted", f"output {place} at {index} is {a:.9g} on the reference and "
-                f"{b:.9g} on the candidate; rounding explains {float(limit.reshape(-1)[at]):.2g}",
+                name, "refuted", f"output {place} at {index} is {a!r} on the reference and "
+                f"{b!r} on the candidate; rounding explains {float(limit.reshape(-1)[at]):.2g}",
             ), {"y": float(ratio.max())}  # fmt: skip
-    scale = max((float(t.abs().max()) for t in one if t.numel()), default=0.0)
+    scale = max((float(_wide(t).abs().max()) for t in one if t.numel()), default=0.0)
     facts = f"measured error {error:.3g}, running bound {largest:.3g}, largest output {scale:.3g}"
     if largest > scale:  # it holds, but any output would
         return Part(name, MEASURED_ONLY, f"{facts}: so wide a bound says nothing"), {"y": rho}
     return Part(name, "proven", facts), {"y": rho}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def _other_shapes(one: list[Tensor], two: list[Tensor]) -> tuple[str, str]:
+    """The status where outputs have other shapes or another number, and an entry that shows it."""
+    text = f"outputs of {[tuple(t.shape) for t in one]} against {[tuple(t.shape) for t in two]}"
+    for place in range(max(len(one), len(two))):
+        sides = [(one, "reference"), (two, "candidate")]
+        a, b = (side[place] if place < len(side) else None for side, _ in sides)
+        if a is not None and b is not None and a.shape == b.shape:
+            continue
+        has, who, lacks = (a, *("reference", "candidate")) if a is not None and a.numel() else (
+            b, *("candidate", "reference"))  # fmt: skip
+        if has is None or not has.numel():
+            continue
+        at = int(_wide(has).abs().reshape(-1).argmax())
+        index = [int(i) for i in np.unravel_index(at, tuple(has.shape))]
+        value = _wide(has).reshape(-1)[at].item()
+        other = "none" if a is None or b is None else "no such shape"
+        return "refuted", (
+            f"{text}: output {place} at {index} is {value!r} on the {who}, the {lacks} has {other}"
+        )
+    return "undecided", f"{text}: there is no entry that shows it"
 
 
 def elsewhere(

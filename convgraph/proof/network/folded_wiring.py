@@ -2,7 +2,7 @@
 
 The convolution is held back until the norm comes. It is then settled with the norm's output for its
 own, and with weight and bias of the fold. Whoever else reads what it made before the norm reads
-numbers that nothing on the other side has.
+numbers that nothing on the other side has. A linear map is treated alike.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.proof.network.folds import Fold, is_norm, places
+from convgraph.proof.network.folds import PRODUCTS, Fold, is_norm, operands, places, turned
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall, Observe, Settle
-from convgraph.proof.network.value_numbers import Numbering, as_tensor, same, tidy
+from convgraph.proof.network.value_numbers import (
+    Numbering,
+    Numbers,
+    as_tensor,
+    same,
+    tidy,
+)
 
 
 @final
@@ -40,9 +46,10 @@ class FoldedWiring:
 
     def settle(self, node: Node) -> None:
         """Hold a convolution back, or settle it with its norm."""
-        if node.name == CONVOLUTION:
+        held = operands(node)
+        if held is not None:
             for fold in self._folds:
-                if self._reads(node, fold.pair[0]):
+                if self._reads(held, fold.pair[0]):
                     self._held.append((fold, node))
                     node.outputs = [self._numbering.take(shape) for shape in node.shapes]
                     return
@@ -50,7 +57,11 @@ class FoldedWiring:
             for fold, first in self._held:
                 given = {k: node.given.get(k) for k in fold.given}
                 where = places(first.outputs[0], node.inputs[0])
-                if where is not None and given == fold.given and self._reads(node, fold.pair[1]):
+                if (
+                    where is not None
+                    and given == fold.given
+                    and self._reads(node.inputs[1:], fold.pair[1])
+                ):
                     self._settle_both(fold, first, node, where)
                     return
         self._settle(node)
@@ -66,16 +77,21 @@ class FoldedWiring:
         made = call.outputs[0]
         image = torch.empty(whole.shapes[0], dtype=made.dtype, device=made.device)
         image.view(-1)[where.reshape(-1).to(made.device)] = made.detach().reshape(-1)
-        one = self._given[id(first)]
-        names: Any = dict(zip(("weight", "bias"), fold.tensors, strict=True))
-        self._observe(NodeCall(whole, one.func, {**one.given, **names}, [image]))
+        one, (weight, bias) = self._given[id(first)], fold.tensors
+        given: dict[str, Any] = {**one.given, "weight": weight, "bias": bias}
+        func = one.func
+        if first.name != CONVOLUTION:
+            x = one.given["mat1" if "mat1" in one.given else "self"]
+            func, given = torch.ops.aten.addmm.default, {"self": bias, "mat1": x}
+            given["mat2"] = weight.t()
+        self._observe(NodeCall(whole, func, given, [image]))
 
-    def _reads(self, node: Node, names: Sequence[str]) -> bool:
-        """Whether the tensors of a node behind its first are these."""
+    def _reads(self, held: Sequence[Numbers], names: Sequence[str]) -> bool:
+        """Whether these are the tensors of these names."""
         known = [self._numbering.names.get(name) for name in names]
-        return len(node.inputs) == 1 + len(names) and all(
+        return len(held) == len(names) and all(
             place is not None and same(self._numbering.named(name, place[1]), numbers)
-            for name, place, numbers in zip(names, known, node.inputs[1:], strict=True)
+            for name, place, numbers in zip(names, known, held, strict=True)
         )
 
     def _settle_both(self, fold: Fold, first: Node, norm: Node, where: Tensor) -> None:
@@ -88,6 +104,10 @@ class FoldedWiring:
             first, inputs=[first.inputs[0], *own], outputs=[], call=None, folded=True,
             arguments=first.arguments.replace("bias=None", f"bias=<{kind}>"),
         )  # fmt: skip
+        if first.name != CONVOLUTION:
+            whole.name = PRODUCTS[0]
+            whole.arguments = f"self=<{kind}>, mat1=<{kind}>, mat2=<{kind}>"
+            whole.inputs = [own[1], first.inputs[-2], turned(own[0])]
         self._settle(whole)
         made = as_tensor(whole.outputs[0]).reshape(-1)[where]
         rest = [self._numbering.take(shape) for shape in norm.shapes[1:]]

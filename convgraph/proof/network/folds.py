@@ -1,4 +1,4 @@
-r"""Folds: which convolution of one network is a convolution and its batch norm of the other.
+r"""Folds: which convolution or linear map of one network is one and its batch norm of the other.
 
 In evaluation a norm is one factor and one summand a channel: with s = gamma / sqrt(var + eps),
 
@@ -27,7 +27,13 @@ from convgraph.proof.network.match import BY_CHANNEL, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.running_error.call import GROWN, QUOTIENT, ROOT, BoundedCall
-from convgraph.proof.network.value_numbers import Numbering, Numbers, Progression, as_tensor
+from convgraph.proof.network.value_numbers import (
+    Numbering,
+    Numbers,
+    Progression,
+    as_tensor,
+    tidy,
+)
 
 ROUNDINGS = 1 + ROOT + QUOTIENT + 2
 """Of a folded weight."""
@@ -85,6 +91,29 @@ def is_norm(node: Node) -> bool:
     """Whether a node is a batch norm, forward."""
     name = node.name.partition(".")[0]
     return name in BY_CHANNEL and not name.endswith("_backward") and "eps" in node.given
+
+
+PRODUCTS = ("addmm", "mm")
+"""A linear map, as torch runs it: x times its weight turned over."""
+
+
+def operands(node: Node) -> list[Numbers] | None:
+    """Weight and, if there is one, bias of a convolution or a linear map, as modules hold them.
+
+    None for any other operator.
+    """
+    if node.name == CONVOLUTION:
+        return node.inputs[1:]
+    if node.name not in PRODUCTS or node.given:
+        return None
+    return [turned(node.inputs[-1]), *node.inputs[: len(node.inputs) - 2]]
+
+
+def turned(matrix: Numbers) -> Numbers:
+    """The numbers of a transposed matrix."""
+    if isinstance(matrix, Progression):
+        return Progression(matrix.base, matrix.shape[::-1], matrix.stride[::-1])
+    return tidy(matrix.t().contiguous())
 
 
 def find_folds(
@@ -170,18 +199,22 @@ def _convolutions(
 
 
 def _pairs(nodes: list[Node], names: Mapping[Any, str]) -> _Seen:
-    def read(node: Node) -> _Read | None:
-        places = [(getattr(n, "base", None), tuple(n.shape)) for n in node.inputs[1:]]
+    def read(node: Node, held: list[Numbers]) -> _Read | None:
+        places = [(getattr(n, "base", None), tuple(n.shape)) for n in held]
         known = tuple(names.get(place, "") for place in places)
         return _Read(node, known) if all(known) else None
 
     found: _Seen = {}
     makers: list[tuple[Progression, str]] = []
     for node in nodes:
-        own = read(node) if node.name == CONVOLUTION or is_norm(node) else None
+        held = operands(node)
+        makes = held is not None
+        if held is None and is_norm(node):
+            held = node.inputs[1:]
+        own = None if held is None else read(node, held)
         if own is None:
             continue
-        if node.name == CONVOLUTION:
+        if makes:
             found.setdefault(own.names[0], (own, None))
             if isinstance(node.outputs[0], Progression):
                 makers.append((node.outputs[0], own.names[0]))

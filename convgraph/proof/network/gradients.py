@@ -26,6 +26,7 @@ from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordere
 from convgraph.proof.record.certificate import Part
 
 NAME = "gradients"
+MISSING = "no bound"
 NOT_ASKED = "gradients of the network, and of its layers within it"
 
 
@@ -46,6 +47,7 @@ def gradients(
         backward: why the two programs need not be one; numbers are then compared whatever differs,
             and where they show nothing the part is not asked.
     """
+    made: dict[str, Tensor] = {}
 
     def counted(reason: Different | Undecided) -> Part:
         alike = "not asked" if backward else "undecided"
@@ -64,9 +66,9 @@ def gradients(
         layers = {path: candidate.layers[path] for path in whole}
         one = _traced(reference, images, numbering, settled.settle, heads, layers)
         matcher = Matcher(settled)
-        two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
+        two = _traced(candidate, images, numbering, matcher.settle, heads, layers, made)
         _same_names(one, two)
-        names = [n if n.startswith("output ") else f"the gradient of {n!r}" for n in one]
+        names = [_what(name) for name in one]
         matcher.finish(list(one.values()), [two[name] for name in one], names)
     except Different as difference:
         return counted(difference)
@@ -82,7 +84,34 @@ def gradients(
     facts = (
         f"{len(one)} values and gradients, {count} operators forward and backward, each the same"
     )
-    return Part(NAME, "proven", f"{facts} and of the same elements")
+    other = _where_images_learn_nothing(candidate, reference, images, heads, made)
+    return other or Part(NAME, "proven", f"{facts} and of the same elements")
+
+
+def _where_images_learn_nothing(
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    heads: list[Tensor],
+    made: dict[str, Tensor],
+) -> Part | None:
+    """Run once as a first layer is trained; the gradients of parameters are to be the same."""
+    difference = "where the images need no gradient"
+    try:
+        with _fresh_gradients(candidate.net), torch.enable_grad():
+            found = _backward(candidate, tuple(i.clone() for i in images), heads, learn=False)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        text = " ".join(str(error).split())[:200]
+        return Part(NAME, "undecided", f"{difference} it raised {type(error).__name__}: {text}")
+    rest = [name for name in made if not name.startswith("image ")]
+    if all(name in found and torch.equal(found[name], made[name]) for name in rest):
+        return None
+    part = _decided(difference, candidate, reference, images, heads, found=found)
+    return part if part.status == "refuted" or MISSING in part.facts else None
+
+
+def _what(name: str) -> str:
+    return name if name.startswith("output ") else f"the gradient of {name!r}"
 
 
 def _same_names(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -103,27 +132,29 @@ def _traced(
     settle: Any,
     heads: list[Tensor],
     layers: Mapping[str, Layer],
+    made: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Numbers of outputs and gradients by name."""
-    names: list[str] = []
+    """Numbers of outputs and gradients by name; `made` is filled with their values."""
+    made = {} if made is None else made
 
     def run(inputs: Any) -> list[Tensor]:
-        made = _backward(side, inputs, heads)
-        names.extend(made)
+        made.update(_backward(side, inputs, heads))
         return list(made.values())
 
     whole = {id(side.net.get_submodule(path)): layer for path, layer in layers.items()}
     with _fresh_gradients(side.net):
-        numbers = trace(
+        numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
             gradients=True, heads=heads,
         )  # fmt: skip
-    return dict(zip(names, numbers, strict=True))
+    return dict(zip(made, numbers, strict=True))
 
 
-def _backward(side: NetworkSide, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
-    """Outputs and gradients of one run; `heads` are the same for both."""
-    leaves = [i.requires_grad_() if i.is_floating_point() else i for i in images]
+def _backward(
+    side: NetworkSide, images: Images, heads: list[Tensor], *, learn: bool = True
+) -> dict[str, Tensor]:
+    """Outputs and gradients of one run; `heads` are the same for both, and images may need none."""
+    leaves = [i.requires_grad_(learn) if i.is_floating_point() else i for i in images]
     shapes = [tuple(g.shape) for g in heads]
     outputs = side.run(side.net, tuple(leaf.clone() for leaf in leaves), shapes)
     pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
@@ -178,6 +209,8 @@ def _decided(
     images: Images,
     heads: list[Tensor],
     alike: str = "undecided",
+    *,
+    found: dict[str, Tensor] | None = None,
 ) -> Part:
     """Another backward program refutes once a number shows that it is another gradient.
 
@@ -188,18 +221,21 @@ def _decided(
         images: what both run on.
         heads: what is sent into each output.
         alike: the status where no number shows it.
+        found: what the candidate made where the images need no gradient; without it, it is run
+            where they do.
     """
     try:
         running = RunningBound(reference.net)
 
         def run() -> dict[str, Tensor]:
-            return _backward(reference, tuple(i.clone() for i in images), heads)
+            inputs = tuple(i.clone() for i in images)
+            return _backward(reference, inputs, heads, learn=found is None)
 
         with _fresh_gradients(reference.net):
             one = running.run(run, gradients=True)
             limits = {name: 2 * running.bound(t) for name, t in one.items()}
         with _fresh_gradients(candidate.net), torch.enable_grad():
-            two = _backward(candidate, tuple(i.clone() for i in images), heads)
+            two = found or _backward(candidate, tuple(i.clone() for i in images), heads)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
         return Part(NAME, "undecided", f"{difference}; no number: {type(error).__name__}")
     for name in reversed(one):
@@ -220,9 +256,9 @@ def _decided(
             at = int((gap - limits[name]).reshape(-1).argmax())
             values = float(two[name].reshape(-1)[at]), float(a.reshape(-1)[at])
             return Part(
-                NAME, "refuted", f"{difference}; entry {at} of the gradient of {name!r} is "
+                NAME, "refuted", f"{difference}; entry {at} of {_what(name)} is "
                 f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
-    why = f"; no bound: {running.missing}" if running.missing else "; the numbers do not show it"
+    why = f"; {MISSING}: {running.missing}" if running.missing else "; the numbers do not show it"
     return Part(NAME, alike, f"{difference}{why}")

@@ -23,7 +23,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from convgraph.errors import ConvgraphError, ProofError
+from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.network.end_to_end import (
     MEASURED_ONLY,
@@ -31,9 +31,11 @@ from convgraph.proof.network.end_to_end import (
     NetworkSide,
     elsewhere,
     end_to_end,
+    names_of,
+    other_names,
 )
 from convgraph.proof.network.folded_wiring import FoldedWiring
-from convgraph.proof.network.folds import Fold, find_folds
+from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
@@ -47,7 +49,7 @@ from convgraph.proof.network.value_numbers import (
     Undecided,
     Unordered,
 )
-from convgraph.proof.record.certificate import NOT_COVERED, Certificate, Part
+from convgraph.proof.record.certificate import NO_SECOND, NOT_COVERED, Certificate, Part
 from convgraph.proof.surroundings import as_written, random_states
 
 ASSUMED = (
@@ -182,8 +184,8 @@ def prove_network(
         flags=precision.stated(device),
         assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
         not_covered=(
-            *NOT_COVERED, *_unbounded(beside), *([NOT_ASKED] if grads.status != "proven" else []),
-            *([OTHER_WEIGHTS] if folds else []),
+            *NOT_COVERED, NO_SECOND, *_unbounded(beside),
+            *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
         ),
         kind="network",
         layers=tuple(layers),
@@ -270,34 +272,52 @@ def _wiring(
         paths = {path for path in candidate.layers if path in whole}
         shapes: list[tuple[int, ...]] = []
 
+        names: list[str] = []
+
         def dense(inputs: Images) -> list[Tensor]:
             outputs = reference.run(reference.net, inputs, None)
             shapes.extend(tuple(t.shape) for t in outputs)
+            names.extend(names_of(outputs))
             return outputs
+
+        def accused(inputs: Images) -> list[Tensor]:
+            outputs = candidate.run(candidate.net, inputs, shapes)
+            other.append(other_names(tuple(names), names_of(outputs)))
+            return outputs
+
+        other: list[str] = []
 
         here = [fold for fold in folds if fold.on == "reference"]
         there = [fold for fold in folds if fold.on == "candidate"]
         inputs = tuple(image.clone() for image in images)
         pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
-        one = trace(
+        one, kept = trace(
             reference.net, dense, inputs, numbering, reference.by_id(paths), pairs.settle,
             pairs.observe, renamed=_renamed(here),
         )  # fmt: skip
         for fold in folds:
             for name, error in zip(fold.renamed().values(), fold.off, strict=True):
-                beside.off[numbering.named(name, tuple(error.shape))] = error
+                own = numbering.named(name, tuple(error.shape))
+                beside.off[own] = error
+                if error.dim() == 2:  # of a linear map, which reads it so
+                    beside.off[turned(own)] = error.t()
         matcher = Matcher(found)
         inputs = tuple(image.clone() for image in images)
         pairs = FoldedWiring(
             here, numbering, matcher.settle, lambda call: _look(beside, matcher, call)
         )
-        two = trace(
+        two, left = trace(
             candidate.net,
-            lambda given: candidate.run(candidate.net, given, shapes),
+            accused,
             inputs, numbering, candidate.by_id(paths), pairs.settle, pairs.observe,
             renamed=_renamed(there),
         )  # fmt: skip
+        if len(one) == len(two) and other[0]:
+            raise Different(other[0], None, None)
         matcher.finish(one, two)
+        both = [name for name in kept if name in left]
+        names = [f"what {name} holds afterwards" for name in both]
+        matcher.finish([kept[n] for n in both], [left[n] for n in both], names)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:
@@ -354,7 +374,7 @@ def _settled(
         try:
             sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]
             wide, _ = end_to_end(sides[0], sides[1], tuple(i.double() for i in images))
-        except (RuntimeError, TypeError, ConvgraphError):  # no copy: its own dtype must do
+        except Exception:  # noqa: BLE001 - no copy, or none that runs: its own dtype must do
             wide = end
         if wide.status == "refuted":
             shown = f"in float64, {wide.facts}"
@@ -362,6 +382,9 @@ def _settled(
         return replace(wiring, status="refuted", facts=f"{wiring.facts}; {shown}")
     if isinstance(difference, Undecided) and not isinstance(difference, Unordered):
         return wiring
+    if end.status != "proven":  # nothing that could show it was compared
+        same = end.facts.startswith(wiring.facts)
+        return replace(wiring, facts=end.facts if same else f"{wiring.facts}; {end.facts}")
     return replace(
         wiring,
         facts=f"{wiring.facts}; on these images the outputs do not show it, so it may be the same "

@@ -431,8 +431,8 @@ def trace(
     gradients: bool = False,
     heads: Sequence[Tensor] = (),
     renamed: Mapping[str, str] = MappingProxyType({}),
-) -> list[Numbers]:
-    """Run one side and return the numbers of its outputs.
+) -> tuple[list[Numbers], dict[str, Numbers]]:
+    """Run one side; return the numbers of its outputs, and of what it holds and is sent afterwards.
 
     Args:
         net: the side; its parameters and buffers carry their names.
@@ -457,7 +457,10 @@ def trace(
         memory.write(head, numbering.named(f"<gradient of output {place}>", tuple(head.shape)))
     with recorder.follow(gradients=gradients):
         outputs = run(images)
-    return [memory.read(t) for t in outputs]
+    held = {repr(renamed.get(name, name)): tensor for name, tensor in states(net)}
+    held |= {f"<image {place}>": image for place, image in enumerate(images)}
+    with torch.no_grad():
+        return [memory.read(t) for t in outputs], {k: memory.read(t) for k, t in held.items()}
 
 
 def called(net: torch.nn.Module, run: Callable[[], Any]) -> set[str]:

@@ -85,7 +85,7 @@ class Beside:
     def __init__(self, values: Values) -> None:
         """Start with none looked at, and parameters the same on both sides."""
         self.values = values
-        self.off: dict[Progression, Tensor] = {}
+        self.off: dict[Numbers, Tensor] = {}
         self.held = 0
         self.worst: tuple[float, str] = (0.0, "")
         self.missing: Counter[str] = Counter()

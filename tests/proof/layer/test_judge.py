@@ -15,6 +15,7 @@ from torch import Tensor
 from convgraph.proof import Certificate, ConvSpec, Oracle, prove_convolution
 from convgraph.proof.draws import Budget
 from convgraph.proof.layer.identity import check_identity
+from convgraph.proof.layer.trial import Run
 from tests.proof.faults import FAULTS
 from tests.proof.faults.operators import (
     PLAIN,
@@ -116,3 +117,46 @@ def test_no_probe_is_proven_beside_a_basis_that_is_refuted() -> None:
     assert parts["S2 basis"].status == "refuted"
     assert parts["S2 identity"].status == "undecided"
     assert "not on the basis" in parts["S2 identity"].facts
+
+
+def _lost(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    return plain(x, w.detach(), b)
+
+
+def _overwrites(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    y = plain(x, w, b)
+    with torch.no_grad():
+        return y if x.is_leaf else y + 0 * x.mul_(2).sum()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "says"),
+    [
+        (lambda *sent: (plain(*sent),), "returned tuple, not a tensor"),
+        (lambda *sent: None, "returned NoneType, not a tensor"),
+        (lambda *sent: {"y": plain(*sent)}, "returned dict, not a tensor"),
+        (lambda *sent: plain(*sent)[..., 1:], "returned y of shape"),
+        (_lost, "grad_w has no gradient"),
+        (_overwrites, "where that is no leaf: x[0, 0, 0, 0] was"),
+    ],
+)
+def test_what_is_no_such_tensor_is_refuted_by_an_entry_it_lacks(candidate: Run, says: str) -> None:
+    found = prove_convolution(candidate, honest(PLAIN), PLAIN, explain=False, premise=False)
+    assert found.verdict == "refuted", found.reason
+    assert says in found.reason
+    shown = found.counterexample
+    assert shown["expected"]
+    assert f"{shown['quantity']}{list(shown['at'])} is to be {shown['expected']!r}" in found.reason
+
+
+def test_what_is_no_tensor_once_alone_is_not_refuted() -> None:
+    calls: list[int] = []
+
+    def sometimes(*sent: Tensor) -> Tensor:
+        calls.append(0)
+        y = plain(*sent)
+        return (y,) if len(calls) == 1 else y  # type: ignore[return-value]
+
+    found = prove_convolution(sometimes, honest(PLAIN), PLAIN, explain=False, premise=False)
+    assert found.verdict == "undecided"
+    assert "returned tuple, not a tensor, and not so in the next call" in found.reason

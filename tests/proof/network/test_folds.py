@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import convgraph as cg
 from convgraph.proof import Certificate
@@ -135,6 +135,53 @@ def test_a_norm_without_weight_is_folded() -> None:
     for one, two in ((other, net), (net, other)):
         cert = cg.prove(one, two, image(torch.float32))
         assert cert.verdict == "proven", cert.reason
+
+
+class Tokens(nn.Module):
+    """A linear map of rows (B, T, C), normed as (B, C, T)."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 4, bias=bias)  # square: its weight turned over has its shape
+        self.norm: nn.Module = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.map(x.flatten(2).mT.contiguous()).mT)
+        return y.relu()
+
+
+def tokens(dtype: torch.dtype, bias: bool = True) -> tuple[Tokens, Tokens]:
+    torch.manual_seed(0)
+    net = cg.excite(Tokens(bias).to(dtype).eval(), image(dtype))
+    other = copy.deepcopy(net)
+    norm: Any = net.norm
+    other.map, other.norm = fuse_linear_bn_eval(net.map, norm), nn.Identity()
+    return net, other
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_folded_into_a_linear_map_is_proven(dtype: torch.dtype, bias: bool) -> None:
+    net, other = tokens(dtype, bias)
+    for one, two in ((other, net), (net, other)):
+        cert = cg.prove(one, two, image(dtype))
+        assert cert.verdict == "proven", cert.reason
+        assert cert.spec["folds"][0].startswith("'norm' into 'map'")
+        assert "2 operators, each" in facts(cert)["wiring"]
+
+
+def test_a_wrong_fold_of_a_linear_map_is_refuted() -> None:
+    net, other = tokens(torch.float64)
+    other.map.weight = nn.Parameter(other.map.weight.detach().t().contiguous())
+    turned = cg.prove(other, net, image(torch.float64))
+    assert "the fold of 'norm' is" in turned.reason
+    net, other = tokens(torch.float64)
+    norm = copy.deepcopy(net.norm)
+    norm.eps = 0.0
+    other.map = fuse_linear_bn_eval(net.map, norm)
+    for cert in (turned, cg.prove(other, net, image(torch.float64))):
+        assert cert.verdict == "refuted", cert.reason
+        assert "rounding explains" in cert.reason
 
 
 # -- planted faults --------------------------------------------------------------------------------

@@ -166,3 +166,35 @@ def test_a_wrong_backward_between_graph_layers_is_refuted(change: Callable[[Any]
     assert parts["end to end"].status == "proven"
     assert (found.verdict, parts["gradients"].status) == ("refuted", "refuted"), str(found)
     assert "grad" in found.reason
+
+
+class Forgets(torch.autograd.Function):
+    """A product whose weight learns only where the image asks for a gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x.mm(w.t())
+
+    @staticmethod
+    def backward(ctx: Any, *heads: Any) -> Any:
+        x, w = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        return heads[0].mm(w), heads[0].t().mm(x)
+
+
+def test_a_first_layer_that_does_not_learn_is_refuted() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(6, 4, bias=False), nn.ReLU()).double()
+    other = copy.deepcopy(dense)
+    other[0].forward = lambda x: Forgets.apply(x, other[0].weight)
+    x = torch.randn(4, 6).double()
+    found = cg.prove(other, dense, x)
+    assert found.verdict == "refuted", found.reason
+    assert "where the images need no gradient; '0.weight' has no gradient" in found.reason
+    assert cg.prove(copy.deepcopy(dense), dense, x).verdict == "proven"
+
+
+def test_second_derivatives_are_named_as_not_covered() -> None:
+    assert any("gradients of gradients" in line for line in pair().not_covered)
