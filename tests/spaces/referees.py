@@ -62,3 +62,19 @@ def physicsnemo_padding() -> Any:
             else:
                 sys.modules[name] = old
     return module
+
+
+def fovi() -> tuple[Any, Any]:
+    """Return fovi's layers and its retinas; the meshes that it only draws with are not needed."""
+    stub = "trimesh" not in sys.modules and importlib.util.find_spec("trimesh") is None
+    if stub:
+        sys.modules["trimesh"] = types.ModuleType("trimesh")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tuple(  # type: ignore[return-value]
+                pytest.importorskip(name) for name in ("fovi.arch.knn", "fovi.sensing.coords")
+            )
+    finally:
+        if stub:
+            del sys.modules["trimesh"]
