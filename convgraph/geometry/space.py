@@ -128,7 +128,13 @@ class Space(Protocol):
         """
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
-        """Say why moving values by index ("roll", "flip", "pad") means nothing here, or None."""
+        """Say why going by index along axes means nothing here, or None.
+
+        Args:
+            move: "roll" and "flip"; "pad" by a value or crop; "fold", pad by what is there; "scan",
+                sum up from the first position to the last.
+            axes: of the array.
+        """
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 2) points of the plane (right, up) or (P, 3) of the unit sphere, for drawing."""

@@ -121,8 +121,10 @@ class Equirectangular:
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """A panorama may be turned about its axis and mirrored; it has no border."""
-        if move == "pad":
+        if move in ("pad", "fold"):
             return f"{self} has no border to pad or crop at"
+        if move == "scan" and 1 in axes:
+            return f"{self}: a row goes round, no column of it is the first"
         if move == "roll" and 0 in axes:
             return f"{self}: rows go from pole to pole, they are no circle to roll along"
         return None

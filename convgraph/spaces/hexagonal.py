@@ -126,6 +126,8 @@ class Hexagonal:
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Mirrored along one axial coordinate alone, neighbours are none any more."""
+        if move == "fold":
+            return f"{self}: rows beyond the border are no mirror images in axial coordinates"
         if move == "flip" and len(set(axes)) == 1:
             return f"{self}: a hexagonal grid mirrored along one axial axis is another grid"
         return None

@@ -104,9 +104,11 @@ class Torus:
 
     def refuses(self, move: str, axes: Sequence[int]) -> str | None:
         """Roll and flip mean what they mean on the array; a closed axis has no border."""
-        if move == "pad" and any(self.closed[axis] for axis in axes):
-            return f"an axis of {self} closes, there is no border to pad or crop at"
-        return None
+        if move in ("roll", "flip") or not any(self.closed[axis] for axis in axes):
+            return None
+        if move == "scan":
+            return f"an axis of {self} closes, no position on it is the first"
+        return f"an axis of {self} closes, there is no border to pad or crop at"
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(H W, 2): the pixels in the plane, cut open where the borders meet."""

@@ -1,8 +1,11 @@
 """Pools, resizes and moves in spaces: maxima of what taps read, divisors of what is there."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
@@ -93,18 +96,46 @@ def test_what_only_moves_values_moves_them_or_refuses(space: object, size: tuple
         ("flip", cg.HEALPix(), (48, 4), False),
         ("roll", cg.Equirectangular(), (8, 16), False),
         ("flip", cg.Hexagonal(), (8, 8), False),
+        ("scan", cg.Torus(rows=False), (8, 8), True),
+        ("scan", cg.Torus(columns=False), (8, 8), False),
+        ("scan", cg.HEALPix(), (48, 4), False),
+        ("scan", cg.Equirectangular(), (8, 16), True),
+        ("scan columns", cg.Equirectangular(), (8, 16), False),
+        ("scan", cg.Hexagonal(), (8, 8), True),
+        ("fold", cg.Torus(rows=False), (8, 8), True),
+        ("fold", cg.Torus(columns=False), (8, 8), False),
+        ("fold", cg.Equirectangular("wrap"), (8, 16), False),
+        ("fold", cg.HEALPix(), (48, 4), False),
+        ("fold", cg.Hexagonal(), (8, 8), False),
+        *(
+            (move, space, size, False)
+            for move in ("sample", "antialias")
+            for space, size in SPACES
+            if size != (7, 9)
+        ),
+        *((move, cg.Hexagonal(), (8, 8), False) for move in ("sample", "antialias")),
     ],
 )
 def test_a_network_asks_the_space_before_it_moves_values(
     move: str, space: object, size: tuple[int, int], fine: bool
 ) -> None:
     """Rows of twelve stacked faces are no circle: a roll would mix faces silently."""
+    moves: dict[str, Any] = {
+        "roll": lambda x: x.roll(1, 2),
+        "flip": lambda x: x.flip(2),
+        "crop": lambda x: x[:, :, 1:],
+        "scan": lambda x: x.cumsum(2),
+        "scan columns": lambda x: x.cummax(3).values,
+        "fold": lambda x: F.pad(x, (0, 0, 1, 1), mode="reflect"),
+        "sample": lambda x: F.grid_sample(x, x.new_zeros(2, 3, 4, 2), align_corners=False),
+        "antialias": lambda x: F.interpolate(
+            x, scale_factor=0.5, mode="bilinear", antialias=True
+        ),
+    }  # fmt: skip
 
     class Moves(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            if move == "roll":
-                return x.roll(1, 2)
-            return x.flip(2) if move == "flip" else x[:, :, 1:]
+            return moves[move](x)
 
     x = integers(2, 3, *size)
     graph = cg.PixelGraph.from_image(x, on=space)  # type: ignore[arg-type]

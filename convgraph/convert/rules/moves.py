@@ -170,7 +170,8 @@ def pad(call: Any, x: Spatial, pads: Any, mode: Any = "constant", value: Any = N
     if not tables:
         call.travelled("node")
         return x
-    return readout(rearranged(call, x, tables, float(value or 0)))
+    move = "pad" if mode == "constant" else "fold"
+    return readout(rearranged(call, x, tables, float(value or 0), move=move))
 
 
 def _sequence(x: Spatial, pads: Any, value: float) -> Any:
@@ -385,6 +386,11 @@ def resampled(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Anywhere between pixels: weighed sums, to which an absent one says 0."""
     if not isinstance(x, Spatial) or not x.is_image():
         raise NoRuleError("what it samples is no image")
+    if x.sites.space is not None:
+        raise NoRuleError(
+            f"it samples between the pixels of a flat image, and {x.sites.space} is none; resize "
+            "without antialiasing, or by a pool"
+        )
     args = tuple(one.tensor() if isinstance(one, Spatial) else one for one in args)
     out = call.target(x.tensor(), *args, **kwargs)
     size = tuple(out.shape[2:])

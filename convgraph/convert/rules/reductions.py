@@ -455,6 +455,10 @@ def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any
         return found.with_x(found.x.bool()) if isinstance(found, Spatial) else found.bool()
     if call.name in _SCANS and x.x.is_floating_point():
         call.travelled("all")
+        space = x.sites.space
+        run = sorted({name.axis for name in x.axes[dim] if name.kind == "site"})
+        if space is not None and run and (refusal := space.refuses("scan", run)):
+            raise NoRuleError(refusal)
         found = call.target(x.tensor(_SCANS[call.name]), dim, *more, **kwargs)
         parts = found if isinstance(found, (tuple, list)) else (found,)
         maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
