@@ -286,6 +286,19 @@ class Norms(nn.Module):
         return y, self.snap(y.mean((2, 3))), y.amax((2, 3)), y.sum((2, 3), keepdim=True)
 
 
+class Moments(nn.Module):
+    """A spread over all sites and their mean, in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, 2)
+        self.snap = Snap()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        spread, mean = torch.var_mean(self.conv(x), (2, 3), correction=0)
+        return self.snap(spread), self.snap(mean)
+
+
 class Moves(nn.Module):
     """Pads, crops, rolls, flips and shuffles: every site hears one other, or none."""
 
@@ -306,7 +319,7 @@ class Moves(nn.Module):
 NETS: dict[str, Callable[[], Any]] = {
     "plain": Plain, "residual": Residual, "depthwise": Depthwise, "gate": Gate, "unet": UNet,
     "next block": NextBlock, "dense": Dense, "attention": Attention, "norms": Norms,
-    "moves": Moves, "pretrained": Pretrained,
+    "moves": Moves, "moments": Moments, "pretrained": Pretrained,
 }  # fmt: skip
 
 

@@ -169,6 +169,13 @@ class Truth(torch.fx.Interpreter):
             raise NotImplementedError(f"a mean over {dims}")
         return self.mean_of(x, (2, 3), keepdim)
 
+    def on_var_mean(self, x: Tensor, dims: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        mean = self.on_mean(x, dims, True)
+        some = torch.where(place(x).there.unsqueeze(1), 1.0, 0.0).to(x)
+        count = some.sum((2, 3)) - kwargs["correction"]
+        spread = ((x - mean) * some).square().sum((2, 3)) / count.clamp(min=1)
+        return spread, mean.flatten(1)
+
     def on_linalg_vector_norm(
         self, x: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False
     ) -> Tensor:

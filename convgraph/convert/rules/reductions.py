@@ -19,6 +19,7 @@ from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.shapes import resized
+from convgraph.convert.tokens import Called
 from convgraph.convert.value import Spatial, index, lift
 from convgraph.graph.network_sites import network_sites
 
@@ -315,6 +316,14 @@ def var(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
     out = out if call.name == "var" else out.sqrt()
     return groups.value(out, left)
+
+
+@rule("var_mean", "std_mean", hop="all")
+def var_mean(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """The variance over what is there, or its root, and the mean."""
+    dim, _, keepdim = _unbiased(args, kwargs)
+    spread = var(Called(call.name.removesuffix("_mean")), x, *args, **kwargs)
+    return spread, mean(call, x, dim, keepdim)
 
 
 def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:

@@ -123,11 +123,17 @@ class Sums(torch.fx.Interpreter):
             correction, keepdim = int(args[0]), (*args, False)[1]
         dims = dims_of(x, dim)
         out = self._spread(x, dims, 1 if correction is None else correction)
-        if target._schema.name == "aten::std":
+        if target._schema.name.startswith("aten::std"):
             out = out.sqrt()
         return held(_kept(out, dims, keepdim), reduced(x, dims, keepdim, parts=True))
 
     on_std = on_var
+
+    def on_var_mean(self, target: Any, x: Held, dim: Any = None, *args: Any, **k: Any) -> Any:
+        keepdim = k.get("keepdim", (*args, False)[1] if args else False)
+        return [self.on_var(target, x, dim, *args, **k), self.on_mean(target, x, dim, keepdim)]
+
+    on_std_mean = on_var_mean
 
     def on_softmax(self, target: Any, x: Held, dim: int, dtype: Any = None) -> Any:
         if not x.varies(dim):
