@@ -74,7 +74,7 @@ HOUSE = {
     "proof": """
         aten ways_out surroundings draws precision
         roundoff equation record network refutation
-        layer symbolic plan parts again verifier_spaces verifier .
+        layer symbolic lying plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
         . where windows spec spaces in_space contraction

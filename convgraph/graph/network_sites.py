@@ -220,8 +220,7 @@ def _each_axis(spans: tuple[Span, ...], relation: Any, size: Size) -> tuple[Span
 def _any(mask: Tensor, axis: int, span: Span) -> Tensor:
     """Whether a pixel of each position is there, along one axis."""
     size = mask.shape[axis]
-    pixels = span.pixels(size)
-    first, end = torch.tensor(pixels, device=mask.device).view(-1, 2).unbind(1)
+    first, end = torch.from_numpy(span.pixels(size)).to(mask.device).unbind(1)
     zero = mask.new_zeros((*mask.shape[:axis], 1, *mask.shape[axis + 1 :]), dtype=torch.int32)
     counts = torch.cat([zero, mask.int().cumsum(axis, dtype=torch.int32)], axis)
     some = counts.index_select(axis, end) > counts.index_select(axis, first)

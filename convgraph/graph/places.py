@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import ceil, floor
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -64,32 +64,38 @@ class Span:
                 return before, len(self.table) - before - self.cells
         return None
 
-    def pixels(self, size: int) -> list[tuple[int, int]]:
-        """First pixel and end of each position, on a root of `size` pixels; (0, 0) for none."""
-        table = range(self.cells) if self.table is None else self.table
-        found = []
-        for cell in table:
-            low = self.origin + cell * self.step
-            if cell < 0:
-                found.append((0, 0))
-            elif self.step < 1:
-                found.append(_within(floor(low), floor(low) + 1, size))
-            else:
-                found.append(_within(ceil(low), ceil(low + self.step), size))
+    @cached_property
+    def numbers(self) -> Any:
+        """(size,) int64, of each position its cell, `ABSENT` or `PRESENT`."""
+        return np.arange(self.cells) if self.table is None else np.array(self.table, np.int64)
+
+    def pixels(self, size: int, positions: Any = slice(None)) -> Any:
+        """(P, 2) int64, first pixel and end of positions on a root of `size` pixels; 0, 0 for none.
+
+        Args:
+            size: of the root.
+            positions: which; all of them, unless said.
+        """
+        cells = self.numbers[positions]
+        over = lcm(self.origin.denominator, self.step.denominator)
+        first, step = int(self.origin * over), int(self.step * over)
+        wide = abs(first) + (self.cells + 1) * step >= 2**62
+        low = first + (cells.astype(object) if wide else cells) * step
+        if step < over:
+            ends = [low // over, low // over + 1]
+        else:
+            ends = [-(-low // over), -(-(low + step) // over)]
+        found = np.clip(np.stack(ends, 1).astype(np.int64), 0, size)
+        found[(cells < 0) | (found[:, 0] >= found[:, 1])] = 0
         return found
-
-
-def _within(first: int, end: int, size: int) -> tuple[int, int]:
-    first, end = max(first, 0), min(end, size)
-    return (first, end) if first < end else (0, 0)
 
 
 def whole(size: int) -> Span:
     """Every pixel of the root is a position.
 
     Example:
-        >>> whole(3).pixels(3)
-        [(0, 1), (1, 2), (2, 3)]
+        >>> whole(3).pixels(3).tolist()
+        [[0, 1], [1, 2], [2, 3]]
     """
     return Span(Fraction(0), Fraction(1), size)
 

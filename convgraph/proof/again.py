@@ -18,6 +18,7 @@ import numpy as np
 from convgraph.errors import ProofError
 from convgraph.proof.equation import in_space
 from convgraph.proof.equation.in_space import Operator as Said
+from convgraph.proof.lying import Lying, Mask, lying, stood
 from convgraph.proof.parts import PartsCertificate
 from convgraph.proof.plan import PlanCertificate, definition
 from convgraph.proof.record.sealed import kind_of
@@ -88,12 +89,17 @@ def judged(found: PlanCertificate) -> list[str]:
 
 def _claim(claim: Any) -> tuple[list[str], int, int]:
     names = {"operators", "size", "out", "out_size", "given", "axes", "heard"}
-    if not isinstance(claim, dict) or set(claim) != names:
+    if not isinstance(claim, dict) or {*claim} - {"mask"} != names:
         raise ProofError(f"expected a claim with the fields {', '.join(sorted(names))}")
     operators = [_operator(one) for one in claim["operators"]]
     size, out_size = _sizes(claim["size"]), _sizes(claim["out_size"])
     given = {0: size, **{_number(v): _sizes(one) for v, one in claim["given"].items()}}
     heard, wrong, edges = sha256(), list[str](), 0
+    lies: Mapping[int, Lying] = {}
+    if "mask" in claim:
+        lies = lying(operators, Mask.from_fields(claim["mask"], LARGEST))
+        if len(lies[0].size) == len(size) and lies[0].size != size:
+            raise ProofError("expected a mask of the image's size")
     if len(claim["axes"]) != len(size):
         raise ProofError("expected a claim of as many axes as its image has")
     for axis, parts in enumerate(claim["axes"]):
@@ -104,11 +110,15 @@ def _claim(claim: Any) -> tuple[list[str], int, int]:
             faults, count = _part(operators, given, axis, part, out, _number(claim["out"]), heard)
             wrong += faults
             edges += count
+            for value in sorted(lies.keys() & {_number(key) for key in part["have"]}):
+                have = _positions(part["have"][str(value)], prod(lies[value].size))
+                found = stood(lies[value], len(size), axis, have)
+                heard.update(np.ascontiguousarray(found, "<i8").tobytes())
         if (covered != 1).any():
             wrong.append(f"axis {axis}: not every output lies in exactly one part")
     if heard.hexdigest() != claim["heard"]:
         wrong.append("heard: the parts read other positions than the definitions name")
-    return wrong, edges, sum(bool(one.name) for one in operators)
+    return wrong, edges, sum(bool(one.name) for one in operators if one.result not in given)
 
 
 def _part(
@@ -126,7 +136,7 @@ def _part(
             raise ProofError(f"expected parts that hold at most {LARGEST} positions")
     made, wrong, edges = set(given), [], 0
     for one in operators:
-        if one.result not in have:
+        if one.result not in have or one.result in given:
             continue
         mine = have[one.result]
         if any(s not in made or s not in have for s in one.sources):

@@ -5,7 +5,9 @@ them each output reads through each tap. It is right if, along every axis,
 
     every output lies in exactly one part,
     what each output of each operator reads is what the operator's definition says, all of it,
-    and every position that is read is there.
+    and every position that is read is there;
+
+with a mask, every position stands for the pixels that the rule of masks gives it.
 
 Operators are separable, so their axes can be judged one by one. The definitions are written here a
 second time, from the operators' arguments as torch names them; nothing of the planner is imported.
@@ -15,6 +17,7 @@ A plan may be right and its arithmetic wrong: values are compared elsewhere.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import numpy as np
 from convgraph.errors import ProofError
 from convgraph.proof.equation import in_space
 from convgraph.proof.equation.in_space import Operator
+from convgraph.proof.lying import Lying, Mask, lying, stood
 from convgraph.proof.record import sealed
 
 Table = Any  # (outputs, taps) int64, -1 where nothing is
@@ -36,18 +40,22 @@ class AxisPart:
         out: positions of the output that are this part's.
         have: positions of each value that are there.
         reads: result of an operator -> (positions, taps) places among those of its source; -1.
+        stands: with a mask, value -> (positions, 2) first pixel and end that a position stands for:
+            0, 0 for none, -2, -2 for all; of cells of a space (positions, 4).
     """
 
     out: Any
     have: Mapping[int, Any]
     reads: Mapping[int, Table]
+    stands: Mapping[int, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Claim:
     """A plan as integers: operators in order, and the parts along each axis; 0 is the image.
 
-    `given` are maps that are there whole, as the image is, with their sizes.
+    `given` are maps that are there whole, as the image is, with their sizes; `mask` says which
+    pixels of the image are there, None for all.
     """
 
     operators: tuple[Operator, ...]
@@ -56,6 +64,7 @@ class Claim:
     out_size: tuple[int, ...]
     axes: tuple[tuple[AxisPart, ...], ...]
     given: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -142,15 +151,16 @@ def judge_plan(claim: Claim) -> PlanCertificate:
     faults: list[str] = []
     edges = 0
     heard = sha256()
+    lies = {} if claim.mask is None else lying(claim.operators, claim.mask)
     for axis, parts in enumerate(claim.axes):
         faults += _covered(claim, axis)
         for number, part in enumerate(parts):
             where = f"part {number} of axis {axis}"
             found, count = _part(claim, axis, part, where, heard)
-            faults += found
+            faults += found + [f"{where}: {one}" for one in _stands(claim, lies, axis, part, heard)]
             edges += count
     verdict = "refuted" if faults else "proven"
-    named = sum(bool(operator.name) for operator in claim.operators)
+    named = sum(bool(one.name) for one in claim.operators if one.result not in claim.given)
     parts_of = tuple(len(parts) for parts in claim.axes)
     said = (recorded(claim, heard.hexdigest()),)
     return PlanCertificate(verdict, named, parts_of, edges, claim.size, tuple(faults[:20]), said)
@@ -196,7 +206,7 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tu
         if value in part.have and _outside(part.have[value], size[axis]):
             faults.append(f"{where}: reads positions that value {value} does not have")
     for operator in claim.operators:
-        if operator.result not in part.have:
+        if operator.result not in part.have or operator.result in there:
             continue
         mine = part.have[operator.result]
         if lost := [s for s in operator.sources if s not in made or s not in part.have]:
@@ -236,6 +246,27 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tu
     return faults, edges
 
 
+def _stands(
+    claim: Claim, lies: Mapping[int, Lying], axis: int, part: AxisPart, heard: Any
+) -> list[str]:
+    """What is wrong with the pixels that positions stand for under a mask."""
+    faults = []
+    title = {0: "the image", **{one.result: one.title for one in claim.operators}}
+    for value in sorted(lies.keys() & part.have.keys()):
+        want = stood(lies[value], len(claim.axes), axis, part.have[value])
+        got = np.asarray(part.stands.get(value, ()))
+        heard.update(np.ascontiguousarray(got, "<i8").tobytes())
+        if got.shape != want.shape:
+            faults.append(f"{title[value]} does not say which pixels its positions stand for")
+        elif (wrong := (got != want).any(1)).any():
+            k = int(np.flatnonzero(wrong)[0])
+            faults.append(
+                f"position {int(part.have[value][k])} of {title[value]} stands for pixels "
+                f"{got[k].tolist()}, the rule of masks says {want[k].tolist()}"
+            )
+    return faults
+
+
 def _in_space(operator: Operator, part: AxisPart, heard: Any) -> tuple[list[str], int]:
     """Compare the edges of an operator in a space with the judge's own."""
     mine, have = part.have[operator.result], part.have[operator.sources[0]]
@@ -261,9 +292,10 @@ def recorded(claim: Claim, heard: str) -> dict[str, Any]:
     Args:
         claim: what a plan says.
         heard: SHA-256 of the positions that its parts read, -1 for none, as int64 in order of axes,
-            parts and operators.
+            parts and operators; behind those of a part what the positions of its values stand for.
     """
-    return {
+    masked = {} if claim.mask is None else {"mask": claim.mask.to_fields()}
+    return masked | {
         "operators": [_plain(asdict(one)) for one in claim.operators],
         "size": _plain(claim.size),
         "out": claim.out,
@@ -289,7 +321,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _runs(positions: Any) -> list[list[int]]:

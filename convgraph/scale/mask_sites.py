@@ -1,90 +1,124 @@
-"""Which sites of a map are there: the whole image's rule, on a part of it, from a coarse mask.
+"""Which pixels of a lattice are there, as boxes whose pixels are alike: a coarse mask, and others.
 
-Along each axis, cell p of S' holds the pixels ceil(p S / S') up to ceil((p + 1) S / S'); a site is
-there if a pixel of its cell is. A crop's own rule gives other sites, so the whole's size counts.
+A site stands for the pixels of a box, and is there if one of them is: sums of all before each
+corner say how many there are, whatever the size of the image.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from convgraph.errors import GraphError
-from convgraph.scale.positions import Positions
+from convgraph.geometry.kernel import IntTable
+from convgraph.graph.places import PRESENT
+
+EVERYBODY = (PRESENT, PRESENT)
+"""What a position stands for that is there whatever the mask says, instead of pixels."""
 
 
 class MaskSites:
-    """Sites of every map of a network on a masked image.
+    """Which pixels of a lattice are there.
 
     Args:
-        mask: bools; the image's size, or smaller by a whole factor along each axis.
-        size: of the image (pixels).
-        flat: whether a part names cells, in row-major order, and (P, 1) bools are returned.
-
-    Raises:
-        GraphError: it is no mask of such an image.
+        starts: first pixel of each box along each axis, from 0 on.
+        here: bools, one a box.
+        size: of the lattice (pixels).
 
     Example:
-        >>> rule = MaskSites(np.array([[True, False], [False, False]]), (4, 4))
-        >>> rule((2, 2), (np.arange(2), np.arange(2))).tolist()
+        >>> rule = MaskSites.of([[True, False], [False, False]], (4, 4))
+        >>> halves = np.array([[0, 2], [2, 4]])
+        >>> rule.some([halves, halves]).tolist()
         [[True, False], [False, False]]
     """
 
-    def __init__(self, mask: Any, size: tuple[int, ...], *, flat: bool = False) -> None:
+    def __init__(self, starts: Sequence[IntTable], here: Any, size: tuple[int, ...]) -> None:
+        self.starts, self.here, self.size = tuple(starts), here, size
+        total = here.astype(np.int64)
+        for axis in range(len(size)):
+            total = np.cumsum(total, axis)
+        self.total = np.pad(total, [(1, 0)] * len(size))
+
+    @classmethod
+    def of(cls, mask: Any, size: tuple[int, ...]) -> "MaskSites":
+        """Return the pixels of a mask.
+
+        Args:
+            mask: bools; the image's size, or smaller by a whole factor along each axis.
+            size: of the image (pixels).
+
+        Raises:
+            GraphError: it is no mask of such an image.
+        """
         found = np.asarray(mask)
         if found.dtype != bool or found.ndim != len(size):
             raise GraphError(
                 f"mask: expected bools of {len(size)} axes, got {found.dtype} of shape "
                 f"{found.shape}"
             )
-        self.size, self.flat = size, flat
-        self.factor = tuple(-(-n // m) if m else 0 for n, m in zip(size, found.shape, strict=True))
+        factors = [-(-n // m) if m else 0 for n, m in zip(size, found.shape, strict=True)]
         if any(
-            -(-n // f) != m if f else True
-            for n, m, f in zip(size, found.shape, self.factor, strict=True)
+            not f or -(-n // f) != m for n, m, f in zip(size, found.shape, factors, strict=True)
         ):
             raise GraphError(
                 f"mask: expected the image's size {size}, or smaller by a whole factor along each "
                 f"axis, got {found.shape}"
             )
-        total = found.astype(np.int64)
-        for axis in range(len(size)):
-            total = np.cumsum(total, axis)
-        self.total = np.pad(total, [(1, 0)] * len(size))
+        starts = [np.arange(m) * f for m, f in zip(found.shape, factors, strict=True)]
+        return cls(starts, found, size)
 
-    def __call__(self, size: tuple[int, ...], part: tuple[Positions, ...]) -> Any:
-        """Return bools, one for each position of the part of a map of this size."""
-        if prod(size) == 1:
-            return np.ones([len(p) for p in part], bool)
-        if self.flat:
-            ends = [self._ends(k, n, p) for k, (n, p) in enumerate(
-                zip(size, np.unravel_index(part[0], size), strict=True)
-            )]  # fmt: skip
-            return (self._count(ends, lambda *where: where) > 0)[:, None]
-        ends, repeats = [], []
-        for axis, (s, p) in enumerate(zip(size, part, strict=True)):
-            low, high = self._ends(axis, s, p)
-            new = np.append(True, (np.diff(low) != 0) | (np.diff(high) != 0))[: len(low)]
-            starts = np.flatnonzero(new)  # a coarse mask says the same of many positions
-            ends.append((low[starts], high[starts]))
-            repeats.append(np.diff(np.append(starts, len(low))))
-        here = self._count(ends, np.ix_) > 0
-        for axis, often in enumerate(repeats):
-            here = np.repeat(here, often, axis)
+    def some(self, ends: Sequence[IntTable], *, each: bool = False) -> Any:
+        """Return bools: which boxes of pixels have one that is there.
+
+        Args:
+            ends: for each axis (P, 2) first pixel and end, 0 and 0 for none, or `EVERYBODY`.
+            each: whether they are P boxes, not all products of P a side.
+        """
+        lines = [self.lines(axis, one) for axis, one in enumerate(ends)]
+        if each:
+            return self._count(lines, lambda *where: where) > 0
+        starts = [changes(line) for line in lines]  # a coarse mask says the same of many positions
+        few = [line[at] for line, at in zip(lines, starts, strict=True)]
+        here = self._count(few, np.ix_) > 0
+        for axis, line in enumerate(few):  # axis by axis: what a later one says is the last word
+            if (always := line[:, 2] > 0).any():
+                said: Any = np.ones((always.sum(), *(1,) * (len(few) - axis - 1)), bool)
+                for k, other in enumerate(few[axis + 1 :], axis + 1):
+                    some = other[:, 0] < other[:, 1]
+                    said = said & some.reshape(-1, *(1,) * (len(few) - k - 1))
+                here[(slice(None),) * axis + (always,)] = said
+        for axis, (line, at) in enumerate(zip(lines, starts, strict=True)):
+            here = np.repeat(here, np.diff(np.append(at, len(line))), axis)
         return here
 
-    def _ends(self, axis: int, s: int, p: Positions) -> tuple[Any, Any]:
-        """Cells of the mask that positions of a map of s pixels stand for, from and up to."""
-        n, f = self.size[axis], self.factor[axis]
-        first = p * n // s if s > n else -(-p * n // s)
-        last = first if s > n else -(-(p + 1) * n // s) - 1
-        return first // f, last // f + 1
+    def lines(self, axis: int, ends: IntTable) -> IntTable:
+        """(P, 3): first box of pixels, end, and whether it is `EVERYBODY`."""
+        low = np.searchsorted(self.starts[axis], ends[:, :1], "right") - 1
+        high = np.searchsorted(self.starts[axis], ends[:, 1:], "left")
+        found = np.where(ends[:, :1] < ends[:, 1:], np.concatenate([low, high], 1), 0)
+        return np.concatenate([found, ends[:, :1] == PRESENT], 1)
 
-    def _count(self, ends: Any, joined: Any) -> Any:
-        """Pixels that are there between the ends, from the sums of all before each corner."""
+    def _count(self, ends: Sequence[IntTable], joined: Any) -> Any:
+        """Boxes that are there between the ends, from the sums of all before each corner."""
         count: Any = 0
         for corner in np.ndindex((2,) * len(ends)):
             sign = (-1) ** (len(ends) - sum(corner))
-            where = joined(*(e[c] for e, c in zip(ends, corner, strict=True)))
-            count = count + sign * self.total[where]
+            count = count + sign * self.total[joined(*(e[:, c] for e, c in zip(ends, corner)))]  # noqa: B905
         return count
+
+    @property
+    def full(self) -> bool:
+        """Whether every pixel is there."""
+        return bool(self.here.all()) and prod(self.size) > 0
+
+
+def changes(lines: IntTable) -> IntTable:
+    """Return the first of each run of equal lines, of lines (P, n).
+
+    Example:
+        >>> changes(np.array([[1, 2], [1, 2], [1, 3]])).tolist()
+        [0, 2]
+    """
+    new = np.append(True, (lines[1:] != lines[:-1]).any(1))[: len(lines)]
+    return np.flatnonzero(new)

@@ -28,22 +28,23 @@ for _kind in (Spatial, Tokens, Scores):  # what passes know is a tree, whose ten
     )
 
 
-def as_nodes(plan: Plan, value: int, x: Tensor, sites: PlannedSites | None) -> Tensor:
+def as_nodes(plan: Plan, value: int, x: Tensor, sites: PlannedSites) -> Tensor:
     """Return a whole map as a tensor of its nodes; as it is where every pixel of a plane is there.
 
     Args:
         plan: of the network.
         value: the map's number.
         x: in the shape of the run, batch first.
-        sites: which are there; None for all.
+        sites: which are there.
     """
-    if sites is None and plan.space is None:
+    there = sites.whole(value)
+    if there is None and plan.space is None:
         return x
     axes, size = plan.axes[value] or (), plan.array(value)
     last = tuple(range(-len(axes), 0))
     moved = x.movedim(axes, last)
     images = moved.reshape(x.shape[0], -1, *size)
-    here = None if sites is None else torch.from_numpy(sites.whole(value)).to(x.device)
+    here = None if there is None else torch.from_numpy(there).to(x.device)
     graph = PixelGraph.from_image(images, here, d=len(size), on=plan.space)
     return graph.tensor().reshape(moved.shape).movedim(last, axes)
 

@@ -19,7 +19,7 @@ from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.recording import RecordedCall, Ref, State, leaves
 from convgraph.scale.rules import DROPS, VIEWS, Travel
-from convgraph.scale.sites import PlannedSites
+from convgraph.scale.sites import EVERYWHERE, PlannedSites
 from convgraph.scale.windows import is_window, table, window
 
 Part = tuple[Positions, ...]
@@ -32,7 +32,7 @@ def run(
     target: int,
     *,
     known: Mapping[Any, Any] | None = None,
-    sites: PlannedSites | None = None,
+    sites: PlannedSites = EVERYWHERE,
 ) -> Tensor:
     """Return a target at the positions that `ask` names.
 
@@ -42,10 +42,10 @@ def run(
         ask: what `Plan.asks` returned.
         target: the value wanted.
         known: values that are no maps and were computed before, and sums over whole maps.
-        sites: which are there; None for all.
+        sites: which are there.
     """
     state = states(plan)
-    if sites is not None and 0 in ask:  # what an absent pixel holds is nobody's, NaN say
+    if 0 in ask:  # what an absent pixel holds is nobody's, NaN say
         image = blanked(image, sites(0, ask[0]), plan.axes[0] or ())
     value: dict[Any, Any] = {**(known or {}), 0: image}
     last = {source: k for k, step in enumerate(plan.recording.steps) for source in step.sources}
@@ -60,7 +60,11 @@ def run(
             continue
         if step.results[0] not in ask:
             continue
-        keep(value, step, local(plan, step, how, value, ask, state, sites))
+        if all(map(len, ask[step.results[0]])):
+            keep(value, step, local(plan, step, how, value, ask, state, sites))
+        else:  # a part that lies in pads alone reads nothing
+            for result in step.results:
+                value[result] = _nothing(plan, result, ask, image)
         for source in step.sources:
             if last[source] == k and source != target and plan.axes[source] is not None:
                 value.pop(source, None)
@@ -68,8 +72,16 @@ def run(
     return found
 
 
+def _nothing(plan: Plan, value: int, ask: Ask, like: Tensor) -> Tensor:
+    """No position of a map, in its shape."""
+    shape = list(plan.recording.shapes[value])
+    for a, positions in zip(plan.axes[value] or (), ask[value], strict=True):
+        shape[a] = len(positions)
+    return like.new_zeros(shape, dtype=plan.recording.dtypes[value])
+
+
 def onward(
-    plan: Plan, known: Mapping[Any, Any], device: Any, sites: PlannedSites | None = None
+    plan: Plan, known: Mapping[Any, Any], device: Any, sites: PlannedSites = EVERYWHERE
 ) -> dict[Any, Any]:
     """Return what is known, and what follows from it without a map: once for all tiles.
 
@@ -158,42 +170,42 @@ def local(
     value: Mapping[Any, Any],
     ask: Ask,
     state: Mapping[str, Tensor],
-    sites: PlannedSites | None = None,
+    sites: PlannedSites = EVERYWHERE,
 ) -> Any:
     """Run one operator on a part."""
     out = ask[step.results[0]]
     if how.how == "sum":
         source = next(s for s in step.sources if plan.axes[s] is not None)
-        x = value[source]
-        if sites is not None:
-            x = blanked(x, sites(source, ask[source]), how.axes or ())
+        x = blanked(value[source], sites(source, ask[source]), how.axes or ())
         for a, held, want in zip(how.axes or (), ask[source], out, strict=True):
             x = take(x, a, places(held, want), 0.0)
         known = value["sums", step.results[0]]
         return normed(step, x, known, state, out, flat=plan.space is not None)
     if how.how == "node":
-        return _node(plan, step, value, ask, out, state)
+        return _node(plan, step, value, ask, out, state, sites)
     source = next(s for s in step.sources if plan.axes[s] is not None)
     x, have, size = value[source], ask[source], plan.size(source)
-    axes = how.axes or ()
+    axes, here = how.axes or (), sites(source, have)
     if plan.space is not None:
-        there = None if sites is None else sites(source, have)[:, 0]
+        there = None if here is None else here[:, 0]
         args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
         return _in_space(step, how.relation, x, have[0], out[0], args, there)
-    if sites is not None:
-        x = blanked(x, sites(source, have), axes, how.fill)
+    loudest = step.operator.startswith("max_pool")
+    x = blanked(x, here, axes, how.fill if loudest else 0.0)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
     own = step.operator.startswith("avg_pool") and not (
         args["count_include_pad"] or args.get("divisor_override")
     )
-    if sites is not None and own:
+    if here is not None and own:
         sums = {**args, "divisor_override": 1}  # over those that are there
-        here = torch.from_numpy(sites(source, have)).to(x)[None, None]
-        count = _pieces(step, how, here, have, out, size, sums, axes, ())
+        some = torch.from_numpy(here).to(x)[None, None]
+        count = _pieces(step, how, some, have, out, size, sums, axes, ())
         return _pieces(step, how, x, have, out, size, sums, axes, ()) / count.clamp(min=1)
     made = _pieces(step, how, x, have, out, size, args, axes, ())
-    if sites is not None and how.fill:
-        made = torch.where(torch.isinf(made), torch.zeros((), dtype=made.dtype), made)
+    if loudest and here is not None and not here.all():  # of no message at all it is 0
+        some = blanked(x.new_zeros(1, 1, *here.shape), here, axes, how.fill)
+        silent = _pieces(step, how, some, have, out, size, args, axes, ()) < 0
+        made = torch.where(silent, made.new_zeros(()), made)
     return made
 
 
@@ -202,11 +214,11 @@ def blanked(y: Tensor, here: Any, axes: tuple[int, ...], fill: float = 0.0) -> T
 
     Args:
         y: the part.
-        here: bools, one for each position.
+        here: bools, one for each position; None for all.
         axes: dimensions of `y` that they lie along.
         fill: what an absent site counts as.
     """
-    if here.all():
+    if here is None or here.all():
         return y
     shape = [1] * y.dim()
     for a, n in zip(axes, here.shape, strict=True):
@@ -263,6 +275,7 @@ def _node(
     ask: Ask,
     out: Part,
     state: Mapping[str, Tensor],
+    sites: PlannedSites,
 ) -> Any:
     first = next(s for s in step.sources if plan.axes[s] is not None)
     axes = plan.axes[first] or ()
@@ -270,6 +283,8 @@ def _node(
     for source in step.sources:
         x = value[source]
         if plan.axes[source] is not None:
+            if not sites.alike(source, step.results[0]):  # what one map lacks of all sites is 0
+                x = blanked(x, sites(source, ask[source]), plan.axes[source] or ())
             for a, have, want, n in zip(axes, ask[source], out, plan.size(source), strict=True):
                 x = take(x, a, places(have, want if n > 1 else want[:1] * 0), 0.0)
         else:  # a table as large as the map, of the network's own making

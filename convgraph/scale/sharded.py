@@ -28,7 +28,7 @@ from convgraph.scale.passes import Pass, check_statistics, entries, normed, pixe
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import RecordedCall, State, leaves
-from convgraph.scale.sites import sites_of
+from convgraph.scale.sites import EVERYWHERE, PlannedSites, sites_of
 from convgraph.scale.tiling import operators, read
 
 
@@ -159,7 +159,7 @@ class Sharded(nn.Module):
         size = self._size(part)
         found = plan(self.net, (*part.shape[:2], *size), part.dtype, self.on)
         self.check(found)
-        sites = sites_of(found, mask, "cg.sharded")
+        sites = sites_of(found, mask)
         if found.space is not None:
             part = part.reshape(*part.shape[:2], -1, 1)
         state = states(found)
@@ -169,9 +169,7 @@ class Sharded(nn.Module):
             each = shared(self.groups, wanted)
             same = {id(state[name]): one for name, one in zip(trained, each, strict=True)}
             state = {name: same.get(id(one), one) for name, one in state.items()}
-        own = self._owned(found, 0)
-        if sites is not None and all(map(len, own)):
-            part = blanked(part, sites(0, own), found.axes[0] or ())
+        part = blanked(part, sites(0, self._owned(found, 0)), found.axes[0] or ())
         value: dict[int, Any] = {0: part}
         last = {s: k for k, step in enumerate(found.recording.steps) for s in step.sources}
         for k, (step, how) in enumerate(found.steps):
@@ -190,9 +188,8 @@ class Sharded(nn.Module):
         result = dense(value[found.out])
         if not found.out_size:
             return result
-        own = self._owned(found, found.out)
-        if sites is not None and all(map(len, own)):
-            result = blanked(result, sites(found.out, own), found.axes[found.out] or ())
+        here = sites(found.out, self._owned(found, found.out))
+        result = blanked(result, here, found.axes[found.out] or ())
         if found.space is None:
             return result
         shape = list(result.shape)
@@ -202,8 +199,9 @@ class Sharded(nn.Module):
         return result.reshape(shape)
 
     def heard(
-        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any, sites: Any = None
-    ) -> Any:
+        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any,
+        sites: PlannedSites = EVERYWHERE,
+    ) -> Any:  # fmt: skip
         """What an operator makes that hears the whole map: from sums, or from the map gathered."""
         if how.how == "few":
             maps = {s for s in step.sources if found.axes[s] is not None}
@@ -212,22 +210,21 @@ class Sharded(nn.Module):
         source = next(s for s in step.sources if found.axes[s] is not None)
         x, key = value[source], step.results[0] if how.axes is None else ("sums", 0)
         one = Pass(step, source, key, found.axes[source] or ())
-        here = None if sites is None else sites(source, self._owned(found, source))
+        here = sites(source, self._owned(found, source))
         rows = entries(one, x, here)
         count = self._count(found, one, rows, sites)
         mean = self._spread(rows.sum(-1)) / count
         if how.axes is None:
             return readout(found, one, mean)
         variance = self._spread((rows - mean[..., None]).square().sum(-1)) / count
-        if here is not None:
-            x = blanked(x, here, one.axes)
+        x = blanked(x, here, one.axes)
         out = self._owned(found, step.results[0])
         flat = found.space is not None
         return normed(step, x, (mean, variance), state, out, flat=flat)
 
-    def _count(self, found: Plan, one: Pass, rows: Tensor, sites: Any) -> int:
+    def _count(self, found: Plan, one: Pass, rows: Tensor, sites: PlannedSites) -> int:
         """How many entries a statistic has over all ranks of one image; 1 where there is none."""
-        if sites is None:
+        if one.source not in sites.lies:
             return prod(found.recording.shapes[one.source]) // prod(rows.shape[:-1])
         return max(1, int(self._spread(rows.new_tensor([rows.shape[-1]]))))
 
@@ -284,8 +281,9 @@ class Sharded(nn.Module):
         return tuple(self._own(found, value, axis) for axis in range(len(found.size(value))))
 
     def local(
-        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any, sites: Any = None
-    ) -> Any:
+        self, found: Plan, step: RecordedCall, how: Any, value: Any, state: Any,
+        sites: PlannedSites = EVERYWHERE,
+    ) -> Any:  # fmt: skip
         """Return this rank's part of what an operator makes."""
         out = self._owned(found, step.results[0])
         ask = dict.fromkeys(step.results, out)
@@ -293,7 +291,7 @@ class Sharded(nn.Module):
             for source in step.sources:
                 if found.axes[source] is not None:
                     ask[source] = self._owned(found, source)
-            return local(found, step, how, value, ask, state)
+            return local(found, step, how, value, ask, state, sites)
         source = next(s for s in step.sources if found.axes[s] is not None)
         x, axes = value[source], found.axes[source] or ()
         have = list(self._owned(found, source))
@@ -401,15 +399,14 @@ class Sharded(nn.Module):
         return other
 
     def _norm(
-        self, found: Plan, step: RecordedCall, value: Any, state: Any, sites: Any = None
+        self, found: Plan, step: RecordedCall, value: Any, state: Any, sites: PlannedSites
     ) -> Tensor:
         """Batch norm in training, with the statistics of all ranks of the mesh."""
         a = step.args
         source = a["input"].index
         x: Tensor = value[source]
-        here = None if sites is None else sites(source, self._owned(found, source))
-        if here is not None:
-            x = blanked(x, here, found.axes[source] or ())
+        here = sites(source, self._owned(found, source))
+        x = blanked(x, here, found.axes[source] or ())
         rows = pixels(x, found.axes[source] or (), here)
         over = [k for k in range(rows.dim()) if k != 1]
         shape = [1, -1, *(1,) * (x.dim() - 2)]

@@ -75,7 +75,7 @@ class Source:
             return got if isinstance(got, Tensor) else np.asarray(got)
         parts = [
             self._boxes(ask, (*done, slice(int(run[0]), int(run[-1]) + 1)))
-            for run in runs(ask[axis])
+            for run in runs(ask[axis]) or [np.array([0, -1])]  # a part may read nothing at all
         ]
         along = axis if self.channels_last else axis + 1
         if len(parts) == 1:

@@ -79,17 +79,22 @@ class Streamed(nn.Module):
     def forward(self, image: Any, mask: Any = None) -> Tensor:
         """Return the network's output, (B, C_out, *out_size)."""
         some = next(self.net.parameters(), torch.empty(0))
-        whole = isinstance(image, Tensor) and image.dim() > 3
+        whole = isinstance(image, Tensor) and image.dim() >= _dimensions(self.net)
         source = None if whole else Source(image)
         shape = tuple(image.shape) if source is None else (1, source.channels, *source.size)
         found = plan(self.net, shape, image.dtype if whole else None, self.on)
         found.refuse("cg.streamed", by_passes=self.statistics == "passes")
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         x = image if whole else some.new_empty(0)
-        sites = sites_of(found, mask, "cg.streamed")
+        sites = sites_of(found, mask)
         work = _Work(found, self.tile, source, parameters, sites)
         made: Tensor = _Tiles.apply(work, x, *parameters)  # type: ignore[no-untyped-call]
         return made
+
+
+def _dimensions(net: nn.Module) -> int:
+    """Of a batch of images: as many as its first kernel has, or else four."""
+    return next((p.dim() for p in net.parameters() if p.dim() > 2), 4)
 
 
 class _Work:
@@ -104,11 +109,11 @@ class _Work:
 
     def __init__(
         self, found: Plan, tile: Any, source: Source | None, parameters: list[nn.Parameter],
-        sites: PlannedSites | None,
+        sites: PlannedSites,
     ) -> None:  # fmt: skip
         self.plan, self.source, self.parameters, self.sites = found, source, parameters, sites
-        self.cut = tiling(found, tile) if found.out_size else None
-        self.stages = [(one, tiling(found, tile, one.source)) for one in passes(found)]
+        self.cut = tiling(found, tile, sites=sites) if found.out_size else None
+        self.stages = [(one, tiling(found, tile, one.source, sites)) for one in passes(found)]
         self.known: list[dict[Any, Any]] = [{}]
         self.parts: list[list[Any]] = []
 
@@ -128,29 +133,23 @@ class _Work:
         """One tile of a target."""
         plan, goal = self.plan, cut.target
         y = run(plan, window, ask, goal, known=known, sites=self.sites)
-        if self.sites is None:
-            return y
-        return blanked(y, self.sites(goal, out), plan.axes[goal] or ())
-
-    def here(self, cut: Tiling, out: Any) -> Any:
-        """Which pixels of a tile are there; None for all."""
-        return None if self.sites is None else self.sites(cut.target, out)
+        return blanked(y, cut.here(out), plan.axes[goal] or ())
 
     def pass_over(self, stage: int) -> None:
         """Sum up a map, tile by tile, and go on to what follows from it."""
         one, cut = self.stages[stage]
         found = []
-        for _, out in cut.parts(self.sites):
+        for _, out in cut.summed():
             ask = cut.ask(out)
             y = self.tile(cut, self.window(self.x, ask), ask, out, self.known[stage])
-            found.append(summary(one, y, self.here(cut, out)))
+            found.append(summary(one, y, cut.here(out)))
         self.parts.append(found)
         self.known.append(self.onward(stage, found, self.known[stage]))
 
     def onward(self, stage: int, parts: list[Any], known: Any) -> dict[Any, Any]:
         """What is known behind a pass."""
         one, cut = self.stages[stage]
-        more = {**known, one.key: gathered(cut, one, parts, self.sites)}
+        more = {**known, one.key: gathered(cut, one, parts)}
         return onward(self.plan, more, self.x.device, self.sites)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,17 +162,11 @@ class _Work:
             ended: Tensor = self.known[-1][plan.out]
             return ended.clone()
         y = x.new_zeros(plan.recording.shapes[plan.out], dtype=plan.recording.dtypes[plan.out])
-        for _, out in cut.parts():
-            if self.empty(out):
-                continue
+        for _, out in cut.inhabited():
             ask = cut.ask(out)
             tile = self.tile(cut, self.window(x, ask), ask, out, self.known[-1])
             y[cut.place(out)] = cut.boxed(tile, out)
         return y
-
-    def empty(self, out: Any) -> bool:
-        """Whether a tile of the output has no site."""
-        return self.sites is not None and not self.sites(self.plan.out, out).any()
 
 
 class _Gradients:
@@ -231,8 +224,8 @@ class _Gradients:
         found = self.add(made, after, [*before, *leaves])
         heard, rest = found[: len(before)], found[len(before) :]
         each = len(leaves) // max(1, len(work.parts[stage]))
-        for k, (_, out) in enumerate(cut.parts(work.sites)):
-            grads, here = rest[each * k : each * (k + 1)], work.here(cut, out)
+        for k, (_, out) in enumerate(cut.summed()):
+            grads, here = rest[each * k : each * (k + 1)], cut.here(out)
             tensors = lambda y, here=here: _tensors(summary(one, y, here))  # noqa: E731
             self.tile(cut, out, work.known[stage], heard, tensors, grads)
         return heard
@@ -287,10 +280,9 @@ class _Tiles(torch.autograd.Function):
             keys = [key for key, one in known.items() for _ in _tensors(one)]
             heard[keys.index(work.plan.out)] = grad
         else:
-            for _, out in work.cut.parts():
-                if not work.empty(out):
-                    slice_of = _as_tile(work, grad[work.cut.place(out)], out)
-                    total.tile(work.cut, out, known, heard, lambda y: [y], [slice_of])
+            for _, out in work.cut.inhabited():
+                slice_of = _as_tile(work, grad[work.cut.place(out)], out)
+                total.tile(work.cut, out, known, heard, lambda y: [y], [slice_of])
         for stage in reversed(range(len(work.stages))):
             heard = total.pass_back(stage, heard)
         return None, total.image, *total.sums

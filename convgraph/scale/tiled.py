@@ -95,13 +95,13 @@ def tiled(
     check_statistics(statistics, "cg.tiled")
     found.refuse("cg.tiled", by_passes=statistics == "passes")
     todo = passes(found)
-    sites = sites_of(found, mask, "cg.tiled")
+    sites = sites_of(found, mask)
     known, held_maps = _known(found, todo, tile, source, between, sites)
     if not found.out_size:
         kind = _numpy(found.recording.dtypes[found.out])
         ended = delayed(_ended)(known, found)
         return da.from_delayed(ended, found.recording.shapes[found.out][1:], dtype=kind)
-    cut = replace(tiling(found, tile), held=frozenset(held_maps))
+    cut = replace(tiling(found, tile, sites=sites), held=frozenset(held_maps))
     shape = found.recording.shapes[found.out][1:]
     axes = [len(shape) + a for a in found.axes[found.out] or ()]
     chunks: list[Any] = [(n,) for n in shape]
@@ -112,7 +112,7 @@ def tiled(
         _check_held(held, shape, tuple(c[0] for c in chunks))
     kind = _numpy(found.recording.dtypes[found.out])
     window = Window(cut, source, held_maps)
-    work = Tile(window, sites, held, tuple(axes), tuple(chunks), kind)
+    work = Tile(window, held, tuple(axes), tuple(chunks), kind)
     made = _array(work, known if todo else None)
     made.plan = cut
     return made
@@ -213,8 +213,7 @@ def _done(*_: Any) -> None:
 
 
 def _known(
-    found: Plan, todo: list[Pass], tile: Any, source: Source, between: Any,
-    sites: PlannedSites | None,
+    found: Plan, todo: list[Pass], tile: Any, source: Source, between: Any, sites: PlannedSites
 ) -> Any:  # fmt: skip
     """What the passes find out, as dask has still to compute it; and the maps that they keep."""
     from dask.delayed import delayed
@@ -222,13 +221,13 @@ def _known(
     known = delayed({}, traverse=False)
     maps: dict[int, Any] = {}
     for one in todo:
-        cut = replace(tiling(found, tile, one.source), held=frozenset(maps))
+        cut = replace(tiling(found, tile, one.source, sites), held=frozenset(maps))
         keeps = None
         if between is not None and one.source not in maps and keepable(found, one.source):
             keeps = _kept(found, cut, between)
-        sum_up = delayed(Summed(Window(cut, source, dict(maps)), one, keeps, sites))
-        parts = [sum_up(number, known) for number, _ in cut.parts(sites)]
-        known = delayed(_more)(known, cut, one, parts, sites)
+        sum_up = delayed(Summed(Window(cut, source, dict(maps)), one, keeps))
+        parts = [sum_up(number, known) for number, _ in cut.summed()]
+        known = delayed(_more)(known, cut, one, parts)
         maps |= {} if keeps is None else {one.source: keeps}
     return known, maps
 
@@ -245,10 +244,10 @@ def _kept(found: Plan, cut: Tiling, between: Any) -> Any:
     )  # fmt: skip
 
 
-def _more(known: Any, cut: Tiling, one: Pass, parts: Any, sites: PlannedSites | None) -> Any:
+def _more(known: Any, cut: Tiling, one: Pass, parts: Any) -> Any:
     with torch.no_grad():
-        more = {**known, one.key: gathered(cut, one, parts, sites)}
-        return onward(cut.plan, more, _device(cut.plan), sites)
+        more = {**known, one.key: gathered(cut, one, parts)}
+        return onward(cut.plan, more, _device(cut.plan), cut.sites)
 
 
 def _device(found: Plan) -> torch.device:
@@ -266,7 +265,7 @@ class Window:
     def __init__(self, cut: Tiling, source: Source, maps: dict[int, Any]) -> None:
         self.cut, self.source, self.maps = cut, source, maps
 
-    def run(self, out: tuple[Positions, ...], known: Any, sites: Any = None) -> torch.Tensor:
+    def run(self, out: tuple[Positions, ...], known: Any) -> torch.Tensor:
         """Return the target at these positions, (1, C, *positions)."""
         plan, ask = self.cut.plan, self.cut.ask(out)
         device, dtypes = _device(plan), plan.recording.dtypes
@@ -281,14 +280,15 @@ class Window:
             for value, array in self.maps.items()
             if value in ask
         }
-        return run(plan, x, ask, self.cut.target, sites=sites, known={**(known or {}), **kept})
+        more = {**(known or {}), **kept}
+        return run(plan, x, ask, self.cut.target, sites=self.cut.sites, known=more)
 
 
 class Summed:
     """What one tile adds to a pass."""
 
-    def __init__(self, window: Window, one: Pass, keeps: Any, sites: PlannedSites | None) -> None:
-        self.window, self.one, self.keeps, self.sites = window, one, keeps, sites
+    def __init__(self, window: Window, one: Pass, keeps: Any) -> None:
+        self.window, self.one, self.keeps = window, one, keeps
         self.name = uuid4().hex
 
     def __call__(self, number: tuple[int, ...], known: Any) -> Any:
@@ -296,10 +296,10 @@ class Summed:
         cut = self.window.cut
         out = cut.part(number)
         with torch.no_grad():
-            y = self.window.run(out, known, self.sites)
+            y = self.window.run(out, known)
             if self.keeps is not None:
                 self.keeps[cut.place(out)[1:]] = cut.boxed(y, out)[0].cpu().numpy()
-            return summary(self.one, y, None if self.sites is None else self.sites(cut.target, out))
+            return summary(self.one, y, cut.here(out))
 
     def __dask_tokenize__(self) -> Any:
         """Name it: a network has no other name, and numbers of objects are given again."""
@@ -341,15 +341,14 @@ class Tile:
     """What one block of the array is: a function of its number."""
 
     def __init__(
-        self, window: Window, sites: PlannedSites | None, held: Any, axes: tuple[int, ...],
-        chunks: tuple[Any, ...], kind: Any,
-    ) -> None:  # fmt: skip
-        self.window, self.cut, self.sites, self.held = window, window.cut, sites, held
+        self, window: Window, held: Any, axes: tuple[int, ...], chunks: tuple[Any, ...], kind: Any
+    ) -> None:
+        self.window, self.cut, self.held = window, window.cut, held
         self.axes, self.chunks, self.kind = axes, chunks, kind
 
-    def out(self, block: tuple[int, ...]) -> tuple[Positions, ...]:
-        """Positions of the output that are a block's."""
-        return self.cut.part(tuple(block[a] for a in self.axes))
+    def number(self, block: tuple[int, ...]) -> tuple[int, ...]:
+        """The tile that a block is."""
+        return tuple(block[a] for a in self.axes)
 
     def shape(self, block: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a block."""
@@ -357,19 +356,16 @@ class Tile:
 
     def empty(self, block: tuple[int, ...]) -> bool:
         """Whether a block has no site."""
-        if self.sites is None:
-            return False
-        return not self.sites(self.cut.target, self.out(block)).any()
+        return self.number(block) in self.cut.empty
 
     def __call__(self, block: tuple[int, ...], known: Any = None) -> Any:
         """Return the block, (C_out, *tile)."""
-        plan, out = self.cut.plan, self.out(block)
+        plan, out = self.cut.plan, self.cut.part(self.number(block))
         if self.held is not None and _holds(self.held, block):
             return self.held[self.cut.place(out)[1:]]
         with torch.no_grad():
-            y = self.window.run(out, known, self.sites)
-            if self.sites is not None:
-                y = blanked(y, self.sites(plan.out, out), plan.axes[plan.out] or ())
+            y = self.window.run(out, known)
+            y = blanked(y, self.cut.here(out), plan.axes[plan.out] or ())
             return np.ascontiguousarray(self.cut.boxed(y, out)[0].cpu().numpy())
 
 

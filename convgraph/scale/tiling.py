@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cached_property
+from itertools import islice, product
 from math import prod
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 
 from convgraph.errors import GeometryError
 from convgraph.proof.equation.in_space import Operator
+from convgraph.proof.lying import Mask
 from convgraph.proof.plan import AxisPart, Claim, PlanCertificate, judge_plan
 from convgraph.scale.neighbours import Neighbours
 from convgraph.scale.passes import Pass, is_map, readout, together
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
 from convgraph.scale.rules import weight_shape
-from convgraph.scale.sites import PlannedSites
+from convgraph.scale.sites import EVERYWHERE, PlannedSites
 from convgraph.scale.windows import edges
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -33,12 +35,14 @@ class Tiling:
         tile: pixels of the output in a tile, along each axis of the array.
         target: the value that is cut; the output, unless another is asked for.
         held: maps that were kept in front of it: a part starts from them.
+        sites: which are there.
     """
 
     plan: Plan
     tile: tuple[int, ...]
     target: int
     held: frozenset[int] = frozenset()
+    sites: PlannedSites = EVERYWHERE
 
     def spans(self, axis: int) -> list[Positions]:
         """The tiles along an axis of the array: rows, columns."""
@@ -77,22 +81,29 @@ class Tiling:
         width = self.plan.array(self.target)[1]
         return (box[0][:, None] * width + box[1]).ravel(), np.zeros(1, np.int64)
 
-    def parts(
-        self, sites: PlannedSites | None = None
-    ) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
-        """Yield each tile's number along each axis, and its positions of the output.
-
-        With `sites` those that have one; the first tile, if none has.
-        """
-        none = True
+    def parts(self) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
+        """Yield each tile's number along each axis, and its positions of the output."""
         for number in product(*map(range, self.counts)):
-            out = self.part(number)
-            if sites is None or sites(self.target, out).any():
-                none = False
-                yield number, out
-        if none:
-            first = (0,) * len(self.counts)
-            yield first, self.part(first)
+            yield number, self.part(number)
+
+    def here(self, out: tuple[Positions, ...]) -> Any:
+        """Which positions of a tile are there, as bools; None for all."""
+        return self.sites(self.target, out)
+
+    @cached_property
+    def empty(self) -> frozenset[tuple[int, ...]]:
+        """Numbers of the tiles that have no site."""
+        if self.target not in self.sites.lies:
+            return frozenset()
+        return frozenset(number for number, out in self.parts() if not self.here(out).any())
+
+    def inhabited(self) -> Iterator[tuple[tuple[int, ...], tuple[Positions, ...]]]:
+        """Yield the tiles that have a site, as `parts` does."""
+        return (one for one in self.parts() if one[0] not in self.empty)
+
+    def summed(self) -> list[tuple[tuple[int, ...], tuple[Positions, ...]]]:
+        """Return the tiles that a pass sums: those with a site; the first tile, if none has."""
+        return list(self.inhabited()) or list(islice(self.parts(), 1))
 
     def place(self, out: tuple[Positions, ...]) -> tuple[slice, ...]:
         """Where a tile lies in the whole value, as an array has it."""
@@ -164,7 +175,9 @@ class Tiling:
         return judge_plan(claim(self))
 
 
-def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
+def tiling(
+    plan: Plan, tile: Any, target: int | None = None, sites: PlannedSites = EVERYWHERE
+) -> Tiling:
     """Cut a plan's output into tiles.
 
     Args:
@@ -172,6 +185,7 @@ def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
         tile: pixels of the output along every axis, one number an axis, or how much memory a tile
             may take, as "512 MiB".
         target: another value than the output.
+        sites: which are there.
 
     Raises:
         GeometryError: no such tile; a budget that no tile fits names the smallest.
@@ -179,7 +193,7 @@ def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
     target = plan.out if target is None else target
     d = len(plan.size(target))
     if isinstance(tile, str):
-        return _largest(plan, _bytes(tile), target)
+        return replace(_largest(plan, _bytes(tile), target), sites=sites)
     sizes = tuple(tile) if isinstance(tile, (tuple, list)) else (tile,) * d
     good = all(
         isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes
@@ -190,19 +204,18 @@ def tiling(plan: Plan, tile: Any, target: int | None = None) -> Tiling:
             f"'512 MiB', got {tile!r}"
         )
     size = _chart(plan, target)
-    return Tiling(plan, tuple(min(int(t), n) for t, n in zip(sizes, size, strict=True)), target)
+    kept = tuple(min(int(t), n) for t, n in zip(sizes, size, strict=True))
+    return Tiling(plan, kept, target, sites=sites)
 
 
-def gathered(
-    cut: Tiling, one: Pass, parts: Sequence[Any], sites: PlannedSites | None = None
-) -> Any:
-    """Return what a pass makes known, from what its tiles with a site gave: `passes.summary`."""
+def gathered(cut: Tiling, one: Pass, parts: Sequence[Any]) -> Any:
+    """Return what a pass makes known, from what the tiles of `summed` gave: `passes.summary`."""
     plan = cut.plan
     if not is_map(one):
         whole = together(one, list(parts))
         return whole if isinstance(one.key, tuple) else readout(plan, one, whole)
     found = parts[0].new_zeros(plan.recording.shapes[one.source])
-    for (_, out), part in zip(cut.parts(sites), parts, strict=True):
+    for (_, out), part in zip(cut.summed(), parts, strict=True):
         found[cut.place(out)] = cut.boxed(part, out)
     return found
 
@@ -297,12 +310,18 @@ def claim(made: Tiling) -> Claim:
                     source = next(s for s in step.sources if plan.axes[s] is not None)
                     n, mine = plan.size(source)[axis], have[step.results[0]]
                     reads[step.results[0]] = read(how.relation, axis, n, mine, have[source])
-            parts.append(AxisPart(out, have, reads))
+            stands = {
+                value: np.concatenate(made.sites.stands(value, axis, have[value]), 1)
+                for value in made.sites.lies
+                if value in have
+            }
+            parts.append(AxisPart(out, have, reads, stands))
         axes.append(tuple(parts))
     given = {value: plan.size(value)[: len(axes)] for value in made.held}
+    mask = None if made.sites.mask is None else Mask(made.sites.mask, plan.array(0))
     return Claim(
-        tuple(one for one in said if one.result not in given), plan.image_size[: len(axes)],
-        made.target, plan.size(made.target)[: len(axes)], tuple(axes), given,
+        tuple(said), plan.image_size[: len(axes)], made.target,
+        plan.size(made.target)[: len(axes)], tuple(axes), given, mask,
     )  # fmt: skip
 
 

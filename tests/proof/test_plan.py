@@ -8,9 +8,14 @@ import torch
 
 import convgraph as cg
 from convgraph.errors import GeometryError, ProofError
+from convgraph.graph import places
+from convgraph.proof.again import verify
+from convgraph.proof.lying import Mask
 from convgraph.proof.plan import AxisPart, judge_plan, judge_sites
 from convgraph.scale.plan import plan
+from convgraph.scale.sites import sites_of
 from convgraph.scale.tiling import claim, tiling
+from tests.scale import moving
 from tests.scale.nets import networks, whole
 
 
@@ -137,6 +142,84 @@ def test_the_mask_rule_of_a_crop_is_refuted() -> None:
 
     assert judge_sites(rule, mask, size, part) == []
     assert "of the map of size (50, 33)" in judge_sites(crops, mask, size, part)[0]
+
+
+def on_a_mask(name: str, tile=3):
+    net, size = moving.networks()[name]
+    net, x = whole(net, size)
+    found = plan(net, tuple(x.shape))
+    mask = np.random.default_rng(4).random(size) < 0.4
+    return tiling(found, tile, sites=sites_of(found, mask))
+
+
+@pytest.mark.parametrize("name", moving.networks())
+def test_a_plan_with_a_mask_is_proven_and_proven_again_from_its_text(name: str) -> None:
+    found = on_a_mask(name).prove()
+    assert found.verdict == "proven", found
+    text = found.to_json()
+    assert verify(text) == (0, ["the record holds: proven"])
+
+
+def test_a_record_of_a_mask_that_is_none_is_refused() -> None:
+    found = on_a_mask("places that meet").prove()
+    said = found.claims[0]
+    none = Mask(np.zeros((4, 2), bool), (12, 11)).to_fields()
+    for mask, text in (
+        (none, "the parts read other positions"),  # each map has all sites of the other
+        (none | {"size": [12, 13]}, "expected a mask of the image's size"),
+        (none | {"shape": [2**30, 2**30]}, "expected a mask of at most"),
+        (none | {"shape": [60, 60]}, "expected as many bits"),
+        ({"bits": ""}, "expected a mask with the fields"),
+    ):
+        changed = replace(found, claims=({**said, "mask": mask},))
+        code, lines = verify(changed.to_json())
+        assert code == 1
+        assert text in lines[0]
+
+
+def test_a_plan_in_a_space_with_a_mask_is_proven() -> None:
+    body = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.MaxPool2d(2))
+    found = plan(body, (1, 2, 48, 4), on=cg.HEALPix())
+    made = tiling(found, 2, sites=sites_of(found, np.random.default_rng(1).random((48, 4)) < 0.4))
+    assert (cert := made.prove()).verdict == "proven"
+    assert verify(cert.to_json())[0] == 0
+
+
+THROUGH = places.through
+
+RULES = {
+    "no kernel moves": lambda span, relation, axis, n: places.scaled(span, n),
+    "a crop's own cells": lambda span, relation, axis, n: places.moved(
+        places.whole(span.cells), [min(2 * p, span.cells - 1) for p in range(n)]
+    ),
+    "one pixel further": lambda span, relation, axis, n: replace(
+        THROUGH(span, relation, axis, n), origin=span.origin + 1
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["unpadded", "padded beyond", "wide pads, stride"])
+def test_another_rule_of_masks_is_refuted(rule: str, name: str, monkeypatch) -> None:
+    made = on_a_mask(name)
+    monkeypatch.setattr("convgraph.scale.sites.places.through", RULES[rule])
+    wrong = replace(made, sites=sites_of(made.plan, made.sites.mask))
+    monkeypatch.undo()
+    found = wrong.prove()
+    assert found.verdict == "refuted"
+    assert "the rule of masks says" in found.faults[0]
+    assert verify(found.to_json())[0] == 1
+
+
+def test_a_site_of_a_tile_that_stands_for_another_pixel_is_refuted() -> None:
+    found = claim(on_a_mask("reflect"))
+    last = found.operators[-1]
+
+    def moved(part: AxisPart) -> AxisPart:
+        return replace(part, stands={**part.stands, last.result: part.stands[last.result] + 1})
+
+    verdict = judge_plan(altered(found, 1, 1, moved))
+    assert "stands for pixels [4, 5], the rule of masks says [3, 4]" in verdict.faults[0]
 
 
 def test_a_tile_by_memory_fits_and_the_smallest_is_named() -> None:

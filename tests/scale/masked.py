@@ -33,11 +33,15 @@ def cases() -> dict[str, tuple[nn.Module, Tensor]]:
     }
 
 
-def truth(net: nn.Module, x: Tensor, mask: Tensor) -> list[Any]:
-    """Return output, weights of a loss, and the loss's gradients of the image and parameters."""
+def truth(net: nn.Module, x: Tensor, mask: Tensor, unit: int = 1) -> list[Any]:
+    """Return output, weights of a loss, and the loss's gradients of the image and parameters.
+
+    `unit` is what every count of an average divides, so that gradients are whole numbers.
+    """
     image = x.clone().requires_grad_()
     graph = cg.to_graph(net)
     y = graph(cg.PixelGraph.from_image(image, mask=mask, d=mask.dim()))
     y = y.to_image() if isinstance(y, cg.PixelGraph) else y
     head = torch.randint(-2, 3, y.shape, generator=torch.Generator().manual_seed(3)).double()
+    head = head * unit
     return [y.detach(), head, *torch.autograd.grad((y * head).sum(), [image, *graph.parameters()])]

@@ -20,7 +20,7 @@ from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
 from tests.ranks import join
-from tests.scale import faces, hearing, masked
+from tests.scale import faces, hearing, masked, moving
 from tests.scale import published as networks_of
 from tests.scale.nets import Masked, Volume, blocks, counted, networks, whole
 
@@ -235,6 +235,12 @@ def elsewhere(rank: int, world: int, folder: str) -> None:
         _, mask = masked.masks(tuple(x.shape[2:]))
         part = cg.sharded(net, statistics="passes")
         same(f"masked {name}", net, x, masked.truth(net, x, mask), part, mask=mask.numpy())
+    for name, (net, size) in moving.networks().items():
+        net, x = whole(net, size)
+        unit = 12 if name == "own counts" else 4
+        mask = torch.rand(size, generator=torch.Generator().manual_seed(4)) < 0.4
+        want = masked.truth(net, x * unit, mask, unit)
+        same(f"moving {name}", net, x * unit, want, cg.sharded(net), mask=mask.numpy())
     net, x = normed()
     mask = torch.zeros(6, 4, dtype=torch.bool)
     mask[1:5, :2] = True  # and a rank with no pixel, where there are four

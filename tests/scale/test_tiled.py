@@ -13,6 +13,7 @@ from convgraph.errors import ConversionError, GraphError
 from convgraph.scale import partial
 from convgraph.scale.source import Source
 from convgraph.scale.tiled import stored
+from tests.scale import masked, moving
 from tests.scale.nets import Masked, Skips, networks, whole
 
 da = pytest.importorskip("dask.array")
@@ -179,14 +180,23 @@ def test_steps_in_scale_carry_a_mask_and_one_site_has_none(layer) -> None:
     assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
 
 
-def test_a_mask_is_refused_where_it_would_move() -> None:
-    layers = (
-        nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, padding=2), nn.Conv2d(2, 2, 3, 2, 3),
-        nn.ConvTranspose2d(2, 2, 3), nn.MaxPool2d(3, 1),
-    )  # fmt: skip
-    for layer in layers:
-        with pytest.raises(ConversionError, match="has no plan with a mask"):
-            cg.tiled(layer, np.ones((2, 8, 8), np.float32), tile=4, mask=np.ones((8, 8), bool))
+@pytest.mark.parametrize("name", moving.networks())
+def test_a_mask_moves_with_the_pixels(name: str) -> None:
+    net, size = moving.networks()[name]
+    net, x = whole(net, size)
+    unit = 12 if name == "own counts" else 4  # what every count of a window divides
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(4)) < 0.4
+    want, head, *grads = masked.truth(net, x * unit, mask, unit)
+    assert want.unique().numel() > 3
+    for tile in (1 if name in ("unpadded", "reflect", "pads of numbers") else 4, 100):
+        image = x[0].numpy() * unit
+        image[:, ~mask.numpy()] = np.nan  # what is absent is nobody's number
+        out = cg.tiled(net, image, tile=tile, mask=mask.numpy())
+        assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
+        leaf = torch.from_numpy(image)[None].requires_grad_()
+        y = cg.streamed(net, tile=tile)(leaf, mask=mask.numpy())
+        found = torch.autograd.grad((y * head).sum(), [leaf, *net.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(found, grads, strict=True))
 
 
 def test_tiles_travel_to_other_processes(skips) -> None:
@@ -220,12 +230,6 @@ def test_bad_input_is_refused(change, error, text: str) -> None:
     given = {"net": Skips(), "image": np.ones((2, 24, 38), np.float32), "tile": 8} | change
     with pytest.raises(error, match=text):
         cg.tiled(given.pop("net"), given.pop("image"), **given)
-
-
-def test_a_mask_is_refused_where_absent_pixels_have_no_meaning() -> None:
-    net = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReflectionPad2d(1))
-    with pytest.raises(ConversionError, match=r"'1' .pad. has no plan with a mask"):
-        cg.tiled(net, np.ones((2, 8, 8), np.float32), tile=4, mask=np.ones((8, 8), bool))
 
 
 def test_windows_are_all_that_is_read() -> None:
