@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -38,25 +39,27 @@ class Mask:
     Attributes:
         here: bools, of the image's size or coarser by a whole factor.
         size: of the image, as an array (pixels).
+        starts: first pixel that each bool stands for along each axis.
     """
 
     here: Any
     size: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
 
     @cached_property
     def whole(self) -> Tensor:
         """(1, *size) bool."""
         found = np.asarray(self.here, bool)
-        for axis, n in enumerate(self.size):
-            factor = -(-n // found.shape[axis])
-            found = np.repeat(found, factor, axis).take(range(n), axis)
+        for axis, (n, starts) in enumerate(zip(self.size, self.starts, strict=True)):
+            found = np.repeat(found, np.diff([*starts, n]), axis)
         return torch.from_numpy(np.ascontiguousarray(found))[None]
 
     def to_fields(self) -> dict[str, Any]:
         """Return it as plain data."""
         here = np.asarray(self.here, bool)
         bits = b64encode(zlib.compress(np.packbits(here).tobytes(), 9)).decode()
-        return {"shape": list(here.shape), "size": list(self.size), "bits": bits}
+        starts = [list(map(int, one)) for one in self.starts]
+        return {"starts": starts, "size": list(self.size), "bits": bits}
 
     @classmethod
     def from_fields(cls, found: Any, most: int) -> "Mask":
@@ -65,18 +68,22 @@ class Mask:
         Raises:
             ProofError: it is no mask.
         """
-        if not isinstance(found, dict) or set(found) != {"shape", "size", "bits"}:
-            raise ProofError("expected a mask with the fields bits, shape, size")
-        shape, size = tuple(found["shape"]), tuple(found["size"])
+        if not isinstance(found, dict) or set(found) != {"starts", "size", "bits"}:
+            raise ProofError("expected a mask with the fields bits, size, starts")
+        starts, size = tuple(map(tuple, found["starts"])), tuple(found["size"])
+        shape = tuple(map(len, starts))
         good = all(type(n) is int and 0 < n <= most for n in (*shape, *size))
         if not good or len(shape) != len(size) or prod(shape) > most:
             raise ProofError(f"expected a mask of at most {most} bools")
+        for line, n in zip(starts, size, strict=True):
+            if line[0] != 0 or any(a >= b for a, b in pairwise((*line, n))):
+                raise ProofError(f"expected bools of a mask that start in order within {n} pixels")
         count = -(-prod(shape) // 8)
         text = zlib.decompressobj().decompress(b64decode(found["bits"], validate=True), count)
         if len(text) != count:
             raise ProofError("expected as many bits as the mask has bools")
         bits = np.unpackbits(np.frombuffer(text, np.uint8), count=prod(shape))
-        return cls(bits.astype(bool).reshape(shape), size)
+        return cls(bits.astype(bool).reshape(shape), size, starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +117,7 @@ class Lying:
                 if edge == EVERYBODY:
                     found[p] = -2
                 elif edge != NOBODY:
-                    some = [q for q in _ends(*edge, n) if 0 <= q < n]
+                    some = [q for q in _ends(edge[0], edge[1], n) if 0 <= q < n]
                     found[p] = (some[0], some[-1] + 1) if some else 0
             self._stands[axis] = found
         return self._stands[axis]

@@ -98,7 +98,9 @@ def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) ->
         crops with this overlap equal the whole, edge by edge
     """
     size = tuple(size)
-    if not size or any(not isinstance(n, (int, np.integer)) or n < 1 for n in size):
+    if not size or any(
+        not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1 for n in size
+    ):
         raise GeometryError(f"cg.halo: expected size as pixels along each axis, got {size!r}")
     shape = (1, channels_of(net, len(size), channels), *map(int, size))
     found = plan(net, shape)

@@ -57,14 +57,7 @@ class MaskSites:
                 f"mask: expected bools of {len(size)} axes, got {found.dtype} of shape "
                 f"{found.shape}"
             )
-        factors = [-(-n // m) if m else 0 for n, m in zip(size, found.shape, strict=True)]
-        if any(
-            not f or -(-n // f) != m for n, m, f in zip(size, found.shape, factors, strict=True)
-        ):
-            raise GraphError(
-                f"mask: expected the image's size {size}, or smaller by a whole factor along each "
-                f"axis, got {found.shape}"
-            )
+        factors = _factors(size, found.shape)
         starts = [np.arange(m) * f for m, f in zip(found.shape, factors, strict=True)]
         return cls(starts, found, size)
 
@@ -111,6 +104,38 @@ class MaskSites:
     def full(self) -> bool:
         """Whether every pixel is there."""
         return bool(self.here.all()) and prod(self.size) > 0
+
+
+def _factors(size: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return how many pixels of an image one of a mask stands for along each axis.
+
+    Where sizes do not divide, several factors may fit, and the same along all axes is meant.
+
+    Raises:
+        GraphError: none fits, or several do.
+    """
+    fitting = [
+        range(-(-n // m), -(-n // (m - 1)) if m > 1 else n + 1) if 0 < m <= n else range(0)
+        for n, m in zip(size, shape, strict=True)
+    ]
+    if not all(map(len, fitting)):
+        raise GraphError(
+            f"mask: expected the image's size {tuple(size)}, or smaller by a whole factor along "
+            f"each axis, got {tuple(shape)}"
+        )
+    if all(n % m == 0 for n, m in zip(size, shape, strict=True)):
+        return tuple(n // m for n, m in zip(size, shape, strict=True))
+    common = set(fitting[0]).intersection(*fitting[1:])
+    if len(common) == 1:
+        return tuple(common) * len(fitting)
+    if common or any(len(one) > 1 for one in fitting):
+        several = ", ".join(f"{one[0]} to {one[-1]}" for one in fitting)
+        raise GraphError(
+            f"mask: expected one factor between the image's size {tuple(size)} and "
+            f"{tuple(shape)}, got axes that {several} fit; give a mask whose size divides the "
+            "image's, or np.repeat it to the image's size"
+        )
+    return tuple(one[0] for one in fitting)
 
 
 def changes(lines: IntTable) -> IntTable:

@@ -6,6 +6,7 @@ it means over all the image's parts what it means in `cg.to_graph`.
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import prod
 from typing import Any
 
 import torch
@@ -16,9 +17,13 @@ from convgraph.convert.scores import Scores
 from convgraph.convert.tensor import GraphTensor, wrapped
 from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial
+from convgraph.errors import ConversionError
+from convgraph.graph import places
+from convgraph.graph.network_sites import at
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 from convgraph.scale.plan import Plan
-from convgraph.scale.sites import PlannedSites
+from convgraph.scale.sites import Lies, PlannedSites
 
 for _kind in (Spatial, Tokens, Scores):  # what passes know is a tree, whose tensors learn
     pytree.register_pytree_node(
@@ -46,7 +51,30 @@ def as_nodes(plan: Plan, value: int, x: Tensor, sites: PlannedSites) -> Tensor:
     images = moved.reshape(x.shape[0], -1, *size)
     here = None if there is None else torch.from_numpy(there).to(x.device)
     graph = PixelGraph.from_image(images, here, d=len(size), on=plan.space)
+    if value in sites.lies:  # what is made of it may lie where pixels are again
+        graph = PixelGraph(graph.x, _placed(sites.lies[value], images, plan.space))
     return graph.tensor().reshape(moved.shape).movedim(last, axes)
+
+
+MOST = 2**28
+"""Pixels of an image whose mask is held as a whole."""
+
+
+def _placed(lies: Lies, images: Tensor, space: Any) -> Sites:
+    """The sites of a map of nodes, derived from those of the image, in every image of a batch.
+
+    Raises:
+        ConversionError: the image is too large for that.
+    """
+    root = lies.root
+    if prod(root.size) > MOST:
+        raise ConversionError(
+            f"expected an image of at most {MOST} pixels where tokens of a masked one are heard as "
+            f"a whole, got {prod(root.size)}; split the network before it"
+        )
+    whole = torch.from_numpy(root.some([places.whole(n).pixels(n) for n in root.size]))
+    mask = whole.to(images.device).expand(len(images), *root.size)
+    return at(Sites.from_mask(mask, space=space), lies.spans)
 
 
 def dense(x: Tensor) -> Tensor:

@@ -193,9 +193,10 @@ def local(
     loudest = step.operator.startswith("max_pool")
     x = blanked(x, here, axes, how.fill if loudest else 0.0)
     args = {k: _given(v, {source: x, **value}, state, x.device) for k, v in step.args.items()}
-    own = step.operator.startswith("avg_pool") and not (
-        args["count_include_pad"] or args.get("divisor_override")
-    )
+    own = step.operator.startswith("avg_pool") and not args.get("divisor_override")
+    if own and args["count_include_pad"]:  # over all of a map it is a readout: pads count alone
+        kernel = how.relation
+        own = kernel.kernel_size == size and not any(map(any, kernel.padding))
     if here is not None and own:
         sums = {**args, "divisor_override": 1}  # over those that are there
         some = torch.from_numpy(here).to(x)[None, None]

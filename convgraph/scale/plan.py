@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convgraph.errors import ConversionError
+from convgraph.errors import ConversionError, GraphError
 from convgraph.geometry.space import Space
 from convgraph.scale.neighbours import within
 from convgraph.scale.positions import Positions, need
@@ -82,7 +82,13 @@ class Plan:
     @property
     def whole(self) -> list[tuple[RecordedCall, Travel]]:
         """The operators that no part can compute by itself."""
-        return [(s, t) for s, t in self.steps if t.how in ("whole", "sum", "few")]
+        found = [(s, t) for s, t in self.steps if t.how in ("whole", "sum", "few")]
+        return found + self.written
+
+    @property
+    def written(self) -> list[tuple[RecordedCall, Travel]]:
+        """The operators beside the maps that write where others read: no part repeats them."""
+        return [(s, t) for s, t in self.steps if t.how == "plain" and t.why]
 
     def refuse(self, who: str, *, by_passes: bool = False) -> None:
         """Refuse a network that has no plan, or none without passes.
@@ -90,8 +96,14 @@ class Plan:
         Raises:
             ConversionError: with the path of the module, the reason and a way out.
         """
-        found = [one for one in self.whole if not by_passes or one[1].how == "whole"]
+        found = [one for one in self.whole if not by_passes or one[1].how in ("whole", "plain")]
         if found or not (self.out_size or by_passes):
+            if found and found[0] in self.written:
+                step, how = found[0]
+                raise ConversionError(
+                    f"{who}: {step.title} {how.why}, which no part repeats; call eval(), or let it "
+                    "write into a tensor that nobody else reads"
+                )
             step, how = found[0] if found else (self.recording.steps[-1], Travel("whole"))
             count = f"{len(found)} operators hear" if len(found) > 1 else "an operator hears"
             raise ConversionError(
@@ -201,6 +213,8 @@ def plan(
         GeometryError: an operator has no meaning in the space; with the module's path.
         ConversionError: the network does not run without the numbers of an image.
     """
+    if on is not None and not hasattr(on, "charts"):
+        raise GraphError(f"expected on as a space, cg.HEALPix() say, or None, got {on!r}")
     if on is not None:
         on.charts(shape[2:])
     if dtype is None:

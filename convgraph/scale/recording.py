@@ -8,7 +8,7 @@ called again on parts.)
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,10 @@ class Recording:
     out: int = 0
     states: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def reads(self, value: int) -> bool:
+        """Whether somebody reads a value, or it is what comes out."""
+        return self.out == value or any(value in step.sources for step in self.steps)
+
 
 def leaves(tree: Any) -> list[Any]:
     """Return what lies in nested arguments."""
@@ -119,6 +123,7 @@ def record(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Record
     with torch.inference_mode():
         image = torch.empty(shape, device="meta", dtype=dtype)
         listener = _Listener(found, names, path, image)
+        listener.own = {one.untyped_storage()._cdata for one in blank.values()}
         try:
             with listener:
                 out = run(image)
@@ -136,6 +141,10 @@ def record(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Record
             "in a module that returns the one that you need"
         )
     found.out = listener.index[id(out)]
+    for k, others in listener.written.items():  # nobody hears what was written elsewhere
+        heard = {found.out, *(s for step in found.steps[k + 1 :] for s in step.sources)}
+        if others.isdisjoint(heard):
+            found.steps[k] = replace(found.steps[k], writes="")
     return found
 
 
@@ -155,7 +164,9 @@ class _Listener(TorchDispatchMode):
         self.path = path
         self.index: dict[int, int] = {}
         self.kept: list[Tensor] = []  # no name is given twice
-        self.shared: dict[int, set[int]] = {}
+        self.shared: dict[int, set[int]] = {}  # memory -> numbers of the values in it
+        self.own: set[int] = set()  # memory of parameters and buffers
+        self.written: dict[int, set[int]] = {}  # step -> the others in what it writes into
         self.name(image)
 
     def name(self, tensor: Tensor) -> int:
@@ -166,7 +177,7 @@ class _Listener(TorchDispatchMode):
         self.found.shapes.append(tuple(tensor.shape))
         self.found.dtypes.append(tensor.dtype)
         storage = tensor.untyped_storage()._cdata
-        self.shared.setdefault(storage, set()).add(id(tensor))
+        self.shared.setdefault(storage, set()).add(number)
         return number
 
     def known(self, one: Any) -> Any:
@@ -193,10 +204,12 @@ class _Listener(TorchDispatchMode):
                 and isinstance(full[a.name], Tensor)
             ):
                 storage = full[a.name].untyped_storage()._cdata  # type: ignore[union-attr]
-                if len(self.shared.get(storage, ())) > 1:
-                    writes = "writes into memory that another value shares"
-                elif id(full[a.name]) in self.state and func.namespace == "aten":
+                others = self.shared.get(storage, set()) - {self.index.get(id(full[a.name]))}
+                if storage in self.own and func.namespace == "aten":
                     writes = "writes into a parameter or a buffer"
+                elif others:
+                    writes = "writes into memory that another value shares"
+                    self.written[len(self.found.steps)] = others
         out = func(*args, **(kwargs or {}))
         made = [one for one in pytree.tree_leaves(out) if isinstance(one, Tensor)]
         if made:

@@ -68,6 +68,10 @@ NODE = frozenset(
         "type_as",
         "square",
         "float",
+        "floor_divide",
+        "zeros_like",
+        "ones_like",
+        "full_like",
         "add",
         "sub",
         "mul",
@@ -218,6 +222,8 @@ def _pool(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> 
     a, d = step.args, int(step.operator.removesuffix("_with_indices")[-2])
     if not _trailing(axes, recording.shapes[source], d):
         return None
+    if step.operator.endswith("_with_indices") and recording.reads(step.results[1]):
+        return Travel("whole", why="names places of the whole map by number")
     kernel = _many(a["kernel_size"], d)
     stride = _many(a["stride"], d) if a["stride"] else kernel
     relation = KernelGeometry(
@@ -410,6 +416,9 @@ _RULES: dict[str, Any] = {
     "layer_norm": _layer_norm, "batch_norm": _batch_norm, "pixel_shuffle": _shuffle,
     "pixel_unshuffle": _shuffle, "group_norm": _map_norm, "instance_norm": _map_norm,
     **{f"adaptive_avg_pool{d}d": _pooled for d in (1, 2, 3)},
-    **dict.fromkeys(("softmax", "log_softmax", "chunk", "split", "split_with_sizes"), _apart),
+    **dict.fromkeys((
+        "softmax", "log_softmax", "chunk", "split", "split_with_sizes", "sort", "topk", "cumsum",
+        "cumprod",
+    ), _apart),
     **dict.fromkeys(_SUMS, _reduced),
 }  # fmt: skip

@@ -386,6 +386,9 @@ class Sharded(nn.Module):
                 and len({n for s in step.sources if prod(n := found.size(s)) > 1}) > 1
             ):
                 raise ConversionError(f"cg.sharded: {step.title} joins maps of other sizes")
+        for step, how in found.written:
+            if not _counts(step):
+                raise ConversionError(f"cg.sharded: {step.title} {how.why}; call eval()")
         if not found.out_size and self.statistics == "tiles":
             found.refuse("cg.sharded")
 
@@ -487,10 +490,14 @@ def ends_of(shares: Any, counts: list[int]) -> list[list[float]]:
 
 def _write(step: RecordedCall, state: Any) -> None:
     """Count batches, as a norm in training does: an operator on a buffer, in place."""
-    if step.writes and step.call._schema.name.endswith("_") and "other" in step.args:
+    if step.writes and _counts(step):
         one = next(iter(step.args.values()))
-        if isinstance(one, State) and not isinstance(state[one.name], nn.Parameter):
+        if not isinstance(state[one.name], nn.Parameter):
             state[one.name].add_(step.args["other"])
+
+
+def _counts(step: RecordedCall) -> bool:
+    return step.operator == "add" and isinstance(next(iter(step.args.values())), State)
 
 
 class _Exchange(torch.autograd.Function):

@@ -48,10 +48,12 @@ class PlannedSites:
     Attributes:
         lies: number of a map with absent pixels -> where it lies.
         flat: whether a part names cells of a space, in row-major order.
-        mask: which pixels of the image are there, bools; None for all.
+        mask: which pixels of the image are there; None for all.
     """
 
-    def __init__(self, lies: Mapping[int, Lies], *, flat: bool = False, mask: Any = None) -> None:
+    def __init__(
+        self, lies: Mapping[int, Lies], *, flat: bool = False, mask: MaskSites | None = None
+    ) -> None:
         self.lies, self.flat, self.mask = lies, flat, mask
 
     def __call__(self, value: int, part: tuple[Positions, ...]) -> Any:
@@ -115,7 +117,7 @@ def sites_of(plan: Plan, mask: Any) -> PlannedSites:
             found = _met([m for m in maps if _size(m) == size] or [_resized(maps[0], size)])
         found = one.setdefault((id(found.root), found.spans), found)
         lies |= dict.fromkeys(step.results, found)
-    return PlannedSites(lies, flat=plan.space is not None, mask=root.here)
+    return PlannedSites(lies, flat=plan.space is not None, mask=root)
 
 
 def _size(map_: Lies) -> tuple[int, ...]:

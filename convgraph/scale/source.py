@@ -19,7 +19,8 @@ class Source:
         channels_last: whether the channels come last, as slides are stored.
 
     Raises:
-        GraphError: it has no shape or cannot be sliced, or has less than two dimensions.
+        GraphError: it has no shape or cannot be sliced, has less than two dimensions, or holds no
+            real numbers.
     """
 
     def __init__(self, image: Any, *, channels_last: bool = False) -> None:
@@ -29,7 +30,13 @@ class Source:
                 "expected an image (C, *size) of one to three axes that has a shape and takes "
                 f"slices (NumPy, zarr, dask, a tensor), got {type(image).__name__} of shape {shape}"
             )
+        if any(not isinstance(n, (int, np.integer)) for n in shape):
+            raise GraphError(
+                f"expected an image whose size is known, got one of shape {shape}; of a dask array "
+                "say image.compute_chunk_sizes() first"
+            )
         self.image = image
+        self._readable()
         self.channels_last = channels_last
 
     @property
@@ -42,6 +49,33 @@ class Source:
         """Of the image (pixels)."""
         shape = tuple(map(int, self.image.shape))
         return shape[:-1] if self.channels_last else shape[1:]
+
+    def _readable(self) -> None:
+        """Refuse what would be read as other numbers, or not at all, tile by tile.
+
+        Raises:
+            GraphError: with a way out.
+        """
+        image = self.image
+        if isinstance(image, Tensor):
+            if image.layout != torch.strided or image.device.type == "meta":
+                raise GraphError(
+                    f"expected an image whose pixels lie in memory, got a tensor of "
+                    f"{image.layout} on {image.device}; say image.to_dense()"
+                )
+            kind = "c" if image.is_complex() else "f"
+        else:
+            kind = getattr(getattr(image, "dtype", None), "kind", "f")
+        if kind not in "biuf":
+            raise GraphError(
+                f"expected an image of real numbers, got {image.dtype}; of complex ones give real "
+                "and imaginary parts as channels"
+            )
+        if isinstance(image, np.ma.MaskedArray) and np.ma.getmask(image).any():
+            raise GraphError(
+                "expected an image without a mask of its own; give image.filled(0) and, as mask=, "
+                "~np.ma.getmaskarray(image).any(0)"
+            )
 
     def read(
         self, ask: tuple[Positions, ...], dtype: torch.dtype, device: Any, *, cells: bool = False
@@ -60,7 +94,8 @@ class Source:
             return torch.cat(parts, 2).unsqueeze(-1)
         rows = self._boxes(ask, ())
         if not isinstance(rows, Tensor):
-            rows = torch.from_numpy(np.ascontiguousarray(rows))
+            native = rows.dtype.newbyteorder("=")  # FITS and old TIFFs have the other order
+            rows = torch.from_numpy(np.ascontiguousarray(rows, native))
         if self.channels_last:
             rows = rows.movedim(-1, 0)
         return rows[None].to(device=device, dtype=dtype)

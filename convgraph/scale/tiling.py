@@ -230,7 +230,7 @@ def _bytes(text: str) -> int:
     number, _, unit = text.strip().partition(" ")
     try:
         return int(float(number) * UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise GeometryError(
             f"tile: expected memory as a number and one of {', '.join(UNITS)}, as '512 MiB', "
             f"got {text!r}"
@@ -318,7 +318,8 @@ def claim(made: Tiling) -> Claim:
             parts.append(AxisPart(out, have, reads, stands))
         axes.append(tuple(parts))
     given = {value: plan.size(value)[: len(axes)] for value in made.held}
-    mask = None if made.sites.mask is None else Mask(made.sites.mask, plan.array(0))
+    root = made.sites.mask
+    mask = None if root is None else Mask(root.here, root.size, tuple(map(tuple, root.starts)))
     return Claim(
         tuple(said), plan.image_size[: len(axes)], made.target,
         plan.size(made.target)[: len(axes)], tuple(axes), given, mask,

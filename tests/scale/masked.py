@@ -30,7 +30,14 @@ def cases() -> dict[str, tuple[nn.Module, Tensor]]:
         "group norm": hearing.signed(nn.GroupNorm(2, 4)),
         "layer norm": hearing.signed(nn.LayerNorm((4, 8, 8))),
         "attention": hearing.attending(),
+        "pool over all": averaged(),
     }
+
+
+def averaged() -> tuple[nn.Module, Tensor]:
+    """A pool as large as its map: a mean over the pixels that are there."""
+    net, x = whole(nn.Sequential(nn.Conv2d(2, 4, 1), nn.AvgPool2d((8, 16))), (8, 16))
+    return net, x * 64
 
 
 def truth(net: nn.Module, x: Tensor, mask: Tensor, unit: int = 1) -> list[Any]:

@@ -215,6 +215,28 @@ def test_what_hears_a_masked_map_equals_the_masked_network_with_all_gradients(
     assert all(torch.equal(a, b) for a, b in zip(found, grads, strict=True))
 
 
+def test_what_follows_attention_lies_where_pixels_are_again() -> None:
+    class Upwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.last = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 2, 3, padding=1)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            p = self.one(x)
+            t = p.flatten(2).transpose(1, 2)
+            t = torch.round(self.attention(t, t, t)[0] / 64).transpose(1, 2).reshape(p.shape)
+            return self.last(nn.functional.interpolate(t, size=x.shape[2:]))
+
+    net, x = whole(Upwards(), (10, 12))
+    mask = torch.rand(10, 12, generator=torch.Generator().manual_seed(1)) > 0.5
+    with torch.no_grad():  # a mask finer than its tokens is there again behind them
+        want = cg.to_graph(net)(cg.PixelGraph.from_image(x, mask)).to_image()
+        got = cg.streamed(net, tile=5, statistics="passes")(x, mask=mask.numpy())
+    assert torch.equal(got, want)
+    assert want.unique().numel() > 4
+
+
 @pytest.mark.parametrize("name", ["gates", "layer norm"])
 def test_statistics_that_count_absent_pixels_are_seen(name: str, monkeypatch) -> None:
     net, x = masked.cases()[name]

@@ -115,6 +115,75 @@ def test_what_has_no_plan_is_refused_by_its_path(net, text: str) -> None:
         plan(net, (1, 2, 8, 8)).refuse("cg.tiled")
 
 
+class Positions(torch.nn.Module):
+    """A table that is written where another view of it is read, and one that is not."""
+
+    def __init__(self, lost: bool) -> None:
+        super().__init__()
+        self.body, self.lost = torch.nn.Conv2d(2, 2, 3, padding=1), lost
+
+    def forward(self, x):
+        table = torch.zeros(1, 2, *x.shape[2:], dtype=x.dtype, device=x.device)
+        table += torch.arange(x.shape[3], dtype=x.dtype, device=x.device)
+        if self.lost:
+            table[:, 0] = 7
+        return table + self.body(x)
+
+
+class Counting(torch.nn.Module):
+    """Writes into its own weight, by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Conv2d(2, 2, 3)
+
+    def forward(self, x):
+        self.body.weight.detach().view(-1).mul_(2)
+        return self.body(x)
+
+
+class Places(torch.nn.Module):
+    def forward(self, x):
+        y, places = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+        return y + places
+
+
+@pytest.mark.parametrize(
+    ("net", "text"),
+    [
+        (Positions(lost=True), "writes into memory that another value shares"),
+        (Counting(), "writes into a parameter or a buffer"),
+        (Places(), "names places of the whole map by number"),
+        (
+            torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(2, 2, 3)).train(),
+            "writes into a parameter or a buffer",
+        ),
+    ],
+)
+def test_what_a_part_would_lose_is_refused(net, text: str) -> None:
+    with pytest.raises(ConversionError, match=text):
+        plan(net.double(), (1, 2, 8, 8)).refuse("cg.streamed", by_passes=True)
+
+
+def test_what_is_written_where_nobody_else_reads_is_the_whole_s() -> None:
+    net, x = whole(Positions(lost=False), (9, 8))
+    made = plan(net, tuple(x.shape))
+    made.refuse("test")
+    with torch.no_grad():
+        assert torch.equal(by_parts(made, x, 3), net(x))
+
+
+def test_a_tile_in_pads_alone_reads_nothing() -> None:
+    seq = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 2, 3, padding=1),
+        torch.nn.ConstantPad2d(4, 3.0),
+        torch.nn.MaxPool2d(2, 1),
+    )
+    net, x = whole(seq, (5, 6))
+    with torch.no_grad():
+        assert torch.equal(by_parts(plan(net, tuple(x.shape)), x, 2), net(x))
+
+
 def test_a_slide_costs_integers_only() -> None:
     net, _ = whole(*networks()["skips"])
     made = plan(net, (1, 2, 102400, 81920))

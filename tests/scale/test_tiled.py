@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import convgraph as cg
-from convgraph.errors import ConversionError, GraphError
+from convgraph.errors import ConversionError, GeometryError, GraphError
 from convgraph.scale import partial
+from convgraph.scale.mask_sites import MaskSites
 from convgraph.scale.source import Source
 from convgraph.scale.tiled import stored
 from tests.scale import masked, moving
@@ -209,6 +210,79 @@ def test_tiles_travel_to_other_processes(skips) -> None:
     assert found.compute(scheduler="synchronous").shape == (2, 7, 7)
     copied = pickle.loads(pickle.dumps(out))
     assert np.array_equal(copied.compute(scheduler="synchronous"), truth(net, x))
+
+
+@pytest.mark.parametrize("kind", ["u1", "?", "f2", ">f4", ">i2", "i8"])
+def test_numbers_of_any_kind_become_the_network_s(kind: str) -> None:
+    net, x = whole(*networks()["3x3"])
+    rows = (x[0].numpy() > 0) if kind == "?" else x[0].numpy() + 3
+    want = truth(net, torch.from_numpy(rows).double()[None])
+    out = cg.tiled(net, rows.astype(kind), tile=5)
+    assert np.array_equal(out.compute(scheduler="synchronous"), want)
+
+
+def test_pixels_lie_in_memory_in_any_order() -> None:
+    net, x = whole(*networks()["3x3"])
+    rows = x[0].numpy()
+    for image in (
+        np.asfortranarray(rows), rows[:, ::-1].copy()[:, ::-1], np.repeat(rows, 2, 2)[:, :, ::2],
+        da.from_array(rows, chunks=((1, 1), (7, 1, 5), (5, 6))), x[0].mT.contiguous().mT,
+        np.ma.masked_array(rows, mask=False), x[0].clone().requires_grad_(),
+    ):  # fmt: skip
+        out = cg.tiled(net, image, tile=5)
+        assert np.array_equal(out.compute(scheduler="synchronous"), truth(net, x))
+
+
+ROWS = np.ones((2, 24, 38), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (ROWS.astype(complex), "real numbers, got complex128"),
+        (ROWS.astype(str), "expected an image of real numbers"),
+        (ROWS.astype(object), "real numbers, got object"),
+        (torch.ones(2, 24, 38).to_sparse(), "pixels lie in memory, got a tensor of torch.sparse"),
+        (torch.ones(2, 24, 38, device="meta"), "pixels lie in memory"),
+        (torch.ones(2, 24, 38).cfloat(), "real numbers, got torch.complex64"),
+        (np.ma.masked_array(ROWS, mask=ROWS > 0), "without a mask of its own"),
+        (da.from_array(ROWS)[:, da.from_array(np.ones(24, bool))], "whose size is known"),
+    ],
+)
+def test_an_image_that_is_no_array_of_real_numbers_is_refused_at_the_door(image, text) -> None:
+    with pytest.raises(GraphError, match=text):
+        cg.tiled(Skips(), image, tile=8)
+
+
+@pytest.mark.parametrize(
+    "tile", ["inf MiB", "1e400 MiB", "-5 MiB", "512", 0, True, (4, 0), 2.0, None]
+)
+def test_a_tile_that_is_none_is_refused(tile) -> None:
+    with pytest.raises(GeometryError, match=r"^tile: expected"):
+        cg.tiled(Skips(), ROWS, tile=tile)
+
+
+@pytest.mark.parametrize("factor", [(3, 3), (5, 5), (4, 6), (20, 18), (1, 3)])
+def test_a_coarse_mask_whose_factor_is_clear(factor) -> None:
+    net, x = whole(moving.conv(2, 2, 3, padding=1), (20, 18))
+    shape = [-(-n // f) for n, f in zip((20, 18), factor, strict=True)]
+    coarse = np.random.default_rng(1).random(shape) < 0.6
+    coarse[0, 0] = True
+    full = np.repeat(np.repeat(coarse, factor[0], 0), factor[1], 1)[:20, :18]
+    want, *_ = masked.truth(net, x, torch.from_numpy(full))
+    out = cg.tiled(net, x[0].numpy(), tile=7, mask=coarse)
+    assert np.array_equal(out.compute(scheduler="synchronous"), want[0].numpy())
+
+
+def test_a_coarse_mask_of_several_factors_is_refused() -> None:
+    for size, shape in (((20, 18), (3, 3)), ((20000, 20000), (40, 39))):
+        with pytest.raises(GraphError, match=r"got axes that . to .|500 to 512, 513 to 526 fit"):
+            MaskSites.of(np.ones(shape, bool), size)
+
+
+def test_a_space_is_one() -> None:
+    with pytest.raises(GraphError, match=r"expected on as a space, .*'sphere'"):
+        cg.tiled(Skips(), ROWS, on="sphere")
 
 
 @pytest.mark.parametrize(
