@@ -131,6 +131,42 @@ def arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     }
 
 
+STRIDED = frozenset({
+    "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "max_pool1d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward", "avg_pool2d_backward",
+    "avg_pool3d_backward",
+})  # fmt: skip
+"""Operators whose stride is their kernel's size where none is given."""
+
+
+def spelled_out(func: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments in one spelling, where an operator takes two for one thing."""
+    if name_of(func) in STRIDED and not named.get("stride"):
+        return named | {"stride": named["kernel_size"]}
+    return named
+
+
+def does_nothing(func: Any, named: dict[str, Any]) -> bool:
+    """Say whether an operator returns the numbers of its first tensor: + 0, - 0, * 1, / 1.
+
+    Args:
+        func: the operator.
+        named: its arguments by name; a tensor in place of the constant may be anything.
+    """
+    x, other = named.get("self"), named.get("other")
+    return (
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and isinstance(other, (int, float))
+        and other == _NEUTRAL.get(name_of(func))
+        and named.keys() <= {"self", "other", "alpha"}
+    )
+
+
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
+
+
 def taken_apart(named: dict[str, Any]) -> tuple[str, list[Tensor]]:
     """Return the arguments as text, with a place for each tensor, and the tensors in order."""
     tensors: list[Tensor] = []

@@ -6,6 +6,7 @@
     elementwise, places exchanged          so are the outputs: rows (N, C) against (B, C, H, W)
     a reduction, groups exchanged          the same sets of elements, so the same results
     a sum                                  likewise, whatever adds up, and without what is 0
+    what was computed before               the same once more: checkpoints compute forward twice
 
 Anything else is a difference or undecided, and says at which module.
 """
@@ -89,7 +90,11 @@ class Reference:
     nodes: list[Node] = field(default_factory=list)
 
     def settle(self, node: Node) -> None:
-        """Number its outputs."""
+        """Number its outputs; what was computed before has its numbers."""
+        before = next((other for other in reversed(self.nodes) if _repeats(other, node)), None)
+        if before is not None:
+            node.outputs = list(before.outputs)
+            return
         node.outputs = [self.numbering.take(shape) for shape in node.shapes]
         self.nodes.append(node)
 
@@ -147,6 +152,11 @@ class Matcher:
                 self.left.pop(place)
                 self.pairs.append((other, node))
                 return
+        again = next((other for other, _ in reversed(self.pairs) if _repeats(other, node)), None)
+        if again is not None:
+            node.outputs = list(again.outputs)
+            self.pairs.append((again, node))
+            return
         if unordered is not None and not self.odd:
             raise unordered
         self.odd.append(self._difference(node))
@@ -213,6 +223,20 @@ SUMS = ("sum.dim_IntList", "index_add")
 """Operators that add up sets of elements."""
 
 
+def _repeats(one: Node, two: Node) -> bool:
+    """Whether a node computes what another one has computed of the same elements."""
+    return (
+        one.name == two.name
+        and one.shapes == two.shapes
+        and one.layer == two.layer
+        and one.arguments == two.arguments
+        and not one.folded
+        and not two.folded
+        and len(one.inputs) == len(two.inputs)
+        and all(map(same, one.inputs, two.inputs))
+    )
+
+
 def _may_match(one: Node, two: Node) -> bool:
     if one.name == SUMS[0] and two.name in SUMS:
         return bool(one.given.get("dtype") == two.given.get("dtype"))
@@ -222,9 +246,9 @@ def _may_match(one: Node, two: Node) -> bool:
         return True  # its certificate says whether the arguments are the same
     if one.layer is not None and one.name == CONVOLUTION:
         return False
-    if one.name in REDUCTIONS and one.shapes == two.shapes and _axes(one) == _axes(two):
+    if one.name in REDUCTIONS:
         return bool(_rest(one) == _rest(two))
-    if one.name in {*REDUCTIONS, *SOFTMAX} and one.shapes != two.shapes:
+    if one.name in SOFTMAX and one.shapes != two.shapes:
         return bool(_rest(one) == _rest(two))
     return one.arguments == two.arguments
 
@@ -248,7 +272,8 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         first, second = two.inputs
         if same(one.inputs[0], second) and same(one.inputs[1], first):
             return list(one.outputs)
-    if all(map(same, one.inputs, two.inputs)) and one.shapes == two.shapes:
+    alike = one.name not in REDUCTIONS or _axes(one) == _axes(two)
+    if alike and all(map(same, one.inputs, two.inputs)) and one.shapes == two.shapes:
         return list(one.outputs)
     if one.name in SUMS:
         return _sums(one, two)

@@ -31,6 +31,7 @@ from convgraph.proof.network.value_numbers import (
     Memory,
     Numbering,
     Numbers,
+    Progression,
     Random,
     Undecided,
     Unordered,
@@ -79,6 +80,7 @@ class Recorder(TorchDispatchMode):
         self.open: list[str] = []
         self.inside = 0
         self.count = 0
+        self.cut: dict[Numbers, tuple[Any, ...]] = {}
         for name, tensor in states(net):
             if not _is_known(memory, tensor):
                 own = renamed.get(name, name)
@@ -251,6 +253,9 @@ class Recorder(TorchDispatchMode):
     def _run(
         self, func: Any, name: str, path: str, args: Any, kwargs: Any, targets: list[Tensor]
     ) -> Any:
+        if name == "_convolution":  # the same, as traced programs have it
+            func, name = torch.ops.aten.convolution.default, CONVOLUTION
+            args, kwargs = args[:9], {}
         for target in targets:
             self.memory.adopt(target)
         if name in aten.WRITES:
@@ -262,7 +267,10 @@ class Recorder(TorchDispatchMode):
         moved = None
         if name in aten.MOVES and self._is_move(name, args, kwargs):
             moved = self._moved(func, args, kwargs)
-        named = aten.arguments(func, args, kwargs)
+        named = aten.spelled_out(func, aten.arguments(func, args, kwargs))
+        if moved is None and (aten.does_nothing(func, named) or self._again(name, named)):
+            first = named["self" if name != "threshold_backward" else "grad_output"]
+            moved = [self.memory.read(first)]
         text, inputs = aten.taken_apart(named)
         if targets and moved is None:
             named = {k: _kept(v, targets) for k, v in named.items()}
@@ -291,11 +299,30 @@ class Recorder(TorchDispatchMode):
             node.given["index"] = named["index"]
         if name == CONVOLUTION:
             node.name = CONVOLUTION
-            node.given = aten.arguments(func, args, kwargs) | {"bias": None}
+            node.given = named | {"bias": None}
             node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
         self._settle(node, fresh)
+        if name in ("relu", "threshold_backward") and isinstance(node.outputs[0], Progression):
+            self.cut[node.outputs[0]] = self._cut(name, node.inputs, named)
         self.observe(NodeCall(node, aten.out_of_place(func), named, fresh))
         return out
+
+    @staticmethod
+    def _cut(name: str, inputs: list[Numbers], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """By what a value was cut: relu by itself, a gradient where what it belongs to is small."""
+        if name == "relu":
+            return (name,)
+        return name, inputs[1], float(named.get("threshold", 0))
+
+    def _again(self, name: str, named: Mapping[str, Any]) -> bool:
+        """Whether a relu, or the backward of one, cuts what it has cut before."""
+        if name not in ("relu", "threshold_backward"):
+            return False
+        given = [self.memory.read(t) for t in named.values() if isinstance(t, Tensor)]
+        if not all(isinstance(numbers, Progression) for numbers in given):
+            return False
+        before = self.cut.get(given[0])
+        return before is not None and before == self._cut(name, given, named)
 
     def _is_move(self, name: str, args: Any, kwargs: Any) -> bool:
         """Say whether values are moved as they are, to places that do not depend on data."""

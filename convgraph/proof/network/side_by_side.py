@@ -36,7 +36,10 @@ class Values:
     def keep(self, call: NodeCall) -> None:
         """Keep the floating outputs of a node of the reference."""
         for numbers, tensor in zip(call.node.outputs, call.outputs, strict=True):
-            if isinstance(numbers, Progression) and tensor.is_floating_point() and tensor.numel():
+            plain = tensor.is_floating_point() and tensor.numel()
+            if not plain or not isinstance(numbers, Progression):
+                continue
+            if not self._bases or numbers.base > self._bases[-1]:  # not what was kept before
                 self._bases.append(numbers.base)
                 self._flat.append(tensor.detach().contiguous().reshape(-1).clone())
 

@@ -1,0 +1,95 @@
+"""One network in several spellings is proven; a spelling that looks alike and is none is not."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import convgraph as cg
+from convgraph.proof import Certificate
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.two(F.relu(self.one(x))).relu()
+
+    def pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.body(x))
+
+
+def prove(**change: Callable[[Net, Tensor], Tensor]) -> Certificate:
+    torch.manual_seed(0)
+    dense = Net().double()
+    other = copy.deepcopy(dense)
+    for name, made in change.items():
+        setattr(other, name, lambda x, made=made: made(other, x))
+    return cg.prove(other, dense, torch.randn(2, 2, 4, 4).double())
+
+
+RIGHT: dict[str, dict[str, Any]] = {
+    "a stride that is the kernel's size": {"pool": lambda n, x: F.max_pool2d(x, 2)},
+    "+ 0": {"pool": lambda n, x: F.max_pool2d(x + 0, 2)},
+    "- 0": {"pool": lambda n, x: F.max_pool2d(x - 0.0, 2)},
+    "* 1": {"pool": lambda n, x: F.max_pool2d(1.0 * x, 2)},
+    "/ 1, in place": {"pool": lambda n, x: F.max_pool2d(x.clone().div_(1), 2)},
+    "relu twice": {"pool": lambda n, x: F.max_pool2d(x.relu(), 2)},
+    "a checkpoint": {
+        "body": lambda n, x: checkpoint(lambda y: Net.body(n, y), x, use_reentrant=False)
+    },
+    "a reentrant checkpoint": {
+        "pool": lambda n, x: checkpoint(lambda y: n.pooled(y), x, use_reentrant=True)
+    },
+    "computed twice": {"pool": lambda n, x: (n.pooled(x), n.pooled(x))[1]},
+}
+Net.pooled = Net.pool  # type: ignore[attr-defined]
+
+WRONG: dict[str, dict[str, Any]] = {
+    "a first layer that a reentrant checkpoint keeps from learning": {
+        "body": lambda n, x: checkpoint(lambda y: Net.body(n, y), x, use_reentrant=True)
+    },
+    "another stride": {"pool": lambda n, x: F.max_pool2d(x, 2, 1)[..., ::2, ::2].roll(1, 3)},
+    "+ 1e-9": {"pool": lambda n, x: F.max_pool2d(x + 1e-9, 2)},
+    "0 - x, twice": {"pool": lambda n, x: F.max_pool2d(0 - x, 2)},
+    "1 / x": {"pool": lambda n, x: F.max_pool2d(1 / (x + 1), 2)},
+    "relu of what is below": {"pool": lambda n, x: F.max_pool2d((-x).relu(), 2)},
+    "a checkpoint that is cut": {
+        "body": lambda n, x: checkpoint(
+            lambda y: n.two(F.relu(n.one(y)).detach()).relu(), x, use_reentrant=False
+        )
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("name", RIGHT)
+def test_another_spelling_is_proven(name: str) -> None:
+    cert = prove(**RIGHT[name])
+    assert cert.verdict == "proven", cert.reason
+    assert {p.name: p.status for p in cert.parts}["gradients"] == "proven"
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("name", WRONG)
+def test_what_only_looks_like_one_is_not_proven(name: str) -> None:
+    cert = prove(**WRONG[name])
+    assert cert.verdict == "refuted", cert.reason
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_traced_network_is_proven() -> None:
+    torch.manual_seed(0)
+    dense, x = Net().double(), torch.randn(2, 2, 4, 4).double()
+    cert = cg.prove(torch.jit.trace(copy.deepcopy(dense), x), dense, x)
+    assert cert.verdict == "proven", cert.reason
