@@ -1,4 +1,4 @@
-"""Doors for what never asks a tensor: `torch.autograd.Function`, SyncBatchNorm, on maps of nodes.
+"""Doors for what never asks a tensor: an `autograd.Function`, SyncBatchNorm, an older `backward`.
 
 torch hands a Function's arguments past everything that a tensor could notice. So the first map that
 is made (from torch 2.14 on: importing convgraph) puts a method `apply` between a Function and
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convgraph import memo
-from convgraph.convert.tensor import HOOKS, GraphTensor, rows, wrapped
+from convgraph.convert.tensor import HOOKS, GraphTensor, backward_all, rows, wrapped
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.nn import synced
@@ -22,6 +22,8 @@ _APPLY: Any = vars(torch._C._FunctionBase)["apply"]
 _DOOR: Any = _Function if vars(_Function).get("apply") is _APPLY else _Function.__mro__[1]
 """Where `apply` is replaced: up to torch 2.13 the class to which all Functions hand on, also for
 one bound before. From 2.14 on it is torch's C++ itself, and one bound before is not noticed."""
+
+_SAVED: Any = vars(torch._C._FunctionBase)["saved_tensors"]
 
 _KINDS: dict[type, type] = {}
 
@@ -94,10 +96,6 @@ class _Context:
         plain = [one.value.x if isinstance(one, GraphTensor) else one for one in tensors]
         self.ctx.save_for_backward(*plain)
 
-    @property
-    def saved_tensors(self) -> Any:
-        return tuple(_maps(self.ctx.saved_tensors, self.ctx.kept))
-
     def mark_dirty(self, *tensors: Any) -> None:
         self.ctx.mark_dirty(*(t.value.x if isinstance(t, GraphTensor) else t for t in tensors))
 
@@ -133,7 +131,7 @@ class _OnRows(_Function):
             for one, value in zip(args, values, strict=True)
         ]
         original, context = cls.original, _Context(ctx)
-        ctx.off = []
+        ctx.off, ctx.kept = [], []
         if _has_setup(original):
             out = original.forward(*given)
             original.setup_context(context, tuple(given), out)
@@ -175,11 +173,17 @@ def _has_setup(original: Any) -> bool:
     return bool(original.setup_context is not _Function.setup_context)
 
 
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    """What a node kept, maps as maps: also for whoever asks the node, as older checkpoints do."""
+    return tuple(_maps(_SAVED.__get__(ctx), ctx.kept))
+
+
 def _kind(original: Any) -> Any:
     """The Function of rows for a Function."""
     found = _KINDS.get(original)
     if found is None:
         found = type(original.__name__, (_OnRows,), {"original": original})
+        found._backward_cls.saved_tensors = property(_saved)  # type: ignore[attr-defined]
         _KINDS[original] = found
         _ORIGINALS[found] = original
     return found
@@ -208,10 +212,23 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return out[0] if single else kind(out)
 
 
+_BACKWARD = torch.autograd.backward
+
+
+def _backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+    """What older torch calls, and notices maps."""
+    listed = tensors if isinstance(tensors, (list, tuple)) else (tensors,)
+    maps = any(type(one) is GraphTensor for one in listed)
+    (backward_all if maps else _BACKWARD)(tensors, *args, **kwargs)
+
+
 def open_door() -> None:
-    """Let `torch.autograd.Function` notice maps, from now on."""
+    """Let a Function notice maps, from now on, and `backward` where torch has it ask none."""
     if vars(_DOOR).get("apply") in (None, _APPLY):
         _DOOR.apply = classmethod(_apply)
+    asks = "has_torch_function" in _BACKWARD.__code__.co_names
+    if not asks and torch.autograd.backward is _BACKWARD:
+        torch.autograd.backward = _backward
 
 
 def _synced(layer: Any, x: GraphTensor) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convgraph.convert import registry
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.tokens import Called, Packed, Tokens, mask_of_packed
+from convgraph.convert.tokens import Called, Packed, Tokens, bounds, mask_of_packed
 from convgraph.convert.value import Spatial
 
 
@@ -165,9 +165,10 @@ def _sliced(
 ) -> Any:
     """Whole pieces, or readouts of one, of who asks or of who is heard."""
     dim %= len(x.shape)
-    if call.name == "narrow":
-        end = start + end
-    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    size = x.shape[dim]
+    first, last, step = bounds(call, size, start, end, step)
+    if (first, last, step) == (0, size, 1):
+        return x
     place = dim - len(x.lead)
     if place < 0 or step != 1 or last <= first:
         raise NoRuleError("it takes a part of the scores that is none of tokens")

@@ -704,10 +704,10 @@ def _backward(
     self: GraphTensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False,
     inputs: Any = None,
 ) -> None:  # fmt: skip
-    _backward_all([self], [gradient], retain_graph, create_graph, inputs=inputs)
+    backward_all([self], [gradient], retain_graph, create_graph, inputs=inputs)
 
 
-def _backward_all(
+def backward_all(
     tensors: Any, grad_tensors: Any = None, retain_graph: Any = None, create_graph: bool = False,
     grad_variables: Any = None, inputs: Any = None,
 ) -> None:  # fmt: skip
@@ -816,7 +816,7 @@ _T: Any = torch.Tensor
 
 OWN: dict[Any, Any] = {
     torch.autograd.grad: _grad,
-    torch.autograd.backward: _backward_all,
+    torch.autograd.backward: backward_all,
     _T.__setitem__: _written,
     _T.backward: _backward,
     _T.register_hook: _register_hook,

@@ -290,15 +290,29 @@ def _place(x: Tokens, shape: tuple[int, ...]) -> tuple[int, int]:
     return place, before
 
 
+def bounds(call: Any, size: int, start: Any, end: Any, step: int) -> tuple[int, int, int]:
+    """First, end and step of what `slice` takes of an axis, or `narrow`, where `end` is a length.
+
+    Raises:
+        RuntimeError: `narrow` asks for more than there is, as torch says it.
+    """
+    if call.name == "narrow":
+        start = int(start) + (size if start < 0 else 0)
+        if min(start, end) < 0 or start + end > size:
+            raise RuntimeError(
+                f"narrow: start ({start}) + length ({end}) exceeds dimension size ({size})."
+            )
+        end = start + end
+    return slice(start, end, step).indices(size)
+
+
 def _sliced(
     call: Any, x: Tokens, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     dim %= len(x.shape)
-    if call.name == "narrow":
-        end = start + end
-    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    first, last, step = bounds(call, x.shape[dim], start, end, step)
     if dim != x.dim:
-        return _each(call, x, dim, first, last, step)
+        return _each(Called("slice"), x, dim, first, last, step)
     return x.cut(first, last, step)
 
 

@@ -584,6 +584,25 @@ def test_a_sequence_is_not_cut_through_its_nodes() -> None:
         both[:, 3:]
 
 
+@pytest.mark.parametrize(("start", "length"), [(-1, 1), (-4, 2), (1, 2), (3, 3), (0, 6), (2, 0)])
+def test_narrow_takes_what_torch_takes(start: int, length: int) -> None:
+    """Also counted from the end: of channels, of a lattice axis, and of tokens beside nodes."""
+    x = image(2, 6, 8, 10)
+    x = cg.PixelGraph.from_image(x).tensor()
+    both = torch.cat([torch.zeros(2, 1, 6).double(), x.flatten(2).transpose(1, 2)], 1)
+    for maps, dims in ((x, (1, 2) if length else (1,)), (both, (2,))):
+        for dim in dims:
+            found = maps.narrow(dim, start, length).to_dense()
+            assert torch.equal(found, maps.to_dense().narrow(dim, start, length))
+
+
+def test_narrow_beyond_the_end_is_torchs_error() -> None:
+    x = graph(6).tensor()
+    for dim, size in ((1, 6), (2, 8)):
+        with pytest.raises(RuntimeError, match=rf"length \(4\) exceeds dimension size \({size}\)"):
+            x.narrow(dim, size - 3, 4)
+
+
 def test_a_transposed_map_is_a_lattice() -> None:
     c = conv(2, 3)
     x = graph().tensor()

@@ -133,8 +133,8 @@ class Truth(torch.fx.Interpreter):
         if name in ("roll", "flip", "slice"):
             numbers = [torch.arange(n) for n in before.size]
             if name == "slice":
-                _, dim, *rest = args
-                axes = {dim - 2: lambda t: t[slice(*rest)]}
+                dim, *bounds = (*args[1:], *(None,) * 4)[:4]  # older torch leaves defaults out
+                axes = {(dim or 0) % 4 - 2: lambda t: t[slice(*bounds)]}
             elif name == "flip":
                 axes = {dim % 4 - 2: lambda t: t.flip(0) for dim in args[1]}
             else:

@@ -15,7 +15,7 @@ from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.moves import readout, rearranged, site_axis
 from convgraph.convert.rules.shapes import resized
-from convgraph.convert.tokens import beside
+from convgraph.convert.tokens import beside, bounds
 from convgraph.convert.value import Spatial, lift
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
@@ -135,9 +135,7 @@ def slice_(
     """Some of a plain axis, as a view; a crop of a lattice axis."""
     dim %= len(x.axes)
     size = x.shape[dim]
-    if call.name == "narrow" and start is not None and end is not None:
-        start, end = start % size if size else 0, start + end
-    first, last, stride = slice(start, end, stride).indices(size)
+    first, last, stride = bounds(call, size, start, end, stride)
     if (first, last, stride) == (0, size, 1):
         call.travelled("node")
         return x
