@@ -9,7 +9,8 @@ import torch
 
 import convgraph as cg
 from convgraph.memo import forget
-from convgraph.spaces import charts, equirectangular, healpix
+from convgraph.spaces import KINDS, charts, equirectangular, healpix
+from tests.spaces.worlds import SPACES
 
 Patch = pytest.MonkeyPatch
 
@@ -106,6 +107,12 @@ FAULTS: list[tuple[Callable[[Patch], None], Any, tuple[int, int]]] = [
     (the_other_diagonal, cg.Hexagonal(), (5, 5)),
     (a_shifted_row_parity, cg.Equirectangular("wrap"), (6, 8)),
 ]
+
+
+def test_every_space_is_tested_and_has_a_planted_fault() -> None:
+    kinds = set(KINDS.values())
+    assert {type(space) for space, _ in SPACES} == kinds
+    assert {type(space) for _, space, _ in FAULTS} == kinds
 
 
 @pytest.mark.parametrize(
