@@ -308,7 +308,8 @@ class _Pair:
                     return Rounding("undecided", reason=reason)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     ratio = np.where(have == want, 0.0, np.abs(have - want) / limit)
-                rho[quantity] = max(rho.get(quantity, 0.0), float(ratio.max(initial=0.0)))
+                worst = np.maximum(rho.get(quantity, 0.0), ratio.max(initial=0.0))
+                rho[quantity] = float(worst)  # NaN stays NaN, where `max` would lose it
                 if not rho[quantity] <= 1:
                     at = tuple(int(i) for i in np.unravel_index(int(ratio.argmax()), ratio.shape))
                     return Rounding(

@@ -275,6 +275,26 @@ def test_a_wrong_operator_without_parameters_is_not_proven(name: str) -> None:
     assert found.verdict != "proven", str(found)
 
 
+class NoReal(torch.autograd.Function):
+    """What is trusted, and gives NaN for whatever is no integer of a trial."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1 if torch.equal(x * 2**14, (x * 2**14).round()) else x * float("nan")
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * 1
+
+
+def test_nan_for_real_numbers_is_out_of_every_bound() -> None:
+    found = prove_linear(
+        lambda x: NoReal.apply(pool(x)), pool, (2, 2, 6, 6), scale=4, trust=("NoReal",), seed=1
+    )
+    assert found.verdict == "refuted", str(found)
+    assert "is nan, not" in found.reason
+
+
 def test_an_average_over_nine_is_proven_however_it_is_written() -> None:
     def window(x: Tensor) -> Tensor:
         return x.unfold(2, 3, 3).unfold(3, 3, 3).sum((-1, -2)) / 9
