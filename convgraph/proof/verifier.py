@@ -2,26 +2,28 @@
 
     form        does the record agree with itself?
     elsewhere   what keeps this machine from running it again?
-    truth       the operator, written out once more, and the numbers that both sides are sent
+    truth       the operator, written out once more, and how a side is sent numbers
     again       what comes out when both sides are run again
 
-It imports nothing of the package: read this file, and run it alone.
+It imports nothing of the package: read this file, and run it alone. Steps are those of the theorem,
+docs/design/theorem.md.
 
     python verifier.py certificate.json --trust MODULE ...
 
-Exit code 0: proven again, 1: not so, 2: undecided.
+Exit code 0: proven again, 1: not so, 2: undecided, 3: there is no such file.
 """
 
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import json
 import math
+import runpy
 import sys
 from collections.abc import Callable, Collection, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +46,14 @@ NOT_COVERED = (
     "what compilers, exporters and converters make of it",
     "forward mode, vmap, and what happens if an input is changed between forward and backward",
 )
+CODES = {"proven": 0, "refuted": 1, "undecided": 2}
 WEAKEST_FIRST = ("refuted", "undecided", "proven", "measured only", "not asked")
-QUANTITIES = ("y", "grad_x", "grad_w", "grad_b")
+DEMANDED = {
+    "convolution": ("S2 identity", "S3 rounding"),
+    "linear": ("S2 identity", "S3 rounding"),
+    "maximum": ("S1 premise", "S2 identity", "S3 rounding"),
+    "network": (),
+}
 MANNERS = ("plain", "refilled", "inner", "again", "backward")
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
 PADS: dict[str, Any] = {
@@ -64,71 +72,66 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
         path: of a layer within the network that the record names.
         trust: of the code that a record names only what this lists is run, see `resolve`.
     """
-    wrong, unsure, verdict = list[str](), list[str](), "undecided"
+    wrong, unsure = list[str](), list[str]()
     try:
         record = json.loads(text)
-        odd = sorted({*FIELDS.split()} ^ {*record})
-        if not odd and record["schema"] != SCHEMA:
-            odd = ["schema"]
-        if odd or json.dumps(record, indent=2) != text.strip():  # a field may stand twice
-            problem = f"missing, unknown, not canonical, or not of schema {SCHEMA}"
-            return 1, [f"{', '.join(odd)}: {problem}"]
-        verdict = record["verdict"]
-        wrong += form(record)
-        unsure += elsewhere(record)
-        for at, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
-            code, lines = verify(json.dumps(layer, indent=2), at, trust)
-            led = [f"layers: {at}: {line}" for line in lines]
-            if code == 1 and lines != ["the record holds: refuted"]:
-                wrong += led
-            else:
-                unsure += led
-        if not unsure and verdict != "undecided":
-            found, open_ = beyond(record), list[str]()
-            if not found:
-                torch.set_num_threads(int(record["flags"]["threads"]))
-                found, open_ = again(record, path, trust)
-            wrong += found
+        wrong = form(record, text)
+        if not wrong:
+            unsure = elsewhere(record)
+        if not wrong and record["kind"] == "network":
+            wrong, open_ = of_layers(record, trust)
             unsure += open_
+        elif not wrong and not unsure and record["verdict"] != "undecided":
+            wrong, unsure = again(record, path, trust)
     except ImportError as error:
         unsure.append(f"candidate, reference, adapter: not run ({error})")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # it does not run
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # it does not run
         wrong.append(f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}")
     if wrong:
         return 1, wrong + unsure
     if unsure:
         return 2, unsure
-    return {"proven": 0, "refuted": 1}.get(str(verdict), 2), [f"the record holds: {verdict}"]
+    return CODES[record["verdict"]], [f"the record holds: {record['verdict']}"]
 
 
 # -- form: does the record agree with itself? ------------------------------------------------------
 
 
-def form(record: dict[str, Any]) -> list[str]:
+def form(record: dict[str, Any], text: str) -> list[str]:
     """Return what is wrong with a record as it stands."""
+    odd = {*FIELDS.split()} ^ {*record}
+    canonical = json.dumps(record, indent=2) == text.strip()  # a field may stand twice
+    if odd or not canonical or record["schema"] != SCHEMA:
+        names = ", ".join(sorted(odd)) or "schema"
+        return [f"{names}: missing, unknown, not canonical, or not of schema {SCHEMA}"]
     spec, layers, verdict = record["spec"], record["layers"], record["verdict"]
-    statuses = {part["name"]: part["status"] for part in record["parts"]}
-    proven = verdict == "proven"
-    kind = kind_of(spec)
-    weakest = [*statuses.values(), *(layer["verdict"] for layer in layers)]
+    parts = {part["name"]: part["status"] for part in record["parts"]}
+    proven, kind = verdict == "proven", kind_of(spec)
+    statuses = [*parts.values(), *(layer["verdict"] for layer in layers)]
     blamed = {part["facts"] for part in record["parts"] if part["status"] == verdict}
-    asked = {"network": (), "maximum": ("S1 premise", "S2 identity", "S3 rounding")}.get(
-        kind, ("S2 identity", "S3 rounding")
-    )
+    assumed = [f"{how} calls its side as it is" for how in record["adapter"].values() if ":" in how]
+    for layer in layers:
+        assumed += layer["assumed"]
+    if kind != "network" and not (parts.get("S1 premise") == "proven" and record["trace"]):
+        assumed.append(ASSUMED)  # section 2
+    rest = {name: value for name, value in record.items() if name != "digest"}
+    sealed = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     holds = {
-        "digest": record["digest"] == sealed(record),
-        "parts": len(statuses) == len(record["parts"])
-        and all(statuses.get(name) == "proven" for name in asked if proven),
-        "verdict": verdict == min(weakest, key=WEAKEST_FIRST.index),
+        "digest": record["digest"] == hashlib.sha256(sealed.encode()).hexdigest(),
+        "parts": len(parts) == len(record["parts"]),
+        "parts, S1 to S3": not proven or all(parts.get(n) == "proven" for n in DEMANDED[kind]),
+        "verdict": verdict == min(statuses, key=WEAKEST_FIRST.index) and verdict in CODES,
         "reason": record["reason"] in ({""} if proven else blamed),
         "cause, counterexample": not proven or not (record["cause"] or record["counterexample"]),
-        "assumed": {*least_assumed(record, kind, statuses)} <= {*record["assumed"]},
-        "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},
+        "assumed, adapter, trace": {*assumed} <= {*record["assumed"]},
+        "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},  # section 7
         "kind, excluded": record["kind"] == kind and (kind == "network" or not record["excluded"]),
         "layers": len(layers) == spec.get("layers", 0),
-        "epsilon": all(
-            record[name] >= layer[name] for layer in layers for name in ("epsilon", "log2_epsilon")
-        ),
+        "epsilon": all(record["epsilon"] >= layer["epsilon"] for layer in layers),  # step 6
+        "log2_epsilon": all(record["log2_epsilon"] >= layer["log2_epsilon"] for layer in layers),
+        f"spec, flags, at most {LIMIT} numbers at once, {THREADS} threads": modest(record),
     }
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
@@ -140,23 +143,20 @@ def kind_of(spec: dict[str, Any]) -> str:
     return "network" if "images" in spec else "convolution"
 
 
-def sealed(record: dict[str, Any]) -> str:
-    """Return the SHA-256 of the record's canonical JSON, the digest itself left out."""
-    rest = {name: value for name, value in record.items() if name != "digest"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def least_assumed(record: dict[str, Any], kind: str, statuses: dict[str, str]) -> Iterator[str]:
-    """Yield what a record has to assume at least."""
-    for how in record["adapter"].values():
-        if ":" in how:
-            yield f"{how} calls its side as it is"
-    if kind == "network":
-        for layer in record["layers"]:
-            yield from layer["assumed"]
-    elif statuses.get("S1 premise") != "proven" or not record["trace"]:
-        yield ASSUMED
+def modest(record: dict[str, Any]) -> bool:
+    """Whether it asks for no more numbers and threads than it may, before any is taken."""
+    spec, kind, arrays = record["spec"], kind_of(record["spec"]), []
+    if kind in ("linear", "maximum"):
+        arrays = [spec["shape"], spec["out"]]
+    elif kind == "convolution":
+        names = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
+        axes = zip(*(spec[name] for name in names), strict=True)
+        large = [n * s + k * d + o + a + b for n, k, s, d, o, (a, b) in axes]
+        batch, kernel = spec["batch"], spec["kernel_size"]
+        channels = [spec["in_channels"], spec["out_channels"]]
+        arrays = [[batch, sum(channels), *large], [*channels, *kernel], [batch, *large, *kernel]]
+    good = all(min(one) >= 0 and math.prod(one) <= LIMIT for one in arrays)
+    return good and 0 < int(record["flags"]["threads"]) <= THREADS
 
 
 # -- elsewhere: what keeps this machine from running it again? -------------------------------------
@@ -165,49 +165,256 @@ def least_assumed(record: dict[str, Any], kind: str, statuses: dict[str, str]) -
 def elsewhere(record: dict[str, Any]) -> list[str]:
     """Return what is recorded of the machine and is not so here."""
     where = record["device"].split(" (")[0]
+    device = torch.device(where)
     flags = record["flags"] | {"cpu": torch.backends.cpu.get_cpu_capability()}
-    if torch.device(where).type == "cuda":
-        name = torch.cuda.is_available() and torch.cuda.get_device_name(where)
-        where = f"{where} ({name})"
+    if device.type == "cuda":
+        there = (device.index or 0) < torch.cuda.device_count()
+        where = f"{where} ({torch.cuda.get_device_name(device) if there else None})"
     else:
         flags["tf32"] = f"not applicable on {where}"
-    kind = record["kind"]
-    if kind == "network":
-        kind = "only its layers can be run again, not its wiring, operators and bounds"
-    here = {
-        "device": where,
-        "versions": {
-            "numpy": np.__version__,
-            "torch": torch.__version__,
-            "python": sys.version.split()[0],
-        },
-        "flags": flags,
-        "kind": kind,
-    }
+    python = sys.version.split()[0]
+    versions = {"numpy": np.__version__, "torch": torch.__version__, "python": python}
+    here = {"device": where, "versions": versions, "flags": flags}
+    if record["kind"] == "network":
+        here["kind"] = "only its layers can be run again, not its wiring, operators and bounds"
+    return otherwise(record, here, "")
+
+
+def otherwise(record: dict[str, Any], found: dict[str, Any], why: str) -> list[str]:
+    """Name the fields that are recorded otherwise than they were found."""
     return [
-        f"{name}: {record[name]} is recorded; here {value}"
-        for name, value in here.items()
+        f"{name}: {record[name]} is recorded; here {value}{why}"
+        for name, value in found.items()
         if value != record[name]
     ]
 
 
-def beyond(record: dict[str, Any]) -> list[str]:
-    """Return what asks for more memory or threads than it may, before any is taken."""
-    spec, threads = record["spec"], int(record["flags"]["threads"])
-    arrays = [spec["shape"], spec["out"]] if "terms" in spec else []
-    if not arrays:
-        names = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
-        axes = zip(*(spec[name] for name in names), strict=True)
-        large = [n * s + k * d + o + a + b for n, k, s, d, o, (a, b) in axes]
-        both, kernel = [spec["in_channels"], spec["out_channels"]], spec["kernel_size"]
-        arrays = [[spec["batch"], sum(both), *large], [*both, *kernel]]
-        arrays.append([spec["batch"], *large, *kernel])
-    good = all(min(one) >= 0 and math.prod(one) <= LIMIT for one in arrays)
-    problem = f"spec, flags: it asks for more than {LIMIT} numbers at once, or {THREADS} threads"
-    return [problem] * (not (good and 0 < threads <= THREADS))
+# -- truth: the operator, written out once more, and how a side is sent numbers --------------------
 
 
-# -- truth: the operator once more, and the numbers that both sides are sent -----------------------
+class Truth(NamedTuple):
+    """What both sides have to be.
+
+    Attributes:
+        run: f(x, w, b), or f(x) of an operator without parameters, which is then the reference.
+        shapes: of x, w, b if there is one, and g; or of x and g.
+        counts: per quantity how many products each entry adds up, n of step 17.
+        terms: the most of them that have to be exact, n of step 3.
+        probe: the dtype of integers; half types and shares have no room in their own.
+        exact: the dtype in which `run` is the truth.
+    """
+
+    run: Callable[..., Any]
+    shapes: list[Any]
+    counts: dict[str, Any]
+    terms: int
+    probe: Any
+    exact: Any
+
+
+def truth_of(record: dict[str, Any], reference: Any) -> tuple[Truth, list[str]]:
+    """Return the truth of a record, and what the record says otherwise of its edges."""
+    spec, dtype, wrong = record["spec"], getattr(torch, record["dtype"]), list[str]()
+    if record["kind"] != "convolution":
+        counts = {"y": spec["terms"], "grad_x": spec["terms"]}
+        probe = torch.float64 if dtype.itemsize == 2 else dtype
+        shapes, terms = [spec["shape"], spec["out"]], spec["terms"] * spec["scale"]
+        return Truth(reference, shapes, counts, terms, probe, probe), wrong
+    run, shapes = convolution(spec)
+    one = 1
+    if bent(spec):
+        one, wrong = beside()["edges_held"](record, shapes[-1][2:])
+    counts = evaluate(partial(run, loud=False), [np.ones(shape) for shape in shapes], torch.float64)
+    terms = max(1, *(int(count.max()) for count in counts.values())) * one
+    if one > 1:  # step 17: a share rounds as it is taken, and once more where shares are added
+        counts = {name: n + 2 * (n > 0) * (name != "grad_b") for name, n in counts.items()}
+    probe = torch.float64 if dtype.itemsize == 2 or one > 1 else dtype
+    return Truth(run, shapes, counts, terms, probe, torch.float64), wrong
+
+
+def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """Return the direct convolution f(x, w, b) of section 1, and the shapes of x, w, b and g.
+
+    Edges with shares of their own are as loud as these say or, with loud=False, count once each.
+    """
+    groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
+    inputs, outputs = spec["in_channels"], spec["out_channels"]
+    out = output_size(spec)
+    edges_of = beside()["typed_edges"] if bent(spec) else typed_edges
+    edges, hears = edges_of(spec, out)
+
+    def run(x: Any, w: Any, b: Any, *, loud: bool = True) -> Any:
+        rows = x.movedim(1, -1).reshape(-1, groups, inputs // groups).transpose(0, 1)
+        taps = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
+        y = x.new_zeros(groups, hears.size, outputs // groups)
+        for t, (source, target, share) in enumerate(edges):
+            matrix = taps[..., t] if turned else taps[..., t].mT
+            said = rows[:, source]
+            if loud and share is not None:
+                said = said * share[:, None].to(said)
+            y = y.index_add(1, target, said @ matrix)
+        if b is not None:
+            y = y + torch.tensor(hears)[:, None] * b.reshape(groups, 1, -1)
+        return y.transpose(0, 1).reshape(images, *out, outputs).movedim(-1, 1)
+
+    weight = [inputs, outputs // groups] if turned else [outputs, inputs // groups]
+    shapes = [[images, inputs, *spec["size"]], [*weight, *spec["kernel_size"]]]
+    bias = [[outputs]] if spec["bias"] else []
+    return run, [*shapes, *bias, [images, outputs, *out]]
+
+
+def bent(spec: dict[str, Any]) -> bool:
+    """Whether taps land elsewhere than in the plane, or some are not there."""
+    return spec.get("space") is not None or spec.get("footprint") is not None
+
+
+@cache
+def beside() -> dict[str, Any]:
+    """The geometry of spaces and footprints, in a file of its own beside this one."""
+    path = Path(__file__).with_name("verifier_spaces.py")
+    if not path.is_file():
+        raise ImportError(f"a record of a space or a footprint needs {path.name} beside this file")
+    return runpy.run_path(str(path))
+
+
+def output_size(spec: dict[str, Any]) -> list[int]:
+    """Return the output's pixels along each axis."""
+    found = []
+    for axis, n in enumerate(spec["size"]):
+        step, taps = spec["stride"][axis], spec["kernel_size"][axis]
+        reach = spec["dilation"][axis] * (taps - 1) - sum(spec["padding"][axis])
+        if spec["transposed"]:
+            found.append((n - 1) * step + reach + spec["output_padding"][axis] + 1)
+        else:
+            found.append((n - 1 - reach) // step + 1)
+    return found
+
+
+def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
+    """Return source, target and share of each tap's edges (step 13), and which sites receive.
+
+    The lattice that taps read along is padded as a table of pixel numbers, -1 where there is none.
+    """
+    images, turned = spec["batch"], spec["transposed"]
+    near, far = (spec["size"], out) if turned else (out, spec["size"])
+    table = 1 + np.arange(images * math.prod(far)).reshape(images, *far)
+    table = np.pad(table, [(0, 0), *spec["padding"]], PADS[spec["padding_mode"]]) - 1
+    masks = []
+    for name, size in (("source_mask", spec["size"]), ("target_mask", out)):
+        whole = np.ones((images, *size)) if spec[name] is None else np.array(spec[name])
+        masks.append(whole.ravel() > 0)
+    sends, hears = masks
+    edges = []
+    for taps in np.ndindex(*spec["kernel_size"]):
+        cut = []
+        for axis, tap in enumerate(taps):
+            start, step = tap * spec["dilation"][axis], spec["stride"][axis]
+            cut.append(slice(start, start + step * (near[axis] - 1) + 1, step))
+        read = table[:, *cut].ravel()
+        there = np.flatnonzero(read >= 0)
+        source, target = (there, read[there]) if turned else (read[there], there)
+        kept = sends[source] & hears[target]
+        edges.append((torch.tensor(source[kept]), torch.tensor(target[kept]), None))
+    return edges, hears
+
+
+def evaluate(
+    run: Callable[..., Any], sent: list[Any], dtype: Any, device: str = "cpu",
+    manner: str = "plain", reuse: list[Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
+
+    Args:
+        run: f(x, w, b) or f(x).
+        sent: arrays for x, w, b and g, as far as there are any.
+        dtype: in which it runs.
+        device: where.
+        manner: one of `MANNERS`, or "frozen x", which leaves a gradient out.
+        reuse: tensors of the call before, which "refilled" fills anew in place; then of this one.
+    """
+    *leaves, g = [torch.as_tensor(value).to(device, dtype) for value in sent]
+    if manner == "refilled" and reuse:
+        with torch.no_grad():
+            leaves = [old.copy_(new) for old, new in zip(reuse, leaves, strict=True)]
+    if reuse is not None:
+        reuse[:] = leaves
+    wanted = {}
+    for name, leaf in zip("xwb", leaves, strict=False):
+        if manner != f"frozen {name}":
+            wanted[f"grad_{name}"] = leaf.requires_grad_()
+    called = [leaves[0] * 1 if manner == "inner" else leaves[0], *leaves[1:]]
+    y = run(*called, None) if len(called) == 2 else run(*called)  # without a bias
+    found = {"y": y}
+    if y.requires_grad and manner == "backward":
+        y.backward(g)
+        for name, leaf in wanted.items():
+            found[name], leaf.grad = leaf.grad, None
+    elif y.requires_grad:
+        inputs = list(wanted.values())
+        if manner == "again":
+            torch.autograd.grad(y, inputs, g, allow_unused=True, retain_graph=True)
+        grads = torch.autograd.grad(y, inputs, g, allow_unused=True)
+        found |= zip(wanted, grads, strict=True)
+    return {
+        name: value.detach().to_dense().double().cpu().numpy()
+        for name, value in found.items()
+        if getattr(value, "dtype", None) == dtype
+    }
+
+
+# -- again: what comes out when both sides are run again? ------------------------------------------
+
+
+def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return what the record says and a second run does not, and what no second run can say."""
+    torch.set_num_threads(int(record["flags"]["threads"]))
+    where = record["device"].split(" (")[0]
+    runs, name = sides(record, path, where, trust)
+    truth, wrong = truth_of(record, runs["reference"])
+    if record["kind"] != "convolution":
+        wrong += promised(record, truth, where)
+    a, trials, amiss = budget(record, truth, name)
+    wrong += amiss
+    if wrong:
+        return wrong, []
+    differs, amiss = identity(record, runs, truth, a, trials, where)
+    if differs:
+        return amiss, []
+    if record["verdict"] == "proven":
+        return rounding(record, runs, truth, where), []
+    refuting = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
+    if "S2 identity" in refuting and record["counterexample"].get("manner") != "own":
+        return ["verdict: not found again"], []
+    return [], [f"parts: {', '.join(sorted(refuting))}: the prover alone can run that again"]
+
+
+def of_layers(record: dict[str, Any], trust: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a network's layers, and what is open; step 22 is the prover's."""
+    wrong, unsure = [], []
+    for path, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
+        code, lines = verify(json.dumps(layer, indent=2), path, trust)
+        led = [f"layers: {path}: {line}" for line in lines]
+        if code == 1 and lines != ["the record holds: refuted"]:
+            wrong += led
+        else:
+            unsure += led
+    return wrong, unsure
+
+
+def sides(
+    record: dict[str, Any], path: str, where: str, trust: Collection[str]
+) -> tuple[dict[str, Any], str]:
+    """Return both sides as functions of images, and the name that the candidate goes by."""
+    runs: dict[str, Any] = {}
+    label = ""
+    for name in ("reference", "candidate"):
+        side, how = resolve(record[name], trust), record["adapter"][name]
+        module = hasattr(side, "to")
+        if module:
+            side = side.get_submodule(path).to(where, getattr(torch, record["dtype"]))
+        runs[name] = side if how == "function" else resolve(how, trust)(side, record["spec"])
+        label = repr(side) if module else record["candidate"]
+    return runs, f"{path}: {label}" if path else label
 
 
 def resolve(where: str, trust: Collection[str]) -> Any:
@@ -230,277 +437,88 @@ def resolve(where: str, trust: Collection[str]) -> Any:
     for part in path.split("."):
         if (thing := getattr(thing, part, None)) is None:
             raise ImportError(f"expected module:object, got {where!r}: there is no {part!r}")
+    made = isinstance(thing, type) and issubclass(thing, torch.nn.Module)
     known = inspect.isroutine(thing) and (outer in trust or own or thing.__module__ == module)
-    if not (
-        known
-        or isinstance(thing, torch.nn.Module)
-        or (isinstance(thing, type) and issubclass(thing, torch.nn.Module))
-    ):
+    if not (known or made or isinstance(thing, torch.nn.Module)):
         raise ImportError(f"{where!r} is no torch Module and no function of {module}")
     bare = inspect.isfunction(thing) and not inspect.signature(thing).parameters
-    return thing(*sent) if sent or bare or isinstance(thing, type) else thing
+    return thing(*sent) if sent or bare or made else thing
 
 
-def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
-    """Return the direct convolution f(x, w, b) of a spec, and the shapes of x, w, b and y.
-
-    Edges with shares of their own are as loud as these say or, with loud=False, count once each.
-    """
-    groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
-    inputs, outputs = spec["in_channels"], spec["out_channels"]
-    out = output_size(spec)
-    pairs, hears = (beside().typed_edges if bent(spec) else typed_edges)(spec, out)
-
-    def run(x: Any, w: Any, b: Any, *, loud: bool = True) -> Any:
-        rows = x.movedim(1, -1).reshape(-1, groups, inputs // groups).transpose(0, 1)
-        taps = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-        y = x.new_zeros(groups, hears.size, outputs // groups)
-        for t, (source, target, *share) in enumerate(pairs):
-            matrix = taps[..., t] if turned else taps[..., t].mT
-            said = rows[:, source]
-            for part in share * loud:
-                said = said * part[:, None].to(said)
-            y = y.index_add(1, target, said @ matrix)
-        if b is not None:
-            y = y + torch.tensor(hears)[:, None] * b.reshape(groups, 1, -1)
-        return y.transpose(0, 1).reshape(images, *out, outputs).movedim(-1, 1)
-
-    weight = [inputs, outputs // groups] if turned else [outputs, inputs // groups]
-    return run, [
-        [images, inputs, *spec["size"]],
-        [*weight, *spec["kernel_size"]],
-        [outputs] if spec["bias"] else None,
-        [images, outputs, *out],
-    ]
-
-
-def bent(spec: dict[str, Any]) -> bool:
-    """Whether taps land elsewhere than in the plane, or some are not there."""
-    return spec.get("space") is not None or spec.get("footprint") is not None
-
-
-@cache
-def beside() -> Any:
-    """The geometry of spaces and footprints, in a file of its own beside this one."""
-    path = Path(__file__).with_name("verifier_spaces.py")
-    if not path.is_file():
-        raise ImportError(f"a record of a space or a footprint needs {path.name} beside this file")
-    spec: Any = importlib.util.spec_from_file_location(path.stem, path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-def output_size(spec: dict[str, Any]) -> list[int]:
-    """Return the output's pixels along each axis."""
-    found = []
-    for axis, n in enumerate(spec["size"]):
-        before, after = spec["padding"][axis]
-        span = spec["dilation"][axis] * (spec["kernel_size"][axis] - 1) + 1 - before - after
-        step = spec["stride"][axis]
-        if spec["transposed"]:
-            found.append((n - 1) * step + span + spec["output_padding"][axis])
-        else:
-            found.append((n - span) // step + 1)
-    return found
-
-
-def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
-    """Return sources and targets of each tap, and which sites receive.
-
-    The lattice that taps read along is padded as a table of pixel numbers, -1 where there is none.
-    """
-    images, turned = spec["batch"], spec["transposed"]
-    near, far = (spec["size"], out) if turned else (out, spec["size"])
-    table = 1 + np.arange(images * math.prod(far)).reshape(images, *far)
-    table = np.pad(table, [(0, 0), *spec["padding"]], PADS[spec["padding_mode"]]) - 1
-    masks = []
-    for name, size in (("source_mask", spec["size"]), ("target_mask", out)):
-        given = spec[name]
-        whole = np.ones((images, *size)) if given is None else np.array(given)
-        masks.append(whole.ravel() > 0)
-    sends, hears = masks
-    pairs = []
-    for taps in np.ndindex(*spec["kernel_size"]):
-        cut = []
-        for axis, tap in enumerate(taps):
-            start, step = tap * spec["dilation"][axis], spec["stride"][axis]
-            cut.append(slice(start, start + step * (near[axis] - 1) + 1, step))
-        read = table[:, *cut].ravel()
-        there = np.flatnonzero(read >= 0)
-        source, target = (there, read[there]) if turned else (read[there], there)
-        kept = sends[source] & hears[target]
-        pairs.append((torch.tensor(source[kept]), torch.tensor(target[kept])))
-    return pairs, hears
-
-
-def evaluate(
-    run: Callable[..., Any], sent: list[Any], dtype: Any, device: str = "cpu",
-    manner: str = "plain", reuse: dict[int, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
-
-    Args:
-        run: f(x, w, b) or f(x).
-        sent: arrays, None where an argument is None.
-        dtype: in which it runs.
-        device: where.
-        manner: how it is called, see the prover; "frozen x" leaves a gradient out.
-        reuse: tensors of the plain trial, filled anew in place where the manner says so.
-    """
-    *leaves, g = [v if v is None else torch.as_tensor(v).to(device, dtype) for v in sent]
-    reuse = {} if reuse is None else reuse
-    if manner == "refilled":
-        with torch.no_grad():
-            leaves = [v if v is None else reuse[i].copy_(v) for i, v in enumerate(leaves)]
-    frozen = "xwb".find(manner[7:]) if manner.startswith("frozen") else -1
-    for place, leaf in enumerate(leaves):
-        if leaf is not None:
-            leaf.requires_grad_(place != frozen)
-            reuse[place] = leaf
-    x: Any = leaves[0]  # never None
-    called = [x * 1 if manner == "inner" else x, *leaves[1:]]
-    y = run(*called)
-    wanted = {
-        QUANTITIES[1 + place]: leaf
-        for place, leaf in enumerate(leaves)
-        if leaf is not None and leaf.requires_grad
-    }
-    grads: Any = [None] * len(wanted)
-    if y.requires_grad and manner == "backward":
-        y.backward(g)
-        grads = [leaf.grad for leaf in wanted.values()]
-        for leaf in wanted.values():
-            leaf.grad = None
-    elif y.requires_grad:
-        for left in range(2 if manner == "again" else 1, 0, -1):
-            grads = torch.autograd.grad(
-                y, list(wanted.values()), g, allow_unused=True, retain_graph=left > 1
-            )
-    found = {"y": y, **dict(zip(wanted, grads, strict=True))}
-    return {
-        name: value.detach().to_dense().double().cpu().numpy()
-        for name, value in found.items()
-        if getattr(value, "dtype", None) == dtype
-    }
-
-
-# -- again: what comes out when both sides are run again? ------------------------------------------
-
-
-def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return what the record says and a second run does not, and what no second run can say."""
-    spec, linear = record["spec"], record["kind"] in ("linear", "maximum")
-    where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
-    runs, label = sides(record, path, where, dtype, trust)
-    scale = spec["scale"] if linear else 1
-    one, amiss = 1, []
-    if not linear and bent(spec):
-        one, amiss = beside().edges_held(record, output_size(spec))
-    if linear:
-        truth, shapes = runs["reference"], [spec["shape"], spec["out"]]
-        terms = spec["terms"] * scale
-        counts: dict[str, Any] = {}
-    else:
-        truth, shapes = convolution(spec)
-        once, ones = partial(truth, loud=False), [s and np.ones(s) for s in shapes]
-        counts = evaluate(once, ones, torch.float64)
-        terms = max(1, *(int(v.max()) for v in counts.values())) * one
-        if one > 1:  # a share rounds as it is taken, and once more where shares are added
-            counts = {name: n + 2 * (name != "grad_b") for name, n in counts.items()}
-    probe = torch.float64 if dtype.itemsize == 2 or one > 1 else dtype
-    wrong, a, trials = drawn_as(record, label, terms, probe, linear)
-    wrong += promised(record, truth, dtype, where) if linear else amiss
-    exact_in = probe if linear else torch.float64
-    kept: dict[str, dict[int, Any]] = {"candidate": {}, "reference": {}}
-    for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):
-        draw, (x, w, g) = np.random.Generator(np.random.Philox(child)).integers, POWERS[trial % 6]
-        by = (x, g) if linear else (x, w, x + w, g)
-        sent = [
-            s and draw(-a, a, s, endpoint=True, dtype=np.int64) * scale * 2.0**power
-            for s, power in zip(shapes, by, strict=True)
-        ]
-        exact = evaluate(truth, sent, exact_in, where if linear else "cpu")
-        if record["kind"] == "maximum" and np.unique(sent[0]).size < sent[0].size:
-            del exact["grad_x"]  # between equal numbers either choice is right
-        for name, manner in calls(trial, sent, linear):
-            found = evaluate(runs[name], sent, probe, where, manner, kept[name])
-            for quantity, want in exact.items():
-                if quantity == f"grad_{manner[7:]}" and manner.startswith("frozen"):
-                    continue
-                if not np.array_equal(want, found.get(quantity, ())):
-                    seen = {"side": name, "quantity": quantity}
-                    seen |= {"manner": manner} if manner != "plain" else {}
-                    return wrong + differs(record, seen, found, exact), []
-    wrong += rounding(record, runs, truth, shapes, counts, dtype, where)
-    if record["verdict"] == "refuted" and not wrong:
-        return shown_otherwise(record, runs, shapes, truth, dtype, where)
-    return wrong, []
-
-
-def sides(
-    record: dict[str, Any], path: str, where: str, dtype: Any, trust: Collection[str]
-) -> tuple[dict[str, Any], str]:
-    """Return both sides as functions of images, and the name that the candidate goes by."""
-    runs: dict[str, Any] = {}
-    label = ""
-    for name in ("reference", "candidate"):
-        side, how = resolve(record[name], trust), record["adapter"][name]
-        module = hasattr(side, "to")
-        if module:
-            side = side.get_submodule(path).to(where, dtype)
-        runs[name] = side if how == "function" else resolve(how, trust)(side, record["spec"])
-        label = repr(side) if module else record["candidate"]
-    return runs, f"{path}: {label}" if path else label
-
-
-def drawn_as(
-    record: dict[str, Any], label: str, terms: int, dtype: Any, linear: bool
-) -> tuple[list[str], int, int]:
-    """Return what is wrong with the figures of the draws, the largest draw and the trials."""
-    room = 2 ** (24 if dtype == torch.float32 else 53) // terms
-    room = min(room if linear else math.isqrt(room), 2**31 - 1)
-    smaller = record["trace"] and not linear  # S1 may ask for smaller draws
-    a = min(room, record["a"] or 1) if smaller else room
-    chance = math.log2((2 * a + 1) / 2)
-    trials = max(1, math.ceil(-math.log2(record["epsilon"]) / chance))
-    says = {"name": label, "a": a, "trials": trials}
-    says["log2_epsilon"] = trials * math.log2(2 / (2 * a + 1))
-    wrong = [
-        f"{name}: {record[name]} is recorded; {value} {FROM}"
-        for name, value in says.items()
-        if value != record[name]
-    ]
-    return wrong, a, trials
-
-
-def promised(record: dict[str, Any], truth: Any, dtype: Any, where: str) -> list[str]:
+def promised(record: dict[str, Any], truth: Truth, where: str) -> list[str]:
     """Return what is wrong with the terms and the scale of an operator without parameters.
 
     Where S1 followed it, it counted the terms, and the prover has to do so again; elsewhere all
     entries of one image may add up.
     """
-    spec = record["spec"]
     draw = np.random.default_rng(0).integers
-    sent = [draw(0, 9, shape) * spec["scale"] for shape in (spec["shape"], spec["out"])]
-    made = evaluate(truth, sent, dtype, where)
+    sent = [draw(0, 9, shape) * record["spec"]["scale"] for shape in truth.shapes]
+    made = evaluate(truth.run, sent, truth.probe, where)
     most = 1 if record["trace"] else max(value[0].size for value in made.values())
-    if spec["terms"] < most or any((value % 1).any() for value in made.values()):
+    if record["spec"]["terms"] < most or any((value % 1).any() for value in made.values()):
         return ["spec: more terms, or a scale that leaves fractions"]
     return []
 
 
-def calls(trial: int, sent: list[Any], linear: bool) -> Iterator[tuple[str, str]]:
-    """Yield who is called in one trial, and how; the candidate first, as the prover does."""
-    if not trial and not linear:
-        for name, value in zip("xwb", sent[:-1], strict=True):
-            if value is not None:
-                yield "candidate", f"frozen {name}"
-    yield "candidate", MANNERS[trial % len(MANNERS)]
-    yield "reference", "plain"
+def budget(record: dict[str, Any], truth: Truth, name: str) -> tuple[int, int, list[str]]:
+    """Return the largest draw, the trials, and what the record says otherwise: steps 3 and 7."""
+    room = 2 ** (24 if truth.probe == torch.float32 else 53) // truth.terms
+    if record["kind"] == "convolution":
+        room = math.isqrt(room)
+    a = min(room, 2**31 - 1)
+    if record["kind"] == "convolution" and record["trace"]:  # S1 may ask for smaller draws
+        a = min(a, record["a"])
+    if a < 1:
+        return a, 0, ["spec, a: no integers are left to draw"]
+    trials = max(1, math.ceil(-math.log2(record["epsilon"]) / math.log2((2 * a + 1) / 2)))
+    log2 = trials * math.log2(2 / (2 * a + 1))
+    says = {"name": name, "a": a, "trials": trials, "log2_epsilon": log2}
+    return a, trials, otherwise(record, says, f", which {FROM}")
 
 
-def differs(
+def identity(
+    record: dict[str, Any], runs: dict[str, Any], truth: Truth, a: int, trials: int, where: str
+) -> tuple[bool, list[str]]:
+    """Return whether a side differs on integers, and what is wrong with a record that denies it."""
+    whole = record["kind"] == "convolution"
+    kept: dict[str, list[Any]] = {"candidate": [], "reference": []}
+    for trial, sent in enumerate(drawn(record, truth, a, trials)):
+        exact = evaluate(truth.run, sent, truth.exact, "cpu" if whole else where)
+        heard = exact["y"][np.broadcast_to(truth.counts["y"], exact["y"].shape) > 0]
+        if 2 * np.count_nonzero(heard) < max(1, heard.size):
+            return True, ["spec: there is nothing to compare, or most of it is zero"]  # step 10
+        if record["kind"] == "maximum" and np.unique(sent[0]).size < sent[0].size:
+            del exact["grad_x"]  # step 11d: between equal numbers either choice is right
+        manners = [MANNERS[trial % len(MANNERS)]]
+        if whole and not trial:
+            manners = ["frozen x", "frozen w", "frozen b", "plain"]
+        calls = [("candidate", manner) for manner in manners]
+        for name, manner in [*calls, ("reference", "plain")]:
+            found = evaluate(runs[name], sent, truth.probe, where, manner, kept[name])
+            for quantity, want in exact.items():
+                frozen = manner == f"frozen {quantity[-1]}"
+                if not frozen and not np.array_equal(want, found.get(quantity, ())):
+                    seen = {"side": name, "quantity": quantity}
+                    if manner != "plain":
+                        seen["manner"] = manner
+                    return True, denied(record, seen, found, exact)
+    return False, []
+
+
+def drawn(record: dict[str, Any], truth: Truth, a: int, trials: int) -> Iterator[list[Any]]:
+    """Yield what is sent in each trial: integers (step 8) times powers of two of their own."""
+    scale = record["spec"].get("scale", 1)
+    for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):
+        draw = np.random.Generator(np.random.Philox(child)).integers
+        x, w, g = POWERS[trial % len(POWERS)]
+        powers = [*(x, w, x + w)[: len(truth.shapes) - 1], g]
+        yield [
+            draw(-a, a, shape, endpoint=True, dtype=np.int64) * scale * 2.0**power
+            for shape, power in zip(truth.shapes, powers, strict=True)
+        ]
+
+
+def denied(
     record: dict[str, Any], seen: dict[str, Any], found: dict[str, Any], exact: dict[str, Any]
 ) -> list[str]:
     """Return what is wrong with a record where an integer differs: nothing, if it says so."""
@@ -509,92 +527,70 @@ def differs(
     if at:
         seen["found"] = float(found[seen["quantity"]][at])
         seen["expected"] = float(exact[seen["quantity"]][at])
-        if seen["found"] == seen["expected"]:
-            seen["quantity"] = None
-    if record["verdict"] == "refuted" and (not shown or shown | seen == shown):
+    same = bool(at) and seen["found"] == seen["expected"]
+    if record["verdict"] == "refuted" and not same and (not shown or shown | seen == shown):
         return []
     text = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
     return [f"verdict, counterexample: {text}"]
 
 
-def rounding(
-    record: dict[str, Any], runs: dict[str, Any], truth: Any, shapes: list[Any],
-    counts: dict[str, Any], dtype: Any, where: str,
-) -> list[str]:  # fmt: skip
-    """Return what the record says of real numbers and a second run does not."""
-    linear = record["kind"] in ("linear", "maximum")
+def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth, where: str) -> list[str]:
+    """Return what the record says of real numbers and a second run does not: steps 17 to 21."""
+    dtype, whole = getattr(torch, record["dtype"]), record["kind"] == "convolution"
     generator = np.random.Generator(np.random.Philox(record["seed"]))
-    largest = min(20, int(np.log2(torch.finfo(dtype).max)) // 6)
     rho: dict[str, float] = {}
-    slack = 9
-    for spread in (0, largest):
-        real: list[torch.Tensor | None] = []
-        for shape in shapes:
-            if shape is None:
-                real.append(None)
-                continue
-            value = generator.standard_normal(shape)
-            if spread:
-                value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
-            real.append(torch.from_numpy(value).to(dtype))
-        one, two = (evaluate(runs[name], real, dtype, where) for name in ("candidate", "reference"))
-        sizes = evaluate(
-            truth, [v if v is None else v.abs() for v in real], dtype if linear else torch.float64
-        )
-        for name, size in sizes.items():
-            n = record["spec"]["terms"] if linear else counts[name]
-            if linear and (size < np.abs(two[name])).any():  # entries of both signs: no |L| |x|
-                continue
-            slack = max(slack, int(np.max(n)) + 9)
-            limit = bound(n, size, dtype)
-            gap = np.abs(one[name] - two[name]) / np.maximum(limit, 2.0**-1074)
-            rho[name] = max(rho.get(name, 0.0), float(gap.max(initial=0.0)))
-        if max(rho.values(), default=0.0) > 1:
-            break
     wrong = []
-    facts = next(p["facts"] for p in record["parts"] if p["name"] == "S3 rounding")
-    outside = "the reference's own" in facts  # its kernel is what leaves the bound
+    for spread in (0, min(20, int(np.log2(torch.finfo(dtype).max)) // 6)):
+        real = [normal(generator, shape, spread, dtype) for shape in truth.shapes]
+        sizes = evaluate(truth.run, [value.abs() for value in real], truth.exact)
+        one = evaluate(runs["candidate"], real, dtype, where)
+        two = evaluate(runs["reference"], real, dtype, where)
+        for name, size in sizes.items():
+            if not whole and (size < np.abs(two[name])).any():
+                continue  # entries of both signs: this is no |L| |x|
+            limit = bound(truth.counts[name], size, dtype)
+            ratio = (np.abs(one[name] - two[name]) / limit).max(initial=0.0)
+            rho[name] = float(np.maximum(rho.get(name, 0.0), ratio))  # NaN stays NaN
+            if not ratio <= 1:  # so the reference's own kernel has to be what leaves the bound
+                exact = evaluate(truth.run, real, truth.exact)[name]
+                if not (np.abs(one[name] - exact) <= limit).all():
+                    wrong.append(f"rho: {name} leaves its bound; {ratio} {FROM}")
+            if not np.isfinite(limit).all():
+                wrong.append(f"rho: n u >= 1, the bound of {name} says nothing")
+    near = 4 * (truth.terms + 9) * torch.finfo(truth.exact).eps  # |L| |x| was itself rounded
+    if whole:
+        near = (max(int(np.max(n)) for n in truth.counts.values()) + 9) * 2.0**-51
     for name, value in rho.items():
         said = record["rho"].get(name, np.inf)
-        near = 2.0**-10 if linear else slack * 2.0**-51  # |L| |x| was itself rounded
-        holds = abs(value - said) <= near * value and (value <= 1 or outside)
-        if record["verdict"] == "proven" and not holds:
+        if not abs(value - said) <= near * value:
             wrong.append(f"rho: {name} {said}, but {value} {FROM}")
     return wrong
 
 
+def normal(generator: Any, shape: Any, spread: int, dtype: Any) -> Any:
+    """Return normal numbers, times powers of two from 2^-spread to 2^spread."""
+    value = generator.standard_normal(shape)
+    if spread:
+        value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
+    return torch.from_numpy(value).to(dtype)
+
+
 def bound(n: Any, size: Any, dtype: Any) -> Any:
-    """Twice n u times the sum of the products' sizes, n eta, and what a half type rounds once."""
+    """Twice what step 17 allows, n u size + n eta, and what a half type rounds once (step 20)."""
     low, wide = torch.finfo(dtype), torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype)
     error = n * (wide.eps / 2 * size + wide.smallest_normal * wide.eps)
-    if low is not wide and low.eps != wide.eps:
+    if low.eps != wide.eps:
         error = error + low.eps / 2 * (size + error) + low.smallest_normal * low.eps
-    return 2 * error * (1 + (n + 8) * 2.0**-53)
-
-
-def shown_otherwise(
-    record: dict[str, Any], runs: dict[str, Any], shapes: list[Any], truth: Any, dtype: Any,
-    where: str,
-) -> tuple[list[str], list[str]]:  # fmt: skip
-    """A refutation that integers near zero do not show: by its recorded input, or by the prover."""
-    shown = record["counterexample"]
-    if "input" not in shown:
-        blamed = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
-        if "S2 identity" in blamed and shown.get("manner") != "own":
-            return ["verdict: not found again"], []
-        return [], [f"parts: {', '.join(sorted(blamed))}: the prover alone can run that again"]
-    sent = [
-        None if shape is None else np.full(shape, shown["input"][name])
-        for name, shape in zip("xwbg", shapes, strict=True)
-    ]
-    found = evaluate(runs["candidate"], sent, dtype, where)
-    at, name = tuple(shown["index"]), shown["quantity"]
-    if float(found[name][at]) != shown["found"] or shown["found"] == shown["expected"]:
-        return [f"verdict, counterexample: {name} is {float(found[name][at])!r} there"], []
-    return [], []
+    says = n * wide.eps / 2 < 1  # step 21
+    return np.where(says, np.maximum(2 * error * (1 + (n + 8) * 2.0**-53), 2.0**-1074), np.inf)
 
 
 if __name__ == "__main__":
-    status, lines = verify(Path(sys.argv[1]).read_text(encoding="utf-8"), trust=sys.argv[3:])
-    sys.stdout.write("\n".join(lines) + "\n")
+    try:
+        given = Path(sys.argv[1]).read_text(encoding="utf-8")
+    except (IndexError, OSError, ValueError) as error:
+        sys.stderr.write(f"verifier.py certificate.json --trust MODULE ...: {error}\n")
+        sys.exit(3)
+    status, said = verify(given, trust=sys.argv[3:])
+    sys.stdout.write("\n".join(said) + "\n")
     sys.exit(status)

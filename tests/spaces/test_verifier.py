@@ -65,9 +65,9 @@ def test_its_truth_is_the_oracles(space: Any, size: tuple[int, int]) -> None:
         spec = spec_of(space, size, **kernel)
         oracle, plain = Oracle(spec), json.loads(json.dumps(spec.to_dict()))
         truth, shapes = verifier.convolution(plain)
-        x, w, b, g = (None if s is None else rng.integers(-9, 10, s).astype(float) for s in shapes)
-        found = verifier.evaluate(truth, [x, w, b, g], torch.float64)
-        assert np.array_equal(found["y"], oracle.convolve(x, w, b)), kernel
+        x, w, *bias, g = (rng.integers(-9, 10, shape).astype(float) for shape in shapes)
+        found = verifier.evaluate(truth, [x, w, *bias, g], torch.float64)
+        assert np.array_equal(found["y"], oracle.convolve(x, w, *bias)), kernel
         assert np.array_equal(found["grad_x"], oracle.grad_x(w, g)), kernel
         assert np.array_equal(found["grad_w"], oracle.grad_w(x, g)), kernel
         square, words = (
