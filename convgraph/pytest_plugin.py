@@ -5,6 +5,7 @@ importing torch. This module knows pytest for `fail` alone.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -12,10 +13,21 @@ from typing import Any, final
 
 import pytest
 
+from convgraph.comparison.layers import prove
 from convgraph.comparison.named import certify
-from convgraph.errors import ProofError
 from convgraph.proof import EPSILON, Certificate
+from convgraph.proof.parts import PartsCertificate
+from convgraph.proof.plan import PlanCertificate
 from convgraph.proof.record.page import index
+from convgraph.proof.record.sealed import kind_of
+
+Found = Certificate | PlanCertificate | PartsCertificate
+"""What a proof comes to: of two sides, of a plan, of the parts of a network."""
+
+READERS: dict[str, Callable[[str], Found]] = {
+    "plan": PlanCertificate.from_json,
+    "parts": PartsCertificate.from_json,
+}
 
 
 @final
@@ -33,20 +45,22 @@ class ProveEqual:
     node: str
     epsilon: float | None = None
     report: str | None = None
-    certificates: list[Certificate] = field(default_factory=list)
+    certificates: list[Found] = field(default_factory=list)
 
     def __call__(
         self,
         candidate: Any,
-        reference: Any,
+        reference: Any = None,
+        images: Any = None,
         **how: Any,
-    ) -> Certificate:
+    ) -> Found:
         """Prove, report, and fail the test unless the verdict is "proven".
 
         Args:
-            candidate: the accused, or its "module:object".
+            candidate: the accused, or its "module:object"; or a plan, alone.
             reference: the dense operator, or its "module:object".
-            how: what `convgraph.comparison.named.certify` takes: size, batch, mask, dtype, ...
+            images: as `convgraph.prove` takes them.
+            how: whatever else `convgraph.prove` takes: size, batch, mask, dtype, edges, ...
 
         Returns:
             The certificate.
@@ -55,11 +69,13 @@ class ProveEqual:
             ProofError: the two cannot be compared.
         """
         __tracebackhide__ = True
-        if not {"size", "images", "spec"} & how.keys():
-            raise ProofError("prove_equal: expected size=(height, width), pixels along each axis")
         if how.get("epsilon") is None:
             how["epsilon"] = EPSILON if self.epsilon is None else self.epsilon
-        found = certify(candidate, reference, **how)
+        if images is not None:
+            how["images"] = images
+        plan_or_parts = reference is None or hasattr(candidate, "claims")
+        run = prove if plan_or_parts else certify
+        found: Found = run(candidate, reference, **how)
         self.certificates.append(found)
         if self.report is not None:
             write(Path(self.report), self.node, len(self.certificates), found)
@@ -69,9 +85,11 @@ class ProveEqual:
 
 
 def explanation(
-    found: Certificate,
+    found: Found,
 ) -> str:
     """Return the failure text: what tells the two apart, or why nothing could be said."""
+    if not isinstance(found, Certificate):
+        return str(found)
     lines = [f"{found.name}: {found.verdict}", f"  {found.reason}"]
     if found.cause:
         lines.append(f"  likely cause: {found.cause}")
@@ -88,9 +106,9 @@ def write(
     folder: Path,
     node: str,
     number: int,
-    found: Certificate,
+    found: Found,
 ) -> None:
-    """Write one certificate as JSON and HTML, and the index of all that are in the folder.
+    """Write one certificate as JSON and, of two sides, HTML, and the index of all in the folder.
 
     Args:
         folder: is made if it is not there.
@@ -103,9 +121,14 @@ def write(
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", node)[-80:].strip("-.")
     stem = f"{plain}-{sha256(node.encode()).hexdigest()[:8]}-{number}"
     found.to_json(folder / f"{stem}.json")
-    found.to_html(folder / f"{stem}.html")
+    if isinstance(found, Certificate):
+        found.to_html(folder / f"{stem}.html")
     rows = []
     for path in sorted(folder.glob("*-*-*.json")):
-        other = Certificate.from_json(path.read_text(encoding="utf-8"))
-        rows.append((f"{path.stem}.html", f"{path.stem}: {other.name}", other.verdict))
+        text = path.read_text(encoding="utf-8")
+        read = READERS.get(kind_of(text), Certificate.from_json)
+        other = read(text)
+        page = f"{path.stem}.html" if isinstance(other, Certificate) else path.name
+        name = getattr(other, "name", kind_of(text))
+        rows.append((page, f"{path.stem}: {name}", other.verdict))
     (folder / "index.html").write_text(index(rows), encoding="utf-8")

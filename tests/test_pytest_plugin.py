@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from convgraph.proof import Certificate
+from convgraph.proof.record.sealed import kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
 SUITE = """
 import torch
 import convgraph as cg
+from convgraph.comparison.callers import relational
+from torch_geometric.nn import RGCNConv
 
 conv = torch.nn.Conv2d(2, 3, 3, padding=1)
 
@@ -26,6 +29,19 @@ def test_equal(prove_equal):
 def test_different(prove_equal):
     other = torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode="replicate")
     prove_equal(cg.nn.GraphConv2d.from_dense(conv), other, size=(5, 5))
+
+
+def test_whatever_prove_takes(prove_equal):
+    pair = cg.nn.GraphConv2d.from_dense(conv), conv
+    images = torch.randn(2, 2, 5, 5)
+    assert prove_equal(*pair, images).spec["size"] == [5, 5]
+    assert prove_equal(*pair, cg.PixelGraph.from_image(images)).verdict == "proven"
+    prove_equal(*pair, size=5, second=True, on=cg.Torus())
+    layer = cg.AsNodes(RGCNConv(2, 3, 1, aggr="sum", root_weight=False), relational)
+    edges = torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.zeros(3, dtype=torch.long)
+    prove_equal(layer, layer, edges=edges)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.ReLU())
+    assert "parts of an image" in str(prove_equal(cg.tiled(net, torch.rand(1, 9, 9), tile=4).plan))
 
 
 def test_undecided(prove_equal):
@@ -48,24 +64,28 @@ def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
 
 def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) -> None:
     found = run(suite, "--convgraph-report=certificates", "--convgraph-epsilon=1e-6")
-    found.assert_outcomes(passed=1, failed=2)
+    found.assert_outcomes(passed=2, failed=2)
     found.stdout.fnmatch_lines(
         ["*: refuted", "*edge image 0 pixel*", "*to replay: float32 on cpu*"]
     )
     found.stdout.fnmatch_lines(["*: undecided", "*there is no edge to compare*"])
     folder = suite.path / "certificates"
-    records = [Certificate.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    texts = [path.read_text() for path in sorted(folder.glob("*.json"))]
+    plans = [text for text in texts if kind_of(text)]
+    assert len(plans) == 1
+    records = [Certificate.from_json(text) for text in texts if text not in plans]
     assert {record.verdict for record in records} == {"proven", "refuted", "undecided"}
     assert {record.epsilon for record in records if record.trials} == {1e-6}
     listed = (folder / "index.html").read_text(encoding="utf-8")
-    for path in folder.glob("*.json"):
-        assert f'href="{path.stem}.html"' in listed
-        assert path.with_suffix(".html").exists()
+    assert listed.count(".json") == 1
+    for path in folder.glob("*.html"):
+        assert path.name == "index.html" or f'href="{path.name}"' in listed
+    assert len([*folder.glob("*.html")]) == len(texts)  # the index in place of the plan's page
 
 
 def test_without_options_it_writes_nothing_and_asks_for_the_default(suite: pytest.Pytester) -> None:
     found = run(suite, "-k", "test_equal")
-    found.assert_outcomes(passed=1, deselected=2)
+    found.assert_outcomes(passed=1, deselected=3)
     assert [path for path in suite.path.rglob("*") if path.suffix in (".json", ".html")] == []
 
 

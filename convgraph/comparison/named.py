@@ -41,7 +41,7 @@ def certify(
     candidate: Any,
     reference: Any,
     *,
-    size: Sequence[int] | None = None,
+    size: Sequence[int] | int | None = None,
     batch: int = 2,
     mask: Tensor | None = None,  # (batch, *size) or (*size) bool
     sites: Tensor | None = None,  # (batch, *output_size) bool
@@ -163,9 +163,11 @@ def _is_network(reference: Any) -> bool:
 
 
 def _images(
-    model: torch.nn.Module, size: Sequence[int], batch: int, seed: int | None
+    model: torch.nn.Module, size: Sequence[int] | int, batch: int, seed: int | None
 ) -> Tensor:  # (batch, C, *size)
-    """Images that fit the first convolution of a network."""
+    """Images that fit the first convolution of a network; one number is the size of every axis."""
+    if isinstance(size, int):
+        size = (size,) * next((p.ndim - 2 for p in model.parameters() if p.ndim > 2), 2)
     d = len(size)
     weight = next((p for p in model.parameters() if p.ndim == d + 2), None)
     first = next((m for m in model.modules() if getattr(m, "weight", 0) is weight), None)
