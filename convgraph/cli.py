@@ -14,7 +14,9 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import BadZipFile
@@ -53,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 when what was asked for holds, 1 when it was found not to, 2 when that could not be
         decided or done, 3 for what cannot be used: arguments, or a package that is not there.
-        Wrong arguments end the process with 3.
+        Wrong arguments end the process with 3. What nobody foresaw is 2, with its traceback on
+        stderr: 1 says nothing else.
 
     Example:
         >>> main(["--version"])
@@ -62,19 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know no more than ASCII
-            stream.reconfigure(errors="replace")
+            with suppress(ValueError):  # it was closed
+                stream.reconfigure(errors="replace")
     args = _parser().parse_args(argv)
     call: Callable[[argparse.Namespace], int] = args.call
     try:
         return call(args)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # Python itself would end with 1
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        extra = EXTRAS.get((missing or "").partition(".")[0])
         if extra is None:
-            raise
-        sys.stderr.write(
-            f"convgraph {args.command}: expected the package {error.name!r}, which the base "
-            f"install leaves out; install it with: pip install {extra}\n"
-        )
+            _write("stderr", "".join(traceback.format_exception(error)))
+            return CODES["undecided"]
+        says = f"expected the package {missing!r}, which the base install leaves out; install it"
+        _write("stderr", f"convgraph {args.command}: {says} with: pip install {extra}\n")
         return BAD_USAGE
 
 
@@ -200,10 +206,10 @@ def _compile(args: argparse.Namespace) -> int:
         with Console(stderr=True).status("compiling, about half a minute"):
             place = cpp_build.compile_kernels()
     except BackendError as error:
-        sys.stderr.write(f"convgraph compile: error: {error}\n")
+        _write("stderr", f"convgraph compile: error: {error}\n")
         return CODES["undecided"]
     trouble = cpp_build.lacks()
-    _say(f"{place}\n" + (f"not used: {trouble}\n" if trouble else ""))
+    _write("stdout", f"{place}\n" + (f"not used: {trouble}\n" if trouble else ""))
     return CODES["undecided" if trouble else "proven"]
 
 
@@ -214,7 +220,7 @@ def _explore(args: argparse.Namespace) -> int:
         args.out.write_text(page(), encoding="utf-8")
     except OSError as error:
         return _usage("explore", f"cannot write {args.out}: {error.strerror}")
-    _say(f"{args.out}: open it in a browser\n")
+    _write("stdout", f"{args.out}: open it in a browser\n")
     return 0
 
 
@@ -227,11 +233,12 @@ def _prove(args: argparse.Namespace) -> int:
 
     if problem := _unusable(args):
         return _usage("prove", problem)
+    files = [path and path.absolute() for path in (args.json, args.html)]  # whoever moves away
     _import_from_here()
     how: dict[str, Any] = {
         "epsilon": args.epsilon,
         "seed": args.seed,
-        "progress": sys.stderr.isatty() and not args.quiet,
+        "progress": bool(sys.stderr) and sys.stderr.isatty() and not args.quiet,
     }
     try:
         found = certify(
@@ -247,16 +254,18 @@ def _prove(args: argparse.Namespace) -> int:
         )
     except (ConvgraphError, ImportError, OSError) as error:
         return _usage("prove", str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # 1 says "refuted" alone
-        _say(f"undecided: it raised {type(error).__name__}: {error}\n")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # 1 says "refuted" alone
+        _write("stdout", f"undecided: it raised {type(error).__name__}: {error}\n")
         return CODES["undecided"]
-    _say(f"{found.verdict}\n" if args.quiet else str(found))
-    for path, write in ((args.json, found.to_json), (args.html, found.to_html)):
+    _write("stdout", f"{found.verdict}\n" if args.quiet else str(found))
+    for path, write in zip(files, (found.to_json, found.to_html), strict=True):
         try:
             if path is not None:
                 write(path)
-        except OSError as error:
-            return _usage("prove", f"cannot write {path}: {error.strerror}")
+        except (OSError, UnicodeError) as error:
+            return _usage("prove", f"cannot write {path}: {getattr(error, 'strerror', error)}")
     return CODES[found.verdict]
 
 
@@ -269,16 +278,19 @@ def _unusable(args: argparse.Namespace) -> str:
     try:
         if torch.empty(0, device=args.device).is_meta:
             return "argument --device: tensors on meta hold no numbers; expected cpu or cuda"
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first = str(error).partition("\n")[0]
         return f"argument --device: {args.device} is not there: {first}"
     for path in (args.json, args.html):
         if path is None:
             continue
-        if path.is_dir() or not path.parent.is_dir():
-            return f"cannot write {path}: expected a file in a folder that is there"
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            return f"cannot write {path}: permission denied"
+        try:
+            if path.is_dir() or not path.parent.is_dir():
+                return f"cannot write {path}: expected a file in a folder that is there"
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                return f"cannot write {path}: permission denied"
+        except (OSError, ValueError) as error:  # too long, or no name at all
+            return f"cannot write {path!s:.80}: {error!s:.80}"
     return ""
 
 
@@ -291,7 +303,7 @@ def _verify(args: argparse.Namespace) -> int:
     _import_from_here()
     try:
         text = args.certificate.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # of no text, or of no name
         return _usage("verify", str(error))
     of_plan = bool(kind_of(text))
     code, lines = again.verify(text) if of_plan else verify(text, trust=[*ADAPTERS, *args.trust])
@@ -307,7 +319,7 @@ def _verify(args: argparse.Namespace) -> int:
     says = ("verified", "refused", "could not be decided")[code]
     if lines[0].startswith("the record holds: ") and len(lines) == 1:
         says = "verified"
-    _say("\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
+    _write("stdout", "\n".join([says, *(f"  {line}" for line in lines)]) + "\n")
     return code
 
 
@@ -329,15 +341,21 @@ def _import_from_here() -> None:
         sys.path.insert(0, "")
 
 
-def _say(text: str) -> None:
-    """Print an answer; where nobody reads it, the exit code still says it."""
+def _write(name: str, text: str) -> None:
+    """Write to "stdout" or "stderr"; where nobody reads it, the exit code still says it."""
+    stream = getattr(sys, name)
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python flushes it again
+    except (OSError, ValueError, AttributeError) as error:  # full, closed, or not there at all
+        if isinstance(error, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if name == "stdout":
+            _write("stderr", f"convgraph: cannot print the answer: {error}\n")
 
 
 def _usage(command: str, message: str) -> int:
-    sys.stderr.write(f"convgraph {command}: error: {message}\n")
+    _write("stderr", f"convgraph {command}: error: {message}\n")
     return BAD_USAGE

@@ -1,5 +1,6 @@
 """The command line: arguments reach the call, and its answer becomes the exit code."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import convgraph
 from convgraph.cli import main
 from convgraph.comparison.named import certify
 from convgraph.proof import Certificate
+from tests import twins
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,15 +63,17 @@ def test_a_missing_extra_is_named(
     assert "pip install scikit-learn" in capsys.readouterr().err
 
 
-def test_a_missing_package_that_no_extra_brings_is_a_fault_and_stays_one(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_missing_package_that_no_extra_brings_is_a_fault_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(out: Path, fast: bool) -> int:
         raise ModuleNotFoundError("No module named 'tyop'", name="tyop")
 
     fake_demo(monkeypatch, run)
-    with pytest.raises(ModuleNotFoundError, match="tyop"):
-        main(["demo"])
+    assert main(["demo"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "tyop" in said
 
 
 def test_the_version_is_said_without_torch() -> None:
@@ -131,7 +136,7 @@ def test_prove_writes_what_it_proved_and_verify_runs_it_again(
     assert capsys.readouterr().out.startswith("verified\n")
     record.write_text(record.read_text(encoding="utf-8").replace('"trials": ', '"trials": 1'))
     assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
-    assert "trials" in capsys.readouterr().out
+    assert "digest" in capsys.readouterr().out  # what is not sealed is not run
 
 
 def test_prove_in_a_space_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +184,65 @@ def test_a_side_that_ends_the_process_is_undecided(
     assert "SystemExit: 1" in capsys.readouterr().out
 
 
+class Stop(BaseException):
+    """No Exception, as pytest's own `skip` is none."""
+
+
+def test_a_side_that_raises_past_every_except_is_undecided(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stop(self: object, x: object) -> None:
+        raise Stop("here")
+
+    argv = ["prove", "tests.twins:exits", *TWINS[1:], "--quiet"]
+    record = tmp_path / "c.json"
+    monkeypatch.setattr(twins._Exits, "forward", torch.nn.Conv2d.forward)
+    assert main([*argv, "--json", str(record)]) == 0
+    monkeypatch.setattr(twins._Exits, "forward", stop)
+    assert main(argv) == 2
+    assert "Stop: here" in capsys.readouterr().out
+    assert main(["verify", str(record), "--trust", "tests.twins"]) == 1
+    assert "refused\n  record: cannot be run, Stop: here" in capsys.readouterr().out
+
+
+class _Full(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fileno(self) -> int:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+@pytest.mark.parametrize("stream", [None, _Full(), io.TextIOWrapper(io.BytesIO())])
+def test_an_answer_that_cannot_be_printed_is_still_the_exit_code(
+    stream: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with `>&-`, with a full disk, and where somebody closed it."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["prove", *TWINS, "--quiet"]) == 0
+    assert main(["prove", "tests.twins:scaled", *TWINS[1:], "--quiet"]) == 1
+    assert "cannot print the answer" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["prove", *TWINS, "--seed", "-1"]) == 3
+
+
+def test_a_side_that_leaves_the_folder_takes_no_file_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def leave(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        os.chdir(tmp_path / "elsewhere")
+        return torch.nn.Conv2d.forward(self, x)
+
+    monkeypatch.setattr(twins._Exits, "forward", leave)
+    assert main(["prove", "tests.twins:exits", *TWINS[1:], "--json", "c.json"]) in (0, 2)
+    assert (tmp_path / "c.json").exists()
+
+
 def test_a_terminal_of_ascii_shows_the_table() -> None:
     command = "import sys; from convgraph.cli import main; sys.exit(main())"
     run = subprocess.run(
@@ -209,9 +273,13 @@ def test_a_terminal_of_ascii_shows_the_table() -> None:
         (["prove", *TWINS, "--mask", "no/such.npy"], "no/such.npy"),
         (["prove", *TWINS, "--mask", os.devnull], "expected an array that numpy.save wrote"),
         (["prove", *TWINS, "--device", "meta"], "hold no numbers"),
+        (["prove", *TWINS, "--device", "privateuseone"], "privateuseone is not there"),
         (["prove", *TWINS, "--seed", "-1"], "expected a whole number from 0 on"),
         (["prove", *TWINS, "--json", "no/such/c.json"], "expected a file in a folder"),
+        (["prove", *TWINS, "--html", "c" * 300], "cannot write ccc"),
+        (["prove", *TWINS, "--json", "c\0"], "cannot write c"),
         (["verify", "no/such.json"], "no/such.json"),
+        (["verify", "c\0"], "null byte"),
     ],
 )
 def test_bad_usage_is_three(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

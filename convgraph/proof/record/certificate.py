@@ -197,7 +197,7 @@ class Certificate:
         """Return the record as one HTML page that needs no network and, with a path, write it."""
         text = page(asdict(self))
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            Path(path).write_text(text, encoding="utf-8", errors="replace")  # what a side raised
         return text
 
     @classmethod
