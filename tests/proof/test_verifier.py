@@ -429,6 +429,7 @@ def _refuting(found: Certificate, name: str, **shown: str) -> tuple[int, list[st
     record = json.loads(found.to_json())
     record["parts"] = part(found, name, status="refuted", facts="it differs")
     record |= {"verdict": "refuted", "reason": "it differs", "counterexample": shown}
+    record["assumed"].append(verifier.ASSUMED)  # for where S1 refutes
     record["digest"] = digest(record)
     return verify(json.dumps(record, indent=2))
 
