@@ -264,7 +264,7 @@ def _prove(args: argparse.Namespace) -> int:
         try:
             if path is not None:
                 write(path)
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             return _usage("prove", f"cannot write {path}: {getattr(error, 'strerror', error)}")
     return CODES[found.verdict]
 
