@@ -43,7 +43,7 @@ def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
             [torch.arange(starts[n], starts[n] + counts[n], device=sites.device) for n in chosen]
         )
 
-    rows = x.x.index_select(0, sites.memo(("rows of", x.sites.token), make))
+    rows = x.x.index_select(0, sites.memo(("rows of", x.sites.token, chosen), make))
     axes = (*x.axes[:dim], names.batch_axis(len(chosen)), *x.axes[dim + 1 :])
     return Spatial(rows, sites, axes)
 

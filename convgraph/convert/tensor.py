@@ -10,6 +10,7 @@ grid it runs on the image; on a mask it raises.
 """
 
 import threading
+from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -48,6 +49,10 @@ class GraphTensor(Tensor):
         value: the rows, their sites and the names of the axes.
         base: of a view, whose it is and by which operator.
         copies: parts of it and of its views that are no maps, while somebody may write into them.
+        clock: how often it, or a view of it, was written into.
+        at: what the clock of the one it is a view of said when its value was read.
+        turned: whether torch may have laid its numbers in another order than that of its axes.
+        laid: the strides that torch would have given it, once somebody has asked.
 
     Example:
         >>> hole = torch.ones(4, 4, dtype=torch.bool)
@@ -61,6 +66,10 @@ class GraphTensor(Tensor):
     value: Spatial
     base: Any = None
     copies: Any = ()
+    clock: int = 0
+    at: int = 0
+    turned: bool = False
+    laid: Any = None
 
     @property
     def graph(self) -> PixelGraph:
@@ -127,18 +136,15 @@ class GraphTensor(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> "GraphTensor":
         """Copy the rows; sites never change."""
         if id(self) not in memo:
-            memo[id(self)] = wrapped(
-                remade(
-                    self.value,
-                    [x.detach().clone().requires_grad_(x.requires_grad) for x in parts(self.value)],
-                )
-            )
+            value = _read(self)
+            rows = [x.detach().clone().requires_grad_(x.requires_grad) for x in parts(value)]
+            memo[id(self)] = wrapped(remade(value, rows))
         made: GraphTensor = memo[id(self)]
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle rows, sites and names; of tokens, piece by piece."""
-        value: Any = self.value
+        value: Any = _read(self)
         if isinstance(value, Scores):
             raise ConversionError("who hears whom is pickled as a plain tensor: take to_dense()")
         pieces = value.pieces if isinstance(value, Tokens) else (value,)
@@ -282,11 +288,12 @@ class Operator:
     Attributes:
         target: what to call on ordinary tensors.
         name: that rules are registered under.
+        out: the argument into which its result is to be written, None where there is none.
         writes: whether it writes into its first operand.
         views: whether its result shares memory with its first operand.
     """
 
-    __slots__ = ("name", "target", "views", "writes")
+    __slots__ = ("name", "out", "target", "views", "writes")
 
     def __init__(self, target: Any) -> None:
         """Read what the operator says of itself."""
@@ -295,7 +302,9 @@ class Operator:
         first = target._schema.arguments[0] if target._schema.arguments else None
         alias = getattr(first, "alias_info", None)
         self.writes = alias is not None and alias.is_write
-        self.views = (alias is not None and not alias.is_write) or self.name in _MAY_VIEW
+        written = [one.name for one in target._schema.arguments if one.is_out]
+        self.out = written[0] if written else None
+        self.views = (alias is not None and not alias.is_write) or self.name in _IDLE
 
     @property
     def rule(self) -> Any:
@@ -313,13 +322,30 @@ class Operator:
             _STATE.listener.moved = how
 
 
-_MAY_VIEW = frozenset(
-    ("reshape", "flatten", "chunk", "narrow", "contiguous", "movedim", "unflatten")
-)
-"""Composites that give a view where they can; their schemas do not say so."""
+_IDLE = (
+    "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "type_as", "to",
+    "float", "double", "half", "bfloat16",
+)  # fmt: skip
+"""What gives the very tensor that it was given, where there is nothing to do."""
 
-_MAY_COPY = frozenset(("reshape", "flatten", "contiguous"))
-"""Those of them that copy where the numbers lie in another order, as an image's do not."""
+_MAY_COPY = frozenset(("reshape", "flatten", "contiguous", "reshape_as"))
+"""Views that are copies where the numbers lie in another order than that of the axes."""
+
+_TURNS = frozenset(
+    ("permute", "transpose", "t", "movedim", "swapaxes", "adjoint", "mT", "numpy_T", "unfold")
+)
+"""Views whose numbers lie in another order than their axes; what is made of them may do so too."""
+
+_IN_ORDER = frozenset(("contiguous", "linear", "layer_norm", "matmul", "bmm"))
+"""What torch lays in the order of its axes, whatever it is made of."""
+
+_SAME = frozenset(
+    ("detach", "alias", "lift_fresh", "positive", "resolve_conj", "resolve_neg", "conj", *_IDLE)
+)
+"""Views that say what their base says, entry by entry."""
+
+_ALIAS, _DETACH = Operator(torch.ops.aten.alias.default), Operator(torch.ops.aten.detach.default)
+_CONTIGUOUS = torch.ops.aten.contiguous.default
 
 _OPERATORS: dict[Any, Operator] = {}
 
@@ -369,11 +395,19 @@ def _has_tokens(given: Any) -> bool:
 def _met(func: Any, args: Any, kwargs: Any) -> Any:
     """Compute an operator with the keys as its caller has set them."""
     with keys.Guard(*(_STATE.keys or (keys.included(), keys.excluded()))):
+        call = operator(func)
+        if call.writes and type(args[0]) is GraphTensor:
+            if call.name == "set_":
+                return _become(*args)
+            _loosen(args[0])
         taken = [_taken(one) for one in args]
         named = {key: _taken(one) for key, one in kwargs.items()} if kwargs else {}
         if not any(map(_has_value, taken)) and not any(map(_has_value, named.values())):
             return func(*args, **(kwargs or {}))
-        call = operator(func)
+        if call.out is not None and named.get(call.out) is not None:
+            raise ConversionError(
+                f"{call.name} {where()} writes into out=, which maps do not; take what it returns"
+            )
         listener = _STATE.listener
         if listener is not None:
             listener.begin(call)
@@ -396,16 +430,20 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             _write(args[0], out, call.name)
             made: Any = args[0]
         else:
+            views = call.views and type(args[0]) is GraphTensor
+            if not views and type(out) is Spatial and out.x is getattr(taken[0], "x", None):
+                out = out.with_x(out.x.clone())  # as torch, which gives no view
             made = _given(out)
-            if call.views and type(args[0]) is GraphTensor:
-                if _STATE.into is not None and type(made) is Tensor:
-                    raise ConversionError(
-                        f"{call.name} {where()} takes a part of a map that is no map, into which "
-                        "nothing can be written; write into the map by its own axes"
+            if views:
+                if type(made) in (list, tuple):
+                    made = type(made)(
+                        _remember(one, args, kwargs, call, number)
+                        for number, one in enumerate(made)
                     )
-                pieces = made if type(made) in (list, tuple) else (made,)
-                for number, one in enumerate(pieces):
-                    _remember(one, args, kwargs, call, number)
+                else:
+                    made = _remember(made, args, kwargs, call, 0)
+            elif type(made) is GraphTensor and _is_turned(call, args, kwargs):
+                made.turned = True
         if listener is not None:
             listener.end(call, args, kwargs, made, reason)
         return made
@@ -481,6 +519,11 @@ def _on_image(call: Operator, taken: Any, named: Any, reason: NoRuleError) -> An
     Raises:
         ConversionError: there are holes, or it is not wanted.
     """
+    if call.name == "as_strided":
+        raise ConversionError(
+            f"as_strided {where()} counts numbers in memory, where rows lie otherwise; take "
+            "to_dense().contiguous() for a plain tensor"
+        )
     if call.name in _BELOW and call.rule is None:
         raise ConversionError(
             f"{call.name} {where()} met a map below torch's protocol: it was made outside of what "
@@ -521,22 +564,105 @@ def _dense(given: Any) -> Any:
 # Views and what is written into them
 
 
-def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> None:
-    """Note whose view a result is, or whose part it has copied."""
+def _remember(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> Any:
+    """Note whose view a result is, or whose part it has copied; what torch copies is a copy."""
+    source: GraphTensor = args[0]
     if type(view) is GraphTensor:
-        view.base = (args, kwargs, call, number)
-    elif type(view) is Tensor and _is_copy(view, args[0].value, call):
-        root = _root(args[0])
-        root.copies = (*(one for one in root.copies if one.matters), _Copy(view, call.name))
+        view.turned = _is_turned(call, args, kwargs)
+        shares = _shares(view, args, kwargs, call, number)
+        if shares is not False:
+            view.base = (args, kwargs, call, number, shares)
+            view.at = _root(source).clock
+        elif memories(view.value) & memories(source.value):
+            view.value = _cloned(view.value)
+    elif type(view) is Tensor and not torch.compiler.is_compiling():
+        shares = _shares(view, args, kwargs, call, number)
+        if memory(view) in memories(source.value):
+            if shares is True:
+                return view
+            view = view.clone()
+        root = _root(source)
+        if _STATE.into is not None and _root(_STATE.into) is root:
+            raise ConversionError(
+                f"{call.name} {where()} takes a part of a map that is no map, into which nothing "
+                "can be written; write into the map by its own axes"
+            )
+        if outermost() and shares is not False:
+            if view.is_inference():  # nobody would count its writes
+                with torch.inference_mode(False):
+                    view = view.clone()
+            kept = (one for one in root.copies if one.matters)
+            root.copies = (*kept, _Copy(view, call.name))
+    return view
 
 
-def _is_copy(made: Tensor, value: Any, call: Operator) -> bool:
-    """Whether torch would have given a view, and what is written into this one is lost."""
-    if made.is_inference() or torch.compiler.is_compiling() or not outermost():
-        return False  # nobody counts its writes
-    if call.name in _MAY_COPY and not (isinstance(value, Spatial) and value.is_image()):
-        return False
-    return memory(made) not in map(memory, parts(value))
+def _cloned(value: Any) -> Any:
+    return remade(value, [x.clone() for x in parts(value)])
+
+
+def _is_turned(call: Operator, args: Any, kwargs: Any) -> bool:
+    """Whether the numbers of a result may lie in another order than its axes."""
+    if kwargs and kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
+        return True
+    return call.name not in _IN_ORDER and (call.name in _TURNS or any(map(_lies_turned, args)))
+
+
+def _lies_turned(given: Any) -> bool:
+    kind = type(given)
+    if kind is GraphTensor:
+        return bool(given.turned)
+    return any(map(_lies_turned, given)) if kind is list or kind is tuple else False
+
+
+def _strides(one: GraphTensor) -> tuple[int, ...]:
+    """How torch would lay this map; with gaps, where that is not known."""
+    if one.laid is None:
+        if one.base is not None:
+            one.laid = _followed(*one.base[:4])[0]
+        else:
+            blank = torch.empty([n + one.turned for n in one.shape], device="meta")
+            one.laid = blank.stride()
+    found: tuple[int, ...] = one.laid
+    return found
+
+
+def _followed(args: Any, kwargs: Any, call: Operator, number: int) -> tuple[tuple[int, ...], bool]:
+    """How torch would lay what an operator makes of a map, and whether as a view."""
+    source, *more = args
+    strides = _strides(source)
+    if call.name in _SAME:  # what rows have told, whatever dtype or device was asked for
+        return strides, True
+    if any(isinstance(one, Tensor) for one in more):
+        found = _blanks.__wrapped__(call.target, source.shape, strides, _blank(_taken(more)), ())
+    else:
+        given = tuple(tuple(one) if isinstance(one, list) else one for one in more)
+        named = tuple((kwargs or {}).items())
+        found = _blanks(call.target, tuple(source.shape), strides, given, named)
+    one: tuple[tuple[int, ...], bool] = found[number]
+    return one
+
+
+@lru_cache(maxsize=4096)
+def _blanks(target: Any, shape: Any, strides: Any, args: Any, kwargs: Any) -> Any:
+    blank = torch.empty_strided(shape, strides, device="meta")
+    made = target(blank, *args, **dict(kwargs))
+    kept = blank.untyped_storage()._cdata
+    return [
+        (one.stride(), one.untyped_storage()._cdata == kept)
+        for one in (made if isinstance(made, (list, tuple)) else (made,))
+    ]
+
+
+def _shares(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> bool | None:
+    """Whether torch would have given a view of a map; None where that is not known."""
+    source: GraphTensor = args[0]
+    if call.name in _SAME:
+        return type(view) is GraphTensor and bool(memories(view.value) & memories(source.value))
+    if call.name not in _MAY_COPY or (source.base is None and not source.turned):
+        return True
+    if _followed(args, kwargs, call, number)[1]:
+        return True
+    return None if _root(source).turned else False
 
 
 class _Copy:
@@ -560,6 +686,15 @@ class _Copy:
         return self.written or not self.kept.expired()
 
 
+class _Unsure:
+    """A write into what torch may have made a view of a map, or a copy."""
+
+    written = matters = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 def _root(one: GraphTensor) -> GraphTensor:
     while one.base is not None:
         one = one.base[0][0]
@@ -567,12 +702,16 @@ def _root(one: GraphTensor) -> GraphTensor:
 
 
 def _read(one: GraphTensor) -> Any:
-    """The value of a map into which nothing was written that it did not hear.
+    """The value of a map, with what was written into those whose view it is.
 
     Raises:
-        ConversionError: a copy of a part of it was written into.
+        ConversionError: a part of it was written into, as a tensor of its own.
     """
-    for copy in _root(one).copies:
+    root = one if one.base is None else _root(one)
+    if one.at != root.clock:
+        _refresh(one)
+        root = _root(one)
+    for copy in root.copies:
         if copy.written:
             raise ConversionError(
                 f"a map of shape {tuple(one.shape)} is read {where()}, but {copy.name} gave a part "
@@ -582,33 +721,100 @@ def _read(one: GraphTensor) -> Any:
     return one.value
 
 
+def _refresh(view: GraphTensor) -> None:
+    """Take over what was written into whose view this is."""
+    if view.base is None:
+        view.at = view.clock
+        return
+    args, kwargs, call, number, sure = view.base
+    if sure is None:
+        raise ConversionError(
+            f"a map of shape {tuple(view.shape)} is read {where()}, which {call.name} made of one "
+            "that was written into since; torch's own may be a view or a copy: say which by "
+            "view() or by clone()"
+        )
+    value = _read(args[0])
+    if not memories(value) & memories(view.value):
+        view.value = _again(value, args, kwargs, call, number)
+    view.at = _root(view).clock
+
+
+def memories(value: Any) -> set[int]:
+    """Where the numbers of a value lie."""
+    return set(map(memory, parts(value)))
+
+
+def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> Any:
+    """What a view's operator says of another value of its base."""
+    if call.name in _SAME:
+        return value.with_x(value.x.detach()) if call.name == "detach" else value
+    found = call.rule.call(call, value, *map(_taken, args[1:]), **(kwargs or {}))
+    return found[number] if isinstance(found, (list, tuple)) else found
+
+
+def _loosen(target: GraphTensor) -> None:
+    """Before a write: what may be a copy becomes one, and whoever reads its base is told."""
+    one = target
+    while one.base is not None:
+        args, _, call, _, sure = one.base
+        if sure is None:
+            root = _root(one)
+            root.copies = (*root.copies, _Unsure(call.name))
+            one.value, one.base = _cloned(one.value), None
+            one.clock += 1
+            one.at = one.clock
+            return
+        one = args[0]
+
+
 def _write(target: GraphTensor, out: Any, name: str) -> None:
     """Give a tensor, and whoever it is a view of, a new value."""
-    known = isinstance(out, Spatial) or (isinstance(out, _VALUES) and target.base is None)
-    if not known or out.shape != target.value.shape:
+    links: list[Any] = []
+    root = target
+    while root.base is not None:
+        links.append(root.base[:4])
+        root = root.base[0][0]
+    if not isinstance(out, _VALUES) or out.shape != target.value.shape:
         raise ConversionError(
             f"{name} {where()} writes into a map of shape {tuple(target.shape)} what is none of "
             "this shape; use the operator without the underscore"
         )
-    target.value = out
-    if target.base is None:
-        return
-    args, kwargs, call, place = target.base
-    source: GraphTensor = args[0]
-    old = source.value
-    if memory(out.x) == memory(old.x):  # it was written there
-        if source.base is not None:
-            _write(source, old, name)
-        return
-    count = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
-    found = call.rule.call(call, old.with_x(count), *map(_taken, args[1:]), **(kwargs or {}))
-    view = found[place] if isinstance(found, (list, tuple)) else found
+    root.copies = tuple(copy for copy in root.copies if copy.matters)
+    for one in root.copies:
+        if not one.written:
+            raise ConversionError(
+                f"{name} {where()} writes into a map of shape {tuple(root.shape)}, of which "
+                f"{one.name} gave a part as a tensor of its own, which would not hear of it; write "
+                "into the map before, or take a clone of the part"
+            )
+    target.value = out  # type: ignore[assignment]
+    if root is not target and not memories(out) & memories(root.value):
+        _scatter(root, out, links[::-1], name)
+    root.clock += 1
+    target.at = root.clock
+
+
+def _scatter(root: GraphTensor, out: Any, links: list[Any], name: str) -> None:
+    """Write what a view says into the rows of its root."""
+    old = root.value
+    if not isinstance(old, Spatial) or not isinstance(out, Spatial):
+        raise ConversionError(f"{name} {where()} writes into a part of tokens; write into them all")
+    places = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
+    view: Any = old.with_x(places)
+    for link in links:
+        view = _again(view, *link)
     new = out.x if out.sites is view.sites else brought(out, view.sites)
     number = view.x.reshape(-1)
     there = number > 0
     new = new.reshape(-1)[there].to(old.x.dtype)
-    rows = old.x.reshape(-1).index_copy(0, number[there] - 1, new)
-    _write(source, old.with_x(rows.view(old.x.shape)), name)
+    rows, at = old.x, number[there] - 1
+    hidden = any(link[2].name == "detach" for link in links)
+    if hidden:
+        rows, new = rows.detach(), new.detach()
+    if outermost() and not torch.compiler.is_compiling() and rows.is_contiguous():
+        rows.view(-1).index_copy_(0, at, new)
+    else:
+        root.value = old.with_x(rows.reshape(-1).index_copy(0, at, new).view(rows.shape))
 
 
 # What a tensor answers without an operator
@@ -791,6 +997,23 @@ def _tokens_hook(self: GraphTensor, hook: Any) -> Any:
     return torch.autograd.graph.register_multi_grad_hook([x for x in own if x.requires_grad], call)
 
 
+def _get_data(self: GraphTensor) -> GraphTensor:
+    made = wrapped(remade(_read(self), [x.data for x in parts(self.value)]))
+    made.base, made.at = ((self,), {}, _DETACH, 0, True), _root(self).clock
+    return made
+
+
+def _become(self: GraphTensor, source: Any = None, *more: Any) -> GraphTensor:
+    """Be the same as another map; without one torch gives memory back, and rows are nobody's."""
+    if source is None:
+        return self
+    if not isinstance(source, GraphTensor) or more or source.shape != self.shape:
+        raise ConversionError("set_: a map becomes what is no map of its shape; make a new one")
+    self.value, self.turned, self.copies = _read(source), source.turned, ()
+    self.base, self.at = ((source,), {}, _ALIAS, 0, True), _root(source).clock
+    return self
+
+
 def _set_data(self: GraphTensor, data: Any) -> None:
     for x, one in zip(parts(self.value), _sent(data, self.value), strict=True):
         x.data = one
@@ -829,7 +1052,8 @@ OWN: dict[Any, Any] = {
     _T.grad_fn.__get__: lambda self: HOOKS[0](self),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
-    _T.data.__get__: lambda self: wrapped(remade(self.value, [x.data for x in parts(self.value)])),
+    _T.data.__get__: _get_data,
+    _T.contiguous: lambda self, **how: _whole(_CONTIGUOUS, (self,), how),
     _T.data.__set__: _set_data,
     _T._version.__get__: _by_rows(_T._version.__get__),
     _T.data_ptr: _by_rows(_T.data_ptr),

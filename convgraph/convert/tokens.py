@@ -134,8 +134,8 @@ def beside(parts: Sequence[Any], dim: int) -> Tokens | None:
             pieces[-1] = torch.cat([
                 x.expand(*shape[:dim], x.shape[dim], *shape[dim + 1 :]) for x in (last, one)
             ], dim)  # fmt: skip
-        else:
-            pieces.append(one)
+        else:  # torch's own is a copy, into which one may write
+            pieces.append(one.with_x(one.x.clone()) if isinstance(one, Spatial) else one.clone())
     return Tokens(tuple(pieces), dim)
 
 

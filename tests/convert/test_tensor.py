@@ -209,12 +209,39 @@ def _replaced(x: Tensor) -> None:
     x.set_(x * 2)
 
 
+def _an_image_by_another(x: Tensor) -> None:
+    x[0] = x[1]
+
+
+def _of_a_copy(x: Tensor) -> None:
+    """What torch copies is nobody's view, though rows lie as they did."""
+    x.permute(0, 2, 3, 1).reshape(2, 80, 2).zero_()
+    x.permute(0, 2, 3, 1)[:, :, :, :1].reshape(2, 80).mul_(2)  # and this is a view
+    x.transpose(2, 3).flatten(2).zero_()
+    x.permute(0, 2, 3, 1).contiguous().zero_()
+    x.view(2, 2, 4, 2, 5, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 2, 2, 2).zero_()
+    x.to(torch.float64, copy=True).zero_()
+    F.pad(x, (0, 0, 0, 0)).zero_()
+    x.repeat(1, 1, 1, 1).zero_()
+    x.tile((1,)).zero_()
+    torch.rot90(x, 4, (2, 3)).zero_()
+    F.adaptive_avg_pool2d(x, SIZE).zero_()
+
+
+def _of_the_same(x: Tensor) -> None:
+    x.detach()[:, :, 1:3].mul_(2)
+    x.data[:, 1].mul_(3)
+    x.to(torch.float64)[:, :, 2:5].add_(1)
+    F.dropout(x, 0.5, False)[:, :, 3:5].mul_(2)
+    x.contiguous()[..., 2:4].mul_(5)
+
+
 def _by_numbers(x: Tensor) -> None:
     x[:, [-1, 0]] *= 2
     x[torch.tensor([1])] = x.new_tensor(4)
     x.index_fill_(1, torch.tensor([1]), 3)
     x.index_fill_(0, torch.tensor([-1]), 2)
-    x.index_add_(1, torch.tensor([0]), x[:, 1:2], alpha=2)
+    x.index_add_(1, torch.tensor([0]), x[:, 1:2] * 1, alpha=2)
     x.index_copy_(1, torch.tensor([1]), x[:, :1] * 5)
     x.scatter_(1, (x[:, :1] > 9).long(), 7)
     x.scatter_add_(1, (x[:, :1] > 9).long(), x[:, :1] * 3)
@@ -222,17 +249,104 @@ def _by_numbers(x: Tensor) -> None:
 
 WRITES = (
     _skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image, _of_an_image,
-    _by_numbers, _replaced,
+    _by_numbers, _replaced, _an_image_by_another, _of_a_copy, _of_the_same,
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_into_a_view_reaches_its_base(write: Any) -> None:
-    g, there = graph(), holes()[:, None]
-    mine, true = g.tensor() * 1, g.to_image().clone()
-    write(mine)
-    write(true)
-    assert torch.equal(mine.to_dense(), torch.where(there, true, 0.0))
+def test_a_write_into_a_view_reaches_its_base(write: Any, full: bool) -> None:
+    there = torch.ones_like(holes()) if full else holes()
+    found = []
+    leaf, sent = image(2, 2, *SIZE), image(1, 2, *SIZE)
+    leaf.requires_grad_(write is not _replaced)  # which torch does not derive
+    for on_nodes in (True, False):
+        g = cg.PixelGraph.from_image(leaf, mask=there)
+        x = g.tensor() * 1 if on_nodes else g.to_image().contiguous() * 1
+        write(x)
+        out = torch.where(there[:, None], x.to_dense(), 0.0) if on_nodes else x * there[:, None]
+        (grad,) = torch.autograd.grad((out * sent).sum(), leaf) if out.requires_grad else (None,)
+        found.append((out, grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] is found[1][1] is None or torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, 1:],
+        lambda x: x[:, :, 2:5],
+        lambda x: x[1:],
+        lambda x: x[:, :, 1:6].permute(0, 2, 3, 1),
+        lambda x: x.detach()[..., 3:],
+        lambda x: x.permute(0, 2, 3, 1).contiguous(),
+        lambda x: x.permute(0, 2, 3, 1).reshape(2, 160),
+        lambda x: x.flatten(2).transpose(1, 2),
+        lambda x: torch.cat([x.new_ones(2, 1, 2), x.flatten(2).transpose(1, 2)], 1)[:, 1:],
+    ],
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_a_view_hears_what_is_written_into_its_base(view: Any, full: bool) -> None:
+    """Of others too, and a copy does not."""
+    there = torch.ones_like(holes()) if full else holes()
+    g = cg.PixelGraph.from_image(image(2, 2, *SIZE), mask=there)
+    mine, true = g.tensor() * 1, g.to_image().contiguous() * 1
+    seen, shown = view(mine), view(true)
+    for x in (mine, true):
+        x[:, :, 3:7].mul_(2)
+        x.data[..., 4:].mul_(3)
+        x.mul_(5)
+    dense = seen.to_dense() if isinstance(seen, GraphTensor) else seen
+    assert torch.equal(dense, shown)
+
+
+def test_what_may_be_a_copy_in_torch_is_not_guessed() -> None:
+    """A map made of a permuted one lies as torch likes: who depends on it is refused."""
+    x = graph().tensor().permute(0, 2, 3, 1) * 1
+    part = x.reshape(2, 160)
+    part.mul_(2)
+    with pytest.raises(ConversionError, match="written into since"):
+        x.relu()
+    y = graph().tensor().permute(0, 2, 3, 1) * 1
+    rows = y.reshape(2, 8, 20)
+    y.mul_(2)
+    with pytest.raises(ConversionError, match="may be a view or a copy"):
+        rows.relu()
+
+
+@pytest.mark.parametrize("part", [lambda x: x.flatten(1)[:, 3:], lambda x: x[:, :, 3, 4]])
+def test_a_part_that_would_not_hear_a_write_is_not_left_behind(part: Any) -> None:
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            x = graph().tensor() * 1
+            held = part(x)
+            with pytest.raises(ConversionError, match="would not hear of it"):
+                x.mul_(2)
+            x = graph().tensor() * 1
+            part(x)
+            x.mul_(2)
+            held = part(x)
+            held.mul_(2)
+            with pytest.raises(ConversionError, match="written into since"):
+                x.relu()
+
+
+def test_no_map_is_written_into_by_out_or_by_places_in_memory() -> None:
+    x = graph().tensor()
+    with pytest.raises(ConversionError, match="into out="):
+        torch.add(x, 1, out=torch.zeros_like(x))
+    with pytest.raises(ConversionError, match="counts numbers in memory"):
+        cg.PixelGraph.from_image(image(2, 2, *SIZE)).tensor().as_strided((2, 2), (1, 2))
+
+
+def test_tokens_are_a_copy_of_what_they_are_made_of() -> None:
+    nodes = graph(6).tensor().flatten(2).transpose(1, 2) * 1
+    before, token = nodes.to_dense(), torch.zeros(2, 1, 6).double()
+    both = torch.cat([token, nodes], 1)
+    both.add_(1)
+    assert torch.equal(nodes.to_dense(), before)
+    assert not token.any()
+    assert torch.equal(both[:, 0], torch.ones(2, 6).double())
 
 
 def test_a_write_that_no_map_would_hear_is_refused() -> None:

@@ -64,16 +64,6 @@ def by_number(call: Any, x: Any, indices: Any, value: Any) -> Any:
     return index_copy(call, x, dim, index, value)
 
 
-@rule("set_")
-def set_(call: Any, x: Any, source: Any = None) -> Any:
-    """Become another map; without one torch only gives memory back, and rows are nobody's here."""
-    if source is None:
-        return x
-    if not isinstance(x, Spatial) or not isinstance(source, Spatial):
-        raise NoRuleError("a map becomes an ordinary tensor, or the other way round")
-    return source
-
-
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_")
 def scatter(call: Any, x: Any, dim: int, index: Any, source: Any, **more: Any) -> Spatial:
     """Entries of a plain axis, chosen by a map of numbers."""
