@@ -7,6 +7,7 @@ made the graph.
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, TypeVar, final
 
 import torch
@@ -68,7 +69,7 @@ class TypedEdges:
                 f"{who}: expected sizes=(sources, targets) or an int; the number of nodes is never "
                 "inferred from the largest index"
             )
-        pair = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
+        pair = (sizes, sizes) if isinstance(sizes, (int, Integral)) else tuple(sizes)
         if len(pair) != 2:
             raise GraphError(f"{who}: expected sizes=(sources, targets), got {sizes!r}")
         self.num_sources, self.num_targets = (as_int(f"{who}: sizes", n, least=0) for n in pair)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -83,7 +84,8 @@ def test_a_pixel_graphs_edges_serve_too() -> None:
     layer = whole(cg.nn.GraphConv2d(2, 3, 3, padding=1).double())
     image = cg.PixelGraph.from_image(integers(1, 2, 4, 5), on=cg.Torus())
     listed = layer.edges(image)
-    edges = cg.TypedEdges(listed.edge_index, listed.edge_type, sizes=20)
+    count: Any = np.int64(20)
+    edges = cg.TypedEdges(listed.edge_index, listed.edge_type, sizes=count)
     assert torch.equal(layer(image.x, edges), layer(image).x)
     assert repr(edges) == "TypedEdges(20 -> 20 nodes, 9 taps, 180 edges)"
 
