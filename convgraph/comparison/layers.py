@@ -41,6 +41,7 @@ from convgraph.proof import (
     prove_linear,
     prove_maximum,
 )
+from convgraph.proof.equation.windows import finest
 from convgraph.proof.layer.own import Own
 from convgraph.spaces import from_dict
 
@@ -223,17 +224,25 @@ def prove(
                 "prove: expected a torch convolution or an operator without parameters as "
                 f"reference, or spec=ConvSpec(...) beside a function, got {_who(reference)}"
             )
-        for name, given in (("mask", mask), ("sites", sites), ("second", second or None)):
+        if sites is not None and mask is None:
+            raise ProofError("prove: sites= of a pool names outputs on a mask; pass mask= too")
+        maxima = linear_callers.windows_of(reference, shape) is not None
+        wrong = () if maxima else (("mask", mask), ("sites", sites))
+        for name, given in (*wrong, ("second", second or None)):
             if given is not None:
                 raise ProofError(
-                    f"prove: {name}= is for a convolution; {_who(reference)} has no parameters, "
-                    "and is compared on full grids, in y and its gradient"
+                    f"prove: {name}= is for a convolution or a max pool; {_who(reference)} has no "
+                    "parameters, and is compared on full grids, in y and its gradient"
                 )
         if identity == "deterministic":
             raise ProofError("prove: an operator without parameters is probed; identity= is not")
         how |= {"premise": premise, "trust": trust}
         check_space(on, shape)
         with held.unchanged(candidate, reference):
+            if maxima:
+                return _prove_maximum(
+                    candidate, reference, (batch, shape), images, (mask, sites), where, on, how
+                )
             return _prove_linear(
                 candidate, reference, (batch, shape), images, scale, where, on, how
             )
@@ -393,18 +402,6 @@ def _prove_linear(
     channels = 4 if images is None else int(images.shape[1])
     on_graph = linear_callers.takes_graph(candidate)
     settings = None if on is None else on.to_dict()
-    looks = linear_callers.windows_of(reference, size) if settings is None else None
-    if looks is not None:
-        return prove_maximum(
-            linear_callers.on_graph(candidate) if on_graph else candidate,
-            reference,
-            (batch, channels, *size),
-            looks,
-            dtype=where[0],
-            device=where[1],
-            name=_who(candidate),
-            **how,
-        )
     if scale is None:
         halves = settings is not None and settings["kind"] == "healpix"  # of its corners
         scale = linear_callers.scale_of(reference, size) * (1 + halves)
@@ -423,6 +420,50 @@ def _prove_linear(
     return replace(
         found, spec={**found.spec, "space": settings}, assumed=(*found.assumed, on_space.ASSUMED)
     )
+
+
+def _prove_maximum(
+    candidate: Side,
+    reference: torch.nn.Module,
+    lattices: tuple[int, tuple[int, ...]],
+    images: Tensor | None,
+    masks: tuple[Tensor | None, Tensor | None],
+    where: tuple[torch.dtype, torch.device],
+    on: Space | None,
+    how: dict[str, Any],
+) -> Certificate:
+    """Prove a maximum over windows; on a mask and in a space, those that the judge knows there."""
+    batch, size = lattices
+    lies: dict[str, Any] = {} if on is None else {"space": on.to_dict()}
+    bent = on is not None or masks[0] is not None
+    # Whoever compares entry by entry is followed window by window: two channels halve that.
+    channels = int(images.shape[1]) if images is not None else 2 if bent else 4
+    spec: dict[str, Any] = {"shape": [batch, channels, *size], **lies}
+    if masks[0] is not None:
+        spec["source_mask"] = _as_array(masks[0], (batch, *size), "mask")
+        full = linear_callers.looks_of(reference, {"shape": spec["shape"], **lies})
+        assert full is not None  # it is a max pool
+        if masks[1] is not None:
+            spec["target_mask"] = _as_array(masks[1], (batch, *full[0].out_size), "sites")
+    looks = linear_callers.looks_of(reference, spec)
+    assert looks is not None  # likewise
+    run: Any = candidate
+    if linear_callers.takes_graph(candidate):
+        run = linear_callers.graph(candidate, spec)
+    values = looks[0].values
+    found = prove_maximum(
+        run,
+        linear_callers.maximum(reference, spec) if bent else reference,
+        (batch, channels, *size),
+        looks,
+        scale=1 if values is None else finest(values[1]),
+        dtype=where[0],
+        device=where[1],
+        name=_who(candidate),
+        **how,
+    )
+    lists = {k: v.astype(int).tolist() for k, v in spec.items() if k.endswith("mask")}
+    return replace(found, spec={**found.spec, **lies, **lists})
 
 
 def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:

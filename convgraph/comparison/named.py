@@ -31,6 +31,7 @@ ADAPTERS = (
         for how in ("graph", "sites", "image", "nodes", "truth")
     ),
     "convgraph.comparison.linear_callers:graph",
+    "convgraph.comparison.linear_callers:maximum",
     "convgraph.comparison.on_space:truth",
     "convgraph.proof.network.operator_layers:as_operator",
 )
@@ -111,6 +112,8 @@ def certify(
         "candidate": _adapter(one, named=sites is not None),
         "reference": _adapter(two, named=False, lies=bent(found.spec)),
     }
+    if found.kind == "maximum" and {"space", "source_mask"} & {*found.spec}:
+        how["reference"] = "convgraph.comparison.linear_callers:maximum"
     shown = repr(one) if isinstance(one, torch.nn.Module) else name or found.name
     return replace(named(found, how, name, other), name=shown)
 
@@ -140,7 +143,7 @@ def replay(certificate: Certificate) -> list[str]:
         size=spec["shape"][2:] if linear else spec["size"],
         batch=spec["shape"][0] if linear else spec["batch"],
         mask=mask,
-        sites=sites if calls_sites else None,
+        sites=sites if calls_sites or linear else None,
         dtype=getattr(torch, certificate.dtype),
         device=certificate.device.partition(" (")[0],
         epsilon=certificate.epsilon,

@@ -10,7 +10,7 @@ real numbers; a pixel that several windows chose adds their gradients up, within
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -57,8 +57,9 @@ def prove_maximum(
     candidate: Run,
     reference: Run,
     shape: Shape,
-    windows: Windows,
+    windows: Windows | Sequence[Windows],
     *,
+    scale: int = 1,
     premise: bool = True,
     trust: Collection[str] = (),
     dtype: torch.dtype = torch.float64,
@@ -74,7 +75,8 @@ def prove_maximum(
         candidate: f(x) -> y.
         reference: f(x) -> y, the dense operator.
         shape: of x, (B, C, *size).
-        windows: who looks at whom; see `equation.windows`.
+        windows: who looks at whom; see `equation.windows`. Of images with holes, those of each.
+        scale: shares of pixels are k / scale with whole k; 1 where values are the pixels.
         premise: follow the candidate by order (S1); without it nothing is proven.
         trust: "torch.compile" takes compilers for granted; nothing else is trusted to be a maximum.
         dtype: in which both compute. Half types are probed on integers in float64.
@@ -95,18 +97,25 @@ def prove_maximum(
         >>> prove_maximum(by_hand, torch.nn.MaxPool1d(2), (2, 3, 4), pairs).verdict
         'proven'
     """
-    if len(shape) < 3 or tuple(shape[2:]) != windows.size:
-        raise ProofError(f"prove_maximum: expected images of {windows.size} pixels, got {shape}")
+    looks = (windows,) if isinstance(windows, Windows) else tuple(windows)
+    if len(shape) < 3 or tuple(shape[2:]) != looks[0].size or len(looks) not in (1, shape[0]):
+        raise ProofError(
+            f"prove_maximum: expected images of {looks[0].size} pixels and windows of each, got "
+            f"{shape} and windows of {len(looks)}"
+        )
     probe = torch.float64 if dtype in HALF else dtype
     flags = precision.stated(device)
-    whole = max(prod(shape[1:]), shape[1] * len(windows.entries))
-    terms = max(1, windows.heard()) if premise else whole  # as it says of linear operators
-    budget = draws.budget(terms, dtype_name(probe), epsilon, seed, degree=1)
-    pair = _Pair(candidate, reference, shape, windows, terms, device)
+    whole = max(prod(shape[1:]), shape[1] * len(looks[0].entries))
+    heard = max(one.heard() for one in looks)
+    # A share rounds as it is taken, and once more where shares are added.
+    most = max(1, heard, looks[0].width) + 2 * (looks[0].values is not None)
+    terms = most if premise else whole  # as it says of linear operators
+    budget = draws.budget(terms * scale, dtype_name(probe), epsilon, seed, degree=1)
+    pair = _Pair(candidate, reference, shape, looks, terms, scale, device)
     with precision.plain(device):
         followed, uncovered = Premise("not asked"), tuple[str, ...]()
         if premise:
-            followed, uncovered = check_order(candidate, shape, windows, dtype=dtype, device=device)
+            followed, uncovered = check_order(candidate, shape, looks, dtype=dtype, device=device)
         follows = followed.status == "proven" and not followed.compiled
         program = OneProgram(followed.steps if follows else None, trust)
         none = OneProgram(None)
@@ -123,13 +132,15 @@ def prove_maximum(
         followed = replace(followed, status="undecided", reason=reason)
     proven = followed.status == "proven"
     parts = [
-        _premise_part(followed, windows, program.held),
+        _premise_part(followed, looks, program.held, shape[0]),
         identity_part(identity, budget, probe),
         rounding_part(rounding),
     ]
-    shapes = {"shape": list(shape), "out": [*shape[:2], *windows.out_size]}
+    spec: dict[str, Any] = {"shape": list(shape), "out": [*shape[:2], *looks[0].out_size]}
+    spec |= {"terms": terms, "scale": scale}
+    pixels = sum(int(one.counts.sum()) for one in looks)
     found = record(
-        name, parts, {**shapes, "terms": terms, "scale": 1}, dtype, device, budget, flags, rounding,
+        name, parts, spec, dtype, device, budget, flags, rounding,
         identity.counterexample or (shown.counterexample if shown else {}),
         (ASSUMED, *(f"the candidate's {one}" for one in followed.assumed))
         if proven else (ASSUMED, ASSUMED_VENDOR),
@@ -138,7 +149,7 @@ def prove_maximum(
     return replace(
         found,
         kind="maximum",
-        spec={**found.spec, "windows": {"pixels": int(windows.counts.sum())}},
+        spec={**found.spec, "windows": {"pixels": pixels}},
         trace=hashlib.sha256(text.encode()).hexdigest() if premise else "",
         not_covered=(*found.not_covered, *uncovered),
     )
@@ -172,15 +183,18 @@ def _shown(
     return followed, None
 
 
-def _premise_part(found: Premise, windows: Windows, held: int) -> Part:
+def _premise_part(found: Premise, looks: Sequence[Windows], held: int, batch: int) -> Part:
     if found.status != "proven":
         where = f" ({found.line})" if found.line else ""
         return Part("S1 premise", found.status, f"{found.reason}{where}")
     again = f", the same in {held} plain runs" if held else ""
+    first, pixels = looks[0], sum(int(one.counts.sum()) for one in looks)
+    what = "pixels" if first.values is None else "values between pixels"
+    among = "" if len(looks) == 1 else f" in {batch} images, each with holes of its own"
     return Part(
         "S1 premise", "proven", f"{found.operators} operators followed{again}: whichever of its "
-        f"{windows.entries.shape[1]} pixels is the largest of a window comes out, and takes the "
-        f"gradient; {int(windows.counts.sum())} pixels of {len(windows.entries)} windows, each"
+        f"{first.entries.shape[1]} {what} is the largest of a window comes out, and takes the "
+        f"gradient; {pixels} {what} of {len(looks) * len(first.entries)} windows{among}, each"
     )  # fmt: skip
 
 
@@ -192,36 +206,30 @@ class _Pair:
         candidate: Run,
         reference: Run,
         shape: Shape,
-        windows: Windows,
+        looks: Sequence[Windows],
         terms: int,
+        scale: int,
         device: torch.device | str,
     ) -> None:
         self.candidate, self.reference, self.device = candidate, reference, device
-        self.shape, self.windows, self.terms = shape, windows, terms
-        self.out = (*shape[:2], *windows.out_size)
+        self.shape, self.looks, self.terms, self.scale = shape, looks, terms, scale
+        self.out = (*shape[:2], *looks[0].out_size)
+        self.between = looks[0].values is not None
 
-    def truth(self, x: Any, g: Any) -> tuple[Any, Any, Any, Any]:
-        """The maxima, the gradient of x, the sum of its magnitudes, and where it is decided."""
-        rows, there = self.windows.entries, self.windows.entries >= 0
-        flat = x.reshape(-1, int(np.prod(self.windows.size)))
-        sent = g.reshape(flat.shape[0], -1)
-        seen = np.where(there, flat[:, rows].astype(np.float64), -np.inf)
-        y = seen.max(-1)
-        chosen = np.where(there.any(1), rows[np.arange(len(rows)), seen.argmax(-1)], -1)
-        grad, size = np.zeros(flat.shape), np.zeros(flat.shape)
-        decided = np.ones(flat.shape, bool)
-        images = np.broadcast_to(np.arange(len(flat))[:, None], chosen.shape)
-        heard = chosen >= 0
-        np.add.at(grad, (images[heard], chosen[heard]), sent[heard])
-        np.add.at(size, (images[heard], chosen[heard]), np.abs(sent[heard]))
-        tied = ((seen == y[..., None]) & there).sum(-1) > 1
-        image, window = np.nonzero(tied)
-        for k in range(rows.shape[1]):
-            keep = rows[window, k] >= 0
-            decided[image[keep], rows[window, k][keep]] = False
-        y = np.where(there.any(1), y, self.windows.nothing).reshape(self.out)
-        x_like = [t.reshape(self.shape) for t in (grad, size, decided)]
-        return y, x_like[0], x_like[1], x_like[2]
+    def truth(self, x: Any, g: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """The maxima, the gradient of x, magnitudes of both, and where the gradient is decided."""
+        step = len(self.looks)
+        rounds = self.between and not self._whole(x, dtype)
+        unit = 4 * dot_bound(self.terms, dtype, np.ones(1)) if rounds else np.zeros(1)
+        parts = [
+            _of_images(seen, x[place::step], g[place::step], float(unit[0]))
+            for place, seen in enumerate(self.looks)
+        ]
+        found = {}
+        for name in parts[0]:
+            shape = self.out if name in ("y", "size_y") else self.shape
+            found[name] = np.concatenate([part[name] for part in parts]).reshape(shape)
+        return found
 
     def identity(
         self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram, progress: bool
@@ -232,7 +240,7 @@ class _Pair:
             return Identity("undecided", 3, reason="there is nothing to compare")
         trials: Iterator[Any] = iter(enumerate(budget.generators()))
         for trial, generator in track([*trials], description="probing") if progress else trials:
-            x, g = (budget.draw(generator, s) for s in (self.shape, self.out))
+            x, g = (budget.draw(generator, s) * self.scale for s in (self.shape, self.out))
             moved, _, back = EXPONENTS[trial % len(EXPONENTS)]
             probe = Probe({"x": x}, g, exponents=(moved, 0, back))
             manner = MANNERS[trial % len(MANNERS)]
@@ -294,35 +302,51 @@ class _Pair:
         words: str,
         rho: dict[str, float] | None = None,
     ) -> Identity | None:
-        y, grad, size, decided = self.truth(probe.sent["x"], probe.g)
+        true = self.truth(probe.sent["x"], probe.g, dtype)
         by = {q: probe.scale(q) for q in ("x", "g")}
         have = found["y"].double().cpu().numpy()
         # Powers of two move maxima exactly, minus infinity and an empty window's 0 too.
-        other = entry(have, y * by["x"], have != y * by["x"])
+        want, off = true["y"] * by["x"], have != true["y"] * by["x"]
+        if self.between and not self._whole(probe.sent["x"], dtype):
+            with np.errstate(invalid="ignore"):
+                gap, limit = (
+                    np.abs(have - want),
+                    2 * dot_bound(self.terms, dtype, true["size_y"] * by["x"]),
+                )
+                near = gap <= limit
+                if rho is not None:
+                    ratio = np.where(have == want, 0.0, gap / limit)
+                    rho["y"] = max(rho["y"], float(ratio.max(initial=0.0)))
+            off &= ~near
+        other = entry(have, want, off)
         if other is not None:
             return refuted(side, "y", other, 3, 0, manner, words + _moved(probe))
         if found.get("grad_x") is None:
-            lacks = lacking("has no gradient", grad, by["g"])
+            lacks = lacking("has no gradient", true["grad"], by["g"])
             return refuted(side, "grad_x", lacks, 3, 0, manner, words)
         have = found["grad_x"].double().cpu().numpy()
-        limit = 2 * dot_bound(self.terms, dtype, size * by["g"])
-        whole = not np.any(probe.g != np.round(probe.g)) and dtype not in HALF
-        exact = whole and np.abs(probe.g).sum() < 2**53
-        gap = np.abs(have - grad * by["g"])
+        limit = 2 * dot_bound(self.terms, dtype, true["size"] * by["g"])
+        want = true["grad"] * by["g"]
+        gap = np.abs(have - want)
         if rho is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(gap == 0, 0.0, gap / limit)
-            rho["grad_x"] = max(rho["grad_x"], float(ratio[decided].max(initial=0.0)))
-        wrong = decided & ~(gap <= (0 if exact and self._room(probe, dtype) else limit))
-        other = entry(have, grad * by["g"], wrong)
+            rho["grad_x"] = max(rho["grad_x"], float(ratio[true["decided"]].max(initial=0.0)))
+        exact = self._whole(probe.g, dtype)
+        wrong = true["decided"] & ~(gap <= (0 if exact else limit))
+        other = entry(have, want, wrong)
         if other is not None:
             return refuted(side, "grad_x", other, 3, 0, manner, words + _moved(probe))
         return None
 
-    def _room(self, probe: Probe, dtype: torch.dtype) -> bool:
-        """Whether sums of these integers are exact."""
+    def _whole(self, drawn: Any, dtype: torch.dtype) -> bool:
+        """Whether sums of these are exact, with shares."""
+        if dtype in HALF or np.any(drawn != np.round(drawn)):
+            return False
+        if self.between and np.any(drawn % self.scale):
+            return False
         bits = 1 - int(np.log2(torch.finfo(dtype).eps))
-        return bool(self.terms * np.abs(probe.g).max(initial=0) <= 2**bits)
+        return bool(self.terms * np.abs(drawn).max(initial=0) <= 2**bits)
 
     def rounding(self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram) -> Rounding:
         """Real numbers, normal ones and of spread size: maxima bit for bit, gradients in bounds.
@@ -343,8 +367,9 @@ class _Pair:
             if other is not None:
                 return Rounding(other.status, rho, reason=other.reason)
         for low, high in ((-1, 1), (0, 1), (-1, -1)):
-            x = generator.integers(low, high, size=self.shape, endpoint=True)
-            probe = Probe({"x": x}, generator.integers(-9, 9, size=self.out, endpoint=True))
+            x = generator.integers(low, high, size=self.shape, endpoint=True) * self.scale
+            g = generator.integers(-9, 9, size=self.out, endpoint=True) * self.scale
+            probe = Probe({"x": x}, g)
             for side in ("candidate", "reference"):
                 other = self._held(side, probe, dtype, PLAIN, OneProgram(None), {})
                 if other is not None:
@@ -358,16 +383,17 @@ class _Pair:
         """An input on which the candidate differs, found twice; None where none was found."""
         small = replace(budget, a=min(budget.a, 1000 if dtype not in HALF else 100))
         generator = np.random.Generator(np.random.Philox(budget.seed))
-        g = small.draw(generator, self.out)
-        x = small.draw(generator, self.shape)
+        g = small.draw(generator, self.out) * self.scale
+        x = small.draw(generator, self.shape) * self.scale
         rise = np.arange(np.prod(self.shape)).reshape(self.shape) % (2 * small.a) - small.a
+        rise = rise * self.scale
         images = [x, np.abs(x), -np.abs(x) - 1, 0 * x, rise, -rise]
         probes = [Probe({"x": image}, g) for image in images]
         far = [p for p in POWERS if abs(p) <= (4 if dtype is torch.float16 else 100)]
         probes += [Probe({"x": i}, g, exponents=(p, 0, 0)) for p in far for i in (x, images[2])]
         probes += [Probe({"x": x}, g, exponents=(0, 0, p)) for p in far]
         for value in (0.5, -0.5, *special(list(numbers), dtype)):
-            near = value * (1 + x / (8 * small.a))
+            near = value * (1 + x / (8 * small.a * self.scale))
             near = torch.from_numpy(near).to(dtype).double().numpy()
             probes += [Probe({"x": near}, g)]
         for probe in probes:
@@ -380,6 +406,40 @@ class _Pair:
             if one is not None and two is not None and one.status == two.status == "refuted":
                 return two
         return None
+
+
+def _of_images(seen: Windows, x: Any, g: Any, unit: float) -> dict[str, Any]:
+    """What the judge's own windows make of some images; see `_Pair.truth`.
+
+    Values that are closer than `unit` of their size may change places where they are rounded.
+    """
+    rows, there = seen.entries, seen.entries >= 0
+    flat = x.reshape(-1, int(np.prod(seen.size))).astype(np.float64)
+    sent = g.reshape(flat.shape[0], -1)
+    values = seen.of(flat)
+    looked = np.where(there, values[:, rows], -np.inf)
+    y = looked.max(-1)
+    chosen = np.where(there.any(1), rows[np.arange(len(rows)), looked.argmax(-1)], -1)
+    images = np.broadcast_to(np.arange(len(flat))[:, None], chosen.shape)
+    heard = chosen >= 0
+    found = {}
+    for name, of in (("grad", sent), ("size", np.abs(sent))):
+        to = np.zeros(values.shape)
+        np.add.at(to, (images[heard], chosen[heard]), of[heard])
+        found[name] = seen.back(to, flat.shape[1])
+    decided = np.ones(flat.shape, bool)
+    size = np.where(there, seen.of(np.abs(flat))[:, rows], 0.0).max(-1)
+    close = looked >= (y - unit * size)[..., None] if unit else looked == y[..., None]
+    image, window = np.nonzero((close & there).sum(-1) > 1)
+    for k in range(rows.shape[1]):
+        keep = rows[window, k] >= 0
+        pixels = rows[window[keep], k][None]
+        if seen.values is not None:
+            pixels = seen.values[0][pixels[0]].T
+        for q in pixels:
+            decided[image[keep][q >= 0], q[q >= 0]] = False
+    y = np.where(there.any(1), y, seen.nothing)
+    return {**found, "y": y, "size_y": size, "decided": decided}
 
 
 def _moved(probe: Probe) -> str:

@@ -141,7 +141,7 @@ def test_a_wrong_maximum_is_refuted_with_a_number(name: str) -> None:
 def test_what_is_wrong_in_one_order_alone_is_not_proven() -> None:
     found = judged(rare)
     assert found.verdict != "proven", str(found)
-    premise, _ = check_order(rare, SHAPE, WINDOWS, dtype=torch.float32)
+    premise, _ = check_order(rare, SHAPE, (WINDOWS,), dtype=torch.float32)
     assert "largest of its window" in premise.reason
 
 
@@ -297,11 +297,11 @@ def test_a_backward_that_moves_gradients_is_proven() -> None:
 def test_a_program_that_decides_is_followed_window_by_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, _ = check_order(known, SHAPE, WINDOWS, dtype=torch.float32)
+    one, _ = check_order(known, SHAPE, (WINDOWS,), dtype=torch.float32)
     monkeypatch.setattr("convgraph.proof.layer.order.check.MOST", 24)
-    two, _ = check_order(known, SHAPE, WINDOWS, dtype=torch.float32)
+    two, _ = check_order(known, SHAPE, (WINDOWS,), dtype=torch.float32)
     assert one == two
-    many, _ = check_order(compared, SHAPE, WINDOWS, dtype=torch.float32)
+    many, _ = check_order(compared, SHAPE, (WINDOWS,), dtype=torch.float32)
     assert many.status == "undecided"
     assert "in 12 groups take 56 runs, more than 24" in many.reason
 

@@ -17,10 +17,14 @@ Windows that do not meet are supposed at once as long as a program only moves en
 maxima of them: those are of one window, or not known. One that uses what it compared may join what
 two windows decide; there each window of each image is supposed by itself. Gradients may only be
 moved and added: what is followed for one window at a time holds of all together.
+
+In a space a tap may read between pixels. Pixels are then numbers of which sums with shares may be
+taken, each known by its value at random whole numbers; where sums are compared, those that a
+supposed window looks at have their order, and all others none.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -45,6 +49,9 @@ from convgraph.proof.ways_out import WaysOut
 MOST = 4096
 """Suppositions that are followed; each is one call, operator by operator."""
 
+FAR = 2**36
+"""Below it lie the numbers by which sums are told apart; with shares of 2^-16 they are exact."""
+
 FIRST, LAST, SOLE = "first", "last", "sole"
 TIED = (
     "images on which two entries of one window are equally large: values there were compared on "
@@ -59,7 +66,7 @@ TIED_GRADIENT = (
 def check_order(
     run: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
-    windows: Windows,
+    looks: Sequence[Windows],
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -69,21 +76,21 @@ def check_order(
     Args:
         run: f(x) -> y; differentiable.
         shape: of x, (B, C, *size).
-        windows: who looks at whom.
+        looks: who looks at whom, in each image of a batch, or in all alike where there is one.
         dtype: in which it computes.
         device: where.
 
     Returns:
         The verdict, and what it does not cover.
     """
-    found = _family(run, shape, windows, FIRST, dtype, device)
+    found = _family(run, shape, looks, FIRST, dtype, device)
     if found.status == "proven":
         return found, (TIED_GRADIENT,)
-    found = _family(run, shape, windows, SOLE, dtype, device)
+    found = _family(run, shape, looks, SOLE, dtype, device)
     if found.status != "proven":
         return found, ()
     for ties in (FIRST, LAST):
-        again = _family(run, shape, windows, ties, dtype, device, values=True)
+        again = _family(run, shape, looks, ties, dtype, device, values=True)
         if again.status == "proven":
             assumed = tuple(sorted({*found.assumed, *again.assumed}))
             return replace(found, assumed=assumed), (TIED_GRADIENT,)
@@ -93,7 +100,7 @@ def check_order(
 def _family(
     run: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
-    windows: Windows,
+    looks: Sequence[Windows],
     ties: str,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -101,18 +108,20 @@ def _family(
 ) -> Premise:
     """Follow it under every supposition; values: without gradients."""
     images = np.arange(prod(shape[:2]))
-    together = [(images, colour) for colour in windows.colours]
-    found, decides = _groups(run, shape, windows, together, ties, dtype, device, values)
+    together = [(images, colour) for colour in looks[0].colours]
+    found, decides = _groups(run, shape, looks, together, ties, dtype, device, values)
     if not decides:
         return found
-    alone = [(images[i : i + 1], np.array([p])) for i in images for p in range(len(windows.counts))]
-    return _groups(run, shape, windows, alone, ties, dtype, device, values)[0]
+    alone = [
+        (images[i : i + 1], np.array([p])) for i in images for p in range(len(looks[0].counts))
+    ]
+    return _groups(run, shape, looks, alone, ties, dtype, device, values)[0]
 
 
 def _groups(
     run: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
-    windows: Windows,
+    looks: Sequence[Windows],
     groups: list[tuple[Any, Any]],
     ties: str,
     dtype: torch.dtype,
@@ -122,17 +131,20 @@ def _groups(
     """Suppose one group of windows after the other, up to one that the program may join."""
     found = Premise("proven")
     operators, assumed = 0, set[str]()
-    widths = [max(1, int(windows.counts[colour].max(initial=0))) for _, colour in groups]
+    widths = [
+        max(1, *(int(_of(looks, i, shape).counts[colour].max(initial=0)) for i in images))
+        for images, colour in groups
+    ]
     if sum(widths) > MOST:
         reason = (
-            f"windows of {windows.entries.shape[1]} pixels in {len(groups)} groups take "
+            f"windows of {looks[0].entries.shape[1]} pixels in {len(groups)} groups take "
             f"{sum(widths)} runs, more than {MOST}"
         )
         return Premise("undecided", reason), False
     for (images, colour), width in zip(groups, widths, strict=True):
         for place in range(width):
-            supposed = _Supposed(shape, windows, images, colour, place, ties, device)
-            follower = Follower(dtype)
+            supposed = _Supposed(shape, looks, images, colour, place, ties, device)
+            follower = Follower(dtype, supposed.sums)
             found = _attempt(run, supposed, follower, values)
             operators += follower.operators
             assumed |= follower.assumed
@@ -143,89 +155,116 @@ def _groups(
     return replace(found, operators=operators, assumed=tuple(sorted(assumed))), False
 
 
+def _of(looks: Sequence[Windows], image: int, shape: tuple[int, ...]) -> Windows:
+    """The windows of one of all images and channels."""
+    return looks[image // shape[1] % len(looks)]
+
+
 class _Supposed:
-    """One pixel of each window of a group is its largest, in some of the images."""
+    """One value of each window of a group is its largest, in some of the images."""
 
     def __init__(
         self,
         shape: tuple[int, ...],
-        windows: Windows,
+        looks: Sequence[Windows],
         supposed: Any,
         colour: Any,
         place: int,
         ties: str,
         device: torch.device | str,
     ) -> None:
-        self.shape, self.windows, self.ties, self.images = shape, windows, ties, supposed
-        images, pixels, outs = prod(shape[:2]), prod(windows.size), prod(windows.out_size)
-        counts = windows.counts[colour]
-        self.full, self.empty = colour[counts > 0], colour[counts == 0]
-        rows = windows.entries[self.full]
-        at = place % counts[counts > 0]
-        self.largest = rows[np.arange(len(rows)), at]
-        group = 1 + np.arange(images)[:, None] * outs + self.full
-        x = np.full((images, pixels), float(codes.ANY))
-        order = np.arange(rows.shape[1])
-        behind = order > at[:, None] if ties == FIRST else order < at[:, None]
-        rank = np.where(behind & (ties != SOLE), codes.AT_MOST, codes.LOW)
-        rank[np.arange(len(rows)), at] = codes.TOP
-        there = rows >= 0
+        self.shape, self.looks = shape, looks
+        first = looks[0]
+        images, pixels, outs = prod(shape[:2]), prod(first.size), prod(first.out_size)
+        self.y_shape = (*shape[:2], *first.out_size)
+        self.sums: tuple[Tensor, Tensor] | None = None
+        x = np.full((images, pixels), complex(0, codes.ANY))
+        g = np.zeros((images, outs), complex)
+        self.y = np.full((images, outs), complex(np.nan, 0))  # what is not supposed
+        self.grad = np.zeros((images, pixels), complex)
+        self.largest: dict[tuple[int, int], int] = {}
+        draw = np.random.default_rng()
+        between = first.values is not None
+        if between:
+            x = draw.integers(1, FAR, size=x.shape) + complex(0, codes.SUM)
+        order: dict[float, int] = {}
         for image in supposed:
-            x[image, rows[there]] = (3 * group[image][:, None] + rank)[there]
-        self.group = group
-        self.x = _known(x).reshape(shape).to(device)
-        self.y_shape = (*shape[:2], *windows.out_size)
-        self.token = 3 * (group + images * outs) + codes.TOP
-        g = np.zeros((images, outs))
-        g[np.ix_(supposed, self.full)] = self.token[supposed]
-        g[np.ix_(supposed, self.empty)] = 3 * (1 + 2 * images * outs) + codes.TOP
-        self.g = _known(g).reshape(self.y_shape).to(device)
+            seen = _of(looks, image, shape)
+            counts = seen.counts[colour]
+            full, empty = colour[counts > 0], colour[counts == 0]
+            rows = seen.entries[full]
+            at = place % counts[counts > 0]
+            steps = np.arange(rows.shape[1])
+            behind = steps > at[:, None] if ties == FIRST else steps < at[:, None]
+            rank = np.where(behind & (ties != SOLE), codes.AT_MOST, codes.LOW)
+            rank[np.arange(len(rows)), at] = codes.TOP
+            group = 1 + image * outs + full
+            code, there = 3 * group[:, None] + rank, rows >= 0
+            largest = rows[np.arange(len(rows)), at]
+            token = code[np.arange(len(rows)), at] + 3 * images * outs
+            self.largest |= {(image, p): q for p, q in zip(full, largest, strict=True)}
+            self.y[image, full] = 1j * (3 * group + codes.TOP)
+            self.y[image, empty] = seen.nothing
+            sent = np.full(len(empty), 3 * (1 + 2 * images * outs) + codes.TOP)
+            if not between:
+                x[image, rows[there]] = 1j * code[there]
+                g[image, full], g[image, empty] = 1j * token, 1j * sent
+                self.grad[image, largest] = 1j * token
+                continue
+            numbers = seen.of(x[image].real)[rows[there]]
+            above = np.argsort(code[there] % 3, kind="stable")  # of equal sums the largest counts
+            order |= dict(zip(numbers[above], code[there][above], strict=True))
+            sum_ = 1j * codes.SUM
+            g[image, colour] = draw.integers(1, FAR, size=len(colour)) + sum_
+            to = np.zeros(seen.values[0].shape[:1])  # type: ignore[index]
+            np.add.at(to, largest, g[image, full].real)
+            back = seen.back(to, pixels)
+            self.grad[image] = back + sum_ * (back != 0)
+        if between:
+            numbers = np.array(sorted(order))
+            codes_ = np.array([order[n] for n in numbers.tolist()], float)
+            self.sums = (torch.from_numpy(numbers).to(device), torch.from_numpy(codes_).to(device))
+        self.x = torch.from_numpy(x).reshape(shape).to(device)
+        self.g = torch.from_numpy(g).reshape(self.y_shape).to(device)
 
     def wrong_value(self, y: Tensor) -> str:
         """Say which output is not known to be the largest entry of its window."""
-        flat = y.cpu().reshape(self.group.shape[0], -1)
-        code, value = flat.imag.numpy(), flat.real.numpy()
-        code, value = code[self.images], value[self.images]
-        bad = code[:, self.full] != 3 * self.group[self.images] + codes.TOP
-        if bad.any():
-            image, place = (int(i) for i in np.argwhere(bad)[0])
-            image = int(self.images[image])
-            p, q = self.full[place], self.largest[place]
-            return (
-                f"y{self._at(image, p, self.windows.out_size)} is not known to be "
-                f"x{self._at(image, q, self.windows.size)} where that is the largest of its window"
+        if self.sums is not None:
+            y = codes.decided(y, self.sums)
+        flat = y.cpu().numpy().reshape(self.y.shape)
+        bad = (flat != self.y) & ~np.isnan(self.y)
+        if not bad.any():
+            return ""
+        image, p = (int(i) for i in np.argwhere(bad)[0])
+        at = self._at(image, p, self.y_shape[2:])
+        if (image, p) not in self.largest:
+            return f"y{at} looks at no pixel, and is not {self.y[image, p].real}"
+        q = self.largest[image, p]
+        what = f"x{self._at(image, q, self.shape[2:])}"
+        if self.sums is not None:
+            pixels, shares = _of(self.looks, image, self.shape).parts()
+            what = " + ".join(
+                f"{share:.4g} x{self._at(image, pixel, self.shape[2:])}"
+                for pixel, share in zip(pixels[:, q], shares[:, q], strict=True)
+                if share
             )
-        silent = (code[:, self.empty] != 0) | (value[:, self.empty] != self.windows.nothing)
-        if silent.any():
-            image, place = (int(i) for i in np.argwhere(silent)[0])
-            image = int(self.images[image])
-            at = self._at(image, self.empty[place], self.windows.out_size)
-            return f"y{at} looks at no pixel, and is not {self.windows.nothing}"
-        return ""
+        return f"y{at} is not known to be {what} where that is the largest of its window"
 
     def wrong_gradient(self, grad: Tensor) -> str:
         """Say which pixel does not get what its windows send."""
-        images = self.group.shape[0]
-        want = np.zeros((images, prod(self.windows.size)))
-        want[np.ix_(self.images, self.largest)] = self.token[self.images]
-        flat = grad.cpu().reshape(images, -1)
-        bad = (flat.imag.numpy() != want) | (flat.real.numpy() != 0)
+        flat = grad.cpu().numpy().reshape(self.grad.shape)
+        bad = flat != self.grad
         if not bad.any():
             return ""
         image, q = (int(i) for i in np.argwhere(bad)[0])
         return (
-            f"grad_x{self._at(image, q, self.windows.size)} is not known to be the gradient of the "
+            f"grad_x{self._at(image, q, self.shape[2:])} is not known to be the gradient of the "
             "windows of which it is the largest entry, and nothing else"
         )
 
     def _at(self, image: int, flat: int, size: tuple[int, ...]) -> list[int]:
         whole = (*self.shape[:2], *size)
         return [int(i) for i in np.unravel_index(image * prod(size) + flat, whole)]
-
-
-def _known(code: Any) -> Tensor:
-    imag = torch.from_numpy(code)
-    return torch.complex(torch.zeros_like(imag), imag)
 
 
 def _attempt(

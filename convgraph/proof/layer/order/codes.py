@@ -5,6 +5,8 @@ An entry of real numbers is a complex number, number + code i:
     code 0          the number itself
     code 3 g + r    of the window g: its largest entry (r = 2); at most that (r = 1); less, or minus
                     infinity (r = 0)
+    code -4         a sum of pixels, or of gradients that were sent, with shares k / 2^16 of at most
+                    one; the number is its value at random whole numbers, which tell sums apart
     code -2         some finite number
     code -1         some number, perhaps an infinite one
 
@@ -17,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-OPEN, ANY = -1, -2
+OPEN, ANY, SUM = -1, -2, -4
 LOW, AT_MOST, TOP = 0, 1, 2
 
 WIDE = 2.0**40
@@ -25,6 +27,7 @@ WIDE = 2.0**40
 
 _FAR = 2.0**50
 _EXACT = 256  # integers up to it are exact in every dtype
+_PARTS = 2.0**16
 
 Parts = tuple[Tensor, Tensor]
 
@@ -55,8 +58,26 @@ def some(like: Tensor, code: int) -> Tensor:
 def finite(entry: Tensor) -> Tensor:
     """Return which entries are certainly finite."""
     code = entry.imag
-    data = (code == ANY) | ((code > 0) & (code % 3 == TOP))
+    data = (code == ANY) | (code == SUM) | ((code > 0) & (code % 3 == TOP))
     return data | ((code == 0) & entry.real.isfinite())
+
+
+def decided(entry: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
+    """Return entries whose sums give way to what their order is known to be.
+
+    Args:
+        entry: what is known.
+        known: numbers of sums, ascending, and the codes of those; any other is some finite number.
+    """
+    numbers, found = known
+    sums = entry.imag == SUM
+    if not bool(sums.any()):
+        return entry
+    code = torch.full_like(entry.real, ANY)
+    if len(numbers):
+        place = torch.searchsorted(numbers, entry.real.contiguous()).clamp(max=len(numbers) - 1)
+        code = torch.where(numbers[place] == entry.real, found[place], code)
+    return torch.where(sums, torch.complex(torch.zeros_like(code), code), entry)
 
 
 def join(one: Tensor, two: Tensor) -> Tensor:
@@ -151,15 +172,30 @@ def alone(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
     exact = (run((numerals != numerals.round()).double()) == 0) & (run(numerals.abs()) <= _EXACT)
     made = torch.where((several == 1) & (others == 0), codes, OPEN)
     known = (several == 0) & (exact | (others <= 2))
+    sums = code == SUM
+    if bool(sums.any()):
+        added = (several > 0) & (others == 0) & (run((data & ~sums).double()) == 0)
+        made = torch.where(added, SUM, made)
+        numbers = torch.where(added, run(torch.where(sums, value, 0.0)), numbers)
+        known = known | added
+        return torch.complex(
+            torch.where(known, numbers, 0.0), torch.where(known & ~added, 0.0, made)
+        )
     return torch.complex(torch.where(known, numbers, 0.0), torch.where(known, 0.0, made))
 
 
 def times(one: Tensor, two: Tensor) -> Tensor:
-    """Return what is known of products: by 1 and by 0 alone."""
+    """Return what is known of products: by 1 and by 0, and of sums by shares."""
     one, two = torch.broadcast_tensors(one, two)
     a, b = one.imag == 0, two.imag == 0
     found = some(one, OPEN)
     found = torch.where(b & (two.real == 1), one, torch.where(a & (one.real == 1), two, found))
     empty = (b & (two.real == 0) & finite(one)) | (a & (one.real == 0) & finite(two))
     found = torch.where(empty, torch.zeros_like(one), found)
+    for this, by, number_ in ((one, two, b), (two, one, a)):
+        parts = by.real * _PARTS
+        share = (this.imag == SUM) & number_ & (parts == parts.round()) & (by.real <= 1)
+        share = share & (by.real > 0)
+        product = torch.complex(this.real * by.real, torch.full_like(this.real, SUM))
+        found = torch.where(share, product, found)
     return torch.where(a & b, number(one.real * two.real), found)

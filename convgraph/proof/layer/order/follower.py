@@ -29,6 +29,7 @@ class Follower:
 
     Args:
         dtype: in which the program computes.
+        sums: what is known of the order of sums of pixels, see `codes.decided`; None for nothing.
 
     Attributes:
         refused: the first refusal, its operator and line.
@@ -40,9 +41,9 @@ class Follower:
         sends: whether gradients are sent.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, sums: tuple[Tensor, Tensor] | None = None) -> None:
         """Start with nothing seen."""
-        self.dtype = dtype
+        self.dtype, self.sums = dtype, sums
         self.refused: tuple[Refusal, Origin] | None = None
         self.assumed: set[str] = set()
         self.numbers: list[float] = []
@@ -97,7 +98,9 @@ class Follower:
         reached = any(not t.constant for t in ordered)
         data = any(t.memory.data for t in ordered)
         decided = any(t.memory.decided for t in ordered)
-        if decided and not func.is_view and not self.decides:
+        # A gradient that was sent somewhere by a decision is only moved and added from there on.
+        uses = any(t.memory.decided and not t.memory.sent for t in ordered)
+        if uses and not func.is_view and not self.decides:
             self.decides = not self.sends or _of_the_program()
         try:
             if reached or data:
@@ -138,7 +141,7 @@ class Follower:
         if func.namespace != "aten":
             raise Refusal("undecided", "a custom operator: nobody can look into it")
         plain_func = aten.out_of_place(func)
-        seen = Seen(plain_func, args, kwargs)
+        seen = Seen(plain_func, args, kwargs, self.sums)
         found = RULES.get(name)
         if found is None and plain_func._can_decompose() and not written:
             return plain_func.decompose(*args, **kwargs)

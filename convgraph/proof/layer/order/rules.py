@@ -30,13 +30,19 @@ class Seen:
         func: the operator, out of place.
         args: its arguments.
         kwargs: likewise.
+        sums: what is known of the order of sums of pixels, for whoever compares; see
+            `codes.decided`. None where there are none.
     """
 
-    def __init__(self, func: Any, args: Any, kwargs: Any) -> None:
+    def __init__(
+        self, func: Any, args: Any, kwargs: Any, sums: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         """Bind the arguments to the operator's names."""
         self.func = func
         self.bound = Call(func, args, kwargs, lambda tensor: Bound())
         self.assumed: set[str] = set()
+        self.order = sums
+        self.sums = sums if aten.base_of(func) not in _ADD else None
         self.device = next(v.device for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
 
     def __getitem__(self, name: str) -> Any:
@@ -55,6 +61,8 @@ class Seen:
         if isinstance(value, Ordered):
             found = value.knows()
             dtype = value.memory.dtype
+            if self.sums is not None and dtype.is_floating_point:
+                found = codes.decided(found, self.sums)
         else:
             plain = torch.as_tensor(value, device=self.device)
             dtype = plain.dtype
@@ -67,6 +75,12 @@ class Seen:
                 raise Refusal("refuted", "data are made whole numbers")
             return codes.whole(found.real)
         return found
+
+    def joined(self, one: Tensor, two: Tensor) -> Tensor:
+        """What is known of an entry that is one or the other, by their order."""
+        if self.order is not None:
+            one, two = (codes.decided(entry, self.order) for entry in (one, two))
+        return codes.join(one, two)
 
     def knows(self, name: str, real: bool | None = None) -> Tensor:
         """What is known of an argument."""
@@ -173,6 +187,21 @@ _NOT_LINEAR = frozenset({
 })  # fmt: skip
 
 
+_ADD = frozenset({
+    "add", "sub", "rsub", "mul", "sum", "index_add", "scatter_add", "index_put", "_index_put_impl",
+    "_unsafe_index_put", "cat", "stack", "hstack", "vstack", "_cat", "where", "masked_fill", "copy",
+    "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "gather", "take",
+    "index_select", "embedding", "index", "_unsafe_index", "scatter",
+    "constant_pad_nd", "_to_copy", "clone", "contiguous", "detach", "alias", "_unsafe_view",
+    "reshape", "slice_backward", "select_backward", "diagonal_backward", "expand_copy",
+    "lift_fresh", "positive", "fill", "zero", "index_copy", "index_fill", "col2im",
+    "unfold_backward", "embedding_dense_backward", "max_pool2d_with_indices_backward",
+    "max_pool3d_with_indices_backward", "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d_backward",
+}) | (aten.KEEPS - aten.PICKS)  # fmt: skip
+"""Operators that move and add: sums stay sums there, for all others they have an order."""
+
+
 # Moves
 
 _FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
@@ -230,6 +259,30 @@ def _put(seen: Seen) -> Tensor:
     )
 
 
+@rule("index_copy")
+def _index_copy(seen: Seen) -> Tensor:
+    real = seen.real("self")
+    one, two = seen.knows("self", real), seen.knows("source", real)
+    place, unknown = _index(seen, "index")
+    if bool(unknown.any()):
+        return _nothing(one, real)
+    return torch.complex(
+        seen.with_("self", one.real.contiguous(), index=place, source=two.real.contiguous()),
+        seen.with_("self", one.imag.contiguous(), index=place, source=two.imag.contiguous()),
+    )
+
+
+@rule("index_fill")
+def _index_fill(seen: Seen) -> Tensor:
+    real = seen.real("self")
+    one, value = seen.knows("self", real), seen.knows("value", real)
+    place, unknown = _index(seen, "index")
+    if bool(unknown.any()) or value.numel() != 1:
+        return _nothing(one, real)
+    filled = torch.zeros(one.shape, dtype=torch.bool, device=seen.device)
+    return torch.where(filled.index_fill(seen["dim"], place, True), value.reshape(()), one)
+
+
 @rule("fill")
 def _fill(seen: Seen) -> Tensor:
     return seen.knows("value", seen.real("self")).expand(seen["self"].shape).clone()
@@ -254,7 +307,7 @@ def _choose(seen: Seen, decided: Tensor, one: str, two: str) -> Tensor:
     real = seen.real(one) or seen.real(two)
     a, b = seen.knows(one, real), seen.knows(two, real)
     decided, a, b = torch.broadcast_tensors(decided, a, b)
-    either = codes.join(a, b) if real else _hull(a, b)
+    either = seen.joined(a, b) if real else _hull(a, b)
     return torch.where(decided.real > 0, a, torch.where(decided.imag == 0, b, either))
 
 
@@ -408,7 +461,7 @@ def _scatter(seen: Seen) -> Tensor:
             row.real.scatter(axis, place, values.real.contiguous()),
             row.imag.scatter(axis, place, values.imag.contiguous()),
         ).narrow(axis, 0, 1)  # whose index is not known has 0 for it
-        either = codes.join(held, row) if real else _hull(held, row.expand(held.shape))
+        either = seen.joined(held, row) if real else _hull(held, row.expand(held.shape))
         return torch.where(hit, either, made)
     if bool(unknown.any()):
         return _nothing(held, real)
