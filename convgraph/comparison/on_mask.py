@@ -37,6 +37,8 @@ SITE_BY_SITE = frozenset(
 )
 """Functions of torch, by name, that do the same to every pixel, whoever else is there."""
 
+_ALONE = frozenset("relu gelu silu mish tanh sigmoid elu selu leaky_relu".split())  # noqa: SIM905
+
 KEEPS = frozenset({"clone", "contiguous", "detach", "double", "float", "requires_grad", "to"})
 """Functions that give the same values back."""
 
@@ -51,12 +53,16 @@ class OnMask(TorchFunctionMode):
         """Start without images."""
         super().__init__()
         self._lies: Any = WeakTensorKeyDictionary()
+        self._last: Any = WeakTensorKeyDictionary()  # of maps whose channels are the last axis
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        maps = [t for t in tree_leaves((args, kwargs)) if self.place(t) is not None]
+        leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(t in self._last for t in leaves):
+            return self.channels_last(func, args, kwargs)
+        maps = [t for t in leaves if self.place(t) is not None]
         if not maps:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
@@ -204,9 +210,10 @@ class OnMask(TorchFunctionMode):
 
     def mean(self, func: Any, x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
         """The mean over all pixels that are there."""
-        total, there = self.sum(func, x, dim, keepdim), self.known(x).there
+        there = self.known(x).there
         if bool(there.all()):
             return x.mean(dim, keepdim)
+        total = self.sum(func, x, dim, keepdim)
         count = there.flatten(1).sum(1).clamp(min=1)
         return total / count.view(-1, *(1,) * (total.dim() - 1))
 
@@ -216,6 +223,152 @@ class OnMask(TorchFunctionMode):
         if axes != [*range(2, x.dim())]:
             raise ProofError(f"the judge has no truth for sums and means over {dim} on masks")
         return x.sum(axes, keepdim=keepdim)
+
+    # -- channels last ----------------------------------------------------------------------------
+
+    def permute(self, func: Any, x: Tensor, *dims: Any) -> Tensor:
+        """Channels behind the lattice, as norms of nodes want them, and back."""
+        axes = tuple(a % x.dim() for a in _flat(dims))
+        behind = (0, *range(2, x.dim()), 1)
+        if axes not in (behind, tuple(range(x.dim()))):
+            raise ProofError(f"the judge has no truth for axes in the order {axes} on masks")
+        y: Tensor = x.permute(axes)
+        if axes == behind:
+            self._last[y] = self.known(x)
+        else:
+            self._lies[y] = self.known(x)
+        return y
+
+    def channels_last(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What looks at one pixel alone, whose channels are the last axis."""
+        name = getattr(func, "__name__", "").strip("_")
+        x = args[0] if args else None
+        if not isinstance(x, Tensor) or x not in self._last:
+            raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
+        place, d = self._last[x], x.dim()
+        y = func(*args, **kwargs)
+        if not isinstance(y, Tensor):
+            return y  # what a tensor is like
+        if name == "permute":
+            axes = tuple(a % d for a in _flat(args[1:] or tuple(kwargs.values())))
+            if axes != (0, d - 1, *range(1, d - 1)):
+                raise ProofError(f"the judge has no truth for axes in the order {axes} on masks")
+            return self.put(y, place)
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+        norm = name == "layer_norm" and len(shape) == 1
+        others = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
+        wide = any(t.dim() > 2 for t in others)
+        if (not norm and name not in {"linear", *KEEPS, *_ALONE}) or wide:
+            raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
+        channels = filled(y.movedim(-1, 1), place.there, 0.0).movedim(1, -1)
+        self._last[channels] = place
+        return channels
+
+    # -- norms ------------------------------------------------------------------------------------
+
+    def group_norm(
+        self, func: Any, input: Tensor, num_groups: int,
+        weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+        cudnn: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """Mean and variance of a group of channels, over the pixels that are there.
+
+        y = (x - mean) / sqrt(var + eps),   mean = sum over who is there of x / how many they are
+        """
+        x, place = input, self.known(input)
+        there = place.there.to(x.device)
+        count = there.flatten(1).sum(1).clamp(min=1).unsqueeze(1)
+        one = (slice(None), slice(None), *(None,) * (x.dim() - 2))
+
+        def mean(blocks: Tensor) -> Tensor:
+            axes = tuple(range(2, x.dim()))
+            return filled(blocks.mean(2), there, 0.0).sum(axes) / count
+
+        blocks = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
+        centred = blocks - mean(blocks)[one].unsqueeze(2)
+        centred = filled(centred.flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
+        square = filled(centred.square().flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
+        y = (centred * (mean(square) + eps).rsqrt()[one].unsqueeze(2)).flatten(1, 2)
+        channel = (slice(None), *(None,) * (x.dim() - 2))
+        y = y if weight is None else y * weight[channel]
+        return self.put(y if bias is None else y + bias[channel], place)
+
+    def instance_norm(
+        self, func: Any, input: Tensor, running_mean: Tensor | None = None,
+        running_var: Tensor | None = None, weight: Tensor | None = None,
+        bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
+        eps: float = 1e-5, cudnn: bool = True,
+    ) -> Tensor:  # fmt: skip
+        """The same of every channel by itself."""
+        if running_mean is not None or not use_input_stats:
+            raise ProofError("the judge has no truth for running statistics of images on masks")
+        return self.group_norm(func, input, input.shape[1], weight, bias, eps)
+
+    # -- moves ------------------------------------------------------------------------------------
+
+    def moved(self, x: Tensor, y: Tensor, sources: dict[int, list[Any]]) -> Tensor:
+        """Positions of old ones, along some axes of the lattice; channels and images stay."""
+        if any(axis < 0 for axis in sources):
+            raise ProofError("the judge has no truth for moves of images or channels on masks")
+        return self.put(y, self.known(x).moved(sources))
+
+    def pad(
+        self, func: Any, input: Tensor, pad: Any, mode: str = "constant",
+        value: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Nobody beyond the border, or a number; or copies of who is there."""
+        x, pairs = input, [(pad[k], pad[k + 1]) for k in range(0, len(pad), 2)]
+        if len(pairs) > x.dim() - 2:
+            raise ProofError("the judge has no truth for pads of channels on masks")
+        sources = {}
+        for k, (before, behind) in enumerate(pairs):
+            axis = x.dim() - 3 - k
+            n = x.shape[2 + axis]
+            found = where.pad_sources(n, max(before, 0), max(behind, 0), mode, value or 0.0)
+            sources[axis] = found[max(-before, 0) : len(found) - max(-behind, 0)]
+        return self.moved(x, func(x, pad, mode, value), sources)
+
+    def flip(self, func: Any, x: Tensor, *dims: Any) -> Tensor:
+        """The other way round."""
+        axes = _flat(dims)
+        size = self.known(x).size
+        return self.moved(
+            x, func(x, axes), {a % x.dim() - 2: [*range(size[a % x.dim() - 2])][::-1] for a in axes}
+        )
+
+    def roll(self, func: Any, x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+        """Round an axis."""
+        if dims is None:
+            raise ProofError("the judge has no truth for a roll of whole images on masks")
+        steps, axes = _flat((shifts,)), _flat((dims,))
+        sources: dict[int, list[Any]] = {}
+        for step, axis in zip(steps, axes, strict=True):
+            at = axis % x.dim() - 2
+            row = sources.get(at, [*range(x.shape[2 + at])])
+            sources[at] = [row[(p - step) % len(row)] for p in range(len(row))]
+        return self.moved(x, func(x, shifts, dims), sources)
+
+    def getitem(self, func: Any, x: Tensor, index: Any) -> Tensor:
+        """A crop by slices; all images, and any channels."""
+        parts = list(index) if isinstance(index, tuple) else [index]
+        if Ellipsis in parts:
+            at = parts.index(Ellipsis)
+            parts[at : at + 1] = [slice(None)] * (x.dim() - len(parts) + 1)
+        whole = parts[:1] in ([], [slice(None)])
+        if not whole or not all(isinstance(part, slice) for part in parts):
+            raise ProofError("the judge has no truth for what is picked out of a map on masks")
+        size = self.known(x).size
+        sources: dict[int, list[Any]] = {
+            axis: [*range(size[axis])][part] for axis, part in enumerate(parts[2:])
+        }
+        return self.moved(x, func(x, index), sources)
+
+    def narrow(self, func: Any, x: Tensor, dim: int, start: int, length: int) -> Tensor:
+        """A crop along one axis."""
+        parts = [slice(None)] * x.dim()
+        begin = start % x.shape[dim]
+        parts[dim % x.dim()] = slice(begin, begin + length)
+        return self.getitem(lambda x, _: func(x, dim, start, length), x, tuple(parts))
 
     def cat(self, func: Any, tensors: Any, dim: int = 0) -> Tensor:
         """Channels behind one another, on the union."""
@@ -231,6 +384,11 @@ def filled(x: Tensor, mask: Tensor, value: float) -> Tensor:
         return x
     rows = x.movedim(1, -1)
     return rows.reshape(-1, x.shape[1]).index_fill(0, absent, value).view(rows.shape).movedim(-1, 1)
+
+
+def _flat(value: Any) -> tuple[int, ...]:
+    """Numbers that come alone, behind one another, or in a list."""
+    return tuple(v for one in value for v in (one if isinstance(one, (tuple, list)) else (one,)))
 
 
 def _trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -258,6 +416,9 @@ BY_NAME: dict[str, Meaning] = {
                     OnMask.adaptive_avg_pool),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), OnMask.max_pool),
     "mean": OnMask.mean, "sum": OnMask.sum,
+    "pad": OnMask.pad, "flip": OnMask.flip, "roll": OnMask.roll, "getitem": OnMask.getitem,
+    "narrow": OnMask.narrow, "permute": OnMask.permute,
+    "group_norm": OnMask.group_norm, "instance_norm": OnMask.instance_norm,
     **dict.fromkeys(("cat", "concat", "concatenate"), OnMask.cat),
 }  # fmt: skip
 """The same of whatever has a name: functions, and methods of a tensor."""

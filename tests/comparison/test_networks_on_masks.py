@@ -136,13 +136,125 @@ def test_layers_on_a_mask_are_verified_from_their_record() -> None:
 
 @pytest.mark.parametrize(
     ("more", "why"),
-    [(nn.GroupNorm(2, 4), "group_norm on masks"), (nn.MaxPool2d(2), "max_pool2d")],
+    [
+        (nn.MaxPool2d(2), "max_pool2d"),
+        (nn.LPPool2d(2, 2), "on masks"),
+    ],
 )
 def test_what_has_no_rule_on_masks_is_undecided(more: nn.Module, why: str) -> None:
     net = prepared(classifier(more))
     cert = cg.prove(cg.to_graph(net), net, holes())
     assert cert.verdict == "undecided"
     assert why in cert.reason
+
+
+class Mapped(nn.Module):
+    """A move or a norm between two convolutions."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.norm = between if isinstance(between, nn.Module) else nn.Identity()
+        self.between = None if isinstance(between, nn.Module) else between
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.one(x).relu())
+        made: Tensor = self.two(y if self.between is None else self.between(y))
+        return made
+
+
+class OfChannels(nn.LayerNorm):
+    """A layer norm of each pixel's channels, with a linear map, as ConvNeXt has it."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(super().forward(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+pad = nn.functional.pad
+BETWEEN: dict[str, Any] = {
+    "pad": lambda y: pad(y, (1, 2, 0, 1)),
+    "pad of ones": lambda y: pad(y, (1, 0, 2, 1), value=1.0),
+    "negative pad": lambda y: pad(y, (1, -2, 0, 1)),
+    "reflected": lambda y: pad(y, (1, 2, 1, 1), mode="reflect"),
+    "circular": lambda y: pad(y, (1, 2, 1, 1), mode="circular"),
+    "replicated": lambda y: pad(y, (1, 2, 1, 1), mode="replicate"),
+    "crop": lambda y: y[:, :, 1:-1, 2:],
+    "every second": lambda y: y[..., ::2],
+    "flip": lambda y: y.flip(2, 3),
+    "roll": lambda y: y.roll((1, -2), (2, 3)),
+    "channels": lambda y: torch.cat([y[:, 2:], y[:, :2]], 1),
+    "group norm": nn.GroupNorm(2, 4),
+    "instance norm": nn.InstanceNorm2d(4),
+    "instance norm with weights": nn.InstanceNorm2d(4, affine=True),
+    "layer norm": OfChannels(),
+}
+
+
+def between(made: Any) -> Any:
+    net = Mapped(made)
+    with torch.no_grad():
+        for one in net.norm.parameters():
+            one.normal_()
+    return net.double().eval()
+
+
+def tiny() -> cg.PixelGraph:
+    generator = torch.Generator().manual_seed(4)
+    mask = torch.rand(2, 5, 6, generator=generator) < 0.6
+    image = torch.randn(2, 2, 5, 6, dtype=torch.float64, generator=generator)
+    return cg.PixelGraph.from_image(image, mask)
+
+
+FEW = ("pad", "crop", "roll", "group norm", "layer norm")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.ci) for n in BETWEEN]
+)
+def test_moves_and_norms_are_proven_on_a_mask(name: str) -> None:
+    net = between(copy.deepcopy(BETWEEN[name]))
+    cert = cg.prove(cg.to_graph(net), net, tiny())
+    assert cert.verdict == "proven", str(cert)
+    assert statuses(cert)["end to end"] == "proven"
+
+
+class WithHoles(nn.Module):
+    """A dense network that fills holes with 0 behind every convolution: the mask is never moved."""
+
+    def __init__(self, net: Any, mask: Tensor, moves: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = net.one, net.two, net.norm
+        self.between, self.mask, self.moves = net.between, mask.unsqueeze(1).double(), moves
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask
+        y = self.norm(self.one(x * mask).relu() * mask)
+        if self.between is None:
+            return self.two(y) * mask
+        y, moved = self.between(y), self.between(mask.expand(-1, 4, -1, -1))[:, :1]
+        return self.two(y) * (moved if self.moves else 1)
+
+
+@pytest.mark.parametrize("name", ["pad", "crop", "roll", "flip"])
+def test_a_mask_that_is_not_moved_is_refuted(name: str) -> None:
+    net, graph = between(BETWEEN[name]), tiny()
+    mask = torch.stack(graph.sites.mask_images())
+    wrong = cg.prove(WithHoles(net, mask, False), net, graph.to_image(), mask=mask)
+    assert wrong.verdict == "refuted", str(wrong)
+    right = cg.prove(WithHoles(net, mask, True), net, graph.to_image(), mask=mask)
+    assert right.verdict != "refuted", str(right)
+
+
+@pytest.mark.parametrize("name", ["group norm", "instance norm"])
+def test_a_norm_that_counts_holes_is_refuted(name: str) -> None:
+    net, graph = between(copy.deepcopy(BETWEEN[name])), tiny()
+    mask = torch.stack(graph.sites.mask_images())
+    wrong = cg.prove(WithHoles(net, mask, True), net, graph.to_image(), mask=mask)
+    assert wrong.verdict == "refuted", str(wrong)
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -12,7 +12,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from convgraph.proof import aten
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
-from convgraph.proof.layer.order.rules import RULES, Seen, as_held, entry_by_entry, linear, plain
+from convgraph.proof.layer.order.rules import (
+    NO_ZERO,
+    RULES,
+    Seen,
+    as_held,
+    entry_by_entry,
+    linear,
+    plain,
+)
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
@@ -150,6 +158,8 @@ class Follower:
         if not linear(seen, name):
             raise Refusal("undecided", f"{name} of a gradient: it is not only moved and added")
         results = (found or entry_by_entry)(seen)
+        if NO_ZERO in seen.assumed and (not self.sends or _of_the_program()):
+            raise Refusal("undecided", "0 is divided by what is not known: it may be 0 too")
         self.assumed |= seen.assumed
         if name in _KERNELS:
             self.assumed.add(f"aten.{name}: takes the largest entry, and says where it is")

@@ -19,7 +19,8 @@ from convgraph.proof.layer.premise.call import Call, Refusal
 from convgraph.proof.layer.premise.degrees import BITS, Bound
 
 NO_ZERO = "nothing is divided by 0, and what is divided is a whole 0 or by 1"
-"""Taken for granted where 0 is divided by a number of equals that is not known."""
+"""Taken for granted of torch's own backward of `amax`, which divides by the number of equals; a
+program that divides 0 by what is not known is refused."""
 
 
 @final
