@@ -77,8 +77,8 @@ HOUSE = {
         layer symbolic lying plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
-        . where windows spec spaces in_space contraction
-        listed depthwise oracle
+        . where spec spaces in_space contraction
+        listed depthwise oracle windows
     """,
     "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """

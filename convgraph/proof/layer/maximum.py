@@ -97,7 +97,7 @@ def prove_maximum(
         >>> prove_maximum(by_hand, torch.nn.MaxPool1d(2), (2, 3, 4), pairs).verdict
         'proven'
     """
-    looks = (windows,) if isinstance(windows, Windows) else tuple(windows)
+    looks = tuple(windows) if isinstance(windows, Sequence) else (windows,)
     if len(shape) < 3 or tuple(shape[2:]) != looks[0].size or len(looks) not in (1, shape[0]):
         raise ProofError(
             f"prove_maximum: expected images of {looks[0].size} pixels and windows of each, got "
@@ -279,7 +279,7 @@ class _Pair:
             return Identity("undecided", 3, reason=raised(side, error))
         words = IN_WORDS.get(manner, "") if side == "candidate" else ""
         if isinstance(found, str):
-            y = self.truth(probe.sent["x"], probe.g)[0]
+            y = self.truth(probe.sent["x"], probe.g, dtype)["y"]
             lacks = lacking(found, y, probe.scale("x"))
             other = refuted(side, "y", lacks, 3, 0, manner, words)
         else:
