@@ -6,14 +6,19 @@ the first arm of its group. A layer stands within a network: graph layers are gi
 the image in the layout (channels last) that rows have. 3 x 3 kernels, float32. Writes
 benchmarks/results/spaces.json.
 
-    python benchmarks/spaces.py [--rounds 15]
+    python benchmarks/spaces.py [--rounds 15] [--only hexagons] [--selectionconv FOLDER]
+
+SelectionConv is no package: where FOLDER holds its selectionConv.py (its authors' repository), that
+class is timed, without it what it does a selection.
 """
 
 import argparse
 import importlib
 import json
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +39,8 @@ def taken(run: Any, x: torch.Tensor, backward: bool) -> Arm:
 
         def run(rows: torch.Tensor) -> Any:
             return layer(graph.with_x(rows))
+    elif isinstance(run, OnRows):
+        run, x = run.call, x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     else:
         x = x.contiguous(memory_format=torch.channels_last)
 
@@ -67,6 +74,12 @@ class On(NamedTuple):
 
     space: Any
     layer: torch.nn.Module
+
+
+class OnRows(NamedTuple):
+    """What is called on the rows of an image."""
+
+    call: Callable[[torch.Tensor], torch.Tensor]
 
 
 def pair(channels: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -110,7 +123,76 @@ class Sampled(torch.nn.Module):
         return y
 
 
-def groups() -> dict[str, tuple[dict[str, Callable[[Any], Any]], torch.Tensor]]:
+SELECTIONS = (4, 3, 2, 5, 0, 1, 6, 7, 8)
+"""The selection that each tap of a 3 x 3 kernel is: the middle first, then from the right upwards.
+
+Source: Hart, Baker, SelectionConv, ECCV 2022, section 3
+"""
+
+
+class Selected(torch.nn.Module):
+    """SelectionConv's way: a selection at a time, read rows, multiply, add where they are heard.
+
+    Source: Hart, Baker, SelectionConv, ECCV 2022, equation 3; Hart, Baker, Interpolated
+    SelectionConv, WACV 2023, equation 2
+    """
+
+    def __init__(self, taps: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(taps), torch.nn.Parameter(bias)
+
+    def forward(
+        self, x: torch.Tensor, ends: torch.Tensor, selection: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
+        """(N, C) -> (N, C_out); `ends` names who hears, then who speaks."""
+        y = torch.zeros(len(x), self.bias.numel())
+        for number, matrix in enumerate(self.weight):
+            (chosen,) = torch.where(selection == number)
+            hears, speaks = ends[:, chosen]
+            y.index_add_(0, hears, share[chosen].unsqueeze(1) * (x[speaks] @ matrix))
+        return y + self.bias
+
+
+def selection_conv(conv: torch.nn.Conv2d, folder: Path | None) -> tuple[str, Any]:
+    """Return SelectionConv's own layer from its file, or what stands in for it, and its name."""
+    bias = conv.bias
+    assert bias is not None
+    taps = conv.weight.detach().flatten(2).permute(2, 1, 0)
+    taps = taps[[SELECTIONS.index(number) for number in range(9)]].contiguous()
+    if folder is None:
+        return "SelectionConv's way", Selected(taps, bias.detach().clone())
+    stub = types.ModuleType("torch_sparse")  # imported, and not used
+    for member in ("SparseTensor", "matmul"):
+        setattr(stub, member, object)
+    sys.modules.setdefault(stub.__name__, stub)
+    sys.path.insert(0, str(folder))
+    module = importlib.import_module("selectionConv")
+    theirs = module.SelectionConv(conv.in_channels, conv.out_channels)
+    theirs.weight.data, theirs.bias.data = taps, bias.detach().clone()
+    return "SelectionConv", theirs
+
+
+def typed(
+    conv: torch.nn.Conv2d, layer: torch.nn.Module, space: Any, folder: Path | None
+) -> dict[str, Any]:
+    """Return what convolves the edges of a panorama of 64 x 128 by their list."""
+    graph = cg.PixelGraph.from_image(torch.zeros(1, 1, 64, 128), on=space)
+    edges = cg.connect(cg.KernelGeometry(3, padding=1), graph)
+    index, tap, share = edges.edge_index, edges.edge_type, edges.edge_weight
+    ours = cg.TypedEdges(index, tap, share, sizes=edges.num_sources)
+    name, theirs = selection_conv(conv, folder)
+    ends, selection = index.flip(0).contiguous(), torch.tensor(SELECTIONS)[tap]
+    weight = torch.ones(len(tap)) if share is None else share.float()
+    return {
+        "dense": conv,
+        "TypedEdges": OnRows(lambda x: layer(x, ours)),
+        name: OnRows(lambda x: theirs(x, ends, selection, weight)),
+    }
+
+
+def groups(
+    folder: Path | None,
+) -> dict[str, tuple[dict[str, Callable[[Any], Any]], torch.Tensor]]:
     """Return arms and the image that they are called on, the dense one first."""
     conv64, layer64 = pair(64)
     conv32, layer32 = pair(32)
@@ -153,6 +235,9 @@ def groups() -> dict[str, tuple[dict[str, Callable[[Any], Any]], torch.Tensor]]:
             },
             torch.randn(1, 64, 64, 128),
         ),
+        "edges of that panorama, 32 channels": (
+            typed(conv32, layer32, tangent, folder), torch.randn(1, 32, 64, 128)
+        ),
     }  # fmt: skip
 
 
@@ -160,11 +245,15 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="groups whose name has this in it")
+    parser.add_argument("--selectionconv", type=Path, help="folder of SelectionConv's own code")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {"torch": torch.__version__, "rounds": args.rounds}
-    for name, (arms, x) in groups().items():
+    for name, (arms, x) in groups(args.selectionconv).items():
+        if args.only not in name:
+            continue
         found[name] = {}
         for how in ("forward", "forward and backward"):
             called = {arm: taken(run, x.clone(), how != "forward") for arm, run in arms.items()}

@@ -51,8 +51,8 @@ class Explanation:
             title=f"{self.layer}\n{self.edges}",
             title_justify="left",
             caption=(
-                "predicted: a constant of each call, and the work; a full image runs dense "
-                f"whatever is predicted\nkept with the edges: {_si(self.kept)}B"
+                "predicted: a constant of each call, and the work; a full image whose kernel has "
+                f"all taps runs dense whatever is predicted\nkept with the edges: {_si(self.kept)}B"
             ),
             caption_justify="left",
         )

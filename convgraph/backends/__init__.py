@@ -195,9 +195,11 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
         if refusal is not None:
             raise BackendError(f"backend {name!r} cannot serve this case: {refusal}")
         return name
-    # A full grid needs no counting: whoever serves it as an image moves the least.
+    # A full grid needs no counting: whoever serves it as an image moves the least. Only what a
+    # footprint leaves out is multiplied by dense kernels all the same, and others spare it.
+    spared = dense.NAME if problem.op == "conv" and _leaves_out(problem) else None
     for whole in (dense.NAME, halo.NAME):
-        if whole in table and table[whole].refuses(problem) is None:
+        if whole != spared and whole in table and table[whole].refuses(problem) is None:
             return whole
     # Nor do self-loops, which are one product over the rows as they lie; but on CUDA half types
     # would have to be widened for it, to round once.
@@ -208,6 +210,12 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     if isinstance(problem.edges, Edges):
         return problem.edges.memo_of(_cheapest_on, *problem.facts)
     return _cheapest(problem)
+
+
+def _leaves_out(problem: Problem) -> bool:
+    """Whether the kernel has a footprint, which leaves taps out."""
+    relation = getattr(problem.edges, "relation", None)
+    return getattr(relation, "footprint", None) is not None
 
 
 ALL_MASKS = tuple(module.NAME for module in (dense, halo, triton_conv, cpp, masked, messages))

@@ -38,6 +38,21 @@ def test_a_full_grid_is_dense_and_builds_no_edges(monkeypatch: pytest.MonkeyPatc
         _ = layer.edges(full).edge_index
 
 
+@pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+@pytest.mark.parametrize("on", [None, cg.Hexagonal()])
+def test_taps_that_a_footprint_leaves_out_are_spared_on_a_full_grid(on: Any) -> None:
+    """`dense` would multiply them; a kernel of all taps stays with it."""
+    shape = None if on else "cross"
+    layer = cg.nn.GraphConv2d(32, 32, 3, padding=1, footprint=shape)
+    full = cg.PixelGraph.from_image(torch.rand(2, 32, 24, 24), on=on)
+    found = cg.explain(layer, full)
+    macs = {option.name: option.macs for option in found.options}
+    assert found.backend == "cpp"
+    assert macs["cpp"] < macs["dense"]
+    point = cg.nn.GraphConv2d(32, 32, (1, 3), padding=(0, 1))
+    assert cg.explain(point, full).backend == "dense"
+
+
 def test_a_mask_is_gathered_and_messages_are_never_chosen() -> None:
     found = cg.explain(cg.nn.GraphConv2d(4, 6, 3), graph(mask=True))
     assert found.backend in set(CONV_OFF_GRID) - {"messages"}

@@ -4,7 +4,7 @@
 
 No copy on the way in, and none on the way out where torch answers channels-last.
 
-When: full grids.
+When: full grids and kernels with all their taps.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ multiplied while their sums stay in registers: an edge that is not there costs n
 gathered row is written to memory. The kernels are compiled once a machine (`convgraph compile`);
 without them this backend refuses, and another serves.
 
-When: masks on the CPU, once its kernels are compiled.
+When: masks and footprints on the CPU, once its kernels are compiled.
 """
 
 from typing import Any

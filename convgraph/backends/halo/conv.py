@@ -2,7 +2,7 @@
 
 y = conv(spread(x), W, stride, dilation)        y = gathered(conv_transpose(x, W, ...))
 
-When: tori, HEALPix, hexagons on full grids.
+When: tori, HEALPix on full grids.
 """
 
 import torch.nn.functional as F
