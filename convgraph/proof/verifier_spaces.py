@@ -157,6 +157,8 @@ def _flat(space: dict[str, Any], size: Sequence[int], spec: dict[str, Any]) -> A
         (top, bottom), (left, right) = spec["padding"]
         rows = np.arange(-top, size[0] + bottom)[:, None]
         return _around(rows, np.arange(-left, size[1] + right), size)
+    if space["kind"] not in ("torus", "hexagonal"):  # another glue is not the plane's
+        raise ValueError(f"no space of kind {space['kind']!r} is known to this verifier")
     table = 1 + np.arange(prod(size)).reshape(size)
     for axis, pad in enumerate(spec["padding"]):
         round_ = space["kind"] == "torus" and space[("rows", "columns")[axis]]

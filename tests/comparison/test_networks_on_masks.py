@@ -108,6 +108,40 @@ def test_a_gradient_that_is_wrong_is_refuted_on_a_mask() -> None:
     assert "rounding explains" in cert.reason
 
 
+class Cut(nn.Module):
+    """A skip around a norm, whose gradient is cut or not."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module, cut: bool) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(2, 4, 3, padding=1), norm, nn.Conv2d(4, 4, 1)
+        self.act, self.cut = act, cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        return self.two(self.act(self.norm(y))) + (y.detach() if self.cut else y)
+
+
+@pytest.mark.parametrize(
+    ("norm", "act"),
+    [
+        (nn.GroupNorm(2, 4), nn.GELU()),
+        (nn.InstanceNorm2d(4), nn.SiLU()),
+        (nn.InstanceNorm2d(4, affine=True), nn.ELU()),
+    ],
+)
+def test_a_skip_that_is_cut_beside_a_norm_is_refuted_on_a_mask(
+    norm: nn.Module, act: nn.Module
+) -> None:
+    torch.manual_seed(5)
+    net = Cut(norm, act, False).double().eval()
+    cut = copy.deepcopy(net)
+    cut.cut = True
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "proven"
+    cert = cg.prove(cg.to_graph(cut), net, tiny())
+    assert cert.verdict == "refuted", str(cert)
+    assert statuses(cert)["gradients"] == "refuted"
+
+
 def test_a_backward_that_raises_is_undecided_on_a_mask() -> None:
     def fails(module: nn.Module, by: Any, of: Any) -> None:
         raise RuntimeError("no way back")

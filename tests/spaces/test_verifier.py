@@ -135,6 +135,14 @@ def test_another_space_and_another_count_are_refused() -> None:
     assert lines[0].startswith("parts: S0 structure")
 
 
+def test_a_kind_of_space_that_is_not_known_is_no_plane() -> None:
+    spec = spec_of(cg.Torus(), (4, 6), kernel_size=3, padding=1)
+    plain = json.loads(json.dumps(spec.to_dict()))
+    plain["space"]["kind"] = "moebius"
+    with pytest.raises(ValueError, match="no space of kind 'moebius'"):
+        verifier_spaces.typed_edges(plain, (4, 6))
+
+
 def test_a_turned_face_is_found_by_a_record_that_denies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault stands in the library when the record is verified, not when it was made."""
     found = certify("tests.twins:graph", "tests.twins:dense", size=(48, 4), on=cg.HEALPix())

@@ -55,7 +55,90 @@ def _tanh(call: BoundedCall) -> Tensor:
     return rounded(call, g.e + 2 * g.a * y.e, ELEMENTARY)
 
 
-@error_rule("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward")
+@error_rule("leaky_relu_backward")
+def _leaky_relu(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
+    steep = max(1.0, abs(float(call.given["negative_slope"])))
+    sure = (x.x.abs() > 2 * x.e) | (x.e == 0)
+    return rounded(call, steep * torch.where(sure, g.e, 2 * g.a), 2)
+
+
+@error_rule("elu_backward")
+def _elu(call: BoundedCall) -> Tensor:
+    names = ("alpha", "scale", "input_scale")
+    if any(call.given.get(name, 1) != 1 for name in names) or call.given.get("is_result"):
+        raise NoRule("it is scaled, or reads its own result")
+    g, x = call.of("grad_output"), call.of("self_or_result")
+    return _of_slope(call, g, x, 1.0, 1.0, 1.0)  # g min(1, exp x)
+
+
+@error_rule("gelu_backward")
+def _gelu(call: BoundedCall) -> Tensor:
+    # f'' = phi (2 - x^2), largest at 0; the tanh form's is largest there too
+    g, x = call.of("grad_output"), call.of("self")
+    size = torch.full_like(x.e, 1.3)
+    if call.given.get("approximate", "none") != "none":  # x u'(x) (1 - t^2) / 2, rounded at t = 1
+        size = size + 0.4 * x.a * (1 + 0.14 * x.a.square())
+    return _of_slope(call, g, x, 1.13, 0.8, size)
+
+
+@error_rule("silu_backward")
+def _silu(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
+    return _of_slope(call, g, x, 1.1, 0.5, 1 + x.a)  # s (1 + x (1 - s)), rounded at s = 1
+
+
+@error_rule("hardswish_backward")
+def _hardswish(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
+    near = ((x.x.abs() - 3).abs() <= 2 * x.e) & (x.e > 0)  # its slope jumps by a half there
+    return _of_slope(call, g, x, 1.5, 1 / 3, 1.5) + torch.where(near, 0.5 * g.a, 0)
+
+
+@error_rule("hardsigmoid_backward")
+def _hardsigmoid(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
+    near = ((x.x.abs() - 3).abs() <= 2 * x.e) & (x.e > 0)
+    return rounded(call, torch.where(near, g.a, g.e) / 6, 2)
+
+
+def _of_slope(
+    call: BoundedCall, g: WithError, x: WithError, steep: float, bent: float, size: float | Tensor
+) -> Tensor:
+    """Bound g f'(x) by the largest |f'| and |f''|, and what is rounded on the way to f'."""
+    error = steep * g.e + bent * g.a * x.e
+    return error + ELEMENTARY * call.u * size * g.a * (1 + 16 * call.u) + call.tiny
+
+
+@error_rule("slice_backward", "select_backward")
+def _placed(call: BoundedCall) -> Tensor:
+    made: Tensor = call.func(**{**call.given, "grad_output": call.of("grad_output").e})
+    return made
+
+
+@error_rule("index_put")
+def _index_put(call: BoundedCall) -> Tensor:
+    x, values, where = call.of("self"), call.of("values"), call.given["indices"]
+    put = partial(
+        torch.ops.aten.index_put, indices=where, accumulate=True
+    )  # Tensor's takes no None
+    many = put(torch.zeros_like(x.e), values=torch.ones_like(values.e))
+    most = int(many.max()) if many.numel() else 0
+    if not call.given.get("accumulate", False):
+        if most > 1:
+            raise NoRule("several are written to one entry")
+        return torch.where(many > 0, put(torch.zeros_like(x.e), values=values.e), x.e)
+    gamma = call.gamma(most)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    error: Tensor = put(x.e, values=values.e) + gamma * put(x.a, values=values.a) + call.tiny
+    return error
+
+
+@error_rule(
+    *("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward"),
+    *(f"{kind}_pad{d}d_backward" for kind in ("reflection", "replication") for d in (1, 2, 3)),
+)
 def _linear(call: BoundedCall) -> Tensor:
     g = call.of("grad_output")
     gamma = call.gamma(g.x[0, 0].numel() + 1)

@@ -275,6 +275,14 @@ def _reciprocal(call: BoundedCall) -> Tensor:
 @error_rule("pow")
 def _pow(call: BoundedCall) -> Tensor:
     x, p = call.of("self"), call.given.get("exponent")
+    if p == 0:
+        return torch.zeros_like(x.e)
+    if p == 1:  # what a square's own backward asks
+        return x.e
+    if p == -1:
+        return _reciprocal(call)
+    if p == -0.5:
+        return _rsqrt(call)
     if p == 2:
         return rounded(call, (x.a + x.x.abs() + x.e) * x.e)
     if p == 3:

@@ -8,6 +8,7 @@ ATEN_CPU_CAPABILITY (default, avx2, avx512) chooses the kernels, once a process.
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import mpmath
 import torch
@@ -48,6 +49,26 @@ FUNCTIONS: dict[str, tuple[Function, Callable[[mpmath.mpf], mpmath.mpf], str]] =
 }
 GELU = mpmath.mpf(0.044715)
 
+SLOPES = ("tanh", "sigmoid", "silu", "gelu", "gelu, tanh", "elu", "hardswish")
+"""Functions whose backward operators are measured as well.
+
+hardsigmoid's takes a sixth in float32 for float64 too: a constant of torch's, and no rounding.
+"""
+
+
+def _slope(of: Function) -> Function:
+    def made(x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        y = of(leaf)
+        return torch.autograd.grad(y, leaf, torch.ones_like(y))[0]
+
+    return made
+
+
+for _name in SLOPES:
+    _of, _exact, _kind = FUNCTIONS[_name]
+    FUNCTIONS[f"slope of {_name}"] = _slope(_of), partial(mpmath.diff, _exact), _kind
+
 
 def _points(kind: str, count: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +94,7 @@ def share(name: str, dtype: torch.dtype) -> float:
     function, exact, kind = FUNCTIONS[name]
     x = _points(kind, 1 << 18 if dtype == torch.float32 else 400, dtype)
     running = RunningBound(nn.Module())
-    y = running.run(lambda: function(x))
+    y = running.run(lambda: function(x), gradients="slope" in name)
     if running.missing:
         raise ValueError(running.missing)
     if dtype == torch.float64:
