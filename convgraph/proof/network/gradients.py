@@ -27,7 +27,6 @@ from convgraph.proof.record.certificate import Part
 
 NAME = "gradients"
 MISSING = "no bound"
-ALIKE = "the numbers do not show it"
 NOT_ASKED = "gradients of the network, and of its layers within it"
 
 
@@ -51,10 +50,13 @@ def gradients(
     made: dict[str, Tensor] = {}
 
     def counted(reason: Different | Undecided) -> Part:
-        found = _decided(str(reason), candidate, reference, images, heads)
-        if backward and (MISSING in found.facts or found.facts.endswith(ALIKE)):
-            return replace(found, status="not asked", facts=f"{backward}: {found.facts}")
-        return found
+        alike = "not asked" if backward else "undecided"
+        found = _decided(str(reason), candidate, reference, images, heads, alike)
+        return (
+            replace(found, facts=f"{backward}: {found.facts}")
+            if found.status == "not asked"
+            else found
+        )
 
     numbering = Numbering()
     settled = Reference(numbering)
@@ -206,6 +208,7 @@ def _decided(
     reference: NetworkSide,
     images: Images,
     heads: list[Tensor],
+    alike: str = "undecided",
     *,
     found: dict[str, Tensor] | None = None,
 ) -> Part:
@@ -217,6 +220,7 @@ def _decided(
         reference: the dense network.
         images: what both run on.
         heads: what is sent into each output.
+        alike: the status where no number shows it.
         found: what the candidate made where the images need no gradient; without it, it is run
             where they do.
     """
@@ -256,5 +260,5 @@ def _decided(
                 f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
-    why = f"{MISSING}: {running.missing}" if running.missing else ALIKE
-    return Part(NAME, "undecided", f"{difference}; {why}")
+    why = f"; {MISSING}: {running.missing}" if running.missing else "; the numbers do not show it"
+    return Part(NAME, alike, f"{difference}{why}")
