@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convgraph import demo
-from convgraph.demo import digits, photograph, picture
+from convgraph.demo import digits, photograph, picture, worlds
 
 
 @pytest.mark.ci  # `make demo` is the same, and CI runs both
@@ -22,8 +22,9 @@ def test_the_fast_demo_holds_what_it_checks(
     assert missed == []
     # Four epochs may or may not reach the goal of fifteen; the exit code says which.
     assert code == (0 if all(held.values()) else 1)
-    assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000
-    assert "demo.png" in said.replace("\n", "")  # a long path is broken into lines
+    for name in ("demo.png", "worlds.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+        assert name in said.replace("\n", "")  # a long path is broken into lines
     assert set(summary["certificates"].values()) == {"proven", "same operator"}
     assert len(summary["photograph"]) == 6
 
@@ -52,11 +53,30 @@ def test_every_operator_of_the_photograph_is_within_its_bound() -> None:
     assert filtered[0].edges == 64 * 64, "a 1x1 has self-loops only"
 
 
-def test_the_picture_of_the_readme_is_drawn_as_the_demo_draws_it() -> None:
+def test_the_pictures_of_the_readme_are_drawn_as_the_demo_draws_them() -> None:
     image = pytest.importorskip("PIL.Image")
-    shown = Path(__file__).resolve().parents[1] / "docs" / "images" / "demo.png"
-    with image.open(shown) as opened:
-        assert opened.text.get("Description") == picture.description()
+    shown = Path(__file__).resolve().parents[1] / "docs" / "images"
+    for name, drawn in (("demo.png", picture), ("worlds.png", worlds)):
+        with image.open(shown / name) as opened:
+            assert opened.text.get("Description") == drawn.description()
+
+
+def test_the_worlds_of_the_photograph_are_proven_and_a_wrong_layer_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visited = worlds.visit(side=32)
+    assert [world.certificate.verdict for world in visited] == ["proven"] * 4
+    assert all(world.contours.shape == (world.pixels.num_nodes, 1) for world in visited)
+    made = worlds.cg.nn.GraphConv2d.from_dense
+
+    def turned(conv: torch.nn.Conv2d) -> torch.nn.Module:
+        layer = made(conv)
+        forward = layer.forward
+        layer.forward = lambda *inputs: forward(*inputs).with_x(-forward(*inputs).x)
+        return layer
+
+    monkeypatch.setattr(worlds.cg.nn.GraphConv2d, "from_dense", turned)
+    assert not any(worlds.checks(worlds.visit(side=32)).values())
 
 
 def test_a_smaller_photograph_is_averaged_and_not_aliased() -> None:

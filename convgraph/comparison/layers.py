@@ -74,7 +74,7 @@ def prove(
     size: Sequence[int] | None = None,
     batch: int = 2,
     spec: ConvSpec | None = None,
-    mask: Tensor | None = None,  # (batch, *size) or (*size) bool
+    mask: Tensor | None = None,  # (batch, *size), (1, *size) or (*size) bool
     sites: Tensor | None = None,  # (batch, *output_size) bool
     on: Space | None = None,
     footprint: Any = None,
@@ -584,7 +584,8 @@ def _expected_sites(spec: ConvSpec, sites: Tensor | None) -> np.ndarray[Any, Any
 def _as_array(mask: Tensor, shape: tuple[int, ...], name: str) -> np.ndarray[Any, Any]:
     if not isinstance(mask, Tensor):
         raise ProofError(f"prove: expected {name} as a tensor, got {type(mask).__name__}")
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, shape[1:]):
+    one = (1, *shape[1:])  # of every image
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (shape, one, one[1:]):
         raise ProofError(
             f"prove: expected {name} of dtype bool and shape {shape} or {shape[1:]}, got "
             f"{mask.dtype} {tuple(mask.shape)}"

@@ -1,8 +1,9 @@
-"""The demo: one network on digits and six filters on a photograph, dense and graph side by side.
+"""The demo: a network on digits and filters on a photograph, dense and graph, and where dense ends.
 
 Everything the library claims is done once on real data and checked on the way: the training of a
-small network in both forms from one seed, a certificate per layer, and the operators of the
-taxonomy on a photograph. Uses the public API only.
+small network in both forms from one seed, a certificate per layer, the operators of the taxonomy on
+a photograph, and the photograph with holes, on hexagons, a torus and a sphere. Uses the public API
+only.
 """
 
 import json
@@ -11,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from convgraph.demo import digits, photograph, picture
+from convgraph.demo import digits, photograph, picture, worlds
 
 __all__ = ["run"]
 
 
 def run(*, out: Path, fast: bool = False) -> int:
-    """Run the demo and write its picture and its figures.
+    """Run the demo and write its two pictures and its figures.
 
     Args:
         out: folder to write to; made if it is not there.
@@ -36,7 +37,12 @@ def run(*, out: Path, fast: bool = False) -> int:
     console.print(_operators(filtered))
     path = out / "demo.png"
     picture.save(path, filtered, learned)
-    checks = {**learned.checks(), **photograph.checks(filtered)}
+    console.rule("where no dense convolution follows: the same weights in four worlds")
+    visited = worlds.visit(side=128 if fast else 512)
+    console.print(_worlds(visited))
+    beyond = out / "worlds.png"
+    worlds.save(beyond, visited)
+    checks = {**learned.checks(), **photograph.checks(filtered), **worlds.checks(visited)}
     summary = {
         "checks": checks,
         "test_accuracy": learned.accuracy,
@@ -44,12 +50,13 @@ def run(*, out: Path, fast: bool = False) -> int:
         "largest_logit_difference": learned.logit_gap,
         "logit_bound": learned.logit_bound,
         "certificates": {row.name: row.verdict for row in learned.rows},
+        "worlds": {world.name: world.certificate.verdict for world in visited},
         "photograph": {f.name: {"difference": f.gap, "bound": f.bound} for f in filtered},
     }
     record = out / "summary.json"
     record.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     console.print(_summary(checks))
-    console.print(f"picture: {path}\nfigures: {record}", highlight=False)
+    console.print(f"pictures: {path}\n{beyond}\nfigures: {record}", highlight=False)
     return 0 if all(checks.values()) else 1
 
 
@@ -68,6 +75,16 @@ def _operators(filtered: list[photograph.Filtered]) -> Table:
         table.add_column(name, justify="left" if name == "operator" else "right")
     for f in filtered:
         table.add_row(f.name, f"{f.edges:,}", f"{f.gap:.1e}", f"{f.bound:.1e}", f"{f.rho:.2f}")
+    return table
+
+
+def _worlds(visited: list[worlds.World]) -> Table:
+    table = Table(title="a layer beside the dense one's meaning there", title_justify="left")
+    for name in ("world", "nodes", "verdict"):
+        table.add_column(name, justify="right" if name == "nodes" else "left")
+    for world in visited:
+        table.add_row(f"{world.name}: {world.note}", f"{world.pixels.num_nodes:,}",
+                      world.certificate.verdict)  # fmt: skip
     return table
 
 

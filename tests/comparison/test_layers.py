@@ -525,3 +525,17 @@ def test_a_standardised_weight_is_told_as_what_it_is() -> None:
     for wrong, right in ((one, plain), (plain, one)):
         assert cg.prove(wrong, right, size=(4, 5)).verdict != "proven"
     assert cg.prove(nets[0], nets[2], images).verdict == "refuted"
+
+
+def test_one_mask_is_of_every_image_and_a_masked_graph_of_one_image_is_taken() -> None:
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1)
+    layer = cg.nn.GraphConv2d.from_dense(conv)
+    holes = torch.ones(1, 4, 5, dtype=torch.bool)
+    holes[0, 1, 2] = False
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, 4, 5), mask=holes)
+    for cert in (
+        cg.prove(layer, conv, graph, seed=0),
+        cg.prove(layer, conv, size=(4, 5), batch=3, mask=holes, seed=0),
+    ):
+        assert cert.verdict == "proven", cert.reason
+        assert cert.spec["source_mask"] == [holes[0].int().tolist()] * cert.spec["batch"]
