@@ -214,8 +214,7 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
 
 def _leaves_out(problem: Problem) -> bool:
     """Whether the kernel has a footprint, which leaves taps out."""
-    relation = getattr(problem.edges, "relation", None)
-    return getattr(relation, "footprint", None) is not None
+    return isinstance(problem.edges, Edges) and problem.edges.footprint is not None
 
 
 ALL_MASKS = tuple(module.NAME for module in (dense, halo, triton_conv, cpp, masked, messages))

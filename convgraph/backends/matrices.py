@@ -29,8 +29,7 @@ def of_taps(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
 
 def there(weight: Tensor, edges: Edges) -> Tensor:
     """Return the weight with 0 at the taps that the kernel's footprint leaves out."""
-    footprint = getattr(edges.relation, "footprint", None)
-    if footprint is None:
+    if edges.footprint is None:
         return weight
     mask = edges.memo_of(_footprint).view(edges.relation.kernel_size)  # type: ignore[attr-defined]
     return torch.where(mask, weight, 0)

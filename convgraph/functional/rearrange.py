@@ -286,7 +286,7 @@ def unshuffle_edges(
 
 def _whole(edges: Edges, who: str) -> Edges:
     """Refuse windows that a space leaves taps out of: their channels would come from nowhere."""
-    if getattr(edges.relation, "footprint", None) is not None:
+    if edges.footprint is not None:
         raise UnsupportedError(
             f"{who}: on {edges.source.space} a window of {edges.relation.kernel_size} is no whole "  # type: ignore[attr-defined]
             "square; use an even factor"

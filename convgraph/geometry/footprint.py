@@ -76,6 +76,18 @@ NAMED: dict[str, Callable[[Sequence[int]], Footprint]] = {
 }
 
 
+def taps_there(relation: object) -> Footprint | None:
+    """Return the footprint of a relation; None where every tap is there, or no kernel.
+
+    Example:
+        >>> from convgraph.geometry import KernelGeometry
+        >>> taps_there(KernelGeometry((1, 3), footprint="causal"))
+        (True, True, False)
+    """
+    found: Footprint | None = getattr(relation, "footprint", None)
+    return found
+
+
 def checked(footprint: Any, kernel_size: Sequence[int]) -> Footprint | None:
     """Return one bool a tap, or None where all are there.
 

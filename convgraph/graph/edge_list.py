@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.geometry.footprint import taps_there
 from convgraph.geometry.kernel import Relation
 from convgraph.graph import space_edges
 from convgraph.graph.lattice import Size
@@ -57,7 +58,7 @@ def reached(relation: Relation, source: Sites, sizes: tuple[Size, ...]) -> Tenso
         sizes: of the output lattices.
     """
     bent = source.space is not None and not source.space.flat
-    if bent or getattr(relation, "footprint", None) is not None:
+    if bent or taps_there(relation) is not None:
         every = source.derived(sizes, None)
         index = (space_edges.build if bent else build)(relation, source, every)[0]
         hears = torch.zeros(every.num_cells, dtype=torch.bool, device=source.device)
@@ -118,7 +119,7 @@ def _between_grids(relation: Relation, source: Sites, target: Sites) -> EdgeList
     images = torch.arange(batch, device=device)
     offsets = (images * prod(size_in), images * prod(size_out))
     taps: list[tuple[tuple[Tensor, Tensor], ...]] = list(product(*per_axis))
-    footprint = getattr(relation, "footprint", None)
+    footprint = taps_there(relation)
     if footprint is not None:
         none = torch.empty(0, dtype=torch.int64, device=device)
         silent = ((none, none),) * relation.d
@@ -197,7 +198,7 @@ def _between_sites(relation: Relation, source: Sites, target: Sites) -> EdgeList
         for row, table in zip(tables.row, tables.table, strict=True)
     ]
     rows, columns, ptr = [], [], [0]
-    footprint = getattr(relation, "footprint", None)
+    footprint = taps_there(relation)
     for number, tap in enumerate(np.ndindex(*tables.taps)):
         if footprint is not None and not footprint[number]:
             ptr.append(ptr[-1])

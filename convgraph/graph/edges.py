@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from convgraph import memo
 from convgraph.door import door
 from convgraph.errors import GeometryError, GraphError
+from convgraph.geometry.footprint import Footprint, taps_there
 from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list, space_edges
 from convgraph.graph.output_sites import target_sites
@@ -85,6 +86,11 @@ class Edges(Record):
         return prod(edge_list.taps_per_axis(self.relation, self.source))
 
     @property
+    def footprint(self) -> Footprint | None:
+        """One bool a tap: whether it is there at all; None where every tap is."""
+        return taps_there(self.relation)
+
+    @property
     def num_edges(self) -> int:
         """Length of the edge list; asking builds it on a mask and counts on a full grid."""
         if torch.compiler.is_dynamo_compiling():
@@ -95,7 +101,8 @@ class Edges(Record):
                 for axis, n in enumerate(self.source.size or ())
             ]
             by_tap = reduce(np.multiply.outer, counts).ravel()
-            return self.source.batch_size * int(by_tap[self._footprint].sum())
+            there = slice(None) if self.footprint is None else np.array(self.footprint)
+            return self.source.batch_size * int(by_tap[there].sum())
         return self.tap_ptr[-1]
 
     @property
@@ -129,7 +136,7 @@ class Edges(Record):
     @derived
     def all_hear(self) -> bool:
         """Whether every target of a full grid hears some source; counted axis by axis."""
-        if getattr(self.relation, "footprint", None) is not None:
+        if self.footprint is not None:
             return len(self.edge_index[1].unique()) == self.num_targets
         return all(
             bool((self.relation.axis_sources(axis, n) >= 0).any(1).all())
@@ -158,12 +165,6 @@ class Edges(Record):
         if self.space is not None:
             return self.memo_of(_in_space)[:2]
         return edge_list.build(self.relation, self.source, self.target)
-
-    @property
-    def _footprint(self) -> Any:
-        """Which of the taps, in row-major order, are there."""
-        found = getattr(self.relation, "footprint", None)
-        return slice(None) if found is None else np.array(found)
 
     def __eq__(self, other: object) -> bool:
         """Identity, as for sites."""

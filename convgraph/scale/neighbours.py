@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from convgraph.errors import GeometryError
+from convgraph.geometry.footprint import taps_there
 from convgraph.geometry.kernel import IntTable, KernelGeometry
 from convgraph.geometry.resize import ResizeGeometry
 from convgraph.geometry.space import FloatTable, Space
@@ -84,7 +85,7 @@ class Neighbours:
         ]
         r, c = found[0][:, :, None], found[1][:, None, :]
         sources = np.where((r >= 0) & (c >= 0), r * self.size[1] + c, -1).reshape(len(cells), -1)
-        there = getattr(relation, "footprint", None)
+        there = taps_there(relation)
         if there is not None:
             sources = np.where(np.asarray(there, bool).reshape(-1), sources, -1)
         each = [relation.axis_weights(axis, n) for axis, n in enumerate(self.size)]

@@ -38,7 +38,7 @@ def refuses(problem: Problem) -> str | None:
     if problem.edges.num_targets == 0 or problem.in_channels == 0:
         return "torch's pools refuse images without pixels or channels"
     edges = problem.edges
-    if getattr(getattr(edges, "relation", None), "footprint", None) is not None:
+    if isinstance(edges, Edges) and edges.footprint is not None:
         return "torch's pools know whole windows, this one has a footprint"
     if isinstance(edges, Edges) and not edges.all_hear:  # only dilated, padded windows miss it
         return "no message arrives in some windows: torch answers -inf there, a graph 0"

@@ -91,8 +91,7 @@ def mostly_margin(edges: Edges) -> bool:
 
 def present(edges: Edges) -> Tensor | None:
     """(S,) int64: the taps that the footprint leaves, which are all that these lists know of."""
-    footprint = getattr(edges.relation, "footprint", None)
-    return None if footprint is None else edges.memo_of(_present)
+    return None if edges.footprint is None else edges.memo_of(_present)
 
 
 def _present(edges: Edges) -> Tensor:
