@@ -7,7 +7,7 @@ from convgraph import errors, functional, nn
 from convgraph.backends import backend
 from convgraph.comparison.callers import AsNodes
 from convgraph.comparison.excite import excite
-from convgraph.comparison.layers import prove
+from convgraph.comparison.prove import prove
 from convgraph.convert import summary, to_dense, to_graph
 from convgraph.explanation import explain
 from convgraph.explorer import explore

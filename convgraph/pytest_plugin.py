@@ -13,8 +13,8 @@ from typing import Any, final
 
 import pytest
 
-from convgraph.comparison.layers import prove
 from convgraph.comparison.named import certify
+from convgraph.comparison.prove import prove
 from convgraph.proof import EPSILON, Certificate
 from convgraph.proof.parts import PartsCertificate
 from convgraph.proof.plan import PlanCertificate

@@ -26,7 +26,7 @@ HOUSE = {
     """,
     "graph": """
         lattice images places site_numbers sites
-        written space_edges network_sites edge_list output_sites edges
+        sites_as_text space_edges network_sites edge_list output_sites edges
         typed_edges interchange pixel_graph transforms .
     """,
     "spaces": """
@@ -43,9 +43,9 @@ HOUSE = {
     "backends.messages": ". edges unfold",
     "backends.gather": ". typed_nodes maxima edges unfold",
     "backends.resample": ". bags conv",
-    "backends.halo": ". charts conv pool resize",
+    "backends.halo": ". chart_margins conv pool resize",
     "backends.masked": ". filled_image conv",
-    "backends.tiles": ". windows conv",
+    "backends.tiles": ". cutting conv",
     "backends.fused": """
         . triton_kernels triton_operands triton_launch operators autograd
         triton_tables triton_conv cpp_cache cpp_build cpp_tables cpp_conv
@@ -104,15 +104,15 @@ HOUSE = {
     """,
     "proof.symbolic": "arithmetic axis flat theorems .",
     "scale": """
-        . relations positions mask_sites windows recording
-        rules neighbours plan sites nodes passes partial tiling
+        . relations positions mask_sites read_indices recording
+        travel_rules neighbours plan sites nodes passes partial tiling
         halo reach
         source tiled streamed sharded
         traffic
     """,
     "comparison": """
-        . spread_out callers on_space on_mask held typed_graph linear_callers
-        excite networks parts layers named
+        . spread_out callers on_space on_mask side_state typed_graph linear_callers
+        excite networks parts prove named
     """,
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.

@@ -17,7 +17,7 @@ TESTS = {
     "convgraph/geometry/": "tests/geometry tests/graph/test_edges.py",
     "convgraph/graph/": "tests/graph tests/test_memo.py",
     "convgraph/spaces/": "tests/spaces",
-    "convgraph/backends/": "tests/backends tests/comparison/test_layers.py",
+    "convgraph/backends/": "tests/backends tests/comparison/test_prove.py",
     "convgraph/functional/": "tests/nn tests/backends/test_choice.py",
     "convgraph/nn/": "tests/nn",
     "convgraph/convert/": "tests/convert",

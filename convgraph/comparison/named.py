@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from convgraph.comparison.callers import AsNodes
-from convgraph.comparison.held import CONVOLUTIONS, TRANSPOSED
-from convgraph.comparison.layers import prove
 from convgraph.comparison.linear_callers import takes_graph
 from convgraph.comparison.networks import LAYERS
+from convgraph.comparison.prove import prove
+from convgraph.comparison.side_state import CONVOLUTIONS, TRANSPOSED
 from convgraph.convert import to_graph
 from convgraph.errors import ProofError
 from convgraph.nn import GraphConvNd

@@ -10,8 +10,8 @@ from convgraph.draw.one_node import messages, node
 from convgraph.draw.reach import reach, receptive_field
 from convgraph.draw.record import certificate
 from convgraph.draw.refutation import counterexample
+from convgraph.draw.spaces import world
 from convgraph.draw.style import DARK, LIGHT, PALETTE, tap_colours
-from convgraph.draw.worlds import world
 
 __all__ = [
     "DARK",

@@ -22,7 +22,7 @@ from convgraph.backends import matrices, onednn, tf32
 from convgraph.backends.compiled import plus
 from convgraph.backends.fused import autograd, cpp_tables, triton_conv, triton_tables
 from convgraph.backends.fused import cpp_conv as cpp
-from convgraph.backends.halo import charts as halo_charts
+from convgraph.backends.halo import chart_margins
 from convgraph.backends.halo import conv as halo
 from convgraph.functional.conv import conv_problem
 from convgraph.geometry.kernel import KernelGeometry
@@ -77,7 +77,7 @@ class Wide:
 
     target: tuple[Any, ...] | None
     num_targets: int
-    charts: halo_charts.Margins
+    charts: chart_margins.Margins
     call: Callable[..., Tensor]
     args: tuple[Any, ...]
 
@@ -168,7 +168,7 @@ def convolved(
     if isinstance(plan, str):
         return _product(graph, weight, bias) if groups == 1 else None
     if isinstance(plan, Wide):
-        wide = halo_charts.spread(x, plan.charts)
+        wide = chart_margins.spread(x, plan.charts)
         out = plan.call(wide, weight, bias, *plan.args, groups)
         rows = out.permute(0, 2, 3, 1).reshape(plan.num_targets, weight.shape[0])
         target = source if plan.target is None else full_grid(*plan.target)

@@ -23,7 +23,7 @@ from convgraph.geometry.space import Space
 from convgraph.graph import images, interchange
 from convgraph.graph.lattice import by, several
 from convgraph.graph.sites import Sites
-from convgraph.graph.written import Where, from_text, to_text
+from convgraph.graph.sites_as_text import Where, from_text, to_text
 
 if TYPE_CHECKING:
     import networkx

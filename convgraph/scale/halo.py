@@ -18,7 +18,7 @@ from torch import nn
 from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError
 from convgraph.scale.plan import Plan, plan
-from convgraph.scale.rules import Travel
+from convgraph.scale.travel_rules import Travel
 
 
 @final

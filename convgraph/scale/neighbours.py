@@ -22,7 +22,7 @@ from convgraph.geometry.space import FloatTable, Space
 from convgraph.graph.space_edges import forwards
 from convgraph.scale.positions import Positions
 from convgraph.scale.recording import RecordedCall, Recording
-from convgraph.scale.rules import Axes, Travel
+from convgraph.scale.travel_rules import Axes, Travel
 
 Heard = tuple[IntTable, FloatTable | None]
 """(P, T, K) int64 source cells, -1 for none, and their weights, None where each counts once."""

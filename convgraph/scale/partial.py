@@ -17,10 +17,10 @@ from convgraph.scale.nodes import as_nodes, dense, laid_down, taken_up
 from convgraph.scale.passes import normed
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
+from convgraph.scale.read_indices import is_window, table, window
 from convgraph.scale.recording import RecordedCall, Ref, State, leaves
-from convgraph.scale.rules import DROPS, VIEWS, Travel
 from convgraph.scale.sites import EVERYWHERE, PlannedSites
-from convgraph.scale.windows import is_window, table, window
+from convgraph.scale.travel_rules import DROPS, VIEWS, Travel
 
 Part = tuple[Positions, ...]
 

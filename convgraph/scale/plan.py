@@ -13,7 +13,7 @@ from convgraph.geometry.space import Space
 from convgraph.scale.neighbours import within
 from convgraph.scale.positions import Positions, need
 from convgraph.scale.recording import RecordedCall, Recording, record
-from convgraph.scale.rules import Axes, Travel, travel, weight_shape
+from convgraph.scale.travel_rules import Axes, Travel, travel, weight_shape
 
 Ask = dict[int, tuple[Positions, ...]]
 """Value -> the positions of it that are asked for, one list an axis."""

@@ -21,7 +21,7 @@ from convgraph.scale.mask_sites import EVERYBODY, MaskSites, changes
 from convgraph.scale.plan import Plan
 from convgraph.scale.positions import Positions
 from convgraph.scale.relations import Pad, Shuffle, Slice, Unshuffle
-from convgraph.scale.rules import Travel
+from convgraph.scale.travel_rules import Travel
 
 
 @dataclass(frozen=True, eq=False)

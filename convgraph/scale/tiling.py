@@ -17,9 +17,9 @@ from convgraph.scale.neighbours import Neighbours
 from convgraph.scale.passes import Pass, is_map, readout, together
 from convgraph.scale.plan import Ask, Plan
 from convgraph.scale.positions import Positions, places, runs
-from convgraph.scale.rules import weight_shape
+from convgraph.scale.read_indices import edges
 from convgraph.scale.sites import EVERYWHERE, PlannedSites
-from convgraph.scale.windows import edges
+from convgraph.scale.travel_rules import weight_shape
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

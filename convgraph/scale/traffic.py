@@ -17,8 +17,8 @@ import torch
 from convgraph.errors import GeometryError
 from convgraph.scale.plan import Plan
 from convgraph.scale.positions import Positions, need
-from convgraph.scale.rules import weight_shape
 from convgraph.scale.sharded import at_home, cut_at, ends_of, sends
+from convgraph.scale.travel_rules import weight_shape
 
 
 @final

@@ -7,9 +7,9 @@ import torch
 from torch.autograd import forward_ad
 
 import convgraph as cg
-from convgraph.backends.halo import charts
+from convgraph.backends.halo import chart_margins
 from convgraph.proof.equation import spaces as judged
-from tests.spaces.worlds import SPACES, integers, whole
+from tests.spaces.cases import SPACES, integers, whole
 
 CHARTED = [(s, size) for s, size in SPACES if not s.flat and s != cg.Equirectangular()]
 
@@ -20,9 +20,9 @@ def test_margins_are_what_the_judge_says(space: Any, size: tuple[int, int], marg
     """Values, and the way back is the adjoint: <spread(x), g> = <x, gathered(g)>."""
     sites = cg.Sites.full(2, size, space=space)
     mode = "replicate"
-    lay = charts.margins(sites, ((margin, margin), (margin, margin)), mode)
+    lay = chart_margins.margins(sites, ((margin, margin), (margin, margin)), mode)
     x = integers(sites.num_nodes, 3)
-    wide = charts.spread(x, lay)
+    wide = chart_margins.spread(x, lay)
     cells, shares = judged.beyond(space.to_dict(), size, margin)
     image = x.view(2, -1, 3)
     truth = torch.zeros(2, *cells.shape[:3], 3, dtype=torch.float64)
@@ -31,7 +31,7 @@ def test_margins_are_what_the_judge_says(space: Any, size: tuple[int, int], marg
         truth += image[:, torch.from_numpy(cells[..., k]).clamp(min=0)] * share
     assert torch.equal(wide.permute(0, 2, 3, 1).reshape(truth.shape), truth)
     g = integers(*wide.shape, seed=1)
-    assert (wide * g).sum() == (x * charts.gathered(g, lay)).sum()
+    assert (wide * g).sum() == (x * chart_margins.gathered(g, lay)).sum()
 
 
 @pytest.mark.parametrize(("space", "size"), CHARTED, ids=str)

@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 import convgraph as cg
 from convgraph.backends.resample import bags
 from convgraph.proof import ConvSpec, prove_convolution
-from tests.spaces.worlds import integers, whole
+from tests.spaces.cases import integers, whole
 
 SPHERE, SIZE = cg.Equirectangular(), (8, 16)
 

@@ -11,7 +11,7 @@ import convgraph as cg
 from convgraph.geometry.footprint import causal, cross, hexagon
 from convgraph.geometry.kernel import KernelGeometry
 from tests.cases import CONV_BACKENDS
-from tests.spaces.worlds import integers, whole
+from tests.spaces.cases import integers, whole
 
 FOOTPRINTS: list[Any] = [
     "hexagon",

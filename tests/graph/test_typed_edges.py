@@ -9,7 +9,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.functional import typed_avg_pool, typed_max_pool, typed_resize
-from tests.spaces.worlds import integers, whole
+from tests.spaces.cases import integers, whole
 
 N, P, K, E = 9, 7, 5, 60
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 import convgraph as cg
 from tests.scale.nets import Stay
-from tests.spaces.worlds import integers
-from tests.spaces.worlds import whole as numbered
+from tests.spaces.cases import integers
+from tests.spaces.cases import whole as numbered
 
 
 class Short(nn.Module):

@@ -17,7 +17,7 @@ from convgraph.scale.plan import plan
 from convgraph.scale.tiling import claim, tiling
 from tests.scale.faces import HEXAGONS, SPHERE, Net, Pools, Short, derived, given, truth
 from tests.scale.nets import whole
-from tests.spaces.worlds import SPACES
+from tests.spaces.cases import SPACES
 
 CASES = [
     *((space, size, 4, Net) for space, size in SPACES if "taps='tangent'" not in str(space)

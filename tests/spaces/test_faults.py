@@ -10,7 +10,7 @@ import torch
 import convgraph as cg
 from convgraph.memo import forget
 from convgraph.spaces import KINDS, charts, equirectangular, healpix
-from tests.spaces.worlds import SPACES
+from tests.spaces.cases import SPACES
 
 Patch = pytest.MonkeyPatch
 

@@ -9,7 +9,7 @@ import torch
 import convgraph as cg
 from convgraph.spaces import healpix_order
 from tests.spaces import referees
-from tests.spaces.worlds import integers
+from tests.spaces.cases import integers
 
 AROUND = [(1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1)]
 """Rows and columns of the neighbours in healpy's order: SW, W, NW, N, NE, E, SE, S."""

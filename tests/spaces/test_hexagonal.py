@@ -12,7 +12,7 @@ from convgraph.spaces import hexagonal_layout
 from convgraph.spaces.hexagonal_layout import LAYOUTS
 from convgraph.spaces.hexagonal_weights import from_hexagdly, from_indexedconv
 from tests.spaces import referees
-from tests.spaces.worlds import integers, whole
+from tests.spaces.cases import integers, whole
 
 THREE = KERNEL = cg.KernelGeometry(3, padding=1)
 

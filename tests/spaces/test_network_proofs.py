@@ -14,7 +14,7 @@ from convgraph.convert.rules import pooling
 from convgraph.errors import ProofError
 from convgraph.memo import forget
 from convgraph.spaces import healpix
-from tests.spaces.worlds import UNet
+from tests.spaces.cases import UNet
 
 
 class Net(torch.nn.Module):

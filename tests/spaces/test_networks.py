@@ -10,7 +10,7 @@ from torch import Tensor
 import convgraph as cg
 from tests import zoo
 from tests.spaces import referees
-from tests.spaces.worlds import UNet, integers, middle, tiled, whole
+from tests.spaces.cases import UNet, integers, middle, tiled, whole
 
 
 def test_a_network_on_a_torus_is_the_network_on_the_tiling() -> None:

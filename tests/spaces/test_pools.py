@@ -10,7 +10,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.proof.equation import spaces as judged
-from tests.spaces.worlds import SPACES, integers
+from tests.spaces.cases import SPACES, integers
 
 
 def read(x: Tensor, space: cg.HEALPix, kernel: dict[str, object], out: tuple[int, int]) -> Tensor:

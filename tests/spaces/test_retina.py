@@ -9,7 +9,7 @@ import torch
 import convgraph as cg
 from convgraph.functional import typed_avg_pool, typed_max_pool
 from tests.spaces import referees
-from tests.spaces.worlds import integers, whole
+from tests.spaces.cases import integers, whole
 
 BATCH = 2
 

@@ -14,7 +14,7 @@ from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
 from convgraph.proof.equation import spaces as judged
 from convgraph.spaces import from_dict
-from tests.spaces.worlds import KERNELS, SPACES, integers, whole
+from tests.spaces.cases import KERNELS, SPACES, integers, whole
 
 GEOMETRIES = [
     KernelGeometry(3, padding=1),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convgraph as cg
-from tests.spaces.worlds import integers, middle, tiled, whole
+from tests.spaces.cases import integers, middle, tiled, whole
 
 OPERATORS = {
     "3x3": (torch.nn.Conv2d(3, 4, 3, padding=1), cg.nn.GraphConv2d),

@@ -19,7 +19,7 @@ from convgraph.proof import Certificate, ConvSpec, Oracle, verifier, verifier_sp
 from convgraph.proof.layer.structure import locally_square
 from convgraph.proof.record.certificate import digest
 from convgraph.spaces import healpix
-from tests.spaces.worlds import KERNELS, SPACES
+from tests.spaces.cases import KERNELS, SPACES
 
 TRUSTED = [*ADAPTERS, "tests.twins"]
 IDS = [str(space) for space, _ in SPACES]

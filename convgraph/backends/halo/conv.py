@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.backends import matrices, onednn
-from convgraph.backends.halo import charts
-from convgraph.backends.halo.charts import Margins
+from convgraph.backends.halo import chart_margins
+from convgraph.backends.halo.chart_margins import Margins
 from convgraph.backends.problem import Problem, kernel_of
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
 from convgraph.graph.space_edges import forwards
 
-NAME = charts.NAME
+NAME = chart_margins.NAME
 
 
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
-    refusal = charts.refuses(problem)
+    refusal = chart_margins.refuses(problem)
     if refusal is not None:
         return refusal
     if not isinstance(problem.edges.relation, KernelGeometry):  # type: ignore[union-attr]
@@ -57,7 +57,7 @@ def _margins(edges: Edges) -> Margins:
         first = -g.padding[axis][0]
         last = first + (m - 1) * g.stride[axis] + g.dilation[axis] * (g.kernel_size[axis] - 1)
         pads.append((max(0, -first), max(0, last - n + 1)))
-    return charts.margins(fine, tuple(pads), g.padding_mode)
+    return chart_margins.margins(fine, tuple(pads), g.padding_mode)
 
 
 @matrices.widened
@@ -74,7 +74,7 @@ def conv(
         return _transposed(x, weight, bias, edges, problem.groups)
     args = (g.stride, (0, 0), g.dilation)
     run = onednn.convolution(lay.wide, g.kernel_size, *args, x.device)
-    return as_rows(run(charts.spread(x, lay), weight, bias, *args, problem.groups), edges)
+    return as_rows(run(chart_margins.spread(x, lay), weight, bias, *args, problem.groups), edges)
 
 
 def _transposed(
@@ -89,13 +89,13 @@ def _transposed(
     missing = [n - m for n, m in zip(lay.wide, out.shape[2:], strict=True)]
     if any(missing):  # pixels behind the last message hear nothing
         out = F.pad(out, (0, missing[1], 0, missing[0]))
-    y = charts.gathered(out, lay)
+    y = chart_margins.gathered(out, lay)
     return y if bias is None else y + bias
 
 
 def spread_with(x: Tensor, edges: Edges, fill: float) -> Tensor:
     """The charts that a window reads, with `fill` where no pixel is."""
-    return charts.spread(x, margins(edges), fill)
+    return chart_margins.spread(x, margins(edges), fill)
 
 
 def as_rows(image: Tensor, edges: Edges) -> Tensor:

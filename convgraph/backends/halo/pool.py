@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends.halo import charts
+from convgraph.backends.halo import chart_margins
 from convgraph.backends.halo import conv as halo
 from convgraph.backends.problem import Problem, kernel_of
 from convgraph.geometry.kernel import KernelGeometry
@@ -20,7 +20,7 @@ NAME, work = halo.NAME, halo.work
 
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
-    refusal = charts.refuses(problem)
+    refusal = chart_margins.refuses(problem)
     if refusal is not None:
         return refusal
     edges: Any = problem.edges

@@ -9,14 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.backends.halo import charts
+from convgraph.backends.halo import chart_margins
 from convgraph.backends.halo import conv as halo
-from convgraph.backends.halo.charts import Margins
+from convgraph.backends.halo.chart_margins import Margins
 from convgraph.backends.problem import Problem
 from convgraph.geometry.resize import NEAREST, ResizeGeometry
 from convgraph.graph.edges import Edges
 
-NAME = charts.NAME
+NAME = chart_margins.NAME
 
 MARGIN = {"bilinear": 1, "bicubic": 2}
 """Pixels that a mode looks beyond a chart when it enlarges."""
@@ -24,7 +24,7 @@ MARGIN = {"bilinear": 1, "bicubic": 2}
 
 def refuses(problem: Problem) -> str | None:
     """Say why this backend cannot serve, or None."""
-    refusal = charts.refuses(problem)
+    refusal = chart_margins.refuses(problem)
     if refusal is not None:
         return refusal
     edges: Any = problem.edges
@@ -65,7 +65,7 @@ def resize(x: Tensor, edges: Edges) -> Tensor:
     relation: Any = edges.relation
     up, down = factors(edges)
     lay = edges.memo_of(_margins)
-    image = charts.spread(x, lay)
+    image = chart_margins.spread(x, lay)
     if up is None or down is not None:  # nearest, towards fewer pixels or to the same
         steps = down or (1, 1)
         return halo.as_rows(image[:, :, :: steps[0], :: steps[1]], edges)
@@ -80,7 +80,7 @@ def resize(x: Tensor, edges: Edges) -> Tensor:
 def _margins(edges: Edges) -> Margins:
     relation: Any = edges.relation
     margin = MARGIN.get(relation.mode, 0) if edges.source.size != edges.target.size else 0
-    return charts.margins(edges.source, ((margin, margin),) * 2, "replicate")
+    return chart_margins.margins(edges.source, ((margin, margin),) * 2, "replicate")
 
 
 def _power(factor: int) -> bool:

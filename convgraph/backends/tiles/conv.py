@@ -36,8 +36,8 @@ from convgraph.backends.compiled import (
 )
 from convgraph.backends.problem import TAPPED, Problem, bent
 from convgraph.backends.rows import HALF
-from convgraph.backends.tiles import windows
-from convgraph.backends.tiles.windows import Shape
+from convgraph.backends.tiles import cutting
+from convgraph.backends.tiles.cutting import Shape
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
 
@@ -213,17 +213,17 @@ def _sent(
     s: Shape,
 ) -> Tensor:
     """conv(x[window], W)[place], the bias included if there is one."""
-    cut = windows.cutter(x, window, s.size, s.tiles)
-    chunks = list(windows.chunks(s, x.shape[1], x.device))
-    made = (windows.convolve(cut(chosen), weight, s, bias) for chosen in chunks)
+    cut = cutting.cutter(x, window, s.size, s.tiles)
+    chunks = list(cutting.chunks(s, x.shape[1], x.device))
+    made = (cutting.convolve(cut(chosen), weight, s, bias) for chosen in chunks)
     if len(chunks) == 1 or not unwatched(*[t for t in (x, weight, bias) if t is not None]):
-        return windows.as_rows(list(made)).index_select(0, place)
+        return cutting.as_rows(list(made)).index_select(0, place)
     # Chunk after chunk to where it belongs: all tiles together would be held twice.
     y = x.new_empty(len(place), s.out_channels)
     for chosen, part in zip(chunks, made, strict=True):
-        first, targets = windows.standing_in(held, prod(s.tile), s.tiles, chosen)
+        first, targets = cutting.standing_in(held, prod(s.tile), s.tiles, chosen)
         cells = place.index_select(0, targets) - first
-        y.index_copy_(0, targets, windows.as_rows([part]).index_select(0, cells))
+        y.index_copy_(0, targets, cutting.as_rows([part]).index_select(0, cells))
     return y
 
 
@@ -285,12 +285,12 @@ class _Answer(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        cut = windows.cutter(g, held, s.tile, s.tiles)
+        cut = cutting.cutter(g, held, s.tile, s.tiles)
         parts = [
-            windows.adjoint(cut(chosen), weight, s)
-            for chosen in windows.chunks(s, s.in_channels, g.device)
+            cutting.adjoint(cut(chosen), weight, s)
+            for chosen in cutting.chunks(s, s.in_channels, g.device)
         ]
-        found = windows.as_rows(parts)
+        found = cutting.as_rows(parts)
         if unwatched(found):
             return bags(found, cells, ptr)
         # Compilers turn additions into rows into atomics.
@@ -330,12 +330,12 @@ class _Correlate(torch.autograd.Function):
         *plain: int,
     ) -> Tensor:
         s, _ = Shape.of(plain)
-        cells = windows.cutter(x, window, s.size, s.tiles)
-        heads = windows.cutter(g, held, s.tile, s.tiles)
+        cells = cutting.cutter(x, window, s.size, s.tiles)
+        heads = cutting.cutter(g, held, s.tile, s.tiles)
         parts = []
-        with windows.repeatable(x.device):
-            for chosen in windows.chunks(s, x.shape[1], x.device):
-                parts.append(windows.weight_gradient(cells(chosen), heads(chosen), s))
+        with cutting.repeatable(x.device):
+            for chosen in cutting.chunks(s, x.shape[1], x.device):
+                parts.append(cutting.weight_gradient(cells(chosen), heads(chosen), s))
         total: Tensor = sum(parts[1:], parts[0])
         return total
 

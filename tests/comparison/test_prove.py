@@ -21,7 +21,7 @@ from convgraph.backends.gather import typed_nodes
 from convgraph.backends.masked import filled_image
 from convgraph.backends.messages import edges as messages
 from convgraph.backends.tiles import conv as tiles
-from convgraph.backends.tiles import windows
+from convgraph.backends.tiles import cutting
 from convgraph.errors import ProofError
 from convgraph.functional import conv as functional
 from convgraph.geometry.kernel import KernelGeometry
@@ -315,12 +315,12 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "two tiles swapped": (
         _VALUES,
         "tiles",
-        wrap(windows, "as_rows", lambda f, tiles: f(tiles).roll(1, 0)),
+        wrap(cutting, "as_rows", lambda f, tiles: f(tiles).roll(1, 0)),
     ),
     "holes not zero": (
         _VALUES,
         "tiles",
-        wrap(windows, "cutter", lambda f, *a: lambda chosen: f(*a)(chosen) + 1),
+        wrap(cutting, "cutter", lambda f, *a: lambda chosen: f(*a)(chosen) + 1),
     ),
     "rows laid out one cell off": (
         _VALUES,
@@ -370,7 +370,7 @@ FAULTS: dict[str, tuple[str, str, Plant]] = {
     "gradient of w lost at the halo": (
         _VALUES,
         "tiles",
-        wrap(windows, "weight_gradient", lambda f, cells, g, s: f(cells * inner(cells), g, s)),
+        wrap(cutting, "weight_gradient", lambda f, cells, g, s: f(cells * inner(cells), g, s)),
     ),
     "gradient of x lost": (
         _VALUES,

@@ -5,13 +5,13 @@ import torch
 from torch.func import functional_call, vmap
 
 import convgraph as cg
-from convgraph.backends.tiles import windows
+from convgraph.backends.tiles import cutting
 from tests.backends.small import LAYERS, MASKS, SHAPES, found, layer_of
 from tests.cases import integer_weights, integers
 
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "CHUNK", 1)
+    monkeypatch.setattr(cutting, "CHUNK", 1)
 
 
 @pytest.mark.parametrize("mask", MASKS)
@@ -61,6 +61,6 @@ def test_rows_of_a_chunk_in_another_order_are_seen(monkeypatch: pytest.MonkeyPat
     graph = cg.PixelGraph.from_image(integers(2, 4, 7, 9), MASKS["scattered"]())
     one = layer(graph).x
     one_by_one(monkeypatch)
-    right = windows.as_rows
-    monkeypatch.setattr(windows, "as_rows", lambda tiles: right(tiles).roll(1, 0))
+    right = cutting.as_rows
+    monkeypatch.setattr(cutting, "as_rows", lambda tiles: right(tiles).roll(1, 0))
     assert not torch.equal(one, layer(graph).x)

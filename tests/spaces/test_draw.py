@@ -7,7 +7,7 @@ import torch
 
 import convgraph as cg
 from convgraph import draw
-from tests.spaces.worlds import SPACES
+from tests.spaces.cases import SPACES
 
 
 @pytest.mark.parametrize(("space", "size"), SPACES, ids=str)

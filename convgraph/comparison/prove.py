@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph import arguments
 from convgraph.backends import TABLES
-from convgraph.comparison import callers, held, linear_callers, on_space, typed_graph
+from convgraph.comparison import callers, linear_callers, on_space, side_state, typed_graph
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
 from convgraph.door import door
@@ -168,7 +168,7 @@ def prove(
                 f"prove: expected {name} as a module, an AsNodes, or a function f(x, w, b), "
                 f"got {type(side).__name__}"
             )
-        held.checked_numbers(side, name)
+        side_state.checked_numbers(side, name)
     trust = (*trust, *_FUSED)
     if edges is not None:
         if any(given is not None for given in (images, spec, mask, sites, on, footprint, scale)):
@@ -217,7 +217,7 @@ def prove(
     check_listable(batch * prod(shape))
     how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
     where = _where(candidate, reference, dtype, device)
-    conv = isinstance(reference, (*held.CONVOLUTIONS, *held.TRANSPOSED))
+    conv = isinstance(reference, (*side_state.CONVOLUTIONS, *side_state.TRANSPOSED))
     if spec is None and not conv:
         if not isinstance(reference, torch.nn.Module) or [*reference.parameters()]:
             raise ProofError(
@@ -238,7 +238,7 @@ def prove(
             raise ProofError("prove: an operator without parameters is probed; identity= is not")
         how |= {"premise": premise, "trust": trust}
         check_space(on, shape)
-        with held.unchanged(candidate, reference):
+        with side_state.unchanged(candidate, reference):
             if maxima:
                 return _prove_maximum(
                     candidate, reference, (batch, shape), images, (mask, sites), where, on, how
@@ -279,7 +279,7 @@ def _is_network(candidate: Side, reference: Side, images: Any) -> bool:
     """Whether a pair is more than one layer."""
     if not isinstance(reference, torch.nn.Module):
         return False
-    if isinstance(reference, (*held.CONVOLUTIONS, *held.TRANSPOSED)):
+    if isinstance(reference, (*side_state.CONVOLUTIONS, *side_state.TRANSPOSED)):
         several = bool([*getattr(candidate, "children", list)()])
         return isinstance(candidate, GraphNetwork) or (
             several and not isinstance(candidate, GraphConvNd)
@@ -308,28 +308,28 @@ def _prove(
     if given is None:
         spec = replace(spec, target_mask=_expected_sites(spec, sites))
     named = sites is not None
-    candidate, one = held.as_held(candidate)
-    reference, two = held.as_held(reference)
-    if all(held.parameters_of(side) is not None for side in (candidate, reference)):
-        held.checked_shapes(candidate, spec, _who(candidate))
-    layer = held.module_of(candidate)
+    candidate, one = side_state.as_held(candidate)
+    reference, two = side_state.as_held(reference)
+    if all(side_state.parameters_of(side) is not None for side in (candidate, reference)):
+        side_state.checked_shapes(candidate, spec, _who(candidate))
+    layer = side_state.module_of(candidate)
     edges = None
     if isinstance(layer, GraphConvNd):
         edges = partial(_edges, layer, spec, named, where[1])
     side = partial(_run, candidate, named=named), partial(_truth, reference)
     follows = layer is not None or spec is not given  # a function may be made for one geometry
     assumed = tuple(f"{text}, on both sides alike, and is not looked into" for text in one)
-    with held.unchanged(candidate, reference):
+    with side_state.unchanged(candidate, reference):
         return prove_convolution(
             side[0](spec),
             side[1](spec),
             spec,
             edges=edges,
-            parameters=held.both(candidate, reference),
+            parameters=side_state.both(candidate, reference),
             small=(lambda little: (side[0](little), side[1](little))) if follows else None,
             own=_own(candidate, reference, side[0](spec)),
-            doubts=held.doubts(candidate, one, two),
-            doubted=given is None and not held.is_torchs_own(reference),
+            doubts=side_state.doubts(candidate, one, two),
+            doubted=given is None and not side_state.is_torchs_own(reference),
             assumed=assumed if one == two else (),
             dtype=where[0],
             device=where[1],
@@ -355,7 +355,7 @@ def _prove_on_edges(
     apart = (
         "what both hold are the numbers of one (w, b): their layouts differ, and are not compared"
     )
-    with held.unchanged(candidate, reference):
+    with side_state.unchanged(candidate, reference):
         return prove_convolution(
             runs[0],
             runs[1],
@@ -373,10 +373,10 @@ def _prove_on_edges(
 
 def _own(candidate: Side, reference: Side, run: Callable[..., Tensor]) -> Own | None:
     """The candidate with parameters of its own; None for a function."""
-    module = held.module_of(candidate)
+    module = side_state.module_of(candidate)
     if module is None:
         return None
-    trained = held.parameters_of(reference) or {}
+    trained = side_state.parameters_of(reference) or {}
 
     def laid_out(w: Tensor, b: Tensor | None) -> Mapping[str, Tensor]:
         if isinstance(candidate, callers.AsNodes):
@@ -471,12 +471,12 @@ def _run(side: Side, spec: ConvSpec, *, named: bool) -> Callable[..., Tensor]:
     values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
     if isinstance(side, callers.AsNodes):
         return side.run(values)
-    if isinstance(held.module_of(side), GraphConvNd):
+    if isinstance(side_state.module_of(side), GraphConvNd):
         return (callers.sites if named else callers.graph)(side, values)
     if isinstance(side, torch.nn.Module):
         return callers.image(side, values)
     found: Callable[..., Tensor] = side
-    if not spec.bias and held.two_arguments(found):
+    if not spec.bias and side_state.two_arguments(found):
         return lambda x, w, b=None: found(x, w)
     return found
 
@@ -515,7 +515,7 @@ def _where(
 ) -> tuple[torch.dtype, torch.device]:
     """In which dtype and where: the candidate's own, the reference's, or what was asked for."""
     pair = (candidate, reference)
-    known = next((found for side in pair if (found := held.parameters_of(side))), {})
+    known = next((found for side in pair if (found := side_state.parameters_of(side))), {})
     first = next(iter(known.values()), None)
     if first is None:
         return dtype or torch.get_default_dtype(), torch.device(device or "cpu")
