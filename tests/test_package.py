@@ -271,6 +271,12 @@ def test_the_pages_list_the_rooms_and_the_backends(name: str, cell: str) -> None
     assert not any("|  |" in line for line in page(name, text).splitlines()), "says nothing"
 
 
+def test_the_pages_are_written_without_torch() -> None:
+    # pre-commit runs it in an environment of its own
+    code = "from tests.house import PAGES; [write() for _, write in PAGES.values()]"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=ROOT)
+
+
 def test_every_folder_knows_its_quick_tests() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert {f"convgraph/{name}/" for name in folders} <= set(quick.TESTS)
