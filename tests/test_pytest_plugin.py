@@ -1,5 +1,6 @@
 """The plugin, as another suite meets it: its fixture, its options, its failure, and its price."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -51,25 +52,49 @@ def test_undecided(prove_equal):
 """
 
 
-@pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makepyfile(SUITE)
-    return pytester
+TWICE = """
+import os, pytest
+for folder, *options in (
+    ("told", "--convgraph-report=certificates", "--convgraph-epsilon=1e-6"),
+    ("plain", "-k", "test_equal"),
+):
+    os.chdir(folder)
+    pytest.main(["-p", "pytest_convgraph", "-p", "no:cacheprovider", "--rootdir=.", *options])
+    os.chdir("..")
+    print("\\0")
+"""
+"""One process, which imports torch once, runs a suite with options, and then one without."""
 
 
-def run(suite: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return suite.runpytest_subprocess("-p", "pytest_convgraph", *options)
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """The folder of both suites, and what pytest printed of each."""
+    folder = tmp_path_factory.mktemp("suites")
+    for name in ("told", "plain"):
+        (folder / name).mkdir()
+        (folder / name / f"test_{name}.py").write_text(SUITE, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, check=True, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return folder, [part.splitlines() for part in ran.stdout.split("\0")]
 
 
-def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) -> None:
-    found = run(suite, "--convgraph-report=certificates", "--convgraph-epsilon=1e-6")
-    found.assert_outcomes(passed=2, failed=2)
-    found.stdout.fnmatch_lines(
-        ["*: refuted", "*edge image 0 pixel*", "*to replay: float32 on cpu*"]
-    )
-    found.stdout.fnmatch_lines(["*: undecided", "*there is no edge to compare*"])
-    folder = suite.path / "certificates"
+def outcomes(said: list[str]) -> dict[str, int]:
+    """How many tests ended how; warnings are torch's own."""
+    found = pytest.RunResult.parse_summary_nouns(said)
+    return {what: count for what, count in found.items() if what != "warnings"}
+
+
+def test_the_fixture_proves_and_fails_with_what_differs(
+    suites: tuple[Path, list[list[str]]],
+) -> None:
+    folder, (said, *_) = suites
+    assert outcomes(said) == {"passed": 2, "failed": 2}
+    lines = pytest.LineMatcher(said)
+    lines.fnmatch_lines(["*: refuted", "*edge image 0 pixel*", "*to replay: float32 on cpu*"])
+    lines.fnmatch_lines(["*: undecided", "*there is no edge to compare*"])
+    folder = folder / "told" / "certificates"
     texts = [path.read_text() for path in sorted(folder.glob("*.json"))]
     plans = [text for text in texts if kind_of(text)]
     assert len(plans) == 1
@@ -83,10 +108,13 @@ def test_the_fixture_proves_and_fails_with_what_differs(suite: pytest.Pytester) 
     assert len([*folder.glob("*.html")]) == len(texts)  # the index in place of the plan's page
 
 
-def test_without_options_it_writes_nothing_and_asks_for_the_default(suite: pytest.Pytester) -> None:
-    found = run(suite, "-k", "test_equal")
-    found.assert_outcomes(passed=1, deselected=3)
-    assert [path for path in suite.path.rglob("*") if path.suffix in (".json", ".html")] == []
+def test_without_options_it_writes_nothing_and_asks_for_the_default(
+    suites: tuple[Path, list[list[str]]],
+) -> None:
+    folder, (_, said, _) = suites
+    assert outcomes(said) == {"passed": 1, "deselected": 3}
+    plain = folder / "plain"
+    assert [path for path in plain.rglob("*") if path.suffix in (".json", ".html")] == []
 
 
 def test_a_suite_that_does_not_use_it_pays_nothing(
@@ -102,9 +130,11 @@ def test_a_suite_that_does_not_use_it_pays_nothing(
             assert not {"torch", "numpy", "convgraph"} & set(sys.modules)
         """
     )
-    found = run(pytester, "-p", "no:hypothesispytest", "-p", "no:zarr")  # others' plugins
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others' plugins
+    found = pytester.runpytest_subprocess("-p", "pytest_convgraph")
     found.assert_outcomes(passed=1)
-    assert "convgraph" in run(pytester, "--help").stdout.str()
+    said = pytester.runpytest_subprocess("-p", "pytest_convgraph", "--help").stdout.str()
+    assert "convgraph" in said
 
 
 def test_the_entry_point_names_the_light_module() -> None:

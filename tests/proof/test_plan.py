@@ -230,7 +230,7 @@ def test_a_tile_by_memory_fits_and_the_smallest_is_named() -> None:
     assert small.memory <= 2**20 < large.memory <= 2**26
     assert small.tile[0] < large.tile[0]
     with pytest.raises(GeometryError, match="the smallest tile of one output pixel"):
-        tiling(found, "1 KiB")
+        tiling(plan(net, (1, 2, 256, 256)), "1 KiB")
     with pytest.raises(GeometryError, match="expected memory as a number"):
         tiling(found, "much")
     with pytest.raises(GeometryError, match="a positive integer or 2"):

@@ -495,7 +495,10 @@ def test_a_fault_shows_only_after_excite() -> None:
 
 @pytest.mark.parametrize(
     ("name", "arguments", "layers"),
-    [("resnet18", {}, 21), ("mobilenet_v2", {"width_mult": 0.25}, 53)],
+    [
+        pytest.param("resnet18", {}, 21, marks=pytest.mark.ci),
+        ("mobilenet_v2", {"width_mult": 0.25}, 53),
+    ],
 )
 def test_a_known_network_is_proven_layer_by_layer(
     name: str, arguments: dict[str, Any], layers: int
