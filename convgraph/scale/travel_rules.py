@@ -291,6 +291,13 @@ def _apart(step: RecordedCall, recording: Recording, axes: Axes, source: int) ->
     return None if _dim(step, recording.shapes[source]) in (axes or ()) else Travel("node", axes)
 
 
+def _turned(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
+    """Rolls and flips of channels; along the image they read another place of the whole map."""
+    shape, dims = recording.shapes[source], _many(step.args["dims"], 1)
+    turned = {d - len(shape) if d >= 0 else d for d in dims}
+    return Travel("node", axes) if dims and not turned & set(axes or ()) else None
+
+
 def _cat(step: RecordedCall, recording: Recording, axes: Axes, source: int) -> Travel | None:
     found = [one.index for one in leaves(step.args["tensors"]) if isinstance(one, Ref)]
     if len(found) < len(leaves(step.args["tensors"])) or _dim(step, recording.shapes[source]) in (
@@ -420,5 +427,6 @@ _RULES: dict[str, Any] = {
         "softmax", "log_softmax", "chunk", "split", "split_with_sizes", "sort", "topk", "cumsum",
         "cumprod",
     ), _apart),
+    **dict.fromkeys(("roll", "flip"), _turned),
     **dict.fromkeys(_SUMS, _reduced),
 }  # fmt: skip

@@ -15,6 +15,13 @@ class Stay(nn.Module):
         return torch.remainder(torch.relu(x), 8.0)
 
 
+class Turned(nn.Module):
+    """Channels that change places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, 1).flip(-3) + 1
+
+
 class Skips(nn.Module):
     """A small U-Net: a strided stem, a pool, a transposed step up, skips, nearest resizes."""
 
@@ -182,6 +189,7 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
             ),
             (12, 9),
         ),
+        "turned channels": (seq(conv(2, 4, 3, padding=1), Turned(), conv(4, 2, 3, 2)), (12, 9)),
         "skips": (Skips(), (45, 38)),
         "channels last": (Last(), (11, 10)),
         "in place": (Clipped(), (15, 14)),

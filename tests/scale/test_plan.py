@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convgraph.errors import ConversionError
+from convgraph.scale import travel_rules
 from convgraph.scale.partial import run
 from convgraph.scale.plan import plan
 from tests.scale.nets import counted, networks, whole
@@ -190,3 +191,11 @@ def test_a_slide_costs_integers_only() -> None:
     ask = made.asks(made.out, (np.arange(51200, 53248), np.arange(4096, 6144)))
     assert [len(p) for p in ask[0]] == [len(ask[0][0])] * 2
     assert 2048 < len(ask[0][0]) < 2200
+
+
+def test_channels_that_change_places_hear_no_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _ = whole(*networks()["turned channels"])
+    plan(net, (1, 2, 512, 512)).refuse("test")
+    monkeypatch.delitem(travel_rules._RULES, "roll")
+    with pytest.raises(ConversionError, match="hears the whole map, and 262144 pixels"):
+        plan(net, (1, 2, 512, 512)).refuse("test")

@@ -59,6 +59,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "hardsigmoid": lambda x, w: F.hardsigmoid(x),
     "softplus": lambda x, w: F.softplus(x),
     "mish": lambda x, w: F.mish(x),
+    "atan": lambda x, w: x.atan(),
     "erf": lambda x, w: x.erf(),
     "exp": lambda x, w: x.exp(),
     "log": lambda x, w: (x.abs() + 0.1).log(),

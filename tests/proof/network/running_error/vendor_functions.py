@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import mpmath
 import torch
@@ -30,6 +31,7 @@ FUNCTIONS: dict[str, tuple[Function, Callable[[mpmath.mpf], mpmath.mpf], str]] =
     "exp": (torch.exp, mpmath.exp, "signed"),
     "log": (torch.log, mpmath.log, "positive"),
     "tanh": (torch.tanh, mpmath.tanh, "signed"),
+    "atan": (torch.atan, mpmath.atan, "signed"),
     "erf": (torch.erf, mpmath.erf, "signed"),
     "sin": (torch.sin, mpmath.sin, "signed"),
     "cos": (torch.cos, mpmath.cos, "signed"),
@@ -105,17 +107,21 @@ def share(name: str, dtype: torch.dtype) -> float:
     return float(((error - spare) / running.bound(y)).max())
 
 
-def main() -> None:
-    """Print what was measured."""
-    torch.set_num_threads(1)
+def measured() -> dict[str, Any]:
+    """Return the vector units that run here and, by dtype and function, the share of its bound."""
     found = {
         str(dtype).removeprefix("torch."): {
             name: round(share(name, dtype), 4) for name in FUNCTIONS
         }
         for dtype in (torch.float32, torch.float64)
     }
-    record = {"vector units": torch.backends.cpu.get_cpu_capability(), **found}
-    sys.stdout.write(json.dumps(record) + "\n")
+    return {"vector units": torch.backends.cpu.get_cpu_capability(), **found}
+
+
+def main() -> None:
+    """Print what was measured."""
+    torch.set_num_threads(1)
+    sys.stdout.write(json.dumps(measured()) + "\n")
 
 
 if __name__ == "__main__":
