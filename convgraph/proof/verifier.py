@@ -48,14 +48,16 @@ NOT_COVERED = (
 )
 CODES = {"proven": 0, "refuted": 1, "undecided": 2}
 WEAKEST_FIRST = ("refuted", "undecided", "proven", "measured only", "not asked")
-DEMANDED = {
-    "convolution": ("S2 identity", "S3 rounding"),
-    "linear": ("S2 identity", "S3 rounding"),
-    "maximum": ("S1 premise", "S2 identity", "S3 rounding"),
-    "network": (),
+KINDS = {
+    "convolution": (set(), ("S2 identity", "S3 rounding")),
+    "linear": ({"terms"}, ("S2 identity", "S3 rounding")),
+    "maximum": ({"terms", "windows"}, ("S1 premise", "S2 identity", "S3 rounding")),
+    "network": ({"images"}, ()),
 }
+"""What tells the kind in a spec, and which parts a proof of it needs."""
 MANNERS = ("plain", "refilled", "inner", "again", "backward")
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
+AXES = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
 PADS: dict[str, Any] = {
     "reflect": "reflect", "replicate": "edge", "circular": "wrap", "zeros": "constant",
 }  # fmt: skip
@@ -72,28 +74,36 @@ def verify(text: str, path: str = "", trust: Collection[str] = ()) -> tuple[int,
         path: of a layer within the network that the record names.
         trust: of the code that a record names only what this lists is run, see `resolve`.
     """
-    wrong, unsure = list[str](), list[str]()
+    unsure = list[str]()
     try:
         record = json.loads(text)
-        wrong = form(record, text)
-        if not wrong:
-            unsure = elsewhere(record)
-        if not wrong and record["kind"] == "network":
-            wrong, open_ = of_layers(record, trust)
-            unsure += open_
-        elif not wrong and not unsure and record["verdict"] != "undecided":
-            wrong, unsure = again(record, path, trust)
+        demand(form(record, text))
+        unsure += elsewhere(record)
+        if record["kind"] == "network":
+            unsure += of_layers(record, trust)
+        elif not unsure and record["verdict"] != "undecided":
+            unsure += again(record, path, trust)
+    except Refused as error:
+        return 1, [*error.args]
     except ImportError as error:
         unsure.append(f"candidate, reference, adapter: not run ({error})")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # it does not run
-        wrong.append(f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}")
-    if wrong:
-        return 1, wrong + unsure
+        return 1, [f"record: cannot be run, {type(error).__name__}: {error}; it {FROM}"]
     if unsure:
         return 2, unsure
     return CODES[record["verdict"]], [f"the record holds: {record['verdict']}"]
+
+
+class Refused(Exception):  # noqa: N818  # of a record that says what is not so
+    """What is wrong with a record, a line each."""
+
+
+def demand(wrong: list[str]) -> None:
+    """Refuse a record if there is anything wrong with it."""
+    if wrong:
+        raise Refused(*wrong)
 
 
 # -- form: does the record agree with itself? ------------------------------------------------------
@@ -106,9 +116,9 @@ def form(record: dict[str, Any], text: str) -> list[str]:
     if odd or not canonical or record["schema"] != SCHEMA:
         names = ", ".join(sorted(odd)) or "schema"
         return [f"{names}: missing, unknown, not canonical, or not of schema {SCHEMA}"]
-    spec, layers, verdict = record["spec"], record["layers"], record["verdict"]
+    spec, kind, layers, verdict = (record[n] for n in ("spec", "kind", "layers", "verdict"))
+    proven, (marks, demanded) = verdict == "proven", KINDS[kind]
     parts = {part["name"]: part["status"] for part in record["parts"]}
-    proven, kind = verdict == "proven", kind_of(spec)
     statuses = [*parts.values(), *(layer["verdict"] for layer in layers)]
     blamed = {part["facts"] for part in record["parts"] if part["status"] == verdict}
     assumed = [f"{how} calls its side as it is" for how in record["adapter"].values() if ":" in how]
@@ -121,13 +131,14 @@ def form(record: dict[str, Any], text: str) -> list[str]:
     holds = {
         "digest": record["digest"] == hashlib.sha256(sealed.encode()).hexdigest(),
         "parts": len(parts) == len(record["parts"]),
-        "parts, S1 to S3": not proven or all(parts.get(n) == "proven" for n in DEMANDED[kind]),
+        "parts, S1 to S3": not proven or all(parts.get(n) == "proven" for n in demanded),
         "verdict": verdict == min(statuses, key=WEAKEST_FIRST.index) and verdict in CODES,
         "reason": record["reason"] in ({""} if proven else blamed),
         "cause, counterexample": not proven or not (record["cause"] or record["counterexample"]),
         "assumed, adapter, trace": {*assumed} <= {*record["assumed"]},
         "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},  # section 7
-        "kind, excluded": record["kind"] == kind and (kind == "network" or not record["excluded"]),
+        "kind": {*spec} & {"terms", "windows", "images"} == marks,
+        "excluded": kind == "network" or not record["excluded"],
         "layers": len(layers) == spec.get("layers", 0),
         "epsilon": all(record["epsilon"] >= layer["epsilon"] for layer in layers),  # step 6
         "log2_epsilon": all(record["log2_epsilon"] >= layer["log2_epsilon"] for layer in layers),
@@ -136,27 +147,23 @@ def form(record: dict[str, Any], text: str) -> list[str]:
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
 
-def kind_of(spec: dict[str, Any]) -> str:
-    """Tell what kind of operator a spec describes."""
-    if "terms" in spec:
-        return "maximum" if "windows" in spec else "linear"
-    return "network" if "images" in spec else "convolution"
-
-
 def modest(record: dict[str, Any]) -> bool:
     """Whether it asks for no more numbers and threads than it may, before any is taken."""
-    spec, kind, arrays = record["spec"], kind_of(record["spec"]), []
-    if kind in ("linear", "maximum"):
+    spec, arrays = record["spec"], []
+    if "terms" in spec:
         arrays = [spec["shape"], spec["out"]]
-    elif kind == "convolution":
-        names = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
-        axes = zip(*(spec[name] for name in names), strict=True)
-        large = [n * s + k * d + o + a + b for n, k, s, d, o, (a, b) in axes]
+    elif "images" not in spec:
+        large = [n * s + k * d + more + a + b for n, k, s, d, more, (a, b) in axes(spec)]
         batch, kernel = spec["batch"], spec["kernel_size"]
         channels = [spec["in_channels"], spec["out_channels"]]
         arrays = [[batch, sum(channels), *large], [*channels, *kernel], [batch, *large, *kernel]]
     good = all(min(one) >= 0 and math.prod(one) <= LIMIT for one in arrays)
     return good and 0 < int(record["flags"]["threads"]) <= THREADS
+
+
+def axes(spec: dict[str, Any]) -> list[Any]:
+    """Return the numbers of a convolution axis by axis, in the order of `AXES`."""
+    return list(zip(*(spec[name] for name in AXES), strict=True))
 
 
 # -- elsewhere: what keeps this machine from running it again? -------------------------------------
@@ -196,40 +203,64 @@ class Truth(NamedTuple):
     """What both sides have to be.
 
     Attributes:
-        run: f(x, w, b), or f(x) of an operator without parameters, which is then the reference.
-        shapes: of x, w, b if there is one, and g; or of x and g.
+        says: what is sent -> y and its gradients, see `evaluate`.
+        shapes: of x, w, b if there is one, and g; of an operator without parameters of x and g.
         counts: per quantity how many products each entry adds up, n of step 17.
-        terms: the most of them that have to be exact, n of step 3.
+        a: the largest integers whose sums are exact (step 3).
         probe: the dtype of integers; half types and shares have no room in their own.
-        exact: the dtype in which `run` is the truth.
+        near: how far |L| |x|, which was itself rounded, may be off, relative to itself.
+        facts: what S0 has to say of the edges.
     """
 
-    run: Callable[..., Any]
+    says: Callable[[list[Any]], dict[str, Any]]
     shapes: list[Any]
     counts: dict[str, Any]
-    terms: int
+    a: int
     probe: Any
-    exact: Any
+    near: float
+    facts: str = ""
 
 
-def truth_of(record: dict[str, Any], reference: Any) -> tuple[Truth, list[str]]:
-    """Return the truth of a record, and what the record says otherwise of its edges."""
-    spec, dtype, wrong = record["spec"], getattr(torch, record["dtype"]), list[str]()
+def truth_of(record: dict[str, Any], reference: Callable[..., Any]) -> Truth:
+    """Return the truth of a record: of an operator without parameters what its reference says."""
+    dtype = getattr(torch, record["dtype"])
+    probe = torch.float64 if dtype.itemsize == 2 else dtype
     if record["kind"] != "convolution":
-        counts = {"y": spec["terms"], "grad_x": spec["terms"]}
-        probe = torch.float64 if dtype.itemsize == 2 else dtype
-        shapes, terms = [spec["shape"], spec["out"]], spec["terms"] * spec["scale"]
-        return Truth(reference, shapes, counts, terms, probe, probe), wrong
+        return linear(record, partial(reference, dtype=probe), probe)
+    spec = record["spec"]
     run, shapes = convolution(spec)
-    one = 1
+    edges, _ = typed_edges(spec, shapes[-1][2:])
+    facts = f"{sum(len(source) for source, _, _ in edges)} typed edges, every one"
     if bent(spec):
-        one, wrong = beside()["edges_held"](record, shapes[-1][2:])
-    counts = evaluate(partial(run, loud=False), [np.ones(shape) for shape in shapes], torch.float64)
-    terms = max(1, *(int(count.max()) for count in counts.values())) * one
-    if one > 1:  # step 17: a share rounds as it is taken, and once more where shares are added
+        facts += beside()["locally_square"](spec, shapes[-1][2:], typed_edges)
+    ones = [np.ones(shape) for shape in shapes]
+    counts = evaluate(partial(run, loud=False), ones, torch.float64)
+    terms = max(1, *(int(count.max()) for count in counts.values()))
+    if any((share != 1).any() for _, _, share in edges):  # step 17: a share rounds, and once more
         counts = {name: n + 2 * (n > 0) * (name != "grad_b") for name, n in counts.items()}
-    probe = torch.float64 if dtype.itemsize == 2 or one > 1 else dtype
-    return Truth(run, shapes, counts, terms, probe, torch.float64), wrong
+        probe, terms = torch.float64, terms * 2**16
+    a = math.isqrt(int(2 / torch.finfo(probe).eps) // terms)
+    if record["trace"]:  # S1 may ask for smaller draws
+        a = min(a, record["a"])
+    near = (max(int(count.max()) for count in counts.values()) + 9) * 2.0**-51
+    says = partial(evaluate, run, dtype=torch.float64)
+    return Truth(says, shapes, counts, a, probe, near, facts)
+
+
+def linear(record: dict[str, Any], says: Callable[..., Any], probe: Any) -> Truth:
+    """Return what an operator without parameters says; its terms and its scale may be too few.
+
+    Where S1 followed it, it counted the terms, and the prover has to do so again; elsewhere all
+    entries of one image may add up.
+    """
+    spec, eps, draw = record["spec"], torch.finfo(probe).eps, np.random.default_rng(0).integers
+    shapes, n, scale = [spec["shape"], spec["out"]], spec["terms"], spec["scale"]
+    made = says([draw(0, 9, shape) * scale for shape in shapes])
+    most = 1 if record["trace"] else max(value[0].size for value in made.values())
+    if n < most or any((value % 1).any() for value in made.values()):
+        raise Refused("spec: more terms, or a scale that leaves fractions")
+    a, near = int(2 / eps) // (n * scale), 4 * (n * scale + 9) * eps
+    return Truth(says, shapes, {"y": n, "grad_x": n}, a, probe, near)
 
 
 def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
@@ -240,8 +271,7 @@ def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
     groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
     inputs, outputs = spec["in_channels"], spec["out_channels"]
     out = output_size(spec)
-    edges_of = beside()["typed_edges"] if bent(spec) else typed_edges
-    edges, hears = edges_of(spec, out)
+    edges, hears = typed_edges(spec, out)
 
     def run(x: Any, w: Any, b: Any, *, loud: bool = True) -> Any:
         rows = x.movedim(1, -1).reshape(-1, groups, inputs // groups).transpose(0, 1)
@@ -249,9 +279,7 @@ def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
         y = x.new_zeros(groups, hears.size, outputs // groups)
         for t, (source, target, share) in enumerate(edges):
             matrix = taps[..., t] if turned else taps[..., t].mT
-            said = rows[:, source]
-            if loud and share is not None:
-                said = said * share[:, None].to(said)
+            said = rows[:, source] * (share[:, None] if loud else 1)
             y = y.index_add(1, target, said @ matrix)
         if b is not None:
             y = y + torch.tensor(hears)[:, None] * b.reshape(groups, 1, -1)
@@ -261,6 +289,52 @@ def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
     shapes = [[images, inputs, *spec["size"]], [*weight, *spec["kernel_size"]]]
     bias = [[outputs]] if spec["bias"] else []
     return run, [*shapes, *bias, [images, outputs, *out]]
+
+
+def output_size(spec: dict[str, Any]) -> list[int]:
+    """Return the output's pixels along each axis."""
+    found = []
+    for n, taps, step, gap, more, pads in axes(spec):
+        reach = gap * (taps - 1) - sum(pads)
+        turned = (n - 1) * step + reach + more + 1
+        found.append(turned if spec["transposed"] else (n - 1 - reach) // step + 1)
+    return found
+
+
+def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
+    """Return source, target and share of each tap's edges (step 13), and which sites receive."""
+    images, turned = spec["batch"], spec["transposed"]
+    near, far = (spec["size"], out) if turned else (out, spec["size"])
+    behind = np.arange(images)[:, None]
+    sends, hears = (
+        np.ravel(np.ones((images, *size)) if spec[name] is None else spec[name]) > 0
+        for name, size in (("source_mask", spec["size"]), ("target_mask", out))
+    )
+    edges = []
+    for cells, shares in (beside()["heard"] if bent(spec) else heard)(spec, near, far):
+        site, place = np.nonzero(cells >= 0)
+        here = (site + behind * math.prod(near)).ravel()
+        there = (cells[site, place] + behind * math.prod(far)).ravel()
+        source, target = (here, there) if turned else (there, here)
+        kept = sends[source] & hears[target]
+        share = np.tile(shares[site, place], images)
+        edges.append(tuple(torch.tensor(part[kept]) for part in (source, target, share)))
+    return edges, hears
+
+
+def heard(spec: dict[str, Any], near: list[int], far: list[int]) -> Iterator[tuple[Any, Any]]:
+    """Yield per tap which pixel each site reads, (P, 1), -1 for none, and how loud, in the plane.
+
+    The lattice that taps read along, `far`, is padded as a table of pixel numbers.
+    """
+    table = 1 + np.arange(math.prod(far)).reshape(far)
+    table = np.pad(table, spec["padding"], PADS[spec["padding_mode"]]) - 1
+    for taps in np.ndindex(*spec["kernel_size"]):
+        cut = []
+        for tap, gap, step, n in zip(taps, spec["dilation"], spec["stride"], near, strict=True):
+            cut.append(slice(tap * gap, tap * gap + step * (n - 1) + 1, step))
+        read = table[tuple(cut)]
+        yield read.reshape(-1, 1), np.ones((read.size, 1))
 
 
 def bent(spec: dict[str, Any]) -> bool:
@@ -275,47 +349,6 @@ def beside() -> dict[str, Any]:
     if not path.is_file():
         raise ImportError(f"a record of a space or a footprint needs {path.name} beside this file")
     return runpy.run_path(str(path))
-
-
-def output_size(spec: dict[str, Any]) -> list[int]:
-    """Return the output's pixels along each axis."""
-    found = []
-    for axis, n in enumerate(spec["size"]):
-        step, taps = spec["stride"][axis], spec["kernel_size"][axis]
-        reach = spec["dilation"][axis] * (taps - 1) - sum(spec["padding"][axis])
-        if spec["transposed"]:
-            found.append((n - 1) * step + reach + spec["output_padding"][axis] + 1)
-        else:
-            found.append((n - 1 - reach) // step + 1)
-    return found
-
-
-def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
-    """Return source, target and share of each tap's edges (step 13), and which sites receive.
-
-    The lattice that taps read along is padded as a table of pixel numbers, -1 where there is none.
-    """
-    images, turned = spec["batch"], spec["transposed"]
-    near, far = (spec["size"], out) if turned else (out, spec["size"])
-    table = 1 + np.arange(images * math.prod(far)).reshape(images, *far)
-    table = np.pad(table, [(0, 0), *spec["padding"]], PADS[spec["padding_mode"]]) - 1
-    masks = []
-    for name, size in (("source_mask", spec["size"]), ("target_mask", out)):
-        whole = np.ones((images, *size)) if spec[name] is None else np.array(spec[name])
-        masks.append(whole.ravel() > 0)
-    sends, hears = masks
-    edges = []
-    for taps in np.ndindex(*spec["kernel_size"]):
-        cut = []
-        for axis, tap in enumerate(taps):
-            start, step = tap * spec["dilation"][axis], spec["stride"][axis]
-            cut.append(slice(start, start + step * (near[axis] - 1) + 1, step))
-        read = table[:, *cut].ravel()
-        there = np.flatnonzero(read >= 0)
-        source, target = (there, read[there]) if turned else (read[there], there)
-        kept = sends[source] & hears[target]
-        edges.append((torch.tensor(source[kept]), torch.tensor(target[kept]), None))
-    return edges, hears
 
 
 def evaluate(
@@ -338,26 +371,22 @@ def evaluate(
             leaves = [old.copy_(new) for old, new in zip(reuse, leaves, strict=True)]
     if reuse is not None:
         reuse[:] = leaves
-    wanted = {}
-    for name, leaf in zip("xwb", leaves, strict=False):
-        if manner != f"frozen {name}":
-            wanted[f"grad_{name}"] = leaf.requires_grad_()
-    called = [leaves[0] * 1 if manner == "inner" else leaves[0], *leaves[1:]]
-    y = run(*called, None) if len(called) == 2 else run(*called)  # without a bias
-    found = {"y": y}
+    named = {f"grad_{name}": leaf for name, leaf in zip("xwb", leaves, strict=False)}
+    wanted = {n: t.requires_grad_() for n, t in named.items() if manner != f"frozen {n[-1]}"}
+    x, *others = leaves
+    without = [None] if len(others) == 1 else []  # a bias
+    y = run(x * 1 if manner == "inner" else x, *others, *without)
+    grads: Any = []
     if y.requires_grad and manner == "backward":
         y.backward(g)
-        for name, leaf in wanted.items():
-            found[name], leaf.grad = leaf.grad, None
+        grads = [leaf.grad for leaf in wanted.values()]
     elif y.requires_grad:
-        inputs = list(wanted.values())
-        if manner == "again":
-            torch.autograd.grad(y, inputs, g, allow_unused=True, retain_graph=True)
-        grads = torch.autograd.grad(y, inputs, g, allow_unused=True)
-        found |= zip(wanted, grads, strict=True)
+        for more in (True, False) if manner == "again" else (False,):
+            how = {"allow_unused": True, "retain_graph": more}
+            grads = torch.autograd.grad(y, list(wanted.values()), g, **how)
     return {
         name: value.detach().to_dense().double().cpu().numpy()
-        for name, value in found.items()
+        for name, value in [("y", y), *zip(wanted, grads, strict=False)]
         if getattr(value, "dtype", None) == dtype
     }
 
@@ -365,55 +394,56 @@ def evaluate(
 # -- again: what comes out when both sides are run again? ------------------------------------------
 
 
-def again(record: dict[str, Any], path: str, trust: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return what the record says and a second run does not, and what no second run can say."""
+def again(record: dict[str, Any], path: str, trust: Collection[str]) -> list[str]:
+    """Refuse a record that says what a second run does not; return what no second run can say."""
     torch.set_num_threads(int(record["flags"]["threads"]))
-    where = record["device"].split(" (")[0]
-    runs, name = sides(record, path, where, trust)
-    truth, wrong = truth_of(record, runs["reference"])
-    if record["kind"] != "convolution":
-        wrong += promised(record, truth, where)
-    a, trials, amiss = budget(record, truth, name)
-    wrong += amiss
-    if wrong:
-        return wrong, []
-    differs, amiss = identity(record, runs, truth, a, trials, where)
-    if differs:
-        return amiss, []
+    runs, name = sides(record, path, trust)
+    truth = truth_of(record, runs["reference"])
+    trials = budget(record, truth.a, name)
+    seen = difference(record, runs, truth, trials)
+    listed = [part["facts"] for part in record["parts"] if part["name"] == "S0 structure"]
+    if any("typed edges" in facts and facts != truth.facts for facts in listed):
+        raise Refused(f"parts: S0 structure: {truth.facts}; it {FROM}")
+    if seen:
+        shown = {"manner": "plain", **(record["counterexample"] or seen)}
+        told = record["verdict"] == "refuted" and shown | seen == shown
+        if not told or seen.get("found") == seen.get("expected", 0):
+            text = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
+            raise Refused(f"verdict, counterexample: {text}")
+        return []
     if record["verdict"] == "proven":
-        return rounding(record, runs, truth, where), []
+        demand(rounding(record, runs, truth))
+        return []
     refuting = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
     if "S2 identity" in refuting and record["counterexample"].get("manner") != "own":
-        return ["verdict: not found again"], []
-    return [], [f"parts: {', '.join(sorted(refuting))}: the prover alone can run that again"]
+        raise Refused("verdict: not found again")
+    return [f"parts: {', '.join(sorted(refuting))}: the prover alone can run that again"]
 
 
-def of_layers(record: dict[str, Any], trust: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with a network's layers, and what is open; step 22 is the prover's."""
-    wrong, unsure = [], []
+def of_layers(record: dict[str, Any], trust: Collection[str]) -> list[str]:
+    """Refuse a network for one of its layers; return what is open: step 22 is the prover's."""
+    wrong, unsure = list[str](), list[str]()
     for path, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
         code, lines = verify(json.dumps(layer, indent=2), path, trust)
-        led = [f"layers: {path}: {line}" for line in lines]
-        if code == 1 and lines != ["the record holds: refuted"]:
-            wrong += led
-        else:
-            unsure += led
-    return wrong, unsure
+        forged = code == 1 and lines != ["the record holds: refuted"]
+        (wrong if forged else unsure).extend(f"layers: {path}: {line}" for line in lines)
+    demand(wrong)
+    return unsure
 
 
 def sides(
-    record: dict[str, Any], path: str, where: str, trust: Collection[str]
-) -> tuple[dict[str, Any], str]:
-    """Return both sides as functions of images, and the name that the candidate goes by."""
-    runs: dict[str, Any] = {}
-    label = ""
+    record: dict[str, Any], path: str, trust: Collection[str]
+) -> tuple[dict[str, Callable[..., Any]], str]:
+    """Return both sides as `evaluate` calls them, and the name that the candidate goes by."""
+    where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
+    runs: dict[str, Callable[..., Any]] = {}
     for name in ("reference", "candidate"):
-        side, how = resolve(record[name], trust), record["adapter"][name]
-        module = hasattr(side, "to")
-        if module:
-            side = side.get_submodule(path).to(where, getattr(torch, record["dtype"]))
-        runs[name] = side if how == "function" else resolve(how, trust)(side, record["spec"])
-        label = repr(side) if module else record["candidate"]
+        side, how, label = resolve(record[name], trust), record["adapter"][name], record[name]
+        if hasattr(side, "to"):
+            side = side.get_submodule(path).to(where, dtype)
+            label = repr(side)
+        run = side if how == "function" else resolve(how, trust)(side, record["spec"])
+        runs[name] = partial(evaluate, run, device=where, reuse=[])
     return runs, f"{path}: {label}" if path else label
 
 
@@ -445,96 +475,59 @@ def resolve(where: str, trust: Collection[str]) -> Any:
     return thing(*sent) if sent or bare or made else thing
 
 
-def promised(record: dict[str, Any], truth: Truth, where: str) -> list[str]:
-    """Return what is wrong with the terms and the scale of an operator without parameters.
-
-    Where S1 followed it, it counted the terms, and the prover has to do so again; elsewhere all
-    entries of one image may add up.
-    """
-    draw = np.random.default_rng(0).integers
-    sent = [draw(0, 9, shape) * record["spec"]["scale"] for shape in truth.shapes]
-    made = evaluate(truth.run, sent, truth.probe, where)
-    most = 1 if record["trace"] else max(value[0].size for value in made.values())
-    if record["spec"]["terms"] < most or any((value % 1).any() for value in made.values()):
-        return ["spec: more terms, or a scale that leaves fractions"]
-    return []
-
-
-def budget(record: dict[str, Any], truth: Truth, name: str) -> tuple[int, int, list[str]]:
-    """Return the largest draw, the trials, and what the record says otherwise: steps 3 and 7."""
-    room = 2 ** (24 if truth.probe == torch.float32 else 53) // truth.terms
-    if record["kind"] == "convolution":
-        room = math.isqrt(room)
-    a = min(room, 2**31 - 1)
-    if record["kind"] == "convolution" and record["trace"]:  # S1 may ask for smaller draws
-        a = min(a, record["a"])
+def budget(record: dict[str, Any], a: int, name: str) -> int:
+    """Return the number of trials, and refuse other figures than follow: step 7."""
+    a = min(a, 2**31 - 1)
     if a < 1:
-        return a, 0, ["spec, a: no integers are left to draw"]
+        raise Refused("spec, a: no integers are left to draw")
     trials = max(1, math.ceil(-math.log2(record["epsilon"]) / math.log2((2 * a + 1) / 2)))
     log2 = trials * math.log2(2 / (2 * a + 1))
     says = {"name": name, "a": a, "trials": trials, "log2_epsilon": log2}
-    return a, trials, otherwise(record, says, f", which {FROM}")
+    demand(otherwise(record, says, f", which {FROM}"))
+    return trials
 
 
-def identity(
-    record: dict[str, Any], runs: dict[str, Any], truth: Truth, a: int, trials: int, where: str
-) -> tuple[bool, list[str]]:
-    """Return whether a side differs on integers, and what is wrong with a record that denies it."""
-    whole = record["kind"] == "convolution"
-    kept: dict[str, list[Any]] = {"candidate": [], "reference": []}
-    for trial, sent in enumerate(drawn(record, truth, a, trials)):
-        exact = evaluate(truth.run, sent, truth.exact, "cpu" if whole else where)
+def difference(
+    record: dict[str, Any], runs: dict[str, Callable[..., Any]], truth: Truth, trials: int
+) -> dict[str, Any]:
+    """Return where a side first differs on integers, in the words of a counterexample."""
+    at = tuple(record["counterexample"].get("index", ()))
+    for trial, sent in enumerate(drawn(record, truth.shapes, trials)):
+        exact = truth.says(sent)
         heard = exact["y"][np.broadcast_to(truth.counts["y"], exact["y"].shape) > 0]
         if 2 * np.count_nonzero(heard) < max(1, heard.size):
-            return True, ["spec: there is nothing to compare, or most of it is zero"]  # step 10
+            raise Refused("spec: there is nothing to compare, or most of it is zero")  # step 10
         if record["kind"] == "maximum" and np.unique(sent[0]).size < sent[0].size:
             del exact["grad_x"]  # step 11d: between equal numbers either choice is right
         manners = [MANNERS[trial % len(MANNERS)]]
-        if whole and not trial:
+        if record["kind"] == "convolution" and not trial:
             manners = ["frozen x", "frozen w", "frozen b", "plain"]
-        calls = [("candidate", manner) for manner in manners]
-        for name, manner in [*calls, ("reference", "plain")]:
-            found = evaluate(runs[name], sent, truth.probe, where, manner, kept[name])
+        for name, manner in [*(("candidate", one) for one in manners), ("reference", "plain")]:
+            found = runs[name](sent, truth.probe, manner=manner)
             for quantity, want in exact.items():
                 frozen = manner == f"frozen {quantity[-1]}"
                 if not frozen and not np.array_equal(want, found.get(quantity, ())):
-                    seen = {"side": name, "quantity": quantity}
-                    if manner != "plain":
-                        seen["manner"] = manner
-                    return True, denied(record, seen, found, exact)
-    return False, []
+                    seen: dict[str, Any] = {"side": name, "quantity": quantity, "manner": manner}
+                    if at:
+                        seen |= {"found": float(found[quantity][at]), "expected": float(want[at])}
+                    return seen
+    return {}
 
 
-def drawn(record: dict[str, Any], truth: Truth, a: int, trials: int) -> Iterator[list[Any]]:
+def drawn(record: dict[str, Any], shapes: list[Any], trials: int) -> Iterator[list[Any]]:
     """Yield what is sent in each trial: integers (step 8) times powers of two of their own."""
-    scale = record["spec"].get("scale", 1)
+    a, scale = record["a"], record["spec"].get("scale", 1)
     for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):
         draw = np.random.Generator(np.random.Philox(child)).integers
         x, w, g = POWERS[trial % len(POWERS)]
-        powers = [*(x, w, x + w)[: len(truth.shapes) - 1], g]
+        powers = [*(x, w, x + w)[: len(shapes) - 1], g]
         yield [
             draw(-a, a, shape, endpoint=True, dtype=np.int64) * scale * 2.0**power
-            for shape, power in zip(truth.shapes, powers, strict=True)
+            for shape, power in zip(shapes, powers, strict=True)
         ]
 
 
-def denied(
-    record: dict[str, Any], seen: dict[str, Any], found: dict[str, Any], exact: dict[str, Any]
-) -> list[str]:
-    """Return what is wrong with a record where an integer differs: nothing, if it says so."""
-    shown = record["counterexample"]
-    at = tuple(shown.get("index", ()))
-    if at:
-        seen["found"] = float(found[seen["quantity"]][at])
-        seen["expected"] = float(exact[seen["quantity"]][at])
-    same = bool(at) and seen["found"] == seen["expected"]
-    if record["verdict"] == "refuted" and not same and (not shown or shown | seen == shown):
-        return []
-    text = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
-    return [f"verdict, counterexample: {text}"]
-
-
-def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth, where: str) -> list[str]:
+def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth) -> list[str]:
     """Return what the record says of real numbers and a second run does not: steps 17 to 21."""
     dtype, whole = getattr(torch, record["dtype"]), record["kind"] == "convolution"
     generator = np.random.Generator(np.random.Philox(record["seed"]))
@@ -542,27 +535,20 @@ def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth, where: 
     wrong = []
     for spread in (0, min(20, int(np.log2(torch.finfo(dtype).max)) // 6)):
         real = [normal(generator, shape, spread, dtype) for shape in truth.shapes]
-        sizes = evaluate(truth.run, [value.abs() for value in real], truth.exact)
-        one = evaluate(runs["candidate"], real, dtype, where)
-        two = evaluate(runs["reference"], real, dtype, where)
+        sizes, exact = truth.says([value.abs() for value in real]), truth.says(real)
+        one, two = (runs[name](real, dtype) for name in ("candidate", "reference"))
         for name, size in sizes.items():
             if not whole and (size < np.abs(two[name])).any():
                 continue  # entries of both signs: this is no |L| |x|
             limit = bound(truth.counts[name], size, dtype)
             ratio = (np.abs(one[name] - two[name]) / limit).max(initial=0.0)
             rho[name] = float(np.maximum(rho.get(name, 0.0), ratio))  # NaN stays NaN
-            if not ratio <= 1:  # so the reference's own kernel has to be what leaves the bound
-                exact = evaluate(truth.run, real, truth.exact)[name]
-                if not (np.abs(one[name] - exact) <= limit).all():
-                    wrong.append(f"rho: {name} leaves its bound; {ratio} {FROM}")
-            if not np.isfinite(limit).all():
-                wrong.append(f"rho: n u >= 1, the bound of {name} says nothing")
-    near = 4 * (truth.terms + 9) * torch.finfo(truth.exact).eps  # |L| |x| was itself rounded
-    if whole:
-        near = (max(int(np.max(n)) for n in truth.counts.values()) + 9) * 2.0**-51
+            fits = (np.abs(one[name] - exact[name]) <= limit).all()  # whatever the reference does
+            if not (ratio <= 1 or fits) or not np.isfinite(limit).all():
+                wrong.append(f"rho: {name} leaves its bound, or n u >= 1; {ratio} {FROM}")
     for name, value in rho.items():
         said = record["rho"].get(name, np.inf)
-        if not abs(value - said) <= near * value:
+        if not abs(value - said) <= truth.near * value:
             wrong.append(f"rho: {name} {said}, but {value} {FROM}")
     return wrong
 

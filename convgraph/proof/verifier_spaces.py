@@ -11,13 +11,14 @@ It lies beside verifier.py, which reads it when a record speaks of a space or a 
 imports nothing of the package either. Weights are whole numbers of 2^-16.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
-import torch
+
+Edges = Callable[[dict[str, Any], Sequence[int]], tuple[list[Any], Any]]
 
 ONE = 2**16
 _PADS: dict[str, Any] = {
@@ -25,62 +26,36 @@ _PADS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def typed_edges(spec: dict[str, Any], out: Sequence[int]) -> tuple[list[Any], Any]:
-    """Return source, target and share of each tap's edges, and which sites receive.
+def heard(
+    spec: dict[str, Any], near: Sequence[int], far: Sequence[int]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield per tap which cells each site reads, (P, K), -1 for none, and how loud, of one image.
 
     Args:
         spec: the integers of a record.
-        out: size of the output.
+        near: size of the lattice of sites, that of the image where the kernel is transposed.
+        far: size of the lattice that taps read along.
 
     Example:
         >>> torus = {"kind": "torus", "rows": True, "columns": True}
-        >>> spec = dict(size=[1, 3], kernel_size=[1, 3], stride=[1, 1], dilation=[1, 1],
-        ...             padding=[[0, 0], [1, 1]], padding_mode="zeros", transposed=False, batch=1,
-        ...             source_mask=None, target_mask=None, footprint=None, space=torus)
-        >>> [source.tolist() for source, _, _ in typed_edges(spec, [1, 3])[0]]
+        >>> spec = dict(kernel_size=[1, 3], stride=[1, 1], dilation=[1, 1], padding_mode="zeros",
+        ...             padding=[[0, 0], [1, 1]], footprint=None, space=torus)
+        >>> [cells.ravel().tolist() for cells, _ in heard(spec, [1, 3], [1, 3])]
         [[2, 0, 1], [0, 1, 2], [1, 2, 0]]
     """
-    images, turned = spec["batch"], spec["transposed"]
-    fine, coarse = (out, spec["size"]) if turned else (spec["size"], out)
-    sends, hears = (
-        np.ones(images * prod(size), bool) if spec[mask] is None else np.array(spec[mask]) > 0
-        for mask, size in (("source_mask", spec["size"]), ("target_mask", out))
-    )
-    sends, hears = sends.ravel(), hears.ravel()
-    there = _footprint(spec)
-    pairs = []
-    for tap, (cells, shares) in enumerate(_heard(spec, fine, coarse)):
-        site, place = np.nonzero(cells >= 0)
-        behind = np.arange(images)[:, None]
-        q = (cells[site, place] + behind * prod(fine)).ravel()
-        p = (site + behind * prod(coarse)).ravel()
-        source, target = (p, q) if turned else (q, p)
-        kept = sends[source] & hears[target] & there[tap]
-        share = np.tile(shares[site, place], images)[kept] / ONE
-        pairs.append(tuple(torch.tensor(part) for part in (source[kept], target[kept], share)))
-    return pairs, hears
+    for there, (cells, shares) in zip(_footprint(spec), _read(spec, near, far), strict=True):
+        yield np.where(there, cells, -1), shares / ONE
 
 
-def edges_held(record: dict[str, Any], out: Sequence[int]) -> tuple[int, list[str]]:
-    """Return what makes every share whole, and what is wrong with what a record says of its edges.
-
-    Args:
-        record: of a convolution in a space, or with a footprint.
-        out: size of its output.
-    """
-    pairs = typed_edges(record["spec"], out)[0]
-    says = next((p["facts"] for p in record["parts"] if p["name"] == "S0 structure"), "")
-    count = sum(len(source) for source, _, _ in pairs)
-    facts = f"{count} typed edges, every one{locally_square(record['spec'], out)}"
-    wrong = [] if "typed edges" not in says or says == facts else [f"parts: S0 structure: {facts}"]
-    whole = all(bool((share == 1).all()) for _, _, share in pairs)
-    return 1 if whole else ONE, wrong
-
-
-def locally_square(spec: dict[str, Any], out: Sequence[int]) -> str:
+def locally_square(spec: dict[str, Any], out: Sequence[int], typed_edges: Edges) -> str:
     """Say at how many output sites every edge is the plane's, in the words of a record.
 
     The plane is each chart by itself, without padding modes: beyond its border there is nobody.
+
+    Args:
+        spec: the integers of a record.
+        out: size of its output.
+        typed_edges: the verifier's, which calls `heard`.
     """
     space = spec["space"] or {"kind": "hexagonal"}
     if space["kind"] in ("hexagonal", "edges"):
@@ -90,7 +65,8 @@ def locally_square(spec: dict[str, Any], out: Sequence[int]) -> str:
         **spec, "space": None, "batch": spec["batch"] * faces, "padding_mode": "zeros",
         "size": [spec["size"][0] // faces, spec["size"][1]],
     }  # fmt: skip
-    mine, plane = _listed(spec, out), _listed(charts, [out[0] // faces, out[1]])
+    mine = _listed(spec, typed_edges(spec, out)[0])
+    plane = _listed(spec, typed_edges(charts, [out[0] // faces, out[1]])[0])
     key, between, pixels = mine[0], mine[1] != 1, prod(spec["size"]) * spec["batch"]
     odd = np.setxor1d(key[~between], plane[0]) // pixels // prod(spec["kernel_size"])
     mixed = key[between] // pixels // prod(spec["kernel_size"])
@@ -98,11 +74,11 @@ def locally_square(spec: dict[str, Any], out: Sequence[int]) -> str:
     return f"; locally square at {sites - len(np.union1d(odd, mixed))} of {sites} sites"
 
 
-def _listed(spec: dict[str, Any], out: Sequence[int]) -> tuple[Any, Any]:
+def _listed(spec: dict[str, Any], edges: list[Any]) -> tuple[Any, Any]:
     """Every edge as one number, by target, tap and source, and its share."""
     taps, pixels = prod(spec["kernel_size"]), prod(spec["size"]) * spec["batch"]
     keys, loud = [], []
-    for tap, (source, target, share) in enumerate(typed_edges(spec, out)[0]):
+    for tap, (source, target, share) in enumerate(edges):
         keys.append((target.numpy() * taps + tap) * pixels + source.numpy())
         loud.append(share.numpy())
     return np.concatenate(keys), np.concatenate(loud)
@@ -121,21 +97,20 @@ def _footprint(spec: dict[str, Any]) -> Any:
     return there
 
 
-def _heard(
-    spec: dict[str, Any], fine: Sequence[int], coarse: Sequence[int]
+def _read(
+    spec: dict[str, Any], near: Sequence[int], far: Sequence[int]
 ) -> Iterator[tuple[Any, Any]]:
-    """Per tap, cells (P, K) that the coarse sites hear, -1 for none, and their shares (P, K)."""
+    """Per tap, cells (P, K) that the sites read, -1 for none, and their shares (P, K)."""
     space = spec["space"] or {"kind": "hexagonal"}
     kind = space["kind"]
     if kind == "edges":
-        yield from _list(space, coarse[0], spec["kernel_size"][0])
+        yield from _list(space, near[0], spec["kernel_size"][0])
         return
     if kind == "equirectangular" and space["taps"] == "tangent" and prod(spec["kernel_size"]) > 1:
-        yield from _tangent(spec, fine, coarse)
+        yield from _tangent(spec, near, far)
         return
     faces = 12 if kind == "healpix" else 1
-    chart = [fine[0] // faces, *fine[1:]]
-    near = [coarse[0] // faces, *coarse[1:]]
+    chart, sites = ([size[0] // faces, *size[1:]] for size in (far, near))
     if kind == "healpix":
         cells, shares = _sphere(space["corner"], chart[0], spec["padding"])
     else:
@@ -144,7 +119,7 @@ def _heard(
     for tap in np.ndindex(*spec["kernel_size"]):
         cut = [
             slice(start := t * gap, start + step * (n - 1) + 1, step)
-            for t, gap, step, n in zip(tap, spec["dilation"], spec["stride"], near, strict=True)
+            for t, gap, step, n in zip(tap, spec["dilation"], spec["stride"], sites, strict=True)
         ]
         read = (slice(None), *cut)
         k = cells.shape[-1]
@@ -178,7 +153,7 @@ def _around(rows: Any, columns: Any, size: Sequence[int]) -> Any:
 
 
 def _tangent(
-    spec: dict[str, Any], fine: Sequence[int], coarse: Sequence[int]
+    spec: dict[str, Any], near: Sequence[int], far: Sequence[int]
 ) -> Iterator[tuple[Any, Any]]:
     """Four pixels around a point that stands out, east and north of a site, turned to the sky."""
     places, offsets = [], []
@@ -186,9 +161,9 @@ def _tangent(
         gap, k = spec["dilation"][axis], spec["kernel_size"][axis]
         middle = gap * (k - 1) / 2
         start = middle - spec["padding"][axis][0]
-        places.append(start + np.arange(coarse[axis]) * spec["stride"][axis])
+        places.append(start + np.arange(near[axis]) * spec["stride"][axis])
         offsets.append(np.arange(k) * gap - middle)
-    pixel = np.pi / fine[0], 2 * np.pi / fine[1]
+    pixel = np.pi / far[0], 2 * np.pi / far[1]
     latitude = np.pi / 2 - (places[0] + 0.5) * pixel[0]
     for down, right in ((a, b) for a in offsets[0] for b in offsets[1]):
         north, east = -down * np.tan(pixel[0]), right * np.tan(pixel[1])
@@ -203,7 +178,7 @@ def _tangent(
         cells, shares = [], []
         for a, b in np.ndindex(2, 2):
             share = (below if a else 256 - below) * (behind if b else 256 - behind)
-            cell = _around(row + a, column + b, fine)
+            cell = _around(row + a, column + b, far)
             cells.append(np.where(share > 0, cell, -1).ravel())
             shares.append(share.ravel())
         yield np.stack(cells, axis=1), np.stack(shares, axis=1)

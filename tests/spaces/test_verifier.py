@@ -72,7 +72,7 @@ def test_its_truth_is_the_oracles(space: Any, size: tuple[int, int]) -> None:
         assert np.array_equal(found["grad_w"], oracle.grad_w(x, g)), kernel
         square, words = (
             locally_square(oracle),
-            verifier_spaces.locally_square(plain, oracle.out_size),
+            verifier_spaces.locally_square(plain, oracle.out_size, verifier.typed_edges),
         )
         assert words == (
             "" if square is None else "; locally square at {} of {} sites".format(*square)
@@ -140,7 +140,7 @@ def test_a_kind_of_space_that_is_not_known_is_no_plane() -> None:
     plain = json.loads(json.dumps(spec.to_dict()))
     plain["space"]["kind"] = "moebius"
     with pytest.raises(ValueError, match="no space of kind 'moebius'"):
-        verifier_spaces.typed_edges(plain, (4, 6))
+        verifier.typed_edges(plain, [4, 6])
 
 
 def test_a_turned_face_is_found_by_a_record_that_denies_it(monkeypatch: pytest.MonkeyPatch) -> None:
