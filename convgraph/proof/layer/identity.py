@@ -235,7 +235,7 @@ class _Judge:
             up={k: np.abs(v) for k, v in probe.up.items()},
         )
         terms = self.oracle.terms() * 2
-        size = _truth(self.oracle, sizes, terms)[quantity].astype(np.float64)
+        size = _truth(self.oracle, lightest(sizes, terms))[quantity].astype(np.float64)
         got: Any = found[quantity]
         exact = expected.astype(np.float64) * probe.scale(quantity)
         gap = np.abs(got.double().cpu().numpy() - exact)
@@ -288,7 +288,7 @@ def _probes(
     def work(trial: int) -> tuple[Probe, dict[str, Any]]:
         probe = _draw(budget, oracle, generators[trial], trial, second)
         probe = lightest(probe, budget.terms)  # once for the oracle and for both sides
-        return probe, _truth(oracle, probe, budget.terms)
+        return probe, _truth(oracle, probe)
 
     trials = range(budget.trials)
     with ThreadPoolExecutor(1, thread_name_prefix="oracle") as pool:
@@ -316,8 +316,10 @@ def _differs(
         text = f"has shape {tuple(found.shape)} and dtype {found.dtype}"
         return lacking(text, expected, scale)
     # Exact: the integers fit the mantissa on both sides; a power of two moves the exponent only.
-    got = found.cpu().numpy()
-    gap = got != np.multiply(expected, scale, dtype=got.dtype, casting="unsafe")
+    got, want = found.cpu().numpy(), expected
+    if scale != 1 or want.dtype != got.dtype:
+        want = np.multiply(expected, scale, dtype=got.dtype, casting="unsafe")
+    gap = got != want
     return entry(got, expected.astype(np.float64) * scale, gap) if gap.any() else None
 
 

@@ -17,7 +17,7 @@ import torch
 from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.layer.identity import Identity, held_against, raised
-from convgraph.proof.layer.trial import PLAIN, Probe, Run, draw, evaluate, truth
+from convgraph.proof.layer.trial import PLAIN, Probe, Run, draw, evaluate, lightest, truth
 from convgraph.proof.roundoff import dot_bound
 
 STEPS = (4, 16, 40, 60, 80, 100, 140, 300, 480)
@@ -118,7 +118,7 @@ def _differs(
     candidate: Run, oracle: Oracle, probe: Probe, dtype: Any, device: Any, terms: int
 ) -> Identity | None:
     """Integers: whatever differs at all, found twice."""
-    expected = truth(oracle, probe, terms)
+    expected = truth(oracle, lightest(probe, terms))
     found = None
     for _ in range(2):
         try:

@@ -93,9 +93,8 @@ def lightest(probe: Probe, terms: int) -> Probe:
     return replace(probe, g=g, sent=sent, up=up)
 
 
-def truth(oracle: Oracle, probe: Probe, terms: int) -> dict[str, Any]:
-    """What the oracle says, unscaled."""
-    probe = lightest(probe, terms)
+def truth(oracle: Oracle, probe: Probe) -> dict[str, Any]:
+    """What the oracle says, unscaled, of a probe that is `lightest`."""
     g, at, up = probe.g, probe.sent, probe.up
     found = {
         "y": oracle.convolve(at["x"], at["w"], at.get("b")),
