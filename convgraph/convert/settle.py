@@ -16,7 +16,7 @@ from typing import Any
 
 from convgraph.convert.lattices import frames, unframed
 from convgraph.convert.names import Axes, Axis, Name
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, lift, within_charts
 from convgraph.graph.network_sites import network_sites, turned_sites
 from convgraph.graph.sites import Sites
 
@@ -64,6 +64,7 @@ def settle(value: Spatial) -> Any:
         ]
         if any(stride >= low for stride in digits) or any(name.stride % low for name in kept):
             return value  # what is left would be no cell of neighbours
+        within_charts(value.sites, [name for name in moved if name.axis == k])
         size[k] //= low
         axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
     for dim in set(mixed) - set(grown):

@@ -164,6 +164,29 @@ def digit(name: Name, sites: Any) -> Tensor:
     return position // name.stride % name.size
 
 
+def within_charts(sites: Sites, together: Sequence[Name]) -> None:
+    """Refuse to make one of pixels of several charts, where other pixels stay apart.
+
+    Args:
+        sites: of the pixels.
+        together: the names that run through those that become one, or talk to each other.
+
+    Raises:
+        NoRuleError: these are pixels of charts that only lie one under the other in the array.
+    """
+    space = sites.space
+    if space is None or sites.size is None or sites.root.size is None:
+        return
+    number = space.charts(sites.root.size)[0]
+    height = sites.size[0] // number
+    reach = [name.size * name.stride for name in together if name.kind == "site" and not name.axis]
+    if number > 1 and any(height % one for one in reach):
+        raise NoRuleError(
+            f"along the {number} stacked faces of {space} it mixes faces that are no neighbours; "
+            f"split that axis into {(number, height)} and stay within each, or take the whole map"
+        )
+
+
 def index(found: Sequence[Name], sites: Any) -> Tensor:
     """Return (N,) int64: the row-major number of each node in the product of these names."""
 

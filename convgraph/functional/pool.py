@@ -87,7 +87,8 @@ def max_pool_values(
     if name == halo_pool.NAME:
         return PixelGraph(halo_pool.maximum(graph.x, edges), edges.target)
     if _interpolates(edges):
-        return PixelGraph(maxima.between(graph.x, edges), edges.target)
+        holes = edges.source.mask is not None
+        return PixelGraph(maxima.between(graph.x, edges, holes=holes), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
     return PixelGraph(maxima.values_at(graph.x, find(graph.x, edges)), edges.target)
 
@@ -153,7 +154,7 @@ def graph_avg_pool(
     elif count_include_pad and isinstance(edges.relation, KernelGeometry):
         y = total / window_sizes(edges).to(total.dtype).unsqueeze(1)
     else:
-        y = total / in_degree(edges).clamp(min=1).to(total.dtype).unsqueeze(1)
+        y = total / messages_heard(edges).to(total.dtype).unsqueeze(1)
     return PixelGraph(y.to(graph.dtype), edges.target)
 
 
@@ -208,15 +209,18 @@ def _interpolates(edges: Edges) -> bool:
     return edges.edge_weight is not None or not edges.single_valued
 
 
-def in_degree(edges: Edges) -> Tensor:
-    """(P,) int64: messages into each target."""
-    return edges.memo_of(_in_degree)
+def messages_heard(edges: Edges) -> Tensor:
+    """(P,): messages into each target, 1 where there is none.
+
+    The sources of one tap are one message; of a tap between pixels of which some are absent, the
+    share that is there counts.
+    """
+    return edges.memo_of(_messages_heard)
 
 
-def _in_degree(edges: Edges) -> Tensor:
-    weight = edges.edge_weight  # the sources of one tap are one message
-    count = torch.bincount(edges.edge_index[1], weight, minlength=edges.num_targets)
-    return count.round().long()
+def _messages_heard(edges: Edges) -> Tensor:
+    count = torch.bincount(edges.edge_index[1], edges.edge_weight, minlength=edges.num_targets)
+    return torch.where(count == 0, 1, count)
 
 
 def window_sizes(edges: Edges) -> Tensor:

@@ -95,6 +95,15 @@ class Equirectangular:
     def check(self, relation: Relation, size: Sequence[int], out: Sequence[int]) -> None:
         """Refuse sizes that do not go round; see `charts.check`."""
         charts.check(self, relation, size, out)
+        if self.along(relation):
+            return
+        for taps, n, circle in zip(relation.kernel_size, size, (2, 4), strict=True):  # type: ignore[attr-defined]
+            if taps > 1 and n < circle:
+                raise GeometryError(
+                    f"{self}: on a panorama of {size[0]}x{size[1]} pixels neighbours are 180 "
+                    "degrees apart, and in the plane that touches the sphere at a pixel nothing "
+                    "farther than 90 is seen; use a larger panorama, or taps='wrap'"
+                )
 
     def halo(self, size: Sequence[int], pads: Pads, mode: str = "zeros") -> Halo:
         """The panorama with margins that show what lies beyond the seam and the poles."""

@@ -183,7 +183,7 @@ class HEALPix:
         size = graph.sites.size or (0, 0)
         n = self.charts(size)[1]
         cells = np.argsort(healpix_order.numbers(order, n, origin, clockwise))
-        return readers.read_cells(graph, (size[0], size[1]), cells, fill)
+        return readers.read_cells(graph, (size[0], size[1]), cells, fill, self)
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 3) unit vectors: x to longitude 0, z to the north pole."""

@@ -177,8 +177,7 @@ class Hexagonal:
             align: as in `from_image`.
         """
         lattice, cells = hexagonal_layout.axial(self.layout, tuple(size), align)
-        found: Tensor = readers.read_cells(graph, lattice, cells, fill).unflatten(-1, tuple(size))
-        return found
+        return readers.read_cells(graph, lattice, cells, fill, self).unflatten(-1, tuple(size))
 
     @door
     def from_camera(
@@ -211,13 +210,14 @@ class Hexagonal:
         size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
         return readers.placed(charges, mask, size, cells, self)
 
+    @door
     def to_camera(
         self, graph: PixelGraph, pix_x: Any, pix_y: Any, pix_rotation: float = 0.0,
         fill: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """Return (B, C, P): a graph's features in the order of the camera; see `from_camera`."""
         size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
-        return readers.read_cells(graph, size, cells, fill)
+        return readers.read_cells(graph, size, cells, fill, self)
 
     def positions(self, size: Sequence[int]) -> FloatTable:
         """(P, 2): right and up, neighbours at distance 1."""

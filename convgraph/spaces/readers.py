@@ -66,12 +66,18 @@ def placed(
     return PixelGraph.from_image(image, mask=found, on=on)
 
 
-def read_cells(graph: PixelGraph, size: tuple[int, int], cells: IntTable, fill: float) -> Tensor:
+def read_cells(
+    graph: PixelGraph, size: tuple[int, int], cells: IntTable, fill: float, on: Space
+) -> Tensor:
     """Return (B, C, K) or (C, K): what stands at each cell, `fill` where no pixel is.
 
     Raises:
-        GraphError: the graph's images have another size.
+        GraphError: the graph lies in another space, or its images have another size.
     """
+    lies = graph.sites.space
+    layouts = {getattr(one, "layout", "axial") for one in (lies, on)} - {"axial"}
+    if type(lies) is not type(on) or len(layouts) > 1:
+        raise GraphError(f"expected a graph on {on}, got one on {lies or 'the plane'}")
     if graph.sites.size != size:
         raise GraphError(f"expected a graph of images of size {size}, got {graph.sites.size}")
     where: Any = torch.from_numpy(np.ascontiguousarray(cells)).to(graph.device)

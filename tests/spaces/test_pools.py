@@ -62,6 +62,19 @@ def test_a_maximum_between_pixels_has_no_index() -> None:
     assert torch.equal(x.flatten(2)[0].T.gather(0, where), pooled.x)
 
 
+@pytest.mark.parametrize(("space", "size"), SPACES, ids=str)
+def test_a_hole_is_never_the_loudest_and_takes_no_part_in_a_mean(
+    space: Any, size: tuple[int, int]
+) -> None:
+    """Between pixels too, where a tap hears a part of its sources."""
+    mask = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) < 0.6
+    image = torch.full((2, 1, *size), -1.0, dtype=torch.float64)
+    graph = cg.PixelGraph.from_image(image, mask, on=space)
+    assert cg.nn.GraphMaxPool2d(3, 1, 1)(graph).x.unique().tolist() == [-1]
+    mean = cg.nn.GraphAvgPool2d(3, 1, 1, count_include_pad=False)(graph)
+    assert mean.x.unique().tolist() == [-1]
+
+
 def test_a_hexagonal_mean_counts_the_hexagon() -> None:
     """Seven pixels inside; at the border what torch would count of a padded window."""
     graph = cg.PixelGraph.from_image(torch.ones(1, 1, 5, 5), on=cg.Hexagonal())
@@ -144,3 +157,74 @@ def test_a_network_asks_the_space_before_it_moves_values(
     else:
         with pytest.raises(cg.errors.ConversionError, match="has no meaning on"):
             cg.to_graph(Moves())(graph)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [
+        ("the mean of columns", False),
+        ("a maximum of columns", False),
+        ("a softmax of columns", False),
+        ("a norm of columns", False),
+        ("attention along columns", False),
+        ("windows of two faces", False),
+        ("cells of two faces", False),
+        ("the mean over faces", False),
+        ("the mean of each face", True),
+        ("a softmax in each face", True),
+        ("the mean of rows", True),
+        ("the mean of the map", True),
+        ("attention in each face", True),
+        ("windows", True),
+        ("cells", True),
+    ],
+)
+def test_faces_that_are_no_neighbours_are_not_mixed(name: str, fine: bool) -> None:
+    """Along twelve stacked faces nothing is made one; within each, or of all of them, it is."""
+    attend = F.scaled_dot_product_attention
+
+    def windows(x: Tensor, tall: int) -> Tensor:
+        cut = x.unflatten(2, (-1, tall)).unflatten(4, (-1, 3)).permute(0, 2, 4, 3, 5, 1)
+        tokens = cut.reshape(-1, tall * 3, 2)
+        made = attend(tokens, tokens, tokens).view(cut.shape).permute(0, 5, 1, 3, 2, 4)
+        return made.reshape(x.shape)
+
+    def cells(x: Tensor, tall: int) -> Tensor:
+        cut = x.unflatten(2, (-1, tall)).unflatten(4, (-1, 3)).permute(0, 1, 3, 5, 2, 4)
+        return cut.flatten(1, 3).relu()
+
+    calls: dict[str, Any] = {
+        "the mean of columns": lambda x: x - x.mean(2, keepdim=True),
+        "a maximum of columns": lambda x: x.max(2).values,
+        "a softmax of columns": lambda x: x.softmax(2),
+        "a norm of columns": lambda x: x.norm(dim=2),
+        "attention along columns": lambda x: attend(*[x.permute(0, 3, 2, 1)] * 3),
+        "windows of two faces": lambda x: windows(x, 4),
+        "cells of two faces": lambda x: cells(x, 4),
+        "the mean over faces": lambda x: x.unflatten(2, (12, 6)).mean(2),
+        "the mean of each face": lambda x: x.unflatten(2, (12, 6)).mean((3, 4)),
+        "a softmax in each face": lambda x: x.unflatten(2, (12, 6)).softmax(3).flatten(2, 3),
+        "the mean of rows": lambda x: x - x.mean(3, keepdim=True),
+        "the mean of the map": lambda x: x - x.mean((2, 3), keepdim=True),
+        "attention in each face": lambda x: attend(
+            *[x.unflatten(2, (12, 6)).permute(0, 2, 4, 3, 1)] * 3
+        ),
+        "windows": lambda x: windows(x, 3),
+        "cells": lambda x: cells(x, 3),
+    }  # fmt: skip
+
+    class Made(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return calls[name](x)
+
+    x = integers(2, 2, 72, 6)
+    graph = cg.PixelGraph.from_image(x, on=cg.HEALPix())
+    if not fine:
+        with pytest.raises(cg.errors.ConversionError, match="mixes faces that are no neighbours"):
+            cg.to_graph(Made())(graph)
+        return
+    found, truth = cg.to_graph(Made())(graph), Made()(x)
+    found = found.to_image() if isinstance(found, cg.PixelGraph) else found
+    assert found.shape == truth.shape
+    if not any(word in name for word in ("softmax", "attention", "windows")):  # sums of integers
+        assert torch.equal(found, truth)

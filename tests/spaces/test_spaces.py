@@ -152,6 +152,34 @@ def test_a_graph_keeps_its_space_in_every_other_form(space: Any, size: tuple[int
     assert graph.sites.readout().space is None
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "fine"),
+    [
+        ((1, 8), (3, 3), False),
+        ((4, 2), (3, 3), False),
+        ((1, 2), (3, 3), False),
+        ((1, 8), (1, 3), True),
+        ((4, 2), (3, 1), True),
+        ((1, 2), (1, 1), True),
+        ((2, 4), (3, 3), True),
+    ],
+)
+def test_a_tangent_plane_shows_no_pixel_180_degrees_away(
+    size: tuple[int, int], kernel: tuple[int, int], fine: bool
+) -> None:
+    """Its tangent would be 0, and every tap the site itself; at 90 degrees lies the horizon."""
+    conv = torch.nn.Conv2d(1, 1, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    layer = cg.nn.GraphConv2d.from_dense(conv)
+    if fine:
+        assert cg.prove(layer, conv, size=size, on=cg.Equirectangular()).verdict == "proven"
+        return
+    graph = cg.PixelGraph.from_image(torch.ones(1, 1, *size), on=cg.Equirectangular())
+    with pytest.raises(cg.errors.GeometryError, match="180 degrees apart"):
+        layer(graph)
+    wrapped = cg.PixelGraph.from_image(torch.ones(1, 1, *size), on=cg.Equirectangular("wrap"))
+    assert layer(wrapped).sites.size == size
+
+
 def test_graphs_of_two_spaces_do_not_meet() -> None:
     """Neither in one batch nor as the two ends of edges."""
     torus = cg.PixelGraph.from_image(torch.ones(1, 1, 4, 4), on=cg.Torus())

@@ -23,7 +23,7 @@ from convgraph.convert.node_pairs import (
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import attention as tokens_attention
 from convgraph.convert.tokens import before
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, within_charts
 
 
 def is_pairs(x: Spatial) -> bool:
@@ -41,6 +41,9 @@ def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
         raise NoRuleError("queries and keys differ in their groups")
     if names.plain(tuple(lead)) != names.plain(tuple(other)):
         raise NoRuleError("queries and keys differ in their heads")
+    for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
+        if any(name.kind == "site" for name in groups):
+            within_charts(one.sites, talk)
     sites = pair_sites(q.sites, k.sites, group, spoken)
     axes = (*lead, asked, keys(heard))
     counts = names.plain(tuple(lead))

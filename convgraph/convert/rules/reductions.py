@@ -20,7 +20,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.shapes import resized
 from convgraph.convert.tokens import Called
-from convgraph.convert.value import Spatial, index, lift
+from convgraph.convert.value import Spatial, index, lift, within_charts
 from convgraph.graph.network_sites import network_sites
 
 
@@ -106,6 +106,8 @@ class Groups:
             if name.kind != "plain"
         ]
         lattice = [name for name in kept if name.kind == "site"]
+        if lattice and x.sites.space is not None:
+            within_charts(x.sites, [name for dim in dims for name in x.axes[dim]])
         order = sorted(kept, key=lambda name: (name.axis, -name.stride))
         self.digits: list[Name] = []
         self.source = x.sites
