@@ -109,6 +109,11 @@ def test_what_only_moves_values_moves_them_or_refuses(space: object, size: tuple
         ("flip", cg.HEALPix(), (48, 4), False),
         ("roll", cg.Equirectangular(), (8, 16), False),
         ("flip", cg.Hexagonal(), (8, 8), False),
+        ("cat", cg.Torus(rows=False), (8, 8), True),
+        ("cat turned", cg.Torus(rows=False), (8, 8), False),
+        ("cat turned", cg.Hexagonal(), (8, 8), False),
+        ("cat of turned means", cg.Torus(), (8, 8), False),
+        ("cat of turned means", cg.Hexagonal(), (8, 6), False),
         ("scan", cg.Torus(rows=False), (8, 8), True),
         ("scan", cg.Torus(columns=False), (8, 8), False),
         ("scan", cg.HEALPix(), (48, 4), False),
@@ -137,6 +142,11 @@ def test_a_network_asks_the_space_before_it_moves_values(
         "roll": lambda x: x.roll(1, 2),
         "flip": lambda x: x.flip(2),
         "crop": lambda x: x[:, :, 1:],
+        "cat": lambda x: torch.cat([x, 2 * x], 2),
+        "cat turned": lambda x: torch.cat([x, x.transpose(2, 3)], 2),
+        "cat of turned means": lambda x: torch.cat(
+            [x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2
+        ),
         "scan": lambda x: x.cumsum(2),
         "scan columns": lambda x: x.cummax(3).values,
         "fold": lambda x: F.pad(x, (0, 0, 1, 1), mode="reflect"),

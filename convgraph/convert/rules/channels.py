@@ -69,6 +69,11 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
         raise NoRuleError("a map and an ordinary tensor are put beside each other on the lattice")
     axis = site_axis(parts[0], dim)
     lengths = [one.sites.size[axis] for one in parts]
+    if any(
+        site_axis(one, dim) != axis or one.shape[dim] != length
+        for one, length in zip(parts, lengths, strict=True)
+    ):
+        raise NoRuleError("what is put beside each other along the lattice is turned")
     count, start = sum(lengths), 0
     moved = []
     for one, length in zip(parts, lengths, strict=True):
