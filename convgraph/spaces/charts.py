@@ -35,6 +35,11 @@ def check(space: Space, relation: Relation, size: Sequence[int], out: Sequence[i
             f"which is not {number} charts; {_advice(relation)}"
         )
     before, after = (height, width), (out[0] // number, out[1])
+    if number > 1 and (height == width) != (after[0] == after[1]):
+        raise GeometryError(
+            f"{space}: charts of {height}x{width} pixels would become an array of {tuple(out)}, "
+            "which is no map; both axes of a chart have to keep their proportion"
+        )
     for axis, closed in enumerate(space.closed):
         if closed:
             _closed_axis(space, relation, axis, before[axis], after[axis])

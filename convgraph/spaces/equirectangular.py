@@ -97,12 +97,16 @@ class Equirectangular:
         charts.check(self, relation, size, out)
         if self.along(relation):
             return
-        for taps, n, circle in zip(relation.kernel_size, size, (2, 4), strict=True):  # type: ignore[attr-defined]
-            if taps > 1 and n < circle:
+        kernel: Sequence[int] = relation.kernel_size  # type: ignore[attr-defined]
+        for taps, n, whole in zip(kernel, size, (180, 360), strict=True):
+            apart = whole / n
+            # At 90 degrees a tap lies at the horizon, and one of an even kernel beside a pole has
+            # no direction there.
+            if taps > 1 and (apart > 90 or (apart == 90 and taps % 2 == 0)):
                 raise GeometryError(
-                    f"{self}: on a panorama of {size[0]}x{size[1]} pixels neighbours are 180 "
-                    "degrees apart, and in the plane that touches the sphere at a pixel nothing "
-                    "farther than 90 is seen; use a larger panorama, or taps='wrap'"
+                    f"{self}: on a panorama of {size[0]}x{size[1]} pixels neighbours are "
+                    f"{apart:.0f} degrees apart, and a plane that touches the sphere at a pixel "
+                    "shows less than 90 to each side; use a larger panorama, or taps='wrap'"
                 )
 
     def halo(self, size: Sequence[int], pads: Pads, mode: str = "zeros") -> Halo:

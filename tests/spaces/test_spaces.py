@@ -152,29 +152,38 @@ def test_a_graph_keeps_its_space_in_every_other_form(space: Any, size: tuple[int
     assert graph.sites.readout().space is None
 
 
+def test_a_stride_that_leaves_no_faces_is_refused() -> None:
+    """Faces of 4 x 2 pixels are no map, and have no neighbours by the rules of one."""
+    graph = cg.PixelGraph.from_image(torch.ones(1, 1, 48, 4), on=cg.HEALPix())
+    with pytest.raises(cg.errors.GeometryError, match=r"an array of \(48, 2\), which is no map"):
+        cg.nn.GraphConv2d(1, 1, 3, padding=1, stride=(1, 2))(graph)
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "fine"),
     [
         ((1, 8), (3, 3), False),
         ((4, 2), (3, 3), False),
         ((1, 2), (3, 3), False),
+        ((2, 8), (2, 1), False),
+        ((2, 8), (3, 3), True),
         ((1, 8), (1, 3), True),
         ((4, 2), (3, 1), True),
         ((1, 2), (1, 1), True),
         ((2, 4), (3, 3), True),
     ],
 )
-def test_a_tangent_plane_shows_no_pixel_180_degrees_away(
+def test_a_tangent_plane_shows_less_than_90_degrees(
     size: tuple[int, int], kernel: tuple[int, int], fine: bool
 ) -> None:
-    """Its tangent would be 0, and every tap the site itself; at 90 degrees lies the horizon."""
-    conv = torch.nn.Conv2d(1, 1, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    """At 180 the tangent is 0, and every tap the site itself; at 90 degrees lies the horizon."""
+    conv = torch.nn.Conv2d(1, 1, kernel, padding="same")
     layer = cg.nn.GraphConv2d.from_dense(conv)
     if fine:
         assert cg.prove(layer, conv, size=size, on=cg.Equirectangular()).verdict == "proven"
         return
     graph = cg.PixelGraph.from_image(torch.ones(1, 1, *size), on=cg.Equirectangular())
-    with pytest.raises(cg.errors.GeometryError, match="180 degrees apart"):
+    with pytest.raises(cg.errors.GeometryError, match="degrees apart, and a plane"):
         layer(graph)
     wrapped = cg.PixelGraph.from_image(torch.ones(1, 1, *size), on=cg.Equirectangular("wrap"))
     assert layer(wrapped).sites.size == size
