@@ -11,6 +11,7 @@ grid it runs on the image; on a mask it raises.
 
 import threading
 from functools import lru_cache
+from math import prod
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -29,6 +30,7 @@ from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, brought, from_graph, lift
 from convgraph.errors import ConversionError, ConvgraphError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
+from convgraph.graph.sites import Sites
 
 _VALUES = (Spatial, Tokens, Scores)
 """What a tensor may hold."""
@@ -452,6 +454,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
 def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
+    _meet(_values([taken, list(named.values())]))
     if any(map(_has_tokens, taken)):
         by_scores = call.name in ("matmul", "bmm", "baddbmm", "einsum") or any(
             type(one) is Scores for one in taken
@@ -471,6 +474,21 @@ def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:
         out = rule.call(call, *moved, **named)
         call.travelled("all")
         return out
+
+
+def _meet(values: list[Any]) -> None:
+    """Refuse maps of several spaces: a pixel of one lies nowhere in another.
+
+    Raises:
+        NoRuleError: there are such.
+    """
+    if len(values) < 2:
+        return
+    sites = [one.sites for one in values if isinstance(one.sites, Sites)]
+    maps = [one.space for one in sites if one.size is None or prod(one.size) > 1]
+    if any(space != maps[0] for space in maps):
+        lie = " and ".join(dict.fromkeys(str(space or "the plane") for space in maps))
+        raise NoRuleError(f"maps that lie on {lie} meet")
 
 
 def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRuleError:

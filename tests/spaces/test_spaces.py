@@ -199,6 +199,34 @@ def test_graphs_of_two_spaces_do_not_meet() -> None:
         cg.nn.GraphConv2d(1, 1, 3, padding=1)(torus, sites=plane)
 
 
+def test_maps_of_two_spaces_do_not_meet_in_a_network() -> None:
+    """Added up, side by side or in one batch; what is one number an image meets anybody."""
+
+    class Meet(torch.nn.Module):
+        def __init__(self, how: Any) -> None:
+            super().__init__()
+            self.how = how
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+            return self.how(x, y)
+
+    torus, plane, hexagons, half = (
+        cg.PixelGraph.from_image(integers(1, 2, 4, 4), on=on)
+        for on in (cg.Torus(), None, cg.Hexagonal(), cg.Torus(rows=False))
+    )
+    for one, other in ((torus, plane), (plane, torus), (plane, hexagons), (torus, half)):
+        for how in (
+            lambda x, y: x + y,
+            lambda x, y: torch.cat([x, y], 1),
+            lambda x, y: torch.cat([x, y]),
+            lambda x, y: torch.where(x > 0, x, y),
+        ):
+            with pytest.raises(cg.errors.ConversionError, match="maps that lie on"):
+                cg.to_graph(Meet(how))(one, other)
+    gated = cg.to_graph(Meet(lambda x, y: x * y.mean((2, 3), keepdim=True)))
+    assert gated(torus, plane).sites.space == cg.Torus()
+
+
 def test_a_layer_of_the_plane_is_refuted_in_a_space() -> None:
     """Circular padding is the torus; zeros are not, and the certificate says where."""
     torch.manual_seed(0)
