@@ -177,7 +177,9 @@ class Hexagonal:
             align: as in `from_image`.
         """
         lattice, cells = hexagonal_layout.axial(self.layout, tuple(size), align)
-        return readers.read_cells(graph, lattice, cells, fill, self).unflatten(-1, tuple(size))
+        found = readers.read_cells(graph, lattice, cells, fill, self)
+        image: Tensor = found.unflatten(-1, tuple(size))
+        return image
 
     @door
     def from_camera(
