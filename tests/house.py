@@ -68,7 +68,7 @@ HOUSE = {
     """,
     "convert.rules": """
         attention convolution norms pointwise resize
-        shapes linear moves reductions products
+        shapes positions linear moves reductions products
         losses pooling channels writes .
     """,
     "proof": """

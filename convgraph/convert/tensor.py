@@ -415,7 +415,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             listener.begin(call)
         try:
             if call.rule is None:
-                raise NoRuleError("it has no rule")
+                raise NoRuleError(_no_rule(call))
             out = _meaning(call, taken, named)
             reason = None
         except NoRuleError as error:
@@ -428,6 +428,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                     listener.dropped()
                 return _whole(func.decompose, args, kwargs)  # as those that torch makes of it
             out = _on_image(call, taken, named, reason)
+            if call.writes and type(out) is Tensor and type(args[0]) is GraphTensor:
+                out = _on_nodes(out, taken[0])
         if call.writes and type(args[0]) is GraphTensor:
             _write(args[0], out, call.name)
             made: Any = args[0]
@@ -449,6 +451,22 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         if listener is not None:
             listener.end(call, args, kwargs, made, reason)
         return made
+
+
+def _no_rule(call: Operator) -> str:
+    """Why an operator has no rule."""
+    other = call.name.removesuffix("_")
+    found = registry.find(other) if call.writes else None
+    if found is None or found.family != "shapes":
+        return "it has no rule"
+    return f"it gives the map itself another shape; use {other} and take what it returns"
+
+
+def _on_nodes(out: Tensor, like: Any) -> Any:
+    """What was written into the image of a full grid, as its rows."""
+    if type(like) is not Spatial or out.shape != like.shape:
+        return out
+    return like.with_x(lift(out, like.axes, like.sites).reshape(like.x.shape))
 
 
 def _meaning(call: Operator, taken: list[Any], named: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from convgraph.convert.batch import batched, images, is_batch, starts_a_batch
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.moves import readout, rearranged, site_axis
+from convgraph.convert.rules.positions import looked_up
 from convgraph.convert.rules.shapes import resized
 from convgraph.convert.tokens import beside, bounds
 from convgraph.convert.value import Spatial, lift
@@ -67,7 +68,15 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
     """Maps put beside each other along a lattice axis: each is padded, and all are added up."""
     if not all(isinstance(one, Spatial) for one in parts):
         raise NoRuleError("a map and an ordinary tensor are put beside each other on the lattice")
+    lines = [axis for one in parts if len(names.whole(axis := one.axes[dim])) > 1]
+    if len(lines) == len(parts):
+        raise NoRuleError(
+            "maps of several lattices become one sequence, as the levels of a detection head do; "
+            "keep them in a list, or put side by side what they say of their nodes, .value.x"
+        )
     axis = site_axis(parts[0], dim)
+    if any(site_axis(one, dim) != axis for one in parts):
+        raise NoRuleError("lattices turned against each other are put beside each other")
     lengths = [one.sites.size[axis] for one in parts]
     if any(
         site_axis(one, dim) != axis or one.shape[dim] != length
@@ -83,13 +92,18 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
     sites = sites_beside([one.sites for one in parts], axis)
     found = [rearranged(call, one, {axis: table}, sites=sites) for one, table in moved]
     axes = found[0].axes
-    if any(names.sizes(one.axes) != names.sizes(axes) for one in found):
+    if any(_but_plain(one.axes) != _but_plain(axes) for one in found):
         raise NoRuleError("maps of different axes are put beside each other")
     rows = found[0].x
     for other in found[1:]:
         rows = rows + other.x.reshape(rows.shape)
     call.travelled("all")
     return Spatial(rows, sites, axes)
+
+
+def _but_plain(axes: Axes) -> list[Any]:
+    """The axes, however plain ones are grouped."""
+    return [names.sizes((axis,)) if names.is_plain(axis) else axis for axis in axes]
 
 
 def _without(axes: Axes, dim: int) -> Axes:
@@ -205,16 +219,20 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
 
 @rule("index", hop="all")
 def index(call: Any, x: Any, indices: Any) -> Any:
-    """Entries of one axis by a list of numbers, or of yes and no."""
+    """Entries of one axis by numbers, or by a list of yes and no; else see `positions`."""
     given = [(dim, one) for dim, one in enumerate(indices) if one is not None]
     if not isinstance(x, Spatial) or len(given) != 1 or isinstance(given[0][1], Spatial):
-        raise NoRuleError("it looks up more than one axis, or by a map")
+        return looked_up(call, x, indices)
     dim, numbers = given[0]
-    if numbers.dim() != 1:
-        raise NoRuleError("its index is no list of numbers")
     if numbers.dtype == torch.bool:
+        if numbers.dim() != 1:
+            return looked_up(call, x, indices)
         numbers = numbers.nonzero().squeeze(1)
-    return index_select(call, x, dim, numbers % x.shape[dim])
+    found = index_select(call, x, dim, numbers.reshape(-1) % x.shape[dim])
+    if numbers.dim() == 1:
+        return found
+    shape = (*x.shape[:dim], *numbers.shape, *x.shape[dim + 1 :])
+    return found.regrouped(shape) if isinstance(found, Spatial) else found.reshape(shape)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

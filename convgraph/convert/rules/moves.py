@@ -44,7 +44,8 @@ def site_axis(x: Spatial, dim: int) -> int:
         name = axis[0]
         if name.stride == 1 and name.size == size[name.axis]:
             return name.axis
-    if not axis and size is not None and len(x.axes) == len(size) + 2 and dim >= 2:
+    image = not axis and size is not None and len(x.axes) == len(size) + 2 and dim >= 2
+    if image and size[dim - 2] == 1:  # else the lattice was turned, and is not settled yet
         return dim - 2
     raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
 
@@ -203,7 +204,7 @@ def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: 
 @rule("roll", hop="all")
 def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
     """Positions go round."""
-    pairs = list(zip(_list(shifts), _list(dims), strict=True))
+    pairs = list(zip(_list(shifts), _list(dims), strict=bool(dims)))
     if not pairs:
         raise NoRuleError("it rolls the flattened tensor")
     tables: dict[int, list[int]] = {}

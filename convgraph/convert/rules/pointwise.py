@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convgraph.backends.compiled import memory
+from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -33,10 +34,17 @@ _NAMES = (
     "special_logit", "special_expit", "special_erf", "special_log1p", "native_gelu", "lift_fresh",
     "fake_quantize_per_tensor_affine", "quantize_per_tensor", "isclose", "isposinf", "isneginf",
     "nextafter", "ldexp", "signbit", "deg2rad", "rad2deg", "detach_copy", "normal", "uniform",
-    "exponential", "random", "cauchy", "geometric", "log_normal",
+    "exponential", "random", "cauchy", "geometric", "log_normal", "bitwise_left_shift",
+    "bitwise_right_shift", "__lshift__", "__rshift__", "conj_physical", "dequantize", "frexp",
+    "gcd", "lcm", "igamma", "igammac", "mvlgamma", "polygamma", "special_entr", "special_erfcx",
+    "special_i0e", "special_i1", "special_i1e", "special_ndtri", "special_log_ndtr",
+    "special_xlog1py", "special_zeta", "special_bessel_j0", "special_bessel_j1", "true_divide",
+    "complex", "polar", "_conj", "_neg_view", "_conj_physical",
 )  # fmt: skip
 
-IN_PLACE = tuple(f"{name}_" for name in _NAMES if not name.startswith("__"))
+IN_PLACE = (
+    *(f"{name}_" for name in _NAMES if not name.startswith("_")), "__ilshift__", "__irshift__",
+)  # fmt: skip
 
 _LIKE = (
     "ones_like", "zeros_like", "full_like", "empty_like", "rand_like", "randn_like",
@@ -49,6 +57,8 @@ _LIKE = (
 def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Broadcast by names and call the operator."""
     x = args[0]
+    if call.name == "where" and len(args) == 1:
+        return call.target(x.tensor())  # as nonzero
     alone = isinstance(x, Spatial) and not kwargs
     if alone and all(not isinstance(one, (Spatial, Tensor)) for one in args[1:]):
         out = call.target(x.x, *map(_no_format, args[1:]))
@@ -57,6 +67,44 @@ def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
     moved, sites, axes = align([*args, *map(_no_format, kwargs.values())])
     named = dict(zip(keys, moved[len(args) :], strict=True))
     return _wrapped(call.target(*moved[: len(args)], **named), sites, axes)
+
+
+@rule("bucketize", "searchsorted")
+def bins(call: Any, x: Any, other: Any, **more: Any) -> Any:
+    """In which bin of one line of boundaries each entry lies."""
+    found, line = (x, other) if call.name == "bucketize" else (other, x)
+    if isinstance(line, Spatial) or line.dim() != 1:
+        raise NoRuleError("its boundaries are no single line")
+    rows = call.target(*((found.x, line) if call.name == "bucketize" else (line, found.x)), **more)
+    return found.with_x(rows)
+
+
+@rule("equal")
+def equal(call: Any, x: Any, other: Any) -> bool:
+    """Whether two maps are the same, nodes and entries."""
+    if not all(isinstance(one, Spatial) for one in (x, other)) or x.axes != other.axes:
+        return False
+    return x.sites is other.sites and bool(torch.equal(x.x, other.x))
+
+
+@rule("allclose")
+def near(call: Any, x: Any, other: Any, *more: Any, **named: Any) -> bool:
+    """Whether two maps say nearly the same; what one of them lacks says 0."""
+    (a, b), sites, axes = align([x, other])
+    close: bool = call.target(expanded(a, sites, axes), expanded(b, sites, axes), *more, **named)
+    return close
+
+
+@rule("linalg_cross", "cross")
+def cross(call: Any, x: Any, other: Any, *, dim: int | None = -1) -> Any:
+    """Of the vectors that each node holds along one plain axis."""
+    (a, b), sites, axes = align([x, other])
+    dim = (-1 if dim is None else dim) % len(axes)
+    if len(axes[dim]) != 1 or axes[dim][0].kind != "plain":
+        raise NoRuleError("its vectors lie along no plain axis")
+    slot = 1 + len(names.plain(axes[:dim]))
+    rows = torch.linalg.cross(expanded(a, sites, axes), expanded(b, sites, axes), dim=slot)
+    return Spatial(rows, sites, axes)
 
 
 @rule(*_LIKE, hop="nothing")

@@ -10,6 +10,7 @@ are pairs of nodes, and those are attention's.
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.convert import names
@@ -17,6 +18,7 @@ from convgraph.convert.align import align, expanded
 from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
+from convgraph.convert.rules.reductions import sum_
 from convgraph.convert.value import Spatial, lift
 
 
@@ -43,8 +45,8 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
 def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """A product, and what is added to it: a mask or a bias on who hears whom."""
     made = matmul(call, x, other)
-    if not isinstance(made, Spatial):
-        raise NoRuleError("its product is a readout")
+    if not isinstance(made, Spatial) and not isinstance(bias, Spatial):
+        return alpha * made + beta * bias
     (rows, more), sites, axes = align([made, bias])
     return Spatial(expanded(alpha * rows + beta * more, sites, axes), sites, axes)
 
@@ -69,8 +71,12 @@ def contract(call: Any, x: Any, other: Any) -> Any:
     """
     sides = (x, other)
     rank = max(_rank(one) for one in sides)
+    if _rank(other) == 1 and isinstance(x, Spatial) and names.is_plain(x.axes[-1]):
+        value = x.merged(len(x.axes) - 1)
+        call.travelled("node")
+        return Spatial(value.x @ other, x.sites, value.axes[:-1])
     if min(_rank(one) for one in sides) < 2:
-        raise NoRuleError("a product with a vector")
+        raise NoRuleError("a product with a vector along the lattice")
     batch = next(one.sites.batch_size for one in sides if isinstance(one, Spatial))
     a, b = (_axes(one, rank, batch) for one in sides)
     a, b = _led(x, a, b), _led(other, b, a)
@@ -141,26 +147,59 @@ def _led(one: Any, axes: Axes, other: Axes) -> Axes:
 
 @rule("einsum", hop="all")
 def einsum(call: Any, equation: str, operands: Any, **more: Any) -> Any:
-    """Two operands: axes change places, one product, axes change places."""
-    left, _, out = equation.replace(" ", "").partition("->")
+    """Products of two operands at a time; a letter that one alone has, and nobody asks, is summed.
+
+    Raises:
+        NoRuleError: the equation takes a diagonal, or a product has no meaning.
+    """
+    terms, out = _letters(equation, operands)
+    if any(len(set(term)) < len(term) for term in (*terms, out)):
+        raise NoRuleError(f"einsum {equation!r} takes a diagonal")
+    made, mine = _summed(call, operands[0], terms[0], {*out}.union(*terms[1:]))
+    for number, (one, term) in enumerate(zip(operands[1:], terms[1:], strict=True), start=2):
+        kept = {*out}.union(*terms[number:])
+        other, term = _summed(call, one, term, kept.union(mine))
+        made, mine = _product(call, made, mine, other, term, kept)
+    order = [mine.index(c) for c in out]
+    return made.permuted(order) if isinstance(made, Spatial) else made.permute(order)
+
+
+def _letters(equation: str, operands: Any) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, those of an ellipsis included."""
+    left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
-    if len(terms) != 2 or "." in equation or any(len(set(t)) < len(t) for t in (*terms, out)):
-        raise NoRuleError(f"einsum {equation!r}")
-    first, second = terms
-    both = [c for c in first if c in second and c in out]
-    gone = [c for c in first if c in second and c not in out]
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    counts = [_rank(x) - len(t.replace("...", "")) for x, t in zip(operands, terms, strict=True)]
+    dots = "".join(free[: max((n for n, t in zip(counts, terms) if "..." in t), default=0)])  # noqa: B905
+    if not arrow:
+        once = (c for c in sorted({*left} - {*".,"}) if left.count(c) == 1)
+        out = ("..." if dots else "") + "".join(once)
+    terms = [t.replace("...", dots[len(dots) - n :]) for n, t in zip(counts, terms, strict=True)]
+    return terms, out.replace("...", dots)
+
+
+def _summed(call: Any, one: Any, letters: str, kept: set[str]) -> tuple[Any, str]:
+    """An operand without the letters that nobody else asks for."""
+    gone = [k for k, c in enumerate(letters) if c not in kept]
+    if gone:
+        one = sum_(call, one, gone) if isinstance(one, Spatial) else one.sum(gone)
+    return one, "".join(c for c in letters if c in kept)
+
+
+def _product(call: Any, x: Any, first: str, y: Any, second: str, kept: set[str]) -> tuple[Any, str]:
+    """Two operands as one, and its letters: axes change places, one product."""
+    both = [c for c in first if c in second and c in kept]
+    gone = [c for c in first if c in second and c not in kept]
     mine = [c for c in first if c not in second]
     other = [c for c in second if c not in first]
-    if not set(mine + other) <= set(out):
-        raise NoRuleError(f"einsum {equation!r} sums one operand alone")
-    a = _ordered(operands[0], first, both, mine, gone)
-    b = _ordered(operands[1], second, both, gone, other)
-    shape = [_sizes(operands, terms)[c] for c in (*both, *mine, *other)]
+    found = "".join((*both, *mine, *other))
+    if not isinstance(x, Spatial) and not isinstance(y, Spatial):
+        return torch.einsum(f"{first},{second}->{found}", x, y), found
+    shape = [_sizes((x, y), [first, second])[c] for c in found]
+    a = _ordered(x, first, both, mine, gone)
+    b = _ordered(y, second, both, gone, other)
     value = matmul(call, a, b)
-    order = [(*both, *mine, *other).index(c) for c in out]
-    if isinstance(value, Spatial):
-        return value.regrouped(shape).permuted(order)
-    return value.reshape(shape).permute(order)
+    return value.regrouped(shape) if isinstance(value, Spatial) else value.reshape(shape), found
 
 
 def _sizes(operands: Any, terms: list[str]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
+from convgraph.convert.rules.positions import on_rows, readout_but
 from convgraph.convert.rules.shapes import resized
 from convgraph.convert.tokens import Called
 from convgraph.convert.value import Spatial, index, lift, within_charts
@@ -268,6 +269,37 @@ def amin(call: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
     return _reduce(call, x, dim, keepdim, "amin")
 
 
+@rule("aminmax", hop="all")
+def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The smallest and the largest of what is there."""
+    return tuple(_reduce(call, x, dim, keepdim, how) for how in ("amin", "amax"))
+
+
+@rule("cov", hop="all")
+def cov(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """It divides by how many positions there are.
+
+    Raises:
+        NoRuleError: always.
+    """
+    raise NoRuleError("it counts absent positions as observations; give it the rows, .graph.x.T")
+
+
+@rule("_unique2", hop="all")
+def unique(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """The numbers that some node says."""
+    found, which, counts = call.target(x.x, *args, **kwargs)
+    return found, (x.with_x(which) if which.shape == x.x.shape else which), counts
+
+
+@rule("histc", "bincount", hop="all")
+def counted(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """How many entries of nodes have which number."""
+    if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
+        raise NoRuleError("its weights are a map")
+    return call.target(x.x.flatten(), *args, **kwargs)
+
+
 @rule("linalg_vector_norm", "norm", "frobenius_norm", hop="all")
 def vector_norm(
     call: Any, x: Spatial, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
@@ -430,6 +462,8 @@ def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
     if call.name in ("argmax", "argmin", "median", "mode"):
         raise NoRuleError("it counts all positions, absent ones included")
     call.travelled("all")
+    if call.name in ("max", "min") and not x.x.numel():
+        return x.x.new_zeros(())  # of nobody
     return call.target(x.x, *args, **kwargs)
 
 
@@ -489,12 +523,20 @@ def recurrence(call: Any, *args: Any) -> Any:
 
 @rule("gather", "take_along_dim")
 def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
-    """Entries of a plain axis by a map of numbers."""
+    """Entries of a plain axis by a map or an image of numbers; of the lattice, a readout."""
     if call.name == "take_along_dim":
         dim, index = index, dim
-    if not isinstance(x, Spatial) or not isinstance(index, Spatial) or x.sites is not index.sites:
-        raise NoRuleError("map and index do not live on the same nodes")
+    if not isinstance(x, Spatial):
+        raise NoRuleError("its index is a map, and what it looks up is none")
     dim %= len(x.axes)
+    if isinstance(index, Tensor) and not names.is_plain(x.axes[dim]):
+        found = readout_but(call, x, dim)
+        return found.gather(dim, index) if call.name == "gather" else found.take_along_dim(
+            index, dim
+        )  # fmt: skip
+    index = on_rows(index, x, dim)
+    if x.sites is not index.sites:
+        raise NoRuleError("map and index do not live on the same nodes")
     value, numbers = x.merged(dim), rows_along(index, dim)
     if numbers.x.dim() != value.x.dim():
         raise NoRuleError("map and index differ in their axes")

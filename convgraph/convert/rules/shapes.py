@@ -106,6 +106,15 @@ def expand(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     return Spatial(rows, x.sites, tuple(axes))
 
 
+@rule("view_as_real", "view_as_complex")
+def pairs(call: Any, x: Spatial) -> Any:
+    """Two real numbers on a last plain axis, or one complex one."""
+    if call.name == "view_as_real":
+        return Spatial(call.target(x.x), x.sites, (*x.axes, (Name("plain", 2),)))
+    last = len(x.axes) - 1
+    return Spatial(call.target(x.merged(last).x), x.sites, x.axes[:last])
+
+
 def _is_thin(x: Spatial, axis: int) -> bool:
     """Whether a map has one pixel along a lattice axis, which an image may repeat."""
     return x.is_image() and axis >= 0 and (x.sites.size or ())[axis] == 1

@@ -1,0 +1,163 @@
+"""Entries by number and by yes and no, read and written, and equations of letters.
+
+On a mask they say what torch says of the image whose holes are 0, values and gradients, bit for
+bit; what is chosen by yes and no leaves holes out.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.convert.tensor import GraphTensor
+from convgraph.errors import ConversionError
+from tests.convert.planting import plant
+
+B, C, H, W = 2, 4, 6, 7
+
+
+def whole(*size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(size))
+    return torch.randint(-4, 5, size, generator=generator).double()
+
+
+IMAGE, OTHER = whole(B, C, H, W), whole(B, C, H, W).flip(1)
+MASK = whole(B, H, W) > -2
+LABELS = OTHER[:, 0].long().abs() % C
+TABLE = whole(9, 3)
+ALL = slice(None)
+
+
+def put(x: Any, index: Any, value: Any) -> Any:
+    x = x * 1
+    x[index] = value
+    return x
+
+
+CALLS: dict[str, Any] = {
+    "points": lambda x: x[:, :, [1, 2, 3], [3, 4, 0]],
+    "points of images": lambda x: x[torch.tensor([[0], [1]]), :, torch.tensor([[1, 2]]), [[3, 3]]],
+    "gather pixels": lambda x: x.flatten(2).gather(2, torch.tensor([[[1, 5]]]).expand(B, C, 2)),
+    "gather classes": lambda x: x.gather(1, LABELS[:, None]),
+    "a table": lambda x: TABLE[x.argmax(1)] * x[:, 0].unsqueeze(-1),
+    "channels in two": lambda x: x[:, torch.tensor([[0, 1], [2, 3]])],
+    "rows in two": lambda x: x[:, :, torch.tensor([[0, 1], [2, 3]])],
+    "rows written": lambda x: put(x, (ALL, ALL, [0, 2]), -1.0),
+    "rows over rows": lambda x: put(x, (ALL, ALL, [0, 2]), x[:, :, [3, 5]] * 2),
+    "pixels written": lambda x: put(x, (ALL, ALL, [1, 2], [3, 4]), -1.0),
+    "channels by yes and no": lambda x: put(x, (ALL, torch.tensor([True, False] * 2)), -1.0),
+    "an image of yes and no": lambda x: put(x, OTHER > 0, 0.0),
+    "rows added": lambda x: x.index_add(2, torch.tensor([0, 1]), x[:, :, 2:4]),
+    "images copied": lambda x: x.index_copy(0, torch.tensor([1]), x[:1]),
+    "an image added": lambda x: x.index_put((torch.tensor([1]),), x[:1] * 2, accumulate=True),
+    "rows filled": lambda x: x.index_fill(2, torch.tensor([0, 2]), 3.0),
+    "a slice scattered": lambda x: torch.slice_scatter(x, x[:, :, :2] * 2, 2, 1, 3),
+    "one hot": lambda x: torch.zeros_like(x).scatter(1, LABELS[:, None], 1.0) * x,
+    "largest scattered": lambda x: x.scatter_reduce(1, LABELS[:, None], x[:, :1] * 2, "amax"),
+    "cross": lambda x: torch.linalg.cross(x[:, :3], x[:, 1:], dim=1),
+    "by a vector": lambda x: x.permute(0, 2, 3, 1) @ TABLE[:C, 0],
+    "complex": lambda x: torch.view_as_real(torch.complex(x, 2 * x) * torch.complex(x, -x).conj()),
+    "smallest, largest": lambda x: sum(torch.aminmax(x, dim=1)),
+    "products added": lambda x: torch.baddbmm(
+        torch.ones(B, C, C).double(), x.flatten(2), x.flatten(2).mT
+    ),
+}  # fmt: skip
+
+CHOICES: dict[str, Any] = {
+    "by itself": (lambda x: x[x > 0], lambda x, m: x[(x > 0) & m]),
+    "holes are no zeros": (lambda x: x[x <= 0], lambda x, m: x[(x <= 0) & m]),
+    "by an image": (lambda x: x[OTHER > 0], lambda x, m: x[(OTHER > 0) & m]),
+    "by labels": (
+        lambda x: x.movedim(1, 3)[LABELS > 1],
+        lambda x, m: x.movedim(1, 3)[(LABELS > 1) & m[:, 0]],
+    ),
+    "behind channels": (
+        lambda x: x.movedim(1, 0)[:, x[:, 0] > 0],
+        lambda x, m: x.movedim(1, 0)[:, (x[:, 0] > 0) & m[:, 0]],
+    ),
+    "of an image": (lambda x: OTHER[x > 0] * x.sum(), lambda x, m: OTHER[(x > 0) & m] * x.sum()),
+    "masked_select": (
+        lambda x: x.masked_select(x[:, :1] <= 0),
+        lambda x, m: x.masked_select((x[:, :1] <= 0) & m),
+    ),
+    "nonzero": (lambda x: (x != 0).nonzero() * x.sum(), lambda x, m: x.nonzero() * x.sum()),
+    "where": (lambda x: torch.where(x > 0)[3] * x.sum(), lambda x, m: (x > 0).nonzero()[:, 3]
+              * x.sum()),
+}  # fmt: skip
+
+EQUATIONS: dict[str, Any] = {
+    "bchw->bhwc": (), "bchw->bc": (), "bchw->": (), "b...->b...": (), "bchw->chw": (),
+    "bc...,dc->bd...": (TABLE.T[:, :C],), "bchw,cd": (TABLE[:C],),
+    "bchw,cd,bd->bhw": (TABLE[:C], TABLE[:B]), "bchw,bchw,bchw->bc": ("x", "x"),
+    "bchw,bdhw->bcdhw": ("x",), "bchw,kl->bhwl": (TABLE,), "bihw,bjhw,k->bijhw": ("x", TABLE[0]),
+}  # fmt: skip
+
+
+def agrees(call: Any, truth: Any) -> bool:
+    """Whether a call on nodes says what is true, its gradients too."""
+    one, two = IMAGE.clone().requires_grad_(), IMAGE.clone().requires_grad_()
+    got = call(cg.PixelGraph.from_image(one, mask=MASK).tensor() * 1)
+    there = MASK[:, None]
+    want = truth(torch.where(there, two, 0.0), there)
+    if isinstance(got, GraphTensor):
+        some = got.value.with_x(torch.ones_like(got.value.x)).tensor()
+        got, want = got.to_dense(), want * some
+    if not torch.equal(got, want):
+        return False
+    send = torch.arange(1.0, want.numel() + 1).double().view(want.shape)
+    mine, true = (torch.autograd.grad((out * send).sum(), x)[0] for out, x in
+                  ((got, one), (want, two)))  # fmt: skip
+    return torch.equal(mine, true) and bool(true.any())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_positions_by_number(name: str) -> None:
+    assert agrees(CALLS[name], lambda x, there: CALLS[name](x))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_positions_by_yes_and_no(name: str) -> None:
+    assert agrees(*CHOICES[name])
+
+
+def test_holes_that_are_chosen_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "index", lambda rule: lambda call, x, indices: x.tensor()[indices[0]])
+    assert not agrees(*CHOICES["by an image"])
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_letters(equation: str) -> None:
+    def call(x: Any, *_: Any) -> Any:
+        return torch.einsum(equation, x, *(x if one == "x" else one for one in EQUATIONS[equation]
+                                           if not isinstance(one, str) or one == "x"))  # fmt: skip
+
+    assert agrees(call, call)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda x: torch.einsum("bcii->bc", x), "takes a diagonal"),
+        (lambda x: x[[0, 1], :, [1, 2]], "along some axes of the lattice only"),
+        (lambda x: x.unsqueeze_(1), "another shape; use unsqueeze and take what it returns"),
+        (lambda x: torch.cat([x.flatten(2), x[:, :, ::2].flatten(2)], 2), "several lattices"),
+        (lambda x: x.movedim(1, 3) + x.mean((3, 1)).unsqueeze(1), "tells other pixels apart"),
+        (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
+        (lambda x: x.roll(1), "rolls the flattened tensor"),
+    ],
+)
+def test_what_has_no_meaning_says_why(call: Any, text: str) -> None:
+    x = cg.PixelGraph.from_image(IMAGE[:, :, :, :H], mask=MASK[:, :, :H]).tensor()
+    with pytest.raises(ConversionError, match=text):
+        call(x)
+
+
+def test_operators_without_a_rule_write_into_full_grids() -> None:
+    x, want = cg.PixelGraph.from_image(IMAGE).tensor() * 1, IMAGE * 1
+    for one in (x, want):
+        one.put_(torch.tensor([3]), torch.tensor([5.0]).double())
+        F.relu(one[:, 1:3].renorm_(2, 0, 8.0), inplace=True)
+    assert torch.equal(x.to_dense(), want)
