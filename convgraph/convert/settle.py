@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from convgraph.convert import names
 from convgraph.convert.lattices import frames, unframed
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, lift, within_charts
@@ -82,22 +83,32 @@ def _turned(value: Spatial) -> Spatial:
     """An image whose lattice axes stand in another order, on the lattice turned round."""
     size = value.sites.size
     d = len(size)
-    order = [axis[0].axis if len(axis) == 1 else -1 for axis in value.axes[-d:]]
+    order = _order(value.axes[-d:], size)
     image = len(value.axes) == d + 2 and sorted(order) == list(range(d)) != order
     whole = image and all(
-        axis == (Name("site", size[axis[0].axis], axis[0].axis),) for axis in value.axes[-d:]
+        axis == ((Name("site", size[k], k),) if size[k] > 1 else ())
+        for axis, k in zip(value.axes[-d:], order, strict=True)
     )
     if not whole or value.sites.space is not None:
         return value
     sites = turned_sites(value.sites, tuple(order))
     axes = list(value.axes)
-    for place, n in enumerate(sites.size or ()):
-        axes[2 + place] = (Name("site", n, place),)
+    axes[2:] = names.image_axes(1, sites.size or (), 1)[2:]
     cell = sites.batch
     for axis, n in enumerate(size):
         cell = cell * n + sites.pos[:, order.index(axis)]
     node = cell if value.sites.rank is None else value.sites.rank[cell]
     return Spatial(value.x.index_select(0, node), sites, tuple(axes))
+
+
+def _order(axes: Axes, size: Sequence[int]) -> list[int]:
+    """Which lattice axis each of these is; one of one pixel, which has no name, is its own."""
+    found = [axis[0].axis if len(axis) == 1 else -1 for axis in axes]
+    left = [k for k, n in enumerate(size) if n == 1 and k not in found]
+    for place, axis in enumerate(axes):
+        if not axis and left:
+            found[place] = left.pop(left.index(place) if place in left else 0)
+    return found
 
 
 def _is_mixed(axis: Axis) -> bool:

@@ -160,8 +160,10 @@ def joined(spans: Sequence[Span]) -> Span | None:
     Example:
         >>> joined([moved(whole(4), [0, 1]), moved(whole(4), [2, 3])]) == whole(4)
         True
+        >>> joined([moved(whole(4), [3]), whole(4)]).pixels(4)[:, 0].tolist()
+        [3, 0, 1, 2, 3]
     """
-    first = spans[0]
+    first = min(spans, key=lambda span: span.origin)
     if any(span.step != first.step for span in spans):
         return None
     table: list[int] = []

@@ -446,6 +446,16 @@ PAIRS = {
     ),
     "chunks": (lambda x, c: torch.cat(x.chunk(2, 2), 2), lambda x, c: x * 1),
     "split": (lambda x, c: torch.cat(x.split([3, 5, 2], 3), 3), lambda x, c: x * 1),
+    "halves swapped": (lambda x, c: torch.cat(x.chunk(2, 3)[::-1], 3), lambda x, c: x.roll(5, 3)),
+    "round by columns put beside": (
+        lambda x, c: F.conv2d(torch.cat([x[..., -1:], x, x[..., :1]], 3), c.weight),
+        lambda x, c: F.conv2d(F.pad(x, (1, 1, 0, 0), mode="circular"), c.weight),
+    ),
+    "rows and columns as one line": (
+        lambda x, c: torch.cat([x.amax(3, True), x.amax(2, True).transpose(2, 3)], 2),
+        lambda x, c: F.pad(x.amax(3, True), (0, 0, 0, 10))
+        + F.pad(x.amax(2, True).transpose(2, 3), (0, 0, 8, 0)),
+    ),
     "roll": (lambda x, c: x.roll((3, -2), (2, 3)).roll((-3, 2), (2, 3)), lambda x, c: x * 1),
     "roll within": (
         lambda x, c: F.conv2d(
