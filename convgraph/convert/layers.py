@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from convgraph import backends
 from convgraph.backends.rows import HALF
@@ -178,6 +179,7 @@ def _carry(source: Any, target: Any, copies: dict[int, Any]) -> None:
     """Give a layer copies of another's parameters, one copy of each."""
     for name, parameter in source._parameters.items():
         if parameter is None:
+            target._parameters[name] = None
             continue
         if id(parameter) not in copies:
             made = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
@@ -192,13 +194,15 @@ def dense_copy(net: torch.nn.Module) -> Any:
     memo: dict[int, Any] = {}
     copies: dict[int, Any] = {}
     for module in net.modules():
-        if type(module) in _DENSE:
-            memo[id(module)] = _torch_layer(module, copies)
+        kind = parametrize.type_before_parametrizations(module)
+        if kind in _DENSE:
+            memo[id(module)] = _torch_layer(module, _DENSE[kind], copies)
     memo.update(copies)
     return copy.deepcopy(net, memo)
 
 
-def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
+def _torch_layer(layer: Any, kind: Any, copies: dict[int, Any]) -> torch.nn.Module:
+    """A convolution of torch with a graph layer's parameters, and whatever a tool has added."""
     g = layer.geometry
     shared: dict[str, Any] = {
         "stride": g.stride,
@@ -212,8 +216,16 @@ def _torch_layer(layer: Any, copies: dict[int, Any]) -> torch.nn.Module:
     }
     if g.transposed:
         shared["output_padding"] = g.output_padding
-    kind: Any = _DENSE[type(layer)]
     made = kind(layer.in_channels, layer.out_channels, g.kernel_size, **shared)
+    for name in getattr(layer, "parametrizations", ()):
+        parametrize.register_parametrization(made, name, torch.nn.Identity(), unsafe=True)
+    made._parameters.clear()
     _carry(layer, made, copies)
+    memo: dict[int, Any] = {**copies, id(layer): made}
+    if "weight" in vars(layer):  # torch's older norms compute it before each call
+        made.weight = layer.weight.detach().clone()
+    for name in ("_buffers", "_modules", *_HOOKS):
+        added = {k: v for k, v in vars(layer)[name].items() if k != "aggr_module"}
+        vars(made)[name].update(copy.deepcopy(added, memo))
     dense: torch.nn.Module = made.train(layer.training)
     return dense

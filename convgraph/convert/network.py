@@ -6,8 +6,10 @@ The copy runs the model's own Python. Given images it is the model; given graphs
 on tensors whose pixels are nodes (see `convgraph.convert.tensor`).
 """
 
+import copy
 import functools
 import inspect
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -125,13 +127,7 @@ def _rebuilt(original: type) -> Any:
 
 def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
     """Call a method of a network: as it is, or with graphs as tensors."""
-    if not any(isinstance(one, PixelGraph) for one in (*args, *kwargs.values())):
-        flat = (*args, *kwargs.values())
-        if not any(isinstance(one, (list, tuple, dict)) for one in flat):
-            _see(net, args, kwargs)
-            return method(*args, **kwargs)
-    leaves, spec = pytree.tree_flatten((args, kwargs), is_leaf=_is_graph)
-    graphs = [one for one in leaves if isinstance(one, PixelGraph)]
+    graphs = _graphs(args, kwargs)
     _see(net, args, kwargs)
     if not graphs:
         return method(*args, **kwargs)
@@ -150,14 +146,41 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
     # Of a batch without holes another process may have the part with holes.
     dense = dense and not (synced.asks_others() and _is_synced(net))
     dense = dense and not layers.wants_nodes(net)
-    if dense:
-        channels_last = _is_channels_last(net)
-        leaves = [_image(v, channels_last) if isinstance(v, PixelGraph) else v for v in leaves]
-    else:
-        leaves = [from_pixels(v) if isinstance(v, PixelGraph) else v for v in leaves]
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    channels_last = dense and _is_channels_last(net)
+
+    def given(one: Any) -> Any:
+        if not isinstance(one, PixelGraph):
+            return one
+        return _image(one, channels_last) if dense else from_pixels(one)
+
+    args, kwargs = _each(given, (args, kwargs))
     out = method(*args, **kwargs)
-    return pytree.tree_map(lambda one: returned(one, root if dense else None), out)
+    return _each(lambda one: returned(one, root if dense else None), out)
+
+
+def _graphs(args: Any, kwargs: Any) -> list[PixelGraph]:
+    """The graphs among the arguments, those within lists, mappings and dataclasses too."""
+    flat = (*args, *kwargs.values())
+    found = [one for one in flat if isinstance(one, PixelGraph)]
+    if any(isinstance(one, (list, tuple, dict)) or is_dataclass(one) for one in flat):
+        found = []
+        _each(lambda one: found.append(one) if isinstance(one, PixelGraph) else None, flat)
+    return found
+
+
+def _each(call: Any, tree: Any) -> Any:
+    """A nested structure of what is called with each leaf; dataclasses are copied."""
+
+    def leaf(one: Any) -> Any:
+        if not is_dataclass(one) or isinstance(one, (type, PixelGraph, Tensor)):
+            return call(one)
+        made = copy.copy(one)
+        for field in fields(one):
+            if hasattr(one, field.name):
+                object.__setattr__(made, field.name, _each(call, getattr(one, field.name)))
+        return made
+
+    return pytree.tree_map(leaf, tree, is_leaf=_is_graph)
 
 
 def _see(net: Any, args: Any, kwargs: Any) -> None:
@@ -262,8 +285,7 @@ def _method(function: Any) -> Any:
 
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = (*args, *kwargs.values())
-        if not any(isinstance(one, PixelGraph) for one in given):
+        if not _graphs(args, kwargs):
             return function(self, *args, **kwargs)
         return _called(self, functools.partial(function, self), args, kwargs)
 

@@ -1,6 +1,7 @@
 """Tools around networks know nothing of graphs, and work: on maps, and on converted networks."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,6 +27,34 @@ def holes(seed: int = 1) -> cg.PixelGraph:
     torch.manual_seed(seed)
     mask = torch.rand(2, 12, 10) > 0.4
     return cg.PixelGraph.from_image(torch.randn(2, 3, 12, 10).double(), mask=mask)
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: Any
+    name: str = "word"
+
+
+class OfBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()[:4]
+
+    def forward(self, batch: Batch) -> dict[str, Any]:
+        return {"out": Batch(self.net(batch.pixels), batch.name)}
+
+    def both(self, pair: list[Any]) -> Any:
+        return [self.net(one) for one in pair]
+
+
+def test_a_graph_within_a_dataclass_or_a_list_is_found() -> None:
+    model = OfBatch().eval()
+    net, given = cg.to_graph(model), holes()
+    out = net(Batch(given))["out"]
+    assert out.name == "word"
+    want = model.net(given.tensor()).graph
+    assert torch.equal(out.pixels.x, want.x)
+    assert [torch.equal(one.x, want.x) for one in net.both([given, given])] == [True, True]
 
 
 WAYS = pytest.mark.parametrize("converted", [False, True])
@@ -88,6 +117,27 @@ def test_a_parametrized_weight_is_the_weight(kind: str, converted: bool) -> None
     if not converted:
         getattr(parametrizations, kind)(net[0])
         assert torch.equal(cg.to_graph(net)(holes()), net(given))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")  # the older one is deprecated
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal", "older", "hook"])
+def test_the_way_back_keeps_what_a_tool_has_added(kind: str) -> None:
+    net, _ = made(True)
+    image = torch.randn(2, 3, 12, 10).double()
+    layer = net.eval()[0]
+    if kind == "hook":
+        layer.register_forward_hook(lambda module, args, out: out * 2)
+    elif kind == "older":
+        nn.utils.weight_norm(layer)
+    else:
+        getattr(parametrizations, kind)(layer)
+    dense = cg.to_dense(net)
+    assert isinstance(dense[0], nn.Conv2d)
+    assert list(dense.state_dict()) == list(net.state_dict())
+    assert torch.equal(dense(image), net(image))
+    with torch.no_grad():
+        next(iter(dense.parameters())).add_(1)
+    assert not torch.equal(dense(image), net(image))
 
 
 @pytest.mark.ci
