@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
+import convgraph
 from convgraph.geometry.padding import PADDING_MODES
 from convgraph.proof import verifier, verifier_spaces
 from convgraph.proof.equation import spaces, spec
 from convgraph.proof.symbolic import axis
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = Path(convgraph.__file__).parent / "explorer" / "js"
 
 
-def named(path: str) -> list[str]:
+def named(path: Path) -> list[str]:
     """The words of the tuple or list that a file calls MODES."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     (found,) = re.findall(r"^(?:export const )?MODES = [(\[](.*)[)\]];?$", text, re.MULTILINE)
     return re.findall(r'"(\w+)"', found)
 
@@ -24,11 +26,12 @@ def named(path: str) -> list[str]:
 COPIES = {
     "spec": spec.PADDING_MODES, "axis": axis.MODES, "spaces": spaces._PADS,
     "verifier": verifier.PADS, "verifier_spaces": verifier_spaces._PADS,
+    "geometry.js": named(PAGE / "geometry.js"),
     **{
-        path: named(path)
+        path: named(ROOT / "tests" / path)
         for path in (
-            "convgraph/explorer/js/geometry.js", "tests/graph/test_edges.py",
-            "tests/geometry/test_kernel.py", "tests/proof/layer/premise/test_premise.py",
+            "graph/test_edges.py", "geometry/test_kernel.py",
+            "proof/layer/premise/test_premise.py",
         )
     },
 }  # fmt: skip
@@ -40,8 +43,7 @@ def test_every_copy_has_the_same_modes(copy: str) -> None:
     assert set(modes) == set(PADDING_MODES)
 
 
-@pytest.mark.parametrize("page", ["convgraph/explorer/js/chinese.js", "docs/glossary.md"])
-def test_every_mode_has_its_word(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    folding = PADDING_MODES[1:]  # of zeros each page says more
+@pytest.mark.parametrize("page", [PAGE / "chinese.js", ROOT / "docs" / "glossary.md"])
+def test_every_mode_has_its_word(page: Path) -> None:
+    text, folding = page.read_text(encoding="utf-8"), PADDING_MODES[1:]  # of zeros each says more
     assert [mode for mode in folding if not re.search(rf"\b{mode}\b", text)] == []
