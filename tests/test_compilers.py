@@ -97,9 +97,21 @@ def test_the_typed_call_compiles_to_one_graph(layer: Any, dynamic: bool) -> None
         assert torch.equal(left[0], right[0])
 
 
+ASKED = (None, "tiles", "gather", "masked", "messages")
+"""Backends of the tests that cross them with something else."""
+
+
+def crossed(ways: dict[Any, str]) -> list[Any]:
+    """Return every way with every backend; of a way that is "rare", forced ones are CI's share."""
+    return [
+        pytest.param(way, backend, marks=[pytest.mark.ci] * bool(how == "rare" and backend))
+        for way, how in ways.items()
+        for backend in ASKED
+    ]
+
+
 @pytest.mark.parametrize("kind", ["full", "mask"])
-@pytest.mark.parametrize("backend", [None, "tiles", "gather", "masked", "messages"])
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("dynamic", "backend"), crossed({False: "rare", True: "often"}))
 def test_a_pixel_graph_compiles_to_one_graph(
     layer: Any, kind: str, backend: str | None, dynamic: bool
 ) -> None:
@@ -122,9 +134,14 @@ def test_a_pixel_graph_compiles_to_one_graph(
         assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("backend", [None, "tiles", "gather", "masked", "messages"])
 @pytest.mark.parametrize("kind", ["full", "mask", "ragged"])
-@pytest.mark.parametrize("how", ["export", "strict export", "compile", "grad", "inference"])
+@pytest.mark.parametrize(
+    ("how", "backend"),
+    crossed(
+        dict.fromkeys(("export", "compile", "grad", "inference"), "often")
+        | {"strict export": "rare"}
+    ),
+)
 def test_the_first_to_ask_may_be_a_tracer(how: str, kind: str, backend: str | None) -> None:
     """What is kept are plain tensors: the next caller trains on the same topology."""
     if backend == "masked" and kind == "ragged":

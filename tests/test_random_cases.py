@@ -1,4 +1,6 @@
-"""A thousand random convolutions agree with torch and with the integer oracle, gradients included.
+"""Random convolutions agree with torch and with the integer oracle, gradients included.
+
+A thousand in CI, fewer in `make test`.
 
 Every argument of every layer in one to three dimensions, on full grids, masks, named sites and
 ragged batches, on every backend that accepts the case: bit for bit on integers, and within the
@@ -118,9 +120,13 @@ def serving(layer: cg.nn.GraphConvNd, graph: cg.PixelGraph, named: Tensor | None
     return names
 
 
-@settings(max_examples=700)
+@pytest.mark.parametrize("examples", [350, pytest.param(700, marks=pytest.mark.ci)])
+def test_integers_agree_bit_for_bit_three_ways(examples: int) -> None:
+    settings(max_examples=examples)(integers_agree)()
+
+
 @given(cases(), st.sampled_from([torch.float32, torch.float64]))
-def test_integers_agree_bit_for_bit_three_ways(case: Case, dtype: torch.dtype) -> None:
+def integers_agree(case: Case, dtype: torch.dtype) -> None:
     """In float32 too, which oneDNN serves; but for the volumes that torch itself errs on there."""
     layer, images, masks, outputs = prepared(case, torch.float64)
     named = torch.rand(len(outputs), *outputs[0].shape[1:]) < 0.6 if case.named else None

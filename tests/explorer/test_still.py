@@ -58,6 +58,7 @@ def test_a_live_view_hides_the_still_page_as_long_as_it_lives(show) -> None:
     assert hidden == [False, True, False, 0]
 
 
+@pytest.mark.ci  # a kernel of its own executes the notebook
 def test_an_exported_notebook_shows_the_page_offline(browser, tmp_path) -> None:
     for package in ("anywidget", "ipykernel", "nbconvert"):
         pytest.importorskip(package)

@@ -296,3 +296,13 @@ def spawned(rank: int, what: str, world: int, folder: str, *more: object) -> Non
     """Call one of these in a process of its own."""
     os.environ["OMP_NUM_THREADS"] = "1"
     globals()[what](rank, world, folder, *more)
+
+
+def one_after_the_other(
+    rank: int, world: int, folder: str, calls: dict[str, tuple[Any, ...]]
+) -> None:
+    """Call several of these, each in a folder of its own: a process imports torch once."""
+    for what, more in calls.items():
+        place = Path(folder, what)
+        place.mkdir(exist_ok=True)
+        globals()[what](rank, world, str(place), *more)

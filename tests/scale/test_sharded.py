@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,31 @@ from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
 from tests.scale import ranks
 
+Found = Callable[..., list[Any]]
 
-def results(tmp_path: Path, what: str, world: int, *more: object) -> list[object]:
-    spawn(ranks.spawned, (what, world, str(tmp_path), *more), nprocs=world)
-    return [json.loads(Path(tmp_path, f"{what}{rank}").read_text()) for rank in range(world)]
+
+def results(folder: Path, what: str, world: int) -> list[Any]:
+    return [json.loads((folder / f"{what}{rank}").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """(what, shape, ...) -> what every rank wrote; two ranks are asked everything at once."""
+    of_two: dict[str, tuple[Any, ...]] = {
+        "compare": ((2,),), "elsewhere": (), "refuse": (), "prove": ((2,),)
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def ask(what: str, world: int, *more: object) -> list[Any]:
+        if world != 2 or of_two.get(what) != more:
+            alone = tmp_path_factory.mktemp(what)
+            spawn(ranks.spawned, (what, world, str(alone), *more), nprocs=world)
+            return results(alone, what, world)
+        if not any(folder.iterdir()):
+            spawn(ranks.spawned, ("one_after_the_other", 2, str(folder), of_two), nprocs=2)
+        return results(folder / what, what, 2)
+
+    return ask
 
 
 @pytest.mark.slow
@@ -30,35 +53,34 @@ def results(tmp_path: Path, what: str, world: int, *more: object) -> list[object
     "shape",
     [(2,), *(pytest.param(one, marks=pytest.mark.ci) for one in [(1,), (3,), (4,), (2, 2)])],
 )
-def test_every_rank_has_its_part_of_the_whole(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_every_rank_has_its_part_of_the_whole(shape: tuple[int, ...], found: Found) -> None:
     world = int(np.prod(shape))
-    assert results(tmp_path, "compare", world, shape) == [[]] * world
+    assert found("compare", world, shape) == [[]] * world
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.ci)])
-def test_spaces_masks_and_whole_maps_equal_the_whole(world: int, tmp_path: Path) -> None:
-    assert results(tmp_path, "elsewhere", world) == [[]] * world
+def test_spaces_masks_and_whole_maps_equal_the_whole(world: int, found: Found) -> None:
+    assert found("elsewhere", world) == [[]] * world
 
 
 @pytest.mark.slow
-def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(tmp_path: Path) -> None:
-    for found in results(tmp_path, "refuse", 2):
-        assert found["norm"]
-        assert found["buffers"]
-        assert "expected parts of [3, 2] positions along axis 0" in found["part"]
-        assert found["part"].startswith("ShapeError")
-        assert "(group_norm) hears the whole map; say statistics='passes'" in found["group_norm"]
-        assert "expected shares as [2] numbers" in found["shares"]
-        assert "expected mesh as a DeviceMesh" in found["mesh"]
-        assert found["nodes"] == [0.25] * 4
+def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(found: Found) -> None:
+    for said in found("refuse", 2):
+        assert said["norm"]
+        assert said["buffers"]
+        assert "expected parts of [3, 2] positions along axis 0" in said["part"]
+        assert said["part"].startswith("ShapeError")
+        assert "(group_norm) hears the whole map; say statistics='passes'" in said["group_norm"]
+        assert "expected shares as [2] numbers" in said["shares"]
+        assert "expected mesh as a DeviceMesh" in said["mesh"]
+        assert said["nodes"] == [0.25] * 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2,), pytest.param((2, 2), marks=pytest.mark.ci)])
-def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp_path) -> None:
-    world = int(np.prod(shape))
-    every = results(tmp_path, "prove", world, shape)
+def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], found: Found) -> None:
+    every = found("prove", int(np.prod(shape)), shape)
     said = {
         "a weight of one rank": "mid.weight differs from",
         "another dilation": "the part's network runs 'one' (conv2d)",
@@ -66,8 +88,8 @@ def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp
         "a share of the gradient": "the gradient of input 0 is",
         "gradients of one rank": "the gradient of weight",
     }
-    for found in every:
-        for name, (verdict, operators, text) in found.items():
+    for rank in every:
+        for name, (verdict, operators, text) in rank.items():
             if name in said:
                 assert verdict == "refuted", (name, text)
                 assert said[name] in text, text
@@ -83,11 +105,11 @@ def test_parts_are_proven_and_planted_faults_refuted(shape: tuple[int, ...], tmp
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize("shape", [(2,), (2, 2)])
-def test_the_traffic_model_counts_every_byte(shape: tuple[int, ...], tmp_path) -> None:
-    every = results(tmp_path, "weigh", int(np.prod(shape)), shape)
+def test_the_traffic_model_counts_every_byte(shape: tuple[int, ...], found: Found) -> None:
+    every = found("weigh", int(np.prod(shape)), shape)
     for name, (_, _, sent, messages) in every[0].items():
-        assert max(found[name][0] for found in every) == sent > 0
-        assert {found[name][1] for found in every} == {messages}
+        assert max(rank[name][0] for rank in every) == sent > 0
+        assert {rank[name][1] for rank in every} == {messages}
 
 
 @pytest.mark.parametrize("workers", [(), (0,), (2, 2, 2), (1.5,)])
