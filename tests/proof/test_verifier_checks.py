@@ -1,0 +1,357 @@
+"""Each check of the verifier by itself, shown by what only this one refuses."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from convgraph.comparison.named import ADAPTERS, certify
+from convgraph.proof import Certificate, verifier
+from convgraph.proof.record.certificate import digest
+from convgraph.proof.verifier import NOT_COVERED, Truth, difference, evaluate, rounding
+
+SIDES = ("candidate", "reference")
+
+
+@pytest.fixture(scope="module")
+def proven() -> Certificate:
+    return certify("tests.twins:graph", "tests.twins:dense", size=(6, 5), seed=7)
+
+
+def sealed(found: Certificate, **change: Any) -> str:
+    record = {**json.loads(found.to_json()), **change}
+    record["digest"] = digest(record)
+    return json.dumps(record, indent=2)
+
+
+def verify(found: Certificate, **change: Any) -> tuple[int, list[str]]:
+    """What becomes of a record that somebody changed who knows how digests go."""
+    return verifier.verify(sealed(found, **change), trust=[*ADAPTERS, "tests.twins"])
+
+
+def form(found: Certificate, **change: Any) -> list[str]:
+    text = sealed(found, **change)
+    return verifier.form(json.loads(text), text)
+
+
+# form
+
+
+def test_a_reason_is_a_part_of_the_verdict_itself() -> None:
+    refuted = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    other = next(part.facts for part in refuted.parts if part.status == "proven")
+    assert form(refuted, reason=other) == ["reason: not as the rest demands"]
+
+
+def test_nothing_beside_what_is_never_covered_has_to_be_named(proven: Certificate) -> None:
+    assert form(proven, not_covered=[*NOT_COVERED]) == []
+
+
+def test_as_much_as_there_may_be_is_not_too_much(
+    proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert form(proven, flags={**proven.flags, "threads": "1024"}) == []
+    assert form(proven, flags={**proven.flags, "threads": "1025"}) != []
+    assert form(proven, flags={**proven.flags, "threads": "0"}) != []
+    large = 2 * 7 * (6 + 3 + 2) * (5 + 3 + 2)  # images, channels, pixels and whatever reaches them
+    taps = 2 * (6 + 3 + 2) * (5 + 3 + 2) * 9
+    monkeypatch.setattr(verifier, "LIMIT", max(large, taps))
+    assert form(proven) == []
+    monkeypatch.setattr(verifier, "LIMIT", max(large, taps) - 1)
+    assert len(form(proven)) == 1
+
+
+def test_negative_inputs_may_be_left_out_of_a_network_alone(proven: Certificate) -> None:
+    assert form(proven, excluded=["negative inputs"]) == ["excluded: not as the rest demands"]
+    network = {"kind": "network", "spec": {"images": []}, "excluded": ["negative inputs"]}
+    assert form(proven, **network) == []
+
+
+def test_what_nobody_could_decide_is_not_run(proven: Certificate) -> None:
+    found = certify("tests.twins:raising", "tests.twins:dense", size=(6, 5))
+    assert found.verdict == "undecided"
+    assert verify(found) == (2, ["the record holds: undecided"])
+
+
+def test_whoever_stops_it_stops_it(proven: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(record: Any, text: str) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verifier, "form", stop)
+    with pytest.raises(KeyboardInterrupt):
+        verify(proven)
+
+
+# figures
+
+
+def test_no_trial_shows_nothing(proven: Certificate) -> None:
+    code, lines = verify(proven, epsilon=1.0, trials=0, log2_epsilon=0.0)
+    assert code == 1
+    assert any(line.startswith("trials") for line in lines), lines
+
+
+def test_smaller_draws_are_for_whom_the_premise_asked(proven: Certificate) -> None:
+    def figures(a: int) -> dict[str, Any]:
+        trials = int(np.ceil(100 / np.log2((2 * a + 1) / 2)))
+        return {"a": a, "trials": trials, "log2_epsilon": trials * float(np.log2(2 / (2 * a + 1)))}
+
+    assert verify(proven, **figures(proven.a - 1))[0] == 0
+    assumed = [*proven.assumed, verifier.ASSUMED]
+    code, lines = verify(proven, trace="", assumed=assumed, **figures(proven.a - 1))
+    assert code == 1
+    assert lines[0].startswith("a: ")
+
+
+def test_draws_are_no_larger_than_their_generator() -> None:
+    a = 2**31 - 1
+    figures = {"a": a, "trials": 4, "log2_epsilon": 4 * float(np.log2(2 / (2 * a + 1)))}
+    assert verifier.budget({**figures, "epsilon": 2.0**-100, "name": ""}, 2**40, "") == 4
+
+
+@pytest.mark.parametrize("name", ["y", "grad_w"])
+def test_rho_is_held_to_the_last_digits(name: str, proven: Certificate) -> None:
+    assert proven.rho[name] > 0
+    for by in (1 + 1e-12, 1 - 1e-12):
+        code, lines = verify(proven, rho={**proven.rho, name: proven.rho[name] * by})
+        assert code == 1
+        assert lines[0].startswith(f"rho: {name}")
+
+
+def test_edges_are_counted(proven: Certificate) -> None:
+    parts = json.loads(proven.to_json())["parts"]
+    parts[0]["facts"] = parts[0]["facts"].replace("typed", "9 typed", 1)
+    code, lines = verify(proven, parts=parts)
+    assert code == 1
+    assert lines[0].startswith("parts: S0 structure")
+
+
+def test_a_number_that_is_right_is_no_counterexample(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuted = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    same = {**refuted.counterexample, "found": 3.0, "expected": 3.0}
+    seen = {"manner": "plain", **{n: same[n] for n in ("side", "quantity", "manner") if n in same}}
+    seen["found"] = 3.0
+    monkeypatch.setattr(verifier, "difference", lambda *_: {**seen, "expected": 3.0})
+    assert verify(refuted, counterexample=same)[1][0].startswith("verdict, counterexample")
+    monkeypatch.setattr(verifier, "difference", lambda *_: {**seen, "expected": 4.0})
+    assert verify(refuted, counterexample={**same, "expected": 4.0}) == (
+        1, ["the record holds: refuted"],
+    )  # fmt: skip
+
+
+# a side that behaves otherwise in one manner alone
+
+SHAPES = [[2, 1, 4], [2, 1, 3], [2], [2, 2, 2]]
+TINY = {"kind": "convolution", "seed": 1, "a": 50, "spec": {}, "counterexample": {}}
+
+
+def tiny(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return functional.conv1d(x, w, b)
+
+
+class _Worse(torch.autograd.Function):
+    """Its second backward through one graph is twice as large."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        ctx.calls = 0
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.calls += 1
+        return g * ctx.calls
+
+
+def by_object() -> Callable[..., Tensor]:
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if id(x) not in kept:
+            kept[id(x)] = x, x.detach() * 1
+        return tiny(x, w, b) + tiny(kept[id(x)][1] - x.detach(), w, b * 0)
+
+    return run
+
+
+def unlike(told: Callable[..., bool]) -> Callable[..., Tensor]:
+    return lambda x, w, b: tiny(x, w, b) * (2 if told(x, w, b) else 1)
+
+
+def hooked(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def twice(p: Tensor) -> None:
+        p.grad = None if p.grad is None else p.grad * 2
+
+    if w.requires_grad:
+        w.register_post_accumulate_grad_hook(twice)
+    return tiny(x, w, b)
+
+
+ODD: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "frozen x": lambda: unlike(lambda x, w, b: not x.requires_grad),
+    "frozen w": lambda: unlike(lambda x, w, b: not w.requires_grad),
+    "frozen b": lambda: unlike(lambda x, w, b: not b.requires_grad),
+    "refilled": by_object,
+    "inner": lambda: unlike(lambda x, w, b: not x.is_leaf),
+    "again": lambda: lambda x, w, b: _Worse.apply(tiny(x, w, b)),  # type: ignore[no-untyped-call]
+    "backward": lambda: hooked,
+}
+
+
+def seen_of(
+    run: Callable[..., Tensor], record: dict[str, Any], truth: Truth, trials: int = 6
+) -> dict[str, Any]:
+    sides = (run, tiny) if record["kind"] == "convolution" else (run, truth.says.args[0])  # type: ignore[attr-defined]
+    runs = {n: partial(evaluate, f, reuse=[]) for n, f in zip(SIDES, sides, strict=True)}
+    return difference(record, runs, truth, trials)
+
+
+def truth_of(run: Callable[..., Tensor], shapes: list[list[int]], n: int = 4) -> Truth:
+    counts = dict.fromkeys(("y", "grad_x", "grad_w", "grad_b"), n)
+    says = partial(evaluate, run, dtype=torch.float64)
+    return Truth(says, shapes, counts, 50, torch.float64, 0.0)
+
+
+@pytest.mark.parametrize("manner", ODD)
+def test_every_manner_of_calling_is_tried(manner: str) -> None:
+    truth = truth_of(tiny, SHAPES)
+    assert seen_of(tiny, TINY, truth) == {}
+    seen = seen_of(ODD[manner](), TINY, truth)
+    assert (seen["side"], seen["manner"]) == ("candidate", manner)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "g"])
+@pytest.mark.parametrize("up", [True, False])
+def test_every_number_is_moved_up_and_down(name: str, up: bool) -> None:
+    """Right near the integers alone."""
+
+    def moved(t: Tensor) -> bool:
+        size = float(t.detach().abs().max())
+        return size > 2**9 if up else size < 2**-3
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = tiny(x, w, b) * (2 if name != "g" and moved(x if name == "x" else w) else 1)
+        if name == "g" and y.requires_grad:
+            y.register_hook(lambda g: g * (2 if moved(g) else 1))
+        return y
+
+    assert seen_of(run, TINY, truth_of(tiny, SHAPES))["side"] == "candidate"
+
+
+def test_numbers_of_another_dtype_are_none() -> None:
+    seen = seen_of(lambda x, w, b: tiny(x, w, b).float(), TINY, truth_of(tiny, SHAPES))
+    assert (seen["side"], seen["quantity"]) == ("candidate", "y")
+
+
+def test_a_reference_that_is_another_operator_is_named() -> None:
+    runs = {"candidate": partial(evaluate, tiny, reuse=[])}
+    runs["reference"] = partial(evaluate, lambda x, w, b: tiny(x, w, b) * 2, reuse=[])
+    assert difference(TINY, runs, truth_of(tiny, SHAPES), 1)["side"] == "reference"
+
+
+# operators without parameters
+
+
+def first(x: Tensor) -> Tensor:
+    return functional.max_pool1d(x, 2)
+
+
+def last(x: Tensor) -> Tensor:
+    return first(x.flip(-1)).flip(-1)
+
+
+def doubled(x: Tensor) -> Tensor:
+    y = first(x)
+    y.register_hook(lambda g: g * 2)
+    return y
+
+
+def test_equal_numbers_of_a_maximum_leave_the_gradient_open_and_no_others_do() -> None:
+    shapes = [[2, 2, 6], [2, 2, 3]]
+    ties = TINY | {"kind": "maximum", "a": 2}
+    assert seen_of(last, ties, truth_of(first, shapes)) == {}
+    assert seen_of(last, {**ties, "kind": "linear"}, truth_of(first, shapes)) != {}
+    apart = ties | {"a": 2**30}
+    assert seen_of(last, apart, truth_of(first, shapes)) == {}
+    assert seen_of(doubled, apart, truth_of(first, shapes))["quantity"] == "grad_x"
+
+
+def test_zeros_show_nothing() -> None:
+    """Step 10: half of what is compared has to be something."""
+
+    def some(n: int) -> Callable[[Tensor], Tensor]:
+        there = torch.arange(6) < n
+        return lambda x: x * there
+
+    shapes, whole = [[2, 1, 6], [2, 1, 6]], TINY | {"kind": "linear", "a": 2**30}
+    assert seen_of(some(3), whole, truth_of(some(3), shapes)) == {}
+    with pytest.raises(verifier.Refused, match="nothing to compare"):
+        seen_of(some(2), whole, truth_of(some(2), shapes))
+    silent = truth_of(some(2), shapes)
+    silent.counts["y"] = np.array([1, 1, 0, 0, 0, 0])  # of whom nobody is heard
+    assert seen_of(some(2), whole, silent) == {}
+
+
+def test_sparse_gradients_are_gradients() -> None:
+    rows = torch.tensor([0, 2])
+    found = evaluate(
+        lambda x: functional.embedding(rows, x, sparse=True),
+        [np.ones((3, 2)), np.ones((2, 2))], torch.float64,
+    )  # fmt: skip
+    assert found["grad_x"].tolist() == [[1, 1], [0, 0], [1, 1]]
+
+
+# real numbers
+
+REAL = {"kind": "linear", "dtype": "float64", "seed": 1}
+
+
+def held(
+    one: Callable[[Tensor], Tensor],
+    two: Callable[[Tensor], Tensor],
+    rho: dict[str, float],
+    n: int = 2,
+    kind: str = "linear",
+) -> list[str]:
+    """What is wrong with rho, where sums of two are the truth."""
+    runs = {name: partial(evaluate, f) for name, f in zip(SIDES, (one, two), strict=True)}
+    return rounding(REAL | {"rho": rho, "kind": kind}, runs, truth_of(sums, [[2, 6], [2, 3]], n))
+
+
+def sums(x: Tensor) -> Tensor:
+    return x[:, ::2] + x[:, 1::2]
+
+
+def differences(x: Tensor) -> Tensor:
+    return x[:, ::2] - x[:, 1::2]
+
+
+def test_bounds_are_those_of_sums_of_one_sign() -> None:
+    nothing = {"y": 0.0, "grad_x": 0.0}
+    assert held(sums, sums, nothing) == []
+    assert [line[:6] for line in held(sums, sums, {})] == ["rho: y", "rho: g"]
+    runs = {name: partial(evaluate, differences) for name in SIDES}
+    both = truth_of(differences, [[2, 6], [2, 3]])
+    assert rounding(REAL | {"rho": {}}, runs, both) == []  # entries of both signs have no bound
+
+
+def test_a_sum_too_long_for_a_bound_is_not_proven() -> None:
+    nothing = {"y": 0.0, "grad_x": 0.0}
+    assert len(held(sums, sums, nothing, n=2**53)) == 4
+    assert held(sums, sums, nothing, n=2**53 - 1) == []
+
+
+def test_a_reference_may_leave_the_bound_and_a_candidate_may_not() -> None:
+    def off(x: Tensor) -> Tensor:
+        return sums(x) * (1 + 2.0**-40)
+
+    for one, two, leaves in ((sums, off, 0), (off, sums, 4)):
+        wrong = held(one, two, {}, kind="convolution")
+        assert sum("leaves its bound" in line for line in wrong) == leaves
+        assert all(line.startswith("rho: ") for line in wrong)
