@@ -30,6 +30,8 @@ TESTS = {
     "convgraph/proof/equation/": "tests/proof/equation tests/proof/layer/test_judge.py",
     "convgraph/proof/aten.py": "tests/proof/test_aten.py tests/proof/layer/premise",
     "convgraph/proof/draws.py": "tests/proof/test_draws.py tests/proof/layer/test_judge.py",
+    "convgraph/proof/lying.py": "tests/proof/test_plan.py",
+    "convgraph/proof/verifier_spaces.py": "tests/spaces/test_verifier.py",
     "convgraph/proof/": "tests/proof/record tests/proof/test_verifier.py",
     "convgraph/scale/": "tests/scale",
     "convgraph/comparison/": "tests/comparison",
@@ -44,7 +46,7 @@ TESTS = {
     "README.md": "tests/test_readme.py",
     "notebooks/": "tests/test_notebooks.py",
 }
-"""Beginning of a path -> what tests it; the first that fits counts."""
+"""Beginning of a path -> what tests it, beside the file of its name; the first that fits counts."""
 
 
 def changed() -> list[str]:
@@ -68,20 +70,25 @@ def paths_for(files: list[str]) -> list[str]:
     Example:
         >>> paths_for(["convgraph/nn/pool.py", "tests/test_draw.py"])
         ['tests/test_package.py', 'convgraph/nn/pool.py', 'tests/nn', 'tests/test_draw.py']
+        >>> paths_for(["convgraph/door.py", "tests/spaces/cases.py"])[2:]
+        ['tests/test_door.py', 'tests/test_bad_input.py', 'tests/spaces']
     """
     found = dict.fromkeys(ALWAYS)
     for file in files:
-        if file.startswith("tests/"):
-            name = file.rpartition("/")[2]
-            found.update({file: None} if name.startswith("test_") else {})
+        folder, _, name = file.rpartition("/")
+        if folder.startswith("tests") and file.endswith(".py"):
+            helps = folder if "/" in folder else ""  # what a folder's tests share
+            found[file if name.startswith("test_") else helps] = None
             continue
         if file.startswith("convgraph/") and file.endswith(".py"):
             found[file] = None
+            found[f"tests{folder.removeprefix('convgraph')}/test_{name}"] = None
         for start, tests in TESTS.items():
             if file.startswith(start):
                 found.update(dict.fromkeys(tests.split()))
                 break
-    return [path for path in found if (ROOT / path).exists()]
+    there = [path for path in found if path and (ROOT / path).exists()]
+    return [path for path in there if not any(path.startswith(f"{one}/") for one in there)]
 
 
 if __name__ == "__main__":
