@@ -22,7 +22,7 @@ SPREAD := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz zoo zoo-page notebooks \
-        lab lessons slides docs news dist clean
+        lab lessons slides docs docs-browser news dist clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
