@@ -365,7 +365,7 @@ def evaluate(
         manner: one of `MANNERS`, or "frozen x", which leaves a gradient out.
         reuse: tensors of the call before, which "refilled" fills anew in place; then of this one.
     """
-    *leaves, g = [torch.as_tensor(value).to(device, dtype) for value in sent]
+    *leaves, g = [torch.as_tensor(value).to(device, dtype, copy=True) for value in sent]
     if manner == "refilled" and reuse:
         with torch.no_grad():
             leaves = [old.copy_(new) for old, new in zip(reuse, leaves, strict=True)]

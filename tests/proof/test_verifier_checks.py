@@ -347,6 +347,20 @@ def test_a_sum_too_long_for_a_bound_is_not_proven() -> None:
     assert held(sums, sums, nothing, n=2**53 - 1) == []
 
 
+def test_whoever_wipes_out_what_it_is_sent_spoils_nobody_elses_numbers() -> None:
+    """Zeros for zeros on both sides would be within any bound."""
+
+    def wiped(x: Tensor) -> Tensor:
+        x.data.zero_()
+        return sums(x)
+
+    wrong = held(wiped, sums, {"y": 0.0, "grad_x": 0.0})
+    assert any("y leaves its bound" in line for line in wrong), wrong
+    sent = [np.ones((2, 6)), np.ones((2, 3))]
+    assert not evaluate(wiped, sent, torch.float64)["y"].any()
+    assert sent[0].all()
+
+
 def test_a_reference_may_leave_the_bound_and_a_candidate_may_not() -> None:
     def off(x: Tensor) -> Tensor:
         return sums(x) * (1 + 2.0**-40)
