@@ -61,9 +61,9 @@ HOUSE = {
         sequential traced .
     """,
     "convert": """
-        names frames keys registry report
-        value node_pairs align batch lattices inner tokens scores settle
-        rules tensor functions layers recording
+        names frames keys registry operators report
+        value node_pairs align batch entries lattices inner tokens scores settle
+        views rules tensor answers functions layers recording
         program compiled network receptive summary .
     """,
     "convert.rules": """

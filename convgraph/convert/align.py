@@ -56,7 +56,7 @@ def _common(
             )
         )
     axes = names.broadcast([axes, *extra])
-    found = [name for name in names.names(axes) if name.kind != "plain"]
+    found = names.of_rows(axes)
     if len({(name.kind, name.axis, name.stride) for name in found}) != len(found):
         raise NoRuleError(f"axes {names.describe(axes)} name a lattice axis twice")
     if any(name.kind == "key" for name in found):

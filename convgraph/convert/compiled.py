@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import backends
+from convgraph.convert.layers import HOOKS
 from convgraph.convert.program import Made, Program, Tables
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -217,7 +218,7 @@ def _serves_all_masks(net: Any, backend: Any) -> bool:
 def _refuse_hooks(net: Any) -> None:
     """Refuse what Python would have to be called for, but for hooks that are torch's own."""
     for path, module in net.named_modules():
-        for name in _HOOKS if path else ():
+        for name in HOOKS if path else ():
             for hook in getattr(module, name).values():
                 if not (getattr(hook, "__module__", None) or "").startswith("torch."):
                     raise ConversionError(
@@ -225,9 +226,6 @@ def _refuse_hooks(net: Any) -> None:
                         "hook, which no program of operators calls; remove it, put it on the "
                         "network itself, or run the network without torch.compile"
                     )
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _elsewhere(make: Any, *args: Any) -> Any:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from convgraph import memo
-from convgraph.convert.tensor import HOOKS, GraphTensor, backward_all, rows, wrapped
+from convgraph.convert.answers import backward_all, rows
+from convgraph.convert.tensor import DOORS, OWN, GraphTensor, wrapped
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.nn import synced
@@ -92,15 +93,24 @@ class _Context:
         setattr(self.ctx, name, value)
 
     def save_for_backward(self, *tensors: Any) -> None:
-        self.ctx.kept = [one.value if isinstance(one, GraphTensor) else None for one in tensors]
-        plain = [one.value.x if isinstance(one, GraphTensor) else one for one in tensors]
-        self.ctx.save_for_backward(*plain)
+        self.ctx.kept = list(map(_value, tensors))
+        self.ctx.save_for_backward(*map(_bare, tensors))
 
     def mark_dirty(self, *tensors: Any) -> None:
-        self.ctx.mark_dirty(*(t.value.x if isinstance(t, GraphTensor) else t for t in tensors))
+        self.ctx.mark_dirty(*map(_bare, tensors))
 
     def mark_non_differentiable(self, *tensors: Any) -> None:
         self.ctx.off = [id(one) for one in tensors]
+
+
+def _value(one: Any) -> Any:
+    """What a map holds; None of anything else."""
+    return one.value if isinstance(one, GraphTensor) else None
+
+
+def _bare(one: Any) -> Any:
+    """The rows of a map; anything else as it is."""
+    return one.value.x if isinstance(one, GraphTensor) else one
 
 
 def _maps(found: Any, values: Any) -> list[Any]:
@@ -126,10 +136,7 @@ class _OnRows(_Function):
     @classmethod
     def forward(cls, ctx: Any, values: Any, sent: Any, *args: Any) -> Any:
         """Hand maps to the original's forward; keep whose rows its results are."""
-        given = [
-            wrapped(value.with_x(one)) if value is not None else one
-            for one, value in zip(args, values, strict=True)
-        ]
+        given = _maps(args, values)
         original, context = cls.original, _Context(ctx)
         ctx.off, ctx.kept = [], []
         if _has_setup(original):
@@ -139,9 +146,9 @@ class _OnRows(_Function):
             out = original.forward(context, *given)
         single = not isinstance(out, (tuple, list))
         parts = (out,) if single else tuple(out)
-        ctx.made = [one.value if isinstance(one, GraphTensor) else None for one in parts]
+        ctx.made = list(map(_value, parts))
         ctx.heard = [v for v, a in zip(values, args, strict=True) if isinstance(a, Tensor)]
-        plain = tuple(one.value.x if isinstance(one, GraphTensor) else one for one in parts)
+        plain = tuple(map(_bare, parts))
         off = [p for one, p in zip(parts, plain, strict=True) if id(one) in ctx.off]
         if off:
             ctx.mark_non_differentiable(*off)
@@ -203,10 +210,8 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             f"{cls.__name__} is an autograd.Function, with a backward of its own, which no program "
             "of operators can hold; leave this network to eager, or write it by detach()"
         )
-    values: list[Spatial | None] = [one.value if type(one) is GraphTensor else None for one in args]
     sent: list[Any] = []
-    given = (one.value.x if type(one) is GraphTensor else one for one in args)
-    parts = _APPLY.__get__(None, _kind(cls))(values, sent, *given)
+    parts = _APPLY.__get__(None, _kind(cls))([*map(_value, args)], sent, *map(_bare, args))
     single, made, kind = sent
     out = _maps(parts, made)
     return out[0] if single else kind(out)
@@ -243,6 +248,8 @@ def _synced(layer: Any, x: GraphTensor) -> Any:
 
 
 synced.TAKES[GraphTensor] = _synced
-HOOKS[:] = [node_of, open_door]
+_TENSOR: Any = torch.Tensor
+OWN[_TENSOR.grad_fn.__get__] = node_of
+DOORS.append(open_door)
 if _DOOR is _Function:  # before `apply` is bound, as in  swish = Swish.apply
     open_door()

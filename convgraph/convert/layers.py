@@ -59,9 +59,7 @@ class _InNetwork(GraphConvNd):
                 return direct(self, x)
             with backends.backend(self.backend):
                 return direct(self, x)
-        half = x.dtype in HALF and x.device.type == "cpu"
-        forced = half or backends.forced(self.backend) is not None or self._tapped()
-        if not forced and not on_nodes:
+        if not on_nodes and not self._is_forced(x):
             return direct(self, x)
         graph = x.graph if isinstance(x, GraphTensor) else PixelGraph.from_image(x, d=d)
         out: Any = super().forward(graph, sites="network")
@@ -69,6 +67,11 @@ class _InNetwork(GraphConvNd):
             return out.to_image()
         found = result(out)
         return found if isinstance(found, Tensor) else wrapped(found)
+
+    def _is_forced(self, like: Tensor) -> bool:
+        """Whether an image goes through messages too, as a backend or its dtype asks."""
+        half = like.dtype in HALF and like.device.type == "cpu"
+        return half or backends.forced(self.backend) is not None or self._tapped()
 
     def _get_name(self) -> str:
         return type(self).__name__
@@ -80,20 +83,13 @@ def _forward(name: str) -> Any:
     def call(layer: Any, x: Tensor) -> Tensor:
         g = layer.geometry
         pads: Any = layer.padding_name or tuple(before for before, _ in g.padding)
-        out: Tensor = operator(
-            x, layer.weight, layer.bias, g.stride, pads, g.dilation, layer.groups
-        )
+        more = (g.output_padding, layer.groups, g.dilation) if g.transposed else (
+            g.dilation, layer.groups
+        )  # fmt: skip
+        out: Tensor = operator(x, layer.weight, layer.bias, g.stride, pads, *more)
         return out
 
-    def reverse(layer: Any, x: Tensor) -> Tensor:
-        g = layer.geometry
-        pads = tuple(before for before, _ in g.padding)
-        out: Tensor = operator(
-            x, layer.weight, layer.bias, g.stride, pads, g.output_padding, layer.groups, g.dilation
-        )
-        return out
-
-    return reverse if "transpose" in name else call
+    return call
 
 
 _DIRECT = {
@@ -130,19 +126,18 @@ _DENSE |= {graph.__mro__[2]: dense for graph, dense in list(_DENSE.items())}
 
 def calls_torch(layer: GraphConvNd) -> bool:
     """Whether a layer, given an image, is torch's own operator: one of a converted network."""
-    half = layer.weight.dtype in HALF and layer.weight.device.type == "cpu"
-    forced = half or backends.forced(layer.backend) is not None or layer._tapped()
-    return isinstance(layer, _InNetwork) and not forced
+    return isinstance(layer, _InNetwork) and not layer._is_forced(layer.weight)
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps hooks."""
 
 
 def is_plain_conv(module: torch.nn.Module) -> bool:
     """Whether a module is exactly a torch convolution with nothing added."""
     if type(module) not in _TWINS or getattr(module, "padding_mode", "") != "zeros":
         return False
-    if "forward" in vars(module) or any(getattr(module, name) for name in _HOOKS):
+    if "forward" in vars(module) or any(getattr(module, name) for name in HOOKS):
         return False
     own: Any = module._parameters
     return set(own) == {"weight", "bias"} and not isinstance(
@@ -224,7 +219,7 @@ def _torch_layer(layer: Any, kind: Any, copies: dict[int, Any]) -> torch.nn.Modu
     memo: dict[int, Any] = {**copies, id(layer): made}
     if "weight" in vars(layer):  # torch's older norms compute it before each call
         made.weight = layer.weight.detach().clone()
-    for name in ("_buffers", "_modules", *_HOOKS):
+    for name in ("_buffers", "_modules", *HOOKS):
         added = {k: v for k, v in vars(layer)[name].items() if k != "aggr_module"}
         vars(made)[name].update(copy.deepcopy(added, memo))
     dense: torch.nn.Module = made.train(layer.training)

@@ -8,7 +8,7 @@ lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as window
 value has no name: an axis of one pixel, a batch of one image. Integers only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -64,6 +64,11 @@ def sizes(axes: Axes) -> tuple[int, ...]:
     return tuple(prod(name.size for name in axis) for axis in axes)
 
 
+def replaced(axes: Axes, dim: int, *new: Axis) -> Axes:
+    """Return axes with others in the place of one, or without it."""
+    return (*axes[:dim], *new, *axes[dim + 1 :])
+
+
 def names(axes: Axes) -> list[Name]:
     """Return all names in the order of the axes."""
     return [name for axis in axes for name in axis]
@@ -72,6 +77,16 @@ def names(axes: Axes) -> list[Name]:
 def plain(axes: Axes) -> list[int]:
     """Return the sizes of the plain names in order: the shape of one node's features."""
     return [name.size for name in names(axes) if name.kind == "plain"]
+
+
+def of_rows(axes: Axes) -> list[Name]:
+    """Return the names of what tells rows apart, in the order of the axes."""
+    return [name for name in names(axes) if name.kind != "plain"]
+
+
+def kinds(axis: Axis) -> set[str]:
+    """Return what an axis names."""
+    return {name.kind for name in axis}
 
 
 def is_plain(axis: Axis) -> bool:
@@ -207,6 +222,26 @@ def broadcast(all_axes: Sequence[Axes]) -> Axes:
                 continue
             out[number] = common(out[number], axis) if out[number] else axis
     return tuple(out)
+
+
+def contraction(first: str, second: str, kept: Container[str]) -> tuple[str, str, str, str]:
+    """Return the letters of a product of two operands of an einsum.
+
+    Returns:
+        Those that both have and that are kept, that both have and that go, that only the first
+        has, and that only the second has.
+
+    Example:
+        >>> contraction("bqd", "bkd", "bqk")
+        ('b', 'd', 'q', 'k')
+    """
+    both = [c for c in first if c in second]
+    return (
+        "".join(c for c in both if c in kept),
+        "".join(c for c in both if c not in kept),
+        "".join(c for c in first if c not in second),
+        "".join(c for c in second if c not in first),
+    )
 
 
 def describe(axes: Axis | Axes) -> str:

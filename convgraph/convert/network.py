@@ -20,8 +20,7 @@ from convgraph import backends, memo
 from convgraph.convert import compiled, layers
 from convgraph.convert.recording import Example, Recording, record
 from convgraph.convert.report import Conversion
-from convgraph.convert.settle import settle
-from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
+from convgraph.convert.tensor import GraphTensor, from_pixels, settled_map
 from convgraph.convert.value import Spatial
 from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError
@@ -180,7 +179,7 @@ def _each(call: Any, tree: Any) -> Any:
                 object.__setattr__(made, field.name, _each(call, getattr(one, field.name)))
         return made
 
-    return pytree.tree_map(leaf, tree, is_leaf=_is_graph)
+    return pytree.tree_map(leaf, tree, is_leaf=lambda one: isinstance(one, PixelGraph))
 
 
 def _see(net: Any, args: Any, kwargs: Any) -> None:
@@ -198,12 +197,9 @@ def returned(value: Any, full: Any = None) -> Any:
         full: the sites of the input, where the network ran on the images of full grids.
     """
     if isinstance(value, GraphTensor):
-        found = settle(value.value)
-        if isinstance(found, Spatial) and found.is_image():
-            return found.graph()
-        return value if found is value.value else (
-            wrapped(found) if isinstance(found, Spatial) else found
-        )  # fmt: skip
+        found = settled_map(value)
+        held = getattr(found, "value", None)
+        return held.graph() if isinstance(held, Spatial) and held.is_image() else found
     if full is None or not isinstance(value, Tensor):
         return value
     is_image = value.dim() == full.d + 2 and value.shape[0] == full.batch_size
@@ -227,10 +223,6 @@ def _image(graph: PixelGraph, channels_last: bool) -> Tensor:
     image = graph.to_image()
     image = image if graph.sites.batched else image.unsqueeze(0)
     return image if channels_last or image.dim() != 4 else image.contiguous()
-
-
-def _is_graph(value: Any) -> bool:
-    return isinstance(value, PixelGraph)
 
 
 def _is_synced(net: torch.nn.Module) -> bool:
@@ -290,6 +282,14 @@ def _method(function: Any) -> Any:
         return _called(self, functools.partial(function, self), args, kwargs)
 
     return method
+
+
+def check_converted(net: Any, who: str) -> None:
+    """Refuse what is no converted network."""
+    if not isinstance(net, GraphNetwork):
+        raise ConversionError(
+            f"{who}: expected a network that to_graph made, got {type(net).__name__}"
+        )
 
 
 @door

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from convgraph.backends.messages.edges import take
-from convgraph.convert.names import Axes, Name, NoRuleError, describe, is_plain, names
+from convgraph.convert.names import (
+    Axes,
+    Name,
+    NoRuleError,
+    describe,
+    is_plain,
+    kinds,
+    names,
+    of_rows,
+)
 from convgraph.convert.value import Spatial, index
 from convgraph.graph.sites import Sites
 
@@ -236,9 +245,9 @@ def tokens(lead: Axes, axis: tuple[Name, ...], width: tuple[Name, ...]) -> tuple
     Raises:
         NoRuleError: the axes are no tokens of a group.
     """
-    if any(name.kind == "plain" for name in axis) or not is_plain(width) or not axis:
+    if "plain" in kinds(axis) or not is_plain(width) or not axis:
         raise NoRuleError(f"axes {describe((*lead, axis, width))} are no tokens")
-    return tuple(name for name in names(lead) if name.kind != "plain")
+    return tuple(of_rows(lead))
 
 
 def heads(value: Spatial) -> Tensor:

@@ -26,8 +26,7 @@ from torch.utils import _pytree as pytree
 
 from convgraph import memo
 from convgraph.convert import keys
-from convgraph.convert.settle import settle
-from convgraph.convert.tensor import GraphTensor, from_pixels, wrapped
+from convgraph.convert.tensor import GraphTensor, from_pixels, leaves, settled_map
 from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import at
 from convgraph.graph.pixel_graph import PixelGraph
@@ -131,13 +130,11 @@ class Program:
         self.plain = plain
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._state = {name: _blank(self._fake, one) for name, one in state.items()}
-        leaves, self.inputs = pytree.tree_flatten((args, kwargs), is_leaf=_is_graph)
-        tables, self.spec = self._recorded(leaves)
+        given, self.inputs = leaves((args, kwargs))
+        tables, self.spec = self._recorded(given)
         self.signature = tables.signature()
         self.single = self.spec.is_leaf()
-        given = [one.x if isinstance(one, PixelGraph) else one for one in leaves]
-        given = [one for one in given if isinstance(one, Tensor)]
-        self.module = self._traced(leaves, given, tables)
+        self.module = self._traced(given, tables)
 
     @property
     def run(self) -> Bare:
@@ -145,13 +142,13 @@ class Program:
         net = self._net()
         return Bare(net, on_graphs=getattr(net, "takes_graph", False))
 
-    def tables(self, leaves: Any) -> Tables | None:
+    def tables(self, given: Any) -> Tables | None:
         """Return what the program is given for the masks of these inputs.
 
         None where it serves them not: the run asks for other tables than the one that was traced,
         or for a table of another size where the program has a number.
         """
-        found = self._recorded(leaves)[0]
+        found = self._recorded(given)[0]
         if found.signature() != self.signature:
             return None
         tensors = tuple(found.tensors[number] for number in self.used)
@@ -164,11 +161,11 @@ class Program:
                     torch._dynamo.maybe_mark_dynamic(one, axis)
         return Tables(tensors, found.outputs, self)
 
-    def _called(self, leaves: Any, given: Any, state: Any) -> Any:
-        """Run the network on given rows and tensors, on the sites of `leaves`."""
+    def _called(self, inputs: Any, given: Any, state: Any) -> Any:
+        """Run the network on given rows and tensors, on the sites of `inputs`."""
         left = iter(given)
         made = []
-        for one in leaves:
+        for one in inputs:
             if isinstance(one, PixelGraph):
                 sites = one.sites if one.sites.mask is None else one.sites.holding()
                 graph = PixelGraph(next(left), sites)
@@ -176,26 +173,26 @@ class Program:
             else:
                 made.append(next(left) if isinstance(one, Tensor) else one)
         args, kwargs = pytree.tree_unflatten(made, self.inputs)
-        out = torch.func.functional_call(self.run, state, args, kwargs)
-        return pytree.tree_map(_settled, out, is_leaf=_is_graph)
+        out, spec = leaves(torch.func.functional_call(self.run, state, args, kwargs))
+        return [settled_map(one) for one in out], spec
 
-    def _recorded(self, leaves: Any) -> tuple[Tables, Any]:
+    def _recorded(self, inputs: Any) -> tuple[Tables, Any]:
         """A run without numbers: which tables it asks for, and what comes out."""
         fake = self._fake
         lender = _Lender(lambda kept: _blank(fake, kept), self.plain)
-        given = [one.x if isinstance(one, PixelGraph) else one for one in leaves]
+        given = [one.x if isinstance(one, PixelGraph) else one for one in inputs]
         given = [_blank(fake, one) for one in given if isinstance(one, Tensor)]
         with keys.compiling(), fake, memo.lending(lender):
-            out = self._called(leaves, given, self._state)
-        flat, spec = pytree.tree_flatten(out, is_leaf=_is_graph)
-        roots = [one.sites for one in leaves if isinstance(one, PixelGraph)]
+            flat, spec = self._called(inputs, given, self._state)
+        roots = [one.sites for one in inputs if isinstance(one, PixelGraph)]
         outputs = tuple(_made(one, roots) for one in flat)
         kept = tuple(kept for kept, _ in lender.asked.values())
         return Tables(kept, outputs, self), spec
 
-    def _traced(self, leaves: Any, given: Any, tables: Tables) -> Any:
+    def _traced(self, inputs: Any, tables: Tables) -> Any:
         """The operators of a run, sizes of rows and tables open."""
-        count, rows = len(given), len(given) + len(tables.tensors)
+        tensors = [one for one in inputs if isinstance(one, (PixelGraph, Tensor))]
+        count, rows = len(tensors), len(tensors) + len(tables.tensors)
         # Sizes that happen to be equal here are not one size.
         fake = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
 
@@ -204,10 +201,9 @@ class Program:
             lender = _Lender(lambda kept: lent[id(kept)], self.plain)
             shown = dict(zip(self.names, tensors[rows:], strict=True))
             with memo.lending(lender):
-                out = self._called(leaves, tensors[:count], shown)
-            return [_rows(one) for one in pytree.tree_leaves(out, is_leaf=_is_graph)]
+                out, _ = self._called(inputs, tensors[:count], shown)
+            return [_rows(one) for one in out]
 
-        tensors = [one for one in leaves if isinstance(one, (PixelGraph, Tensor))]
         shown = [
             _open(fake, one.x, 0 if self.plain else 1)
             if isinstance(one, PixelGraph)
@@ -280,17 +276,6 @@ def _straight(graph: torch.fx.Graph) -> None:
 
 
 _SIZES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default)
-
-
-def _is_graph(one: Any) -> bool:
-    return isinstance(one, PixelGraph)
-
-
-def _settled(one: Any) -> Any:
-    if isinstance(one, GraphTensor):
-        found = settle(one.value)
-        return found if isinstance(found, Tensor) else wrapped(found)
-    return one
 
 
 def _rows(one: Any) -> Any:

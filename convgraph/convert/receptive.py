@@ -12,11 +12,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from convgraph.convert.network import GraphNetwork
+from convgraph.convert.network import check_converted
 from convgraph.convert.recording import OperatorRun, Recording, key
 from convgraph.convert.tensor import GraphTensor
 from convgraph.convert.value import Spatial
-from convgraph.errors import ConversionError, GraphError
+from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
 
@@ -89,10 +89,7 @@ def receptive_field(
         >>> receptive_field(net, (0, 0), PixelGraph.from_image(torch.ones(1, 1, 8, 8))).size
         (5, 5)
     """
-    if not isinstance(net, GraphNetwork):
-        raise ConversionError(
-            f"receptive_field: expected a network that to_graph made, got {type(net).__name__}"
-        )
+    check_converted(net, "receptive_field")
     recorded = net.recorded() if graph is None else net.recorded(graph, *others)
     where = (pixel,) if isinstance(pixel, int) else tuple(pixel)
     target = _target(recorded, output)
@@ -223,7 +220,7 @@ def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
     for axis, (old, new) in enumerate(zip(sites.size or (), out.size or (), strict=True)):
         place = out.pos[mine][:, axis]
         cell = cell * old + (place if old == new else place * 0)
-    node = cell if sites.rank is None else sites.rank[cell]
+    node = sites.node_at(cell)
     found = mine.new_zeros(sites.num_nodes)
     found[node[node >= 0]] = True
     return found

@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from convgraph.convert import frames, keys, names
+from convgraph.convert.operators import _STATE, Operator, operator
 from convgraph.convert.report import Conversion, Line
 from convgraph.convert.settle import settle
-from convgraph.convert.tensor import _STATE, GraphTensor, Operator, from_pixels, operator
+from convgraph.convert.tensor import GraphTensor, from_pixels, leaves
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -179,13 +180,11 @@ def record(net: Any, args: Any, kwargs: Any, *, strict: bool = False) -> Recordi
         kwargs: likewise.
         strict: raise where an operator has no rule.
     """
-    leaves, spec = pytree.tree_flatten(
-        (args, kwargs), is_leaf=lambda one: isinstance(one, PixelGraph)
-    )
-    first = next((one for one in leaves if isinstance(one, PixelGraph)), None)
+    flat, spec = leaves((args, kwargs))
+    first = next((one for one in flat if isinstance(one, PixelGraph)), None)
     found = Recording(() if first is None or first.sites.size is None else first.sites.size)
     given: list[Any] = []
-    for one in leaves:
+    for one in flat:
         tensor = from_pixels(one) if isinstance(one, PixelGraph) else one
         if isinstance(one, PixelGraph):
             found.inputs.append(key(tensor))
@@ -220,10 +219,8 @@ class Example:
 
     def __init__(self, args: Any, kwargs: Any) -> None:
         """Keep shapes and dtypes, no numbers."""
-        leaves, self.spec = pytree.tree_flatten(
-            (args, kwargs), is_leaf=lambda one: isinstance(one, PixelGraph)
-        )
-        self.leaves = [_shape_of(one) for one in leaves]
+        flat, self.spec = leaves((args, kwargs))
+        self.leaves = [_shape_of(one) for one in flat]
 
     def check(self, who: str) -> None:
         """Refuse inputs among which there is no image.

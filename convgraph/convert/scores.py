@@ -6,15 +6,16 @@ Rows and columns are packed: an image's readouts, and its nodes behind them. A p
 over tokens adds up what its pieces say.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convgraph.convert import registry
+from convgraph.convert import names, registry
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.tokens import Called, Packed, Tokens, bounds, mask_of_packed
+from convgraph.convert.tokens import Packed, Tokens, mask_of_packed, of_pieces, permuted, turned
 from convgraph.convert.value import Spatial
 
 
@@ -55,6 +56,16 @@ class Scores:
     def with_x(self, x: Tensor) -> "Scores":
         """The same two sides."""
         return Scores(x, self.asked, self.heard, self.lead)
+
+    def permute(self, order: list[int]) -> "Scores":
+        """The same, if no axis changes its place.
+
+        Raises:
+            NoRuleError: one does.
+        """
+        if order != list(range(len(order))):
+            raise NoRuleError("scores of tokens change their axes")
+        return self
 
     def there(self) -> Tensor:
         """(B, 1, Mq, Mk) bool: who is a token, and no padding."""
@@ -166,7 +177,7 @@ def _sliced(
     """Whole pieces, or readouts of one, of who asks or of who is heard."""
     dim %= len(x.shape)
     size = x.shape[dim]
-    first, last, step = bounds(call, size, start, end, step)
+    first, last, step = slice(start, end, step).indices(size)
     if (first, last, step) == (0, size, 1):
         return x
     place = dim - len(x.lead)
@@ -202,26 +213,16 @@ def _selected(call: Any, x: Scores, dim: int, number: int) -> Any:
     """How one readout hears all, or how all hear it: a sequence again."""
     dim %= len(x.shape)
     number %= x.shape[dim]
-    found = _sliced(_SLICE, x, dim, number, number + 1)
+    found = _sliced(call, x, dim, number, number + 1)
     if isinstance(found, Tensor):
         return found.select(dim, 0)
     by_asked = dim == len(x.lead)
     side, column = (x.heard, found.x.mT) if by_asked else (x.asked, found.x)
-    rows = _led(side.unpack(column), x.lead)
-    if isinstance(rows, Tokens):
-        return rows.with_pieces([_bare(one) for one in rows.pieces])
-    return _bare(rows)
+    return _shaped(_led(side.unpack(column), x.lead), lambda shape: shape[:-1])
 
-
-def _bare(one: Any) -> Any:
-    """Without the last axis, of one entry."""
-    return one.squeeze(-1) if isinstance(one, Tensor) else one.regrouped(one.shape[:-1])
-
-
-_SLICE = Called("slice")
 
 _OWN: dict[str, Any] = {
-    "mean": _over_heads, "select": _selected, "slice": _sliced, "narrow": _sliced,
+    "mean": _over_heads, "select": _selected, "slice": _sliced,
 }  # fmt: skip
 
 
@@ -241,21 +242,14 @@ def product(call: Any, x: Any, other: Any) -> Any:
     if _along(x, -1) or _along(other, -2):
         return _summed(call, x, other)
     if _along(other, -1) or (isinstance(x, Tokens) and isinstance(other, Spatial) and _asks(other)):
-        turned = _turned(other)
         batch = other.sites.batch_size
-        asked, heard = (Packed(_four(one, batch), batch) for one in (x, turned))
+        asked, heard = (Packed(_four(one, batch), batch) for one in (x, turned(other)))
         lead = torch.broadcast_shapes(x.shape[:-2], other.shape[:-2])
         return Scores(asked.x @ heard.x.transpose(-1, -2), asked, heard, tuple(lead))
     if isinstance(x, Tokens) and isinstance(other, Tensor):
-        rule: Any = registry.find("matmul")
-        return x.with_pieces(
-            [
-                rule.call(call, one, other) if isinstance(one, Spatial) else one @ other
-                for one in x.pieces
-            ]
-        )
+        return x.with_pieces(of_pieces(call, x, "matmul", other))
     if isinstance(other, Tokens) and isinstance(x, Tensor):
-        return _turned(product(call, _turned(other), x.transpose(-1, -2)))
+        return turned(product(call, turned(other), x.transpose(-1, -2)))
     raise NoRuleError("a product of tokens with a map")
 
 
@@ -266,26 +260,12 @@ def _einsum(call: Any, equation: str, operands: Any, *more: Any, **named: Any) -
     if len(terms) != 2 or "." in equation:
         raise NoRuleError(f"einsum {equation!r} of tokens beside nodes")
     first, second = terms
-    both = [c for c in first if c in second and c in out]
-    gone = [c for c in first if c in second and c not in out]
-    mine, other = ([c for c in a if c not in b] for a, b in ((first, second), (second, first)))
-    if [len(gone), len(mine), len(other)] != [1, 1, 1] or out != "".join((*both, *mine, *other)):
+    both, gone, mine, other = names.contraction(first, second, out)
+    if [len(gone), len(mine), len(other)] != [1, 1, 1] or out != both + mine + other:
         raise NoRuleError(f"einsum {equation!r} of tokens beside nodes")
-    a = _permuted(operands[0], [first.index(c) for c in (*both, *mine, *gone)])
-    b = _permuted(operands[1], [second.index(c) for c in (*both, *gone, *other)])
+    a = permuted(operands[0], [first.index(c) for c in both + mine + gone])
+    b = permuted(operands[1], [second.index(c) for c in both + gone + other])
     return product(call, a, b)
-
-
-def _permuted(one: Any, order: list[int]) -> Any:
-    """Axes in another order."""
-    if order == list(range(len(order))):
-        return one
-    if isinstance(one, Scores):
-        raise NoRuleError("scores of tokens change their axes")
-    if isinstance(one, Tokens):
-        pieces = tuple(_permuted(piece, order) for piece in one.pieces)
-        return Tokens(pieces, order.index(one.dim), one.before)
-    return one.permuted(order) if isinstance(one, Spatial) else one.permute(order)
 
 
 def _along(one: Any, place: int) -> bool:
@@ -293,38 +273,37 @@ def _along(one: Any, place: int) -> bool:
     return isinstance(one, Tokens) and one.dim == len(one.shape) + place
 
 
+def _shaped(one: Any, change: Callable[[tuple[int, ...]], tuple[int, ...]], shift: int = 0) -> Any:
+    """A piece in the shape that is made of its own; of a sequence, all, so many axes behind."""
+    if isinstance(one, Tokens):
+        pieces = tuple(_shaped(piece, change) for piece in one.pieces)
+        return Tokens(pieces, one.dim + shift, one.before)
+    shape = change(tuple(one.shape))
+    return one.regrouped(shape) if isinstance(one, Spatial) else one.reshape(shape)
+
+
 def _four(one: Any, batch: int) -> Any:
     """A sequence as (B, heads, tokens, width)."""
     if len(one.shape) != 3:
         return one
-    count, length, width = one.shape
-    if isinstance(one, Tokens):
-        return Tokens(tuple(_four(piece, batch) for piece in one.pieces), one.dim + 1)
-    if isinstance(one, Spatial):
-        return one.regrouped((batch, count // batch, length, width))
-    return one.reshape(min(batch, count), -1, length, width)
+
+    def apart(shape: tuple[int, ...]) -> tuple[int, ...]:
+        first = min(batch, shape[0])
+        return (first, shape[0] // first, *shape[1:])
+
+    return _shaped(one, apart, 1)
 
 
 def _led(one: Any, lead: tuple[int, ...]) -> Any:
     """A sequence with the axes before it as the network sees them."""
     if len(lead) == 2:
         return one
-    if isinstance(one, Tokens):
-        return Tokens(tuple(_led(piece, lead) for piece in one.pieces), one.dim - 1)
-    if isinstance(one, Spatial):
-        return one.regrouped((*lead, *one.shape[2:]))
-    return one.flatten(0, 1)
+    return _shaped(one, lambda shape: (shape[0] * shape[1], *shape[2:]), -1)
 
 
 def _asks(one: Spatial) -> bool:
     """Whether nodes stand along the last axis."""
     return bool(one.axes[-1]) and all(name.kind == "site" for name in one.axes[-1])
-
-
-def _turned(one: Any) -> Any:
-    """The transposed matrix."""
-    rank = len(one.shape)
-    return _permuted(one, [*range(rank - 2), rank - 1, rank - 2])
 
 
 def _summed(call: Any, x: Any, other: Any) -> Any:

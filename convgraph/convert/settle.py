@@ -97,8 +97,7 @@ def _turned(value: Spatial) -> Spatial:
     cell = sites.batch
     for axis, n in enumerate(size):
         cell = cell * n + sites.pos[:, order.index(axis)]
-    node = cell if value.sites.rank is None else value.sites.rank[cell]
-    return Spatial(value.x.index_select(0, node), sites, tuple(axes))
+    return Spatial(value.x.index_select(0, value.sites.node_at(cell)), sites, tuple(axes))
 
 
 def _order(axes: Axes, size: Sequence[int]) -> list[int]:

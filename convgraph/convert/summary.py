@@ -13,10 +13,10 @@ from torch import Tensor
 
 from convgraph import backends
 from convgraph.backends.problem import Problem
-from convgraph.convert.network import GraphNetwork
+from convgraph.convert.network import check_converted
 from convgraph.convert.recording import OperatorRun
 from convgraph.door import door
-from convgraph.errors import ConversionError, GraphError
+from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
 
@@ -136,10 +136,7 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
 
 def check(net: Any, graph: Any, who: str) -> None:
     """Refuse what is no converted network, or no graph."""
-    if not isinstance(net, GraphNetwork):
-        raise ConversionError(
-            f"{who}: expected a network that to_graph made, got {type(net).__name__}"
-        )
+    check_converted(net, who)
     if not isinstance(graph, PixelGraph):
         raise GraphError(
             f"{who}: expected a PixelGraph, got {type(graph).__name__}; "

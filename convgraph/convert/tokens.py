@@ -241,15 +241,23 @@ def _cat(call: Any, parts: Any, dim: int = 0) -> Any:
 # Shapes
 
 
+def permuted(one: Any, order: Sequence[int]) -> Any:
+    """Return a piece, or a sequence of them, with its axes in another order."""
+    if isinstance(one, Tokens):
+        pieces = tuple(permuted(piece, order) for piece in one.pieces)
+        return Tokens(pieces, list(order).index(one.dim), one.before)
+    return one.permuted(order) if isinstance(one, Spatial) else one.permute(order)
+
+
+def turned(one: Any) -> Any:
+    """Return the transposed matrices of the last two axes."""
+    rank = len(one.shape)
+    return permuted(one, [*range(rank - 2), rank - 1, rank - 2])
+
+
 def _permuted(call: Any, x: Tokens, *args: Any) -> Any:
-    rank = len(x.shape)
-    order = torch.empty(tuple(range(1, rank + 1)), device="meta")
-    turned = [int(n) - 1 for n in call.target(order, *args).shape]
-    pieces = [
-        one.permuted(turned) if isinstance(one, Spatial) else one.permute(turned)
-        for one in x.pieces
-    ]
-    return Tokens(tuple(pieces), turned.index(x.dim), x.before)
+    order = torch.empty(tuple(range(1, len(x.shape) + 1)), device="meta")
+    return permuted(x, [int(n) - 1 for n in call.target(order, *args).shape])
 
 
 def _reshaped(call: Any, x: Tokens, *args: Any, **kwargs: Any) -> Any:
@@ -290,54 +298,29 @@ def _place(x: Tokens, shape: tuple[int, ...]) -> tuple[int, int]:
     return place, before
 
 
-def bounds(call: Any, size: int, start: Any, end: Any, step: int) -> tuple[int, int, int]:
-    """First, end and step of what `slice` takes of an axis, or `narrow`, where `end` is a length.
-
-    Raises:
-        RuntimeError: `narrow` asks for more than there is, as torch says it.
-    """
-    if call.name == "narrow":
-        start = int(start) + (size if start < 0 else 0)
-        if min(start, end) < 0 or start + end > size:
-            raise RuntimeError(
-                f"narrow: start ({start}) + length ({end}) exceeds dimension size ({size})."
-            )
-        end = start + end
-    return slice(start, end, step).indices(size)
-
-
 def _sliced(
     call: Any, x: Tokens, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     dim %= len(x.shape)
-    first, last, step = bounds(call, x.shape[dim], start, end, step)
     if dim != x.dim:
-        return _each(Called("slice"), x, dim, first, last, step)
-    return x.cut(first, last, step)
+        return x.with_pieces(of_pieces(call, x, "slice", dim, start, end, step))
+    return x.cut(*slice(start, end, step).indices(x.shape[dim]))
 
 
-def _each(call: Any, x: Tokens, dim: int, *args: Any) -> Any:
-    """Along another axis than that of the tokens."""
-    rule: Any = registry.find("slice")
-    outs = []
-    for one in x.pieces:
-        if isinstance(one, Spatial):
-            outs.append(rule.call(call, one, dim, *args))
-        else:
-            first, last, step = args
-            outs.append(one[(slice(None),) * dim + (slice(first, last, step),)])
-    return x.with_pieces(outs)
+def of_pieces(call: Any, x: Tokens, name: str, *args: Any) -> list[Any]:
+    """Return what an operator says of each piece: by its rule of nodes, as torch's of readouts."""
+    rule: Any = registry.find(name)
+    plain = getattr(torch.ops.aten, name)
+    return [
+        rule.call(call, one, *args) if isinstance(one, Spatial) else plain(one, *args)
+        for one in x.pieces
+    ]
 
 
 def _selected(call: Any, x: Tokens, dim: int, number: int) -> Any:
     dim %= len(x.shape)
     if dim != x.dim:
-        rule: Any = registry.find("select")
-        outs = [
-            rule.call(call, one, dim, number) if isinstance(one, Spatial)
-            else one.select(dim, number)
-            for one in x.pieces
-        ]  # fmt: skip
+        outs = of_pieces(call, x, "select", dim, number)
         return Tokens(tuple(outs), x.dim - (dim < x.dim), x.before)
     x.sequence()
     number %= x.shape[dim]
@@ -362,45 +345,29 @@ def _split(call: Any, x: Tokens, parts: Any, dim: int = 0) -> Any:
     lengths = [len(one) for one in call.target(blank, parts, 0)]
     outs, start = [], 0
     for length in lengths:
-        outs.append(_sliced(Called("slice"), x, dim, start, start + length))
+        outs.append(_sliced(call, x, dim, start, start + length))
         start += length
     return outs
-
-
-@dataclass(frozen=True)
-class Called:
-    """An operator by its name, for a rule that is called by another."""
-
-    name: str
-    listening: bool = False
-
-    def travelled(self, how: Any) -> None:
-        """Nobody listens."""
 
 
 def _mean(call: Any, x: Tokens, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
     rank = len(x.shape)
     dims = [d % rank for d in ([dim] if isinstance(dim, int) else dim or range(rank))]
-    rule: Any = registry.find(call.name if x.dim not in dims else "sum")
     if x.dim not in dims:  # each token for itself
-        outs = [
-            rule.call(call, one, dims, keepdim) if isinstance(one, Spatial)
-            else call.target(one, dims, keepdim)
-            for one in x.pieces
-        ]  # fmt: skip
-        return Tokens(
-            tuple(outs), x.dim - (0 if keepdim else sum(d < x.dim for d in dims)), x.before
-        )
+        outs = of_pieces(call, x, call.name, dims, keepdim)
+        place = x.dim - (0 if keepdim else sum(d < x.dim for d in dims))
+        return Tokens(tuple(outs), place, x.before)
     x.sequence()
     own = x.axes[0] == names.batch_axis(x.sites.batch_size)
     if not own or x.dim == 0:
         raise NoRuleError("it reduces tokens that stand beside each other over a part of a batch")
-    pieces = [
-        rule.call(call, one, dims, True) if isinstance(one, Spatial)
-        else one.expand(x.shape[0], *one.shape[1:]).sum(dims, True)
-        for one in x.pieces
-    ]  # fmt: skip
-    total: Any = sum(pieces)
+    own_each = x.with_pieces(
+        [
+            one if isinstance(one, Spatial) else one.expand(x.shape[0], *one.shape[1:])
+            for one in x.pieces
+        ]
+    )
+    total: Any = sum(of_pieces(call, own_each, "sum", dims, True))
     if call.name == "mean":
         readouts = sum(n for n, one in zip(x.lengths, x.pieces, strict=True)
                        if isinstance(one, Tensor))  # fmt: skip
@@ -425,9 +392,9 @@ _ALONG: dict[str, Any] = {
         ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze"),
         _reshaped,
     ),
-    **dict.fromkeys(("slice", "narrow"), _sliced),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split"), _split),
     **dict.fromkeys(("mean", "sum"), _mean),
+    "slice": _sliced,
     "select": _selected,
     "unbind": _unbound,
 }

@@ -5,7 +5,7 @@
 Everything else in a network (parameters, gates, readouts, logits) is an ordinary tensor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -77,7 +77,7 @@ class Spatial:
         if not names.is_plain(axis):
             raise NoRuleError(f"axis {dim} of {names.describe(self.axes)} is no plain one")
         one = (Name("plain", prod(name.size for name in axis)),)
-        return self.refined((*self.axes[:dim], one, *self.axes[dim + 1 :]))
+        return self.refined(names.replaced(self.axes, dim, one))
 
     def thin(self) -> "Spatial":
         """The same value, axes of one entry without a name, so that they broadcast."""
@@ -87,6 +87,17 @@ class Spatial:
     def slot(self, dim: int) -> int:
         """Return the dimension of x that a merged plain axis is."""
         return 1 + len(names.plain(self.axes[:dim]))
+
+    def along(self, dim: int, rows: Tensor) -> "Spatial":
+        """Other features along a merged plain axis: of any length, or without that dimension."""
+        gone = rows.dim() < self.x.dim()
+        new = () if gone else ((Name("plain", rows.shape[self.slot(dim)]),),)
+        return Spatial(rows, self.sites, names.replaced(self.axes, dim, *new))
+
+    def on_axis(self, dim: int, call: Callable[[Tensor, int], Tensor]) -> "Spatial":
+        """What call(x, the dimension of x that it is) makes of a plain axis; see `along`."""
+        value = self.merged(dim)
+        return value.along(dim, call(value.x, value.slot(dim)))
 
     # -- to and from other forms ----------------------------------------------------------------
 
@@ -110,21 +121,23 @@ class Spatial:
         """Return the tensor that the network sees, `fill` where a site is absent."""
         sites, rest = self.sites, self.x.shape[1:]
         cells = self.x
-        present = [name for name in names.names(self.axes) if name.kind != "plain"]
+        present = names.of_rows(self.axes)
         order = sorted(present, key=lambda name: (name.kind == "key", name.axis, -name.stride))
-        lattice = [name.size for name in order]
-        if self.x.shape[0] != prod(lattice) or not sites.is_array:
-            cells = self.x.new_full((prod(lattice), *rest), fill)
+        count = prod(name.size for name in order)
+        if self.x.shape[0] != count or not sites.is_array:
+            cells = self.x.new_full((count, *rest), fill)
             cells = cells.index_copy(0, index(order, sites), self.x)
-        dense = cells.reshape((*lattice, *rest))
-        where, number = [], len(lattice)
-        for name in names.names(self.axes):
-            if name.kind == "plain":
-                where.append(number)
-                number += 1
-            else:
-                where.append(order.index(name))
-        return dense.permute(where).reshape(self.shape)
+        return arranged(cells, order, self.axes)
+
+
+def arranged(cells: Tensor, order: Sequence[Name], axes: Axes) -> Tensor:
+    """Return cells (all values of some names in their order, *plain) as the axes order them."""
+    dense = cells.reshape((*(name.size for name in order), *cells.shape[1:]))
+    where, number = [], len(order)
+    for name in names.names(axes):
+        where.append(number if name.kind == "plain" else order.index(name))
+        number += name.kind == "plain"
+    return dense.permute(where).reshape(names.sizes(axes))
 
 
 @lru_cache(maxsize=4096)
@@ -263,14 +276,19 @@ def brought(value: Spatial, sites: Sites) -> Tensor:
     """
 
     def make() -> tuple[Tensor, Tensor]:
-        cells = sites.nodes
-        node = cells if value.sites.rank is None else value.sites.rank[cells]
+        node = value.sites.node_at(sites.nodes)
         return node.clamp(min=0), node >= 0
 
-    node, there = sites.memo(("brought", value.sites.token), make)
-    if not value.x.shape[0]:
-        return value.x.new_zeros(node.shape[0], *value.x.shape[1:])
-    rows = take(value.x, node)
+    return picked(value.x, *sites.memo(("brought", value.sites.token), make))
+
+
+def picked(x: Tensor, node: Tensor, there: Tensor | None) -> Tensor:
+    """Return the rows of nodes by their numbers, 0 where nobody is there."""
+    if not x.shape[0]:
+        return x.new_zeros(node.shape[0], *x.shape[1:])
+    rows: Tensor = take(x, node)
+    if there is None:
+        return rows
     return torch.where(there.view(-1, *(1,) * (rows.dim() - 1)), rows, rows.new_zeros(()))
 
 

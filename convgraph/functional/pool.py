@@ -27,6 +27,7 @@ from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
+from convgraph.graph.sites import Sites
 
 
 @door
@@ -91,6 +92,22 @@ def max_pool_values(
         return PixelGraph(maxima.between(graph.x, edges, holes=holes), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
     return PixelGraph(maxima.values_at(graph.x, find(graph.x, edges)), edges.target)
+
+
+def unpooled(graph: PixelGraph, indices: Tensor, target: Sites) -> PixelGraph:
+    """Return every value at the pixel of its image that an index names, 0 everywhere else.
+
+    Args:
+        graph: pooled features (P, C).
+        indices: (P, C) int64; a negative one, or one of an absent pixel, is sent nowhere.
+        target: where pixels are.
+    """
+    start = target.cell_ptr[:-1][graph.batch]
+    node = target.node_at(torch.where(indices >= 0, indices + start.unsqueeze(1), 0))
+    # One spare row takes what goes nowhere.
+    where = torch.where((indices >= 0) & (node >= 0), node, target.num_nodes)
+    out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
+    return PixelGraph(out.scatter(0, where, graph.x)[: target.num_nodes], target)
 
 
 @door

@@ -61,6 +61,10 @@ class SiteNumbers(Record):
         found[self.nodes] = torch.arange(self.num_nodes, device=self.device)
         return found
 
+    def node_at(self, cell: Tensor) -> Tensor:
+        """Return the node of each cell, -1 where there is none."""
+        return cell if self.rank is None else self.rank[cell]
+
     @derived
     def batch(self) -> Tensor:
         """(N,) int64: the image of each node, ascending."""

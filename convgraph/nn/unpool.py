@@ -11,6 +11,7 @@ from torch import Tensor
 from convgraph import arguments
 from convgraph.door import described
 from convgraph.errors import DtypeError, GeometryError, GraphError, ShapeError
+from convgraph.functional.pool import unpooled
 from convgraph.geometry.kernel import KernelGeometry, as_int
 from convgraph.graph.edges import Edges, connect
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
@@ -105,18 +106,13 @@ class _MaxUnpool(Pool):
             )
         target = self.edges(graph, sites, output_size).target
         ptr = target.cell_ptr
-        start, pixels = ptr[:-1][graph.batch], ptr.diff()[graph.batch]
+        pixels = ptr.diff()[graph.batch]
         if bool((indices >= pixels.unsqueeze(1)).any()):
             raise ShapeError(
                 f"{who}: an index lies outside the output images of sizes {target.sizes[:3]}; "
                 "pass the output_size of the images that were pooled"
             )
-        cell = torch.where(indices >= 0, indices + start.unsqueeze(1), 0)
-        node = cell if target.rank is None else target.rank[cell]
-        # One spare row takes what goes nowhere.
-        where = torch.where((indices >= 0) & (node >= 0), node, target.num_nodes)
-        out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
-        return PixelGraph(out.scatter(0, where, graph.x)[: target.num_nodes], target)
+        return unpooled(graph, indices, target)
 
 
 @final

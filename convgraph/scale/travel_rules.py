@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from convgraph.convert.rules import pointwise
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.resize import ResizeGeometry
 from convgraph.scale.recording import RecordedCall, Recording, Ref, leaves
@@ -39,71 +40,10 @@ class Travel:
     why: str = "hears the whole map"
 
 
-NODE = frozenset(
-    [
-        "relu",
-        "relu6",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "silu",
-        "mish",
-        "gelu",
-        "elu",
-        "selu",
-        "celu",
-        "leaky_relu",
-        "prelu",
-        "sigmoid",
-        "tanh",
-        "softplus",
-        "log_sigmoid",
-        "softsign",
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-        "to",
-        "_to_copy",
-        "type_as",
-        "square",
-        "float",
-        "floor_divide",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "true_divide",
-        "rsub",
-        "pow",
-        "abs",
-        "neg",
-        "exp",
-        "log",
-        "sqrt",
-        "rsqrt",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "maximum",
-        "minimum",
-        "where",
-        "remainder",
-        "fmod",
-        "lerp",
-        "addcmul",
-        "addcdiv",
-        "sign",
-        "floor",
-        "ceil",
-        "round",
-        "reciprocal",
-        "positive",
-    ]
-)
+NODE = frozenset((
+    *pointwise.NAMES, "prelu", "to", "_to_copy", "type_as", "float", "zeros_like", "ones_like",
+    "full_like", "true_divide",
+))  # fmt: skip
 """Operators that treat every pixel alike and by itself, beside those that torch tags so."""
 
 DROPS = frozenset(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
@@ -112,7 +52,7 @@ VIEWS = frozenset(
     ["view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"]
 )
 
-RANDOM = frozenset(["bernoulli", "rand_like", "randn_like", "normal", "uniform", "rrelu"])
+RANDOM = frozenset((*pointwise.DRAWN, "rand_like", "randn_like", "randint_like")) - DROPS
 
 
 def travel(step: RecordedCall, recording: Recording, axes: list[Axes]) -> Travel:

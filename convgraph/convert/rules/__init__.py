@@ -1,41 +1,10 @@
 """Rules: what each operator means on node features, one file a family."""
 
-from convgraph.convert.rules import (
-    attention,
-    channels,
-    convolution,
-    linear,
-    losses,
-    moves,
-    norms,
-    pointwise,
-    pooling,
-    positions,
-    products,
-    reductions,
-    resize,
-    shapes,
-    writes,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-FAMILIES = tuple(
-    module.__name__.rpartition(".")[2]
-    for module in (
-        attention,
-        channels,
-        convolution,
-        linear,
-        losses,
-        moves,
-        norms,
-        pointwise,
-        pooling,
-        positions,
-        products,
-        reductions,
-        resize,
-        shapes,
-        writes,
-    )
-)
+FAMILIES = tuple(sorted(module.name for module in iter_modules(__path__)))
 """Names of the families; importing this package registers all of their rules."""
+
+for _family in FAMILIES:
+    import_module(f"{__name__}.{_family}")

@@ -22,7 +22,7 @@ from convgraph.convert.node_pairs import (
 )  # fmt: skip
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import attention as tokens_attention
-from convgraph.convert.tokens import before
+from convgraph.convert.tokens import before, turned
 from convgraph.convert.value import Spatial, within_charts
 
 
@@ -112,10 +112,8 @@ def attention(
     if causal:
         mask = before(q, k)
     k, v = _for_heads(q, k), _for_heads(q, v)
-    rank = len(k.axes)
-    turned = k.permuted([*range(rank - 2), rank - 1, rank - 2])
     width = names.sizes(q.axes)[-1]
-    weights = questions(call, q, turned)
+    weights = questions(call, q, turned(k))
     weights = weights.with_x(weights.x * (1 / sqrt(width) if scale is None else scale))
     if mask is not None:
         if isinstance(mask, Tensor) and mask.dtype == torch.bool:

@@ -1,6 +1,6 @@
 """Channels: cat, split, chunk, slice, select, stack and lookups along plain axes of every node.
 
-Along a lattice axis a slice is a crop, and what is asked for is in `moves`.
+Along a lattice axis a slice is a crop, see `convgraph.convert.entries`.
 """
 
 from typing import Any
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, together
-from convgraph.convert.batch import batched, images, is_batch, starts_a_batch
+from convgraph.convert.batch import batched, starts_a_batch
+from convgraph.convert.entries import entries, from_start, rearranged, site_axis
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.moves import readout, rearranged, site_axis
 from convgraph.convert.rules.positions import looked_up
-from convgraph.convert.rules.shapes import resized
-from convgraph.convert.tokens import beside, bounds
+from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial, lift
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
@@ -47,21 +46,22 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
         return _beside(call, masks, dim)
     on = iter(together(spatial))
     masks = [next(on) if isinstance(one, Spatial) else one for one in masks]
-    first = next(one for one in masks if isinstance(one, Spatial))
     rows = []
-    common = names.broadcast([_without(one.axes, dim) for one in masks if isinstance(one, Spatial)])
+    spatial = [one for one in masks if isinstance(one, Spatial)]
+    common = names.broadcast([names.replaced(one.axes, dim, ()) for one in spatial])
     for one, width in zip(masks, widths, strict=True):
-        axes = _with(common, dim, width)
-        shape = (first.sites.num_nodes, *names.plain(axes))
+        axes = names.replaced(common, dim, (Name("plain", width),))
+        shape = (spatial[0].sites.num_nodes, *names.plain(axes))
         if isinstance(one, Tensor):
-            moved = lift(one, axes, first.sites)
-        elif names.sizes(_without(one.axes, dim)) == names.sizes(common):
+            moved = lift(one, axes, spatial[0].sites)
+        elif names.sizes(names.replaced(one.axes, dim, ())) == names.sizes(common):
             moved = one.x.reshape(shape)
         else:
             raise NoRuleError("maps of different axes are put side by side")
         rows.append(moved.expand(shape))
     slot = 1 + len(names.plain(common[:dim]))
-    return Spatial(torch.cat(rows, slot), first.sites, _with(common, dim, sum(widths)))
+    axes = names.replaced(common, dim, (Name("plain", sum(widths)),))
+    return Spatial(torch.cat(rows, slot), spatial[0].sites, axes)
 
 
 def _beside(call: Any, parts: list[Any], dim: int) -> Any:
@@ -106,14 +106,6 @@ def _but_plain(axes: Axes) -> list[Any]:
     return [names.sizes((axis,)) if names.is_plain(axis) else axis for axis in axes]
 
 
-def _without(axes: Axes, dim: int) -> Axes:
-    return (*axes[:dim], (), *axes[dim + 1 :])
-
-
-def _with(axes: Axes, dim: int, width: int) -> Axes:
-    return (*axes[:dim], (Name("plain", width),), *axes[dim + 1 :])
-
-
 @rule("stack")
 def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     """A new plain axis."""
@@ -143,10 +135,10 @@ def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
     call.travelled("node")
     value = x.merged(dim)
     pieces = call.target(value.x, parts, value.slot(dim))
-    return [resized(value, dim, piece) for piece in pieces]
+    return [value.along(dim, piece) for piece in pieces]
 
 
-@rule("slice", "narrow", hop="all")
+@rule("slice", hop="all")
 def slice_(
     call: Any, x: Spatial, dim: int = 0, start: int | None = None,
     end: int | None = None, stride: int = 1,
@@ -154,42 +146,22 @@ def slice_(
     """Some of a plain axis, as a view; a crop of a lattice axis."""
     dim %= len(x.axes)
     size = x.shape[dim]
-    first, last, stride = bounds(call, size, start, end, stride)
-    if (first, last, stride) == (0, size, 1):
+    taken = slice(start, end, stride)
+    numbers = range(*taken.indices(size))
+    if numbers == range(size):
         call.travelled("node")
         return x
-    if names.is_plain(x.axes[dim]):
-        call.travelled("node")
-        value = x.merged(dim)
-        slot = value.slot(dim)
-        index = (slice(None),) * slot + (slice(first, last, stride),)
-        return resized(value, dim, value.x[index])
-    if is_batch(x, dim):
-        call.travelled("all")
-        return images(x, dim, list(range(first, last, stride)))
-    axis = site_axis(x, dim)
-    return readout(rearranged(call, x, {axis: list(range(first, last, stride))}))
+    return entries(call, x, dim, numbers, lambda rows, slot: rows[(slice(None),) * slot + (taken,)])
 
 
 @rule("select", hop="all")
 def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
     """One entry of a plain axis, as a view; of a lattice axis, its row or column."""
     dim %= len(x.axes)
-    axes = (*x.axes[:dim], *x.axes[dim + 1 :])
-    if not x.axes[dim]:
-        call.travelled("node")
-        return Spatial(x.x, x.sites, axes)
-    if is_batch(x, dim):
-        call.travelled("all")
-        one = images(x, dim, [number])
-        return Spatial(one.x, one.sites, axes)
-    if not names.is_plain(x.axes[dim]):
-        axis = site_axis(x, dim)
-        line = rearranged(call, x, {axis: [number % (x.sites.size or ())[axis]]})
-        return readout(Spatial(line.x, line.sites, (*line.axes[:dim], *line.axes[dim + 1 :])))
-    call.travelled("node")
-    value = x.merged(dim)
-    return Spatial(value.x.select(value.slot(dim), number), x.sites, axes)
+    numbers = [number + x.shape[dim] if number < 0 else number]
+    return entries(
+        call, x, dim, numbers, lambda rows, slot: rows.select(slot, number), keepdim=False
+    )
 
 
 @rule("unbind", hop="all")
@@ -204,17 +176,9 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     """Entries of a plain axis by number; of a lattice axis that is a move."""
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
         raise NoRuleError("its index is a map")
-    dim %= len(x.axes)
-    if is_batch(x, dim):
-        call.travelled("all")
-        return images(x, dim, index.tolist())
-    if not names.is_plain(x.axes[dim]):
-        axis = site_axis(x, dim)
-        n = (x.sites.size or ())[axis]
-        return readout(rearranged(call, x, {axis: [number % n for number in index.tolist()]}))
-    call.travelled("node")
-    value = x.merged(dim)
-    return resized(value, dim, value.x.index_select(value.slot(dim), index))
+    return entries(
+        call, x, dim % len(x.axes), index, lambda rows, slot: rows.index_select(slot, index)
+    )
 
 
 @rule("index", hop="all")
@@ -228,7 +192,7 @@ def index(call: Any, x: Any, indices: Any) -> Any:
         if numbers.dim() != 1:
             return looked_up(call, x, indices)
         numbers = numbers.nonzero().squeeze(1)
-    found = index_select(call, x, dim, numbers.reshape(-1) % x.shape[dim])
+    found = index_select(call, x, dim, from_start(numbers.reshape(-1), x.shape[dim]))
     if numbers.dim() == 1:
         return found
     shape = (*x.shape[:dim], *numbers.shape, *x.shape[dim + 1 :])
@@ -238,14 +202,15 @@ def index(call: Any, x: Any, indices: Any) -> Any:
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Any, x: Spatial, groups: int) -> Any:
     """Channels dealt out anew among groups."""
-    value = x.merged(1)
-    slot = value.slot(1)
-    rows = value.x.unflatten(slot, (groups, -1)).transpose(slot, slot + 1).flatten(slot, slot + 1)
-    return resized(value, 1, rows)
+    return x.on_axis(
+        1,
+        lambda rows, slot: (
+            rows.unflatten(slot, (groups, -1)).transpose(slot, slot + 1).flatten(slot, slot + 1)
+        ),
+    )
 
 
 @rule("glu")
 def glu(call: Any, x: Spatial, dim: int = -1) -> Any:
     """One half of a plain axis opens the gate of the other."""
-    value = x.merged(dim % len(x.axes))
-    return resized(value, dim % len(x.axes), call.target(value.x, value.slot(dim % len(x.axes))))
+    return x.on_axis(dim % len(x.axes), call.target)

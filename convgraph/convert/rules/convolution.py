@@ -37,6 +37,12 @@ def kernel(
     )  # fmt: skip
 
 
+def listen(call: Any, sites: Any, geometry: Any) -> None:
+    """Say along which edges values came, to who asks."""
+    if call.listening:
+        call.travelled(connect(geometry, sites, "network"))
+
+
 @rule("conv1d", "conv2d", "conv3d", hop="edges")
 def conv(
     call: Any, x: Any, weight: Any, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
@@ -88,8 +94,7 @@ def _send(
     call: Any, x: Spatial, weight: Tensor, bias: Any, geometry: KernelGeometry, groups: int
 ) -> Any:
     graph = x.graph()
-    if call.listening:
-        call.travelled(connect(geometry, graph.sites, "network"))
+    listen(call, graph.sites, geometry)
     if bias is not None and bias.dtype != weight.dtype:
         raise NoRuleError("weight and bias differ in dtype")
     return result(
@@ -150,10 +155,11 @@ def _is_mix(x: Any, weight: Any, stride: Any, padding: Any) -> bool:
 
 def _mixed(x: Spatial, weight: Tensor, bias: Any, groups: int) -> Spatial:
     """Channels of every row mixed: pairs of nodes have channels too, one a head."""
-    value = x.merged(1)
-    slot = value.slot(1)
-    rows = value.x.movedim(slot, -1).unflatten(-1, (groups, -1)).unsqueeze(-1)
-    mixed = (weight.view(groups, -1, weight.shape[1]) @ rows).flatten(-3)
-    mixed = (mixed if bias is None else mixed + bias).movedim(-1, slot)
-    axes = (value.axes[0], (Name("plain", mixed.shape[slot]),), *value.axes[2:])
-    return Spatial(mixed, x.sites, axes)
+
+    def mix(rows: Tensor, slot: int) -> Tensor:
+        apart = rows.movedim(slot, -1).unflatten(-1, (groups, -1)).unsqueeze(-1)
+        mixed: Tensor = (weight.view(groups, -1, weight.shape[1]) @ apart).flatten(-3)
+        mixed = mixed if bias is None else mixed + bias
+        return mixed.movedim(-1, slot)
+
+    return x.on_axis(1, mix)

@@ -5,7 +5,6 @@ from typing import Any
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.shapes import resized
 from convgraph.convert.value import Spatial
 
 
@@ -20,5 +19,4 @@ def linear(call: Any, x: Any, weight: Any, bias: Any = None) -> Any:
             raise NoRuleError(f"it sums over a part of {names.describe(x.axes)}")
         call.travelled("all")
         return call.target(x.tensor(), weight, bias)
-    value = x.merged(last)
-    return resized(value, last, call.target(value.x, weight, bias))
+    return x.on_axis(last, lambda rows, slot: call.target(rows, weight, bias))

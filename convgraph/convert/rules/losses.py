@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -23,9 +24,8 @@ _NONE, _MEAN = 0, 1
 )  # fmt: skip
 def entries(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Entry by entry, operands broadcast by names."""
-    schema = [one.name for one in call.target._schema.arguments]
-    given = dict(zip(schema, args, strict=False)) | kwargs
-    reduction = given.get("reduction", _MEAN)
+    given = call.named(*args, **kwargs)
+    reduction = given["reduction"]
     given["reduction"] = _NONE
     call.travelled("node" if reduction == _NONE else "all")
     moved, sites, axes = align(list(given.values()))
@@ -44,7 +44,7 @@ def classes(
         raise NoRuleError("its labels are a map, and what it judges is none")
     call.travelled("node" if reduction == _NONE else "all")
     value = x.merged(1)
-    axes = (value.axes[0], *value.axes[2:])
+    axes = names.replaced(value.axes, 1)
     if isinstance(target, Spatial):
         (labels, _), sites, found = align([target, Spatial(value.x.select(value.slot(1), 0),
                                                            x.sites, axes)])  # fmt: skip

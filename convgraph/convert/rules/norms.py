@@ -48,11 +48,8 @@ def layer_norm(
 ) -> Any:  # fmt: skip
     """Over the channels of a node, or over the nodes of an image, with its channels or without."""
     count = len(shape)
-    tail = x.axes[len(x.axes) - count :]
-    if all(names.is_plain(axis) for axis in tail):
-        size = x.x.shape[: 1 + len(names.plain(x.axes[:-count]))]
-        y = call.target(x.x.reshape(*size, *shape), shape, weight, bias, eps, cudnn)
-        return x.with_x(y.reshape(x.x.shape))
+    if _has_features(x, count):
+        return _each_node(call, x, shape, weight, bias, eps, cudnn)
     graph = x.graph()
     call.travelled("all")
     if count == len(x.axes) - 1:
@@ -71,12 +68,20 @@ def rms_norm(
     call: Any, x: Spatial, shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
     """Over the channels of a node."""
-    count = len(shape)
-    if not all(names.is_plain(axis) for axis in x.axes[len(x.axes) - count :]):
+    if not _has_features(x, len(shape)):
         raise NoRuleError("it normalizes over the lattice")
-    size = x.x.shape[: 1 + len(names.plain(x.axes[:-count]))]
-    y = call.target(x.x.reshape(*size, *shape), shape, weight, eps)
-    return x.with_x(y.reshape(x.x.shape))
+    return _each_node(call, x, shape, weight, eps)
+
+
+def _has_features(x: Spatial, count: int) -> bool:
+    """Whether the last axes are those of one node."""
+    return all(map(names.is_plain, x.axes[len(x.axes) - count :]))
+
+
+def _each_node(call: Any, x: Spatial, shape: Any, *more: Any) -> Spatial:
+    """The operator over the last axes of every row."""
+    lead = x.x.shape[: x.slot(len(x.axes) - len(shape))]
+    return x.with_x(call.target(x.x.reshape(*lead, *shape), shape, *more).reshape(x.x.shape))
 
 
 def _channels_first(x: Spatial) -> Spatial:
@@ -87,14 +92,17 @@ def _channels_first(x: Spatial) -> Spatial:
     """
     merged = x.merged(1)
     rest = (merged.axes[0], *merged.axes[2:])
-    batch = names.batch_axis(getattr(x.sites, "batch_size", -1))
-    if merged.axes[0] != batch or any(map(_holds_plain, rest)):
+    if merged.axes[0] != _batch(x) or _holds_plain(rest):
         raise NoRuleError(f"axes {names.describe(x.axes)} are no image's")
     return merged
 
 
-def _holds_plain(axis: Any) -> bool:
-    return any(name.kind == "plain" for name in axis)
+def _holds_plain(axes: names.Axes) -> bool:
+    return any("plain" in names.kinds(axis) for axis in axes)
+
+
+def _batch(x: Spatial) -> names.Axis:
+    return names.batch_axis(getattr(x.sites, "batch_size", -1))
 
 
 @rule("group_norm", hop="all")
@@ -109,32 +117,16 @@ def group_norm(
     if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
-    wide = _widened(x)
-    if wide is not None:
-        return wide(groups, weight, bias, eps)
-    merged = _channels_first(x)
-    y, _, _ = norm.normalize(merged.x, merged.sites, groups, eps)
-    return merged.with_x(norm.affine(y, weight, bias).to(x.x.dtype))
-
-
-def _widened(x: Spatial) -> Any:
-    """A group norm where nodes have more plain axes than channels: they are channels, too; or None.
-
-    Each channel becomes as many as the others' sizes say, side by side.
-    """
     merged = x.merged(1)
-    batch = names.batch_axis(getattr(x.sites, "batch_size", -1))
-    if merged.axes[0] != batch or not any(map(_holds_plain, merged.axes[2:])):
-        return None
-
-    def call(groups: int, weight: Any, bias: Any, eps: float) -> Spatial:
-        rows = merged.x.flatten(1)
-        each = rows.shape[1] // merged.x.shape[1]
-        y, _, _ = norm.normalize(rows, merged.sites, groups, eps)
-        parts = [None if one is None else one.repeat_interleave(each) for one in (weight, bias)]
-        return merged.with_x(norm.affine(y, *parts).to(x.x.dtype).reshape(merged.x.shape))
-
-    return call
+    if merged.axes[0] != _batch(x) or not _holds_plain(merged.axes[2:]):
+        merged = _channels_first(x)
+    # Where nodes have more plain axes, each channel becomes as many as their sizes say.
+    rows = merged.x.flatten(1)
+    each = rows.shape[1] // merged.x.shape[1]
+    y, _, _ = norm.normalize(rows, merged.sites, groups, eps)
+    parts = [one if one is None or each == 1 else one.repeat_interleave(each)
+             for one in (weight, bias)]  # fmt: skip
+    return merged.with_x(norm.affine(y, *parts).to(x.x.dtype).reshape(merged.x.shape))
 
 
 def _groups_of_a_node(x: Spatial, groups: int, weight: Any, bias: Any, eps: float) -> Spatial:

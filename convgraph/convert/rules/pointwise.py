@@ -16,34 +16,39 @@ from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
-_NAMES = (
+NAMES = (
     "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "angle", "asin", "asinh", "atan",
     "atan2", "atanh", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu",
     "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copysign", "cos", "cosh",
-    "detach", "div", "dropout", "elu", "eq", "erf", "erfc", "exp", "exp2", "expm1", "fill",
-    "float_power", "floor", "floor_divide", "fmax", "fmin", "fmod", "frac", "ge", "gelu", "gt",
-    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hypot", "isfinite",
-    "isinf", "isnan", "le", "leaky_relu", "lerp", "lgamma", "log", "log10", "log1p", "log2",
-    "log_sigmoid", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit",
-    "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "pow",
-    "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu",
-    "sigmoid", "sign", "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "softsign", "sqrt",
-    "square", "sub", "tan", "tanh", "threshold", "trunc", "where", "xlogy", "zero", "alpha_dropout",
-    "bernoulli", "lift_fresh_copy", "native_dropout", "sgn", "positive", "resolve_conj",
-    "resolve_neg", "conj", "__and__", "__or__", "__xor__", "logaddexp2", "i0", "digamma", "erfinv",
-    "special_logit", "special_expit", "special_erf", "special_log1p", "native_gelu", "lift_fresh",
-    "fake_quantize_per_tensor_affine", "quantize_per_tensor", "isclose", "isposinf", "isneginf",
-    "nextafter", "ldexp", "signbit", "deg2rad", "rad2deg", "detach_copy", "normal", "uniform",
-    "exponential", "random", "cauchy", "geometric", "log_normal", "bitwise_left_shift",
-    "bitwise_right_shift", "__lshift__", "__rshift__", "conj_physical", "dequantize", "frexp",
-    "gcd", "lcm", "igamma", "igammac", "mvlgamma", "polygamma", "special_entr", "special_erfcx",
-    "special_i0e", "special_i1", "special_i1e", "special_ndtri", "special_log_ndtr",
-    "special_xlog1py", "special_zeta", "special_bessel_j0", "special_bessel_j1", "true_divide",
-    "complex", "polar", "_conj", "_neg_view", "_conj_physical",
+    "detach", "div", "elu", "eq", "erf", "erfc", "exp", "exp2", "expm1", "fill", "float_power",
+    "floor", "floor_divide", "fmax", "fmin", "fmod", "frac", "ge", "gelu", "gt", "hardshrink",
+    "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hypot", "isfinite", "isinf", "isnan",
+    "le", "leaky_relu", "lerp", "lgamma", "log", "log10", "log1p", "log2", "log_sigmoid",
+    "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
+    "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "pow",
+    "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt", "rsub", "selu", "sigmoid", "sign",
+    "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "softsign", "sqrt", "square", "sub",
+    "tan", "tanh", "threshold", "trunc", "where", "xlogy", "zero", "lift_fresh_copy", "sgn",
+    "positive", "resolve_conj", "resolve_neg", "conj", "__and__", "__or__", "__xor__", "logaddexp2",
+    "i0", "digamma", "erfinv", "special_logit", "special_expit", "special_erf", "special_log1p",
+    "native_gelu", "lift_fresh", "fake_quantize_per_tensor_affine", "quantize_per_tensor",
+    "isclose", "isposinf", "isneginf", "nextafter", "ldexp", "signbit", "deg2rad", "rad2deg",
+    "detach_copy", "bitwise_left_shift", "bitwise_right_shift", "__lshift__", "__rshift__",
+    "conj_physical", "dequantize", "frexp", "gcd", "lcm", "igamma", "igammac", "mvlgamma",
+    "polygamma", "special_entr", "special_erfcx", "special_i0e", "special_i1", "special_i1e",
+    "special_ndtri", "special_log_ndtr", "special_xlog1py", "special_zeta", "special_bessel_j0",
+    "special_bessel_j1", "true_divide", "complex", "polar", "_conj", "_neg_view", "_conj_physical",
 )  # fmt: skip
 
+DRAWN = (
+    "bernoulli", "normal", "uniform", "exponential", "random", "cauchy", "geometric", "log_normal",
+    "rrelu", "dropout", "alpha_dropout", "native_dropout",
+)  # fmt: skip
+"""Those that draw random numbers, or may."""
+
 IN_PLACE = (
-    *(f"{name}_" for name in _NAMES if not name.startswith("_")), "__ilshift__", "__irshift__",
+    *(f"{name}_" for name in (*NAMES, *DRAWN) if not name.startswith("_")),
+    "__ilshift__", "__irshift__",
 )  # fmt: skip
 
 _LIKE = (
@@ -53,7 +58,7 @@ _LIKE = (
 """New maps of the same nodes, at which no message arrives."""
 
 
-@rule(*_NAMES)
+@rule(*NAMES, *DRAWN)
 def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Broadcast by names and call the operator."""
     x = args[0]

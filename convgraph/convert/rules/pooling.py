@@ -6,18 +6,17 @@ An average pool whose window is the whole map is the mean over the nodes that ar
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.convolution import ints, kernel
+from convgraph.convert.rules.convolution import ints, kernel, listen
 from convgraph.convert.rules.reductions import extreme, over_sites
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_avg_pool, graph_max_pool
 from convgraph.functional.norm import image_mean
-from convgraph.functional.pool import max_pool_values
+from convgraph.functional.pool import max_pool_values, unpooled
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import connect
 from convgraph.graph.network_sites import network_sites
@@ -58,11 +57,6 @@ def _in_each_node(call: Any, x: Spatial, size: Any, *rest: Any) -> Spatial:
     return Spatial(out.reshape(out.shape[0], *names.plain(found)), x.sites, found)
 
 
-def _note(call: Any, graph: PixelGraph, geometry: Any) -> None:
-    if call.listening:
-        call.travelled(connect(geometry, graph.sites, "network"))
-
-
 def readout_mean(call: Any, x: Spatial) -> Tensor:
     """Return (B, C, 1, ...): the mean over the nodes of each image."""
     graph = x.graph()
@@ -77,29 +71,27 @@ def readout_mean(call: Any, x: Spatial) -> Tensor:
     return pooled.view(*pooled.shape, *(1,) * graph.sites.d)
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", hop="edges")
+@rule(
+    *(f"max_pool{d}d{more}" for d in (1, 2, 3) for more in ("", "_with_indices")), hop="edges"
+)  # fmt: skip
 def max_pool(
     call: Any, x: Spatial, size: Any, stride: Any = (), padding: Any = 0,
     dilation: Any = 1, ceil_mode: bool = False,
 ) -> Any:  # fmt: skip
-    """The loudest message."""
-    if not x.is_image():
+    """The loudest message, and where it came from."""
+    indexed = call.name.endswith("indices")
+    if not indexed and not x.is_image():
         return _in_each_node(call, x, size, stride, padding, dilation, ceil_mode)
     graph = x.graph()
     geometry = _kernel(x, size, stride, padding, dilation, ceil_mode)
-    _note(call, graph, geometry)
+    listen(call, graph.sites, geometry)
+    if indexed:
+        return _indexed(graph, geometry)
     return result(max_pool_values(graph, geometry, sites="network", backend=None, who=call.name))
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices", hop="edges")
-def max_pool_with_indices(
-    call: Any, x: Spatial, size: Any, stride: Any = (), padding: Any = 0,
-    dilation: Any = 1, ceil_mode: bool = False,
-) -> Any:  # fmt: skip
-    """The loudest message and where it came from."""
-    graph = x.graph()
-    geometry = _kernel(x, size, stride, padding, dilation, ceil_mode)
-    _note(call, graph, geometry)
+def _indexed(graph: PixelGraph, geometry: Any) -> tuple[Spatial, Spatial]:
+    """The maxima, and which pixel of its image each is."""
     pooled, where = graph_max_pool(graph, geometry, sites="network")
     value = result(pooled)
     if not isinstance(value, Spatial):
@@ -123,7 +115,7 @@ def avg_pool(
     whole = geometry.kernel_size == graph.sites.size and not any(map(any, geometry.padding))
     if whole and divisor_override is None:
         return readout_mean(call, x)
-    _note(call, graph, geometry)
+    listen(call, graph.sites, geometry)
     return result(
         graph_avg_pool(
             graph, geometry, count_include_pad=count_include_pad,
@@ -146,7 +138,7 @@ def adaptive_avg_pool(call: Any, x: Spatial, output_size: Any) -> Any:
         call.travelled("node")
         return x
     geometry = WindowGeometry(asked)
-    _note(call, graph, geometry)
+    listen(call, graph.sites, geometry)
     return result(graph_avg_pool(graph, geometry, sites="network"))
 
 
@@ -159,12 +151,8 @@ def adaptive_max_pool(call: Any, x: Spatial, output_size: Any) -> Any:
         return extreme(call, x, tail, True, "amax")
     graph = x.graph()
     geometry = WindowGeometry(asked)
-    _note(call, graph, geometry)
-    pooled_graph, found = graph_max_pool(graph, geometry, sites="network")
-    value = result(pooled_graph)
-    if not isinstance(value, Spatial):
-        raise NoRuleError("indices into a map that became one site")
-    return value, value.with_x(found)
+    listen(call, graph.sites, geometry)
+    return _indexed(graph, geometry)
 
 
 @rule("max_unpool2d", "max_unpool3d", hop="all")
@@ -174,14 +162,8 @@ def max_unpool(call: Any, x: Spatial, indices: Spatial, output_size: Any) -> Any
     target = network_sites(graph.sites, (tuple(output_size[-graph.sites.d :]),) * graph.batch_size)
     if call.listening:
         call.travelled(_heard(graph.sites, target))
-    start = target.cell_ptr[:-1][graph.batch]
     where = indices.graph().x if indices.x.is_floating_point() else indices.x
-    cell = torch.where(where >= 0, where + start.unsqueeze(1), 0)
-    node = cell if target.rank is None else target.rank[cell]
-    node = torch.where((where >= 0) & (node >= 0), node, target.num_nodes)
-    out = graph.x.new_zeros(target.num_nodes + 1, graph.num_channels)
-    out = out.scatter(0, node, graph.x)[: target.num_nodes]
-    return result(PixelGraph(out, target))
+    return result(unpooled(graph, where, target))
 
 
 def _heard(source: Any, target: Any) -> Any:

@@ -19,6 +19,7 @@ from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.reductions import sum_
+from convgraph.convert.tokens import turned
 from convgraph.convert.value import Spatial, lift
 
 
@@ -29,13 +30,11 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
         last = len(x.axes) - 1
         if names.is_plain(x.axes[last]):
             call.travelled("node")
-            value = x.merged(last)
-            rows = value.x @ other
-            return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
+            return x.on_axis(last, lambda rows, slot: rows @ other)
     if isinstance(x, Spatial) and attention.is_pairs(x):
         return attention.answers(call, x, other)
     if isinstance(other, Spatial) and attention.is_pairs(other) and isinstance(x, Spatial):
-        return _turned(attention.answers(call, _turned(other), _turned(x)))
+        return turned(attention.answers(call, turned(other), turned(x)))
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
         return attention.questions(call, x, other)
     return contract(call, x, other)
@@ -49,12 +48,6 @@ def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: f
         return alpha * made + beta * bias
     (rows, more), sites, axes = align([made, bias])
     return Spatial(expanded(alpha * rows + beta * more, sites, axes), sites, axes)
-
-
-def _turned(x: Spatial) -> Spatial:
-    """The transposed matrix."""
-    rank = len(x.axes)
-    return x.permuted([*range(rank - 2), rank - 1, rank - 2])
 
 
 def _asks(x: Spatial, other: Spatial) -> bool:
@@ -94,7 +87,7 @@ def contract(call: Any, x: Any, other: Any) -> Any:
 
 def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
     """Return a dense result on the sites that its axes name; without any it is a readout."""
-    kept = [name for name in names.names(axes) if name.kind != "plain"]
+    kept = names.of_rows(axes)
     lattice = [name for name in kept if name.kind != "batch"]
     if not lattice:
         return out
@@ -128,10 +121,12 @@ def distances(call: Any, x: Any, table: Any, *more: Any) -> Any:
     """How far every node is from each row of a table, as a codebook asks."""
     if not isinstance(x, Spatial) or not isinstance(table, Tensor) or table.dim() != 2:
         raise NoRuleError("it does not go from a map to the rows of one table")
-    last = len(x.axes) - 1
-    value = x.merged(last)
-    rows = call.target(value.x.flatten(0, -2), table, *more).unflatten(0, value.x.shape[:-1])
-    return Spatial(rows, x.sites, (*value.axes[:last], (Name("plain", rows.shape[-1]),)))
+    return x.on_axis(
+        len(x.axes) - 1,
+        lambda rows, slot: call.target(rows.flatten(0, -2), table, *more).unflatten(
+            0, rows.shape[:-1]
+        ),
+    )
 
 
 def _led(one: Any, axes: Axes, other: Axes) -> Axes:
@@ -188,11 +183,8 @@ def _summed(call: Any, one: Any, letters: str, kept: set[str]) -> tuple[Any, str
 
 def _product(call: Any, x: Any, first: str, y: Any, second: str, kept: set[str]) -> tuple[Any, str]:
     """Two operands as one, and its letters: axes change places, one product."""
-    both = [c for c in first if c in second and c in kept]
-    gone = [c for c in first if c in second and c not in kept]
-    mine = [c for c in first if c not in second]
-    other = [c for c in second if c not in first]
-    found = "".join((*both, *mine, *other))
+    both, gone, mine, other = names.contraction(first, second, kept)
+    found = both + mine + other
     if not isinstance(x, Spatial) and not isinstance(y, Spatial):
         return torch.einsum(f"{first},{second}->{found}", x, y), found
     shape = [_sizes((x, y), [first, second])[c] for c in found]
@@ -213,17 +205,17 @@ def _sizes(operands: Any, terms: list[str]) -> dict[str, int]:
     return found
 
 
-def _ordered(one: Any, letters: str, lead: list[str], rows: list[str], columns: list[str]) -> Any:
+def _ordered(one: Any, letters: str, lead: str, rows: str, columns: str) -> Any:
     """An operand as (lead) (rows) (columns), each of the last two merged."""
-    order = [letters.index(c) for c in (*lead, *rows, *columns)]
+    order = [letters.index(c) for c in lead + rows + columns]
     start, middle = len(lead), len(lead) + len(rows)
     if isinstance(one, Spatial):
-        turned = one.permuted(order)
+        moved = one.permuted(order)
         merged = [
-            names.whole(tuple(names.names(turned.axes[a:b])))
+            names.whole(tuple(names.names(moved.axes[a:b])))
             for a, b in ((start, middle), (middle, len(order)))
         ]
-        return Spatial(turned.x, turned.sites, (*turned.axes[:start], *merged))
-    turned = one.permute(order)
-    shape = turned.shape
-    return turned.reshape(*shape[:start], prod(shape[start:middle]), prod(shape[middle:]))
+        return Spatial(moved.x, moved.sites, (*moved.axes[:start], *merged))
+    moved = one.permute(order)
+    shape = moved.shape
+    return moved.reshape(*shape[:start], prod(shape[start:middle]), prod(shape[middle:]))

@@ -4,6 +4,7 @@ mean   over the nodes that are there; over none it is 0
 sum    over the messages that come; maxima likewise, 0 over none
 """
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -18,10 +19,9 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
+from convgraph.convert.rules.pointwise import pointwise
 from convgraph.convert.rules.positions import on_rows, readout_but
-from convgraph.convert.rules.shapes import resized
-from convgraph.convert.tokens import Called
-from convgraph.convert.value import Spatial, index, lift, within_charts
+from convgraph.convert.value import Spatial, arranged, index, lift, within_charts
 from convgraph.graph.network_sites import network_sites
 
 
@@ -60,24 +60,21 @@ def over_plain(x: Spatial, dims: list[int], keepdim: bool, call: Any) -> Spatial
     return Spatial(rows, x.sites, _left(x, dims, keepdim))
 
 
-def apart(x: Spatial, dims: list[int]) -> tuple[Spatial, list[int], tuple[int, ...]]:
+def apart(x: Spatial, dims: list[int]) -> tuple[Spatial, list[int]]:
     """Take axes that name sites and channels at once apart, where they are reduced.
 
     Returns:
-        The value with an axis a name for each of them, the dims there, and which of its axes each
-        axis of the original has become, by their first.
+        The value with an axis a name for each of them, and the dims there.
     """
     axes: list[names.Axis] = []
     found: list[int] = []
-    first = []
     for number, axis in enumerate(x.axes):
-        first.append(len(axes))
         mixed = number in dims and len({name.kind == "plain" for name in axis}) > 1
         parts = [(name,) for name in axis] if mixed else [axis]
         if number in dims:
             found += range(len(axes), len(axes) + len(parts))
         axes += parts
-    return Spatial(x.x, x.sites, tuple(axes)), found, tuple(first)
+    return Spatial(x.x, x.sites, tuple(axes)), found
 
 
 def _cells(kept: list[Name], size: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -99,26 +96,19 @@ class Groups:
         """Read off the names that stay."""
         if isinstance(x.sites, PairSites):
             raise NoRuleError("it reduces pairs of nodes")
-        kept = [
-            name
-            for number, axis in enumerate(x.axes)
-            if number not in dims
-            for name in axis
-            if name.kind != "plain"
-        ]
+        kept = names.of_rows(_left(x, dims, False))
         lattice = [name for name in kept if name.kind == "site"]
         if lattice and x.sites.space is not None:
             within_charts(x.sites, [name for dim in dims for name in x.axes[dim]])
         order = sorted(kept, key=lambda name: (name.axis, -name.stride))
         self.digits: list[Name] = []
-        self.source = x.sites
         batch = [name for name in kept if name.kind == "batch"]
         whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
         self.low = _cells(lattice, x.sites.size or ()) if whole else None
         if self.low is None or not self._on_cells(x, order, lattice):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
-            self.shape = [name.size for name in order]
-            self.count, self.target = prod(self.shape), index(order, x.sites)
+            self.count = prod(name.size for name in order)
+            self.target = index(order, x.sites)
             self.lattice = False
             self.plain = True
 
@@ -128,20 +118,31 @@ class Groups:
         self.size = tuple(n // cell for n, cell in zip(x.sites.size or (), low, strict=True))
         self.sites = network_sites(x.sites, (self.size,) * x.sites.batch_size)
         self.lattice = bool(lattice)
-        cell = index(order, x.sites)
-        rank = self.sites.rank
-        self.target = cell if rank is None else rank[cell]
+        self.target = self.sites.node_at(index(order, x.sites))
         self.count = self.sites.num_nodes
         self.plain = False
         cut = any(1 < one < n for one, n in zip(low, x.sites.size or (), strict=True))
         if cut and x.sites.space is not None:
             return False
-        return not cut or rank is None or not bool((self.target < 0).any())
+        return not cut or self.sites.rank is None or not bool((self.target < 0).any())
 
     def counts(self) -> Tensor:
         """(count,): how many nodes speak to each."""
         none = self.target.new_zeros(self.count)
         return none.index_add(0, self.target, torch.ones_like(self.target))
+
+    def reduced(self, rows: Tensor, how: str) -> Tensor:
+        """(N, *plain) -> (count, *plain): the sum, mean, "amax" or "amin" of each."""
+        rest = rows.shape[1:]
+        flat = rows.reshape(rows.shape[0], prod(rest))
+        if how in ("amax", "amin"):
+            chosen = maxima.by_image(flat if how == "amax" else -flat, self.target, self.count)
+            found = maxima.values_at(flat, chosen)
+        else:
+            found = sum_by_target(flat, self.target, self.count)
+            if how == "mean":
+                found = found / self.counts().clamp(min=1).unsqueeze(1)
+        return found.view(self.count, *rest)
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
@@ -155,12 +156,7 @@ class Groups:
             )  # fmt: skip
             value = Spatial(rows, self.sites, axes)
             return value if self.lattice and prod(self.size) > 1 else value.tensor()
-        dense = rows.reshape(*self.shape, *rows.shape[1:])
-        where, number = [], len(self.digits)
-        for name in names.names(axes):
-            where.append(number if name.kind == "plain" else self.digits.index(name))
-            number += name.kind == "plain"
-        return dense.permute(where).reshape(names.sizes(axes))
+        return arranged(rows, self.digits, axes)
 
 
 def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -180,21 +176,18 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
         found: Tensor = getattr(x.tensor(), how)(dims, keepdim)
         return found
     left = _left(x, dims, keepdim)
-    x, dims, _ = apart(x, dims)
+    x, dims = apart(x, dims)
     groups = Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
     rows = x.x
     if slots:
         rows = getattr(torch, how)(rows, slots)
-    rest = rows.shape[1:]
-    flat = rows.reshape(rows.shape[0], prod(rest))
-    return groups.value(_reduced(flat, groups, how).view(groups.count, *rest), left)
+    return groups.value(groups.reduced(rows, how), left)
 
 
 def _is_readout(x: Spatial, dims: list[int]) -> bool:
     """Whether nothing of the lattice stays, and every image."""
-    kept = [n for k, axis in enumerate(x.axes) if k not in dims for n in axis if n.kind != "plain"]
-    return tuple(kept) == names.batch_axis(x.sites.batch_size)
+    return tuple(names.of_rows(_left(x, dims, False))) == names.batch_axis(x.sites.batch_size)
 
 
 def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -203,7 +196,7 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     An index counts the positions of the axes in row-major order; over nobody it is 0.
     """
     call.travelled("all")
-    if any(n.kind == "plain" for dim in dims for n in x.axes[dim]):
+    if any("plain" in names.kinds(x.axes[dim]) for dim in dims):
         raise NoRuleError("an extreme over channels and lattice at once")
     groups = Groups(x, dims)
     rest = x.x.shape[1:]
@@ -219,21 +212,23 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     return groups.value(best, axes), groups.value(where.view(groups.count, *rest), axes)
 
 
-def _reduced(rows: Tensor, groups: Groups, how: str) -> Tensor:
-    if how in ("amax", "amin"):
-        sign = 1 if how == "amax" else -1
-        chosen = maxima.by_image(rows * sign, groups.target, groups.count)
-        return maxima.values_at(rows, chosen)
-    total = sum_by_target(rows, groups.target, groups.count)
-    if how == "sum":
-        return total
-    return total / groups.counts().clamp(min=1).unsqueeze(1)
+@rule("mean", "amax", "amin", hop="all")
+def reduce(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """The mean or an extreme over what is there."""
+    return _reduce(call.name, call, x, *args, **kwargs)
 
 
-def _reduce(call: Any, x: Spatial, dim: Any, keepdim: bool, how: str, dtype: Any = None) -> Any:
+@rule("sum", hop="all")
+def sum_(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """The sum over what is there."""
+    return _reduce("sum", call, x, *args, **kwargs)
+
+
+def _reduce(
+    how: str, call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
     dims = _dims(x, dim)
-    if dtype is not None:
-        x = x.with_x(x.x.to(dtype))
+    x = x if dtype is None else x.with_x(x.x.to(dtype))
     if len(dims) == len(x.axes):
         call.travelled("all")  # over everything that is there, whatever the names
         nobody = how in ("amax", "amin") and not x.x.numel()
@@ -241,38 +236,14 @@ def _reduce(call: Any, x: Spatial, dim: Any, keepdim: bool, how: str, dtype: Any
         return found.reshape((1,) * len(dims) if keepdim else ())
     if _plain_only(x, dims):
         call.travelled("node")
-        return over_plain(x, dims, keepdim, lambda rows, slots: getattr(torch, how)(rows, slots))
+        return over_plain(x, dims, keepdim, getattr(torch, how))
     return over_sites(call, x, dims, keepdim, how)
-
-
-@rule("mean", hop="all")
-def mean(call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    """The mean over what is there."""
-    return _reduce(call, x, dim, keepdim, "mean", dtype)
-
-
-@rule("sum", hop="all")
-def sum_(call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    """The sum over what is there."""
-    return _reduce(call, x, dim, keepdim, "sum", dtype)
-
-
-@rule("amax", hop="all")
-def amax(call: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
-    """The maximum over what is there."""
-    return _reduce(call, x, dim, keepdim, "amax")
-
-
-@rule("amin", hop="all")
-def amin(call: Any, x: Spatial, dim: Any = (), keepdim: bool = False) -> Any:
-    """The minimum over what is there."""
-    return _reduce(call, x, dim, keepdim, "amin")
 
 
 @rule("aminmax", hop="all")
 def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest and the largest of what is there."""
-    return tuple(_reduce(call, x, dim, keepdim, how) for how in ("amin", "amax"))
+    return tuple(_reduce(how, call, x, dim, keepdim) for how in ("amin", "amax"))
 
 
 @rule("cov", hop="all")
@@ -317,47 +288,32 @@ def vector_norm(
     return total.with_x(total.x.sqrt()) if isinstance(total, Spatial) else total.sqrt()
 
 
-def _unbiased(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float, bool]:
-    """Dimensions, correction and keepdim of var and std in their several forms."""
-    dim: Any = args[0] if args else None
-    correction: float = 1
-    if len(args) > 1:
-        correction = args[1] if args[1] is not None else 1
-    if "correction" in kwargs and kwargs["correction"] is not None:
-        correction = kwargs["correction"]
-    if isinstance(dim, bool):
-        correction = int(dim)
-        dim = None
-    keepdim = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
-    return dim, float(correction), keepdim
-
-
-@rule("var", "std", hop="all")
+@rule("var", "std", "var_mean", "std_mean", hop="all")
 def var(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """The variance over what is there, or its root."""
-    dim, correction, keepdim = _unbiased(args, kwargs)
-    dims = _dims(x, dim)
+    """The variance over what is there, or its root; and the mean beside it."""
+    given = call.named(x, *args, **kwargs)
+    dim, keepdim = given.get("dim"), given.get("keepdim", False)
+    correction = given.get("correction")
+    if correction is None:
+        correction = 1 if given.get("unbiased", True) else 0
+    name, _, mean = call.name.partition("_")
+    found = _spread(call, x, _dims(x, dim), keepdim, float(correction), name)
+    return (found, _reduce(mean, call, x, dim, keepdim)) if mean else found
+
+
+def _spread(
+    call: Any, x: Spatial, dims: list[int], keepdim: bool, correction: float, name: str
+) -> Any:
     if _plain_only(x, dims):
         call.travelled("node")
-        call = torch.var if call.name == "var" else torch.std
-        return over_plain(
-            x, dims, keepdim, lambda rows, slots: call(rows, slots, correction=correction)
-        )
+        own = partial(getattr(torch, name), correction=correction)
+        return over_plain(x, dims, keepdim, own)
     call.travelled("all")
     left = _left(x, dims, keepdim)
-    x, dims, _ = apart(x, dims)
+    x, dims = apart(x, dims)
     total, count, groups = _squares(x, dims)
     out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
-    out = out if call.name == "var" else out.sqrt()
-    return groups.value(out, left)
-
-
-@rule("var_mean", "std_mean", hop="all")
-def var_mean(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """The variance over what is there, or its root, and the mean."""
-    dim, _, keepdim = _unbiased(args, kwargs)
-    spread = var(Called(call.name.removesuffix("_mean")), x, *args, **kwargs)
-    return spread, mean(call, x, dim, keepdim)
+    return groups.value(out if name == "var" else out.sqrt(), left)
 
 
 def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
@@ -366,12 +322,9 @@ def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
     width = prod(x.x.shape[slot] for slot in slots)
     inner = x.x.mean(slots, keepdim=True) if slots else x.x
-    means = _reduced(inner.reshape(inner.shape[0], prod(inner.shape[1:])), groups, "mean")
-    squares = (x.x - take(means, groups.target).view(inner.shape)).square()
-    squares = squares.sum(slots) if slots else squares
-    total = _reduced(squares.reshape(squares.shape[0], prod(squares.shape[1:])), groups, "sum")
-    counts = (groups.counts() * width).to(total.dtype)
-    return total.view(groups.count, *squares.shape[1:]), counts, groups
+    squares = (x.x - take(groups.reduced(inner, "mean"), groups.target)).square()
+    total = groups.reduced(squares.sum(slots) if slots else squares, "sum")
+    return total, (groups.counts() * width).to(total.dtype), groups
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", hop="all")
@@ -385,22 +338,15 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
         return pair_softmax(call, x)
     if _plain_only(x, dims):
         call.travelled("node")
-        value = x.merged(dims[0])
-        return value.with_x(call.target(value.x, value.slot(dims[0]), dtype))
+        return x.on_axis(dims[0], lambda rows, slot: call.target(rows, slot, dtype))
     if dtype:
         x = x.with_x(x.x.to(dtype))
     groups = Groups(x, dims)
-    if any(name.kind == "plain" for name in x.axes[dims[0]]):
+    if "plain" in names.kinds(x.axes[dims[0]]):
         raise NoRuleError("a softmax over channels and lattice")
-    rows = x.x.reshape(x.x.shape[0], prod(x.x.shape[1:]))
-    shifted = rows - take(_reduced(rows.detach(), groups, "amax"), groups.target)
-    total = take(_reduced(shifted.exp(), groups, "sum"), groups.target)
-    out = shifted.exp() / total if "log" not in call.name else shifted - total.log()
-    return x.with_x(out.view(x.x.shape))
-
-
-_PLACES = {"topk": 1, "kthvalue": 1}
-"""Where among the arguments behind the map the axis stands; for all others it is the first."""
+    shifted = x.x - take(groups.reduced(x.x.detach(), "amax"), groups.target)
+    total = take(groups.reduced(shifted.exp(), "sum"), groups.target)
+    return x.with_x(shifted - total.log() if "log" in call.name else shifted.exp() / total)
 
 
 @rule(
@@ -410,51 +356,26 @@ _PLACES = {"topk": 1, "kthvalue": 1}
 )  # fmt: skip
 def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """Along one plain axis of every node, as torch does; extremes along the lattice too."""
-    place = _PLACES.get(call.name, 0)
-    given = list(args)
-    if len(given) > place:
-        dim = given[place]
-    elif "dim" in kwargs:
-        dim = kwargs.pop("dim")
-        given += [None] * (place + 1 - len(given))
-    else:
-        dim = -1 if call.name in ("sort", "topk", "argsort", "kthvalue", "mode") else None
-        given += [dim] * (place + 1 - len(given))
-    if isinstance(dim, bool):  # sort(descending), with the axis left out
-        raise NoRuleError("its axis is not named")
-    if isinstance(dim, (list, tuple)) and len(dim) == 1:
-        dim = dim[0]
+    given = call.named(x, *args, **kwargs)
+    if "other" in given:  # the larger of two maps
+        return pointwise(call, x, *args)
+    dim = given.get("dim")
+    listed = isinstance(dim, (list, tuple)) and len(dim) == 1
+    dim = dim[0] if listed else dim
     if dim is None:
         return _over_all(call, x, args, kwargs)
     if not isinstance(dim, int):
         raise NoRuleError("it runs over several axes at once")
     dim %= len(x.axes)
     if not names.is_plain(x.axes[dim]):
-        return _along_lattice(call, x, dim, given[place + 1 :], kwargs)
+        return _along_lattice(call, x, dim, given)
     call.travelled("node")
-    value = x.merged(dim) if x.axes[dim] else x
-    if not x.axes[dim]:
-        slot = value.slot(dim)
-        value = Spatial(
-            value.x.unsqueeze(slot), x.sites,
-            (*x.axes[:dim], (Name("plain", 1),), *x.axes[dim + 1 :]),
-        )  # fmt: skip
+    value = x.merged(dim)
     slot = value.slot(dim)
-    given[place] = [slot] if isinstance(args[place] if len(args) > place else dim, list) else slot
-    out = call.target(value.x, *given, **kwargs)
-    parts = out if isinstance(out, (tuple, list)) else (out,)
-    wrapped = tuple(_axis_after(value, dim, part) for part in parts)
-    return wrapped if isinstance(out, (tuple, list)) else wrapped[0]
-
-
-def _axis_after(value: Spatial, dim: int, rows: Tensor) -> Spatial:
-    """A result whose axis is gone, or has another size."""
-    if rows.dim() < value.x.dim():
-        return Spatial(rows, value.sites, (*value.axes[:dim], *value.axes[dim + 1 :]))
-    size = rows.shape[value.slot(dim)]
-    return Spatial(
-        rows, value.sites, (*value.axes[:dim], (Name("plain", size),), *value.axes[dim + 1 :])
-    )
+    out = call.target(**given | {"self": value.x, "dim": [slot] if listed else slot})
+    if isinstance(out, Tensor):
+        return value.along(dim, out)
+    return tuple(value.along(dim, part) for part in out)
 
 
 def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
@@ -474,41 +395,41 @@ _SCANS = {
 """What an absent position says to those behind it."""
 
 
-def _along_lattice(call: Any, x: Spatial, dim: int, more: list[Any], kwargs: Any) -> Any:
+def _along_lattice(call: Any, x: Spatial, dim: int, given: dict[str, Any]) -> Any:
     """The largest along a lattice axis and where it was; running sums, absent ones saying 0."""
-    keepdim = bool(more[0]) if more else bool(kwargs.get("keepdim", False))
-    if call.name in ("max", "min"):
-        return extreme(call, x, [dim], keepdim, f"a{call.name}")
-    if call.name in ("argmax", "argmin"):
-        return extreme(call, x, [dim], keepdim, f"a{call.name[3:]}")[1]
-    if call.name == "logsumexp":
-        call.travelled("all")
-        top = over_sites(call, x.with_x(x.x.detach()), [dim], True, "amax")
-        (rows, high), sites, axes = align([x, top])
-        total = over_sites(call, Spatial((rows - high).exp(), sites, axes), [dim], True, "sum")
-        if not isinstance(total, Spatial):
-            out = total.log() + top
-            return out if keepdim else out.squeeze(dim)
-        (one, two), sites, axes = align([total, top])
-        out = one.log() + two
-        return Spatial(out, sites, axes if keepdim else (*axes[:dim], *axes[dim + 1 :]))
-    if call.name in ("any", "all"):
-        found = over_sites(
-            call, x.with_x(x.x.to(torch.bool).to(torch.uint8)), [dim], keepdim,
-            "amax" if call.name == "any" else "amin",
-        )  # fmt: skip
+    name, keepdim = call.name, bool(given.get("keepdim", False))
+    if name in ("max", "min", "argmax", "argmin"):
+        best, where = extreme(call, x, [dim], keepdim, f"a{name[-3:]}")
+        return where if name.startswith("arg") else (best, where)
+    if name == "logsumexp":
+        return _logsumexp(call, x, dim, keepdim)
+    if name in ("any", "all"):
+        yes = x.with_x(x.x.bool().float())
+        found = over_sites(call, yes, [dim], keepdim, "amax" if name == "any" else "amin")
         return found.with_x(found.x.bool()) if isinstance(found, Spatial) else found.bool()
-    if call.name in _SCANS and x.x.is_floating_point():
-        call.travelled("all")
-        space = x.sites.space
-        run = sorted({name.axis for name in x.axes[dim] if name.kind == "site"})
-        if space is not None and run and (refusal := space.refuses("scan", run)):
-            raise NoRuleError(refusal)
-        found = call.target(x.tensor(_SCANS[call.name]), dim, *more, **kwargs)
-        parts = found if isinstance(found, (tuple, list)) else (found,)
-        maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
-        return maps if isinstance(found, (tuple, list)) else maps[0]
-    raise NoRuleError("it runs along the lattice, where absent positions would count")
+    if name not in _SCANS or not x.x.is_floating_point():
+        raise NoRuleError("it runs along the lattice, where absent positions would count")
+    call.travelled("all")
+    space = x.sites.space
+    run = sorted({name.axis for name in x.axes[dim] if name.kind == "site"})
+    if space is not None and run and (refusal := space.refuses("scan", run)):
+        raise NoRuleError(refusal)
+    found = call.target(**given | {"self": x.tensor(_SCANS[name]), "dim": dim})
+    parts = (found,) if isinstance(found, Tensor) else found
+    maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
+    return maps[0] if isinstance(found, Tensor) else maps
+
+
+def _logsumexp(call: Any, x: Spatial, dim: int, keepdim: bool) -> Any:
+    call.travelled("all")
+    top = over_sites(call, x.with_x(x.x.detach()), [dim], True, "amax")
+    (rows, high), sites, axes = align([x, top])
+    total = over_sites(call, Spatial((rows - high).exp(), sites, axes), [dim], True, "sum")
+    if not isinstance(total, Spatial):
+        out = total.log() + top
+        return out if keepdim else out.squeeze(dim)
+    (one, two), sites, axes = align([total, top])
+    return Spatial(one.log() + two, sites, axes if keepdim else names.replaced(axes, dim))
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell")
@@ -537,20 +458,10 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     index = on_rows(index, x, dim)
     if x.sites is not index.sites:
         raise NoRuleError("map and index do not live on the same nodes")
-    value, numbers = x.merged(dim), rows_along(index, dim)
-    if numbers.x.dim() != value.x.dim():
+    value, numbers = x.merged(dim), index.thin().merged(dim).x
+    if numbers.dim() != value.x.dim():
         raise NoRuleError("map and index differ in their axes")
-    return resized(value, dim, value.x.gather(value.slot(dim), numbers.x))
-
-
-def rows_along(index: Spatial, dim: int) -> Spatial:
-    """A map of numbers whose rows have a dimension for one axis, though it may be of one entry."""
-    numbers = index.thin()
-    if numbers.axes[dim]:
-        return numbers
-    slot = 1 + len(names.plain(numbers.axes[:dim]))
-    axes = (*numbers.axes[:dim], (Name("plain", 1),), *numbers.axes[dim + 1 :])
-    return Spatial(numbers.x.unsqueeze(slot), index.sites, axes)
+    return value.along(dim, value.x.gather(value.slot(dim), numbers))
 
 
 @rule("one_hot")

@@ -25,20 +25,14 @@ def _shape_after(target: Any, shape: Any, args: Any, kwargs: Any) -> tuple[int, 
 
 
 @rule(
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "view_as",
-    "reshape_as", "_reshape_alias",
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze",
+    "_reshape_alias",
 )  # fmt: skip
 def regroup(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Group the names anew, in their order; a flattened image is a readout."""
-    if call.name in ("view_as", "reshape_as"):
-        shape = args[0].shape if isinstance(args[0], Spatial) else tuple(args[0].shape)
-        if not isinstance(x, Spatial):
-            call.travelled("nothing")
-            return x.reshape(shape)
-    elif args and isinstance(args[0], torch.dtype):
+    if args and isinstance(args[0], torch.dtype):
         raise NoRuleError("it reads numbers as another dtype")
-    else:
-        shape = shape_after(call, x, *args, **kwargs)
+    shape = shape_after(call, x, *args, **kwargs)
     lead = names.batch_axis(getattr(x.sites, "batch_size", -1))
     flat = len(shape) == 2 and x.axes[0] == lead and shape[0] == x.shape[0] and len(x.axes) > 2
     try:
@@ -58,15 +52,13 @@ def _is_mixed(axis: names.Axis) -> bool:
     return len({name.kind for name in axis}) > 1
 
 
-@rule("permute", "transpose", "t", "movedim", "swapaxes", "adjoint", "mT", "numpy_T")
+@rule("permute", "transpose", "t", "movedim", "swapaxes", "mT")
 def permute(call: Any, x: Spatial, *args: Any) -> Any:
     """Axes change places."""
     rank = len(x.axes)
     order = list(range(rank))
     if call.name == "permute":
         order = [int(dim) % rank for dim in args[0]]
-    elif call.name == "numpy_T":
-        order.reverse()
     elif call.name == "movedim":
         source, target = (
             [a % rank for a in ([side] if isinstance(side, int) else side)] for side in args
@@ -80,16 +72,10 @@ def permute(call: Any, x: Spatial, *args: Any) -> Any:
     return x.permuted(order)
 
 
-@rule("expand", "expand_as", "broadcast_to")
-def expand(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+@rule("expand")
+def expand(call: Any, x: Spatial, size: Any, **_: Any) -> Any:
     """An axis of size 1 says the same under a new name."""
-    if call.name == "expand_as":
-        shape = args[0].shape if isinstance(args[0], Spatial) else tuple(args[0].shape)
-        if not isinstance(x, Spatial):
-            call.travelled("nothing")
-            return x.expand(shape)
-    else:
-        shape = shape_after(call, x, args[0])
+    shape = shape_after(call, x, size)
     x = x.thin()
     rank = len(shape)
     axes = [*((),) * (rank - len(x.axes)), *x.axes]
@@ -118,13 +104,6 @@ def pairs(call: Any, x: Spatial) -> Any:
 def _is_thin(x: Spatial, axis: int) -> bool:
     """Whether a map has one pixel along a lattice axis, which an image may repeat."""
     return x.is_image() and axis >= 0 and (x.sites.size or ())[axis] == 1
-
-
-def resized(value: Spatial, dim: int, rows: Any) -> Spatial:
-    """Return the value with other features along one plain axis."""
-    size = rows.shape[value.slot(dim)]
-    axes = (*value.axes[:dim], (Name("plain", size),), *value.axes[dim + 1 :])
-    return Spatial(rows, value.sites, axes)
 
 
 @rule("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", hop="nothing")

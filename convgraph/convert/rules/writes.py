@@ -10,11 +10,10 @@ from torch import Tensor
 
 from convgraph.convert import batch
 from convgraph.convert.align import align, expanded
+from convgraph.convert.entries import from_start
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import on_rows, written
-from convgraph.convert.rules.reductions import rows_along
-from convgraph.convert.rules.shapes import resized
 from convgraph.convert.value import Spatial, digit
 
 
@@ -27,11 +26,11 @@ def index_fill(call: Any, x: Any, dim: int, index: Any, value: Any) -> Any:
     if isinstance(value, Spatial):
         raise NoRuleError("it writes a map as a number")
     if batch.is_batch(x, dim):
-        images = torch.remainder(index, x.sites.batch_size)
+        images = from_start(index, x.sites.batch_size)
         yes = torch.isin(digit(x.axes[dim][0], x.sites), images)
         return x.with_x(torch.where(yes.view(-1, *(1,) * (x.x.dim() - 1)), value, x.x))
     slot = x.slot(dim)
-    return x.with_x(x.x.index_fill(slot, torch.remainder(index, x.x.shape[slot]), value))
+    return x.with_x(x.x.index_fill(slot, from_start(index, x.x.shape[slot]), value))
 
 
 @rule("index_copy", "index_copy_", "index_add", "index_add_")
@@ -42,8 +41,8 @@ def index_copy(call: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: f
         return written(call, x, dim, index, source, **more)
     x, dim = _chosen(x, dim, index)
     slot = x.slot(dim)
-    index = torch.remainder(index, x.x.shape[slot])
-    old = resized(x, dim, x.x.index_select(slot, index))
+    index = from_start(index, x.x.shape[slot])
+    old = x.along(dim, x.x.index_select(slot, index))
     (_, new), sites, axes = align([old, source])
     if sites is not x.sites:
         raise NoRuleError("what it writes lives on other sites")
@@ -77,15 +76,15 @@ def scatter(
     index, source = on_rows(index, x, dim), on_rows(source, x, dim)
     if x.sites is not index.sites:
         raise NoRuleError("map and index do not live on the same nodes")
-    value, numbers = x.merged(dim), rows_along(index, dim)
+    value, numbers = x.merged(dim), index.thin().merged(dim).x
     if isinstance(source, Spatial) and source.sites is x.sites:
-        source = rows_along(source, dim).x
+        source = source.thin().merged(dim).x
     elif isinstance(source, Spatial) or (isinstance(source, Tensor) and source.dim()):
         raise NoRuleError("what it scatters is no map of these nodes")
-    if numbers.x.dim() != value.x.dim():
+    if numbers.dim() != value.x.dim():
         raise NoRuleError("map and index differ in their axes")
     target = getattr(torch, call.name.removesuffix("_"))
-    return value.with_x(target(value.x, value.slot(dim), numbers.x, source, *rest, **more))
+    return value.with_x(target(value.x, value.slot(dim), numbers, source, *rest, **more))
 
 
 @rule("index_put", "index_put_", "_unsafe_index_put")

@@ -1,0 +1,173 @@
+"""Entries of an axis: which old position stands at each new one, and what where none does.
+
+y[p] = x[q(p)]       0 where q(p) is absent, another number where it lies outside
+
+Along a plain axis each node takes its own, along the batch images go with their sites, and along a
+lattice axis the mask moves with the pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.convert import names
+from convgraph.convert.batch import images, is_batch
+from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.value import Spatial, picked
+from convgraph.graph.network_sites import moved_sites
+
+
+def entries(
+    call: Any,
+    x: Spatial,
+    dim: int,
+    numbers: Sequence[int] | Tensor,
+    rows: Callable[[Tensor, int], Tensor],
+    *,
+    keepdim: bool = True,
+    **how: Any,
+) -> Any:
+    """Return entries of one axis, whatever it names; a map of one site is a readout.
+
+    Args:
+        call: the operator.
+        x: the value.
+        dim: its axis.
+        numbers: of the entries, counted from 0; read where they are images or positions.
+        rows: what takes them of the rows and the dimension that a plain axis is there.
+        keepdim: False where there is one number, and the axis goes with it.
+        how: see `rearranged`.
+
+    Raises:
+        IndexError: there is no such image or position.
+    """
+    if names.is_plain(x.axes[dim]):
+        call.travelled("node")
+        return x.on_axis(dim, rows)
+    whole = is_batch(x, dim)
+    axis = None if whole else site_axis(x, dim)
+    listed = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
+    if any(not 0 <= n < x.shape[dim] for n in listed):
+        raise IndexError(f"index out of range for an axis of {x.shape[dim]}")
+    if axis is None:
+        call.travelled("all")
+        found = images(x, dim, listed)
+    else:
+        found = rearranged(call, x, {axis: listed}, **how)
+    if not keepdim:
+        found = Spatial(found.x, found.sites, names.replaced(found.axes, dim))
+    return found if whole else readout(found)
+
+
+def from_start(index: Tensor, size: int) -> Tensor:
+    """Return positions, those counted from the end as they are counted from the start."""
+    return torch.where(index < 0, index + size, index)
+
+
+def site_axis(x: Spatial, dim: int) -> int:
+    """Return which lattice axis an exported axis is.
+
+    Raises:
+        NoRuleError: it is not exactly one whole lattice axis.
+    """
+    axis = x.axes[dim]
+    size = x.sites.size
+    if len(axis) == 1 and axis[0].kind == "site" and size is not None:
+        name = axis[0]
+        if name.stride == 1 and name.size == size[name.axis]:
+            return name.axis
+    image = not axis and size is not None and len(x.axes) == len(size) + 2 and dim >= 2
+    if image and size[dim - 2] == 1:  # else the lattice was turned, and is not settled yet
+        return dim - 2
+    raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
+
+
+def rearranged(
+    call: Any,
+    x: Spatial,
+    tables: dict[int, list[int]],
+    outside: float = 0.0,
+    sites: Any = None,
+    move: str = "pad",
+) -> Any:
+    """Return x on a lattice whose positions name their source position, axis by axis.
+
+    Args:
+        call: the operator.
+        x: the value.
+        tables: lattice axis -> for each new position the old one, `ABSENT` or `PRESENT`.
+        outside: what is there.
+        sites: of the result; None lets the mask move with the pixels.
+        move: what it is called when the space is asked, see `Space.refuses`.
+    """
+    space = x.sites.space
+    if space is not None and (refusal := space.refuses(move, tuple(tables))):
+        raise NoRuleError(refusal)
+    old = x.sites.size
+    if old is None:
+        raise NoRuleError("images of different sizes")
+    size = tuple(len(tables.get(axis, range(n))) for axis, n in enumerate(old))
+    if 0 in size:
+        raise NoRuleError("nothing of the map is left")
+    sites = moved_sites(x.sites, tables) if sites is None else sites
+    axes = tuple(
+        tuple(
+            Name("site", size[name.axis], name.axis) if _is_moved(name, tables) else name
+            for name in axis
+            if not (_is_moved(name, tables) and size[name.axis] == 1)
+        )
+        for axis in x.axes
+    )
+    axes = _grown(x, axes, old, size)
+    return Spatial(_moved(call, x, sites, tables, outside), sites, axes)
+
+
+def readout(value: Any) -> Any:
+    """Return a map of one site as the tensor that it is."""
+    size = value.sites.size if isinstance(value, Spatial) else None
+    return value.tensor() if size and set(size) == {1} else value
+
+
+def _is_moved(name: Name, tables: dict[int, list[int]]) -> bool:
+    return name.kind == "site" and name.axis in tables
+
+
+def _grown(x: Spatial, axes: Any, old: Any, size: Any) -> Any:
+    """Lattice axes that were of size 1, and so without a name, get one."""
+    out = list(axes)
+    for axis, (before, after) in enumerate(zip(old, size, strict=True)):
+        if before == 1 and after > 1:
+            if len(out) != len(old) + 2:
+                raise NoRuleError("an axis of one pixel grows")
+            out[axis + 2] = (Name("site", after, axis),)
+    return tuple(out)
+
+
+def _moved(call: Any, x: Spatial, sites: Any, tables: dict[int, list[int]], outside: float) -> Any:
+    old = x.sites.size or ()
+    source = x.sites
+
+    def make() -> Any:
+        cell = sites.batch
+        inside = torch.ones_like(cell, dtype=torch.bool)
+        for axis, n in enumerate(old):
+            place = sites.pos[:, axis]
+            if axis in tables:
+                place = torch.tensor(tables[axis], device=sites.device)[place]
+                inside &= place >= 0
+            cell = cell * n + place.clamp(min=0)
+        node = source.node_at(cell)
+        there = inside & (node >= 0)
+        return node.clamp(min=0), there, bool(there.all()), inside
+
+    key = tuple((axis, tuple(table)) for axis, table in tables.items())
+    node, there, every, inside = sites.memo(("moved", source.token, key), make)
+    if call.listening:
+        call.travelled(torch.where(there, node, -1))
+    rows = picked(x.x, node, None if every else there)
+    if outside == 0:
+        return rows
+    shape = (-1, *(1,) * (rows.dim() - 1))
+    return torch.where(inside.view(shape), rows, torch.tensor(outside, dtype=rows.dtype))

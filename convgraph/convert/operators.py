@@ -1,0 +1,86 @@
+"""Operators of torch, as a rule is given them, and who else matters while one is computed."""
+
+import threading
+from typing import Any
+
+from convgraph.convert import registry
+
+
+class _State(threading.local):
+    """The dispatch keys as the caller of the operator in progress has set them; who else matters.
+
+    Attributes:
+        keys: those keys.
+        listener: who records what is run.
+        into: the map that is being written into by indices.
+    """
+
+    keys: Any = None
+    listener: Any = None
+    into: Any = None
+
+
+_STATE = _State()
+
+
+class Operator:
+    """One of torch's operators, as a rule is given it.
+
+    Attributes:
+        target: what to call on ordinary tensors.
+        name: that rules are registered under.
+        out: the argument into which its result is to be written, None where there is none.
+        writes: whether it writes into its first operand.
+        views: whether its result shares memory with its first operand.
+    """
+
+    __slots__ = ("name", "out", "target", "views", "writes")
+
+    def __init__(self, target: Any) -> None:
+        """Read what the operator says of itself."""
+        self.target = target
+        self.name = str(target._schema.name).removeprefix("aten::")
+        first = target._schema.arguments[0] if target._schema.arguments else None
+        alias = getattr(first, "alias_info", None)
+        self.writes = alias is not None and alias.is_write
+        written = [one.name for one in target._schema.arguments if one.is_out]
+        self.out = written[0] if written else None
+        self.views = (alias is not None and not alias.is_write) or self.name in IDLE
+
+    @property
+    def rule(self) -> Any:
+        """Its rule, or None."""
+        return registry.find(self.name)
+
+    def named(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of a call by their names, defaults among them."""
+        schema = self.target._schema.arguments
+        given = {one.name: one.default_value for one in schema if one.has_default_value()}
+        return given | dict(zip((one.name for one in schema), args, strict=False)) | kwargs
+
+    @property
+    def listening(self) -> bool:
+        """Whether somebody asks how far values travel."""
+        return _STATE.listener is not None
+
+    def travelled(self, how: Any) -> None:
+        """Note along which edges (or picked rows) the values came."""
+        if _STATE.listener is not None:
+            _STATE.listener.moved = how
+
+
+IDLE = (
+    "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "type_as", "to",
+    "float", "double", "half", "bfloat16",
+)  # fmt: skip
+"""What gives the very tensor that it was given, where there is nothing to do."""
+
+_OPERATORS: dict[Any, Operator] = {}
+
+
+def operator(target: Any) -> Operator:
+    """Return the one record of an operator."""
+    found = _OPERATORS.get(target)
+    if found is None:
+        found = _OPERATORS.setdefault(target, Operator(target))
+    return found

@@ -1,0 +1,381 @@
+"""Views: whose part a map is, and what is written into one of those that share their numbers.
+
+    o[..., ::2, ::2] = a        scattered into the rows of o, and heard by all of its views
+
+A view keeps the operator that made it and whose it is. Who is read after a write takes its numbers
+anew; what torch would not have known as a view, or what is no map, is refused where it would tell.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from convgraph.backends.compiled import memory, outermost
+from convgraph.convert.frames import where
+from convgraph.convert.operators import _STATE, IDLE, Operator, operator
+from convgraph.convert.scores import Scores
+from convgraph.convert.tokens import Tokens
+from convgraph.convert.value import Spatial, brought
+from convgraph.errors import ConversionError
+
+VALUES = (Spatial, Tokens, Scores)
+"""What a map may hold."""
+
+
+class Map(Tensor):
+    """A tensor that holds a value, alone or with others.
+
+    Attributes:
+        value: the rows, their sites and the names of the axes.
+        base: of a view, whose it is and by which operator.
+        copies: parts of it and of its views that are no maps, while somebody may write into them.
+        clock: how often it, or a view of it, was written into.
+        at: what the clock of the one it is a view of said when its value was read.
+        turned: whether torch may have laid its numbers in another order than that of its axes.
+        laid: the strides that torch would have given it, once somebody has asked.
+    """
+
+    value: Any
+    base: Any = None
+    copies: Any = ()
+    clock: int = 0
+    at: int = 0
+    turned: bool = False
+    laid: Any = None
+
+
+def parts(value: Any) -> list[Tensor]:
+    """Return the tensors of a value: its rows, and of tokens the readouts beside them."""
+    if isinstance(value, Tokens):
+        return [one.x if isinstance(one, Spatial) else one for one in value.pieces]
+    return [value.x]
+
+
+def remade(value: Any, tensors: Any) -> Any:
+    """Return a value of other tensors of the same shapes; see `parts`."""
+    if isinstance(value, Tokens):
+        return value.with_pieces(
+            [
+                one.with_x(x) if isinstance(one, Spatial) else x
+                for one, x in zip(value.pieces, tensors, strict=True)
+            ]
+        )
+    (x,) = tensors
+    return value.with_x(x)
+
+
+def blank(given: Any) -> Any:
+    """Shapes and dtypes alone."""
+    if isinstance(given, VALUES):
+        return torch.empty(given.shape, dtype=given.x.dtype, device="meta")
+    if isinstance(given, Tensor):
+        return given.to("meta")
+    return [blank(one) for one in given] if isinstance(given, (list, tuple)) else given
+
+
+def contents(given: Any) -> Any:
+    """The values of tensors, in nested arguments."""
+    kind = type(given)
+    if isinstance(given, Map):
+        return read(given)
+    if kind is list or kind is tuple:
+        return [contents(one) for one in given]
+    return given
+
+
+_MAY_COPY = frozenset(("reshape", "flatten", "contiguous", "reshape_as"))
+"""Views that are copies where the numbers lie in another order than that of the axes."""
+
+_TURNS = frozenset(
+    ("permute", "transpose", "t", "movedim", "swapaxes", "adjoint", "mT", "numpy_T", "unfold")
+)
+"""Views whose numbers lie in another order than their axes; what is made of them may do so too."""
+
+_IN_ORDER = frozenset(("contiguous", "linear", "layer_norm", "matmul", "bmm"))
+"""What torch lays in the order of its axes, whatever it is made of."""
+
+_SAME = frozenset(
+    ("detach", "alias", "lift_fresh", "positive", "resolve_conj", "resolve_neg", "conj", *IDLE)
+)
+"""Views that say what their base says, entry by entry."""
+
+
+def remember(made: Any, args: Any, kwargs: Any, call: Operator) -> Any:
+    """Note whose views the results of an operator are; see `_remembered`."""
+    if not isinstance(made, (list, tuple)):
+        return _remembered(made, args, kwargs, call, 0)
+    found = enumerate(made)
+    return type(made)(_remembered(one, args, kwargs, call, number) for number, one in found)
+
+
+def _remembered(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> Any:
+    """Note whose view a result is, or whose part it has copied; what torch copies is a copy."""
+    source: Map = args[0]
+    if isinstance(view, Map):
+        view.turned = is_turned(call, args, kwargs)
+        shares = _shares(view, args, kwargs, call, number)
+        if shares is not False:
+            view.base = (args, kwargs, call, number, shares)
+            view.at = root_of(source).clock
+        elif memories(view.value) & memories(source.value):
+            view.value = _cloned(view.value)
+    elif type(view) is Tensor and not torch.compiler.is_compiling():
+        shares = _shares(view, args, kwargs, call, number)
+        if memory(view) in memories(source.value):
+            if shares is True:
+                return view
+            view = view.clone()
+        root = root_of(source)
+        if _STATE.into is not None and root_of(_STATE.into) is root:
+            raise ConversionError(
+                f"{call.name} {where()} takes a part of a map that is no map, into which nothing "
+                "can be written; write into the map by its own axes"
+            )
+        if outermost() and shares is not False:
+            if view.is_inference():  # nobody would count its writes
+                with torch.inference_mode(False):
+                    view = view.clone()
+            kept = (one for one in root.copies if one.matters)
+            root.copies = (*kept, _Copy(view, call.name))
+    return view
+
+
+def _cloned(value: Any) -> Any:
+    return remade(value, [x.clone() for x in parts(value)])
+
+
+def is_turned(call: Operator, args: Any, kwargs: Any) -> bool:
+    """Whether the numbers of a result may lie in another order than its axes."""
+    if kwargs and kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d):
+        return True
+    return call.name not in _IN_ORDER and (call.name in _TURNS or any(map(_lies_turned, args)))
+
+
+def _lies_turned(given: Any) -> bool:
+    kind = type(given)
+    if isinstance(given, Map):
+        return bool(given.turned)
+    return any(map(_lies_turned, given)) if kind is list or kind is tuple else False
+
+
+def _strides(one: Map) -> tuple[int, ...]:
+    """How torch would lay this map; with gaps, where that is not known."""
+    if one.laid is None:
+        if one.base is not None:
+            one.laid = _followed(*one.base[:4])[0]
+        else:
+            blank = torch.empty([n + one.turned for n in one.shape], device="meta")
+            one.laid = blank.stride()
+    found: tuple[int, ...] = one.laid
+    return found
+
+
+def _followed(args: Any, kwargs: Any, call: Operator, number: int) -> tuple[tuple[int, ...], bool]:
+    """How torch would lay what an operator makes of a map, and whether as a view."""
+    source, *more = args
+    strides = _strides(source)
+    if call.name in _SAME:  # what rows have told, whatever dtype or device was asked for
+        return strides, True
+    if any(isinstance(one, Tensor) for one in more):
+        found = _blanks.__wrapped__(call.target, source.shape, strides, blank(contents(more)), ())
+    else:
+        given = tuple(tuple(one) if isinstance(one, list) else one for one in more)
+        named = tuple((kwargs or {}).items())
+        found = _blanks(call.target, tuple(source.shape), strides, given, named)
+    one: tuple[tuple[int, ...], bool] = found[number]
+    return one
+
+
+@lru_cache(maxsize=4096)
+def _blanks(target: Any, shape: Any, strides: Any, args: Any, kwargs: Any) -> Any:
+    blank = torch.empty_strided(shape, strides, device="meta")
+    made = target(blank, *args, **dict(kwargs))
+    kept = blank.untyped_storage()._cdata
+    return [
+        (one.stride(), one.untyped_storage()._cdata == kept)
+        for one in (made if isinstance(made, (list, tuple)) else (made,))
+    ]
+
+
+def _shares(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> bool | None:
+    """Whether torch would have given a view of a map; None where that is not known."""
+    source: Map = args[0]
+    if call.name in _SAME:
+        return isinstance(view, Map) and bool(memories(view.value) & memories(source.value))
+    if call.name not in _MAY_COPY or (source.base is None and not source.turned):
+        return True
+    if _followed(args, kwargs, call, number)[1]:
+        return True
+    return None if root_of(source).turned else False
+
+
+class _Copy:
+    """Whether a tensor has been written into; its numbers are not kept."""
+
+    __slots__ = ("before", "counter", "kept", "name")
+
+    def __init__(self, made: Tensor, name: str) -> None:
+        self.name, self.before = name, made._version
+        self.kept = StorageWeakRef(made.untyped_storage())
+        self.counter = made.detach()  # counts the writes into both, whatever it holds
+        self.counter.data = made.new_empty(0)
+
+    @property
+    def written(self) -> bool:
+        return self.counter._version != self.before
+
+    @property
+    def matters(self) -> bool:
+        """Whether it has been written into, or still can be."""
+        return self.written or not self.kept.expired()
+
+
+class _Unsure:
+    """A write into what torch may have made a view of a map, or a copy."""
+
+    written = matters = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def root_of(one: Map) -> Map:
+    """Return the map that a view, or a view of a view, is a part of; any other is its own."""
+    while one.base is not None:
+        one = one.base[0][0]
+    return one
+
+
+def read(one: Map) -> Any:
+    """The value of a map, with what was written into those whose view it is.
+
+    Raises:
+        ConversionError: a part of it was written into, as a tensor of its own.
+    """
+    root = one if one.base is None else root_of(one)
+    if one.at != root.clock:
+        _refresh(one)
+        root = root_of(one)
+    for copy in root.copies:
+        if copy.written:
+            raise ConversionError(
+                f"a map of shape {tuple(one.shape)} is read {where()}, but {copy.name} gave a part "
+                "of it as a tensor of its own that was written into since, which no map hears; "
+                "write into the map by its own axes, or into a clone of the part"
+            )
+    return one.value
+
+
+def _refresh(view: Map) -> None:
+    """Take over what was written into whose view this is."""
+    if view.base is None:
+        view.at = view.clock
+        return
+    args, kwargs, call, number, sure = view.base
+    if sure is None:
+        raise ConversionError(
+            f"a map of shape {tuple(view.shape)} is read {where()}, which {call.name} made of one "
+            "that was written into since; torch's own may be a view or a copy: say which by "
+            "view() or by clone()"
+        )
+    value = read(args[0])
+    if not memories(value) & memories(view.value):
+        view.value = _again(value, args, kwargs, call, number)
+    view.at = root_of(view).clock
+
+
+def memories(value: Any) -> set[int]:
+    """Where the numbers of a value lie."""
+    return set(map(memory, parts(value)))
+
+
+def as_view(one: Map, source: Map, call: Operator) -> None:
+    """Note that a map says what another says."""
+    one.base, one.at = ((source,), {}, call, 0, True), root_of(source).clock
+
+
+def become(one: Map, source: Any = None, *more: Any) -> Map:
+    """Be the same as another map; without one torch gives memory back, and rows are nobody's."""
+    if source is None:
+        return one
+    if not isinstance(source, Map) or more or source.shape != one.shape:
+        raise ConversionError("set_: a map becomes what is no map of its shape; make a new one")
+    one.value, one.turned, one.copies = read(source), source.turned, ()
+    as_view(one, source, operator(torch.ops.aten.alias.default))
+    return one
+
+
+def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> Any:
+    """What a view's operator says of another value of its base."""
+    if call.name in _SAME:
+        return value.with_x(value.x.detach()) if call.name == "detach" else value
+    found = call.rule.call(call, value, *map(contents, args[1:]), **(kwargs or {}))
+    return found[number] if isinstance(found, (list, tuple)) else found
+
+
+def loosen(target: Map) -> None:
+    """Before a write: what may be a copy becomes one, and whoever reads its base is told."""
+    one = target
+    while one.base is not None:
+        args, _, call, _, sure = one.base
+        if sure is None:
+            root = root_of(one)
+            root.copies = (*root.copies, _Unsure(call.name))
+            one.value, one.base = _cloned(one.value), None
+            one.clock += 1
+            one.at = one.clock
+            return
+        one = args[0]
+
+
+def write(target: Map, out: Any, name: str) -> None:
+    """Give a tensor, and whoever it is a view of, a new value."""
+    links: list[Any] = []
+    root = target
+    while root.base is not None:
+        links.append(root.base[:4])
+        root = root.base[0][0]
+    if not isinstance(out, VALUES) or out.shape != target.value.shape:
+        raise ConversionError(
+            f"{name} {where()} writes into a map of shape {tuple(target.shape)} what is none of "
+            "this shape; use the operator without the underscore"
+        )
+    root.copies = tuple(copy for copy in root.copies if copy.matters)
+    for one in root.copies:
+        if not one.written:
+            raise ConversionError(
+                f"{name} {where()} writes into a map of shape {tuple(root.shape)}, of which "
+                f"{one.name} gave a part as a tensor of its own, which would not hear of it; write "
+                "into the map before, or take a clone of the part"
+            )
+    target.value = out
+    if root is not target and not memories(out) & memories(root.value):
+        _scatter(root, out, links[::-1], name)
+    root.clock += 1
+    target.at = root.clock
+
+
+def _scatter(root: Map, out: Any, links: list[Any], name: str) -> None:
+    """Write what a view says into the rows of its root."""
+    old = root.value
+    if not isinstance(old, Spatial) or not isinstance(out, Spatial):
+        raise ConversionError(f"{name} {where()} writes into a part of tokens; write into them all")
+    places = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
+    view: Any = old.with_x(places)
+    for link in links:
+        view = _again(view, *link)
+    new = out.x if out.sites is view.sites else brought(out, view.sites)
+    number = view.x.reshape(-1)
+    there = number > 0
+    new = new.reshape(-1)[there].to(old.x.dtype)
+    rows, at = old.x, number[there] - 1
+    hidden = any(link[2].name == "detach" for link in links)
+    if hidden:
+        rows, new = rows.detach(), new.detach()
+    if outermost() and not torch.compiler.is_compiling() and rows.is_contiguous():
+        rows.view(-1).index_copy_(0, at, new)
+    else:
+        root.value = old.with_x(rows.reshape(-1).index_copy(0, at, new).view(rows.shape))
