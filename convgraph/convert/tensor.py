@@ -254,12 +254,14 @@ def _given(out: Any) -> Any:
 
 def _values(given: Any) -> list[Any]:
     """The values in nested arguments."""
-    kind = type(given)
-    if kind in VALUES:
-        return [given]
-    if kind is list or kind is tuple:
-        return [value for one in given for value in _values(one)]
-    return []
+    found: list[Any] = []
+    for one in given:
+        kind = type(one)
+        if kind in VALUES:
+            found.append(one)
+        elif kind is list or kind is tuple:
+            found += _values(one)
+    return found
 
 
 def _met(func: Any, args: Any, kwargs: Any) -> Any:
@@ -274,7 +276,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         named = {key: views.contents(one) for key, one in kwargs.items()} if kwargs else {}
         found = _values(taken)
         if named:
-            found += _values([*named.values()])
+            found += _values(named.values())
         if not found:
             return func(*args, **(kwargs or {}))
         if call.out is not None and named.get(call.out) is not None:
@@ -338,8 +340,8 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
     _meet(found)
-    kinds = set(map(type, found))
-    if kinds != {Spatial}:
+    kinds = [type(one) for one in found]
+    if kinds.count(Spatial) < len(kinds):
         by_scores = Scores in kinds or call.name in ("matmul", "bmm", "baddbmm", "einsum")
         return (scores if by_scores else tokens).meaning(call, taken, named)
     try:
@@ -364,7 +366,7 @@ def _meet(values: list[Any]) -> None:
     Raises:
         NoRuleError: there are such.
     """
-    if len(values) < 2:
+    if all([one.sites is values[0].sites for one in values]):
         return
     sites = [one.sites for one in values if isinstance(one.sites, Sites)]
     maps = [one.space for one in sites if one.size is None or prod(one.size) > 1]

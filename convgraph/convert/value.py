@@ -86,7 +86,11 @@ class Spatial:
 
     def slot(self, dim: int) -> int:
         """Return the dimension of x that a merged plain axis is."""
-        return 1 + len(names.plain(self.axes[:dim]))
+        number = 1
+        for axis in self.axes[:dim]:
+            for name in axis:
+                number += name.kind == "plain"
+        return number
 
     def along(self, dim: int, rows: Tensor) -> "Spatial":
         """Other features along a merged plain axis: of any length, or without that dimension."""
