@@ -366,7 +366,7 @@ def _meet(values: list[Any]) -> None:
     Raises:
         NoRuleError: there are such.
     """
-    if all([one.sites is values[0].sites for one in values]):
+    if all(one.sites is values[0].sites for one in values):
         return
     sites = [one.sites for one in values if isinstance(one.sites, Sites)]
     maps = [one.space for one in sites if one.size is None or prod(one.size) > 1]
