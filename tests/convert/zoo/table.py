@@ -131,10 +131,27 @@ def _named(record: dict[str, Any]) -> str:
 
 def _row(record: dict[str, Any]) -> str:
     reason = str(record["reason"]).partition("; with strict=False")[0].partition("While exec")[0]
+    reason = _sentence(record, reason)
     reason = " ".join(reason.split()).replace("|", "\\|").replace("<", "&lt;").replace("_", r"\_")
     reason = reason.replace("*", r"\*").replace("[", r"\[")
     name = f"{record['name']} {record['size']}".replace("_", r"\_")
     return f"| {name} | {reason} |"
+
+
+def _sentence(record: dict[str, Any], reason: str) -> str:
+    """What an error of torch's means here, around its first sentence."""
+    kind = reason.partition(":")[0]
+    if kind == "ConversionError" or not kind.endswith(("Error", "SymNode")):
+        return reason
+    said = reason.partition(". ")[0]
+    if not record["built"]:
+        return f"the network itself does not run on these images ({said})"
+    if not record["captured"]:
+        return (
+            "nothing was compared on a mask: torch.export, whose capture the truth reads, does not "
+            f"take the network ({said})"
+        )
+    return reason
 
 
 def _reached(record: dict[str, Any]) -> str:
