@@ -17,7 +17,7 @@ from convgraph.errors import ConversionError
 NAMES = (
     "DispatchKey", "DispatchKeySet", "DisableTorchFunctionSubclass", "_ForceDispatchKeyGuard",
     "_dispatch_tls_local_exclude_set", "_dispatch_tls_local_include_set",
-    "_len_torch_dispatch_stack", "_dispatch_has_kernel_for_dispatch_key",
+    "_len_torch_dispatch_stack", "_dispatch_has_kernel_for_dispatch_key", "_is_tracing",
 )  # fmt: skip
 """Names of `torch._C` that this file, and no other of the package, asks for."""
 
@@ -52,6 +52,7 @@ Guard = torch._C._ForceDispatchKeyGuard
 excluded = torch._C._dispatch_tls_local_exclude_set
 included = torch._C._dispatch_tls_local_include_set
 modes = torch._C._len_torch_dispatch_stack
+is_tracing = torch._C._is_tracing
 Mode: Any = TorchDispatchMode
 
 _K = torch._C.DispatchKey

@@ -67,6 +67,11 @@ class GraphNetwork(torch.nn.Module):
         recorded = self.recorded()
         return recorded.report(self._original().__name__)
 
+    def __dir__(self) -> list[str]:
+        """List all names but the report's, for torch.jit asks each: it would record a run."""
+        names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
+        return [name for name in names if name != "conversion"]
+
     def recorded(self, *inputs: Any, **how: Any) -> Recording:
         """Record a run of a copy of this network; state and counters stay as they are.
 

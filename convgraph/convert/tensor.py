@@ -268,6 +268,12 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
     """Compute an operator with the keys as its caller has set them."""
     with keys.Guard(*(_STATE.keys or (keys.included(), keys.excluded()))):
         call = operator(func)
+        if keys.is_tracing():
+            raise ConversionError(
+                f"{call.name} {where()} meets torch.jit.trace, which keeps operators of tensors "
+                "and no sites; count operations by torch.utils.flop_counter.FlopCounterMode or by "
+                "cg.summary, and export by torch.export"
+            )
         if call.writes and type(args[0]) is GraphTensor:
             if call.name == "set_":
                 return views.become(*args)

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 import convgraph as cg
+from convgraph.errors import ConversionError
 from tests.convert import nets
 
 
@@ -138,6 +139,18 @@ def test_the_way_back_keeps_what_a_tool_has_added(kind: str) -> None:
     with torch.no_grad():
         next(iter(dense.parameters())).add_(1)
     assert not torch.equal(dense(image), net(image))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_traces_are_of_images() -> None:
+    """As fvcore's counter makes them; on a map a trace would keep what it saw."""
+    net, image = cg.to_graph(network().eval()), torch.randn(2, 3, 12, 10).double()
+    traced = torch.jit.trace(net, image)
+    assert torch.equal(traced(image * 2), net(image * 2))
+    given, weight = holes().tensor(), torch.ones(1, 3, 3, 3).double()
+    with pytest.raises(ConversionError, match=r"conv2d .*torch\.jit\.trace.*FlopCounterMode"):
+        torch.jit.trace(lambda w: F.conv2d(given, w), (weight,), check_trace=False)
 
 
 @pytest.mark.ci
