@@ -42,6 +42,11 @@ def parameters_of(side: Any) -> Parameters | None:
     return None if module is None else dict(module.named_parameters())
 
 
+def trained(side: Any) -> Parameters:
+    """The parameters of a side that learn."""
+    return {name: p for name, p in (parameters_of(side) or {}).items() if p.requires_grad}
+
+
 def both(candidate: Any, reference: Any) -> tuple[Parameters, Parameters] | None:
     """What both hold, in the candidate's layout; None where one of them holds nothing."""
     one, two = parameters_of(candidate), parameters_of(reference)

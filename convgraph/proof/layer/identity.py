@@ -23,35 +23,26 @@ from torch import Tensor
 
 from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
-from convgraph.proof.layer.own import OWN, Own
+from convgraph.proof.layer.own import Own
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.program import OneProgram
 from convgraph.proof.layer.trial import (
-    AGAIN,
-    BACKWARD,
+    BETWEEN,
     FROZEN,
-    INNER,
     MANNERS,
+    OWN,
     PLAIN,
-    REFILLED,
     Probe,
     Run,
+    first_of_all,
+    frozen_in,
+    in_words,
     lightest,
 )
 from convgraph.proof.layer.trial import draw as _draw
 from convgraph.proof.layer.trial import evaluate as _run
 from convgraph.proof.layer.trial import truth as _truth
 from convgraph.proof.roundoff import dot_bound
-
-IN_WORDS = {
-    BACKWARD: ", as .backward() leaves it in .grad",
-    REFILLED: ", with the tensors of the call before filled anew in place",
-    INNER: ", with an image that is no leaf",
-    AGAIN: ", where the graph is walked twice",
-    FROZEN: ", without a gradient for ",
-    OWN: ", as .backward() leaves it in .grad of its own parameters",
-}
-
 
 NOT_ITSELF = "the reference is not what its own integers say"
 
@@ -133,7 +124,7 @@ def check_identity(
                 return replace(found, status="undecided", reason=reason, counterexample={})
         manners = [MANNERS[trial % len(MANNERS)]]
         if not trial:  # the plain call last, for the next fills its tensors anew
-            manners = [*(f"{FROZEN} {name}" for name in probe.sent), *manners * (1 + second)]
+            manners = [*first_of_all(probe.sent), *manners * (1 + second)]
         answers = [judge.holds("candidate", candidate, probe, truth, how) for how in manners]
         if own is not None and trial == 1:
             answers.append(judge.holds_own(own, probe, truth))
@@ -169,11 +160,11 @@ class _Judge:
         """One call."""
         mine = name == "candidate"
         how: dict[str, Any] = {"manner": manner, "reuse": self.reuse if mine else None}
-        if manner.startswith(FROZEN):
+        if manner == BETWEEN or manner.startswith(FROZEN):
             probe, how["reuse"] = replace(probe, up={}), None
         try:
-            if mine and manner == PLAIN:
-                with self.program.holding() as enter:
+            if mine:
+                with self.program.watching(manner) as enter:
                     found = _run(run, probe, self.dtype, self.device, enter=enter, **how)
             else:
                 found = _run(run, probe, self.dtype, self.device, **how)
@@ -185,7 +176,8 @@ class _Judge:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
         probe = replace(probe, up={})
         try:
-            found = own.evaluate(probe, self.dtype, self.device)
+            with self.program.watching(OWN) as enter:
+                found = own.evaluate(probe, self.dtype, self.device, enter)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
             return Identity("undecided", 3, self.compared, raised("candidate", error))
         return self.compares("candidate", found, probe, truth, OWN)
@@ -199,14 +191,14 @@ class _Judge:
         manner: str,
     ) -> Identity | None:
         """What came back, quantity by quantity."""
-        how = f"{IN_WORDS.get(manner.partition(' ')[0], '')}{manner.partition(' ')[2]}"
+        how = in_words(manner)
         if isinstance(found, str):
             lacks = lacking(found, truth["y"], probe.scale("y"))
             return refuted(name, "y", lacks, 3, self.compared, manner, how)
-        frozen = manner.partition(" ")[2]
+        left_out = {f"grad_{name}" for name in frozen_in(manner)}
         for quantity, expected in truth.items():
             second = quantity.startswith("double")
-            if quantity == f"grad_{frozen}" or (second and not probe.up):
+            if quantity in left_out or (second and not probe.up):
                 continue
             if manner == OWN and quantity not in found:  # no parameter that anybody trains
                 continue

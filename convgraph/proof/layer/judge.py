@@ -33,6 +33,7 @@ from convgraph.proof.layer.parts import (
     taken_for_granted,
 )
 from convgraph.proof.layer.premise.check import Premise, check_premise
+from convgraph.proof.layer.premise.follower import NARROWING
 from convgraph.proof.layer.program import OneProgram, apart_from_casts
 from convgraph.proof.layer.rounding import (
     TF32_CONDITION,
@@ -60,6 +61,10 @@ MADE_ANEW = (
     "a layer that makes another weight of the one that it holds, as a standardised weight is made, "
     "is no convolution of it; two of them in a torch.nn.Sequential, with images, are compared "
     "operator by operator"
+)
+NO_ROOM = (
+    "half types have no room for integers, which are probed in float64; cast to the dtype of the "
+    "image instead, as in .to(x.dtype)"
 )
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
@@ -114,7 +119,7 @@ def prove_convolution(
         explain: shrink a refutation to the smallest case and look for its cause.
         assumed: what the caller takes for granted, for the record.
         dtype: in which both compute. Integers are probed in it for float64 and float32, in float64
-            for half types, which have no room for them.
+            for half types, which have no room for them, or in float32 where those cast to it.
         device: where both compute.
         epsilon: the most that a wrong "proven" may be probable.
         seed: replays a recorded run.
@@ -152,7 +157,12 @@ def prove_convolution(
     followed = Premise("not asked")
     if premise:
         with precision.plain(device):
-            followed = _followed(candidate, oracle, dtype, device, trust, second)
+            followed = _followed(candidate, oracle, dtype, probe, device, trust, second)
+            narrow = f"{NARROWING}: {torch.float32} "
+            if dtype in HALF and oracle.scale == 1 and followed.reason.startswith(narrow):
+                probe = torch.float32  # it adds up in float32 by name, which has room too
+                followed = _followed(candidate, oracle, dtype, probe, device, trust, second)
+    by_name = dtype in HALF and followed.reason.startswith(f"{NARROWING}: {dtype} ")
     direct = check_direct(
         followed, counts(oracle), oracle.terms(), dtype, beside=oracle.scale.bit_length() - 1
     )
@@ -203,6 +213,10 @@ def prove_convolution(
             )
         under.append(conditional(found_under))
         assumed = (*assumed, TF32_CONDITION)
+    if by_name and "refuted" in (followed.status, probed.status):
+        reason = f"it casts to {dtype} by name, whatever it is given: {NO_ROOM}"
+        followed = replace(followed, status="undecided", reason=reason)
+        probed = Identity("undecided", 3, probed.compared, reason)
     astray = probed.status == "undecided" and probed.reason.startswith(NOT_ITSELF)
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
@@ -249,6 +263,7 @@ def _followed(
     candidate: Run,
     oracle: Oracle,
     dtype: torch.dtype,
+    probe: torch.dtype,
     device: torch.device | str,
     trust: Collection[str],
     second: bool,
@@ -262,9 +277,8 @@ def _followed(
     }
     how: dict[str, Any] = {"device": device, "trust": trust, "second": second}
     if dtype not in HALF:
-        probe = torch.float64 if oracle.scale > 1 else dtype
         return check_premise(candidate, shapes, dtype=probe, **how)
-    wide = check_premise(candidate, shapes, dtype=torch.float64, **how)
+    wide = check_premise(candidate, shapes, dtype=probe, **how)
     if wide.status != "proven":
         return wide
     half = check_premise(candidate, shapes, dtype=dtype, **how)

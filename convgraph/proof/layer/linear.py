@@ -23,10 +23,12 @@ from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.layer.direct import Direct, check_direct
-from convgraph.proof.layer.identity import IN_WORDS, Identity, entry, held_against, raised, refuted
+from convgraph.proof.layer.identity import Identity, entry, held_against, raised, refuted
 from convgraph.proof.layer.parts import (
+    Parameters,
     dtype_name,
     identity_part,
+    parameters_part,
     premise_part,
     record,
     rounding_part,
@@ -36,7 +38,19 @@ from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.program import OneProgram
 from convgraph.proof.layer.rounding import Rounding, spread_of
 from convgraph.proof.layer.showing import special
-from convgraph.proof.layer.trial import EXPONENTS, MANNERS, PLAIN, Probe, Run, evaluate
+from convgraph.proof.layer.trial import (
+    EXPONENTS,
+    HANDS_ON,
+    MANNERS,
+    PLAIN,
+    Probe,
+    Run,
+    evaluate,
+    first_of_all,
+    frozen_in,
+    hands_on,
+    in_words,
+)
 from convgraph.proof.record.certificate import Certificate
 from convgraph.proof.roundoff import HALF, dot_bound, unit_roundoff
 from convgraph.proof.surroundings import COMPILERS
@@ -59,6 +73,7 @@ def prove_linear(
     *,
     terms: int | None = None,
     scale: int = 1,
+    parameters: Parameters | None = None,
     premise: bool = True,
     trust: Collection[str] = (),
     dtype: torch.dtype = torch.float64,
@@ -79,6 +94,7 @@ def prove_linear(
         terms: the most entries of x that one entry of y adds up, or of g that one of grad_x does;
             None for what S1 counts, or for all of one image where it cannot.
         scale: L has entries k / scale with integers k <= scale (a 2 x 2 average: 4).
+        parameters: what the candidate trains, and the reference has not; it is then undecided.
         premise: follow the candidate's operators (S1); without it they are assumed linear.
         trust: custom operators and autograd functions that are taken as linear, and named.
         dtype: float64 or float32.
@@ -102,7 +118,7 @@ def prove_linear(
         raise ProofError("prove_linear: half types have no room for integers; use float64")
     flags = precision.stated(device)
     with precision.plain(device):
-        out = _out_shape(reference, shape, dtype, device)
+        out, shared = _made_of(reference, shape, dtype, device)
         how: dict[str, Any] = {"dtype": dtype, "device": device, "scale": scale}
         followed, known = Premise("not asked"), Premise("not asked")
         if premise:
@@ -115,7 +131,7 @@ def prove_linear(
         budget = draws.budget(n * scale, dtype_name(dtype), epsilon, seed, degree=1)
         pair = _Pair(candidate, reference, shape, out, scale, n, dtype, device)
         pair.size_of = _sizes(reference, known, how)
-        pair.chooses = known.status == "refuted"
+        pair.chooses, pair.hands_on = known.status == "refuted", shared
         follows = followed.status == "proven" and not followed.compiled
         program = OneProgram(followed.steps if follows else None, trust)
         identity = pair.identity(
@@ -132,6 +148,7 @@ def prove_linear(
         sums = {q: t.double().cpu().numpy() for q, t in known.sums.items()}
         direct = check_direct(followed, sums, n, dtype, beside=known.finest)
     parts = [
+        *([parameters_part(parameters, {}, same=False)] if parameters else []),
         *([premise_part(followed, program.held)] if premise else []),
         identity_part(identity, budget, dtype),
         rounding_part(rounding, direct=direct),
@@ -144,17 +161,19 @@ def prove_linear(
     return replace(found, trace=followed.trace)
 
 
-def _out_shape(
+def _made_of(
     reference: Run, shape: Shape, dtype: torch.dtype, device: torch.device | str
-) -> Shape:
+) -> tuple[Shape, bool]:
+    """The shape of what the reference returns, and whether that is memory of its image."""
+    x = torch.zeros(shape, dtype=dtype, device=device)
     try:
         with torch.no_grad():
-            y = reference(torch.zeros(shape, dtype=dtype, device=device))
+            y = reference(x)
     except (Exception, SystemExit) as error:
         raise ProofError(f"prove: {raised('reference', error)}") from error
     if not isinstance(y, Tensor):
         raise ProofError(f"prove: the reference returned {type(y).__name__}, not a tensor")
-    return tuple(y.shape)
+    return tuple(y.shape), hands_on(y, x)
 
 
 def _sizes(
@@ -205,6 +224,8 @@ class _Pair:
     size_of: Callable[[Any, Any], dict[str, Any] | None]
     chooses = False
     """Whether the reference is not linear: its gradient then hangs on which number is larger."""
+    hands_on = False
+    """Whether the reference returns memory of the image that it is sent."""
 
     def __init__(
         self,
@@ -254,29 +275,44 @@ class _Pair:
                 del truth["grad_x"]  # between equal numbers, and at a kink, either choice is right
             if np.count_nonzero(truth["y"]) * 2 < truth["y"].size:
                 return Identity("undecided", 2, compared, "most of the outputs compared are zero")
-            manner = MANNERS[trial % len(MANNERS)]
-            how: dict[str, Any] = {"manner": manner, "reuse": reuse}
-            try:
-                if manner == PLAIN:
-                    with program.holding() as enter:
-                        found = evaluate(
-                            self.candidate, probe, self.dtype, self.device, enter=enter, **how
-                        )
-                else:
-                    found = evaluate(self.candidate, probe, self.dtype, self.device, **how)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
-                return Identity("undecided", 2, compared, raised("candidate", error))
-            other = held_against(found, truth, probe, self.dtype, manner, IN_WORDS.get(manner, ""))
-            rounds = other is not None and not exact and other.counterexample.get("index")
-            if rounds and self._beyond(found, truth, probe) is None:
-                return Identity(
-                    "undecided", 2, compared, "the candidate's integers are off by no more than "
-                    "its own rounding explains: integers cannot tell"
-                )  # fmt: skip
-            if other is not None:
-                return replace(other, ways=2, compared=compared)
-            compared += sum(v.size for v in truth.values())
+            manners = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
+            for manner in manners:
+                other = self._called(probe, truth, manner, reuse, program, exact)
+                if other is not None:
+                    return replace(other, ways=2, compared=compared)
+                compared += sum(v.size for v in truth.values())
         return Identity("proven", 2, compared)
+
+    def _called(
+        self,
+        probe: Probe,
+        truth: dict[str, Any],
+        manner: str,
+        reuse: dict[str, Tensor],
+        program: OneProgram,
+        exact: bool,
+    ) -> Identity | None:
+        """One call of the candidate held against the reference's; None where it agrees."""
+        how: dict[str, Any] = {"manner": manner, "reuse": reuse if manner in MANNERS else None}
+        try:
+            with program.watching(manner) as enter:
+                found = evaluate(self.candidate, probe, self.dtype, self.device, enter=enter, **how)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+            return Identity("undecided", 2, reason=raised("candidate", error))
+        if frozen_in(manner):
+            truth = {"y": truth["y"]}
+        other = held_against(found, truth, probe, self.dtype, manner, in_words(manner))
+        rounds = other is not None and not exact and other.counterexample.get("index")
+        if rounds and self._beyond(found, truth, probe) is None:
+            return Identity(
+                "undecided", 2, reason="the candidate's integers are off by no more than its own "
+                "rounding explains: integers cannot tell"
+            )  # fmt: skip
+        if other is None and manner == PLAIN and not self.hands_on:
+            y: Any = found
+            if hands_on(y["y"], reuse["x"]):
+                return Identity("undecided", 2, reason=HANDS_ON)
+        return other
 
     def rounding(self, budget: draws.Budget, program: OneProgram) -> Rounding:
         """Real numbers within twice the bound, normal ones and of spread size."""

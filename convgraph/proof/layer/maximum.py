@@ -24,7 +24,6 @@ from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.equation.windows import Windows
 from convgraph.proof.layer.identity import (
-    IN_WORDS,
     Identity,
     entry,
     lacking,
@@ -32,12 +31,31 @@ from convgraph.proof.layer.identity import (
     refuted,
 )
 from convgraph.proof.layer.order.check import check_order
-from convgraph.proof.layer.parts import dtype_name, identity_part, record, rounding_part
+from convgraph.proof.layer.parts import (
+    Parameters,
+    dtype_name,
+    identity_part,
+    parameters_part,
+    record,
+    rounding_part,
+)
 from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.program import OneProgram
 from convgraph.proof.layer.rounding import Rounding, spread_of
 from convgraph.proof.layer.showing import special
-from convgraph.proof.layer.trial import EXPONENTS, MANNERS, PLAIN, Probe, Run, evaluate
+from convgraph.proof.layer.trial import (
+    EXPONENTS,
+    HANDS_ON,
+    MANNERS,
+    PLAIN,
+    Probe,
+    Run,
+    evaluate,
+    first_of_all,
+    frozen_in,
+    hands_on,
+    in_words,
+)
 from convgraph.proof.record.certificate import ASSUMED_VENDOR, Certificate, Part
 from convgraph.proof.roundoff import HALF, dot_bound
 from convgraph.proof.surroundings import COMPILERS
@@ -60,6 +78,7 @@ def prove_maximum(
     windows: Windows | Sequence[Windows],
     *,
     scale: int = 1,
+    parameters: Parameters | None = None,
     premise: bool = True,
     trust: Collection[str] = (),
     dtype: torch.dtype = torch.float64,
@@ -77,6 +96,7 @@ def prove_maximum(
         shape: of x, (B, C, *size).
         windows: who looks at whom; see `equation.windows`. Of images with holes, those of each.
         scale: shares of pixels are k / scale with whole k; 1 where values are the pixels.
+        parameters: what the candidate trains, and the reference has not; it is then undecided.
         premise: follow the candidate by order (S1); without it nothing is proven.
         trust: "torch.compile" takes compilers for granted; nothing else is trusted to be a maximum.
         dtype: in which both compute. Half types are probed on integers in float64.
@@ -132,6 +152,7 @@ def prove_maximum(
         followed = replace(followed, status="undecided", reason=reason)
     proven = followed.status == "proven"
     parts = [
+        *([parameters_part(parameters, {}, same=False)] if parameters else []),
         _premise_part(followed, looks, program.held, shape[0]),
         identity_part(identity, budget, probe),
         rounding_part(rounding),
@@ -243,14 +264,13 @@ class _Pair:
             x, g = (budget.draw(generator, s) * self.scale for s in (self.shape, self.out))
             moved, _, back = EXPONENTS[trial % len(EXPONENTS)]
             probe = Probe({"x": x}, g, exponents=(moved, 0, back))
-            manner = MANNERS[trial % len(MANNERS)]
-            for side in ("candidate", "reference"):
-                other = self._held(
-                    side, probe, dtype, manner if side == "candidate" else PLAIN, program, reuse
-                )
-                if other is not None:
-                    return replace(other, compared=compared)
-                compared += x.size + g.size
+            mine = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
+            for side, manners in (("candidate", mine), ("reference", [PLAIN])):
+                for manner in manners:
+                    other = self._held(side, probe, dtype, manner, program, reuse)
+                    if other is not None:
+                        return replace(other, compared=compared)
+                    compared += x.size + g.size
         return Identity("proven", 3, compared)
 
     def _held(
@@ -268,22 +288,25 @@ class _Pair:
         `rho` is raised to the largest error / bound of the gradient.
         """
         run = getattr(self, side)
-        how: dict[str, Any] = {} if side == "reference" else {"manner": manner, "reuse": reuse}
+        how: dict[str, Any] = {"manner": manner, "reuse": reuse if manner in MANNERS else None}
         try:
-            if side == "candidate" and manner == PLAIN:
-                with program.holding() as enter:
+            if side == "candidate":
+                with program.watching(manner) as enter:
                     found = evaluate(run, probe, dtype, self.device, enter=enter, **how)
             else:
-                found = evaluate(run, probe, dtype, self.device, **how)
+                found = evaluate(run, probe, dtype, self.device)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, reason=raised(side, error))
-        words = IN_WORDS.get(manner, "") if side == "candidate" else ""
+        words = in_words(manner) if side == "candidate" else ""
         if isinstance(found, str):
             y = self.truth(probe.sent["x"], probe.g, dtype)["y"]
             lacks = lacking(found, y, probe.scale("x"))
             other = refuted(side, "y", lacks, 3, 0, manner, words)
         else:
             known = self._compared(side, found, probe, dtype, manner, words, rho)
+            made: Any = found["y"]
+            if known is None and "x" in reuse and hands_on(made, reuse["x"]):
+                return Identity("undecided", 3, reason=HANDS_ON)
             if known is None:
                 return None
             other = known
@@ -321,6 +344,8 @@ class _Pair:
         other = entry(have, want, off)
         if other is not None:
             return refuted(side, "y", other, 3, 0, manner, words + _moved(probe))
+        if frozen_in(manner):
+            return None
         if found.get("grad_x") is None:
             lacks = lacking("has no gradient", true["grad"], by["g"])
             return refuted(side, "grad_x", lacks, 3, 0, manner, words)

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from convgraph.proof.layer.trial import Probe
 
-OWN = "own"
-"""Name of this way of calling."""
-
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -37,12 +34,19 @@ class Own:
     frozen: frozenset[str] = frozenset()
 
     def evaluate(
-        self, probe: Probe, dtype: torch.dtype, device: torch.device | str
+        self,
+        probe: Probe,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        enter: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> dict[str, Tensor | None] | str:
-        """Return y and the gradients that `.backward()` leaves, scaled, or what is wrong."""
+        """Return y and half of what two calls of `.backward()` leave, or what is wrong.
+
+        Gradients are added up where there are some already, as over the batches of one step.
+        """
 
         def tensor(name: str, value: Any) -> Tensor:
-            return torch.from_numpy(value).to(device, dtype) * probe.scale(name)
+            return enter(torch.from_numpy(value).to(device, dtype) * probe.scale(name))
 
         sent = {name: tensor(name, value) for name, value in probe.sent.items()}
         g = tensor("g", probe.g)
@@ -50,15 +54,16 @@ class Own:
         laid = self.laid_out(leaves["w"], leaves.get("b"))
         x = sent["x"].requires_grad_()
         with self._filled(laid) as held:
-            y = self.run(x)
-            if not isinstance(y, Tensor) or y.shape != g.shape or y.dtype != dtype:
-                return "returned another shape or dtype with parameters of its own"
-            found: dict[str, Tensor | None] = {"y": y.detach().clone(), "grad_x": None}
-            if y.requires_grad:
-                y.backward(g)
-            found["grad_x"] = x.grad
+            for _ in range(2):
+                y = self.run(x)
+                if not isinstance(y, Tensor) or y.shape != g.shape or y.dtype != dtype:
+                    return "returned another shape or dtype with parameters of its own"
+                found: dict[str, Tensor | None] = {"y": y.detach().clone()}
+                if y.requires_grad:
+                    y.backward(g)
+            found["grad_x"] = None if x.grad is None else x.grad * 0.5  # as exact as it was
             back = {name: p.grad for name, p in held.items()}
-            dense = {n: t.to_dense() for n, t in back.items() if t is not None}
+            dense = {n: t.to_dense() * 0.5 for n, t in back.items() if t is not None}
         pulled: Any = (None,) * len(leaves)
         heads = {n: t for n, t in dense.items() if laid[n].requires_grad}
         if heads:

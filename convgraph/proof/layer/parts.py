@@ -36,6 +36,9 @@ def taken_for_granted(followed: Premise) -> tuple[str, ...]:
     )
 
 
+RAISED = "the candidate raised "
+
+
 def record(
     name: str,
     parts: list[Part],
@@ -53,7 +56,8 @@ def record(
     """Put the parts together; the verdict is the weakest part's, and the reason is what it says.
 
     Where several refute, the premise comes last: what it says is shown by the others' numbers.
-    Where several cannot decide it comes first: the others often cannot for its reason.
+    Where several cannot decide it comes first: the others often cannot for its reason. What the
+    candidate raised by itself comes before all.
     """
     verdict, reason = "proven", ""
     for wanted in ("refuted", "undecided"):
@@ -61,6 +65,7 @@ def record(
         if found:
             last = wanted == "refuted"
             found.sort(key=lambda part: (part.name == "S1 premise") == last)
+            found.sort(key=lambda part: not part.facts.startswith(RAISED))
             verdict, reason = wanted, found[0].facts
             break
     return Certificate(

@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
-from convgraph.proof.layer.premise.call import falls_apart
+from convgraph.proof.layer.premise.call import RULES, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
 from convgraph.proof.layer.premise.trusted import named_in
+from convgraph.proof.layer.trial import PLAIN, in_words
 from convgraph.proof.surroundings import as_written, random_states
 from convgraph.proof.ways_out import WaysOut
 
@@ -189,41 +190,109 @@ def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
     )
 
 
+BY_ARGUMENT = frozenset({"div", "scatter", "scatter_reduce", "_embedding_bag"})
+"""Operators of which an argument says whether they are linear."""
+
+
+def unknown(followed: Sequence[Step], run: Sequence[Step]) -> Step | None:
+    """The first operator of a run whose kind was not followed, and is not linear; others may vary.
+
+    A derivative that is left out takes operators away, torch multiplies matrices otherwise where
+    one of them needs none, and a graph that is walked twice has some twice. What linear operators
+    come to is seen by the numbers, if nothing compares, rounds or casts.
+
+    Args:
+        followed: the steps of S1.
+        run: of another manner of calling.
+    """
+
+    def kind(step: Step) -> str:
+        name = step.operator
+        return name if name.startswith(LEFT) else name.partition(".")[0].rstrip("_")
+
+    kinds = {kind(step) for step in followed} | {"aten::_to_dense"}
+    kinds |= {f"aten::{name}" for name in RULES.keys() - BY_ARGUMENT}
+    dtypes = {dtype for step in followed for _, dtype in step.made}
+    for step in run:
+        casts = step.operator in CASTS and not {dtype for _, dtype in step.made} <= dtypes
+        if kind(step) not in kinds or casts:
+            return step
+    return None
+
+
 Enter = Callable[[Tensor], Tensor]
 """Takes a tensor for data."""
 
 
 @final
 class OneProgram:
-    """Holds plain runs against what S1 followed, every other one without a function mode.
+    """Holds runs against what S1 followed, every other one without a function mode.
 
     Args:
         followed: the steps of S1; None where nothing was followed, and nothing is held.
         trust: autograd functions that are one step each.
 
     Attributes:
-        difference: of the first run that is another program, in words; "" if none is.
         held: how many runs were the same program.
     """
 
     def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
         """Start with no run held."""
         self.followed, self.trust = followed, trust
-        self.difference, self.held, self._ways = "", 0, True
+        self.held, self._ways = 0, True
+        self._plainly, self._otherwise = "", ""
+
+    @property
+    def difference(self) -> str:
+        """Of the first plain run that is another program, or else of one in another manner."""
+        return self._plainly or self._otherwise
 
     @contextmanager
     def holding(self) -> Iterator[Enter]:
-        """Write a run down and hold it; yields what takes a tensor for data."""
+        """Write a plain run down and hold it; yields what takes a tensor for data."""
+        ways = self._ways
+        with self._written() as mode:
+            yield _as_it_is if mode is None else mode.enter
+        if mode is None or self.followed is None:
+            return
+        followed = [s for s in self.followed if ways or not s.operator.startswith(LEFT)]
+        other = difference(followed, mode.steps)
+        self.held += not other
+        self._plainly = self._plainly or other
+
+    @contextmanager
+    def watching(self, manner: str) -> Iterator[Enter]:
+        """Hold a plain run; of one in another manner, see that no operator of another kind runs.
+
+        Args:
+            manner: one of how trials call.
+        """
+        if manner == PLAIN:
+            with self.holding() as enter:
+                yield enter
+            return
+        with self._written() as mode:
+            yield _as_it_is if mode is None else mode.enter
+        if mode is None or self.followed is None:
+            return
+        step = unknown(self.followed, mode.steps)
+        if step is not None:
+            how = in_words(manner).removeprefix(", ")
+            self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
+
+    @contextmanager
+    def _written(self) -> Iterator[Plain | None]:
+        """Write a run down; None where there is nothing to hold it against."""
         if self.followed is None:
-            yield lambda tensor: tensor
+            yield None
             return
         drawn, ways = random_states(), self._ways
         self._ways = not ways
         with as_written(), written_down(self.trust, ways=ways) as mode:
-            yield mode.enter
-        followed = [s for s in self.followed if ways or not s.operator.startswith(LEFT)]
-        other = difference(followed, mode.steps)
-        if not other and random_states() != drawn:
-            other = "random numbers of Python or NumPy: two calls are two functions"
-        self.held += not other
-        self.difference = self.difference or other
+            yield mode
+        if random_states() != drawn and not self._plainly:
+            self._plainly = "random numbers of Python or NumPy: two calls are two functions"
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -13,8 +13,9 @@ by powers of two of its own: results move by a power of two, which is exact, and
 2^-12 and 2^12 a are all seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, final
 
 import numpy as np
@@ -32,11 +33,49 @@ EXPONENTS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12)
 
 
 PLAIN, REFILLED, INNER, AGAIN, FROZEN = "plain", "refilled", "inner", "again", "frozen"
-BACKWARD = "backward"
+BACKWARD, BETWEEN, OWN = "backward", "between", "own"
 MANNERS = (PLAIN, REFILLED, INNER, AGAIN, BACKWARD)
 """How trials call, in turn: with fresh leaves; with the tensors of the trial before, filled anew in
 place; with an image that is no leaf; with gradients taken twice through one graph; and with
 gradients as `.backward()` leaves them in `.grad`."""
+
+
+def first_of_all(names: Iterable[str]) -> list[str]:
+    """How the first trial calls beside that: each set of tensors without a gradient, and between.
+
+    Example:
+        >>> first_of_all("xw")
+        ['frozen x', 'frozen w', 'frozen x, w', 'between']
+    """
+    sent = list(names)
+    sets = [some for n in range(1, len(sent) + 1) for some in combinations(sent, n)]
+    return [*(f"{FROZEN} {', '.join(some)}" for some in sets), BETWEEN]
+
+
+def frozen_in(manner: str) -> tuple[str, ...]:
+    """The tensors that need no gradient."""
+    return tuple(manner.partition(" ")[2].split(", ")) if manner.startswith(FROZEN) else ()
+
+
+IN_WORDS = {
+    BACKWARD: ", as .backward() leaves it in .grad",
+    REFILLED: ", with the tensors of the call before filled anew in place, through .data",
+    BETWEEN: ", where it is called once more before its backward runs",
+    INNER: ", with an image that is no leaf",
+    AGAIN: ", where the graph is walked twice",
+    FROZEN: ", without a gradient for ",
+    OWN: ", as two calls of .backward() add it up in .grad of its own parameters, halved",
+}
+
+
+def in_words(manner: str) -> str:
+    """How a side was called, as an end of a sentence; "" where it was called plainly.
+
+    Example:
+        >>> in_words("frozen x, b")
+        ', without a gradient for x, b'
+    """
+    return f"{IN_WORDS.get(manner.partition(' ')[0], '')}{', '.join(frozen_in(manner))}"
 
 
 @final
@@ -112,6 +151,20 @@ def truth(oracle: Oracle, probe: Probe) -> dict[str, Any]:
     return found
 
 
+HANDS_ON = (
+    "it returns memory of the image that it is sent, and the reference does not: who writes to one "
+    "in place writes to both"
+)
+
+
+def hands_on(y: Tensor, x: Tensor) -> bool:
+    """Whether a result is memory of what was sent."""
+    if not y.layout == x.layout == torch.strided or not y.numel():
+        return False
+    places = {t.untyped_storage().data_ptr() for t in (x, y)}
+    return len(places) == 1
+
+
 class OnceOnlyError(RuntimeError):
     """A side returned no such tensor, and did when it was called again."""
 
@@ -134,7 +187,7 @@ def evaluate(
         dtype: in which it runs.
         device: where it runs.
         enter: sees every tensor of data before the side does.
-        manner: one of `MANNERS`, or "frozen x", "frozen w", "frozen b".
+        manner: one of `MANNERS` or of `first_of_all`.
         reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
 
     Raises:
@@ -164,12 +217,13 @@ def _evaluate(
     leaves = {name: tensor(name, value) for name, value in probe.sent.items()}
     if reuse is not None:
         if manner == REFILLED:
-            with torch.no_grad():
-                leaves = {name: reuse[name].copy_(leaf) for name, leaf in leaves.items()}
+            for name, leaf in leaves.items():
+                reuse[name].data.copy_(leaf)  # as some optimizers write: no version tells of it
+            leaves = {name: reuse[name] for name in leaves}
         reuse.update(leaves)
-    frozen = manner.partition(" ")[2] if manner.startswith(FROZEN) else ""
+    frozen = frozen_in(manner)
     for name, leaf in leaves.items():
-        leaf.requires_grad_(name != frozen)
+        leaf.requires_grad_(name not in frozen)
     x = leaves["x"] * 1 if manner == INNER else leaves["x"]
     before = x.detach().clone() if manner == INNER else x
     version = x._version
@@ -182,6 +236,9 @@ def _evaluate(
         return f"returned y of dtype {y.dtype}, expected {dtype}"
     if y.device != leaves["x"].device:
         return f"returned y on {y.device}"
+    if manner == BETWEEN:
+        other = {name: torch.ones_like(leaf).requires_grad_() for name, leaf in leaves.items()}
+        run(*other.values()) if len(other) != 2 else run(*other.values(), None)
     if manner == INNER and x._version != version:
         text = "writes to the image that it is sent, where that is no leaf"
         places = (x != before).nonzero()
@@ -194,7 +251,7 @@ def _evaluate(
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: tuple[Tensor | None, ...] = (None,) * len(wanted)
     g = tensor("g", probe.g)
-    if y.requires_grad:
+    if y.requires_grad and wanted:
         g.requires_grad_(bool(probe.up))
         inputs = list(wanted.values())
         times = {AGAIN: 2, BACKWARD: 0}.get(manner, 1) or int(bool(probe.up))

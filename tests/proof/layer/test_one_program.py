@@ -322,3 +322,148 @@ def test_a_verdict_does_not_depend_on_the_seed(seed: int) -> None:
         for run in (plain, adds_and_takes_away, fast_path)
     ]
     assert proven == [True, False, False]
+
+
+# -- as a layer is called where something is frozen, inside a network, or several times
+
+
+def far(y: Tensor) -> Tensor:
+    return y.clamp(-1e30, 1e30)
+
+
+class Kept(torch.autograd.Function):
+    """Saves its image where the next call writes its own."""
+
+    image: Any = None
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(w)
+        Kept.image = x
+        return plain(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (w,) = ctx.saved_tensors
+        x = Kept.image
+        grads = torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight
+        return (
+            grads[0](x.shape, w, g, padding=1),
+            grads[1](x, w.shape, g, padding=1),
+            g.sum((0, 2, 3)),
+        )
+
+
+CALLED = {
+    "a first layer": lambda x, w, b: plain(x, w, b) if x.requires_grad else far(plain(x, w, b)),
+    "within": lambda x, w, b: plain(x, w, b) if x.is_leaf else far(plain(x, w, b)),
+    "frozen": lambda x, w, b: plain(x, w, b) * (1 if w.requires_grad or b.requires_grad else 2),
+    "nothing learns": lambda x, w, b: (
+        plain(x, w, b) if any(t.requires_grad for t in (x, w, b)) else far(plain(x, w, b))
+    ),
+    "twice before backward": Kept.apply,
+}
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_another_manner_of_calling_is_another_program(name: str) -> None:
+    assert prove(CALLED[name]).verdict != "proven"
+
+
+class Owned(torch.nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return far(y) if isinstance(self.weight, torch.nn.Parameter) else y
+
+
+def test_its_own_parameters_take_the_program_that_was_followed() -> None:
+    dense = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    owned = Owned(2, 3, 3, padding=1).double()
+    owned.load_state_dict(dense.state_dict())
+    found = cg.prove(owned, dense, size=(4, 5))
+    assert found.verdict == "undecided"
+    assert "clamp" in found.reason
+
+
+def test_gradients_of_two_calls_add_up() -> None:
+    dense = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    other = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    other.load_state_dict(dense.state_dict())
+    last: list[Tensor] = []
+
+    def overwrite(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        now = parameter.grad - last[-1] if last else parameter.grad.clone()
+        parameter.grad.copy_(now)
+        last.append(now)
+
+    other.weight.register_post_accumulate_grad_hook(overwrite)
+    found = cg.prove(other, dense, size=(4, 5))
+    assert found.verdict == "refuted"
+    assert "two calls of .backward()" in found.reason
+
+
+def average(x: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(x, 2)
+
+
+class Trained(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return average(x) * self.scale
+
+
+@pytest.mark.parametrize("pool", [torch.nn.AvgPool2d, torch.nn.MaxPool2d])
+def test_operators_without_parameters_are_called_in_every_manner(pool: Any) -> None:
+    dense = pool(2)
+    wrong = [
+        lambda x: dense(x) * (1 if x.requires_grad else 2),
+        lambda x: dense(x) if x.requires_grad else far(dense(x)),
+        lambda x: dense(x) if x.is_leaf else far(dense(x)),
+    ]
+    for run in wrong:
+        assert cg.prove(run, dense, size=(4, 4)).verdict != "proven"
+
+
+def test_what_the_reference_does_not_train_is_undecided() -> None:
+    found = cg.prove(Trained(), torch.nn.AvgPool2d(2), size=(4, 4))
+    assert found.verdict == "undecided"
+    assert found.reason == "'scale' is a parameter of the candidate alone"
+    fixed = Trained()
+    fixed.scale.requires_grad_(False)
+    assert cg.prove(fixed, torch.nn.AvgPool2d(2), size=(4, 4)).verdict == "proven"
+
+
+@pytest.mark.parametrize("pool", [torch.nn.AvgPool2d(1), torch.nn.MaxPool2d(1)])
+def test_memory_of_the_image_is_not_returned(pool: torch.nn.Module) -> None:
+    found = cg.prove(lambda x: x, pool, size=(4, 4))
+    assert found.verdict == "undecided"
+    assert "in place" in found.reason
+    assert cg.prove(lambda x: x.clone(), pool, size=(4, 4)).verdict == "proven"
+    assert cg.prove(lambda x: x.view(x.shape), torch.nn.Identity(), size=(4, 4)).verdict == "proven"
+
+
+def test_a_half_type_by_name_is_undecided() -> None:
+    """It is right in the recorded dtype, and no float64 number refutes that."""
+    dense = torch.nn.Conv2d(2, 3, 3, padding=1).bfloat16()
+
+    def by_name(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return plain(x.float(), w.float(), b.float()).bfloat16()
+
+    found = cg.prove(by_name, dense, size=(4, 5))
+    assert found.verdict == "undecided"
+    assert "by name" in found.reason
+    assert (
+        cg.prove(lambda *a: by_name(*a).to(a[0].dtype).half(), dense, size=(4, 5)).verdict
+        != "proven"
+    )
+
+
+def test_what_the_candidate_raises_by_itself_is_the_reason() -> None:
+    def raising(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        raise RuntimeError("no such kernel")
+
+    assert prove(raising).reason.startswith("the candidate raised RuntimeError: no such kernel")

@@ -36,6 +36,8 @@ _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "em
 
 HALF = (torch.float16, torch.bfloat16)
 
+NARROWING = "a narrowing cast"
+
 
 @final
 class Follower:
@@ -373,7 +375,7 @@ class Follower:
         narrow = torch.finfo(dtype).max < torch.finfo(self.dtype).max
         if bits < BITS[self.dtype] or narrow:
             self.refuse(
-                "refuted", operator, f"a narrowing cast: {dtype} within a program of {self.dtype}"
+                "refuted", operator, f"{NARROWING}: {dtype} within a program of {self.dtype}"
             )
         self.finest = max(self.finest, bound.step)
         if bound.terms:
