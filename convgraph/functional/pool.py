@@ -88,8 +88,7 @@ def max_pool_values(
     if name == halo_pool.NAME:
         return PixelGraph(halo_pool.maximum(graph.x, edges), edges.target)
     if _interpolates(edges):
-        holes = edges.source.mask is not None
-        return PixelGraph(maxima.between(graph.x, edges, holes=holes), edges.target)
+        return PixelGraph(maxima.between(graph.x, edges), edges.target)
     find = maxima.by_tap if name == gather.NAME else maxima.by_message
     return PixelGraph(maxima.values_at(graph.x, find(graph.x, edges)), edges.target)
 

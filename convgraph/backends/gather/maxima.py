@@ -56,17 +56,11 @@ def by_message(x: Tensor, edges: EdgeSource) -> Tensor:
     return table.gather(1, torch.where(first < 0, -1 - first, first))
 
 
-def between(x: Tensor, edges: EdgeSource, *, holes: bool = False) -> Tensor:
+def between(x: Tensor, edges: EdgeSource) -> Tensor:
     """Return (P, C): the loudest tap of each target, where a tap may hear several sources.
 
     What a tap says is the weighted sum of its sources; the first of equal taps is taken, the last
     NaN, and over no message it is 0. Differentiable, through the tap that was loudest.
-
-    Args:
-        x: features (N, C).
-        edges: with weights, or several sources a tap.
-        holes: whether sources may be absent that would have had a share: a tap then says the
-            weighted mean of those that are there, as an absent pixel is never the loudest.
     """
     source, target, weight, ptr = edges.by_tap()
     loudest: Tensor | None = None
@@ -74,11 +68,7 @@ def between(x: Tensor, edges: EdgeSource, *, holes: bool = False) -> Tensor:
     for start, stop in pairwise(ptr):
         rows = x.index_select(0, source[start:stop])
         if weight is not None:
-            share = weight[start:stop]
-            if holes:
-                there = share.new_zeros(edges.num_targets).index_add(0, target[start:stop], share)
-                share = share / there[target[start:stop]]
-            rows = rows * share[:, None].to(x.dtype)
+            rows = rows * weight[start:stop, None].to(x.dtype)
         said = x.new_zeros(edges.num_targets, x.shape[1])
         said = add_rows(said, target[start:stop], rows, distinct=False)
         heard = torch.zeros_like(anyone)
