@@ -4,34 +4,36 @@ A gradient that a kink lets through or stops is known where rounding cannot reac
 elsewhere it is off by all of it.
 """
 
-from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
-    GROWN,
-    RULES,
     BoundedCall,
     NoRule,
     WithError,
     error_rule,
     rounded,
+    several_rule,
 )
 
-SEVERAL = frozenset({"convolution_backward", "native_batch_norm_backward"})
-"""Operators whose rules bound every output."""
+BY_PRODUCTS = {
+    "max_pool2d_with_indices_backward": ("indices",),
+    "max_pool3d_with_indices_backward": ("indices",),
+}
+"""What forward chose, where a rule asks the input and its error what could have been chosen."""
 
 
 @error_rule("threshold_backward")
 def _threshold(call: BoundedCall) -> Tensor:
     g, x, kink = call.of("grad_output"), call.of("self"), float(call.given.get("threshold", 0))
-    sure = (x.x - kink).abs() > 2 * x.e
-    return torch.where(sure | (x.e == 0), g.e, g.a)
+    sure = ((x.x - kink).abs() > 2 * x.e) | (x.e == 0)
+    return torch.where(sure, torch.where(x.x > kink, g.e, 0.0), g.a)
 
 
 @error_rule("hardtanh_backward")
@@ -149,6 +151,106 @@ def _linear(call: BoundedCall) -> Tensor:
     return made.abs() + call.tiny
 
 
+def _max_pool(axes: int, call: BoundedCall) -> Tensor:
+    """Where one entry alone can be the largest, g arrives there; else anyone near may get all.
+
+    A run that is off by at most 2 E can choose q if x_q + 2 E_q >= x_r - 2 E_r for all r.
+    """
+    g, x = call.of("grad_output"), call.of("self")
+    kernel, stride, padding, dilation = (
+        _each(call.given.get(name) or otherwise, axes)
+        for name, otherwise in (
+            ("kernel_size", 1), ("stride", call.given["kernel_size"]), ("padding", 0),
+            ("dilation", 1),
+        )
+    )  # fmt: skip
+    size, out = x.x.shape[-axes:], g.x.shape[-axes:]
+
+    def windows(values: Tensor, fill: float) -> Tensor:
+        pads: list[int] = []
+        steps = [*zip(size, out, kernel, stride, padding, dilation, strict=True)]
+        for n, m, k, s, p, gap in reversed(steps):
+            pads += [p, (m - 1) * s + gap * (k - 1) + 1 - n - p]
+        found = F.pad(values, pads, value=fill)
+        for axis, (_, _, k, s, _, gap) in enumerate(steps, values.dim() - axes):
+            found = found.unfold(axis, gap * (k - 1) + 1, s)[..., ::gap]
+        return found.flatten(-axes)
+
+    low, high = x.lies
+    place = torch.arange(size.numel(), dtype=torch.float64, device=x.x.device).view(size)
+    place = windows(place.expand(x.x.shape), -1.0).long()
+    least = windows(low, -inf).amax(-1, keepdim=True)
+    can = (windows(high, -inf) >= least) & (place >= 0)
+    alone = can.sum(-1, keepdim=True) == 1
+    heard = torch.Size([-(-(gap * (k - 1) + 1) // s) for k, s, gap in
+                        zip(kernel, stride, dilation, strict=True)]).numel()  # fmt: skip
+    gamma = call.gamma(heard)
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    off = torch.where(alone, g.e[..., None], g.a[..., None]) + gamma * g.a[..., None]
+    lead = x.x.shape[:-axes].numel()
+    error = torch.zeros(lead, size.numel(), dtype=torch.float64, device=x.x.device)
+    error.scatter_add_(
+        1, place.clamp(min=0).reshape(lead, -1), torch.where(can, off, 0.0).reshape(lead, -1)
+    )
+    return error.view(x.x.shape) + call.tiny
+
+
+def _each(value: Any, axes: int) -> list[int]:
+    found = list(value) if isinstance(value, (tuple, list)) else [value]
+    return found if len(found) == axes else found * axes
+
+
+for _axes in (2, 3):
+    error_rule(f"max_pool{_axes}d_with_indices_backward")(partial(_max_pool, _axes))
+
+
+def _layer_norm(call: BoundedCall) -> list[Tensor]:
+    """With h = w g and z = (x - mean) / deviation: (h - mean(h) - z mean(h z)) / deviation.
+
+    However it is summed up, nothing on the way is larger than it is with |x| + |mean| for x - mean.
+    """
+    n = torch.Size(call.given["normalized_shape"]).numel()
+
+    def rows(name: str, width: int) -> WithError:
+        one = call.of(name)
+        return WithError(one.x.reshape(-1, width), one.e.reshape(-1, width))
+
+    def mean(part: Tensor) -> Tensor:
+        return part.mean(-1, keepdim=True)
+
+    g, x, middle, inv = rows("grad_out", n), rows("input", n), rows("mean", 1), rows("rstd", 1)
+    weight = call.given.get("weight")
+    w = rows("weight", n) if isinstance(weight, WithError) else _exactly(torch.ones_like(x.x[:1]))
+    gamma, sums = call.gamma(n + 4 * ELEMENTARY), call.gamma(len(x.x) + ELEMENTARY)
+    if inf in (gamma, sums):
+        raise NoRule("n u >= 1")
+    h = _times(w, g)
+    z = _times(WithError(x.x - middle.x, x.e + middle.e), inv)
+    size = (x.a + middle.a) * inv.a
+    hz = _times(h, z)
+    inner = WithError(mean(hz.x), mean(hz.e))
+    off = h.e + mean(h.e) + _times(z, inner).e
+    total = WithError(h.x - mean(h.x) - z.x * inner.x, off)
+    wide = h.a + mean(h.a) + size * mean(h.a * size)
+    found = [
+        (_times(total, inv).e + gamma * inv.a * wide).reshape(call.of("input").x.shape),
+        (_times(g, z).e + sums * g.a * size).sum(0).reshape(call.given["normalized_shape"]),
+        (g.e + sums * g.a).sum(0).reshape(call.given["normalized_shape"]),
+    ]
+    asked = zip(found, call.given["output_mask"], strict=True)
+    return [one + call.tiny for one, mine in asked if mine]
+
+
+def _exactly(value: Tensor) -> WithError:
+    return WithError(value, torch.zeros_like(value))
+
+
+def _times(one: WithError, two: WithError) -> WithError:
+    """A product before it is rounded."""
+    return WithError(one.x * two.x, one.a * two.e + (two.x.abs() + two.e) * one.e)
+
+
 def _convolution(call: BoundedCall) -> list[Tensor]:
     g, x, w = call.of("grad_output"), call.of("input"), call.of("weight")
     per = w.x[0].numel() * max(1, w.x.shape[0])
@@ -197,14 +299,9 @@ def _batch_norm(call: BoundedCall) -> list[Tensor]:
     return [one + call.tiny for one, mine in asked if mine]
 
 
-def _grown(made: Callable[[BoundedCall], list[Tensor]], call: BoundedCall) -> list[Tensor]:
-    return [one * GROWN for one in made(call)]
-
-
 for _name, _made in (
     ("convolution_backward", _convolution),
     ("native_batch_norm_backward", _batch_norm),
+    ("native_layer_norm_backward", _layer_norm),
 ):
-    # A list where other rules return a tensor. The running bound reads both; the side-by-side run
-    # takes tensors alone, and leaves a network that differentiates within its forward undecided.
-    RULES[_name] = partial(_grown, _made)  # type: ignore[assignment]
+    several_rule(_name, _made)

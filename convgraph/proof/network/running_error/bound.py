@@ -23,8 +23,14 @@ from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
 from convgraph.proof.network.running_error import backward_rules, product_rules, sum_rules
-from convgraph.proof.network.running_error.backward_rules import SEVERAL
-from convgraph.proof.network.running_error.call import RULES, BoundedCall, NoRule, WithError
+from convgraph.proof.network.running_error.backward_rules import BY_PRODUCTS
+from convgraph.proof.network.running_error.call import (
+    RULES,
+    SEVERAL,
+    BoundedCall,
+    NoRule,
+    WithError,
+)
 
 SWEEP = 16
 FILES = (product_rules, sum_rules, backward_rules)
@@ -97,6 +103,13 @@ class RunningBound(TorchDispatchMode):
     def _knows(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._errors
 
+    def _off(self, tensor: Tensor) -> bool:
+        """Whether another run may hold other numbers there."""
+        return self._knows(tensor) and bool(self.bound(tensor).any())
+
+    def _chosen(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self._tainted
+
     def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -106,8 +119,11 @@ class RunningBound(TorchDispatchMode):
         name = aten.name_of(func)
         if self.missing or torch.Tag.inplace_view in func.tags:
             return func(*args, **kwargs)
-        if any(t.untyped_storage()._cdata in self._tainted for t in tensors) and not func.is_view:
-            self._end(name, "it depends on a choice that rounding can change")
+        if any(map(self._chosen, tensors)) and not func.is_view:
+            named = aten.arguments(func, args, kwargs)
+            rest = [v for k, v in named.items() if k not in BY_PRODUCTS.get(name, ())]
+            if any(self._chosen(t) for t in tree_leaves(rest) if isinstance(t, Tensor)):
+                self._end(name, "it depends on a choice that rounding can change")
         if self.missing or not floating or name in aten.FILLS:
             return func(*args, **kwargs)
         targets = aten.written(func, args, kwargs)
@@ -132,10 +148,11 @@ class RunningBound(TorchDispatchMode):
         storages = {t.untyped_storage()._cdata for t in tensors}
         if not targets and all(t.untyped_storage()._cdata in storages for t in outputs):
             return out  # a view
-        if (
-            any(map(self._knows, floating)) and name not in SEVERAL
+        compares = bool(outputs) and not outputs[0].is_floating_point()
+        if any(self._off(t) if compares else self._knows(t) for t in floating) and (
+            name not in SEVERAL
         ):  # what was chosen, and by-products nobody bounds
-            for tensor in outputs[outputs[0].is_floating_point() if outputs else 0 :]:
+            for tensor in outputs[not compares :]:
                 if not tensor.numel():  # as what a norm in evaluation keeps for backward
                     continue
                 storage = tensor.untyped_storage()

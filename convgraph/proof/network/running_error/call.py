@@ -117,6 +117,20 @@ def error_rule(*names: str) -> Callable[[ErrorRule], ErrorRule]:
     return register
 
 
+SEVERAL: set[str] = set()
+"""Operators whose rules bound every output."""
+
+
+def several_rule(name: str, made: Callable[[BoundedCall], list[Tensor]]) -> None:
+    """Register a rule of every output.
+
+    A list where other rules return a tensor. The running bound reads both; the side-by-side run
+    takes the first.
+    """
+    SEVERAL.add(name)
+    RULES[name] = lambda call: [one * GROWN for one in made(call)]  # type: ignore[assignment, return-value]
+
+
 def rounded(call: BoundedCall, error: Tensor, roundings: float = 1) -> Tensor:
     """Add the rounding of a result that is already off by `error`."""
     found: Tensor = (

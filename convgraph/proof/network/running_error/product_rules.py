@@ -156,7 +156,9 @@ def _lipschitz(call: BoundedCall) -> Tensor:
     return call.of("self").e
 
 
-@error_rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d")
+@error_rule(
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d", "max_pool3d"
+)
 def _max_pool(call: BoundedCall) -> Tensor:
     found = call.func(**with_self(call, call.of("self").e))
     largest: Tensor = found[0] if isinstance(found, tuple) else found

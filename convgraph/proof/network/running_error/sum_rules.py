@@ -8,11 +8,13 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
+    GROWN,
     ROOT,
     BoundedCall,
     NoRule,
     WithError,
     error_rule,
+    several_rule,
     with_self,
 )
 
@@ -183,15 +185,21 @@ def _normed(call: BoundedCall, x: WithError, eps: float, shape: Any) -> tuple[Wi
     return d, WithError(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
 
 
-@error_rule("native_layer_norm")
-def _layer_norm(call: BoundedCall) -> Tensor:
+def _layer_norm(call: BoundedCall) -> list[Tensor]:
+    """Of y, and of the mean and 1 / deviation that backward reads."""
     x, shape = call.of("input"), call.given["normalized_shape"]
     size = torch.Size(shape).numel()
     rows = WithError(x.x.reshape(-1, size), x.e.reshape(-1, size))
     weight, bias = (_affine(call.given.get(k), (1, size)) for k in ("weight", "bias"))
     d, inv = _normed(call, rows, call.given["eps"], shape)
     wide = WithError(d.x.abs() + 2 * x.a.reshape(-1, size).mean(-1, keepdim=True), d.e)
-    return _scaled(call, wide, inv, weight, bias).reshape(x.x.shape)
+    y = _scaled(call, wide, inv, weight, bias).reshape(x.x.shape)
+    off = (d.e - rows.e).amax(-1) * GROWN + call.tiny
+    kept = (*x.x.shape[: x.x.dim() - len(shape)], *(1,) * len(shape))
+    return [y * GROWN, off.reshape(kept) * GROWN, inv.e.reshape(kept) * GROWN]
+
+
+several_rule("native_layer_norm", _layer_norm)
 
 
 @error_rule("native_group_norm")
