@@ -8,8 +8,7 @@ decides what that comes to: a gradient that is missing where the reference's is 
 further off than the running bound allows.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide
+from convgraph.proof.network.manners import FOLLOWED, OTHERS, Manner, called, fresh_gradients
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
@@ -39,6 +39,8 @@ def gradients(
 ) -> Part:
     """Compare the backward programs, and their numbers where they differ.
 
+    Then both sides are called in other manners, and their numbers compared there.
+
     Args:
         candidate: the accused; wired as the reference forward.
         reference: the dense network.
@@ -47,7 +49,34 @@ def gradients(
         backward: why the two programs need not be one; numbers are then compared whatever differs,
             and where they show nothing the part is not asked.
     """
-    made: dict[str, Tensor] = {}
+    try:
+        heads = _heads(reference, images)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        return Part(NAME, "undecided", _raised(error))
+    found = _programs(candidate, reference, images, heads, whole, backward)
+    if found.status in ("refuted", "undecided"):
+        return found
+    try:
+        with torch.enable_grad():
+            return _otherwise(candidate, reference, images, heads) or found
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
+        return Part(NAME, "undecided", _raised(error))
+
+
+def _raised(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"backward raised {type(error).__name__}: {text}"
+
+
+def _programs(
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    heads: list[Tensor],
+    whole: Collection[str],
+    backward: str,
+) -> Part:
+    """The backward programs, operator by operator."""
 
     def counted(reason: Different | Undecided) -> Part:
         alike = "not asked" if backward else "undecided"
@@ -60,13 +89,11 @@ def gradients(
 
     numbering = Numbering()
     settled = Reference(numbering)
-    heads: list[Tensor] = []
     try:
-        heads = _heads(reference, images)
         layers = {path: candidate.layers[path] for path in whole}
         one = _traced(reference, images, numbering, settled.settle, heads, layers)
         matcher = Matcher(settled)
-        two = _traced(candidate, images, numbering, matcher.settle, heads, layers, made)
+        two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
         _same_names(one, two)
         names = [_what(name) for name in one]
         matcher.finish(list(one.values()), [two[name] for name in one], names)
@@ -78,36 +105,61 @@ def gradients(
     except Undecided as reason:
         return counted(reason) if backward else Part(NAME, "undecided", str(reason))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
-        text = " ".join(str(error).split())[:200]
-        return Part(NAME, "undecided", f"backward raised {type(error).__name__}: {text}")
+        return Part(NAME, "undecided", _raised(error))
     count = len(matcher.pairs)
-    facts = (
-        f"{len(one)} values and gradients, {count} operators forward and backward, each the same"
-    )
-    other = _where_images_learn_nothing(candidate, reference, images, heads, made)
-    return other or Part(NAME, "proven", f"{facts} and of the same elements")
+    return Part(
+        NAME, "proven", f"{len(one)} values and gradients, {count} operators forward and backward, "
+        "each the same and of the same elements"
+    )  # fmt: skip
 
 
-def _where_images_learn_nothing(
-    candidate: NetworkSide,
-    reference: NetworkSide,
-    images: Images,
-    heads: list[Tensor],
-    made: dict[str, Tensor],
+def _otherwise(
+    candidate: NetworkSide, reference: NetworkSide, images: Images, heads: list[Tensor]
 ) -> Part | None:
-    """Run once as a first layer is trained; the gradients of parameters are to be the same."""
-    difference = "where the images need no gradient"
-    try:
-        with _fresh_gradients(candidate.net), torch.enable_grad():
-            found = _backward(candidate, tuple(i.clone() for i in images), heads, learn=False)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
-        text = " ".join(str(error).split())[:200]
-        return Part(NAME, "undecided", f"{difference} it raised {type(error).__name__}: {text}")
-    rest = [name for name in made if not name.startswith("image ")]
-    if all(name in found and torch.equal(found[name], made[name]) for name in rest):
-        return None
-    part = _decided(difference, candidate, reference, images, heads, found=found)
-    return part if part.status == "refuted" or MISSING in part.facts else None
+    """Call both sides in other manners; what differs, or None.
+
+    Where neither side's numbers move a bit, they are one function there as they are where they were
+    followed. Else the numbers of both are compared.
+    """
+    one, two = (_fresh(side, images, heads, FOLLOWED) for side in (reference, candidate))
+    for how in OTHERS:
+        try:
+            true = _fresh(reference, images, heads, how)
+        except (Exception, SystemExit):  # noqa: BLE001 - it is not made for that, and need not be
+            continue
+        try:
+            found = _fresh(candidate, images, heads, how)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+            if how.apart:  # another memory layout, of which nothing is said
+                continue
+            text = " ".join(str(error).split())[:200]
+            return Part(NAME, "undecided", f"{how.words} it raised {type(error).__name__}: {text}")
+        same = _unmoved(reference, how, true, one)
+        if (same and _unmoved(candidate, how, found, two)) or (how.inference and not same):
+            continue
+        part = _decided(how.words, candidate, reference, images, heads, how=how, found=found)
+        if part.status == "refuted" or (MISSING in part.facts and not how.apart):
+            return part
+    return None
+
+
+def _fresh(
+    side: NetworkSide, images: Images, heads: list[Tensor], how: Manner
+) -> dict[str, Tensor]:
+    with fresh_gradients(side.net):
+        return called(side, images, heads, how)
+
+
+def _unmoved(
+    side: NetworkSide, how: Manner, found: Mapping[str, Tensor], before: Mapping[str, Tensor]
+) -> bool:
+    """Whether all that a manner leaves is what it was, to the bit."""
+    needs = {name for name, p in side.net.named_parameters() if p.requires_grad}
+    kept = {name: t for name, t in before.items() if how.keeps(name, name in needs)}
+    return found.keys() == kept.keys() and all(
+        torch.equal(found[name], t if name.startswith("output ") else t * how.times)
+        for name, t in kept.items()
+    )
 
 
 def _what(name: str) -> str:
@@ -132,42 +184,21 @@ def _traced(
     settle: Any,
     heads: list[Tensor],
     layers: Mapping[str, Layer],
-    made: dict[str, Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Numbers of outputs and gradients by name; `made` is filled with their values."""
-    made = {} if made is None else made
+    """Numbers of outputs and gradients by name."""
+    made: dict[str, Tensor] = {}
 
     def run(inputs: Any) -> list[Tensor]:
-        made.update(_backward(side, inputs, heads))
+        made.update(called(side, inputs, heads))
         return list(made.values())
 
     whole = {id(side.net.get_submodule(path)): layer for path, layer in layers.items()}
-    with _fresh_gradients(side.net):
+    with fresh_gradients(side.net):
         numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
             gradients=True, heads=heads,
         )  # fmt: skip
     return dict(zip(made, numbers, strict=True))
-
-
-def _backward(
-    side: NetworkSide, images: Images, heads: list[Tensor], *, learn: bool = True
-) -> dict[str, Tensor]:
-    """Outputs and gradients of one run; `heads` are the same for both, and images may need none."""
-    leaves = [i.requires_grad_(learn) if i.is_floating_point() else i for i in images]
-    shapes = [tuple(g.shape) for g in heads]
-    outputs = side.run(side.net, tuple(leaf.clone() for leaf in leaves), shapes)
-    pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
-    found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
-    if pairs:
-        torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
-    for place, leaf in enumerate(leaves):
-        if leaf.grad is not None:
-            found[f"image {place}"] = leaf.grad
-    for name, parameter in side.net.named_parameters():
-        if parameter.grad is not None:
-            found[name] = parameter.grad
-    return found
 
 
 def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
@@ -176,19 +207,6 @@ def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
         outputs = reference.run(reference.net, tuple(i.clone() for i in images), None)
     draw = np.random.default_rng(0).standard_normal
     return [torch.from_numpy(np.asarray(draw(tuple(y.shape)))).to(y) for y in outputs]
-
-
-@contextmanager
-def _fresh_gradients(net: torch.nn.Module) -> Iterator[None]:
-    """Take `.grad` away for a block, and give it back."""
-    before = [(p, p.grad) for p in net.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.grad = None
-        yield
-    finally:
-        for parameter, grad in before:
-            parameter.grad = grad
 
 
 def by_numbers(
@@ -210,6 +228,7 @@ def _decided(
     heads: list[Tensor],
     alike: str = "undecided",
     *,
+    how: Manner = FOLLOWED,
     found: dict[str, Tensor] | None = None,
 ) -> Part:
     """Another backward program refutes once a number shows that it is another gradient.
@@ -221,21 +240,20 @@ def _decided(
         images: what both run on.
         heads: what is sent into each output.
         alike: the status where no number shows it.
-        found: what the candidate made where the images need no gradient; without it, it is run
-            where they do.
+        how: in which manner both are called.
+        found: what the candidate made of it; without it, it is called.
     """
     try:
         running = RunningBound(reference.net)
 
-        def run() -> dict[str, Tensor]:
-            inputs = tuple(i.clone() for i in images)
-            return _backward(reference, inputs, heads, learn=found is None)
+        def run() -> dict[str, Tensor]:  # in inference mode other operators run, with no bound
+            return called(reference, images, heads, replace(how, inference=False))
 
-        with _fresh_gradients(reference.net):
+        with fresh_gradients(reference.net):
             one = running.run(run, gradients=True)
             limits = {name: 2 * running.bound(t) for name, t in one.items()}
-        with _fresh_gradients(candidate.net), torch.enable_grad():
-            two = found or _backward(candidate, tuple(i.clone() for i in images), heads)
+        with fresh_gradients(candidate.net), torch.enable_grad():
+            two = found or called(candidate, images, heads, how)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
         return Part(NAME, "undecided", f"{difference}; no number: {type(error).__name__}")
     for name in reversed(one):

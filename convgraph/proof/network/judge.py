@@ -37,6 +37,7 @@ from convgraph.proof.network.end_to_end import (
 from convgraph.proof.network.folded_wiring import FoldedWiring
 from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
+from convgraph.proof.network.manners import unchanged
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
@@ -101,7 +102,7 @@ def prove_network(
     device = images[0].device
     floating = [t for _, t in states(reference.net) if t.is_floating_point()]
     dtype = (floating or list(images))[0].dtype
-    with precision.plain(device), _unchanged(candidate.net, reference.net), _bar(progress) as step:
+    with precision.plain(device), unchanged(candidate.net, reference.net), _bar(progress) as step:
         parts = [_parameters(candidate.net, reference.net)]
         folds: list[Fold] = []
         drawn = random_states()
@@ -202,7 +203,8 @@ def _raised(error: BaseException) -> str:
 
 def _whole(matcher: Matcher) -> set[str]:
     """The paths of layers that are one node, forward and backward."""
-    return {two.layer for _, two in matcher.pairs if two.layer is not None}
+    pairs = (two for _, two in matcher.pairs if two.name == CONVOLUTION)
+    return {two.layer for two in pairs if two.layer is not None}
 
 
 def _parameters(
@@ -445,7 +447,8 @@ def _layers_part(layers: list[Certificate]) -> Part:
 
 
 def _operators_part(matcher: Matcher) -> Part:
-    kinds = Counter(one.name for one, _ in matcher.pairs if one.name != CONVOLUTION)
+    layers = {CONVOLUTION} | {one.name for one, _ in matcher.pairs if one.layer is not None}
+    kinds = Counter(one.name for one, _ in matcher.pairs if one.name not in layers)
     if not kinds:
         return Part("operators", "not asked", "there are layers alone")
     facts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -496,20 +499,6 @@ def _verdict(parts: list[Part], layers: list[Certificate]) -> tuple[str, str]:
         if bad:
             return status, bad[0].facts
     return "proven", ""
-
-
-@contextmanager
-def _unchanged(*nets: torch.nn.Module) -> Iterator[None]:
-    """Put buffers back that a run in training mode moves."""
-    before = [{n: b.detach().clone() for n, b in net.named_buffers()} for net in nets]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for net, kept in zip(nets, before, strict=True):
-                for name, buffer in net.named_buffers():
-                    if name in kept and buffer.shape == kept[name].shape:
-                        buffer.copy_(kept[name])
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""A network that does otherwise once a tensor is asked for more than its numbers is refuted."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.proof import Certificate
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.kept: tuple[Any, ...] = ()
+        self.skip: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x).relu()
+        return self.two(y) + (y if self.skip is None else self.skip(self, x, y))
+
+
+class Once(torch.autograd.Function):
+    """Right as long as backward runs once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.left = 1
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *heads: Any) -> Any:
+        ctx.left -= 1
+        return heads[0] if ctx.left == 0 else 0 * heads[0]
+
+
+def cached(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """By the tensor, whatever it holds by now."""
+    if not net.kept or net.kept[0] is not x:
+        net.kept = (x, y.detach())
+        return y
+    found: Tensor = y - y.detach() + net.kept[1]
+    return found
+
+
+def hooked(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    def twice(leaf: Any) -> None:
+        leaf.grad *= 2
+
+    if x.is_leaf and x.requires_grad:
+        x.register_post_accumulate_grad_hook(twice)
+    return y
+
+
+def asks(question: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    return lambda net, x, y: y.detach() if question(net, x) else y
+
+
+WRONG: dict[str, Any] = {
+    "a leaf": asks(lambda n, x: x.is_leaf and x.requires_grad),
+    "no history": asks(lambda n, x: x.grad_fn is None and x.requires_grad),
+    "a frozen weight": asks(lambda n, x: not n.one.weight.requires_grad),
+    "another layout": asks(lambda n, x: not x.is_contiguous()),
+    "an offset": asks(lambda n, x: x.storage_offset()),
+    "a kept gradient": asks(lambda n, x: x.retains_grad),
+    "a parameter": asks(lambda n, x: isinstance(x, nn.Parameter)),
+    "a version": asks(lambda n, x: x._version > 0),
+    "inference mode": lambda n, x, y: 2 * y if torch.is_inference_mode_enabled() else y,
+    "a tensor of before": cached,
+    "a hook on a leaf": hooked,
+    "backward once more": lambda n, x, y: Once.apply(y),
+}
+LONG = ("no history", "an offset", "a kept gradient", "a version")
+
+
+def prove(skip: Any, of: Any = None) -> Certificate:
+    torch.manual_seed(0)
+    dense = Net().double()
+    other = copy.deepcopy(dense)
+    dense.skip, other.skip = of, skip
+    return cg.prove(other, dense, torch.randn(2, 2, 4, 4).double())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.ci) if n in LONG else n for n in WRONG]
+)
+def test_what_does_otherwise_when_it_is_asked_is_refuted(name: str) -> None:
+    cert = prove(WRONG[name])
+    parts = {part.name: part.status for part in cert.parts}
+    assert (cert.verdict, parts["wiring"]) == ("refuted", "proven"), str(cert)
+    assert " is " in cert.reason
+
+
+def test_two_that_do_alike_when_they_are_asked_are_proven() -> None:
+    """Both cut the skip of a leaf: one function all the same."""
+    assert prove(WRONG["a leaf"], WRONG["a leaf"]).verdict == "proven"
+    assert prove(None, WRONG["a leaf"]).verdict == "refuted"
+
+
+def test_what_is_called_is_left_as_it_was() -> None:
+    dense = Net().double()
+    dense.one.weight.requires_grad_(False)
+    cert = cg.prove(copy.deepcopy(dense), dense, torch.randn(2, 2, 4, 4).double())
+    assert cert.verdict == "proven", cert.reason
+    assert not dense.one.weight.requires_grad
+    assert dense.one.bias is not None
+    assert dense.one.bias.requires_grad
+    assert all(p.grad is None for p in dense.parameters())
