@@ -107,6 +107,8 @@ def prove_pair(
 
             sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
             return (repr(layer), list(x), str(dense), sites), by_layer
+        if two.layer is not None and one.name != CONVOLUTION:
+            return _of_maximum(one, two, dense, reference, prove_layer, how)
         if two.layer is not None:
             raise ProofError(
                 f"prove: expected torch's own convolution at {path!r} of the reference, got "
@@ -137,6 +139,10 @@ def prove_pair(
         for path, layer in layers.items()
         if on is not None or _pads_itself(_submodule(reference, path))
     }
+    if mask is not None and on is None:
+        pools = _pools(modules, reference)
+        layers |= pools
+        dense_layers |= pools
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
     if mask is not None:
         mode = OnMask()
@@ -192,6 +198,60 @@ def _pads_itself(dense: Any) -> bool:
     return type(dense) in _CONVOLUTIONS_AND_LINEAR and (
         dense.padding_mode != "zeros" or isinstance(dense.padding, str)
     )
+
+
+_MAXIMA = {
+    torch.nn.MaxPool1d: torch.ops.aten.max_pool1d.default,
+    torch.nn.MaxPool2d: torch.ops.aten.max_pool2d.default,
+    torch.nn.MaxPool3d: torch.ops.aten.max_pool3d.default,
+}
+"""Torch's max pools, and the operator that each of them is on full images."""
+
+
+def _pools(modules: Mapping[str, Any], reference: torch.nn.Module) -> dict[str, Layer]:
+    """Modules that are max pools on both sides, as nodes."""
+    found = {}
+    for path in modules:
+        dense = _submodule(reference, path)
+        bare = _MAXIMA.get(type(dense))
+        if bare is None or dense.return_indices:
+            continue
+        given = {
+            name: getattr(dense, name)
+            for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        }
+        for name in ("kernel_size", "stride", "padding", "dilation"):
+            value = given[name]
+            given[name] = [value] if isinstance(value, int) else list(value)
+        found[path] = Layer(path, _image, _values, _put, _rows, _there, bare, given)
+    return found
+
+
+def _of_maximum(
+    one: Node,
+    two: Node,
+    dense: Any,
+    reference: torch.nn.Module,
+    prove_layer: Any,
+    how: dict[str, Any],
+) -> Any:
+    """What is proven of a max pool, and how: called as it was, against the judge's own pixels."""
+    lies = {name: one.given[name] for name in ("mask", "sites")}
+    shape, made = two.inputs[0].shape, two.call
+    held = [t for t in (*reference.parameters(), *reference.buffers()) if t.is_floating_point()]
+
+    def largest(x: Tensor) -> Tensor:
+        assert made is not None  # a layer without parameters says how it was called
+        found: Tensor = made(x)
+        return found
+
+    def by_order() -> Certificate:
+        more = {} if not held else {"dtype": held[0].dtype, "device": held[0].device}
+        found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more, **how)
+        return replace(found, name=str(dense))
+
+    sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
+    return (two.layer, list(shape), str(dense), sites), by_order
 
 
 def _submodule(net: torch.nn.Module, path: str) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import convgraph as cg
 from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.errors import ProofError
-from convgraph.proof import verifier
+from convgraph.proof import Certificate, verifier
 
 
 class Residual(nn.Module):
@@ -168,10 +168,94 @@ def test_layers_on_a_mask_are_verified_from_their_record() -> None:
     assert len(held) == len(cert.layers) == 2, found
 
 
+class Stem(nn.Module):
+    """The entrance of a ResNet, and a skip around what follows."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.one, self.norm, self.pool = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), pool
+        self.two, self.cut, self.act = nn.Conv2d(2, 2, 1), False, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(self.act(self.norm(self.one(x))))
+        return self.two(y) + (y.detach() if self.cut else y)
+
+
+def few() -> cg.PixelGraph:
+    """Four windows of 2 x 2 pixels, one of which is empty."""
+    generator = torch.Generator().manual_seed(4)
+    mask = torch.rand(2, 4, 4, generator=generator) < 0.6
+    mask[0, :2, :2] = False
+    image = torch.randn(2, 2, 4, 4, dtype=torch.float64, generator=generator)
+    return cg.PixelGraph.from_image(image, mask)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [nn.MaxPool2d(2), pytest.param(nn.MaxPool2d(3, 2, 1), marks=pytest.mark.ci)],
+)
+def test_a_max_pool_within_a_network_is_proven_on_a_mask(pool: nn.Module) -> None:
+    net = prepared(Stem(pool))
+    cert = cg.prove(cg.to_graph(net), net, few())
+    assert cert.verdict == "proven", str(cert)
+    assert statuses(cert)["end to end"] == "proven"
+    assert [layer.kind for layer in cert.layers] == ["convolution", "maximum", "convolution"]
+    assert Certificate.from_json(cert.to_json()) == cert
+
+
+def test_a_skip_that_is_cut_beside_a_max_pool_is_refuted_on_a_mask() -> None:
+    net = prepared(Stem(nn.MaxPool2d(2)))
+    other = copy.deepcopy(net)
+    other.cut = True
+    cert = cg.prove(cg.to_graph(other), net, few())
+    assert (cert.verdict, statuses(cert)["gradients"]) == ("refuted", "refuted"), str(cert)
+
+
+def test_a_gradient_that_a_pool_sends_twice_is_refuted_on_a_mask() -> None:
+    net = prepared(Stem(nn.MaxPool2d(2)))
+    other = cg.to_graph(net)
+    other.pool.register_full_backward_hook(lambda module, to, by: (2 * to[0],))
+    cert = cg.prove(other, net, few())
+    assert (cert.verdict, statuses(cert)["layers"]) == ("refuted", "refuted"), str(cert)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d((2, 1), (2, 2)), nn.MaxPool2d(2, dilation=(1, 2))])
+def test_another_window_is_refuted_on_a_mask(pool: nn.Module) -> None:
+    net = prepared(Stem(nn.MaxPool2d(2)))
+    other = copy.deepcopy(net)
+    other.pool = pool
+    assert cg.prove(cg.to_graph(other), net, few()).verdict == "refuted"
+
+
+def test_holes_that_win_as_zeros_are_refuted_where_no_number_shows_it() -> None:
+    """Behind a relu nothing is below 0, so a hole that is 0 wins only where all are 0."""
+    net, graph = prepared(Stem(nn.MaxPool2d(2))), few()
+    mask = torch.stack(graph.sites.mask_images())
+    there = mask.unsqueeze(1).double()
+
+    class Filled(Stem):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.pool(self.act(self.norm(self.one(x) * there) * there))
+            y = y * (nn.functional.max_pool2d(there, 2) > 0)
+            return (self.two(y) + y) * (nn.functional.max_pool2d(there, 2) > 0)
+
+    other = Filled(nn.MaxPool2d(2)).double().eval()
+    other.load_state_dict(net.state_dict())
+    cert = cg.prove(other, net, graph.to_image(), mask=mask)
+    assert cert.verdict != "proven", str(cert)
+
+
+class Functional(nn.Module):
+    """A max pool that is no module, so that nobody says where it begins and ends."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(x, 2)
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (nn.MaxPool2d(2), "max_pool2d"),
+        (Functional(), "max_pool2d"),
         (nn.LPPool2d(2, 2), "on masks"),
     ],
 )

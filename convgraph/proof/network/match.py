@@ -242,8 +242,10 @@ def _may_match(one: Node, two: Node) -> bool:
         return bool(one.given.get("dtype") == two.given.get("dtype"))
     if one.name != two.name or len(one.inputs) != len(two.inputs):
         return False
+    if one.name != CONVOLUTION and (one.layer or two.layer):
+        return one.layer == two.layer  # its certificate says whether it is the same there
     if one.name == CONVOLUTION and two.layer is not None:
-        return True  # its certificate says whether the arguments are the same
+        return True  # likewise
     if one.layer is not None and one.name == CONVOLUTION:
         return False
     if one.name in REDUCTIONS:

@@ -29,7 +29,8 @@ class Node:
         outputs: their numbers, once known.
         elementwise: whether each output entry depends on its own place alone.
         layer: path of the layer that ran it as a whole; None for a bare operator.
-        call: runs the operator again on tensors in place of its inputs; None for a layer.
+        call: runs the operator, or a layer without parameters on what it was sent, again on tensors
+            in place of its inputs; None for a convolution as a whole.
         given: the arguments by name, tensors left out.
         folded: whether it is a convolution and the norm behind it at once.
     """
@@ -67,6 +68,9 @@ class Layer:
         put: (what it takes or returns, another tensor) -> the same with that tensor in it.
         rows: (what it takes or returns, an image) -> that image's values, as `values` holds them.
         there: what it takes or returns -> which pixels of its image are there, None for all.
+        bare: the operator of torch that a layer without parameters is where everybody is there;
+            None for a convolution.
+        given: its arguments by name.
     """
 
     path: str
@@ -75,6 +79,13 @@ class Layer:
     put: Callable[[Any, Tensor], Any]
     rows: Callable[[Any, Tensor], Tensor]
     there: Callable[[Any], Tensor | None]
+    bare: Any = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of its nodes."""
+        return CONVOLUTION if self.bare is None else str(self.bare._schema.name).partition("::")[2]
 
 
 @final

@@ -133,14 +133,15 @@ class Recorder(TorchDispatchMode):
                 image = layer.image(args[0])
                 sent, there = self._sent(layer, args[0], image), layer.there(args[0])
             held: Any = module
-            own = [held.weight, *([] if held.bias is None else [held.bias])]
-            tensors = [image, *own]
-            names = ("input", "weight", "bias")
-            self._given = dict(zip(names, tensors, strict=False)) | (
-                {} if held.bias is not None else {"bias": None}
-            )
+            again, own = None, []
+            if layer.bare is not None:
+                again = _once_more(module, layer, args[0])
+                self._given = {"self": image, **layer.given}
+            else:
+                own = [held.weight, *([] if held.bias is None else [held.bias])]
+                self._given = {"input": image, "weight": held.weight, "bias": held.bias}
             self._layer = Node(
-                CONVOLUTION, "", [sent, *map(self.memory.read, own)], layer.path, [],
+                layer.name, "", [sent, *map(self.memory.read, own)], layer.path, [], call=again,
                 layer=layer.path, given={} if there is None else {"mask": there},
             )  # fmt: skip
             self.inside = 1
@@ -181,7 +182,7 @@ class Recorder(TorchDispatchMode):
                     self.memory.write(
                         layer.values(output), tidy(layer.rows(output, made).contiguous())
                     )
-                direct = torch.ops.aten.convolution.default
+                direct = layer.bare or torch.ops.aten.convolution.default
                 self.observe(NodeCall(self._layer, direct, self._given, [image]))
 
     def _back(
@@ -368,6 +369,17 @@ def _aside(recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         recorder.inside -= 1
+
+
+def _once_more(module: Any, layer: Layer, taken: Any) -> Callable[[Tensor], Tensor]:
+    """Call a layer as it was called, on other images of the same pixels."""
+    image = layer.image(taken)
+
+    def run(x: Tensor) -> Tensor:
+        rows = x if tuple(layer.values(taken).shape) == tuple(image.shape) else layer.rows(taken, x)
+        return layer.image(module(layer.put(taken, rows)))
+
+    return run
 
 
 def _share(one: Tensor, two: Tensor) -> bool:
