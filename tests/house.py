@@ -95,7 +95,7 @@ HOUSE = {
     "proof.network": """
         . value_numbers running_error node whole_layers recorder
         unwatched operator_layers match side_by_side end_to_end
-        folds folded_wiring manners gradients judge
+        folds folded_wiring names manners gradients judge
     """,
     "proof.network.running_error": ". call product_rules sum_rules backward_rules bound",
     "proof.refutation": """

@@ -88,7 +88,9 @@ def prove_pair(
     def certify(one: Node, two: Node, owner: str) -> Any:
         spec = spec_of(one)
         path = two.layer if two.layer is not None else owner
-        layer, dense = modules.get(path), _submodule(reference, path)
+        layer = modules.get(path)
+        dense = _submodule(reference, path)
+        dense = _submodule(reference, owner) if dense is None else dense
         mine = one.name == CONVOLUTION and isinstance(layer, GraphConvNd)
         if mine and (one.folded or two.folded) and type(dense) in _CONVOLUTIONS_AND_LINEAR:
             dense = _holding(layer, dense)
@@ -158,6 +160,7 @@ def prove_pair(
         certify,
         name=type(candidate).__name__,
         backward="" if mask is None else BACKWARD,
+        trust=how.get("trust", ()),
         progress=progress,
     )
     if mask is not None:
@@ -246,8 +249,10 @@ def _of_maximum(
         return found
 
     def by_order() -> Certificate:
-        more = {} if not held else {"dtype": held[0].dtype, "device": held[0].device}
-        found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more, **how)
+        more = {k: v for k, v in how.items() if k not in ("identity", "second")}
+        if held:
+            more |= {"dtype": held[0].dtype, "device": held[0].device}
+        found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more)
         return replace(found, name=str(dense))
 
     sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]

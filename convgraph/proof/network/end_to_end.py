@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convgraph.proof.network.node import Layer
+from convgraph.proof.network.recorder import states
 from convgraph.proof.network.running_error.bound import RunningBound
 from convgraph.proof.record.certificate import Part
 
@@ -67,11 +68,26 @@ class NetworkSide:
         net: its modules and parameters, by path.
         run: (net, images, shapes of the reference's outputs or None) -> output tensors.
         layers: by path, modules that are convolutions as wholes.
+        names: the other side's names of what has another here.
     """
 
     net: torch.nn.Module
     run: Callable[[torch.nn.Module, Images, Any], list[Tensor]]
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Tensor]:
+        """Parameters and buffers, by the names that both sides have."""
+        return {self.names.get(name, name): tensor for name, tensor in states(self.net)}
+
+    def renamed(self, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """Its own name -> the name that is compared, where that is another.
+
+        Args:
+            more: further names, of the ones that both sides have.
+        """
+        found = {name: more.get(other, other) for name, other in self.names.items()}
+        return {**more, **found}
 
     def by_id(self, paths: Any) -> dict[int, Layer]:
         """The layers among these paths, by their module's id."""

@@ -146,8 +146,8 @@ def find_folds(
         on = "candidate" if norm is not None else "reference"
         made = other if norm is None else norm
         assert made is not None
-        held = dict(states(sides["reference" if on == "candidate" else "candidate"].net))
-        folded = dict(states(sides[on].net))
+        held = sides["reference" if on == "candidate" else "candidate"].named()
+        folded = sides[on].named()
         try:
             folds.append(_fold(on, name, pair, made, whole, held, folded))
         except NoFold as reason:
@@ -192,7 +192,10 @@ def _convolutions(
             shapes.extend([tuple(t.shape) for t in outputs] if not shapes else [])
             return outputs
 
-        trace(side.net, run, fresh(), numbering, side.by_id(paths), settled.settle)
+        trace(
+            side.net, run, fresh(), numbering, side.by_id(paths), settled.settle,
+            renamed=side.renamed(),
+        )  # fmt: skip
         names = {place: name for name, place in numbering.names.items()}
         found[key] = _pairs(settled.nodes, names)
     return found

@@ -8,8 +8,9 @@ decides what that comes to: a gradient that is missing where the reference's is 
 further off than the running bound allows.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
 from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordered
 from convgraph.proof.record.certificate import Part
+from convgraph.proof.surroundings import as_written
 
 NAME = "gradients"
 MISSING = "no bound"
@@ -34,7 +36,7 @@ def gradients(
     candidate: NetworkSide,
     reference: NetworkSide,
     images: Images,
-    whole: Collection[str] = (),
+    whole: Mapping[str, str] = MappingProxyType({}),
     backward: str = "",
 ) -> Part:
     """Compare the backward programs, and their numbers where they differ.
@@ -45,7 +47,7 @@ def gradients(
         candidate: the accused; wired as the reference forward.
         reference: the dense network.
         images: what both run on.
-        whole: paths of the layers that are one node, on both sides.
+        whole: paths of the layers that are one node, and of their twins of the reference.
         backward: why the two programs need not be one; numbers are then compared whatever differs,
             and where they show nothing the part is not asked.
     """
@@ -53,7 +55,8 @@ def gradients(
         heads = _heads(reference, images)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         return Part(NAME, "undecided", _raised(error))
-    found = _programs(candidate, reference, images, heads, whole, backward)
+    with as_written():
+        found = _programs(candidate, reference, images, heads, whole, backward)
     if found.status in ("refuted", "undecided"):
         return found
     try:
@@ -73,7 +76,7 @@ def _programs(
     reference: NetworkSide,
     images: Images,
     heads: list[Tensor],
-    whole: Collection[str],
+    whole: Mapping[str, str],
     backward: str,
 ) -> Part:
     """The backward programs, operator by operator."""
@@ -90,9 +93,10 @@ def _programs(
     numbering = Numbering()
     settled = Reference(numbering)
     try:
-        layers = {path: candidate.layers[path] for path in whole}
-        one = _traced(reference, images, numbering, settled.settle, heads, layers)
+        twins = {twin: candidate.layers[path] for path, twin in whole.items()}
+        one = _traced(reference, images, numbering, settled.settle, heads, twins)
         matcher = Matcher(settled)
+        layers = {path: candidate.layers[path] for path in whole}
         two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
         _same_names(one, two)
         names = [_what(name) for name in one]
@@ -154,7 +158,7 @@ def _unmoved(
     side: NetworkSide, how: Manner, found: Mapping[str, Tensor], before: Mapping[str, Tensor]
 ) -> bool:
     """Whether all that a manner leaves is what it was, to the bit."""
-    needs = {name for name, p in side.net.named_parameters() if p.requires_grad}
+    needs = {name for name, p in side.named().items() if p.requires_grad}
     kept = {name: t for name, t in before.items() if how.keeps(name, name in needs)}
     return found.keys() == kept.keys() and all(
         torch.equal(found[name], t if name.startswith("output ") else t * how.times)
@@ -196,7 +200,7 @@ def _traced(
     with fresh_gradients(side.net):
         numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
-            gradients=True, heads=heads,
+            gradients=True, heads=heads, renamed=side.renamed(),
         )  # fmt: skip
     return dict(zip(made, numbers, strict=True))
 

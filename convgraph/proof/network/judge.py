@@ -13,7 +13,7 @@ import copy
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -39,6 +39,7 @@ from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.manners import unchanged
 from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
@@ -51,7 +52,7 @@ from convgraph.proof.network.value_numbers import (
     Unordered,
 )
 from convgraph.proof.record.certificate import NO_SECOND, NOT_COVERED, Certificate, Part
-from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.surroundings import COMPILERS, as_written, random_states
 
 ASSUMED = (
     "the wiring is the one recorded on these images: control flow that depends on data is outside, "
@@ -64,8 +65,10 @@ ASSUMED = (
 
 OTHER_WEIGHTS = "other weights than these, where a norm is folded: its numbers were compared"
 
+COMPILED = "torch.compile makes the same function of what was followed as it is written"
+
 FEW = 3
-"""Folds that a line names; `spec` has them all."""
+"""Folds or names that a line has; `spec` has them all."""
 
 NO_RHO: dict[str, float] = {}
 
@@ -82,6 +85,7 @@ def prove_network(
     *,
     name: str,
     backward: str = "",
+    trust: Collection[str] = (),
     progress: bool = False,
 ) -> Certificate:
     """Prove two networks the same.
@@ -94,6 +98,7 @@ def prove_network(
         name: of the candidate, for the record.
         backward: why the backward programs need not be the same; what is undecided about them is
             then said and left out. A gradient that is shown to be wrong refutes all the same.
+        trust: "torch.compile" takes compilers for granted; layers are `certify`'s.
         progress: show a progress bar.
 
     Returns:
@@ -103,13 +108,16 @@ def prove_network(
     floating = [t for _, t in states(reference.net) if t.is_floating_point()]
     dtype = (floating or list(images))[0].dtype
     with precision.plain(device), unchanged(candidate.net, reference.net), _bar(progress) as step:
-        parts = [_parameters(candidate.net, reference.net)]
-        folds: list[Fold] = []
         drawn = random_states()
+        with as_written():
+            names = find_names(candidate, reference, images)
+        candidate = replace(candidate, names=names.pairs)
+        parts = [_parameters(candidate, reference, names)]
+        folds: list[Fold] = []
         if parts[0].status != "proven":
             with as_written():
                 folds, reason = find_folds(candidate, reference, images)
-            parts = [_parameters(candidate.net, reference.net, folds, reason)]
+            parts = [_parameters(candidate, reference, names, folds, reason)]
         off = {name: error for fold in folds for name, error in fold.carried.items()}
         step("wiring", 1)
         values = Values()
@@ -119,9 +127,10 @@ def prove_network(
         if wiring.status == "proven" and random_states() != drawn:
             text = "random numbers of Python or NumPy are drawn: two calls are two functions"
             wiring = replace(wiring, status="undecided", facts=text)
-        if wiring.status == "proven" and compiled:
+        if wiring.status == "proven" and compiled and COMPILERS not in trust:
             text = "something is compiled: it was followed as it is written, and the compiled "
-            text += "program runs end to end alone"
+            text += f"program runs end to end alone; trust=({COMPILERS!r},) takes compilers for "
+            text += "granted"
             wiring = replace(wiring, status="undecided", facts=text)
         parts.append(wiring)
         layers: list[Certificate] = []
@@ -133,7 +142,7 @@ def prove_network(
         if folds:
             grads = Part(NAME, "not asked", "norms are folded: other parameters are trained")
         elif matcher is not None:
-            grads = gradients(candidate, reference, images, _whole(matcher), backward)
+            grads = gradients(candidate, reference, images, _whole(matcher, reference), backward)
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
@@ -169,7 +178,8 @@ def prove_network(
         parts=tuple(parts),
         spec={"images": [list(i.shape) for i in images], "layers": len(layers),
               "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths,
-              **({"folds": list(map(str, folds))} if folds else {})},
+              **({"folds": list(map(str, folds))} if folds else {}),
+              **({"names": dict(names.pairs)} if names.pairs else {})},
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=layers[0].seed if layers else 0,
@@ -183,7 +193,9 @@ def prove_network(
             "python": platform.python_version(),
         },
         flags=precision.stated(device),
-        assumed=tuple(dict.fromkeys((*ASSUMED, *(a for one in layers for a in one.assumed)))),
+        assumed=tuple(dict.fromkeys((
+            *ASSUMED, *([COMPILED] if compiled else []), *(a for one in layers for a in one.assumed)
+        ))),
         not_covered=(
             *NOT_COVERED, NO_SECOND, *_unbounded(beside),
             *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
@@ -201,15 +213,32 @@ def _raised(error: BaseException) -> str:
     return f"one side raised {type(error).__name__}: {text}"
 
 
-def _whole(matcher: Matcher) -> set[str]:
-    """The paths of layers that are one node, forward and backward."""
-    pairs = (two for _, two in matcher.pairs if two.name == CONVOLUTION)
-    return {two.layer for two in pairs if two.layer is not None}
+def _owners(matcher: Matcher) -> dict[int, str]:
+    """The module of the reference that holds a parameter, by its first number."""
+    names = matcher.reference.numbering.names
+    return {base: name.rpartition(".")[0] for name, (base, _) in reversed(list(names.items()))}
+
+
+def _owner(node: Node, owners: Mapping[int, str]) -> str:
+    """The module that holds the weight of a node, "" if none does."""
+    held = (n.base for n in node.inputs[1:] if isinstance(n, Progression))
+    return next((owners[base] for base in held if base in owners), "")
+
+
+def _whole(matcher: Matcher, reference: NetworkSide) -> dict[str, str]:
+    """The layers that are one node, forward and backward: path -> its twin's of the reference."""
+    owners, paths = _owners(matcher), {path for path, _ in reference.net.named_modules()}
+    return {
+        two.layer: two.layer if two.layer in paths else _owner(one, owners)
+        for one, two in matcher.pairs
+        if two.layer is not None and two.name == CONVOLUTION
+    }
 
 
 def _parameters(
-    candidate: torch.nn.Module,
-    reference: torch.nn.Module,
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    names: Names,
     folds: Sequence[Fold] = (),
     reason: str = "",
 ) -> Part:
@@ -218,19 +247,20 @@ def _parameters(
     Args:
         candidate: the accused.
         reference: the dense network.
+        names: which of their names are two for one, and which name what nothing reads.
         folds: what is compared by them.
         reason: what looks like a fold and is none.
     """
     if reason:
         return Part("parameters", "undecided", reason)
-    one, two = dict(states(candidate)), dict(states(reference))
+    one, two = candidate.named(), reference.named()
     compared = {name for fold in folds for name in (fold.weight, fold.bias)}
     for fold in folds:  # what the norm holds, and its count of batches, where nobody else has it
         has, lacks = (two, one) if fold.on == "candidate" else (one, two)
         owner = fold.pair[1][-1].rpartition(".")[0]
         own = {*fold.pair[1], f"{owner}.num_batches_tracked"}
         compared |= own & (has.keys() - lacks.keys())
-    for name in sorted({*one, *two} - compared):
+    for name in sorted({*one, *two} - compared - names.unread):
         if name not in one or name not in two:
             side = "reference" if name in two else "candidate"
             return Part("parameters", "undecided", f"{name!r} is on the {side} alone")
@@ -243,13 +273,25 @@ def _parameters(
         if a.requires_grad != b.requires_grad:
             facts = f"{name!r} is trained on one side and frozen on the other"
             return Part("parameters", "undecided", facts)
-    same = [t for name, t in two.items() if name not in compared]
+    same = [t for name, t in two.items() if name not in compared | names.unread]
     facts = f"{len(same)} tensors, {sum(t.numel() for t in same)} numbers, bit for bit"
+    if names.pairs:
+        facts += "; under other names: " + _some(
+            [f"{a!r} is {b!r}" for a, b in names.pairs.items()]
+        )
+    if names.unread:
+        facts += "; nothing reads what one side alone has: "
+        facts += _some([repr(name) for name in sorted(names.unread)])
     if folds:
-        more = f" and {len(folds) - FEW} more" if len(folds) > FEW else ""
         facts += "; for these weights, within what rounding explains, a norm is folded: "
-        facts += ", ".join(map(str, folds[:FEW])) + more
+        facts += _some([str(fold) for fold in folds])
     return Part("parameters", "proven", facts)
+
+
+def _some(words: list[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(words) - FEW} more" if len(words) > FEW else ""
+    return ", ".join(words[:FEW]) + more
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -295,7 +337,7 @@ def _wiring(
         pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
         one, kept = trace(
             reference.net, dense, inputs, numbering, reference.by_id(paths), pairs.settle,
-            pairs.observe, renamed=_renamed(here),
+            pairs.observe, renamed=reference.renamed(_renamed(here)),
         )  # fmt: skip
         for fold in folds:
             for name, error in zip(fold.renamed().values(), fold.off, strict=True):
@@ -312,7 +354,7 @@ def _wiring(
             candidate.net,
             accused,
             inputs, numbering, candidate.by_id(paths), pairs.settle, pairs.observe,
-            renamed=_renamed(there),
+            renamed=candidate.renamed(_renamed(there)),
         )  # fmt: skip
         if len(one) == len(two) and other[0]:
             raise Different(other[0], None, None)
@@ -401,20 +443,13 @@ def _layers(
     matcher: Matcher, reference: NetworkSide, certify: Certify, step: Callable[[str, int], None]
 ) -> tuple[list[str], list[Certificate]]:
     """The path of each layer with its certificate, which carries the path before its own name."""
-    owners = {
-        base: name.rpartition(".")[0]
-        for name, (base, _) in reversed(list(matcher.reference.numbering.names.items()))
-    }
+    owners = _owners(matcher)
     wanted = []
     for one, two in matcher.pairs:
-        weight = [
-            owners[n.base]
-            for n in one.inputs[1:]
-            if isinstance(n, Progression) and n.base in owners
-        ]
-        asked = certify(one, two, weight[0] if weight else "")
+        weight = _owner(one, owners)
+        asked = certify(one, two, weight)
         if asked is not None:
-            wanted.append((one.path or (weight[0] if weight else ""), *asked))
+            wanted.append((one.path or weight, *asked))
     done: dict[str, Certificate] = {}
     layers = []
     for path, key, how in wanted:

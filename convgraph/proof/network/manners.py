@@ -107,7 +107,7 @@ def called(
             found[f"image {place}"] = leaf.grad
     for name, parameter in side.net.named_parameters():
         if parameter.grad is not None:
-            found[name] = parameter.grad
+            found[side.names.get(name, name)] = parameter.grad
     return found
 
 

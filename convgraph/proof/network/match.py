@@ -243,9 +243,9 @@ def _may_match(one: Node, two: Node) -> bool:
     if one.name != two.name or len(one.inputs) != len(two.inputs):
         return False
     if one.name != CONVOLUTION and (one.layer or two.layer):
-        return one.layer == two.layer  # its certificate says whether it is the same there
+        return (one.layer, one.arguments) == (two.layer, two.arguments)
     if one.name == CONVOLUTION and two.layer is not None:
-        return True  # likewise
+        return True  # its certificate says whether the arguments are the same
     if one.layer is not None and one.name == CONVOLUTION:
         return False
     if one.name in REDUCTIONS:

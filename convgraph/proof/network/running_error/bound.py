@@ -31,6 +31,7 @@ from convgraph.proof.network.running_error.call import (
     NoRule,
     WithError,
 )
+from convgraph.proof.surroundings import as_written
 
 SWEEP = 16
 FILES = (product_rules, sum_rules, backward_rules)
@@ -83,7 +84,7 @@ class RunningBound(TorchDispatchMode):
         before = hooks.register_module_forward_pre_hook(enter)
         behind = hooks.register_module_forward_hook(leave, always_call=True)
         try:
-            with torch.set_grad_enabled(gradients), self:
+            with as_written(), torch.set_grad_enabled(gradients), self:
                 return call()
         finally:
             before.remove()
