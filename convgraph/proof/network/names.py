@@ -7,7 +7,7 @@ and the wiring node by node, like under any others. What no operator reads is pa
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, final
@@ -53,10 +53,7 @@ def find_names(candidate: NetworkSide, reference: NetworkSide, images: Images) -
         other = _read(candidate, images, shapes, whole)
     except (Exception, SystemExit):  # noqa: BLE001 - whoever compares the wiring says so
         return Names()
-    left = [
-        sorted(held.keys() - rest.keys(), key=lambda name, at=at, held=held: _place(name, at, held))
-        for held, rest, at in ((one, two, order), (two, one, other))
-    ]
+    left = [_alone(one, two, order), _alone(two, one, other)]
     pairs: dict[str, str] = {}
     for bits in (True, False):
         groups: dict[Any, list[str]] = defaultdict(list)
@@ -74,9 +71,10 @@ def find_names(candidate: NetworkSide, reference: NetworkSide, images: Images) -
     return Names(pairs, frozenset(unread))
 
 
-def _place(name: str, order: Mapping[str, int], held: Iterable[str]) -> tuple[int, int]:
-    """As they are read, then as they are defined."""
-    return order.get(name, len(order)), list(held).index(name)
+def _alone(held: Collection[str], rest: Collection[str], order: Mapping[str, int]) -> list[str]:
+    """What one side has and the other has not, as it is read, then as it is defined."""
+    names = [name for name in held if name not in rest]
+    return sorted(names, key=lambda name: order.get(name, len(order)))
 
 
 def _like(tensor: Tensor, read: bool, bits: bool) -> Any:

@@ -74,7 +74,7 @@ WRONG: dict[str, Any] = {
     "a hook on a leaf": hooked,
     "backward once more": lambda n, x, y: Once.apply(y),
 }
-LONG = ("no history", "an offset", "a kept gradient", "a version")
+LONG = ("no history", "an offset", "a kept gradient", "a version", "a parameter", "a frozen weight")
 
 
 def prove(skip: Any, of: Any = None) -> Certificate:
