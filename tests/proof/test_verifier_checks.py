@@ -145,6 +145,16 @@ def test_a_number_that_is_right_is_no_counterexample(monkeypatch: pytest.MonkeyP
     )  # fmt: skip
 
 
+def test_a_refutation_may_leave_its_number_out_and_runs_with_the_threads_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuted = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert verify(refuted, counterexample={}) == (1, ["the record holds: refuted"])
+    assert asked == [int(refuted.flags["threads"])]
+
+
 # a side that behaves otherwise in one manner alone
 
 SHAPES = [[2, 1, 4], [2, 1, 3], [2], [2, 2, 2]]
