@@ -22,42 +22,39 @@ pytestmark = [
     pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here"),
 ]
 
-DEALT = "  dealt<ROWS<V>>({n}, "
 LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"
 
 # None reads memory that is not there: what is read or left unwritten is always a neighbour's.
 FAULTS = {
     "wrong tap": ("* K + side.kind[s])", "* K + side.kind[side.slots - 1 - s])"),
     "wrong weight": ("= side.kind[heard.slots_of(g)[i]]", "= side.kind[0]"),
-    "absent row read": (
-        "return grid[base[site] + offset[slot]];",
-        "return std::max(grid[base[site] + offset[slot]], 0);",
-    ),
+    "absent row read": ("rows[i] = at[base[m + i]]", "rows[i] = std::max(at[base[m + i]], 0)"),
+    "one row looked at": ("all |= rows[i] =", "all = rows[i] ="),
     "absent lane read": (
         "absent = row[r] >> 63",
         "absent = 0 * (row[r] = std::max<int64_t>(row[r], 0))",
     ),
     "lanes beyond the last": ("site < sites ? 0 : -1", "site < sites - 1 ? 0 : -1"),
     "lanes left out": ("n += all >= 0", "n += row[0] >= 0"),
-    "wrong slot": ("offset[slot]]", "offset[slot > 1 ? slot - 1 : slot]]"),
-    "no order": ("memcpy(y + side.order[m0 + m] *", "memcpy(y + (m0 + m) *"),
-    "no order of heads": ("heads + side.order[m] *", "heads + m *"),
+    "wrong slot": ("= grid + offset[slot];", "= grid + offset[slot > 1 ? slot - 1 : slot];"),
+    "run of one slot": ("row[r] = a[i * next + r]", "row[r] = a[r]"),
+    "run of one tap": ("at = b[i] + from", "at = b[0] + from"),
+    "run cut short": ("run + 1, sites)", "run, sites)"),
+    "last run lost": ("run, sites);\n      if (whole)", "0, sites);\n      if (whole)"),
+    "run lost to a hole": ("if (run) add(0, sum.data(), run, sites);\n          add", "add"),
+    "all rows after a hole": ("add(run, some.data()", "add(run, sum.data()"),
+    "no order": ("home[m] = y + side.order[m0 + m] *", "home[m] = y + (m0 + m) *"),
+    "no order of heads": ("heads + side.order[m0 + m] *", "heads + (m0 + m) *"),
     "no order of lanes": ("heads + side.order[m + r] * C", "heads + (m + r) * C"),
-    "wrong group": ("x + q * G * CI + g * CI", "x + q * G * CI"),
+    "wrong group": ("x + heard[m] * stride + g * CI", "x + heard[m] * stride"),
     "lost bias": ("      if (bias)\n", "      if (false)\n"),
     "lost depth": (
         "std::min(DEPTH, CI - k)",
         "std::min(DEPTH, std::max<int64_t>(1, CI - k - 1))",
     ),
     "one depth only": ("k < CI; k += DEPTH", "k < std::min(CI, DEPTH); k += DEPTH"),
-    "lost tail rows": (
-        DEALT.format(n="rows"),
-        DEALT.format(n="rows - 1"),
-    ),
-    "lost tail channels": (
-        DEALT.format(n="channels"),
-        DEALT.format(n="channels - 1"),
-    ),
+    "lost tail rows": ("dealt<ROWS<v>>(edges, ", "dealt<ROWS<v>>(edges - 1, "),
+    "lost tail channels": ("dealt<ROWS<V>>(channels, ", "dealt<ROWS<V>>(channels - 1, "),
     "lost tail lanes": (LANES.format(""), LANES.format(" + 1")),
     "wrong part": ("first = j / G / K * chunk", "first = 0"),
     "part cut short": (
@@ -122,6 +119,8 @@ def wrong(operators: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         layer = integer_weights(cg.nn.GraphConv2d(channels, channels, 3, padding=1, **kwargs))
         image = integers(2, channels, 19, 21)
         mask = torch.rand(2, 19, 21, generator=torch.Generator().manual_seed(1)) < 0.7
+        mask[:, 6:] = True  # there is a tile whose sites hear all their taps
+        mask[1, 17, 12] = False  # and one where a run of them ends
         graph = cg.PixelGraph.from_image(image, mask)
         one = run(layer, graph, "cpp", torch.float32, twice=False)
         truth = run(layer, graph, "gather", torch.float64, twice=False)

@@ -66,6 +66,7 @@ class _Send(torch.autograd.Function):
         x, taps, _, *lists = ctx.saved_tensors
         (g,), (backwards,) = grads, ctx.plain
         grad_x = grad_taps = grad_bias = None
+        g = g.contiguous()  # once for all three: a sum's gradient is one number, expanded
         with autocast.off(g.device):
             if ctx.needs_input_grad[0]:
                 grad_x = _send_back(g, taps.mT, None, *lists, 1 - backwards)

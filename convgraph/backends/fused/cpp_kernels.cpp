@@ -66,6 +66,8 @@ constexpr int ROWS = std::min((REGISTERS - V - 1) / V, 12);
 constexpr int PANEL = REGISTERS / 8;   // vectors of output channels that are computed together
 constexpr int64_t BLOCK = 64;          // sites that are computed together: a tile of the order
 constexpr int64_t DEPTH = 64;          // input channels whose weights stay in the nearest cache
+constexpr int64_t RUN = 8;             // most slots that are added up without a look at their sums
+constexpr int64_t NEAR = 1 << 13;      // most numbers of the weights of a run
 constexpr int64_t PART = 1024;         // fewest sites of one part of a weight gradient
 constexpr int64_t ELEMENTS = 1 << 24;  // most elements of all parts together
 
@@ -82,29 +84,44 @@ struct Side {
     offset = taps.const_data_ptr<int64_t>();
     kind = offset + slots;
   }
-  int64_t heard(int64_t site, int64_t slot) const { return grid[base[site] + offset[slot]]; }
+  // Read what `sites` sites from m on hear through a slot; say whether each of them hears a row.
+  // Looks up whole vectors of them, without a branch.
+  bool hear(int64_t m, int64_t sites, int64_t slot, int* rows) const {
+    const int* const at = grid + offset[slot];
+    int all = 0;  // negative once a row is
+    for (int64_t i = 0; i < sites; ++i) all |= rows[i] = at[base[m + i]];
+    return all >= 0;
+  }
 };
 
 // -- Products ------------------------------------------------------------------------------------
 
-// sums[r] += sum over k of a[r][k] * b[k], for R rows and V vectors
+// sums[r] += sum over i < slots and k of a[i][r][k] * b[i][k], for R rows and V vectors; of a one
+// slot follows the other by `next` pointers, of b one k the other by `width` numbers.
 template <class T, int R, int V>
-inline void multiply_rows(const T* const* a, T* const* sums, const T* b, int64_t depth) {
+inline void multiply_rows(const T* const* a, int64_t next, T* const* sums, const T* const* b,
+                          int64_t width, int64_t slots, int64_t from, int64_t depth) {
   constexpr int64_t L = LANES<T>;
   Vec<T> s[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) s[r][v] = load(sums[r] + v * L);
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec<T> w[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) w[v] = load(b + (k * PANEL + v) * L);
+  for (int64_t i = 0; i < slots; ++i) {
+    const T* row[R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const T q = a[r][k];
+    for (int r = 0; r < R; ++r) row[r] = a[i * next + r] + from;
+    const T* at = b[i] + from * width;
+    for (int64_t k = 0; k < depth; ++k, at += width) {
+      Vec<T> w[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) s[r][v] += q * w[v];
+      for (int v = 0; v < V; ++v) w[v] = load(at + v * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const T q = row[r][k];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) s[r][v] += q * w[v];
+      }
     }
   }
 #pragma GCC unroll 16
@@ -130,14 +147,6 @@ inline void dealt(int64_t rows, F f) {
     by_rows<MOST>(some, from, f);
     from += some;
   }
-}
-
-// The same for any number of rows.
-template <class T, int V>
-void multiply(const T* const* a, T* const* sums, int64_t rows, const T* b, int64_t depth) {
-  dealt<ROWS<V>>(rows, [&](int64_t i, auto r) {
-    multiply_rows<T, r, V>(a + i, sums + i, b, depth);
-  });
 }
 
 // sums[r] += sum over edges of a[e][r] * b[e], for R rows and V vectors
@@ -200,11 +209,17 @@ void share(int64_t tasks, F f) {
 
 // -- send ----------------------------------------------------------------------------------------
 
-// (panel, group, tap, C_in, PANEL * L): the matrices as they are read, padded with zeros.
+// Output channels that are computed together: whole vectors, no more than there are channels for.
+template <class T>
+int64_t panel_width(int64_t channels) {
+  return std::min<int64_t>(PANEL, up(channels, LANES<T>)) * LANES<T>;
+}
+
+// (panel, group, tap, C_in, width): the matrices as they are read, padded with zeros.
 template <class T>
 Tensor packed(const Tensor& taps) {
   const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
-  const int64_t width = PANEL * LANES<T>, panels = up(CO, width);
+  const int64_t width = panel_width<T>(CO), panels = up(CO, width);
   Tensor made = at::empty({panels, G, K, CI, width}, taps.options());
   T* to = made.mutable_data_ptr<T>();
   const T* from = taps.const_data_ptr<T>();
@@ -231,44 +246,76 @@ Tensor packed(const Tensor& taps) {
 template <class T>
 void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& side, T* y) {
   const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
-  const int64_t L = LANES<T>, width = PANEL * L, panels = up(CO, width);
-  const int64_t blocks = up(side.sites, BLOCK);
+  const int64_t L = LANES<T>, width = panel_width<T>(CO), panels = up(CO, width);
+  // A run of channels that are many would not keep its order of additions.
+  const int64_t most = CI > DEPTH ? 1 : std::clamp<int64_t>(NEAR / (CI * width), 1, RUN);
+  const int64_t blocks = up(side.sites, BLOCK), stride = G * CI;
   const Tensor weights = packed<T>(taps);
   const T* w = weights.const_data_ptr<T>();
   const int64_t tasks = panels * G * blocks;
   share(tasks, [&](auto claim) {
     std::vector<T> sums(BLOCK * width);
-    std::array<const T*, BLOCK> row, at_depth;
-    std::array<T*, BLOCK> sum;
+    std::array<const T*, RUN * BLOCK> row;
+    std::array<const T*, RUN> tap;
+    std::array<int, BLOCK> heard;
+    std::array<T*, BLOCK> home, sum, some;
     for (int64_t j; (j = claim()) < tasks;) {
       const int64_t m0 = j % blocks * BLOCK, sites = std::min(BLOCK, side.sites - m0);
       const int64_t g = j / blocks % G, panel = j / blocks / G;
       const int64_t c0 = panel * width, channels = std::min(width, CO - c0);
-      std::fill(sums.begin(), sums.end(), T(0));
-      if (bias)
-        for (int64_t m = 0; m < sites; ++m)
-          std::memcpy(&sums[m * width], bias + g * CO + c0, channels * sizeof(T));
-      for (int64_t s = 0; s < side.slots; ++s) {
-        int64_t edges = 0;
-        for (int64_t m = 0; m < sites; ++m) {
-          const int64_t q = side.heard(m0 + m, s);
-          row[edges] = x + q * G * CI + g * CI;
-          sum[edges] = &sums[m * width];
-          edges += q >= 0;
-        }
-        if (edges == 0) continue;
-        const T* tap = w + ((panel * G + g) * K + side.kind[s]) * CI * width;
-        for (int64_t k = 0; k < CI; k += DEPTH) {
-          for (int64_t e = 0; e < edges; ++e) at_depth[e] = row[e] + k;
-          by_width(up(channels, L), [&](auto v) {
-            multiply<T, v>(at_depth.data(), sum.data(), edges, tap + k * width,
-                           std::min(DEPTH, CI - k));
-          });
-        }
+      // Sums of whole vectors stand where they belong; others would be written beyond their row.
+      const bool whole = channels % L == 0;
+      for (int64_t m = 0; m < sites; ++m) {
+        home[m] = y + side.order[m0 + m] * G * CO + g * CO + c0;
+        sum[m] = whole ? home[m] : &sums[m * width];
+        if (bias)
+          std::memcpy(sum[m], bias + g * CO + c0, channels * sizeof(T));
+        else
+          std::memset(sum[m], 0, channels * sizeof(T));
       }
+      // Slots that every site of the block hears are added up in a run, their sums in registers.
+      int64_t run = 0;
+      const auto add = [&](int64_t first, T* const* into, int64_t slots, int64_t edges) {
+        for (int64_t k = 0; k < CI; k += DEPTH)
+          by_width(up(channels, L), [&](auto v) {
+            dealt<ROWS<v>>(edges, [&](int64_t i, auto r) {
+              multiply_rows<T, r, v>(&row[first * BLOCK + i], BLOCK, into + i, &tap[first], width,
+                                     slots, k, std::min(DEPTH, CI - k));
+            });
+          });
+      };
+      for (int64_t s = 0; s < side.slots; ++s) {
+        const bool all = side.hear(m0, sites, s, heard.data());
+        const T** const rows = &row[run * BLOCK];
+        const auto said = [&](int64_t m) { return x + heard[m] * stride + g * CI; };
+        int64_t edges = 0;
+        if (all) {
+          for (int64_t m = 0; m < sites; ++m) rows[m] = said(m);
+        } else {
+          for (int64_t m = 0; m < sites; ++m) {
+            rows[edges] = said(m);
+            some[edges] = sum[m];
+            edges += heard[m] >= 0;
+          }
+          if (edges == 0) continue;
+        }
+        tap[run] = w + ((panel * G + g) * K + side.kind[s]) * CI * width;
+        if (all && run + 1 < most) {
+          ++run;
+          continue;
+        }
+        if (all) {
+          add(0, sum.data(), run + 1, sites);
+        } else {
+          if (run) add(0, sum.data(), run, sites);
+          add(run, some.data(), 1, edges);
+        }
+        run = 0;
+      }
+      if (run) add(0, sum.data(), run, sites);
+      if (whole) continue;
       for (int64_t m = 0; m < sites; ++m)
-        std::memcpy(y + side.order[m0 + m] * G * CO + g * CO + c0, &sums[m * width],
-                    channels * sizeof(T));
+        std::memcpy(home[m], sum[m], channels * sizeof(T));
     }
   });
 }
@@ -405,6 +452,7 @@ template <class T>
 Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
   const int64_t K = side.slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
   const int64_t L = LANES<T>, padded = up(CO, L) * L, width = PANEL * L;
+  const int64_t reads = G * CI, writes = G * CO;
   const auto [count, chunk] = parts(side.sites, K * G * CI * padded, 8, PART);
   Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
@@ -412,6 +460,7 @@ Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, in
   const int64_t tasks = count * K * G;
   share(tasks, [&, chunk = chunk](auto claim) {
     std::array<const T*, BLOCK> row, head, at_panel;
+    std::array<int, BLOCK> heard;
     std::vector<T> whole(padded == CO ? 0 : BLOCK * padded, T(0));
     for (int64_t j; (j = claim()) < tasks;) {
       const int64_t gr = j % G, s = j / G % K, first = j / G / K * chunk;
@@ -419,13 +468,17 @@ Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, in
       T* sums = to + j * CI * padded;
       for (int64_t m0 = first; m0 < last; m0 += BLOCK) {
         const int64_t sites = std::min(BLOCK, last - m0);
+        const bool all = side.hear(m0, sites, s, heard.data());
+        const auto said = [&](int64_t m) { return from + heard[m] * reads + gr * CI; };
+        const auto told = [&](int64_t m) { return heads + side.order[m0 + m] * writes + gr * CO; };
         int64_t edges = 0;
-        for (int64_t m = m0; m < m0 + sites; ++m) {
-          const int64_t q = side.heard(m, s);
-          row[edges] = from + q * G * CI + gr * CI;
-          head[edges] = heads + side.order[m] * G * CO + gr * CO;
-          edges += q >= 0;
-        }
+        if (all)
+          for (; edges < sites; ++edges) row[edges] = said(edges), head[edges] = told(edges);
+        else
+          for (int64_t m = 0; m < sites; ++m) {
+            row[edges] = said(m), head[edges] = told(m);
+            edges += heard[m] >= 0;
+          }
         if (edges == 0) continue;
         if (padded != CO)  // whole vectors would be read beyond the row
           for (int64_t e = 0; e < edges; ++e) {
