@@ -36,8 +36,8 @@ HOUSE = {
     "backends": """
         problem cost compiled tf32 bags
         rows matrices site_tiles onednn dense
-        messages edge_count gather halo resample
-        masked tiles fused .
+        messages edge_count gather halo
+        masked tiles fused resample .
     """,
     "backends.dense": ". conv pool resize unfold",
     "backends.messages": ". edges unfold",

@@ -52,17 +52,31 @@ FAULTS = {
         "std::min(DEPTH, CI - k)",
         "std::min(DEPTH, std::max<int64_t>(1, CI - k - 1))",
     ),
-    "one depth only": ("k < CI; k += DEPTH", "k < std::min(CI, DEPTH); k += DEPTH"),
-    "lost tail rows": ("dealt<ROWS<v>>(edges, ", "dealt<ROWS<v>>(edges - 1, "),
+    "one depth only": ("CI; k += DEPTH)\n          mul", "DEPTH; k += DEPTH)\n          mul"),
+    "one depth of a bag": ("CI; k += DEPTH) {", "DEPTH; k += DEPTH) {"),
+    "lost tail rows": ("dealt<ROWS<v>>(rows, ", "dealt<ROWS<v>>(rows - 1, "),
     "lost tail channels": ("dealt<ROWS<V>>(channels, ", "dealt<ROWS<V>>(channels - 1, "),
     "lost tail lanes": (LANES.format(""), LANES.format(" + 1")),
     "wrong part": ("first = j / G / K * chunk", "first = 0"),
     "part cut short": (
-        "std::min(side.sites, first + chunk)",
-        "std::min(side.sites, first + chunk - 1)",
+        "std::min(sites, first + chunk)",
+        "std::min(sites, first + chunk - 1)",
     ),
     "half the sums": ("store(at + v * L, s[v] + t[v])", "store(at + v * L, s[v])"),
     "stale heads": ("head[e] = &whole[e * padded];", "head[e] = &whole[0];"),
+    "one weight of a bag": ("s += w[i] * load(at[i] + c)", "s += w[0] * load(at[i] + c)"),
+    "short tail of a bag": ("s += w[i] * at[i][c]", "s += w[0] * at[i][c]"),
+    "long bag cut short": ("i < count; i += 4", "i < std::min<int64_t>(count, 4); i += 4"),
+    "long bag begun anew": ("more ? load(to + c) : Vec<T>{}", "Vec<T>{}"),
+    "weight of a lone row": ("count == 1 && side.weight[first] == T(1)", "count == 1"),
+    "bag of another tap": ("side.taps + tap;", "side.taps + (tap + 1) % side.taps;"),
+    "empty bag heard": ("if (count == 0) continue;", "if (count < 0) continue;"),
+    "wrong hearer of a bag": ("into[e] = sum(who[e], g, p)", "into[e] = sum(e, g, p)"),
+    "wrong head of a bag": ("heads + (m0 + who[e]) *", "heads + (m0 + e) *"),
+    "wrong depth of a bag": ("K + t) * CI + k) * width", "K + t) * CI) * width"),
+    "wrong group of a bag": ("t, x + g * CI + k, G * CI", "t, x + k, G * CI"),
+    "bias of another panel": ("bias + c0, bytes); else", "bias, bytes); else"),
+    "bags of another block": ("side.ptr + (m + r) *", "side.ptr + r *"),
 }
 
 
@@ -108,13 +122,45 @@ LAYERS: dict[str, tuple[int, dict[str, Any]]] = {
     "grouped": (10, {"groups": 2}),
     "depthwise": (37, {"groups": 37}),
 }
+BETWEEN: dict[str, tuple[int, dict[str, Any]]] = {
+    "deep bags": (67, {}),
+    "grouped bags": (38, {"groups": 2}),
+    "bags of whole registers": (32, {"groups": 2}),
+}
+
+
+def bags() -> cg.TypedEdges:
+    """Bags of none to several rows, some of a row alone, with weights of quarters."""
+    dice = torch.Generator().manual_seed(5)
+
+    def some(most: int) -> torch.Tensor:
+        return torch.randint(0, most, (1400,), generator=dice)
+
+    quarters = (some(4) + 1) / 4
+    return cg.TypedEdges(torch.stack([some(90), some(90)]), some(4), quarters, sizes=90)
+
+
+def derived(layer: Any, x: torch.Tensor, edges: cg.TypedEdges, backend: str) -> list[torch.Tensor]:
+    """Value and gradients."""
+    layer, x = layer.to(x.dtype), x.clone().requires_grad_()
+    with cg.backend(backend):
+        y = layer(x, edges)
+    g = (torch.arange(y.numel()).view_as(y) % 5 - 2).to(y)
+    return [y, *torch.autograd.grad(y, [x, *layer.parameters()], g)]
 
 
 def wrong(operators: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layers that now differ from the truth."""
-    monkeypatch.setattr(fused_operators, "send", operators.send.default)
-    monkeypatch.setattr(fused_operators, "correlate", operators.correlate.default)
-    found = []
+    for name in fused_operators.NAMES:
+        monkeypatch.setattr(fused_operators, name, getattr(operators, name).default)
+    found, edges = [], bags()
+    for name, (channels, kwargs) in BETWEEN.items():
+        layer = integer_weights(cg.nn.GraphConv2d(channels, channels, 2, **kwargs))
+        x = integers(90, channels)
+        one = derived(layer, x.float(), edges, "resample")
+        truth = derived(layer, x.double(), edges, "gather")
+        if not all(torch.equal(a.double(), b) for a, b in zip(one, truth, strict=True)):
+            found.append(name)
     for name, (channels, kwargs) in LAYERS.items():
         layer = integer_weights(cg.nn.GraphConv2d(channels, channels, 3, padding=1, **kwargs))
         image = integers(2, channels, 19, 21)

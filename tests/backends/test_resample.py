@@ -3,15 +3,30 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 import convgraph as cg
+from convgraph.backends.fused import operators as fused_operators
 from convgraph.backends.resample import bags
+from convgraph.backends.resample import conv as resample
 from convgraph.proof import ConvSpec, prove_convolution
+from tests.cases import CPP
 from tests.spaces.cases import integers, whole
 
 SPHERE, SIZE = cg.Equirectangular(), (8, 16)
 
 
+@pytest.fixture(params=[pytest.param(True, id="by blocks"), pytest.param(False, id="written")])
+def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled kernels, however few the channels, and without them."""
+    if not request.param:
+        monkeypatch.setattr(resample, "_by_blocks", lambda problem: False)
+    elif not CPP:
+        pytest.skip("the C++ kernels do not compile here")
+    monkeypatch.setattr(resample, "LANES", 1)
+
+
+@pytest.mark.usefixtures("_ways")
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("holes", [False, True])
 def test_it_gives_what_gather_gives(groups: int, holes: bool) -> None:
@@ -52,6 +67,63 @@ def test_reading_and_its_way_back_are_adjoint() -> None:
     assert torch.equal(bags.read(ones, both), torch.ones(9 * 128, 1, dtype=torch.float64))
 
 
+@pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+def test_a_counter_of_operations_sees_what_is_added_and_what_is_multiplied() -> None:
+    """Two an edge and channel, and two a tap, channel in and channel out; thrice with gradients."""
+    layer = cg.nn.GraphConv2d(6, 5, 3, padding=1, backend="resample")
+    graph = cg.PixelGraph.from_image(torch.randn(1, 6, *SIZE), on=SPHERE)
+    graph = graph.with_x(graph.x.requires_grad_())
+    with FlopCounterMode(display=False) as counter:
+        out = layer(graph)
+        there = counter.get_total_flops()
+        out.x.sum().backward()
+    edges, taps = layer.edges(graph), 9 * graph.num_nodes
+    assert there == 2 * (edges.num_edges * 6 + taps * 6 * 5)
+    answered = torch.stack([edges.edge_index[0], edges.edge_type]).unique(dim=1).shape[1]
+    back = 2 * (edges.num_edges * 5 + answered * 6 * 5)
+    assert counter.get_total_flops() == 2 * there + back
+
+
+@pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+def test_it_compiles_and_exports_with_its_gradients() -> None:
+    layer = cg.nn.GraphConv2d(3, 4, 3, padding=1)
+    layer.backend = "resample"
+    graph = cg.PixelGraph.from_image(torch.randn(1, 3, *SIZE), on=SPHERE)
+    found = []
+    for run in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        x = graph.x.clone().requires_grad_()
+        y = run(graph.with_x(x)).x
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, layer.weight])])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
+def test_bags_that_do_not_fit_are_refused() -> None:
+    """The kernels trust no list that they have not read through."""
+    edges = cg.connect(cg.KernelGeometry(3, padding=1), cg.Sites.full(1, SIZE, space=SPHERE))
+    there, back = bags.reversible(edges, torch.float32)
+    x, taps = torch.randn(edges.num_sources, 3), torch.randn(9, 1, 3, 2)
+    assert fused_operators.send_bags(x, taps, None, *there, *back, 0).shape == (128, 2)
+    beyond, short = there.rows.clone(), there.ptr.clone()
+    beyond[5], short[7] = 128, there.ptr[9]
+    for spoilt in (
+        there._replace(rows=beyond),
+        there._replace(rows=there.rows[:-1]),
+        there._replace(rows=there.rows.long()),
+        there._replace(ptr=short),
+        there._replace(ptr=there.ptr[:-1]),
+        there._replace(ptr=there.ptr[:0]),
+        there._replace(weight=there.weight[:-1]),
+        there._replace(weight=there.weight.double()),
+        there._replace(weight=there.weight.repeat_interleave(2)[::2]),
+    ):
+        for lists in ((*spoilt, *back), (*back, *spoilt)):
+            with pytest.raises((RuntimeError, IndexError), match="convgraph"):
+                fused_operators.send_bags(x, taps, None, *lists, 0)
+        with pytest.raises((RuntimeError, IndexError), match="convgraph"):
+            fused_operators.correlate_bags(x, x, *spoilt, *back, 1)
+
+
 def test_where_it_serves() -> None:
     """Taps between pixels; in the plane nobody needs it."""
     layer = cg.nn.GraphConv2d(8, 8, 3, padding=1)
@@ -80,6 +152,7 @@ def test_bags_whose_weights_are_data_are_no_linear_reading() -> None:
     assert "weights that are data" in premise.facts
 
 
+@pytest.mark.usefixtures("_ways")
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
 def test_lines_and_what_is_left_of_them(kind: type, groups: int) -> None:

@@ -1,4 +1,4 @@
-"""Malformed operands for `torch.ops.convgraph.send` and `correlate`, as a foreign program has them.
+"""Malformed operands for the operators `torch.ops.convgraph`, as a foreign program has them.
 
 Well-formed lists of a small graph are spoilt in one or two places. A call has to raise, or to
 answer what a plain loop over the same lists answers; a crash is found because a child dies of it.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.backends.fused import cpp_build, cpp_tables
+from convgraph.backends.resample.bags import reversible
 from tests.fuzz.campaign import campaign, options
 from tests.fuzz.children import Found
 
@@ -22,8 +23,8 @@ REFUSED = (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError)
 """What may be raised; torch's dispatcher has its own words where schemas are not met."""
 
 
-def well_formed(dice: random.Random) -> dict[str, Any]:
-    """Operands that fit together."""
+def well_formed(dice: random.Random, *, bags: bool = False) -> dict[str, Any]:
+    """Operands that fit together; of bags, `who`, `sites`, `slots` are rows, ptr and weights."""
     generator = torch.Generator().manual_seed(dice.getrandbits(32))
     d, groups = dice.choice([1, 2]), dice.choice([1, 1, 2, 4])
     per = (1, 1) if groups == 4 else (dice.choice([1, 3, 8]), dice.choice([1, 2, 17]))
@@ -31,7 +32,8 @@ def well_formed(dice: random.Random) -> dict[str, Any]:
     mask = torch.rand((2, *size), generator=generator) < 0.7
     graph = cg.PixelGraph.from_image(torch.ones(2, 1, *size), mask, d=d)
     edges = cg.connect(cg.KernelGeometry(3, stride=dice.choice([1, 2]), padding=1, d=d), graph)
-    there, back = (tuple(part.clone() for part in side) for side in cpp_tables.sides(edges))
+    lists = reversible(edges, torch.float32) if bags else cpp_tables.sides(edges)
+    there, back = (tuple(part.clone() for part in side) for side in lists)
 
     def numbers(*shape: int) -> Tensor:
         return torch.randint(-3, 4, shape, generator=generator).float()
@@ -79,8 +81,8 @@ SPOILT: dict[str, Callable[[Tensor, random.Random], Any]] = {
 
 def draw(dice: random.Random) -> tuple[str, int, tuple[tuple[str, str], ...]]:
     """Draw an operator, a seed, and what is spoilt in what."""
-    operator = dice.choice(["send", "send", "correlate"])
-    names = [*LISTS, "x", *(("taps", "bias") if operator == "send" else ("g",))]
+    operator = dice.choice(["send", "correlate", "send_bags", "correlate_bags"])
+    names = [*LISTS, "x", *(("taps", "bias") if "send" in operator else ("g",))]
     spoilt = [(dice.choice(names), dice.choice(list(SPOILT))) for _ in range(dice.choice([1, 2]))]
     return operator, dice.getrandbits(32), tuple(spoilt)
 
@@ -89,16 +91,16 @@ def judge(drawn: tuple[str, int, tuple[tuple[str, str], ...]]) -> str:
     """Return "", or what is wrong with the answer."""
     operator, seed, spoilt = drawn
     dice = random.Random(seed)
-    given = well_formed(dice)
-    if operator == "send" and dice.random() < 0.3:
+    given = well_formed(dice, bags=operator.endswith("bags"))
+    if operator.startswith("send") and dice.random() < 0.3:
         given["backwards"], given["x"], given["bias"] = 1, given["g"], None
         given["taps"] = given["taps"].mT
     for name, how in spoilt:
         whole = isinstance(given[name], Tensor) and given[name].device.type == "cpu"
         if whole and not given[name].is_sparse:
             given[name] = SPOILT[how](given[name], dice)
-    order = ("x", "taps", "bias") if operator == "send" else ("x", "g")
-    last = "backwards" if operator == "send" else "groups"
+    order = ("x", "taps", "bias") if operator.startswith("send") else ("x", "g")
+    last = "backwards" if operator.startswith("send") else "groups"
     arguments = [given[name] for name in (*order, *LISTS, last)]
     held = [torch.full((n,), torch.nan) for n in (20, 60, 200, 600, 2000) * 3]
     del held
@@ -107,7 +109,7 @@ def judge(drawn: tuple[str, int, tuple[tuple[str, str], ...]]) -> str:
     except REFUSED:
         return ""
     try:
-        truth = (_send if operator == "send" else _correlate)(given)
+        truth = TRUTHS[operator](given)
     except REFUSED as error:
         return f"answered what does not fit ({type(error).__name__})"
     return "" if found.shape == truth.shape and torch.equal(found, truth) else "a wrong answer"
@@ -151,6 +153,42 @@ def _correlate(given: dict[str, Any]) -> Tensor:
                 head = g[int(sites[1, m])].view(n, 1, -1)
                 found[s] += x[q].view(n, -1, 1) @ head
     return found
+
+
+def _bagged(given: dict[str, Any], side: str, x: Tensor, taps: int) -> Tensor:
+    """(P, taps, C): what stands in the bags, added up."""
+    rows, ptr, weight = (given[f"{side}{name}"] for name in ("who", "sites", "slots"))
+    if ptr.dim() != 1 or rows.dim() != 1 or (len(ptr) - 1) % taps or rows.dtype != torch.int32:
+        raise ValueError("no bags")
+    if int(ptr[0]) or int(ptr[-1]) != len(rows) or bool((ptr.diff() < 0).any()):
+        raise ValueError("bags that do not share out their entries")
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+        raise IndexError("a row that is not there")
+    into = torch.arange(len(ptr) - 1).repeat_interleave(ptr.diff())
+    said = x[rows.long()] * weight.unsqueeze(1)
+    return x.new_zeros(len(ptr) - 1, x.shape[1]).index_add(0, into, said).unflatten(0, (-1, taps))
+
+
+def _send_bags(given: dict[str, Any]) -> Tensor:
+    taps, x = given["taps"], given["x"]
+    heard = _bagged(given, "back_" if given["backwards"] else "", x, len(taps))
+    y = torch.einsum("ptgi,tgio->pgo", heard.unflatten(2, (taps.shape[1], -1)), taps).flatten(1)
+    return y if given["bias"] is None else y + given["bias"]
+
+
+def _correlate_bags(given: dict[str, Any]) -> Tensor:
+    x, g, n = given["x"], given["g"], given["groups"]
+    heard = _bagged(given, "", x, (len(given["sites"]) - 1) // len(g))
+    parts = heard.unflatten(2, (n, -1)), g.unflatten(1, (n, -1))
+    return torch.einsum("ptgi,pgo->tgio", *parts)
+
+
+TRUTHS = {
+    "send": _send,
+    "correlate": _correlate,
+    "send_bags": _send_bags,
+    "correlate_bags": _correlate_bags,
+}
 
 
 def search(count: int, seed: int, seconds: float) -> tuple[int, list[Found]]:

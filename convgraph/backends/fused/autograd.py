@@ -8,8 +8,9 @@ order, over both directions of the edges:
 
     d send / dx = send back along the edges with T^T;   d send / dT = correlate
 
-Both take the lists of both directions, as `operators` describes them; `plain` is whether the
-call runs backwards. Each block of the result has one owner and each sum one order: results repeat
+Both take the lists of both directions, as `operators` describes them; lists whose third tensor is
+weights are bags, and `operators` has kernels of their own for them. `plain` is whether the call
+runs backwards. Each block of the result has one owner and each sum one order: results repeat
 bit for bit.
 """
 
@@ -32,9 +33,17 @@ def conv(
     back: tuple[Tensor, ...],
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included and rounded once."""
-    send = fused_operators.send if untracked() else _send
+    send = _kernel("send", there[2]) if untracked() else _send
     y: Tensor = send(x, taps, bias, *there, *back, 0)
     return y
+
+
+def _kernel(name: str, third: Tensor) -> Callable[..., Tensor]:
+    """The operator for these lists: weights are floating, and the slots of a grid are not."""
+    found: Callable[..., Tensor] = getattr(
+        fused_operators, f"{name}_bags" if third.is_floating_point() else name
+    )
+    return found
 
 
 class _Send(torch.autograd.Function):
@@ -56,7 +65,7 @@ class _Send(torch.autograd.Function):
         backwards: int,
     ) -> Tensor:
         lists = (who, sites, slots, back_who, back_sites, back_slots)
-        y: Tensor = fused_operators.send(x, taps, bias, *lists, backwards)
+        y: Tensor = _kernel("send", slots)(x, taps, bias, *lists, backwards)
         return y
 
     setup_context = keeping(9)
@@ -95,7 +104,7 @@ class _Correlate(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         lists = (who, sites, slots, back_who, back_sites, back_slots)
-        found: Tensor = fused_operators.correlate(x, g, *lists, groups)
+        found: Tensor = _kernel("correlate", slots)(x, g, *lists, groups)
         return found
 
     setup_context = keeping(8)
@@ -130,6 +139,8 @@ def _affine(operator: Callable[..., Tensor], ctx: Any, tangents: tuple[Any, ...]
         parts.append(operator(x, tangents[1], None, *lists, *ctx.plain))
     if tangents[2] is not None:
         rows = lists[4 if ctx.plain[0] else 1].shape[-1]
+        if lists[2].is_floating_point():  # offsets of a bag for each site and tap
+            rows = (rows - 1) // taps.shape[0]
         parts.append(tangents[2].expand(rows, -1))
     total: Tensor = sum(parts[1:], parts[0])
     return total
@@ -153,12 +164,14 @@ _, _correlate_back = operators(_Correlate, _bilinear)
 
 def _send(*args: Any) -> Tensor:
     """Call it; a compiler gets the operator itself, which brings its own derivative."""
-    y: Tensor = (fused_operators.send if torch.compiler.is_compiling() else _followed)(*args)
+    compiling = torch.compiler.is_compiling()
+    y: Tensor = (_kernel("send", args[5]) if compiling else _followed)(*args)
     return y
 
 
 # Compiled and exported programs keep the operators and none of the classes.
-for _name, _function in (("send", _Send), ("correlate", _Correlate)):
+for _name in fused_operators.NAMES:
+    _function = _Correlate if _name.startswith("correlate") else _Send
     torch.library.register_autograd(
         f"convgraph::{_name}", _function.backward, setup_context=_function.setup_context
     )

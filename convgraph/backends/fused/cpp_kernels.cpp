@@ -4,7 +4,13 @@
 //     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]]
 //     correlate(x, g)    T[t]  = sum over sites of  x[q]^T g[p]
 //
-// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, at no cost.
+// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, at no cost. And,
+// where a tap hears between pixels, with a bag of weighted rows for each site and tap:
+//
+//     send_bags(x, T, b)      y[p]  = b + sum over taps t of  (sum over i in bag (p, t) of
+//                                      weight[i] x[rows[i]]) @ T[t]
+//     correlate_bags(x, g)    T[t]  = sum over sites of  (the same sum of rows)^T g[p]
+//
 // No gathered row is ever written to memory: within a block of sites the rows that a tap hears are
 // listed, and a few of them at a time are multiplied while their sums stay in registers.
 //
@@ -194,6 +200,17 @@ inline void by_width(int64_t vectors, F f) {
   }
 }
 
+// The same for any number of rows and vectors.
+template <class T>
+void multiply(const T* const* a, int64_t next, T* const* sums, int64_t rows, const T* const* b,
+              int64_t width, int64_t vectors, int64_t slots, int64_t from, int64_t depth) {
+  by_width(vectors, [&](auto v) {
+    dealt<ROWS<v>>(rows, [&](int64_t i, auto r) {
+      multiply_rows<T, r, v>(a + i, next, sums + i, b, width, slots, from, depth);
+    });
+  });
+}
+
 inline int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 // Call f(claim) on every thread; claim() gives the next task, and `tasks` or more when none is
@@ -277,12 +294,8 @@ void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& si
       int64_t run = 0;
       const auto add = [&](int64_t first, T* const* into, int64_t slots, int64_t edges) {
         for (int64_t k = 0; k < CI; k += DEPTH)
-          by_width(up(channels, L), [&](auto v) {
-            dealt<ROWS<v>>(edges, [&](int64_t i, auto r) {
-              multiply_rows<T, r, v>(&row[first * BLOCK + i], BLOCK, into + i, &tap[first], width,
-                                     slots, k, std::min(DEPTH, CI - k));
-            });
-          });
+          multiply(&row[first * BLOCK], BLOCK, into, edges, &tap[first], width, up(channels, L),
+                   slots, k, std::min(DEPTH, CI - k));
       };
       for (int64_t s = 0; s < side.slots; ++s) {
         const bool all = side.hear(m0, sites, s, heard.data());
@@ -448,37 +461,28 @@ std::array<int64_t, 2> parts(int64_t sites, int64_t weights, int64_t most, int64
   return {up(sites, chunk), chunk};
 }
 
-template <class T>
-Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
-  const int64_t K = side.slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
+// lister() gives a thread its own list(m, sites, slot, group, row, head), which writes down the rows
+// and the heads of the edges that `sites` sites from m on hear, and returns how many they are.
+template <class T, class Lister>
+Tensor correlated(const Tensor& x, const Tensor& g, int64_t sites, int64_t slots, int64_t groups,
+                  Lister lister) {
+  const int64_t K = slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
   const int64_t L = LANES<T>, padded = up(CO, L) * L, width = PANEL * L;
-  const int64_t reads = G * CI, writes = G * CO;
-  const auto [count, chunk] = parts(side.sites, K * G * CI * padded, 8, PART);
+  const auto [count, chunk] = parts(sites, K * G * CI * padded, 8, PART);
   Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
-  const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
   const int64_t tasks = count * K * G;
   share(tasks, [&, chunk = chunk](auto claim) {
     std::array<const T*, BLOCK> row, head, at_panel;
-    std::array<int, BLOCK> heard;
     std::vector<T> whole(padded == CO ? 0 : BLOCK * padded, T(0));
+    auto list = lister();
     for (int64_t j; (j = claim()) < tasks;) {
       const int64_t gr = j % G, s = j / G % K, first = j / G / K * chunk;
-      const int64_t last = std::min(side.sites, first + chunk);
+      const int64_t last = std::min(sites, first + chunk);
       T* sums = to + j * CI * padded;
       for (int64_t m0 = first; m0 < last; m0 += BLOCK) {
-        const int64_t sites = std::min(BLOCK, last - m0);
-        const bool all = side.hear(m0, sites, s, heard.data());
-        const auto said = [&](int64_t m) { return from + heard[m] * reads + gr * CI; };
-        const auto told = [&](int64_t m) { return heads + side.order[m0 + m] * writes + gr * CO; };
-        int64_t edges = 0;
-        if (all)
-          for (; edges < sites; ++edges) row[edges] = said(edges), head[edges] = told(edges);
-        else
-          for (int64_t m = 0; m < sites; ++m) {
-            row[edges] = said(m), head[edges] = told(m);
-            edges += heard[m] >= 0;
-          }
+        const int64_t some = std::min(BLOCK, last - m0);
+        const int64_t edges = list(m0, some, s, gr, row.data(), head.data());
         if (edges == 0) continue;
         if (padded != CO)  // whole vectors would be read beyond the row
           for (int64_t e = 0; e < edges; ++e) {
@@ -495,6 +499,29 @@ Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, in
     }
   });
   return found.sum(0).narrow(3, 0, CO).contiguous();
+}
+
+template <class T>
+Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
+  const int64_t reads = x.size(1), writes = g.size(1), CI = reads / groups, CO = writes / groups;
+  const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
+  return correlated<T>(x, g, side.sites, side.slots, groups, [&] {
+    return [&, heard = std::array<int, BLOCK>()](int64_t m0, int64_t sites, int64_t s, int64_t gr,
+                                                 const T** row, const T** head) mutable {
+      const auto said = [&](int64_t m) { return from + heard[m] * reads + gr * CI; };
+      const auto told = [&](int64_t m) { return heads + side.order[m0 + m] * writes + gr * CO; };
+      int64_t edges = 0;
+      if (side.hear(m0, sites, s, heard.data())) {
+        for (; edges < sites; ++edges) row[edges] = said(edges), head[edges] = told(edges);
+        return edges;
+      }
+      for (int64_t m = 0; m < sites; ++m) {
+        row[edges] = said(m), head[edges] = told(m);
+        edges += heard[m] >= 0;
+      }
+      return edges;
+    };
+  });
 }
 
 template <class T, int V>
@@ -564,6 +591,148 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
   return found.sum(0);
 }
 
+// -- Bags ----------------------------------------------------------------------------------------
+
+// One direction of edges with weights: what site p hears through tap t is bag p * taps + t.
+template <class T>
+struct Bags {
+  const int *rows, *ptr;
+  const T* weight;
+  int64_t sites, taps;
+
+  Bags(const Tensor& rows_, const Tensor& ptr_, const Tensor& weight_, int64_t taps_)
+      : rows(rows_.const_data_ptr<int>()), ptr(ptr_.const_data_ptr<int>()),
+        weight(weight_.const_data_ptr<T>()), sites((ptr_.numel() - 1) / taps_), taps(taps_) {}
+};
+
+// to[c] = sum over i < N of w[i] * x[rows[i]][c], on top of what is there if `more`
+template <class T, int N>
+inline void blend_some(const T* x, const int* rows, int64_t stride, const T* w, int64_t channels,
+                       bool more, T* to) {
+  constexpr int64_t L = LANES<T>;
+  const T* at[N];
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) at[i] = x + rows[i] * stride;
+  int64_t c = 0;
+  for (; c + L <= channels; c += L) {
+    Vec<T> s = more ? load(to + c) : Vec<T>{};
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) s += w[i] * load(at[i] + c);
+    store(to + c, s);
+  }
+  for (; c < channels; ++c) {
+    T s = more ? to[c] : T(0);
+    for (int i = 0; i < N; ++i) s += w[i] * at[i][c];
+    to[c] = s;
+  }
+}
+
+template <class T>
+inline void blend(const T* x, const int* rows, int64_t count, int64_t stride, const T* w,
+                  int64_t channels, T* to) {
+  for (int64_t i = 0; i < count; i += 4) {
+    const bool more = i > 0;
+    switch (count - i) {
+      case 1: blend_some<T, 1>(x, rows + i, stride, w + i, channels, more, to); break;
+      case 2: blend_some<T, 2>(x, rows + i, stride, w + i, channels, more, to); break;
+      case 3: blend_some<T, 3>(x, rows + i, stride, w + i, channels, more, to); break;
+      default: blend_some<T, 4>(x, rows + i, stride, w + i, channels, more, to);
+    }
+  }
+}
+
+// Add up what `sites` sites from m on hear through a tap, of `channels` channels from x on. Return
+// how many hear something: who[e] they are, and where their sums stand, row[e]; a lone row of
+// weight one stands where it is.
+template <class T>
+int64_t heard_in_bags(const Bags<T>& side, int64_t m, int64_t sites, int64_t tap, const T* x,
+                      int64_t stride, int64_t channels, T* room, const T** row, int64_t* who) {
+  int64_t edges = 0;
+  for (int64_t r = 0; r < sites; ++r) {
+    const int* const bag = side.ptr + (m + r) * side.taps + tap;
+    const int64_t first = bag[0], count = bag[1] - first;
+    if (count == 0) continue;
+    const int* const rows = side.rows + first;
+    if (count == 1 && side.weight[first] == T(1)) {
+      row[edges] = x + rows[0] * stride;
+    } else {
+      T* const to = room + r * channels;
+      blend(x, rows, count, stride, side.weight + first, channels, to);
+      row[edges] = to;
+    }
+    who[edges++] = r;
+  }
+  return edges;
+}
+
+template <class T>
+void send_bags_of(const T* x, const Tensor& taps, const T* bias, const Bags<T>& side, T* y) {
+  const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
+  const int64_t L = LANES<T>, width = panel_width<T>(CO), panels = up(CO, width);
+  const int64_t tasks = up(side.sites, BLOCK), writes = G * CO;
+  const Tensor weights = packed<T>(taps);
+  const T* w = weights.const_data_ptr<T>();
+  const bool whole = CO % L == 0;
+  share(tasks, [&](auto claim) {
+    std::vector<T> sums(whole ? 0 : G * panels * BLOCK * width), room(BLOCK * std::min(CI, DEPTH));
+    std::array<const T*, BLOCK> row;
+    std::array<int64_t, BLOCK> who;
+    std::array<T*, BLOCK> into;
+    for (int64_t j; (j = claim()) < tasks;) {
+      const int64_t m0 = j * BLOCK, sites = std::min(BLOCK, side.sites - m0);
+      T* const home = y + m0 * writes;
+      const auto sum = [&](int64_t m, int64_t g, int64_t panel) {
+        if (whole) return home + m * writes + g * CO + panel * width;
+        return &sums[((g * panels + panel) * BLOCK + m) * width];
+      };
+      const auto each = [&](auto f) {
+        for (int64_t g = 0; g < G; ++g)
+          for (int64_t p = 0; p < panels; ++p) {
+            const int64_t c0 = g * CO + p * width, channels = std::min(width, CO - p * width);
+            for (int64_t m = 0; m < sites; ++m) f(sum(m, g, p), m, c0, channels * sizeof(T));
+          }
+      };
+      each([&](T* at, int64_t, int64_t c0, int64_t bytes) {
+        if (bias) std::memcpy(at, bias + c0, bytes); else std::memset(at, 0, bytes);
+      });
+      for (int64_t t = 0; t < K; ++t)
+        for (int64_t g = 0; g < G; ++g)
+          for (int64_t k = 0; k < CI; k += DEPTH) {
+            const int64_t depth = std::min(CI - k, DEPTH);
+            const int64_t edges = heard_in_bags(side, m0, sites, t, x + g * CI + k, G * CI, depth,
+                                                room.data(), row.data(), who.data());
+            if (edges == 0) continue;
+            for (int64_t p = 0; p < panels; ++p) {
+              const T* const tap = w + (((p * G + g) * K + t) * CI + k) * width;
+              for (int64_t e = 0; e < edges; ++e) into[e] = sum(who[e], g, p);
+              multiply(row.data(), 0, into.data(), edges, &tap, width,
+                       up(std::min(width, CO - p * width), L), 1, 0, depth);
+            }
+          }
+      if (!whole)
+        each([&](const T* at, int64_t m, int64_t c0, int64_t bytes) {
+          std::memcpy(home + m * writes + c0, at, bytes);
+        });
+    }
+  });
+}
+
+template <class T>
+Tensor correlate_bags_of(const Tensor& x, const Tensor& g, const Bags<T>& side, int64_t groups) {
+  const int64_t reads = x.size(1), writes = g.size(1), CI = reads / groups, CO = writes / groups;
+  const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
+  return correlated<T>(x, g, side.sites, side.taps, groups, [&] {
+    return [&, room = std::vector<T>(BLOCK * CI), who = std::array<int64_t, BLOCK>()](
+               int64_t m0, int64_t sites, int64_t t, int64_t gr, const T** row,
+               const T** head) mutable {
+      const int64_t edges = heard_in_bags(side, m0, sites, t, from + gr * CI, reads, CI,
+                                          room.data(), row, who.data());
+      for (int64_t e = 0; e < edges; ++e) head[e] = heads + (m0 + who[e]) * writes + gr * CO;
+      return edges;
+    };
+  });
+}
+
 // -- Operators -----------------------------------------------------------------------------------
 
 // The kernels trust their lists, so each list is read through once before any kernel reads it.
@@ -599,8 +768,25 @@ void read_through(const Tensor& who, const Tensor& rows, const Tensor& taps, int
   }
 }
 
+// The same of bags: `sources` rows, `count` bags, a weight an entry.
+void read_bags(const Tensor& rows, const Tensor& ptr, const Tensor& weight, int64_t sources,
+               int64_t count) {
+  const int *row = rows.const_data_ptr<int>(), *at = ptr.const_data_ptr<int>();
+  const int64_t entries = rows.numel();
+  TORCH_CHECK_INDEX(ptr.numel() == count + 1 && weight.numel() == entries && at[0] == 0 &&
+                        at[count] == entries && std::is_sorted(at, at + count + 1),
+                    "convgraph: ", count, " bags do not share out ", entries, " entries");
+  for (int64_t i = 0; i < entries; ++i)
+    TORCH_CHECK_INDEX(row[i] >= 0 && row[i] < sources, "convgraph: a bag names row ", row[i],
+                      " of ", sources);
+}
+
 // Which lists have been read through, as long as they live and nobody writes to them.
 struct ReadOnce {
+  using Read = void(const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t);
+  Read* const read_through;
+  explicit ReadOnce(Read* read) : read_through(read) {}
+
   using Weak = c10::weak_intrusive_ptr<c10::TensorImpl>;
   using Key = std::tuple<c10::TensorImpl*, c10::TensorImpl*, c10::TensorImpl*, int64_t, int64_t>;
   struct Entry {
@@ -637,7 +823,7 @@ struct ReadOnce {
 
 void check(const Tensor& x, const Tensor& who, const Tensor& rows, const Tensor& taps,
            int64_t sources, int64_t kinds) {
-  static ReadOnce& read_once = *new ReadOnce;  // torch may be gone when the process ends
+  static ReadOnce& read_once = *new ReadOnce(read_through);  // torch may be gone when the process ends
   TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
               "convgraph: the C++ kernels compute in float32 and float64, not in ",
               x.scalar_type());
@@ -704,9 +890,84 @@ Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Te
                    : correlate_matrices<double>(x, g, side, groups);
 }
 
+// What the lists of one direction say of `sites` sites, `taps` taps and `sources` rows is true.
+void check_bags(const Tensor& x, const Tensor& rows, const Tensor& ptr, const Tensor& weight,
+                int64_t sites, int64_t taps, int64_t sources) {
+  static ReadOnce& read_once = *new ReadOnce(read_bags);  // as above
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
+              "convgraph: the C++ kernels compute in float32 and float64, not in ",
+              x.scalar_type());
+  TORCH_CHECK(rows.scalar_type() == at::kInt && ptr.scalar_type() == at::kInt &&
+                  weight.scalar_type() == x.scalar_type() && rows.dim() == 1 && ptr.dim() == 1 &&
+                  weight.dim() == 1,
+              "convgraph: expected rows (E,) and ptr (bags + 1,) of int32, and weights (E,) of the "
+              "dtype of x");
+  TORCH_CHECK(rows.is_contiguous() && ptr.is_contiguous() && weight.is_contiguous() &&
+                  rows.device().is_cpu() && ptr.device().is_cpu() && weight.device().is_cpu(),
+              "convgraph: expected contiguous lists on the CPU");
+  TORCH_CHECK(ptr.numel() > 0, "convgraph: expected ptr (bags + 1,), got none");
+  read_once(rows, ptr, weight, sources, sites * taps);
+}
+
+Tensor send_bags(const Tensor& x_, const Tensor& taps, const std::optional<Tensor>& bias_,
+                 const Tensor& rows, const Tensor& ptr, const Tensor& weight,
+                 const Tensor& back_rows, const Tensor& back_ptr, const Tensor& back_weight,
+                 int64_t backwards) {
+  TORCH_CHECK(taps.dim() == 4 && taps.size(0) > 0 && x_.dim() == 2,
+              "convgraph::send_bags: expected x (N, C) and taps (K, G, C_in / G, C_out / G)");
+  const int64_t K = taps.size(0);
+  const int64_t sites = (ptr.numel() - 1) / K, sources = (back_ptr.numel() - 1) / K;
+  check_bags(x_, rows, ptr, weight, sites, K, sources);
+  check_bags(x_, back_rows, back_ptr, back_weight, sources, K, sites);
+  TORCH_CHECK(taps.scalar_type() == x_.scalar_type() &&
+                  x_.size(0) == (backwards ? sites : sources) &&
+                  x_.size(1) == taps.size(1) * taps.size(2) &&
+                  (!bias_ || bias_->scalar_type() == x_.scalar_type()) &&
+                  (!bias_ || bias_->numel() == taps.size(1) * taps.size(3)),
+              "convgraph::send_bags: x, taps, bias and lists do not fit together");
+  const Tensor x = x_.contiguous();
+  std::optional<Tensor> bias;
+  if (bias_) bias = bias_->contiguous();
+  Tensor y = at::empty({backwards ? sources : sites, taps.size(1) * taps.size(3)}, x.options());
+  if (y.numel() == 0) return y;
+  if (x.numel() == 0) return bias ? y.copy_(bias->expand_as(y)) : y.zero_();
+  auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const Bags<T> side = backwards ? Bags<T>(back_rows, back_ptr, back_weight, K)
+                                   : Bags<T>(rows, ptr, weight, K);
+    const T* b = bias ? bias->const_data_ptr<T>() : nullptr;
+    send_bags_of<T>(x.const_data_ptr<T>(), taps, b, side, y.mutable_data_ptr<T>());
+  };
+  if (x.scalar_type() == at::kFloat) run(0.0f); else run(0.0);
+  return y;
+}
+
+Tensor correlate_bags(const Tensor& x_, const Tensor& g_, const Tensor& rows, const Tensor& ptr,
+                      const Tensor& weight, const Tensor&, const Tensor&, const Tensor&,
+                      int64_t groups) {
+  TORCH_CHECK(x_.dim() == 2 && g_.dim() == 2 && g_.size(0) > 0 && groups > 0,
+              "convgraph::correlate_bags: expected x (N, C_in) and g (P, C_out) of some sites");
+  const int64_t taps = (ptr.numel() - 1) / g_.size(0);
+  TORCH_CHECK(taps > 0, "convgraph::correlate_bags: ", g_.size(0), " sites need a bag a tap");
+  check_bags(x_, rows, ptr, weight, g_.size(0), taps, x_.size(0));
+  TORCH_CHECK(g_.scalar_type() == x_.scalar_type() && x_.size(1) % groups == 0 &&
+                  g_.size(1) % groups == 0,
+              "convgraph::correlate_bags: x, g and groups do not fit together");
+  const Tensor x = x_.contiguous(), g = g_.contiguous();
+  if (x.numel() == 0 || g.numel() == 0)
+    return at::zeros({taps, groups, x.size(1) / groups, g.size(1) / groups}, x.options());
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    return correlate_bags_of<T>(x, g, Bags<T>(rows, ptr, weight, taps), groups);
+  };
+  return x.scalar_type() == at::kFloat ? run(0.0f) : run(0.0);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(convgraph, CPU, m) {
   m.impl("send", &send);
   m.impl("correlate", &correlate);
+  m.impl("send_bags", &send_bags);
+  m.impl("correlate_bags", &correlate_bags);
 }

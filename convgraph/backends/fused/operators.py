@@ -1,15 +1,20 @@
-"""`convgraph::send` and `convgraph::correlate`: how compilers, transforms and devices know them.
+"""The fused operators `convgraph::*`: how compilers, transforms and devices know them.
 
-    send(x, T, b)      y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]],  there or back
-    correlate(x, g)    T[t]  = sum over sites of  x[q(t, p)]^T g[p]
+    send(x, T, b)           y[p]  = b + sum over slots s of  x[q(s, p)] @ T[kind[s]],  there or back
+    correlate(x, g)         T[t]  = sum over sites of  x[q(t, p)]^T g[p]
+    send_bags(x, T, b)      y[p]  = b + sum over taps t of  read(t, p) @ T[t],  there or back
+    correlate_bags(x, g)    T[t]  = sum over sites of  read(t, p)^T g[p]
 
-Two kernels serve them, and each reads who speaks to whom, q(s, p), in a form of its own, three
-tensors a direction: on CUDA those of `triton_tables.NeighbourTable`, on the CPU those of
+where read(t, p) = sum over i of weight[i] x[rows[i]], i from ptr[p K + t] to the next: rows (E,),
+ptr (P K + 1,) and weight (E,) are the three tensors of a direction of bags.
+
+Two kernels serve the first two, and each reads who speaks to whom, q(s, p), in a form of its own,
+three tensors a direction: on CUDA those of `triton_tables.NeighbourTable`, on the CPU those of
 `cpp_tables.RankGrid`. Which form it is they do not say; all that is read of it here is how many
 sites and slots it has.
 
 On CUDA, and where Triton interprets, the kernels are `triton_launch`'s; on the CPU those of
-`cpp_kernels.cpp`, which `cpp_build` compiles and loads.
+`cpp_kernels.cpp`, which `cpp_build` compiles and loads. Bags are summed on the CPU alone.
 """
 
 from collections.abc import Callable
@@ -27,9 +32,16 @@ from convgraph.errors import DeviceError, DtypeError
 _LISTS = ", ".join(
     f"Tensor {side}{name}" for side in ("", "back_") for name in ("who", "sites", "slots")
 )
+_BAGS = ", ".join(
+    f"Tensor {side}{name}" for side in ("", "back_") for name in ("rows", "ptr", "weight")
+)
 SCHEMAS = {
-    "send": f"(Tensor x, Tensor taps, Tensor? bias, {_LISTS}, int backwards) -> Tensor",
-    "correlate": f"(Tensor x, Tensor g, {_LISTS}, int groups) -> Tensor",
+    f"{name}{suffix}": schema
+    for suffix, lists in (("", _LISTS), ("_bags", _BAGS))
+    for name, schema in (
+        ("send", f"(Tensor x, Tensor taps, Tensor? bias, {lists}, int backwards) -> Tensor"),
+        ("correlate", f"(Tensor x, Tensor g, {lists}, int groups) -> Tensor"),
+    )
 }
 """Operator -> what it takes and gives, in torch's words."""
 
@@ -88,6 +100,41 @@ def _correlate_like(
     return x.new_empty(slots.shape[-1], groups, x.shape[1] // groups, g.shape[1] // groups)
 
 
+def _send_bags_like(
+    x: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    ptr: Tensor,
+    weight: Tensor,
+    back_rows: Tensor,
+    back_ptr: Tensor,
+    back_weight: Tensor,
+    backwards: int,
+) -> Tensor:
+    lists = (rows, ptr, weight, back_rows, back_ptr, back_weight)
+    _one_device("send_bags", bias, x, taps, *lists)
+    sites = ((back_ptr if backwards else ptr).shape[0] - 1) // taps.shape[0]
+    return x.new_empty(sites, taps.shape[1] * taps.shape[3])
+
+
+def _correlate_bags_like(
+    x: Tensor,
+    g: Tensor,
+    rows: Tensor,
+    ptr: Tensor,
+    weight: Tensor,
+    back_rows: Tensor,
+    back_ptr: Tensor,
+    back_weight: Tensor,
+    groups: int,
+) -> Tensor:
+    lists = (rows, ptr, weight, back_rows, back_ptr, back_weight)
+    _one_device("correlate_bags", None, x, g, *lists)
+    taps = (ptr.shape[0] - 1) // g.shape[0]
+    return x.new_empty(taps, groups, x.shape[1] // groups, g.shape[1] // groups)
+
+
 def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
     """The rule of vmap for an operator: call it for each sample, whichever factors have several."""
 
@@ -104,13 +151,22 @@ def _one_by_one(op: Any) -> Callable[..., tuple[Tensor, int]]:
     return rule
 
 
-torch.library.register_fake("convgraph::send", _send_like)
-torch.library.register_fake("convgraph::correlate", _correlate_like)
+_FAKES: tuple[Callable[..., Tensor], ...] = (
+    _send_like,
+    _correlate_like,
+    _send_bags_like,
+    _correlate_bags_like,
+)
+for _name, _fake in zip(NAMES, _FAKES, strict=True):
+    torch.library.register_fake(f"convgraph::{_name}", _fake)
+    torch.library.register_vmap(
+        f"convgraph::{_name}", _one_by_one(getattr(torch.ops.convgraph, _name).default)
+    )
 
 _send: Any = torch.ops.convgraph.send.default
 _correlate: Any = torch.ops.convgraph.correlate.default
-torch.library.register_vmap("convgraph::send", _one_by_one(_send))
-torch.library.register_vmap("convgraph::correlate", _one_by_one(_correlate))
+send_bags: Any = torch.ops.convgraph.send_bags.default
+correlate_bags: Any = torch.ops.convgraph.correlate_bags.default
 
 
 def _spoken(who: Tensor, sites: Tensor, slots: Tensor) -> int:
@@ -142,7 +198,41 @@ def _correlate_flops(
     return 2 * _spoken(who, sites, slots) * each
 
 
-for _counted, _count in (("send", _send_flops), ("correlate", _correlate_flops)):
+def _read(ptr: Tensor) -> int:
+    """How many bags hold something; without values, how many there are."""
+    if ptr.is_meta or isinstance(ptr, FakeTensor):
+        return int(ptr.shape[0]) - 1
+    return int((ptr.diff() > 0).sum())
+
+
+def _send_bags_flops(
+    x: Tensor, taps: Tensor, bias: Any, rows: Tensor, ptr: Tensor, weight: Tensor,
+    back_rows: Tensor, back_ptr: Tensor, back_weight: Tensor, backwards: int, **_: Any,
+) -> int:  # fmt: skip
+    """Two a multiply-add: a row of the features an entry, and one matrix a group a bag."""
+    each: int = taps.shape[1] * taps.shape[2] * taps.shape[3]
+    entries = back_rows if backwards else rows
+    blended: int = entries.shape[0] * x.shape[1]
+    return 2 * (_read(back_ptr if backwards else ptr) * each + blended)
+
+
+def _correlate_bags_flops(
+    x: Tensor, g: Tensor, rows: Tensor, ptr: Tensor, weight: Tensor,
+    back_rows: Tensor, back_ptr: Tensor, back_weight: Tensor, groups: int, **_: Any,
+) -> int:  # fmt: skip
+    """The same: what a bag holds is added up, then one matrix a group."""
+    each: int = x.shape[1] * (g.shape[1] // groups)
+    blended: int = rows.shape[0] * x.shape[1]
+    return 2 * (_read(ptr) * each + blended)
+
+
+_FLOPS: tuple[Callable[..., int], ...] = (
+    _send_flops,
+    _correlate_flops,
+    _send_bags_flops,
+    _correlate_bags_flops,
+)
+for _counted, _count in zip(NAMES, _FLOPS, strict=True):
     register_flop_formula(getattr(torch.ops.convgraph, _counted), get_raw=True)(_count)
 
 

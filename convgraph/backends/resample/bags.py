@@ -46,15 +46,40 @@ def lists(edges: EdgeSource, dtype: torch.dtype) -> Both:
     return _lists(edges, dtype)
 
 
-def _lists(edges: EdgeSource, dtype: torch.dtype) -> Both:
+def reversible(edges: EdgeSource, dtype: torch.dtype) -> Both:
+    """Return bags of sources for each site and tap, and of sites for each source and tap.
+
+    Backwards a bag is what one tap answers to one source, so that both ways are the same sum.
+    """
+    if isinstance(edges, (Edges, TypedEdges)):
+        return edges.memo_of(_reversible, dtype)
+    return _reversible(edges, dtype)
+
+
+def _reversible(edges: EdgeSource, dtype: torch.dtype) -> Both:
+    source, target, tap, loud, taps = _of(edges, dtype)
+    ends = (
+        (source, target * taps + tap, edges.num_targets * taps),
+        (target, source * taps + tap, edges.num_sources * taps),
+    )
+    return Both(*(_bags(read, into, count, loud) for read, into, count in ends))
+
+
+def _of(edges: EdgeSource, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Source, target, tap and weight of each edge, (E,) each, and how many taps there are."""
     source, target, weight, ptr = edges.by_tap()
     device, taps = source.device, len(ptr) - 1
     sizes = torch.tensor(ptr, device=device).diff()
     tap = torch.arange(taps, device=device).repeat_interleave(sizes)
-    slot = target * taps + tap
     loud = torch.ones(len(source), dtype=dtype, device=device) if weight is None else weight
+    return source, target, tap, loud.to(dtype), taps
+
+
+def _lists(edges: EdgeSource, dtype: torch.dtype) -> Both:
+    source, target, tap, loud, taps = _of(edges, dtype)
+    slot = target * taps + tap
     ends = (source, slot, edges.num_targets * taps), (slot, source, edges.num_sources)
-    return Both(*(_bags(read, into, count, loud.to(dtype)) for read, into, count in ends))
+    return Both(*(_bags(read, into, count, loud) for read, into, count in ends))
 
 
 def _bags(read: Tensor, into: Tensor, count: int, weight: Tensor) -> Lists:

@@ -2,9 +2,11 @@
 
     columns (P, K C)  =  what every tap reads          y  =  columns @ W (K C, C_out) + b
 
-A tap between pixels hears four of them; multiplied one by one they would cost four products. In
-float32 the product is torch's convolution of lines of sites with a kernel of K columns and stride
-K: its kernels use the widest registers, which those of a product do on the processors of one maker.
+A tap between pixels hears four of them; multiplied one by one they would cost four products. The
+compiled kernels (`convgraph compile`) add up and multiply block by block, and columns never reach
+memory. Without them columns are written, and in float32 the product is torch's convolution of lines
+of sites with a kernel of K columns and stride K: its kernels use the widest registers, which those
+of a product do on the processors of one maker.
 
 When: interpolated taps, as on panoramas.
 """
@@ -14,11 +16,18 @@ from torch import Tensor
 
 from convgraph.backends import matrices, onednn
 from convgraph.backends.compiled import plus
+from convgraph.backends.fused import autograd, cpp_build, cpp_conv, operators
 from convgraph.backends.problem import TAPPED, EdgeSource, Problem
 from convgraph.backends.resample import bags
 from convgraph.graph.edges import Edges
 
 NAME = "resample"
+
+OPERATORS = operators.NAMES
+"""Custom operators that this backend runs; a proof trusts them by name."""
+
+LANES = 16
+"""Channels a group from which on the compiled kernels, group by group, take less."""
 
 LINE = 64
 """Sites of one line of the image as which columns are convolved."""
@@ -45,12 +54,30 @@ def refuses(problem: Problem) -> str | None:
 
 
 def work(problem: Problem) -> tuple[float, float]:
-    """Multiply-adds and elements moved: each edge reads a row, each tap is laid out once."""
+    """Multiply-adds and elements moved: each edge reads a row, each tap is laid out once.
+
+    By blocks nothing is laid out: an edge is a multiply-add a channel and two numbers of a list.
+    """
     edges = problem.edges
     slots = edges.num_targets * edges.num_taps
+    if _by_blocks(problem):
+        rows = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
+        macs = slots * problem.macs_per_edge + edges.num_edges * problem.in_channels
+        return float(macs), float(rows + 2 * edges.num_edges)
     moved = (edges.num_edges + 2 * slots) * problem.in_channels
     moved += edges.num_targets * problem.out_channels
     return float(slots * problem.macs_per_edge), float(moved)
+
+
+def priced(problem: Problem) -> tuple[str, int]:
+    """The row of the cost table: by blocks, that of the kernels which do the same on masks."""
+    return (cpp_conv.NAME if _by_blocks(problem) else NAME), 1
+
+
+def _by_blocks(problem: Problem) -> bool:
+    """Whether the compiled kernels serve: without them, or of few channels a group, others do."""
+    few = min(problem.in_channels, problem.out_channels) // problem.groups < LANES
+    return not (problem.groups > 1 and few) and not cpp_build.lacks()
 
 
 @matrices.widened
@@ -63,6 +90,9 @@ def conv(
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
     taps = matrices.of_taps(weight, problem.groups, transposed=problem.transposed)
+    if _by_blocks(problem):
+        both = bags.reversible(edges, x.dtype)
+        return autograd.conv(x, taps, bias, both.ahead, both.back)
     both = bags.lists(edges, x.dtype)
     columns = bags.read(x, both).view(edges.num_targets, len(taps), x.shape[1])
     whole = len(columns) // LINE * LINE if x.dtype == torch.float32 else 0

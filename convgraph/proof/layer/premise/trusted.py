@@ -6,12 +6,15 @@ how many terms, is then read off: the part of f that is linear in the arguments 
 
     f_S = sum over subsets T of S of (-1)^|S - T| f(arguments of T kept, all others 0)
 
-and f_S at ones is the number of its terms. The name goes into the record as assumed.
+and f_S at ones is the number of its terms, where known numbers among the arguments, weights of
+edges say, are whole. Where they are multiples of 2^-k, and a term has one of them for a factor, it
+counts such steps. The name goes into the record as assumed.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
+from math import ceil
 from typing import Any, final
 
 import torch
@@ -20,7 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from convgraph.proof.aten import qualified_name
-from convgraph.proof.layer.premise.degrees import Bound
+from convgraph.proof.layer.premise.degrees import Bound, measure
 from convgraph.proof.layer.premise.follower import Follower
 from convgraph.proof.layer.premise.product_rules import product_of
 from convgraph.proof.layer.premise.traced_tensor import Traced
@@ -68,6 +71,8 @@ def take(follower: Follower, name: str, run: Callable[[list[Any]], Any], leaves:
             "undecided", name, f"{name} takes {len(data)} tensors of data, over {_MOST}"
         )
     plain = [t.held if isinstance(t, Traced) else t for t in leaves]
+    numbers = [t for i, t in enumerate(plain) if i not in data and isinstance(t, Tensor)]
+    step = max([measure(t).step for t in numbers if t.is_floating_point()], default=0)
     outputs, spec = tree_flatten(run(plain))
     bounds = [Bound() for _ in outputs]
     subsets = [set(s) for size in range(len(data) + 1) for s in combinations(data, size)]
@@ -84,9 +89,10 @@ def take(follower: Follower, name: str, run: Callable[[list[Any]], Any], leaves:
             for other, found in zip(subsets, ones, strict=True):
                 if other <= subset:
                     part += (-1) ** (len(subset) - len(other)) * found[place]
-            most = int(part.abs().max().ceil()) if part.numel() else 0
+            most = ceil(float(part.abs().max()) * 2.0**step) if part.numel() else 0
             if most:
-                bounds[place] = bounds[place].plus(product_of(known).many(most))
+                terms = product_of(known).times(Bound({(): most}, step))
+                bounds[place] = bounds[place].plus(terms)
     follower.note(name, leaves, outputs)
     made = [
         follower.adopt(name, value, bound) if isinstance(value, Tensor) else value
