@@ -246,6 +246,8 @@ def prove(
             return _prove_linear(
                 candidate, reference, (batch, shape), images, scale, where, on, how
             )
+    if scale is not None:
+        raise ProofError("prove: scale= is for an operator without parameters, got a convolution")
     if spec is None and len(shape) != len(reference.kernel_size):
         raise ProofError(
             f"prove: expected a size of {len(reference.kernel_size)} axes for {reference}, "

@@ -276,11 +276,11 @@ class _Pair:
             if np.count_nonzero(truth["y"]) * 2 < truth["y"].size:
                 return Identity("undecided", 2, compared, "most of the outputs compared are zero")
             manners = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
-            for manner in manners:
-                other = self._called(probe, truth, manner, reuse, program, exact)
+            others = [self._called(probe, truth, m, reuse, program, exact) for m in manners]
+            for other in reversed(others):  # what is wrong plainly is said so
                 if other is not None:
                     return replace(other, ways=2, compared=compared)
-                compared += sum(v.size for v in truth.values())
+            compared += len(manners) * sum(v.size for v in truth.values())
         return Identity("proven", 2, compared)
 
     def _called(

@@ -266,11 +266,11 @@ class _Pair:
             probe = Probe({"x": x}, g, exponents=(moved, 0, back))
             mine = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
             for side, manners in (("candidate", mine), ("reference", [PLAIN])):
-                for manner in manners:
-                    other = self._held(side, probe, dtype, manner, program, reuse)
+                others = [self._held(side, probe, dtype, m, program, reuse) for m in manners]
+                for other in reversed(others):  # what is wrong plainly is said so
                     if other is not None:
                         return replace(other, compared=compared)
-                    compared += x.size + g.size
+                compared += len(manners) * (x.size + g.size)
         return Identity("proven", 3, compared)
 
     def _held(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.errors import ProofError
 from convgraph.proof import Certificate, Oracle, check_premise, prove_convolution, prove_linear
 from convgraph.proof.layer.direct import check_direct, counts
 from tests.proof.faults.operators import PLAIN, plain
@@ -467,3 +468,17 @@ def test_what_the_candidate_raises_by_itself_is_the_reason() -> None:
         raise RuntimeError("no such kernel")
 
     assert prove(raising).reason.startswith("the candidate raised RuntimeError: no such kernel")
+
+
+def test_what_is_wrong_plainly_is_said_so() -> None:
+    assert "without a gradient" not in prove(lambda x, w, b: 2 * plain(x, w, b)).reason
+    for pool in (torch.nn.AvgPool2d(2), torch.nn.MaxPool2d(2)):
+        found = cg.prove(lambda x, pool=pool: 2 * pool(x), pool, size=(4, 4))
+        assert found.verdict == "refuted"
+        assert "without a gradient" not in found.reason
+
+
+def test_a_scale_is_for_operators_without_parameters() -> None:
+    dense = torch.nn.Conv2d(2, 3, 3)
+    with pytest.raises(ProofError, match="scale= is for"):
+        cg.prove(dense, dense, size=(4, 4), scale=3)
