@@ -63,12 +63,14 @@ class Plain(TorchDispatchMode):
 
     def holds_data(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in memory that holds data."""
+        tensor = getattr(tensor, "held", tensor)  # of S1, kept by the program until now
         if tensor.layout != torch.strided:
             return id(tensor) in self._data
         storage = tensor.untyped_storage()
         return storage._cdata in self._data or storage.data_ptr() in self._inputs
 
     def _mark(self, tensor: Tensor) -> None:
+        tensor = getattr(tensor, "held", tensor)
         if tensor.layout != torch.strided:
             self._data[id(tensor)] = tensor
             return
