@@ -126,7 +126,6 @@ def check_identity(
         if not trial:  # the plain call last, for the next fills its tensors anew
             manners = [*first_of_all(probe.sent), *manners * (1 + second)]
         answers = [judge.holds("candidate", candidate, probe, truth, how) for how in manners]
-        answers = [*answers[-1:], *answers[:-1]]  # what is wrong plainly is said so
         if own is not None and trial == 1:
             answers.append(judge.holds_own(own, probe, truth))
         answers.append(judge.holds("reference", reference, probe, truth, PLAIN))

@@ -471,7 +471,6 @@ def test_what_the_candidate_raises_by_itself_is_the_reason() -> None:
 
 
 def test_what_is_wrong_plainly_is_said_so() -> None:
-    assert "without a gradient" not in prove(lambda x, w, b: 2 * plain(x, w, b)).reason
     for pool in (torch.nn.AvgPool2d(2), torch.nn.MaxPool2d(2)):
         found = cg.prove(lambda x, pool=pool: 2 * pool(x), pool, size=(4, 4))
         assert found.verdict == "refuted"
