@@ -236,7 +236,7 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
     space = source.space
     if space is not None:
         source.memo("lies", lambda: [space.charts(size) for size in set(source.sizes)])
-        relation = space.seen(relation)
+        relation = _seen(relation, source, space)
     if not (sites is None or isinstance(sites, (str, Tensor))):
         sites = _sites_of(sites)
     if isinstance(sites, Tensor) and torch.compiler.is_dynamo_compiling():
@@ -249,6 +249,17 @@ def connect(relation: Relation, graph: Any, sites: Any = None) -> Edges:
         fields = (kind, names, values)
         return memo.result(source, _connect_fields, fields, source, sites)
     return _connect(relation, source, sites)
+
+
+def _seen(relation: Relation, source: Sites, space: Any) -> Relation:
+    """The relation as a space has it, kept with the sites."""
+    seen: Relation
+    if torch.compiler.is_dynamo_compiling():
+        seen = space.seen(relation)
+    else:
+        value = getattr(relation, "key", relation)
+        seen = source.memo(("seen", value), lambda: space.seen(relation))
+    return seen
 
 
 def kept_relation(sites: Sites, kind: type[R], *args: Any) -> R:
