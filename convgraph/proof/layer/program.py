@@ -49,7 +49,7 @@ class Plain(TorchDispatchMode):
         """Start with nothing written down."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
-        self._inputs: set[int] = set()
+        self._inputs: dict[int, Any] = {}
         self._data: dict[int, Any] = {}
 
     def enter(self, tensor: Tensor) -> Tensor:
@@ -58,7 +58,8 @@ class Plain(TorchDispatchMode):
             self._mark(tensor)
         if tensor.numel():  # what NumPy or DLPack makes of it is other memory of the same address
             with torch._C.DisableTorchFunction():
-                self._inputs.add(tensor.untyped_storage().data_ptr())
+                storage = tensor.untyped_storage()
+                self._inputs[storage.data_ptr()] = storage  # kept, so that no other gets the place
         return tensor
 
     def holds_data(self, tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ import convgraph as cg
 from convgraph.errors import ProofError
 from convgraph.proof import Certificate, Oracle, check_premise, prove_convolution, prove_linear
 from convgraph.proof.layer.direct import check_direct, counts
+from convgraph.proof.layer.program import written_down
 from tests.proof.faults.operators import PLAIN, plain
 
 
@@ -73,6 +74,13 @@ def test_another_program_than_was_followed_is_undecided(run: Callable[..., Any])
     found = prove(run)
     assert found.verdict == "undecided", str(found)
     assert status(found, "S1") == "undecided"
+
+
+def test_what_lies_where_data_lay_is_no_data() -> None:
+    with written_down() as mode:
+        for _ in range(20):
+            mode.enter(torch.rand(4))  # and let it go
+            assert not mode.holds_data(torch.empty(4))
 
 
 def test_the_operator_and_its_line_are_told() -> None:
