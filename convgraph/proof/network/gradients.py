@@ -262,6 +262,8 @@ def _decided(
         return Part(NAME, "undecided", f"{difference}; no number: {type(error).__name__}")
     for name in reversed(one):
         a = one[name].double()
+        if not how.keeps(name, True):  # the reference was called outside of inference mode
+            continue
         if name not in two:
             at = int(a.abs().reshape(-1).argmax()) if a.numel() else 0
             if a.numel() and float(a.reshape(-1)[at]):

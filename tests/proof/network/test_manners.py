@@ -101,6 +101,12 @@ def test_two_that_do_alike_when_they_are_asked_are_proven() -> None:
     assert prove(None, WRONG["a leaf"]).verdict == "refuted"
 
 
+def test_what_only_rounds_otherwise_in_inference_mode_is_proven() -> None:
+    """Nobody has a gradient there: that the candidate has none is no fault of it."""
+    found = prove(lambda n, x, y: y * 3 / 3 if torch.is_inference_mode_enabled() else y)
+    assert found.verdict == "proven", found.reason
+
+
 def test_what_is_called_is_left_as_it_was() -> None:
     dense = Net().double()
     dense.one.weight.requires_grad_(False)
