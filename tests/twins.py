@@ -78,6 +78,34 @@ def network() -> Network:
     return Network()
 
 
+class Around(torch.nn.Module):
+    """The same under other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y
+
+
+def renamed() -> Around:
+    return Around()
+
+
+class Inferring(Network):
+    """Twice as large in inference mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return 2 * y if torch.is_inference_mode_enabled() else y
+
+
+def inferring() -> Inferring:
+    return Inferring()
+
+
 def raise_twice(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     raise RuntimeError("out of luck")
 

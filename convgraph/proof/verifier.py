@@ -56,6 +56,7 @@ KINDS = {
 }
 """What tells the kind in a spec, and which parts a proof of it needs."""
 MANNERS = ("plain", "refilled", "inner", "again", "backward")
+FROZEN = ("x", "w", "b", "x, w", "x, b", "w, b", "x, w, b")
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
 AXES = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
 PADS: dict[str, Any] = {
@@ -357,30 +358,40 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
+    Nothing if y is no tensor of g's shape, or if an image that is no leaf was written to.
+
     Args:
         run: f(x, w, b) or f(x).
         sent: arrays for x, w, b and g, as far as there are any.
         dtype: in which it runs.
         device: where.
-        manner: one of `MANNERS`, or "frozen x", which leaves a gradient out.
+        manner: one of `manners_of`; "frozen x, w" leaves gradients out.
         reuse: tensors of the call before, which "refilled" fills anew in place; then of this one.
     """
     *leaves, g = [torch.as_tensor(value).to(device, dtype, copy=True) for value in sent]
     if manner == "refilled" and reuse:
-        with torch.no_grad():
-            leaves = [old.copy_(new) for old, new in zip(reuse, leaves, strict=True)]
-    if reuse is not None:
+        for old, new in zip(reuse, leaves, strict=True):
+            old.data.copy_(new)  # no version tells of it
+        leaves = [*reuse]
+    if reuse is not None and manner in MANNERS:
         reuse[:] = leaves
     named = {f"grad_{name}": leaf for name, leaf in zip("xwb", leaves, strict=False)}
-    wanted = {n: t.requires_grad_() for n, t in named.items() if manner != f"frozen {n[-1]}"}
+    wanted = {n: t.requires_grad_() for n, t in named.items() if n[-1] not in frozen_in(manner)}
     x, *others = leaves
     without = [None] if len(others) == 1 else []  # a bias
-    y = run(x * 1 if manner == "inner" else x, *others, *without)
+    x = x * 1 if manner == "inner" else x
+    version = x._version
+    y = run(x, *others, *without)
+    if manner == "between":
+        run(*(torch.ones_like(leaf).requires_grad_() for leaf in leaves), *without)
+    written = manner == "inner" and x._version != version
+    if written or getattr(y, "shape", None) != g.shape:
+        return {}
     grads: Any = []
     if y.requires_grad and manner == "backward":
         y.backward(g)
         grads = [leaf.grad for leaf in wanted.values()]
-    elif y.requires_grad:
+    elif y.requires_grad and wanted:
         for more in (True, False) if manner == "again" else (False,):
             how = {"allow_unused": True, "retain_graph": more}
             grads = torch.autograd.grad(y, list(wanted.values()), g, **how)
@@ -389,6 +400,23 @@ def evaluate(
         for name, value in [("y", y), *zip(wanted, grads, strict=False)]
         if getattr(value, "dtype", None) == dtype
     }
+
+
+def manners_of(trial: int, kind: str, sent: int) -> list[str]:
+    """Return how a trial calls the candidate, in the order in which the prover looks at answers.
+
+    In turn as `MANNERS` says; the first also without a gradient for each set of what is sent, and
+    called once more before its backward.
+    """
+    now = [MANNERS[trial % len(MANNERS)]]
+    first = [f"frozen {some}" for some in FROZEN if {*some} <= {*"xwb"[:sent], *", "}]
+    first = [] if trial else [*first, "between"]
+    return [*first, *now] if kind == "convolution" else [*now, *reversed(first)]
+
+
+def frozen_in(manner: str) -> str:
+    """Return the names that need no gradient."""
+    return manner.partition("frozen ")[2]
 
 
 # -- again: what comes out when both sides are run again? ------------------------------------------
@@ -415,7 +443,9 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> list[str
         demand(rounding(record, runs, truth))
         return []
     refuting = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
-    if "S2 identity" in refuting and record["counterexample"].get("manner") != "own":
+    shown = record["counterexample"]
+    beyond = shown.get("manner") == "own" or "double" in shown.get("quantity", "")
+    if "S2 identity" in refuting and not beyond:
         raise Refused("verdict: not found again")
     return [f"parts: {', '.join(sorted(refuting))}: the prover alone can run that again"]
 
@@ -490,28 +520,54 @@ def budget(record: dict[str, Any], a: int, name: str) -> int:
 def difference(
     record: dict[str, Any], runs: dict[str, Callable[..., Any]], truth: Truth, trials: int
 ) -> dict[str, Any]:
-    """Return where a side first differs on integers, in the words of a counterexample."""
-    at = tuple(record["counterexample"].get("index", ()))
+    """Return where a side first differs on integers, in the words of a counterexample.
+
+    What a refuted candidate raises, or rounds where S1 did not follow it, was passed over before.
+    """
+    shown, refuted = {"manner": "plain", **record["counterexample"]}, record["verdict"] == "refuted"
+    lost = {p["name"] for p in record["parts"] if p["status"] in ("refuted", "undecided")}
     for trial, sent in enumerate(drawn(record, truth.shapes, trials)):
         exact = truth.says(sent)
         heard = exact["y"][np.broadcast_to(truth.counts["y"], exact["y"].shape) > 0]
         if 2 * np.count_nonzero(heard) < max(1, heard.size):
             raise Refused("spec: there is nothing to compare, or most of it is zero")  # step 10
-        if record["kind"] == "maximum" and np.unique(sent[0]).size < sent[0].size:
-            del exact["grad_x"]  # step 11d: between equal numbers either choice is right
-        manners = [MANNERS[trial % len(MANNERS)]]
-        if record["kind"] == "convolution" and not trial:
-            manners = ["frozen x", "frozen w", "frozen b", "plain"]
-        for name, manner in [*(("candidate", one) for one in manners), ("reference", "plain")]:
-            found = runs[name](sent, truth.probe, manner=manner)
+        tied: Any = np.False_
+        if record["kind"] == "maximum":
+            _, place, count = np.unique(sent[0], return_inverse=True, return_counts=True)
+            tied = (count[place] > 1).reshape(sent[0].shape)
+        calls = [("candidate", one) for one in manners_of(trial, record["kind"], len(sent) - 1)]
+        for name, manner in [*calls, ("reference", "plain")]:
+            try:
+                found = runs[name](sent, truth.probe, manner=manner)
+            except (Exception, SystemExit):
+                if not refuted or name == "reference":
+                    raise
+                continue
             for quantity, want in exact.items():
-                frozen = manner == f"frozen {quantity[-1]}"
-                if not frozen and not np.array_equal(want, found.get(quantity, ())):
-                    seen: dict[str, Any] = {"side": name, "quantity": quantity, "manner": manner}
-                    if at:
-                        seen |= {"found": float(found[quantity][at]), "expected": float(want[at])}
+                have = found.get(quantity, np.empty(0))
+                fits = have.shape == want.shape
+                same = have == want if fits else np.False_
+                if quantity == "grad_x":  # step 11d: between equal numbers either choice is right
+                    same = same | tied
+                if quantity[-1] in frozen_in(manner) or same.all():
+                    continue
+                seen = {"side": name, "quantity": quantity, "manner": manner}
+                if fits and quantity == shown.get("quantity") and "index" in shown:
+                    at = tuple(shown["index"])
+                    seen |= {"found": number(have[at]), "expected": number(want[at])}
+                if not refuted or "S1 premise" not in lost or shown | seen == shown:
                     return seen
+                size = truth.says([np.abs(one) for one in sent])[quantity]
+                most = max(np.max(n) for n in truth.counts.values())
+                if not (fits and (np.abs(have - want) <= bound(most, size, truth.probe)).all()):
+                    return seen
+                break
     return {}
+
+
+def number(value: Any) -> Any:
+    """Return a number as a record has it, where what is not finite is a word."""
+    return float(value) if np.isfinite(value) else str(float(value))
 
 
 def drawn(record: dict[str, Any], shapes: list[Any], trials: int) -> Iterator[list[Any]]:

@@ -159,6 +159,7 @@ def test_a_refutation_may_leave_its_number_out_and_runs_with_the_threads_it_name
 
 SHAPES = [[2, 1, 4], [2, 1, 3], [2], [2, 2, 2]]
 TINY = {"kind": "convolution", "seed": 1, "a": 50, "spec": {}, "counterexample": {}}
+TINY |= {"verdict": "proven", "parts": []}
 
 
 def tiny(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -177,6 +178,22 @@ class _Worse(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
         ctx.calls += 1
         return g * ctx.calls
+
+
+class _Latest(torch.autograd.Function):
+    """Its backward is the last call's."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        _Latest.calls += 1
+        ctx.mine = _Latest.calls
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return g * (1 if ctx.mine == _Latest.calls else 2)
 
 
 def by_object() -> Callable[..., Tensor]:
@@ -203,10 +220,16 @@ def hooked(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return tiny(x, w, b)
 
 
+def between(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return _Latest.apply(tiny(x, w, b))  # type: ignore[no-untyped-call,no-any-return]
+
+
 ODD: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "frozen x": lambda: unlike(lambda x, w, b: not x.requires_grad),
     "frozen w": lambda: unlike(lambda x, w, b: not w.requires_grad),
     "frozen b": lambda: unlike(lambda x, w, b: not b.requires_grad),
+    "frozen x, w": lambda: unlike(lambda x, w, b: not x.requires_grad and not w.requires_grad),
+    "between": lambda: between,
     "refilled": by_object,
     "inner": lambda: unlike(lambda x, w, b: not x.is_leaf),
     "again": lambda: lambda x, w, b: _Worse.apply(tiny(x, w, b)),  # type: ignore[no-untyped-call]
@@ -290,6 +313,9 @@ def test_equal_numbers_of_a_maximum_leave_the_gradient_open_and_no_others_do() -
     apart = ties | {"a": 2**30}
     assert seen_of(last, apart, truth_of(first, shapes)) == {}
     assert seen_of(doubled, apart, truth_of(first, shapes))["quantity"] == "grad_x"
+    some = ties | {"a": 8}  # whose numbers are there once, is held to its gradient all the same
+    assert seen_of(doubled, some, truth_of(first, shapes))["quantity"] == "grad_x"
+    assert seen_of(last, some, truth_of(first, shapes)) == {}
 
 
 def test_zeros_show_nothing() -> None:
