@@ -31,6 +31,7 @@ class Manner:
             gradient that reaches them.
         refilled: whether they are parameters that held other numbers in the call before.
         times: how often backward runs through the one graph.
+        between: whether it is called on other numbers before its backward runs.
         inference: whether nothing is recorded for backward.
     """
 
@@ -41,6 +42,7 @@ class Manner:
     apart: bool = False
     refilled: bool = False
     times: int = 1
+    between: bool = False
     inference: bool = False
 
     def keeps(self, name: str, needed: bool) -> bool:
@@ -67,6 +69,7 @@ OTHERS = (
     Manner("where the images lie otherwise in memory", apart=True),
     Manner("where parameters are sent that held other numbers before", leaf=True, refilled=True),
     Manner("where backward runs twice through one graph", times=2),
+    Manner("where it is called once more before its backward runs", between=True),
     Manner("in inference mode", learns=False, inference=True),
 )
 """As networks are trained, shown, attacked, cached and served."""
@@ -90,7 +93,7 @@ def called(
         if how.refilled:
             with torch.no_grad():
                 for leaf, image in zip(leaves, images, strict=True):
-                    leaf.copy_(image.flip(0) * 0.5 if image.is_floating_point() else image.flip(0))
+                    leaf.copy_(_other(image))
             side.run(side.net, tuple(leaves), shapes)
             with torch.no_grad():
                 for leaf, image in zip(leaves, images, strict=True):
@@ -98,6 +101,9 @@ def called(
         sent = leaves if how.leaf else [_sent(leaf, how) for leaf in leaves]
         outputs = side.run(side.net, tuple(sent), shapes)
         found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
+        if how.between:
+            found = {name: y.clone() for name, y in found.items()}
+            side.run(side.net, tuple(_other(image) for image in images), shapes)
         pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
         for left in range(how.times if pairs else 0, 0, -1):
             ys, gs = zip(*pairs, strict=True)
@@ -109,6 +115,11 @@ def called(
         if parameter.grad is not None:
             found[side.names.get(name, name)] = parameter.grad
     return found
+
+
+def _other(image: Tensor) -> Tensor:
+    """An image that holds other numbers."""
+    return image.flip(0) * 0.5 if image.is_floating_point() else image.flip(0)
 
 
 def _leaf(image: Tensor, how: Manner) -> Tensor:

@@ -38,6 +38,21 @@ class Once(torch.autograd.Function):
         return heads[0] if ctx.left == 0 else 0 * heads[0]
 
 
+class Square(torch.autograd.Function):
+    """Backward needs y: of this call, or of whichever was the last."""
+
+    @staticmethod
+    def forward(ctx: Any, net: Any, y: Tensor, last: bool) -> Tensor:
+        ctx.net, ctx.last, net.kept = net, last, (y,)
+        ctx.save_for_backward(y)
+        return y * y
+
+    @staticmethod
+    def backward(ctx: Any, *heads: Any) -> Any:
+        (y,) = ctx.net.kept if ctx.last else ctx.saved_tensors
+        return None, 2 * y * heads[0], None
+
+
 def cached(net: Any, x: Tensor, y: Tensor) -> Tensor:
     """By the tensor, whatever it holds by now."""
     if not net.kept or net.kept[0] is not x:
@@ -73,6 +88,7 @@ WRONG: dict[str, Any] = {
     "a tensor of before": cached,
     "a hook on a leaf": hooked,
     "backward once more": lambda n, x, y: Once.apply(y),
+    "what the last call saved": lambda n, x, y: Square.apply(n, y, True),
 }
 LONG = ("no history", "an offset", "a kept gradient", "a version", "a parameter", "a frozen weight")
 
@@ -89,7 +105,8 @@ def prove(skip: Any, of: Any = None) -> Certificate:
     "name", [pytest.param(n, marks=pytest.mark.ci) if n in LONG else n for n in WRONG]
 )
 def test_what_does_otherwise_when_it_is_asked_is_refuted(name: str) -> None:
-    cert = prove(WRONG[name])
+    right = (lambda n, x, y: Square.apply(n, y, False)) if "saved" in name else None
+    cert = prove(WRONG[name], right)
     parts = {part.name: part.status for part in cert.parts}
     assert (cert.verdict, parts["wiring"]) == ("refuted", "proven"), str(cert)
     assert " is " in cert.reason
