@@ -126,6 +126,11 @@ def _otherwise(
     followed. Else the numbers of both are compared.
     """
     one, two = (_fresh(side, images, heads, FOLLOWED) for side in (reference, candidate))
+    if not _unmoved(reference, FOLLOWED, two, one):
+        words = "called once more as it was followed"
+        part = _decided(words, candidate, reference, images, heads, found=two)
+        if part.status == "refuted":
+            return part
     for how in OTHERS:
         try:
             true = _fresh(reference, images, heads, how)
