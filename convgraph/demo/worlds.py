@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 import convgraph as cg
 from convgraph import draw
 from convgraph.demo.photograph import load
+from convgraph.draw.spaces import seen
 
 DISC = (170.0, 225.0, 150.0)
 """Row, column and radius, in pixels of 512, of the disc that stays where there are holes."""
@@ -71,8 +71,10 @@ def visit(side: int) -> list[World]:
     hexagons, sphere = cg.Hexagonal(layout="odd-r"), cg.HEALPix(corner="absent")
     comb = hexagons.from_image(torch.zeros(1, 1, side // 4, side * 7 // 32))
     faces = (12 * (side // 16), side // 16)
-    seen = torch.from_numpy(_seen(sphere.positions(faces))[:, 2] > 0).view(1, *faces)
-    ball = cg.PixelGraph.from_image(torch.zeros(1, 1, *faces), mask=seen, on=sphere)
+    blank = torch.zeros(1, 1, *faces)
+    _, front = seen(cg.PixelGraph.from_image(blank, on=sphere), VIEW)
+    half = torch.from_numpy(front).view(1, *faces)
+    ball = cg.PixelGraph.from_image(blank, mask=half, on=sphere)
     few = torch.ones(1, 1, 6, 6)
     holes = torch.ones(1, 6, 6, dtype=torch.bool)
     holes[0, [1, 2, 3, 4], [2, 3, 1, 4]] = False
@@ -97,16 +99,9 @@ def _world(name: str, note: str, pixels: cg.PixelGraph, small: cg.PixelGraph, no
     )
 
 
-def _places(graph: cg.PixelGraph) -> Any:
-    """(N, 2): where the nodes of one image are seen, right and up."""
-    space: Any = graph.sites.space
-    places = space.positions(graph.sites.sizes[0])[graph.sites.nodes.numpy()]
-    return places if places.shape[1] == 2 else _seen(places)[:, :2]
-
-
 def _painted(graph: cg.PixelGraph, photo: Tensor) -> cg.PixelGraph:
     """Return the graph with the photograph where its nodes are seen."""
-    places = _places(graph)
+    places, _ = seen(graph, VIEW)
     low, high = places.min(0), places.max(0)
     scale = (high - low).max() / 2
     grid = (places - (low + high) / 2) / scale * (1, -1)
@@ -114,15 +109,6 @@ def _painted(graph: cg.PixelGraph, photo: Tensor) -> cg.PixelGraph:
         photo.unsqueeze(0), torch.from_numpy(grid).float().view(1, 1, -1, 2), align_corners=False
     )
     return graph.with_x(read[0, :, 0].T.contiguous())
-
-
-def _seen(directions: Any) -> Any:
-    """(N, 3): right, up and out of directions, seen from `VIEW`."""
-    latitude, longitude = np.deg2rad(VIEW)
-    east = np.array([-np.sin(longitude), np.cos(longitude), 0])
-    out = np.array([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude),
-                    np.sin(latitude)])  # fmt: skip
-    return np.stack([directions @ east, directions @ np.cross(out, east), directions @ out], axis=1)
 
 
 def save(path: Path, worlds: list[World]) -> None:
@@ -155,7 +141,7 @@ def _show(axis: Any, graph: cg.PixelGraph, values: Tensor) -> None:
         image = graph.with_x(colours.contiguous()).to_image(fill=1.0)
         axis.imshow(image.movedim(0, -1).numpy(), interpolation="nearest")
         return
-    flat = _places(graph)
+    flat, _ = seen(graph, VIEW)
     axis.scatter(flat[:, 0], flat[:, 1], c=colours.numpy(), s=100000 / len(flat), linewidths=0,
                  marker="h" if isinstance(graph.sites.space, cg.Hexagonal) else "o")  # fmt: skip
 

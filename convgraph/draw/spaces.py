@@ -62,8 +62,7 @@ def world(
     edges = connect(kernel, graph)
     if edges.target is not edges.source:
         raise GraphError(f"draw.world: expected a kernel that keeps the nodes, got {kernel}")
-    places = graph.sites.space.positions(graph.sites.sizes[0])[graph.sites.nodes.cpu().numpy()]
-    flat, front = _seen(places, view)
+    flat, front = seen(graph, view)
     source, target = edges.edge_index.cpu().numpy()
     tap = edges.edge_type.cpu().numpy()
     axes, style = axes_in(ax, dark)
@@ -82,15 +81,20 @@ def world(
         )
     colour = _colours(graph)[front]
     axes.scatter(
-        flat[front, 0], flat[front, 1], s=_size(len(places)), c=colour, marker=_marker(graph),
+        flat[front, 0], flat[front, 1], s=_size(len(flat)), c=colour, marker=_marker(graph),
         edgecolors=RIM, linewidths=0.3, zorder=2,
     )  # fmt: skip
     axes.set_title(title, color=style["ink"])
     return axes
 
 
-def _seen(places: Any, view: tuple[float, float]) -> tuple[Any, Any]:
-    """(N, 2) right and up, and which are in front; a sphere is seen from far away."""
+def seen(graph: PixelGraph, view: tuple[float, float]) -> tuple[Any, Any]:
+    """(N, 2) right and up of the nodes of one image on a space, and (N,) which are in front.
+
+    A sphere is seen from far away, above the latitude and longitude of `view` in degrees.
+    """
+    space: Any = graph.sites.space
+    places = space.positions(graph.sites.sizes[0])[graph.sites.nodes.cpu().numpy()]
     if places.shape[1] == 2:
         return places, np.ones(len(places), dtype=bool)
     latitude, longitude = np.deg2rad(view)
