@@ -1,9 +1,35 @@
-"""Processes of a test: how each joins the others."""
+"""Processes of a test: how they are started, join each other and end."""
 
+import os
+import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import spawn
+
+
+def processes(what: Callable[..., None], world: int, *more: object) -> None:
+    """Call what(rank, *more) in `world` new processes; the first error of one is raised."""
+    spawn(_called, (what, more), nprocs=world)
+
+
+def _called(rank: int, what: Callable[..., None], more: tuple[object, ...]) -> None:
+    what(rank, *more)
+    leave()
+
+
+def leave() -> NoReturn:
+    """End this process at once; what it found is in its file by then.
+
+    Left to itself the interpreter goes while gloo's threads may still let go of Python's tensors,
+    and then the process is aborted now and then (pytorch/pytorch, pull request 179291).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def join(rank: int, world: int, folder: str) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing import spawn
 
 import convgraph as cg
 from convgraph.scale.partial import run
 from convgraph.scale.passes import passes
 from convgraph.scale.plan import plan
 from tests import zoo
+from tests.ranks import processes
 from tests.scale import published, ranks
 from tests.scale.published import FEW, NAMES, SEGMENTATION, equal, exact, gradients, whole
 
@@ -77,7 +77,7 @@ def test_classifiers_equal_the_whole_to_their_last_answer(name: str) -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_ranks_equal_the_whole_with_all_gradients(world: int, tmp_path: Path) -> None:
     zoo.models()
-    spawn(ranks.spawned, ("published", world, str(tmp_path)), nprocs=world)
+    processes(ranks.spawned, world, "published", world, str(tmp_path))
     found = [json.loads((tmp_path / f"published{rank}").read_text()) for rank in range(world)]
     assert [wrong for _, wrong in found] == [[]] * world
     assert min(len(names) for names, _ in found) >= (10 if os.environ.get("CI") else 40)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing import spawn
 
 import convgraph as cg
 from convgraph.errors import DeviceError, GeometryError
 from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
+from tests.ranks import processes
 from tests.scale import ranks
 
 Found = Callable[..., list[Any]]
@@ -39,10 +39,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     def ask(what: str, world: int, *more: object) -> list[Any]:
         if world != 2 or of_two.get(what) != more:
             alone = tmp_path_factory.mktemp(what)
-            spawn(ranks.spawned, (what, world, str(alone), *more), nprocs=world)
+            processes(ranks.spawned, world, what, world, str(alone), *more)
             return results(alone, what, world)
         if not any(folder.iterdir()):
-            spawn(ranks.spawned, ("one_after_the_other", 2, str(folder), of_two), nprocs=2)
+            processes(ranks.spawned, 2, "one_after_the_other", 2, str(folder), of_two)
         return results(folder / what, what, 2)
 
     return ask

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import convgraph as cg
 from convgraph.errors import DeviceError
+from tests.ranks import leave
 
 
 def made() -> tuple[nn.Module, Tensor, Tensor]:
@@ -99,3 +100,4 @@ def main(folder: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    leave()
