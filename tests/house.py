@@ -74,19 +74,19 @@ HOUSE = {
     "proof": """
         aten ways_out surroundings draws precision
         roundoff equation record network refutation
-        layer symbolic lying plan parts again verifier_spaces verifier .
+        layer symbolic placed_maps plan parts again verifier_spaces verifier .
     """,
     "proof.equation": """
-        . where spec spaces in_space contraction
-        listed depthwise oracle windows
+        . map_positions spec spaces in_space contraction
+        listed depthwise oracle maximum_windows
     """,
     "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """
-        . structure trial own premise program direct
+        . structure trial own_parameters premise program direct
         identity rounding basis parts showing
         order linear maximum judge
     """,
-    "proof.layer.order": ". codes ordered_tensor rules follower check",
+    "proof.layer.order": ". codes ordered_tensor order_rules follower check",
     "proof.layer.premise": """
         . degrees source_lines steps magnitudes
         call nonlinear traced_tensor linear_rules product_rules

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convgraph.proof.equation import where
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation import map_positions
+from convgraph.proof.equation.map_positions import MapPositions
 
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 KERNELS = (
@@ -24,7 +24,7 @@ REVERSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MOVES = (*KERNELS, *REVERSED, nn.Upsample, nn.PixelShuffle, nn.Flatten)
 
 
-def fill(x: Tensor, place: Where | None, identity: float) -> Tensor:
+def fill(x: Tensor, place: MapPositions | None, identity: float) -> Tensor:
     if place is None or x.dim() != place.root.dim() + 1:  # rows after a flatten have no holes
         return x
     return torch.where(place.there.unsqueeze(1), x, identity)
@@ -42,11 +42,11 @@ def each(value: Any, axis: int) -> int:
     return value[axis] if isinstance(value, tuple) else value
 
 
-def after(module: Any, place: Where, size: tuple[int, ...]) -> Where:
+def after(module: Any, place: MapPositions, size: tuple[int, ...]) -> MapPositions:
     """Where the outputs of a module lie."""
     if isinstance(module, REVERSED):
         return place.step(
-            lambda k, e: where.reversed_kernel(
+            lambda k, e: map_positions.reversed_kernel(
                 e, size[k], each(module.kernel_size, k), each(module.stride, k),
                 each(module.padding, k), each(module.dilation, k),
             )
@@ -54,7 +54,7 @@ def after(module: Any, place: Where, size: tuple[int, ...]) -> Where:
     if isinstance(module, KERNELS):
         pads = module.padding
         return place.step(
-            lambda k, e: where.kernel(
+            lambda k, e: map_positions.kernel(
                 e, size[k], each(module.kernel_size, k), each(module.stride, k),
                 (each(pads, k),) * 2, each(getattr(module, "dilation", 1), k),
             )
@@ -64,7 +64,7 @@ def after(module: Any, place: Where, size: tuple[int, ...]) -> Where:
 
 def interpret(dense: nn.Sequential, image: Tensor, root: Tensor) -> Tensor:
     """Return what the network says on an image whose pixels are there where root is True."""
-    x, place = image, Where.of(root)
+    x, place = image, MapPositions.of(root)
     for module in leaves(dense):
         if isinstance(module, nn.AdaptiveAvgPool2d):  # to one site: a mean over the active ones
             some = place.there.unsqueeze(1)

@@ -30,7 +30,7 @@ TESTS = {
     "convgraph/proof/equation/": "tests/proof/equation tests/proof/layer/test_judge.py",
     "convgraph/proof/aten.py": "tests/proof/test_aten.py tests/proof/layer/premise",
     "convgraph/proof/draws.py": "tests/proof/test_draws.py tests/proof/layer/test_judge.py",
-    "convgraph/proof/lying.py": "tests/proof/test_plan.py",
+    "convgraph/proof/placed_maps.py": "tests/proof/test_plan.py",
     "convgraph/proof/verifier_spaces.py": "tests/spaces/test_verifier.py",
     "convgraph/proof/": "tests/proof/record tests/proof/test_verifier.py",
     "convgraph/scale/": "tests/scale",

@@ -17,7 +17,7 @@ from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.proof import ConvSpec
 from convgraph.proof.equation import oracle
-from convgraph.proof.equation.windows import (
+from convgraph.proof.equation.maximum_windows import (
     Windows,
     adaptive_axis,
     in_space,

@@ -6,7 +6,7 @@
 
 It is the reference of a network's proof on a graph with holes: the network as it is, run under a
 mode that puts 0 into every absent pixel behind every operator. Which output sites there are follows
-from the mask of the images and from where a map lies (see `convgraph.proof.equation.where`).
+from the mask of the images and from where a map lies: `convgraph.proof.equation.map_positions`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convgraph.errors import ProofError
-from convgraph.proof.equation import where
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation import map_positions
+from convgraph.proof.equation.map_positions import MapPositions
 
 BACKWARD = "what nodes say goes back to them in another order on both sides"
 """Why the backward programs are two, though each layer's is proven."""
@@ -81,9 +81,9 @@ class OnMask(TorchFunctionMode):
 
     # -- who is there -----------------------------------------------------------------------------
 
-    def place(self, x: Any) -> Where | None:
+    def place(self, x: Any) -> MapPositions | None:
         """Where a map lies; None for what was made of whole images."""
-        found: Where | None = self._lies.get(x) if isinstance(x, Tensor) else None
+        found: MapPositions | None = self._lies.get(x) if isinstance(x, Tensor) else None
         return found
 
     def there(self, x: Any) -> Tensor | None:
@@ -91,7 +91,7 @@ class OnMask(TorchFunctionMode):
         found = self.place(x)
         return None if found is None else found.there
 
-    def known(self, x: Tensor) -> Where:
+    def known(self, x: Tensor) -> MapPositions:
         """Where a map lies that has to lie somewhere."""
         found = self.place(x)
         if found is None:
@@ -100,9 +100,9 @@ class OnMask(TorchFunctionMode):
 
     def image(self, x: Tensor, mask: Tensor) -> Tensor:
         """Take an image's pixels for absent where the mask says so."""
-        return self.put(x.clone(), Where.of(mask))
+        return self.put(x.clone(), MapPositions.of(mask))
 
-    def put(self, x: Tensor, place: Where, given: Sequence[Tensor] = ()) -> Tensor:
+    def put(self, x: Tensor, place: MapPositions, given: Sequence[Tensor] = ()) -> Tensor:
         """Put 0 where nobody is, in place if the operator wrote to what it was given."""
         if tuple(x.shape[2:]) != place.size or len(x) != len(place.root):
             raise ProofError(
@@ -117,7 +117,7 @@ class OnMask(TorchFunctionMode):
         self._lies[found] = place
         return found
 
-    def union(self, maps: Sequence[Tensor]) -> Where:
+    def union(self, maps: Sequence[Tensor]) -> MapPositions:
         """Where any of some maps is there; what one of them lacks says 0."""
         places = [self.known(one) for one in maps]
         met = places[0]
@@ -147,14 +147,14 @@ class OnMask(TorchFunctionMode):
         d = x.dim() - 2
         step, pad, gap = (_each(value, d) for value in (stride, padding, dilation))
         return self.put(y, self.known(x).step(
-            lambda k, e: where.reversed_kernel(
+            lambda k, e: map_positions.reversed_kernel(
                 e, y.shape[2 + k], weight.shape[2 + k], step[k], pad[k], gap[k]
             )
         ))  # fmt: skip
 
     def windows(
         self, x: Tensor, y: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any = 1
-    ) -> Where:
+    ) -> MapPositions:
         """Where the outputs of windows lie."""
         d = x.dim() - 2
         size, step, gap = (_each(value, d) for value in (kernel, stride, dilation))
@@ -165,7 +165,7 @@ class OnMask(TorchFunctionMode):
         else:
             pads = [(n, n) for n in _each(padding, d)]
         return self.known(x).step(
-            lambda a, e: where.kernel(e, y.shape[2 + a], size[a], step[a], pads[a], gap[a])
+            lambda a, e: map_positions.kernel(e, y.shape[2 + a], size[a], step[a], pads[a], gap[a])
         )
 
     def max_pool(
@@ -324,7 +324,7 @@ class OnMask(TorchFunctionMode):
         for k, (before, behind) in enumerate(pairs):
             axis = x.dim() - 3 - k
             n = x.shape[2 + axis]
-            found = where.pad_sources(n, max(before, 0), max(behind, 0), mode, value or 0.0)
+            found = map_positions.pad_sources(n, max(before, 0), max(behind, 0), mode, value or 0.0)
             sources[axis] = found[max(-before, 0) : len(found) - max(-behind, 0)]
         return self.moved(x, func(x, pad, mode, value), sources)
 

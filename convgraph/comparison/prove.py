@@ -41,8 +41,8 @@ from convgraph.proof import (
     prove_linear,
     prove_maximum,
 )
-from convgraph.proof.equation.windows import finest
-from convgraph.proof.layer.own import Own
+from convgraph.proof.equation.maximum_windows import finest
+from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.spaces import from_dict
 
 _FUSED = tuple(
@@ -373,7 +373,7 @@ def _prove_on_edges(
         )
 
 
-def _own(candidate: Side, reference: Side, run: Callable[..., Tensor]) -> Own | None:
+def _own(candidate: Side, reference: Side, run: Callable[..., Tensor]) -> OwnParameters | None:
     """The candidate with parameters of its own; None for a function."""
     module = side_state.module_of(candidate)
     if module is None:
@@ -386,7 +386,7 @@ def _own(candidate: Side, reference: Side, run: Callable[..., Tensor]) -> Own | 
         return {"weight": w} if b is None else {"weight": w, "bias": b}
 
     frozen = frozenset(name for name, p in trained.items() if not p.requires_grad)
-    return Own(module, run, laid_out, frozen)
+    return OwnParameters(module, run, laid_out, frozen)
 
 
 def _prove_linear(

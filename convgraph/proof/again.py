@@ -18,8 +18,8 @@ import numpy as np
 from convgraph.errors import ProofError
 from convgraph.proof.equation import in_space
 from convgraph.proof.equation.in_space import Operator as Said
-from convgraph.proof.lying import Lying, Mask, lying, stood
 from convgraph.proof.parts import PartsCertificate
+from convgraph.proof.placed_maps import Mask, PlacedMap, placed_maps, stood
 from convgraph.proof.plan import PlanCertificate, definition
 from convgraph.proof.record.sealed import kind_of
 
@@ -95,9 +95,9 @@ def _claim(claim: Any) -> tuple[list[str], int, int]:
     size, out_size = _sizes(claim["size"]), _sizes(claim["out_size"])
     given = {0: size, **{_number(v): _sizes(one) for v, one in claim["given"].items()}}
     heard, wrong, edges = sha256(), list[str](), 0
-    lies: Mapping[int, Lying] = {}
+    lies: Mapping[int, PlacedMap] = {}
     if "mask" in claim:
-        lies = lying(operators, Mask.from_fields(claim["mask"], LARGEST))
+        lies = placed_maps(operators, Mask.from_fields(claim["mask"], LARGEST))
         if len(lies[0].size) == len(size) and lies[0].size != size:
             raise ProofError("expected a mask of the image's size")
     if len(claim["axes"]) != len(size):

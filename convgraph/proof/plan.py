@@ -26,7 +26,7 @@ import numpy as np
 from convgraph.errors import ProofError
 from convgraph.proof.equation import in_space
 from convgraph.proof.equation.in_space import Operator
-from convgraph.proof.lying import Lying, Mask, lying, stood
+from convgraph.proof.placed_maps import Mask, PlacedMap, placed_maps, stood
 from convgraph.proof.record import sealed
 
 Table = Any  # (outputs, taps) int64, -1 where nothing is
@@ -151,7 +151,7 @@ def judge_plan(claim: Claim) -> PlanCertificate:
     faults: list[str] = []
     edges = 0
     heard = sha256()
-    lies = {} if claim.mask is None else lying(claim.operators, claim.mask)
+    lies = {} if claim.mask is None else placed_maps(claim.operators, claim.mask)
     for axis, parts in enumerate(claim.axes):
         faults += _covered(claim, axis)
         for number, part in enumerate(parts):
@@ -247,7 +247,7 @@ def _part(claim: Claim, axis: int, part: AxisPart, where: str, heard: Any) -> tu
 
 
 def _stands(
-    claim: Claim, lies: Mapping[int, Lying], axis: int, part: AxisPart, heard: Any
+    claim: Claim, lies: Mapping[int, PlacedMap], axis: int, part: AxisPart, heard: Any
 ) -> list[str]:
     """What is wrong with the pixels that positions stand for under a mask."""
     faults = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from convgraph.errors import GeometryError
 from convgraph.proof.equation.in_space import Operator
-from convgraph.proof.lying import Mask
+from convgraph.proof.placed_maps import Mask
 from convgraph.proof.plan import AxisPart, Claim, PlanCertificate, judge_plan
 from convgraph.scale.neighbours import Neighbours
 from convgraph.scale.passes import Pass, is_map, readout, together

@@ -4,7 +4,7 @@ Before every operator that moves values between sites, absent sites are filled w
 its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
 the end they are 0. In between they hold whatever they hold. Means, norms and attention use the
 sites that are there. Which sites are there follows from the root mask and from where a map lies,
-see `convgraph.proof.equation.where`. Nothing here reads what is judged.
+see `convgraph.proof.equation.map_positions`. Nothing here reads what is judged.
 """
 
 from copy import deepcopy
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.proof.equation import where
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation import map_positions
+from convgraph.proof.equation.map_positions import MapPositions
 
 SUMS = (
     "conv2d", "conv_transpose2d", "upsample_nearest2d", "upsample_bilinear2d", "pad", "roll",
@@ -41,7 +41,7 @@ class Truth(torch.fx.Interpreter):
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         image = super().placeholder(target, args, kwargs)
-        return put(image.view_as(image), Where.of(self.root))
+        return put(image.view_as(image), MapPositions.of(self.root))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(getattr(target, "_schema", None), "name", "").removeprefix("aten::")
@@ -81,15 +81,15 @@ class Truth(torch.fx.Interpreter):
                 put(one, met)
         return out
 
-    def known(self, x: Tensor, met: Where) -> Tensor:
+    def known(self, x: Tensor, met: MapPositions) -> Tensor:
         found = place(x)
         if found is None or found.size != met.size or found.same(met):
             return x
         return put(fill(x, 0), found)
 
-    def carried(self, name: str, args: Any, kwargs: Any, out: Tensor) -> Where:
+    def carried(self, name: str, args: Any, kwargs: Any, out: Tensor) -> MapPositions:
         """Where the result of a move lies."""
-        before: Where = place(args[0])
+        before: MapPositions = place(args[0])
         size = tuple(out.shape[2:])
         if name == "conv2d":
             given = dict(
@@ -98,7 +98,7 @@ class Truth(torch.fx.Interpreter):
             given |= kwargs
             two = lambda key, default: _two(given.get(key, default))  # noqa: E731
             return before.step(
-                lambda k, e: where.kernel(
+                lambda k, e: map_positions.kernel(
                     e, size[k], given["weight"].shape[2 + k], two("stride", 1)[k],
                     (two("padding", 0)[k],) * 2, two("dilation", 1)[k],
                 )
@@ -108,7 +108,7 @@ class Truth(torch.fx.Interpreter):
             given = dict(zip(keys, args[1:], strict=False)) | kwargs
             two = lambda key, default: _two(given.get(key, default))  # noqa: E731
             return before.step(
-                lambda k, e: where.reversed_kernel(
+                lambda k, e: map_positions.reversed_kernel(
                     e, size[k], given["weight"].shape[2 + k], two("stride", 1)[k],
                     two("padding", 0)[k], two("dilation", 1)[k],
                 )
@@ -126,7 +126,7 @@ class Truth(torch.fx.Interpreter):
             sources = {}
             for number in range(len(pads) // 2):
                 axis = 1 - number
-                sources[axis] = where.pad_sources(
+                sources[axis] = map_positions.pad_sources(
                     before.size[axis], pads[2 * number], pads[2 * number + 1], mode, value or 0
                 )
             return before.moved(sources)
@@ -147,12 +147,14 @@ class Truth(torch.fx.Interpreter):
         return before.scaled(size)
 
     def windows(
-        self, before: Where, size: Any, kernel: Any, stride: Any = (), padding: Any = 0,
+        self, before: MapPositions, size: Any, kernel: Any, stride: Any = (), padding: Any = 0,
         dilation: Any = 1, *_: Any,
-    ) -> Where:  # fmt: skip
+    ) -> MapPositions:  # fmt: skip
         k, s = _two(kernel), _two(stride or kernel)
         p, d = _two(padding), _two(dilation)
-        return before.step(lambda a, e: where.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a]))
+        return before.step(
+            lambda a, e: map_positions.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a])
+        )
 
     # -- means ------------------------------------------------------------------------------------
 
@@ -267,7 +269,7 @@ def _two(value: Any) -> tuple[int, int]:
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
-def put(x: Tensor, found: Where | None) -> Tensor:
+def put(x: Tensor, found: MapPositions | None) -> Tensor:
     """Say where a tensor lies."""
     x.lies = found  # type: ignore[attr-defined]
     return x

@@ -14,7 +14,7 @@ import torch
 import convgraph as cg
 from convgraph import functional as G
 from convgraph import proof as P
-from convgraph.proof.equation.windows import kernel_axis, windows
+from convgraph.proof.equation.maximum_windows import kernel_axis, windows
 
 Call = tuple[Callable[..., Any], Callable[[], dict[str, Any]]]
 

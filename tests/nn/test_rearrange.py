@@ -18,7 +18,7 @@ from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.functional import graph_fold, graph_unfold
 from convgraph.graph import edge_list
 from convgraph.nn import GraphFold, GraphPixelShuffle, GraphPixelUnshuffle, GraphUnfold
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation.map_positions import MapPositions
 from tests.cases import BACKENDS, OFF_GRID, holes, integers
 
 HALF = (torch.float16, torch.bfloat16)
@@ -259,7 +259,7 @@ def test_named_sites_are_the_output_sites(make, channels: int, backend: str) -> 
     assert torch.equal(out.to_image(), torch.where(named[:, None], dense.to_image(), 0))
     assert layer.edges(cg.PixelGraph.from_image(image, mask), named).num_targets == out.num_nodes
     network = layer(cg.PixelGraph.from_image(image, mask), sites="network")
-    truth = Where.of(mask).scaled(dense.to_image().shape[2:]).there  # all are steps in scale
+    truth = MapPositions.of(mask).scaled(dense.to_image().shape[2:]).there  # all are steps in scale
     assert torch.equal(torch.stack(network.sites.mask_images()), truth)
 
 

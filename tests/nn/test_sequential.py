@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import convgraph as cg
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation.map_positions import MapPositions
 from tests import interpreter
 from tests.interpreter import interpret
 from tests.networks import NETS, OwnSites, build, exact, integers, masks
@@ -87,7 +87,7 @@ def test_training_follows_torch_step_by_step() -> None:
 
 
 def fill(x: Tensor, root: Tensor, identity: float) -> Tensor:
-    place = Where.of(root).scaled(x.shape[2:]) if x.dim() == root.dim() + 1 else None
+    place = MapPositions.of(root).scaled(x.shape[2:]) if x.dim() == root.dim() + 1 else None
     return interpreter.fill(x, place, identity)
 
 

@@ -10,7 +10,7 @@ import convgraph as cg
 from convgraph.errors import GeometryError, ProofError
 from convgraph.graph import places
 from convgraph.proof.again import verify
-from convgraph.proof.lying import Mask
+from convgraph.proof.placed_maps import Mask
 from convgraph.proof.plan import AxisPart, judge_plan, judge_sites
 from convgraph.scale.plan import plan
 from convgraph.scale.sites import sites_of

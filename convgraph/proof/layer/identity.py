@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
-from convgraph.proof.layer.own import Own
+from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.program import OneProgram
 from convgraph.proof.layer.trial import (
@@ -78,7 +78,7 @@ def check_identity(
     second: bool = False,
     exact: bool = True,
     program: OneProgram | None = None,
-    own: Own | None = None,
+    own: OwnParameters | None = None,
     doubted: bool = False,
     progress: bool = False,
 ) -> Identity:
@@ -172,7 +172,7 @@ class _Judge:
             return Identity("undecided", 3, self.compared, raised(name, error))
         return self.compares(name, found, probe, truth, manner)
 
-    def holds_own(self, own: Own, probe: Probe, truth: dict[str, Any]) -> Identity | None:
+    def holds_own(self, own: OwnParameters, probe: Probe, truth: dict[str, Any]) -> Identity | None:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
         probe = replace(probe, up={})
         try:

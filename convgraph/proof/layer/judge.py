@@ -20,7 +20,7 @@ from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
 from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
-from convgraph.proof.layer.own import Own
+from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.parts import (
     Parameters,
     dtype_name,
@@ -81,7 +81,7 @@ def prove_convolution(
     trust: Collection[str] = (),
     identity: str = "auto",
     small: Pair | None = None,
-    own: Own | None = None,
+    own: OwnParameters | None = None,
     doubts: tuple[str, ...] = (),
     doubted: bool = False,
     second: bool = False,
@@ -291,7 +291,7 @@ def _followed(
 
 
 def _as_held(
-    own: Own,
+    own: OwnParameters,
     parameters: tuple[Parameters, Parameters],
     oracle: Oracle,
     budget: draws.Budget,

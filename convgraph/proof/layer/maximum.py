@@ -22,7 +22,7 @@ from rich.progress import track
 from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
-from convgraph.proof.equation.windows import Windows
+from convgraph.proof.equation.maximum_windows import Windows
 from convgraph.proof.layer.identity import (
     Identity,
     entry,
@@ -94,7 +94,7 @@ def prove_maximum(
         candidate: f(x) -> y.
         reference: f(x) -> y, the dense operator.
         shape: of x, (B, C, *size).
-        windows: who looks at whom; see `equation.windows`. Of images with holes, those of each.
+        windows: who looks at whom; see `maximum_windows`. Of images with holes, those of each.
         scale: shares of pixels are k / scale with whole k; 1 where values are the pixels.
         parameters: what the candidate trains, and the reference has not; it is then undecided.
         premise: follow the candidate by order (S1); without it nothing is proven.
@@ -111,7 +111,7 @@ def prove_maximum(
 
     Example:
         >>> import torch.nn.functional as F
-        >>> from convgraph.proof.equation.windows import kernel_axis, windows
+        >>> from convgraph.proof.equation.maximum_windows import kernel_axis, windows
         >>> pairs = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)])
         >>> by_hand = lambda x: torch.maximum(x[..., ::2], x[..., 1::2])
         >>> prove_maximum(by_hand, torch.nn.MaxPool1d(2), (2, 3, 4), pairs).verdict

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation.map_positions import MapPositions
 
 Coordinate = Tensor | None
 """(...) int64 of a value's rank, of size 1 where it is constant; None where there is only one."""
@@ -34,7 +34,7 @@ class Track:
     """
 
     at: tuple[Coordinate, ...]
-    place: Where
+    place: MapPositions
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def held(x: Tensor, tracks: Iterable[Track]) -> Any:
     return Held(x, left) if left else x
 
 
-def fresh(x: Tensor, place: Where, like: Any = None) -> Any:
+def fresh(x: Tensor, place: MapPositions, like: Any = None) -> Any:
     """An image (B, C, *size) on the lattice that lies there; of the images of another, `like`."""
     at: list[Coordinate] = []
     for dim, n in enumerate(x.shape):
@@ -157,7 +157,7 @@ def combined(one: Track, other: Track) -> Track | None:
             return Track(tuple(at), wide)
     if one.place.root is not other.place.root:
         raise UnknownMeaningError("lattices of two roots are crossed")
-    return Track(tuple(at), Where(one.place.root, tuple(axes)))
+    return Track(tuple(at), MapPositions(one.place.root, tuple(axes)))
 
 
 def meeting(values: Iterable[Any], fill: Callable[[Any, float], Tensor]) -> list[Any]:

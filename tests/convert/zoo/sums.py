@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convgraph.proof.equation import where
+from convgraph.proof.equation import map_positions
 from tests.convert.zoo.held import (
     Held,
     Track,
@@ -152,7 +152,7 @@ class Sums(torch.fx.Interpreter):
         k, p, d = (ints(one, len(track.size)) for one in (kernel, padding, dilation))
         s = ints(stride, len(track.size)) if stride or isinstance(stride, int) else k
         return track.place.step(
-            lambda a, e: where.kernel(e, out.shape[2 + a], k[a], s[a], (p[a], p[a]), d[a])
+            lambda a, e: map_positions.kernel(e, out.shape[2 + a], k[a], s[a], (p[a], p[a]), d[a])
         )
 
     def on_max_pool2d(self, target: Any, x: Any, *args: Any, **k: Any) -> Any:

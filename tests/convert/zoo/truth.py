@@ -4,8 +4,8 @@ Before every operator that moves values between sites, absent sites are filled w
 its aggregation: 0 for sums, minus infinity for maxima, where a maximum over nothing is then 0. At
 the end they are 0. Means, norms, softmax and attention use the sites that are there. Which sites
 are there follows from the mask of the input and from where a map lies, as the judge says it in
-`convgraph.proof.equation.where`. An operator that is not listed here has no answer: it is never
-guessed. Nothing here reads what is judged.
+`convgraph.proof.equation.map_positions`. An operator that is not listed here has no answer: it is
+never guessed. Nothing here reads what is judged.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from convgraph.proof.equation import where
-from convgraph.proof.equation.where import Where
+from convgraph.proof.equation import map_positions
+from convgraph.proof.equation.map_positions import MapPositions
 from tests.convert.zoo.held import (
     Held,
     Track,
@@ -113,7 +113,7 @@ class Truth(Sums):
         state = self.exported.state_dict
         for spec in self.exported.graph_signature.input_specs:
             if spec.kind == InputKind.USER_INPUT:
-                given.append(fresh(image, Where.of(self.root)))
+                given.append(fresh(image, MapPositions.of(self.root)))
             elif spec.target in state:
                 given.append(state[spec.target])
             else:
@@ -370,11 +370,13 @@ class Truth(Sums):
         k = given["weight"].shape[2:]
         if turned:
             return place.step(
-                lambda a, e: where.reversed_kernel(e, size[a], k[a], s[a], p[a], d[a])
+                lambda a, e: map_positions.reversed_kernel(e, size[a], k[a], s[a], p[a], d[a])
             )
         if isinstance(given.get("padding"), str):
             return place
-        return place.step(lambda a, e: where.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a]))
+        return place.step(
+            lambda a, e: map_positions.kernel(e, size[a], k[a], s[a], (p[a], p[a]), d[a])
+        )
 
     def pads(self, target: Any, x: Held, pads: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_image(x) and x.x.dim() >= 4:
@@ -394,7 +396,7 @@ class Truth(Sums):
                        for n in two_pads]  # fmt: skip
                 return self.sequence(torch.cat, [new[0], x, new[1]], dim)
             if any(two_pads) and (x.varies(dim) or (is_image(x) and dim >= 2)):
-                sources[dim] = where.pad_sources(x.x.shape[dim], *two_pads, mode, value)
+                sources[dim] = map_positions.pad_sources(x.x.shape[dim], *two_pads, mode, value)
         out = target(self.fill(x, 0) if sources else x.x, pads, *args, **kwargs)
         return held(out, self.cut(x, sources) if sources else x.tracks)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof import Certificate, prove_maximum
-from convgraph.proof.equation.windows import adaptive_axis, kernel_axis, windows
+from convgraph.proof.equation.maximum_windows import adaptive_axis, kernel_axis, windows
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.check import check_order
 

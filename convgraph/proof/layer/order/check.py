@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from convgraph.proof.equation.windows import Windows
+from convgraph.proof.equation.maximum_windows import Windows
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.follower import Follower
 from convgraph.proof.layer.order.ordered_tensor import Ordered

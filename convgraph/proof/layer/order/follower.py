@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from convgraph.proof import aten
 from convgraph.proof.layer.order import codes
-from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
-from convgraph.proof.layer.order.rules import (
+from convgraph.proof.layer.order.order_rules import (
     NO_ZERO,
     RULES,
     Seen,
@@ -21,6 +20,7 @@ from convgraph.proof.layer.order.rules import (
     linear,
     plain,
 )
+from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by

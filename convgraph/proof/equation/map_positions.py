@@ -114,7 +114,7 @@ def reversed_kernel(
 
 
 @dataclass(frozen=True, eq=False)
-class Where:
+class MapPositions:
     """The positions of a map of one size.
 
     Attributes:
@@ -126,7 +126,7 @@ class Where:
     axes: tuple[Edges, ...]
 
     @classmethod
-    def of(cls, root: Tensor) -> "Where":
+    def of(cls, root: Tensor) -> "MapPositions":
         """The root itself."""
         return cls(root, tuple(start(n) for n in root.shape[1:]))
 
@@ -140,32 +140,32 @@ class Where:
         """(B, *size) bool; one position alone is a readout, and there."""
         return _there(tuple(self.root.shape), self.root.numpy().tobytes(), self.axes)
 
-    def moved(self, sources: dict[int, list[Any]]) -> "Where":
+    def moved(self, sources: dict[int, list[Any]]) -> "MapPositions":
         """Each new position of an axis is an old one, or a word."""
-        return Where(self.root, tuple(
+        return MapPositions(self.root, tuple(
             tuple(edges[s] if isinstance(s, int) else s for s in sources[axis])
             if axis in sources else edges
             for axis, edges in enumerate(self.axes)
         ))  # fmt: skip
 
-    def step(self, call: Any) -> "Where":
+    def step(self, call: Any) -> "MapPositions":
         """Each axis becomes call(axis, edges), or all of it a root of its own."""
         found = [call(axis, edges) for axis, edges in enumerate(self.axes)]
         if any(one is None for one in found):
-            own = Where.of(self.there)
+            own = MapPositions.of(self.there)
             found = [call(axis, edges) for axis, edges in enumerate(own.axes)]
-            return Where(own.root, tuple(found))
-        return Where(self.root, tuple(found))
+            return MapPositions(own.root, tuple(found))
+        return MapPositions(self.root, tuple(found))
 
-    def scaled(self, size: Any) -> "Where":
+    def scaled(self, size: Any) -> "MapPositions":
         """The same stretch in so many positions."""
         return self.step(lambda axis, edges: resized(edges, size[axis]))
 
-    def same(self, other: "Where") -> bool:
+    def same(self, other: "MapPositions") -> bool:
         """Whether two maps lie in the same places."""
         return self.root is other.root and self.axes == other.axes
 
-    def meet(self, other: "Where") -> "Where":
+    def meet(self, other: "MapPositions") -> "MapPositions":
         """The union; one of the two where it has all."""
         if self.same(other):
             return self
@@ -173,7 +173,7 @@ class Where:
         for one in (self, other):
             if torch.equal(both, one.there):
                 return one
-        return Where.of(both)
+        return MapPositions.of(both)
 
 
 @lru_cache(maxsize=256)

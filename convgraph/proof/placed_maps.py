@@ -2,7 +2,7 @@
 
     position p of a map's axis -> pixels [first, end) of a root; nobody; everybody
 
-The rule is that of networks on masks (`convgraph.proof.equation.where`), asked by names and
+The rule is that of networks on masks (`convgraph.proof.equation.map_positions`), asked by names and
 arguments as torch has them. Who is there is asked where maps of different places meet, and where
 one was shuffled; anything else is a rule of each axis by itself.
 """
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from convgraph.errors import ProofError
-from convgraph.proof.equation import where
+from convgraph.proof.equation import map_positions
 from convgraph.proof.equation.in_space import Operator
-from convgraph.proof.equation.where import EVERYBODY, NOBODY, Edges, Where
+from convgraph.proof.equation.map_positions import EVERYBODY, NOBODY, Edges, MapPositions
 
 LARGEST = 2**30
 """Pixels of a map that is looked at as a whole."""
@@ -87,7 +87,7 @@ class Mask:
 
 
 @dataclass(frozen=True, eq=False)
-class Lying:
+class PlacedMap:
     """A map: the edges of its positions, on a root of some size."""
 
     root: Any  # has `whole`
@@ -106,7 +106,7 @@ class Lying:
                 f"judge_plan: expected at most {LARGEST} pixels of a mask where maps of other "
                 "places meet; give a smaller image"
             )
-        return Where(self.root.whole, self.axes).there
+        return MapPositions(self.root.whole, self.axes).there
 
     def stands(self, axis: int) -> Any:
         """(n, 2) int64: first pixel of the root and end; 0, 0 for nobody, -2, -2 for everybody."""
@@ -126,16 +126,17 @@ class Lying:
     def _stands(self) -> dict[int, Any]:
         return {}
 
-    def step(self, call: Any) -> "Lying":
+    def step(self, call: Any) -> "PlacedMap":
         """Each axis becomes call(axis, edges), or, in pieces, the same stretch of its own."""
         found = [call(axis, edges) for axis, edges in enumerate(self.axes)]
         if any(one is None for one in found):
             size = [call(axis, None) for axis in range(len(self.axes))]
-            own = Lying(self, tuple(map(where.start, self.size)))
-            return Lying(self, tuple(
-                where.resized(edges, n) or edges for edges, n in zip(own.axes, size, strict=True)
+            own = PlacedMap(self, tuple(map(map_positions.start, self.size)))
+            return PlacedMap(self, tuple(
+                map_positions.resized(edges, n) or edges
+                for edges, n in zip(own.axes, size, strict=True)
             ))  # fmt: skip
-        return Lying(self.root, tuple(found))
+        return PlacedMap(self.root, tuple(found))
 
 
 def _ends(low: Any, high: Any, n: int) -> list[int]:
@@ -144,7 +145,7 @@ def _ends(low: Any, high: Any, n: int) -> list[int]:
     return [int(max(first, 0)), int(min(last, n - 1))] if first <= last and last >= 0 else []
 
 
-def lying(operators: Sequence[Operator], mask: Mask) -> dict[int, Lying]:
+def placed_maps(operators: Sequence[Operator], mask: Mask) -> dict[int, PlacedMap]:
     """Return where each map with absent pixels lies; 0 is the image.
 
     Args:
@@ -156,7 +157,7 @@ def lying(operators: Sequence[Operator], mask: Mask) -> dict[int, Lying]:
     """
     if max(mask.size) > LONGEST:
         raise ProofError(f"judge_plan: expected a mask of at most {LONGEST} pixels a side")
-    found = {0: Lying(mask, tuple(map(where.start, mask.size)))}
+    found = {0: PlacedMap(mask, tuple(map(map_positions.start, mask.size)))}
     for one in operators:
         maps = [found[source] for source in one.sources if source in found]
         if not maps:
@@ -173,7 +174,7 @@ def lying(operators: Sequence[Operator], mask: Mask) -> dict[int, Lying]:
     return found
 
 
-def stood(found: Lying, axes: int, axis: int, positions: Any) -> Any:
+def stood(found: PlacedMap, axes: int, axis: int, positions: Any) -> Any:
     """Return what positions of a plan of so many axes stand for, (P, 2); of cells (P, 4)."""
     if axes == len(found.axes):
         return found.stands(axis)[positions]
@@ -181,7 +182,7 @@ def stood(found: Lying, axes: int, axis: int, positions: Any) -> Any:
     return np.concatenate([found.stands(k)[one] for k, one in enumerate(at)], 1)
 
 
-def _met(maps: Sequence[Lying], first: Lying, out: Sequence[int]) -> Lying:
+def _met(maps: Sequence[PlacedMap], first: PlacedMap, out: Sequence[int]) -> PlacedMap:
     if not maps:
         return first.step(_resized(out))
     met = maps[0]
@@ -190,7 +191,9 @@ def _met(maps: Sequence[Lying], first: Lying, out: Sequence[int]) -> Lying:
             continue
         both = met.whole | other.whole
         same = [one for one in (met, other) if torch.equal(both, one.whole)]
-        met = same[0] if same else Lying(_Known(both), tuple(map(where.start, met.size)))
+        met = (
+            same[0] if same else PlacedMap(_Known(both), tuple(map(map_positions.start, met.size)))
+        )
     return met
 
 
@@ -204,10 +207,12 @@ class _Known:
 
 
 def _resized(out: Sequence[int]) -> Any:
-    return lambda axis, edges: out[axis] if edges is None else where.resized(edges, out[axis])
+    return lambda axis, edges: (
+        out[axis] if edges is None else map_positions.resized(edges, out[axis])
+    )
 
 
-def _through(one: Operator, map_: Lying, out: tuple[int, ...]) -> Lying:
+def _through(one: Operator, map_: PlacedMap, out: tuple[int, ...]) -> PlacedMap:
     """Where the results of an operator lie that reads other positions than its own."""
     a, d, name = one.arguments, len(out), one.name
     if "space" in a or name.startswith("upsample"):
@@ -230,20 +235,20 @@ def _through(one: Operator, map_: Lying, out: tuple[int, ...]) -> Lying:
             back = name == "pixel_shuffle"
             r = int(a["upscale_factor" if back else "downscale_factor"])
             if back:
-                return where.reversed_kernel(edges, out[axis], r, r, 0, 1)
-            return where.kernel(edges, out[axis], r, r, (0, 0), 1)
+                return map_positions.reversed_kernel(edges, out[axis], r, r, 0, 1)
+            return map_positions.kernel(edges, out[axis], r, r, (0, 0), 1)
         k = [int(n) for n in a["kernel"]] if "kernel" in a else each("kernel_size", 1)
         s, gap = each("stride", k if "pool" in name else [1] * d), each("dilation", 1)
         if name.startswith("conv_transpose"):
             pad = each("padding", 0)[axis]
-            return where.reversed_kernel(edges, out[axis], k[axis], s[axis], pad, gap[axis])
+            return map_positions.reversed_kernel(edges, out[axis], k[axis], s[axis], pad, gap[axis])
         if not name.startswith(("conv", "max_pool", "avg_pool")):
             raise ProofError(f"judge_plan: the judge has no rule for the mask of {one.title}")
         reach = gap[axis] * (k[axis] - 1) * (a.get("padding") == "same")
         pads = (reach // 2, reach - reach // 2)
         if not isinstance(a.get("padding", 0), str):
             pads = (each("padding", 0)[axis],) * 2
-        return where.kernel(edges, out[axis], k[axis], s[axis], pads, gap[axis])
+        return map_positions.kernel(edges, out[axis], k[axis], s[axis], pads, gap[axis])
 
     return map_.step(call)
 
@@ -251,7 +256,7 @@ def _through(one: Operator, map_: Lying, out: tuple[int, ...]) -> Lying:
 def _pads(a: Mapping[str, Any], axis: int, d: int, n: int) -> list[Any]:
     flat, k = list(a["pad"]), 2 * (d - 1 - axis)
     before, after = (int(v) for v in flat[k : k + 2]) if k < len(flat) else (0, 0)
-    return where.pad_sources(n, before, after, a["mode"], float(a.get("value") or 0))
+    return map_positions.pad_sources(n, before, after, a["mode"], float(a.get("value") or 0))
 
 
 def _taken(edges: Edges, sources: Sequence[Any]) -> Edges:

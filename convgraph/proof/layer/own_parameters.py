@@ -18,7 +18,7 @@ from convgraph.proof.layer.trial import Probe
 
 @final
 @dataclass(frozen=True, eq=False)
-class Own:
+class OwnParameters:
     """A candidate that holds parameters.
 
     Attributes:
