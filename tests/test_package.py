@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -290,6 +291,29 @@ def test_every_file_that_a_contributor_is_sent_to_is_there() -> None:
     placed = [path for path in named if not re.search("NAME|FAMILY|NN", path)]
     assert len(placed) > 40
     assert [path for path in placed if not (ROOT / path).exists()] == []
+
+
+def strays(log: str, fragments: list[str], kinds: set[str]) -> list[str]:
+    """Return what a release would not move: lines by hand, and fragments of no kind."""
+    by_hand = log.partition("## [Unreleased]\n")[2].partition("\n## ")[0].split("\n")
+    named = [re.fullmatch(r"\w[\w-]*\.(\w+)\.md", name) for name in fragments]
+    pairs = zip(fragments, named, strict=True)
+    return [*filter(None, by_hand), *(name for name, m in pairs if not m or m[1] not in kinds)]
+
+
+def test_the_log_is_made_of_fragments_alone() -> None:
+    news = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["towncrier"]
+    kinds = {kind["directory"] for kind in news["type"]}
+    log = (ROOT / news["filename"]).read_text(encoding="utf-8")
+    assert log.count(news["start_string"]) == 1
+    names = {path.name for path in (ROOT / news["directory"]).iterdir()}
+    assert strays(log, sorted(names - {"README.md", "template.md"}), kinds) == []
+    planted = log.replace(
+        "## [Unreleased]\n", "## [Unreleased]\n\n### Added\n\n- x\n\n## 0.1.0\n\n- y\n"
+    )
+    assert strays(planted, ["a.added.md", "b.md", "c.add.md"], kinds) == [
+        "### Added", "- x", "b.md", "c.add.md",
+    ]  # fmt: skip
 
 
 def test_hooks_workflows_and_pins_agree() -> None:
