@@ -62,7 +62,7 @@ TABLES = {
 NAMES = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))
 """Every backend of any operator."""
 
-_FORCED: list[str] = []
+FORCED: list[str] = []
 """Backends of the `with cg.backend(...)` blocks entered, innermost last; process-wide, as torch's
 own backend flags are (a context variable would break torch.compile's graph)."""
 
@@ -106,13 +106,13 @@ def backend(name: str) -> Iterator[None]:
         ...     y = conv(cg.PixelGraph.from_image(torch.ones(1, 4, 4)))
     """
     check_name(name)
-    _FORCED.append(name)
+    FORCED.append(name)
     try:
         yield
     finally:
         # One's own entry: another thread's block may have been entered since.
-        at = max(place for place, entered in enumerate(_FORCED) if entered == name)
-        del _FORCED[at]
+        at = max(place for place, entered in enumerate(FORCED) if entered == name)
+        del FORCED[at]
 
 
 def check_name(name: str | None) -> str | None:
@@ -169,7 +169,7 @@ def forced(layer_choice: str | None) -> str | None:
     """The backend somebody named: the layer's own wins over the surrounding block's."""
     if layer_choice is not None:
         return layer_choice
-    return _FORCED[-1] if _FORCED else None
+    return FORCED[-1] if FORCED else None
 
 
 def choose(problem: Problem, layer_choice: str | None = None) -> str:

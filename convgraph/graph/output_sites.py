@@ -8,7 +8,7 @@ from convgraph.geometry.kernel import Relation
 from convgraph.graph import edge_list
 from convgraph.graph.lattice import Size, check_bool
 from convgraph.graph.network_sites import network_sites
-from convgraph.graph.sites import Sites
+from convgraph.graph.sites import Sites, all_pixels
 from convgraph.graph.space_edges import forwards
 
 
@@ -41,7 +41,7 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
         sizes = tuple(relation.output_size(s) for s in source.sizes)
         size = None
     if size is not None and not sizes:  # an empty batch: no sites to speak of, but a size
-        return Sites.full(0, size, device=source.device, batched=source.batched, space=space)
+        return all_pixels(0, size, source.device, source.batched, space)
     if isinstance(sites, str):
         if sites != "network":
             raise GraphError(
@@ -53,10 +53,9 @@ def target_sites(relation: Relation, source: Sites, sites: Sites | Tensor | str 
     key = ("target", value)
     if source.mask is None:
         if size is not None and source.root.mask is None:
-            where = {"device": source.device, "batched": source.batched, "space": space}
             return source.memo_sites(
                 key,
-                lambda: Sites.full(source.batch_size, size, **where),  # type: ignore[arg-type]
+                lambda: all_pixels(source.batch_size, size, source.device, source.batched, space),
             )
         return source.memo_sites(key, lambda: source.derived(sizes, None))
     return source.memo_sites(

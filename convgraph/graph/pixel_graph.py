@@ -22,7 +22,7 @@ from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
 from convgraph.graph import images, interchange
 from convgraph.graph.lattice import by, several
-from convgraph.graph.sites import Sites
+from convgraph.graph.sites import Sites, all_pixels
 from convgraph.graph.sites_as_text import Where, from_text, to_text
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class PixelGraph:
         rows = batch.movedim(1, -1)
         images.check_space(on, size)
         if mask is None:
-            where: dict[str, Any] = {"device": batch.device, "batched": batched, "space": on}
-            sites = Sites.full(batch.shape[0], size, **where)
+            sites = all_pixels(batch.shape[0], size, batch.device, batched, on)
             return cls(images.rows_of(rows, channels), sites)
         mask = images.as_mask(mask, batch.device)
         if not isinstance(mask, Tensor):

@@ -118,9 +118,8 @@ class Sites(SiteNumbers):
             >>> Sites.full(2, (4, 5)).num_nodes
             40
         """
-        shape, where = lattice.checked_size(size), lattice.named_device(device)
         batch_size = as_int("Sites.full: batch_size", batch_size, least=0)
-        return memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
+        return all_pixels(batch_size, size, device, batched, space)
 
     @classmethod
     @door
@@ -144,7 +143,7 @@ class Sites(SiteNumbers):
         lattice.check_bool(mask)
         size = lattice.checked_size(mask.shape[1:])
         if mask.shape[0] == 0:
-            return cls.full(0, size, device=mask.device, batched=batched, space=space)
+            return all_pixels(0, size, mask.device, batched, space)
         where = lattice.named_device(mask.device)
         made: Sites = _masked((size,) * mask.shape[0], [mask], where, batched, space)
         return made
@@ -263,7 +262,7 @@ class Sites(SiteNumbers):
         """The same nodes with a mask that is not held: a full grid, where no pixel is missing."""
         more: dict[str, Any] = {"device": self.device, "batched": self.batched, "space": self.space}
         if self.num_nodes == self.num_cells and self.size is not None:
-            return Sites.full(self.batch_size, self.size, **more)
+            return all_pixels(self.batch_size, self.size, self.device, self.batched, self.space)
         return self.memo_sites("released", lambda: Sites(self.sizes, self.mask, d=self.d, **more))
 
     # -- other records derived from this one -------------------------------------------------
@@ -284,8 +283,7 @@ class Sites(SiteNumbers):
         """
         space = self.space
         if mask is None and self.root.mask is None and len(set(sizes)) == 1:
-            where = {"device": self.device, "batched": self.batched, "space": space}
-            return Sites.full(len(sizes), sizes[0], **where)  # type: ignore[arg-type]
+            return all_pixels(len(sizes), sizes[0], self.device, self.batched, space)
         with memo.outside():
             made = Sites(
                 sizes, mask, d=self.d, device=self.device, batched=self.batched, root=self.root,
@@ -342,6 +340,18 @@ class Sites(SiteNumbers):
 
 
 _SHELF = memo.Shelf()
+
+
+def all_pixels(
+    batch_size: int,
+    size: Sequence[int],
+    device: torch.device | str,
+    batched: bool,
+    space: Space | None = None,
+) -> Sites:
+    """`Sites.full` of a batch that is a number already, of whoever stands behind a door."""
+    shape, where = lattice.checked_size(size), lattice.named_device(device)
+    return memo.result(_SHELF, full_grid, batch_size, shape, where, batched, space)
 
 
 def full_grid(

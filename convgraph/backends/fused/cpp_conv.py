@@ -56,8 +56,9 @@ def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds of whole registers, and elements moved: rows, and the neighbours looked up."""
     edges: Any = problem.edges
     count = edges.memo_of(count_edges)
-    rows = edges.num_sources * problem.in_channels + edges.num_targets * problem.out_channels
-    looked = edges.num_taps * edges.num_targets
+    targets = edges.num_targets
+    rows = edges.num_sources * problem.in_channels + targets * problem.out_channels
+    looked = edges.num_taps * targets
     if problem.depthwise:
         return float(count * problem.out_channels), float(rows + looked)
     wide = -(-(problem.out_channels // problem.groups) // LANES) * LANES

@@ -73,10 +73,11 @@ def least(problem: Problem) -> tuple[float, float]:
     """What tiles of any size do at the least: they hold every target, windows as many sources."""
     edges = _edges(problem)
     g: Any = edges.relation
-    macs = 0 if g.transposed else edges.num_targets * g.num_taps * problem.macs_per_edge
-    moved = edges.num_targets * 2 * problem.out_channels
+    targets = edges.num_targets
+    macs = 0 if g.transposed else targets * g.num_taps * problem.macs_per_edge
+    moved = targets * 2 * problem.out_channels
     if not g.transposed:
-        moved += edges.num_targets * problem.in_channels
+        moved += targets * problem.in_channels
     return float(macs), float(moved)
 
 

@@ -10,6 +10,7 @@ Views are left out: autograd makes them anew as it likes.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -106,20 +107,27 @@ class Plain(TorchDispatchMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not any(map(self.holds_data, tensors)):
             return func(*args, **kwargs)
-        name = aten.base_of(func)
-        if not asks_only(func, name) and falls_apart(func, name):
+        name, asks, step = _about(func)
+        if not asks and falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
         outputs = func(*args, **kwargs)
-        if asks_only(func, name):
+        if asks:
             return outputs
-        if is_step(func):
+        if step:
             self.note(func.name(), outputs)
         if name not in aten.FILLS | aten.DRAWS:
             for tensor in (*aten.written(func, args, kwargs), *tree_leaves(outputs)):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
+
+
+@lru_cache(maxsize=1024)
+def _about(func: Any) -> tuple[str, bool, bool]:
+    """What an operator's schema says: its name, whether it only asks, whether it is a step."""
+    name = aten.base_of(func)
+    return name, asks_only(func, name), is_step(func)
 
 
 @contextmanager
