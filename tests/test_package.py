@@ -333,18 +333,38 @@ def test_hooks_workflows_and_pins_agree() -> None:
     assert set(re.findall(r'python: "(3\.\d+)"', matrix)) == pythons
 
 
+def borrowed(tree: ast.Module) -> list[str]:
+    """Return the files of tests that a file imports from, however it spells that."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    paths = [re.match(r"tests\.(\w+\.)*?test_\w+", name) for name in found]
+    files = {match[0].replace(".", "/") for match in paths if match}
+    return sorted(file for file in files if (ROOT / f"{file}.py").exists())
+
+
 def test_no_test_borrows_from_a_test() -> None:
     sources = (ROOT / "tests").rglob("*.py")
-    borrowed = {
-        path.name: lines
-        for path in sources
-        if (
-            lines := re.findall(
-                r"^from tests[\w.]*\.test_\w+ import.*", path.read_text("utf-8"), re.M
-            )
-        )
-    }
-    assert borrowed == {}, "what two files need lies in a file of its own"
+    found = {path.name: borrowed(ast.parse(path.read_text("utf-8"))) for path in sources}
+    assert {name: tests for name, tests in found.items() if tests} == {}, (
+        "what two files need lies in a file of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.nn.test_pool import x",
+        "from tests.nn import test_pool as pool",
+        "import tests.nn.test_pool",
+        "def f():\n    from tests import test_draw",
+    ],
+)
+def test_a_borrowed_test_is_found(source: str) -> None:
+    assert len(borrowed(ast.parse(source))) == 1
 
 
 def test_no_file_is_called_utils() -> None:

@@ -12,7 +12,7 @@ from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.graph import output_sites, space_edges
 from convgraph.memo import forget
 from convgraph.proof import verifier
-from tests.spaces import test_faults as faults
+from tests.spaces import faults
 
 SPACES = [
     (cg.HEALPix(), (48, 4)),
