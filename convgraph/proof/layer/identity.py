@@ -23,9 +23,9 @@ from torch import Tensor
 
 from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle
+from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
-from convgraph.proof.layer.program import OneProgram
 from convgraph.proof.layer.trial import (
     BETWEEN,
     FROZEN,

@@ -20,21 +20,10 @@ from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
 from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
+from convgraph.proof.layer.one_program import OneProgram, apart_from_casts
 from convgraph.proof.layer.own_parameters import OwnParameters
-from convgraph.proof.layer.parts import (
-    Parameters,
-    dtype_name,
-    identity_part,
-    parameters_part,
-    premise_part,
-    record,
-    rounding_part,
-    structure_part,
-    taken_for_granted,
-)
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.premise.follower import NARROWING
-from convgraph.proof.layer.program import OneProgram, apart_from_casts
 from convgraph.proof.layer.rounding import (
     TF32_CONDITION,
     Rounding,
@@ -45,6 +34,17 @@ from convgraph.proof.layer.rounding import (
 )
 from convgraph.proof.layer.showing import show
 from convgraph.proof.layer.structure import Structure, check_structure
+from convgraph.proof.layer.to_record import (
+    Parameters,
+    dtype_name,
+    identity_part,
+    parameters_part,
+    premise_part,
+    record,
+    rounding_part,
+    structure_part,
+    taken_for_granted,
+)
 from convgraph.proof.layer.trial import Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation

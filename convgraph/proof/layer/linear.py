@@ -24,7 +24,11 @@ from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.layer.direct import Direct, check_direct
 from convgraph.proof.layer.identity import Identity, entry, held_against, raised, refuted
-from convgraph.proof.layer.parts import (
+from convgraph.proof.layer.one_program import OneProgram
+from convgraph.proof.layer.premise.check import Premise, check_premise
+from convgraph.proof.layer.rounding import Rounding, spread_of
+from convgraph.proof.layer.showing import special
+from convgraph.proof.layer.to_record import (
     Parameters,
     dtype_name,
     identity_part,
@@ -34,10 +38,6 @@ from convgraph.proof.layer.parts import (
     rounding_part,
     taken_for_granted,
 )
-from convgraph.proof.layer.premise.check import Premise, check_premise
-from convgraph.proof.layer.program import OneProgram
-from convgraph.proof.layer.rounding import Rounding, spread_of
-from convgraph.proof.layer.showing import special
 from convgraph.proof.layer.trial import (
     EXPONENTS,
     HANDS_ON,

@@ -30,8 +30,12 @@ from convgraph.proof.layer.identity import (
     raised,
     refuted,
 )
+from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.order.check import check_order
-from convgraph.proof.layer.parts import (
+from convgraph.proof.layer.premise.check import Premise
+from convgraph.proof.layer.rounding import Rounding, spread_of
+from convgraph.proof.layer.showing import special
+from convgraph.proof.layer.to_record import (
     Parameters,
     dtype_name,
     identity_part,
@@ -39,10 +43,6 @@ from convgraph.proof.layer.parts import (
     record,
     rounding_part,
 )
-from convgraph.proof.layer.premise.check import Premise
-from convgraph.proof.layer.program import OneProgram
-from convgraph.proof.layer.rounding import Rounding, spread_of
-from convgraph.proof.layer.showing import special
 from convgraph.proof.layer.trial import (
     EXPONENTS,
     HANDS_ON,

@@ -28,7 +28,7 @@ from convgraph.errors import ProofError
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.identity import raised
-from convgraph.proof.layer.program import OneProgram
+from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.trial import Run
 from convgraph.proof.roundoff import HALF, LONG_LIMIT, dot_bound, unit_roundoff
 

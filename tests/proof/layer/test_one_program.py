@@ -14,7 +14,7 @@ import convgraph as cg
 from convgraph.errors import ProofError
 from convgraph.proof import Certificate, Oracle, check_premise, prove_convolution, prove_linear
 from convgraph.proof.layer.direct import check_direct, counts
-from convgraph.proof.layer.program import written_down
+from convgraph.proof.layer.one_program import written_down
 from tests.proof.faults.operators import PLAIN, plain
 
 
