@@ -18,7 +18,8 @@ from convgraph.comparison.named import certify
 from convgraph.proof import Certificate
 from tests import twins
 
-ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(convgraph.__file__).resolve().parents[1]
+"""Where the package lies, which need not be beside its tests."""
 
 
 def fake_demo(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -81,7 +82,7 @@ def test_the_version_is_said_without_torch() -> None:
         "import sys, convgraph_start; sys.argv[1:] = ['--version']; code = convgraph_start.main();"
         "sys.exit(code or 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=HOME)
     assert (done.returncode, done.stdout) == (0, f"convgraph {convgraph.__version__}\n")
 
 
@@ -315,7 +316,7 @@ def test_a_process_imports_from_its_folder_and_shows_the_table_in_ascii(tmp_path
     argv = ["prove", "mine:layer", "mine:conv", "--size", "4", "4"]
     run = subprocess.run(
         [sys.executable, "-c", command, *argv],
-        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT),
+        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(HOME),
                            "PYTHONWARNINGS": "ignore::FutureWarning"},  # of torch, of what PyG has
         capture_output=True, text=True, check=False,
     )  # fmt: skip

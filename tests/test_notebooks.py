@@ -333,7 +333,7 @@ def test_a_chinese_lesson_that_lags_behind_is_found(editions):
 
 
 def test_the_explorer_opens_what_the_table_of_lessons_says(editions):
-    scenes = (ROOT / "convgraph" / "explorer" / "js" / "scenes.js").read_text(encoding="utf-8")
+    scenes = Path(cg.__file__).with_name("explorer").joinpath("js", "scenes.js").read_text("utf-8")
     known = re.findall(r"^  (\w+): \{$", scenes.partition("export const LESSONS")[2], re.MULTILINE)
     assert "messages" in known
     assert set(editions.EXPLORER) <= set(NAMES)

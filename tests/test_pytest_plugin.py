@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import convgraph
 from convgraph.proof import Certificate
 from convgraph.proof.record.sealed import kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(convgraph.__file__).resolve().parents[1]
+"""Where the package lies, which need not be beside its tests."""
 
 SUITE = """
 import torch
@@ -75,7 +78,7 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[st
         (folder / name / f"test_{name}.py").write_text(SUITE, encoding="utf-8")
     ran = subprocess.run(
         [sys.executable, "-c", TWICE], capture_output=True, text=True, check=True, cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(HOME)},
     )  # fmt: skip
     return folder, [part.splitlines() for part in ran.stdout.split("\0")]
 
@@ -120,7 +123,7 @@ def test_without_options_it_writes_nothing_and_asks_for_the_default(
 def test_a_suite_that_does_not_use_it_pays_nothing(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(HOME))
     pytester.makepyfile(
         """
         import sys
@@ -147,6 +150,6 @@ def test_the_entry_point_names_the_light_module() -> None:
     )
     code = "import sys, pytest_convgraph; print({'torch', 'convgraph'} & set(sys.modules))"
     bare = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HOME
     )
     assert bare.stdout.strip() == "set()"

@@ -141,8 +141,7 @@ def test_the_way_back_keeps_what_a_tool_has_added(kind: str) -> None:
     assert not torch.equal(dense(image), net(image))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")  # of another class in each version
 def test_traces_are_of_images() -> None:
     """As fvcore's counter makes them; on a map a trace would keep what it saw."""
     net, image = cg.to_graph(network().eval()), torch.randn(2, 3, 12, 10).double()

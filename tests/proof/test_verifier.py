@@ -21,7 +21,7 @@ from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import resolve
 from tests import odd_twins, twins
 
-ROOT = Path(__file__).resolve().parents[2]
+FILE = Path(str(verifier.__file__))
 TRUSTED = [*ADAPTERS, "tests.twins", "tests.odd_twins", "no_such_module"]
 
 
@@ -542,7 +542,7 @@ def test_its_truth_is_the_oracles(spec: ConvSpec) -> None:
 
 
 def test_it_is_short_and_borrows_nothing() -> None:
-    text = (ROOT / "convgraph/proof/verifier.py").read_text(encoding="utf-8")
+    text = FILE.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 640
     assert "convgraph" not in text
 
@@ -559,7 +559,7 @@ def test_a_copy_of_the_file_alone_will_do(tmp_path: Path) -> None:
     )
     (tmp_path / "convgraph.py").write_text("raise RuntimeError('borrowed')\n")
     (tmp_path / "certificate.json").write_text(json.dumps(record, indent=2))
-    shutil.copy(ROOT / "convgraph/proof/verifier.py", tmp_path)
+    shutil.copy(FILE, tmp_path)
     run = subprocess.run(
         [sys.executable, "verifier.py", "certificate.json", "--trust", "plain"],
         cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -87,7 +87,7 @@ def test_what_only_looks_like_one_is_not_proven(name: str) -> None:
     assert cert.verdict == "refuted", cert.reason
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")  # of another class in each version
 def test_a_traced_network_is_proven() -> None:
     torch.manual_seed(0)
     dense, x = Net().double(), torch.randn(2, 2, 4, 4).double()
