@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.errors import ConversionError
 from tests.convert.zoo.snap import snap
 
 SIZE = (5, 6)
@@ -54,7 +55,7 @@ def test_entry_by_entry(name: str, reduction: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("target", ["image", "map"])
+@pytest.mark.parametrize("target", ["image", "map", "map of its own"])
 def test_classes(reduction: str, target: str) -> None:
     """Labels of 255 are ignored; classes have weights."""
     torch.manual_seed(0)
@@ -65,11 +66,23 @@ def test_classes(reduction: str, target: str) -> None:
     how["weight"] = how["weight"].double()
     graph = cg.PixelGraph.from_image(x, mask=mask)
     labels = cg.PixelGraph(t[mask].unsqueeze(1), graph.sites).tensor()[:, 0]
-    got = F.cross_entropy(graph.tensor(), labels if target == "map" else t, **how)
+    if target == "map of its own":  # on more nodes, whose labels nobody asks for
+        more = mask | (torch.rand(2, *SIZE) > 0.5)
+        labels = cg.PixelGraph.from_image(t.unsqueeze(1), mask=more).tensor()[:, 0]
+    got = F.cross_entropy(graph.tensor(), t if target == "image" else labels, **how)
     want = F.cross_entropy(nodes(x, mask), t[mask], **how)
     assert torch.equal(got.to_dense()[mask] if reduction == "none" else got, want)
     mine, true = (torch.autograd.grad(one.sum(), x)[0] for one in (got, want))
     assert torch.equal(mine, true)
+
+
+def test_a_node_without_a_label_is_refused() -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x = cg.PixelGraph.from_image(whole(2, 3, *SIZE), mask=mask).tensor()
+    labels = cg.PixelGraph.from_image(whole(2, 1, *SIZE).abs().long(), mask=mask.flip(1)).tensor()
+    with pytest.raises(ConversionError, match="its labels live on other nodes"):
+        F.cross_entropy(x, labels[:, 0])
 
 
 def test_holes_that_count_are_seen() -> None:

@@ -12,7 +12,8 @@ from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, brought, lift
+from convgraph.graph.network_sites import union
 
 _NONE, _MEAN = 0, 1
 """How torch's operators number what is done to the entries of a loss; 2 is their sum."""
@@ -46,6 +47,8 @@ def classes(
     value = x.merged(1)
     axes = names.replaced(value.axes, 1)
     if isinstance(target, Spatial):
+        if target.sites.size == x.sites.size and union(target.sites, x.sites) is target.sites:
+            target = Spatial(brought(target, x.sites), x.sites, target.axes)
         (labels, _), sites, found = align([target, Spatial(value.x.select(value.slot(1), 0),
                                                            x.sites, axes)])  # fmt: skip
         if sites is not x.sites or found != axes:
