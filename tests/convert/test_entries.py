@@ -14,6 +14,8 @@ TAKEN: dict[str, Callable[[Tensor], Tensor]] = {
     "rolled twice along one axis": lambda x: x.roll((1, 1), (2, 2)),
     "rolled along channels and lattice": lambda x: x.roll((1, -2, 3), (2, 3, 1)),
     "flipped": lambda x: x.flip(1, 3),
+    "images in reverse": lambda x: x.flip(0, 2),
+    "mixed with the image before": lambda x: x * 3 + x.roll(1, 0),
     "repeated": lambda x: x.repeat(2, 3, 1, 2),
     "repeated as a new axis": lambda x: x.unsqueeze(2).repeat(1, 1, 3, 1, 1),
     "tiled": lambda x: torch.tile(x, (2,)),

@@ -121,10 +121,13 @@ def _flipped(rows: Tensor, slot: int) -> Tensor:
 
 
 def _reordered(call: Any, x: Spatial, orders: Any, move: str) -> Any:
-    """Entries of axes in another order: plain axes of each node, lattice axes in one move."""
+    """Entries of axes in another order: images, plain axes of each node, lattices in one move."""
     tables: dict[int, list[int]] = {}
     for dim, numbers, rows in orders:
         dim %= len(x.axes)
+        if batch.holds_images(x, dim):
+            x = batch.images(x, dim, numbers)
+            continue
         if names.is_plain(x.axes[dim]):
             x = x.on_axis(dim, rows)
             continue
