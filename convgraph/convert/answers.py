@@ -63,7 +63,7 @@ def _sent(given: Any, like: Any) -> list[Any]:
         return [rows(given, like)] if given is not None else [None] * len(parts(like))
     if isinstance(given, GraphTensor):
         other: Any = given.value
-        alike = isinstance(other, Tokens) and other.sites is like.sites
+        alike = isinstance(other, Tokens) and other.places == like.places
         if not alike or (other.axes, other.dim, other.lengths) != (
             like.axes, like.dim, like.lengths
         ):  # fmt: skip

@@ -419,7 +419,8 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             "torch.func transforms, or is returned by it; make it inside, by "
             "graph.with_x(rows).tensor(), and return rows, .graph.x, or what was reduced"
         ) from None
-    if not all(value.sites.is_full for value in found):
+    lie = [one for value in found for one in getattr(value, "places", (value.sites,)) if one]
+    if not all(one.is_full for one in lie):
         spaces = (getattr(value.sites, "space", None) for value in found)
         lattice = next((space for space in spaces if space is not None), "a mask")
         raise ConversionError(

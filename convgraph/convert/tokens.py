@@ -1,6 +1,7 @@
 """Tokens: a sequence in which readouts stand beside nodes, as a class token beside patches.
 
     cat([class token, registers, nodes], 1)        one axis, several pieces, of which one is nodes
+    cat([level, level / 2, level / 4], 1)          nodes of several lattices, as a detector's head
 
 Every operator means on each piece what it means there; attention is over all pieces of an image.
 Absent nodes are no tokens: they are not computed.
@@ -25,7 +26,7 @@ Piece = Tensor | Spatial
 
 @dataclass(eq=False, slots=True)
 class Tokens:
-    """Pieces along one axis: ordinary tensors, and one map whose axis there names its nodes.
+    """Pieces along one axis: ordinary tensors, and maps whose axis there names their nodes.
 
     Attributes:
         pieces: in their order, each with all axes.
@@ -39,12 +40,12 @@ class Tokens:
 
     @property
     def nodes(self) -> Spatial:
-        """The piece that is a map."""
+        """The first piece that is a map."""
         return next(one for one in self.pieces if isinstance(one, Spatial))
 
     @property
     def x(self) -> Tensor:
-        """The rows of the nodes."""
+        """The rows of its nodes."""
         return self.nodes.x
 
     @property
@@ -54,8 +55,13 @@ class Tokens:
 
     @property
     def axes(self) -> names.Axes:
-        """The names of the nodes' piece."""
+        """The names of its axes."""
         return self.nodes.axes
+
+    @property
+    def places(self) -> list[Any]:
+        """The sites of each piece, None of a readout."""
+        return [one.sites if isinstance(one, Spatial) else None for one in self.pieces]
 
     @property
     def lengths(self) -> list[int]:
@@ -79,7 +85,7 @@ class Tokens:
         Raises:
             NoRuleError: its axis holds images too.
         """
-        if self.before != 1 or any(name.kind != "site" for name in self.axes[self.dim]):
+        if self.before != 1 or not names.kinds(self.axes[self.dim]) <= {"site", "plain"}:
             raise NoRuleError("the axis of tokens beside nodes is that of images too")
         return self
 
@@ -115,16 +121,18 @@ class Tokens:
 
 
 def beside(parts: Sequence[Any], dim: int) -> Tokens | None:
-    """Return tensors and one map as tokens, if they stand beside each other along its nodes."""
+    """Return tensors and maps as tokens, if they stand beside each other along nodes."""
     flat: list[Piece] = []
     for one in parts:
         flat += one.sequence().pieces if isinstance(one, Tokens) else (one,)
     maps = [one for one in flat if isinstance(one, Spatial)]
-    if len(maps) != 1 or len(flat) < 2:
+    if not maps or len(flat) < 2:
         return None
     dim %= len(maps[0].axes)
-    axis = maps[0].axes[dim]
-    if not axis or any(name.kind != "site" for name in axis):
+    if len(maps) > 1:
+        if not _levels(maps, dim):
+            return None
+    elif names.kinds(maps[0].axes[dim]) != {"site"}:
         return None
     pieces: list[Piece] = []
     for one in flat:  # readouts beside readouts are one piece
@@ -137,6 +145,19 @@ def beside(parts: Sequence[Any], dim: int) -> Tokens | None:
         else:  # torch's own is a copy, into which one may write
             pieces.append(one.with_x(one.x.clone()) if isinstance(one, Spatial) else one.clone())
     return Tokens(tuple(pieces), dim)
+
+
+def _levels(maps: Sequence[Spatial], dim: int) -> bool:
+    """Whether an axis names the nodes of each of several maps, and is no line of one lattice."""
+    lines = 0
+    for one in maps:
+        if len(one.axes) != len(maps[0].axes) or not isinstance(one.sites, Sites):
+            return False
+        rest = [names.kinds(axis) for axis in names.replaced(one.axes, dim)]
+        if "site" not in names.kinds(one.axes[dim]) or any("site" in kinds for kinds in rest):
+            return False
+        lines += len(names.whole(one.axes[dim])) == 1
+    return lines < len(maps)
 
 
 def _but(x: Tensor, dim: int) -> tuple[int, ...]:
@@ -168,29 +189,50 @@ def meaning(call: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     split = entry.family == "pointwise"
     if not split and name not in _EACH:
         raise NoRuleError("it has no rule for tokens beside nodes")
-    if name in _AXIS and _axis_of(x, args, kwargs, _AXIS[name]) == x.dim:
+    axis = _axis_of(x, call.named(*args, **kwargs)) if name in _AXIS else -1
+    if axis == x.dim:
         if name == "softmax" and x is args[0]:
             return _softmax(call, x)
         raise NoRuleError("it runs along tokens beside nodes")
+    if name.startswith("conv") and (x.dim < 2 or not _mixes(call.named(*args, **kwargs))):
+        raise NoRuleError("its kernel reaches from one token beside nodes to another")
     outs = []
     start = 0
     for number, length in enumerate(x.lengths):
         a, k = (_part(one, x, number, start, length, split) for one in (args, kwargs))
-        on_nodes = isinstance(x.pieces[number], Spatial)
+        on_nodes = any(isinstance(one, Spatial) for one in (*a, *k.values()))
         outs.append(entry.call(call, *a, **k) if on_nodes else call.target(*a, **k))
         start += length
-    return _joined(outs, x)
+    return _joined(outs, x, axis)
 
 
-_EACH = ("linear", "layer_norm", "rms_norm", "softmax", "log_softmax", "glu")
+_AXIS = (
+    "softmax", "log_softmax", "glu", "amax", "amin", "max", "min", "argmax", "argmin", "logsumexp",
+    "sort", "topk",
+)  # fmt: skip
+"""Operators along one axis."""
+
+_EACH = ("linear", "layer_norm", "rms_norm", "conv1d", "conv2d", *_AXIS)
 """Operators along an axis that each token has for itself, beside those of single elements."""
 
-_AXIS = {"softmax": 1, "log_softmax": 1, "glu": 1}
+
+def _axis_of(x: Tokens, given: dict[str, Any]) -> int:
+    dim = given.get("dim")
+    if isinstance(dim, (list, tuple)) and len(dim) == 1:
+        (dim,) = dim
+    if not isinstance(dim, int):
+        raise NoRuleError("it runs along several axes of tokens beside nodes at once")
+    return dim % len(x.shape)
 
 
-def _axis_of(x: Tokens, args: Any, kwargs: Any, place: int) -> int:
-    dim = args[place] if len(args) > place else kwargs.get("dim", -1)
-    return int(dim) % len(x.shape)
+def _mixes(given: dict[str, Any]) -> bool:
+    """Whether a convolution mixes the channels of every token alone."""
+    kernel, stride, padding = given["weight"].shape[2:], given.get("stride"), given.get("padding")
+    return (
+        prod(kernel) == 1
+        and stride in (None, 1, [1] * len(kernel))
+        and not any([padding] if isinstance(padding, (int, str)) else padding or ())
+    )
 
 
 def _part(given: Any, x: Tokens, number: int, start: int, length: int, split: bool) -> Any:
@@ -214,10 +256,12 @@ def _part(given: Any, x: Tokens, number: int, start: int, length: int, split: bo
     return given
 
 
-def _joined(outs: list[Any], like: Tokens) -> Any:
+def _joined(outs: list[Any], like: Tokens, axis: int) -> Any:
+    """Pieces as tokens again, an axis less if it was reduced."""
     if isinstance(outs[0], (tuple, list)):
-        return [_joined(list(parts), like) for parts in zip(*outs, strict=True)]
-    return like.with_pieces(outs)
+        return [_joined(list(parts), like, axis) for parts in zip(*outs, strict=True)]
+    gone = len(outs[0].shape) < len(like.shape) and axis < like.dim
+    return Tokens(tuple(outs), like.dim - gone, like.before)
 
 
 def _cat(call: Any, parts: Any, dim: int = 0) -> Any:
@@ -225,16 +269,16 @@ def _cat(call: Any, parts: Any, dim: int = 0) -> Any:
     if dim % len(first.shape) == first.dim:
         found = beside(parts, dim)
         if found is None:
-            raise NoRuleError("more than one map among tokens")
+            raise NoRuleError("maps of other axes among tokens")
         return found
     outs = []
-    for number in range(len(first.pieces)):
-        pieces: list[Any] = [
-            one.pieces[number] if isinstance(one, Tokens) else one for one in parts
-        ]
-        on_nodes = isinstance(first.pieces[number], Spatial)
+    start = 0
+    for number, length in enumerate(first.lengths):
+        pieces = _part(list(parts), first, number, start, length, True)
+        on_nodes = any(isinstance(one, Spatial) for one in pieces)
         rule: Any = registry.find("cat")
         outs.append(rule.call(call, pieces, dim) if on_nodes else torch.cat(pieces, dim))
+        start += length
     return first.with_pieces(outs)
 
 
@@ -369,9 +413,12 @@ def _mean(call: Any, x: Tokens, dim: Any = None, keepdim: bool = False, **_: Any
     )
     total: Any = sum(of_pieces(call, own_each, "sum", dims, True))
     if call.name == "mean":
-        readouts = sum(n for n, one in zip(x.lengths, x.pieces, strict=True)
-                       if isinstance(one, Tensor))  # fmt: skip
-        count = (x.sites.counts + readouts).view(-1, *(1,) * (rank - 1))
+        counts: Any = sum(
+            one.sites.counts * prod(names.plain((one.axes[x.dim],)))
+            if isinstance(one, Spatial) else length
+            for one, length in zip(x.pieces, x.lengths, strict=True)
+        )  # fmt: skip
+        count = counts.view(-1, *(1,) * (rank - 1))
         count = count.sum(0, keepdim=True) if 0 in dims else count
         total = total / (count * prod(x.shape[d] for d in dims if d not in (0, x.dim)))
     return total if keepdim else total.squeeze(dims)
@@ -449,7 +496,8 @@ class Packed:
         self.pieces: tuple[Any, ...] = (
             value.sequence().pieces if isinstance(value, Tokens) else (value,)
         )
-        self.parts, self.some, self.blocks = [], None, None
+        self.parts, self.some, self.even = [], None, True
+        self.blocks: list[Any] = []
         masks = []
         for one in self.pieces:
             if isinstance(one, Spatial):
@@ -459,10 +507,11 @@ class Packed:
                     raise NoRuleError("its tokens are no (batch) (heads) (tokens) (width)")
                 part = one.expand(batch, *one.shape[1:])
                 there = torch.ones(batch, one.shape[2], dtype=torch.bool, device=one.device)
+                self.blocks.append(None)
             self.parts.append(part)
             masks.append(there)
         self.x = torch.cat(self.parts, 2) if len(self.parts) > 1 else self.parts[0]
-        if self.blocks is not None and not self.even:
+        if not self.even:
             self.some = torch.cat(masks, 1)
 
     @property
@@ -477,18 +526,19 @@ class Packed:
         token = rank == 4 and plain and one.axes[0] == group
         if not token or any(name.kind != "site" for name in one.axes[2]):
             raise NoRuleError("its tokens are no (batch) (heads) (tokens) (width)")
-        self.blocks = blocks(group, one.sites)
-        self.even = bool(one.sites.memo("even", lambda: bool((self.blocks.row >= 0).all())))
+        packed = blocks(group, one.sites)
+        self.blocks.append(packed)
+        self.even &= bool(one.sites.memo("even", lambda: bool((packed.row >= 0).all())))
         rows = one.x.reshape(one.x.shape[0], one.shape[1], one.shape[3])
-        return self.blocks.pack(rows).transpose(1, 2), self.blocks.row >= 0
+        return packed.pack(rows).transpose(1, 2), packed.row >= 0
 
     def places(self) -> Tensor:
         """(B, M) int64: where in the whole sequence each packed token stood."""
         found, start = [], 0
-        for one in self.pieces:
+        for one, packed in zip(self.pieces, self.blocks, strict=True):
             if isinstance(one, Spatial):
                 cell = index(one.axes[2], one.sites)
-                row = self.blocks.row.clamp(min=0)  # type: ignore[attr-defined]
+                row = packed.row.clamp(min=0)
                 found.append((cell[row] if len(cell) else row * 0) + start)
                 start += one.shape[2]
             else:
@@ -501,14 +551,14 @@ class Packed:
         """(B, heads, M, width) as pieces again."""
         pieces: list[Piece] = []
         start = 0
-        for one, part in zip(self.pieces, self.parts, strict=True):
+        for one, part, packed in zip(self.pieces, self.parts, self.blocks, strict=True):
             length = part.shape[2]
             mine = out.narrow(2, start, length)
             start += length
             if isinstance(one, Tensor):
                 pieces.append(mine)
                 continue
-            rows = self.blocks.unpack(mine.transpose(1, 2))  # type: ignore[attr-defined]
+            rows = packed.unpack(mine.transpose(1, 2))
             axes = (one.axes[0], (names.Name("plain", mine.shape[1]),), one.axes[2],
                     (names.Name("plain", mine.shape[3]),))  # fmt: skip
             pieces.append(Spatial(rows, one.sites, axes))

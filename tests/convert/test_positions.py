@@ -143,7 +143,7 @@ def test_letters(equation: str) -> None:
         (lambda x: torch.einsum("bcii->bc", x), "takes a diagonal"),
         (lambda x: x[[0, 1], :, [1, 2]], "along some axes of the lattice only"),
         (lambda x: x.unsqueeze_(1), "another shape; use unsqueeze and take what it returns"),
-        (lambda x: torch.cat([x.flatten(2), x[:, :, ::2].flatten(2)], 2), "several lattices"),
+        (lambda x: torch.cat([x.flatten(2), x[:, :, ::2].flatten(2)], 2)[..., 1:], "of the nodes"),
         (lambda x: x.movedim(1, 3) + x.mean((3, 1)).unsqueeze(1), "tells other pixels apart"),
         (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
         (lambda x: x.roll(1), "rolls the flattened tensor"),

@@ -68,12 +68,6 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
     """Maps put beside each other along a lattice axis: each is padded, and all are added up."""
     if not all(isinstance(one, Spatial) for one in parts):
         raise NoRuleError("a map and an ordinary tensor are put beside each other on the lattice")
-    lines = [axis for one in parts if len(names.whole(axis := one.axes[dim])) > 1]
-    if len(lines) == len(parts):
-        raise NoRuleError(
-            "maps of several lattices become one sequence, as the levels of a detection head do; "
-            "keep them in a list, or put side by side what they say of their nodes, .value.x"
-        )
     axis = site_axis(parts[0], dim)
     if any(site_axis(one, dim) != axis for one in parts):
         raise NoRuleError("lattices turned against each other are put beside each other")
