@@ -62,7 +62,7 @@ HOUSE = {
     """,
     "convert": """
         names frames keys registry operators report
-        value node_pairs align batch entries lattices inner tokens scores settle
+        value tokens node_pairs align batch entries lattices inner settle
         views rules tensor answers functions layers recording
         program compiled network receptive summary .
     """,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
-from convgraph.convert.node_pairs import spoken
+from convgraph.convert.node_pairs import PairSites, spoken
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import network_sites, union
 from convgraph.graph.sites import Sites
@@ -28,9 +28,11 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
         NoRuleError: axes of one size mean different things.
     """
     spatial = [one.thin() for one in operands if isinstance(one, Spatial)]
-    pairs = next((one for one in spatial if not isinstance(one.sites, Sites)), None)
+    pairs = next((one for one in spatial if isinstance(one.sites, PairSites)), None)
     if pairs is not None:
-        spatial = [spoken(one, pairs) if isinstance(one.sites, Sites) else one for one in spatial]
+        spatial = [
+            one if isinstance(one.sites, PairSites) else spoken(one, pairs) for one in spatial
+        ]
     shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
     axes, axis_sizes = _common(tuple(one.axes for one in spatial), shapes)
     sites = _sites(spatial, axes, axis_sizes)
@@ -72,11 +74,8 @@ def _sites(spatial: Sequence[Spatial], axes: Axes, lattice: dict[int, int] | Non
     first = spatial[0].sites
     if all(one.sites is first for one in spatial):
         return first
-    pairs = [one.sites for one in spatial if not isinstance(one.sites, Sites)]
-    if pairs or lattice is None:
-        if any(one.sites is not pairs[0] for one in spatial):
-            raise NoRuleError("pairs of nodes meet nodes")
-        return pairs[0]
+    if lattice is None or any(not isinstance(one.sites, Sites) for one in spatial):
+        raise NoRuleError("tokens or pairs of one sequence meet a map, or those of another")
     size = tuple(lattice.get(axis, 1) for axis in range(first.d))
     whole = [one.sites for one in spatial if one.sites.size == size]
     if not whole:

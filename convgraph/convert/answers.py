@@ -12,9 +12,8 @@ from torch import Tensor
 from convgraph.convert import keys
 from convgraph.convert.operators import _STATE, operator
 from convgraph.convert.tensor import OWN, GraphTensor, whole, wrapped
-from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, lift
-from convgraph.convert.views import as_view, parts, read, remade
+from convgraph.convert.views import as_view, read
 from convgraph.errors import ConversionError
 
 _CONTIGUOUS = torch.ops.aten.contiguous.default
@@ -32,14 +31,9 @@ def _by_rows(func: Any) -> Any:
     return lambda self, *args: func(self.value.x, *args)
 
 
-def _by_all(func: Any, joined: Any) -> Any:
-    return lambda self, *args: joined([func(x, *args) for x in parts(self.value)])
-
-
 def _returning(func: Any) -> Any:
     def call(self: GraphTensor, *args: Any) -> GraphTensor:
-        for x in parts(self.value):
-            func(x, *args)
+        func(self.value.x, *args)
         return self
 
     return call
@@ -57,53 +51,21 @@ def rows(given: Any, like: Spatial) -> Any:
     return given
 
 
-def _sent(given: Any, like: Any) -> list[Any]:
-    """What is said of a value, as tensors like its own; see `parts`."""
-    if not isinstance(like, Tokens) or given is None:
-        return [rows(given, like)] if given is not None else [None] * len(parts(like))
-    if isinstance(given, GraphTensor):
-        other: Any = given.value
-        alike = isinstance(other, Tokens) and other.places == like.places
-        if not alike or (other.axes, other.dim, other.lengths) != (
-            like.axes, like.dim, like.lengths
-        ):  # fmt: skip
-            raise ConversionError("a gradient of other tokens or sites than its tensor's")
-        return parts(other)
-    apart = given.unflatten(like.dim, (like.before, -1)).split(like.lengths, like.dim + 1)
-    return [
-        rows(one.flatten(like.dim, like.dim + 1), piece) if isinstance(piece, Spatial)
-        else one.flatten(like.dim, like.dim + 1)
-        for one, piece in zip(apart, like.pieces, strict=True)
-    ]  # fmt: skip
-
-
 def _listed(given: Any) -> list[Any]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
 def _plain(tensors: Any) -> list[Tensor]:
     """Tensors of both kinds as those that autograd knows."""
-    found: list[Tensor] = []
-    for one in _listed(tensors):
-        found += parts(one.value) if isinstance(one, GraphTensor) else [one]
-    return found
+    return [one.value.x if isinstance(one, GraphTensor) else one for one in _listed(tensors)]
 
 
-def _spoken(tensors: Any, grads: Any) -> tuple[list[Tensor], Any]:
-    """Tensors of both kinds, and what is sent to each, as those that autograd knows."""
-    outs = _listed(tensors)
-    if grads is None and not any(isinstance(one, GraphTensor) for one in outs):
-        return outs, None
-    given = [None] * len(outs) if grads is None else _listed(grads)
-    plain, sent = [], []
-    for one, grad in zip(outs, given, strict=True):
-        held = isinstance(one, GraphTensor)
-        mine = parts(one.value) if held else [one]
-        for x, g in zip(mine, _sent(grad, one.value) if held else [grad], strict=True):
-            if x.requires_grad or len(mine) == 1:
-                plain.append(x)
-                sent.append(g)
-    return plain, sent
+def _sent(grads: Any, tensors: Any) -> Any:
+    """What is sent to tensors of both kinds, as autograd knows it."""
+    if grads is None:
+        return None
+    pairs = zip(_listed(grads), _listed(tensors), strict=True)
+    return [rows(g, one.value) if isinstance(one, GraphTensor) else g for g, one in pairs]
 
 
 def _backward(
@@ -119,9 +81,8 @@ def backward_all(
 ) -> None:  # fmt: skip
     """torch.autograd.backward, from and to tensors of both kinds."""
     heard = None if inputs is None else _plain(inputs)
-    torch.autograd.backward(
-        *_spoken(tensors, grad_tensors), retain_graph, create_graph, inputs=heard
-    )
+    sent = _sent(grad_tensors, tensors)
+    torch.autograd.backward(_plain(tensors), sent, retain_graph, create_graph, inputs=heard)
 
 
 def _grad(
@@ -130,82 +91,45 @@ def _grad(
     **more: Any,
 ) -> Any:  # fmt: skip
     """torch.autograd.grad, from and to tensors of both kinds."""
-    ins = _listed(inputs)
-    heard = _plain(ins)
-    pieces = len(heard) > len(ins)  # a sequence is heard if one of its pieces is
-    outs, sent = _spoken(outputs, grad_outputs)
-    found = iter(
-        torch.autograd.grad(
-            outs, heard, sent, retain_graph, create_graph, only_inputs,
-            True if pieces else allow_unused, **more,
-        )
+    ins, outs = _listed(inputs), _listed(outputs)
+    found = torch.autograd.grad(
+        _plain(outs), _plain(ins), _sent(grad_outputs, outs), retain_graph, create_graph,
+        only_inputs, allow_unused, **more,
     )  # fmt: skip
-    made: list[Any] = []
-    for one in ins:
-        mine = [next(found) for _ in _plain([one])]
-        made.append(_together(one, mine))
-        if pieces and made[-1] is None and not allow_unused:
-            raise RuntimeError(
-                "One of the differentiated Tensors appears to not have been used in the graph. Set "
-                "allow_unused=True if this is the desired behavior."
-            )
-    return tuple(made)
+    return tuple(map(_like, ins, found))
 
 
-def _together(one: Any, grads: list[Any]) -> Any:
-    """The gradients of a tensor's own tensors as one like it."""
-    if not isinstance(one, GraphTensor) or all(grad is None for grad in grads):
-        return grads[0]
-    pairs = zip(grads, parts(one.value), strict=True)
-    return wrapped(remade(one.value, [torch.zeros_like(x) if g is None else g for g, x in pairs]))
+def _like(one: Any, grad: Any) -> Any:
+    """The gradient of a tensor as one like it."""
+    if grad is None or not isinstance(one, GraphTensor):
+        return grad
+    return wrapped(one.value.with_x(grad))
 
 
 def _get_grad(self: GraphTensor) -> Any:
-    return _together(self, [x.grad for x in parts(self.value)])
+    return _like(self, self.value.x.grad)
 
 
 def _set_grad(self: GraphTensor, grad: Any) -> None:
-    for x, one in zip(parts(self.value), _sent(grad, self.value), strict=True):
-        x.grad = one
+    self.value.x.grad = rows(grad, self.value)
 
 
 def _register_hook(self: GraphTensor, hook: Any) -> Any:
-    value = self.value
-    if isinstance(value, Tokens):
-        return _tokens_hook(self, hook)
-
     def call(grad: Tensor) -> Any:
-        out = hook(wrapped(value.with_x(grad)))
-        return None if out is None else rows(out, value)
+        return rows(hook(_like(self, grad)), self.value)
 
-    return value.x.register_hook(call)
-
-
-def _tokens_hook(self: GraphTensor, hook: Any) -> Any:
-    """A hook that hears of all pieces of a sequence at once."""
-
-    def call(grads: Any) -> None:
-        heard = iter(grads)
-        out = hook(_together(self, [next(heard) if x.requires_grad else None for x in own]))
-        if out is not None:
-            raise ConversionError(
-                "a hook changes the gradient of tokens beside nodes; hook the map or the readouts "
-                "before they are concatenated"
-            )
-
-    own = parts(self.value)
-    return torch.autograd.graph.register_multi_grad_hook([x for x in own if x.requires_grad], call)
+    return self.value.x.register_hook(call)
 
 
 def _get_data(self: GraphTensor) -> GraphTensor:
-    made = wrapped(remade(read(self), [x.data for x in parts(self.value)]))
+    value = read(self)
+    made = wrapped(value.with_x(value.x.data))
     as_view(made, self, operator(torch.ops.aten.detach.default))
     return made
 
 
 def _set_data(self: GraphTensor, data: Any) -> None:
-    for x, one in zip(parts(self.value), _sent(data, self.value), strict=True):
-        x.data = one
+    self.value.x.data = rows(data, self.value)
 
 
 def _written(self: GraphTensor, *args: Any) -> None:
@@ -232,12 +156,12 @@ OWN |= {
     _T.__setitem__: _written,
     _T.backward: _backward,
     _T.register_hook: _register_hook,
-    _T.requires_grad.__get__: _by_all(_T.requires_grad.__get__, any),
+    _T.requires_grad.__get__: _by_rows(_T.requires_grad.__get__),
     _T.requires_grad.__set__: _returning(_T.requires_grad.__set__),
     _T.requires_grad_: _returning(_T.requires_grad_),
     _T.retain_grad: _returning(_T.retain_grad),
     _T.retains_grad.__get__: _by_rows(_T.retains_grad.__get__),
-    _T.is_leaf.__get__: _by_all(_T.is_leaf.__get__, all),
+    _T.is_leaf.__get__: _by_rows(_T.is_leaf.__get__),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
     _T.data.__get__: _get_data,

@@ -1,6 +1,7 @@
 """Images of a batch: some of them, or several batches as one; a map goes with its sites."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import at
 from convgraph.graph.sites import Sites
@@ -16,12 +18,16 @@ from convgraph.graph.sites import Sites
 def is_batch(x: Spatial, dim: int) -> bool:
     """Whether an axis is the whole batch, one of several images."""
     axis = x.axes[dim]
-    return isinstance(x.sites, Sites) and axis == (Name("batch", x.sites.batch_size),)
+    return _has_images(x) and axis == (Name("batch", x.sites.batch_size),)
+
+
+def _has_images(x: Any) -> bool:
+    return isinstance(x, Spatial) and isinstance(x.sites, (Sites, TokenSites))
 
 
 def holds_images(x: Spatial, dim: int) -> bool:
     """Whether an axis is the whole batch, of one image too, which has no name."""
-    single = isinstance(x.sites, Sites) and x.sites.batch_size == 1
+    single = _has_images(x) and x.sites.batch_size == 1
     return is_batch(x, dim) or (single and dim == 0 and not x.axes[0] and len(x.axes) > 2)
 
 
@@ -35,21 +41,40 @@ def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
         raise NoRuleError("it takes images out of an axis that is no batch, or none at all")
     chosen = tuple(int(n) % x.sites.batch_size for n in numbers)
     sites = images_of(x.sites, chosen)
-
-    def make() -> Tensor:
-        counts = x.sites.counts.tolist()
-        starts = [sum(counts[:n]) for n in range(len(counts))]
-        return torch.cat(
-            [torch.arange(starts[n], starts[n] + counts[n], device=sites.device) for n in chosen]
-        )
-
-    rows = x.x.index_select(0, sites.memo(("rows of", x.sites.token, chosen), make))
-    axes = (*x.axes[:dim], names.batch_axis(len(chosen)), *x.axes[dim + 1 :])
-    return Spatial(rows, sites, axes)
+    key = ("rows of", x.sites.token, chosen)
+    rows = x.x.index_select(0, sites.memo(key, lambda: _rows_of(x.sites, chosen)))
+    return Spatial(rows, sites, names.replaced(x.axes, dim, names.batch_axis(len(chosen))))
 
 
-def images_of(sites: Sites, chosen: tuple[int, ...]) -> Sites:
+def _rows_of(sites: Any, chosen: tuple[int, ...]) -> Tensor:
+    """The rows of some images, one image after the other."""
+    if isinstance(sites, TokenSites):
+        line = torch.arange(sites.num_nodes, device=sites.device)
+        found = []
+        for piece, own in zip(sites.pieces, sites.apart(line), strict=True):
+            if isinstance(piece, int):
+                found.append(own.reshape(sites.batch_size, -1)[list(chosen)].flatten())
+            else:
+                each = own.view(-1, prod(piece.many))
+                found.append(each[_rows_of(piece.sites, chosen)].flatten())
+        return torch.cat(found)
+    counts = sites.counts.tolist()
+    starts = [sum(counts[:n]) for n in range(len(counts))]
+    return torch.cat(
+        [torch.arange(starts[n], starts[n] + counts[n], device=sites.device) for n in chosen]
+    )
+
+
+def _of_batch(sites: TokenSites, batch: int, change: Callable[[Sites], Sites]) -> TokenSites:
+    """The tokens of other images."""
+    rest = tuple(name for name in sites.group if name.kind != "batch")
+    return sites.on((*names.batch_axis(batch), *rest), change)
+
+
+def images_of(sites: Any, chosen: tuple[int, ...]) -> Any:
     """Return the sites of some images; maps of one network keep a common root."""
+    if isinstance(sites, TokenSites):
+        return _of_batch(sites, len(chosen), lambda one: images_of(one, chosen))
     root = sites.root
 
     def make(source: Sites) -> Sites:
@@ -77,22 +102,33 @@ def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
     """
     first = parts[0]
     for one in parts:
-        if not isinstance(one, Spatial) or not isinstance(one.sites, Sites):
+        if not _has_images(one):
             raise NoRuleError("a map and an ordinary tensor become one batch")
         own = one.axes[dim] == names.batch_axis(one.sites.batch_size)
-        rest = (*one.axes[:dim], *one.axes[dim + 1 :])
-        if not own or rest != (*first.axes[:dim], *first.axes[dim + 1 :]):
+        if not own or names.replaced(one.axes, dim) != names.replaced(first.axes, dim):
             raise NoRuleError("maps of different axes become one batch")
         if one.sites.size != first.sites.size:
             raise NoRuleError("maps of different sizes become one batch")
     sites = together([one.sites for one in parts])
-    axes = (*first.axes[:dim], names.batch_axis(sites.batch_size), *first.axes[dim + 1 :])
-    return Spatial(torch.cat([one.x for one in parts]), sites, axes)
+    rows = torch.cat([one.x for one in parts])
+    if isinstance(sites, TokenSites):
+        pieces = zip(*(one.sites.apart(one.x) for one in parts), strict=True)
+        flat = [torch.cat([x.flatten(0, 1) if type(p) is int else x for x in own])
+                for p, own in zip(sites.pieces, pieces, strict=True)]  # fmt: skip
+        rows = torch.cat(flat)
+    return Spatial(rows, sites, names.replaced(first.axes, dim, names.batch_axis(sites.batch_size)))
 
 
-def together(parts: Sequence[Sites]) -> Sites:
+def together(parts: Sequence[Any]) -> Any:
     """Return the sites of several batches as one; maps of one place keep a common root."""
     first = parts[0]
+    if isinstance(first, TokenSites):
+        kinds = {tuple(p if isinstance(p, int) else p.axis for p in one.pieces) for one in parts}
+        if len(kinds) > 1:
+            raise NoRuleError("tokens of different sequences become one batch")
+        levels = zip(*([one.root, *(p.sites for p in one.nodes)] for one in parts), strict=True)
+        whole = {own[0]: together(own) for own in levels}
+        return _of_batch(first, sum(one.batch_size for one in parts), whole.__getitem__)
 
     def make(all_sites: Sequence[Sites]) -> Sites:
         sizes = tuple(size for one in all_sites for size in one.sizes)
@@ -111,4 +147,4 @@ def together(parts: Sequence[Sites]) -> Sites:
 
 def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:
     """Whether maps are put together along their batch."""
-    return any(isinstance(one, Spatial) and holds_images(one, dim) for one in parts)
+    return any(_has_images(one) and holds_images(one, dim) for one in parts)

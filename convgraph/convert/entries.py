@@ -15,8 +15,11 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.batch import images, is_batch
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.node_pairs import PairSites, one_side, some_pairs
+from convgraph.convert.tokens import taken
 from convgraph.convert.value import Spatial, picked
 from convgraph.graph.network_sites import moved_sites
+from convgraph.graph.sites import Sites
 
 
 def entries(
@@ -46,11 +49,13 @@ def entries(
     if names.is_plain(x.axes[dim]):
         call.travelled("node")
         return x.on_axis(dim, rows)
-    whole = is_batch(x, dim)
-    axis = None if whole else site_axis(x, dim)
+    whole, on_lattice = is_batch(x, dim), isinstance(x.sites, Sites)
+    axis = None if whole or not on_lattice else site_axis(x, dim)
     listed = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
     if any(not 0 <= n < x.shape[dim] for n in listed):
         raise IndexError(f"index out of range for an axis of {x.shape[dim]}")
+    if not whole and not on_lattice:
+        return _tokens(call, x, dim, listed, keepdim)
     if axis is None:
         call.travelled("all")
         found = images(x, dim, listed)
@@ -59,6 +64,15 @@ def entries(
     if not keepdim:
         found = Spatial(found.x, found.sites, names.replaced(found.axes, dim))
     return found if whole else readout(found)
+
+
+def _tokens(call: Any, x: Spatial, dim: int, numbers: list[int], keepdim: bool) -> Any:
+    """Some of a sequence, or of who hears it."""
+    some = some_pairs if isinstance(x.sites, PairSites) else taken
+    found = some(call, x, dim, numbers)
+    if keepdim:
+        return found
+    return found.select(dim, 0) if isinstance(found, Tensor) else one_side(found, dim)
 
 
 def from_start(index: Tensor, size: int) -> Tensor:

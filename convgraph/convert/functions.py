@@ -14,7 +14,6 @@ from torch import Tensor
 from convgraph import memo
 from convgraph.convert.answers import backward_all, rows
 from convgraph.convert.tensor import DOORS, OWN, GraphTensor, wrapped
-from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.nn import synced
 
@@ -200,11 +199,6 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """What calls a Function, and notices maps."""
     if not any(type(one) is GraphTensor for one in args):
         return _APPLY.__get__(None, cls)(*args, **kwargs)
-    if any(type(one) is GraphTensor and not isinstance(one.value, Spatial) for one in args):
-        raise ConversionError(
-            f"{cls.__name__} is an autograd.Function and gets tokens beside nodes; give it the map "
-            "and the readouts one by one, before they are concatenated"
-        )
     if memo.lender() is not None:
         raise ConversionError(
             f"{cls.__name__} is an autograd.Function, with a backward of its own, which no program "

@@ -27,7 +27,7 @@ class Name(NamedTuple):
         kind: "batch", "site" (digits of the image's number or of a lattice axis), "key" (the same
             of the other node of a pair) or "plain".
         size: how many values it takes.
-        axis: of a site, the lattice axis.
+        axis: of a site, the lattice axis; -1 along a sequence of tokens.
         stride: of a digit, its weight: its value is (position // stride) % size.
     """
 
@@ -260,7 +260,7 @@ def _words(axis: object) -> str:
     words = []
     for name in axis if isinstance(axis, tuple) else ():
         if name.kind in ("site", "key"):
-            letter = ("y", "x", "z")[name.axis] + ("*" if name.kind == "key" else "")
+            letter = ("y", "x", "z", "token")[name.axis] + ("*" if name.kind == "key" else "")
             words.append(letter if name.stride == 1 else f"{letter}/{name.stride}")
         else:
             words.append("batch" if name.kind == "batch" else str(name.size))

@@ -7,9 +7,10 @@ no group.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -24,16 +25,21 @@ from convgraph.convert.names import (
     kinds,
     names,
     of_rows,
+    replaced,
 )
+from convgraph.convert.tokens import has_nodes, taken, token_sites
 from convgraph.convert.value import Spatial, index
-from convgraph.graph.sites import Sites
 
 
 class Blocks:
-    """Nodes packed by group: (G, M) rows of x, -1 where a group has fewer nodes."""
+    """Rows packed by group: (G, M) numbers of rows, -1 where a group has fewer.
 
-    def __init__(self, group: tuple[Name, ...], sites: Sites) -> None:
-        """Sort the nodes by group; within one they keep their order."""
+    Attributes:
+        even: whether all groups have as many; to a tracer, which means all masks, they never do.
+    """
+
+    def __init__(self, group: tuple[Name, ...], sites: Any) -> None:
+        """Sort the rows by group; within one they keep their order."""
         count = prod(name.size for name in group)
         which = index(group, sites)
         order = torch.argsort(which, stable=True)
@@ -45,84 +51,97 @@ class Blocks:
         self.row[which[order], place] = order
         self.flat = torch.empty_like(order)
         self.flat[order] = which[order] * width + place
+        self.even = len(which) == self.row.numel()
 
     def lent(self, by: Any) -> "Blocks":
         """The same in a tracer's tensors; see `convgraph.memo.lending`."""
         made = copy.copy(self)
-        made.row, made.flat = by.tensor(self.row), by.tensor(self.flat)
+        made.row, made.flat, made.even = by.tensor(self.row), by.tensor(self.flat), False
         return made
+
+    @property
+    def there(self) -> Tensor:
+        """(G, M) bool: where a row is."""
+        return self.row >= 0
 
     def pack(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (G, M, ...), 0 where no node is."""
         if rows.shape[0] == 0:  # a len() would be one number to a tracer
             return rows.new_zeros(*self.row.shape, *rows.shape[1:])
-        some = (self.row >= 0).view(*self.row.shape, *(1,) * (rows.dim() - 1))
         packed = take(rows, self.row.clamp(min=0).flatten()).view(*self.row.shape, *rows.shape[1:])
-        return torch.where(some, packed, 0)
+        some = self.there.view(*self.row.shape, *(1,) * (rows.dim() - 1))
+        return packed if self.even else torch.where(some, packed, 0)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(G, M, ...) -> (N, ...)."""
         return take(packed.flatten(0, 1), self.flat)
 
 
-def blocks(group: tuple[Name, ...], sites: Sites) -> Blocks:
-    """Return the groups of these sites, made once."""
-    return sites.memo(("blocks", group), lambda: Blocks(group, sites))
-
-
 class PairSites:
-    """Who hears whom: all pairs of nodes of one group; what `Sites` is to nodes.
+    """Who hears whom: all pairs of nodes, or tokens, of one group; what `Sites` is to nodes.
 
     Attributes:
-        asking: sites of the nodes that ask.
-        answering: sites of the nodes that are heard.
+        asking: sites of those who ask.
+        answering: sites of those who are heard.
         group: the names that both share, as those who ask call them.
         heard: the same names on the lattice of those who are heard.
     """
 
-    is_full = is_array = False
-    size = None
+    is_array = False
+    size = space = None
 
     def __init__(
-        self, asking: Sites, answering: Sites, group: tuple[Name, ...], heard: tuple[Name, ...]
+        self, asking: Any, answering: Any, group: tuple[Name, ...], heard: tuple[Name, ...]
     ) -> None:
-        """Keep the four; pairs are listed when asked for."""
-        self.asking = asking
-        self.answering = answering
-        self.group = group
-        self.heard = heard
-        self.batch_size = asking.batch_size
-        self.device = asking.device
+        """Keep the four; pairs are listed when asked for, and kept by the sites of who asks."""
+        self.asking, self.answering, self.group, self.heard = asking, answering, group, heard
+        self.batch_size, self.device = asking.batch_size, asking.device
+        self.is_full = asking.is_full and answering.is_full
+        self.key = ("pairs", answering.token, group, heard)
+        self.token = (asking.token, *self.key)
 
     @property
     def num_nodes(self) -> int:
         """How many pairs there are."""
-        if self.asking.is_full and self.answering.is_full:
+        if self.is_full:
             count = prod(name.size for name in self.group)
             return self.asking.num_nodes * (self.answering.num_nodes // count)
         return self.place.shape[0]
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What is made of pairs anew each time; they are many."""
+        return make()
+
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """What follows from the pairs alone."""
+        return self.asking.memo((*self.key, name), make)  # type: ignore[no-any-return]
+
+    @property
+    def first(self) -> Blocks:
+        """Those who ask, by group."""
+        return self._kept_blocks(self.group, self.asking)
+
+    @property
+    def second(self) -> Blocks:
+        """Those who are heard, by group."""
+        return self._kept_blocks(self.heard, self.answering)
+
+    @staticmethod
+    def _kept_blocks(group: tuple[Name, ...], sites: Any) -> Blocks:
+        made: Blocks = sites.memo(("blocks", group), lambda: Blocks(group, sites))
+        return made
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every cell of (G, Mq, Mk) is a pair."""
+        return self.first.even and self.second.even
 
     @property
     def some(self) -> Tensor:
         """(G, Mq, Mk) bool: where a pair is."""
         return self._kept("some", lambda: (
-            (self.first.row >= 0)[:, :, None] & (self.second.row >= 0)[:, None, :]
+            self.first.there[:, :, None] & self.second.there[:, None, :]
         ))  # fmt: skip
-
-    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """What follows from the pairs alone."""
-        key = ("pairs", name, self.answering.token, self.group, self.heard)
-        return self.asking.memo(key, make)
-
-    @property
-    def first(self) -> Blocks:
-        """The nodes that ask, by group."""
-        return blocks(self.group, self.asking)
-
-    @property
-    def second(self) -> Blocks:
-        """The nodes that are heard, by group."""
-        return blocks(self.heard, self.answering)
 
     @property
     def place(self) -> Tensor:
@@ -131,37 +150,65 @@ class PairSites:
 
     @property
     def asker(self) -> Tensor:
-        """(E,) int64: the node that asks."""
+        """(E,) int64: the row of who asks."""
         return self._kept("asker", lambda: (
             self.first.row.flatten()[self.place // self.second.row.shape[1]]
         ))  # fmt: skip
 
+    @property
+    def hearer(self) -> Tensor:
+        """(E,) int64: the row of who is heard."""
+        groups, width = self.place // self.some[0].numel(), self.second.row.shape[1]
+        return self.second.row[groups, self.place % width]
+
     def digit(self, name: Name) -> Tensor:
         """(E,) int64: the value that a name takes at each pair."""
-        width = self.second.row.shape[1]
         if name.kind == "key":
-            group = self.place // (self.some.shape[1] * width)
-            node = self.second.row[group, self.place % width]
-            return index((Name("site", name.size, name.axis, name.stride),), self.answering)[node]
+            return index(keys((name,), back=True), self.answering)[self.hearer]
         return index((name,), self.asking)[self.asker]
 
     def spread(self, rows: Tensor, fill: float) -> Tensor:
         """(E, ...) -> (G, Mq, Mk, ...)."""
+        shape = (*self.first.row.shape, self.second.row.shape[1])
+        if self.is_even:  # a copy all the same: the rows may be written into
+            return rows.clone().view(*shape, *rows.shape[1:])
         cells = rows.new_full((self.some.numel(), *rows.shape[1:]), fill)
-        full = cells.index_put((self.place,), rows)  # keeps no rows, which may be written into
-        return full.view(*self.some.shape, *rows.shape[1:])
+        return cells.index_put((self.place,), rows).view(*shape, *rows.shape[1:])
 
     def rows(self, blocks: Tensor) -> Tensor:
         """(G, Mq, Mk, ...) -> (E, ...)."""
-        return take(blocks.flatten(0, 2), self.place)
+        flat = blocks.flatten(0, 2)
+        return flat if self.is_even else take(flat, self.place)
+
+    def cut(self, x: Tensor, some: "PairSites", asking: Any, heard: Any) -> Tensor:
+        """The rows of some of these pairs, by the rows that both sides had here."""
+        asker = some.asker if asking is None else asking[some.asker]
+        hearer = some.hearer if heard is None else heard[some.hearer]
+        width = self.second.row.shape[1]
+        cell = self.first.flat[asker] * width + self.second.flat[hearer] % width
+        return take(self.spread(x, 0.0).flatten(0, 2), cell)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PairSites":
+        """Itself: it never changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what is given."""
+        return pair_sites, (self.asking, self.answering, self.group, self.heard)
+
+
+_ALIVE: "WeakValueDictionary[Any, PairSites]" = WeakValueDictionary()
 
 
 def pair_sites(
-    asking: Sites, answering: Sites, group: tuple[Name, ...], heard: tuple[Name, ...]
+    asking: Any, answering: Any, group: tuple[Name, ...], heard: tuple[Name, ...]
 ) -> PairSites:
     """Return the one record of these pairs."""
-    key = ("pairs", answering.token, group, heard)
-    return asking.memo(key, lambda: PairSites(asking, answering, group, heard))
+    made = PairSites(asking, answering, group, heard)
+    return _ALIVE.setdefault(made.token, made)
+
+
+torch.serialization.add_safe_globals([pair_sites])
 
 
 def spoken(value: Spatial, like: Spatial) -> Spatial:
@@ -189,38 +236,49 @@ def spoken(value: Spatial, like: Spatial) -> Spatial:
     return Spatial(take(rows, node), sites, tuple(axes))
 
 
-def reduced(x: Spatial, dim: int, keepdim: bool, how: str) -> Spatial:
-    """Return the sum, mean or extreme of everybody that a node hears.
+def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
+    """Return the pairs of some of those who ask, or are heard; without nodes they are a tensor.
 
     Raises:
-        NoRuleError: another axis than that of who is heard is reduced.
+        NoRuleError: a part of the nodes would be taken, or the axis is that of images too.
     """
     sites: Any = x.sites
-    heard = [name for name in names(x.axes) if name.kind == "key"]
-    if not heard or list(x.axes[dim]) != heard:
-        raise NoRuleError("it reduces pairs of nodes over another axis than who is heard")
-    counts = x.x.shape[1:]
-    nobody = {"amax": -torch.inf, "amin": torch.inf}.get(how, 0.0)
-    full = sites.spread(x.x.reshape(x.x.shape[0], prod(counts)), nobody)
-    found = full.sum(2) if how == "mean" else getattr(torch, how)(full, 2)
-    if how == "mean":
-        found = found / sites.some.sum(2).clamp(min=1).unsqueeze(-1)
-    rows = sites.first.unpack(found)
-    left = tuple(
-        () if number == dim else axis
-        for number, axis in enumerate(x.axes)
-        if keepdim or number != dim
-    )
-    return Spatial(rows.reshape(rows.shape[0], *counts), sites.asking, left)
+    by_heard = kinds(x.axes[dim]) == {"key"}
+    axis = keys(x.axes[dim], back=True)
+    side, group = (
+        (sites.answering, sites.heard) if by_heard else (sites.asking, sites.group)
+    )  # fmt: skip
+    rows = torch.arange(side.num_nodes, device=x.x.device)
+    found = taken(call, Spatial(rows, side, (group, axis)), 1, numbers)
+    call.travelled("all")
+    if isinstance(found, Tensor):
+        part: Any = token_sites(side.root, side.group, (len(numbers),))
+        found = Spatial(found.flatten(), part, (group, (part.name,)))
+    asking, answering = (sites.asking, found.sites) if by_heard else (found.sites, sites.answering)
+    pairs = pair_sites(asking, answering, sites.group, sites.heard)
+    picks = (None, found.x) if by_heard else (found.x, None)
+    axis = keys(found.axes[1]) if by_heard else found.axes[1]
+    made = Spatial(sites.cut(x.x, pairs, *picks), pairs, replaced(x.axes, dim, axis))
+    alone = not (has_nodes(asking) or has_nodes(answering))
+    return made.tensor() if alone else made
+
+
+def one_side(x: Spatial, dim: int) -> Spatial:
+    """Return pairs of which one side is a single readout, along this axis, as what others say."""
+    sites: Any = x.sites
+    by_heard = kinds(x.axes[dim]) == {"key"}
+    side, row = (sites.asking, sites.asker) if by_heard else (sites.answering, sites.hearer)
+    rows = x.x.new_zeros(side.num_nodes, *x.x.shape[1:]).index_copy(0, row, x.x)
+    return Spatial(rows, side, tuple(keys(axis, back=True) for axis in replaced(x.axes, dim)))
 
 
 def same_groups(
-    asking: Sites, group: tuple[Name, ...], answering: Sites, heard: tuple[Name, ...]
+    asking: Any, group: tuple[Name, ...], answering: Any, heard: tuple[Name, ...]
 ) -> bool:
     """Whether names of two lattices mean the same images and windows, in the same order."""
-    if group == heard or len(group) != len(heard):
+    one, two = asking.size, answering.size
+    if group == heard or len(group) != len(heard) or not (one and two):
         return group == heard
-    one, two = asking.size or (), answering.size or ()
     return all(
         a == b
         or (

@@ -17,16 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.convert import keys, names, registry, rules, scores, tokens, views
+from convgraph.convert import keys, names, registry, rules, views
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.operators import _STATE, Operator, operator
-from convgraph.convert.scores import Scores
 from convgraph.convert.settle import settle, settled
-from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, from_graph, lift
-from convgraph.convert.views import VALUES, Map
+from convgraph.convert.views import Map
 from convgraph.errors import ConversionError, ConvgraphError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
 from convgraph.graph.sites import Sites
@@ -121,20 +119,15 @@ class GraphTensor(Map):
         """Copy the rows; sites never change."""
         if id(self) not in memo:
             value = views.read(self)
-            rows = [x.detach().clone().requires_grad_(x.requires_grad) for x in views.parts(value)]
-            memo[id(self)] = wrapped(views.remade(value, rows))
+            rows = value.x.detach().clone().requires_grad_(value.x.requires_grad)
+            memo[id(self)] = wrapped(value.with_x(rows))
         made: GraphTensor = memo[id(self)]
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle rows, sites and names; of tokens, piece by piece."""
-        value: Any = views.read(self)
-        if isinstance(value, Scores):
-            raise ConversionError("who hears whom is pickled as a plain tensor: take to_dense()")
-        pieces = value.pieces if isinstance(value, Tokens) else (value,)
-        flat = [(p.x, p.sites, p.axes) if isinstance(p, Spatial) else p for p in pieces]
-        beside = (value.dim, value.before) if isinstance(value, Tokens) else None
-        return _rebuilt, (flat, beside)
+        """Pickle rows, sites and names."""
+        value = views.read(self)
+        return _rebuilt, (value.x, value.sites, value.axes)
 
     def __bool__(self) -> bool:
         """Refuse, as torch does for more than one entry."""
@@ -198,10 +191,8 @@ def wrapped(value: Spatial) -> GraphTensor:
     return made
 
 
-def _rebuilt(flat: Any, beside: Any) -> GraphTensor:
-    pieces = tuple(Spatial(*one) if isinstance(one, tuple) else one for one in flat)
-    value: Any = pieces[0] if beside is None else Tokens(pieces, *beside)
-    return wrapped(value)
+def _rebuilt(*fields: Any) -> GraphTensor:
+    return wrapped(Spatial(*fields))
 
 
 torch.serialization.add_safe_globals([_rebuilt, names.Name])
@@ -245,7 +236,7 @@ def leaves(tree: Any) -> Any:
 def _given(out: Any) -> Any:
     """The tensors of values, in nested results."""
     kind = type(out)
-    if kind in VALUES:
+    if kind is Spatial:
         return wrapped(out)
     if kind is tuple or kind is list:
         return kind([_given(one) for one in out])
@@ -257,7 +248,7 @@ def _values(given: Any) -> list[Any]:
     found: list[Any] = []
     for one in given:
         kind = type(one)
-        if kind in VALUES:
+        if kind is Spatial:
             found.append(one)
         elif kind is list or kind is tuple:
             found += _values(one)
@@ -346,10 +337,6 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
     _meet(found)
-    kinds = [type(one) for one in found]
-    if kinds.count(Spatial) < len(kinds):
-        by_scores = Scores in kinds or call.name in ("matmul", "bmm", "baddbmm", "einsum")
-        return (scores if by_scores else tokens).meaning(call, taken, named)
     try:
         return rule.call(call, *taken, **named)
     except NoRuleError:
@@ -419,8 +406,7 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             "torch.func transforms, or is returned by it; make it inside, by "
             "graph.with_x(rows).tensor(), and return rows, .graph.x, or what was reduced"
         ) from None
-    lie = [one for value in found for one in getattr(value, "places", (value.sites,)) if one]
-    if not all(one.is_full for one in lie):
+    if not all(value.sites.is_full for value in found):
         spaces = (getattr(value.sites, "space", None) for value in found)
         lattice = next((space for space in spaces if space is not None), "a mask")
         raise ConversionError(
@@ -436,6 +422,6 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
 
 
 def _dense(given: Any) -> Any:
-    if isinstance(given, VALUES):
+    if isinstance(given, Spatial):
         return given.tensor()
     return [_dense(one) for one in given] if isinstance(given, list) else given

@@ -32,7 +32,7 @@ class Spatial:
     """
 
     x: Tensor
-    sites: Any  # Sites, or PairSites where the rows are pairs of nodes
+    sites: Any  # Sites, TokenSites, or PairSites where the rows are pairs of nodes
     axes: Axes
 
     @property
@@ -136,12 +136,25 @@ class Spatial:
 
 def arranged(cells: Tensor, order: Sequence[Name], axes: Axes) -> Tensor:
     """Return cells (all values of some names in their order, *plain) as the axes order them."""
-    dense = cells.reshape((*(name.size for name in order), *cells.shape[1:]))
+    dense = cells.reshape((*(name.size for name in order), *names.plain(axes)))
+    return dense.permute(_places(order, axes)).reshape(names.sizes(axes))
+
+
+def cells(dense: Tensor, order: Sequence[Name], axes: Axes) -> Tensor:
+    """Return (all values of some names in their order, *plain) of a tensor of these axes."""
+    apart = dense.reshape([name.size for name in names.names(axes)])
+    where = _places(order, axes)
+    back = sorted(range(len(where)), key=where.__getitem__)
+    return apart.permute(back).reshape(prod(name.size for name in order), *names.plain(axes))
+
+
+def _places(order: Sequence[Name], axes: Axes) -> list[int]:
+    """Where each name of the axes stands among the names of rows in order and the plain ones."""
     where, number = [], len(order)
     for name in names.names(axes):
         where.append(number if name.kind == "plain" else order.index(name))
         number += name.kind == "plain"
-    return dense.permute(where).reshape(names.sizes(axes))
+    return where
 
 
 @lru_cache(maxsize=4096)
@@ -174,7 +187,7 @@ def from_graph(graph: PixelGraph) -> Spatial:
 
 def digit(name: Name, sites: Any) -> Tensor:
     """Return (N,) int64: the value that a batch or site name takes at each node."""
-    if not isinstance(sites, Sites):  # pairs
+    if not isinstance(sites, Sites):  # tokens, or pairs
         found: Tensor = sites.digit(name)
         return found
     position = sites.batch if name.kind == "batch" else sites.pos[:, name.axis]
@@ -213,8 +226,6 @@ def index(found: Sequence[Name], sites: Any) -> Tensor:
             total = total * name.size + digit(name, sites)
         return total
 
-    if not isinstance(sites, Sites):
-        return make()
     made: Tensor = sites.memo(("index", tuple(found)), make)
     return made
 

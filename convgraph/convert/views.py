@@ -16,13 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from convgraph.backends.compiled import memory, outermost
 from convgraph.convert.frames import where
 from convgraph.convert.operators import _STATE, IDLE, Operator, operator
-from convgraph.convert.scores import Scores
-from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial, brought
 from convgraph.errors import ConversionError
-
-VALUES = (Spatial, Tokens, Scores)
-"""What a map may hold."""
 
 
 class Map(Tensor):
@@ -47,29 +42,9 @@ class Map(Tensor):
     laid: Any = None
 
 
-def parts(value: Any) -> list[Tensor]:
-    """Return the tensors of a value: its rows, and of tokens the readouts beside them."""
-    if isinstance(value, Tokens):
-        return [one.x if isinstance(one, Spatial) else one for one in value.pieces]
-    return [value.x]
-
-
-def remade(value: Any, tensors: Any) -> Any:
-    """Return a value of other tensors of the same shapes; see `parts`."""
-    if isinstance(value, Tokens):
-        return value.with_pieces(
-            [
-                one.with_x(x) if isinstance(one, Spatial) else x
-                for one, x in zip(value.pieces, tensors, strict=True)
-            ]
-        )
-    (x,) = tensors
-    return value.with_x(x)
-
-
 def blank(given: Any) -> Any:
     """Shapes and dtypes alone."""
-    if isinstance(given, VALUES):
+    if isinstance(given, Spatial):
         return torch.empty(given.shape, dtype=given.x.dtype, device="meta")
     if isinstance(given, Tensor):
         return given.to("meta")
@@ -120,11 +95,11 @@ def _remembered(view: Any, args: Any, kwargs: Any, call: Operator, number: int) 
         if shares is not False:
             view.base = (args, kwargs, call, number, shares)
             view.at = root_of(source).clock
-        elif memories(view.value) & memories(source.value):
-            view.value = _cloned(view.value)
+        elif _alike(view.value, source.value):
+            view.value = view.value.with_x(view.value.x.clone())
     elif type(view) is Tensor and not torch.compiler.is_compiling():
         shares = _shares(view, args, kwargs, call, number)
-        if memory(view) in memories(source.value):
+        if memory(view) == memory(source.value.x):
             if shares is True:
                 return view
             view = view.clone()
@@ -141,10 +116,6 @@ def _remembered(view: Any, args: Any, kwargs: Any, call: Operator, number: int) 
             kept = (one for one in root.copies if one.matters)
             root.copies = (*kept, _Copy(view, call.name))
     return view
-
-
-def _cloned(value: Any) -> Any:
-    return remade(value, [x.clone() for x in parts(value)])
 
 
 def is_turned(call: Operator, args: Any, kwargs: Any) -> bool:
@@ -204,7 +175,7 @@ def _shares(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> b
     """Whether torch would have given a view of a map; None where that is not known."""
     source: Map = args[0]
     if call.name in _SAME:
-        return isinstance(view, Map) and bool(memories(view.value) & memories(source.value))
+        return isinstance(view, Map) and _alike(view.value, source.value)
     if call.name not in _MAY_COPY or (source.base is None and not source.turned):
         return True
     if _followed(args, kwargs, call, number)[1]:
@@ -282,14 +253,14 @@ def _refresh(view: Map) -> None:
             "view() or by clone()"
         )
     value = read(args[0])
-    if not memories(value) & memories(view.value):
+    if not _alike(value, view.value):
         view.value = _again(value, args, kwargs, call, number)
     view.at = root_of(view).clock
 
 
-def memories(value: Any) -> set[int]:
-    """Where the numbers of a value lie."""
-    return set(map(memory, parts(value)))
+def _alike(one: Spatial, other: Spatial) -> bool:
+    """Whether the numbers of two values lie at one place."""
+    return memory(one.x) == memory(other.x)
 
 
 def as_view(one: Map, source: Map, call: Operator) -> None:
@@ -324,7 +295,7 @@ def loosen(target: Map) -> None:
         if sure is None:
             root = root_of(one)
             root.copies = (*root.copies, _Unsure(call.name))
-            one.value, one.base = _cloned(one.value), None
+            one.value, one.base = one.value.with_x(one.value.x.clone()), None
             one.clock += 1
             one.at = one.clock
             return
@@ -338,7 +309,7 @@ def write(target: Map, out: Any, name: str) -> None:
     while root.base is not None:
         links.append(root.base[:4])
         root = root.base[0][0]
-    if not isinstance(out, VALUES) or out.shape != target.value.shape:
+    if not isinstance(out, Spatial) or out.shape != target.value.shape:
         raise ConversionError(
             f"{name} {where()} writes into a map of shape {tuple(target.shape)} what is none of "
             "this shape; use the operator without the underscore"
@@ -352,7 +323,7 @@ def write(target: Map, out: Any, name: str) -> None:
                 "into the map before, or take a clone of the part"
             )
     target.value = out
-    if root is not target and not memories(out) & memories(root.value):
+    if root is not target and not _alike(out, root.value):
         _scatter(root, out, links[::-1], name)
     root.clock += 1
     target.at = root.clock
@@ -361,8 +332,6 @@ def write(target: Map, out: Any, name: str) -> None:
 def _scatter(root: Map, out: Any, links: list[Any], name: str) -> None:
     """Write what a view says into the rows of its root."""
     old = root.value
-    if not isinstance(old, Spatial) or not isinstance(out, Spatial):
-        raise ConversionError(f"{name} {where()} writes into a part of tokens; write into them all")
     places = torch.arange(1, old.x.numel() + 1, device=old.x.device).view(old.x.shape)
     view: Any = old.with_x(places)
     for link in links:

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.convert.scores import Scores
 from convgraph.convert.tensor import GraphTensor, wrapped
-from convgraph.convert.tokens import Tokens
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.graph import places
@@ -25,12 +23,11 @@ from convgraph.graph.sites import Sites
 from convgraph.scale.plan import Plan
 from convgraph.scale.sites import Lies, PlannedSites
 
-for _kind in (Spatial, Tokens, Scores):  # what passes know is a tree, whose tensors learn
-    pytree.register_pytree_node(
-        _kind,
-        lambda one: ([getattr(one, field.name) for field in fields(one)], type(one)),
-        lambda children, kind: kind(*children),
-    )
+pytree.register_pytree_node(  # what passes know is a tree, whose tensors learn
+    Spatial,
+    lambda one: ([getattr(one, field.name) for field in fields(one)], None),
+    lambda children, _: Spatial(*children),
+)
 
 
 def as_nodes(plan: Plan, value: int, x: Tensor, sites: PlannedSites) -> Tensor:

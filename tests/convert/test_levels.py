@@ -130,10 +130,11 @@ def test_a_kernel_does_not_reach_from_one_level_to_the_next() -> None:
 
 
 def test_numbers_of_another_level_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = tokens._part
+    digit = tokens.TokenSites.digit
 
-    def planted(given: Any, x: Any, number: int, start: int, length: int, split: bool) -> Any:
-        return part(given, x, number, 0, length, split)  # each hears the first numbers
+    def planted(self: Any, name: Any) -> Tensor:
+        found = digit(self, name)
+        return found if name.axis >= 0 or name.kind != "site" else (found + 1) % name.size
 
-    monkeypatch.setattr(tokens, "_part", planted)
+    monkeypatch.setattr(tokens.TokenSites, "digit", planted)  # each hears its neighbour's number
     assert differ("by_distance")

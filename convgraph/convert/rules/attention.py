@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import outermost
 from convgraph.convert import names
 from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
@@ -21,36 +22,51 @@ from convgraph.convert.node_pairs import (
     tokens,
 )  # fmt: skip
 from convgraph.convert.registry import rule
-from convgraph.convert.tokens import attention as tokens_attention
-from convgraph.convert.tokens import before, turned
+from convgraph.convert.tokens import as_sequence
 from convgraph.convert.value import Spatial, within_charts
+from convgraph.graph.sites import Sites
 
 
-def is_pairs(x: Spatial) -> bool:
-    """Whether the rows of a value are pairs of nodes."""
-    return isinstance(x.sites, PairSites)
+def is_pairs(x: Any) -> bool:
+    """Whether the rows of a value are pairs."""
+    return isinstance(x, Spatial) and isinstance(x.sites, PairSites)
 
 
-def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
-    """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
+def turned(x: Spatial) -> Spatial:
+    """Return the transposed matrices of the last two axes."""
+    last = len(x.axes) - 1
+    return x.permuted([*range(last - 1), last, last - 1])
+
+
+def _pairs(q: Spatial, k: Spatial) -> tuple[PairSites, names.Axes]:
+    """Who of (*lead, asked, width) hears whom of (*lead, heard, width), and the axes of that."""
     *lead, asked, width = q.axes
-    *other, depth, heard = k.axes
+    *other, heard, depth = k.axes
     group = tokens(tuple(lead), asked, width)
     spoken = tokens(tuple(other), heard, depth)
-    if isinstance(k.sites, PairSites) or not same_groups(q.sites, group, k.sites, spoken):
+    if is_pairs(q) or is_pairs(k) or not same_groups(q.sites, group, k.sites, spoken):
         raise NoRuleError("queries and keys differ in their groups")
     if names.plain(tuple(lead)) != names.plain(tuple(other)):
         raise NoRuleError("queries and keys differ in their heads")
     for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
         if any(name.kind == "site" for name in groups):
             within_charts(one.sites, talk)
-    sites = pair_sites(q.sites, k.sites, group, spoken)
-    axes = (*lead, asked, keys(heard))
-    counts = names.plain(tuple(lead))
-    first = sites.first.pack(heads(q)).transpose(1, 2)
-    second = sites.second.pack(heads(k)).transpose(1, 2)
-    rows = sites.rows((first @ second.transpose(-2, -1)).movedim(1, -1))
-    return Spatial(rows.reshape(rows.shape[0], *counts), sites, axes)
+    return pair_sites(q.sites, k.sites, group, spoken), (*lead, asked, keys(heard))
+
+
+def _packed(blocks: Any, one: Spatial) -> Tensor:
+    """(G, heads, M, width) of (*lead, tokens, width)."""
+    found: Tensor = blocks.pack(heads(one)).transpose(1, 2)
+    return found
+
+
+def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
+    """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
+    k = turned(k)
+    sites, axes = _pairs(q, k)
+    found = _packed(sites.first, q) @ _packed(sites.second, k).transpose(-2, -1)
+    rows = sites.rows(found.movedim(1, -1))
+    return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites, axes)
 
 
 def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
@@ -64,22 +80,50 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
         raise NoRuleError("weights and values differ in who is heard")
     if tokens(tuple(other), spoken, width) != sites.heard:
         raise NoRuleError("weights and values differ in their groups")
-    axes = (*lead, asked, width)
-    full = sites.spread(
-        weights.x.reshape(weights.x.shape[0], prod(weights.x.shape[1:])), 0.0
-    ).movedim(-1, 1)
-    packed = sites.second.pack(heads(v)).transpose(1, 2)
-    rows = sites.first.unpack((full @ packed).transpose(1, 2))
+    full = sites.spread(_by_heads(weights.x), 0.0).movedim(-1, 1)
+    return _answered(sites, full @ _packed(sites.second, v), (*lead, asked, width))
+
+
+def _answered(sites: PairSites, packed: Tensor, axes: names.Axes) -> Spatial:
+    """(G, heads, Mq, width) as what those say who asked."""
+    rows = sites.first.unpack(packed.transpose(1, 2))
     return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites.asking, axes)
 
 
+def _by_heads(rows: Tensor) -> Tensor:
+    """(E, heads)."""
+    return rows.reshape(rows.shape[0], prod(rows.shape[1:]))
+
+
 def pair_softmax(call: Any, x: Spatial) -> Spatial:
-    """Return the softmax over everybody that a node hears."""
+    """Return the softmax over everybody that one hears."""
     sites: Any = x.sites
-    full = sites.spread(x.x.reshape(x.x.shape[0], prod(x.x.shape[1:])), -torch.inf)
-    # A row without any pair would be NaN in value and gradient; nobody reads it.
-    full = torch.where(sites.some.any(2)[:, :, None, None], full, 0)
-    return x.with_x(sites.rows(full.softmax(2)).reshape(x.x.shape))
+    full = _heard(sites, sites.spread(_by_heads(x.x), -torch.inf))
+    found = full.log_softmax(2) if "log" in call.name else full.softmax(2)
+    return x.with_x(sites.rows(found).reshape(x.x.shape))
+
+
+def _heard(sites: PairSites, full: Tensor) -> Tensor:
+    """(G, Mq, Mk, heads), where who hears nobody hears all alike: NaN would be in gradients too."""
+    return full if sites.is_even else torch.where(sites.some.any(2)[:, :, None, None], full, 0)
+
+
+def _bias(sites: PairSites, mask: Any, like: Spatial) -> Tensor | None:
+    """(G, heads or 1, Mq or 1, Mk): what is added to the weights, -inf where nobody is."""
+    if mask is None:
+        if sites.is_even:
+            return None
+        some = sites.second.there
+        silent = ~(some | ~some.any(1, keepdim=True))[:, None, None]
+        return like.x.new_zeros(silent.shape).masked_fill(silent, -torch.inf)
+    value = mask.x if isinstance(mask, Spatial) else mask
+    if value.dtype == torch.bool:
+        value = like.x.new_zeros(value.shape).masked_fill(~value, -torch.inf)
+        mask = mask.with_x(value) if isinstance(mask, Spatial) else value
+    (_, rows), _, axes = align([like, mask])
+    plain = names.plain(axes) if rows.shape[1:].numel() > 1 else rows.shape[1:]
+    rows = rows.expand(sites.num_nodes, *plain).to(like.x.dtype)
+    return _heard(sites, sites.spread(_by_heads(rows), -torch.inf)).movedim(-1, 1)
 
 
 def _for_heads(q: Spatial, one: Spatial) -> Spatial:
@@ -93,7 +137,7 @@ def _for_heads(q: Spatial, one: Spatial) -> Spatial:
             shape = (*value.x.shape[:slot], *names.plain((axis,)), *value.x.shape[slot:])
             for _ in axis:
                 value = value.with_x(value.x.unsqueeze(slot))
-            axes = (*value.axes[:dim], axis, *value.axes[dim + 1 :])
+            axes = names.replaced(value.axes, dim, axis)
             value = Spatial(value.x.expand(shape), value.sites, axes)
     return value
 
@@ -103,25 +147,38 @@ def attention(
     call: Any, q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0,
     causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
-    """softmax(Q K^T scale + mask) V over the nodes of each group."""
-    if not all(isinstance(one, Spatial) for one in (q, k, v)):
-        call.travelled("all")
-        return tokens_attention(q, k, v, mask, dropout, causal, scale, enable_gqa)
+    """softmax(Q K^T scale + mask) V over the nodes, or tokens, of each group."""
+    like = next((one for one in (q, k, v) if isinstance(one, Spatial)), None)
+    if like is None:
+        raise NoRuleError("its mask alone is a map")
     if enable_gqa and q.shape[1] != k.shape[1]:
         raise NoRuleError("its heads are grouped")
-    if causal:
-        mask = before(q, k)
-    k, v = _for_heads(q, k), _for_heads(q, v)
-    width = names.sizes(q.axes)[-1]
-    weights = questions(call, q, turned(k))
-    weights = weights.with_x(weights.x * (1 / sqrt(width) if scale is None else scale))
-    if mask is not None:
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool:
-            mask = torch.where(mask, 0.0, -torch.inf).to(weights.x.dtype)
-        (rows, bias), _, axes = align([weights, mask])
-        weights = Spatial(rows + bias, weights.sites, axes)
-        weights = weights.regrouped(names.sizes((*q.axes[:-1], k.axes[-2])))
-    weights = pair_softmax(call, weights)
-    if dropout:
-        weights = weights.with_x(torch.nn.functional.dropout(weights.x, dropout))
-    return answers(call, weights, v)
+    if causal:  # who of a whole sequence stands no later; absent ones are counted too
+        shape = (q.shape[-2], k.shape[-2])
+        mask = torch.ones(shape, dtype=torch.bool, device=like.x.device).tril()
+    asked, k, v = (
+        one if isinstance(one, Spatial) else as_sequence(one, like) for one in (q, k, v)
+    )  # fmt: skip
+    k, v = _for_heads(asked, k), _for_heads(asked, v)
+    sites, axes = _pairs(asked, k)
+    if v.sites is not k.sites or names.of_rows(v.axes) != names.of_rows(k.axes):
+        raise NoRuleError("keys and values differ in who is heard")
+    pairs = asked.x.new_zeros(1).expand(sites.num_nodes, *names.plain(axes))
+    bias = _bias(sites, mask, Spatial(pairs, sites, axes))
+    first, *heard = (_packed(side, one) for side, one in (
+        (sites.first, asked), (sites.second, k), (sites.second, v)
+    ))  # fmt: skip
+    lone = all(isinstance(one.sites, Sites) for one in (asked, k))
+    if lone or not outermost():  # torch's fused sums know one derivative, and no forward mode
+        weights = first @ heard[0].transpose(-2, -1)
+        weights = weights * (1 / sqrt(first.shape[-1]) if scale is None else scale)
+        weights = (weights if bias is None else weights + bias).softmax(-1)
+        if dropout:
+            weights = torch.nn.functional.dropout(weights, dropout)
+        out = weights @ heard[1]
+    else:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            first, *heard, bias, dropout, scale=scale
+        )
+    found = _answered(sites, out, (*asked.axes[:-1], v.axes[-1]))
+    return found if isinstance(q, Spatial) else found.tensor()

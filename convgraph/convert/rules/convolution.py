@@ -12,6 +12,7 @@ from convgraph.convert.batch import images
 from convgraph.convert.lattices import lowered, raised
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
+from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_conv
 from convgraph.geometry.kernel import KernelGeometry
@@ -82,6 +83,8 @@ def _same_d(call: Any, x: Any, weight: Any, place: int) -> int:
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
     d = int(call.name[place])
+    if isinstance(x.sites, TokenSites):
+        raise NoRuleError("its kernel reaches from one token beside nodes to another")
     if getattr(x.sites, "d", d) != d:
         raise NoRuleError(
             f"a {call.name} on a lattice of {x.sites.d} axes: it takes channels or frames for one "

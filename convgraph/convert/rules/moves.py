@@ -17,7 +17,7 @@ from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.shapes import shape_after
-from convgraph.convert.tokens import beside
+from convgraph.convert.tokens import beside, is_sequence
 from convgraph.convert.value import Spatial, placed, result
 from convgraph.functional import (
     graph_fold,
@@ -54,7 +54,7 @@ def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
         if names.is_plain(x.axes[dim]) and x.axes[dim]:
             x = _pad_plain(x, dim, before, after, mode, value)
             continue
-        if mode == "constant" and min(before, after) >= 0 and len(x.axes[dim]) > 1:
+        if mode == "constant" and min(before, after) >= 0 and _is_line(x, dim):
             return _sequence(x, pads, value)
         axis, n = site_axis(x, dim), x.shape[dim]
         found = folded(np.arange(-before, n + after), n, mode).tolist()
@@ -64,6 +64,11 @@ def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
         return x
     move = "pad" if mode == "constant" else "fold"
     return readout(rearranged(call, x, tables, value, move=move))
+
+
+def _is_line(x: Spatial, dim: int) -> bool:
+    """Whether an axis is a sequence of nodes."""
+    return len(x.axes[dim]) > 1 or is_sequence(x, dim)
 
 
 def _sequence(x: Spatial, pads: Any, value: float) -> Any:

@@ -18,8 +18,8 @@ from convgraph.convert.align import align, expanded
 from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
+from convgraph.convert.rules.attention import turned
 from convgraph.convert.rules.reductions import sum_
-from convgraph.convert.tokens import turned
 from convgraph.convert.value import Spatial, lift
 
 
@@ -31,9 +31,9 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
         if names.is_plain(x.axes[last]):
             call.travelled("node")
             return x.on_axis(last, lambda rows, slot: rows @ other)
-    if isinstance(x, Spatial) and attention.is_pairs(x):
+    if attention.is_pairs(x):
         return attention.answers(call, x, other)
-    if isinstance(other, Spatial) and attention.is_pairs(other) and isinstance(x, Spatial):
+    if attention.is_pairs(other) and isinstance(x, Spatial):
         return turned(attention.answers(call, turned(other), turned(x)))
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
         return attention.questions(call, x, other)
@@ -93,7 +93,8 @@ def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
         return out
     count = prod(name.size for name in lattice)
     for one in sources:
-        whole = prod(one.sites.size or (0,)) == count and len(set(kept)) == len(kept)
+        cells = getattr(one.sites, "num_cells", -1)
+        whole = count * one.sites.batch_size == cells and len(set(kept)) == len(kept)
         if whole and set(lattice) <= set(names.names(one.axes)):
             return Spatial(lift(out, axes, one.sites), one.sites, axes)
     raise NoRuleError(f"a product on {names.describe(axes)}, no whole lattice")

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
-from convgraph.convert import names, node_pairs
+from convgraph.convert import names
 from convgraph.convert.align import align
 from convgraph.convert.names import Name, NoRuleError
-from convgraph.convert.node_pairs import PairSites
+from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
 from convgraph.convert.rules.positions import on_rows, readout_but
 from convgraph.convert.value import Spatial, arranged, index, lift, within_charts
 from convgraph.graph.network_sites import network_sites
+from convgraph.graph.sites import Sites
 
 
 def _dims(x: Spatial, dim: Any) -> list[int]:
@@ -94,9 +95,11 @@ class Groups:
 
     def __init__(self, x: Spatial, dims: list[int]) -> None:
         """Read off the names that stay."""
-        if isinstance(x.sites, PairSites):
-            raise NoRuleError("it reduces pairs of nodes")
         kept = names.of_rows(_left(x, dims, False))
+        self.one_side = isinstance(x.sites, PairSites)
+        if self.one_side:
+            self._on_one_side(x.sites, kept, len(names.of_rows(x.axes)) - len(kept))
+            return
         lattice = [name for name in kept if name.kind == "site"]
         if lattice and x.sites.space is not None:
             within_charts(x.sites, [name for dim in dims for name in x.axes[dim]])
@@ -104,6 +107,7 @@ class Groups:
         self.digits: list[Name] = []
         batch = [name for name in kept if name.kind == "batch"]
         whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
+        whole = whole and isinstance(x.sites, Sites)
         self.low = _cells(lattice, x.sites.size or ()) if whole else None
         if self.low is None or not self._on_cells(x, order, lattice):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
@@ -111,6 +115,19 @@ class Groups:
             self.target = index(order, x.sites)
             self.lattice = False
             self.plain = True
+
+    def _on_one_side(self, sites: Any, kept: list[Name], gone: int) -> None:
+        """Take who asks, or who is heard, where pairs are reduced over the others."""
+        by_asker = all(name.kind != "key" for name in kept)
+        self.sites = sites.asking if by_asker else sites.answering
+        group = sites.group if by_asker else sites.heard
+        rest = [name for name in kept if name not in sites.group]
+        if not rest or len(kept) != len(group) + len(rest) or any(
+            (name.kind == "key") == by_asker for name in rest
+        ):  # fmt: skip
+            raise NoRuleError("it reduces pairs of nodes over another axis than who is heard")
+        self.target = sites.asker if by_asker else sites.hearer
+        self.count = self.sites.num_nodes
 
     def _on_cells(self, x: Spatial, order: list[Name], lattice: list[Name]) -> bool:
         """Take the lattice of cells whose pixels are reduced; whether it has every node's cell."""
@@ -139,13 +156,17 @@ class Groups:
             chosen = maxima.by_image(flat if how == "amax" else -flat, self.target, self.count)
             found = maxima.values_at(flat, chosen)
         else:
-            found = sum_by_target(flat, self.target, self.count)
+            # A sum over rows keeps them, and whoever asked may write into his own.
+            kept = flat.clone() if flat.requires_grad else flat
+            found = sum_by_target(kept, self.target, self.count)
             if how == "mean":
                 found = found / self.counts().clamp(min=1).unsqueeze(1)
         return found.view(self.count, *rest)
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
+        if self.one_side:
+            return Spatial(rows, self.sites, tuple(keys(axis, back=True) for axis in axes))
         if not self.plain:
             low: Any = self.low
             axes = tuple(
@@ -170,8 +191,6 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
         how: "sum", "mean", "amax" or "amin".
     """
     call.travelled("all")
-    if isinstance(x.sites, PairSites) and len(dims) == 1:
-        return node_pairs.reduced(x, dims[0], keepdim, how)
     if how in ("sum", "mean") and x.sites.is_array and len(x.x) and _is_readout(x, dims):
         found: Tensor = getattr(x.tensor(), how)(dims, keepdim)
         return found
@@ -199,11 +218,14 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     if any("plain" in names.kinds(x.axes[dim]) for dim in dims):
         raise NoRuleError("an extreme over channels and lattice at once")
     groups = Groups(x, dims)
-    rest = x.x.shape[1:]
-    flat = x.x.reshape(x.x.shape[0], prod(rest))
-    chosen = maxima.by_image(flat if how == "amax" else -flat, groups.target, groups.count)
-    best = maxima.values_at(flat, chosen).view(groups.count, *rest)
     place = index([name for dim in dims for name in x.axes[dim]], x.sites)
+    rest, target, rows = x.x.shape[1:], groups.target, x.x
+    if not isinstance(x.sites, Sites):  # of equal ones the first, and readouts may stand before
+        order = place.argsort(stable=True)
+        rows, target, place = (take(one, order) for one in (rows, target, place))
+    flat = rows.reshape(rows.shape[0], prod(rest))
+    chosen = maxima.by_image(flat if how == "amax" else -flat, target, groups.count)
+    best = maxima.values_at(flat, chosen).view(groups.count, *rest)
     if place.shape[0]:
         where = torch.where(chosen >= 0, place[chosen.clamp(min=0)], 0)
     else:
@@ -331,16 +353,13 @@ def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
 def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     """Over plain axes of a node, or over the nodes that are there."""
     dims = _dims(x, dim)
-    if isinstance(x.sites, PairSites):
-        keyed = x.axes[dims[0]]
-        if "log" in call.name or any(name.kind != "key" for name in keyed):
-            raise NoRuleError("pairs are normalized over another axis than the last")
-        return pair_softmax(call, x)
     if _plain_only(x, dims):
         call.travelled("node")
         return x.on_axis(dims[0], lambda rows, slot: call.target(rows, slot, dtype))
     if dtype:
         x = x.with_x(x.x.to(dtype))
+    if isinstance(x.sites, PairSites) and names.kinds(x.axes[dims[0]]) == {"key"}:
+        return pair_softmax(call, x)
     groups = Groups(x, dims)
     if "plain" in names.kinds(x.axes[dims[0]]):
         raise NoRuleError("a softmax over channels and lattice")

@@ -16,13 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convgraph as cg
 from convgraph.convert import keys, registry
-from convgraph.convert.scores import Scores
 from convgraph.convert.tensor import _STATE, GraphTensor
-from convgraph.convert.tokens import Tokens
-from convgraph.convert.value import Spatial
 from tests.convert.zoo.catalogue import Entry
 from tests.convert.zoo.held import UnknownMeaningError
-from tests.convert.zoo.snap import grain_of, is_exact, is_view, snap, snap_together, wide
+from tests.convert.zoo.snap import grain_of, is_exact, is_view, snap, wide
 from tests.convert.zoo.truth import Truth
 
 
@@ -105,7 +102,7 @@ class Rounding(TorchDispatchMode):
         for one in () if is_exact(call.target, args) else pytree.tree_leaves(made):
             if isinstance(one, GraphTensor) and not is_view(call.target):
                 if self.grain:
-                    one.value = _snapped(one.value, call.target)
+                    one.value = one.value.with_x(snap(one.value.x, call.target))
             elif not self.grain:
                 continue
             elif isinstance(one, Tensor) and not is_view(call.target):
@@ -118,20 +115,6 @@ class Rounding(TorchDispatchMode):
         if self.depth or is_view(func) or is_exact(func, args) or not self.grain:
             return out
         return pytree.tree_map_only(Tensor, lambda one: snap(one, func), out)
-
-
-def _snapped(value: Any, target: Any) -> Any:
-    """A value rounded; the pieces of a sequence together."""
-    if isinstance(value, Tokens):
-        rows = [one.x if isinstance(one, Spatial) else one for one in value.pieces]
-        found = snap_together([(one, None) for one in rows], target)
-        pieces = [
-            one.with_x(new) if isinstance(one, Spatial) else new
-            for one, new in zip(value.pieces, found, strict=True)
-        ]
-        return Tokens(tuple(pieces), value.dim)
-    there = value.there() if isinstance(value, Scores) else None
-    return value.with_x(snap(value.x, target, there))
 
 
 def _widened(rule: Any) -> Any:
