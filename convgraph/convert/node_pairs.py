@@ -105,7 +105,7 @@ class PairSites:
         """How many pairs there are."""
         if self.is_full:
             count = prod(name.size for name in self.group)
-            return self.asking.num_nodes * (self.answering.num_nodes // count)
+            return int(self.asking.num_nodes) * int(self.answering.num_nodes // count)
         return self.place.shape[0]
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:

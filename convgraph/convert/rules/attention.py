@@ -165,20 +165,20 @@ def attention(
         raise NoRuleError("keys and values differ in who is heard")
     pairs = asked.x.new_zeros(1).expand(sites.num_nodes, *names.plain(axes))
     bias = _bias(sites, mask, Spatial(pairs, sites, axes))
-    first, *heard = (_packed(side, one) for side, one in (
+    first, second, said = (_packed(side, one) for side, one in (
         (sites.first, asked), (sites.second, k), (sites.second, v)
     ))  # fmt: skip
     lone = all(isinstance(one.sites, Sites) for one in (asked, k))
     if lone or not outermost():  # torch's fused sums know one derivative, and no forward mode
-        weights = first @ heard[0].transpose(-2, -1)
+        weights = first @ second.transpose(-2, -1)
         weights = weights * (1 / sqrt(first.shape[-1]) if scale is None else scale)
         weights = (weights if bias is None else weights + bias).softmax(-1)
         if dropout:
             weights = torch.nn.functional.dropout(weights, dropout)
-        out = weights @ heard[1]
+        out = weights @ said
     else:
         out = torch.nn.functional.scaled_dot_product_attention(
-            first, *heard, bias, dropout, scale=scale
+            first, second, said, bias, dropout, scale=scale
         )
     found = _answered(sites, out, (*asked.axes[:-1], v.axes[-1]))
     return found if isinstance(q, Spatial) else found.tensor()

@@ -4,15 +4,15 @@ The mask moves with the pixels (see `entries`): a pad with 0 adds absent sites, 
 number present ones, the other pads copies.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.backends.messages.edges import take
 from convgraph.convert import batch, names
-from convgraph.convert.entries import entries, readout, rearranged, site_axis
+from convgraph.convert.entries import readout, rearranged, site_axis
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
@@ -100,50 +100,37 @@ def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: 
 @rule("roll", hop="all")
 def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
     """Positions go round."""
-    pairs = list(zip(_list(shifts), _list(dims), strict=bool(dims)))
-    if not pairs:
+    shifts, dims = ([one] if isinstance(one, int) else one for one in (shifts, dims))
+    if not dims:
         raise NoRuleError("it rolls the flattened tensor")
-    orders = []
-    for shift, dim in pairs:
-        n = x.shape[dim]
-        orders.append((dim, [(p - shift) % n for p in range(n)], partial(_rolled, shift)))
-    return _reordered(call, x, orders, "roll")
-
-
-def _rolled(shift: int, rows: Tensor, slot: int) -> Tensor:
-    return rows.roll(shift, slot)
+    pairs = [(dim, shift, x.shape[dim]) for shift, dim in zip(shifts, dims, strict=True)]
+    return _reordered(call, x, [(dim, [(p - s) % n for p in range(n)]) for dim, s, n in pairs],
+                      move="roll")  # fmt: skip
 
 
 @rule("flip", hop="all")
 def flip(call: Any, x: Spatial, dims: Any) -> Any:
     """Positions in reverse."""
-    orders = [(dim, list(range(x.shape[dim]))[::-1], _flipped) for dim in dims]
-    return _reordered(call, x, orders, "flip")
+    return _reordered(call, x, [(dim, range(x.shape[dim])[::-1]) for dim in dims], move="flip")
 
 
-def _flipped(rows: Tensor, slot: int) -> Tensor:
-    return rows.flip(slot)
-
-
-def _reordered(call: Any, x: Spatial, orders: Any, move: str) -> Any:
-    """Entries of axes in another order: images, plain axes of each node, lattices in one move."""
+def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
+    """Entries of axes by number: images, plain axes of each node, lattices in one move."""
     tables: dict[int, list[int]] = {}
-    for dim, numbers, rows in orders:
+    for dim, numbers in orders:
         dim %= len(x.axes)
         if batch.holds_images(x, dim):
+            call.travelled("all")
             x = batch.images(x, dim, numbers)
-            continue
-        if names.is_plain(x.axes[dim]):
-            x = x.on_axis(dim, rows)
-            continue
-        axis = site_axis(x, dim)
-        before = tables.get(axis, range(x.shape[dim]))
-        tables[axis] = [before[n] for n in numbers]
-    return rearranged(call, x, tables, move=move) if tables else x
-
-
-def _list(value: Any) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)
+        elif names.is_plain(x.axes[dim]):
+            call.travelled("node")
+            some = torch.tensor([*numbers], dtype=torch.int64, device=x.x.device)
+            x = x.on_axis(dim, lambda rows, slot, some=some: take(rows, some, slot))  # type: ignore[misc]
+        else:
+            axis = site_axis(x, dim)
+            before = tables.get(axis, range(x.shape[dim]))
+            tables[axis] = [before[n] for n in numbers]
+    return rearranged(call, x, tables, **how) if tables else x
 
 
 @rule("pixel_shuffle", hop="all")
@@ -185,27 +172,14 @@ def fold(
     return result(graph_fold(image.graph(), tuple(size), *parts, sites=sites))
 
 
-@rule("repeat")
+@rule("repeat", hop="all")
 def repeat(call: Any, x: Any, times: Any) -> Any:
     """Entries of an axis over and over."""
     if not isinstance(x, Spatial):
         raise NoRuleError("it repeats by a map")
-    value = Spatial(x.x, x.sites, ((),) * (len(times) - len(x.axes)) + x.axes)
-    for dim, count in enumerate(times):
-        if count == 1:
-            continue
-        if batch.holds_images(value, dim):
-            value = batch.images(value, dim, [*range(value.sites.batch_size)] * count)
-        elif names.is_plain(value.axes[dim]):
-            value = value.on_axis(dim, partial(_repeated, count))
-        else:
-            table = [*range(value.shape[dim])] * count
-            value = rearranged(call, value, {site_axis(value, dim): table})
-    return value
-
-
-def _repeated(count: int, rows: Tensor, slot: int) -> Tensor:
-    return rows.repeat(*(1,) * slot, count, *(1,) * (rows.dim() - 1 - slot))
+    x = Spatial(x.x, x.sites, ((),) * (len(times) - len(x.axes)) + x.axes)
+    orders = [(dim, [*range(x.shape[dim])] * n) for dim, n in enumerate(times) if n != 1]
+    return _reordered(call, x, orders)
 
 
 @rule("repeat_interleave", hop="all")
@@ -216,20 +190,17 @@ def repeat_interleave(
     if not isinstance(x, Spatial) or dim is None:
         raise NoRuleError("it repeats by a map, or all of one as a line")
     dim %= len(x.axes)
-    if batch.holds_images(x, dim):
-        numbers = torch.arange(x.sites.batch_size, device=x.x.device)
-        return batch.images(x, dim, numbers.repeat_interleave(times).tolist())
-    if not isinstance(times, int):
-        raise NoRuleError("it repeats by a tensor")
-    order = [p // times for p in range(x.shape[dim] * times)]
+    order = torch.arange(x.shape[dim]).repeat_interleave(
+        times.cpu() if isinstance(times, Tensor) else times
+    )
     how: dict[str, Any] = {}
-    if not names.is_plain(x.axes[dim]):
+    if not batch.holds_images(x, dim) and not names.is_plain(x.axes[dim]):
+        if isinstance(times, Tensor):
+            raise NoRuleError("it repeats by a tensor")
         size = list(x.sites.size or ())
         size[site_axis(x, dim)] *= times
         how["sites"] = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
-    return entries(
-        call, x, dim, order, lambda rows, slot: rows.repeat_interleave(times, slot), **how
-    )
+    return _reordered(call, x, [(dim, order.tolist())], **how)
 
 
 @rule("rot90", hop="all")
