@@ -11,7 +11,7 @@ from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial
-from convgraph.graph.network_sites import at
+from convgraph.graph.network_sites import some_images
 from convgraph.graph.sites import Sites
 
 
@@ -72,26 +72,10 @@ def _of_batch(sites: TokenSites, batch: int, change: Callable[[Sites], Sites]) -
 
 
 def images_of(sites: Any, chosen: tuple[int, ...]) -> Any:
-    """Return the sites of some images; maps of one network keep a common root."""
+    """Return the sites of some images, or their tokens."""
     if isinstance(sites, TokenSites):
         return _of_batch(sites, len(chosen), lambda one: images_of(one, chosen))
-    root = sites.root
-
-    def make(source: Sites) -> Sites:
-        shared: dict[str, Any] = {"device": source.device, "space": source.space}
-        if source.mask is None:
-            return Sites.full(len(chosen), source.size or (), **shared)
-        masks = source.mask_images()
-        sizes = (source.sizes[0],) * len(chosen)
-        flat = torch.cat([masks[n].reshape(-1) for n in chosen])
-        return Sites(sizes, flat, d=source.d, **shared)
-
-    some = root.memo_sites(("images", chosen), lambda: make(root))
-    if sites is root:
-        return some
-    if sites.place is not None and some.mask is not None:
-        return at(some, sites.place)
-    return sites.memo_sites(("images", chosen), lambda: make(sites))
+    return some_images([sites], tuple((0, n) for n in chosen))
 
 
 def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
@@ -120,7 +104,7 @@ def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
 
 
 def together(parts: Sequence[Any]) -> Any:
-    """Return the sites of several batches as one; maps of one place keep a common root."""
+    """Return the sites of several batches as one, or their tokens."""
     first = parts[0]
     if isinstance(first, TokenSites):
         kinds = {tuple(p if isinstance(p, int) else p.axis for p in one.pieces) for one in parts}
@@ -129,20 +113,8 @@ def together(parts: Sequence[Any]) -> Any:
         levels = zip(*([one.root, *(p.sites for p in one.nodes)] for one in parts), strict=True)
         whole = {own[0]: together(own) for own in levels}
         return _of_batch(first, sum(one.batch_size for one in parts), whole.__getitem__)
-
-    def make(all_sites: Sequence[Sites]) -> Sites:
-        sizes = tuple(size for one in all_sites for size in one.sizes)
-        if all(one.mask is None for one in all_sites):
-            return Sites.full(len(sizes), first.size or (), device=first.device, space=first.space)
-        flat = torch.cat([m.reshape(-1) for one in all_sites for m in one.mask_images()])
-        return Sites(sizes, flat, d=first.d, device=first.device, space=first.space)
-
-    roots = [one.root for one in parts]
-    key = ("together", *(one.token for one in roots))
-    if all(one.place == first.place for one in parts) and first.place is not None:
-        whole = roots[0].memo_sites(key, lambda: make(roots))
-        return whole if whole.mask is None else at(whole, first.place)
-    return first.memo_sites(("together", *(one.token for one in parts)), lambda: make(parts))
+    every = ((k, n) for k, one in enumerate(parts) for n in range(one.batch_size))
+    return some_images(parts, tuple(every))
 
 
 def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:

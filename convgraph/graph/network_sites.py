@@ -179,6 +179,36 @@ def beside(parts: Sequence[Sites], axis: int) -> Sites:
     return first.memo_sites(("beside", axis, *(one.token for one in parts)), make)
 
 
+def some_images(parts: Sequence[Sites], chosen: tuple[tuple[int, int], ...]) -> Sites:
+    """Return the sites of images out of several batches; maps of one place keep a common root.
+
+    Args:
+        parts: batches of images of one size.
+        chosen: of each image of the result, which batch it is of and its number there.
+    """
+
+    def make(batches: Sequence[Sites]) -> Sites:
+        one = batches[0]
+        shared: dict[str, Any] = {"device": one.device, "space": one.space}
+        if all(batch.mask is None for batch in batches):
+            return Sites.full(len(chosen), one.size or (), **shared)
+        masks = [batch.mask_images() for batch in batches]
+        sizes = tuple(batches[k].sizes[n] for k, n in chosen)
+        flat = torch.cat([masks[k][n].reshape(-1) for k, n in chosen])
+        return Sites(sizes, flat, d=one.d, **shared)
+
+    def known(batches: Sequence[Sites]) -> Sites:
+        key = ("images", *(one.token for one in batches), chosen)
+        return batches[0].memo_sites(key, lambda: make(batches))
+
+    place = parts[0].place
+    if place is not None and all(one.place == place for one in parts):
+        root = known([one.root for one in parts])
+        if root.mask is not None:
+            return at(root, place)
+    return known(parts)
+
+
 def spans_of(sites: Sites) -> tuple[Span, ...]:
     """Return the places of a map of one size, axis by axis."""
     return sites.place_of(0) if sites.batch_size else tuple(map(places.whole, sites.size or ()))
