@@ -67,8 +67,8 @@ HOUSE = {
         program compiled network receptive summary .
     """,
     "convert.rules": """
-        attention convolution norms pointwise resize
-        shapes positions linear moves reductions products
+        convolution norms pointwise resize shapes
+        attention positions linear moves reductions products
         losses pooling channels writes .
     """,
     "proof": """

@@ -19,6 +19,7 @@ from convgraph.convert.value import Spatial
 from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 
 @final
@@ -214,7 +215,8 @@ def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
     out: Any = step.out.sites if isinstance(step.out, Spatial) else None
     if out is sites and len(mine) == sites.num_nodes:
         return mine
-    if out is None or len(mine) != out.num_nodes or len(out.size or ()) != len(sites.size or ()):
+    lattices = isinstance(out, Sites) and isinstance(sites, Sites)
+    if not lattices or len(mine) != out.num_nodes or len(out.size or ()) != len(sites.size or ()):
         return mine.any().expand(sites.num_nodes).clone()
     cell = out.batch[mine]
     for axis, (old, new) in enumerate(zip(sites.size or (), out.size or (), strict=True)):

@@ -190,3 +190,20 @@ def test_a_map_that_is_written_into_behind_its_own_sum_has_its_gradient() -> Non
     z = z / z.sum((2, 3), keepdim=True).clamp(min=1)
     (true,) = torch.autograd.grad(z.square().sum(), images)
     assert torch.equal(snap(grad, None), snap(true, None))
+
+
+def test_the_receptive_field_of_tokens_is_the_whole_image() -> None:
+    class Hears(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([x.new_ones(1, 1, 6), x.flatten(2).transpose(1, 2)], 1)
+            weights = pairs(x).softmax(-1)
+            weights = weights / weights.sum(-1, keepdim=True)
+            return (weights @ heads(x))[:, :, 1:].transpose(1, 2).reshape(1, *SIZE, 6)
+
+    images, _, mask = given()
+    g = cg.PixelGraph.from_image(images[:1], mask=mask[:1])
+    net = cg.to_graph(Hears())
+    row, column = mask[0].nonzero()[0].tolist()
+    found = cg.receptive_field(net, (row, column), g)
+    assert torch.equal(found.mask, mask[0])
+    assert cg.summary(net, g).flops > 0

@@ -21,7 +21,9 @@ from convgraph.convert.node_pairs import (
     same_groups,
     tokens,
 )  # fmt: skip
+from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
+from convgraph.convert.rules.shapes import expand
 from convgraph.convert.tokens import as_sequence
 from convgraph.convert.value import Spatial, within_charts
 from convgraph.graph.sites import Sites
@@ -46,7 +48,7 @@ def _pairs(q: Spatial, k: Spatial) -> tuple[PairSites, names.Axes]:
     spoken = tokens(tuple(other), heard, depth)
     if is_pairs(q) or is_pairs(k) or not same_groups(q.sites, group, k.sites, spoken):
         raise NoRuleError("queries and keys differ in their groups")
-    if names.plain(tuple(lead)) != names.plain(tuple(other)):
+    if prod(names.plain(tuple(lead))) != prod(names.plain(tuple(other))):
         raise NoRuleError("queries and keys differ in their heads")
     for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
         if any(name.kind == "site" for name in groups):
@@ -128,18 +130,11 @@ def _bias(sites: PairSites, mask: Any, like: Spatial) -> Tensor | None:
 
 def _for_heads(q: Spatial, one: Spatial) -> Spatial:
     """Keys or values that all heads share, once for each."""
-    if len(q.axes) != len(one.axes):
+    shape = (*q.shape[:-2], *one.shape[-2:])
+    if len(q.axes) != len(one.axes) or one.shape == shape:
         return one
-    value = one.thin()
-    for dim, axis in enumerate(q.axes[:-2]):
-        if axis and names.is_plain(axis) and not value.axes[dim]:
-            slot = value.slot(dim)
-            shape = (*value.x.shape[:slot], *names.plain((axis,)), *value.x.shape[slot:])
-            for _ in axis:
-                value = value.with_x(value.x.unsqueeze(slot))
-            axes = names.replaced(value.axes, dim, axis)
-            value = Spatial(value.x.expand(shape), value.sites, axes)
-    return value
+    made: Spatial = expand(operator(torch.ops.aten.expand.default), one, shape)
+    return made
 
 
 @rule("scaled_dot_product_attention", hop="all")
