@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from convgraph import backends
 from convgraph.backends.rows import HALF
@@ -145,6 +146,17 @@ def is_plain_conv(module: torch.nn.Module) -> bool:
     )
 
 
+def copied(net: torch.nn.Module, memo: dict[int, Any] | None = None) -> torch.nn.Module:
+    """copy.deepcopy, also where a call has left what it computed: features, masked weights."""
+    memo = {} if memo is None else memo
+    for module in net.modules():
+        for one in pytree.tree_leaves(vars(module)):
+            if type(one) is Tensor and not one.is_leaf:
+                memo.setdefault(id(one), one.detach().clone())
+    made: torch.nn.Module = copy.deepcopy(net, memo)
+    return made
+
+
 def graph_copy(model: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of a network with graph layers where its convolutions were."""
     memo: dict[int, Any] = {}
@@ -153,8 +165,7 @@ def graph_copy(model: torch.nn.Module) -> torch.nn.Module:
         if module is not model and is_plain_conv(module):
             memo[id(module)] = _graph_layer(module, parameters)
     memo.update(parameters)
-    made: torch.nn.Module = copy.deepcopy(model, memo)
-    return made
+    return copied(model, memo)
 
 
 def _graph_layer(dense: Any, copies: dict[int, Any]) -> GraphConvNd:
@@ -193,7 +204,7 @@ def dense_copy(net: torch.nn.Module) -> Any:
         if kind in _DENSE:
             memo[id(module)] = _torch_layer(module, _DENSE[kind], copies)
     memo.update(copies)
-    return copy.deepcopy(net, memo)
+    return copied(net, memo)
 
 
 def _torch_layer(layer: Any, kind: Any, copies: dict[int, Any]) -> torch.nn.Module:

@@ -141,6 +141,40 @@ def test_the_way_back_keeps_what_a_tool_has_added(kind: str) -> None:
     assert not torch.equal(dense(image), net(image))
 
 
+class Keeper(nn.Module):
+    """A network that keeps what it computed, on itself and in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        prune.l1_unstructured(self.net[0], "weight", amount=0.5)
+
+    def forward(self, x: Any) -> Any:
+        self.feature = self.net[:4](x)
+        self.readouts = [self.feature.mean((2, 3))]
+        return self.net[4:](self.feature)
+
+
+def test_what_a_call_has_left_behind_is_copied_without_its_history() -> None:
+    """torch's own deepcopy refuses; the copy computes all of it anew."""
+    net, given = Keeper().eval(), holes()
+    net(given.to_image())  # an image without holes keeps plain tensors
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(net)
+    made = cg.to_graph(net)
+    assert torch.equal(made(given), net(given.tensor()))
+    assert made.readouts[0].requires_grad  # so it cannot be copied by torch either
+    assert cg.summary(made, given).flops > 0
+    assert torch.equal(cg.to_dense(made)(given.tensor()), net(given.tensor()))
+
+
+def test_a_module_that_wants_a_tensor_says_what_to_give() -> None:
+    with pytest.raises(AttributeError, match=r"'dim', which is a tensor's: give graph.tensor"):
+        network()[1](holes())
+    with pytest.raises(AttributeError, match=r"no attribute 'nodes'$"):
+        holes().nodes  # noqa: B018 - asked for, so that it raises
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")  # of another class in each version
 def test_traces_are_of_images() -> None:
     """As fvcore's counter makes them; on a map a trace would keep what it saw."""
