@@ -73,6 +73,18 @@ class PixelGraph:
         if self.x.stride() != (self.x.shape[1], 1):
             object.__setattr__(self, "x", images.rows_of(self.x, self.x.shape[1]))
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what a part of a network that wants a tensor may be given."""
+            why = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if not name.startswith("_") and hasattr(Tensor, name):
+                why += (
+                    ", which is a tensor's: give graph.tensor() to torch's modules and functions, "
+                    "and read .graph of what they return"
+                )
+            raise AttributeError(why, name=name, obj=self)
+
     # -- images -------------------------------------------------------------------------------
 
     @classmethod

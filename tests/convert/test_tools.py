@@ -156,7 +156,7 @@ class Keeper(nn.Module):
 
 
 def test_what_a_call_has_left_behind_is_copied_without_its_history() -> None:
-    """torch's own deepcopy refuses; the copy computes all of it anew."""
+    """Torch's own deepcopy refuses; the copy computes all of it anew."""
     net, given = Keeper().eval(), holes()
     net(given.to_image())  # an image without holes keeps plain tensors
     with pytest.raises(RuntimeError, match="deepcopy"):
