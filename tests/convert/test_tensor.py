@@ -314,6 +314,22 @@ def test_what_may_be_a_copy_in_torch_is_not_guessed() -> None:
         rows.relu()
 
 
+def test_a_write_without_grad_keeps_what_a_map_was_made_of() -> None:
+    """As torch does, whose cosine similarity clamps norms so; gradients to 20 bits."""
+    x = graph(4).with_x(torch.randn(graph(4).num_nodes, 4).double()).tensor().requires_grad_()
+    dense = x.to_dense().detach().requires_grad_()
+    grads = []
+    for one in (x, dense):
+        doubled = one * 2
+        with torch.no_grad():
+            doubled.mul_(3)
+        similar = F.cosine_similarity(one, one.flip(1) * one, dim=1)
+        (grad,) = torch.autograd.grad(doubled.sum() + similar.sum(), one)
+        grads.append(grad)
+    want = torch.where(x.graph.mask.view(dense[:, :1].shape), grads[1], 0.0)
+    assert torch.equal(snap(grads[0].to_dense(), None), snap(want, None))
+
+
 @pytest.mark.parametrize("part", [lambda x: x.flatten(1)[:, 3:], lambda x: x[:, :, 3, 4]])
 def test_a_part_that_would_not_hear_a_write_is_not_left_behind(part: Any) -> None:
     for mode in (torch.no_grad, torch.inference_mode):

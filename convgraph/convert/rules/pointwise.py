@@ -157,9 +157,12 @@ def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
     named = dict(zip(keys, moved[len(args) :], strict=True))
     mine = moved[0]
     shape = expanded(mine, sites, axes).shape
-    if mine.shape != shape or memory(mine) != memory(x.x):
+    held = mine.shape == shape and memory(mine) == memory(x.x)
+    if not held:
         mine = expanded(mine, sites, axes).clone()
     out = call.target(mine, *moved[1 : len(args)], **named)
+    if held:
+        return x.with_x(x.x)  # the rows themselves: without grad, a view of them has no history
     rows = out if sites is not x.sites else out.reshape(x.x.shape)
     return Spatial(rows, sites, axes if sites is not x.sites else x.axes)
 
