@@ -5,8 +5,7 @@
     truth       the operator, written out once more, and how a side is sent numbers
     again       what comes out when both sides are run again
 
-It imports nothing of the package: read this file, and run it alone. Steps are those of the theorem,
-docs/design/theorem.md.
+It imports nothing of the package: read it, and run it alone. Steps are docs/design/theorem.md's.
 
     python verifier.py certificate.json --trust MODULE ...
 
@@ -28,6 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+Json = dict[str, Any]
+Run = Callable[..., Any]
 SCHEMA = 3
 FIELDS = (
     "a adapter assumed candidate cause counterexample device digest dtype epsilon excluded flags "
@@ -56,12 +57,11 @@ KINDS = {
 }
 """What tells the kind in a spec, and which parts a proof of it needs."""
 MANNERS = ("plain", "refilled", "inner", "again", "backward")
-FROZEN = ("x", "w", "b", "x, w", "x, b", "w, b", "x, w, b")
+HALVES = {1: ["x"], 2: ["xw", "x w"], 3: ["xwb", "x wb", "xw b", "xb w"]}
+"""By how many tensors are sent: what needs no gradient in a turn's calls; the rest, beside it."""
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
 AXES = ("size", "kernel_size", "stride", "dilation", "output_padding", "padding")
-PADS: dict[str, Any] = {
-    "reflect": "reflect", "replicate": "edge", "circular": "wrap", "zeros": "constant",
-}  # fmt: skip
+PADS: Json = {"reflect": "reflect", "replicate": "edge", "circular": "wrap", "zeros": "constant"}
 LIMIT, THREADS = 2**28, 1024
 """The most numbers of one array, and threads, that a record may ask for."""
 FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
@@ -110,7 +110,7 @@ def demand(wrong: list[str]) -> None:
 # -- form: does the record agree with itself? ------------------------------------------------------
 
 
-def form(record: dict[str, Any], text: str) -> list[str]:
+def form(record: Json, text: str) -> list[str]:
     """Return what is wrong with a record as it stands."""
     odd = {*FIELDS.split()} ^ {*record}
     canonical = json.dumps(record, indent=2) == text.strip()  # a field may stand twice
@@ -122,9 +122,8 @@ def form(record: dict[str, Any], text: str) -> list[str]:
     parts = {part["name"]: part["status"] for part in record["parts"]}
     statuses = [*parts.values(), *(layer["verdict"] for layer in layers)]
     blamed = {part["facts"] for part in record["parts"] if part["status"] == verdict}
-    assumed = [f"{how} calls its side as it is" for how in record["adapter"].values() if ":" in how]
-    for layer in layers:
-        assumed += layer["assumed"]
+    assumed = [text for layer in layers for text in layer["assumed"]]
+    assumed += [f"{s} calls its side as it is" for s in record["adapter"].values() if ":" in s]
     if kind != "network" and not (parts.get("S1 premise") == "proven" and record["trace"]):
         assumed.append(ASSUMED)  # section 2
     rest = {name: value for name, value in record.items() if name != "digest"}
@@ -148,7 +147,7 @@ def form(record: dict[str, Any], text: str) -> list[str]:
     return [f"{name}: not as the rest demands" for name, good in holds.items() if not good]
 
 
-def modest(record: dict[str, Any]) -> bool:
+def modest(record: Json) -> bool:
     """Whether it asks for no more numbers and threads than it may, before any is taken."""
     spec, arrays = record["spec"], []
     if "terms" in spec:
@@ -162,7 +161,7 @@ def modest(record: dict[str, Any]) -> bool:
     return good and 0 < int(record["flags"]["threads"]) <= THREADS
 
 
-def axes(spec: dict[str, Any]) -> list[Any]:
+def axes(spec: Json) -> list[Any]:
     """Return the numbers of a convolution axis by axis, in the order of `AXES`."""
     return list(zip(*(spec[name] for name in AXES), strict=True))
 
@@ -170,7 +169,7 @@ def axes(spec: dict[str, Any]) -> list[Any]:
 # -- elsewhere: what keeps this machine from running it again? -------------------------------------
 
 
-def elsewhere(record: dict[str, Any]) -> list[str]:
+def elsewhere(record: Json) -> list[str]:
     """Return what is recorded of the machine and is not so here."""
     where = record["device"].split(" (")[0]
     device = torch.device(where)
@@ -188,7 +187,7 @@ def elsewhere(record: dict[str, Any]) -> list[str]:
     return otherwise(record, here, "")
 
 
-def otherwise(record: dict[str, Any], found: dict[str, Any], why: str) -> list[str]:
+def otherwise(record: Json, found: Json, why: str) -> list[str]:
     """Name the fields that are recorded otherwise than they were found."""
     return [
         f"{name}: {record[name]} is recorded; here {value}{why}"
@@ -213,16 +212,16 @@ class Truth(NamedTuple):
         facts: what S0 has to say of the edges.
     """
 
-    says: Callable[[list[Any]], dict[str, Any]]
+    says: Callable[[list[Any]], Json]
     shapes: list[Any]
-    counts: dict[str, Any]
+    counts: Json
     a: int
     probe: Any
     near: float
     facts: str = ""
 
 
-def truth_of(record: dict[str, Any], reference: Callable[..., Any]) -> Truth:
+def truth_of(record: Json, reference: Run) -> Truth:
     """Return the truth of a record: of an operator without parameters what its reference says."""
     dtype = getattr(torch, record["dtype"])
     probe = torch.float64 if dtype.itemsize == 2 else dtype
@@ -244,11 +243,10 @@ def truth_of(record: dict[str, Any], reference: Callable[..., Any]) -> Truth:
     if record["trace"]:  # S1 may ask for smaller draws
         a = min(a, record["a"])
     near = (max(int(count.max()) for count in counts.values()) + 9) * 2.0**-51
-    says = partial(evaluate, run, dtype=torch.float64)
-    return Truth(says, shapes, counts, a, probe, near, facts)
+    return Truth(partial(evaluate, run, dtype=torch.float64), shapes, counts, a, probe, near, facts)
 
 
-def linear(record: dict[str, Any], says: Callable[..., Any], probe: Any) -> Truth:
+def linear(record: Json, says: Run, probe: Any) -> Truth:
     """Return what an operator without parameters says; its terms and its scale may be too few.
 
     Where S1 followed it, it counted the terms, and the prover has to do so again; elsewhere all
@@ -264,14 +262,17 @@ def linear(record: dict[str, Any], says: Callable[..., Any], probe: Any) -> Trut
     return Truth(says, shapes, {"y": n, "grad_x": n}, a, probe, near)
 
 
-def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
+def convolution(spec: Json) -> tuple[Run, list[Any]]:
     """Return the direct convolution f(x, w, b) of section 1, and the shapes of x, w, b and g.
 
     Edges with shares of their own are as loud as these say or, with loud=False, count once each.
     """
     groups, turned, images = spec["groups"], spec["transposed"], spec["batch"]
     inputs, outputs = spec["in_channels"], spec["out_channels"]
-    out = output_size(spec)
+    out = []
+    for n, taps, step, gap, more, pads in axes(spec):
+        reach = gap * (taps - 1) - sum(pads)
+        out.append((n - 1) * step + reach + more + 1 if turned else (n - 1 - reach) // step + 1)
     edges, hears = typed_edges(spec, out)
 
     def run(x: Any, w: Any, b: Any, *, loud: bool = True) -> Any:
@@ -292,17 +293,7 @@ def convolution(spec: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
     return run, [*shapes, *bias, [images, outputs, *out]]
 
 
-def output_size(spec: dict[str, Any]) -> list[int]:
-    """Return the output's pixels along each axis."""
-    found = []
-    for n, taps, step, gap, more, pads in axes(spec):
-        reach = gap * (taps - 1) - sum(pads)
-        turned = (n - 1) * step + reach + more + 1
-        found.append(turned if spec["transposed"] else (n - 1 - reach) // step + 1)
-    return found
-
-
-def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
+def typed_edges(spec: Json, out: list[int]) -> tuple[list[Any], Any]:
     """Return source, target and share of each tap's edges (step 13), and which sites receive."""
     images, turned = spec["batch"], spec["transposed"]
     near, far = (spec["size"], out) if turned else (out, spec["size"])
@@ -323,7 +314,7 @@ def typed_edges(spec: dict[str, Any], out: list[int]) -> tuple[list[Any], Any]:
     return edges, hears
 
 
-def heard(spec: dict[str, Any], near: list[int], far: list[int]) -> Iterator[tuple[Any, Any]]:
+def heard(spec: Json, near: list[int], far: list[int]) -> Iterator[tuple[Any, Any]]:
     """Yield per tap which pixel each site reads, (P, 1), -1 for none, and how loud, in the plane.
 
     The lattice that taps read along, `far`, is padded as a table of pixel numbers.
@@ -331,20 +322,18 @@ def heard(spec: dict[str, Any], near: list[int], far: list[int]) -> Iterator[tup
     table = 1 + np.arange(math.prod(far)).reshape(far)
     table = np.pad(table, spec["padding"], PADS[spec["padding_mode"]]) - 1
     for taps in np.ndindex(*spec["kernel_size"]):
-        cut = []
-        for tap, gap, step, n in zip(taps, spec["dilation"], spec["stride"], near, strict=True):
-            cut.append(slice(tap * gap, tap * gap + step * (n - 1) + 1, step))
-        read = table[tuple(cut)]
-        yield read.reshape(-1, 1), np.ones((read.size, 1))
+        steps = zip(taps, spec["dilation"], spec["stride"], near, strict=True)
+        read = np.ix_(*(tap * gap + step * np.arange(n) for tap, gap, step, n in steps))
+        yield table[read].reshape(-1, 1), np.ones((table[read].size, 1))
 
 
-def bent(spec: dict[str, Any]) -> bool:
+def bent(spec: Json) -> bool:
     """Whether taps land elsewhere than in the plane, or some are not there."""
     return spec.get("space") is not None or spec.get("footprint") is not None
 
 
 @cache
-def beside() -> dict[str, Any]:
+def beside() -> Json:
     """The geometry of spaces and footprints, in a file of its own beside this one."""
     path = Path(__file__).with_name("verifier_spaces.py")
     if not path.is_file():
@@ -353,20 +342,14 @@ def beside() -> dict[str, Any]:
 
 
 def evaluate(
-    run: Callable[..., Any], sent: list[Any], dtype: Any, device: str = "cpu",
+    run: Run, sent: list[Any], dtype: Any, device: str = "cpu",
     manner: str = "plain", reuse: list[Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Json:  # fmt: skip
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
-    Nothing if y is no tensor of g's shape, or if an image that is no leaf was written to.
-
-    Args:
-        run: f(x, w, b) or f(x).
-        sent: arrays for x, w, b and g, as far as there are any.
-        dtype: in which it runs.
-        device: where.
-        manner: one of `manners_of`; "frozen x, w" leaves gradients out.
-        reuse: tensors of the call before, which "refilled" fills anew in place; then of this one.
+    Nothing if y is no tensor of g's shape, or if an image that is no leaf was written to. A manner
+    is one of `manners_of`; what is frozen has no gradient, and "refilled" fills the tensors of the
+    call before anew in place, which `reuse` holds.
     """
     *leaves, g = [torch.as_tensor(value).to(device, dtype, copy=True) for value in sent]
     if manner == "refilled" and reuse:
@@ -376,7 +359,8 @@ def evaluate(
     if reuse is not None and manner in MANNERS:
         reuse[:] = leaves
     named = {f"grad_{name}": leaf for name, leaf in zip("xwb", leaves, strict=False)}
-    wanted = {n: t.requires_grad_() for n, t in named.items() if n[-1] not in frozen_in(manner)}
+    frozen = manner.partition("frozen ")[2]
+    wanted = {n: t.requires_grad_() for n, t in named.items() if n[-1] not in frozen}
     x, *others = leaves
     without = [None] if len(others) == 1 else []  # a bias
     x = x * 1 if manner == "inner" else x
@@ -384,8 +368,7 @@ def evaluate(
     y = run(x, *others, *without)
     if manner == "between":
         run(*(torch.ones_like(leaf).requires_grad_() for leaf in leaves), *without)
-    written = manner == "inner" and x._version != version
-    if written or getattr(y, "shape", None) != g.shape:
+    if getattr(y, "shape", None) != g.shape or (manner == "inner" and x._version != version):
         return {}
     grads: Any = []
     if y.requires_grad and manner == "backward":
@@ -393,8 +376,7 @@ def evaluate(
         grads = [leaf.grad for leaf in wanted.values()]
     elif y.requires_grad and wanted:
         for more in (True, False) if manner == "again" else (False,):
-            how = {"allow_unused": True, "retain_graph": more}
-            grads = torch.autograd.grad(y, list(wanted.values()), g, **how)
+            grads = torch.autograd.grad(y, [*wanted.values()], g, more, allow_unused=True)
     return {
         name: value.detach().to_dense().double().cpu().numpy()
         for name, value in [("y", y), *zip(wanted, grads, strict=False)]
@@ -402,27 +384,22 @@ def evaluate(
     }
 
 
-def manners_of(trial: int, kind: str, sent: int) -> list[str]:
+def manners_of(trial: int, trials: int, sent: int) -> list[str]:
     """Return how a trial calls the candidate, in the order in which the prover looks at answers.
 
-    In turn as `MANNERS` says; the first also without a gradient for each set of what is sent, and
-    called once more before its backward.
+    The first trials take a turn each, if they are few the last ones several, and others `MANNERS`.
     """
-    now = [MANNERS[trial % len(MANNERS)]]
-    first = [f"frozen {some}" for some in FROZEN if {*some} <= {*"xwb"[:sent], *", "}]
-    first = [] if trial else [*first, "between"]
-    return [*first, *now] if kind == "convolution" else [*now, *reversed(first)]
-
-
-def frozen_in(manner: str) -> str:
-    """Return the names that need no gradient."""
-    return manner.partition("frozen ")[2]
+    halves = [[f"frozen {', '.join(n)}" for n in turn.split()] for turn in HALVES[sent]]
+    turns = [*([manner] for manner in MANNERS), ["between", *halves[0]], *halves[1:]]
+    at = [n if n < trials else trials - 1 - n % trials for n in range(len(turns))]
+    mine = [manner for n, turn in zip(at, turns, strict=True) if n == trial for manner in turn]
+    return mine or [MANNERS[trial % len(MANNERS)]]
 
 
 # -- again: what comes out when both sides are run again? ------------------------------------------
 
 
-def again(record: dict[str, Any], path: str, trust: Collection[str]) -> list[str]:
+def again(record: Json, path: str, trust: Collection[str]) -> list[str]:
     """Refuse a record that says what a second run does not; return what no second run can say."""
     torch.set_num_threads(int(record["flags"]["threads"]))
     runs, name = sides(record, path, trust)
@@ -432,25 +409,24 @@ def again(record: dict[str, Any], path: str, trust: Collection[str]) -> list[str
     listed = [part["facts"] for part in record["parts"] if part["name"] == "S0 structure"]
     if any("typed edges" in facts and facts != truth.facts for facts in listed):
         raise Refused(f"parts: S0 structure: {truth.facts}; it {FROM}")
+    shown, refuted = record["counterexample"], record["verdict"] == "refuted"
     if seen:
-        shown = {"manner": "plain", **(record["counterexample"] or seen)}
-        told = record["verdict"] == "refuted" and shown | seen == shown
+        told = refuted and seen.items() <= {"manner": "plain", **(shown or seen)}.items()
         if not told or seen.get("found") == seen.get("expected", 0):
             text = f"not that the {seen['side']}'s {seen['quantity']} differs; it {FROM}"
             raise Refused(f"verdict, counterexample: {text}")
         return []
-    if record["verdict"] == "proven":
+    if not refuted:
         demand(rounding(record, runs, truth))
         return []
     refuting = {part["name"] for part in record["parts"] if part["status"] == "refuted"}
-    shown = record["counterexample"]
     beyond = shown.get("manner") == "own" or "double" in shown.get("quantity", "")
     if "S2 identity" in refuting and not beyond:
         raise Refused("verdict: not found again")
     return [f"parts: {', '.join(sorted(refuting))}: the prover alone can run that again"]
 
 
-def of_layers(record: dict[str, Any], trust: Collection[str]) -> list[str]:
+def of_layers(record: Json, trust: Collection[str]) -> list[str]:
     """Refuse a network for one of its layers; return what is open: step 22 is the prover's."""
     wrong, unsure = list[str](), list[str]()
     for path, layer in zip(record["spec"].get("paths", ()), record["layers"], strict=True):
@@ -461,12 +437,10 @@ def of_layers(record: dict[str, Any], trust: Collection[str]) -> list[str]:
     return unsure
 
 
-def sides(
-    record: dict[str, Any], path: str, trust: Collection[str]
-) -> tuple[dict[str, Callable[..., Any]], str]:
+def sides(record: Json, path: str, trust: Collection[str]) -> tuple[dict[str, Run], str]:
     """Return both sides as `evaluate` calls them, and the name that the candidate goes by."""
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
-    runs: dict[str, Callable[..., Any]] = {}
+    runs: dict[str, Run] = {}
     for name in ("reference", "candidate"):
         side, how, label = resolve(record[name], trust), record["adapter"][name], record[name]
         if hasattr(side, "to"):
@@ -480,9 +454,8 @@ def sides(
 def resolve(where: str, trust: Collection[str]) -> Any:
     """Import "module:object": a torch Module, a class of one, or a function of that module.
 
-    A class or a bare function is called first, f(g) is called with g.
-
-    `trust`: modules to import names from, and names that may stand for f in f(g).
+    A class or a bare function is called first, f(g) is called with g. `trust`: modules to import
+    names from, and names that may stand for f in f(g).
     """
     outer, _, inner = where.removesuffix(")").partition("(")
     module, _, path = outer.partition(":")
@@ -505,7 +478,7 @@ def resolve(where: str, trust: Collection[str]) -> Any:
     return thing(*sent) if sent or bare or made else thing
 
 
-def budget(record: dict[str, Any], a: int, name: str) -> int:
+def budget(record: Json, a: int, name: str) -> int:
     """Return the number of trials, and refuse other figures than follow: step 7."""
     a = min(a, 2**31 - 1)
     if a < 1:
@@ -517,9 +490,7 @@ def budget(record: dict[str, Any], a: int, name: str) -> int:
     return trials
 
 
-def difference(
-    record: dict[str, Any], runs: dict[str, Callable[..., Any]], truth: Truth, trials: int
-) -> dict[str, Any]:
+def difference(record: Json, runs: dict[str, Run], truth: Truth, trials: int) -> Json:
     """Return where a side first differs on integers, in the words of a counterexample.
 
     What a refuted candidate raises, or rounds where S1 did not follow it, was passed over before.
@@ -535,7 +506,7 @@ def difference(
         if record["kind"] == "maximum":
             _, place, count = np.unique(sent[0], return_inverse=True, return_counts=True)
             tied = (count[place] > 1).reshape(sent[0].shape)
-        calls = [("candidate", one) for one in manners_of(trial, record["kind"], len(sent) - 1)]
+        calls = [("candidate", one) for one in manners_of(trial, trials, len(sent) - 1)]
         for name, manner in [*calls, ("reference", "plain")]:
             try:
                 found = runs[name](sent, truth.probe, manner=manner)
@@ -549,28 +520,23 @@ def difference(
                 same = have == want if fits else np.False_
                 if quantity == "grad_x":  # step 11d: between equal numbers either choice is right
                     same = same | tied
-                if quantity[-1] in frozen_in(manner) or same.all():
+                if quantity[-1] in manner.partition("frozen ")[2] or same.all():
                     continue
                 seen = {"side": name, "quantity": quantity, "manner": manner}
                 if fits and quantity == shown.get("quantity") and "index" in shown:
                     at = tuple(shown["index"])
-                    seen |= {"found": number(have[at]), "expected": number(want[at])}
-                if not refuted or "S1 premise" not in lost or shown | seen == shown:
-                    return seen
+                    for n, value in (("found", have[at]), ("expected", want[at])):
+                        seen[n] = float(value) if np.isfinite(value) else str(float(value))
                 size = truth.says([np.abs(one) for one in sent])[quantity]
-                most = max(np.max(n) for n in truth.counts.values())
-                if not (fits and (np.abs(have - want) <= bound(most, size, truth.probe)).all()):
+                limit = bound(max(np.max(n) for n in truth.counts.values()), size, truth.probe)
+                rounded = fits and (np.abs(have - want) <= limit).all()
+                if not (rounded and refuted and "S1 premise" in lost and shown | seen != shown):
                     return seen
                 break
     return {}
 
 
-def number(value: Any) -> Any:
-    """Return a number as a record has it, where what is not finite is a word."""
-    return float(value) if np.isfinite(value) else str(float(value))
-
-
-def drawn(record: dict[str, Any], shapes: list[Any], trials: int) -> Iterator[list[Any]]:
+def drawn(record: Json, shapes: list[Any], trials: int) -> Iterator[list[Any]]:
     """Yield what is sent in each trial: integers (step 8) times powers of two of their own."""
     a, scale = record["a"], record["spec"].get("scale", 1)
     for trial, child in enumerate(np.random.SeedSequence(record["seed"]).spawn(trials)):
@@ -583,14 +549,18 @@ def drawn(record: dict[str, Any], shapes: list[Any], trials: int) -> Iterator[li
         ]
 
 
-def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth) -> list[str]:
+def rounding(record: Json, runs: Json, truth: Truth) -> list[str]:
     """Return what the record says of real numbers and a second run does not: steps 17 to 21."""
     dtype, whole = getattr(torch, record["dtype"]), record["kind"] == "convolution"
     generator = np.random.Generator(np.random.Philox(record["seed"]))
-    rho: dict[str, float] = {}
-    wrong = []
+    rho, wrong = dict[str, float](), list[str]()
     for spread in (0, min(20, int(np.log2(torch.finfo(dtype).max)) // 6)):
-        real = [normal(generator, shape, spread, dtype) for shape in truth.shapes]
+        real = []
+        for shape in truth.shapes:
+            value = generator.standard_normal(shape)
+            if spread:
+                value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
+            real.append(torch.from_numpy(value).to(dtype))
         sizes, exact = truth.says([value.abs() for value in real]), truth.says(real)
         one, two = (runs[name](real, dtype) for name in ("candidate", "reference"))
         for name, size in sizes.items():
@@ -607,14 +577,6 @@ def rounding(record: dict[str, Any], runs: dict[str, Any], truth: Truth) -> list
         if not abs(value - said) <= truth.near * value:
             wrong.append(f"rho: {name} {said}, but {value} {FROM}")
     return wrong
-
-
-def normal(generator: Any, shape: Any, spread: int, dtype: Any) -> Any:
-    """Return normal numbers, times powers of two from 2^-spread to 2^spread."""
-    value = generator.standard_normal(shape)
-    if spread:
-        value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
-    return torch.from_numpy(value).to(dtype)
 
 
 def bound(n: Any, size: Any, dtype: Any) -> Any:

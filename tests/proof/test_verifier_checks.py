@@ -15,6 +15,7 @@ from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.proof import Certificate, verifier
 from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import NOT_COVERED, Truth, difference, evaluate, rounding
+from tests import odd_twins
 
 SIDES = ("candidate", "reference")
 
@@ -224,11 +225,12 @@ def between(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return _Latest.apply(tiny(x, w, b))  # type: ignore[no-untyped-call,no-any-return]
 
 
+def unlike_without(frozen: str) -> Callable[..., Tensor]:
+    return unlike(lambda *sent: [t.requires_grad for t in sent] == [n not in frozen for n in "xwb"])
+
+
 ODD: dict[str, Callable[[], Callable[..., Tensor]]] = {
-    "frozen x": lambda: unlike(lambda x, w, b: not x.requires_grad),
-    "frozen w": lambda: unlike(lambda x, w, b: not w.requires_grad),
-    "frozen b": lambda: unlike(lambda x, w, b: not b.requires_grad),
-    "frozen x, w": lambda: unlike(lambda x, w, b: not x.requires_grad and not w.requires_grad),
+    **{f"frozen {some}": partial(unlike_without, some) for some in odd_twins.SETS},
     "between": lambda: between,
     "refilled": by_object,
     "inner": lambda: unlike(lambda x, w, b: not x.is_leaf),

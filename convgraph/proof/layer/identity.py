@@ -34,10 +34,10 @@ from convgraph.proof.layer.trial import (
     PLAIN,
     Probe,
     Run,
-    first_of_all,
     frozen_in,
     in_words,
     lightest,
+    manners_of,
 )
 from convgraph.proof.layer.trial import draw as _draw
 from convgraph.proof.layer.trial import evaluate as _run
@@ -122,18 +122,18 @@ def check_identity(
             if found is not None:
                 reason = f"{NOT_ITSELF}: {found.reason}"
                 return replace(found, status="undecided", reason=reason, counterexample={})
-        manners = [MANNERS[trial % len(MANNERS)]]
-        if not trial:  # the plain call last, for the next fills its tensors anew
-            manners = [*first_of_all(probe.sent), *manners * (1 + second)]
+        manners = manners_of(trial, budget.trials, probe.sent)
+        if second and (not trial or not {*manners} & {*MANNERS}):
+            manners.append(PLAIN)  # no other manner has second derivatives
         answers = [judge.holds("candidate", candidate, probe, truth, how) for how in manners]
-        if own is not None and trial == 1:
+        if own is not None and trial == min(1, budget.trials - 1):
             answers.append(judge.holds_own(own, probe, truth))
         answers.append(judge.holds("reference", reference, probe, truth, PLAIN))
         for found in answers:
             if found is not None and found.status == "refuted":
                 return found
         unsure = unsure or next((found for found in answers if found is not None), None)
-        if unsure is not None and trial >= len(MANNERS):
+        if unsure is not None and trial > 2 * len(MANNERS):  # every manner was looked at
             break
     return unsure or Identity("proven", 3, judge.compared)
 

@@ -46,10 +46,10 @@ from convgraph.proof.layer.trial import (
     Probe,
     Run,
     evaluate,
-    first_of_all,
     frozen_in,
     hands_on,
     in_words,
+    manners_of,
 )
 from convgraph.proof.record.certificate import Certificate
 from convgraph.proof.roundoff import HALF, dot_bound, unit_roundoff
@@ -275,9 +275,9 @@ class _Pair:
                 del truth["grad_x"]  # between equal numbers, and at a kink, either choice is right
             if np.count_nonzero(truth["y"]) * 2 < truth["y"].size:
                 return Identity("undecided", 2, compared, "most of the outputs compared are zero")
-            manners = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
-            others = [self._called(probe, truth, m, reuse, program, exact) for m in manners]
-            for other in reversed(others):  # what is wrong plainly is said so
+            manners = manners_of(trial, budget.trials, "x")
+            for manner in manners:
+                other = self._called(probe, truth, manner, reuse, program, exact)
                 if other is not None:
                     return replace(other, ways=2, compared=compared)
             compared += len(manners) * sum(v.size for v in truth.values())

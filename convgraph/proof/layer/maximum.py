@@ -51,10 +51,10 @@ from convgraph.proof.layer.trial import (
     Probe,
     Run,
     evaluate,
-    first_of_all,
     frozen_in,
     hands_on,
     in_words,
+    manners_of,
 )
 from convgraph.proof.record.certificate import ASSUMED_VENDOR, Certificate, Part
 from convgraph.proof.roundoff import HALF, dot_bound
@@ -264,10 +264,10 @@ class _Pair:
             x, g = (budget.draw(generator, s) * self.scale for s in (self.shape, self.out))
             moved, _, back = EXPONENTS[trial % len(EXPONENTS)]
             probe = Probe({"x": x}, g, exponents=(moved, 0, back))
-            mine = [*([] if trial else first_of_all("x")), MANNERS[trial % len(MANNERS)]]
+            mine = manners_of(trial, budget.trials, "x")
             for side, manners in (("candidate", mine), ("reference", [PLAIN])):
-                others = [self._held(side, probe, dtype, m, program, reuse) for m in manners]
-                for other in reversed(others):  # what is wrong plainly is said so
+                for manner in manners:
+                    other = self._held(side, probe, dtype, manner, program, reuse)
                     if other is not None:
                         return replace(other, compared=compared)
                 compared += len(manners) * (x.size + g.size)

@@ -40,16 +40,35 @@ place; with an image that is no leaf; with gradients taken twice through one gra
 gradients as `.backward()` leaves them in `.grad`."""
 
 
-def first_of_all(names: Iterable[str]) -> list[str]:
-    """How the first trial calls beside that: each set of tensors without a gradient, and between.
+def manners_of(trial: int, trials: int, names: Iterable[str]) -> list[str]:
+    """How a trial calls.
+
+    The first trials take one turn each: as `MANNERS` says, called once more before the backward,
+    and without a gradient for each set of tensors. What one call leaves out, another of the same
+    turn has, so every trial compares every quantity. Where trials are few, the last ones take the
+    turns that are left: nobody is to call between the first two, of which one fills anew.
 
     Example:
-        >>> first_of_all("xw")
-        ['frozen x', 'frozen w', 'frozen x, w', 'between']
+        >>> [manners_of(trial, 17, "xw") for trial in (0, 4, 5, 6, 7)]
+        [['plain'], ['backward'], ['between', 'frozen x, w'], ['frozen x', 'frozen w'], ['inner']]
+        >>> manners_of(3, 5, "xw")
+        ['again', 'frozen x', 'frozen w']
     """
-    sent = list(names)
-    sets = [some for n in range(1, len(sent) + 1) for some in combinations(sent, n)]
-    return [*(f"{FROZEN} {', '.join(some)}" for some in sets), BETWEEN]
+    x, *others = names
+    turns = [[manner] for manner in MANNERS] + [[BETWEEN, without(x, *others)]]
+    for n in range(len(others)):
+        for some in combinations(others, n):
+            rest = [name for name in others if name not in some]
+            turns.append([without(x, *some), without(*rest)])
+    last = trials - 1
+    at = [n if n < trials else last - n % trials for n in range(len(turns))]
+    mine = [manner for n, turn in zip(at, turns, strict=True) if n == trial for manner in turn]
+    return mine or [MANNERS[trial % len(MANNERS)]]
+
+
+def without(*names: str) -> str:
+    """The manner in which these tensors need no gradient."""
+    return f"{FROZEN} {', '.join(names)}"
 
 
 def frozen_in(manner: str) -> tuple[str, ...]:
@@ -187,7 +206,7 @@ def evaluate(
         dtype: in which it runs.
         device: where it runs.
         enter: sees every tensor of data before the side does.
-        manner: one of `MANNERS` or of `first_of_all`.
+        manner: one of those that `manners_of` names.
         reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
 
     Raises:
