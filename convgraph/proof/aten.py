@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 KEEPS = frozenset({
     "clone", "index", "index_select", "gather", "take", "flip", "roll", "rot90", "repeat",
@@ -189,13 +189,32 @@ class _Place:
         return f"<{self.kind}>"
 
 
+def tensors_in(*values: Any) -> list[Tensor]:
+    """Return the tensors among arguments or results of an operator, in lists perhaps.
+
+    Example:
+        >>> one, two = torch.ones(1), torch.ones(2)
+        >>> [len(t) for t in tensors_in((one, 3.0), {"out": [two, None]})]
+        [1, 2]
+    """
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+    return found
+
+
 def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return the tensors that an operator writes to."""
     found: list[Any] = []
     for number, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[number] if number < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+            found += tensors_in(value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What surrounds a run: compilers, which stand aside, and random states, which must not move.
+"""What surrounds a run: compilers, which stand aside, random states, which must not move, memory.
 
 Under a dispatch mode torch.compile gives a function up for good. While a program is followed or
 written down, whatever is compiled runs as it is written, and is noticed.
@@ -51,6 +51,15 @@ def as_written() -> Iterator[list[str]]:
         finally:
             if before is not None:
                 frames._callback_from_stance = before
+
+
+def keep_what_is_freed() -> None:
+    """Have the C library keep 64 MiB of what is freed, where that is glibc.
+
+    A trial takes and frees megabytes, which the system would zero anew, page by page. glibc learns
+    from the largest block that was freed: one of half as much, which nobody touches, will do.
+    """
+    np.empty(2**25 - 2**16, dtype=np.uint8)
 
 
 def random_states() -> tuple[Any, ...]:

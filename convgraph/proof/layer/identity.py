@@ -11,6 +11,7 @@ grad_b: three ways, because two can share a fault.
 Receives callables and never learns who computes.
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -273,6 +274,8 @@ def _probes(
 ) -> Iterator[tuple[Probe, dict[str, Any]]]:
     """Every trial with its truth; the oracle works on the next while both sides run this one.
 
+    On one core that would only cost what is kept near it.
+
     Each trial has a generator of its own, so that what is drawn does not depend on who is first.
     """
     generators = budget.generators()
@@ -283,9 +286,13 @@ def _probes(
         return probe, _truth(oracle, probe)
 
     trials = range(budget.trials)
+    shown = track(trials, description="probing") if progress else trials
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1:
+        yield from map(work, shown)
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="oracle") as pool:
         coming = pool.submit(work, 0)
-        for trial in track(trials, description="probing") if progress else trials:
+        for trial in shown:
             now = coming.result()
             if trial + 1 < budget.trials:
                 coming = pool.submit(work, trial + 1)

@@ -49,7 +49,7 @@ from convgraph.proof.layer.trial import Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
-from convgraph.proof.surroundings import COMPILERS
+from convgraph.proof.surroundings import COMPILERS, keep_what_is_freed
 
 EdgeLists = tuple[Any, ...]
 """Flat source pixels, flat target sites and taps, (E,) integer arrays each; perhaps weights."""
@@ -145,6 +145,7 @@ def prove_convolution(
         raise ProofError(f"expected identity in {IDENTITIES}, got {identity!r}")
     if not 0 < epsilon < 1:
         raise ProofError(f"expected 0 < epsilon < 1, got {epsilon}")
+    keep_what_is_freed()
     oracle = Oracle(spec)
     # Half types have no room for integers, nor has float32 for integers with weights.
     probe = torch.float64 if dtype in HALF or oracle.scale > 1 else dtype

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
@@ -93,8 +92,8 @@ class Plain(TorchDispatchMode):
     def made(self, operator: str, outputs: Any) -> None:
         """Write down what is trusted as a whole, and take what it made for data."""
         self.note(operator, outputs)
-        for tensor in tree_leaves(outputs):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+        for tensor in aten.tensors_in(outputs):
+            if tensor.is_floating_point():
                 self._mark(tensor)
 
     def __torch_dispatch__(  # noqa: D105
@@ -104,8 +103,7 @@ class Plain(TorchDispatchMode):
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if not any(map(self.holds_data, tensors)):
+        if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
             return func(*args, **kwargs)
         name, asks, step = _about(func)
         if not asks and falls_apart(func, name):
@@ -117,8 +115,8 @@ class Plain(TorchDispatchMode):
         if step:
             self.note(func.name(), outputs)
         if name not in aten.FILLS | aten.DRAWS:
-            for tensor in (*aten.written(func, args, kwargs), *tree_leaves(outputs)):
-                if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            for tensor in (*aten.written(func, args, kwargs), *aten.tensors_in(outputs)):
+                if tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
 

@@ -294,8 +294,8 @@ def _says(bound: Array | None) -> bool:
 
 
 def _off(found: Array, exact: Array) -> Array:
-    gap: Array = np.abs(found.astype(exact.dtype, copy=False) - exact)
-    return gap.astype(np.float64, copy=False)
+    gap: Array = found.astype(exact.dtype, copy=False) - exact
+    return np.abs(gap, out=gap).astype(np.float64, copy=False)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -338,8 +338,8 @@ def _exactly(
         if work > LONG_LIMIT:
             return {}, f"{work} multiply-adds are too many for extended precision", 0.0
         kind = np.longdouble
-    x, w, g = (v.astype(kind) for v in (x, w, g))
-    b = None if b is None else b.astype(kind)
+    x, w, g = (v.astype(kind, copy=False) for v in (x, w, g))
+    b = None if b is None else b.astype(kind, copy=False)
     found = {
         "y": oracle.convolve(x, w, b),
         "grad_x": oracle.grad_x(w, g),

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
 
 _ABOUT = frozenset({"is_same_size", "is_pinned", "_has_same_storage_numel"})
@@ -41,9 +40,7 @@ class Step:
 def made_by(outputs: Any) -> Made:
     """Shape and dtype of every tensor of numbers among what an operator returned."""
     return tuple(
-        (tuple(t.shape), t.dtype)
-        for t in tree_leaves(outputs)
-        if isinstance(t, Tensor) and t.is_floating_point()
+        (tuple(t.shape), t.dtype) for t in aten.tensors_in(outputs) if t.is_floating_point()
     )
 
 
