@@ -128,7 +128,8 @@ def prove(
         premise: follow the candidate's operators; without it they are assumed multilinear.
         trust: custom operators ("ns::op") and autograd functions (by class name) of the candidate
             that are taken as multilinear, and named in the record; as torch's own kernels are, and
-            the library's fused ones ("convgraph::send", "convgraph::correlate").
+            the library's fused ones ("convgraph::send", "convgraph::correlate",
+            "convgraph::send_bags", "convgraph::correlate_bags").
         identity: "probabilistic", "deterministic" (every basis pair of a small geometry as well),
             or "auto": deterministic too where that is cheap.
         second: also compare the gradients of the gradients.

@@ -522,7 +522,7 @@ def difference(record: Json, runs: dict[str, Run], truth: Truth, trials: int) ->
                     same = same | tied
                 if quantity[-1] in manner.partition("frozen ")[2] or same.all():
                     continue
-                seen = {"side": name, "quantity": quantity, "manner": manner}
+                seen: Json = {"side": name, "quantity": quantity, "manner": manner}
                 if fits and quantity == shown.get("quantity") and "index" in shown:
                     at = tuple(shown["index"])
                     for n, value in (("found", have[at]), ("expected", want[at])):

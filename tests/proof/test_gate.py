@@ -3,8 +3,10 @@
 "Undecided" is no refutation: a planted fault must be reported as one.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from torch_geometric.nn import RGCNConv
 
 import convgraph as cg
 from convgraph.backends import NAMES
+from convgraph.comparison.prove import _FUSED
 from convgraph.proof import ConvSpec, Oracle, prove_convolution
 from tests.proof.faults import FAMILIES, FAULTS, judge
 from tests.proof.faults.operators import (
@@ -172,6 +175,13 @@ def test_an_honest_implementation_is_proven(name: str, dtype: torch.dtype) -> No
     found = prove_convolution(run, honest(spec), spec, dtype=dtype, second=True, trust=trust)
     assert found.verdict == "proven", str(found)
     assert any("convgraph::send" in line for line in found.assumed) == bool(trust)
+
+
+def test_whoever_is_trusted_without_asking_is_named_where_trust_is_explained() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "prove.md"
+    for text in (cg.prove.__doc__ or "", guide.read_text(encoding="utf-8")):
+        named = re.findall(r"convgraph::\w+", text)
+        assert (len(named), {*named}) == (len(_FUSED), {*_FUSED})
 
 
 def test_scipy_is_proven_where_it_is_trusted() -> None:

@@ -253,8 +253,8 @@ def _times(one: WithError, two: WithError) -> WithError:
 
 def _convolution(call: BoundedCall) -> list[Tensor]:
     g, x, w = call.of("grad_output"), call.of("input"), call.of("weight")
-    per = w.x[0].numel() * max(1, w.x.shape[0])
-    gamma = call.gamma(max(per, g.x.numel() // max(1, g.x.shape[1])) + 1)
+    n = max(w.x.numel(), g.x.numel() // max(1, g.x.shape[1]))
+    gamma = call.gamma(n + 1)
     if gamma == inf:
         raise NoRule("n u >= 1")
 
@@ -266,7 +266,7 @@ def _convolution(call: BoundedCall) -> list[Tensor]:
     first, second = back(g.e + gamma * g.a, x.a, w.a), back(g.a, x.e, w.e)
     found = [first[0] + second[0], first[1] + second[1], first[2]]
     asked = zip(found, call.given["output_mask"], strict=True)
-    return [one + call.tiny * per for one, mine in asked if mine and one is not None]
+    return [one + call.tiny * n for one, mine in asked if mine and one is not None]
 
 
 def _batch_norm(call: BoundedCall) -> list[Tensor]:
@@ -286,7 +286,8 @@ def _batch_norm(call: BoundedCall) -> list[Tensor]:
         else WithError(torch.ones_like(mean.x), torch.zeros_like(mean.x))
     )
     a, e = (part.reshape(shape) for part in (w.a, w.e))
-    gamma = call.gamma(x.x.numel() // x.x.shape[1] + 2 * ELEMENTARY)
+    n = x.x.numel() // x.x.shape[1]
+    gamma = call.gamma(n + 2 * ELEMENTARY)
     if gamma == inf:
         raise NoRule("n u >= 1")
     wide = x.a + mean.x.abs().reshape(shape)
@@ -296,7 +297,8 @@ def _batch_norm(call: BoundedCall) -> list[Tensor]:
         (g.e + gamma * g.a).sum(axes),
     ]
     asked = zip(found, call.given["output_mask"], strict=True)
-    return [one + call.tiny for one, mine in asked if mine]
+    least = n * call.tiny * (1 + float(inv.max()))  # products are scaled behind their sum
+    return [one + least for one, mine in asked if mine]
 
 
 for _name, _made in (
