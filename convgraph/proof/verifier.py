@@ -406,8 +406,8 @@ def again(record: Json, path: str, trust: Collection[str]) -> list[str]:
     truth = truth_of(record, runs["reference"])
     trials = budget(record, truth.a, name)
     seen = difference(record, runs, truth, trials)
-    listed = [part["facts"] for part in record["parts"] if part["name"] == "S0 structure"]
-    if any("typed edges" in facts and facts != truth.facts for facts in listed):
+    listed = {part["facts"] for part in record["parts"] if "typed edges" in part["facts"]}
+    if listed - {truth.facts}:
         raise Refused(f"parts: S0 structure: {truth.facts}; it {FROM}")
     shown, refuted = record["counterexample"], record["verdict"] == "refuted"
     if seen:
