@@ -1,4 +1,4 @@
-"""What surrounds a run: compilers, which stand aside, random states, which must not move, memory.
+"""What surrounds a run: compilers, which stand aside, random states, which must stay, and memory.
 
 Under a dispatch mode torch.compile gives a function up for good. While a program is followed or
 written down, whatever is compiled runs as it is written, and is noticed.
