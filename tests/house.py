@@ -63,7 +63,7 @@ HOUSE = {
     "convert": """
         names frames keys registry operators report
         value tokens node_pairs align batch entries lattices inner settle
-        views rules tensor answers functions layers recording
+        views rules tensor answers functions copies recording
         program compiled network receptive summary .
     """,
     "convert.rules": """

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
-from convgraph.convert.layers import calls_torch
+from convgraph.convert.copies import calls_torch
 from convgraph.convert.network import GraphNetwork
 from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ProofError

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import backends
-from convgraph.convert.layers import HOOKS
+from convgraph.convert.copies import HOOKS
 from convgraph.convert.program import Made, Program, Tables
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from convgraph import backends, memo
-from convgraph.convert import compiled, layers
+from convgraph.convert import compiled, copies
 from convgraph.convert.recording import Example, Recording, record
 from convgraph.convert.report import Conversion
 from convgraph.convert.tensor import GraphTensor, from_pixels, settled_map
@@ -149,7 +149,7 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
     dense = all(graph.sites.is_full for graph in graphs) and not backends.forced(None)
     # Of a batch without holes another process may have the part with holes.
     dense = dense and not (synced.asks_others() and _is_synced(net))
-    dense = dense and not layers.wants_nodes(net)
+    dense = dense and not copies.wants_nodes(net)
     channels_last = dense and _is_channels_last(net)
 
     def given(one: Any) -> Any:
@@ -333,7 +333,7 @@ def to_graph(
     """
     _check(model)
     try:
-        net: Any = layers.graph_copy(model)
+        net: Any = copies.graph_copy(model)
     except Exception as error:
         raise ConversionError(
             f"to_graph: {type(model).__name__} cannot be copied: {error}; "
@@ -416,7 +416,7 @@ def to_dense(net: torch.nn.Module) -> Any:
             f"to_dense: expected a network that to_graph made, or one with such parts, got "
             f"{type(net).__name__}"
         )
-    dense = layers.dense_copy(net)
+    dense = copies.dense_copy(net)
     for module in dense.modules():
         if isinstance(module, GraphNetwork):
             original = module._original()

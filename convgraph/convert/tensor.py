@@ -336,6 +336,10 @@ def _on_nodes(out: Tensor, like: Any) -> Any:
 def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
+    if call.writes and type(taken[0]) is not Spatial:
+        raise NoRuleError(
+            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
+        )
     _meet(found)
     try:
         return rule.call(call, *taken, **named)

@@ -68,10 +68,15 @@ def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
     if alone and all(not isinstance(one, (Spatial, Tensor)) for one in args[1:]):
         out = call.target(x.x, *map(_no_format, args[1:]))
         return _wrapped(out, x.sites, x.axes)
-    keys = list(kwargs)
+    moved, named, sites, axes = _aligned(args, kwargs)
+    return _wrapped(call.target(*moved, **named), sites, axes)
+
+
+def _aligned(args: Any, kwargs: Any) -> Any:
+    """Operands by place and by name, broadcast by names, and where they live."""
     moved, sites, axes = align([*args, *map(_no_format, kwargs.values())])
-    named = dict(zip(keys, moved[len(args) :], strict=True))
-    return _wrapped(call.target(*moved[: len(args)], **named), sites, axes)
+    named = dict(zip(kwargs, moved[len(args) :], strict=True))
+    return moved[: len(args)], named, sites, axes
 
 
 @rule("bucketize", "searchsorted")
@@ -148,19 +153,12 @@ def to(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
     """Write into the rows of the first operand; where others live on more sites, on all of them."""
     x = args[0]
-    if not isinstance(x, Spatial):
-        raise NoRuleError(
-            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
-        )
-    keys = list(kwargs)
-    moved, sites, axes = align([*args, *map(_no_format, kwargs.values())])
-    named = dict(zip(keys, moved[len(args) :], strict=True))
-    mine = moved[0]
+    (mine, *others), named, sites, axes = _aligned(args, kwargs)
     shape = expanded(mine, sites, axes).shape
     held = mine.shape == shape and memory(mine) == memory(x.x)
     if not held:
         mine = expanded(mine, sites, axes).clone()
-    out = call.target(mine, *moved[1 : len(args)], **named)
+    out = call.target(mine, *others, **named)
     if held:
         return x.with_x(x.x)  # the rows themselves: without grad, a view of them has no history
     rows = out if sites is not x.sites else out.reshape(x.x.shape)
@@ -170,10 +168,6 @@ def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
 @rule("copy_")
 def copy_(call: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
     """Take over what another says; nodes that it lacks say 0."""
-    if not isinstance(x, Spatial):
-        raise NoRuleError(
-            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
-        )
     (_, other), sites, axes = align([x, source])
     mine = x.x
     if sites is not x.sites:

@@ -1,4 +1,4 @@
-"""Graph layers where convolutions were: a copy of a network, and the way back.
+"""Copies of networks: with graph layers where convolutions were, and the way back.
 
 A converted network calls its layers with images, pixel graphs or tensors whose pixels are nodes;
 on an image such a layer is torch's own operator with its parameters. Only what is exactly one of
