@@ -133,18 +133,13 @@ def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
     return rearranged(call, x, tables, **how) if tables else x
 
 
-@rule("pixel_shuffle", hop="all")
+@rule("pixel_shuffle", "pixel_unshuffle", hop="all")
 def pixel_shuffle(call: Any, x: Spatial, factor: int) -> Any:
-    """Channels spread over r x r sites."""
-    listen(call, x.graph().sites, KernelGeometry(factor, factor, transposed=True))
-    return result(graph_pixel_shuffle(x.graph(), factor, sites="network"))
-
-
-@rule("pixel_unshuffle", hop="all")
-def pixel_unshuffle(call: Any, x: Spatial, factor: int) -> Any:
-    """R x r sites become channels."""
-    listen(call, x.graph().sites, KernelGeometry(factor, factor))
-    return result(graph_pixel_unshuffle(x.graph(), factor, sites="network"))
+    """Channels spread over r x r sites, or r x r sites as channels."""
+    up = call.name == "pixel_shuffle"
+    listen(call, x.graph().sites, KernelGeometry(factor, factor, transposed=up))
+    move = graph_pixel_shuffle if up else graph_pixel_unshuffle
+    return result(move(x.graph(), factor, sites="network"))
 
 
 @rule("im2col", hop="all")

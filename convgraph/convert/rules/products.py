@@ -19,7 +19,7 @@ from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
-from convgraph.convert.rules.reductions import sum_
+from convgraph.convert.rules.reductions import reduced
 from convgraph.convert.value import Spatial, lift
 
 
@@ -178,7 +178,7 @@ def _summed(call: Any, one: Any, letters: str, kept: set[str]) -> tuple[Any, str
     """An operand without the letters that nobody else asks for."""
     gone = [k for k, c in enumerate(letters) if c not in kept]
     if gone:
-        one = sum_(call, one, gone) if isinstance(one, Spatial) else one.sum(gone)
+        one = reduced("sum", call, one, gone) if isinstance(one, Spatial) else one.sum(gone)
     return one, "".join(c for c in letters if c in kept)
 
 

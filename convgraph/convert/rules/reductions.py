@@ -234,21 +234,16 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     return groups.value(best, axes), groups.value(where.view(groups.count, *rest), axes)
 
 
-@rule("mean", "amax", "amin", hop="all")
+@rule("mean", "sum", "amax", "amin", hop="all")
 def reduce(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """The mean or an extreme over what is there."""
-    return _reduce(call.name, call, x, *args, **kwargs)
+    """The mean, the sum or an extreme over what is there."""
+    return reduced(call.name, call, x, *args, **kwargs)
 
 
-@rule("sum", hop="all")
-def sum_(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """The sum over what is there."""
-    return _reduce("sum", call, x, *args, **kwargs)
-
-
-def _reduce(
+def reduced(
     how: str, call: Any, x: Spatial, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Any:
+    """Return what is left of a map; see `over_sites`."""
     dims = _dims(x, dim)
     x = x if dtype is None else x.with_x(x.x.to(dtype))
     if len(dims) == len(x.axes):
@@ -265,17 +260,24 @@ def _reduce(
 @rule("aminmax", hop="all")
 def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The smallest and the largest of what is there."""
-    return tuple(_reduce(how, call, x, dim, keepdim) for how in ("amin", "amax"))
+    return tuple(reduced(how, call, x, dim, keepdim) for how in ("amin", "amax"))
 
 
-@rule("cov", hop="all")
-def cov(call: Any, *args: Any, **kwargs: Any) -> Any:
-    """It divides by how many positions there are.
+_REFUSED = {"cov": "it counts absent positions as observations; give it the rows, .graph.x.T"}
+_REFUSED |= dict.fromkeys(
+    ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"),
+    "a recurrence runs from position to position, and an absent one says nothing",
+)
+
+
+@rule(*_REFUSED, hop="all")
+def refused(call: Any, *_: Any, **__: Any) -> Any:
+    """What absent positions take the meaning from.
 
     Raises:
         NoRuleError: always.
     """
-    raise NoRuleError("it counts absent positions as observations; give it the rows, .graph.x.T")
+    raise NoRuleError(_REFUSED[call.name])
 
 
 @rule("_unique2", hop="all")
@@ -320,7 +322,7 @@ def var(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         correction = 1 if given.get("unbiased", True) else 0
     name, _, mean = call.name.partition("_")
     found = _spread(call, x, _dims(x, dim), keepdim, float(correction), name)
-    return (found, _reduce(mean, call, x, dim, keepdim)) if mean else found
+    return (found, reduced(mean, call, x, dim, keepdim)) if mean else found
 
 
 def _spread(
@@ -449,16 +451,6 @@ def _logsumexp(call: Any, x: Spatial, dim: int, keepdim: bool) -> Any:
         return out if keepdim else out.squeeze(dim)
     (one, two), sites, axes = align([total, top])
     return Spatial(one.log() + two, sites, axes if keepdim else names.replaced(axes, dim))
-
-
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell")
-def recurrence(call: Any, *args: Any) -> Any:
-    """What is handed on at an absent position nobody says.
-
-    Raises:
-        NoRuleError: always.
-    """
-    raise NoRuleError("a recurrence runs from position to position, and an absent one says nothing")
 
 
 @rule("gather", "take_along_dim")
