@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from convgraph.convert import frames, keys, layers, names
+from convgraph.convert import copies, frames, keys, names
 from convgraph.convert.operators import _STATE, Operator, operator
 from convgraph.convert.report import Conversion, Line
 from convgraph.convert.settle import settle
@@ -190,7 +190,7 @@ def record(net: Any, args: Any, kwargs: Any, *, strict: bool = False) -> Recordi
             found.graphs.append(one)
         given.append(tensor)
     a, k = pytree.tree_unflatten(given, spec)
-    run = layers.copied(net)
+    run = copies.copied(net)
     listener = Listener(found, strict=strict)
     outer = _STATE.listener
     _STATE.listener = listener
