@@ -33,8 +33,11 @@ def conv(
     back: tuple[Tensor, ...],
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included and rounded once."""
-    send = _kernel("send", there[2]) if untracked() else _send
-    y: Tensor = send(x, taps, bias, *there, *back, 0)
+    # One by one: torch 2.11 unpacks no named tuple that is a constant of an export.
+    who, sites, slots = there[0], there[1], there[2]
+    lists = (who, sites, slots, back[0], back[1], back[2])
+    send = _kernel("send", slots) if untracked() else _send
+    y: Tensor = send(x, taps, bias, *lists, 0)
     return y
 
 

@@ -200,7 +200,10 @@ def _conv(
         count = edges.memo_of(site_tiles.reversed_tiles, tile).count
         y = _send(x, weight, *here, *there, *shape.flat(), count)
     else:
-        y = _send(x, weight, *here, *edges.memo_of(site_tiles.spread, tile), *shape.flat())
+        turned = edges.memo_of(site_tiles.spread, tile)
+        # One by one: torch 2.11 unpacks no named tuple that is a constant of an export.
+        lists = (turned.table, turned.cells, turned.ptr)
+        y = _send(x, weight, *here, *lists, *shape.flat())
     return plus(y, bias)
 
 
