@@ -558,8 +558,7 @@ def rounding(record: Json, runs: Json, truth: Truth) -> list[str]:
         real = []
         for shape in truth.shapes:
             value = generator.standard_normal(shape)
-            if spread:
-                value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
+            value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
             real.append(torch.from_numpy(value).to(dtype))
         sizes, exact = truth.says([value.abs() for value in real]), truth.says(real)
         one, two = (runs[name](real, dtype) for name in ("candidate", "reference"))

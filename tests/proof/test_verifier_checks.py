@@ -156,6 +156,51 @@ def test_a_refutation_may_leave_its_number_out_and_runs_with_the_threads_it_name
     assert asked == [int(refuted.flags["threads"])]
 
 
+def test_as_small_as_draws_may_be_is_not_too_small() -> None:
+    figures = {"a": 1, "trials": 2, "log2_epsilon": 2 * float(np.log2(2 / 3))}
+    assert verifier.budget({**figures, "epsilon": 0.5, "name": ""}, 1, "") == 2
+    with pytest.raises(verifier.Refused, match="no integers are left"):
+        verifier.budget({**figures, "a": 0, "epsilon": 0.5, "name": ""}, 0, "")
+
+
+def test_all_parts_that_refute_are_named_in_order(proven: Certificate) -> None:
+    parts = json.loads(proven.to_json())["parts"]
+    names = [part["name"] for part in parts if part["name"] != "S2 identity"]
+    assert len(names) > 3
+    for part in parts:
+        part |= {"status": "refuted", "facts": "it differs"} if part["name"] in names else {}
+    change = {"parts": parts[::-1], "verdict": "refuted", "reason": "it differs"}
+    code, lines = verify(proven, **change, assumed=[*proven.assumed, verifier.ASSUMED])
+    assert (code, lines) == (
+        2, [f"parts: {', '.join(sorted(names))}: the prover alone can run that again"],
+    )  # fmt: skip
+
+
+# elsewhere
+
+
+@pytest.mark.parametrize(
+    ("where", "here"),
+    [("cuda:1 (card 1)", True), ("cuda:1 (card 0)", False), ("cuda:2 (card 2)", False),
+     ("cuda (card 0)", True), ("cpu", True), ("cpu (a fast one)", False)],
+)  # fmt: skip
+def test_a_card_is_known_by_its_place_and_name(
+    where: str, here: bool, proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"card {at.index or 0}")
+    lines = verifier.elsewhere({**json.loads(proven.to_json()), "device": where})
+    assert any(line.startswith("device: ") for line in lines) != here
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "python"])
+def test_every_version_is_looked_at(name: str, proven: Certificate) -> None:
+    record = json.loads(proven.to_json())
+    assert verifier.elsewhere(record) == []
+    lines = verifier.elsewhere({**record, "versions": {**record["versions"], name: "1.0"}})
+    assert [line[:8] for line in lines] == ["versions"]
+
+
 # a side that behaves otherwise in one manner alone
 
 SHAPES = [[2, 1, 4], [2, 1, 3], [2], [2, 2, 2]]
@@ -288,6 +333,20 @@ def test_a_reference_that_is_another_operator_is_named() -> None:
     runs = {"candidate": partial(evaluate, tiny, reuse=[])}
     runs["reference"] = partial(evaluate, lambda x, w, b: tiny(x, w, b) * 2, reuse=[])
     assert difference(TINY, runs, truth_of(tiny, SHAPES), 1)["side"] == "reference"
+
+
+def test_a_refuted_candidate_may_raise_and_a_reference_may_not() -> None:
+    def raising(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        raise ValueError("out of luck")
+
+    refuted, truth = TINY | {"verdict": "refuted"}, truth_of(tiny, SHAPES)
+    assert seen_of(raising, refuted, truth) == {}
+    with pytest.raises(ValueError, match="out of luck"):
+        seen_of(raising, TINY, truth)
+    runs = {"candidate": partial(evaluate, tiny, reuse=[])}
+    runs["reference"] = partial(evaluate, raising, reuse=[])
+    with pytest.raises(ValueError, match="out of luck"):
+        difference(refuted, runs, truth, 1)
 
 
 # operators without parameters
