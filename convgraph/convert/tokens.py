@@ -9,6 +9,7 @@ are no tokens: they are not computed.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -346,7 +347,7 @@ def taken(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
 def _picked(sites: TokenSites, numbers: list[int]) -> list[tuple[int, list[int] | None]]:
     """Which piece each stretch of numbers is of, and its places there; None where it is whole."""
     found: list[tuple[int, list[int] | None]] = []
-    ends = torch.tensor(sites.lengths).cumsum(0).tolist()
+    ends = list(accumulate(sites.lengths))
     at = 0
     while at < len(numbers):
         piece = next(k for k, end in enumerate(ends) if numbers[at] < end)

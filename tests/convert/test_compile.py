@@ -162,6 +162,40 @@ def test_layers_compile_once_for_all_masks_too(kind: str) -> None:
     assert count.frame_count <= 2
 
 
+class Heard(nn.Module):
+    """A class token beside patches, attention by torch and by hand, channels rolled and turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        q = x.unflatten(2, (2, 3)).transpose(1, 2)
+        heard = F.scaled_dot_product_attention(q, q, q) + (q @ q.mT).softmax(-1) @ q
+        x = x + heard.transpose(1, 2).flatten(2)
+        x = x + x.flip(2) + x.roll(1, 2) + x.repeat_interleave(2, 2)[:, :, :6]
+        return x[:, 0] + x[:, 1:].mean(1)
+
+
+@one_program
+def test_a_program_of_tokens_serves_groups_of_one_size_and_of_others() -> None:
+    """As many nodes in both images, or not: what the first mask allows is not allowed for all."""
+    torch.manual_seed(0)
+    net = cg.to_graph(Heard().double())
+    fast, count = compiled(net)
+    for seed in range(4):
+        coarse = torch.rand(2, 3, 4) > 0.5
+        if seed % 2 == 0:
+            coarse[1] = coarse[0].flip(0)
+        mask = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2)
+        g = cg.PixelGraph.from_image(torch.randn(2, 3, *SIZE).double(), mask=mask)
+        near(fast(g), net(g))
+    assert count.frame_count <= 2
+
+
 def test_what_a_program_cannot_hold_is_said() -> None:
     class Tokens(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Along a lattice axis a slice is a crop, see `convgraph.convert.entries`.
 """
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -121,7 +122,7 @@ def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
         size = x.shape[dim]
         probe = torch.empty(size, device="meta")
         lengths = [len(one) for one in call.target(probe, parts, 0)]
-        ends = torch.tensor(lengths).cumsum(0).tolist()
+        ends = accumulate(lengths)
         return [
             slice_(call, x, dim, end - length, end)
             for end, length in zip(ends, lengths, strict=True)

@@ -185,9 +185,9 @@ def repeat_interleave(
     if not isinstance(x, Spatial) or dim is None:
         raise NoRuleError("it repeats by a map, or all of one as a line")
     dim %= len(x.axes)
-    order = torch.arange(x.shape[dim]).repeat_interleave(
-        times.cpu() if isinstance(times, Tensor) else times
-    )
+    counts = times.tolist() if isinstance(times, Tensor) else times
+    each = counts if isinstance(counts, list) and len(counts) > 1 else [counts] * x.shape[dim]
+    order = [p for p, count in enumerate(each) for _ in range(count)]
     how: dict[str, Any] = {}
     if not batch.holds_images(x, dim) and not names.is_plain(x.axes[dim]):
         if isinstance(times, Tensor):
@@ -195,7 +195,7 @@ def repeat_interleave(
         size = list(x.sites.size or ())
         size[site_axis(x, dim)] *= times
         how["sites"] = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
-    return _reordered(call, x, [(dim, order.tolist())], **how)
+    return _reordered(call, x, [(dim, order)], **how)
 
 
 @rule("rot90", hop="all")
