@@ -180,6 +180,7 @@ class Heard(nn.Module):
         return x[:, 0] + x[:, 1:].mean(1)
 
 
+@pytest.mark.ci
 @one_program
 def test_a_program_of_tokens_serves_groups_of_one_size_and_of_others() -> None:
     """As many nodes in both images, or not: what the first mask allows is not allowed for all."""
