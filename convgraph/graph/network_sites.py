@@ -53,7 +53,10 @@ def network_sites(source: Sites, sizes: tuple[Size, ...], relation: Any = None) 
     target: Sites | None = found.target()
     if target is None:
         spans = found.spans
-        target = network_sites(_own_root(source), sizes) if spans is None else at(root, spans)
+        if spans is None:
+            target = network_sites(_own_root(source), sizes, relation)
+        else:
+            target = at(root, spans)
         found.target = ref(target)
     return target
 
@@ -268,7 +271,7 @@ def _image_by_image(source: Sites, sizes: tuple[Size, ...], relation: Any) -> Si
         source.batch_size)])  # fmt: skip
     found = [_each_axis(spans, relation, size) for spans, size in zip(known, sizes, strict=True)]
     if None in found:
-        return network_sites(_own_root(source), sizes)
+        return network_sites(_own_root(source), sizes, relation)
     spans = tuple(one for one in found if one is not None)
     if all(
         one == tuple(map(places.whole, size)) for one, size in zip(spans, root.sizes, strict=True)

@@ -53,6 +53,25 @@ def test_gradients_on_a_mask(name: str) -> None:
         assert torch.equal(one.grad, two.grad), key
 
 
+class Shuffled(torch.nn.Module):
+    """Rows that went round are strided, while the columns beside them only lose their border."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 5, stride=(2, 1), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x.roll(2, 2))
+        return out
+
+
+def test_an_axis_moves_beside_one_that_is_a_lattice_of_its_own() -> None:
+    model = Shuffled().double()
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.arange(150).view_as(model.conv.weight) % 5 - 2)
+    agree(model, image(3, 2, 13, 10), scattered(3, (13, 10)))
+
+
 def test_batch_norm_learns_from_the_nodes_alone() -> None:
     """One step in training, then evaluation with what was learned."""
     model = build("residual").train()
