@@ -23,6 +23,9 @@ from convgraph.graph.sites import Sites
 if TYPE_CHECKING:
     import networkx
 
+PLANE = "plane"
+"""What stands for the space of images that lie in none."""
+
 
 def to_data(
     sites: Sites,
@@ -41,8 +44,8 @@ def to_data(
     )
     # Copies: PyG writes into what it is given, and these are read by every graph on the sites.
     data.image_nodes, data.batch = sites.counts.clone(), sites.batch.clone()
-    if sites.space is not None:
-        data.space = sites.space
+    # Said of the plane too: a loader keeps what the first Data has, and drops all else in silence.
+    data.space = PLANE if sites.space is None else sites.space
     if relation is not None:
         edges = _among_nodes(relation, sites)
         data.edge_index, data.edge_type = edges.edge_index.clone(), edges.edge_type.clone()
@@ -109,8 +112,13 @@ def _space(data: Data) -> Space | None:
     found = getattr(data, "space", None)
     several = set(found) if isinstance(found, list) else {found}
     if len(several) > 1:
-        raise GraphError("PixelGraph.from_data: expected images of one space, got several")
-    return several.pop() if several else None
+        names = ", ".join(sorted(str(one) for one in several))
+        raise GraphError(
+            f"PixelGraph.from_data: expected images of one space, got {names}; load each space by "
+            "a loader of its own"
+        )
+    space = several.pop() if several else None
+    return None if space == PLANE else space
 
 
 def _image_of_each_node(data: Data, num_nodes: int, num_images: int) -> Tensor:

@@ -277,7 +277,8 @@ class PixelGraph:
 
         Returns:
             Data with x (N, C), pos (N, d) pixels, image_size (B, d), image_nodes (B,), batch (N,),
-            and edge_index (2, E), edge_type (E,) if asked for.
+            space (that of `from_image`, "plane" without one), and edge_index (2, E), edge_type (E,)
+            if asked for.
         """
         return interchange.to_data(self.sites, self.x, geometry, y)
 
@@ -296,9 +297,10 @@ class PixelGraph:
             batched: whether `to_image` gives a batch dimension.
 
         Raises:
-            GraphError: image_size is missing (a size is never inferred from the largest
-                coordinate) or names no image, shapes do not fit each other, a position is no pixel
-                of its image, two nodes share a pixel, or a node belongs to no one image.
+            GraphError: images of several spaces, image_size is missing (a size is never inferred
+                from the largest coordinate) or names no image, shapes do not fit each other, a
+                position is no pixel of its image, two nodes share a pixel, or a node belongs to no
+                one image.
         """
         x, sites = interchange.from_data(data, batched=batched)
         return cls(x, sites)

@@ -51,6 +51,19 @@ def test_one_image_and_several_in_one_batch() -> None:
         assert torch.equal(found.batch, cg.PixelGraph.concat(order).batch)
 
 
+def test_images_of_several_spaces_in_one_batch_are_refused() -> None:
+    """Whichever comes first: a loader keeps only what the first Data has."""
+    flat = cg.PixelGraph.from_image(integers(1, 2, 12, 1))
+    sphere = cg.PixelGraph.from_image(integers(1, 2, 12, 1), on=cg.HEALPix())
+    for order in ([flat, sphere], [sphere, flat]):
+        batch = Batch.from_data_list([g.to_data() for g in order])
+        with pytest.raises(cg.errors.GraphError, match=r"one space, got HEALPix\(.*\), plane;"):
+            cg.PixelGraph.from_data(batch)
+    for graph in (flat, sphere):
+        batch = Batch.from_data_list([graph.to_data()] * 2)
+        assert cg.PixelGraph.from_data(batch).sites.space == graph.sites.space
+
+
 def loaded(**fields: Any) -> Data:
     """Two Data of two images each, as a loader puts them together, with other fields."""
     made = Batch.from_data_list([several("masked", seed).to_data() for seed in range(2)])
