@@ -13,11 +13,17 @@ from convgraph.proof.equation import spaces as judged
 from tests.spaces.cases import SPACES, integers
 
 
-def read(x: Tensor, space: cg.HEALPix, kernel: dict[str, object], out: tuple[int, int]) -> Tensor:
+def read(
+    x: Tensor, space: cg.HEALPix, kernel: dict[str, object], out: tuple[int, int],
+    mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """(B, C, T, P): what each tap reads by the judge's geometry; -inf where nothing is."""
     found = judged.heard(space.to_dict(), tuple(x.shape[2:]), out, kernel)
     rows, taps = x.flatten(2), []
     for sources, weights in found:
+        if mask is not None:
+            absent = ~mask.flatten().numpy()[np.maximum(sources, 0)] | (sources < 0)
+            sources, weights = np.where(absent, -1, sources), np.where(absent, 0, weights)
         said = torch.zeros(*rows.shape[:2], len(sources), dtype=x.dtype)
         for cell, weight in zip(sources.T, weights.T, strict=True):
             share = torch.from_numpy(weight / judged.ONE)
@@ -49,6 +55,23 @@ def test_pools_take_what_the_judge_reads(space: cg.HEALPix, size: tuple[int, int
     assert torch.equal(
         *(torch.autograd.grad(y, x, g, retain_graph=True)[0] * 2**16 for y in (pooled, truth))
     )
+
+
+def test_of_a_maximum_between_pixels_the_share_that_is_absent_counts_as_0() -> None:
+    """As the guide says; a tap of which every pixel is absent is none."""
+    kernel = {
+        "kernel_size": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1),
+        "padding_mode": "zeros",
+    }  # fmt: skip
+    space, x = cg.Equirectangular(), integers(1, 2, 8, 16, most=50) - 60
+    mask = torch.rand(8, 16, generator=torch.Generator().manual_seed(0)) < 0.4
+    graph = cg.PixelGraph.from_image(x, mask[None], on=space)
+    pooled = cg.nn.GraphMaxPool2d(3, 1, 1)(graph)
+    x = torch.where(mask, x, 0)
+    truth = read(x, space, kernel, (8, 16), mask).max(dim=2).values[0].T[mask.flatten()]
+    assert torch.equal(pooled.x, truth)
+    whole = cg.nn.GraphMaxPool2d(3, 1, 1)(cg.PixelGraph.from_image(x, on=space))
+    assert not torch.equal(pooled.x, whole.x[mask.flatten()]), "a pixel of value 0 is there"
 
 
 def test_a_maximum_between_pixels_has_no_index() -> None:
