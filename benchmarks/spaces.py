@@ -1,10 +1,14 @@
 """Spaces beside the dense operator, and beside other people's packages where they are installed.
 
-Arms are called in turn, each once a round, on one thread; a figure is the median of its CPU time
+Arms are called each once a round, on one thread; a figure is the median of its CPU time
 (`time.process_time`, what other processes do to the clock leaves it alone) divided by the median of
-the first arm of its group. A layer stands within a network: graph layers are given rows, dense ones
-the image in the layout (channels last) that rows have. 3 x 3 kernels, float32. Writes
+the first arm of its group. A layer stands within a network: graph layers are given a graph, dense
+ones the image in the layout (channels last) that its rows have. 3 x 3 kernels, float32. Writes
 benchmarks/results/spaces.json.
+
+No arm owes anything to what ran before it: the order is drawn anew each round, for who runs after
+another finds that one's caches; and what is freed stays with the process, or an arm would pay for
+another's new pages.
 
     python benchmarks/spaces.py [--rounds 15] [--only hexagons] [--selectionconv FOLDER]
 
@@ -13,8 +17,10 @@ class is timed, without it what it does a selection.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
+import random
 import statistics
 import sys
 import time
@@ -36,9 +42,10 @@ def taken(run: Any, x: torch.Tensor, backward: bool) -> Arm:
     if isinstance(run, On):
         graph = cg.PixelGraph.from_image(x, on=run.space)
         layer, x = run.layer, graph.x.detach().clone()
+        graph = graph.with_x(x)
 
-        def run(rows: torch.Tensor) -> Any:
-            return layer(graph.with_x(rows))
+        def run(_: torch.Tensor) -> Any:
+            return layer(graph)
     elif isinstance(run, OnRows):
         run, x = run.call, x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     else:
@@ -57,11 +64,21 @@ def taken(run: Any, x: torch.Tensor, backward: bool) -> Arm:
     return both if backward else forward
 
 
+def keep_memory() -> None:
+    """Have glibc give freed memory back to nobody; other C libraries do as they do."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold, much = -1, -3, 2**30
+        libc.mallopt(trim_threshold, much)
+        libc.mallopt(mmap_threshold, much)
+
+
 def medians(arms: dict[str, Arm], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of every arm, called in turn."""
+    """Return the median CPU seconds of every arm."""
     spent: dict[str, list[float]] = {name: [] for name in arms}
+    dice = random.Random(0)
     for number in range(rounds + 2):
-        for name, call in arms.items():
+        for name in dice.sample(list(arms), len(arms)):
+            call = arms[name]
             start = time.process_time()
             call()
             if number > 1:
@@ -250,6 +267,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     found: dict[str, Any] = {"torch": torch.__version__, "rounds": args.rounds}
     for name, (arms, x) in groups(args.selectionconv).items():
         if args.only not in name:
