@@ -37,6 +37,8 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
     function.forward.__signature__ = signature(function.forward)
     members = {"__doc__": function.__doc__, "jvp": staticmethod(forward_mode)}
     dual: Any = type(function)(function.__name__, (function,), members)
+    # torch's way in reads the signature at every call, which only transforms have a use for.
+    straight = super(torch.autograd.Function, dual).apply
 
     def operator(*args: Any) -> Tensor:
         """Call it; without a derivative to take, the plain sums."""
@@ -45,8 +47,8 @@ def operators(function: Any, jvp: Callable[..., Tensor]) -> tuple[Operator, Oper
             # dynamo hands a forward of any number of arguments a ctx where none needs a gradient.
             tracked = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
             call = function.apply if tracked and torch.is_grad_enabled() else function.forward
-        elif untracked() and outermost():  # torch's way in reads the signature at every call
-            call = function.forward
+        elif outermost() and unwatched(*[arg for arg in args if isinstance(arg, Tensor)]):
+            call = function.forward if untracked() else straight
         made: Tensor = call(*args)
         return made
 
@@ -105,7 +107,8 @@ def keeping(count: int) -> Any:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.plain = inputs[count:]
         ctx.save_for_backward(*inputs[:count])
-        ctx.save_for_forward(*inputs[:count])
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*inputs[:count])
 
     return staticmethod(setup_context)
 

@@ -23,7 +23,8 @@ def of_taps(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
         groups: G.
         transposed: which of the two layouts.
     """
-    blocks: Tensor = weight.unflatten(0, (groups, weight.shape[0] // groups)).flatten(3)
+    flat = weight.flatten(2)
+    blocks = flat.view(groups, flat.shape[0] // groups, *flat.shape[1:])
     return blocks.permute(3, 0, 1, 2) if transposed else blocks.permute(3, 0, 2, 1)
 
 

@@ -211,11 +211,8 @@ def _fused(
         widened = name == cpp.NAME and x.dtype not in _WHOLE  # by the general way
         if edges.target is not source or name not in _FUSED or widened:
             return None
-        # The lists of `cpp` know only of taps that the footprint leaves; the other's know of all.
-        left = cpp_tables.present(edges)
-        if left is not None and name != cpp.NAME:
-            return None
-        return edges.memo_of(_FUSED[name]), left
+        found: tuple[Any, ...] = edges.memo_of(_FUSED[name])
+        return found
 
     # On CUDA the choice asks whether float32 may be TF32.
     tf32_too = x.is_cuda and tf32.allowed()
@@ -224,10 +221,7 @@ def _fused(
     if lists is None:
         return None
     taps = matrices.of_taps(weight, groups, transposed=False)
-    both, there = lists
-    if there is not None:
-        taps = taps.index_select(0, there)
-    return _made(autograd.conv(x, taps, bias, *both), source)
+    return _made(autograd.conv(x, taps, bias, *lists), source)
 
 
 def _made(x: Tensor, sites: Sites) -> PixelGraph:

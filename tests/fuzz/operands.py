@@ -14,6 +14,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.backends.fused import cpp_build, cpp_tables
+from convgraph.backends.fused.operators import ABSENT
 from convgraph.backends.resample.bags import reversible
 from tests.fuzz.campaign import campaign, options
 from tests.fuzz.children import Found
@@ -116,6 +117,8 @@ def judge(drawn: tuple[str, int, tuple[tuple[str, str], ...]]) -> str:
 
 
 def _row(who: Tensor, sites: Tensor, slots: Tensor, m: int, s: int) -> int:
+    if int(slots[0, s]) == ABSENT:
+        return -1
     at = int(sites[0, m]) + int(slots[0, s])
     if not 0 <= at < len(who):
         raise IndexError(at)

@@ -75,7 +75,4 @@ def conv(
 ) -> Tensor:
     """Return y (num_targets, C_out), bias included."""
     taps = matrices.of_taps(weight, problem.groups, transposed=problem.transposed)
-    there = cpp_tables.present(edges)
-    if there is not None:
-        taps = taps.index_select(0, there)
     return autograd.conv(x, taps, bias, *edges.memo_of(cpp_tables.sides))

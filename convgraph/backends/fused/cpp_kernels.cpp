@@ -4,8 +4,9 @@
 //     send(x, T, b)      y[p]  = b + sum over slots of  x[q] @ T[kind[s]]
 //     correlate(x, g)    T[t]  = sum over sites of  x[q]^T g[p]
 //
-// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, at no cost. And,
-// where a tap hears between pixels, with a bag of weighted rows for each site and tap:
+// where q = grid[base[p] + offset[s]]. A negative q is an edge that is not there, at no cost, and so
+// are the edges of a tap that a footprint leaves out: its offset says so. And, where a tap hears
+// between pixels, with a bag of weighted rows for each site and tap:
 //
 //     send_bags(x, T, b)      y[p]  = b + sum over taps t of  (sum over i in bag (p, t) of
 //                                      weight[i] x[rows[i]]) @ T[t]
@@ -25,6 +26,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -67,52 +69,93 @@ inline void store(T* p, Vec<T> v) {
 
 // Rows whose sums stay in registers beside V vectors of a factor, one vector left for the other.
 template <int V>
-constexpr int ROWS = std::min((REGISTERS - V - 1) / V, 12);
+constexpr int ROWS = std::min((REGISTERS - V - 1) / V, 14);
 
 constexpr int PANEL = REGISTERS / 8;   // vectors of output channels that are computed together
 constexpr int64_t BLOCK = 64;          // sites that are computed together: a tile of the order
+constexpr int64_t HEADS = 128;         // sites whose edges are listed together for a gradient
 constexpr int64_t DEPTH = 64;          // input channels whose weights stay in the nearest cache
 constexpr int64_t RUN = 8;             // most slots that are added up without a look at their sums
 constexpr int64_t NEAR = 1 << 13;      // most numbers of the weights of a run
 constexpr int64_t PART = 1024;         // fewest sites of one part of a weight gradient
 constexpr int64_t ELEMENTS = 1 << 24;  // most elements of all parts together
+constexpr int64_t LINE = 64;           // bytes that come from memory together
 
-// One direction of the edges.
+constexpr int64_t ABSENT = std::numeric_limits<int64_t>::min();  // offset of a tap that no site has
+
+// One direction of the edges. Slots of absent taps are passed over.
 struct Side {
   const int* grid;
-  const int64_t *base, *order, *offset, *kind;
+  const int64_t *base, *order;
+  std::vector<int64_t> offset, kind, number;  // of each slot; which it is among all
   int64_t sites, slots;
 
   Side(const Tensor& who, const Tensor& rows, const Tensor& taps)
-      : grid(who.const_data_ptr<int>()), sites(rows.size(1)), slots(taps.size(1)) {
+      : grid(who.const_data_ptr<int>()), sites(rows.size(1)) {
     base = rows.const_data_ptr<int64_t>();
     order = base + sites;
-    offset = taps.const_data_ptr<int64_t>();
-    kind = offset + slots;
-  }
-  // Read what `sites` sites from m on hear through a slot; say whether each of them hears a row.
-  // Looks up whole vectors of them, without a branch.
-  bool hear(int64_t m, int64_t sites, int64_t slot, int* rows) const {
-    const int* const at = grid + offset[slot];
-    int all = 0;  // negative once a row is
-    for (int64_t i = 0; i < sites; ++i) all |= rows[i] = at[base[m + i]];
-    return all >= 0;
+    const int64_t all = taps.size(1), *const at = taps.const_data_ptr<int64_t>();
+    for (int64_t s = 0; s < all; ++s) {
+      if (at[s] == ABSENT) continue;
+      offset.push_back(at[s]), kind.push_back(at[all + s]), number.push_back(s);
+    }
+    slots = offset.size();
   }
 };
+
+// -- Who hears whom ------------------------------------------------------------------------------
+
+constexpr int64_t EIGHT = 8;
+typedef int Ints __attribute__((vector_size(EIGHT * sizeof(int)), may_alias));
+typedef int64_t Longs __attribute__((vector_size(EIGHT * sizeof(int64_t)), may_alias));
+
+// Eight of `sites` sites from m on; where they are fewer, the last again and again.
+struct Eight {
+  const Side& side;
+  std::array<int64_t, EIGHT> cell;
+  int64_t away = 0;  // 0 where they count from cells side by side
+
+  Eight(const Side& side_, int64_t m, int64_t sites) : side(side_) {
+    if (sites >= EIGHT)
+      std::memcpy(cell.data(), side.base + m, sizeof(cell));
+    else
+      for (int64_t k = 0; k < EIGHT; ++k) cell[k] = side.base[m + std::min(k, sites - 1)];
+    for (int64_t k = 0; k < EIGHT; ++k) away |= cell[k] - cell[0] - k;
+  }
+  // The rows that they hear through a slot, negative where they hear none.
+  void hear(int64_t slot, Longs& rows) const {
+    const int* const at = side.grid + side.offset[slot];
+    Ints found;
+    if (away == 0)
+      std::memcpy(&found, at + cell[0], sizeof(found));
+    else
+      for (int64_t k = 0; k < EIGHT; ++k) found[k] = at[cell[k]];
+    rows = __builtin_convertvector(found, Longs);
+  }
+};
+
+// Where rows lie, one after the other by `bytes`, from `first` on.
+template <class T>
+inline void places(const Longs& rows, const T* first, int64_t bytes, const T** to) {
+  const Longs at = rows * bytes + reinterpret_cast<int64_t>(first);
+  std::memcpy(to, &at, sizeof(at));
+}
 
 // -- Products ------------------------------------------------------------------------------------
 
 // sums[r] += sum over i < slots and k of a[i][r][k] * b[i][k], for R rows and V vectors; of a one
-// slot follows the other by `next` pointers, of b one k the other by `width` numbers.
+// slot follows the other by `next` pointers, of b one k the other by `width` numbers. All sums begin
+// with `start`, where there is one.
 template <class T, int R, int V>
-inline void multiply_rows(const T* const* a, int64_t next, T* const* sums, const T* const* b,
-                          int64_t width, int64_t slots, int64_t from, int64_t depth) {
+inline void multiply_rows(const T* const* a, int64_t next, const T* start, T* const* sums,
+                          const T* const* b, int64_t width, int64_t slots, int64_t from,
+                          int64_t depth) {
   constexpr int64_t L = LANES<T>;
   Vec<T> s[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) s[r][v] = load(sums[r] + v * L);
+    for (int v = 0; v < V; ++v) s[r][v] = load((start ? start : sums[r]) + v * L);
   for (int64_t i = 0; i < slots; ++i) {
     const T* row[R];
 #pragma GCC unroll 16
@@ -200,13 +243,38 @@ inline void by_width(int64_t vectors, F f) {
   }
 }
 
-// The same for any number of rows and vectors.
+// Rows that the next block will read. Whenever some rows are multiplied, as many of these are asked
+// for: they come from memory meanwhile, and nothing waits for them.
 template <class T>
-void multiply(const T* const* a, int64_t next, T* const* sums, int64_t rows, const T* const* b,
-              int64_t width, int64_t vectors, int64_t slots, int64_t from, int64_t depth) {
+struct Soon {
+  std::array<const T*, BLOCK> row;
+  int64_t rows = 0, asked = 0, channels = 0;
+
+  // What `sites` sites from m on hear through the middle slot: most of what they hear at all.
+  void list(const Side& side, int64_t m, int64_t sites, const T* x, int64_t stride,
+            int64_t channels_) {
+    rows = side.slots ? std::max<int64_t>(sites, 0) : 0, asked = 0, channels = channels_;
+    for (int64_t e = 0; e < rows; e += EIGHT) {
+      Longs heard;
+      Eight(side, m + e, sites - e).hear(side.slots / 2, heard);
+      places<T>(heard & ~(heard >> 63), x, stride * sizeof(T), &row[e]);
+    }
+  }
+  void ask(int64_t more) {
+    for (const int64_t last = std::min(rows, asked + more); asked < last; ++asked)
+      for (int64_t c = 0; c < channels; c += LINE / sizeof(T)) __builtin_prefetch(row[asked] + c);
+  }
+};
+
+// The same for any number of rows and vectors; `soon` are asked for meanwhile.
+template <class T>
+void multiply(const T* const* a, int64_t next, const T* start, T* const* sums, int64_t rows,
+              const T* const* b, int64_t width, int64_t vectors, int64_t slots, int64_t from,
+              int64_t depth, Soon<T>* soon = nullptr) {
   by_width(vectors, [&](auto v) {
     dealt<ROWS<v>>(rows, [&](int64_t i, auto r) {
-      multiply_rows<T, r, v>(a + i, next, sums + i, b, width, slots, from, depth);
+      if (soon) soon->ask(r);
+      multiply_rows<T, r, v>(a + i, next, start, sums + i, b, width, slots, from, depth);
     });
   });
 }
@@ -260,6 +328,64 @@ Tensor packed(const Tensor& taps) {
   return made;
 }
 
+// What the sites of a block hear, and who of them hears through the same slots.
+template <class T>
+struct Block {
+  static constexpr int64_t KINDS = 8;  // most kinds of sites that are told apart
+  static constexpr int64_t BITS = 64;  // most slots that a site is known by
+  const Side& side;
+  std::vector<const T*> row;          // (slots, BLOCK), before the first row where there is none
+  std::array<uint64_t, BLOCK> deaf;   // a bit for each slot through which a site hears none
+  std::array<uint64_t, KINDS> kind;   // the same bits
+  std::array<int64_t, KINDS> count;   // sites of a kind
+  std::array<std::array<int, BLOCK>, KINDS> who;
+  int64_t kinds;
+
+  explicit Block(const Side& side_) : side(side_), row(side_.slots * BLOCK) {}
+
+  // Read what `sites` sites from m on hear; say whether there are so few kinds of them that each is
+  // worth a run of its own, where fewer sites than `few` take as long as these.
+  bool read(int64_t m, int64_t sites, const T* x, int64_t stride, int64_t few) {
+    Longs any{};
+    for (int64_t e = 0; e < sites; e += EIGHT) {
+      const Eight eight(side, m + e, sites - e);
+      Longs none{};
+      for (int64_t s = 0; s < side.slots; ++s) {
+        Longs heard;
+        eight.hear(s, heard);
+        places<T>(heard, x, stride * sizeof(T), &row[s * BLOCK + e]);
+        none |= (heard >> 63) & int64_t(uint64_t(1) << s % BITS);
+      }
+      any |= none;
+      std::memcpy(&deaf[e], &none, sizeof(none));
+    }
+    uint64_t all = 0;
+    for (int64_t k = 0; k < EIGHT; ++k) all |= any[k];
+    if (all == 0) {
+      kinds = 1, kind[0] = 0, count[0] = sites;
+      return true;
+    }
+    return side.slots <= BITS && sort(sites, few);
+  }
+  bool sort(int64_t sites, int64_t few) {
+    kinds = 0;
+    for (int64_t i = 0; i < sites; ++i) {
+      int64_t k = 0;
+      while (k < kinds && kind[k] != deaf[i]) ++k;
+      if (k == KINDS) return false;
+      if (k == kinds) kind[kinds] = deaf[i], count[kinds++] = 0;
+      who[k][count[k]++] = i;
+    }
+    int64_t edges = 0, took = 0;
+    for (int64_t k = 0; k < kinds; ++k) {
+      const int64_t slots = side.slots - __builtin_popcountll(kind[k]);
+      edges += slots * count[k];
+      took += slots * std::max(count[k], few);
+    }
+    return 16 * took <= 17 * edges;
+  }
+};
+
 template <class T>
 void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& side, T* y) {
   const int64_t K = taps.size(0), G = taps.size(1), CI = taps.size(2), CO = taps.size(3);
@@ -269,63 +395,78 @@ void send_matrices(const T* x, const Tensor& taps, const T* bias, const Side& si
   const int64_t blocks = up(side.sites, BLOCK), stride = G * CI;
   const Tensor weights = packed<T>(taps);
   const T* w = weights.const_data_ptr<T>();
-  const int64_t tasks = panels * G * blocks;
+  const int64_t tasks = panels * G * blocks, ahead = at::get_num_threads() * BLOCK;
   share(tasks, [&](auto claim) {
-    std::vector<T> sums(BLOCK * width);
-    std::array<const T*, RUN * BLOCK> row;
+    std::vector<T> sums(BLOCK * width), start(width, T(0));
+    std::array<const T*, RUN * BLOCK> rows;
     std::array<const T*, RUN> tap;
-    std::array<int, BLOCK> heard;
     std::array<T*, BLOCK> home, sum, some;
+    Block<T> block(side);
+    Soon<T> soon;
     for (int64_t j; (j = claim()) < tasks;) {
       const int64_t m0 = j % blocks * BLOCK, sites = std::min(BLOCK, side.sites - m0);
       const int64_t g = j / blocks % G, panel = j / blocks / G;
       const int64_t c0 = panel * width, channels = std::min(width, CO - c0);
       // Sums of whole vectors stand where they belong; others would be written beyond their row.
       const bool whole = channels % L == 0;
-      for (int64_t m = 0; m < sites; ++m) {
+      for (int64_t m = 0; m < sites; ++m)
         home[m] = y + side.order[m0 + m] * G * CO + g * CO + c0;
-        sum[m] = whole ? home[m] : &sums[m * width];
-        if (bias)
-          std::memcpy(sum[m], bias + g * CO + c0, channels * sizeof(T));
-        else
-          std::memset(sum[m], 0, channels * sizeof(T));
-      }
-      // Slots that every site of the block hears are added up in a run, their sums in registers.
-      int64_t run = 0;
-      const auto add = [&](int64_t first, T* const* into, int64_t slots, int64_t edges) {
-        for (int64_t k = 0; k < CI; k += DEPTH)
-          multiply(&row[first * BLOCK], BLOCK, into, edges, &tap[first], width, up(channels, L),
-                   slots, k, std::min(DEPTH, CI - k));
+      for (int64_t m = 0; m < sites; ++m) sum[m] = whole ? home[m] : &sums[m * width];
+      if (bias) std::memcpy(start.data(), bias + g * CO + c0, channels * sizeof(T));
+      const T* const first = x + g * CI;
+      soon.list(side, m0 + ahead, std::min(BLOCK, side.sites - m0 - ahead), first, stride,
+                std::min(CI, DEPTH));
+      const auto weight = [&](int64_t s) {
+        return w + ((panel * G + g) * K + side.kind[s]) * CI * width;
       };
-      for (int64_t s = 0; s < side.slots; ++s) {
-        const bool all = side.hear(m0, sites, s, heard.data());
-        const T** const rows = &row[run * BLOCK];
-        const auto said = [&](int64_t m) { return x + heard[m] * stride + g * CI; };
-        int64_t edges = 0;
-        if (all) {
-          for (int64_t m = 0; m < sites; ++m) rows[m] = said(m);
-        } else {
-          for (int64_t m = 0; m < sites; ++m) {
-            rows[edges] = said(m);
-            some[edges] = sum[m];
-            edges += heard[m] >= 0;
+      const auto add = [&](const T* const* from, const T* begin, T* const* into, int64_t edges,
+                           int64_t slots) {
+        for (int64_t k = 0; k < CI; k += DEPTH)
+          multiply(from, BLOCK, k ? nullptr : begin, into, edges, tap.data(), width,
+                   up(channels, L), slots, k, std::min(DEPTH, CI - k), &soon);
+      };
+      if (block.read(m0, sites, first, stride, up(8, up(channels, L)))) {
+        // Slots of sites that hear through the same ones are added up in a run, sums in registers.
+        for (int64_t n = 0; n < block.kinds; ++n) {
+          const int64_t count = block.count[n];
+          const int* const who = block.who[n].data();
+          const bool every = count == sites;
+          for (int64_t i = 0; i < count && !every; ++i) some[i] = sum[who[i]];
+          const T* begin = start.data();
+          const T* const* from = rows.data();
+          int64_t run = 0;
+          const auto end = [&] {
+            add(from, begin, every ? sum.data() : some.data(), count, run);
+            begin = nullptr, run = 0;
+          };
+          for (int64_t s = 0; s < side.slots; ++s) {
+            if (block.kind[n] >> s % Block<T>::BITS & 1) continue;
+            if (run == most) end();
+            const T* const* const heard = &block.row[s * BLOCK];
+            if (block.kind[n] == 0 && every) {
+              if (run == 0) from = heard;
+            } else {
+              for (int64_t i = 0; i < count; ++i) rows[run * BLOCK + i] = heard[every ? i : who[i]];
+            }
+            tap[run++] = weight(s);
           }
-          if (edges == 0) continue;
+          if (run || begin) end();
         }
-        tap[run] = w + ((panel * G + g) * K + side.kind[s]) * CI * width;
-        if (all && run + 1 < most) {
-          ++run;
-          continue;
+      } else {
+        for (int64_t m = 0; m < sites; ++m)
+          std::memcpy(sum[m], start.data(), channels * sizeof(T));
+        for (int64_t s = 0; s < side.slots; ++s) {
+          const T* const* const heard = &block.row[s * BLOCK];
+          int64_t edges = 0;
+          for (int64_t m = 0; m < sites; ++m) {
+            rows[edges] = heard[m];
+            some[edges] = sum[m];
+            edges += heard[m] >= first;
+          }
+          tap[0] = weight(s);
+          if (edges) add(rows.data(), nullptr, some.data(), edges, 1);
         }
-        if (all) {
-          add(0, sum.data(), run + 1, sites);
-        } else {
-          if (run) add(0, sum.data(), run, sites);
-          add(run, some.data(), 1, edges);
-        }
-        run = 0;
       }
-      if (run) add(0, sum.data(), run, sites);
       if (whole) continue;
       for (int64_t m = 0; m < sites; ++m)
         std::memcpy(home[m], sum[m], channels * sizeof(T));
@@ -376,6 +517,12 @@ struct Heard {
   const T* const* rows_of(int64_t group) const { return &rows[group * (most + 1) * BESIDE]; }
   int64_t* slots_of(int64_t group) { return &slots[group * (most + 1)]; }
 
+  // Put what `names` has for each slot in its place.
+  void name(int64_t groups, const std::vector<int64_t>& names) {
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t i = 0; i < count[g]; ++i) slots_of(g)[i] = names[slots_of(g)[i]];
+  }
+
   // List `sites` sites from m on and return how many groups they are. Without a branch but for the
   // loops: whether a lone pixel hears another cannot be foretold.
   int64_t list(const Side& side, int64_t m, int64_t sites, const T* x, int64_t channels,
@@ -424,9 +571,7 @@ void send_depthwise(const T* x, const Tensor& taps, const T* bias, const Side& s
     for (int64_t j; (j = claim()) < tasks;) {
       const int64_t m = j * BLOCK, sites = std::min(BLOCK, side.sites - m);
       const int64_t groups = heard.list(side, m, sites, x, C, none.data());
-      for (int64_t g = 0; g < groups; ++g)
-        for (int64_t i = 0; i < heard.count[g]; ++i)
-          heard.slots_of(g)[i] = side.kind[heard.slots_of(g)[i]];
+      heard.name(groups, side.kind);
       for (int64_t r = 0; r < sites; ++r) to[r] = y + side.order[m + r] * C;
       // Few channels of all sites of the block: their rows and weights stay in the nearest cache.
       int64_t c = 0;
@@ -462,26 +607,27 @@ std::array<int64_t, 2> parts(int64_t sites, int64_t weights, int64_t most, int64
 }
 
 // lister() gives a thread its own list(m, sites, slot, group, row, head), which writes down the rows
-// and the heads of the edges that `sites` sites from m on hear, and returns how many they are.
-template <class T, class Lister>
-Tensor correlated(const Tensor& x, const Tensor& g, int64_t sites, int64_t slots, int64_t groups,
-                  Lister lister) {
-  const int64_t K = slots, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
+// and the heads of the edges that `sites` sites from m on hear, and returns how many they are. Slot s
+// adds up tap number(s) of `taps`; a tap without a slot is 0.
+template <class T, class Number, class Lister>
+Tensor correlated(const Tensor& x, const Tensor& g, int64_t sites, int64_t slots, int64_t taps,
+                  int64_t groups, Number number, Lister lister) {
+  const int64_t K = taps, G = groups, CI = x.size(1) / G, CO = g.size(1) / G;
   const int64_t L = LANES<T>, padded = up(CO, L) * L, width = PANEL * L;
   const auto [count, chunk] = parts(sites, K * G * CI * padded, 8, PART);
   Tensor found = at::zeros({count, K, G, CI, padded}, x.options());
   T* to = found.mutable_data_ptr<T>();
-  const int64_t tasks = count * K * G;
+  const int64_t tasks = count * slots * G;
   share(tasks, [&, chunk = chunk](auto claim) {
-    std::array<const T*, BLOCK> row, head, at_panel;
-    std::vector<T> whole(padded == CO ? 0 : BLOCK * padded, T(0));
+    std::array<const T*, HEADS> row, head, at_panel;
+    std::vector<T> whole(padded == CO ? 0 : HEADS * padded, T(0));
     auto list = lister();
     for (int64_t j; (j = claim()) < tasks;) {
-      const int64_t gr = j % G, s = j / G % K, first = j / G / K * chunk;
+      const int64_t gr = j % G, s = j / G % slots, part = j / G / slots, first = part * chunk;
       const int64_t last = std::min(sites, first + chunk);
-      T* sums = to + j * CI * padded;
-      for (int64_t m0 = first; m0 < last; m0 += BLOCK) {
-        const int64_t some = std::min(BLOCK, last - m0);
+      T* sums = to + ((part * K + number(s)) * G + gr) * CI * padded;
+      for (int64_t m0 = first; m0 < last; m0 += HEADS) {
+        const int64_t some = std::min(HEADS, last - m0);
         const int64_t edges = list(m0, some, s, gr, row.data(), head.data());
         if (edges == 0) continue;
         if (padded != CO)  // whole vectors would be read beyond the row
@@ -502,22 +648,31 @@ Tensor correlated(const Tensor& x, const Tensor& g, int64_t sites, int64_t slots
 }
 
 template <class T>
-Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t groups) {
+Tensor correlate_matrices(const Tensor& x, const Tensor& g, const Side& side, int64_t taps,
+                          int64_t groups) {
   const int64_t reads = x.size(1), writes = g.size(1), CI = reads / groups, CO = writes / groups;
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
-  return correlated<T>(x, g, side.sites, side.slots, groups, [&] {
-    return [&, heard = std::array<int, BLOCK>()](int64_t m0, int64_t sites, int64_t s, int64_t gr,
-                                                 const T** row, const T** head) mutable {
-      const auto said = [&](int64_t m) { return from + heard[m] * reads + gr * CI; };
-      const auto told = [&](int64_t m) { return heads + side.order[m0 + m] * writes + gr * CO; };
-      int64_t edges = 0;
-      if (side.hear(m0, sites, s, heard.data())) {
-        for (; edges < sites; ++edges) row[edges] = said(edges), head[edges] = told(edges);
-        return edges;
+  const auto number = [&](int64_t s) { return side.number[s]; };
+  return correlated<T>(x, g, side.sites, side.slots, taps, groups, number, [&] {
+    return [&](int64_t m0, int64_t sites, int64_t s, int64_t gr, const T** row, const T** head) {
+      const T* const first = from + gr * CI;
+      Longs any{};
+      for (int64_t e = 0; e < sites; e += EIGHT) {
+        Longs heard;
+        Eight(side, m0 + e, sites - e).hear(s, heard);
+        places<T>(heard, first, reads * sizeof(T), row + e);
+        any |= heard;
       }
+      for (int64_t m = 0; m < sites; ++m)
+        head[m] = heads + side.order[m0 + m] * writes + gr * CO;
+      int64_t all = 0;
+      for (int64_t k = 0; k < EIGHT; ++k) all |= any[k];
+      if (all >= 0) return sites;
+      int64_t edges = 0;
       for (int64_t m = 0; m < sites; ++m) {
-        row[edges] = said(m), head[edges] = told(m);
-        edges += heard[m] >= 0;
+        const T* const at = row[m];
+        row[edges] = at, head[edges] = head[m];
+        edges += at >= first;
       }
       return edges;
     };
@@ -551,16 +706,16 @@ inline void correlate_lanes(const T* const* rows, const int64_t* slots, int64_t 
 }
 
 template <class T>
-Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
+Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side, int64_t K) {
   constexpr int64_t L = LANES<T>;
-  const int64_t C = x.size(1), K = side.slots;
+  const int64_t C = x.size(1);
   const auto [count, chunk] = parts(side.sites, K * C, 64, PART / 4);
   Tensor found = at::zeros({count, K, C, 1, 1}, x.options());
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
   T* to = found.mutable_data_ptr<T>();
   const std::vector<T> none(C, T(0));
   share(count, [&, count = count, chunk = chunk](auto claim) {
-    Heard<T> heard(K);
+    Heard<T> heard(side.slots);
     std::array<const T*, BLOCK> head;
     for (int64_t j; (j = claim()) < count;) {
       T* sums = to + j * K * C;
@@ -568,6 +723,7 @@ Tensor correlate_depthwise(const Tensor& x, const Tensor& g, const Side& side) {
       for (int64_t m = j * chunk; m < last; m += BLOCK) {
         const int64_t sites = std::min(BLOCK, last - m);
         const int64_t groups = heard.list(side, m, sites, from, C, none.data());
+        heard.name(groups, side.number);
         for (int64_t r = 0; r < BLOCK; ++r)
           head[r] = r < sites ? heads + side.order[m + r] * C : none.data();
         int64_t c = 0;
@@ -705,7 +861,7 @@ void send_bags_of(const T* x, const Tensor& taps, const T* bias, const Bags<T>& 
             for (int64_t p = 0; p < panels; ++p) {
               const T* const tap = w + (((p * G + g) * K + t) * CI + k) * width;
               for (int64_t e = 0; e < edges; ++e) into[e] = sum(who[e], g, p);
-              multiply(row.data(), 0, into.data(), edges, &tap, width,
+              multiply<T>(row.data(), 0, nullptr, into.data(), edges, &tap, width,
                        up(std::min(width, CO - p * width), L), 1, 0, depth);
             }
           }
@@ -721,8 +877,9 @@ template <class T>
 Tensor correlate_bags_of(const Tensor& x, const Tensor& g, const Bags<T>& side, int64_t groups) {
   const int64_t reads = x.size(1), writes = g.size(1), CI = reads / groups, CO = writes / groups;
   const T *from = x.const_data_ptr<T>(), *heads = g.const_data_ptr<T>();
-  return correlated<T>(x, g, side.sites, side.taps, groups, [&] {
-    return [&, room = std::vector<T>(BLOCK * CI), who = std::array<int64_t, BLOCK>()](
+  const auto number = [](int64_t t) { return t; };
+  return correlated<T>(x, g, side.sites, side.taps, side.taps, groups, number, [&] {
+    return [&, room = std::vector<T>(HEADS * CI), who = std::array<int64_t, HEADS>()](
                int64_t m0, int64_t sites, int64_t t, int64_t gr, const T** row,
                const T** head) mutable {
       const int64_t edges = heard_in_bags(side, m0, sites, t, from + gr * CI, reads, CI,
@@ -748,15 +905,15 @@ void read_through(const Tensor& who, const Tensor& rows, const Tensor& taps, int
   for (int64_t i = 0; i < cells; ++i)
     TORCH_CHECK_INDEX(side.grid[i] >= -1 && side.grid[i] < sources,
                       "convgraph: the rank grid names row ", side.grid[i], " of ", sources);
-  TORCH_CHECK_INDEX(within(side.kind, side.slots, 0, kinds),
+  TORCH_CHECK_INDEX(within(side.kind.data(), side.slots, 0, kinds),
                     "convgraph: slots name taps beyond ", kinds);
   // Without a source the kernels look nothing up.
   if (sources && side.sites && side.slots) {
     TORCH_CHECK_INDEX(within(side.base, side.sites, 0, cells) &&
-                          within(side.offset, side.slots, -cells, cells),
+                          within(side.offset.data(), side.slots, -cells, cells),
                       "convgraph: sites and slots point beyond a rank grid of ", cells, " cells");
     const auto [low, high] = std::minmax_element(side.base, side.base + side.sites);
-    const auto [first, last] = std::minmax_element(side.offset, side.offset + side.slots);
+    const auto [first, last] = std::minmax_element(side.offset.begin(), side.offset.end());
     TORCH_CHECK_INDEX(*low + *first >= 0 && *high + *last < cells,
                       "convgraph: sites hear beyond a rank grid of ", cells, " cells");
   }
@@ -879,15 +1036,15 @@ Tensor correlate(const Tensor& x_, const Tensor& g_, const Tensor& who, const Te
               "convgraph::correlate: x, g and lists do not fit together");
   const Side side(who, rows, slots);
   const Tensor x = x_.contiguous(), g = g_.contiguous();
-  const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups;
+  const int64_t CI = x.size(1) / groups, CO = g.size(1) / groups, K = slots.size(1);
   if (side.sites == 0 || x.numel() == 0 || g.numel() == 0)
-    return at::zeros({side.slots, groups, CI, CO}, x.options());
+    return at::zeros({K, groups, CI, CO}, x.options());
   const bool depthwise = CI == 1 && CO == 1;
   if (x.scalar_type() == at::kFloat)
-    return depthwise ? correlate_depthwise<float>(x, g, side)
-                     : correlate_matrices<float>(x, g, side, groups);
-  return depthwise ? correlate_depthwise<double>(x, g, side)
-                   : correlate_matrices<double>(x, g, side, groups);
+    return depthwise ? correlate_depthwise<float>(x, g, side, K)
+                     : correlate_matrices<float>(x, g, side, K, groups);
+  return depthwise ? correlate_depthwise<double>(x, g, side, K)
+                   : correlate_matrices<double>(x, g, side, K, groups);
 }
 
 // What the lists of one direction say of `sites` sites, `taps` taps and `sources` rows is true.

@@ -21,6 +21,7 @@ from torch import Tensor
 from convgraph.backends import site_tiles
 from convgraph.backends.bags import Ints
 from convgraph.backends.fused import triton_tables
+from convgraph.backends.fused.operators import ABSENT
 from convgraph.backends.problem import kernel_of
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import Edges
@@ -34,8 +35,8 @@ class RankGrid(NamedTuple):
         who: (cells,) int32 row that stands in each cell of the grid, -1 for none.
         sites: (2, P) int64 the cell from which each site counts, and the site itself; sites stand
             tile after tile.
-        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s of those that are
-            there, see `present`.
+        slots: (2, S) int64 offset and tap of each slot; forwards slot s is tap s. A tap that the
+            footprint leaves out has the offset `operators.ABSENT`.
     """
 
     who: Tensor
@@ -66,8 +67,6 @@ def sides(edges: Edges) -> tuple[RankGrid, RankGrid]:
         back = _behind(g, fine, coarse)
     else:
         table, order, kind = triton_tables.answers(edges)
-        if (taps := present(edges)) is not None:
-            kind = torch.searchsorted(taps, kind.long()).to(kind.dtype)
         base = torch.arange(len(order), device=order.device)
         offset = torch.arange(len(kind), device=order.device) * len(order)
         back = RankGrid(
@@ -87,15 +86,6 @@ def mostly_margin(edges: Edges) -> bool:
         ahead = (outs - 1) * g.stride[axis] + reach + 1
         cells *= max(ahead, sizes + max(reach, g.padding[axis][0]))
     return cells > max(SMALL, MARGIN * (edges.num_sources + edges.num_targets))
-
-
-def present(edges: Edges) -> Tensor | None:
-    """(S,) int64: the taps that the footprint leaves, which are all that these lists know of."""
-    return None if edges.footprint is None else edges.memo_of(_present)
-
-
-def _present(edges: Edges) -> Tensor:
-    return torch.tensor(kernel_of(edges).footprint, device=edges.source.device).nonzero()[:, 0]
 
 
 def _looks_both_ways(g: KernelGeometry) -> bool:
@@ -188,6 +178,6 @@ def _side(
         offset = offset.unsqueeze(-1) + taps
     offset = offset.reshape(-1).to(device)
     if g.footprint is not None:
-        offset = offset[torch.tensor(g.footprint, device=device)]
+        offset = torch.where(torch.tensor(g.footprint, device=device), offset, ABSENT)
     kind = torch.arange(len(offset), device=device)
     return RankGrid(who, torch.stack([base, order]), torch.stack([offset, kind]))

@@ -47,6 +47,9 @@ SCHEMAS = {
 
 NAMES = tuple(SCHEMAS)
 
+ABSENT = -(2**63)
+"""Offset, among the slots of a rank grid, of a tap that no site has."""
+
 for _name, _schema in SCHEMAS.items():
     torch.library.define(f"convgraph::{_name}", _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -176,7 +179,8 @@ def _spoken(who: Tensor, sites: Tensor, slots: Tensor) -> int:
         return places
     if sites.dim() == 1:  # a table: Triton's
         return int((who >= 0).sum())
-    return sum(int((who[sites[0] + offset] >= 0).sum()) for offset in slots[0])
+    there = (offset for offset in slots[0].tolist() if offset != ABSENT)
+    return sum(int((who[sites[0] + offset] >= 0).sum()) for offset in there)
 
 
 def _send_flops(
