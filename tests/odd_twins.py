@@ -74,7 +74,7 @@ def hooked(op: Run) -> Run:
 def writing(op: Run) -> Run:
     def run(x: Tensor, *others: Tensor) -> Tensor:
         y = op(x * 1, *others)
-        if not x.is_leaf:
+        if no_leaf(x):
             with torch.no_grad():
                 x.zero_()
         return y

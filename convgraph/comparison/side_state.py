@@ -19,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from convgraph.comparison import callers
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec
+from convgraph.proof.surroundings import watched
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -208,12 +209,12 @@ def is_torchs_own(reference: Any) -> bool:
 
 @contextmanager
 def unchanged(*sides: Any) -> Iterator[None]:
-    """Put buffers, gradients and random states back that a proof moves."""
+    """Put buffers, gradients, random states and flags back that a proof moves."""
     modules = [m for side in sides if (m := module_of(side)) is not None]
     kept = [{n: b.detach().clone() for n, b in m.named_buffers()} for m in modules]
     states = random.getstate(), np.random.get_state(legacy=True)  # noqa: NPY002  # their own
     try:
-        with torch.random.fork_rng(devices=[]):
+        with watched(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         random.setstate(states[0])

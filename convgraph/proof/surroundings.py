@@ -1,4 +1,4 @@
-"""What surrounds a run: compilers, which stand aside, random states, which must stay, and memory.
+"""What surrounds a run: compilers, which stand aside, states and flags, which stay, and memory.
 
 Under a dispatch mode torch.compile gives a function up for good. While a program is followed or
 written down, whatever is compiled runs as it is written, and is noticed.
@@ -7,7 +7,7 @@ written down, whatever is compiled runs as it is written, and is noticed.
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,3 +67,47 @@ def random_states() -> tuple[Any, ...]:
     state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # the accused may
     kind, keys, *rest = state
     return random.getstate(), kind, bytes(keys), *rest
+
+
+def settings() -> dict[str, Any]:
+    """What all code of a process shares: torch's flags, by how each is read."""
+    return {
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "torch.are_deterministic_algorithms_enabled()": (
+            torch.are_deterministic_algorithms_enabled()
+        ),
+        "torch.is_autocast_enabled('cpu')": torch.is_autocast_enabled("cpu"),
+    }
+
+
+_SETTERS: dict[str, Callable[[Any], Any]] = {
+    "torch.is_grad_enabled()": torch._C._set_grad_enabled,
+    "torch.get_default_dtype()": torch.set_default_dtype,
+    "torch.get_num_threads()": torch.set_num_threads,
+    "torch.are_deterministic_algorithms_enabled()": torch.use_deterministic_algorithms,
+    "torch.is_autocast_enabled('cpu')": lambda on: torch.set_autocast_enabled("cpu", on),
+}
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Run a block and put flags back; yields a list that then holds what it moved, in words.
+
+    Example:
+        >>> with watched() as moved:
+        ...     torch.set_default_dtype(torch.float64)
+        >>> moved, torch.get_default_dtype()
+        (['it leaves torch.get_default_dtype() at torch.float64, not torch.float32'], torch.float32)
+    """
+    drawn, before, moved = random_states(), settings(), list[str]()
+    try:
+        yield moved
+    finally:
+        for name, value in settings().items():
+            if value != before[name]:
+                _SETTERS[name](before[name])
+                moved.append(f"it leaves {name} at {value}, not {before[name]}")
+        if random_states() != drawn:
+            moved.append("random numbers of Python or NumPy are drawn: two calls are two functions")

@@ -348,8 +348,7 @@ def evaluate(
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
     Nothing if y is no tensor of g's shape, or if an image that is no leaf was written to. A manner
-    is one of `manners_of`; what is frozen has no gradient, and "refilled" fills the tensors of the
-    call before anew in place, which `reuse` holds.
+    is one of `manners_of`; "refilled" fills the tensors of the call before, held in `reuse`, anew.
     """
     *leaves, g = [torch.as_tensor(value).to(device, dtype, copy=True) for value in sent]
     if manner == "refilled" and reuse:
@@ -358,17 +357,19 @@ def evaluate(
         leaves = [*reuse]
     if reuse is not None and manner in MANNERS:
         reuse[:] = leaves
+    leaves = [torch.nn.Parameter(leaf) for leaf in leaves] if manner == "backward" else leaves
     named = {f"grad_{name}": leaf for name, leaf in zip("xwb", leaves, strict=False)}
-    frozen = manner.partition("frozen ")[2]
+    frozen, inner = manner.partition("frozen ")[2], manner == "inner"
     wanted = {n: t.requires_grad_() for n, t in named.items() if n[-1] not in frozen}
-    x, *others = leaves
+    for leaf in wanted.values() if manner == "backward" else ():
+        leaf.grad = torch.zeros_like(leaf)
+    x, *others, g = [torch.stack([t, t], -1)[..., 1] if inner else t for t in (*leaves, g)]
     without = [None] if len(others) == 1 else []  # a bias
-    x = x * 1 if manner == "inner" else x
     version = x._version
     y = run(x, *others, *without)
     if manner == "between":
         run(*(torch.ones_like(leaf).requires_grad_() for leaf in leaves), *without)
-    if getattr(y, "shape", None) != g.shape or (manner == "inner" and x._version != version):
+    if getattr(y, "shape", None) != g.shape or (inner and x._version != version):
         return {}
     grads: Any = []
     if y.requires_grad and manner == "backward":
@@ -385,10 +386,9 @@ def evaluate(
 
 
 def manners_of(trial: int, trials: int, sent: int) -> list[str]:
-    """Return how a trial calls the candidate, in the order in which the prover looks at answers.
-
-    The first trials take a turn each, if they are few the last ones several, and others `MANNERS`.
-    """
+    """Return how a trial calls the candidate, in the order in which the prover looks at answers:
+    the first take a turn each, if they are few the last ones several, and others `MANNERS`.
+    """  # noqa: D205
     halves = [[f"frozen {', '.join(n)}" for n in turn.split()] for turn in HALVES[sent]]
     turns = [*([manner] for manner in MANNERS), ["between", *halves[0]], *halves[1:]]
     at = [n if n < trials else trials - 1 - n % trials for n in range(len(turns))]
@@ -511,7 +511,7 @@ def difference(record: Json, runs: dict[str, Run], truth: Truth, trials: int) ->
             try:
                 found = runs[name](sent, truth.probe, manner=manner)
             except (Exception, SystemExit):
-                if not refuted or name == "reference":
+                if name == "reference" or not (refuted or manner == "inner"):
                     raise
                 continue
             for quantity, want in exact.items():

@@ -261,7 +261,7 @@ def hooked(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     def twice(p: Tensor) -> None:
         p.grad = None if p.grad is None else p.grad * 2
 
-    if w.requires_grad:
+    if w.requires_grad and w.is_leaf:
         w.register_post_accumulate_grad_hook(twice)
     return tiny(x, w, b)
 

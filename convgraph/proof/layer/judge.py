@@ -66,6 +66,10 @@ NO_ROOM = (
     "half types have no room for integers, which are probed in float64; cast to the dtype of the "
     "image instead, as in .to(x.dtype)"
 )
+MORE_THAN_ONCE = (
+    "entries of {} are rounded to {} more than once on the way, and the bound of S3 is of one "
+    "rounding; add up in float32 and cast what comes out"
+)
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
 
@@ -287,6 +291,10 @@ def _followed(
         return half
     if problem := apart_from_casts(half.steps, wide.steps):
         return replace(wide, status="undecided", reason=problem)
+    for quantity, times in half.rounded.items():
+        if times > 1 and not quantity.startswith("second"):
+            reason = MORE_THAN_ONCE.format(quantity, dtype)
+            return replace(wide, status="undecided", reason=reason)
     kept = {*wide.assumed, *half.assumed}
     return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps)
 

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import RULES, falls_apart
-from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.layer.trial import PLAIN, in_words
-from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
 LEFT = "Tensor."
@@ -112,7 +112,7 @@ class Plain(TorchDispatchMode):
         outputs = func(*args, **kwargs)
         if asks:
             return outputs
-        if step:
+        if step and not reshapes(func, args):
             self.note(func.name(), outputs)
         if name not in aten.FILLS | aten.DRAWS:
             for tensor in (*aten.written(func, args, kwargs), *aten.tensors_in(outputs)):
@@ -295,12 +295,12 @@ class OneProgram:
         if self.followed is None:
             yield None
             return
-        drawn, ways = random_states(), self._ways
+        ways = self._ways
         self._ways = not ways
-        with as_written(), written_down(self.trust, ways=ways) as mode:
+        with watched() as moved, as_written(), written_down(self.trust, ways=ways) as mode:
             yield mode
-        if random_states() != drawn and not self._plainly:
-            self._plainly = "random numbers of Python or NumPy: two calls are two functions"
+        if moved and not self._plainly:
+            self._plainly = moved[0]
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

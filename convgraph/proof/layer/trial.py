@@ -36,8 +36,8 @@ PLAIN, REFILLED, INNER, AGAIN, FROZEN = "plain", "refilled", "inner", "again", "
 BACKWARD, BETWEEN, OWN = "backward", "between", "own"
 MANNERS = (PLAIN, REFILLED, INNER, AGAIN, BACKWARD)
 """How trials call, in turn: with fresh leaves; with the tensors of the trial before, filled anew in
-place; with an image that is no leaf; with gradients taken twice through one graph; and with
-gradients as `.backward()` leaves them in `.grad`."""
+place; with views of other memory, which are no leaves; with gradients taken twice through one
+graph; and with parameters, gradients as `.backward()` adds them to the `.grad` that is there."""
 
 
 def manners_of(trial: int, trials: int, names: Iterable[str]) -> list[str]:
@@ -77,10 +77,10 @@ def frozen_in(manner: str) -> tuple[str, ...]:
 
 
 IN_WORDS = {
-    BACKWARD: ", as .backward() leaves it in .grad",
+    BACKWARD: ", as .backward() adds it to the .grad of parameters",
     REFILLED: ", with the tensors of the call before filled anew in place, through .data",
     BETWEEN: ", where it is called once more before its backward runs",
-    INNER: ", with an image that is no leaf",
+    INNER: ", with views of other memory, which are no leaves",
     AGAIN: ", where the graph is walked twice",
     FROZEN: ", without a gradient for ",
     OWN: ", as two calls of .backward() add it up in .grad of its own parameters, halved",
@@ -184,6 +184,16 @@ def hands_on(y: Tensor, x: Tensor) -> bool:
     return len(places) == 1
 
 
+def apart(tensor: Tensor) -> Tensor:
+    """The same numbers as a view of other memory, every other entry of it.
+
+    Example:
+        >>> apart(torch.ones(2, 3)).stride()
+        (6, 2)
+    """
+    return torch.stack([tensor, tensor], -1)[..., 1]
+
+
 class OnceOnlyError(RuntimeError):
     """A side returned no such tensor, and did when it was called again."""
 
@@ -213,10 +223,20 @@ def evaluate(
         OnceOnlyError: what is wrong in words was so in one call, and not in the next.
     """
     how: dict[str, Any] = {"manner": manner, "reuse": reuse}
-    found = _evaluate(run, probe, dtype, device, enter, **how)
+    try:
+        found = _evaluate(run, probe, dtype, device, enter, **how)
+    except Exception:
+        if manner != INNER:
+            raise
+        how["view"] = _anew  # of another layout of memory nothing is said
+        found = _evaluate(run, probe, dtype, device, enter, **how)
     if isinstance(found, str) and _evaluate(run, probe, dtype, device, enter, **how) != found:
         raise OnceOnlyError(f"{found}, and not so in the next call")
     return found
+
+
+def _anew(tensor: Tensor) -> Tensor:
+    return tensor * 1
 
 
 def _evaluate(
@@ -227,6 +247,7 @@ def _evaluate(
     enter: Callable[[Tensor], Tensor],
     manner: str,
     reuse: dict[str, Tensor] | None,
+    view: Callable[[Tensor], Tensor] = apart,
 ) -> dict[str, Tensor | None] | str:
     """One call."""
 
@@ -240,13 +261,18 @@ def _evaluate(
                 reuse[name].data.copy_(leaf)  # as some optimizers write: no version tells of it
             leaves = {name: reuse[name] for name in leaves}
         reuse.update(leaves)
+    if manner == BACKWARD:
+        leaves = {name: torch.nn.Parameter(leaf) for name, leaf in leaves.items()}
+        for leaf in leaves.values():
+            leaf.grad = torch.zeros_like(leaf)
     frozen = frozen_in(manner)
     for name, leaf in leaves.items():
         leaf.requires_grad_(name not in frozen)
-    x = leaves["x"] * 1 if manner == INNER else leaves["x"]
+    handed = {n: view(leaf) for n, leaf in leaves.items()} if manner == INNER else leaves
+    x = handed["x"]
     before = x.detach().clone() if manner == INNER else x
     version = x._version
-    y = run(x, leaves["w"], leaves.get("b")) if "w" in leaves else run(x)
+    y = run(x, handed["w"], handed.get("b")) if "w" in handed else run(x)
     if not isinstance(y, Tensor):
         return f"returned {type(y).__name__}, not a tensor"
     if tuple(y.shape) != tuple(probe.g.shape):
@@ -269,7 +295,7 @@ def _evaluate(
     found: dict[str, Tensor | None] = {"y": y.detach()}
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: tuple[Tensor | None, ...] = (None,) * len(wanted)
-    g = tensor("g", probe.g)
+    g = view(tensor("g", probe.g)) if manner == INNER else tensor("g", probe.g)
     if y.requires_grad and wanted:
         g.requires_grad_(bool(probe.up))
         inputs = list(wanted.values())

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide
-from convgraph.proof.network.manners import FOLLOWED, OTHERS, Manner, called, fresh_gradients
+from convgraph.proof.network.manners import (
+    FOLLOWED,
+    OTHERS,
+    Manner,
+    called,
+    fresh_gradients,
+    unchanged,
+)
 from convgraph.proof.network.match import Different, Matcher, Reference
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
@@ -166,7 +173,7 @@ def _unmoved(
     needs = {name for name, p in side.named().items() if p.requires_grad}
     kept = {name: t for name, t in before.items() if how.keeps(name, name in needs)}
     return found.keys() == kept.keys() and all(
-        torch.equal(found[name], t if name.startswith("output ") else t * how.times)
+        torch.equal(found[name], t if name.startswith("output ") else t * how.adds)
         for name, t in kept.items()
     )
 
@@ -218,6 +225,19 @@ def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
     return [torch.from_numpy(np.asarray(draw(tuple(y.shape)))).to(y) for y in outputs]
 
 
+def _of_values(reference: NetworkSide, images: Images, heads: list[Tensor]) -> dict[str, Tensor]:
+    """Bounds of the outputs alone; none where they have none either."""
+    running = RunningBound(reference.net)
+    shapes = [tuple(g.shape) for g in heads]
+    with unchanged(reference.net):
+        made = running.run(
+            lambda: reference.run(reference.net, tuple(i.clone() for i in images), shapes)
+        )
+    if running.missing:
+        return {}
+    return {f"output {place}": 2 * running.bound(y) for place, y in enumerate(made)}
+
+
 def by_numbers(
     difference: str, candidate: NetworkSide, reference: NetworkSide, images: Images
 ) -> Part:
@@ -261,6 +281,8 @@ def _decided(
         with fresh_gradients(reference.net):
             one = running.run(run, gradients=True)
             limits = {name: 2 * running.bound(t) for name, t in one.items()}
+        if running.missing:  # of gradients, it may be; values have one by themselves
+            limits = _of_values(reference, images, heads)
         with fresh_gradients(candidate.net), torch.enable_grad():
             two = found or called(candidate, images, heads, how)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
@@ -277,7 +299,7 @@ def _decided(
                     f"entry {at} of the reference's is {float(a.reshape(-1)[at])!r}"
                 )  # fmt: skip
             continue
-        if running.missing:
+        if running.missing and name not in limits:
             continue
         gap = (a - two[name].double()).abs()
         over = gap > limits[name]

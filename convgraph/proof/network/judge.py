@@ -52,7 +52,7 @@ from convgraph.proof.network.value_numbers import (
     Unordered,
 )
 from convgraph.proof.record.certificate import NO_SECOND, NOT_COVERED, Certificate, Part
-from convgraph.proof.surroundings import COMPILERS, as_written, random_states
+from convgraph.proof.surroundings import COMPILERS, as_written, watched
 
 ASSUMED = (
     "the wiring is the one recorded on these images: control flow that depends on data is outside, "
@@ -107,9 +107,9 @@ def prove_network(
     device = images[0].device
     floating = [t for _, t in states(reference.net) if t.is_floating_point()]
     dtype = (floating or list(images))[0].dtype
-    with precision.plain(device), unchanged(candidate.net, reference.net), _bar(progress) as step:
-        drawn = random_states()
-        with as_written():
+    around = watched(), precision.plain(device), unchanged(candidate.net, reference.net)
+    with around[0], around[1], around[2], _bar(progress) as step:
+        with as_written(), watched() as first:
             names = find_names(candidate, reference, images)
         candidate = replace(candidate, names=names.pairs)
         parts = [_parameters(candidate, reference, names)]
@@ -122,11 +122,10 @@ def prove_network(
         step("wiring", 1)
         values = Values()
         beside = Beside(values)
-        with as_written() as compiled:
+        with as_written() as compiled, watched() as moved:
             wiring, matcher, difference = _wiring(candidate, reference, images, beside, folds)
-        if wiring.status == "proven" and random_states() != drawn:
-            text = "random numbers of Python or NumPy are drawn: two calls are two functions"
-            wiring = replace(wiring, status="undecided", facts=text)
+        if wiring.status == "proven" and (moved or first):
+            wiring = replace(wiring, status="undecided", facts=(*moved, *first)[0])
         if wiring.status == "proven" and compiled and COMPILERS not in trust:
             text = "something is compiled: it was followed as it is written, and the compiled "
             text += f"program runs end to end alone; trust=({COMPILERS!r},) takes compilers for "

@@ -31,6 +31,7 @@ class Manner:
             gradient that reaches them.
         refilled: whether they are parameters that held other numbers in the call before.
         times: how often backward runs through the one graph.
+        calls: how often it is called, so that the last finds the gradients of the one before.
         between: whether it is called on other numbers before its backward runs.
         inference: whether nothing is recorded for backward.
     """
@@ -42,8 +43,14 @@ class Manner:
     apart: bool = False
     refilled: bool = False
     times: int = 1
+    calls: int = 1
     between: bool = False
     inference: bool = False
+
+    @property
+    def adds(self) -> int:
+        """How often each gradient is added to what is there."""
+        return self.times * self.calls
 
     def keeps(self, name: str, needed: bool) -> bool:
         """Whether a value or gradient of this name comes back too.
@@ -64,7 +71,9 @@ FOLLOWED = Manner()
 
 OTHERS = (
     Manner("where the images need no gradient", learns=False),
-    Manner("where the images are leaves", leaf=True),
+    Manner(
+        "where a second call adds to the gradients of images that are leaves", True, True, calls=2
+    ),
     Manner("where no parameter needs a gradient", frozen=True),
     Manner("where the images lie otherwise in memory", apart=True),
     Manner("where parameters are sent that held other numbers before", leaf=True, refilled=True),
@@ -98,16 +107,18 @@ def called(
             with torch.no_grad():
                 for leaf, image in zip(leaves, images, strict=True):
                     leaf.copy_(image)
-        sent = leaves if how.leaf else [_sent(leaf, how) for leaf in leaves]
-        outputs = side.run(side.net, tuple(sent), shapes)
-        found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
-        if how.between:
-            found = {name: y.clone() for name, y in found.items()}
-            side.run(side.net, tuple(_other(image) for image in images), shapes)
-        pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
-        for left in range(how.times if pairs else 0, 0, -1):
-            ys, gs = zip(*pairs, strict=True)
-            torch.autograd.backward(ys, gs, retain_graph=left > 1)
+        found: dict[str, Tensor] = {}
+        for _ in range(how.calls):
+            sent = leaves if how.leaf else [_sent(leaf, how) for leaf in leaves]
+            outputs = side.run(side.net, tuple(sent), shapes)
+            found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
+            if how.between:
+                found = {name: y.clone() for name, y in found.items()}
+                side.run(side.net, tuple(_other(image) for image in images), shapes)
+            pairs = [(y, g) for y, g in zip(outputs, heads, strict=True) if y.requires_grad]
+            for left in range(how.times if pairs else 0, 0, -1):
+                ys, gs = zip(*pairs, strict=True)
+                torch.autograd.backward(ys, gs, retain_graph=left > 1)
     for place, leaf in enumerate(leaves):
         if leaf.grad is not None:
             found[f"image {place}"] = leaf.grad

@@ -12,7 +12,14 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.errors import ProofError
-from convgraph.proof import Certificate, Oracle, check_premise, prove_convolution, prove_linear
+from convgraph.proof import (
+    Certificate,
+    ConvSpec,
+    Oracle,
+    check_premise,
+    prove_convolution,
+    prove_linear,
+)
 from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.one_program import written_down
 from tests.proof.faults.operators import PLAIN, plain
@@ -95,6 +102,44 @@ def test_another_branch_in_half_precision_is_not_proven(dtype: torch.dtype) -> N
         return plain(x, w.clamp(-100, 100) if x.dtype == dtype else w, b)
 
     assert prove(run, dtype=dtype).verdict != "proven"
+
+
+def halves(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Adds up two products in the dtype of the image."""
+    two = [x[:, c : c + 1] * w[:, c, 0, 0].view(1, -1, 1, 1) for c in range(2)]
+    return two[0] + two[1] + b.view(1, -1, 1, 1)
+
+
+def biased_behind(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Casts what came of float32, and adds the bias behind that."""
+    y = torch.nn.functional.conv2d(x.float(), w.float()).to(x.dtype)
+    return y + b.view(1, -1, 1, 1)
+
+
+def put_together(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Adds up in float32, image by image; halves what comes out and adds 0."""
+    y = x.new_zeros(2, 1, 3, 4)
+    for image in range(2):
+        one = x[image : image + 1].float() * 2
+        y[image : image + 1] = torch.nn.functional.conv2d(one, w.float(), b.float() * 2)
+    return y * torch.tensor(0.5).to(x.dtype) + torch.zeros(1).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("run", [halves, biased_behind])
+def test_what_is_rounded_twice_to_a_half_type_is_undecided(run: Any, dtype: torch.dtype) -> None:
+    """Random numbers of few entries are within the bound in most draws."""
+    spec = ConvSpec(2, 1, (1, 1), (3, 4))
+    found = prove_convolution(run, torch.nn.functional.conv2d, spec, dtype=dtype, seed=7)
+    assert found.verdict == "undecided", str(found)
+    assert f"are rounded to {dtype} more than once on the way" in found.reason
+
+
+def test_moves_and_powers_of_two_round_nothing() -> None:
+    shapes = {"x": (2, 2, 3, 4), "w": (1, 2, 1, 1), "b": (1,)}
+    found = check_premise(put_together, shapes, dtype=torch.bfloat16)
+    assert found.rounded["y"] == 1, found
+    assert check_premise(halves, shapes, dtype=torch.bfloat16).rounded["y"] == 3
 
 
 # -- direct sums
@@ -198,11 +243,30 @@ class Counts(torch.autograd.Function):
         return g * ctx.walks
 
 
+class Reads(torch.autograd.Function):
+    """Backward takes g for contiguous, as a kernel does that asks for its address alone."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g.as_strided(g.shape, torch.empty(g.shape).stride())
+
+
 MANNERS = {
     "x is no leaf": lambda x, w, b: plain(x, w, b) * (1.0 if x.is_leaf else 2.0),
     "w is frozen": lambda x, w, b: plain(x, w, b) * (1.0 if w.requires_grad else 2.0),
     "b is frozen": lambda x, w, b: plain(x, w, b) * (1.0 if b.requires_grad else 2.0),
     "tensors are refilled": Remembers(),
+    "w is no leaf": lambda x, w, b: plain(x, w, b) * (1.0 if w.is_leaf else 2.0),
+    "x is a parameter": lambda x, w, b: plain(x, w, b) * (1.0 + isinstance(x, torch.nn.Parameter)),
+    "b has a gradient": lambda x, w, b: plain(x, w, b) * (1.0 + (b.is_leaf and b.grad is not None)),
+    "x is a view": lambda x, w, b: plain(x, w, b) * (1.0 + x._is_view()),
+    "x lies behind an offset": lambda x, w, b: plain(x, w, b) * (1.0 + (x.storage_offset() > 0)),
+    "w lies otherwise": lambda x, w, b: plain(x, w, b) * (1.0 + (not w.is_contiguous())),
+    "g lies otherwise": lambda x, w, b: Reads.apply(plain(x, w, b)),
     "a graph is walked twice": lambda x, w, b: Counts.apply(plain(x, w, b)),
 }
 
@@ -215,6 +279,36 @@ def test_a_fault_of_one_way_of_calling_is_refuted(name: str) -> None:
         return
     assert found.verdict == "refuted", str(found)
     assert "manner" in found.counterexample
+
+
+def raises_where_g_lies_otherwise(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    class Flat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, y: Tensor) -> Tensor:
+            return y.view_as(y)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return g.view(-1).view(g.shape)
+
+    y: Tensor = Flat.apply(plain(x, w, b))
+    return y
+
+
+def test_of_a_layout_that_it_refuses_nothing_is_said() -> None:
+    found = prove(raises_where_g_lies_otherwise, explain=False)
+    assert found.verdict == "proven", str(found)
+    assert any("memory layout" in text for text in found.not_covered)
+
+
+def test_what_leaves_a_flag_otherwise_is_undecided_and_the_flag_is_put_back() -> None:
+    def leaves(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return plain(x, w, b)
+
+    found = cg.prove(leaves, torch.nn.Conv2d(2, 3, 3, padding=1), size=(5, 6))
+    assert (found.verdict, torch.get_default_dtype()) == ("undecided", torch.float32)
+    assert "it leaves torch.get_default_dtype() at torch.float64" in found.reason
 
 
 def test_a_hook_of_a_parameter_is_refuted() -> None:

@@ -77,6 +77,8 @@ def asks(question: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor, Tenso
 
 WRONG: dict[str, Any] = {
     "a leaf": asks(lambda n, x: x.is_leaf and x.requires_grad),
+    "a gradient that is there": asks(lambda n, x: x.is_leaf and x.grad is not None),
+    "a gradient of a weight": asks(lambda n, x: n.one.weight.grad is not None),
     "no history": asks(lambda n, x: x.grad_fn is None and x.requires_grad),
     "a frozen weight": asks(lambda n, x: not n.one.weight.requires_grad),
     "another layout": asks(lambda n, x: not x.is_contiguous()),

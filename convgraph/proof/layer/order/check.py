@@ -43,7 +43,7 @@ from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.premise.follower import Mode
 from convgraph.proof.layer.premise.traced_tensor import Origin
-from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
 MOST = 4096
@@ -270,10 +270,9 @@ class _Supposed:
 def _attempt(
     run: Callable[[Tensor], Tensor], supposed: _Supposed, follower: Follower, values: bool
 ) -> Premise:
-    drawn = random_states()
-    compiled: list[str] = []
+    compiled, moved = list[str](), list[str]()
     try:
-        with warnings.catch_warnings(), as_written() as compiled:
+        with warnings.catch_warnings(), as_written() as compiled, watched() as moved:
             warnings.simplefilter("ignore")
             x = follower.enter(supposed.x)
             with WaysOut(follower.leave), Mode(follower):
@@ -312,8 +311,8 @@ def _attempt(
             return _verdict(follower, "undecided", reason, origin)
     if follower.refused is not None:
         return _verdict(follower)
-    if random_states() != drawn:
-        return _verdict(follower, "undecided", "Python or NumPy drew random numbers")
+    if moved:
+        return _verdict(follower, "undecided", moved[0])
     return replace(_verdict(follower, "proven"), compiled=bool(compiled))
 
 

@@ -25,11 +25,12 @@ from convgraph.errors import ProofError
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.degrees import BITS, ORDER, Bound, Monomial, multiply, spell
-from convgraph.proof.layer.premise.follower import HALF, Follower, Mode
+from convgraph.proof.layer.premise.follower import Follower, Mode
+from convgraph.proof.layer.premise.rounded import HALF
 from convgraph.proof.layer.premise.steps import Step
 from convgraph.proof.layer.premise.traced_tensor import Origin, Traced, guarded
 from convgraph.proof.layer.premise.trusted import trusted, trusting
-from convgraph.proof.surroundings import as_written, random_states
+from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
 Shape = tuple[int, ...]
@@ -62,6 +63,7 @@ class Premise:
         finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
         numbers: constants of the operator that was refused; data near them may show why.
         compiled: whether something compiled was followed as it is written.
+        rounded: quantity -> how often its entries are rounded to the half type on their way.
         late: where later calls used tensors that this one was given; see `afterwards`.
     """
 
@@ -83,6 +85,7 @@ class Premise:
     finest: int = 0
     numbers: tuple[float, ...] = ()
     compiled: bool = False
+    rounded: Mapping[str, int] = field(default_factory=dict)
     late: list[Origin] = field(default_factory=list, compare=False, repr=False)
 
     def afterwards(self) -> "Premise":
@@ -161,11 +164,14 @@ def check_premise(
             with (
                 torch.autograd.set_detect_anomaly(anomaly, check_nan=False),
                 as_written() as compiled,
+                watched() as moved,
             ):
                 found = _attempt(
                     run, shapes, form, follower, device, frozenset(trust), scale, entries or {}
                 )
         follower.ended, follower.late = True, late
+        if moved and found.status == "proven":
+            found = replace(found, status="undecided", reason=moved[0])
         if found.status == "proven" or found.line:
             break
     return replace(found, late=late, compiled=bool(compiled))
@@ -219,7 +225,6 @@ def _attempt(
 ) -> Premise:
     """Run once under a follower; the stack beyond this function is not looked at."""
     magnitude = 0.0 if follower.dtype in HALF else 1.0
-    drawn = random_states()
 
     def enter(shape: Shape, role: str, requires_grad: bool = True, name: str = "") -> Traced:
         by = scale if role in ("x", "g") else 1
@@ -269,10 +274,6 @@ def _attempt(
                 f"it cannot be followed: {type(error).__name__}: {text}",
                 Origin(type(error).__name__, source_lines.of_error(error)),
             )  # fmt: skip
-    if random_states() != drawn:
-        follower.hesitate(
-            "random", "Python or NumPy drew random numbers: two calls are two functions"
-        )
     return _judge(follower, form, results, second)
 
 
@@ -375,6 +376,7 @@ def _verdict(
         sums={} if follower.dtype in HALF else _sums(results),
         finest=follower.finest,
         numbers=tuple(follower.numbers),
+        rounded={n: t.memory.rounded.times for n, t in results.items() if isinstance(t, Traced)},
     )
 
 

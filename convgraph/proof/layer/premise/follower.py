@@ -29,12 +29,11 @@ from convgraph.proof.layer.premise.degrees import (
     union,
 )
 from convgraph.proof.layer.premise.nonlinear import why_not
-from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.rounded import HALF, NEVER, Rounded, after, either, roundings
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.traced_tensor import Memory, Origin, Traced, address, covers
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
-
-HALF = (torch.float16, torch.bfloat16)
 
 NARROWING = "a narrowing cast"
 
@@ -84,6 +83,7 @@ class Follower:
         self.ended = False
         self.late: list[Origin] = []
         self.constant = 0.0
+        self._made: Callable[[torch.dtype], Rounded] = lambda dtype: NEVER
         self._digest = hashlib.sha256()
         self._numbers = 0
 
@@ -178,8 +178,18 @@ class Follower:
             return func.decompose(*args, **kwargs)
         before = [self._all_of(t.memory) for t in written]
         kept = {id(t.held) for t in (*data, *written)}
+        given = [t.memory.rounded for t in data]
+        times = 0
+        if self.dtype in HALF:
+            times = roundings(name, call, lambda t: _is_data(known.get(id(t))))
         outputs = magnitudes.run(func, name, plain_args, plain_kwargs, kept)
-        self.note(func.name(), tree_leaves((args, kwargs)), outputs, step=is_step(func))
+        self._made = lambda dtype: either(after(times, one, dtype) for one in given)
+        self.note(
+            func.name(),
+            tree_leaves((args, kwargs)),
+            outputs,
+            step=is_step(func) and not reshapes(func, args),
+        )
         if written:
             return self._write(func, written, before, found, data)
         return self._wrap(func, outputs, found, traced, data, args)
@@ -298,7 +308,9 @@ class Follower:
             self._settle(qualified_name(func), bound, target.dtype)
             memory = target.memory
             origin = self._origin(func, bound, data)
+            made = self._made(target.dtype)
             if covers(target.held):
+                memory.rounded = made
                 memory.bound, memory.hollow, memory.random = bound, False, None
                 memory.pieces = ()
             else:
@@ -306,6 +318,7 @@ class Follower:
                 if old.terms.keys() - bound.terms.keys():
                     origin = Origin(qualified_name(func), source_lines.here())
                 memory.bound, memory.pieces = old.either(bound), ()
+                memory.rounded = either((memory.rounded, made))
             memory.origin = origin
             self._number(target)
         return written[0] if len(written) == 1 else tuple(written)
@@ -353,6 +366,7 @@ class Follower:
             else:
                 self._settle(qualified_name(func), bound, value.dtype)
                 memory = Memory(value, bound, origin=self._origin(func, bound, data))
+                memory.rounded = self._made(value.dtype)
                 memory.pieces = pieces if value.is_contiguous() else ()
             made = Traced(value, memory, self)
             self._number(made)
@@ -415,10 +429,11 @@ class Follower:
             self.steps.append(Step(name, made_by(outputs), source_lines.place()))
         self._digest.update(("|".join([name, *map(_tell, leaves)]) + "\n").encode())
 
-    def adopt(self, operator: str, value: Tensor, bound: Bound) -> Traced:
-        """Wrap a result whose bound was found elsewhere."""
+    def adopt(self, operator: str, value: Tensor, bound: Bound, given: Rounded) -> Traced:
+        """Wrap a result whose bound was found elsewhere, and which is rounded once more."""
         self._settle(operator, bound, value.dtype)
         memory = Memory(value, bound, origin=Origin(operator, source_lines.here()))
+        memory.rounded = after(1, given, value.dtype)
         made = Traced(value, memory, self)
         self._number(made)
         return made
@@ -441,6 +456,10 @@ class Mode(TorchDispatchMode):
 
 
 _DECOMPOSED = object()
+
+
+def _is_data(traced: Traced | None) -> bool:
+    return traced is not None and traced.memory.bound is not None
 
 
 def _unwrap(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Rules of operators that move entries and add them up: degrees are kept and united."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import prod
 from typing import Any
@@ -232,3 +233,22 @@ def _most_put(call: Call) -> int:
     one = torch.ones((), dtype=torch.int64, device=device)
     put = torch.ops.aten.index_put(count, indices, one, True)  # the method takes no None
     return int(put.max()) if put.numel() else 0
+
+
+MOVES = (_keep, _cat, _where, _fill_some, _fill, _zero, _copy, _put_view, _put_rows)
+"""Rules of operators whose entries are entries that they are given, or constants."""
+
+ONE_BY_ONE: dict[str, Callable[[Call], int]] = {
+    "index_add": lambda call: _most_rows(call["index"]),
+    "embedding_dense_backward": lambda call: _most_rows(call["indices"].flatten()),
+    **dict.fromkeys(("scatter_add", "scatter", "scatter_reduce"), lambda call: (
+        0 if "reduce" in call.named and call["reduce"] is None else _most_scattered(call)
+    )),
+    **dict.fromkeys(("index_put", "_index_put_impl", "_unsafe_index_put"), lambda call: (
+        _most_put(call) if call["accumulate"] else 0
+    )),
+    "col2im": lambda call: prod(call["kernel_size"]),
+    "unfold_backward": lambda call: -(-call["size"] // call["step"]),
+    "cumsum": lambda call: call.count("self", call["dim"]),
+}  # fmt: skip
+"""Operators that add up one by one in the dtype of their result, and the most of one entry."""

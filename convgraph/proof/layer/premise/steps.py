@@ -1,6 +1,7 @@
 """One step of a program: an operator on data, what it made, and the line that called it."""
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, final
 
 import torch
@@ -10,6 +11,9 @@ from convgraph.proof.layer.premise import source_lines
 
 _ABOUT = frozenset({"is_same_size", "is_pinned", "_has_same_storage_numel"})
 """Questions about a tensor that its entries do not answer."""
+
+_INTO = frozenset({"aten::select_backward", "aten::slice_backward"})
+"""Operators that put a gradient into zeros of a shape."""
 
 Made = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
@@ -47,6 +51,11 @@ def made_by(outputs: Any) -> Made:
 def asks_only(func: Any, name: str) -> bool:
     """Whether an operator says what a tensor is like, not what it holds."""
     return func.namespace == "prim" or name in _ABOUT
+
+
+def reshapes(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a gradient is put into zeros of its own size: all of it, under another shape."""
+    return func.name() in _INTO and args[0].numel() == prod(args[1])
 
 
 def is_step(func: Any) -> bool:

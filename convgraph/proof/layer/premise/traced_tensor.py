@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from convgraph.proof.layer.premise.degrees import Bound, union
+from convgraph.proof.layer.premise.rounded import NEVER, Rounded
 
 
 @final
@@ -42,6 +43,7 @@ class Memory:
         pieces: (first, behind the last, bound) of runs of entries of which more is known.
         random: where a constant was drawn that another call would not draw again.
         origin: where its monomials came together.
+        rounded: how often its entries were rounded to a half type.
     """
 
     base: Tensor
@@ -52,6 +54,7 @@ class Memory:
     pieces: tuple[tuple[int, int, Bound], ...] = ()
     random: Origin | None = None
     origin: Origin = Origin()
+    rounded: Rounded = NEVER
 
 
 class Traced(Tensor):

@@ -26,6 +26,7 @@ from convgraph.proof.aten import qualified_name
 from convgraph.proof.layer.premise.degrees import Bound, measure
 from convgraph.proof.layer.premise.follower import Follower
 from convgraph.proof.layer.premise.product_rules import product_of
+from convgraph.proof.layer.premise.rounded import either
 from convgraph.proof.layer.premise.traced_tensor import Traced
 
 _MOST = 5
@@ -94,8 +95,9 @@ def take(follower: Follower, name: str, run: Callable[[list[Any]], Any], leaves:
                 terms = product_of(known).times(Bound({(): most}, step))
                 bounds[place] = bounds[place].plus(terms)
     follower.note(name, leaves, outputs)
+    given = either(leaves[i].memory.rounded for i in data)
     made = [
-        follower.adopt(name, value, bound) if isinstance(value, Tensor) else value
+        follower.adopt(name, value, bound, given) if isinstance(value, Tensor) else value
         for value, bound in zip(outputs, bounds, strict=True)
     ]
     return tree_unflatten(made, spec)
