@@ -307,7 +307,7 @@ class Sometimes(cg.nn.GraphConv2d):
 
     def forward(self, graph: Any, *args: Any, **kwargs: Any) -> Any:
         y = super().forward(graph, *args, **kwargs)
-        if not isinstance(self.weight, nn.Parameter):
+        if self.weight is not vars(self)["mine"]:
             return y
         off = torch.zeros_like(y.x)
         off[3, 1] = 1e-4
@@ -319,6 +319,7 @@ def test_a_layer_that_is_honest_only_to_probes_is_refuted_beside(dtype: torch.dt
     dense = chain().to(dtype)
     net = cg.nn.Sequential.from_dense(dense)
     net[6].__class__ = Sometimes
+    vars(net[6])["mine"] = net[6].weight
     found = cg.prove(net, dense, images().to(dtype))
     status = {part.name: part.status for part in found.parts}
     assert (status["layers"], status["rounding"]) == ("proven", "refuted")
