@@ -89,7 +89,7 @@ HOUSE = {
     "proof.layer.order": ". codes ordered_tensor order_rules follower check",
     "proof.layer.premise": """
         . degrees source_lines steps magnitudes
-        call nonlinear traced_tensor linear_rules product_rules
+        call nonlinear linear_rules rounded traced_tensor product_rules
         follower trusted check
     """,
     "proof.network": """
