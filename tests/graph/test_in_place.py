@@ -22,7 +22,7 @@ WRITES: dict[str, Callable[[cg.PixelGraph, Edges], Any]] = {
     "edge_index": lambda g, e: e.edge_index.add_(10**6),
     "edge_type": lambda g, e: e.edge_type.zero_(),
     "by_tap": lambda g, e: e.by_tap()[0].sub_(7),
-    "data": lambda g, e: [v.add_(7) for k, v in g.to_data(e.relation) if k != "x"],
+    "data": lambda g, e: [v.add_(7) for k, v in g.to_data(e.relation) if k not in ("x", "space")],
 }
 
 
