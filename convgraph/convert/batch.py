@@ -111,8 +111,8 @@ def together(parts: Sequence[Any]) -> Any:
         if len(kinds) > 1:
             raise NoRuleError("tokens of different sequences become one batch")
         levels = zip(*([one.root, *(p.sites for p in one.nodes)] for one in parts), strict=True)
-        whole = {own[0]: together(own) for own in levels}
-        return _of_batch(first, sum(one.batch_size for one in parts), whole.__getitem__)
+        made = map(together, levels)  # by place: what is one lattice here may be two there
+        return _of_batch(first, sum(one.batch_size for one in parts), lambda _: next(made))
     every = ((k, n) for k, one in enumerate(parts) for n in range(one.batch_size))
     return some_images(parts, tuple(every))
 

@@ -78,7 +78,7 @@ class TokenSites:
         raise _NoLatticeError(f"it asks tokens beside nodes for their {name}")
 
     @property
-    def counts(self) -> list[Any]:
+    def rows_of_pieces(self) -> list[Any]:
         """How many rows each piece has."""
         return [
             self.count * one if isinstance(one, int) else one.sites.num_nodes * prod(one.many)
@@ -88,7 +88,7 @@ class TokenSites:
     @property
     def num_nodes(self) -> int:
         """How many tokens there are in all."""
-        return sum(self.counts)
+        return sum(self.rows_of_pieces)
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """What follows from the tokens alone."""
@@ -123,11 +123,12 @@ class TokenSites:
         return place
 
     def on(self, group: Axis, change: Callable[[Sites], Sites]) -> "TokenSites":
-        """The same pieces on other sites."""
+        """The same pieces on other sites: those of the root first, then piece by piece."""
+        root = change(self.root)
         pieces = [
             Nodes(change(p.sites), p.axis) if isinstance(p, Nodes) else p for p in self.pieces
         ]
-        return token_sites(change(self.root), group, pieces)
+        return token_sites(root, group, pieces)
 
     def to(self, device: Any) -> "TokenSites":
         """The same tokens elsewhere."""
@@ -136,7 +137,7 @@ class TokenSites:
     def apart(self, rows: Tensor) -> list[Tensor]:
         """The rows of each piece; of readouts (sequences, readouts, ...)."""
         found, start = [], 0
-        for one, count in zip(self.pieces, self.counts, strict=True):
+        for one, count in zip(self.pieces, self.rows_of_pieces, strict=True):
             own = rows if len(self.pieces) == 1 else rows[start : start + count]
             found.append(own.unflatten(0, (self.count, one)) if isinstance(one, int) else own)
             start += count
@@ -256,8 +257,10 @@ def _are_levels(maps: Sequence[Spatial], dim: int) -> bool:
             isinstance(one.sites, Sites) or is_sequence(one, dim)
         ):
             return False
-        rest = [names.kinds(axis) for axis in names.replaced(one.axes, dim)]
-        if "site" not in names.kinds(one.axes[dim]) or any("site" in kinds for kinds in rest):
+        rest = names.replaced(one.axes, dim)
+        if rest != names.replaced(maps[0].axes, dim) or "site" not in names.kinds(one.axes[dim]):
+            return False
+        if any("site" in names.kinds(axis) for axis in rest):
             return False
         line = len(names.whole(one.axes[dim])) == 1
         lines += line and not is_sequence(one, dim)

@@ -162,6 +162,36 @@ def test_the_first_of_equal_tokens_is_the_largest() -> None:
     assert torch.equal(x.argmax(1), torch.zeros(3, 6, dtype=torch.int64))
 
 
+def test_pieces_of_one_lattice_and_of_two_become_one_batch() -> None:
+    images, _, _ = given()
+    images.requires_grad_()
+    rows = [torch.arange(3).view(1, 3, 1).expand(1, *SIZE) == n for n in range(3)]
+    one, two, three = (
+        cg.PixelGraph.from_image(images[n : n + 1], mask=rows[n]).tensor().flatten(2)
+        for n in range(3)
+    )
+    got = torch.cat([torch.cat([one, one], 2), torch.cat([two, three], 2)]).to_dense()
+    a, b, c = (images[n : n + 1].mul(rows[n]).flatten(2) for n in range(3))
+    true = torch.cat([torch.cat([a, a], 2), torch.cat([b, c], 2)])
+    assert torch.equal(got, true)
+    send = torch.arange(true.numel()).view(true.shape).double()
+    mine, other = (torch.autograd.grad((x * send).sum(), images)[0] for x in (got, true))
+    assert torch.equal(mine, other)
+
+
+def test_labels_of_the_same_tokens_are_compared_where_they_are() -> None:
+    images, readouts, mask = given()
+    images.requires_grad_()
+    x = tokens(images, readouts, mask)
+    got = F.cross_entropy(x.mT, x.detach().argmin(-1))
+    own = tokens(images, readouts, torch.ones_like(mask)).to_dense()
+    own = torch.cat([own[n, there(mask[n], COUNT, BEFORE)] for n in range(3)])
+    true = F.cross_entropy(own, own.argmin(-1))
+    assert torch.equal(snap(got.detach().clone(), None), snap(true.detach().clone(), None))
+    mine, other = (torch.autograd.grad(one, images)[0] for one in (got, true))
+    assert torch.equal(snap(mine, None), snap(other, None))
+
+
 def test_a_function_with_its_own_backward_gets_tokens() -> None:
     class Reversed(torch.autograd.Function):
         @staticmethod

@@ -14,6 +14,7 @@ from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import union
+from convgraph.graph.sites import Sites
 
 _NONE, _MEAN = 0, 1
 """How torch's operators number what is done to the entries of a loss; 2 is their sum."""
@@ -36,6 +37,12 @@ def entries(call: Any, *args: Any, **kwargs: Any) -> Any:
     return rows.mean() if reduction == _MEAN else rows.sum()
 
 
+def _holds(larger: Any, sites: Any) -> bool:
+    """Whether the nodes of one lattice are all among those of another, made for both."""
+    lattices = all(isinstance(one, Sites) for one in (larger, sites))
+    return lattices and larger.size == sites.size and union(larger, sites) is larger
+
+
 @rule("nll_loss_forward", "nll_loss2d_forward", hop="all")
 def classes(
     call: Any, x: Any, target: Any, weight: Tensor | None, reduction: int, ignore_index: int
@@ -47,7 +54,7 @@ def classes(
     value = x.merged(1)
     axes = names.replaced(value.axes, 1)
     if isinstance(target, Spatial):
-        if target.sites.size == x.sites.size and union(target.sites, x.sites) is target.sites:
+        if _holds(target.sites, x.sites):
             target = Spatial(brought(target, x.sites), x.sites, target.axes)
         (labels, _), sites, found = align([target, Spatial(value.x.select(value.slot(1), 0),
                                                            x.sites, axes)])  # fmt: skip

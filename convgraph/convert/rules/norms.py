@@ -11,6 +11,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, lift
 from convgraph.functional import norm
 from convgraph.graph.pixel_graph import PixelGraph
+from convgraph.graph.sites import Sites
 
 
 @rule("batch_norm")
@@ -90,6 +91,8 @@ def _channels_first(x: Spatial) -> Spatial:
     Raises:
         NoRuleError: axes other than (batch) (channels) and the lattice.
     """
+    if not isinstance(x.sites, Sites):
+        raise NoRuleError("it normalizes tokens beside nodes, or pairs, image by image")
     merged = x.merged(1)
     rest = (merged.axes[0], *merged.axes[2:])
     if merged.axes[0] != _batch(x) or _holds_plain(rest):
@@ -120,6 +123,8 @@ def group_norm(
     merged = x.merged(1)
     if merged.axes[0] != _batch(x) or not _holds_plain(merged.axes[2:]):
         merged = _channels_first(x)
+    if not isinstance(x.sites, Sites):
+        raise NoRuleError("it normalizes tokens beside nodes, or pairs, image by image")
     # Where nodes have more plain axes, each channel becomes as many as their sizes say.
     rows = merged.x.flatten(1)
     each = rows.shape[1] // merged.x.shape[1]
