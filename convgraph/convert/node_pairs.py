@@ -27,7 +27,7 @@ from convgraph.convert.names import (
     of_rows,
     replaced,
 )
-from convgraph.convert.tokens import has_nodes, taken, token_sites
+from convgraph.convert.tokens import has_nodes, is_sequence, taken, token_sites
 from convgraph.convert.value import Spatial, index
 
 
@@ -240,7 +240,7 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
     """Return the pairs of some of those who ask, or are heard; without nodes they are a tensor.
 
     Raises:
-        NoRuleError: a part of the nodes would be taken, or the axis is that of images too.
+        NoRuleError: images or a part of the nodes would be taken.
     """
     sites: Any = x.sites
     by_heard = kinds(x.axes[dim]) == {"key"}
@@ -249,11 +249,15 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
         (sites.answering, sites.heard) if by_heard else (sites.asking, sites.group)
     )  # fmt: skip
     rows = torch.arange(side.num_nodes, device=x.x.device)
-    found = taken(call, Spatial(rows, side, (group, axis)), 1, numbers)
+    line = Spatial(rows, side, (group, axis))
+    if not is_sequence(line, 1):
+        raise NoRuleError("it takes images, or a part of the nodes, out of pairs of nodes")
+    found = taken(call, line, 1, numbers)
     call.travelled("all")
     if isinstance(found, Tensor):
         part: Any = token_sites(side.root, side.group, (len(numbers),))
-        found = Spatial(found.flatten(), part, (group, (part.name,)))
+        order = index((*group, part.name), part)  # the group may name windows before images
+        found = Spatial(take(found.flatten(), order), part, (group, (part.name,)))
     asking, answering = (sites.asking, found.sites) if by_heard else (found.sites, sites.answering)
     pairs = pair_sites(asking, answering, sites.group, sites.heard)
     picks = (None, found.x) if by_heard else (found.x, None)
@@ -306,6 +310,25 @@ def tokens(lead: Axes, axis: tuple[Name, ...], width: tuple[Name, ...]) -> tuple
     if "plain" in kinds(axis) or not is_plain(width) or not axis:
         raise NoRuleError(f"axes {describe((*lead, axis, width))} are no tokens")
     return tuple(of_rows(lead))
+
+
+def lead_of(axes: Axes, group: tuple[Name, ...] = ()) -> list[Any]:
+    """Return how names of rows and heads follow each other, axis by axis.
+
+    A name of the group is said by its number there, heads by how many they are.
+    """
+    found: list[Any] = []
+    for axis in axes:
+        own: list[Any] = []
+        for name in axis:
+            if name.kind != "plain":
+                own.append((group.index(name),) if name in group else name)
+            elif own and isinstance(own[-1], int):
+                own[-1] *= name.size
+            elif name.size > 1:
+                own.append(name.size)
+        found.append(own)
+    return found
 
 
 def heads(value: Spatial) -> Tensor:

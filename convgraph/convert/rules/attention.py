@@ -17,6 +17,7 @@ from convgraph.convert.node_pairs import (
     PairSites,
     heads,
     keys,
+    lead_of,
     pair_sites,
     same_groups,
     tokens,
@@ -48,7 +49,7 @@ def _pairs(q: Spatial, k: Spatial) -> tuple[PairSites, names.Axes]:
     spoken = tokens(tuple(other), heard, depth)
     if is_pairs(q) or is_pairs(k) or not same_groups(q.sites, group, k.sites, spoken):
         raise NoRuleError("queries and keys differ in their groups")
-    if prod(names.plain(tuple(lead))) != prod(names.plain(tuple(other))):
+    if lead_of(tuple(lead), group) != lead_of(tuple(other), spoken):
         raise NoRuleError("queries and keys differ in their heads")
     for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
         if any(name.kind == "site" for name in groups):
@@ -66,6 +67,8 @@ def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
     """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
     k = turned(k)
     sites, axes = _pairs(q, k)
+    if "batch" in names.kinds(axes[-1]):  # a name that both sides would have
+        raise NoRuleError("nodes of one image ask those of another")
     found = _packed(sites.first, q) @ _packed(sites.second, k).transpose(-2, -1)
     rows = sites.rows(found.movedim(1, -1))
     return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites, axes)
@@ -78,12 +81,20 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     sites: Any = weights.sites
     *lead, asked, heard = weights.axes
     *other, spoken, width = v.axes
+    if names.kinds(heard) != {"key"}:
+        raise NoRuleError("weights of pairs are summed over who asks")
     if v.sites is not sites.answering or keys(heard, back=True) != spoken:
         raise NoRuleError("weights and values differ in who is heard")
     if tokens(tuple(other), spoken, width) != sites.heard:
         raise NoRuleError("weights and values differ in their groups")
+    mine, theirs = lead_of(tuple(lead), sites.group), lead_of(tuple(other), sites.heard)
+    if len(mine) != len(theirs) or any(b not in ([], a) for a, b in zip(mine, theirs, strict=True)):
+        raise NoRuleError("weights and values differ in their heads")
     full = sites.spread(_by_heads(weights.x), 0.0).movedim(-1, 1)
-    return _answered(sites, full @ _packed(sites.second, v), (*lead, asked, width))
+    said = _packed(sites.second, v)
+    if said.shape[1] not in (1, full.shape[1]):
+        raise NoRuleError("weights and values differ in their heads")
+    return _answered(sites, full @ said, (*lead, asked, width))
 
 
 def _answered(sites: PairSites, packed: Tensor, axes: names.Axes) -> Spatial:
@@ -148,6 +159,8 @@ def attention(
         raise NoRuleError("its mask alone is a map")
     if enable_gqa and q.shape[1] != k.shape[1]:
         raise NoRuleError("its heads are grouped")
+    if causal and mask is not None:
+        raise NoRuleError("it is causal and has a mask besides; torch takes one of them")
     if causal:  # who of a whole sequence stands no later; absent ones are counted too
         shape = (q.shape[-2], k.shape[-2])
         mask = torch.ones(shape, dtype=torch.bool, device=like.x.device).tril()
@@ -156,7 +169,11 @@ def attention(
     )  # fmt: skip
     k, v = _for_heads(asked, k), _for_heads(asked, v)
     sites, axes = _pairs(asked, k)
-    if v.sites is not k.sites or names.of_rows(v.axes) != names.of_rows(k.axes):
+    if (
+        v.sites is not k.sites
+        or names.of_rows(v.axes) != names.of_rows(k.axes)
+        or lead_of(v.axes[:-2]) != lead_of(k.axes[:-2])
+    ):
         raise NoRuleError("keys and values differ in who is heard")
     pairs = asked.x.new_zeros(1).expand(sites.num_nodes, *names.plain(axes))
     bias = _bias(sites, mask, Spatial(pairs, sites, axes))
@@ -167,7 +184,9 @@ def attention(
     if lone or not outermost():  # torch's fused sums know one derivative, and no forward mode
         weights = first @ second.transpose(-2, -1)
         weights = weights * (1 / sqrt(first.shape[-1]) if scale is None else scale)
-        weights = (weights if bias is None else weights + bias).softmax(-1)
+        weights = weights if bias is None else weights + bias
+        # As torch's: who may hear nobody that is there hears nothing.
+        weights = weights.softmax(-1) if mask is None else torch._safe_softmax(weights, -1)
         if dropout:
             weights = torch.nn.functional.dropout(weights, dropout)
         out = weights @ said

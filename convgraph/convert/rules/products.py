@@ -89,7 +89,8 @@ def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
     """Return a dense result on the sites that its axes name; without any it is a readout."""
     kept = names.of_rows(axes)
     lattice = [name for name in kept if name.kind != "batch"]
-    if not lattice:
+    images = prod(name.size for name in kept if name.kind == "batch")
+    if not lattice or images != sources[0].sites.batch_size:  # pixels of no image any more
         return out
     count = prod(name.size for name in lattice)
     for one in sources:

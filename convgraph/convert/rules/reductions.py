@@ -98,7 +98,7 @@ class Groups:
         kept = names.of_rows(_left(x, dims, False))
         self.one_side = isinstance(x.sites, PairSites)
         if self.one_side:
-            self._on_one_side(x.sites, kept, len(names.of_rows(x.axes)) - len(kept))
+            self._on_one_side(x.sites, kept, names.of_rows(x.axes))
             return
         lattice = [name for name in kept if name.kind == "site"]
         if lattice and x.sites.space is not None:
@@ -116,16 +116,14 @@ class Groups:
             self.lattice = False
             self.plain = True
 
-    def _on_one_side(self, sites: Any, kept: list[Name], gone: int) -> None:
+    def _on_one_side(self, sites: Any, kept: list[Name], every: list[Name]) -> None:
         """Take who asks, or who is heard, where pairs are reduced over the others."""
         by_asker = all(name.kind != "key" for name in kept)
         self.sites = sites.asking if by_asker else sites.answering
-        group = sites.group if by_asker else sites.heard
-        rest = [name for name in kept if name not in sites.group]
-        if not rest or len(kept) != len(group) + len(rest) or any(
-            (name.kind == "key") == by_asker for name in rest
-        ):  # fmt: skip
-            raise NoRuleError("it reduces pairs of nodes over another axis than who is heard")
+        side = [one for one in every if one in sites.group or (one.kind == "key") != by_asker]
+        whole = kept == side and set(sites.group) <= set(kept) and len(kept) > len(sites.group)
+        if not whole or (not by_asker and sites.group != sites.heard):
+            raise NoRuleError("it reduces pairs of nodes over a part of who asks, or is heard")
         self.target = sites.asker if by_asker else sites.hearer
         self.count = self.sites.num_nodes
 
@@ -360,7 +358,8 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
         return x.on_axis(dims[0], lambda rows, slot: call.target(rows, slot, dtype))
     if dtype:
         x = x.with_x(x.x.to(dtype))
-    if isinstance(x.sites, PairSites) and names.kinds(x.axes[dims[0]]) == {"key"}:
+    heard = [name for name in names.of_rows(x.axes) if name.kind == "key"]
+    if isinstance(x.sites, PairSites) and heard and list(x.axes[dims[0]]) == heard:
         return pair_softmax(call, x)
     groups = Groups(x, dims)
     if "plain" in names.kinds(x.axes[dims[0]]):
