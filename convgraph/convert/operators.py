@@ -5,6 +5,11 @@ from typing import Any
 
 from convgraph.convert import registry
 
+INTO_TENSOR = (
+    "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
+)
+"""Why nothing is written that only a map could keep."""
+
 
 class _State(threading.local):
     """The dispatch keys as the caller of the operator in progress has set them; who else matters.

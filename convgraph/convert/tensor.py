@@ -21,7 +21,7 @@ from convgraph.convert import keys, names, registry, rules, views
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.operators import _STATE, Operator, operator
+from convgraph.convert.operators import _STATE, INTO_TENSOR, Operator, operator
 from convgraph.convert.settle import settle, settled
 from convgraph.convert.value import Spatial, from_graph, lift
 from convgraph.convert.views import Map
@@ -337,9 +337,7 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
     if call.writes and type(taken[0]) is not Spatial:
-        raise NoRuleError(
-            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
-        )
+        raise NoRuleError(INTO_TENSOR)
     _meet(found)
     try:
         return rule.call(call, *taken, **named)

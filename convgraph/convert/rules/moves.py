@@ -1,7 +1,8 @@
 """Moves: pads, rolls, flips and repeats, where every site hears exactly one other, or none.
 
 The mask moves with the pixels (see `entries`): a pad with 0 adds absent sites, one with another
-number present ones, the other pads copies.
+number present ones, the other pads copies. Along a line of tokens a constant adds readouts, which
+are there whatever it is.
 """
 
 from typing import Any

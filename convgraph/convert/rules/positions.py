@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, lift
 
@@ -96,9 +97,7 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
         NoRuleError: it writes into an ordinary tensor, or where a map says.
     """
     if not isinstance(x, Spatial):
-        raise NoRuleError(
-            "a map is written into an ordinary tensor; make it of the map, by zeros_like or by cat"
-        )
+        raise NoRuleError(INTO_TENSOR)
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
     found = into(x.tensor(), *map(_given, args), **kwargs)
     call.travelled("all")
