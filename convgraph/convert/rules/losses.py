@@ -38,7 +38,7 @@ def entries(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _holds(larger: Any, sites: Any) -> bool:
-    """Whether the nodes of one lattice are all among those of another, made for both."""
+    """Whether the nodes of one lattice are all among those of another, as large."""
     lattices = all(isinstance(one, Sites) for one in (larger, sites))
     return lattices and larger.size == sites.size and union(larger, sites) is larger
 
