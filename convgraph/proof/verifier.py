@@ -359,17 +359,17 @@ def evaluate(
         reuse[:] = leaves
     leaves = [torch.nn.Parameter(leaf) for leaf in leaves] if manner == "backward" else leaves
     named = {f"grad_{name}": leaf for name, leaf in zip("xwb", leaves, strict=False)}
-    frozen, inner = manner.partition("frozen ")[2], manner == "inner"
+    view = {"inner": lambda t: torch.stack([t, t], -1)[..., 1], "anew": torch.clone}.get(manner)
+    frozen = manner.partition("frozen ")[2]
     wanted = {n: t.requires_grad_() for n, t in named.items() if n[-1] not in frozen}
     for leaf in wanted.values() if manner == "backward" else ():
         leaf.grad = torch.zeros_like(leaf)
-    x, *others, g = [torch.stack([t, t], -1)[..., 1] if inner else t for t in (*leaves, g)]
+    x, *others, g = [view(t) if view else t for t in (*leaves, g)]
     without = [None] if len(others) == 1 else []  # a bias
-    version = x._version
     y = run(x, *others, *without)
     if manner == "between":
         run(*(torch.ones_like(leaf).requires_grad_() for leaf in leaves), *without)
-    if getattr(y, "shape", None) != g.shape or (inner and x._version != version):
+    if getattr(y, "shape", None) != g.shape or (view and x._version):
         return {}
     grads: Any = []
     if y.requires_grad and manner == "backward":
@@ -386,14 +386,13 @@ def evaluate(
 
 
 def manners_of(trial: int, trials: int, sent: int) -> list[str]:
-    """Return how a trial calls the candidate, in the order in which the prover looks at answers:
-    the first take a turn each, if they are few the last ones several, and others `MANNERS`.
-    """  # noqa: D205
+    """Return how a trial calls the candidate, in the prover's order; few trials take all turns."""
     halves = [[f"frozen {', '.join(n)}" for n in turn.split()] for turn in HALVES[sent]]
-    turns = [*([manner] for manner in MANNERS), ["between", *halves[0]], *halves[1:]]
-    at = [n if n < trials else trials - 1 - n % trials for n in range(len(turns))]
+    plainly = [[one, "anew"] if one == "inner" else [one] for one in MANNERS]  # may refuse views
+    turns, last = [*plainly, ["between", *halves[0]], *halves[1:]], trials - 1
+    at = [n if n < trials else last - (n - trials) % max(1, last) for n in range(len(turns))]
     mine = [manner for n, turn in zip(at, turns, strict=True) if n == trial for manner in turn]
-    return mine or [MANNERS[trial % len(MANNERS)]]
+    return mine or plainly[trial % len(MANNERS)]
 
 
 # -- again: what comes out when both sides are run again? ------------------------------------------
@@ -523,6 +522,7 @@ def difference(record: Json, runs: dict[str, Run], truth: Truth, trials: int) ->
                 if quantity[-1] in manner.partition("frozen ")[2] or same.all():
                     continue
                 seen: Json = {"side": name, "quantity": quantity, "manner": manner}
+                seen["manner"] = "inner" if manner == "anew" else manner
                 if fits and quantity == shown.get("quantity") and "index" in shown:
                     at = tuple(shown["index"])
                     for n, value in (("found", have[at]), ("expected", want[at])):

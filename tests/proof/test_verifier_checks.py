@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.proof import Certificate, verifier
+from convgraph.proof.layer.trial import manners_of
 from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import NOT_COVERED, Truth, difference, evaluate, rounding
 from tests import odd_twins
@@ -304,6 +305,36 @@ def test_every_manner_of_calling_is_tried(manner: str) -> None:
     assert seen_of(tiny, TINY, truth) == {}
     seen = seen_of(ODD[manner](), TINY, truth)
     assert (seen["side"], seen["manner"]) == ("candidate", manner)
+
+
+def test_whoever_refuses_views_is_sent_copies_instead() -> None:
+    """Of another layout nothing is said; of what is no leaf, it is."""
+
+    def picky(x: Tensor, w: Tensor, b: Tensor, wrong: int = 1) -> Tensor:
+        if not x.is_contiguous():
+            raise RuntimeError("no views")
+        return tiny(x, w, b) * (1 if x.is_leaf else wrong)
+
+    def leaves_alone(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if not x.is_leaf:
+            raise RuntimeError("leaves alone")
+        return tiny(x, w, b)
+
+    truth = truth_of(tiny, SHAPES)
+    assert seen_of(picky, TINY, truth, 9) == {}
+    seen = seen_of(partial(picky, wrong=2), TINY, truth, 9)
+    assert (seen["side"], seen["manner"]) == ("candidate", "inner")
+    with pytest.raises(RuntimeError, match="leaves alone"):
+        seen_of(leaves_alone, TINY, truth, 9)
+
+
+@pytest.mark.parametrize("sent", ["x", "xw", "xwb"])
+def test_it_calls_as_the_prover_does(sent: str) -> None:
+    for trials in range(1, 20):
+        for at in range(trials):
+            mine = verifier.manners_of(at, trials, len(sent))
+            assert [one for one in mine if one != "anew"] == manners_of(at, trials, sent)
+            assert mine.count("anew") == mine.count("inner")
 
 
 @pytest.mark.parametrize("name", ["x", "w", "g"])

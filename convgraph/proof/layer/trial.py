@@ -61,7 +61,7 @@ def manners_of(trial: int, trials: int, names: Iterable[str]) -> list[str]:
             rest = [name for name in others if name not in some]
             turns.append([without(x, *some), without(*rest)])
     last = trials - 1
-    at = [n if n < trials else last - n % trials for n in range(len(turns))]
+    at = [n if n < trials else last - (n - trials) % max(1, last) for n in range(len(turns))]
     mine = [manner for n, turn in zip(at, turns, strict=True) if n == trial for manner in turn]
     return mine or [MANNERS[trial % len(MANNERS)]]
 
@@ -228,8 +228,13 @@ def evaluate(
     except Exception:
         if manner != INNER:
             raise
-        how["view"] = _anew  # of another layout of memory nothing is said
-        found = _evaluate(run, probe, dtype, device, enter, **how)
+        try:
+            _evaluate(run, probe, dtype, device, enter, **how)
+        except Exception:  # noqa: BLE001 - it is the accused who raises
+            how["view"] = _anew  # of another layout of memory nothing is said
+            found = _evaluate(run, probe, dtype, device, enter, **how)
+        else:
+            raise  # it raised once only, so it was not the layout
     if isinstance(found, str) and _evaluate(run, probe, dtype, device, enter, **how) != found:
         raise OnceOnlyError(f"{found}, and not so in the next call")
     return found

@@ -71,6 +71,7 @@ FOLLOWED = Manner()
 
 OTHERS = (
     Manner("where the images need no gradient", learns=False),
+    Manner("where the images are leaves", leaf=True),
     Manner(
         "where a second call adds to the gradients of images that are leaves", True, True, calls=2
     ),
