@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -235,20 +235,28 @@ def _most_put(call: Call) -> int:
     return int(put.max()) if put.numel() else 0
 
 
+def _most_folded(call: Call) -> int:
+    """The most taps of a patch that lie on one pixel."""
+    axes = zip(call["kernel_size"], call["stride"], call["dilation"], strict=True)
+    return prod(-(-k // (step // gcd(step, gap))) for k, step, gap in axes)
+
+
 MOVES = (_keep, _cat, _where, _fill_some, _fill, _zero, _copy, _put_view, _put_rows)
 """Rules of operators whose entries are entries that they are given, or constants."""
 
 ONE_BY_ONE: dict[str, Callable[[Call], int]] = {
     "index_add": lambda call: _most_rows(call["index"]),
     "embedding_dense_backward": lambda call: _most_rows(call["indices"].flatten()),
-    **dict.fromkeys(("scatter_add", "scatter", "scatter_reduce"), lambda call: (
-        0 if "reduce" in call.named and call["reduce"] is None else _most_scattered(call)
+    "scatter_add": _most_scattered,
+    **dict.fromkeys(("scatter", "scatter_reduce"), lambda call: (
+        0 if call.get("reduce") is None else _most_scattered(call)
     )),
     **dict.fromkeys(("index_put", "_index_put_impl", "_unsafe_index_put"), lambda call: (
         _most_put(call) if call["accumulate"] else 0
     )),
-    "col2im": lambda call: prod(call["kernel_size"]),
+    "col2im": lambda call: _most_folded(call) - 1,  # into zeros
     "unfold_backward": lambda call: -(-call["size"] // call["step"]),
-    "cumsum": lambda call: call.count("self", call["dim"]),
+    "cumsum": lambda call: call.count("self", call["dim"]) - 1,
+    "sum": lambda call: int(call.count("self", call.get("dim")) > 1),
 }  # fmt: skip
 """Operators that add up one by one in the dtype of their result, and the most of one entry."""
