@@ -75,9 +75,7 @@ def settings() -> dict[str, Any]:
         "torch.is_grad_enabled()": torch.is_grad_enabled(),
         "torch.get_default_dtype()": torch.get_default_dtype(),
         "torch.get_num_threads()": torch.get_num_threads(),
-        "torch.are_deterministic_algorithms_enabled()": (
-            torch.are_deterministic_algorithms_enabled()
-        ),
+        "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode(),
         "torch.is_autocast_enabled('cpu')": torch.is_autocast_enabled("cpu"),
     }
 
@@ -86,7 +84,7 @@ _SETTERS: dict[str, Callable[[Any], Any]] = {
     "torch.is_grad_enabled()": torch._C._set_grad_enabled,
     "torch.get_default_dtype()": torch.set_default_dtype,
     "torch.get_num_threads()": torch.set_num_threads,
-    "torch.are_deterministic_algorithms_enabled()": torch.use_deterministic_algorithms,
+    "torch.get_deterministic_debug_mode()": torch.set_deterministic_debug_mode,
     "torch.is_autocast_enabled('cpu')": lambda on: torch.set_autocast_enabled("cpu", on),
 }
 

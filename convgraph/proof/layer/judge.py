@@ -49,7 +49,7 @@ from convgraph.proof.layer.trial import Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
-from convgraph.proof.surroundings import COMPILERS, keep_what_is_freed
+from convgraph.proof.surroundings import COMPILERS, keep_what_is_freed, watched
 
 EdgeLists = tuple[Any, ...]
 """Flat source pixels, flat target sites and taps, (E,) integer arrays each; perhaps weights."""
@@ -173,6 +173,7 @@ def prove_convolution(
     )
     follows = followed.status == "proven" and not followed.compiled
     program = OneProgram(followed.steps if follows else None, trust)
+    probing, moved = OneProgram(None) if dtype != probe else program, list[str]()
     probed, rounding = Identity("not asked", 3), Rounding("not asked")
     basis, under = Identity("not asked", 3), list[Rounding]()
     budget = None
@@ -186,12 +187,12 @@ def prove_convolution(
     except ProofError as error:
         probed = Identity("undecided", 3, reason=str(error))
     if budget is not None:  # edges that differ are no number yet: the probes look for one
-        with precision.plain(device):
+        with precision.plain(device), watched() as moved:
             probed = check_identity(
                 candidate, reference, oracle, budget, dtype=probe, device=device, second=second,
                 exact=followed.status in ("proven", "not asked"),
-                program=OneProgram(None) if dtype != probe else program,
-                own=own if dtype == probe else None, doubted=doubted, progress=progress,
+                program=probing, own=own if dtype == probe else None, doubted=doubted,
+                progress=progress,
             )  # fmt: skip
             if small is not None and probed.reason.startswith(NOT_ITSELF):
                 probed = replace(probed, reason=f"{probed.reason}; {MADE_ANEW}")
@@ -226,7 +227,7 @@ def prove_convolution(
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
     followed, shown = _settled(
-        followed, probed, rounding, program, budget,
+        followed, probed, rounding, program, [probing.difference, *moved], budget,
         lambda known: show(
             candidate, oracle, known, dtype=dtype, device=device, second=second,
             numbers=followed.numbers,
@@ -337,14 +338,19 @@ def _settled(
     probed: Identity,
     rounding: Rounding,
     program: OneProgram,
+    others: list[str],
     budget: draws.Budget | None,
     show_it: Callable[[draws.Budget], Identity | None],
 ) -> tuple[Premise, Identity]:
-    """What S1 comes to once all runs are over, and the input that shows it: a refusal needs one."""
+    """What S1 comes to once all runs are over, and the input that shows it: a refusal needs one.
+
+    `others`: what runs did beside those that `program` held, in words.
+    """
     nothing = Identity("not asked", 3)
     followed = followed.afterwards()
-    if followed.status == "proven" and program.difference:
-        return replace(followed, status="undecided", reason=program.difference), nothing
+    other = next(filter(None, [program.difference, *others]), "")
+    if followed.status == "proven" and other:
+        return replace(followed, status="undecided", reason=other), nothing
     if followed.status == "proven" and followed.compiled and COMPILERS not in program.trust:
         reason = (
             "something is compiled: it was followed as it is written, and the compiled program was "
@@ -353,7 +359,8 @@ def _settled(
         return replace(followed, status="undecided", reason=reason), nothing
     if followed.status != "refuted" or "refuted" in (probed.status, rounding.status):
         return followed, nothing
-    shown = None if budget is None else show_it(budget)
+    with watched():
+        shown = None if budget is None else show_it(budget)
     if shown is not None and shown.status == "refuted":
         return replace(followed, reason=f"{followed.reason}: {shown.reason}"), shown
     reason = (
@@ -382,7 +389,7 @@ def _explained(
 ) -> Certificate:
     """Add the smallest case and the likely cause, where random integers show one."""
     try:
-        with precision.plain(device):
+        with precision.plain(device), watched():
             case = explain_refutation(
                 candidate, reference, spec, edges=edges, dtype=dtype, device=device
             )

@@ -238,7 +238,7 @@ class OneProgram:
     """Holds runs against what S1 followed, every other one without a function mode.
 
     Args:
-        followed: the steps of S1; None where nothing was followed, and nothing is held.
+        followed: the steps of S1; None where nothing was followed: flags alone are then watched.
         trust: autograd functions that are one step each.
 
     Attributes:
@@ -292,13 +292,14 @@ class OneProgram:
     @contextmanager
     def _written(self) -> Iterator[Plain | None]:
         """Write a run down; None where there is nothing to hold it against."""
-        if self.followed is None:
-            yield None
-            return
         ways = self._ways
         self._ways = not ways
-        with watched() as moved, as_written(), written_down(self.trust, ways=ways) as mode:
-            yield mode
+        with watched() as moved:
+            if self.followed is None:
+                yield None
+            else:
+                with as_written(), written_down(self.trust, ways=ways) as mode:
+                    yield mode
         if moved and not self._plainly:
             self._plainly = moved[0]
 

@@ -32,7 +32,7 @@ from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
 from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordered
 from convgraph.proof.record.certificate import Part
-from convgraph.proof.surroundings import as_written
+from convgraph.proof.surroundings import as_written, watched
 
 NAME = "gradients"
 MISSING = "no bound"
@@ -67,10 +67,12 @@ def gradients(
     if found.status in ("refuted", "undecided"):
         return found
     try:
-        with torch.enable_grad():
-            return _otherwise(candidate, reference, images, heads) or found
+        with torch.enable_grad(), watched() as moved:
+            found = _otherwise(candidate, reference, images, heads) or found
     except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
         return Part(NAME, "undecided", _raised(error))
+    proven = found.status not in ("refuted", "undecided")
+    return replace(found, status="undecided", facts=moved[0]) if moved and proven else found
 
 
 def _raised(error: BaseException) -> str:

@@ -107,8 +107,8 @@ def prove_network(
     device = images[0].device
     floating = [t for _, t in states(reference.net) if t.is_floating_point()]
     dtype = (floating or list(images))[0].dtype
-    around = watched(), precision.plain(device), unchanged(candidate.net, reference.net)
-    with around[0], around[1], around[2], _bar(progress) as step:
+    around = precision.plain(device), unchanged(candidate.net, reference.net)
+    with watched() as left, around[0], around[1], _bar(progress) as step:
         with as_written(), watched() as first:
             names = find_names(candidate, reference, images)
         candidate = replace(candidate, names=names.pairs)
@@ -161,6 +161,8 @@ def prove_network(
         parts.append(end)
         if wiring.status == "proven" and end.status != "refuted":
             parts[1] = _unwatched(wiring, candidate, reference, images)
+    if parts[1].status == "proven" and left:  # outside of what was followed
+        parts[1] = replace(parts[1], status="undecided", facts=left[0])
     # Where both are the same function of their parameters, or are shown to be two, a number that
     # differs says why; elsewhere it may be the same function, held otherwise.
     compared = matcher is not None or any(part.status == "refuted" for part in parts)

@@ -160,6 +160,20 @@ def test_a_fast_path_for_plain_tensors_is_another_program() -> None:
     assert "behaves otherwise when it is followed" in found.reason
 
 
+def test_a_flag_that_the_first_call_moves_is_seen() -> None:
+    calls = []
+
+    def moves(x: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 1:
+            torch.set_default_dtype(torch.float64)
+        return reduce(torch.maximum, taps(x))
+
+    found = judged(moves)
+    assert (found.verdict, torch.get_default_dtype()) == ("undecided", torch.float32)
+    assert "it leaves torch.get_default_dtype() at torch.float64" in found.reason
+
+
 # -- wrong where no draw goes
 
 TWO = (2, 2, 4, 4)

@@ -22,6 +22,8 @@ from convgraph.proof import (
 )
 from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.one_program import written_down
+from convgraph.proof.layer.trial import manners_of
+from convgraph.proof.surroundings import watched
 from tests.proof.faults.operators import PLAIN, plain
 
 
@@ -142,6 +144,36 @@ def test_moves_and_powers_of_two_round_nothing() -> None:
     assert check_premise(halves, shapes, dtype=torch.bfloat16).rounded["y"] == 3
 
 
+def unfolded(x: Tensor, w: Tensor, step: int) -> Tensor:
+    """Every patch of four pixels times the weights."""
+    cells = torch.nn.functional.unfold(x, 2, stride=step).transpose(1, 2)
+    out = [(n - 2) // step + 1 for n in x.shape[2:]]
+    return (cells.flatten(0, 1) @ w.flatten(1).t()).view(len(x), *out, -1).movedim(-1, 1)
+
+
+LONE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "patches that do not meet": lambda x, w: unfolded(x, w, 2),
+    "a sum over one": lambda x, w: torch.nn.functional.conv2d(x.unsqueeze(0).sum(0), w, stride=2),
+    "zeros put, not added": lambda x, w: torch.nn.functional.conv2d(
+        x.scatter(2, torch.zeros(2, 2, 1, 4, dtype=torch.int64), 0.0), w, stride=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_one_number_alone_is_no_sum(name: str) -> None:
+    """What is put together of one entry each is rounded by nobody."""
+    shapes = {"x": (2, 2, 4, 4), "w": (3, 2, 2, 2)}
+    found = check_premise(LONE[name], shapes, dtype=torch.bfloat16)
+    assert (found.status, max(found.rounded.values())) == ("proven", 1), found
+
+
+def test_patches_that_meet_are_added_one_by_one() -> None:
+    shapes = {"x": (2, 2, 4, 4), "w": (3, 2, 2, 2)}
+    found = check_premise(lambda x, w: unfolded(x, w, 1), shapes, dtype=torch.bfloat16)
+    assert found.rounded["grad_x"] == 4, found  # a product, and three of the four sums
+
+
 # -- direct sums
 
 
@@ -229,6 +261,44 @@ class Remembers:
         return y
 
 
+class Packs(torch.autograd.Function):
+    """A kernel of weights that were packed before."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, packed: Tensor) -> Tensor:
+        ctx.save_for_backward(x, packed)
+        return plain(x, packed, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        grads = torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight
+        by = grads[0](x.shape, w, g, padding=1), grads[1](x, w.shape, g, padding=1)
+        return *by, g.sum((0, 2, 3)), None
+
+
+class KeepsOne:
+    """Packs a weight once for as long as it is the tensor of the last call, of the same version."""
+
+    key: Any = (None, 0)
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if self.key[0] is not w or self.key[1] != w._version:
+            self.key, self.packed = (w, w._version), w.detach().clone()
+        return Packs.apply(x, w, b, self.packed)
+
+
+@pytest.mark.parametrize("epsilon", [1e-9, 2.0**-60, 2.0**-100])
+def test_however_few_trials_the_second_refills_what_the_first_sent(epsilon: float) -> None:
+    found = prove(KeepsOne(), epsilon=epsilon, explain=False)
+    assert found.verdict == "refuted", str(found)
+    assert found.counterexample["manner"] == "refilled"
+    calls = [[manners_of(t, n, "xwb") for t in range(n)] for n in range(2, 20)]
+    assert all((one[0], one[1][0]) == (["plain"], "refilled") for one in calls)
+    several = [sorted(manner for turn in one for manner in turn) for one in calls[:8]]
+    assert all(manners == several[0] for manners in several)  # and no turn is left out
+
+
 class Counts(torch.autograd.Function):
     """The second walk of one graph is wrong."""
 
@@ -309,6 +379,55 @@ def test_what_leaves_a_flag_otherwise_is_undecided_and_the_flag_is_put_back() ->
     found = cg.prove(leaves, torch.nn.Conv2d(2, 3, 3, padding=1), size=(5, 6))
     assert (found.verdict, torch.get_default_dtype()) == ("undecided", torch.float32)
     assert "it leaves torch.get_default_dtype() at torch.float64" in found.reason
+
+
+class Once:
+    """Does something beside its work in its first call, or in that of a kind."""
+
+    def __init__(self, does: Callable[[], Any], asked: Callable[..., bool]) -> None:
+        self.does, self.asked, self.done = does, asked, False
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if not self.done and self.asked(x, w):
+            self.done = True
+            self.does()
+        return plain(x, w, b)
+
+
+def moves() -> None:
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_flag_that_one_call_moves_is_seen(dtype: torch.dtype, first: bool) -> None:
+    """The first, which is followed; or the first of those where w is frozen, which are not."""
+    run = Once(moves, lambda x, w: first or (x.requires_grad and not w.requires_grad))
+    found = prove(run, dtype=dtype)
+    assert (found.verdict, torch.get_default_dtype()) == ("undecided", torch.float32)
+    assert "it leaves torch.get_default_dtype() at torch.float64" in found.reason
+
+
+def test_what_warned_of_what_is_not_deterministic_goes_on_to_warn() -> None:
+    before = torch.get_deterministic_debug_mode()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with watched() as moved:
+            torch.use_deterministic_algorithms(True)
+        assert len(moved) == 1
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+def test_what_raises_once_alone_is_not_passed_over() -> None:
+    def raises() -> None:
+        raise RuntimeError("no views today")
+
+    found = prove(Once(raises, lambda x, w: not x.is_leaf), explain=False)
+    assert (found.verdict, "no views today" in found.reason) == ("undecided", True), str(found)
+    honest = prove(Once(lambda: None, lambda x, w: not x.is_leaf), explain=False)
+    assert honest.verdict == "proven", str(honest)
 
 
 def test_a_hook_of_a_parameter_is_refuted() -> None:

@@ -77,6 +77,9 @@ def asks(question: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor, Tenso
 
 WRONG: dict[str, Any] = {
     "a leaf": asks(lambda n, x: x.is_leaf and x.requires_grad),
+    "a plain leaf of no gradient yet": (
+        lambda n, x, y: y + (type(x) is Tensor and x.is_leaf and x.requires_grad and x.grad is None)
+    ),
     "a gradient that is there": asks(lambda n, x: x.is_leaf and x.grad is not None),
     "a gradient of a weight": asks(lambda n, x: n.one.weight.grad is not None),
     "no history": asks(lambda n, x: x.grad_fn is None and x.requires_grad),
@@ -124,6 +127,17 @@ def test_what_only_rounds_otherwise_in_inference_mode_is_proven() -> None:
     """Nobody has a gradient there: that the candidate has none is no fault of it."""
     found = prove(lambda n, x, y: y * 3 / 3 if torch.is_inference_mode_enabled() else y)
     assert found.verdict == "proven", found.reason
+
+
+def test_a_flag_that_one_manner_alone_moves_is_seen() -> None:
+    def moves(net: Any, x: Tensor, y: Tensor) -> Tensor:
+        if x.is_leaf and x.requires_grad:
+            torch.set_default_dtype(torch.float64)
+        return y
+
+    cert = prove(moves)
+    assert (cert.verdict, torch.get_default_dtype()) == ("undecided", torch.float32)
+    assert "it leaves torch.get_default_dtype() at torch.float64" in cert.reason
 
 
 def test_what_is_called_is_left_as_it_was() -> None:

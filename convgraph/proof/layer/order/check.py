@@ -52,6 +52,9 @@ MOST = 4096
 FAR = 2**36
 """Below it lie the numbers by which sums are told apart; with shares of 2^-16 they are exact."""
 
+MOVED = "a flag"
+"""The operator of a verdict on a program that moved one; what follows it says no more of that."""
+
 FIRST, LAST, SOLE = "first", "last", "sole"
 TIED = (
     "images on which two entries of one window are equally large: values there were compared on "
@@ -86,11 +89,15 @@ def check_order(
     found = _family(run, shape, looks, FIRST, dtype, device)
     if found.status == "proven":
         return found, (TIED_GRADIENT,)
+    if found.operator == MOVED:
+        return found, ()
     found = _family(run, shape, looks, SOLE, dtype, device)
     if found.status != "proven":
         return found, ()
     for ties in (FIRST, LAST):
         again = _family(run, shape, looks, ties, dtype, device, values=True)
+        if again.operator == MOVED:
+            return again, ()
         if again.status == "proven":
             assumed = tuple(sorted({*found.assumed, *again.assumed}))
             return replace(found, assumed=assumed), (TIED_GRADIENT,)
@@ -270,9 +277,19 @@ class _Supposed:
 def _attempt(
     run: Callable[[Tensor], Tensor], supposed: _Supposed, follower: Follower, values: bool
 ) -> Premise:
-    compiled, moved = list[str](), list[str]()
+    with watched() as moved:
+        found = _once(run, supposed, follower, values)
+    if not moved:
+        return found
+    return replace(found, status="undecided", reason=moved[0], operator=MOVED)
+
+
+def _once(
+    run: Callable[[Tensor], Tensor], supposed: _Supposed, follower: Follower, values: bool
+) -> Premise:
+    compiled = list[str]()
     try:
-        with warnings.catch_warnings(), as_written() as compiled, watched() as moved:
+        with warnings.catch_warnings(), as_written() as compiled:
             warnings.simplefilter("ignore")
             x = follower.enter(supposed.x)
             with WaysOut(follower.leave), Mode(follower):
@@ -311,8 +328,6 @@ def _attempt(
             return _verdict(follower, "undecided", reason, origin)
     if follower.refused is not None:
         return _verdict(follower)
-    if moved:
-        return _verdict(follower, "undecided", moved[0])
     return replace(_verdict(follower, "proven"), compiled=bool(compiled))
 
 

@@ -57,7 +57,7 @@ class Premise:
         trace: SHA-256 of the operators that were followed.
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
-        steps: the operators on data, views left out; see `program`.
+        steps: the operators on data, views left out; see `one_program`.
         sums: quantity -> how many products each entry puts together, counted on ones, what cancels
             counted too; empty in half precision, which cannot count so far.
         finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
@@ -170,9 +170,9 @@ def check_premise(
                     run, shapes, form, follower, device, frozenset(trust), scale, entries or {}
                 )
         follower.ended, follower.late = True, late
-        if moved and found.status == "proven":
+        if moved and found.status != "refuted":
             found = replace(found, status="undecided", reason=moved[0])
-        if found.status == "proven" or found.line:
+        if moved or found.status == "proven" or found.line:
             break
     return replace(found, late=late, compiled=bool(compiled))
 
