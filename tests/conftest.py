@@ -1,5 +1,7 @@
 """What every test runs under: few threads, one seed, repeatable examples, no GPU where none is.
 
+One browser serves all of them, for a second one would not start beside it.
+
 The same examples are drawn in CI every time (a red build is then about the change, not about luck);
 on a developer's machine hypothesis goes on looking for new ones.
 """
@@ -13,6 +15,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import convgraph
+from tests.browser import browser
+
+__all__ = ["browser"]
 
 # The fused kernels of the CPU lie beside the other things that are made here, not in the home.
 os.environ.setdefault(

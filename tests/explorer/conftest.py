@@ -8,10 +8,7 @@ import pytest
 
 from convgraph.explorer import page, state_of
 from tests import planting
-from tests.browser import browser
 from tests.explorer.agreement import COMPUTE
-
-__all__ = ["browser"]
 
 
 @pytest.fixture
