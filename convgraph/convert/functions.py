@@ -6,6 +6,7 @@ torch's C++, which looks at the arguments first; without a map among them it onl
 Autograd sees a Function of rows, whose forward and backward hand maps to the original's.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,8 +25,6 @@ _DOOR: Any = _Function if vars(_Function).get("apply") is _APPLY else _Function.
 one bound before. From 2.14 on it is torch's C++ itself, and one bound before is not noticed."""
 
 _SAVED: Any = vars(torch._C._FunctionBase)["saved_tensors"]
-
-_KINDS: dict[type, type] = {}
 
 
 class Node:
@@ -46,11 +45,6 @@ class Node:
     def __hash__(self) -> int:
         """As the node."""
         return hash(self.node)
-
-    def name(self) -> str:
-        """The name that torch would give it."""
-        found: str = self.node.name()
-        return found
 
     def register_hook(self, hook: Any) -> Any:
         """Call hook(grad_inputs, grad_outputs) with maps."""
@@ -138,7 +132,7 @@ class _OnRows(_Function):
         given = _maps(args, values)
         original, context = cls.original, _Context(ctx)
         ctx.off, ctx.kept = [], []
-        if _has_setup(original):
+        if original.setup_context is not _Function.setup_context:
             out = original.forward(*given)
             original.setup_context(context, tuple(given), out)
         else:
@@ -158,8 +152,7 @@ class _OnRows(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Hand maps to the original's backward."""
-        original = _ORIGINALS[ctx._forward_cls]
-        found = original.backward(_Shifted(ctx), *_maps(grads, ctx.made))
+        found = ctx._forward_cls.original.backward(_Shifted(ctx), *_maps(grads, ctx.made))
         parts = found if isinstance(found, tuple) else (found,)
         return (None, None, *_rows(parts, ctx.values))
 
@@ -172,26 +165,16 @@ class _Shifted(_Context):
         return self.ctx.needs_input_grad[2:]
 
 
-_ORIGINALS: dict[type, Any] = {}
-
-
-def _has_setup(original: Any) -> bool:
-    return bool(original.setup_context is not _Function.setup_context)
-
-
 def _saved(ctx: Any) -> tuple[Any, ...]:
     """What a node kept, maps as maps: also for whoever asks the node, as older checkpoints do."""
     return tuple(_maps(_SAVED.__get__(ctx), ctx.kept))
 
 
+@cache
 def _kind(original: Any) -> Any:
     """The Function of rows for a Function."""
-    found = _KINDS.get(original)
-    if found is None:
-        found = type(original.__name__, (_OnRows,), {"original": original})
-        found._backward_cls.saved_tensors = property(_saved)  # type: ignore[attr-defined]
-        _KINDS[original] = found
-        _ORIGINALS[found] = original
+    found: Any = type(original.__name__, (_OnRows,), {"original": original})
+    found._backward_cls.saved_tensors = property(_saved)
     return found
 
 
