@@ -1,7 +1,6 @@
 """Images of a batch: some of them, or several batches as one; a map goes with its sites."""
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.tokens import TokenSites
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, digit
 from convgraph.graph.network_sites import some_images
 from convgraph.graph.sites import Sites
 
@@ -47,22 +46,14 @@ def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
 
 
 def _rows_of(sites: Any, chosen: tuple[int, ...]) -> Tensor:
-    """The rows of some images, one image after the other."""
-    if isinstance(sites, TokenSites):
-        line = torch.arange(sites.num_nodes, device=sites.device)
-        found = []
-        for piece, own in zip(sites.pieces, sites.apart(line), strict=True):
-            if isinstance(piece, int):
-                found.append(own.reshape(sites.batch_size, -1)[list(chosen)].flatten())
-            else:
-                each = own.view(-1, prod(piece.many))
-                found.append(each[_rows_of(piece.sites, chosen)].flatten())
-        return torch.cat(found)
-    counts = sites.counts.tolist()
-    starts = [sum(counts[:n]) for n in range(len(counts))]
-    return torch.cat(
-        [torch.arange(starts[n], starts[n] + counts[n], device=sites.device) for n in chosen]
-    )
+    """The rows of some images, one image after the other, of tokens piece by piece."""
+    image = digit(Name("batch", sites.batch_size), sites)
+    found, start = [], 0
+    for piece in sites.apart(image) if isinstance(sites, TokenSites) else [image]:
+        own = piece.flatten()
+        found += [start + (own == n).nonzero().squeeze(1) for n in chosen]
+        start += len(own)
+    return torch.cat(found)
 
 
 def _of_batch(sites: TokenSites, batch: int, change: Callable[[Sites], Sites]) -> TokenSites:

@@ -9,13 +9,10 @@ Each node becomes as many as the plain sizes say, in the same places of the new 
 from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from convgraph.convert import names
 from convgraph.convert.batch import images_of
 from convgraph.convert.names import Name
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, placed
 from convgraph.graph.sites import Sites
 
 
@@ -30,21 +27,7 @@ def frames(value: Spatial) -> Spatial:
         return value
     count = prod(name.size for name in rest)
     many = images_of(sites, tuple(b for b in range(batch) for _ in range(count)))
-    node, frame = many.memo(("frames", sites.token, count), lambda: _order(sites, count))
-    rows = value.x.flatten(1, len(rest))[node, frame]
-    return Spatial(rows, many, (names.batch_axis(batch * count), *value.axes[1:]))
-
-
-def _order(sites: Sites, count: int) -> tuple[Tensor, Tensor]:
-    """Of each node of the frames: which node it was, and its frame."""
-    counts = sites.counts
-    line = torch.arange(count, device=sites.device).repeat(sites.batch_size)
-    image = torch.arange(sites.batch_size, device=sites.device).repeat_interleave(count)
-    frame = line.repeat_interleave(counts[image])
-    start = counts.cumsum(0) - counts
-    many = counts[image]
-    first = (start[image] - (many.cumsum(0) - many)).repeat_interleave(many)
-    return torch.arange(len(first), device=sites.device) + first, frame
+    return placed(value.tensor(), many)
 
 
 def unframed(value: Spatial) -> Spatial:
@@ -61,18 +44,12 @@ def unframed(value: Spatial) -> Spatial:
     own = Name("batch", batch, stride=count)
     if digits[0].stride != 1 or lead != ((own,) if batch > 1 else (),) or count == 1:
         return value
-    one = images_of(sites, tuple(range(0, batch * count, count)))
     if not sites.memo(("alike", count), lambda: _alike(sites, batch, count)):
         return value
-    order = sites.memo(("unframed", count), lambda: _order(one, count))
-    before = names.names(rest)[: names.names(rest).index(digits[0])]
-    slot = 1 + sum(name.kind == "plain" for name in before)
-    node, frame = order
-    rows = value.x.new_empty(one.num_nodes, count, *value.x.shape[1:])
-    rows = rows.index_put((node, frame), value.x).movedim(1, slot)
-    frame_axis = Name("plain", count)
-    axes = [tuple(frame_axis if name == digits[0] else name for name in axis) for axis in rest]
-    return Spatial(rows, one, (names.batch_axis(batch), *axes))
+    one = images_of(sites, tuple(range(0, batch * count, count)))
+    frame = Name("plain", count)
+    axes = [tuple(frame if name == digits[0] else name for name in axis) for axis in rest]
+    return placed(value.tensor(), one, (names.batch_axis(batch), *axes))
 
 
 def _alike(sites: Sites, batch: int, count: int) -> bool:
@@ -85,35 +62,24 @@ def _alike(sites: Sites, batch: int, count: int) -> bool:
 def raised(value: Any, d: int) -> Any:
     """Return (batch) (c) (plain) (x) on a lattice of d axes, plain sizes before the map's own."""
     sites = value.sites
-    if not isinstance(sites, Sites) or sites.size is None or sites.space is not None:
+    if not isinstance(sites, Sites) or sites.space is not None:
         return value
     more = d - sites.d
-    if more < 1 or len(value.axes) != d + 2:
+    own = Spatial(value.x, sites, (*value.axes[:2], *value.axes[2 + more :]))
+    plain = all(map(names.is_plain, value.axes[2 : 2 + more]))
+    if more < 1 or len(value.axes) != d + 2 or not plain or not own.is_image():
         return value
-    head, tail = value.axes[:2], value.axes[2:]
-    flat = Spatial(value.x, sites, (*head, *tail[more:]))
-    plain = all(map(names.is_plain, tail[:more])) and names.is_plain(head[1])
-    lattice = names.image_axes(1, sites.size, sites.batch_size)
-    if not plain or flat.axes[0] != lattice[0] or tail[more:] != lattice[2:]:
-        return value
-    shape = names.sizes(value.axes)[2 : 2 + more]
-    count, batch = prod(shape), sites.batch_size
-    size = (*shape, *sites.size)
+    batch, size = sites.batch_size, value.shape[2:]
 
     def make() -> Sites:
         if sites.mask is None:
             return Sites.full(batch, size, device=sites.device, batched=sites.batched)
-        own = size[more:]
-        one = sites.mask.view(batch, *(1,) * more, *own).expand(batch, *size)
+        one = sites.mask.view(batch, *(1,) * more, *size[more:]).expand(batch, *size)
         return Sites.from_mask(one.contiguous(), batched=sites.batched)
 
-    made = sites.memo_sites(("raised", shape), make)
+    made = sites.memo_sites(("raised", size), make)
     made.memo("raised from", lambda: sites)
-    node, place = made.memo(("raised", sites.token), lambda: _order(sites, count))
-    channels = names.sizes(value.axes)[1]
-    rows = value.x.reshape(value.x.shape[0], channels, count)[node, :, place]
-    axes = names.image_axes(channels, size, batch)
-    return Spatial(rows, made, axes)
+    return placed(value.tensor(), made)
 
 
 def lowered(value: Any, d: int) -> Any:
@@ -123,15 +89,8 @@ def lowered(value: Any, d: int) -> Any:
     the value is returned as it is.
     """
     sites = value.sites
-    if not isinstance(sites, Sites) or sites.size is None or len(value.axes) != d + 2:
+    one = sites.memo("raised from", lambda: None) if isinstance(sites, Sites) else None
+    if one is None or one.d != d or sites.d != d + 1 or len(value.axes) != d + 2:
         return value
-    one = sites.memo("raised from", lambda: None)
-    if one is None or one.d != d or sites.d != d + 1:
-        return value
-    whole = names.image_axes(1, sites.size, sites.batch_size)
-    if value.axes != (whole[0], *whole[2:]):
-        return value
-    count = sites.size[0]
-    node, place = sites.memo(("raised", one.token), lambda: _order(one, count))
-    rows = value.x.new_empty(one.num_nodes, count).index_put((node, place), value.x)
-    return Spatial(rows, one, names.image_axes(count, one.size or (), one.batch_size))
+    planes = Spatial(value.x, sites, (value.axes[0], (), *value.axes[1:]))
+    return placed(value.tensor(), one) if planes.is_image() else value

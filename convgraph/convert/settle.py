@@ -17,7 +17,7 @@ from typing import Any
 from convgraph.convert import names
 from convgraph.convert.lattices import frames, unframed
 from convgraph.convert.names import Axes, Axis, Name
-from convgraph.convert.value import Spatial, lift, within_charts
+from convgraph.convert.value import Spatial, placed, within_charts
 from convgraph.graph.network_sites import network_sites, turned_sites
 from convgraph.graph.sites import Sites
 
@@ -76,7 +76,7 @@ def settle(value: Spatial) -> Any:
     if prod(size) == 1:
         return dense
     sites = network_sites(value.sites, (tuple(size),) * value.sites.batch_size)
-    return Spatial(lift(dense, tuple(axes), sites), sites, tuple(axes))
+    return placed(dense, sites, tuple(axes))
 
 
 def _turned(value: Spatial) -> Spatial:
@@ -92,12 +92,8 @@ def _turned(value: Spatial) -> Spatial:
     if not whole or value.sites.space is not None:
         return value
     sites = turned_sites(value.sites, tuple(order))
-    axes = list(value.axes)
-    axes[2:] = names.image_axes(1, sites.size or (), 1)[2:]
-    cell = sites.batch
-    for axis, n in enumerate(size):
-        cell = cell * n + sites.pos[:, order.index(axis)]
-    return Spatial(value.x.index_select(0, value.sites.node_at(cell)), sites, tuple(axes))
+    lattice = names.image_axes(1, sites.size or (), 1)[2:]
+    return placed(value.tensor(), sites, (*value.axes[:2], *lattice))
 
 
 def _order(axes: Axes, size: Sequence[int]) -> list[int]:

@@ -315,8 +315,9 @@ def result(graph: PixelGraph) -> Spatial | Tensor:
     return from_graph(graph)
 
 
-def placed(dense: Tensor, sites: Sites) -> Spatial:
-    """Return a plain tensor (B, C, *size) on the sites of a lattice of that size."""
-    axes = names.image_axes(dense.shape[1], tuple(dense.shape[2:]), sites.batch_size)
-    x = lift(dense, axes, sites)
-    return Spatial(x.expand(sites.num_nodes, *x.shape[1:]), sites, axes)
+def placed(dense: Tensor, sites: Any, axes: Axes | None = None) -> Spatial:
+    """Return what a plain tensor of these axes, an image by default, says at each node."""
+    if axes is None:
+        axes = names.image_axes(dense.shape[1], tuple(dense.shape[2:]), sites.batch_size)
+    rows = lift(dense, axes, sites)
+    return Spatial(rows.expand(sites.num_nodes, *names.plain(axes)), sites, axes)

@@ -80,13 +80,13 @@ def test_gradients_go_back_to_their_frame() -> None:
 
 
 def test_frames_that_change_places_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = lattices._order
+    real = lattices.placed
 
-    def turned(sites: Any, count: int) -> tuple[Tensor, Tensor]:
-        node, frame = real(sites, count)
-        return node, count - 1 - frame
+    def turned(dense: Tensor, sites: Any, *axes: Any) -> Any:
+        order = torch.arange(len(dense)).view(sites.batch_size // 2, 2).flip(1).flatten()
+        return real(dense[order], sites, *axes)
 
-    monkeypatch.setattr(lattices, "_order", turned)
+    monkeypatch.setattr(lattices, "placed", turned)
     with pytest.raises(AssertionError):
         test_frames_in_the_batch()
 
