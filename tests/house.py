@@ -69,7 +69,7 @@ HOUSE = {
     "convert.rules": """
         convolution norms pointwise resize shapes
         attention positions linear moves reductions products
-        losses pooling channels writes .
+        losses pooling channels .
     """,
     "proof": """
         aten ways_out surroundings draws precision

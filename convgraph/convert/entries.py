@@ -75,11 +75,6 @@ def _tokens(call: Any, x: Spatial, dim: int, numbers: list[int], keepdim: bool) 
     return found.select(dim, 0) if isinstance(found, Tensor) else one_side(found, dim)
 
 
-def from_start(index: Tensor, size: int) -> Tensor:
-    """Return positions, those counted from the end as they are counted from the start."""
-    return torch.where(index < 0, index + size, index)
-
-
 def site_axis(x: Spatial, dim: int) -> int:
     """Return which lattice axis an exported axis is.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.align import align, together
 from convgraph.convert.batch import batched, starts_a_batch
-from convgraph.convert.entries import entries, from_start, rearranged, site_axis
+from convgraph.convert.entries import entries, rearranged, site_axis
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import looked_up
@@ -187,7 +187,8 @@ def index(call: Any, x: Any, indices: Any) -> Any:
         if numbers.dim() != 1:
             return looked_up(call, x, indices)
         numbers = numbers.nonzero().squeeze(1)
-    found = index_select(call, x, dim, from_start(numbers.reshape(-1), x.shape[dim]))
+    flat = numbers.reshape(-1)
+    found = index_select(call, x, dim, torch.where(flat < 0, flat + x.shape[dim], flat))
     if numbers.dim() == 1:
         return found
     shape = (*x.shape[:dim], *numbers.shape, *x.shape[dim + 1 :])

@@ -2,7 +2,7 @@
 
 x[:, :, [1, 2], [3, 4]]      what is read is a readout; an absent pixel says 0
 x[x > 0]                     an absent pixel says no, and is left out
-x[:, :, [0, 2]] = y          what is absent stays absent
+x[:, :, [0, 2]] = y          what is absent stays absent, and says 0 to others
 """
 
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
+from convgraph.convert.align import align, expanded
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, placed
 
 
 def dense(given: Any, fill: float = 0) -> Any:
@@ -101,33 +102,75 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
     found = into(x.tensor(), *map(_given, args), **kwargs)
     call.travelled("all")
-    rows = lift(found, x.axes, x.sites)
-    return x.with_x(rows.expand(x.x.shape).reshape(x.x.shape))
+    return placed(found, x.sites, x.axes)
 
 
 def _given(one: Any) -> Any:
     return [*map(dense, one)] if isinstance(one, (list, tuple)) else dense(one)
 
 
-@rule("slice_scatter", "select_scatter", "diagonal_scatter", hop="all")
-def scattered(call: Any, x: Any, source: Any, *args: Any, **kwargs: Any) -> Spatial:
-    """A copy into a part of which another map is written."""
-    return written(call, x, source, *args, **kwargs)
+def on_same(x: Spatial, *others: Any) -> None:
+    """Refuse maps of other nodes beside one.
 
-
-def on_rows(given: Any, x: Spatial, dim: int) -> Any:
-    """Return an image of numbers, or of what is written, as a map beside another.
-
-    Args:
-        given: a tensor of as many axes as the map, as long along all but one.
-        x: the map.
-        dim: the axis along which it may be shorter.
+    Raises:
+        NoRuleError: there are such.
     """
-    if isinstance(given, Spatial) or not isinstance(given, Tensor) or not given.dim():
-        return given
-    sizes = (*x.shape[:dim], given.shape[dim], *x.shape[dim + 1 :])
-    if tuple(given.shape) != sizes or not names.is_plain(x.axes[dim]):
+    if any(isinstance(one, Spatial) and one.sites is not x.sites for one in others):
+        raise NoRuleError("map and index do not live on the same nodes")
+
+
+@rule("gather")
+def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
+    """Entries of a plain axis by a map or an image of numbers; of the lattice, a readout."""
+    if not isinstance(x, Spatial):
+        raise NoRuleError("its index is a map, and what it looks up is none")
+    dim %= len(x.axes)
+    plain = names.is_plain(x.axes[dim])
+    if not plain and isinstance(index, Tensor):
+        return readout_but(call, x, dim).gather(dim, index)
+    on_same(x, index)
+    sizes = (*x.shape[:dim], index.shape[dim], *x.shape[dim + 1 :])
+    if not plain or tuple(index.shape) != sizes:
         raise NoRuleError("map and index differ in their axes")
-    axes = (*x.axes[:dim], (Name("plain", given.shape[dim]),), *x.axes[dim + 1 :])
-    rows = lift(given, axes, x.sites)
-    return Spatial(rows.expand(x.sites.num_nodes, *names.plain(axes)), x.sites, axes)
+    axes = names.replaced(x.axes, dim, (Name("plain", sizes[dim]),))
+    return placed(x.tensor().gather(dim, dense(index)), x.sites, axes)
+
+
+@rule(
+    "slice_scatter", "select_scatter", "diagonal_scatter", "index_fill", "index_fill_",
+    "index_copy", "index_copy_", "index_add", "index_add_", hop="all",
+)  # fmt: skip
+def scattered(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
+    """A number, a map or a tensor, written or added at some entries of an axis, or at a part."""
+    return written(call, x, *args, **kwargs)
+
+
+@rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
+def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) -> Spatial:
+    """Entries of a plain axis, chosen by a map or an image of numbers."""
+    if not isinstance(x, Spatial) or not names.is_plain(x.axes[dim]):
+        raise NoRuleError("it scatters along no plain axis of a map")
+    on_same(x, index, *args)
+    found = written(call, x, dim, index, *args, **more)
+    call.travelled("node")
+    return found
+
+
+@rule("index_put", "index_put_", "_unsafe_index_put", hop="all")
+def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
+    """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
+    given = [one for one in indices if one is not None]
+    if all(isinstance(one, Tensor) for one in given):
+        return written(call, x, indices, value, accumulate)
+    chosen = indices[0]
+    simple = len(given) == 1 and isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
+    if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
+        raise NoRuleError("it writes at positions that are no map of yes and no")
+    if value.numel() != 1:
+        raise NoRuleError("it writes a list of values, one for every yes")
+    call.travelled("node")
+    missing = len(x.axes) - len(chosen.axes)
+    wide = Spatial(chosen.x, chosen.sites, (*chosen.axes, *((),) * missing))
+    (rows, yes), sites, axes = align([x, wide])
+    out = torch.where(yes, value.to(rows.dtype).reshape(()), rows)
+    return Spatial(expanded(out, sites, axes), sites, axes)

@@ -20,7 +20,6 @@ from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
-from convgraph.convert.rules.positions import on_rows, readout_but
 from convgraph.convert.value import Spatial, arranged, index, lift, within_charts
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
@@ -450,28 +449,6 @@ def _logsumexp(call: Any, x: Spatial, dim: int, keepdim: bool) -> Any:
         return out if keepdim else out.squeeze(dim)
     (one, two), sites, axes = align([total, top])
     return Spatial(one.log() + two, sites, axes if keepdim else names.replaced(axes, dim))
-
-
-@rule("gather", "take_along_dim")
-def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
-    """Entries of a plain axis by a map or an image of numbers; of the lattice, a readout."""
-    if call.name == "take_along_dim":
-        dim, index = index, dim
-    if not isinstance(x, Spatial):
-        raise NoRuleError("its index is a map, and what it looks up is none")
-    dim %= len(x.axes)
-    if isinstance(index, Tensor) and not names.is_plain(x.axes[dim]):
-        found = readout_but(call, x, dim)
-        return found.gather(dim, index) if call.name == "gather" else found.take_along_dim(
-            index, dim
-        )  # fmt: skip
-    index = on_rows(index, x, dim)
-    if x.sites is not index.sites:
-        raise NoRuleError("map and index do not live on the same nodes")
-    value, numbers = x.merged(dim), index.thin().merged(dim).x
-    if numbers.dim() != value.x.dim():
-        raise NoRuleError("map and index differ in their axes")
-    return value.along(dim, value.x.gather(value.slot(dim), numbers))
 
 
 @rule("one_hot")
