@@ -75,8 +75,7 @@ class Operator:
 
 
 IDLE = (
-    "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "type_as", "to",
-    "float", "double", "half", "bfloat16",
+    "dropout", "alpha_dropout", "type_as", "to", "float", "double", "half", "bfloat16",
 )  # fmt: skip
 """What gives the very tensor that it was given, where there is nothing to do."""
 

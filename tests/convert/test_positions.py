@@ -37,6 +37,11 @@ def put(x: Any, index: Any, value: Any) -> Any:
     return x
 
 
+def dropped(x: Any) -> Any:
+    torch.manual_seed(0)
+    return F.feature_alpha_dropout(x, 0.5, True)
+
+
 CALLS: dict[str, Any] = {
     "points": lambda x: x[:, :, [1, 2, 3], [3, 4, 0]],
     "points of images": lambda x: x[torch.tensor([[0], [1]]), :, torch.tensor([[1, 2]]), [[3, 3]]],
@@ -51,6 +56,10 @@ CALLS: dict[str, Any] = {
     "channels by yes and no": lambda x: put(x, (ALL, torch.tensor([True, False] * 2)), -1.0),
     "an image of yes and no": lambda x: put(x, OTHER > 0, 0.0),
     "rows added": lambda x: x.index_add(2, torch.tensor([0, 1]), x[:, :, 2:4]),
+    "channels of other nodes copied": lambda x: x.index_copy(
+        1, torch.tensor([1]), F.pad(x[:, :1, 1:], (0, 0, 0, 1))
+    ),
+    "whole channels dropped": lambda x: dropped(x),
     "images copied": lambda x: x.index_copy(0, torch.tensor([1]), x[:1]),
     "an image added": lambda x: x.index_put((torch.tensor([1]),), x[:1] * 2, accumulate=True),
     "rows filled": lambda x: x.index_fill(2, torch.tensor([0, 2]), 3.0),

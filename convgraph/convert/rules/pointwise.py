@@ -184,16 +184,3 @@ def prelu(call: Any, x: Spatial, weight: Tensor) -> Any:
         (rows, slope), sites, axes = align([x, weight])
         return Spatial(rows.where(rows > 0, slope * rows), sites, axes)
     return x.with_x(call.target(x.x, weight))
-
-
-@rule("feature_dropout", "feature_alpha_dropout", "feature_dropout_", "feature_alpha_dropout_")
-def feature_dropout(call: Any, x: Spatial, p: float, train: bool) -> Any:
-    """Whole channels of an image at once: drawn for (B, C, 1, ...), heard by every node."""
-    if not train or p == 0:
-        return x
-    if "alpha" in call.name or not x.is_image():
-        raise NoRuleError("it drops channels that are not an image's")
-    shape = (x.sites.batch_size, x.shape[1], *(1,) * x.sites.d)
-    drawn = torch.feature_dropout(x.x.new_ones(shape), p, True)
-    (rows, gate), sites, axes = align([x, drawn])
-    return Spatial(rows.mul_(gate) if call.name.endswith("_") else rows * gate, sites, axes)

@@ -52,23 +52,15 @@ def _is_mixed(axis: names.Axis) -> bool:
     return len({name.kind for name in axis}) > 1
 
 
-@rule("permute", "transpose", "t", "movedim", "swapaxes", "mT")
+@rule("permute", "transpose", "t")
 def permute(call: Any, x: Spatial, *args: Any) -> Any:
     """Axes change places."""
     rank = len(x.axes)
-    order = list(range(rank))
     if call.name == "permute":
-        order = [int(dim) % rank for dim in args[0]]
-    elif call.name == "movedim":
-        source, target = (
-            [a % rank for a in ([side] if isinstance(side, int) else side)] for side in args
-        )
-        order = [dim for dim in order if dim not in source]
-        for to, dim in sorted(zip(target, source, strict=True)):
-            order.insert(to, dim)
-    else:
-        a, b = (args[0] % rank, args[1] % rank) if len(args) == 2 else (rank - 2, rank - 1)
-        order[a], order[b] = order[b], order[a]
+        return x.permuted([int(dim) % rank for dim in args[0]])
+    order = list(range(rank))
+    a, b = args or (rank - 2, rank - 1)
+    order[a], order[b] = order[b], order[a]
     return x.permuted(order)
 
 
