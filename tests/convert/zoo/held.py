@@ -139,6 +139,9 @@ def combined(one: Track, other: Track) -> Track | None:
     at: list[Coordinate] = []
     if len(one.size) != len(other.size):
         return None
+    for fine, coarse in ((one, other), (other, one)):
+        if _within(fine, coarse):
+            return fine
     for a, b in zip(one.at, other.at, strict=True):
         if a is not None and b is not None and not (a.shape == b.shape and torch.equal(a, b)):
             return None
@@ -158,6 +161,20 @@ def combined(one: Track, other: Track) -> Track | None:
     if one.place.root is not other.place.root:
         raise UnknownMeaningError("lattices of two roots are crossed")
     return Track(tuple(at), MapPositions(one.place.root, tuple(axes)))
+
+
+def _within(fine: Track, coarse: Track) -> bool:
+    """Whether an element's cell of a coarse lattice follows from its site, as a window does."""
+    if fine.size == coarse.size or any(n % m for n, m in zip(fine.size, coarse.size, strict=True)):
+        return False
+    steps = [n // m for n, m in zip(fine.size, coarse.size, strict=True)]
+    for a, b, step in zip(fine.at, coarse.at, [1, *steps], strict=True):
+        if b is not None and (a is None or not torch.equal(compact(a // step), b)):
+            return False
+    there = coarse.place.there
+    for axis, step in enumerate(steps):
+        there = there.repeat_interleave(step, 1 + axis)
+    return not bool((fine.place.there & ~there).any())
 
 
 def meeting(values: Iterable[Any], fill: Callable[[Any, float], Tensor]) -> list[Any]:
