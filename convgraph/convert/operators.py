@@ -68,8 +68,13 @@ class Operator:
         """Whether somebody asks how far values travel."""
         return _STATE.listener is not None
 
+    @property
+    def moved(self) -> Any:
+        """What was noted last; see `travelled`."""
+        return getattr(_STATE.listener, "moved", None)
+
     def travelled(self, how: Any) -> None:
-        """Note along which edges (or picked rows) the values came."""
+        """Note along which edges (or picked rows) the values came, result by result in a tuple."""
         if _STATE.listener is not None:
             _STATE.listener.moved = how
 

@@ -7,6 +7,7 @@ node of it.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, final
 
 import torch
@@ -149,33 +150,36 @@ class _Walk:
         reach: dict[Any, Tensor] = {start: wanted}
         exact = True
         for step in reversed(self.recorded.steps):
-            mine = None
-            for made in step.results:
-                mine = _either(mine, reach.get(made))
-            if mine is None or not bool(mine.any()):
-                continue
+            hows = step.moved if isinstance(step.moved, tuple) else (step.moved,)
+            each = [step.results] if len(hows) == 1 else [(made,) for made in step.results]
+            asked = [reduce(_either, map(reach.get, results), None) for results in each]
+            if any(one in reach and bool(reach[one].any()) for one in step.wholes):
+                exact, asked = False, [torch.ones(1, dtype=torch.bool)]  # of a part, any may be it
             for made in step.results:
                 if made not in step.sources:
                     reach.pop(made, None)
-            if isinstance(step.moved, str) and step.moved == "nothing":
-                continue
-            unpooled = step.operator.startswith("max_unpool")
-            pooled = self._pooled_by(step) if unpooled else None
-            if pooled is not None:  # a maximum that stands where it was is that pixel itself
-                reach[pooled] = _either(reach.get(pooled), mine)  # type: ignore[assignment]
-                continue
-            exact &= step.family is not None and not unpooled
-            values = iter(step.inputs)
-            for source in step.sources:
-                value = None if isinstance(source, tuple) else next(values)
-                before = self._one(step, mine, value)
-                reach[source] = _either(reach.get(source), before)  # type: ignore[assignment]
+            for mine, how in zip(asked, hows, strict=True):
+                if mine is not None and bool(mine.any()) and how != "nothing":
+                    exact &= self._step(reach, step, mine, how)
         found = reach.get(goal)
         if found is None:
             return torch.zeros(graph.num_nodes, dtype=torch.bool), exact
         return (found if len(found) == graph.num_nodes else found.any().expand(graph.num_nodes)), (
             exact
         )
+
+    def _step(self, reach: Any, step: OperatorRun, mine: Tensor, how: Any) -> bool:
+        """Note what a step has heard for some of its results; whether that is exact."""
+        unpooled = step.operator.startswith("max_unpool")
+        pooled = self._pooled_by(step) if unpooled else None
+        if pooled is not None:  # a maximum that stands where it was is that pixel itself
+            reach[pooled] = _either(reach.get(pooled), mine)
+            return True
+        values = iter(step.inputs)
+        for source in step.sources:
+            value = None if isinstance(source, tuple) else next(values)
+            reach[source] = _either(reach.get(source), _heard(step, mine, value, how))
+        return step.family is not None and not unpooled
 
     def _pooled_by(self, step: OperatorRun) -> Any:
         """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
@@ -188,25 +192,25 @@ class _Walk:
                 return one.sources[0] if same else None
         return None
 
-    def _one(self, step: OperatorRun, mine: Tensor, value: Spatial | None) -> Tensor:
-        """The source nodes of one step."""
-        if value is None:  # a tensor: one for all
-            return mine.any().view(1)
-        size, how = value.sites.num_nodes, step.moved
-        if isinstance(how, Edges) and how.source is value.sites:
-            source, target = how.edge_index
-            found = mine.new_zeros(how.num_sources)
-            here = mine if len(mine) == how.num_targets else mine.expand(how.num_targets)
-            found[source[here[target]]] = True
-            return found
-        if isinstance(how, Tensor):
-            found = mine.new_zeros(size)
-            picked = how[mine.expand(len(how))] if len(mine) == 1 else how[mine]
-            found[picked[picked >= 0]] = True
-            return found
-        if isinstance(how, str) and how == "node":
-            return _same_place(step, mine, value)
-        return mine.any().expand(size).clone()
+
+def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> Tensor:
+    """The nodes of one source that some of a step's results have heard."""
+    if value is None:  # a tensor: one for all
+        return mine.any().view(1)
+    size = value.sites.num_nodes
+    if isinstance(how, Edges) and how.source is value.sites:
+        source, target = how.edge_index
+        found = mine.new_zeros(how.num_sources)
+        found[source[mine.expand(how.num_targets)[target]]] = True
+        return found
+    if isinstance(how, Tensor):
+        found = mine.new_zeros(size)
+        picked = how[mine.expand(len(how))]
+        found[picked[picked >= 0]] = True
+        return found
+    if isinstance(how, str) and how == "node":
+        return _same_place(step, mine, value)
+    return mine.any().expand(size).clone()
 
 
 def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:

@@ -33,9 +33,11 @@ class OperatorRun:
         operator: its name.
         family: of its rule, "" for torch's own on ordinary tensors, None where it has no rule.
         reason: why it has none.
-        moved: how values came: Edges, (P,) numbers of nodes, "node", "all" or "nothing".
+        moved: how values came: Edges, (P,) numbers of nodes, "node", "all" or "nothing"; a tuple
+            of such, one a result, where they differ.
         sources: what it read, by `key`.
         results: what it made, likewise.
+        wholes: whose part it has written into, likewise.
         inputs: the maps that it read.
         out: the first map that it made, or the tensor.
         tensors: the ordinary tensors that it read.
@@ -49,6 +51,7 @@ class OperatorRun:
     moved: Any = "node"
     sources: tuple[Any, ...] = ()
     results: tuple[Any, ...] = ()
+    wholes: tuple[Any, ...] = ()
     inputs: tuple[Spatial, ...] = ()
     out: Any = None
     tensors: tuple[Tensor, ...] = ()
@@ -157,13 +160,15 @@ class Listener(keys.Mode):  # type: ignore[misc]
         wrote = [one for one in pytree.tree_leaves(made) if isinstance(one, Tensor)]
         self.recording.kept += [read, wrote]  # no name is given twice
         values = tuple(one.value for one in read if isinstance(one, GraphTensor))
-        views = [getattr(one, "base", None) for one in wrote]
-        bases = [view[0][0] for view in views if view is not None]
         out = wrote[0] if wrote else None
+        wholes, view = [], out if any(out is one for one in read) else None
+        while getattr(view, "base", None) is not None:
+            view = view.base[0][0]  # type: ignore[union-attr]
+            wholes.append(key(view))
         self.recording.steps.append(
             OperatorRun(
                 frames.path() or "", name, family, reason, moved,
-                tuple(map(key, read)), tuple(map(key, [*wrote, *bases])), values,
+                tuple(map(key, read)), tuple(map(key, wrote)), tuple(wholes), values,
                 out.value if isinstance(out, GraphTensor) else out,
                 tuple(one for one in read if not isinstance(one, GraphTensor)), self.flops,
             )

@@ -122,3 +122,31 @@ def test_an_unpool_of_maxima_is_exact_where_nobody_changed_them(changed: bool) -
     heard = (images.grad != 0).any(1).any(0)
     assert not (heard & ~found.mask).any()
     assert changed or torch.equal(heard, found.mask)
+
+
+class Parts(torch.nn.Module):
+    """A lower half, an upper one beside what it is a view of, and one that was written into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.conv.weight.data.fill_(1.0)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        upper, lower = x.chunk(2, 2)
+        written = x * 1
+        written[:, :, :4].add_(1)
+        return lower * 2, upper * 2 + self.conv(x)[:, :, :4], torch.cat(x.unbind(1)), written
+
+
+@pytest.mark.parametrize("output", range(4))
+def test_a_part_hears_what_it_is_a_part_of(output: int) -> None:
+    """Each piece has moved in its own way; what was written into a part is known by a bound."""
+    net, pixel = Parts(), (2, 3)
+    graph = cg.PixelGraph.from_image(torch.ones(1, 1, 8, 8))
+    found = cg.receptive_field(cg.to_graph(net), pixel, graph, output=output)
+    image = torch.ones(1, 1, 8, 8, requires_grad=True)
+    net(image)[output].view(-1, 8)[pixel].backward()
+    heard = (image.grad != 0)[0, 0]
+    assert found.exact == (output < 3)
+    assert torch.equal(found.mask, heard) if found.exact else not (heard & ~found.mask).any()

@@ -3,7 +3,8 @@
 Along a lattice axis a slice is a crop, see `convgraph.convert.entries`.
 """
 
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -119,18 +120,23 @@ def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
     """Pieces of a plain axis, as views; pieces of a lattice axis are crops."""
     dim %= len(x.axes)
     if not names.is_plain(x.axes[dim]):
-        size = x.shape[dim]
-        probe = torch.empty(size, device="meta")
-        lengths = [len(one) for one in call.target(probe, parts, 0)]
-        ends = accumulate(lengths)
-        return [
-            slice_(call, x, dim, end - length, end)
-            for end, length in zip(ends, lengths, strict=True)
-        ]
+        line = torch.empty(x.shape[dim], device="meta")
+        ends = accumulate(map(len, call.target(line, parts, 0)), initial=0)
+        return _apart(call, [partial(slice_, call, x, dim, *pair) for pair in pairwise(ends)])
     call.travelled("node")
     value = x.merged(dim)
     pieces = call.target(value.x, parts, value.slot(dim))
     return [value.along(dim, piece) for piece in pieces]
+
+
+def _apart(call: Any, pieces: list[Any]) -> list[Any]:
+    """Pieces of a map, each of which has a way of its own."""
+    found, ways = [], []
+    for piece in pieces:
+        found.append(piece())
+        ways.append(call.moved)
+    call.travelled(tuple(ways))
+    return found
 
 
 @rule("slice", hop="all")
@@ -163,7 +169,7 @@ def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
 def unbind(call: Any, x: Spatial, dim: int = 0) -> Any:
     """Every entry of an axis, as views."""
     dim %= len(x.axes)
-    return [select(call, x, dim, number) for number in range(x.shape[dim])]
+    return _apart(call, [partial(select, call, x, dim, n) for n in range(x.shape[dim])])
 
 
 @rule("index_select", hop="all")
