@@ -34,11 +34,16 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
             one if isinstance(one.sites, PairSites) else spoken(one, pairs) for one in spatial
         ]
     shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
-    axes, axis_sizes = _common(tuple(one.axes for one in spatial), shapes)
-    sites = _sites(spatial, axes, axis_sizes)
+    sites, axes = meet(spatial, shapes)
     left = iter(spatial)
-    moved = [_to(next(left) if isinstance(one, Spatial) else one, axes, sites) for one in operands]
+    moved = [onto(next(left) if isinstance(one, Spatial) else one, axes, sites) for one in operands]
     return moved, sites, axes
+
+
+def meet(spatial: Sequence[Spatial], shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Axes]:
+    """Return the sites and the axes of values and tensors of some shapes, broadcast."""
+    axes, lattice = _common(tuple(one.axes for one in spatial), shapes)
+    return _sites(spatial, axes, lattice), axes
 
 
 @lru_cache(maxsize=4096)
@@ -86,8 +91,8 @@ def _sites(spatial: Sequence[Spatial], axes: Axes, lattice: dict[int, int] | Non
     return sites
 
 
-def _to(one: Any, axes: Axes, sites: Any) -> Any:
-    """One operand as (N or 1, *plain) of these axes."""
+def onto(one: Any, axes: Axes, sites: Any) -> Any:
+    """Return one operand as (N or 1, *plain) of these axes."""
     if isinstance(one, Tensor):
         return lift(one, axes, sites) if one.dim() else one
     if not isinstance(one, Spatial):
@@ -104,21 +109,6 @@ def _to(one: Any, axes: Axes, sites: Any) -> Any:
     for mine, axis in zip(own, axes, strict=True):
         shape += [name.size if mine else 1 for name in axis if name.kind == "plain"]
     return x.reshape(shape)
-
-
-def together(values: Sequence[Spatial]) -> list[Spatial]:
-    """Return values of one lattice on common sites."""
-    sites = values[0].sites
-    if all(one.sites is sites for one in values):
-        return list(values)
-    for one in values:
-        if not isinstance(one.sites, Sites) or one.sites.size != sites.size:
-            raise NoRuleError("maps of different sizes meet")
-        sites = union(sites, one.sites)
-    return [
-        one if one.sites is sites else Spatial(brought(one, sites), sites, one.axes)
-        for one in values
-    ]
 
 
 def expanded(rows: Tensor, sites: Any, axes: Axes) -> Tensor:

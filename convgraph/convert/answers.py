@@ -176,24 +176,18 @@ OWN |= {
     _T.item: _no_numbers,
 }  # fmt: skip
 
-_PLAIN_GETTERS = (
+_OF_THE_SHAPE = (
     "shape", "device", "dtype", "layout", "ndim", "is_cuda", "is_cpu", "is_meta", "is_sparse",
     "is_quantized", "is_nested", "is_mps", "is_xpu", "itemsize", "nbytes", "is_mkldnn",
     "is_sparse_csr", "is_vulkan", "is_xla", "is_ipu", "is_maia", "is_mtia", "names", "output_nr",
-)  # fmt: skip
-_PLAIN_METHODS = (
     "size", "dim", "ndimension", "numel", "nelement", "element_size", "__len__", "is_same_size",
     "is_floating_point", "is_complex", "is_contiguous", "stride", "storage_offset", "get_device",
     "is_signed", "__hash__", "has_names", "is_coalesced", "is_conj", "is_neg",
 )  # fmt: skip
+"""What torch answers of the wrapper alone."""
 
-for _name in _PLAIN_GETTERS:
-    if hasattr(_T, _name):
-        OWN[getattr(_T, _name).__get__] = _plainly(getattr(_T, _name).__get__)
-for _name in _PLAIN_METHODS:
-    if hasattr(_T, _name):
-        OWN[getattr(_T, _name)] = _plainly(getattr(_T, _name))
-for _function in (
+for _one in [getattr(_T, name) for name in _OF_THE_SHAPE if hasattr(_T, name)] + [
     torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, torch.is_same_size,
-):  # fmt: skip
+]:  # fmt: skip
+    _function = _one if callable(_one) else _one.__get__
     OWN[_function] = _plainly(_function)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from convgraph import backends
 from convgraph.backends.rows import HALF
-from convgraph.convert.tensor import GraphTensor, wrapped
+from convgraph.convert.tensor import GraphTensor, given
 from convgraph.convert.value import result
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import convs, traced, twin
@@ -26,10 +26,7 @@ from convgraph.nn.conv import GraphConvNd
 def _on_map(layer: Any, forward: Any, x: GraphTensor, *args: Any, **kwargs: Any) -> Any:
     """Any graph layer within a network of torch, on a map."""
     out: Any = forward(layer, x.graph, *args, **{"sites": "network", **kwargs})
-    if not isinstance(out, PixelGraph):
-        return out
-    found = result(out)
-    return found if isinstance(found, Tensor) else wrapped(found)
+    return given(result(out)) if isinstance(out, PixelGraph) else out
 
 
 traced.MAPS[GraphTensor] = _on_map
@@ -64,10 +61,7 @@ class _InNetwork(GraphConvNd):
             return direct(self, x)
         graph = x.graph if isinstance(x, GraphTensor) else PixelGraph.from_image(x, d=d)
         out: Any = super().forward(graph, sites="network")
-        if not isinstance(x, GraphTensor):
-            return out.to_image()
-        found = result(out)
-        return found if isinstance(found, Tensor) else wrapped(found)
+        return given(result(out)) if on_nodes else out.to_image()
 
     def _is_forced(self, like: Tensor) -> bool:
         """Whether an image goes through messages too, as a backend or its dtype asks."""

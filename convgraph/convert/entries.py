@@ -47,7 +47,6 @@ def entries(
         IndexError: there is no such image or position.
     """
     if names.is_plain(x.axes[dim]):
-        call.travelled("node")
         return x.on_axis(dim, rows)
     whole, on_lattice = is_batch(x, dim), isinstance(x.sites, Sites)
     axis = None if whole or not on_lattice else site_axis(x, dim)
@@ -121,37 +120,24 @@ def rearranged(
     if 0 in size:
         raise NoRuleError("nothing of the map is left")
     sites = moved_sites(x.sites, tables) if sites is None else sites
-    axes = tuple(
-        tuple(
-            Name("site", size[name.axis], name.axis) if _is_moved(name, tables) else name
-            for name in axis
-            if not (_is_moved(name, tables) and size[name.axis] == 1)
-        )
-        for axis in x.axes
-    )
-    axes = _grown(x, axes, old, size)
-    return Spatial(_moved(call, x, sites, tables, outside), sites, axes)
+    lattice = names.image_axes(1, size, 1)[2:]
+
+    def moved(name: Name) -> names.Axis:
+        return lattice[name.axis] if name.kind == "site" and name.axis in tables else (name,)
+
+    axes: list[Any] = [sum(map(moved, axis), ()) for axis in x.axes]
+    for number, (before, after) in enumerate(zip(old, size, strict=True)):
+        if before == 1 < after:  # it had no name
+            if len(axes) != len(old) + 2:
+                raise NoRuleError("an axis of one pixel grows")
+            axes[number + 2] = lattice[number]
+    return Spatial(_moved(call, x, sites, tables, outside), sites, tuple(axes))
 
 
 def readout(value: Any) -> Any:
     """Return a map of one site as the tensor that it is."""
     size = value.sites.size if isinstance(value, Spatial) else None
     return value.tensor() if size and set(size) == {1} else value
-
-
-def _is_moved(name: Name, tables: dict[int, list[int]]) -> bool:
-    return name.kind == "site" and name.axis in tables
-
-
-def _grown(x: Spatial, axes: Any, old: Any, size: Any) -> Any:
-    """Lattice axes that were of size 1, and so without a name, get one."""
-    out = list(axes)
-    for axis, (before, after) in enumerate(zip(old, size, strict=True)):
-        if before == 1 and after > 1:
-            if len(out) != len(old) + 2:
-                raise NoRuleError("an axis of one pixel grows")
-            out[axis + 2] = (Name("site", after, axis),)
-    return tuple(out)
 
 
 def _moved(call: Any, x: Spatial, sites: Any, tables: dict[int, list[int]], outside: float) -> Any:

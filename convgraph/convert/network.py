@@ -8,7 +8,6 @@ on tensors whose pixels are nodes (see `convgraph.convert.tensor`).
 
 import copy
 import functools
-import inspect
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -258,20 +257,12 @@ def graph_class(original: type) -> type:
 
 def _signed(original: type) -> Any:
     """`GraphNetwork.forward` with the parameters of the original's, for tools that read them."""
-    scope: dict[str, Any] = {"run": GraphNetwork.forward}
-    given, passed = ["self"], ["self"]
-    try:
-        parameters = list(inspect.signature(original.forward).parameters.values())[1:]  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError):
-        return GraphNetwork.forward
-    for number, one in enumerate(parameters):
-        if one.kind is not one.POSITIONAL_OR_KEYWORD:
-            return GraphNetwork.forward
-        scope[f"default{number}"] = one.default
-        given.append(one.name if one.default is one.empty else f"{one.name}=default{number}")
-        passed.append(one.name)
-    exec(f"def forward({', '.join(given)}): return run({', '.join(passed)})", scope)
-    return functools.wraps(original.forward)(scope["forward"])  # type: ignore[attr-defined]
+
+    @functools.wraps(original.forward)  # type: ignore[attr-defined]
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return GraphNetwork.forward(self, *args, **kwargs)
+
+    return forward
 
 
 _FUNCTION = type(lambda: None)

@@ -7,7 +7,7 @@ or training as the network is, without gradients.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -185,15 +185,11 @@ def record(net: Any, args: Any, kwargs: Any, *, strict: bool = False) -> Recordi
         strict: raise where an operator has no rule.
     """
     flat, spec = leaves((args, kwargs))
-    first = next((one for one in flat if isinstance(one, PixelGraph)), None)
-    found = Recording(() if first is None or first.sites.size is None else first.sites.size)
-    given: list[Any] = []
-    for one in flat:
-        tensor = from_pixels(one) if isinstance(one, PixelGraph) else one
-        if isinstance(one, PixelGraph):
-            found.inputs.append(key(tensor))
-            found.graphs.append(one)
-        given.append(tensor)
+    graphs = [one for one in flat if isinstance(one, PixelGraph)]
+    given = [from_pixels(one) if isinstance(one, PixelGraph) else one for one in flat]
+    found = Recording(graphs[0].sites.size or () if graphs else (), graphs=graphs)
+    pairs = zip(flat, given, strict=True)
+    found.inputs = [key(tensor) for one, tensor in pairs if isinstance(one, PixelGraph)]
     a, k = pytree.tree_unflatten(given, spec)
     run = copies.copied(net)
     listener = Listener(found, strict=strict)
@@ -243,17 +239,15 @@ class Example:
         made = []
         size = next((one.shape[2:] for one in self.leaves if _is_image(one)), ())
         for one in self.leaves:
-            if not isinstance(one, _Shape):
-                made.append(one)
-                continue
-            zeros = torch.zeros(one.shape, dtype=one.dtype, device=one.device)
-            same = _is_image(one) and one.shape[2:] == size and len(size) <= 3
-            made.append(PixelGraph.from_image(zeros, d=len(size)) if same and size else zeros)
+            if isinstance(one, _Shape):
+                same = _is_image(one) and one.shape[2:] == size
+                one = torch.zeros(one.shape, dtype=one.dtype, device=one.device)
+                one = PixelGraph.from_image(one, d=len(size)) if same else one
+            made.append(one)
         return pytree.tree_unflatten(made, self.spec)
 
 
-@dataclass(frozen=True)
-class _Shape:
+class _Shape(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
@@ -265,10 +259,11 @@ class _Shape:
 def _shape_of(one: Any) -> Any:
     if isinstance(one, PixelGraph):
         shape = (one.batch_size, one.num_channels, *(one.sites.size or ()))
-        return _Shape(shape, one.dtype, one.device)
-    if isinstance(one, Tensor):
-        return _Shape(tuple(one.shape), one.dtype, one.device)
-    return one
+    elif isinstance(one, Tensor):
+        shape = tuple(one.shape)
+    else:
+        return one
+    return _Shape(shape, one.dtype, one.device)
 
 
 def _is_image(one: Any) -> bool:

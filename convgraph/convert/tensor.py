@@ -23,7 +23,7 @@ from convgraph.convert.inner import inner
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.operators import _STATE, INTO_TENSOR, Operator, operator
 from convgraph.convert.settle import settle, settled
-from convgraph.convert.value import Spatial, from_graph, lift
+from convgraph.convert.value import Spatial, dense, from_graph, lift
 from convgraph.convert.views import Map
 from convgraph.errors import ConversionError, ConvgraphError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
@@ -233,13 +233,13 @@ def leaves(tree: Any) -> Any:
     return pytree.tree_flatten(tree, is_leaf=lambda one: isinstance(one, PixelGraph))
 
 
-def _given(out: Any) -> Any:
-    """The tensors of values, in nested results."""
+def given(out: Any) -> Any:
+    """Return the tensors of values, in nested results."""
     kind = type(out)
     if kind is Spatial:
         return wrapped(out)
     if kind is tuple or kind is list:
-        return kind([_given(one) for one in out])
+        return kind([given(one) for one in out])
     return out
 
 
@@ -307,7 +307,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             is_view = call.views and type(args[0]) is GraphTensor
             if not is_view and type(out) is Spatial and out.x is getattr(taken[0], "x", None):
                 out = out.with_x(out.x.clone())  # as torch, which gives no view
-            made = _given(out)
+            made = given(out)
             if is_view:
                 made = views.remember(made, args, kwargs, call)
             elif type(made) is GraphTensor and views.is_turned(call, args, kwargs):
@@ -420,10 +420,4 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             f"{call.name} {where()} has no rule for graphs: {reason}; with strict=False it runs "
             "on the image view of a full grid"
         ) from None
-    return call.target(*_dense(taken), **{key: _dense(one) for key, one in named.items()})
-
-
-def _dense(given: Any) -> Any:
-    if isinstance(given, Spatial):
-        return given.tensor()
-    return [_dense(one) for one in given] if isinstance(given, list) else given
+    return call.target(*dense(taken), **{key: dense(one) for key, one in named.items()})

@@ -134,6 +134,13 @@ class Spatial:
         return arranged(cells, order, self.axes)
 
 
+def dense(given: Any, fill: float = 0.0) -> Any:
+    """Return what the network sees of values, in lists too; anything else as it is."""
+    if isinstance(given, Spatial):
+        return given.tensor(fill)
+    return [dense(one) for one in given] if isinstance(given, list) else given
+
+
 def arranged(cells: Tensor, order: Sequence[Name], axes: Axes) -> Tensor:
     """Return cells (all values of some names in their order, *plain) as the axes order them."""
     dense = cells.reshape((*(name.size for name in order), *names.plain(axes)))

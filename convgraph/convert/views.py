@@ -7,6 +7,7 @@ anew; what torch would not have known as a view, or what is no map, is refused w
 """
 
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -204,15 +205,6 @@ class _Copy:
         return self.written or not self.kept.expired()
 
 
-class _Unsure:
-    """A write into what torch may have made a view of a map, or a copy."""
-
-    written = matters = True
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
 def root_of(one: Map) -> Map:
     """Return the map that a view, or a view of a view, is a part of; any other is its own."""
     while one.base is not None:
@@ -294,7 +286,8 @@ def loosen(target: Map) -> None:
         args, _, call, _, sure = one.base
         if sure is None:
             root = root_of(one)
-            root.copies = (*root.copies, _Unsure(call.name))
+            unsure = SimpleNamespace(name=call.name, written=True, matters=True)
+            root.copies = (*root.copies, unsure)
             one.value, one.base = one.value.with_x(one.value.x.clone()), None
             one.clock += 1
             one.at = one.clock

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.align import align, together
+from convgraph.convert.align import align, expanded, meet, onto
 from convgraph.convert.batch import batched, starts_a_batch
 from convgraph.convert.entries import entries, rearranged, site_axis
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import looked_up
 from convgraph.convert.tokens import beside
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
 
@@ -34,36 +34,22 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     sequence = beside(parts, dim)
     if sequence is not None:
         return sequence
-    masks, widths = [], []
-    for one in parts:  # the axis itself is set aside, as a name of its own size
-        if isinstance(one, Spatial):
-            merged = one.merged(dim) if names.is_plain(one.axes[dim]) and one.axes[dim] else one
-            widths.append(names.sizes(merged.axes)[dim])
-            masks.append(merged)
-        else:
-            widths.append(one.shape[dim])
-            masks.append(one)
-    spatial = [one for one in masks if isinstance(one, Spatial)]
-    if any(one.axes[dim] and not names.is_plain(one.axes[dim]) for one in spatial):
-        return _beside(call, masks, dim)
-    on = iter(together(spatial))
-    masks = [next(on) if isinstance(one, Spatial) else one for one in masks]
+    spatial = [one for one in parts if isinstance(one, Spatial)]
+    if not all(names.is_plain(one.axes[dim]) for one in spatial):
+        return _beside(call, parts, dim)
+    parts = [one.merged(dim) if isinstance(one, Spatial) else one for one in parts]
+    # Widths differ: the axis is set aside where the others meet.
+    aside = [Spatial(one.x, one.sites, names.replaced(one.axes, dim, ())) for one in spatial]
+    shapes = [tuple(one.shape) for one in parts if isinstance(one, Tensor)]
+    sites, common = meet(aside, tuple((*n[:dim], 1, *n[dim + 1 :]) for n in shapes))
+    widths = [one.shape[dim] for one in parts]
     rows = []
-    spatial = [one for one in masks if isinstance(one, Spatial)]
-    common = names.broadcast([names.replaced(one.axes, dim, ()) for one in spatial])
-    for one, width in zip(masks, widths, strict=True):
+    for one, width in zip(parts, widths, strict=True):
         axes = names.replaced(common, dim, (Name("plain", width),))
-        shape = (spatial[0].sites.num_nodes, *names.plain(axes))
-        if isinstance(one, Tensor):
-            moved = lift(one, axes, spatial[0].sites)
-        elif names.sizes(names.replaced(one.axes, dim, ())) == names.sizes(common):
-            moved = one.x.reshape(shape)
-        else:
-            raise NoRuleError("maps of different axes are put side by side")
-        rows.append(moved.expand(shape))
+        rows.append(expanded(onto(one, axes, sites), sites, axes))
     slot = 1 + len(names.plain(common[:dim]))
     axes = names.replaced(common, dim, (Name("plain", sum(widths)),))
-    return Spatial(torch.cat(rows, slot), spatial[0].sites, axes)
+    return Spatial(torch.cat(rows, slot), sites, axes)
 
 
 def _beside(call: Any, parts: list[Any], dim: int) -> Any:
@@ -113,9 +99,7 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     return Spatial(torch.stack(rows, slot), sites, new)
 
 
-@rule(
-    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", hop="all"
-)  # fmt: skip
+@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
     """Pieces of a plain axis, as views; pieces of a lattice axis are crops."""
     dim %= len(x.axes)
@@ -123,7 +107,6 @@ def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
         line = torch.empty(x.shape[dim], device="meta")
         ends = accumulate(map(len, call.target(line, parts, 0)), initial=0)
         return _apart(call, [partial(slice_, call, x, dim, *pair) for pair in pairwise(ends)])
-    call.travelled("node")
     value = x.merged(dim)
     pieces = call.target(value.x, parts, value.slot(dim))
     return [value.along(dim, piece) for piece in pieces]
@@ -139,7 +122,7 @@ def _apart(call: Any, pieces: list[Any]) -> list[Any]:
     return found
 
 
-@rule("slice", hop="all")
+@rule("slice")
 def slice_(
     call: Any, x: Spatial, dim: int = 0, start: int | None = None,
     end: int | None = None, stride: int = 1,
@@ -155,7 +138,7 @@ def slice_(
     return entries(call, x, dim, numbers, lambda rows, slot: rows[(slice(None),) * slot + (taken,)])
 
 
-@rule("select", hop="all")
+@rule("select")
 def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
     """One entry of a plain axis, as a view; of a lattice axis, its row or column."""
     dim %= len(x.axes)
@@ -165,14 +148,14 @@ def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
     )
 
 
-@rule("unbind", hop="all")
+@rule("unbind")
 def unbind(call: Any, x: Spatial, dim: int = 0) -> Any:
     """Every entry of an axis, as views."""
     dim %= len(x.axes)
     return _apart(call, [partial(select, call, x, dim, n) for n in range(x.shape[dim])])
 
 
-@rule("index_select", hop="all")
+@rule("index_select")
 def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     """Entries of a plain axis by number; of a lattice axis that is a move."""
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
@@ -182,7 +165,7 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     )
 
 
-@rule("index", hop="all")
+@rule("index")
 def index(call: Any, x: Any, indices: Any) -> Any:
     """Entries of one axis by numbers, or by a list of yes and no; else see `positions`."""
     given = [(dim, one) for dim, one in enumerate(indices) if one is not None]

@@ -19,7 +19,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.shapes import shape_after
 from convgraph.convert.tokens import beside, is_sequence
-from convgraph.convert.value import Spatial, placed, result
+from convgraph.convert.value import Spatial, dense, placed, result
 from convgraph.functional import (
     graph_fold,
     graph_pixel_shuffle,
@@ -38,7 +38,7 @@ _MODES = {"constant": "constant", "reflection": "reflect", "replication": "repli
 
 @rule(
     "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
-    "replication_pad1d", "replication_pad2d", "replication_pad3d", hop="all",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d",
 )  # fmt: skip
 def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
     """Before and after each axis, the last one first; negative pads crop."""
@@ -61,7 +61,6 @@ def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
         found = folded(np.arange(-before, n + after), n, mode).tolist()
         tables[axis] = [outside if p < 0 else p for p in found]
     if not tables:
-        call.travelled("node")
         return x
     move = "pad" if mode == "constant" else "fold"
     return readout(rearranged(call, x, tables, value, move=move))
@@ -98,7 +97,7 @@ def _pad_plain(x: Spatial, dim: int, before: int, after: int, mode: str, value: 
     return x.on_axis(dim, padded)
 
 
-@rule("roll", hop="all")
+@rule("roll")
 def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
     """Positions go round."""
     shifts, dims = ([one] if isinstance(one, int) else one for one in (shifts, dims))
@@ -109,7 +108,7 @@ def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
                       move="roll")  # fmt: skip
 
 
-@rule("flip", hop="all")
+@rule("flip")
 def flip(call: Any, x: Spatial, dims: Any) -> Any:
     """Positions in reverse."""
     return _reordered(call, x, [(dim, range(x.shape[dim])[::-1]) for dim in dims], move="flip")
@@ -124,7 +123,6 @@ def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
             call.travelled("all")
             x = batch.images(x, dim, numbers)
         elif names.is_plain(x.axes[dim]):
-            call.travelled("node")
             some = torch.tensor([*numbers], dtype=torch.int64, device=x.x.device)
             x = x.on_axis(dim, lambda rows, slot, some=some: take(rows, some, slot))  # type: ignore[misc]
         else:
@@ -168,7 +166,7 @@ def fold(
     return result(graph_fold(image.graph(), tuple(size), *parts, sites=sites))
 
 
-@rule("repeat", hop="all")
+@rule("repeat")
 def repeat(call: Any, x: Any, times: Any) -> Any:
     """Entries of an axis over and over."""
     if not isinstance(x, Spatial):
@@ -178,7 +176,7 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
     return _reordered(call, x, orders)
 
 
-@rule("repeat_interleave", hop="all")
+@rule("repeat_interleave")
 def repeat_interleave(
     call: Any, x: Any, times: Any, dim: int | None = None, output_size: Any = None
 ) -> Any:
@@ -199,7 +197,7 @@ def repeat_interleave(
     return _reordered(call, x, [(dim, order)], **how)
 
 
-@rule("rot90", hop="all")
+@rule("rot90")
 def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
     """Quarter turns: axes change places and one runs backwards."""
     a, b = (dim % len(x.axes) for dim in dims)
@@ -210,12 +208,11 @@ def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
     return x
 
 
-@rule("unfold", hop="all")
+@rule("unfold")
 def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     """Windows along one axis, side by side on a new last axis."""
     dim %= len(x.axes)
     if names.is_plain(x.axes[dim]):
-        call.travelled("node")
         out = x.on_axis(dim, lambda rows, slot: rows.unfold(slot, size, step))
         return Spatial(out.x, x.sites, (*out.axes, (Name("plain", size),)))
     axis, d = site_axis(x, dim), x.sites.d
@@ -246,8 +243,7 @@ def resampled(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
             f"it samples between the pixels of a flat image, and {x.sites.space} is none; resize "
             "without antialiasing, or by a pool"
         )
-    args = tuple(one.tensor() if isinstance(one, Spatial) else one for one in args)
-    out = call.target(x.tensor(), *args, **kwargs)
+    out = call.target(*map(dense, (x, *args)), **kwargs)
     size = tuple(out.shape[2:])
     if set(size) == {1}:
         return out

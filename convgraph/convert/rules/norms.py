@@ -115,7 +115,8 @@ def group_norm(
 ) -> Any:  # fmt: skip
     """Over the nodes of an image and a group of channels."""
     if not names.is_plain(x.axes[0]) and len(x.axes) == 2 and names.is_plain(x.axes[1]):
-        return _groups_of_a_node(x, groups, weight, bias, eps)
+        merged = x.merged(1)  # each row is an image of one pixel
+        return merged.with_x(call.target(merged.x, groups, weight, bias, eps, cudnn))
     # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
     if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
@@ -132,15 +133,6 @@ def group_norm(
     parts = [one if one is None or each == 1 else one.repeat_interleave(each)
              for one in (weight, bias)]  # fmt: skip
     return merged.with_x(norm.affine(y, *parts).to(x.x.dtype).reshape(merged.x.shape))
-
-
-def _groups_of_a_node(x: Spatial, groups: int, weight: Any, bias: Any, eps: float) -> Spatial:
-    """(nodes) (channels): each row is an image of one pixel."""
-    merged = x.merged(1)
-    blocks = norm.wide(merged.x).unflatten(1, (groups, -1))
-    off = blocks - blocks.mean(2, keepdim=True)
-    y = (off * (off.square().mean(2, keepdim=True) + eps).rsqrt()).flatten(1)
-    return merged.with_x(norm.affine(y, weight, bias).to(x.x.dtype))
 
 
 @rule("instance_norm", hop="all")

@@ -15,12 +15,7 @@ from convgraph.convert.align import align, expanded
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, placed
-
-
-def dense(given: Any, fill: float = 0) -> Any:
-    """A value as the network sees it; anything else as it is."""
-    return given.tensor(fill) if isinstance(given, Spatial) else given
+from convgraph.convert.value import Spatial, dense, placed
 
 
 def looked_up(call: Any, x: Any, indices: Any) -> Any:
@@ -100,13 +95,9 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
     if not isinstance(x, Spatial):
         raise NoRuleError(INTO_TENSOR)
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
-    found = into(x.tensor(), *map(_given, args), **kwargs)
+    found = into(x.tensor(), *map(dense, args), **kwargs)
     call.travelled("all")
     return placed(found, x.sites, x.axes)
-
-
-def _given(one: Any) -> Any:
-    return [*map(dense, one)] if isinstance(one, (list, tuple)) else dense(one)
 
 
 def on_same(x: Spatial, *others: Any) -> None:

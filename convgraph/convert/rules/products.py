@@ -20,7 +20,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
 from convgraph.convert.rules.reductions import reduced
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, dense, lift
 
 
 @rule("matmul", "bmm", "mm", hop="all")
@@ -81,8 +81,8 @@ def contract(call: Any, x: Any, other: Any) -> Any:
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
     call.travelled("all")
-    tensors = [one.tensor() if isinstance(one, Spatial) else one for one in sides]
-    return placed(tensors[0] @ tensors[1], axes, [o for o in sides if isinstance(o, Spatial)])
+    found = dense(x) @ dense(other)
+    return placed(found, axes, [one for one in sides if isinstance(one, Spatial)])
 
 
 def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:

@@ -7,38 +7,22 @@ from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import resize
 
-_MODES = {
-    "upsample_nearest1d": "nearest",
-    "upsample_nearest2d": "nearest",
-    "upsample_nearest3d": "nearest",
-    "_upsample_nearest_exact1d": "nearest-exact",
-    "_upsample_nearest_exact2d": "nearest-exact",
-    "_upsample_nearest_exact3d": "nearest-exact",
-    "upsample_linear1d": "linear",
-    "upsample_bilinear2d": "bilinear",
-    "upsample_trilinear3d": "trilinear",
-    "upsample_bicubic2d": "bicubic",
-}
 
-
-@rule(*_MODES, hop="edges")
+@rule(
+    *(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)),
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
+    hop="edges",
+)  # fmt: skip
 def interpolate(call: Any, x: Spatial, size: Any, *args: Any) -> Any:
     """As `torch.nn.functional.interpolate`, by mode."""
-    mode = _MODES[call.name]
-    corners = None
+    mode = call.name.strip("_").removeprefix("upsample_")[:-2].replace("_", "-")
     rest = list(args)
-    if "nearest" not in mode:
-        corners = rest.pop(0)
+    corners = None if "nearest" in mode else rest.pop(0)
     factors = rest.pop(0) if rest else None
     if rest or (factors is not None and not isinstance(factors, (list, tuple))):
         raise NoRuleError("it names sizes and scales at once")
     graph = x.graph()
-    given = {
-        "size": None if size is None else tuple(size),
-        "scale_factor": None if factors is None else tuple(factors),
-    }
-    edges = resize.resize_edges(
-        graph, given["size"], given["scale_factor"], mode, corners, sites="network"
-    )
+    lengths, scales = (None if one is None else tuple(one) for one in (size, factors))
+    edges = resize.resize_edges(graph, lengths, scales, mode, corners, sites="network")
     call.travelled(edges)
     return result(type(graph)(resize.resize(graph.x, edges), edges.target))
