@@ -16,17 +16,8 @@ import torch
 from torch import Tensor
 
 from convgraph.backends.messages.edges import take
-from convgraph.convert.names import (
-    Axes,
-    Name,
-    NoRuleError,
-    describe,
-    is_plain,
-    kinds,
-    names,
-    of_rows,
-    replaced,
-)
+from convgraph.convert import names
+from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.tokens import has_nodes, is_sequence, taken, token_sites
 from convgraph.convert.value import Spatial, index
 
@@ -227,7 +218,7 @@ def spoken(value: Spatial, like: Spatial) -> Spatial:
     for dim, axis in enumerate(axes):
         other = like.axes[missing + dim] if missing + dim >= 0 else ()
         same = prod(name.size for name in axis) == prod(name.size for name in other)
-        if axis and is_plain(axis) and same and any(name.kind == "key" for name in other):
+        if axis and names.is_plain(axis) and same and any(name.kind == "key" for name in other):
             value = value.merged(dim)
             tables.append(value.slot(dim))
             node = node * prod(name.size for name in other) + index(other, sites)
@@ -243,7 +234,7 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
         NoRuleError: images or a part of the nodes would be taken.
     """
     sites: Any = x.sites
-    by_heard = kinds(x.axes[dim]) == {"key"}
+    by_heard = names.kinds(x.axes[dim]) == {"key"}
     axis = keys(x.axes[dim], back=True)
     side, group = (
         (sites.answering, sites.heard) if by_heard else (sites.asking, sites.group)
@@ -262,7 +253,7 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
     pairs = pair_sites(asking, answering, sites.group, sites.heard)
     picks = (None, found.x) if by_heard else (found.x, None)
     axis = keys(found.axes[1]) if by_heard else found.axes[1]
-    made = Spatial(sites.cut(x.x, pairs, *picks), pairs, replaced(x.axes, dim, axis))
+    made = Spatial(sites.cut(x.x, pairs, *picks), pairs, names.replaced(x.axes, dim, axis))
     alone = not (has_nodes(asking) or has_nodes(answering))
     return made.tensor() if alone else made
 
@@ -270,10 +261,10 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
 def one_side(x: Spatial, dim: int) -> Spatial:
     """Return pairs of which one side is a single readout, along this axis, as what others say."""
     sites: Any = x.sites
-    by_heard = kinds(x.axes[dim]) == {"key"}
+    by_heard = names.kinds(x.axes[dim]) == {"key"}
     side, row = (sites.asking, sites.asker) if by_heard else (sites.answering, sites.hearer)
     rows = x.x.new_zeros(side.num_nodes, *x.x.shape[1:]).index_copy(0, row, x.x)
-    return Spatial(rows, side, tuple(keys(axis, back=True) for axis in replaced(x.axes, dim)))
+    return Spatial(rows, side, tuple(keys(axis, back=True) for axis in names.replaced(x.axes, dim)))
 
 
 def same_groups(
@@ -307,9 +298,9 @@ def tokens(lead: Axes, axis: tuple[Name, ...], width: tuple[Name, ...]) -> tuple
     Raises:
         NoRuleError: the axes are no tokens of a group.
     """
-    if "plain" in kinds(axis) or not is_plain(width) or not axis:
-        raise NoRuleError(f"axes {describe((*lead, axis, width))} are no tokens")
-    return tuple(of_rows(lead))
+    if "plain" in names.kinds(axis) or not names.is_plain(width) or not axis:
+        raise NoRuleError(f"axes {names.describe((*lead, axis, width))} are no tokens")
+    return tuple(names.of_rows(lead))
 
 
 def lead_of(axes: Axes, group: tuple[Name, ...] = ()) -> list[Any]:
@@ -333,11 +324,5 @@ def lead_of(axes: Axes, group: tuple[Name, ...] = ()) -> list[Any]:
 
 def heads(value: Spatial) -> Tensor:
     """Return (N, heads, width): the features of (lead) (tokens) (plain)."""
-    width = value.x.shape[1 + _plains(value) :]
-    lead = value.x.shape[1 : 1 + _plains(value)]
-    return value.x.reshape(value.x.shape[0], prod(lead), prod(width))
-
-
-def _plains(value: Spatial) -> int:
-    """How many plain names stand before the last two axes."""
-    return sum(name.kind == "plain" for name in names(value.axes[:-2]))
+    count, shape = 1 + len(names.plain(value.axes[:-2])), value.x.shape
+    return value.x.reshape(shape[0], prod(shape[1:count]), prod(shape[count:]))

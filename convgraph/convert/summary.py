@@ -123,7 +123,12 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
         >>> found.rows[0].edges, found.rows[0].edge_types, found.parameters
         (100, 9, 20)
     """
-    check(net, graph, "summary")
+    check_converted(net, "summary")
+    if not isinstance(graph, PixelGraph):
+        raise GraphError(
+            f"summary: expected a PixelGraph, got {type(graph).__name__}; "
+            "wrap an image with PixelGraph.from_image(image)"
+        )
     recorded = net.recorded(graph, *others)
     paths = {
         parameter.untyped_storage().data_ptr(): parameter.numel()
@@ -132,16 +137,6 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
     rows = [row for step in recorded.steps if (row := _row(step, paths)) is not None]
     parameters = sum(parameter.numel() for parameter in net.parameters())
     return Summary(type(net).__name__, repr(graph), tuple(rows), parameters)
-
-
-def check(net: Any, graph: Any, who: str) -> None:
-    """Refuse what is no converted network, or no graph."""
-    check_converted(net, who)
-    if not isinstance(graph, PixelGraph):
-        raise GraphError(
-            f"{who}: expected a PixelGraph, got {type(graph).__name__}; "
-            "wrap an image with PixelGraph.from_image(image)"
-        )
 
 
 def _row(step: OperatorRun, parameters: dict[int, int]) -> Row | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Axis, Name, NoRuleError
-from convgraph.convert.value import Spatial, arranged, cells, digit
+from convgraph.convert.value import Spatial, arranged, cells, digit, lift
 from convgraph.graph.sites import Sites
 
 
@@ -154,17 +154,8 @@ class TokenSites:
 
 def _place(one: Nodes) -> Tensor:
     """Where each of a piece's tokens stands in it."""
-    names_of, rank = one.axis, 1 + len(one.many)
-    place, slot = torch.zeros((1,) * rank, dtype=torch.int64, device=one.sites.device), 0
-    for name in names_of:
-        if name.kind == "plain":
-            slot += 1
-            own = torch.arange(name.size, device=one.sites.device)
-            own = own.view(-1, *(1,) * (rank - 1 - slot))
-        else:
-            own = digit(name, one.sites).view(-1, *(1,) * (rank - 1))
-        place = place * name.size + own
-    return place.flatten()
+    line = torch.arange(prod(names.sizes((one.axis,))), device=one.sites.device)
+    return lift(line, (one.axis,), one.sites).expand(one.sites.num_nodes, *one.many).flatten()
 
 
 def _spread(one: Nodes, name: Name) -> Tensor:
@@ -289,9 +280,7 @@ def _cells(given: Tensor, x: Spatial, dim: int, group: Axis) -> Tensor:
     name = Name("site", given.shape[dim], -1)
     axes = names.replaced(x.axes, dim, (name,))
     found = cells(given.expand(names.sizes(axes)), [*group, name], axes)
-    return found.unflatten(0, (-1, name.size)) if name.size else found.reshape(
-        prod(one.size for one in group), 0, *found.shape[1:]
-    )  # fmt: skip
+    return found.reshape(prod(one.size for one in group), name.size, *found.shape[1:])
 
 
 def _rows(x: Spatial, dim: int) -> Tensor:
@@ -306,8 +295,7 @@ def _map(one: Nodes, rows: Tensor, axes: names.Axes, dim: int) -> Spatial:
     made, count = names.replaced(axes, dim, one.axis), len(one.many)
     slot = Spatial(rows, one.sites, made).slot(dim)
     if count:
-        rows = rows.unflatten(0, (-1, *one.many)) if len(rows) else rows.reshape(
-            0, *one.many, *rows.shape[1:])  # fmt: skip
+        rows = rows.reshape(one.sites.num_nodes, *one.many, *rows.shape[1:])
         rows = rows.movedim(list(range(1, 1 + count)), list(range(slot, slot + count)))
     return Spatial(rows, one.sites, made)
 

@@ -27,8 +27,7 @@ from convgraph.graph.places import ABSENT
 def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
-    rank = max(len(one.axes) if isinstance(one, Spatial) else one.dim() for one in parts)
-    dim %= rank
+    dim %= max(len(one.shape) for one in parts)
     if starts_a_batch(parts, dim):
         return batched(parts, dim)
     sequence = beside(parts, dim)

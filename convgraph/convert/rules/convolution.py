@@ -56,9 +56,9 @@ def conv(
     if isinstance(x, Spatial):
         if _is_by_image(x, groups):
             return _by_image(call, x, weight, bias, stride, padding, dilation, groups)
-        d = int(call.name[4])
+        d = int(call.name[-2])
         x = lowered(raised(x, d), d)
-    d = _same_d(call, x, weight, 4)
+    d = _same_d(call, x, weight)
     pads = padding if isinstance(padding, str) else ints(padding, d)
     geometry = kernel(tuple(weight.shape[2:]), ints(stride, d), pads, ints(dilation, d))
     return _send(call, x, weight, bias, geometry, groups)
@@ -70,7 +70,7 @@ def conv_transpose(
     output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Any:  # fmt: skip
     """The same edges with the arrows reversed."""
-    d = _same_d(call, x, weight, 14)
+    d = _same_d(call, x, weight)
     geometry = kernel(
         tuple(weight.shape[2:]), ints(stride, d), ints(padding, d), ints(dilation, d),
         ints(output_padding, d),
@@ -78,11 +78,11 @@ def conv_transpose(
     return _send(call, x, weight, bias, geometry, groups)
 
 
-def _same_d(call: Any, x: Any, weight: Any, place: int) -> int:
+def _same_d(call: Any, x: Any, weight: Any) -> int:
     """The number of lattice axes, of the operator and of the map."""
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
-    d = int(call.name[place])
+    d = int(call.name[-2])
     if isinstance(x.sites, TokenSites):
         raise NoRuleError("its kernel reaches from one token beside nodes to another")
     if getattr(x.sites, "d", d) != d:

@@ -56,7 +56,8 @@ def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
             x = _pad_plain(x, dim, before, after, mode, value)
             continue
         if mode == "constant" and min(before, after) >= 0 and _is_line(x, dim):
-            return _sequence(x, pads, value)
+            x = _sequence(x, dim, before, after, value)
+            continue
         axis, n = site_axis(x, dim), x.shape[dim]
         found = folded(np.arange(-before, n + after), n, mode).tolist()
         tables[axis] = [outside if p < 0 else p for p in found]
@@ -71,16 +72,11 @@ def _is_line(x: Spatial, dim: int) -> bool:
     return len(x.axes[dim]) > 1 or is_sequence(x, dim)
 
 
-def _sequence(x: Spatial, pads: Any, value: float) -> Any:
+def _sequence(x: Spatial, dim: int, before: int, after: int, value: float) -> Spatial:
     """Nodes as tokens, with as many others before and behind them."""
-    moved = [number for number in range(len(pads) // 2) if any(pads[2 * number :][:2])]
-    dim = len(x.axes) - 1 - moved[0]
-    parts: list[Any] = [x]
-    for place, count in zip((0, 2), pads[2 * moved[0] :][:2], strict=True):
-        shape = (*x.shape[:dim], int(count), *x.shape[dim + 1 :])
-        if count:
-            parts.insert(place, x.x.new_full(shape, value))
-    made = beside(parts, dim) if len(moved) == 1 else None
+    shapes = [(*x.shape[:dim], count, *x.shape[dim + 1 :]) for count in (before, after)]
+    first, last = (x.x.new_full(shape, value) for shape in shapes)
+    made = beside([first, x, last], dim)
     if made is None:
         raise NoRuleError(f"it pads {names.describe(x.axes)}")
     return made

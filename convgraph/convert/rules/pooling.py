@@ -67,7 +67,6 @@ def readout_mean(call: Any, x: Spatial) -> Tensor:
         pooled = graph.x.unflatten(0, (graph.batch_size, -1)).mean(1)
     else:
         pooled = image_mean(graph.x, graph.sites).to(graph.dtype)
-    call.travelled("all")
     return pooled.view(*pooled.shape, *(1,) * graph.sites.d)
 
 
@@ -124,35 +123,27 @@ def avg_pool(
     )  # fmt: skip
 
 
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", hop="edges")
-def adaptive_avg_pool(call: Any, x: Spatial, output_size: Any) -> Any:
-    """The mean over the nodes of each adaptive window."""
+@rule(*(f"adaptive_{how}_pool{d}d" for how in ("avg", "max") for d in (1, 2, 3)), hop="edges")
+def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
+    """The mean or the maximum over the nodes of each adaptive window; indices are for nobody."""
+    largest = "max" in call.name
     asked = ints(output_size, len(x.axes) - 2)
     if prod(asked) == 1:
-        if x.is_image():
+        if x.is_image() and not largest:
             return readout_mean(call, x)
         tail = list(range(len(x.axes) - len(asked), len(x.axes)))
+        if largest:
+            return extreme(call, x, tail, True, "amax")
         return over_sites(call, x, tail, True, "mean")
     graph = x.graph()
-    if graph.sites.size == asked:
+    if graph.sites.size == asked and not largest:
         call.travelled("node")
         return x
     geometry = WindowGeometry(asked)
     listen(call, graph.sites, geometry)
+    if largest:
+        return _indexed(graph, geometry)
     return result(graph_avg_pool(graph, geometry, sites="network"))
-
-
-@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", hop="edges")
-def adaptive_max_pool(call: Any, x: Spatial, output_size: Any) -> Any:
-    """The maximum over the nodes of each adaptive window; its indices are for nobody."""
-    asked = ints(output_size, len(x.axes) - 2)
-    if prod(asked) == 1:
-        tail = list(range(len(x.axes) - len(asked), len(x.axes)))
-        return extreme(call, x, tail, True, "amax")
-    graph = x.graph()
-    geometry = WindowGeometry(asked)
-    listen(call, graph.sites, geometry)
-    return _indexed(graph, geometry)
 
 
 @rule("max_unpool2d", "max_unpool3d", hop="all")

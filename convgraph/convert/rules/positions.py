@@ -82,7 +82,6 @@ def masked_select(call: Any, x: Any, yes: Any) -> Tensor:
 @rule("nonzero", "argwhere", "nonzero_numpy", hop="all")
 def nonzero(call: Any, x: Spatial) -> Any:
     """Positions that are there and not 0."""
-    call.travelled("all")
     return call.target(x.tensor())
 
 
@@ -96,7 +95,6 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
         raise NoRuleError(INTO_TENSOR)
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
     found = into(x.tensor(), *map(dense, args), **kwargs)
-    call.travelled("all")
     return placed(found, x.sites, x.axes)
 
 

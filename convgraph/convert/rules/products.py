@@ -63,12 +63,12 @@ def contract(call: Any, x: Any, other: Any) -> Any:
         NoRuleError: the axes do not meet, or nodes of two lattices would be paired.
     """
     sides = (x, other)
-    rank = max(_rank(one) for one in sides)
-    if _rank(other) == 1 and isinstance(x, Spatial) and names.is_plain(x.axes[-1]):
+    rank = max(len(one.shape) for one in sides)
+    if len(other.shape) == 1 and isinstance(x, Spatial) and names.is_plain(x.axes[-1]):
         value = x.merged(len(x.axes) - 1)
         call.travelled("node")
         return Spatial(value.x @ other, x.sites, value.axes[:-1])
-    if min(_rank(one) for one in sides) < 2:
+    if min(len(one.shape) for one in sides) < 2:
         raise NoRuleError("a product with a vector along the lattice")
     batch = next(one.sites.batch_size for one in sides if isinstance(one, Spatial))
     a, b = (_axes(one, rank, batch) for one in sides)
@@ -80,7 +80,6 @@ def contract(call: Any, x: Any, other: Any) -> Any:
             raise NoRuleError("nodes of two lattices are summed over")
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
-    call.travelled("all")
     found = dense(x) @ dense(other)
     return placed(found, axes, [one for one in sides if isinstance(one, Spatial)])
 
@@ -99,10 +98,6 @@ def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
         if whole and set(lattice) <= set(names.names(one.axes)):
             return Spatial(lift(out, axes, one.sites), one.sites, axes)
     raise NoRuleError(f"a product on {names.describe(axes)}, no whole lattice")
-
-
-def _rank(one: Any) -> int:
-    return len(one.axes) if isinstance(one, Spatial) else int(one.dim())
 
 
 def _axes(one: Any, rank: int, batch: int) -> Axes:
@@ -166,7 +161,9 @@ def _letters(equation: str, operands: Any) -> tuple[list[str], str]:
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
-    counts = [_rank(x) - len(t.replace("...", "")) for x, t in zip(operands, terms, strict=True)]
+    counts = [
+        len(x.shape) - len(t.replace("...", "")) for x, t in zip(operands, terms, strict=True)
+    ]
     dots = "".join(free[: max((n for n, t in zip(counts, terms) if "..." in t), default=0)])  # noqa: B905
     if not arrow:
         once = (c for c in sorted({*left} - {*".,"}) if left.count(c) == 1)
@@ -189,35 +186,21 @@ def _product(call: Any, x: Any, first: str, y: Any, second: str, kept: set[str])
     found = both + mine + other
     if not isinstance(x, Spatial) and not isinstance(y, Spatial):
         return torch.einsum(f"{first},{second}->{found}", x, y), found
-    shape = [_sizes((x, y), [first, second])[c] for c in found]
+    sides = ((first, x), (second, y))
+    sizes = {c: n for side, one in sides for c, n in zip(side, one.shape, strict=True) if n != 1}
+    shape = [sizes.get(c, 1) for c in found]
     a = _ordered(x, first, both, mine, gone)
     b = _ordered(y, second, both, gone, other)
     value = matmul(call, a, b)
     return value.regrouped(shape) if isinstance(value, Spatial) else value.reshape(shape), found
 
 
-def _sizes(operands: Any, terms: list[str]) -> dict[str, int]:
-    """The size of each letter; a Spatial knows better than a tensor."""
-    found: dict[str, int] = {}
-    for one, letters in sorted(
-        zip(operands, terms, strict=True), key=lambda pair: isinstance(pair[0], Spatial)
-    ):
-        shape = names.sizes(one.axes) if isinstance(one, Spatial) else tuple(one.shape)
-        found |= dict(zip(letters, shape, strict=True))
-    return found
-
-
 def _ordered(one: Any, letters: str, lead: str, rows: str, columns: str) -> Any:
     """An operand as (lead) (rows) (columns), each of the last two merged."""
     order = [letters.index(c) for c in lead + rows + columns]
+    size = [one.shape[k] for k in order]
     start, middle = len(lead), len(lead) + len(rows)
+    shape = (*size[:start], prod(size[start:middle]), prod(size[middle:]))
     if isinstance(one, Spatial):
-        moved = one.permuted(order)
-        merged = [
-            names.whole(tuple(names.names(moved.axes[a:b])))
-            for a, b in ((start, middle), (middle, len(order)))
-        ]
-        return Spatial(moved.x, moved.sites, (*moved.axes[:start], *merged))
-    moved = one.permute(order)
-    shape = moved.shape
-    return moved.reshape(*shape[:start], prod(shape[start:middle]), prod(shape[middle:]))
+        return one.permuted(order).regrouped(shape)
+    return one.permute(order).reshape(shape)
