@@ -70,8 +70,9 @@ class Operator:
 
     @property
     def moved(self) -> Any:
-        """What was noted last; see `travelled`."""
-        return getattr(_STATE.listener, "moved", None)
+        """How values came: as was noted last, see `travelled`, or as the rule says."""
+        noted = getattr(_STATE.listener, "moved", None)
+        return self.rule.hop if noted is None else noted
 
     def travelled(self, how: Any) -> None:
         """Note along which edges (or picked rows) the values came, result by result in a tuple."""
