@@ -345,7 +345,8 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
         found = inner(call, *taken, **named)
         if found is not None:
             return found
-        moved = None if call.writes else settled(taken)
+        along = rule.family == "reductions"  # to whom an absent one says nothing, never 0
+        moved = None if call.writes or along else settled(taken)
         if moved is None:
             raise
         if not _values(moved):

@@ -85,8 +85,11 @@ def between(x: Tensor, edges: EdgeSource) -> Tensor:
 def by_image(x: Tensor, batch: Tensor, num_images: int) -> Tensor:
     """Return (B, C) int64: the loudest node of each image, -1 for an image without nodes."""
     values = x.detach()
+    if values.dtype == torch.bool:
+        values = values.byte()
     where = batch.unsqueeze(1).expand_as(values)
-    loudest = values.new_full((num_images, x.shape[1]), -torch.inf)
+    lowest = -torch.inf if values.is_floating_point() else torch.iinfo(values.dtype).min
+    loudest = values.new_full((num_images, x.shape[1]), lowest)
     loudest = loudest.scatter_reduce(0, where, values, "amax")
     node = torch.arange(x.shape[0], device=x.device).unsqueeze(1).expand_as(values)
     says_it = values.isnan() | (values == loudest[batch])
@@ -112,7 +115,7 @@ class _Values(torch.autograd.Function):
     def forward(x: Tensor, chosen: Tensor, rows: int) -> Tensor:
         if rows == 0:
             return x.new_zeros(chosen.shape)
-        return torch.where(chosen >= 0, x.gather(0, chosen.clamp(min=0)), 0)
+        return torch.where(chosen >= 0, x.gather(0, chosen.clamp(min=0)), x.new_zeros(()))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

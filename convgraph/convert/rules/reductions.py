@@ -14,7 +14,6 @@ from torch import Tensor
 from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.convert import names
-from convgraph.convert.align import align
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.registry import rule
@@ -96,6 +95,7 @@ class Groups:
         """Read off the names that stay."""
         kept = names.of_rows(_left(x, dims, False))
         self.one_side = isinstance(x.sites, PairSites)
+        self.plain = False
         if self.one_side:
             self._on_one_side(x.sites, kept, names.of_rows(x.axes))
             return
@@ -134,7 +134,6 @@ class Groups:
         self.lattice = bool(lattice)
         self.target = self.sites.node_at(index(order, x.sites))
         self.count = self.sites.num_nodes
-        self.plain = False
         cut = any(1 < one < n for one, n in zip(low, x.sites.size or (), strict=True))
         if cut and x.sites.space is not None:
             return False
@@ -150,7 +149,8 @@ class Groups:
         rest = rows.shape[1:]
         flat = rows.reshape(rows.shape[0], prod(rest))
         if how in ("amax", "amin"):
-            chosen = maxima.by_image(flat if how == "amax" else -flat, self.target, self.count)
+            turned = -flat if flat.is_floating_point() else ~flat
+            chosen = maxima.by_image(flat if how == "amax" else turned, self.target, self.count)
             found = maxima.values_at(flat, chosen)
         else:
             # A sum over rows keeps them, and whoever asked may write into his own.
@@ -162,19 +162,29 @@ class Groups:
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
+        if self.plain:
+            return arranged(rows, self.digits, axes)
+        value = Spatial(rows, self.sites, self.renamed(axes))
+        return value if self.one_side or (self.lattice and prod(self.size) > 1) else value.tensor()
+
+    def renamed(self, axes: names.Axes) -> names.Axes:
+        """The names of what remains, as its own sites know them."""
         if self.one_side:
-            return Spatial(rows, self.sites, tuple(keys(axis, back=True) for axis in axes))
-        if not self.plain:
-            low: Any = self.low
-            axes = tuple(
-                tuple(
-                    name._replace(stride=name.stride // low[name.axis])
-                    if name.kind == "site" else name for name in axis
-                ) for axis in axes
-            )  # fmt: skip
-            value = Spatial(rows, self.sites, axes)
-            return value if self.lattice and prod(self.size) > 1 else value.tensor()
-        return arranged(rows, self.digits, axes)
+            return tuple(keys(axis, back=True) for axis in axes)
+        low: Any = self.low
+        return tuple(
+            tuple(
+                name._replace(stride=name.stride // low[name.axis])
+                if name.kind == "site" else name for name in axis
+            ) for axis in axes
+        )  # fmt: skip
+
+    def placed(self, dense: Tensor, axes: names.Axes) -> Any:
+        """What a tensor of the axes says, as `value`."""
+        if self.plain:
+            return dense
+        rows = lift(dense, self.renamed(axes), self.sites)
+        return self.value(rows.expand(self.count, *rows.shape[1:]), axes)
 
 
 def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -195,9 +205,11 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
     x, dims = apart(x, dims)
     groups = Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
-    rows = x.x
-    if slots:
-        rows = getattr(torch, how)(rows, slots)
+    if how == "mean":
+        x.x.new_empty(1).mean()  # torch refuses whole numbers, and says why
+    rows = getattr(torch, how)(x.x, slots) if slots else x.x
+    if how == "sum" and not (rows.is_floating_point() or rows.is_complex()):
+        rows = rows.long()
     return groups.value(groups.reduced(rows, how), left)
 
 
@@ -209,26 +221,29 @@ def _is_readout(x: Spatial, dims: list[int]) -> bool:
 def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
     """Return the largest or smallest entry over lattice axes, and where along them it was.
 
-    An index counts the positions of the axes in row-major order; over nobody it is 0.
+    An index counts the positions of neighbouring axes in row-major order; over nobody it is 0.
     """
     call.travelled("all")
-    if any("plain" in names.kinds(x.axes[dim]) for dim in dims):
-        raise NoRuleError("an extreme over channels and lattice at once")
-    groups = Groups(x, dims)
-    place = index([name for dim in dims for name in x.axes[dim]], x.sites)
-    rest, target, rows = x.x.shape[1:], groups.target, x.x
-    if not isinstance(x.sites, Sites):  # of equal ones the first, and readouts may stand before
-        order = place.argsort(stable=True)
-        rows, target, place = (take(one, order) for one in (rows, target, place))
-    flat = rows.reshape(rows.shape[0], prod(rest))
-    chosen = maxima.by_image(flat if how == "amax" else -flat, target, groups.count)
-    best = maxima.values_at(flat, chosen).view(groups.count, *rest)
-    if place.shape[0]:
-        where = torch.where(chosen >= 0, place[chosen.clamp(min=0)], 0)
-    else:
-        where = torch.zeros_like(chosen)
-    axes = _left(x, dims, keepdim)
-    return groups.value(best, axes), groups.value(where.view(groups.count, *rest), axes)
+    groups, axes = Groups(*apart(x, dims)), _left(x, dims, keepdim)
+    first, last = dims[0], dims[-1]
+    line = x.tensor(silent(x.x.dtype, -torch.inf if how == "amax" else torch.inf))
+    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor().flatten(first, last)
+    found = torch.max if how == "amax" else torch.min
+    return tuple(
+        groups.placed(
+            one.where(there.any(first), one.new_zeros(())).reshape(names.sizes(axes)), axes
+        )
+        for one in found(line.flatten(first, last), first)
+    )
+
+
+def silent(dtype: torch.dtype, value: float) -> float:
+    """Return a number that nobody hears beside others of a dtype, be it without infinities."""
+    if dtype.is_floating_point or value not in (torch.inf, -torch.inf):
+        return value
+    if dtype == torch.bool:
+        return value > 0
+    return torch.iinfo(dtype).max if value > 0 else torch.iinfo(dtype).min
 
 
 @rule("mean", "sum", "amax", "amin", hop="all")
@@ -360,11 +375,17 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     heard = [name for name in names.of_rows(x.axes) if name.kind == "key"]
     if isinstance(x.sites, PairSites) and heard and list(x.axes[dims[0]]) == heard:
         return pair_softmax(call, x)
-    groups = Groups(x, dims)
-    if "plain" in names.kinds(x.axes[dims[0]]):
-        raise NoRuleError("a softmax over channels and lattice")
-    shifted = x.x - take(groups.reduced(x.x.detach(), "amax"), groups.target)
-    total = take(groups.reduced(shifted.exp(), "sum"), groups.target)
+    single, parts = apart(x, dims)
+    groups = Groups(single, parts)
+    slots = _slots(single, [dim for dim in parts if names.is_plain(single.axes[dim])])
+
+    def over(rows: Tensor, how: str) -> Tensor:
+        """What all of one group say, to each of it."""
+        kept = getattr(torch, how)(rows, slots, keepdim=True) if slots else rows
+        return take(groups.reduced(kept, how), groups.target)
+
+    shifted = x.x - over(x.x.detach(), "amax")
+    total = over(shifted.exp(), "sum")
     return x.with_x(shifted - total.log() if "log" in call.name else shifted.exp() / total)
 
 
@@ -374,27 +395,28 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     "all", "any", "nansum", "count_nonzero", hop="all",
 )  # fmt: skip
 def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """Along one plain axis of every node, as torch does; extremes along the lattice too."""
+    """Along plain axes of every node, as torch does; along the lattice where absent ones can."""
     given = call.named(x, *args, **kwargs)
     if "other" in given:  # the larger of two maps
         return pointwise(call, x, *args)
     dim = given.get("dim")
-    listed = isinstance(dim, (list, tuple)) and len(dim) == 1
-    dim = dim[0] if listed else dim
     if dim is None:
         return _over_all(call, x, args, kwargs)
-    if not isinstance(dim, int):
-        raise NoRuleError("it runs over several axes at once")
-    dim %= len(x.axes)
-    if not names.is_plain(x.axes[dim]):
-        return _along_lattice(call, x, dim, given)
+    dims = _dims(x, dim)
+    if not _plain_only(x, dims):
+        return _along_lattice(call, x, dims, given)
     call.travelled("node")
-    value = x.merged(dim)
-    slot = value.slot(dim)
-    out = call.target(**given | {"self": value.x, "dim": [slot] if listed else slot})
+    if not isinstance(dim, int):
+        more = given | {"keepdim": False} if "keepdim" in given else given
+        return over_plain(
+            x, dims, given.get("keepdim", False),
+            lambda rows, slots: call.target(**more | {"self": rows, "dim": slots}),
+        )  # fmt: skip
+    value = x.merged(dims[0])
+    out = call.target(**given | {"self": value.x, "dim": value.slot(dims[0])})
     if isinstance(out, Tensor):
-        return value.along(dim, out)
-    return tuple(value.along(dim, part) for part in out)
+        return value.along(dims[0], out)
+    return tuple(value.along(dims[0], part) for part in out)
 
 
 def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
@@ -413,42 +435,45 @@ _SCANS = {
 }  # fmt: skip
 """What an absent position says to those behind it."""
 
+_SILENT = {
+    "logsumexp": -torch.inf, "prod": 1.0, "any": 0.0, "all": 1.0, "nansum": 0.0,
+    "count_nonzero": 0.0, **_SCANS,
+}  # fmt: skip
+"""What an absent position says, so that nobody hears it."""
 
-def _along_lattice(call: Any, x: Spatial, dim: int, given: dict[str, Any]) -> Any:
-    """The largest along a lattice axis and where it was; running sums, absent ones saying 0."""
+
+def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
+    """The largest and where it was; sums, products and scans to which absent ones say nothing."""
     name, keepdim = call.name, bool(given.get("keepdim", False))
     if name in ("max", "min", "argmax", "argmin"):
-        best, where = extreme(call, x, [dim], keepdim, f"a{name[-3:]}")
+        best, where = extreme(call, x, dims, keepdim, f"a{name[-3:]}")
         return where if name.startswith("arg") else (best, where)
-    if name == "logsumexp":
-        return _logsumexp(call, x, dim, keepdim)
-    if name in ("any", "all"):
-        yes = x.with_x(x.x.bool().float())
-        found = over_sites(call, yes, [dim], keepdim, "amax" if name == "any" else "amin")
-        return found.with_x(found.x.bool()) if isinstance(found, Spatial) else found.bool()
-    if name not in _SCANS or not x.x.is_floating_point():
+    if name == "topk":
+        return _largest(call, x, dims, given)
+    if name not in _SILENT:
         raise NoRuleError("it runs along the lattice, where absent positions would count")
     call.travelled("all")
+    found = call.target(**given | {"self": x.tensor(silent(x.x.dtype, _SILENT[name]))})
+    if name not in _SCANS:
+        return Groups(*apart(x, dims)).placed(found, _left(x, dims, keepdim))
     space = x.sites.space
-    run = sorted({name.axis for name in x.axes[dim] if name.kind == "site"})
+    run = sorted({name.axis for name in x.axes[dims[0]] if name.kind == "site"})
     if space is not None and run and (refusal := space.refuses("scan", run)):
         raise NoRuleError(refusal)
-    found = call.target(**given | {"self": x.tensor(_SCANS[name]), "dim": dim})
     parts = (found,) if isinstance(found, Tensor) else found
     maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
     return maps[0] if isinstance(found, Tensor) else maps
 
 
-def _logsumexp(call: Any, x: Spatial, dim: int, keepdim: bool) -> Any:
+def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
+    """The k largest of what is there, where at least k are."""
     call.travelled("all")
-    top = over_sites(call, x.with_x(x.x.detach()), [dim], True, "amax")
-    (rows, high), sites, axes = align([x, top])
-    total = over_sites(call, Spatial((rows - high).exp(), sites, axes), [dim], True, "sum")
-    if not isinstance(total, Spatial):
-        out = total.log() + top
-        return out if keepdim else out.squeeze(dim)
-    (one, two), sites, axes = align([total, top])
-    return Spatial(one.log() + two, sites, axes if keepdim else names.replaced(axes, dim))
+    groups, k = Groups(*apart(x, dims)), given["k"]
+    if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
+        raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
+    line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
+    axes = names.replaced(x.axes, dims[0], (Name("plain", k),))
+    return tuple(groups.placed(one, axes) for one in call.target(**given | {"self": line}))
 
 
 @rule("one_hot")

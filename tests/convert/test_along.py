@@ -1,0 +1,83 @@
+"""Operators along the lattice, where an absent position says nothing, whatever dtype and names.
+
+The truth is torch's own on the image whose holes hold the number that nobody hears. Axes that name
+sites and channels at once, as the anchors of a detector's head do, are lattice too.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import convgraph as cg
+from convgraph.convert.tensor import GraphTensor
+from convgraph.errors import ConversionError
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGE = torch.randint(-4, 5, (2, 4, 6, 8), generator=GENERATOR).double()
+MASK = torch.rand(2, 6, 8, generator=GENERATOR) > 0.4
+NO, YES = -torch.inf, torch.inf
+
+
+def anchors(x: Any) -> Any:
+    """(batch) (y x 2) (2)."""
+    return x.permute(0, 2, 3, 1).reshape(2, -1, 2)
+
+
+CALLS: dict[str, tuple[Any, float]] = {
+    "how many": (lambda x: (x > 0).sum((2, 3)), NO),
+    "which of rows": (lambda x: (x > 0).amax(3), NO),
+    "which of all": (lambda x: (x > 0).amin((2, 3)), YES),
+    "the largest whole number": (lambda x: x.clamp(-9, 9).long().amax((1, 2)), NO),
+    "the smallest whole number": (lambda x: x.clamp(-9, 9).long().amin((2, 3)), YES),
+    "any of two axes": (lambda x: (x > 3).any((2, 3)), NO),
+    "every one": (lambda x: (x > -4).all(3), YES),
+    "not zero": (lambda x: x.count_nonzero((1, 2)), 0),
+    "product of signs": (lambda x: x.sign().prod(3), 1),
+    "whole numbers added up": (lambda x: x.long().cumsum(2), 0),
+    "the loudest anchor": (lambda x: torch.stack(anchors(x).max(1)), NO),
+    "which anchor": (lambda x: anchors(x).argmin(1, keepdim=True), YES),
+    "the first anchors": (lambda x: torch.stack(anchors(x).topk(5, 1)), NO),
+    "the last anchors": (lambda x: anchors(x).topk(5, 1, largest=False)[0], YES),
+    "whole numbers at the top": (lambda x: anchors(x.clamp(-9, 9).long()).topk(3, 1)[0], NO),
+    "logarithms of sums": (lambda x: x.logsumexp((2, 3)).exp().mul(1e6).round(), NO),
+}
+
+
+def dense(out: Any) -> Tensor:
+    return out.to_dense() if isinstance(out, GraphTensor) else out
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_absent_positions_say_nothing(name: str) -> None:
+    """Read as 0 they would: every image holds pixels below and above it."""
+    call, nothing = CALLS[name]
+    want = call(torch.where(MASK[:, None], IMAGE, nothing))
+    if want.shape == IMAGE.shape:
+        want = torch.where(MASK[:, None], want, 0)
+    got = dense(call(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()))
+    assert got.dtype == want.dtype
+    assert torch.equal(got, want)
+
+
+def test_a_softmax_over_anchors_is_the_quotient_of_sums() -> None:
+    """Sites and channels at once, written in two ways."""
+    x = anchors(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor())
+    raised = (x - x.amax(1, keepdim=True)).exp()
+    assert torch.equal(x.softmax(1).to_dense(), (raised / raised.sum(1, keepdim=True)).to_dense())
+
+
+def test_more_than_are_there_is_refused_by_name() -> None:
+    few = torch.zeros(2, 6, 8, dtype=torch.bool)
+    few[:, 0, :3] = True
+    x = cg.PixelGraph.from_image(IMAGE, mask=few).tensor()
+    assert anchors(x).topk(6, 1)[0].shape == (2, 6, 2)
+    with pytest.raises(ConversionError, match=r"topk .* fewer than the 7 .* take a smaller k"):
+        anchors(x).topk(7, 1)
+
+
+def test_whole_numbers_have_no_mean_and_torch_says_so() -> None:
+    x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor().long()
+    with pytest.raises(RuntimeError, match="floating point"):
+        x.mean((2, 3))
