@@ -55,9 +55,13 @@ def _listed(given: Any) -> list[Any]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
+def bare(one: Any) -> Any:
+    """Return the rows of a map, which autograd knows; anything else as it is."""
+    return one.value.x if isinstance(one, GraphTensor) else one
+
+
 def _plain(tensors: Any) -> list[Tensor]:
-    """Tensors of both kinds as those that autograd knows."""
-    return [one.value.x if isinstance(one, GraphTensor) else one for one in _listed(tensors)]
+    return list(map(bare, _listed(tensors)))
 
 
 def _sent(grads: Any, tensors: Any) -> Any:

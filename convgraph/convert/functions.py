@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convgraph import memo
-from convgraph.convert.answers import backward_all, rows
+from convgraph.convert.answers import backward_all, bare, rows
 from convgraph.convert.tensor import DOORS, OWN, GraphTensor, wrapped
 from convgraph.errors import ConversionError
 from convgraph.nn import synced
@@ -87,10 +87,10 @@ class _Context:
 
     def save_for_backward(self, *tensors: Any) -> None:
         self.ctx.kept = list(map(_value, tensors))
-        self.ctx.save_for_backward(*map(_bare, tensors))
+        self.ctx.save_for_backward(*map(bare, tensors))
 
     def mark_dirty(self, *tensors: Any) -> None:
-        self.ctx.mark_dirty(*map(_bare, tensors))
+        self.ctx.mark_dirty(*map(bare, tensors))
 
     def mark_non_differentiable(self, *tensors: Any) -> None:
         self.ctx.off = [id(one) for one in tensors]
@@ -99,11 +99,6 @@ class _Context:
 def _value(one: Any) -> Any:
     """What a map holds; None of anything else."""
     return one.value if isinstance(one, GraphTensor) else None
-
-
-def _bare(one: Any) -> Any:
-    """The rows of a map; anything else as it is."""
-    return one.value.x if isinstance(one, GraphTensor) else one
 
 
 def _maps(found: Any, values: Any) -> list[Any]:
@@ -141,7 +136,7 @@ class _OnRows(_Function):
         parts = (out,) if single else tuple(out)
         ctx.made = list(map(_value, parts))
         ctx.heard = [v for v, a in zip(values, args, strict=True) if isinstance(a, Tensor)]
-        plain = tuple(map(_bare, parts))
+        plain = tuple(map(bare, parts))
         off = [p for one, p in zip(parts, plain, strict=True) if id(one) in ctx.off]
         if off:
             ctx.mark_non_differentiable(*off)
@@ -188,7 +183,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             "of operators can hold; leave this network to eager, or write it by detach()"
         )
     sent: list[Any] = []
-    parts = _APPLY.__get__(None, _kind(cls))([*map(_value, args)], sent, *map(_bare, args))
+    parts = _APPLY.__get__(None, _kind(cls))([*map(_value, args)], sent, *map(bare, args))
     single, made, kind = sent
     out = _maps(parts, made)
     return out[0] if single else kind(out)

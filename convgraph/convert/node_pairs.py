@@ -68,6 +68,10 @@ class Blocks:
         return take(packed.flatten(0, 1), self.flat)
 
 
+def _blocks(sites: Any, group: tuple[Name, ...]) -> Blocks:
+    return sites.memo(("blocks", group), lambda: Blocks(group, sites))  # type: ignore[no-any-return]
+
+
 class PairSites:
     """Who hears whom: all pairs of nodes, or tokens, of one group; what `Sites` is to nodes.
 
@@ -110,17 +114,12 @@ class PairSites:
     @property
     def first(self) -> Blocks:
         """Those who ask, by group."""
-        return self._kept_blocks(self.group, self.asking)
+        return _blocks(self.asking, self.group)
 
     @property
     def second(self) -> Blocks:
         """Those who are heard, by group."""
-        return self._kept_blocks(self.heard, self.answering)
-
-    @staticmethod
-    def _kept_blocks(group: tuple[Name, ...], sites: Any) -> Blocks:
-        made: Blocks = sites.memo(("blocks", group), lambda: Blocks(group, sites))
-        return made
+        return _blocks(self.answering, self.heard)
 
     @property
     def is_even(self) -> bool:

@@ -10,6 +10,7 @@ among them, makes it a move: each node of the new lattice hears the nodes of its
 says 0.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -50,22 +51,17 @@ def settle(value: Spatial) -> Any:
         site = axes[dim][0]
         size[site.axis] = prod(name.size for name in axes[dim])
         axes[dim] = (Name("site", size[site.axis], site.axis),)
-    moved = [
-        name for dim in mixed if dim not in grown for name in value.axes[dim] if name.kind == "site"
-    ]
-    for k in {name.axis for name in moved}:
-        low = prod(name.size for name in moved if name.axis == k)
-        digits = [name.stride for name in moved if name.axis == k]
-        kept = [
-            name
-            for dim, axis in enumerate(axes)
-            if dim not in mixed
-            for name in axis
-            if name.kind == "site" and name.axis == k
-        ]
-        if any(stride >= low for stride in digits) or any(name.stride % low for name in kept):
+    moved = [name for dim in mixed if dim not in grown for name in value.axes[dim]]
+    others = names.names([axis for dim, axis in enumerate(axes) if dim not in mixed])
+    for k in {name.axis for name in moved if name.kind == "site"}:
+        mine, kept = (
+            [name for name in some if name.kind == "site" and name.axis == k]
+            for some in (moved, others)
+        )
+        low = prod(name.size for name in mine)
+        if any(name.stride >= low for name in mine) or any(name.stride % low for name in kept):
             return value  # what is left would be no cell of neighbours
-        within_charts(value.sites, [name for name in moved if name.axis == k])
+        within_charts(value.sites, mine)
         size[k] //= low
         axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
     for dim in set(mixed) - set(grown):
@@ -81,29 +77,16 @@ def settle(value: Spatial) -> Any:
 
 def _turned(value: Spatial) -> Spatial:
     """An image whose lattice axes stand in another order, on the lattice turned round."""
-    size = value.sites.size
-    d = len(size)
-    order = _order(value.axes[-d:], size)
-    image = len(value.axes) == d + 2 and sorted(order) == list(range(d)) != order
-    whole = image and all(
-        axis == ((Name("site", size[k], k),) if size[k] > 1 else ())
-        for axis, k in zip(value.axes[-d:], order, strict=True)
-    )
-    if not whole or value.sites.space is not None:
+    lattice, tail = names.image_axes(1, value.sites.size, 1)[2:], value.axes[2:]
+    if tail == lattice or Counter(tail) != Counter(lattice) or value.sites.space is not None:
         return value
+    order: list[int] = []
+    for place, axis in enumerate(tail):  # one of one pixel, which has no name, is its own
+        left = [k for k, own in enumerate(lattice) if own == axis and k not in order]
+        order.append(place if place in left else left[0])
     sites = turned_sites(value.sites, tuple(order))
-    lattice = names.image_axes(1, sites.size or (), 1)[2:]
-    return placed(value.tensor(), sites, (*value.axes[:2], *lattice))
-
-
-def _order(axes: Axes, size: Sequence[int]) -> list[int]:
-    """Which lattice axis each of these is; one of one pixel, which has no name, is its own."""
-    found = [axis[0].axis if len(axis) == 1 else -1 for axis in axes]
-    left = [k for k, n in enumerate(size) if n == 1 and k not in found]
-    for place, axis in enumerate(axes):
-        if not axis and left:
-            found[place] = left.pop(left.index(place) if place in left else 0)
-    return found
+    turned = names.image_axes(1, sites.size or (), 1)[2:]
+    return placed(value.tensor(), sites, (*value.axes[:2], *turned))
 
 
 def _is_mixed(axis: Axis) -> bool:

@@ -23,7 +23,7 @@ from convgraph.convert.inner import inner
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.operators import _STATE, INTO_TENSOR, Operator, operator
 from convgraph.convert.settle import settle, settled
-from convgraph.convert.value import Spatial, dense, from_graph, lift
+from convgraph.convert.value import Spatial, dense, from_graph, placed
 from convgraph.convert.views import Map
 from convgraph.errors import ConversionError, ConvgraphError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
@@ -298,8 +298,9 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                     listener.dropped()
                 return whole(func.decompose, args, kwargs)  # as those that torch makes of it
             out = _on_image(call, taken, named, found, reason)
-            if call.writes and type(out) is Tensor and type(args[0]) is GraphTensor:
-                out = _on_nodes(out, taken[0])
+            onto = args[0].value if call.writes and type(args[0]) is GraphTensor else None
+            if onto is not None and type(out) is Tensor and out.shape == onto.shape:
+                out = placed(out, onto.sites, onto.axes)
         if call.writes and type(args[0]) is GraphTensor:
             views.write(args[0], out, call.name)
             made: Any = args[0]
@@ -324,13 +325,6 @@ def _no_rule(call: Operator) -> str:
     if found is None or found.family != "shapes":
         return "it has no rule"
     return f"it gives the map itself another shape; use {other} and take what it returns"
-
-
-def _on_nodes(out: Tensor, like: Any) -> Any:
-    """What was written into the image of a full grid, as its rows."""
-    if type(like) is not Spatial or out.shape != like.shape:
-        return out
-    return like.with_x(lift(out, like.axes, like.sites).reshape(like.x.shape))
 
 
 def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:

@@ -114,13 +114,12 @@ class TokenSites:
 
     def _of_groups(self, name: Name) -> Tensor:
         """(sequences,): where each lies along what a name counts."""
-        number, tail = torch.arange(self.count, device=self.device), 1
-        place = number * 0
-        for one in reversed(self.group):
+        place = torch.zeros([one.size for one in self.group], dtype=torch.int64, device=self.device)
+        for number, one in enumerate(self.group):
             if (one.kind, one.axis) == (name.kind, name.axis):
-                place = place + number // tail % one.size * one.stride
-            tail *= one.size
-        return place
+                own = torch.arange(one.size, device=self.device) * one.stride
+                place += own.view(-1, *(1,) * (len(self.group) - 1 - number))
+        return place.flatten()
 
     def on(self, group: Axis, change: Callable[[Sites], Sites]) -> "TokenSites":
         """The same pieces on other sites: those of the root first, then piece by piece."""

@@ -85,8 +85,8 @@ def _each_node(call: Any, x: Spatial, shape: Any, *more: Any) -> Spatial:
     return x.with_x(call.target(x.x.reshape(*lead, *shape), shape, *more).reshape(x.x.shape))
 
 
-def _channels_first(x: Spatial) -> Spatial:
-    """The value with channels as one name, all others lattice and batch.
+def _channels_first(x: Spatial, *, wide: bool = False) -> Spatial:
+    """The value with channels as one name, all others lattice and batch; if wide, plain ones too.
 
     Raises:
         NoRuleError: axes other than (batch) (channels) and the lattice.
@@ -94,18 +94,10 @@ def _channels_first(x: Spatial) -> Spatial:
     if not isinstance(x.sites, Sites):
         raise NoRuleError("it normalizes tokens beside nodes, or pairs, image by image")
     merged = x.merged(1)
-    rest = (merged.axes[0], *merged.axes[2:])
-    if merged.axes[0] != _batch(x) or _holds_plain(rest):
+    narrow = all(name.kind != "plain" for name in names.names(merged.axes[2:]))
+    if merged.axes[0] != names.batch_axis(x.sites.batch_size) or not (narrow or wide):
         raise NoRuleError(f"axes {names.describe(x.axes)} are no image's")
     return merged
-
-
-def _holds_plain(axes: names.Axes) -> bool:
-    return any("plain" in names.kinds(axis) for axis in axes)
-
-
-def _batch(x: Spatial) -> names.Axis:
-    return names.batch_axis(getattr(x.sites, "batch_size", -1))
 
 
 @rule("group_norm", hop="all")
@@ -121,11 +113,7 @@ def group_norm(
     if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
-    merged = x.merged(1)
-    if merged.axes[0] != _batch(x) or not _holds_plain(merged.axes[2:]):
-        merged = _channels_first(x)
-    if not isinstance(x.sites, Sites):
-        raise NoRuleError("it normalizes tokens beside nodes, or pairs, image by image")
+    merged = _channels_first(x, wide=True)
     # Where nodes have more plain axes, each channel becomes as many as their sizes say.
     rows = merged.x.flatten(1)
     each = rows.shape[1] // merged.x.shape[1]
