@@ -98,14 +98,9 @@ def whole(axis: Axis) -> Axis:
     """Put neighbouring digits of one lattice axis together where they form a larger digit."""
     out: list[Name] = []
     for name in axis:
-        last = out[-1] if out else None
-        if (
-            last is not None
-            and last.kind == name.kind
-            and name.kind != "plain"
-            and last.axis == name.axis
-            and last.stride == name.stride * name.size
-        ):
+        larger = (name.kind, name.axis, name.stride * name.size)
+        last = out[-1] if out and name.kind != "plain" else None
+        if last is not None and (last.kind, last.axis, last.stride) == larger:
             out[-1] = Name(name.kind, last.size * name.size, name.axis, name.stride)
         else:
             out.append(name)

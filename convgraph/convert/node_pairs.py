@@ -242,7 +242,7 @@ def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
     line = Spatial(rows, side, (group, axis))
     if not is_sequence(line, 1):
         raise NoRuleError("it takes images, or a part of the nodes, out of pairs of nodes")
-    found = taken(call, line, 1, numbers)
+    found = taken(None, line, 1, numbers)
     call.travelled("all")
     if isinstance(found, Tensor):
         part: Any = token_sites(side.root, side.group, (len(numbers),))

@@ -80,9 +80,7 @@ class Operator:
             _STATE.listener.moved = how
 
 
-IDLE = (
-    "dropout", "alpha_dropout", "type_as", "to", "float", "double", "half", "bfloat16",
-)  # fmt: skip
+IDLE = ("dropout", "alpha_dropout", "type_as", "to")
 """What gives the very tensor that it was given, where there is nothing to do."""
 
 _OPERATORS: dict[Any, Operator] = {}

@@ -52,7 +52,7 @@ def settle(value: Spatial) -> Any:
         size[site.axis] = prod(name.size for name in axes[dim])
         axes[dim] = (Name("site", size[site.axis], site.axis),)
     moved = [name for dim in mixed if dim not in grown for name in value.axes[dim]]
-    others = names.names([axis for dim, axis in enumerate(axes) if dim not in mixed])
+    others = names.names(tuple(axis for dim, axis in enumerate(axes) if dim not in mixed))
     for k in {name.axis for name in moved if name.kind == "site"}:
         mine, kept = (
             [name for name in some if name.kind == "site" and name.axis == k]

@@ -302,6 +302,8 @@ def _map(one: Nodes, rows: Tensor, axes: names.Axes, dim: int) -> Spatial:
 def taken(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
     """Return tokens by their places in a sequence: whole pieces of nodes, and any readouts.
 
+    Whoever has a call hears which rows they were.
+
     Raises:
         NoRuleError: some of the nodes would be taken, or the axis is that of images too.
     """
@@ -319,7 +321,7 @@ def taken(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
         ]  # fmt: skip
 
     found = pick(x.x)
-    if call.listening:
+    if call is not None and call.listening:
         line = pick(torch.arange(x.x.shape[0], device=x.x.device))
         call.travelled(torch.cat([own.flatten() for _, own in line]) if line else "all")
     if not found:

@@ -62,12 +62,10 @@ def contents(given: Any) -> Any:
     return given
 
 
-_MAY_COPY = frozenset(("reshape", "flatten", "contiguous", "reshape_as"))
+_MAY_COPY = frozenset(("reshape", "flatten", "contiguous"))
 """Views that are copies where the numbers lie in another order than that of the axes."""
 
-_TURNS = frozenset(
-    ("permute", "transpose", "t", "movedim", "swapaxes", "adjoint", "mT", "numpy_T", "unfold")
-)
+_TURNS = frozenset(("permute", "transpose", "t", "unfold"))
 """Views whose numbers lie in another order than their axes; what is made of them may do so too."""
 
 _IN_ORDER = frozenset(("contiguous", "linear", "layer_norm", "matmul", "bmm"))

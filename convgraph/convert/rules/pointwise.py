@@ -27,11 +27,11 @@ NAMES = (
     "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
     "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "pow",
     "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt", "rsub", "selu", "sigmoid", "sign",
-    "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "softsign", "sqrt", "square", "sub",
+    "silu", "sin", "sinc", "sinh", "softplus", "softshrink", "sqrt", "square", "sub",
     "tan", "tanh", "threshold", "trunc", "where", "xlogy", "zero", "lift_fresh_copy", "sgn",
     "positive", "resolve_conj", "resolve_neg", "conj", "__and__", "__or__", "__xor__", "logaddexp2",
     "i0", "digamma", "erfinv", "special_logit", "special_expit", "special_erf", "special_log1p",
-    "native_gelu", "lift_fresh", "fake_quantize_per_tensor_affine", "quantize_per_tensor",
+    "lift_fresh", "fake_quantize_per_tensor_affine", "quantize_per_tensor",
     "isclose", "isposinf", "isneginf", "nextafter", "ldexp", "signbit", "deg2rad", "rad2deg",
     "detach_copy", "bitwise_left_shift", "bitwise_right_shift", "__lshift__", "__rshift__",
     "conj_physical", "dequantize", "frexp", "gcd", "lcm", "igamma", "igammac", "mvlgamma",
@@ -135,7 +135,7 @@ def _wrapped(out: Any, sites: Any, axes: Any) -> Any:
     return Spatial(expanded(out, sites, axes), sites, axes)
 
 
-@rule("to", "_to_copy", "type_as", "float", "double", "half", "bfloat16")
+@rule("to", "_to_copy", "type_as")
 def to(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype or device; of a second map nothing else is asked."""
     args = tuple(one.x if isinstance(one, Spatial) else _no_format(one) for one in args)

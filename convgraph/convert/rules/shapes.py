@@ -98,7 +98,7 @@ def _is_thin(x: Spatial, axis: int) -> bool:
     return x.is_image() and axis >= 0 and (x.sites.size or ())[axis] == 1
 
 
-@rule("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", hop="nothing")
+@rule("new_zeros", "new_ones", "new_full", "new_empty", hop="nothing")
 def new(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """A tensor of its own; only the dtype and the device are the map's."""
     return call.target(x.x, *args, **kwargs)
