@@ -1,6 +1,7 @@
 """Each check of the verifier by itself, shown by what only this one refuses."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.proof import Certificate, verifier
 from convgraph.proof.layer.trial import manners_of
 from convgraph.proof.record.certificate import digest
-from convgraph.proof.verifier import NOT_COVERED, Truth, difference, evaluate, rounding
+from convgraph.proof.verifier import NOT_COVERED, Refused, Truth, evaluate, identity, rounding
 from tests import odd_twins
 
 SIDES = ("candidate", "reference")
@@ -34,12 +35,23 @@ def sealed(found: Certificate, **change: Any) -> str:
 
 def verify(found: Certificate, **change: Any) -> tuple[int, list[str]]:
     """What becomes of a record that somebody changed who knows how digests go."""
-    return verifier.verify(sealed(found, **change), trust=[*ADAPTERS, "tests.twins"])
+    return verifier.verify(
+        sealed(found, **change), trust=[*ADAPTERS, "tests.twins", "tests.odd_twins"]
+    )
+
+
+def refused(check: Callable[..., None], *what: Any) -> list[str]:
+    """What a check says when it refuses; nothing where it does not."""
+    try:
+        check(*what)
+    except Refused as error:
+        return [*error.args]
+    return []
 
 
 def form(found: Certificate, **change: Any) -> list[str]:
     text = sealed(found, **change)
-    return verifier.form(json.loads(text), text)
+    return refused(verifier.form, json.loads(text), text)
 
 
 # form
@@ -82,7 +94,7 @@ def test_what_nobody_could_decide_is_not_run(proven: Certificate) -> None:
 
 
 def test_whoever_stops_it_stops_it(proven: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(record: Any, text: str) -> list[str]:
+    def stop(record: Any, text: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verifier, "form", stop)
@@ -134,27 +146,102 @@ def test_edges_are_counted(proven: Certificate) -> None:
     assert lines[0].startswith("parts: S0 structure")
 
 
-def test_a_number_that_is_right_is_no_counterexample(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuted = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
-    same = {**refuted.counterexample, "found": 3.0, "expected": 3.0}
-    seen = {"manner": "plain", **{n: same[n] for n in ("side", "quantity", "manner") if n in same}}
-    seen["found"] = 3.0
-    monkeypatch.setattr(verifier, "difference", lambda *_: {**seen, "expected": 3.0})
-    assert verify(refuted, counterexample=same)[1][0].startswith("verdict, counterexample")
-    monkeypatch.setattr(verifier, "difference", lambda *_: {**seen, "expected": 4.0})
-    assert verify(refuted, counterexample={**same, "expected": 4.0}) == (
+def right_number(found: Certificate, at: tuple[int, ...], trial: int) -> float:
+    """What y is there, in a trial of a record that holds."""
+    record = json.loads(found.to_json())
+    truth = verifier.truth_of(record, lambda *_: {})
+    return float(truth.says(verifier.drawn(record, truth.shapes, trial))["y"][at])
+
+
+def refuting(certificate: Certificate, **shown: Any) -> tuple[int, list[str]]:
+    """What becomes of a record that holds, if S2 is said to refute it by this."""
+    parts = json.loads(certificate.to_json())["parts"]
+    for part in parts:
+        if part["name"] == "S2 identity":
+            part |= {"status": "refuted", "facts": "it differs"}
+    change = {"parts": parts, "verdict": "refuted", "reason": "it differs"}
+    return verify(certificate, **change, counterexample=shown)
+
+
+def test_a_number_that_is_right_is_no_counterexample(proven: Certificate) -> None:
+    right = right_number(proven, (1, 0, 2, 1), 2)
+    shown = {"side": "candidate", "quantity": "y", "index": [1, 0, 2, 1], "trial": 2}
+    for found, expected in ((right, right), (right, right + 1), (right + 1, right)):
+        code, lines = refuting(proven, **shown, found=found, expected=expected)
+        assert (code, lines[0][:23]) == (1, "verdict, counterexample"), lines
+    lacks = {"side": "candidate", "quantity": "y", "at": [1, 0, 2, 1], "trial": 2}
+    code, lines = refuting(proven, **lacks, problem="returned a list", expected=right)
+    assert (code, lines[0][:23]) == (1, "verdict, counterexample"), lines
+
+
+def test_an_entry_that_is_right_is_no_counterexample_beside_one_that_is_wrong() -> None:
+    """A side that is wrong in one place is not shown so by another."""
+    found = certify("tests.odd_twins:convolution corner", "tests.twins:dense", size=(6, 5), seed=7)
+    assert found.verdict == "refuted"
+    assert verify(found) == (1, ["the record holds: refuted"])
+    right = right_number(found, (1, 0, 2, 1), 0)
+    other = {**found.counterexample, "index": [1, 0, 2, 1], "found": right, "expected": right}
+    assert verify(found, counterexample=other)[1][0].startswith("verdict, counterexample")
+
+
+def test_parts_that_are_said_to_be_proven_are_run_beside_one_that_refutes(
+    proven: Certificate,
+) -> None:
+    """What the prover alone can run again hides nothing that the verifier can."""
+    found = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    own = {**found.counterexample, "manner": "own"}
+    code, lines = verify(found, counterexample=own)
+    assert (code, lines[0][:28]) == (1, "verdict: the candidate's y d")
+    parts = json.loads(proven.to_json())["parts"]
+    for part in parts:
+        part |= {"status": "refuted", "facts": "so"} if part["name"] == "S1 premise" else {}
+    change = {"parts": parts, "verdict": "refuted", "reason": "so"}
+    change["assumed"] = [*proven.assumed, verifier.ASSUMED]
+    assert verify(proven, **change)[0] == 2
+    other = {"candidate": found.candidate, "name": found.name}
+    assert verify(proven, **change, **other)[1][0].startswith("verdict: the candidate's y differs")
+    less = dict.fromkeys(proven.rho, 0.0)
+    assert verify(proven, **change, rho=less)[1][0].startswith("rho: y 0.0, but")
+
+
+def test_what_equal_numbers_leave_open_is_no_counterexample() -> None:
+    """Both choices of a maximum are right, and one entry shows that they are two."""
+    truth = truth_of(first, [[2, 2, 6], [2, 2, 3]])
+    sides = {"candidate": last, "reference": first}
+    runs: Any = {name: partial(evaluate, run, reuse=[]) for name, run in sides.items()}
+    record = TINY | {"kind": "maximum", "a": 2}
+    sent = verifier.drawn(record, truth.shapes, 0)
+    have, want = (runs[name](sent, truth.probe)["grad_x"] for name in SIDES)
+    at = [int(i) for i in np.argwhere(have != want)[0]]
+    shown = {"side": "candidate", "quantity": "grad_x", "trial": 0, "index": at}
+    shown |= {"found": float(have[*at]), "expected": float(want[*at])}
+    for kind, wrong in (("maximum", 1), ("linear", 0)):
+        told = record | {"kind": kind, "counterexample": shown}
+        assert len(refused(verifier.refutation, told, runs, truth)) == wrong
+
+
+@pytest.mark.parametrize("change", [{"trial": 99}, {"trial": -1}, {"manner": "upside down"}])
+def test_a_counterexample_is_of_one_of_the_calls_that_are_made(change: dict[str, Any]) -> None:
+    found = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    assert verify(found, counterexample={**found.counterexample, **change})[0] == 1
+    assert verify(found, counterexample={**found.counterexample, **change}) != (
         1, ["the record holds: refuted"],
     )  # fmt: skip
 
 
-def test_a_refutation_may_leave_its_number_out_and_runs_with_the_threads_it_names(
+def test_a_refutation_shows_a_number_and_runs_with_the_threads_it_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refuted = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    found = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    assert verify(refuted, counterexample={}) == (1, ["the record holds: refuted"])
-    assert asked == [int(refuted.flags["threads"])]
+    assert verify(found) == (1, ["the record holds: refuted"])
+    assert asked == [int(found.flags["threads"])]
+    for name in found.counterexample.keys() - {"wrong", "of", "smallest"}:
+        less = {key: value for key, value in found.counterexample.items() if key != name}
+        code, lines = verify(found, counterexample=less)
+        assert code == 1
+        assert lines != ["the record holds: refuted"], name
 
 
 def test_as_small_as_draws_may_be_is_not_too_small() -> None:
@@ -205,8 +292,7 @@ def test_every_version_is_looked_at(name: str, proven: Certificate) -> None:
 # a side that behaves otherwise in one manner alone
 
 SHAPES = [[2, 1, 4], [2, 1, 3], [2], [2, 2, 2]]
-TINY = {"kind": "convolution", "seed": 1, "a": 50, "spec": {}, "counterexample": {}}
-TINY |= {"verdict": "proven", "parts": []}
+TINY: dict[str, Any] = {"kind": "convolution", "seed": 1, "a": 50, "spec": {}}
 
 
 def tiny(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -287,10 +373,22 @@ ODD: dict[str, Callable[[], Callable[..., Tensor]]] = {
 
 def seen_of(
     run: Callable[..., Tensor], record: dict[str, Any], truth: Truth, trials: int = 6
-) -> dict[str, Any]:
+) -> dict[str, str]:
+    """Which side differs first, in what, and how it was called."""
     sides = (run, tiny) if record["kind"] == "convolution" else (run, truth.says.args[0])  # type: ignore[attr-defined]
     runs = {n: partial(evaluate, f, reuse=[]) for n, f in zip(SIDES, sides, strict=True)}
-    return difference(record, runs, truth, trials)
+    return seen(record, runs, truth, trials)
+
+
+def seen(record: dict[str, Any], runs: dict[str, Any], truth: Truth, trials: int) -> dict[str, str]:
+    try:
+        identity(record, runs, truth, trials)
+    except Refused as error:
+        found = re.match(r"verdict: the (\w+)'s (\w+) differs, (.*); it", error.args[0])
+        if found is None:
+            raise
+        return dict(zip(("side", "quantity", "manner"), found.groups(), strict=True))
+    return {}
 
 
 def truth_of(run: Callable[..., Tensor], shapes: list[list[int]], n: int = 4) -> Truth:
@@ -303,8 +401,8 @@ def truth_of(run: Callable[..., Tensor], shapes: list[list[int]], n: int = 4) ->
 def test_every_manner_of_calling_is_tried(manner: str) -> None:
     truth = truth_of(tiny, SHAPES)
     assert seen_of(tiny, TINY, truth) == {}
-    seen = seen_of(ODD[manner](), TINY, truth)
-    assert (seen["side"], seen["manner"]) == ("candidate", manner)
+    found = seen_of(ODD[manner](), TINY, truth)
+    assert (found["side"], found["manner"]) == ("candidate", manner)
 
 
 def test_whoever_refuses_views_is_sent_copies_instead() -> None:
@@ -322,19 +420,36 @@ def test_whoever_refuses_views_is_sent_copies_instead() -> None:
 
     truth = truth_of(tiny, SHAPES)
     assert seen_of(picky, TINY, truth, 9) == {}
-    seen = seen_of(partial(picky, wrong=2), TINY, truth, 9)
-    assert (seen["side"], seen["manner"]) == ("candidate", "inner")
+    found = seen_of(partial(picky, wrong=2), TINY, truth, 9)
+    assert (found["side"], found["manner"]) == ("candidate", "inner")
     with pytest.raises(RuntimeError, match="leaves alone"):
         seen_of(leaves_alone, TINY, truth, 9)
 
 
 @pytest.mark.parametrize("sent", ["x", "xw", "xwb"])
-def test_it_calls_as_the_prover_does(sent: str) -> None:
+def test_every_trial_calls_plainly_and_all_of_them_in_every_manner(sent: str) -> None:
+    """However few they are, and as the prover does."""
+    shapes = [[1, 1, 4], *[[1, 1, 1], [1]][: len(sent) - 1], [1, 1, 4]]
+    exact = {"y": np.ones((1, 1, 4))}
+    truth = Truth(lambda sent: exact, shapes, {"y": 1}, 50, torch.float64, 0.0)
     for trials in range(1, 20):
-        for at in range(trials):
-            mine = verifier.manners_of(at, trials, len(sent))
-            assert [one for one in mine if one != "anew"] == manners_of(at, trials, sent)
-            assert mine.count("anew") == mine.count("inner")
+        calls: dict[str, list[str]] = {side: [] for side in SIDES}
+
+        def run(side: str, sent: Any, probe: Any, *, manner: str, calls: Any = calls) -> Any:
+            calls[side].append(manner)
+            return exact
+
+        runs: Any = {side: partial(run, side) for side in SIDES}
+        identity(TINY, runs, truth, trials)
+        asked = {one for at in range(trials) for one in manners_of(at, trials, sent)}
+        assert calls["reference"] == ["plain"] * trials == [
+            one for one in calls["candidate"] if one == "plain"
+        ]  # fmt: skip
+        assert {*calls["candidate"]} == {"plain", *verifier.manners_of(len(sent))}
+        assert asked <= {*calls["candidate"]}
+        assert trials == 1 or calls["candidate"].index("refilled") > calls["candidate"].index(
+            "plain"
+        )
 
 
 @pytest.mark.parametrize("name", ["x", "w", "g"])
@@ -356,28 +471,24 @@ def test_every_number_is_moved_up_and_down(name: str, up: bool) -> None:
 
 
 def test_numbers_of_another_dtype_are_none() -> None:
-    seen = seen_of(lambda x, w, b: tiny(x, w, b).float(), TINY, truth_of(tiny, SHAPES))
-    assert (seen["side"], seen["quantity"]) == ("candidate", "y")
+    found = seen_of(lambda x, w, b: tiny(x, w, b).float(), TINY, truth_of(tiny, SHAPES))
+    assert (found["side"], found["quantity"]) == ("candidate", "y")
 
 
 def test_a_reference_that_is_another_operator_is_named() -> None:
     runs = {"candidate": partial(evaluate, tiny, reuse=[])}
     runs["reference"] = partial(evaluate, lambda x, w, b: tiny(x, w, b) * 2, reuse=[])
-    assert difference(TINY, runs, truth_of(tiny, SHAPES), 1)["side"] == "reference"
+    assert seen(TINY, runs, truth_of(tiny, SHAPES), 1)["side"] == "reference"
 
 
-def test_a_refuted_candidate_may_raise_and_a_reference_may_not() -> None:
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_that_raises_is_not_equal(side: str) -> None:
     def raising(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         raise ValueError("out of luck")
 
-    refuted, truth = TINY | {"verdict": "refuted"}, truth_of(tiny, SHAPES)
-    assert seen_of(raising, refuted, truth) == {}
+    runs = {one: partial(evaluate, raising if one == side else tiny, reuse=[]) for one in SIDES}
     with pytest.raises(ValueError, match="out of luck"):
-        seen_of(raising, TINY, truth)
-    runs = {"candidate": partial(evaluate, tiny, reuse=[])}
-    runs["reference"] = partial(evaluate, raising, reuse=[])
-    with pytest.raises(ValueError, match="out of luck"):
-        difference(refuted, runs, truth, 1)
+        identity(TINY, runs, truth_of(tiny, SHAPES), 1)
 
 
 # operators without parameters
@@ -449,7 +560,8 @@ def held(
 ) -> list[str]:
     """What is wrong with rho, where sums of two are the truth."""
     runs = {name: partial(evaluate, f) for name, f in zip(SIDES, (one, two), strict=True)}
-    return rounding(REAL | {"rho": rho, "kind": kind}, runs, truth_of(sums, [[2, 6], [2, 3]], n))
+    truth = truth_of(sums, [[2, 6], [2, 3]], n)
+    return refused(rounding, REAL | {"rho": rho, "kind": kind}, runs, truth)
 
 
 def sums(x: Tensor) -> Tensor:
@@ -463,15 +575,18 @@ def differences(x: Tensor) -> Tensor:
 def test_bounds_are_those_of_sums_of_one_sign() -> None:
     nothing = {"y": 0.0, "grad_x": 0.0}
     assert held(sums, sums, nothing) == []
-    assert [line[:6] for line in held(sums, sums, {})] == ["rho: y", "rho: g"]
+    assert held(sums, sums, {})[0].startswith("rho: y inf, but 0.0")
+    assert held(sums, sums, {"y": 0.0})[0].startswith("rho: grad_x inf, but 0.0")
     runs = {name: partial(evaluate, differences) for name in SIDES}
     both = truth_of(differences, [[2, 6], [2, 3]])
-    assert rounding(REAL | {"rho": {}}, runs, both) == []  # entries of both signs have no bound
+    assert (
+        refused(rounding, REAL | {"rho": {}}, runs, both) == []
+    )  # entries of both signs have no bound
 
 
 def test_a_sum_too_long_for_a_bound_is_not_proven() -> None:
     nothing = {"y": 0.0, "grad_x": 0.0}
-    assert len(held(sums, sums, nothing, n=2**53)) == 4
+    assert held(sums, sums, nothing, n=2**53)[0].startswith("rho: y leaves its bound, or n u >= 1")
     assert held(sums, sums, nothing, n=2**53 - 1) == []
 
 
@@ -497,7 +612,12 @@ def test_a_reference_may_leave_the_bound_and_a_candidate_may_not() -> None:
         y = sums(x)
         return y - y.detach().abs() * 2.0**-40
 
-    for one, two, leaves in ((sums, off, 0), (off, sums, 4), (low, sums, 2)):
-        wrong = held(one, two, {}, kind="convolution")
-        assert sum("leaves its bound" in line for line in wrong) == leaves
-        assert all(line.startswith("rho: ") for line in wrong)
+    def behind(x: Tensor) -> Tensor:
+        y = sums(x)
+        y.register_hook(lambda g: g * (1 + 2.0**-40))
+        return y
+
+    cases = ((sums, off, ""), (off, sums, "y"), (low, sums, "y"), (behind, sums, "grad_x"))
+    for one, two, leaves in cases:
+        line = held(one, two, {"y": 0.0}, kind="convolution")[0]
+        assert line.startswith(f"rho: {leaves} leaves its bound" if leaves else "rho: y 0.0, but")

@@ -132,7 +132,7 @@ def check_identity(
         answers.append(judge.holds("reference", reference, probe, truth, PLAIN))
         for found in answers:
             if found is not None and found.status == "refuted":
-                return found
+                return at_trial(found, trial)
         unsure = unsure or next((found for found in answers if found is not None), None)
         if unsure is not None and trial > 2 * len(MANNERS):  # every manner was looked at
             break
@@ -234,6 +234,12 @@ class _Judge:
         gap = np.abs(got.double().cpu().numpy() - exact)
         over = ~(gap <= dot_bound(terms, self.dtype, size * probe.scale(quantity)))
         return entry(got.cpu().numpy(), exact, over)
+
+
+def at_trial(found: Identity, trial: int) -> Identity:
+    """Say in a counterexample, if there is one, which trial shows it: one call can do so again."""
+    shown = found.counterexample
+    return replace(found, counterexample={**shown, "trial": trial}) if shown else found
 
 
 def held_against(

@@ -23,7 +23,14 @@ from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.layer.direct import Direct, check_direct
-from convgraph.proof.layer.identity import Identity, entry, held_against, raised, refuted
+from convgraph.proof.layer.identity import (
+    Identity,
+    at_trial,
+    entry,
+    held_against,
+    raised,
+    refuted,
+)
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.rounding import Rounding, spread_of
@@ -279,7 +286,7 @@ class _Pair:
             for manner in manners:
                 other = self._called(probe, truth, manner, reuse, program, exact)
                 if other is not None:
-                    return replace(other, ways=2, compared=compared)
+                    return replace(at_trial(other, trial), ways=2, compared=compared)
             compared += len(manners) * sum(v.size for v in truth.values())
         return Identity("proven", 2, compared)
 

@@ -25,6 +25,7 @@ from convgraph.proof import draws, precision
 from convgraph.proof.equation.maximum_windows import Windows
 from convgraph.proof.layer.identity import (
     Identity,
+    at_trial,
     entry,
     lacking,
     raised,
@@ -269,7 +270,7 @@ class _Pair:
                 for manner in manners:
                     other = self._held(side, probe, dtype, manner, program, reuse)
                     if other is not None:
-                        return replace(other, compared=compared)
+                        return replace(at_trial(other, trial), compared=compared)
                 compared += len(manners) * (x.size + g.size)
         return Identity("proven", 3, compared)
 

@@ -19,7 +19,7 @@ from convgraph.errors import ProofError
 from convgraph.proof.record.counterexample import Counterexample
 from convgraph.proof.record.page import page
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the record; a reader refuses any other."""
 
 VERDICTS = ("proven", "refuted", "undecided")
@@ -77,7 +77,8 @@ class Certificate:
         log2_epsilon: log2 of the probability of a wrong "proven".
         rho: per quantity, largest |candidate - reference| / bound.
         rho_exact: per quantity, largest |candidate - finer reference| / bound.
-        counterexample: quantity, index and both numbers, if refuted.
+        counterexample: side, quantity, index and both numbers, if refuted; of S2 the trial and the
+            manner of calling too, so that one call shows it again.
         versions: of torch, numpy, Python and convgraph.
         flags: settings that change what a kernel computes, TF32 among them.
         assumed: what was taken for granted.
