@@ -65,7 +65,7 @@ def contents(given: Any) -> Any:
 _MAY_COPY = frozenset(("reshape", "flatten", "contiguous"))
 """Views that are copies where the numbers lie in another order than that of the axes."""
 
-_TURNS = frozenset(("permute", "transpose", "t", "unfold"))
+_TURNS = frozenset(("permute", "transpose", "t", "movedim", "swapaxes", "mT", "unfold"))
 """Views whose numbers lie in another order than their axes; what is made of them may do so too."""
 
 _IN_ORDER = frozenset(("contiguous", "linear", "layer_norm", "matmul", "bmm"))

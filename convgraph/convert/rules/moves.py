@@ -147,7 +147,7 @@ def unfold(
     value = result(graph_unfold(x.graph(), *parts, sites="network"))
     if not isinstance(value, Spatial):
         return value.flatten(2)
-    return value.regrouped(shape_after(call, x, kernel_size, dilation, padding, stride))
+    return value.regrouped(shape_after(call, x.shape, kernel_size, dilation, padding, stride))
 
 
 @rule("col2im", hop="all")

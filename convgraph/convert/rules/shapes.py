@@ -12,10 +12,10 @@ from convgraph.convert.value import Spatial, placed
 from convgraph.graph.network_sites import network_sites
 
 
-def shape_after(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> tuple[int, ...]:
-    """Return the shape that an operator gives; it is asked about shapes alone."""
+def shape_after(call: Any, shape: Any, *args: Any, **kwargs: Any) -> tuple[int, ...]:
+    """Return the shape that an operator makes of one; it is asked about shapes alone."""
     given = tuple(tuple(one) if isinstance(one, list) else one for one in args)
-    return _shape_after(call.target, x.shape, given, tuple(kwargs.items()))
+    return _shape_after(call.target, tuple(shape), given, tuple(kwargs.items()))
 
 
 @lru_cache(maxsize=4096)
@@ -32,7 +32,7 @@ def regroup(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Group the names anew, in their order; a flattened image is a readout."""
     if args and isinstance(args[0], torch.dtype):
         raise NoRuleError("it reads numbers as another dtype")
-    shape = shape_after(call, x, *args, **kwargs)
+    shape = shape_after(call, x.shape, *args, **kwargs)
     lead = names.batch_axis(getattr(x.sites, "batch_size", -1))
     flat = len(shape) == 2 and x.axes[0] == lead and shape[0] == x.shape[0] and len(x.axes) > 2
     try:
@@ -52,22 +52,17 @@ def _is_mixed(axis: names.Axis) -> bool:
     return len({name.kind for name in axis}) > 1
 
 
-@rule("permute", "transpose", "t")
+@rule("permute", "transpose", "t", "movedim", "swapaxes", "mT")
 def permute(call: Any, x: Spatial, *args: Any) -> Any:
-    """Axes change places."""
-    rank = len(x.axes)
-    if call.name == "permute":
-        return x.permuted([int(dim) % rank for dim in args[0]])
-    order = list(range(rank))
-    a, b = args or (rank - 2, rank - 1)
-    order[a], order[b] = order[b], order[a]
-    return x.permuted(order)
+    """Axes change places: as those of a shape do whose sizes tell them apart."""
+    numbered = range(1, len(x.axes) + 1)
+    return x.permuted([size - 1 for size in shape_after(call, numbered, *args)])
 
 
 @rule("expand")
 def expand(call: Any, x: Spatial, size: Any, **_: Any) -> Any:
     """An axis of size 1 says the same under a new name."""
-    shape = shape_after(call, x, size)
+    shape = shape_after(call, x.shape, size)
     x = x.thin()
     rank = len(shape)
     axes = [*((),) * (rank - len(x.axes)), *x.axes]
