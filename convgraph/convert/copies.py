@@ -6,6 +6,7 @@ torch's convolutions changes (no subclass, no reparametrization, no hooks that a
 """
 
 import copy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from convgraph import backends
 from convgraph.backends.rows import HALF
 from convgraph.convert.tensor import GraphTensor, given
 from convgraph.convert.value import result
+from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import convs, traced, twin
 from convgraph.nn.conv import GraphConvNd
@@ -46,13 +48,13 @@ class _InNetwork(GraphConvNd):
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Send the messages; on an image, call torch's operator unless a backend is forced."""
         d = self.geometry.d
-        if isinstance(x, torch.fx.Proxy):
+        if isinstance(x, torch.fx.Proxy) and self._is_torchs():
             return _DIRECT[d, self.geometry.transposed](self, x)
         if not isinstance(x, Tensor) or args or kwargs or x.dim() not in (d + 1, d + 2):
             return super().forward(x, *args, **kwargs)
         direct = _DIRECT[d, self.geometry.transposed]
         on_nodes = isinstance(x, GraphTensor)
-        if on_nodes and not self._tapped():
+        if on_nodes and self._is_torchs() and not self._tapped():
             if self.backend is None:
                 return direct(self, x)
             with backends.backend(self.backend):
@@ -66,10 +68,21 @@ class _InNetwork(GraphConvNd):
     def _is_forced(self, like: Tensor) -> bool:
         """Whether an image goes through messages too, as a backend or its dtype asks."""
         half = like.dtype in HALF and like.device.type == "cpu"
-        return half or backends.forced(self.backend) is not None or self._tapped()
+        named = backends.forced(self.backend) is not None
+        return half or named or self._tapped() or not self._is_torchs()
+
+    def _is_torchs(self) -> bool:
+        """Whether torch's operator is all of the layer; other pads may have been assigned."""
+        return _has_torchs_pads(self.geometry, self.padding_name)
 
     def _get_name(self) -> str:
         return type(self).__name__
+
+
+@lru_cache(maxsize=4096)
+def _has_torchs_pads(geometry: KernelGeometry, name: str | None) -> bool:
+    even = all(before == after for before, after in geometry.padding)
+    return not geometry.folds and (even or name is not None)
 
 
 def _forward(name: str) -> Any:
@@ -148,6 +161,10 @@ def copied(net: torch.nn.Module, memo: dict[int, Any] | None = None) -> torch.nn
             if type(one) is Tensor and not one.is_leaf:
                 memo.setdefault(id(one), one.detach().clone())
     made: torch.nn.Module = copy.deepcopy(net, memo)
+    if made.training is not net.training:  # torchvision's extractors forget it, and their graph
+        made.train(net.training)
+        for name, module in net.named_modules():
+            made.get_submodule(name).training = module.training
     return made
 
 
@@ -203,20 +220,7 @@ def dense_copy(net: torch.nn.Module) -> Any:
 
 def _torch_layer(layer: Any, kind: Any, copies: dict[int, Any]) -> torch.nn.Module:
     """A convolution of torch with a graph layer's parameters, and whatever a tool has added."""
-    g = layer.geometry
-    shared: dict[str, Any] = {
-        "stride": g.stride,
-        "padding": layer.padding_name or tuple(a for a, _ in g.padding),
-        "dilation": g.dilation,
-        "groups": layer.groups,
-        "bias": layer.bias is not None,
-        "padding_mode": g.padding_mode,
-        "dtype": layer.weight.dtype,
-        "device": "meta",
-    }
-    if g.transposed:
-        shared["output_padding"] = g.output_padding
-    made = kind(layer.in_channels, layer.out_channels, g.kernel_size, **shared)
+    made = kind(**twin.dense_arguments(layer), device="meta")
     for name in getattr(layer, "parametrizations", ()):
         parametrize.register_parametrization(made, name, torch.nn.Identity(), unsafe=True)
     made._parameters.clear()
@@ -225,7 +229,6 @@ def _torch_layer(layer: Any, kind: Any, copies: dict[int, Any]) -> torch.nn.Modu
     if "weight" in vars(layer):  # torch's older norms compute it before each call
         made.weight = layer.weight.detach().clone()
     for name in ("_buffers", "_modules", *HOOKS):
-        added = {k: v for k, v in vars(layer)[name].items() if k != "aggr_module"}
-        vars(made)[name].update(copy.deepcopy(added, memo))
+        vars(made)[name].update(copy.deepcopy(vars(layer)[name], memo))
     dense: torch.nn.Module = made.train(layer.training)
     return dense

@@ -7,6 +7,7 @@ equation. The numbered classes in `convgraph.nn.convs` only fix the dimension, s
 arguments are torch's.
 """
 
+from dataclasses import replace
 from math import sqrt
 from typing import Any, ClassVar, Optional, Self
 
@@ -33,8 +34,10 @@ from convgraph.graph.typed_edges import TypedEdges
 from convgraph.nn import twin
 from convgraph.nn.loading import FromFile
 
-_OF_THE_CLASS = frozenset({"inspector", "_user_args", "_fused_user_args", "_edge_user_args"})
-"""Attributes that PyG derives from the signatures of a class."""
+_OF_THE_CLASS = frozenset(
+    {"inspector", "_user_args", "_fused_user_args", "_edge_user_args", "aggr_module"}
+)
+"""Attributes that PyG derives from a class: from its signatures, and that it sums."""
 
 
 class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships no types for it
@@ -83,6 +86,7 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
     ) -> None:
         """Check the numbers, make the parameters, draw them as torch does."""
         super().__init__(aggr="sum", node_dim=-2, flow=flow)
+        self._be_one_layer()
         who = type(self).__name__
         self.in_channels = as_int(f"{who}: in_channels", in_channels, least=1)
         self.out_channels = as_int(f"{who}: out_channels", out_channels, least=1)
@@ -110,20 +114,21 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle all but what PyG finds out about the class, which no file has to say."""
-        state = {
+        return {
             key: value
             for key, value in self.__dict__.items()
             if key not in _OF_THE_CLASS and not (key.endswith("_hooks") and not value)
         }
-        modules = {key: value for key, value in self._modules.items() if key != "aggr_module"}
-        return {**state, "_modules": modules}
 
     def __setstate__(self, state: Any) -> None:
         """Take a pickled state, if it is one of such a layer."""
         MessagePassing.__init__(self, aggr="sum", node_dim=-2)
-        made = self.__dict__["_modules"]["aggr_module"]
+        self._be_one_layer()
         super().__setstate__(state)
-        self.aggr_module = made
+
+    def _be_one_layer(self) -> None:
+        """Have no module inside, as torch's layers: tools count and walk what has none."""
+        self.__dict__["aggr_module"] = self._modules.pop("aggr_module")
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as torch's convolutions do: the same seed gives the same numbers."""
@@ -352,9 +357,11 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
 
     # -- what it says about itself --------------------------------------------------------------
 
+    # Assigned like torch's, for example to dilate the last stages of a network.
+
     @property
     def kernel_size(self) -> tuple[int, ...]:
-        """Taps along each axis."""
+        """Taps along each axis; the weight says so, and nobody assigns it."""
         return tuple(self.geometry.kernel_size)
 
     @property
@@ -362,21 +369,43 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
         """Pixels between neighbouring output sites."""
         return tuple(self.geometry.stride)
 
+    @stride.setter
+    def stride(self, value: Any) -> None:
+        self._assign(stride=value)
+
     @property
     def dilation(self) -> tuple[int, ...]:
         """Pixels between neighbouring taps."""
         return tuple(self.geometry.dilation)
+
+    @dilation.setter
+    def dilation(self, value: Any) -> None:
+        self._assign(dilation=value)
 
     @property
     def padding(self) -> tuple[tuple[int, int], ...]:
         """Pixels (before, after) along each axis."""
         return tuple(self.geometry.padding)
 
+    @padding.setter
+    def padding(self, value: Any) -> None:
+        self._assign(padding=value)
+        self.padding_name = value if isinstance(value, str) else None
+
     @property
     def padding_mode(self) -> str | tuple[str, ...]:
         """What a tap outside the lattice means; one word an axis where they differ."""
         mode: str | tuple[str, ...] = self.geometry.padding_mode
         return mode
+
+    @padding_mode.setter
+    def padding_mode(self, value: Any) -> None:
+        self._assign(padding_mode=value)
+
+    def _assign(self, **given: Any) -> None:
+        """Be a layer of another geometry, with the same weight."""
+        padding = self.padding_name or self.geometry.padding
+        self.geometry = replace(self.geometry, **{"padding": padding, **given})
 
     def _who(self) -> str:
         return (

@@ -121,7 +121,7 @@ def _arguments(layer: Any) -> dict[str, Any] | None:
             found[name] = layer.out_channels // layer.in_channels
         elif hasattr(layer, name) or hasattr(geometry, name):
             found[name] = getattr(layer, name, getattr(geometry, name, None))
-        elif parameter.default is parameter.empty and set(layer._modules) - {"aggr_module"}:
+        elif parameter.default is parameter.empty and layer._modules:
             return None
         elif parameter.default is parameter.empty:
             raise ValueError(f"it does not say {name}")

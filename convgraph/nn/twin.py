@@ -123,6 +123,16 @@ def conv_from_dense(cls: Any, dense: Any) -> Any:
 
 def conv_to_dense(layer: Any) -> Any:
     """Return the torch convolution of a graph layer; see GraphConvNd.to_dense."""
+    make: Any = (TRANSPOSED if layer.geometry.transposed else CONV)[layer.geometry.d]
+    return copy_state(layer, build(make, **dense_arguments(layer), device=layer.weight.device))
+
+
+def dense_arguments(layer: Any) -> dict[str, Any]:
+    """Return what the torch convolution of a graph layer is built with, but for the device.
+
+    Raises:
+        ConversionError: no torch layer is the same function.
+    """
     g: KernelGeometry = layer.geometry
     uneven = any(before != after for before, after in g.padding)
     named = layer.padding_name or ("same" if uneven and is_same(g) else None)
@@ -143,6 +153,8 @@ def conv_to_dense(layer: Any) -> Any:
             "layer without a footprint"
         )
     shared: dict[str, Any] = {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
         "kernel_size": g.kernel_size,
         "stride": g.stride,
         "padding": named or tuple(a for a, _ in g.padding),
@@ -150,13 +162,11 @@ def conv_to_dense(layer: Any) -> Any:
         "groups": layer.groups,
         "bias": layer.bias is not None,
         "padding_mode": g.padding_mode,
-        "device": layer.weight.device,
         "dtype": layer.weight.dtype,
     }
     if g.transposed:
         shared["output_padding"] = g.output_padding
-    make: Any = (TRANSPOSED if g.transposed else CONV)[g.d]
-    return copy_state(layer, build(make, layer.in_channels, layer.out_channels, **shared))
+    return shared
 
 
 def is_same(g: KernelGeometry) -> bool:
