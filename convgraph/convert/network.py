@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as everyone
 from torch.utils import _pytree as pytree
 
 from convgraph import backends, memo
@@ -31,6 +32,18 @@ class GraphNetwork(torch.nn.Module):
     """What every converted network is: the original's class, whose methods take graphs too."""
 
     _seen: Example | None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the network and its hooks.
+
+        Hooks get what the network gets, a PixelGraph too. Where one of them is for gradients, which
+        autograd has of tensors alone, all get tensors whose pixels are nodes.
+        """
+        call = super().__call__
+        traced = torch.compiler.is_compiling()  # whose program says what it cannot hold
+        if not traced and _hears_gradients(self) and _graphs(args, kwargs):
+            return _called(self, call, args, kwargs)
+        return call(*args, **kwargs)
 
     @door
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,6 +112,12 @@ class GraphNetwork(torch.nn.Module):
         """Pickle the original's class and the state."""
         state = {key: value for key, value in self.__dict__.items() if key != "_seen"}
         return _rebuilt, (self._original(),), state
+
+
+def _hears_gradients(net: torch.nn.Module) -> bool:
+    """Whether a module has hooks for gradients, or all modules have."""
+    own = net._backward_hooks or net._backward_pre_hooks
+    return bool(own or everyone._global_backward_hooks or everyone._global_backward_pre_hooks)
 
 
 def _has_holes(args: Any, kwargs: Any) -> bool:

@@ -186,6 +186,48 @@ def test_traces_are_of_images() -> None:
         torch.jit.trace(lambda w: F.conv2d(given, w), (weight,), check_trace=False)
 
 
+@pytest.mark.parametrize("form", ["graph", "full", "tensor", "image"])
+@pytest.mark.parametrize("last", [4, 8])
+def test_hooks_for_gradients_of_a_network_hear_maps(last: int, form: str) -> None:
+    """One on the converted network itself: its gradients in and out, and what it says."""
+    net = cg.to_graph(network()[:last].eval())
+    graph = holes() if form in ("graph", "tensor") else cg.PixelGraph.from_image(holes().to_image())
+    rows = graph.x.clone().requires_grad_()
+
+    def slope() -> Any:
+        given: Any = graph.with_x(rows)
+        given = {"tensor": given.tensor, "image": given.to_image}.get(form, lambda: given)()
+        out = net(given)
+        out = getattr(getattr(out, "graph", out), "x", out)
+        return torch.autograd.grad(out.square().sum(), rows)[0]
+
+    plain, heard = slope(), []
+    net.register_full_backward_pre_hook(lambda module, out: heard.append(out[0].shape))
+    net.register_full_backward_hook(lambda module, into, out: heard.append(into[0].shape))
+    assert torch.equal(slope(), plain)
+    assert heard == [torch.Size([2, 8, 6, 5] if last == 4 else [2, 4]), torch.Size([2, 3, 12, 10])]
+    net.register_full_backward_hook(lambda module, into, out: (into[0] * 2,))
+    assert torch.equal(slope(), plain * 2)
+
+
+@pytest.mark.ci
+def test_a_copy_is_in_the_mode_of_the_original() -> None:
+    """Extractors of torchvision are copied into training, and run another graph there."""
+    models = nets.models()
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    made = models.squeezenet1_1().eval().double()
+    made.features[3].train()
+    extractor = extraction.create_feature_extractor(made, {"features.3": "map"})
+    extractor.get_submodule("features.0").train()
+    net = cg.to_graph(extractor)
+    modes = {name: one.training for name, one in extractor.named_modules()}
+    assert {name: one.training for name, one in net.named_modules()} == modes
+    graph = cg.PixelGraph.from_image(
+        torch.randn(1, 3, 33, 33).double(), mask=torch.rand(33, 33) > 0.3
+    )
+    assert torch.equal(net(graph)["map"].x, extractor(graph.tensor())["map"].graph.x)
+
+
 @pytest.mark.ci
 @pytest.mark.filterwarnings("ignore")  # its own, of workers and of what it imports
 @WAYS
