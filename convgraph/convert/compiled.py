@@ -21,7 +21,10 @@ from torch.utils import _pytree as pytree
 from convgraph import backends
 from convgraph.convert.copies import HOOKS
 from convgraph.convert.program import Made, Program, Tables
+from convgraph.convert.tensor import wrapped
+from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
+from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 from convgraph.memo import constant
@@ -65,20 +68,36 @@ def run(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     tensors = constant(_tensors, graph.sites, name) if single else tables.tensors
     state = [*dict(net.named_parameters()).values(), *dict(net.named_buffers()).values()]
     found = tables.program.module(*given, *tensors, *state)
-    outputs = [_output(one, made) for one, made in zip(found, tables.outputs, strict=True)]
-    return _nested(outputs, tables.program)
+    kinds = tables.outputs
+    if any([one.axes is not None for one in kinds]):  # noqa: C419 - compilers follow no generator
+        return _nested(_maps(found, kinds), tables.program)
+    return _nested(_outputs(found, kinds), tables.program)
 
 
 runs_by(run)
 
 
+def _outputs(found: Any, kinds: tuple[Made, ...]) -> list[Any]:
+    return [_output(x, made) for x, made in zip(found, kinds, strict=True)]
+
+
 def _output(x: Tensor, made: Made) -> Any:
     if made.sites is None:
         return x
+    if made.axes is not None:
+        return wrapped(Spatial(x, made.sites, made.axes))
     graph: PixelGraph = object.__new__(PixelGraph)
     object.__setattr__(graph, "x", x.flatten(1) if x.dim() > 1 else x.unsqueeze(1))
     object.__setattr__(graph, "sites", made.sites)
     return graph
+
+
+_maps: Any = torch.compiler.disable(
+    _outputs,
+    reason="a network compiled with fullgraph=True returns images or tensors without nodes; this "
+    "one returns tokens, or another map that is no image, which fullgraph=False makes behind the "
+    "program",
+)
 
 
 def _nested(outputs: list[Any], program: Program) -> Any:
@@ -187,13 +206,15 @@ class _Get:
                 f"{type(net).__name__}: two runs on one mask ask for other tables; its forward "
                 "does not do the same twice, so no program can hold it"
             )
-        for one in found.outputs:
-            if one.sites is not None and not one.is_image:
-                raise ConversionError("a compiled network returns images or tensors without nodes")
+        if self.plain and any(one.axes is not None for one in found.outputs):
+            raise ConversionError(
+                f"{type(net).__name__} on a mask, exported: it returns tokens, or another map that "
+                "is no image, which no program returns; end it with an image or a readout"
+            )
         return found
 
 
-_PLAIN = (bool, int, float, complex, str, type(None))
+_PLAIN = (bool, int, float, complex, str, type(None), KernelGeometry)
 
 
 def _frozen(net: Any) -> Any:

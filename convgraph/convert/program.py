@@ -27,7 +27,6 @@ from torch.utils import _pytree as pytree
 from convgraph import memo
 from convgraph.convert import keys
 from convgraph.convert.tensor import GraphTensor, from_pixels, leaves, settled_map
-from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import at
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
@@ -35,15 +34,10 @@ from convgraph.graph.sites import Sites
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What an output of a run is: a plain tensor, or rows on sites under names."""
+    """What an output of a run is: a plain tensor, a graph, or rows on sites under names."""
 
     sites: Any = None
     axes: Any = None
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the rows are a graph's."""
-        return self.axes is None or Spatial(torch.empty(0), self.sites, self.axes).is_image()
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,9 +279,11 @@ def _rows(one: Any) -> Any:
 def _made(one: Any, roots: Any) -> Made:
     """What an output is."""
     if isinstance(one, PixelGraph):
-        return Made(_freed(one.sites, roots), None)
-    return Made(_freed(one.value.sites, roots), one.value.axes) if isinstance(
-        one, GraphTensor) else Made()  # fmt: skip
+        return Made(_freed(one.sites, roots))
+    if not isinstance(one, GraphTensor):
+        return Made()
+    value = one.value
+    return Made(_freed(value.sites, roots), None if value.is_image() else value.axes)
 
 
 def _freed(sites: Any, roots: Any) -> Any:
