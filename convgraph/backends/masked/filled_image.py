@@ -68,8 +68,9 @@ class _Lay(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, nodes: Tensor, rows: Tensor, before: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and unwatched(x):
-            return bags(x, rows, before)
+        if x.device.type == "cpu" and unwatched(x):
+            wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+            return bags(wide, rows, before).to(x.dtype)
         return add_rows(x.new_zeros(len(before) - 1, x.shape[1]), nodes, x, distinct=True)
 
     setup_context = staticmethod(_keep)

@@ -58,6 +58,7 @@ class Premise:
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
         steps: the operators on data, views left out; see `one_program`.
+        wide: of half types, those of the dtype in which integers are probed.
         sums: quantity -> how many products each entry puts together, counted on ones, what cancels
             counted too; empty in half precision, which cannot count so far.
         finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
@@ -81,6 +82,7 @@ class Premise:
     operators: int = 0
     second: str = "not asked"
     steps: tuple[Step, ...] = ()
+    wide: tuple[Step, ...] = ()
     sums: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     finest: int = 0
     numbers: tuple[float, ...] = ()
@@ -116,6 +118,8 @@ def check_premise(
     second: bool = False,
     scale: int = 1,
     entries: Mapping[str, Tensor] | None = None,
+    frozen: Collection[str] = (),
+    handed: Callable[[Tensor], Tensor] = lambda leaf: leaf,
 ) -> Premise:
     """Follow an implementation forward and backward and say whether it is multilinear.
 
@@ -132,6 +136,8 @@ def check_premise(
         second: whether double backward is followed too.
         scale: x and g are multiples of it, so that constants such as 1 / scale divide exactly.
         entries: magnitudes to follow in place of ones, by name, "g" among them; none negative.
+        frozen: names that need no gradient.
+        handed: makes of each leaf what the program is given.
 
     Returns:
         The verdict; "undecided" says which assumption or room is missing.
@@ -167,8 +173,9 @@ def check_premise(
                 watched() as moved,
             ):
                 found = _attempt(
-                    run, shapes, form, follower, device, frozenset(trust), scale, entries or {}
-                )
+                    run, shapes, form, follower, device, frozenset(trust), scale, entries or {},
+                    frozenset(frozen), handed,
+                )  # fmt: skip
         follower.ended, follower.late = True, late
         if moved and found.status != "refuted":
             found = replace(found, status="undecided", reason=moved[0])
@@ -222,14 +229,15 @@ def _attempt(
     trust: frozenset[str],
     scale: int,
     entries: Mapping[str, Tensor],
+    frozen: frozenset[str],
+    handed: Callable[[Tensor], Tensor],
 ) -> Premise:
     """Run once under a follower; the stack beyond this function is not looked at."""
-    magnitude = 0.0 if follower.dtype in HALF else 1.0
 
     def enter(shape: Shape, role: str, requires_grad: bool = True, name: str = "") -> Traced:
         by = scale if role in ("x", "g") else 1
         with _disable_current_modes():
-            held = torch.full(shape, by * magnitude, dtype=follower.dtype, device=device)
+            held = torch.full(shape, by, dtype=follower.dtype, device=device)
             if name in entries:
                 held = entries[name].to(held, copy=True)
         return follower.enter(held, role, scale=by, requires_grad=requires_grad)
@@ -238,12 +246,14 @@ def _attempt(
     second = "not asked"
     try:
         inputs = {
-            name: None if shape is None else enter(tuple(shape), form.roles[name], name=name)
+            name: None
+            if shape is None
+            else enter(tuple(shape), form.roles[name], name not in frozen, name)
             for name, shape in shapes.items()
         }
-        leaves = {name: t for name, t in inputs.items() if t is not None}
+        leaves = {n: t for n, t in inputs.items() if t is not None and n not in frozen}
         with guarded(), trusting(follower, trust), WaysOut(_leave), Mode(follower):
-            y = run(*inputs.values())
+            y = run(*(None if leaf is None else handed(leaf) for leaf in inputs.values()))
             if follower.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
                 return _verdict(
@@ -255,9 +265,10 @@ def _attempt(
             results["y"] = y
             grads: tuple[Any, ...] = (None,) * len(leaves)
             g: Tensor = enter(tuple(y.shape), "g", form.second, "g")
-            if y.requires_grad:
+            if y.requires_grad and leaves:
                 if y.dtype != g.dtype:
                     g = g.to(y.dtype)
+                g = handed(g)
                 grads = torch.autograd.grad(
                     y, list(leaves.values()), g, allow_unused=True, create_graph=form.second
                 )
@@ -381,7 +392,9 @@ def _verdict(
 
 
 def _sums(results: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: t.held.detach() for name, t in results.items() if isinstance(t, Traced)}
+    return {
+        name: t.held.detach().to_dense() for name, t in results.items() if isinstance(t, Traced)
+    }
 
 
 def _found(tensor: Any) -> tuple[str, ...]:

@@ -183,6 +183,9 @@ class Follower:
         if self.dtype in HALF:
             times = roundings(name, call, lambda t: _is_data(known.get(id(t))))
         outputs = magnitudes.run(func, name, plain_args, plain_kwargs, kept)
+        if self.dtype in HALF and not func.is_view:
+            for made in aten.tensors_in(outputs, *(_unwrap(t) for t in written)):
+                magnitudes.keep_support(made)
         self._made = lambda dtype: either(after(times, one, dtype) for one in given)
         self.note(
             func.name(),

@@ -126,11 +126,7 @@ def _bags(call: Call) -> Result:
         if call.bound("per_sample_weights").terms.keys() - {()}:
             raise Refusal("undecided", f"{call.func} with weights that are data has no rule")
         said = call.times(said, "per_sample_weights")
-    ends = call["offsets"]
-    if not call["include_last_offset"]:
-        ends = torch.cat([ends, ends.new_tensor([call["indices"].numel()])])
-    most = int(ends.diff().max()) if ends.numel() > 1 else 0
-    return [said.many(most), None, None, None]  # the others are indices
+    return [said.many(_most_bagged(call)), None, None, None]  # the others are indices
 
 
 @linear_rule("scatter_add")
@@ -235,6 +231,14 @@ def _most_put(call: Call) -> int:
     return int(put.max()) if put.numel() else 0
 
 
+def _most_bagged(call: Call) -> int:
+    """The most rows of one bag."""
+    ends = call["offsets"]
+    if not call["include_last_offset"]:
+        ends = torch.cat([ends, ends.new_tensor([call["indices"].numel()])])
+    return int(ends.diff().max()) if ends.numel() > 1 else 0
+
+
 def _most_folded(call: Call) -> int:
     """The most taps of a patch that lie on one pixel."""
     axes = zip(call["kernel_size"], call["stride"], call["dilation"], strict=True)
@@ -244,8 +248,14 @@ def _most_folded(call: Call) -> int:
 MOVES = (_keep, _cat, _where, _fill_some, _fill, _zero, _copy, _put_view, _put_rows)
 """Rules of operators whose entries are entries that they are given, or constants."""
 
+NOT_COMPUTED = (*MOVES, _fresh)
+"""Those, and rules of operators that make constants of a shape."""
+
 ONE_BY_ONE: dict[str, Callable[[Call], int]] = {
     "index_add": lambda call: _most_rows(call["index"]),
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), lambda call: (
+        _most_bagged(call) * (1 if call.get("per_sample_weights") is None else 2)
+    )),
     "embedding_dense_backward": lambda call: _most_rows(call["indices"].flatten()),
     "scatter_add": _most_scattered,
     **dict.fromkeys(("scatter", "scatter_reduce"), lambda call: (

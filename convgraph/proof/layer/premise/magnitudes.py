@@ -48,6 +48,19 @@ def run(func: Any, name: str, args: Any, kwargs: Any, kept: set[int]) -> Any:
     return _plus(func, name)(*args, **kwargs)
 
 
+def keep_support(made: Tensor) -> None:
+    """Leave 1 of what is not 0: half types cannot count, but say which entries are always 0.
+
+    Example:
+        >>> ones = torch.tensor([0.0, 3.0, torch.inf, torch.nan], dtype=torch.float16)
+        >>> keep_support(ones)
+        >>> ones
+        tensor([0., 1., 1., nan], dtype=torch.float16)
+    """
+    if made.is_floating_point() and made.layout == torch.strided:
+        made.masked_fill_((made != 0) & ~made.isnan(), 1)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

@@ -6,7 +6,8 @@ The bound of S3 has k = 1: operators of torch add up in float32 and round once. 
 casts in between, or adds up operator by operator in the half type, has more, and random numbers
 leave the bound in some draws and not in others. So every operator that computes counts one where
 its result is of the half type; moves count none, nor do products with powers of two, sums with
-zeros and float32. What torch adds up one by one in the dtype itself counts as often as it does.
+zeros, as of the gradients of two slices, and float32. What torch adds up one by one in the dtype
+itself counts as often as it does.
 """
 
 from collections.abc import Callable, Iterable
@@ -64,8 +65,9 @@ def roundings(name: str, call: Call, is_data: Callable[[Tensor], bool]) -> int:
     if name in {"mul", "div"} and len(others) == 1:
         mantissa = torch.frexp(torch.as_tensor(others[0]).double())[0].abs()
         return int(not bool(((mantissa == 0.5) | (mantissa == 0)).all()))
-    if name in {"add", "sub"} and len(others) == 1 and abs(call.get("alpha", 1)) == 1:
-        return int(bool(torch.as_tensor(others[0]).count_nonzero()))
+    if name in {"add", "sub"} and abs(call.get("alpha", 1)) == 1:
+        one, two = (torch.as_tensor(call[side]) for side in ("self", "other"))
+        return int(bool(((one != 0) & (two != 0)).any()))
     most = linear_rules.ONE_BY_ONE.get(name)
     if most is None:
         return 1
