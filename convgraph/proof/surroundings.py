@@ -63,10 +63,27 @@ def keep_what_is_freed() -> None:
 
 
 def random_states() -> tuple[Any, ...]:
-    """Where Python's and NumPy's own generators stand."""
+    """Where Python's and NumPy's own generators stand, and from which seed torch's began.
+
+    Torch's is followed: what is drawn from it and used is seen, and what is not used is innocent.
+    """
     state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # the accused may
     kind, keys, *rest = state
-    return random.getstate(), kind, bytes(keys), *rest
+    return random.getstate(), kind, bytes(keys), *rest, torch.initial_seed()
+
+
+def _flushes() -> bool:
+    """Whether the processor takes subnormal numbers for 0; torch sets that and cannot say it."""
+    least = 5e-324
+    return least * 1 == 0
+
+
+def _matmul_precision() -> str:
+    """For all backends at once, or that it is set for each alone: then torch refuses to say."""
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:
+        return "by backend"
 
 
 def settings() -> dict[str, Any]:
@@ -77,6 +94,12 @@ def settings() -> dict[str, Any]:
         "torch.get_num_threads()": torch.get_num_threads(),
         "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode(),
         "torch.is_autocast_enabled('cpu')": torch.is_autocast_enabled("cpu"),
+        "torch.get_float32_matmul_precision()": _matmul_precision(),
+        "torch.backends.mkldnn.enabled": torch._C._get_mkldnn_enabled(),
+        "torch.backends.cudnn.enabled": torch._C._get_cudnn_enabled(),
+        "torch.backends.cudnn.benchmark": torch._C._get_cudnn_benchmark(),
+        "torch.backends.cudnn.deterministic": torch._C._get_cudnn_deterministic(),
+        "torch.set_flush_denormal": _flushes(),
     }
 
 
@@ -86,6 +109,12 @@ _SETTERS: dict[str, Callable[[Any], Any]] = {
     "torch.get_num_threads()": torch.set_num_threads,
     "torch.get_deterministic_debug_mode()": torch.set_deterministic_debug_mode,
     "torch.is_autocast_enabled('cpu')": lambda on: torch.set_autocast_enabled("cpu", on),
+    "torch.get_float32_matmul_precision()": torch.set_float32_matmul_precision,
+    "torch.backends.mkldnn.enabled": torch._C._set_mkldnn_enabled,
+    "torch.backends.cudnn.enabled": torch._C._set_cudnn_enabled,
+    "torch.backends.cudnn.benchmark": torch._C._set_cudnn_benchmark,
+    "torch.backends.cudnn.deterministic": torch._C._set_cudnn_deterministic,
+    "torch.set_flush_denormal": torch.set_flush_denormal,
 }
 
 
@@ -108,4 +137,7 @@ def watched() -> Iterator[list[str]]:
                 _SETTERS[name](before[name])
                 moved.append(f"it leaves {name} at {value}, not {before[name]}")
         if random_states() != drawn:
-            moved.append("random numbers of Python or NumPy are drawn: two calls are two functions")
+            moved.append(
+                "random numbers of Python or NumPy are drawn, or torch's are seeded: two calls are "
+                "two functions"
+            )

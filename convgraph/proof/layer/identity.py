@@ -28,11 +28,13 @@ from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.trial import (
+    BACKWARD,
     BETWEEN,
     FROZEN,
     MANNERS,
     OWN,
     PLAIN,
+    OtherwiseError,
     Probe,
     Run,
     frozen_in,
@@ -163,9 +165,10 @@ class _Judge:
         how: dict[str, Any] = {"manner": manner, "reuse": self.reuse if mine else None}
         if manner == BETWEEN or manner.startswith(FROZEN):
             probe, how["reuse"] = replace(probe, up={}), None
+        added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
         try:
             if mine:
-                with self.program.watching(manner) as enter:
+                with self.program.watching(manner, added) as enter:
                     found = _run(run, probe, self.dtype, self.device, enter=enter, **how)
             else:
                 found = _run(run, probe, self.dtype, self.device, **how)
@@ -177,7 +180,7 @@ class _Judge:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
         probe = replace(probe, up={})
         try:
-            with self.program.watching(OWN) as enter:
+            with self.program.watching(OWN, own.added(probe)) as enter:
                 found = own.evaluate(probe, self.dtype, self.device, enter)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
             return Identity("undecided", 3, self.compared, raised("candidate", error))
@@ -270,6 +273,8 @@ def held_against(
 def raised(name: str, error: BaseException) -> str:
     """Say that a side raised, and what."""
     text = " ".join(str(error).split())
+    if isinstance(error, OtherwiseError):
+        return f"the {name} {text}"
     where = source_lines.of_error(error)
     words = f"the {name} raised {type(error).__name__}: {text[:300]}"
     return f"{words} ({where})" if where else words

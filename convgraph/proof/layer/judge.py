@@ -7,10 +7,12 @@ undecided.
 import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convgraph.door import door
 from convgraph.errors import ProofError
@@ -18,9 +20,14 @@ from convgraph.proof import draws, precision
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
-from convgraph.proof.layer.direct import check_direct, counts
+from convgraph.proof.layer.direct import Direct, check_direct, counts
 from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
 from convgraph.proof.layer.one_program import OneProgram, apart_from_casts
+from convgraph.proof.layer.other_manners import (
+    Follows,
+    apart_without_proof,
+    call_in_every_manner,
+)
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.premise.follower import NARROWING
@@ -45,7 +52,7 @@ from convgraph.proof.layer.to_record import (
     structure_part,
     taken_for_granted,
 )
-from convgraph.proof.layer.trial import Run
+from convgraph.proof.layer.trial import Probe, Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
@@ -168,12 +175,16 @@ def prove_convolution(
                 probe = torch.float32  # it adds up in float32 by name, which has room too
                 followed = _followed(candidate, oracle, dtype, probe, device, trust, second)
     by_name = dtype in HALF and followed.reason.startswith(f"{NARROWING}: {dtype} ")
-    direct = check_direct(
-        followed, counts(oracle), oracle.terms(), dtype, beside=oracle.scale.bit_length() - 1
-    )
+
+    def summed(found: Premise) -> Direct:
+        beside = oracle.scale.bit_length() - 1
+        return check_direct(found, counts(oracle), oracle.terms(), dtype, beside=beside)
+
+    direct = summed(followed)
     follows = followed.status == "proven" and not followed.compiled
     program = OneProgram(followed.steps if follows else None, trust)
-    probing, moved = OneProgram(None) if dtype != probe else program, list[str]()
+    wide = OneProgram(followed.wide or None, trust) if follows else OneProgram(None)
+    probing, moved = wide if dtype != probe else program, list[str]()
     probed, rounding = Identity("not asked", 3), Rounding("not asked")
     basis, under = Identity("not asked", 3), list[Rounding]()
     budget = None
@@ -223,6 +234,13 @@ def prove_convolution(
         reason = f"it casts to {dtype} by name, whatever it is given: {NO_ROOM}"
         followed = replace(followed, status="undecided", reason=reason)
         probed = Identity("undecided", 3, probed.compared, reason)
+    if followed.status == "proven" and rounding.status == "proven":
+        assert budget is not None  # nothing was rounded without
+        with precision.plain(device):
+            moved = [*moved, *_otherwise_called(
+                candidate, oracle, (program, probing), summed, budget, dtype=dtype, probe=probe,
+                device=device, trust=trust,
+            )]  # fmt: skip
     astray = probed.status == "undecided" and probed.reason.startswith(NOT_ITSELF)
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
@@ -275,12 +293,7 @@ def _followed(
     second: bool,
 ) -> Premise:
     """S1 in the dtype that is probed and, of half types, in the recorded one as well."""
-    spec = oracle.spec
-    shapes = {
-        "x": spec.x_shape,
-        "w": spec.w_shape,
-        "b": (spec.out_channels,) if spec.bias else None,
-    }
+    shapes = _shapes(oracle.spec)
     how: dict[str, Any] = {"device": device, "trust": trust, "second": second}
     if dtype not in HALF:
         return check_premise(candidate, shapes, dtype=probe, **how)
@@ -292,12 +305,62 @@ def _followed(
         return half
     if problem := apart_from_casts(half.steps, wide.steps):
         return replace(wide, status="undecided", reason=problem)
-    for quantity, times in half.rounded.items():
-        if times > 1 and not quantity.startswith("second"):
-            reason = MORE_THAN_ONCE.format(quantity, dtype)
-            return replace(wide, status="undecided", reason=reason)
+    if problem := _rounds_once(half, dtype).reason:
+        return replace(wide, status="undecided", reason=problem)
     kept = {*wide.assumed, *half.assumed}
-    return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps)
+    return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps, wide=wide.steps)
+
+
+def _otherwise_called(
+    candidate: Run,
+    oracle: Oracle,
+    programs: tuple[OneProgram, OneProgram],
+    summed: Callable[[Premise], Direct],
+    budget: draws.Budget,
+    *,
+    dtype: torch.dtype,
+    probe: torch.dtype,
+    device: torch.device | str,
+    trust: Collection[str],
+) -> list[str]:
+    """What is open of the manners of calling in which another program runs than the plain one."""
+    program, probing = programs
+
+    def follows(kind: torch.dtype) -> Follows:
+        def follow(frozen: tuple[str, ...], handed: Callable[[Tensor], Tensor]) -> Premise:
+            return check_premise(
+                candidate, _shapes(oracle.spec), dtype=kind, device=device, trust=trust,
+                frozen=frozen, handed=handed,
+            )  # fmt: skip
+
+        return follow
+
+    found = [apart_without_proof(probing, follows(probe), summed)]
+    if dtype in HALF:
+        generator = np.random.Generator(np.random.Philox(budget.seed))
+        x, *others, g = (t.double().numpy() for t in drawn(generator, oracle, dtype, 0))
+        sent = Probe({"x": x, **dict(zip("wb", others, strict=False))}, g)
+        found.append(call_in_every_manner(candidate, program, sent, dtype, device))
+        found.append(
+            apart_without_proof(program, follows(dtype), partial(_rounds_once, dtype=dtype))
+        )
+    return found
+
+
+def _rounds_once(found: Premise, dtype: torch.dtype) -> Direct:
+    """Sums of a half type are counted where they are probed; here, how often they are rounded."""
+    for quantity, times in found.rounded.items():
+        if times > 1 and not quantity.startswith("second"):
+            return Direct("undecided", MORE_THAN_ONCE.format(quantity, dtype))
+    return Direct("proven")
+
+
+def _shapes(spec: ConvSpec) -> dict[str, tuple[int, ...] | None]:
+    return {
+        "x": spec.x_shape,
+        "w": spec.w_shape,
+        "b": (spec.out_channels,) if spec.bias else None,
+    }
 
 
 def _as_held(
@@ -349,7 +412,7 @@ def _settled(
     nothing = Identity("not asked", 3)
     followed = followed.afterwards()
     other = next(filter(None, [program.difference, *others]), "")
-    if followed.status == "proven" and other:
+    if followed.status in ("proven", "not asked") and other:
         return replace(followed, status="undecided", reason=other), nothing
     if followed.status == "proven" and followed.compiled and COMPILERS not in program.trust:
         reason = (

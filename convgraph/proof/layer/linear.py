@@ -32,6 +32,7 @@ from convgraph.proof.layer.identity import (
     refuted,
 )
 from convgraph.proof.layer.one_program import OneProgram
+from convgraph.proof.layer.other_manners import apart_without_proof
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.rounding import Rounding, spread_of
 from convgraph.proof.layer.showing import special
@@ -46,6 +47,7 @@ from convgraph.proof.layer.to_record import (
     taken_for_granted,
 )
 from convgraph.proof.layer.trial import (
+    BACKWARD,
     EXPONENTS,
     HANDS_ON,
     MANNERS,
@@ -149,14 +151,26 @@ def prove_linear(
             rounding = pair.rounding(budget, program)
         if known.status == "refuted" and followed.status in ("refuted", "undecided"):
             followed = replace(followed, status="undecided", reason=NOT_LINEAR.format(known.reason))
-        followed, shown = _settled(followed, identity, rounding, program, pair, budget)
-    direct = Direct("not asked")
-    if known.status == "proven":
         sums = {q: t.double().cpu().numpy() for q, t in known.sums.items()}
-        direct = check_direct(followed, sums, n, dtype, beside=known.finest)
+
+        def summed(found: Premise) -> Direct:
+            if known.status != "proven":
+                return Direct("not asked")
+            return check_direct(found, sums, n, dtype, beside=known.finest)
+
+        direct, other = summed(followed), ""
+        if followed.status == "proven":
+            other = apart_without_proof(
+                program,
+                lambda frozen, handed: check_premise(
+                    candidate, {"x": shape}, trust=trust, frozen=frozen, handed=handed, **how
+                ),
+                summed,
+            )
+        followed, shown = _settled(followed, identity, rounding, program, other, pair, budget)
     parts = [
         *([parameters_part(parameters, {}, same=False)] if parameters else []),
-        *([premise_part(followed, program.held)] if premise else []),
+        *([premise_part(followed, program.held)] if followed.status != "not asked" else []),
         identity_part(identity, budget, dtype),
         rounding_part(rounding, direct=direct),
     ]
@@ -206,13 +220,15 @@ def _settled(
     identity: Identity,
     rounding: Rounding,
     program: OneProgram,
+    other: str,
     pair: "_Pair",
     budget: draws.Budget,
 ) -> tuple[Premise, Identity]:
     nothing = Identity("not asked", 2)
     followed = followed.afterwards()
-    if followed.status == "proven" and program.difference:
-        return replace(followed, status="undecided", reason=program.difference), nothing
+    other = program.difference or other
+    if followed.status in ("proven", "not asked") and other:
+        return replace(followed, status="undecided", reason=other), nothing
     if followed.status == "proven" and followed.compiled and COMPILERS not in program.trust:
         reason = f"something is compiled; trust=({COMPILERS!r},) takes compilers for granted"
         return replace(followed, status="undecided", reason=reason), nothing
@@ -302,7 +318,8 @@ class _Pair:
         """One call of the candidate held against the reference's; None where it agrees."""
         how: dict[str, Any] = {"manner": manner, "reuse": reuse if manner in MANNERS else None}
         try:
-            with program.watching(manner) as enter:
+            added = [self.shape] if manner == BACKWARD else []
+            with program.watching(manner, added) as enter:
                 found = evaluate(self.candidate, probe, self.dtype, self.device, enter=enter, **how)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 2, reason=raised("candidate", error))

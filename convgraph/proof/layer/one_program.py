@@ -21,9 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from convgraph.proof import aten
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import RULES, falls_apart
+from convgraph.proof.layer.premise.linear_rules import NOT_COMPUTED
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.trusted import named_in
-from convgraph.proof.layer.trial import PLAIN, in_words
+from convgraph.proof.layer.trial import AGAIN, BETWEEN, OWN, PLAIN, in_words
 from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
@@ -214,19 +215,53 @@ def unknown(followed: Sequence[Step], run: Sequence[Step]) -> Step | None:
         followed: the steps of S1.
         run: of another manner of calling.
     """
-
-    def kind(step: Step) -> str:
-        name = step.operator
-        return name if name.startswith(LEFT) else name.partition(".")[0].rstrip("_")
-
-    kinds = {kind(step) for step in followed} | {"aten::_to_dense"}
+    kinds = {_kind(step) for step in followed} | {"aten::_to_dense"}
     kinds |= {f"aten::{name}" for name in RULES.keys() - BY_ARGUMENT}
     dtypes = {dtype for step in followed for _, dtype in step.made}
     for step in run:
         casts = step.operator in CASTS and not {dtype for _, dtype in step.made} <= dtypes
-        if kind(step) not in kinds or casts:
+        if _kind(step) not in kinds or casts:
             return step
     return None
+
+
+def beyond(
+    followed: Sequence[Step], run: Sequence[Step], manner: str, added: Sequence[tuple[int, ...]]
+) -> Step | None:
+    """The first operator of a run that computes what was not followed; moves and casts are none.
+
+    Integers come out of (S + S') - S' as of S, so that numbers do not see it. A derivative that is
+    left out makes fewer tensors; a graph that is walked twice, or a second call, has all twice.
+
+    Args:
+        followed: the steps of S1.
+        run: of another manner of calling.
+        manner: that manner.
+        added: shapes of the gradients that are added to what is there already.
+    """
+    room: dict[str, list[Counter[Any]]] = {}
+    for step in followed:
+        room.setdefault(_kind(step), []).append(Counter(step.made))
+    often = 2 if manner in (AGAIN, BETWEEN, OWN) else 1
+    left = {kind: made * often for kind, made in room.items()}
+    sums = list(added)
+    for step in run:
+        kind, made = _kind(step), Counter(step.made)
+        if not made or RULES.get(kind.removeprefix("aten::")) in NOT_COMPUTED:
+            continue
+        if kind == "aten::add" and step.made[0][0] in sums:
+            sums.remove(step.made[0][0])
+            continue
+        fits = next((one for one in left.get(kind, ()) if made <= one), None)
+        if fits is None:
+            return step
+        left[kind].remove(fits)
+    return None
+
+
+def _kind(step: Step) -> str:
+    name = step.operator
+    return name if name.startswith(LEFT) else name.partition(".")[0].rstrip("_")
 
 
 Enter = Callable[[Tensor], Tensor]
@@ -243,12 +278,14 @@ class OneProgram:
 
     Attributes:
         held: how many runs were the same program.
+        apart: manner -> the first operator of such a run that computes what was not followed.
     """
 
     def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
         """Start with no run held."""
         self.followed, self.trust = followed, trust
         self.held, self._ways = 0, True
+        self.apart: dict[str, Step] = {}
         self._plainly, self._otherwise = "", ""
 
     @property
@@ -270,11 +307,12 @@ class OneProgram:
         self._plainly = self._plainly or other
 
     @contextmanager
-    def watching(self, manner: str) -> Iterator[Enter]:
+    def watching(self, manner: str, added: Sequence[tuple[int, ...]] = ()) -> Iterator[Enter]:
         """Hold a plain run; of one in another manner, see that no operator of another kind runs.
 
         Args:
             manner: one of how trials call.
+            added: shapes of the gradients that are added to what is there already.
         """
         if manner == PLAIN:
             with self.holding() as enter:
@@ -288,6 +326,8 @@ class OneProgram:
         if step is not None:
             how = in_words(manner).removeprefix(", ")
             self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
+        elif other := beyond(self.followed, mode.steps, manner, added):
+            self.apart.setdefault(manner, other)
 
     @contextmanager
     def _written(self) -> Iterator[Plain | None]:

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from convgraph.proof.layer.trial import Probe
 
@@ -33,6 +34,10 @@ class OwnParameters:
     laid_out: Callable[[Tensor, Tensor | None], Mapping[str, Tensor]]
     frozen: frozenset[str] = frozenset()
 
+    def added(self, probe: Probe) -> list[tuple[int, ...]]:
+        """Shapes of the gradients that the second of two calls adds to those of the first."""
+        return [probe.sent["x"].shape, *(tuple(p.shape) for p in self.module.parameters())]
+
     def evaluate(
         self,
         probe: Probe,
@@ -50,27 +55,30 @@ class OwnParameters:
 
         sent = {name: tensor(name, value) for name, value in probe.sent.items()}
         g = tensor("g", probe.g)
+        expected = g.shape, g.dtype, g.layout
         leaves = {name: sent[name].clone().requires_grad_() for name in ("w", "b") if name in sent}
         laid = self.laid_out(leaves["w"], leaves.get("b"))
         x = sent["x"].requires_grad_()
         with self._filled(laid) as held:
             for _ in range(2):
                 y = self.run(x)
-                if not isinstance(y, Tensor) or y.shape != g.shape or y.dtype != dtype:
-                    return "returned another shape or dtype with parameters of its own"
+                if not isinstance(y, Tensor) or (y.shape, y.dtype, y.layout) != expected:
+                    return "returned another shape, dtype or layout with parameters of its own"
                 found: dict[str, Tensor | None] = {"y": y.detach().clone()}
                 if y.requires_grad:
                     y.backward(g)
-            found["grad_x"] = None if x.grad is None else x.grad * 0.5  # as exact as it was
-            back = {name: p.grad for name, p in held.items()}
-            dense = {n: t.to_dense() * 0.5 for n, t in back.items() if t is not None}
+            with _disable_current_modes():  # this is the judge's arithmetic
+                found["grad_x"] = None if x.grad is None else x.grad * 0.5  # as exact as it was
+                back = {name: p.grad for name, p in held.items()}
+                dense = {n: t.to_dense() * 0.5 for n, t in back.items() if t is not None}
         pulled: Any = (None,) * len(leaves)
         heads = {n: t for n, t in dense.items() if laid[n].requires_grad}
         if heads:
-            pulled = torch.autograd.grad(
-                [laid[n] for n in heads], list(leaves.values()), list(heads.values()),
-                allow_unused=True,
-            )  # fmt: skip
+            with _disable_current_modes():
+                pulled = torch.autograd.grad(
+                    [laid[n] for n in heads], list(leaves.values()), list(heads.values()),
+                    allow_unused=True,
+                )  # fmt: skip
         for (name, leaf), grad in zip(leaves.items(), pulled, strict=True):
             missing = [n for n in held if laid[n] is leaf and n in self.frozen]
             if not missing:

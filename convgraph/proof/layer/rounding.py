@@ -220,6 +220,8 @@ def _on(
         try:
             with program.holding() if name == "candidate" else nullcontext(_as_it_is) as enter:
                 made = _evaluate(run, tensors, spec, device, enter)
+            if made["y"].dtype != dtype:
+                return _of_another_dtype(name, made["y"], dtype)
             sides.append({k: v.to_dense().double().cpu().numpy() for k, v in made.items()})
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Rounding("undecided", reason=raised(name, error))
@@ -266,6 +268,12 @@ def _on(
             )
     status = "refuted" if refuted else "undecided" if undecided else "proven"
     return Rounding(status, rho, rho_exact, name, refuted or undecided or outside)
+
+
+def _of_another_dtype(name: str, y: Tensor, dtype: torch.dtype) -> Rounding:
+    """Half types are probed in a wider one: whoever casts to that returns it here too."""
+    reason = f"the {name} returns y of dtype {y.dtype}, expected {dtype}; cast what comes out"
+    return Rounding("undecided", reason=reason)
 
 
 def _shown(found: Array, exact: Array, bound: Any) -> str:

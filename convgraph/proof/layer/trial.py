@@ -194,8 +194,13 @@ def apart(tensor: Tensor) -> Tensor:
     return torch.stack([tensor, tensor], -1)[..., 1]
 
 
-class OnceOnlyError(RuntimeError):
-    """A side returned no such tensor, and did when it was called again."""
+def anew(tensor: Tensor) -> Tensor:
+    """The same numbers in memory of their own, which is no leaf."""
+    return tensor * 1
+
+
+class OtherwiseError(RuntimeError):
+    """A side is no function of its numbers: the text says what its result hangs on."""
 
 
 def evaluate(
@@ -220,7 +225,8 @@ def evaluate(
         reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
 
     Raises:
-        OnceOnlyError: what is wrong in words was so in one call, and not in the next.
+        OtherwiseError: what is wrong in words was so in one call, and not in the next; or numbers
+            hang on how one tensor lies in memory, where views of all are refused.
     """
     how: dict[str, Any] = {"manner": manner, "reuse": reuse}
     try:
@@ -231,17 +237,44 @@ def evaluate(
         try:
             _evaluate(run, probe, dtype, device, enter, **how)
         except Exception:  # noqa: BLE001 - it is the accused who raises
-            how["view"] = _anew  # of another layout of memory nothing is said
+            how["views"] = ""  # of layouts of memory that it refuses nothing is said
             found = _evaluate(run, probe, dtype, device, enter, **how)
+            _lies_alone(run, probe, dtype, device, found)
         else:
             raise  # it raised once only, so it was not the layout
     if isinstance(found, str) and _evaluate(run, probe, dtype, device, enter, **how) != found:
-        raise OnceOnlyError(f"{found}, and not so in the next call")
+        raise OtherwiseError(f"{found}, and not so in the next call")
     return found
 
 
-def _anew(tensor: Tensor) -> Tensor:
-    return tensor * 1
+def _lies_alone(
+    run: Run,
+    probe: Probe,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    expected: dict[str, Tensor | None] | str,
+) -> None:
+    """Have each tensor alone lie otherwise in memory, unless that is refused too.
+
+    A layer that takes no view of an image may take one of its weight.
+    """
+    for name in (*probe.sent, "g"):
+        try:
+            found = _evaluate(run, probe, dtype, device, _as_it_is, INNER, None, name)
+        except Exception:  # noqa: BLE001 - it is the accused who raises
+            continue
+        if isinstance(found, str) or isinstance(expected, str):
+            continue
+        if not all(_same(found[n], expected[n]) for n in expected):
+            raise OtherwiseError(f"computes otherwise where {name} is a view of other memory")
+
+
+def _same(one: Tensor | None, two: Tensor | None) -> bool:
+    return one is two if one is None or two is None else torch.equal(one, two)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _evaluate(
@@ -252,20 +285,27 @@ def _evaluate(
     enter: Callable[[Tensor], Tensor],
     manner: str,
     reuse: dict[str, Tensor] | None,
-    view: Callable[[Tensor], Tensor] = apart,
+    views: str = "xwbg",
 ) -> dict[str, Tensor | None] | str:
-    """One call."""
+    """One call; `views`: which tensors are views of other memory, where they are no leaves."""
 
     def tensor(name: str, value: Any) -> Tensor:
         return enter(torch.from_numpy(value).to(device, dtype) * probe.scale(name))
 
+    def handed_on(name: str, leaf: Tensor) -> Tensor:
+        if manner != INNER:
+            return leaf
+        return apart(leaf) if name in views else anew(leaf)
+
     leaves = {name: tensor(name, value) for name, value in probe.sent.items()}
+    leaves["g"] = tensor("g", probe.g)
     if reuse is not None:
         if manner == REFILLED:
             for name, leaf in leaves.items():
                 reuse[name].data.copy_(leaf)  # as some optimizers write: no version tells of it
             leaves = {name: reuse[name] for name in leaves}
         reuse.update(leaves)
+    g = leaves.pop("g")
     if manner == BACKWARD:
         leaves = {name: torch.nn.Parameter(leaf) for name, leaf in leaves.items()}
         for leaf in leaves.values():
@@ -273,7 +313,7 @@ def _evaluate(
     frozen = frozen_in(manner)
     for name, leaf in leaves.items():
         leaf.requires_grad_(name not in frozen)
-    handed = {n: view(leaf) for n, leaf in leaves.items()} if manner == INNER else leaves
+    handed = {name: handed_on(name, leaf) for name, leaf in leaves.items()}
     x = handed["x"]
     before = x.detach().clone() if manner == INNER else x
     version = x._version
@@ -286,6 +326,8 @@ def _evaluate(
         return f"returned y of dtype {y.dtype}, expected {dtype}"
     if y.device != leaves["x"].device:
         return f"returned y on {y.device}"
+    if y.layout != torch.strided:
+        return f"returned y of layout {y.layout}, expected {torch.strided}"
     if manner == BETWEEN:
         other = {name: torch.ones_like(leaf).requires_grad_() for name, leaf in leaves.items()}
         run(*other.values()) if len(other) != 2 else run(*other.values(), None)
@@ -300,7 +342,7 @@ def _evaluate(
     found: dict[str, Tensor | None] = {"y": y.detach()}
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: tuple[Tensor | None, ...] = (None,) * len(wanted)
-    g = view(tensor("g", probe.g)) if manner == INNER else tensor("g", probe.g)
+    g = handed_on("g", g)
     if y.requires_grad and wanted:
         g.requires_grad_(bool(probe.up))
         inputs = list(wanted.values())

@@ -30,8 +30,9 @@ NOT_COVERED = (
     "NaN and infinities, and numbers so large that a sum on the way overflows",
     "the sign of zero and flushing of subnormal numbers",
     "another geometry, batch size, dtype, device, memory layout or choice of kernel than recorded",
-    "behaviour that depends on train/eval state, gradient mode, the number of calls, threads, the "
-    "clock, the environment, garbage collection or global flags such as autocast",
+    "behaviour that depends on train/eval state, gradient mode, the number of calls, what made the "
+    "image or hangs on it, threads, the clock, the environment, garbage collection or global flags "
+    "such as autocast",
     "code that notices that it is judged, by the stack, by dispatch modes or by memory that it "
     "reads past torch, and random numbers from a generator of its own",
     "what compilers, exporters and converters make of it",

@@ -3,6 +3,7 @@
 import random
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from convgraph.proof import (
     prove_linear,
 )
 from convgraph.proof.layer.direct import check_direct, counts
-from convgraph.proof.layer.one_program import written_down
+from convgraph.proof.layer.one_program import OneProgram, written_down
 from convgraph.proof.layer.trial import manners_of
-from convgraph.proof.surroundings import watched
+from convgraph.proof.surroundings import settings, watched
 from tests.proof.faults.operators import PLAIN, plain
 
 
@@ -125,6 +126,40 @@ def put_together(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         one = x[image : image + 1].float() * 2
         y[image : image + 1] = torch.nn.functional.conv2d(one, w.float(), b.float() * 2)
     return y * torch.tensor(0.5).to(x.dtype) + torch.zeros(1).to(x.dtype)
+
+
+def by_groups(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Group by group; gradients of slices are added up, and no two of them meet."""
+    parts = zip(x.split(2, 1), w.split(2), b.split(2), strict=True)
+    return torch.cat([torch.nn.functional.conv2d(*part, padding=1) for part in parts], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_of_what_does_not_meet_round_nothing(dtype: torch.dtype) -> None:
+    dense = torch.nn.Conv2d(4, 4, 3, padding=1, groups=2).to(dtype)
+    assert cg.prove(by_groups, dense, size=(4, 5)).verdict == "proven"
+
+    def meets(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = by_groups(x, w, b)
+        one = torch.nn.functional.pad(y[:, :, :1], (0, 0, 0, 3))  # a row that all the others lack
+        return (y + one) - one
+
+    found = cg.prove(meets, dense, size=(4, 5))
+    assert found.verdict != "proven"
+    assert found.reason.startswith("entries of y are rounded to")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("kernel", "backend"), [(1, None), (1, "masked"), (3, "masked")])
+def test_layers_on_a_mask_are_proven_in_half_types(
+    dtype: torch.dtype, kernel: int, backend: str | None
+) -> None:
+    dense = torch.nn.Conv2d(2, 3, kernel, padding=kernel // 2).to(dtype)
+    layer = cg.nn.GraphConv2d.from_dense(dense)
+    mask = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(1)) > 0.4
+    with nullcontext() if backend is None else cg.backend(backend):
+        found = cg.prove(layer, dense, size=(4, 5), mask=mask)
+    assert found.verdict == "proven", str(found)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -325,6 +360,30 @@ class Reads(torch.autograd.Function):
         return g.as_strided(g.shape, torch.empty(g.shape).stride())
 
 
+class Sums:
+    """Keeps the sum of a gradient for as long as it is the same object."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Any] = {}
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        kept = self.kept
+
+        class Bias(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, y: Tensor, b: Tensor) -> Tensor:
+                return y + b.view(1, -1, 1, 1)
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Any:
+                if id(g) not in kept:
+                    kept[id(g)] = g, g.sum((0, 2, 3))  # and g itself, so that no other gets its id
+                return g, kept[id(g)][1]
+
+        y: Tensor = Bias.apply(torch.nn.functional.conv2d(x, w, padding=1), b)
+        return y
+
+
 MANNERS = {
     "x is no leaf": lambda x, w, b: plain(x, w, b) * (1.0 if x.is_leaf else 2.0),
     "w is frozen": lambda x, w, b: plain(x, w, b) * (1.0 if w.requires_grad else 2.0),
@@ -336,6 +395,7 @@ MANNERS = {
     "x is a view": lambda x, w, b: plain(x, w, b) * (1.0 + x._is_view()),
     "x lies behind an offset": lambda x, w, b: plain(x, w, b) * (1.0 + (x.storage_offset() > 0)),
     "w lies otherwise": lambda x, w, b: plain(x, w, b) * (1.0 + (not w.is_contiguous())),
+    "g is refilled": Sums(),
     "g lies otherwise": lambda x, w, b: Reads.apply(plain(x, w, b)),
     "a graph is walked twice": lambda x, w, b: Counts.apply(plain(x, w, b)),
 }
@@ -369,6 +429,62 @@ def test_of_a_layout_that_it_refuses_nothing_is_said() -> None:
     found = prove(raises_where_g_lies_otherwise, explain=False)
     assert found.verdict == "proven", str(found)
     assert any("memory layout" in text for text in found.not_covered)
+
+
+def lies_alone(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Refuses views of images, so that its weight would never be one."""
+    if not x.is_contiguous():
+        raise RuntimeError("expected a contiguous image")
+    return plain(x, w if w.is_contiguous() else 2 * w, b)
+
+
+def test_each_tensor_lies_otherwise_where_all_at_once_are_refused() -> None:
+    found = prove(lies_alone, explain=False)
+    assert found.verdict == "undecided", str(found)
+    assert found.reason == "the candidate computes otherwise where w is a view of other memory"
+
+
+def test_a_result_of_another_layout_is_refuted() -> None:
+    found = prove(lambda x, w, b: plain(x, w, b).to_sparse())
+    assert found.verdict == "refuted"
+    assert "layout torch.sparse_coo" in found.reason
+
+
+FLAGS = {
+    "torch.get_float32_matmul_precision()": lambda: torch.set_float32_matmul_precision("medium"),
+    "torch.backends.mkldnn.enabled": lambda: torch._C._set_mkldnn_enabled(False),
+    "torch.backends.cudnn.benchmark": lambda: torch._C._set_cudnn_benchmark(True),
+    "torch.set_flush_denormal": lambda: torch.set_flush_denormal(True),
+    "torch.get_default_dtype()": lambda: torch.set_default_dtype(torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("premise", [True, False])
+def test_every_flag_is_watched_whether_a_program_is_followed_or_not(
+    name: str, premise: bool
+) -> None:
+    if name == "torch.set_flush_denormal" and not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush subnormal numbers")
+
+    def leaves(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        FLAGS[name]()
+        return plain(x, w, b)
+
+    def pools(x: Tensor) -> Tensor:
+        FLAGS[name]()
+        return torch.nn.functional.avg_pool2d(x, 2)
+
+    before = settings()
+    dense: list[tuple[Any, Any]] = [
+        (leaves, torch.nn.Conv2d(2, 3, 3, padding=1)),
+        (pools, torch.nn.AvgPool2d(2)),
+    ]
+    for run, twin in dense:
+        found = cg.prove(run, twin, size=(4, 6), premise=premise)
+        assert found.verdict == "undecided", str(found)
+        assert f"it leaves {name} at" in found.reason
+    assert settings() == before
 
 
 def test_what_leaves_a_flag_otherwise_is_undecided_and_the_flag_is_put_back() -> None:
@@ -592,6 +708,92 @@ def test_another_manner_of_calling_is_another_program(name: str) -> None:
     assert prove(CALLED[name]).verdict != "proven"
 
 
+def around(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """(S + S') - S', of which integers see nothing."""
+    other = plain(x.flip(0), w, b)
+    return (plain(x, w, b) + other) - other
+
+
+AROUND = {
+    "within": lambda x, w, b: plain(x, w, b) if x.is_leaf else around(x, w, b),
+    "frozen": lambda x, w, b: plain(x, w, b) if w.requires_grad else around(x, w, b),
+    "a first layer": lambda x, w, b: plain(x, w, b) if x.requires_grad else around(x, w, b),
+    "a parameter": lambda x, w, b: (
+        around(x, w, b) if isinstance(w, torch.nn.Parameter) else plain(x, w, b)
+    ),
+    "a gradient": lambda x, w, b: (
+        plain(x, w, b) if not w.is_leaf or w.grad is None else around(x, w, b)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", AROUND)
+def test_what_is_no_direct_sum_in_one_manner_is_undecided(name: str, dtype: torch.dtype) -> None:
+    found = prove(AROUND[name], dtype=dtype)
+    assert found.verdict == "undecided", str(found)
+    assert found.reason.startswith("behaves otherwise ")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("manner", ["within", "frozen"])
+def test_what_a_half_type_does_in_one_manner_alone_is_seen(dtype: torch.dtype, manner: str) -> None:
+    """No integer has that dtype, and the plain run in it is right."""
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = plain(x, w, b)
+        plainly = x.is_leaf if manner == "within" else w.requires_grad
+        return y if plainly or x.dtype != dtype else y.clamp(-100, 100)
+
+    found = prove(run, dtype=dtype)
+    assert found.verdict == "undecided", str(found)
+    assert "clamp" in found.reason
+    assert prove(plain, dtype=dtype).verdict == "proven"
+
+
+def folds(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Torch multiplies matrices otherwise where one of them needs no gradient."""
+    rows = torch.nn.functional.unfold(x, 3, padding=1).transpose(1, 2)
+    y = torch.matmul(rows, w.flatten(1).t()).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+    return y + b.view(1, -1, 1, 1)
+
+
+def test_what_is_a_direct_sum_in_every_manner_is_proven() -> None:
+    seen = OneProgram(check_premise(folds, {"x": (2, 2, 4, 5), "w": (3, 2, 3, 3), "b": (3,)}).steps)
+    x, w, b = (torch.ones(s) for s in ((2, 2, 4, 5), (3, 2, 3, 3), (3,)))
+    with seen.watching("frozen x, b") as enter:
+        folds(enter(x), enter(w).requires_grad_(), enter(b)).sum().backward()
+    assert seen.apart  # another operator than was followed: it is followed once more, as called
+    assert prove(folds).verdict == "proven"
+
+
+def test_a_pool_that_is_no_direct_sum_within_is_undecided() -> None:
+    def run(x: Tensor) -> Tensor:
+        y, other = average(x), average(x.flip(0))
+        return y if x.is_leaf else (y + other) - other
+
+    found = cg.prove(run, torch.nn.AvgPool2d(2), size=(4, 4))
+    assert found.verdict == "undecided", str(found)
+    assert "no direct sum" in found.reason
+
+
+def test_parameters_of_its_own_take_no_sum_that_was_not_followed() -> None:
+    class Other(torch.nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            if not isinstance(self.weight, torch.nn.Parameter):
+                return y
+            other = super().forward(x.flip(0))
+            return (y + other) - other
+
+    dense = torch.nn.Conv2d(2, 3, 3, padding=1).double()
+    other = Other(2, 3, 3, padding=1).double()
+    other.load_state_dict(dense.state_dict())
+    found = cg.prove(other, dense, size=(4, 5))
+    assert found.verdict == "undecided", str(found)
+    assert "two calls of .backward()" in found.reason
+
+
 class Owned(torch.nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -682,6 +884,14 @@ def test_a_half_type_by_name_is_undecided() -> None:
         cg.prove(lambda *a: by_name(*a).to(a[0].dtype).half(), dense, size=(4, 5)).verdict
         != "proven"
     )
+
+
+def test_a_result_of_another_dtype_than_its_half_type_is_undecided() -> None:
+    """Integers are probed in float32 there, and come back as they should."""
+    dense = torch.nn.Conv2d(2, 3, 3, padding=1).bfloat16()
+    found = cg.prove(lambda x, w, b: plain(x.float(), w.float(), b.float()), dense, size=(4, 5))
+    assert found.verdict == "undecided", str(found)
+    assert "returns y of dtype torch.float32, expected torch.bfloat16" in found.reason
 
 
 def test_what_the_candidate_raises_by_itself_is_the_reason() -> None:
