@@ -159,7 +159,7 @@ def prove_linear(
             return check_direct(found, sums, n, dtype, beside=known.finest)
 
         direct, other = summed(followed), ""
-        if followed.status == "proven":
+        if followed.status == "proven" and not parameters:  # theirs would be other gradients
             other = apart_without_proof(
                 program,
                 lambda frozen, handed: check_premise(

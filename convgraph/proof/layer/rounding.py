@@ -240,6 +240,13 @@ def _on(
     refuted, undecided, outside = "", "", ""
     for quantity, (found, other) in _paired(sides[0], sides[1]).items():
         bound = getattr(limit, quantity)
+        if (lost := np.isinf(found) & np.isfinite(other)).any():
+            at = [int(i) for i in np.argwhere(lost)[0]]
+            undecided = undecided or (
+                f"the candidate's {quantity} overflows on the way: {at} is {found[tuple(at)]!r}, "
+                f"not {other[tuple(at)]!r}; such data are not covered, and no others were looked at"
+            )
+            found = np.where(lost, other, found)
         rho[quantity] = _ratio(found, other, bound) / 2
         vendor = 0.0
         if quantity in exact:

@@ -643,6 +643,37 @@ def test_an_average_over_nine_is_proven_however_it_is_written() -> None:
     assert {part.name for part in found.parts} == {"S1 premise", "S2 identity", "S3 rounding"}
 
 
+AVERAGES = {
+    "a mean": lambda x: x.unfold(2, 3, 3).unfold(3, 3, 3).mean((-1, -2)),
+    "two means": lambda x: x.unfold(2, 3, 3).mean(-1).unfold(3, 3, 3).mean(-1),
+    "torch's": torch.nn.AdaptiveAvgPool2d(2),
+    "a convolution": lambda x: (
+        torch.nn.functional.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), stride=3, groups=x.shape[1])
+        / 9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mean_counts_the_sum_that_it_divides(name: str, dtype: torch.dtype) -> None:
+    """Its integers are nine times as large on the way, and nine terms round."""
+    for seed in range(3):
+        found = cg.prove(AVERAGES[name], torch.nn.AvgPool2d(3), size=(6, 6), dtype=dtype, seed=seed)
+        assert found.verdict == "proven", str(found)
+        assert found.spec["terms"] >= 9
+
+
+def test_what_overflows_on_the_way_does_not_refute() -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return plain(x * 2.0**14, w, None) * 2.0**-14 + b.view(1, -1, 1, 1)
+
+    found = prove(run, dtype=torch.float16)
+    assert found.verdict == "undecided", str(found)
+    s3 = next(part for part in found.parts if part.name == "S3 rounding")
+    assert "overflows on the way" in s3.facts
+
+
 def test_what_an_operator_without_parameters_does_not_use_is_refused() -> None:
     with pytest.raises(cg.errors.ProofError, match="mask= is for a convolution"):
         cg.prove(

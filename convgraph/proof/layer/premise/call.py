@@ -74,6 +74,9 @@ class Call:
         args: positional arguments, tensors unwrapped.
         kwargs: keyword arguments, tensors unwrapped.
         known: returns the bound of an unwrapped tensor, of data or of a constant.
+
+    Attributes:
+        on_the_way: bounds of what an operator holds before it has its result, as a mean its sum.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Call:
         self.func = func
         self.args, self.kwargs = args, kwargs
         self._known = known
+        self.on_the_way: list[Bound] = []
         self.named: dict[str, Any] = {}
         for place, argument in enumerate(func._schema.arguments):
             if place < len(args):

@@ -248,6 +248,8 @@ class Follower:
             self.refuse("undecided", qualified_name(func), refusal.reason)
         except ProofError as error:
             self.refuse("undecided", qualified_name(func), str(error))
+        for bound in call.on_the_way:
+            self._settle(qualified_name(func), bound, data[0].dtype)
         if name in VENDOR:
             self.assumed.add(f"aten.{name}")
         return found

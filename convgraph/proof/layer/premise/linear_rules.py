@@ -93,7 +93,9 @@ def _sum(call: Call) -> Result:
 @linear_rule("mean")
 def _mean(call: Call) -> Result:
     count = max(1, call.count("self", call.get("dim")))
-    return call.first().many(count).scaled(part(1, count, call.first().odd))
+    whole = call.first().many(count)
+    call.on_the_way.append(whole)
+    return whole.scaled(part(1, count, call.first().odd))
 
 
 @linear_rule("cumsum")

@@ -116,17 +116,37 @@ def _phases(kernel: tuple[int, ...], stride: list[int]) -> int:
     return prod(-(-k // s) for k, s in zip(kernel, steps, strict=True))
 
 
-_WEIGHTED = (
+_AVERAGES = (
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+)  # fmt: skip
+
+_WEIGHTED = (
     "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
     "_upsample_bilinear2d_aa",
 )  # fmt: skip
 
 _WEIGHTED_BACKWARD = (
-    *(f"{name}_backward" for name in _WEIGHTED),
+    *(f"{name}_backward" for name in _AVERAGES + _WEIGHTED),
     *(f"upsample_nearest{d}d_backward" for d in (1, 2, 3)),
     *(f"_upsample_nearest_exact{d}d_backward" for d in (1, 2, 3)),
 )
+
+
+@linear_rule(*_AVERAGES, vendor=True)
+def _average(call: Call) -> Result:
+    """A window is added up before it is divided."""
+    call.on_the_way.append(call.bound("self").many(_largest_window(call)))
+    return call.weighted("self")
+
+
+def _largest_window(call: Call) -> int:
+    if "kernel_size" in call.named:
+        name: str = call.func.name().partition(".")[0]
+        axes, kernel = int(name[-2]), call["kernel_size"]
+        return prod(kernel if len(kernel) == axes else kernel * axes)
+    outs: list[int] = call["output_size"]
+    pairs = [*zip(call.shape("self")[-len(outs) :], outs, strict=True)]
+    return prod(max(-(-(i + 1) * n // k) - i * n // k for i in range(k)) for n, k in pairs)
 
 
 @linear_rule(*_WEIGHTED, vendor=True)
