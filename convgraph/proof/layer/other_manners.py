@@ -14,7 +14,7 @@ from torch import Tensor
 from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import raised
 from convgraph.proof.layer.one_program import OneProgram
-from convgraph.proof.layer.premise.check import Premise
+from convgraph.proof.layer.premise.check import RAISED, Premise
 from convgraph.proof.layer.trial import (
     BACKWARD,
     FROZEN,
@@ -60,9 +60,8 @@ def apart_without_proof(
         why = ""
         for handed in ways:
             followed = follow(frozen_in(manner), handed)
-            sums = direct(followed)
-            why = followed.reason or sums.reason
-            if not why:
+            why = followed.reason or direct(followed).reason
+            if not why.startswith(RAISED):
                 break
         if why or not ways:
             how = in_words(manner).removeprefix(", ")

@@ -747,6 +747,7 @@ def around(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 AROUND = {
     "within": lambda x, w, b: plain(x, w, b) if x.is_leaf else around(x, w, b),
+    "another layout": lambda x, w, b: plain(x, w, b) if x.is_contiguous() else around(x, w, b),
     "frozen": lambda x, w, b: plain(x, w, b) if w.requires_grad else around(x, w, b),
     "a first layer": lambda x, w, b: plain(x, w, b) if x.requires_grad else around(x, w, b),
     "a parameter": lambda x, w, b: (

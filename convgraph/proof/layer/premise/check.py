@@ -35,6 +35,9 @@ from convgraph.proof.ways_out import WaysOut
 
 Shape = tuple[int, ...]
 
+RAISED = "it cannot be followed"
+"""How the reason begins where a program raised."""
+
 
 @final
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def _attempt(
             text = str(error).partition("\n")[0]
             return _verdict(
                 follower, results, second, "undecided",
-                f"it cannot be followed: {type(error).__name__}: {text}",
+                f"{RAISED}: {type(error).__name__}: {text}",
                 Origin(type(error).__name__, source_lines.of_error(error)),
             )  # fmt: skip
     return _judge(follower, form, results, second)
