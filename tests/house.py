@@ -93,8 +93,8 @@ HOUSE = {
         follower trusted check
     """,
     "proof.network": """
-        . value_numbers running_error node whole_layers recorder
-        unwatched operator_layers match side_by_side end_to_end
+        . value_numbers running_error node unwatched whole_layers
+        recorder operator_layers match side_by_side end_to_end
         folds folded_wiring names manners gradients judge
     """,
     "proof.network.running_error": ". call product_rules sum_rules backward_rules bound",

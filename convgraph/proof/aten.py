@@ -48,7 +48,12 @@ FILLS = frozenset({
 DRAWS = frozenset({"rand_like", "randn_like", "randint_like"})
 """Operators that take a tensor's shape alone and draw."""
 
-UNTAGGED = frozenset({"_prelu_kernel", "log_sigmoid_forward", "_to_copy"})
+UNTAGGED = frozenset({
+    "_prelu_kernel", "_prelu_kernel_backward", "log_sigmoid_forward", "log_sigmoid_backward",
+    "_to_copy", "hardswish", "hardswish_backward", "hardsigmoid_backward", "hardtanh_backward",
+    "mish_backward", "elu_backward", "leaky_relu_backward", "softplus_backward",
+    "hardshrink_backward", "softshrink_backward",
+})  # fmt: skip
 """Elementwise operators that torch does not tag as such."""
 
 READS = frozenset({

@@ -395,3 +395,137 @@ def test_a_layer_takes_its_mask_from_a_graph() -> None:
     cert = cg.prove(cg.nn.GraphConv2d.from_dense(conv), conv, holes())
     assert cert.verdict == "proven", cert.reason
     assert cert.spec["source_mask"] is not None
+
+
+class ByHand(nn.Module):
+    """A dense network that leaves holes out itself, behind every layer but one perhaps."""
+
+    def __init__(self, net: Any, mask: Tensor, how: str, forgets: int = -1) -> None:
+        super().__init__()
+        self.layers, self.mask, self.how, self.forgets = net, mask.unsqueeze(1), how, forgets
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, layer in enumerate(self.layers):
+            x = layer(x)
+            if place != self.forgets:
+                x = self.left_out(x)
+        return x
+
+    def left_out(self, x: Tensor) -> Tensor:
+        if self.how == "mul":
+            return x * self.mask
+        if self.how == "where":
+            return torch.where(self.mask, x, 0.0)
+        return x.masked_fill(~self.mask, 0.0)
+
+
+def layers() -> Any:
+    return prepared(
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+    )[:2]
+
+
+@pytest.mark.parametrize("how", ["mul", "where", "masked_fill"])
+def test_a_dense_network_that_leaves_holes_out_by_hand_is_proven(how: str) -> None:
+    """What a constant mask keeps or sets is a move: the gradients are proven with it."""
+    net, graph = layers(), holes()
+    mask = torch.stack(graph.sites.mask_images())
+    cert = cg.prove(ByHand(net, mask, how), net, graph.to_image(), mask=mask)
+    assert cert.verdict == "proven", str(cert)
+    assert statuses(cert)["gradients"] == "proven"
+
+
+@pytest.mark.parametrize("how", ["mul", "where", "masked_fill"])
+@pytest.mark.parametrize("fault", ["forgets", "rolled", "other image", "one more"])
+def test_a_mask_that_is_wrong_by_hand_is_refuted(how: str, fault: str) -> None:
+    net, graph = layers(), holes()
+    mask = torch.stack(graph.sites.mask_images())
+    absent = (~mask).nonzero()[-1].tolist()
+    wrong = {"forgets": mask, "rolled": mask.roll(1, 2), "other image": mask.flip(0)}.get(fault)
+    if wrong is None:
+        wrong = mask.clone()
+        wrong[tuple(absent)] = True
+    other = ByHand(net, wrong, how, 1 if fault == "forgets" else -1)
+    cert = cg.prove(other, net, graph.to_image(), mask=mask)
+    assert cert.verdict == "refuted", str(cert)
+
+
+def told(net: Any, place: int, fault: Any) -> Any:
+    """A converted network whose layer is wrong while its network calls it."""
+    other = cg.to_graph(net)
+    layer = other[place]
+    forward = layer.forward
+
+    def run(x: Any) -> Any:
+        y = forward(x)
+        graph = y.graph if isinstance(y, torch.Tensor) else y
+        return graph.with_x(fault(graph.x)).tensor() if vars(layer).get("within") else y
+
+    vars(layer)["forward"] = run
+    other.register_forward_pre_hook(lambda *_: vars(layer).update(within=True))
+    other.register_forward_hook(lambda *_: vars(layer).update(within=False))
+    return other
+
+
+class Turned(torch.autograd.Function):
+    """A gradient the other way round."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *heads: Any) -> Any:
+        return -heads[0]
+
+
+LOUD = 1e6
+TOLD: dict[str, Any] = {
+    "clamp": lambda x: x.clamp(-LOUD, LOUD),
+    "choice": lambda x: torch.where(x.abs() > LOUD, 0 * x, x),
+    "gradient": lambda x: Turned.apply(x),  # type: ignore[no-untyped-call]
+}
+
+
+@pytest.mark.parametrize("fault", TOLD)
+@pytest.mark.parametrize("space", [None, cg.Torus()])
+def test_a_layer_that_knows_its_network_is_not_proven(fault: str, space: Any) -> None:
+    """A layer that is one node is proven by itself: within the network it has to be that one."""
+    net = prepared(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1)))
+    graph = holes()
+    if space is not None:
+        graph = cg.PixelGraph.from_image(graph.to_image(), on=space)
+    cert = cg.prove(told(net, 0, TOLD[fault]), net, graph)
+    assert cert.verdict != "proven", str(cert)
+    assert fault == "gradient" or "within the network it behaves otherwise" in cert.reason
+
+
+def test_a_max_pool_that_knows_its_network_is_not_proven() -> None:
+    net = prepared(nn.Sequential(nn.Conv2d(2, 2, 1), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1)))
+    cert = cg.prove(told(net, 1, TOLD["clamp"]), net, few())
+    assert cert.verdict == "undecided", str(cert)
+    assert "it runs clamp" in cert.reason
+
+
+class Spelled(nn.Module):
+    """A sum, whichever comes first, and an activation that torch does not call pointwise."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.turned = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 1), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.hardswish(self.one(x))
+        return y + self.two(y) if self.turned else self.two(y) + y
+
+
+@pytest.mark.parametrize("space", [None, cg.Torus()])
+def test_another_order_of_a_sum_is_proven(space: Any) -> None:
+    net = Spelled(False).double().eval()
+    other = Spelled(True).double().eval()
+    other.load_state_dict(net.state_dict())
+    graph = holes()
+    if space is not None:
+        graph = cg.PixelGraph.from_image(graph.to_image(), on=space)
+    cert = cg.prove(cg.to_graph(other), net, graph)
+    assert cert.verdict == "proven", str(cert)

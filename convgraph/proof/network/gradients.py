@@ -26,7 +26,7 @@ from convgraph.proof.network.manners import (
     fresh_gradients,
     unchanged,
 )
-from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
@@ -110,6 +110,7 @@ def _programs(
         _same_names(one, two)
         names = [_what(name) for name in one]
         matcher.finish(list(one.values()), [two[name] for name in one], names)
+        as_proven(matcher)
     except Different as difference:
         return counted(difference)
     except Unordered as reason:  # no rule, so numbers alone

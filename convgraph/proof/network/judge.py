@@ -38,7 +38,7 @@ from convgraph.proof.network.folded_wiring import FoldedWiring
 from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.manners import unchanged
-from convgraph.proof.network.match import Different, Matcher, Reference
+from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
 from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
@@ -363,6 +363,7 @@ def _wiring(
         both = [name for name in kept if name in left]
         names = [f"what {name} holds afterwards" for name in both]
         matcher.finish([kept[n] for n in both], [left[n] for n in both], names)
+        as_proven(matcher)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:

@@ -12,7 +12,7 @@ Anything else is a difference or undecided, and says at which module.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -23,6 +23,7 @@ from convgraph.proof.network.node import CONVOLUTION, Node
 from convgraph.proof.network.value_numbers import (
     Numbering,
     Numbers,
+    Undecided,
     Unordered,
     as_tensor,
     same,
@@ -219,6 +220,18 @@ class Matcher:
         return Different(f"at {other.path!r}: {other.name} differs", other, node)
 
 
+def as_proven(matcher: Matcher) -> None:
+    """See that each layer that is one node runs by itself, where it is proven, what it ran here.
+
+    Raises:
+        Undecided: one of the candidate's does not.
+    """
+    for _, node in matcher.pairs:
+        other = node.alone() if node.alone is not None else ""
+        if other:
+            raise Undecided(f"the layer at {node.layer!r}: {other}")
+
+
 SUMS = ("sum.dim_IntList", "index_add")
 """Operators that add up sets of elements."""
 
@@ -270,9 +283,10 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
     """The candidate's outputs in the reference's numbers, or None if it reads something else."""
     if one.name in SUMS and one.arguments != two.arguments:
         return _sums(one, two)
+    turned = one
     if one.name in COMMUTE and len(two.inputs) == 2 and two.given.get("alpha", 1) == 1:
-        first, second = two.inputs
-        if same(one.inputs[0], second) and same(one.inputs[1], first):
+        turned = replace(one, inputs=one.inputs[::-1])
+        if all(map(same, turned.inputs, two.inputs)):
             return list(one.outputs)
     alike = one.name not in REDUCTIONS or _axes(one) == _axes(two)
     if alike and all(map(same, one.inputs, two.inputs)) and one.shapes == two.shapes:
@@ -282,7 +296,7 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
     if not _overlap(one, two):
         return None
     if one.elementwise and len(one.shapes) == len(two.shapes) == 1:
-        return _exchanged(one, two)
+        return _exchanged(one, two) or _exchanged(turned, two)
     if one.name in REDUCTIONS:
         return _regrouped(one, two)
     if one.name in SOFTMAX and _regrouped(one, two) is not None:

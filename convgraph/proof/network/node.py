@@ -33,6 +33,8 @@ class Node:
             in place of its inputs; None for a convolution as a whole.
         given: the arguments by name, tensors left out.
         folded: whether it is a convolution and the norm behind it at once.
+        alone: calls a layer by itself, and says how that differs from what it ran within its
+            network; "" where it does not.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Node:
     call: Callable[..., Any] | None = None
     given: dict[str, Any] = field(default_factory=dict)
     folded: bool = False
+    alone: Callable[[], str] | None = None
 
     def __str__(self) -> str:
         """Name the operator and where it stands."""

@@ -27,6 +27,7 @@ from convgraph.proof.network.node import (
     Observe,
     Settle,
 )
+from convgraph.proof.network.unwatched import Lister, apart
 from convgraph.proof.network.value_numbers import (
     Memory,
     Numbering,
@@ -79,6 +80,7 @@ class Recorder(TorchDispatchMode):
         self.paths = {id(module): path for path, module in net.named_modules()}
         self.open: list[str] = []
         self.inside = 0
+        self.within: Lister | None = None
         self.count = 0
         self.cut: dict[Numbers, tuple[Any, ...]] = {}
         for name, tensor in states(net):
@@ -91,14 +93,20 @@ class Recorder(TorchDispatchMode):
         """Record what runs within, and what leaves torch there without an operator."""
         before = hooks.register_module_forward_pre_hook(self._enter)
         behind = hooks.register_module_forward_hook(self._leave, always_call=True)
+        modules = [module for module in self.net.modules() if id(module) in self.layers]
+        called = [
+            module.register_forward_pre_hook(self._begun, with_kwargs=True, prepend=True)
+            for module in modules
+            if not gradients
+        ]
         whole = self.layers if gradients else {}
         with differentiated(self.net, whole, partial(_aside, self), self._back):
             try:
                 with torch.set_grad_enabled(gradients), WaysOut(self._out), self:
                     yield
             finally:
-                before.remove()
-                behind.remove()
+                for handle in (before, behind, *called):
+                    handle.remove()
 
     def _out(self, tensor: Tensor, way: str) -> Tensor:
         """Refuse data that leave torch, where they cannot be followed."""
@@ -146,6 +154,19 @@ class Recorder(TorchDispatchMode):
             )  # fmt: skip
             self.inside = 1
 
+    def _begun(self, module: Any, args: Any, kwargs: Any) -> None:
+        """List what a layer runs within its network, and keep how to call it by itself."""
+        if self.inside > 1:  # a layer within one that is a node
+            return
+        within = self.within = Lister()
+        within.__enter__()  # type: ignore[no-untyped-call]
+
+        def again() -> None:
+            with torch.no_grad():
+                module(*args, **kwargs)
+
+        self._layer.alone = partial(apart, within.found, again)
+
     def _sent(self, layer: Layer, value: Any, image: Tensor) -> Numbers:
         """The numbers of what a layer takes or returns, as an image; an absent pixel is 0."""
         if self.memory.knows(image):
@@ -166,6 +187,9 @@ class Recorder(TorchDispatchMode):
         layer = self.layers.get(id(module))
         if self.inside and layer is not None:
             self.inside = 0
+            if self.within is not None:
+                self.within.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                self.within = None
             if output is None:  # the call raised
                 return
             with _aside(self):
@@ -193,6 +217,7 @@ class Recorder(TorchDispatchMode):
         g: Tensor,
         given: list[Tensor | None],
         found: list[Tensor | None],
+        alone: Callable[[], str],
     ) -> None:
         """The backward of a layer that is one node: (g, x, w) -> what is asked of grad_x, w, b."""
         x, w, _ = given
@@ -210,7 +235,7 @@ class Recorder(TorchDispatchMode):
                 made[0] = layer.image(layer.put(taken, found[0]))
             node = Node(
                 BACKWARD, f"by {', '.join(asked)}", [*sent, self.memory.read(w)],
-                layer.path, [tuple(t.shape) for t in made], layer=layer.path,
+                layer.path, [tuple(t.shape) for t in made], layer=layer.path, alone=alone,
             )  # fmt: skip
             self._settle(node, made)
             if found[0] is not None and not _share(found[0], made[0]):
@@ -265,14 +290,15 @@ class Recorder(TorchDispatchMode):
                 out = func(*args, **kwargs)
                 self.memory.write(args[0], source)
                 return out
-        moved = None
+        named = aten.spelled_out(func, aten.arguments(func, args, kwargs))
         if name in aten.MOVES and self._is_move(name, args, kwargs):
             moved = self._moved(func, args, kwargs)
-        named = aten.spelled_out(func, aten.arguments(func, args, kwargs))
+        else:
+            moved = self._left_out(name, named)
         if moved is None and (aten.does_nothing(func, named) or self._again(name, named)):
             first = named["self" if name != "threshold_backward" else "grad_output"]
             moved = [self.memory.read(first)]
-        text, inputs = aten.taken_apart(named)
+        text, inputs = aten.taken_apart(self._in_one_dtype(name, named))
         if targets and moved is None:
             named = {k: _kept(v, targets) for k, v in named.items()}
         numbers: list[Numbers] | None = [] if moved is not None else None
@@ -351,6 +377,46 @@ class Recorder(TorchDispatchMode):
         except (RuntimeError, NotImplementedError):
             found = aten.on_numbers(func, args, kwargs, real, pad)
         return [tidy(t.long().contiguous()) for t in tree_leaves(found) if isinstance(t, Tensor)]
+
+    def _in_one_dtype(self, name: str, named: dict[str, Any]) -> dict[str, Any]:
+        """Whole numbers that are constants in the dtype that they are put together in."""
+        x, other = named.get("self"), named.get("other")
+        if name in ("add", "sub", "mul", "div") and isinstance(x, Tensor) and x.is_floating_point():
+            whole = isinstance(other, Tensor) and not other.is_floating_point()
+            if isinstance(other, Tensor) and whole and not self.memory.knows(other):
+                return named | {"other": other.to(x.dtype)}
+        return named
+
+    def _left_out(self, name: str, named: Mapping[str, Any]) -> list[Numbers] | None:
+        """What keeps entries or puts constants as a constant says; the mean or sum of one is it."""
+        x: Any = named.get("self")
+        other: Any = named.get("other", named.get("value"))
+        if name in ("mean", "sum") and named.keys() <= {"self", "dim", "keepdim"}:
+            axes: Any = named.get("dim")
+            if not axes or any(x.shape[axis] != 1 for axis in axes):
+                return None
+            return [tidy(as_tensor(self.memory.read(x)).sum(axes, named.get("keepdim", False)))]
+        if name == "mul" and isinstance(other, Tensor) and isinstance(x, Tensor):
+            x, kept = (other, x) if self.memory.knows(other) else (x, other)
+            if self.memory.knows(kept) or torch.result_type(x, kept) != x.dtype:
+                return None
+            if not bool(((kept == 0) | (kept == 1)).all()):
+                return None
+            return [tidy(as_tensor(self.memory.read(x)) * kept.cpu().long())]
+        chooses: Any = named.get("condition" if name == "where" else "mask")
+        if name not in ("where", "masked_fill") or self.memory.knows(chooses):
+            return None
+        dtypes = {t.dtype for t in (x, other) if isinstance(t, Tensor) and self.memory.knows(t)}
+        kind, *more = dtypes or {torch.get_default_dtype()}
+        if more or torch.result_type(x, other) != kind:
+            return None
+        one, two = (
+            as_tensor(self.memory.read(t.to(kind)))
+            if isinstance(t, Tensor)
+            else torch.tensor(self.memory.numbering.constant(t, kind))
+            for t in ((x, other) if name == "where" else (other, x))
+        )
+        return [tidy(torch.where(chooses.cpu(), one, two).contiguous())]
 
     def _settle(self, node: Node, tensors: list[Tensor]) -> None:
         self.settle(node)

@@ -6,7 +6,7 @@ autograd sees one function.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from convgraph.proof.network.node import Layer
+from convgraph.proof.network.unwatched import Lister, apart
 
-Settle = Callable[[Layer, Any, Any, Tensor, Any, list[Tensor | None]], None]
-"""(layer, what it took, what it returned, g, (x, w, b), their gradients) -> one more node."""
+Settle = Callable[[Layer, Any, Any, Tensor, Any, list[Tensor | None], Callable[[], str]], None]
+"""(layer, what it took, what it returned, g, (x, w, b), their gradients, how it differs by itself)
+-> one more node."""
 
 
 class _Whole(torch.autograd.Function):
@@ -54,18 +56,11 @@ def differentiated(
         settle: called with every backward.
     """
     whole = [module for module in net.modules() if id(module) in layers]
-    own = [vars(module).get("forward") for module in whole]
-    for module in whole:
-        vars(module)["forward"] = partial(
-            _forward, module, module.forward, layers[id(module)], aside, settle
-        )
-    try:
+    with ExitStack() as stack:
+        for module in whole:
+            one = partial(_forward, module, module.forward, layers[id(module)], aside, settle)
+            stack.enter_context(_running(module, one))
         yield
-    finally:
-        for module, before in zip(whole, own, strict=True):
-            vars(module).pop("forward")
-            if before is not None:
-                vars(module)["forward"] = before
 
 
 def _forward(
@@ -79,31 +74,56 @@ def _forward(
     **more: Any,
 ) -> Any:
     returned: list[Any] = []
+    within = Lister()
 
     def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         held = {"weight": w} if b is None else {"weight": w, "bias": b}
-        inner, vars(module)["forward"] = vars(module)["forward"], forward
-        try:
-            with _bare(module):
-                out = functional_call(module, held, (layer.put(taken, x), *rest), more)
-        finally:
-            vars(module)["forward"] = inner
+        with _bare(module), _running(module, forward):
+            out = functional_call(module, held, (layer.put(taken, x), *rest), more)
         returned.append(out)
         return layer.values(out)
 
+    def alone(leaves: list[Tensor | None], g: Tensor) -> str:
+        def again() -> None:
+            fresh = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in leaves]
+            x, w, b = fresh
+            assert x is not None
+            assert w is not None
+            with torch.enable_grad():
+                _gradients(run(x, w, b), fresh, g)
+
+        return apart(within.found, again)
+
     def back(leaves: list[Tensor | None], y: Tensor, g: Tensor) -> list[Tensor | None]:
-        with aside():
-            wanted = [t for t in leaves if t is not None and t.requires_grad]
-            made = iter(torch.autograd.grad(y, wanted, g, retain_graph=True, allow_unused=True))
-            found = [next(made) if t is not None and t.requires_grad else None for t in leaves]
-            found = [None if t is None else t.contiguous() for t in found]
-        settle(layer, taken, returned[-1], g, leaves, found)
+        with aside(), within:
+            found = _gradients(y, leaves, g)
+        settle(layer, taken, returned[-1], g, leaves, found, partial(alone, leaves, g))
         return found
 
     given = (layer.values(taken), module.weight, module.bias)
-    with aside():
+    with aside(), within:
         y: Any = _Whole.apply(run, back, *given)  # type: ignore[no-untyped-call]
     return layer.put(returned[-1], y)
+
+
+def _gradients(y: Tensor, leaves: list[Tensor | None], g: Tensor) -> list[Tensor | None]:
+    wanted = [t for t in leaves if t is not None and t.requires_grad]
+    made = iter(torch.autograd.grad(y, wanted, g, retain_graph=True, allow_unused=True))
+    found = [next(made) if t is not None and t.requires_grad else None for t in leaves]
+    return [None if t is None else t.contiguous() for t in found]
+
+
+@contextmanager
+def _running(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """With a module's forward in place of what stands for it."""
+    before = vars(module).get("forward")
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        vars(module).pop("forward")
+        if before is not None:
+            vars(module)["forward"] = before
 
 
 @contextmanager
