@@ -111,7 +111,7 @@ HOUSE = {
         traffic
     """,
     "comparison": """
-        . spread_out callers on_space on_mask side_state typed_graph linear_callers
+        . spread_out callers on_space on_mask side_state typed_graph linear_callers function_layers
         excite networks parts prove named
     """,
 }

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.comparison.function_layers import AsLayers, by_linear
 from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.copies import calls_torch
@@ -31,6 +32,7 @@ from convgraph.proof.network.end_to_end import Images, NetworkSide, Returned
 from convgraph.proof.network.judge import checked_images, prove_network
 from convgraph.proof.network.node import CONVOLUTION, Layer, Node
 from convgraph.proof.network.operator_layers import as_operator, name_of, spec_of
+from convgraph.proof.network.recorder import states
 from convgraph.proof.network.value_numbers import Undecided
 from convgraph.proof.record.certificate import named
 
@@ -84,6 +86,7 @@ def prove_pair(
     found = checked_images(images)
     mask = None if mask is None else _whole_mask(mask, found[0])
     modules = dict(candidate.named_modules())
+    functions: dict[str, torch.nn.Module] = {}
 
     def certify(one: Node, two: Node, owner: str) -> Any:
         spec = spec_of(one)
@@ -97,11 +100,12 @@ def prove_pair(
         if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
 
-            more = how if on is None else {**how, "on": on}
+            bent = on is not None and len(x) == 4  # a convolution of channels lies nowhere
+            more = {**how, "on": on} if bent else how
             lies = {name: two.given[name] for name in ("mask", "sites") if name in two.given}
-            adapter = LAYER if on is None else LAYER_ON
+            adapter = LAYER_ON if bent else LAYER
             if "sites" in lies:
-                adapter = SITES if on is None else SITES_ON
+                adapter = SITES_ON if bent else SITES
 
             def by_layer() -> Certificate:
                 made = prove_layer(layer, dense, size=x[2:], batch=x[0], **lies, **more)
@@ -110,7 +114,12 @@ def prove_pair(
             sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
             return (repr(layer), list(x), str(dense), sites), by_layer
         if two.layer is not None and one.name != CONVOLUTION:
-            return _of_maximum(one, two, dense, reference, prove_layer, how)
+            dense = functions.get(two.layer, dense)
+            held = [t for t in states(reference) if t[1].is_floating_point()]
+            place = {"dtype": held[0][1].dtype, "device": held[0][1].device} if held else {}
+            if type(dense) not in _MAXIMA:
+                return by_linear(one, two, dense, place, how)
+            return _of_maximum(one, two, dense, place, prove_layer, how)
         if two.layer is not None:
             raise ProofError(
                 f"prove: expected torch's own convolution at {path!r} of the reference, got "
@@ -148,7 +157,13 @@ def prove_pair(
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
     if mask is not None:
         mode = OnMask()
-        run, truth = partial(_run_with, mask, on), _truth_with(mode, mask, on)
+        around: list[Any] = [nullcontext(), nullcontext()]
+        if on is None:
+            like = Layer("", _image, _values, _put, _rows, _there)
+            dense_like = replace(like, there=mode.there, rows=lambda _, image: image)
+            around = [AsLayers(like, functions), AsLayers(dense_like, functions)]
+        run = partial(_run_with, mask, on, around[0])
+        truth = _truth_with(mode, mask, on, around[1])
         dense_layers = {
             path: replace(layer, there=mode.there, rows=lambda _, image: image)
             for path, layer in dense_layers.items()
@@ -234,14 +249,13 @@ def _of_maximum(
     one: Node,
     two: Node,
     dense: Any,
-    reference: torch.nn.Module,
+    place: dict[str, Any],
     prove_layer: Any,
     how: dict[str, Any],
 ) -> Any:
     """What is proven of a max pool, and how: called as it was, against the judge's own pixels."""
     lies = {name: one.given[name] for name in ("mask", "sites")}
     shape, made = two.inputs[0].shape, two.call
-    held = [t for t in (*reference.parameters(), *reference.buffers()) if t.is_floating_point()]
 
     def largest(x: Tensor) -> Tensor:
         assert made is not None  # a layer without parameters says how it was called
@@ -249,9 +263,7 @@ def _of_maximum(
         return found
 
     def by_order() -> Certificate:
-        more = {k: v for k, v in how.items() if k not in ("identity", "second")}
-        if held:
-            more |= {"dtype": held[0].dtype, "device": held[0].device}
+        more = place | {k: v for k, v in how.items() if k not in ("identity", "second")}
         found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more)
         return replace(found, name=str(dense))
 
@@ -314,7 +326,7 @@ def _placed(on: Space | None, image: Tensor) -> Any:
 
 
 def _run_with(
-    mask: Tensor, on: Space | None, net: torch.nn.Module, images: Images, shapes: Any
+    mask: Tensor, on: Space | None, within: Any, net: torch.nn.Module, images: Images, shapes: Any
 ) -> list[Tensor]:
     """The same with holes, for whoever takes graphs; others see images that are 0 there."""
     takes = isinstance(net, GraphNetwork) or _takes_graph(net)
@@ -326,16 +338,20 @@ def _run_with(
             return filled(image, mask, 0.0)
         return PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2, on=on)
 
-    return _called(net, [given(image) for image in images], shapes)
+    inputs = [given(image) for image in images]
+    with within:
+        return _called(net, inputs, shapes)
 
 
-def _truth_with(mode: OnMask, mask: Tensor, on: Space | None) -> Callable[..., list[Tensor]]:
+def _truth_with(
+    mode: OnMask, mask: Tensor, on: Space | None, within: Any
+) -> Callable[..., list[Tensor]]:
     """The dense network whose absent pixels say nothing, in a space as the judge says."""
     around = nullcontext() if on is None else OnSpace(on.to_dict())
 
     def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
         inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
-        with around, mode:
+        with around, mode, within:
             return _called(net, inputs, shapes)
 
     return run

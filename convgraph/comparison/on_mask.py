@@ -224,6 +224,11 @@ class OnMask(TorchFunctionMode):
             raise ProofError(f"the judge has no truth for sums and means over {dim} on masks")
         return x.sum(axes, keepdim=keepdim)
 
+    def interpolate(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A resize: nobody says 0, and the map covers what it covered."""
+        y: Tensor = func(input, *args, **kwargs)
+        return self.put(y, self.known(input).scaled(tuple(y.shape[2:])))
+
     # -- channels last ----------------------------------------------------------------------------
 
     def permute(self, func: Any, x: Tensor, *dims: Any) -> Tensor:
@@ -415,6 +420,7 @@ BY_NAME: dict[str, Meaning] = {
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
                     OnMask.adaptive_avg_pool),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), OnMask.max_pool),
+    "interpolate": OnMask.interpolate,
     "mean": OnMask.mean, "sum": OnMask.sum,
     "pad": OnMask.pad, "flip": OnMask.flip, "roll": OnMask.roll, "getitem": OnMask.getitem,
     "narrow": OnMask.narrow, "permute": OnMask.permute,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convgraph.comparison import callers
 from convgraph.errors import ProofError
@@ -30,12 +30,29 @@ ASSUMED = (
 )
 """What a proof with `on=` takes for granted."""
 
-MOVES = (
-    torch.roll, torch.flip, torch.rot90, torch.fliplr, torch.flipud, torch.Tensor.roll,
-    torch.Tensor.flip, torch.Tensor.rot90, F.pad, F.unfold, F.fold, F.grid_sample, F.pixel_shuffle,
-    F.pixel_unshuffle, F.max_unpool2d,
-)  # fmt: skip
-"""Functions that move pixels to other places, which a space need not know."""
+MOVES = frozenset(
+    """
+    roll flip rot90 fliplr flipud pad unfold fold grid_sample grid_sampler grid_sampler_2d im2col
+    col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle constant_pad_nd
+    reflection_pad2d replication_pad2d affine_grid cumsum cumprod cummax cummin logcumsumexp diff
+    """.split()  # noqa: SIM905
+)
+"""Functions that move pixels to other places, or add up along an axis: a space need not know."""
+
+WINDOWS = ("conv", "max_pool", "avg_pool", "lp_pool", "max_unpool", "fractional_", "upsample",
+           "interpolate", "adaptive_", "_adaptive_", "_upsample", "_convolution", "cudnn_conv",
+           "mkldnn_conv", "slow_conv", "thnn_conv", "_slow_conv")  # fmt: skip
+"""How functions that look at neighbours begin; those with a meaning here are met before."""
+
+TAKES = frozenset(
+    """
+    getitem narrow select index_select index take gather take_along_dim chunk split tensor_split
+    hsplit vsplit unbind slice unsafe_chunk unsafe_split unsafe_split_with_sizes split_with_sizes
+    cat concat concatenate stack hstack vstack view reshape unflatten as_strided permute transpose
+    swapaxes swapdims movedim moveaxis t T mT H mH
+    """.split()  # noqa: SIM905
+)
+"""Functions that may take a lattice apart or turn it, or join two along one of its axes."""
 
 BENT = "between pixels, where a dense pool or resize has no twin"
 
@@ -104,16 +121,50 @@ class OnSpace(TorchFunctionMode):
         super().__init__()
         self.space = space
         self._kept: dict[Any, Any] = {}
+        self._sizes: set[tuple[int, ...]] = set()
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        meant = MEANT.get(func)
+        kwargs = kwargs or {}
+        meant, name = MEANT.get(func), _name(func)
+        maps = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim() > 2]
         if meant is not None:
-            return meant(self, *args, **(kwargs or {}))
-        if func in MOVES:
-            raise ProofError(f"the judge has no truth for {func.__name__} in spaces")
-        return func(*args, **(kwargs or {}))
+            self._sizes |= {tuple(t.shape[2:]) for t in maps[:1]}
+            out = meant(self, *args, **kwargs)
+            self._sizes.add(tuple(out.shape[2:]))
+            return out
+        beyond = name in MOVES
+        if name.startswith(WINDOWS):
+            whole = name.startswith("adaptive_") and set(_flat(args[1:2])) == {1}
+            beyond = not whole and any(map(self.lies, maps[:1]))
+        if name in TAKES:
+            beyond = self.moves(func, args, kwargs)
+        if beyond:
+            raise ProofError(f"the judge has no truth for {name} of neighbours in spaces")
+        return func(*args, **kwargs)
+
+    def lies(self, x: Tensor) -> bool:
+        """Whether some of a tensor's axes may be of a lattice, by their length."""
+        known = {n for size in self._sizes for n in (*size, prod(size)) if n > 1}
+        return any(n in known for n in x.shape[2:])
+
+    def moves(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a map's pixels come out in other rows and columns, or not all, or repeated."""
+        sizes = set()
+
+        def places(t: Tensor) -> Tensor:
+            size = tuple(t.shape[2:])
+            if t.dim() != 4 or size not in self._sizes or prod(size) == 1 or t.dtype == torch.bool:
+                return t
+            sizes.add(size)
+            return torch.arange(prod(size), device=t.device).view(size).expand(t.shape)
+
+        args, kwargs = tree_map_only(Tensor, places, (args, kwargs))
+        if not sizes:
+            return False
+        made = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, Tensor)]
+        return len(sizes) > 1 or not all(_in_raster(t, *sizes) for t in made)
 
     # -- tables -----------------------------------------------------------------------------------
 
@@ -339,6 +390,28 @@ def _turns(heard: Any) -> list[Any]:
     order = np.argsort(heard, kind="stable")
     nth = np.arange(len(order)) - np.searchsorted(heard[order], heard[order])
     return [order[nth == turn] for turn in range(int(nth.max(initial=-1)) + 1)]
+
+
+def _in_raster(t: Tensor, size: tuple[int, ...]) -> bool:
+    """Whether numbers of places lie row by row along one axis, or two that follow each other."""
+    raster = torch.arange(prod(size), device=t.device)
+    for axis in range(t.dim()):
+        for shape in (size, (prod(size),)):
+            if tuple(t.shape[axis : axis + len(shape)]) == shape:
+                behind = (1,) * (t.dim() - axis - len(shape))
+                if bool((t == raster.view(*shape, *behind)).all()):
+                    return True
+    return False
+
+
+def _name(func: Any) -> str:
+    """What a function is called, methods and operators of torch without their ornaments."""
+    name: str = getattr(func, "__name__", "").partition(".")[0].strip("_")
+    return name
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    return tuple(v for one in value for v in (one if isinstance(one, (tuple, list)) else (one,)))
 
 
 def _to(x: Tensor) -> Callable[[Tensor], Tensor]:

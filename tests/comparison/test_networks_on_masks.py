@@ -245,17 +245,103 @@ def test_holes_that_win_as_zeros_are_refuted_where_no_number_shows_it() -> None:
     assert cert.verdict != "proven", str(cert)
 
 
-class Functional(nn.Module):
-    """A max pool that is no module, so that nobody says where it begins and ends."""
+class Of(nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+        self.function = [function]
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.max_pool2d(x, 2)
+        made: Tensor = self.two(self.function[0](self.one(x)))
+        return made
+
+
+def of(function: Any) -> Any:
+    torch.manual_seed(5)
+    return Of(function).double().eval()
+
+
+resize = nn.functional.interpolate
+FUNCTIONS: dict[str, Any] = {
+    "max": lambda x: nn.functional.max_pool2d(x, 2),
+    "mean": lambda x: nn.functional.avg_pool2d(x, 2),
+    "mean, padded": lambda x: nn.AvgPool2d((2, 4), (1, 2), (1, 2))(x),
+    "divided by 8": lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=8),
+    "bilinear": lambda x: resize(x, scale_factor=2, mode="bilinear"),
+    "bilinear, of a size": lambda x: resize(x, (8, 8), mode="bilinear"),
+    "nearest": lambda x: nn.Upsample(scale_factor=2)(x),
+    "nearest, of a size": lambda x: resize(x, (3, 5)),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("mean", "bilinear") else pytest.param(n, marks=pytest.mark.ci) for n in FUNCTIONS],
+)
+def test_pools_and_resizes_are_layers_whether_modules_or_not(name: str) -> None:
+    net = of(FUNCTIONS[name])
+    cert = cg.prove(cg.to_graph(net), net, few())
+    assert cert.verdict == "proven", str(cert)
+    assert statuses(cert)["end to end"] == "proven"
+    kinds = [layer.kind for layer in cert.layers]
+    assert kinds == ["convolution", "maximum" if name == "max" else "linear", "convolution"]
+    assert Certificate.from_json(cert.to_json()) == cert
+
+
+def test_pools_and_resizes_by_hand_are_held_at_the_sites_of_the_mask() -> None:
+    """A dense network that fills holes by itself, and asks a pool of the mask who is there."""
+    net, graph = of(FUNCTIONS["mean"]), few()
+    mask = torch.stack(graph.sites.mask_images()).unsqueeze(1).double()
+
+    class Filled(Of):
+        def forward(self, x: Tensor) -> Tensor:
+            there = (nn.functional.max_pool2d(mask, 2) > 0).double()
+            return self.two(self.function[0](self.one(x) * mask) * there) * there
+
+    other = Filled(FUNCTIONS["mean"]).double().eval()
+    other.load_state_dict(net.state_dict())
+    cert = cg.prove(other, net, graph.to_image(), mask=mask.squeeze(1).bool())
+    assert cert.verdict == "proven", str(cert)
+    other.function = [lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=3)]
+    assert cg.prove(other, net, graph.to_image(), mask=mask.squeeze(1).bool()).verdict == "refuted"
+
+
+def on_nodes(function: Any) -> Any:
+    """What runs on the image of a graph, and comes back to the nodes of what the twin returns."""
+
+    def run(x: Any) -> Any:
+        y = FUNCTIONS["bilinear"](x).graph
+        image = function(x.graph.to_image())
+        return y.with_x(image.movedim(1, -1)[torch.stack(y.sites.mask_images())]).tensor()
+
+    return run
+
+
+WRONG: dict[str, Any] = {
+    "nearest": lambda x: resize(x, scale_factor=2),
+    "corners": lambda x: resize(x, scale_factor=2, mode="bilinear", align_corners=True),
+    "renormalised": lambda x: resize(x, scale_factor=2, mode="bilinear") / resize(
+        (x != 0).double(), scale_factor=2, mode="bilinear").clamp(min=0.1),
+    "clamped": lambda x: resize(x, scale_factor=2, mode="bilinear").clamp(-1e6, 1e6),
+    "halved": lambda x: resize(x.float(), scale_factor=2, mode="bilinear").double(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_resize_that_is_wrong_is_not_proven(name: str) -> None:
+    net = of(FUNCTIONS["bilinear"])
+    other: Any = cg.to_graph(net)
+    other.function = [on_nodes(WRONG[name])]
+    cert = cg.prove(other, net, few())
+    assert cert.verdict == ("undecided" if name == "clamped" else "refuted"), str(cert)
 
 
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (Functional(), "max_pool2d"),
+        (nn.AvgPool2d(2, count_include_pad=False, padding=1), "means of who is there in a window"),
         (nn.LPPool2d(2, 2), "on masks"),
     ],
 )

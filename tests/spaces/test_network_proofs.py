@@ -197,3 +197,78 @@ def test_what_does_not_fit_is_named() -> None:
         cg.prove(cg.to_graph(net), net, graph, on=cg.HEALPix())
     with pytest.raises(ProofError, match="are for one layer"):
         cg.prove(cg.to_graph(net), net, images(96, 8), on=cg.HEALPix(), footprint="cross")
+
+
+class Between(torch.nn.Module):
+    """Two convolutions, and what stands between them."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 1)
+        self.between = [between]  # a module or a function
+        self.of_planes = between if isinstance(between, torch.nn.Module) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.two(self.between[0](self.one(x)))
+        return made
+
+
+EAST = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0])
+F = torch.nn.functional
+PLANAR: dict[str, Any] = {
+    "lp_pool2d": torch.nn.LPPool2d(2, 3, 1),
+    "adaptive_max_pool2d": torch.nn.AdaptiveMaxPool2d((6, 7)),
+    "avg_pool2d": lambda x: torch.ops.aten.avg_pool2d(x, [3, 3], [1, 1], [1, 1]),
+    "conv1d": lambda x: F.conv1d(
+        x.flatten(2), torch.ones(4, 4, 3, dtype=x.dtype), padding=1
+    ).unflatten(2, (6, 8)),
+    "permute": lambda x: x.permute(0, 2, 1, 3),
+    "getitem": lambda x: x[..., EAST],
+    "index_select": lambda x: x.index_select(3, EAST),
+    "split": lambda x: torch.cat(x.split(4, 3)[::-1], 3),
+    "narrow": lambda x: x.narrow(3, 1, 7),
+    "transpose": lambda x: x.transpose(2, 3),
+    "view": lambda x: x.view(2, 4, 3, 2, 4, 2).mean((3, 5)),
+    "cumsum": lambda x: x.cumsum(3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_neighbours_of_the_plane_are_no_truth_in_a_space(name: str) -> None:
+    """What looks at the array's neighbours was taken for the space's own, and proven."""
+    net: Any = Between(PLANAR[name]).double().eval()
+    graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus())
+    other: Any = cg.to_graph(net)
+    other.between = [lambda x: x]
+    cert = cg.prove(other, net, graph)
+    assert cert.verdict == "undecided", str(cert)
+    assert f"no truth for {name} of neighbours in spaces" in cert.reason
+
+
+class OfChannels(torch.nn.Module):
+    """A convolution of what all pixels say together, channel beside channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1).sigmoid()
+        return x * gate[:, :, None, None]
+
+
+AT_ONE_PIXEL: dict[str, Any] = {
+    "halves": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
+    "channels last": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2),
+    "softmax": torch.nn.Softmax(1),
+    "of channels": OfChannels(),
+    "hardswish": torch.nn.Hardswish(),
+}
+
+
+@pytest.mark.parametrize("name", AT_ONE_PIXEL)
+def test_what_looks_at_one_pixel_is_proven_in_a_space(name: str) -> None:
+    net: Any = Between(copy.deepcopy(AT_ONE_PIXEL[name])).double().eval()
+    graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus())
+    cert = cg.prove(cg.to_graph(net), net, graph)
+    assert cert.verdict == "proven", str(cert)

@@ -23,7 +23,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from convgraph.errors import ProofError
+from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.network.end_to_end import (
     MEASURED_ONLY,
@@ -135,8 +135,9 @@ def prove_network(
         layers: list[Certificate] = []
         paths: list[str] = []
         if matcher is not None:
-            paths, layers = _layers(matcher, reference, certify, step)
-            parts += [_layers_part(layers), _operators_part(matcher), _beside_part(beside)]
+            paths, layers, failed = _layers(matcher, reference, certify, step)
+            parts += [failed or _layers_part(layers)]
+            parts += [_operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
         if folds:
             grads = Part(NAME, "not asked", "norms are folded: other parameters are trained")
@@ -443,8 +444,11 @@ def _settled(
 
 def _layers(
     matcher: Matcher, reference: NetworkSide, certify: Certify, step: Callable[[str, int], None]
-) -> tuple[list[str], list[Certificate]]:
-    """The path of each layer with its certificate, which carries the path before its own name."""
+) -> tuple[list[str], list[Certificate], Part | None]:
+    """The path of each layer with its certificate, which carries the path before its own name.
+
+    And what is said of all of them where one cannot be proven by itself.
+    """
     owners = _owners(matcher)
     wanted = []
     for one, two in matcher.pairs:
@@ -459,10 +463,13 @@ def _layers(
         if text not in done:
             step(f"layer {path}", len({json.dumps(k, sort_keys=True, default=str)
                                         for _, k, _ in wanted}))  # fmt: skip
-            done[text] = how()
+            try:
+                done[text] = how()
+            except ConvgraphError as error:  # of a kind that is not proven by itself
+                return [], [], Part("layers", "undecided", f"{path}: {error}")
         name = done[text].name
         layers.append(replace(done[text], name=f"{path}: {name}" if path else name))
-    return [path for path, _, _ in wanted], layers
+    return [path for path, _, _ in wanted], layers, None
 
 
 def _layers_part(layers: list[Certificate]) -> Part:

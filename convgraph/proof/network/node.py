@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from convgraph.proof.network.value_numbers import Numbers
@@ -89,6 +90,25 @@ class Layer:
     def name(self) -> str:
         """Of its nodes."""
         return CONVOLUTION if self.bare is None else str(self.bare._schema.name).partition("::")[2]
+
+
+@final
+class FunctionLayer(torch.nn.Module):
+    """A call of a function as a module, so that it is one node of a forward run.
+
+    Args:
+        layer: how it takes and returns images.
+        run: the function.
+    """
+
+    def __init__(self, layer: Layer, run: Callable[[Any], Any]) -> None:
+        """Keep both."""
+        super().__init__()
+        self.layer, self.run = layer, run
+
+    def forward(self, x: Any) -> Any:
+        """Call the function."""
+        return self.run(x)
 
 
 @final

@@ -21,6 +21,7 @@ from convgraph.proof import aten
 from convgraph.proof.network.node import (
     BACKWARD,
     CONVOLUTION,
+    FunctionLayer,
     Layer,
     Node,
     NodeCall,
@@ -135,7 +136,11 @@ class Recorder(TorchDispatchMode):
             self.inside += 1
             return
         self.open.append(self.paths.get(id(module), self.open[-1] if self.open else ""))
-        layer = self.layers.get(id(module))
+        layer = self._layer_of(module)
+        if isinstance(module, FunctionLayer) and not self.memory.knows(
+            module.layer.values(args[0])
+        ):
+            layer = None  # of a constant, such as a mask
         if layer is not None:
             with _aside(self):
                 image = layer.image(args[0])
@@ -153,6 +158,14 @@ class Recorder(TorchDispatchMode):
                 layer=layer.path, given={} if there is None else {"mask": there},
             )  # fmt: skip
             self.inside = 1
+            if isinstance(module, FunctionLayer):
+                self._begun(module, args, {})
+
+    def _layer_of(self, module: torch.nn.Module) -> Layer | None:
+        """The layer that a module is as a whole, if it is one; functions are so forward alone."""
+        if isinstance(module, FunctionLayer):
+            return None if torch.is_grad_enabled() else module.layer
+        return self.layers.get(id(module))
 
     def _begun(self, module: Any, args: Any, kwargs: Any) -> None:
         """List what a layer runs within its network, and keep how to call it by itself."""
@@ -184,7 +197,7 @@ class Recorder(TorchDispatchMode):
         if not self.open:
             return
         self.open.pop()
-        layer = self.layers.get(id(module))
+        layer = self._layer_of(module)
         if self.inside and layer is not None:
             self.inside = 0
             if self.within is not None:
@@ -291,10 +304,9 @@ class Recorder(TorchDispatchMode):
                 self.memory.write(args[0], source)
                 return out
         named = aten.spelled_out(func, aten.arguments(func, args, kwargs))
+        moved = self._left_out(name, named)
         if name in aten.MOVES and self._is_move(name, args, kwargs):
             moved = self._moved(func, args, kwargs)
-        else:
-            moved = self._left_out(name, named)
         if moved is None and (aten.does_nothing(func, named) or self._again(name, named)):
             first = named["self" if name != "threshold_backward" else "grad_output"]
             moved = [self.memory.read(first)]

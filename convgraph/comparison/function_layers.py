@@ -1,0 +1,176 @@
+"""Pools and resizes that are functions, as layers: each call of one is a node with its own proof.
+
+max_pool      by order, against the windows of the pixels that are there
+avg_pool      linear: the dense operator on images that are 0 where nobody is, at the sites that
+interpolate   the dense side has
+"""
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from convgraph.comparison.linear_callers import scale_of
+from convgraph.proof import Certificate, prove_linear
+from convgraph.proof.network.node import FunctionLayer, Layer, Node
+
+Meant = tuple[nn.Module, Any, dict[str, Any]]
+"""The function as a module, the operator that it is on full images, and that one's arguments."""
+
+aten = torch.ops.aten
+
+
+def _pool(kind: str, x: Tensor, given: dict[str, Any]) -> Meant | None:
+    """A pool over windows; what has no meaning as windows is left as it is."""
+    d = x.dim() - 2
+    if given.pop("return_indices", False) or not given.get("count_include_pad", True):
+        return None
+    lists = {
+        name: [value] * d if isinstance(value, int) else list(value)
+        for name, value in given.items()
+        if name in ("kernel_size", "stride", "padding", "dilation") and value
+    }
+    if kind == "Avg" and tuple(lists["kernel_size"]) == tuple(x.shape[2:]):  # a readout
+        return None
+    made = getattr(nn, f"{kind}Pool{d}d")(**given)
+    operator = getattr(aten, f"{kind.lower()}_pool{d}d").default
+    return made, operator, {**given, "stride": lists["kernel_size"], **lists}
+
+
+def max_pool(
+    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Meant | None:  # fmt: skip
+    """The largest of each window."""
+    given = {
+        "kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation,
+        "return_indices": return_indices, "ceil_mode": ceil_mode,
+    }  # fmt: skip
+    return _pool("Max", x, given)
+
+
+def avg_pool(
+    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Meant | None:  # fmt: skip
+    """The mean of each window."""
+    more = {} if divisor_override is None else {"divisor_override": divisor_override}
+    given = {
+        "kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode,
+        "count_include_pad": count_include_pad, **more,
+    }  # fmt: skip
+    return _pool("Avg", x, given)
+
+
+LINEAR = {1: "linear1d", 2: "bilinear2d", 3: "trilinear3d"}
+
+
+def interpolate(
+    x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Meant | None:  # fmt: skip
+    """A resize by one of torch's modes that are linear in what is there."""
+    d = x.dim() - 2
+    if antialias or mode not in ("nearest", "linear", "bilinear", "trilinear"):
+        return None
+    made = nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
+    out = list(made(torch.empty(x.shape, device="meta")).shape[2:])
+    factors = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor] * d
+    axes = ("scales_d", "scales_h", "scales_w")[3 - d :] if d > 1 else ("scales",)
+    scales = {} if recompute_scale_factor else dict(zip(axes, factors, strict=True))
+    given = {"output_size": out, **scales}
+    if mode == "nearest":
+        return made, getattr(aten, f"upsample_nearest{d}d").default, given
+    operator = getattr(aten, f"upsample_{LINEAR[d]}").default
+    return made, operator, {**given, "align_corners": bool(align_corners)}
+
+
+MEANT: dict[Any, Callable[..., Meant | None]] = {
+    F.max_pool1d: max_pool, F.max_pool2d: max_pool, F.max_pool3d: max_pool,
+    F.avg_pool1d: avg_pool, F.avg_pool2d: avg_pool, F.avg_pool3d: avg_pool,
+    F.interpolate: interpolate,
+}  # fmt: skip
+"""Function of torch -> what it is as a module."""
+
+
+class AsLayers(TorchFunctionMode):
+    """Calls pools and resizes as layers.
+
+    Args:
+        like: how a layer of this side takes and returns images.
+        known: by what a call is named, the function as a module; of both sides.
+    """
+
+    def __init__(self, like: Layer, known: dict[str, nn.Module]) -> None:
+        """Start without any."""
+        super().__init__()
+        self.like, self.known = like, known
+        self._layers: dict[str, FunctionLayer] = {}
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        meant = MEANT.get(func)
+        x = args[0] if args else kwargs.get("input")
+        if meant is None or not isinstance(x, Tensor) or not 3 <= x.dim() <= 5:
+            return func(*args, **kwargs)
+        kwargs.pop("input", None)
+        found = meant(x, *args[1:], **kwargs)
+        if found is None:
+            return func(x, *args[1:], **kwargs)
+        module, bare, given = found
+        name = f"{module} of {tuple(x.shape)}"
+        if name not in self._layers:
+            self.known[name] = module
+            like = self.like
+            layer = Layer(
+                name, like.image, like.values, like.put, like.rows, like.there, bare, given
+            )
+            self._layers[name] = FunctionLayer(layer, lambda x: func(x, *args[1:], **kwargs))
+        return self._layers[name](x)
+
+
+def by_linear(
+    one: Node, two: Node, dense: nn.Module, place: dict[str, Any], how: Mapping[str, Any]
+) -> tuple[Any, Callable[[], Certificate]]:
+    """What is proven of an average pool or a resize on a mask, and how.
+
+    Args:
+        one: the reference's node.
+        two: the candidate's, which is called as it was within the network.
+        dense: torch's own module.
+        place: the dtype and the device of what the networks hold.
+        how: epsilon, seed, premise and trust.
+    """
+    mask, sites = one.given["mask"], one.given["sites"]
+    shape, run = two.inputs[0].shape, two.call
+    assert run is not None  # a layer without parameters says how it was called
+    here, there = (at.flatten().nonzero().squeeze(1) for at in (mask, sites))
+
+    def side(call: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        """Of rows of who is there, to rows of the sites."""
+
+        def rows(x: Tensor) -> Tensor:
+            image = x.new_zeros(mask.numel(), shape[1]).index_copy(0, here.to(x.device), x)
+            y: Tensor = call(image.view(*mask.shape, shape[1]).movedim(-1, 1)).movedim(1, -1)
+            return y.reshape(-1, shape[1]).index_select(0, there.to(x.device))
+
+        return rows
+
+    def prove() -> Certificate:
+        more = {name: how[name] for name in ("epsilon", "seed", "premise", "trust") if name in how}
+        if not how.get("premise", True):  # nobody counts what is added up
+            more["terms"] = mask[0].numel() * shape[1]
+        return prove_linear(
+            side(run), side(dense), (len(here), shape[1]), scale=scale_of(dense, tuple(shape[2:])),
+            name=str(dense), **place, **more,
+        )  # fmt: skip
+
+    masks = [sha256(held.numpy().tobytes()).hexdigest() for held in (mask, sites)]
+    return (two.layer, list(shape), masks), prove
