@@ -7,6 +7,7 @@ interpolate   the dense side has
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from math import prod
 from typing import Any
 
 import torch
@@ -118,7 +119,8 @@ class AsLayers(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
-        if meant is None or not isinstance(x, Tensor) or not 3 <= x.dim() <= 5:
+        image = isinstance(x, Tensor) and 3 <= x.dim() <= 5
+        if meant is None or not image or prod(x.shape[2:]) == 1:  # a readout lies nowhere
             return func(*args, **kwargs)
         kwargs.pop("input", None)
         found = meant(x, *args[1:], **kwargs)
@@ -148,8 +150,11 @@ def by_linear(
         place: the dtype and the device of what the networks hold.
         how: epsilon, seed, premise and trust.
     """
-    mask, sites = one.given["mask"], one.given["sites"]
     shape, run = two.inputs[0].shape, two.call
+    mask, sites = (
+        one.given.get(name, torch.ones(whole[0], *whole[2:], dtype=torch.bool))
+        for name, whole in (("mask", shape), ("sites", one.shapes[0]))
+    )
     assert run is not None  # a layer without parameters says how it was called
     here, there = (at.flatten().nonzero().squeeze(1) for at in (mask, sites))
 

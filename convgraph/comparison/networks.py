@@ -254,7 +254,7 @@ def _of_maximum(
     how: dict[str, Any],
 ) -> Any:
     """What is proven of a max pool, and how: called as it was, against the judge's own pixels."""
-    lies = {name: one.given[name] for name in ("mask", "sites")}
+    lies = {name: one.given[name] for name in ("mask", "sites") if name in one.given}
     shape, made = two.inputs[0].shape, two.call
 
     def largest(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convgraph.errors import ProofError
@@ -32,10 +32,18 @@ SITE_BY_SITE = frozenset(
     abs add mul sub rsub div truediv rtruediv radd rmul iadd imul isub neg pow square sqrt rsqrt exp
     log tanh sigmoid relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish
     hardsigmoid softplus softsign clamp clamp_min clamp_max maximum minimum prelu logsigmoid
-    batch_norm dropout dropout1d dropout2d dropout3d threshold
+    batch_norm dropout dropout1d dropout2d dropout3d threshold erf expm1 log1p sin cos atan
+    hardshrink softshrink tanhshrink
     """.split()  # noqa: SIM905
 )
 """Functions of torch, by name, that do the same to every pixel, whoever else is there."""
+
+DIM_AT = {
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "glu"), 1),
+    **dict.fromkeys(("softmax", "log_softmax"), 1),
+    **dict.fromkeys(("chunk", "split", "normalize"), 2),
+}
+"""Functions along one axis, by name, and which argument says along which."""
 
 _ALONE = frozenset("relu gelu silu mish tanh sigmoid elu selu leaky_relu".split())  # noqa: SIM905
 
@@ -67,6 +75,8 @@ class OnMask(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         meant = MEANT.get(func, BY_NAME.get(name))
+        if self.of_channels(name, args, kwargs):
+            meant = OnMask.channels
         if meant is not None:
             return meant(self, func, *args, **kwargs)
         out = func(*args, **kwargs)
@@ -229,6 +239,22 @@ class OnMask(TorchFunctionMode):
         y: Tensor = func(input, *args, **kwargs)
         return self.put(y, self.known(input).scaled(tuple(y.shape[2:])))
 
+    # -- channels ---------------------------------------------------------------------------------
+
+    def of_channels(self, name: str, args: tuple[Any, ...], kwargs: Any) -> bool:
+        """Whether a function looks along the channels of one pixel alone."""
+        at, d = DIM_AT.get(name), args[0].dim() if args and isinstance(args[0], Tensor) else 0
+        if at is None or not d or self.place(args[0]) is None:
+            return False
+        dim = kwargs.get("dim", args[at] if len(args) > at else 1 if name == "normalize" else None)
+        axes = dim if isinstance(dim, (tuple, list)) else (dim,)
+        return all(isinstance(axis, int) and axis % d == 1 for axis in axes)
+
+    def channels(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The same of every pixel: what comes out lies where the map did."""
+        place, found = self.known(x), func(x, *args, **kwargs)
+        return tree_map_only(Tensor, lambda y: self.put(y, place), found)
+
     # -- channels last ----------------------------------------------------------------------------
 
     def permute(self, func: Any, x: Tensor, *dims: Any) -> Tensor:
@@ -379,7 +405,8 @@ class OnMask(TorchFunctionMode):
         """Channels behind one another, on the union."""
         if dim % tensors[0].dim() != 1:
             raise ProofError(f"the judge has no truth for maps joined along axis {dim} on masks")
-        return self.put(func(tensors, dim), self.union(tensors))
+        maps = [t for t in tensors if self.place(t) is not None]  # others are the same everywhere
+        return self.put(func(tensors, dim), self.union(maps))
 
 
 def filled(x: Tensor, mask: Tensor, value: float) -> Tensor:

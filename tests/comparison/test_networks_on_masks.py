@@ -380,6 +380,15 @@ class OfChannels(nn.LayerNorm):
 
 pad = nn.functional.pad
 BETWEEN: dict[str, Any] = {
+    "softmax": lambda y: y.softmax(1),
+    "mean and largest channel": lambda y: y * (y.mean(1, keepdim=True) + y.amax(1, keepdim=True)),
+    "halves": lambda y: torch.cat(y.chunk(2, 1)[::-1], 1),
+    "unit length": lambda y: nn.functional.normalize(y, dim=1),
+    "norm by hand": lambda y: (
+        (y - y.mean(1, keepdim=True))
+        / ((y - y.mean(1, keepdim=True)).square().mean(1, keepdim=True) + 1e-6).sqrt()
+    ),
+    "gate": lambda y: y * nn.functional.adaptive_avg_pool2d(y, 1).sigmoid(),
     "pad": lambda y: pad(y, (1, 2, 0, 1)),
     "negative pad": lambda y: pad(y, (1, -2, 0, 1)),
     "reflected": lambda y: pad(y, (1, 2, 1, 1), mode="reflect"),

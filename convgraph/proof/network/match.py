@@ -30,7 +30,10 @@ from convgraph.proof.network.value_numbers import (
     tidy,
 )
 
-REDUCTIONS = ("mean.dim", "sum.dim_IntList", "amax", "amin")
+REDUCTIONS = (
+    "mean.dim", "sum.dim_IntList", "amax", "amin", "linalg_vector_norm", "var.correction",
+    "std.correction", "logsumexp",
+)  # fmt: skip
 """Reductions whose result is a function of the set of elements, in whatever order."""
 
 SOFTMAX = {
@@ -153,11 +156,12 @@ class Matcher:
                 self.left.pop(place)
                 self.pairs.append((other, node))
                 return
-        again = next((other for other, _ in reversed(self.pairs) if _repeats(other, node)), None)
-        if again is not None:
-            node.outputs = list(again.outputs)
-            self.pairs.append((again, node))
-            return
+        for other, before in reversed(self.pairs):
+            for again in (other, before):
+                if _repeats(again, node):
+                    node.outputs = list(again.outputs)
+                    self.pairs.append((other, node))
+                    return
         if unordered is not None and not self.odd:
             raise unordered
         self.odd.append(self._difference(node))
