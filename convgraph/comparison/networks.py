@@ -100,7 +100,7 @@ def prove_pair(
         if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
 
-            bent = on is not None and len(x) == 4  # a convolution of channels lies nowhere
+            bent = on is not None and len(x) == 4 and x[2:] != (1, 1)  # a readout lies nowhere
             more = {**how, "on": on} if bent else how
             lies = {name: two.given[name] for name in ("mask", "sites") if name in two.given}
             adapter = LAYER_ON if bent else LAYER
@@ -141,12 +141,12 @@ def prove_pair(
 
     bent = on is not None or mask is not None
     layers = {
-        path: Layer(path, _image, _values, _put, _rows, _there)
+        path: Layer(path, partial(_image_in, on), _values, _put, _rows, _there)
         for path, module in modules.items()
         if isinstance(module, GraphConvNd) and (bent or not calls_torch(module))
     }
     dense_layers = {
-        path: layer
+        path: replace(layer, image=_image)
         for path, layer in layers.items()
         if on is not None or _pads_itself(_submodule(reference, path))
     }
@@ -427,6 +427,22 @@ def _image(value: Any) -> Tensor:
     if isinstance(value, PixelGraph) and value.sites.size is not None:
         return value.to_image()
     raise Undecided("a layer is called on something else than a graph of images of one size")
+
+
+def _image_in(on: Space | None, value: Any) -> Tensor:
+    """The same of a candidate's layer, which is proven in one space and has to be called there.
+
+    Raises:
+        Undecided: it is called in another one, or on an array.
+    """
+    found = _image(value)
+    if isinstance(value, GraphTensor):
+        value = value.graph
+    where = value.sites.space if isinstance(value, PixelGraph) else None
+    lies = found.dim() == 4 and tuple(found.shape[2:]) != (1, 1)
+    if on is not None and lies and where != on:
+        raise Undecided(f"a layer is called in {where or 'the plane'}, and is proven in {on}")
+    return found
 
 
 def _values(value: Any) -> Tensor:

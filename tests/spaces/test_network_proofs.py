@@ -272,3 +272,40 @@ def test_what_looks_at_one_pixel_is_proven_in_a_space(name: str) -> None:
     graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus())
     cert = cg.prove(cg.to_graph(net), net, graph)
     assert cert.verdict == "proven", str(cert)
+
+
+class Inside(torch.nn.Module):
+    """A network within another, so that every name is another one; told where its pixels lie."""
+
+    def __init__(self, net: Any, place: Any) -> None:
+        super().__init__()
+        self.net, self.place = net, [place]
+
+    def forward(self, graph: Any) -> Any:
+        made: Any = self.net(self.place[0](graph))
+        if isinstance(made, Tensor):
+            return cg.PixelGraph.from_image(made, on=graph.sites.space)
+        return cg.PixelGraph.from_image(made.to_image(), on=graph.sites.space)
+
+
+def conv_and_relu() -> Any:
+    return prepared(
+        lambda: torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.ReLU())
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "verdict"),
+    [
+        (lambda graph: graph, "proven"),
+        (lambda graph: cg.PixelGraph.from_image(graph.to_image(), on=cg.Torus()), "refuted"),
+        (lambda graph: graph.to_image(), "refuted"),
+    ],
+)
+def test_a_layer_has_to_be_called_in_the_space_where_it_is_proven(place: Any, verdict: str) -> None:
+    """Its certificate is of that space: numbers alone told another, which a wide bound hides."""
+    net = conv_and_relu()
+    graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus(columns=False))
+    cert = cg.prove(Inside(cg.to_graph(net), place), net, graph)
+    assert cert.verdict == verdict, str(cert)
+    assert statuses(cert)["wiring"] == verdict

@@ -89,13 +89,19 @@ class NetworkSide:
         found = {name: more.get(other, other) for name, other in self.names.items()}
         return {**more, **found}
 
-    def by_id(self, paths: Any) -> dict[int, Layer]:
-        """The layers among these paths, by their module's id."""
-        return {
-            id(self.net.get_submodule(path)): layer
-            for path, layer in self.layers.items()
-            if path in paths
-        }
+    def by_id(
+        self, paths: Any, names: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[int, Layer]:
+        """The layers among these paths, by their module's id.
+
+        Args:
+            paths: of layers.
+            names: the other side's names of parameters -> its own, where they are not the same.
+        """
+        twins = {a.rpartition(".")[0]: b.rpartition(".")[0] for a, b in names.items()}
+        modules = dict(self.net.named_modules())
+        found = {path: modules.get(twins.get(path, path)) for path in self.layers if path in paths}
+        return {id(m): self.layers[path] for path, m in found.items() if m is not None}
 
 
 def end_to_end(

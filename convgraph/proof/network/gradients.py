@@ -102,7 +102,8 @@ def _programs(
     numbering = Numbering()
     settled = Reference(numbering)
     try:
-        twins = {twin: candidate.layers[path] for path, twin in whole.items()}
+        known = {**candidate.layers, **reference.layers}
+        twins = {twin: known[path] for path, twin in whole.items()}
         one = _traced(reference, images, numbering, settled.settle, heads, twins)
         matcher = Matcher(settled)
         layers = {path: candidate.layers[path] for path in whole}

@@ -265,7 +265,9 @@ def _parameters(
     for name in sorted({*one, *two} - compared - names.unread):
         if name not in one or name not in two:
             side = "reference" if name in two else "candidate"
-            return Part("parameters", "undecided", f"{name!r} is on the {side} alone")
+            facts = f"{name!r} is on the {side} alone"
+            facts += f"; what reads it cannot be followed: {names.reason}" if names.reason else ""
+            return Part("parameters", "undecided", facts)
         a, b = one[name], two[name]
         if a.shape != b.shape or a.dtype != b.dtype or not _equal(a, b):
             return Part(
@@ -338,8 +340,8 @@ def _wiring(
         inputs = tuple(image.clone() for image in images)
         pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
         one, kept = trace(
-            reference.net, dense, inputs, numbering, reference.by_id(paths), pairs.settle,
-            pairs.observe, renamed=reference.renamed(_renamed(here)),
+            reference.net, dense, inputs, numbering, reference.by_id(paths, candidate.names),
+            pairs.settle, pairs.observe, renamed=reference.renamed(_renamed(here)),
         )  # fmt: skip
         for fold in folds:
             for name, error in zip(fold.renamed().values(), fold.off, strict=True):

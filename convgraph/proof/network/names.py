@@ -29,10 +29,12 @@ class Names:
     Attributes:
         pairs: name on the candidate -> name on the reference, where they are not the same.
         unread: names on one side alone that nothing reads.
+        reason: why nobody can say which names are two for one, "" where that was read.
     """
 
     pairs: Mapping[str, str] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
+    reason: str = ""
 
 
 def find_names(candidate: NetworkSide, reference: NetworkSide, images: Images) -> Names:
@@ -51,8 +53,8 @@ def find_names(candidate: NetworkSide, reference: NetworkSide, images: Images) -
         order = _read(reference, images, shapes, set())
         whole = called(candidate.net, lambda: candidate.run(candidate.net, _fresh(images), None))
         other = _read(candidate, images, shapes, whole)
-    except (Exception, SystemExit):  # noqa: BLE001 - whoever compares the wiring says so
-        return Names()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
+        return Names(reason=" ".join(str(error).split())[:200] or type(error).__name__)
     left = [_alone(one, two, order), _alone(two, one, other)]
     pairs: dict[str, str] = {}
     for bits in (True, False):
