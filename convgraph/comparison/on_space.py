@@ -150,21 +150,31 @@ class OnSpace(TorchFunctionMode):
         return any(n in known for n in x.shape[2:])
 
     def moves(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether a map's pixels come out in other rows and columns, or not all, or repeated."""
+        """Whether a map's pixels come out in other rows and columns, or not all, or repeated.
+
+        Lengths of axes tell which are the lattice's; where both the last two and the two before
+        may be, one of them has to do.
+        """
+        met = [self._raster(func, args, kwargs, axis) for axis in (2, 1)]
+        return False in met and True not in met
+
+    def _raster(self, func: Any, args: Any, kwargs: Any, axis: int) -> bool | None:
+        """Whether pixels come out row by row, if they lie along an axis and the next; else None."""
         sizes = set()
 
         def places(t: Tensor) -> Tensor:
-            size = tuple(t.shape[2:])
+            size = tuple(t.shape[axis : axis + 2])
             if t.dim() != 4 or size not in self._sizes or prod(size) == 1 or t.dtype == torch.bool:
                 return t
             sizes.add(size)
-            return torch.arange(prod(size), device=t.device).view(size).expand(t.shape)
+            raster = torch.arange(prod(size), device=t.device).view(*size, *(1,) * (2 - axis))
+            return raster.expand(t.shape)
 
         args, kwargs = tree_map_only(Tensor, places, (args, kwargs))
         if not sizes:
-            return False
+            return None
         made = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, Tensor)]
-        return len(sizes) > 1 or not all(_in_raster(t, *sizes) for t in made)
+        return len(sizes) == 1 and all(_in_raster(t, *sizes) for t in made)
 
     # -- tables -----------------------------------------------------------------------------------
 

@@ -263,6 +263,7 @@ AT_ONE_PIXEL: dict[str, Any] = {
     "softmax": torch.nn.Softmax(1),
     "of channels": OfChannels(),
     "hardswish": torch.nn.Hardswish(),
+    "gate": lambda x: x * F.silu(x.mean((2, 3), keepdim=True)),
 }
 
 

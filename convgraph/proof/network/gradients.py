@@ -100,7 +100,7 @@ def _programs(
         )
 
     numbering = Numbering()
-    settled = Reference(numbering)
+    settled = Reference(numbering, merges=True)
     try:
         known = {**candidate.layers, **reference.layers}
         twins = {twin: known[path] for path, twin in whole.items()}

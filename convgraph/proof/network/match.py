@@ -88,10 +88,13 @@ class Reference:
     Attributes:
         numbering: shared with the candidate.
         nodes: in order.
+        merges: whether elementwise operators make one number of equal elements, as of the gradient
+            of a mean, which is one everywhere; their values are then of one place.
     """
 
     numbering: Numbering
     nodes: list[Node] = field(default_factory=list)
+    merges: bool = False
 
     def settle(self, node: Node) -> None:
         """Number its outputs; what was computed before has its numbers."""
@@ -100,6 +103,8 @@ class Reference:
             node.outputs = list(before.outputs)
             return
         node.outputs = [self.numbering.take(shape) for shape in node.shapes]
+        if self.merges and node.elementwise and len(node.inputs) == len(node.shapes) == 1:
+            node.outputs = [_merged(node)]
         self.nodes.append(node)
 
     def producer(self, numbers: Numbers) -> str:
@@ -240,6 +245,19 @@ SUMS = ("sum.dim_IntList", "index_add")
 """Operators that add up sets of elements."""
 
 
+def _merged(node: Node) -> Numbers:
+    """The output's numbers, those of equal elements one."""
+    (numbers,) = _broadcast(node)
+    found, which = numbers.unique(return_inverse=True)
+    if len(found) == len(numbers):
+        return node.outputs[0]
+    first = torch.full((len(found),), len(numbers)).scatter_reduce_(
+        0, which, torch.arange(len(numbers)), "amin"
+    )
+    made = as_tensor(node.outputs[0]).reshape(-1)[first[which]]
+    return tidy(made.reshape(node.shapes[0]))
+
+
 def _repeats(one: Node, two: Node) -> bool:
     """Whether a node computes what another one has computed of the same elements."""
     return (
@@ -347,8 +365,9 @@ def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
     # 0 stands for whoever is absent, many times over, and computes one thing everywhere
     apart = [n[n != 0] for n in ours]
     unique = next((k for k, n in enumerate(apart) if n.unique().numel() == n.numel()), None)
-    if unique is None:
+    if unique is None and not (len(ours) == 1 and _one_a_number(one)):
         return None
+    unique = unique or 0
     sorted_, order = ours[unique].sort()
     at = torch.searchsorted(sorted_, theirs[unique]).clamp_(max=sorted_.numel() - 1)
     places = order[at]
@@ -356,6 +375,12 @@ def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
         return None
     made = as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0])
     return [tidy(made)]
+
+
+def _one_a_number(node: Node) -> bool:
+    """Whether equal elements of its one input made equal elements; see `Reference.merges`."""
+    pairs = torch.stack([_broadcast(node)[0], as_tensor(node.outputs[0]).reshape(-1)])
+    return bool(pairs.unique(dim=1).shape[1] == pairs[0].unique().numel())
 
 
 def _reordered(one: Node, two: Node) -> list[Numbers] | None:
