@@ -66,7 +66,7 @@ def settle(value: Spatial) -> Any:
         axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
     for dim in set(mixed) - set(grown):
         axes[dim] = (Name("plain", prod(name.size for name in value.axes[dim])),)
-    if prod(size) == 1 and any(map(_is_long, axes[2:])):
+    if prod(size) == 1 and len(axes) == len(size) + 2 and any(map(_is_long, axes[2:])):
         return value  # an image that names no site: its pixels were shuffled
     dense = value.tensor()
     if prod(size) == 1:

@@ -344,10 +344,16 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
         if moved is None:
             raise
         if not _values(moved):
+            if rule.family in _COUNTING:
+                raise
             return call.target(*moved, **named)
         out = rule.call(call, *moved, **named)
         call.travelled("all")
         return out
+
+
+_COUNTING = ("norms", "convolution", "pooling", "resize")
+"""Families to whom an absent position of a flattened image is more than a 0."""
 
 
 def _meet(values: list[Any]) -> None:

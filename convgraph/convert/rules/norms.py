@@ -8,7 +8,7 @@ from convgraph.backends.compiled import outermost
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, lift, placed
 from convgraph.functional import norm
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
@@ -24,6 +24,9 @@ def batch_norm(
         raise NoRuleError("a map is a parameter")
     if training:
         call.travelled("all")
+    elif not names.is_plain(x.axes[1]):  # a number of its own for every position
+        made = call.target(x.tensor(), weight, bias, mean, var, training, momentum, eps, cudnn)
+        return placed(made, x.sites, x.axes)
     merged = x.merged(1)
     if training and not merged.x.shape[0]:  # no node is there: nothing is learned
         return merged.with_x(merged.x + 0)
@@ -51,6 +54,11 @@ def layer_norm(
     count = len(shape)
     if _has_features(x, count):
         return _each_node(call, x, shape, weight, bias, eps, cudnn)
+    if count == 1 and len(x.axes[-1]) > 1:  # flattened: over what it was before
+        apart = tuple(name.size for name in x.axes[-1])
+        parts = [one if one is None else one.view(apart) for one in (weight, bias)]
+        image = x.regrouped((*x.shape[:-1], *apart))
+        return layer_norm(call, image, apart, *parts, eps).regrouped(x.shape)
     graph = x.graph()
     call.travelled("all")
     if count == len(x.axes) - 1:

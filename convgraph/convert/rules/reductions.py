@@ -275,21 +275,14 @@ def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = Fa
     return tuple(reduced(how, call, x, dim, keepdim) for how in ("amin", "amax"))
 
 
-_REFUSED = {"cov": "it counts absent positions as observations; give it the rows, .graph.x.T"}
-_REFUSED |= dict.fromkeys(
-    ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"),
-    "a recurrence runs from position to position, and an absent one says nothing",
-)
-
-
-@rule(*_REFUSED, hop="all")
-def refused(call: Any, *_: Any, **__: Any) -> Any:
-    """What absent positions take the meaning from.
+@rule("cov", hop="all")
+def cov(call: Any, *_: Any, **__: Any) -> Any:
+    """Absent positions would be observations.
 
     Raises:
         NoRuleError: always.
     """
-    raise NoRuleError(_REFUSED[call.name])
+    raise NoRuleError("it counts absent positions as observations; give it the rows, .graph.x.T")
 
 
 @rule("_unique2", hop="all")
@@ -490,14 +483,3 @@ def embedding(call: Any, weight: Any, index: Any, *more: Any) -> Any:
         raise NoRuleError("its table is a map")
     rows = call.target(weight, index.x, *more)
     return Spatial(rows, index.sites, (*index.axes, (Name("plain", weight.shape[1]),)))
-
-
-@rule("bilinear")
-def bilinear(call: Any, x: Any, other: Any, weight: Any, bias: Any = None) -> Any:
-    """Two last axes of the same nodes, multiplied through."""
-    if not all(isinstance(one, Spatial) and names.is_plain(one.axes[-1]) for one in (x, other)):
-        raise NoRuleError("one of its sides is no map with channels last")
-    if x.sites is not other.sites or x.axes[:-1] != other.axes[:-1]:
-        raise NoRuleError("its sides do not live on the same nodes")
-    rows = call.target(x.x, other.x, weight, bias)
-    return Spatial(rows, x.sites, (*x.axes[:-1], (Name("plain", rows.shape[-1]),)))

@@ -29,27 +29,10 @@ def _shape_after(target: Any, shape: Any, args: Any, kwargs: Any) -> tuple[int, 
     "_reshape_alias",
 )  # fmt: skip
 def regroup(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Group the names anew, in their order; a flattened image is a readout."""
+    """Group the names anew, in their order; no node moves."""
     if args and isinstance(args[0], torch.dtype):
         raise NoRuleError("it reads numbers as another dtype")
-    shape = shape_after(call, x.shape, *args, **kwargs)
-    lead = names.batch_axis(getattr(x.sites, "batch_size", -1))
-    flat = len(shape) == 2 and x.axes[0] == lead and shape[0] == x.shape[0] and len(x.axes) > 2
-    try:
-        value = x.regrouped(shape)
-    except NoRuleError:
-        if not flat:
-            raise
-        value = None
-    if flat and (value is None or (value.axes[0] == lead and _is_mixed(value.axes[1]))):
-        call.travelled("all")  # every node talks to the one readout, an absent one says 0
-        return x.tensor().flatten(1)
-    return value
-
-
-def _is_mixed(axis: names.Axis) -> bool:
-    """Whether an axis names sites and channels at once, as a flattened image does."""
-    return len({name.kind for name in axis}) > 1
+    return x.regrouped(shape_after(call, x.shape, *args, **kwargs))
 
 
 @rule("permute", "transpose", "t", "movedim", "swapaxes", "mT")
