@@ -37,7 +37,9 @@ def bilinear(call: Any, x: Any, other: Any, weight: Any, bias: Any = None) -> An
 def recurrence(call: Any, x: Any, *args: Any) -> Any:
     """Each step hears one vector: readouts, or images that were flattened, absent pixels 0."""
     if not isinstance(x, Spatial) or names.is_plain(x.axes[-1]) or not _is_flat(x):
-        raise NoRuleError("it runs from position to position, and an absent one says nothing")
+        raise NoRuleError(
+            "a recurrence runs from position to position, and an absent one says nothing"
+        )
     return call.target(x.tensor(), *args)
 
 
