@@ -6,7 +6,6 @@ torch's convolutions changes (no subclass, no reparametrization, no hooks that a
 """
 
 import copy
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from convgraph import backends
 from convgraph.backends.rows import HALF
 from convgraph.convert.tensor import GraphTensor, given
 from convgraph.convert.value import result
-from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import convs, traced, twin
 from convgraph.nn.conv import GraphConvNd
@@ -73,16 +71,12 @@ class _InNetwork(GraphConvNd):
 
     def _is_torchs(self) -> bool:
         """Whether torch's operator is all of the layer; other pads may have been assigned."""
-        return _has_torchs_pads(self.geometry, self.padding_name)
+        g = self.geometry
+        even = all(before == after for before, after in g.padding)
+        return not g.folds and (even or self.padding_name is not None)
 
     def _get_name(self) -> str:
         return type(self).__name__
-
-
-@lru_cache(maxsize=4096)
-def _has_torchs_pads(geometry: KernelGeometry, name: str | None) -> bool:
-    even = all(before == after for before, after in geometry.padding)
-    return not geometry.folds and (even or name is not None)
 
 
 def _forward(name: str) -> Any:
