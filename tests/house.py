@@ -68,7 +68,7 @@ HOUSE = {
     """,
     "convert.rules": """
         convolution norms pointwise resize shapes
-        attention positions linear moves reductions products
+        attention positions moves reductions products linear
         losses pooling channels .
     """,
     "proof": """

@@ -45,6 +45,16 @@ def dropped(x: Any) -> Any:
 CALLS: dict[str, Any] = {
     "points": lambda x: x[:, :, [1, 2, 3], [3, 4, 0]],
     "points of images": lambda x: x[torch.tensor([[0], [1]]), :, torch.tensor([[1, 2]]), [[3, 3]]],
+    "places of a line": lambda x: x.flatten(2)[:, :, [3, 40, 7, -1]],
+    "places of an image's line": lambda x: x.flatten(2).mT[1].index_select(
+        0, torch.tensor([5, 5, 30])
+    ),
+    "places among tokens": lambda x: torch.cat([TABLE[:2, :1].expand(B, 2, C), x.flatten(2).mT], 1)[
+        :, torch.tensor([0, 7, 20])
+    ],
+    "a line of weights": lambda x: F.linear(x.mT, whole(3, H)),
+    "rows that are multiplied": lambda x: x @ whole(W, 2),
+    "columns that are multiplied": lambda x: whole(2, H) @ x,
     "gather pixels": lambda x: x.flatten(2).gather(2, torch.tensor([[[1, 5]]]).expand(B, C, 2)),
     "gather classes": lambda x: x.gather(1, LABELS[:, None]),
     "a table": lambda x: TABLE[x.argmax(1)] * x[:, 0].unsqueeze(-1),

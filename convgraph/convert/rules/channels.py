@@ -15,12 +15,14 @@ from convgraph.convert.align import align, expanded, meet, onto
 from convgraph.convert.batch import batched, starts_a_batch
 from convgraph.convert.entries import entries, rearranged, site_axis
 from convgraph.convert.names import Axes, Name, NoRuleError
+from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.positions import looked_up
+from convgraph.convert.rules.positions import looked_up, readout_but
 from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
+from convgraph.graph.sites import Sites
 
 
 @rule("cat", "concat", "concatenate")
@@ -156,12 +158,16 @@ def unbind(call: Any, x: Spatial, dim: int = 0) -> Any:
 
 @rule("index_select")
 def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
-    """Entries of a plain axis by number; of a lattice axis that is a move."""
+    """Entries of a plain axis by number; of a lattice axis that is a move, of pixels a readout."""
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
         raise NoRuleError("its index is a map")
-    return entries(
-        call, x, dim % len(x.axes), index, lambda rows, slot: rows.index_select(slot, index)
-    )
+    dim %= len(x.axes)
+    try:
+        return entries(call, x, dim, index, lambda rows, slot: rows.index_select(slot, index))
+    except NoRuleError:  # it is no line of the lattice
+        if isinstance(x.sites, PairSites):
+            raise
+        return readout_but(call, x, dim).index_select(dim, index)
 
 
 @rule("index")
@@ -172,7 +178,8 @@ def index(call: Any, x: Any, indices: Any) -> Any:
         return looked_up(call, x, indices)
     dim, numbers = given[0]
     if numbers.dtype == torch.bool:
-        if numbers.dim() != 1:
+        line = names.is_plain(x.axes[dim]) or (len(x.axes[dim]) == 1 and isinstance(x.sites, Sites))
+        if numbers.dim() != 1 or not line:
             return looked_up(call, x, indices)
         numbers = numbers.nonzero().squeeze(1)
     flat = numbers.reshape(-1)

@@ -5,21 +5,21 @@ from typing import Any
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
+from convgraph.convert.rules.products import left
 from convgraph.convert.value import Spatial
 
 
 @rule("linear")
 def linear(call: Any, x: Any, weight: Any, bias: Any = None) -> Any:
-    """The last axis is plain, y[n] = W x[n] + b, or names nodes, who then all talk to readouts."""
+    """The last axis is plain, y[n] = W x[n] + b, or names nodes, who then talk to what is left."""
     if not isinstance(x, Spatial) or isinstance(weight, Spatial):
         raise NoRuleError("its weight is a map")
     last = len(x.axes) - 1
-    if not names.is_plain(x.axes[last]):
-        if not _is_flat(x):
-            raise NoRuleError(f"it sums over a part of {names.describe(x.axes)}")
-        call.travelled("all")
-        return call.target(x.tensor(), weight, bias)
-    return x.on_axis(last, lambda rows, slot: call.target(rows, weight, bias))
+    if names.is_plain(x.axes[last]):
+        return x.on_axis(last, lambda rows, slot: call.target(rows, weight, bias))
+    call.travelled("all")
+    axes = (*x.axes[:last], (Name("plain", weight.shape[0]),))
+    return left(call.target(x.tensor(), weight, bias), axes, [x])
 
 
 @rule("bilinear")

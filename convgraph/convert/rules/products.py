@@ -20,7 +20,9 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
 from convgraph.convert.rules.reductions import reduced
-from convgraph.convert.value import Spatial, dense, lift
+from convgraph.convert.value import Spatial, dense, placed
+from convgraph.graph.network_sites import network_sites
+from convgraph.graph.sites import Sites
 
 
 @rule("matmul", "bmm", "mm", hop="all")
@@ -81,10 +83,10 @@ def contract(call: Any, x: Any, other: Any) -> Any:
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
     found = dense(x) @ dense(other)
-    return placed(found, axes, [one for one in sides if isinstance(one, Spatial)])
+    return left(found, axes, [one for one in sides if isinstance(one, Spatial)])
 
 
-def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
+def left(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
     """Return a dense result on the sites that its axes name; without any it is a readout."""
     kept = names.of_rows(axes)
     lattice = [name for name in kept if name.kind != "batch"]
@@ -93,11 +95,20 @@ def placed(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
         return out
     count = prod(name.size for name in lattice)
     for one in sources:
-        cells = getattr(one.sites, "num_cells", -1)
-        whole = count * one.sites.batch_size == cells and len(set(kept)) == len(kept)
+        sites = _lines(one.sites, {name.axis for name in lattice})
+        cells = getattr(sites, "num_cells", -1)
+        whole = count * sites.batch_size == cells and len(set(kept)) == len(kept)
         if whole and set(lattice) <= set(names.names(one.axes)):
-            return Spatial(lift(out, axes, one.sites), one.sites, axes)
+            return placed(out, sites, axes)
     raise NoRuleError(f"a product on {names.describe(axes)}, no whole lattice")
+
+
+def _lines(sites: Any, axes: set[int]) -> Any:
+    """The sites of a lattice of which whole axes are gone, in the plane."""
+    if not isinstance(sites, Sites) or sites.size is None or sites.space is not None:
+        return sites
+    size = tuple(n if axis in axes else 1 for axis, n in enumerate(sites.size))
+    return sites if size == sites.size else network_sites(sites, (size,) * sites.batch_size)
 
 
 def _axes(one: Any, rank: int, batch: int) -> Axes:

@@ -19,7 +19,7 @@ from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
-from convgraph.convert.value import Spatial, arranged, index, lift, within_charts
+from convgraph.convert.value import Spatial, arranged, index, placed, within_charts
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
@@ -183,8 +183,7 @@ class Groups:
         """What a tensor of the axes says, as `value`."""
         if self.plain:
             return dense
-        rows = lift(dense, self.renamed(axes), self.sites)
-        return self.value(rows.expand(self.count, *rows.shape[1:]), axes)
+        return self.value(placed(dense, self.sites, self.renamed(axes)).x, axes)
 
 
 def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -454,7 +453,7 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     if space is not None and run and (refusal := space.refuses("scan", run)):
         raise NoRuleError(refusal)
     parts = (found,) if isinstance(found, Tensor) else found
-    maps = tuple(x.with_x(lift(one, x.axes, x.sites).expand(x.x.shape)) for one in parts)
+    maps = tuple(placed(one, x.sites, x.axes) for one in parts)
     return maps[0] if isinstance(found, Tensor) else maps
 
 
