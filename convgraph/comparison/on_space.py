@@ -170,8 +170,10 @@ class OnSpace(TorchFunctionMode):
             raster = torch.arange(prod(size), device=t.device).view(*size, *(1,) * (2 - axis))
             return raster.expand(t.shape)
 
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         args, kwargs = tree_map_only(Tensor, places, (args, kwargs))
-        if not sizes:
+        left = [t for t in tree_leaves((args, kwargs)) if any(t is one for one in given)]
+        if not sizes or any(t.is_floating_point() for t in left):  # not every one is a map
             return None
         made = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, Tensor)]
         return len(sizes) == 1 and all(_in_raster(t, *sizes) for t in made)
