@@ -407,14 +407,15 @@ def _turns(heard: Any) -> list[Any]:
 
 
 def _in_raster(t: Tensor, size: tuple[int, ...]) -> bool:
-    """Whether numbers of places lie row by row along one axis, or two that follow each other."""
-    raster = torch.arange(prod(size), device=t.device)
-    for axis in range(t.dim()):
-        for shape in (size, (prod(size),)):
-            if tuple(t.shape[axis : axis + len(shape)]) == shape:
-                behind = (1,) * (t.dim() - axis - len(shape))
-                if bool((t == raster.view(*shape, *behind)).all()):
-                    return True
+    """Whether numbers of places lie row by row along one axis, image behind image, or two axes."""
+    raster, count = torch.arange(prod(size), device=t.device), prod(size)
+    for axis, n in enumerate(t.shape):
+        behind = (1,) * (t.dim() - axis)
+        found = [raster.repeat(n // count).view(-1, *behind[1:])] if n and n % count == 0 else []
+        if tuple(t.shape[axis : axis + 2]) == size:
+            found.append(raster.view(*size, *behind[2:]))
+        if any(bool((t == one).all()) for one in found):
+            return True
     return False
 
 
