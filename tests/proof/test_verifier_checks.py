@@ -117,6 +117,9 @@ def test_smaller_draws_are_for_whom_the_premise_asked(proven: Certificate) -> No
         return {"a": a, "trials": trials, "log2_epsilon": trials * float(np.log2(2 / (2 * a + 1)))}
 
     assert verify(proven, **figures(proven.a - 1))[0] == 0
+    code, lines = verify(proven, **figures(proven.a + 1))  # nobody may ask for larger ones
+    assert code == 1
+    assert lines[0].startswith("a: ")
     assumed = [*proven.assumed, verifier.ASSUMED]
     code, lines = verify(proven, trace="", assumed=assumed, **figures(proven.a - 1))
     assert code == 1
@@ -279,6 +282,15 @@ def test_a_card_is_known_by_its_place_and_name(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"card {at.index or 0}")
     lines = verifier.elsewhere({**json.loads(proven.to_json()), "device": where})
     assert any(line.startswith("device: ") for line in lines) != here
+
+
+def test_a_card_without_a_number_is_the_first(
+    proven: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda at: f"card {at.index or 0}")
+    lines = verifier.elsewhere({**json.loads(proven.to_json()), "device": "cuda (card 0)"})
+    assert not any(line.startswith("device: ") for line in lines)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "python"])
