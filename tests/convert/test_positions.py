@@ -174,6 +174,22 @@ def test_what_has_no_meaning_says_why(call: Any, text: str) -> None:
         call(x)
 
 
+@pytest.mark.parametrize("index", [(ALL, [0]), (0, [1, 2]), (ALL, ALL, [0, 2]), OTHER > 0])
+@pytest.mark.parametrize("ones", range(4))
+def test_what_is_written_by_number_hears_of_it(index: Any, ones: int) -> None:
+    """Leading axes of one entry are stripped from it, by a view that autograd must know."""
+    value = whole(*[1] * ones, W) if isinstance(index, tuple) else whole(*[1] * ones)
+    mine, true = value.clone().requires_grad_(), value.clone().requires_grad_()
+    got = put(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor(), index, mine)
+    want = put(IMAGE, index, true) * MASK[:, None]
+    assert torch.equal(got.to_dense(), want)
+    sums = got.square().sum(), want.square().sum()
+    for one in sums:
+        one.backward()
+    assert mine.grad is not None
+    assert torch.equal(mine.grad, true.grad)
+
+
 def test_operators_without_a_rule_write_into_full_grids() -> None:
     x, want = cg.PixelGraph.from_image(IMAGE).tensor() * 1, IMAGE * 1
     for one in (x, want):
