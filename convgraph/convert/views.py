@@ -270,10 +270,14 @@ def become(one: Map, source: Any = None, *more: Any) -> Map:
 
 
 def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> Any:
-    """What a view's operator says of another value of its base."""
+    """What a view's operator says of another value of its base; who listens has heard it once."""
     if call.name in _SAME:
         return value.with_x(value.x.detach()) if call.name == "detach" else value
-    found = call.rule.call(call, value, *map(contents, args[1:]), **(kwargs or {}))
+    listener, _STATE.listener = _STATE.listener, None
+    try:
+        found = call.rule.call(call, value, *map(contents, args[1:]), **(kwargs or {}))
+    finally:
+        _STATE.listener = listener
     return found[number] if isinstance(found, (list, tuple)) else found
 
 

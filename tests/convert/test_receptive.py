@@ -150,3 +150,55 @@ def test_a_part_hears_what_it_is_a_part_of(output: int) -> None:
     heard = (image.grad != 0)[0, 0]
     assert found.exact == (output < 3)
     assert torch.equal(found.mask, heard) if found.exact else not (heard & ~found.mask).any()
+
+
+def channel_by_channel(x: Tensor) -> Tensor:
+    x[:, [0]] = x[:, [1]] * 2
+    return x
+
+
+def row_by_row(x: Tensor) -> Tensor:
+    x[:, :, 2] = x[:, :, 5]
+    return x
+
+
+def scaled(x: Tensor) -> Tensor:
+    x[:, :, 2].mul_(2)
+    return x
+
+
+WRITES: dict[str, Any] = {
+    "a channel": channel_by_channel,
+    "a channel filled": lambda x: x.index_fill(1, torch.tensor([0]), 0.0),
+    "a channel copied": lambda x: x.index_copy(1, torch.tensor([0]), x[:, 1:] * 2),
+    "a channel scattered": lambda x: torch.slice_scatter(x, x[:, 1:] * 2, 1, 0, 1),
+    "a turned map": lambda x: x.index_add(1, torch.tensor([0]), x[:, 1:].mT),
+    "a row": row_by_row,
+    "a row scaled": scaled,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_writes_into_channels_move_nothing(name: str) -> None:
+    """What is written elsewhere is known by a bound, which says so, and holds what is heard."""
+
+    class Written(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 2, 3, padding=1)
+            self.conv.weight.data.fill_(1.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            written: Tensor = WRITES[name](self.conv(x) * 1)
+            return written
+
+    image, pixel = torch.ones(1, 1, 8, 8, requires_grad=True), (2, 3)
+    graph = cg.PixelGraph.from_image(image.detach())
+    found = cg.receptive_field(cg.to_graph(Written()), pixel, graph)
+    Written()(image)[0, :, 2, 3].sum().backward()
+    assert image.grad is not None
+    heard = (image.grad != 0)[0, 0]
+    if "channel" in name:
+        assert found.exact
+        assert torch.equal(found.mask, heard)
+    assert not (heard & ~found.mask).any()

@@ -131,7 +131,18 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
 )  # fmt: skip
 def scattered(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
     """A number, a map or a tensor, written or added at some entries of an axis, or at a part."""
-    return written(call, x, *args, **kwargs)
+    found, given = written(call, x, *args, **kwargs), call.named(x, *args, **kwargs)
+    if "dim" in given:
+        _stayed(call, x, [given["dim"]], given.values())
+    return found
+
+
+def _stayed(call: Any, x: Spatial, dims: Any, others: Any) -> None:
+    """Note that nothing moved, where plain axes were written and maps lie as the one does."""
+    maps = [one for one in others if isinstance(one, Spatial)]
+    lattice = [[axis for axis in one.axes if not names.is_plain(axis)] for one in (x, *maps)]
+    plain = all(names.is_plain(x.axes[dim]) for dim in dims)
+    call.travelled("node" if plain and all(one == lattice[0] for one in lattice) else "all")
 
 
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
@@ -150,7 +161,10 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
-        return written(call, x, indices, value, accumulate)
+        found = written(call, x, indices, value, accumulate)
+        dims = [dim for dim, one in enumerate(indices) if one is not None]
+        _stayed(call, x, dims, [value])
+        return found
     chosen = indices[0]
     simple = len(given) == 1 and isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
     if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
