@@ -21,7 +21,6 @@ from convgraph.convert import compiled, copies
 from convgraph.convert.recording import Example, Recording, record
 from convgraph.convert.report import Conversion
 from convgraph.convert.tensor import GraphTensor, from_pixels, settled_map
-from convgraph.convert.value import Spatial
 from convgraph.door import door
 from convgraph.errors import ConversionError, GraphError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -221,8 +220,7 @@ def returned(value: Any, full: Any = None) -> Any:
     """
     if isinstance(value, GraphTensor):
         found = settled_map(value)
-        held = getattr(found, "value", None)
-        return held.graph() if isinstance(held, Spatial) and held.is_image() else found
+        return found.value.graph() if found.value.is_image() else found
     if full is None or not isinstance(value, Tensor):
         return value
     is_image = value.dim() == full.d + 2 and value.shape[0] == full.batch_size

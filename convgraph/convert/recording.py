@@ -17,8 +17,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from convgraph.convert import copies, frames, keys, names
 from convgraph.convert.operators import _STATE, Operator, operator
 from convgraph.convert.report import Conversion, Line
-from convgraph.convert.settle import settle
-from convgraph.convert.tensor import GraphTensor, from_pixels, leaves
+from convgraph.convert.tensor import GraphTensor, from_pixels, leaves, settled_map
 from convgraph.convert.value import Spatial
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
@@ -208,9 +207,7 @@ def record(net: Any, args: Any, kwargs: Any, *, strict: bool = False) -> Recordi
 
 def _settled(one: Any) -> Any:
     if isinstance(one, GraphTensor):
-        value = settle(one.value)
-        if isinstance(value, Spatial) and value is not one.value:
-            one.value = value
+        one.value = settled_map(one).value
     return one
 
 

@@ -219,13 +219,12 @@ tensors_by(from_pixels)
 
 
 def settled_map(one: Any) -> Any:
-    """Return a map on the lattice that its axes speak of, a readout as it is; see `settle`."""
+    """Return a map on the lattice of the image that its axes speak of, any other as it is."""
     if not isinstance(one, GraphTensor):
         return one
     found = settle(one.value)
-    if found is one.value:
-        return one
-    return wrapped(found) if isinstance(found, Spatial) else found
+    is_image = isinstance(found, Spatial) and found.is_image()
+    return wrapped(found) if is_image and found is not one.value else one
 
 
 def leaves(tree: Any) -> Any:
