@@ -255,7 +255,7 @@ def lift(tensor: Tensor, axes: Axes, sites: Any) -> Tensor:
         sites: of the result.
     """
     split, rows, rest, tail, present = _lifted(tuple(tensor.shape), axes)
-    table = tensor.reshape(split).permute(*rows, *rest).reshape(-1, *tail)
+    table = tensor.reshape(split).permute((*rows, *rest)).reshape(-1, *tail)
     if table.shape[0] == 1 or is_raster(present, sites):
         return table
     if sites.is_array and list(present) == [*names.batch_axis(sites.batch_size)]:

@@ -13,12 +13,16 @@ import convgraph as cg
 from convgraph.errors import ConversionError
 from tests.cases import integers as whole
 
+BATCHES = {"one image": 1, "three": 3, "three, one of them empty": 3}
 
-def given() -> tuple[Any, Tensor, Tensor]:
-    """A map whose numbers are all below zero, (3, 32) of it with 0 at holes, and who is there."""
+
+def given(batch: str = "three") -> tuple[Any, Tensor, Tensor]:
+    """A map whose numbers are all below zero, (B, 32) of it with 0 at holes, and who is there."""
     torch.manual_seed(4)
-    mask = torch.rand(3, 4, 4) > 0.4
-    x = whole(3, 2, 4, 4) - 9
+    mask = torch.rand(BATCHES[batch], 4, 4) > 0.4
+    if "empty" in batch:
+        mask[1] = False
+    x = whole(BATCHES[batch], 2, 4, 4) - 9
     there = mask[:, None].expand_as(x).flatten(1)
     return cg.PixelGraph.from_image(x, mask=mask).tensor(), x.flatten(1) * there, there
 
@@ -31,8 +35,14 @@ PER_IMAGE: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = 
         lambda t: sum(t.flatten(1).aminmax(dim=1)),
         lambda v: v.amin() + v.amax(),
     ),
+    "each image's own": (
+        lambda t: torch.stack([one.max(0).values for one in t.flatten(1)]),
+        torch.amax,
+    ),
     "norm": (lambda t: t.flatten(1).norm(dim=1), torch.norm),
-    "the three largest": (lambda t: t.flatten(1).topk(3, 1).values, lambda v: v.topk(3).values),
+    "sum of numbers": (lambda t: t.flatten(1).nansum(1), torch.nansum),
+    "whether any": (lambda t: t.flatten(1).any(1), torch.any),
+    "how many": (lambda t: t.flatten(1).count_nonzero(1), torch.count_nonzero),
     "channels last": (lambda t: t.permute(0, 2, 3, 1).flatten(1).mean(1), torch.mean),
     "after a gain of each position": (
         lambda t: (t.flatten(1) * torch.full((32,), 2.0).double()).mean(1),
@@ -41,18 +51,59 @@ PER_IMAGE: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = 
 }
 
 
+def of_those_there(one: Callable[[Tensor], Tensor], flat: Tensor, there: Tensor) -> Tensor:
+    """What torch says of the entries of each image that are there; of nobody what it says of 0."""
+    rows = (row[own] if own.any() else row[:1] for row, own in zip(flat, there, strict=True))
+    return torch.stack([one(row) for row in rows])
+
+
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", PER_IMAGE)
-def test_reductions_count_who_is_there(name: str) -> None:
+def test_reductions_count_who_is_there(name: str, batch: str) -> None:
     """Of numbers that are all below zero a hole read as 0 would be the largest."""
     run, one = PER_IMAGE[name]
-    t, flat, there = given()
-    want = torch.stack([one(row[own]) for row, own in zip(flat, there, strict=True)])
-    assert torch.equal(run(t), want)
+    t, flat, there = given(batch)
+    assert torch.equal(run(t), of_those_there(one, flat, there))
 
 
-def test_a_class_for_every_position_is_one_of_those_there() -> None:
+@pytest.mark.parametrize("batch", ["one image", "three"])
+def test_the_largest_are_of_those_there(batch: str) -> None:
+    t, flat, there = given(batch)
+    want = of_those_there(lambda row: row.topk(3).values, flat, there)
+    assert torch.equal(t.flatten(1).topk(3, 1).values, want)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_network_returns_a_flattened_map_on_its_nodes(batch: str) -> None:
+    """A plain tensor would say 0 at a hole, the largest of log-probabilities."""
+    net = cg.to_graph(Positions())
+    t, _, there = given(batch)
+    found, want = net(t.graph), Positions()(t)
+    assert torch.equal(found.to_dense(), want.to_dense())
+    assert bool(there.gather(1, found.argmax(1)[:, None])[there.any(1)].all())
+    assert torch.equal(found.exp().sum(1), want.exp().sum(1))
+
+
+def test_a_compiled_network_returns_a_flattened_map_on_its_nodes_too() -> None:
+    torch._dynamo.reset()
+    net = cg.to_graph(Positions())
+    t, _, _ = given()
+    fast: Any = torch.compile(net, backend="aot_eager")
+    found = fast(t.graph)
+    assert torch.equal(found.to_dense(-torch.inf), net(t.graph).to_dense(-torch.inf))
+
+
+class Positions(nn.Module):
+    """The log-probability of every position of every channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).log_softmax(1)
+
+
+@pytest.mark.parametrize("batch", ["one image", "three"])
+def test_a_class_for_every_position_is_one_of_those_there(batch: str) -> None:
     """Cross entropy over flattened scores, as keypoints are trained: a hole is no class."""
-    t, flat, there = given()
+    t, flat, there = given(batch)
     assert torch.equal(t.flatten(1).argmax(1), flat.masked_fill(~there, -99).argmax(1))
     label = there.double().argmax(1)
     scores = torch.zeros_like(flat).masked_fill(~there, -torch.inf).requires_grad_()
@@ -76,7 +127,7 @@ AS_ZERO: dict[str, Callable[[Any], Any]] = {
     "by letters": lambda f: torch.einsum("bi,oi->bo", f, W),
     "with itself": lambda f: f @ f.T,
     "beside readouts": lambda f: F.linear(
-        torch.cat([W[:3, :7], f], 1), torch.cat([W[:, :7], W], 1)
+        torch.cat([W[: len(f), :7], f], 1), torch.cat([W[:, :7], W], 1)
     ),
     "twice": lambda f: F.linear(torch.cat([f, 2 * f], 1), torch.cat([W, W], 1)),
     "two at once": lambda f: F.bilinear(f, f, torch.ones(2, 32, 32).double()),
@@ -84,9 +135,10 @@ AS_ZERO: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", AS_ZERO)
-def test_products_hear_nothing_of_holes(name: str) -> None:
-    t, flat, there = given()
+def test_products_hear_nothing_of_holes(name: str, batch: str) -> None:
+    t, flat, there = given(batch)
     found, want = AS_ZERO[name](t.flatten(1)), AS_ZERO[name](flat)
     if want.shape == flat.shape:
         found, want = found.to_dense(), want * there
