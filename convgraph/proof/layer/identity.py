@@ -12,7 +12,7 @@ Receives callables and never learns who computes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -30,13 +30,16 @@ from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.trial import (
     BACKWARD,
     BETWEEN,
+    COPIED,
     FROZEN,
+    INNER,
     MANNERS,
     OWN,
     PLAIN,
     OtherwiseError,
     Probe,
     Run,
+    each_view,
     frozen_in,
     in_words,
     lightest,
@@ -162,19 +165,24 @@ class _Judge:
     ) -> Identity | None:
         """One call."""
         mine = name == "candidate"
-        how: dict[str, Any] = {"manner": manner, "reuse": self.reuse if mine else None}
+        how: dict[str, Any] = {"reuse": self.reuse if mine else None}
         if manner == BETWEEN or manner.startswith(FROZEN):
             probe, how["reuse"] = replace(probe, up={}), None
         added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
+
+        def call(manner: str) -> dict[str, Tensor | None] | str:
+            if not mine:
+                return _run(run, probe, self.dtype, self.device, manner=manner, **how)
+            with self.program.watching(manner, added) as enter:
+                return _run(
+                    run, probe, self.dtype, self.device, enter=enter, manner=manner, **how
+                )  # fmt: skip
+
         try:
-            if mine:
-                with self.program.watching(manner, added) as enter:
-                    found = _run(run, probe, self.dtype, self.device, enter=enter, **how)
-            else:
-                found = _run(run, probe, self.dtype, self.device, **how)
+            found = each_view(call, manner, probe.sent)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, self.compared, raised(name, error))
-        return self.compares(name, found, probe, truth, manner)
+        return worst(self.compares(name, each, probe, truth, one) for one, each in found)
 
     def holds_own(self, own: OwnParameters, probe: Probe, truth: dict[str, Any]) -> Identity | None:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
@@ -237,6 +245,13 @@ class _Judge:
         gap = np.abs(got.double().cpu().numpy() - exact)
         over = ~(gap <= dot_bound(terms, self.dtype, size * probe.scale(quantity)))
         return entry(got.cpu().numpy(), exact, over)
+
+
+def worst(answers: Iterable[Identity | None]) -> Identity | None:
+    """The first refutation of several calls, or else what is open; None where all agree."""
+    others = [found for found in answers if found is not None]
+    bad = [found for found in others if found.status == "refuted"]
+    return next(iter([*bad, *others]), None)
 
 
 def at_trial(found: Identity, trial: int) -> Identity:
@@ -365,7 +380,10 @@ def refuted(
     manner: str = PLAIN,
     how: str = "",
 ) -> Identity:
-    """The refutation by one entry, in words and as a counterexample."""
+    """The refutation by one entry, in words and as a counterexample.
+
+    Undecided where one tensor alone was a view: no verifier calls so again.
+    """
     if "problem" in other:
         who = f"the {name}'s {quantity}" if quantity != "y" else f"the {name}"
         reason = f"{who} {other['problem']}{how}"
@@ -376,7 +394,9 @@ def refuted(
             f"the {name}'s {quantity}{list(other['index'])} is {other['found']!r}, exactly it is "
             f"{other['expected']!r} ({other['wrong']} of {other['of']} entries differ){how}"
         )
+    if manner.startswith(f"{INNER} "):
+        return Identity("undecided", ways, compared, reason)
     counterexample = {"side": name, "quantity": quantity, **other}
     if manner != PLAIN:
-        counterexample["manner"] = manner
+        counterexample["manner"] = INNER if manner == COPIED else manner
     return Identity("refuted", ways, compared, reason, counterexample)

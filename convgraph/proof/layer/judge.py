@@ -328,7 +328,7 @@ def _otherwise_called(
     program, probing = programs
 
     def follows(kind: torch.dtype) -> Follows:
-        def follow(frozen: tuple[str, ...], handed: Callable[[Tensor], Tensor]) -> Premise:
+        def follow(frozen: tuple[str, ...], handed: Callable[[str, Tensor], Tensor]) -> Premise:
             return check_premise(
                 candidate, _shapes(oracle.spec), dtype=kind, device=device, trust=trust,
                 frozen=frozen, handed=handed,

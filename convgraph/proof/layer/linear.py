@@ -30,6 +30,7 @@ from convgraph.proof.layer.identity import (
     held_against,
     raised,
     refuted,
+    worst,
 )
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.other_manners import apart_without_proof
@@ -54,6 +55,7 @@ from convgraph.proof.layer.trial import (
     PLAIN,
     Probe,
     Run,
+    each_view,
     evaluate,
     frozen_in,
     hands_on,
@@ -316,13 +318,32 @@ class _Pair:
         exact: bool,
     ) -> Identity | None:
         """One call of the candidate held against the reference's; None where it agrees."""
-        how: dict[str, Any] = {"manner": manner, "reuse": reuse if manner in MANNERS else None}
-        try:
-            added = [self.shape] if manner == BACKWARD else []
+        how: dict[str, Any] = {"reuse": reuse if manner in MANNERS else None}
+        added = [self.shape] if manner == BACKWARD else []
+
+        def call(manner: str) -> dict[str, Tensor | None] | str:
             with program.watching(manner, added) as enter:
-                found = evaluate(self.candidate, probe, self.dtype, self.device, enter=enter, **how)
+                return evaluate(
+                    self.candidate, probe, self.dtype, self.device,
+                    enter=enter, manner=manner, **how,
+                )  # fmt: skip
+
+        try:
+            found = each_view(call, manner, probe.sent)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 2, reason=raised("candidate", error))
+        return worst(self._compared(each, probe, truth, one, reuse, exact) for one, each in found)
+
+    def _compared(
+        self,
+        found: dict[str, Tensor | None] | str,
+        probe: Probe,
+        truth: dict[str, Any],
+        manner: str,
+        reuse: dict[str, Tensor],
+        exact: bool,
+    ) -> Identity | None:
+        """What came back of one call held against the reference's; None where it agrees."""
         if frozen_in(manner):
             truth = {"y": truth["y"]}
         other = held_against(found, truth, probe, self.dtype, manner, in_words(manner))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from convgraph.door import door
 from convgraph.errors import ProofError
@@ -30,6 +31,7 @@ from convgraph.proof.layer.identity import (
     lacking,
     raised,
     refuted,
+    worst,
 )
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.order.check import check_order
@@ -51,6 +53,7 @@ from convgraph.proof.layer.trial import (
     PLAIN,
     Probe,
     Run,
+    each_view,
     evaluate,
     frozen_in,
     hands_on,
@@ -289,15 +292,33 @@ class _Pair:
         `rho` is raised to the largest error / bound of the gradient.
         """
         run = getattr(self, side)
-        how: dict[str, Any] = {"manner": manner, "reuse": reuse if manner in MANNERS else None}
+        how: dict[str, Any] = {"reuse": reuse if manner in MANNERS else None}
+
+        def call(manner: str) -> dict[str, Tensor | None] | str:
+            if side != "candidate":
+                return evaluate(run, probe, dtype, self.device)
+            with program.watching(manner) as enter:
+                return evaluate(
+                    run, probe, dtype, self.device, enter=enter, manner=manner, **how
+                )  # fmt: skip
+
         try:
-            if side == "candidate":
-                with program.watching(manner) as enter:
-                    found = evaluate(run, probe, dtype, self.device, enter=enter, **how)
-            else:
-                found = evaluate(run, probe, dtype, self.device)
+            found = each_view(call, manner, probe.sent)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, reason=raised(side, error))
+        return worst(self._judged(side, each, probe, dtype, one, reuse, rho) for one, each in found)
+
+    def _judged(
+        self,
+        side: str,
+        found: dict[str, Tensor | None] | str,
+        probe: Probe,
+        dtype: torch.dtype,
+        manner: str,
+        reuse: dict[str, Any],
+        rho: dict[str, float] | None,
+    ) -> Identity | None:
+        """What came back of one call."""
         words = in_words(manner) if side == "candidate" else ""
         if isinstance(found, str):
             y = self.truth(probe.sent["x"], probe.g, dtype)["y"]

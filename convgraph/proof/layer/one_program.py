@@ -334,14 +334,17 @@ class OneProgram:
         """Write a run down; None where there is nothing to hold it against."""
         ways = self._ways
         self._ways = not ways
-        with watched() as moved:
-            if self.followed is None:
-                yield None
-            else:
-                with as_written(), written_down(self.trust, ways=ways) as mode:
-                    yield mode
-        if moved and not self._plainly:
-            self._plainly = moved[0]
+        moved = list[str]()
+        try:
+            with watched() as moved:
+                if self.followed is None:
+                    yield None
+                else:
+                    with as_written(), written_down(self.trust, ways=ways) as mode:
+                        yield mode
+        finally:  # of a call that raises too
+            if moved and not self._plainly:
+                self._plainly = moved[0]
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ Half types have no trials of their own; there a program is called in each manner
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,19 +16,20 @@ from torch import Tensor
 from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import raised
 from convgraph.proof.layer.one_program import OneProgram
-from convgraph.proof.layer.premise.check import RAISED, Premise
+from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.trial import (
     BACKWARD,
+    COPIED,
     FROZEN,
     INNER,
     PLAIN,
     REFILLED,
     Probe,
     Run,
-    anew,
-    apart,
+    each_view,
     evaluate,
     frozen_in,
+    handed_on,
     in_words,
     manners_of,
 )
@@ -35,7 +38,7 @@ ENOUGH = 17
 """Trials in which every manner has its turn."""
 
 
-Follows = Callable[[tuple[str, ...], Callable[[Tensor], Tensor]], Premise]
+Follows = Callable[[tuple[str, ...], Callable[[str, Tensor], Tensor]], Premise]
 """S1, by the names that need no gradient and what makes of a leaf what is handed on."""
 
 
@@ -52,20 +55,14 @@ def apart_without_proof(
         direct: whether what was followed is a direct sum.
     """
     for manner, step in program.apart.items():
-        ways: list[Callable[[Tensor], Tensor]] = []
-        if manner == INNER:
-            ways = [apart, anew]  # views may be refused
-        elif manner.startswith(FROZEN):
-            ways = [lambda leaf: leaf]
         why = ""
-        for handed in ways:
-            followed = follow(frozen_in(manner), handed)
+        if manner.startswith((INNER, COPIED, FROZEN)):
+            followed = follow(frozen_in(manner), partial(handed_on, manner))
             why = followed.reason or direct(followed).reason
-            if not why.startswith(RAISED):
-                break
-        if why or not ways:
-            how = in_words(manner).removeprefix(", ")
-            return f"behaves otherwise {how}: it runs {step}" + (why and f"; {why}")
+            if not why:
+                continue
+        how = in_words(manner).removeprefix(", ")
+        return f"behaves otherwise {how}: it runs {step}" + (why and f"; {why}")
     return ""
 
 
@@ -78,9 +75,13 @@ def call_in_every_manner(
         if manner in (PLAIN, REFILLED):  # this is the program that was held
             continue
         added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
-        try:
+
+        def call(manner: str, added: list[Any] = added) -> Any:
             with program.watching(manner, added) as enter:
-                evaluate(run, probe, dtype, device, enter=enter, manner=manner)
+                return evaluate(run, probe, dtype, device, enter=enter, manner=manner)
+
+        try:
+            each_view(call, manner, probe.sent)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is what is reported
             return raised("candidate", error)
     return ""

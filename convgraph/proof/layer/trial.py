@@ -15,15 +15,19 @@ by powers of two of its own: results move by a power of two, which is exact, and
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from itertools import combinations
-from typing import Any, final
+from functools import partial
+from itertools import chain, combinations
+from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from convgraph.proof.draws import Budget
 from convgraph.proof.equation.oracle import Oracle, as_exact
+
+Found = TypeVar("Found")
 
 Run = Callable[..., Tensor]
 """Takes x (B, C, *size), w, b and returns y (B, C', *out), differentiable; x alone if linear."""
@@ -33,7 +37,7 @@ EXPONENTS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12)
 
 
 PLAIN, REFILLED, INNER, AGAIN, FROZEN = "plain", "refilled", "inner", "again", "frozen"
-BACKWARD, BETWEEN, OWN = "backward", "between", "own"
+BACKWARD, BETWEEN, OWN, COPIED = "backward", "between", "own", "copied"
 MANNERS = (PLAIN, REFILLED, INNER, AGAIN, BACKWARD)
 """How trials call, in turn: with fresh leaves; with the tensors of the trial before, filled anew in
 place; with views of other memory, which are no leaves; with gradients taken twice through one
@@ -81,6 +85,7 @@ IN_WORDS = {
     REFILLED: ", with the tensors of the call before filled anew in place, through .data",
     BETWEEN: ", where it is called once more before its backward runs",
     INNER: ", with views of other memory, which are no leaves",
+    COPIED: ", with copies, which are no leaves",
     AGAIN: ", where the graph is walked twice",
     FROZEN: ", without a gradient for ",
     OWN: ", as two calls of .backward() add it up in .grad of its own parameters, halved",
@@ -93,7 +98,11 @@ def in_words(manner: str) -> str:
     Example:
         >>> in_words("frozen x, b")
         ', without a gradient for x, b'
+        >>> in_words("inner w")
+        ', with a view of other memory for w alone, and no leaves'
     """
+    if manner.startswith(f"{INNER} "):
+        return f", with a view of other memory for {manner.split()[1]} alone, and no leaves"
     return f"{IN_WORDS.get(manner.partition(' ')[0], '')}{', '.join(frozen_in(manner))}"
 
 
@@ -194,9 +203,17 @@ def apart(tensor: Tensor) -> Tensor:
     return torch.stack([tensor, tensor], -1)[..., 1]
 
 
-def anew(tensor: Tensor) -> Tensor:
-    """The same numbers in memory of their own, which is no leaf."""
-    return tensor * 1
+def handed_on(manner: str, name: str, leaf: Tensor) -> Tensor:
+    """What a side is given of a leaf: itself, or in memory that is no leaf's.
+
+    Example:
+        >>> [handed_on("inner w", name, torch.ones(2, 3)).stride() for name in "xw"]
+        [(3, 1), (6, 2)]
+    """
+    kind, _, alone = manner.partition(" ")
+    if kind == INNER and alone in ("", name):
+        return apart(leaf)
+    return leaf * 1 if kind in (INNER, COPIED) else leaf
 
 
 class OtherwiseError(RuntimeError):
@@ -225,56 +242,55 @@ def evaluate(
         reuse: tensors of an earlier trial, to be filled anew; filled with those of this one.
 
     Raises:
-        OtherwiseError: what is wrong in words was so in one call, and not in the next; or numbers
-            hang on how one tensor lies in memory, where views of all are refused.
+        OtherwiseError: what is wrong in words was so in one call, and not in the next.
     """
-    how: dict[str, Any] = {"manner": manner, "reuse": reuse}
-    try:
-        found = _evaluate(run, probe, dtype, device, enter, **how)
-    except Exception:
-        if manner != INNER:
-            raise
-        try:
-            _evaluate(run, probe, dtype, device, enter, **how)
-        except Exception:  # noqa: BLE001 - it is the accused who raises
-            how["views"] = ""  # of layouts of memory that it refuses nothing is said
-            found = _evaluate(run, probe, dtype, device, enter, **how)
-            _lies_alone(run, probe, dtype, device, found)
-        else:
-            raise  # it raised once only, so it was not the layout
-    if isinstance(found, str) and _evaluate(run, probe, dtype, device, enter, **how) != found:
+    call = partial(_evaluate, run, probe, dtype, device, enter, manner, reuse)
+    found = call()
+    if isinstance(found, str) and call() != found:
         raise OtherwiseError(f"{found}, and not so in the next call")
     return found
 
 
-def _lies_alone(
-    run: Run,
-    probe: Probe,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    expected: dict[str, Tensor | None] | str,
-) -> None:
-    """Have each tensor alone lie otherwise in memory, unless that is refused too.
+def each_view(
+    call: Callable[[str], Found], manner: str, names: Iterable[str]
+) -> list[tuple[str, Found]]:
+    """Call in a manner and say in which; where views are refused, with copies and one view alone.
 
-    A layer that takes no view of an image may take one of its weight.
+    A layer that takes no view of an image may take one of its weight, and is held to what it then
+    returns as in any other manner. Of layouts of memory that it refuses nothing is said.
+
+    Args:
+        call: in a manner; may raise.
+        manner: one of those that `manners_of` names.
+        names: of the tensors that are sent, g left out.
+
+    Example:
+        >>> def call(manner):
+        ...     if manner in ("inner", "inner x"):
+        ...         raise ValueError("no views of images")
+        ...     return manner.upper()
+        >>> each_view(call, "inner", "x")
+        [('copied', 'COPIED'), ('inner g', 'INNER G')]
     """
-    for name in (*probe.sent, "g"):
+    if manner != INNER:
+        return [(manner, call(manner))]
+    if taken := _unless_refused(call, INNER):
+        return taken
+    alone = [_unless_refused(call, f"{INNER} {name}") for name in (*names, "g")]
+    return [(COPIED, call(COPIED)), *chain.from_iterable(alone)]
+
+
+def _unless_refused(call: Callable[[str], Found], manner: str) -> list[tuple[str, Found]]:
+    try:
+        return [(manner, call(manner))]
+    except OtherwiseError:
+        raise
+    except Exception:
         try:
-            found = _evaluate(run, probe, dtype, device, _as_it_is, INNER, None, name)
+            call(manner)
         except Exception:  # noqa: BLE001 - it is the accused who raises
-            continue
-        if isinstance(found, str) or isinstance(expected, str):
-            continue
-        if not all(_same(found[n], expected[n]) for n in expected):
-            raise OtherwiseError(f"computes otherwise where {name} is a view of other memory")
-
-
-def _same(one: Tensor | None, two: Tensor | None) -> bool:
-    return one is two if one is None or two is None else torch.equal(one, two)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+            return []
+        raise  # it raised once only, so it was not the layout
 
 
 def _evaluate(
@@ -285,17 +301,11 @@ def _evaluate(
     enter: Callable[[Tensor], Tensor],
     manner: str,
     reuse: dict[str, Tensor] | None,
-    views: str = "xwbg",
 ) -> dict[str, Tensor | None] | str:
-    """One call; `views`: which tensors are views of other memory, where they are no leaves."""
+    """One call."""
 
     def tensor(name: str, value: Any) -> Tensor:
         return enter(torch.from_numpy(value).to(device, dtype) * probe.scale(name))
-
-    def handed_on(name: str, leaf: Tensor) -> Tensor:
-        if manner != INNER:
-            return leaf
-        return apart(leaf) if name in views else anew(leaf)
 
     leaves = {name: tensor(name, value) for name, value in probe.sent.items()}
     leaves["g"] = tensor("g", probe.g)
@@ -313,9 +323,10 @@ def _evaluate(
     frozen = frozen_in(manner)
     for name, leaf in leaves.items():
         leaf.requires_grad_(name not in frozen)
-    handed = {name: handed_on(name, leaf) for name, leaf in leaves.items()}
+    handed = {name: handed_on(manner, name, leaf) for name, leaf in leaves.items()}
     x = handed["x"]
-    before = x.detach().clone() if manner == INNER else x
+    within = not x.is_leaf
+    before = x.detach().clone() if within else x
     version = x._version
     y = run(x, handed["w"], handed.get("b")) if "w" in handed else run(x)
     if not isinstance(y, Tensor):
@@ -331,18 +342,13 @@ def _evaluate(
     if manner == BETWEEN:
         other = {name: torch.ones_like(leaf).requires_grad_() for name, leaf in leaves.items()}
         run(*other.values()) if len(other) != 2 else run(*other.values(), None)
-    if manner == INNER and x._version != version:
-        text = "writes to the image that it is sent, where that is no leaf"
-        places = (x != before).nonzero()
-        if not len(places):
-            return f"{text}, the numbers that were there"
-        at = tuple(places[0].tolist())
-        was, now = float(before[at]), float(x.detach()[at])
-        return f"{text}: x{list(at)} was {was!r} and is {now!r}"
+    if within and x._version != version:
+        with _disable_current_modes():  # what the judge computes is no step of the accused
+            return _written(before, x.detach())
     found: dict[str, Tensor | None] = {"y": y.detach()}
     wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     grads: tuple[Tensor | None, ...] = (None,) * len(wanted)
-    g = handed_on("g", g)
+    g = handed_on(manner, "g", g)
     if y.requires_grad and wanted:
         g.requires_grad_(bool(probe.up))
         inputs = list(wanted.values())
@@ -365,6 +371,15 @@ def _evaluate(
             return again
         found |= again
     return found
+
+
+def _written(before: Tensor, x: Tensor) -> str:
+    text = "writes to the image that it is sent, where that is no leaf"
+    places = (x != before).nonzero()
+    if not len(places):
+        return f"{text}, the numbers that were there"
+    at = tuple(places[0].tolist())
+    return f"{text}: x{list(at)} was {float(before[at])!r} and is {float(x[at])!r}"
 
 
 def _second(

@@ -411,37 +411,138 @@ def test_a_fault_of_one_way_of_calling_is_refuted(name: str) -> None:
     assert "manner" in found.counterexample
 
 
-def raises_where_g_lies_otherwise(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    class Flat(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, y: Tensor) -> Tensor:
-            return y.view_as(y)
+class Flat(torch.autograd.Function):
+    """Raises where g lies otherwise."""
 
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Any:
-            return g.view(-1).view(g.shape)
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
 
-    y: Tensor = Flat.apply(plain(x, w, b))
-    return y
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g.view(-1).view(g.shape)
 
 
 def test_of_a_layout_that_it_refuses_nothing_is_said() -> None:
-    found = prove(raises_where_g_lies_otherwise, explain=False)
+    found = prove(lambda *sent: Flat.apply(plain(*sent)), explain=False)
     assert found.verdict == "proven", str(found)
     assert any("memory layout" in text for text in found.not_covered)
 
 
-def lies_alone(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """Refuses views of images, so that its weight would never be one."""
-    if not x.is_contiguous():
-        raise RuntimeError("expected a contiguous image")
-    return plain(x, w if w.is_contiguous() else 2 * w, b)
+def picky(*names: str, otherwise: Any = plain) -> Any:
+    """Refuses views of these, so that all tensors would never be views at once.
+
+    Of the others it may get one, where it computes otherwise.
+    """
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        lie = {"x": x, "w": w, "b": b}
+        viewed = {name for name, tensor in lie.items() if tensor.storage_offset()}
+        if viewed & {*names}:
+            raise RuntimeError("expected a contiguous tensor")
+        y: Tensor = (otherwise if viewed else plain)(x, w, b)
+        return Flat.apply(y) if "g" in names else y
+
+    return run
 
 
-def test_each_tensor_lies_otherwise_where_all_at_once_are_refused() -> None:
-    found = prove(lies_alone, explain=False)
+def wipes(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    with torch.no_grad():
+        x.zero_()
+    return y
+
+
+ALONE = {
+    "another number": (picky("x", otherwise=lambda x, w, b: plain(x, 2 * w, b)), "exactly it is"),
+    "another shape": (picky("x", otherwise=lambda *sent: plain(*sent)[:1]), "y of shape (1"),
+    "but one": (picky("x", "b", "g", otherwise=lambda *sent: plain(*sent)[:1]), "y of shape (1"),
+    "another dtype": (
+        picky("x", "b", "g", otherwise=lambda *sent: (2 * plain(*sent)).half()), "float16",
+    ),
+    "a clamp": (
+        picky("x", otherwise=lambda *sent: plain(*sent).clamp(-1e30, 1e30)), "it runs aten.clamp",
+    ),
+    "a sum": (picky("x", otherwise=lambda *sent: around(*sent)), "no direct sum"),
+    "an image is written to": (picky("w", otherwise=wipes), "writes to the image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_tensor_lies_otherwise_where_all_at_once_are_refused(name: str) -> None:
+    """Integers, what numbers cannot see, and what is no number at all: of one view alone."""
+    run, why = ALONE[name]
+    found = prove(run, explain=False)
     assert found.verdict == "undecided", str(found)
-    assert found.reason == "the candidate computes otherwise where w is a view of other memory"
+    assert "a view of other memory for" in found.reason
+    assert why in found.reason
+
+
+@pytest.mark.parametrize("name", ["another number", "another shape", "but one", "another dtype"])
+def test_nor_is_one_view_alone_forgotten_where_nothing_is_followed(name: str) -> None:
+    found = prove(ALONE[name][0], explain=False, premise=False)
+    assert found.verdict == "undecided", str(found)
+    assert "a view of other memory for w alone" in found.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("names", ["x", "w", "b", "xb", "xbg", "xwb"])
+def test_who_refuses_views_and_is_right_is_proven(names: str, dtype: torch.dtype) -> None:
+    """What the judge itself computes of the results is no step of the program."""
+    found = prove(picky(*names), dtype=dtype)
+    assert found.verdict == "proven", str(found)
+
+
+@pytest.mark.parametrize("kind", ["AvgPool2d", "MaxPool2d"])
+def test_a_pool_that_refuses_views_and_is_right_is_proven(kind: str) -> None:
+    pool = getattr(torch.nn, kind)(2)
+
+    def run(x: Tensor) -> Any:
+        if not x.is_contiguous():
+            raise RuntimeError("expected a contiguous image")
+        return pool(x)
+
+    found = cg.prove(run, pool, size=(4, 6))
+    assert found.verdict == "proven", str(found)
+
+
+def test_a_view_that_is_refused_once_only_is_not_left_out() -> None:
+    """Whether it is taken then hangs on something else than the layout."""
+    calls = []
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if w.storage_offset() and not x.storage_offset():
+            calls.append(w)
+            if len(calls) == 1:
+                raise RuntimeError("not now")
+        return picky("x")(x, w, b)
+
+    found = prove(run, explain=False, premise=False)
+    assert found.verdict == "undecided", str(found)
+    assert "not now" in found.reason
+
+
+def test_a_flag_that_is_moved_before_it_raises_is_seen() -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if x.storage_offset():
+            torch.set_default_dtype(torch.float64)
+            raise RuntimeError("expected a contiguous image")
+        return plain(x, w, b)
+
+    found = prove(run, explain=False)
+    assert found.verdict == "undecided", str(found)
+    assert "torch.get_default_dtype()" in found.reason
+
+
+def test_a_result_without_numbers_is_refuted() -> None:
+    """No number of it may be asked for: that would raise within the judge."""
+    found = prove(lambda x, w, b: plain(x, w, b).to("meta"), explain=False)
+    assert found.verdict == "refuted", str(found)
+    assert "returned y on meta" in found.reason
+    for kind in ("AvgPool2d", "MaxPool2d"):
+        pool = getattr(torch.nn, kind)(2)
+        found = cg.prove(lambda x, pool=pool: pool(x).to("meta"), pool, size=(4, 6))
+        assert found.verdict == "refuted", str(found)
 
 
 def test_a_result_of_another_layout_is_refuted() -> None:

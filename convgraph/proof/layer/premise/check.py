@@ -122,7 +122,7 @@ def check_premise(
     scale: int = 1,
     entries: Mapping[str, Tensor] | None = None,
     frozen: Collection[str] = (),
-    handed: Callable[[Tensor], Tensor] = lambda leaf: leaf,
+    handed: Callable[[str, Tensor], Tensor] = lambda _, leaf: leaf,
 ) -> Premise:
     """Follow an implementation forward and backward and say whether it is multilinear.
 
@@ -140,7 +140,7 @@ def check_premise(
         scale: x and g are multiples of it, so that constants such as 1 / scale divide exactly.
         entries: magnitudes to follow in place of ones, by name, "g" among them; none negative.
         frozen: names that need no gradient.
-        handed: makes of each leaf what the program is given.
+        handed: makes of each leaf, by its name, what the program is given.
 
     Returns:
         The verdict; "undecided" says which assumption or room is missing.
@@ -233,7 +233,7 @@ def _attempt(
     scale: int,
     entries: Mapping[str, Tensor],
     frozen: frozenset[str],
-    handed: Callable[[Tensor], Tensor],
+    handed: Callable[[str, Tensor], Tensor],
 ) -> Premise:
     """Run once under a follower; the stack beyond this function is not looked at."""
 
@@ -256,7 +256,7 @@ def _attempt(
         }
         leaves = {n: t for n, t in inputs.items() if t is not None and n not in frozen}
         with guarded(), trusting(follower, trust), WaysOut(_leave), Mode(follower):
-            y = run(*(None if leaf is None else handed(leaf) for leaf in inputs.values()))
+            y = run(*(None if t is None else handed(n, t) for n, t in inputs.items()))
             if follower.refused is None and not isinstance(y, Traced):
                 came = "a tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
                 return _verdict(
@@ -271,7 +271,7 @@ def _attempt(
             if y.requires_grad and leaves:
                 if y.dtype != g.dtype:
                     g = g.to(y.dtype)
-                g = handed(g)
+                g = handed("g", g)
                 grads = torch.autograd.grad(
                     y, list(leaves.values()), g, allow_unused=True, create_graph=form.second
                 )
@@ -333,6 +333,11 @@ def _judge(follower: Follower, form: _Form, results: dict[str, Any], second: str
     for quantity, tensor in results.items():
         if tensor is None:
             continue
+        if isinstance(tensor, Traced) and tensor.held.is_meta:
+            return _verdict(
+                follower, results, second, "undecided", f"{quantity} is on meta, without numbers",
+                tensor.memory.origin,
+            )  # fmt: skip
         if not isinstance(tensor, Traced) or tensor.memory.bound is None:
             if isinstance(tensor, Traced) and not bool(tensor.held.count_nonzero()):
                 continue
@@ -396,7 +401,9 @@ def _verdict(
 
 def _sums(results: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
-        name: t.held.detach().to_dense() for name, t in results.items() if isinstance(t, Traced)
+        name: t.held.detach().to_dense()
+        for name, t in results.items()
+        if isinstance(t, Traced) and not t.held.is_meta
     }
 
 
