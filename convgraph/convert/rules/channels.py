@@ -22,7 +22,6 @@ from convgraph.convert.tokens import beside
 from convgraph.convert.value import Spatial
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
-from convgraph.graph.sites import Sites
 
 
 @rule("cat", "concat", "concatenate")
@@ -172,14 +171,13 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
 
 @rule("index")
 def index(call: Any, x: Any, indices: Any) -> Any:
-    """Entries of one axis by numbers, or by a list of yes and no; else see `positions`."""
+    """Entries of one axis by numbers, a list of yes and no among them; else see `positions`."""
     given = [(dim, one) for dim, one in enumerate(indices) if one is not None]
     if not isinstance(x, Spatial) or len(given) != 1 or isinstance(given[0][1], Spatial):
         return looked_up(call, x, indices)
     dim, numbers = given[0]
     if numbers.dtype == torch.bool:
-        line = names.is_plain(x.axes[dim]) or (len(x.axes[dim]) == 1 and isinstance(x.sites, Sites))
-        if numbers.dim() != 1 or not line:
+        if numbers.dim() != 1:
             return looked_up(call, x, indices)
         numbers = numbers.nonzero().squeeze(1)
     flat = numbers.reshape(-1)
