@@ -402,6 +402,15 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
     def padding_mode(self, value: Any) -> None:
         self._assign(padding_mode=value)
 
+    @property
+    def output_padding(self) -> tuple[int, ...]:
+        """Sites more after each axis, of a transposed convolution."""
+        return tuple(self.geometry.output_padding)
+
+    @output_padding.setter
+    def output_padding(self, value: Any) -> None:
+        self._assign(output_padding=value)
+
     def _assign(self, **given: Any) -> None:
         """Be a layer of another geometry, with the same weight."""
         padding = self.padding_name or self.geometry.padding

@@ -72,6 +72,27 @@ def test_a_layer_that_was_assigned_to_is_torchs(change: dict[str, Any]) -> None:
     assert torch.equal(alone.to_dense()(inside), cnn[2](inside))
 
 
+def test_more_sites_behind_a_transposed_convolution_are_torchs() -> None:
+    torch.manual_seed(0)
+    cnn = integer_weights(nn.Sequential(nn.ConvTranspose2d(2, 3, 3, stride=2)))
+    net = cg.to_graph(cnn)
+    image, mask = integers(2, 2, 4, 5), torch.rand(2, 4, 5) > 0.4
+    for layer in (cnn[0], net[0]):
+        layer.output_padding = (1, 0)
+    want = cnn(image)
+    assert want.shape == (2, 3, 10, 11)
+    assert torch.equal(net(image), want)
+    assert torch.equal(net(cg.PixelGraph.from_image(image)).to_image(), want)
+    graph = cg.PixelGraph.from_image(image, mask=mask)
+    masked, true = net(graph), cnn(graph.tensor()).graph
+    assert torch.equal(masked.mask, true.mask)
+    assert torch.equal(masked.x, true.x)
+    assert torch.equal(cg.to_dense(net)(image), want)
+    assert net[0].output_padding == cnn[0].output_padding
+    with pytest.raises(GeometryError, match="must be smaller"):
+        net[0].output_padding = (2, 0)
+
+
 def test_pads_that_differ_before_and_after_are_no_torch_layers() -> None:
     """On an image such a layer sends messages, for torch's operator would pad otherwise."""
     net = cg.to_graph(network())
