@@ -120,6 +120,47 @@ def test_a_class_for_every_position_is_one_of_those_there(batch: str) -> None:
     assert bool((apart.abs() <= bound * (scores.grad.abs() + there.double())).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("images", [1, 2])
+def test_sums_over_half_types_run_in_float32(dtype: torch.dtype, images: int) -> None:
+    """In float16 a sum ends at 65504, in bfloat16 ones are lost from 256 on; torch's are wider."""
+    torch.manual_seed(0)
+    mask = torch.rand(images, 64, 64) > 0.4
+    x = torch.full((images, 24, 64, 64), 100.0, dtype=dtype)
+    t = cg.PixelGraph.from_image(x, mask=mask).tensor()
+    f, mean = t.flatten(1), torch.full((images,), 100.0, dtype=dtype)
+    assert torch.equal(f.mean(1), mean)
+    assert torch.equal(t.mean((1, 2, 3)), mean)
+    assert torch.equal(t.mean((2, 3)), mean[:, None].expand(-1, 24))
+    alike = (1 / (24.0 * mask.sum((1, 2)))).to(dtype)
+    assert torch.equal(f.softmax(1).amax(1), alike)
+    squares = 24e4 * mask.sum((1, 2))
+    assert torch.equal(f.norm(dim=1), squares.sqrt().to(dtype))
+    # Every other channel is 0, so the mean is 500, and all that is summed is exact in float32.
+    x = torch.tensor([0.0, 1000.0], dtype=dtype).view(1, 2, 1, 1).expand(images, 2, 8, 8)
+    t = cg.PixelGraph.from_image(x, mask=mask[:, :8, :8]).tensor()
+    assert torch.equal(t.flatten(1).std(1, correction=0), 5 * mean)
+
+
+LISTS: dict[str, Callable[[Any], Any]] = {
+    "of all positions": lambda x: x.flatten(1)[:, torch.arange(32) % 3 == 0],
+    "of pixels": lambda x: x.flatten(2)[:, :, torch.arange(16) % 3 == 0],
+    "of a class token and pixels": lambda x: torch.cat(
+        [torch.ones(len(x), 1, 2).double(), x.flatten(2).mT], 1
+    )[:, torch.arange(17) % 3 == 0],
+    "of the batch too": lambda x: x.flatten()[torch.arange(32 * len(x)) % 3 == 0],
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_yes_and_no_has_the_same_shape_for_every_batch(name: str, batch: str) -> None:
+    """As its numbers would: a hole says 0, so that a batch of one is no shorter."""
+    t, flat, _ = given(batch)
+    found, want = LISTS[name](t), LISTS[name](flat.unflatten(1, (2, 4, 4)))
+    assert torch.equal(found.to_dense(), want)
+
+
 W = whole(5, 32)
 AS_ZERO: dict[str, Callable[[Any], Any]] = {
     "a product": lambda f: F.linear(f, W),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
+from convgraph.backends.rows import HALF
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
@@ -42,6 +43,11 @@ def _slots(x: Spatial, dims: list[int]) -> list[int]:
         first = x.slot(dim)
         out += range(first, first + len(names.plain((x.axes[dim],))))
     return out
+
+
+def _wide(x: Spatial) -> Spatial:
+    """A value in float32 where its dtype is half as wide: a sum over an image overflows there."""
+    return x.with_x(x.x.float()) if x.x.dtype in HALF else x
 
 
 def _left(x: Spatial, dims: list[int], keepdim: bool) -> names.Axes:
@@ -200,8 +206,8 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
     if how in ("sum", "mean") and x.sites.is_array and len(x.x) and _is_readout(x, dims):
         found: Tensor = getattr(x.tensor(), how)(dims, keepdim)
         return found
-    left = _left(x, dims, keepdim)
-    x, dims = apart(x, dims)
+    left, own = _left(x, dims, keepdim), x.x.dtype
+    x, dims = apart(_wide(x), dims)
     groups = Groups(x, dims)
     slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
     if how == "mean":
@@ -209,7 +215,8 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
     rows = getattr(torch, how)(x.x, slots) if slots else x.x
     if how == "sum" and not (rows.is_floating_point() or rows.is_complex()):
         rows = rows.long()
-    return groups.value(groups.reduced(rows, how), left)
+    found = groups.reduced(rows, how)
+    return groups.value(found.to(own) if own in HALF else found, left)
 
 
 def _is_readout(x: Spatial, dims: list[int]) -> bool:
@@ -312,8 +319,11 @@ def vector_norm(
         )
     if p != 2:
         raise NoRuleError(f"a {p}-norm over the lattice")
-    total = over_sites(call, x.with_x(x.x.square()), dims, keepdim, "sum")
-    return total.with_x(total.x.sqrt()) if isinstance(total, Spatial) else total.sqrt()
+    own = x.x.dtype
+    total = over_sites(call, x.with_x(_wide(x).x.square()), dims, keepdim, "sum")
+    if isinstance(total, Spatial):
+        return total.with_x(total.x.sqrt().to(own))
+    return total.sqrt().to(own)
 
 
 @rule("var", "std", "var_mean", "std_mean", hop="all")
@@ -334,14 +344,14 @@ def _spread(
 ) -> Any:
     if _plain_only(x, dims):
         call.travelled("node")
-        own = partial(getattr(torch, name), correction=correction)
-        return over_plain(x, dims, keepdim, own)
+        spread = partial(getattr(torch, name), correction=correction)
+        return over_plain(x, dims, keepdim, spread)
     call.travelled("all")
-    left = _left(x, dims, keepdim)
-    x, dims = apart(x, dims)
+    left, own = _left(x, dims, keepdim), x.x.dtype
+    x, dims = apart(_wide(x), dims)
     total, count, groups = _squares(x, dims)
     out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
-    return groups.value(out if name == "var" else out.sqrt(), left)
+    return groups.value((out if name == "var" else out.sqrt()).to(own), left)
 
 
 def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
@@ -367,6 +377,7 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     heard = [name for name in names.of_rows(x.axes) if name.kind == "key"]
     if isinstance(x.sites, PairSites) and heard and list(x.axes[dims[0]]) == heard:
         return pair_softmax(call, x)
+    own, x = x.x.dtype, _wide(x)
     single, parts = apart(x, dims)
     groups = Groups(single, parts)
     slots = _slots(single, [dim for dim in parts if names.is_plain(single.axes[dim])])
@@ -378,7 +389,8 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
 
     shifted = x.x - over(x.x.detach(), "amax")
     total = over(shifted.exp(), "sum")
-    return x.with_x(shifted - total.log() if "log" in call.name else shifted.exp() / total)
+    found = shifted - total.log() if "log" in call.name else shifted.exp() / total
+    return x.with_x(found.to(own))
 
 
 @rule(
