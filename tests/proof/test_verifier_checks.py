@@ -177,6 +177,26 @@ def test_a_number_that_is_right_is_no_counterexample(proven: Certificate) -> Non
     assert (code, lines[0][:23]) == (1, "verdict, counterexample"), lines
 
 
+def test_a_gradient_that_nobody_asked_for_is_no_counterexample(proven: Certificate) -> None:
+    """Where x is frozen it has no gradient, on a right side too."""
+    record = json.loads(proven.to_json())
+    truth = verifier.truth_of(record, lambda *_: {})
+    right = float(truth.says(verifier.drawn(record, truth.shapes, 0))["grad_x"][0, 0, 0, 0])
+    lacks = {"side": "candidate", "quantity": "grad_x", "at": [0, 0, 0, 0], "trial": 0}
+    lacks |= {"problem": "has no gradient", "expected": right}
+    for manner in ("plain", "frozen x", "frozen x, w"):
+        code, lines = refuting(proven, **lacks, manner=manner)
+        assert (code, lines[0][:23]) == (1, "verdict, counterexample"), lines
+
+
+def test_words_of_a_record_excuse_nothing(proven: Certificate) -> None:
+    """Only second derivatives, by name, are the prover's alone."""
+    shown = {"side": "candidate", "index": [0, 0, 0, 0], "trial": 0, "found": 1.0, "expected": 2.0}
+    for quantity in ("y (double)", "double", "double_y", "double_b"):
+        code, lines = refuting(proven, **shown, quantity=quantity)
+        assert code == 1, lines
+
+
 def test_an_entry_that_is_right_is_no_counterexample_beside_one_that_is_wrong() -> None:
     """A side that is wrong in one place is not shown so by another."""
     found = certify("tests.odd_twins:convolution corner", "tests.twins:dense", size=(6, 5), seed=7)
