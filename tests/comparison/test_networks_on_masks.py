@@ -451,12 +451,17 @@ class WithHoles(nn.Module):
         return self.two(y) * (moved if self.moves else 1)
 
 
-def test_a_pad_of_ones_is_undecided_on_a_mask() -> None:
-    """Nodes are chosen or set there by an operator of their own, which no rule makes a pad."""
-    net = between(lambda y: pad(y, (1, 0, 2, 1), value=1.0))
-    cert = cg.prove(cg.to_graph(net), net, tiny())
-    assert cert.verdict == "undecided"
-    assert "where" in cert.reason
+def ones(pads: tuple[int, ...] = (1, 0, 2, 1), value: float = 1.0) -> Any:
+    return between(lambda y: pad(y, pads, value=value))
+
+
+def test_a_pad_of_ones_is_proven_on_a_mask_and_no_other_pad_is() -> None:
+    """Nodes are set there by an operator of their own, which has to choose the same ones."""
+    net = ones()
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "proven"
+    for other in (ones(value=2.0), ones(value=0.0), ones((0, 1, 2, 1))):
+        other.load_state_dict(net.state_dict())
+        assert cg.prove(cg.to_graph(other), net, tiny()).verdict == "refuted"
 
 
 @pytest.mark.parametrize("name", ["pad", "crop", "roll", "flip"])

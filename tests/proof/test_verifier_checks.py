@@ -132,7 +132,7 @@ def test_draws_are_no_larger_than_their_generator() -> None:
     assert verifier.budget({**figures, "epsilon": 2.0**-100, "name": ""}, 2**40, "") == 4
 
 
-@pytest.mark.parametrize("name", ["y", "grad_w"])
+@pytest.mark.parametrize("name", ["y", "grad_x"])
 def test_rho_is_held_to_the_last_digits(name: str, proven: Certificate) -> None:
     assert proven.rho[name] > 0
     for by in (1 + 1e-12, 1 - 1e-12):

@@ -322,7 +322,8 @@ def test_a_layer_that_is_honest_only_to_probes_is_refuted_beside(dtype: torch.dt
     vars(net[6])["mine"] = net[6].weight
     found = cg.prove(net, dense, images().to(dtype))
     status = {part.name: part.status for part in found.parts}
-    assert (status["layers"], status["rounding"]) == ("proven", "refuted")
+    # Within its network it runs other operators than by itself: it is not proven either.
+    assert (status["layers"], status["rounding"]) == ("undecided", "refuted")
     assert found.verdict == "refuted"
     assert found.reason.startswith("convolution at '6': the two results differ by")
 
