@@ -61,9 +61,10 @@ def settle(value: Spatial) -> Any:
         low = prod(name.size for name in mine)
         if any(name.stride >= low for name in mine) or any(name.stride % low for name in kept):
             return value  # what is left would be no cell of neighbours
-        within_charts(value.sites, mine)
         size[k] //= low
         axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
+    if prod(size) > 1:  # else the whole map becomes one
+        within_charts(value.sites, moved)
     for dim in set(mixed) - set(grown):
         axes[dim] = (Name("plain", prod(name.size for name in value.axes[dim])),)
     if prod(size) == 1 and len(axes) == len(size) + 2 and any(map(_is_long, axes[2:])):
