@@ -208,6 +208,45 @@ def test_a_norm_over_all_of_it_is_that_of_the_image() -> None:
     assert torch.equal(apart.view(3, 2, 4, 4).to_dense(), want.to_dense())
 
 
+FRAMES = [(3, 32), (1, 3, 32), (3, 1, 32)]
+
+
+@pytest.mark.parametrize("shape", FRAMES)
+@pytest.mark.parametrize("size", [(4, 4), (1, 16), (16, 1)])
+def test_norms_over_flattened_frames_are_those_of_who_is_there(size: Any, shape: Any) -> None:
+    """Two channels stand 2 to 8 above and below a mean of their frame, so each becomes 1 or -1."""
+    mask = torch.rand(3, *size, generator=torch.Generator().manual_seed(2)) > 0.4
+    far, one = torch.tensor([2.0, 4.0, 8.0]).double().view(3, 1, 1, 1), torch.ones(2).double()
+    one[1] = -1
+    up_down = one.view(1, 2, 1, 1) * far
+    weight, bias, there = whole(32), whole(32), mask[:, None].expand(3, 2, *size).flatten(1)
+
+    def flat(mean: float) -> Any:
+        images = (up_down + mean * far).expand(3, 2, *size)
+        return cg.PixelGraph.from_image(images, mask=mask).tensor().flatten(1).view(shape)
+
+    sign = one.repeat_interleave(16)
+    found = F.layer_norm(flat(3.0), [32], weight, bias, eps=0.0).to_dense().view(3, 32)
+    assert torch.equal(found, (sign * weight + bias) * there)
+    found = F.rms_norm(flat(0.0), [32], weight, eps=0.0).to_dense().view(3, 32)
+    assert torch.equal(found, sign * weight * there)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_flattened_sphere_meets_readouts_and_falls_into_parts(masked: bool) -> None:
+    """Faces that lie under each other in the array are no neighbours; a whole map has them all."""
+    image = whole(2, 2, 48, 4)
+    mask = torch.rand(2, 48, 4) > 0.4 if masked else None
+    f = cg.PixelGraph.from_image(image, mask=mask, on=cg.HEALPix()).tensor().flatten(1)
+    dense = f.to_dense()
+    beside = torch.cat([f, W[:2, :3]], 1)
+    assert torch.equal(F.linear(beside, W[:1, :1].expand(4, 387)).sum(), dense.sum() * 4 * W[0, 0]
+                       + W[:2, :3].sum() * 4 * W[0, 0])  # fmt: skip
+    for part, want in zip(f.chunk(3, 1), dense.chunk(3, 1), strict=True):
+        assert torch.equal(F.linear(part, W[:1, :1].expand(4, 128)),
+                           F.linear(want, W[:1, :1].expand(4, 128)))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "run",
     [

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.backends.compiled import outermost
+from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
+from convgraph.convert.rules.reductions import Groups, apart
 from convgraph.convert.value import Spatial, lift, placed
 from convgraph.functional import norm
 from convgraph.graph.pixel_graph import PixelGraph
@@ -58,7 +61,12 @@ def layer_norm(
         apart = tuple(name.size for name in x.axes[-1])
         parts = [one if one is None else one.view(apart) for one in (weight, bias)]
         image = x.regrouped((*x.shape[:-1], *apart))
-        return layer_norm(call, image, apart, *parts, eps).regrouped(x.shape)
+        if image.is_image():
+            return layer_norm(call, image, apart, *parts, eps).regrouped(x.shape)
+    if not x.is_image():
+        if x.sites.is_array:
+            return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
+        return _each_image(call, x, count, eps, weight, bias)
     graph = x.graph()
     call.travelled("all")
     if count == len(x.axes) - 1:
@@ -76,10 +84,41 @@ def layer_norm(
 def rms_norm(
     call: Any, x: Spatial, shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
-    """Over the channels of a node."""
-    if not _has_features(x, len(shape)):
-        raise NoRuleError("it normalizes over the lattice")
-    return _each_node(call, x, shape, weight, eps)
+    """Over the channels of a node, or over the nodes of an image that was flattened."""
+    if _has_features(x, len(shape)):
+        return _each_node(call, x, shape, weight, eps)
+    if x.sites.is_array:
+        return placed(call.target(x.tensor(), shape, weight, eps), x.sites, x.axes)
+    least = torch.finfo(x.x.dtype).eps if eps is None else eps
+    return _each_image(call, x, len(shape), least, weight, centred=False)
+
+
+def _each_image(
+    call: Any, x: Spatial, count: int, eps: float, *affine: Any, centred: bool = True
+) -> Spatial:
+    """Over all nodes that are there of an image, and what the last axes name beside them.
+
+    Raises:
+        NoRuleError: these axes do not name all of the lattice.
+    """
+    lead = x.axes[: len(x.axes) - count]
+    in_part = any(name.kind != "batch" for name in names.of_rows(lead))
+    if in_part or not isinstance(x.sites, Sites):
+        raise NoRuleError("it normalizes over a part of the lattice")
+    call.travelled("all")
+    groups = Groups(*apart(x, list(range(len(lead), len(x.axes)))))
+    slots = list(range(1 + len(names.plain(lead)), x.x.dim()))
+
+    def mean(rows: Tensor) -> Tensor:
+        """What is said to each node: the mean of all that it is normalized with."""
+        kept = rows.mean(slots, keepdim=True) if slots else rows
+        return take(groups.reduced(kept, "mean"), groups.target)
+
+    y = norm.wide(x.x)
+    y = y - mean(y) if centred else y
+    y = y / (mean(y.square()) + eps).sqrt()
+    parts = [None if one is None else lift(one, x.axes, x.sites) for one in affine]
+    return x.with_x(norm.affine(y, *parts, *[None] * (2 - len(parts))).to(x.x.dtype))
 
 
 def _has_features(x: Spatial, count: int) -> bool:
