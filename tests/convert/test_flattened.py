@@ -208,6 +208,20 @@ def test_a_norm_over_all_of_it_is_that_of_the_image() -> None:
     assert torch.equal(apart.view(3, 2, 4, 4).to_dense(), want.to_dense())
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_whole_channels_of_a_flattened_map_stay_on_its_nodes(batch: int) -> None:
+    t = given()[0][:batch]
+    f = t.flatten(1)
+    for channel, *parts in zip(t.chunk(2, 1), f.chunk(2, 1), (f[:, :16], f[:, 16:]), strict=True):
+        for part in parts:
+            assert torch.equal(part.amax(1), channel.flatten(1).amax(1))
+            assert torch.equal(part.view(batch, 1, 4, 4).to_dense(), channel.to_dense())
+    w = (f * 1).detach()
+    w[:, 16:] = 0.0
+    assert torch.equal(w.view(t.shape)[:, 1].to_dense(), 0 * t[:, 1].to_dense())
+    assert torch.equal(w.view(t.shape)[:, 0].to_dense(), t[:, 0].to_dense())
+
+
 FRAMES = [(3, 32), (1, 3, 32), (3, 1, 32)]
 
 

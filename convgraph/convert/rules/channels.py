@@ -4,7 +4,8 @@ Along a lattice axis a slice is a crop, see `convgraph.convert.entries`.
 """
 
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from convgraph.convert import names
 from convgraph.convert.align import align, expanded, meet, onto
 from convgraph.convert.batch import batched, starts_a_batch
 from convgraph.convert.entries import entries, rearranged, site_axis
-from convgraph.convert.names import Axes, Name, NoRuleError
+from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import looked_up, readout_but
@@ -135,7 +136,19 @@ def slice_(
     if numbers == range(size):
         call.travelled("node")
         return x
+    each = prod(name.size for name in x.axes[dim][len(_channels(x.axes[dim])) :])
+    whole = taken.step in (None, 1) and not (numbers.start % each or numbers.stop % each)
+    if whole and numbers and 1 < each < size:  # channels of a map that was flattened
+        lead, tail = x.shape[:dim], x.shape[dim + 1 :]
+        image = x.regrouped((*lead, size // each, each, *tail))
+        part = slice_(call, image, dim, numbers.start // each, numbers.stop // each)
+        return part.regrouped((*lead, len(numbers), *tail))
     return entries(call, x, dim, numbers, lambda rows, slot: rows[(slice(None),) * slot + (taken,)])
+
+
+def _channels(axis: Axis) -> Axis:
+    """The plain names that an axis begins with."""
+    return tuple(takewhile(lambda name: name.kind == "plain", axis))
 
 
 @rule("select")
