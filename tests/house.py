@@ -67,8 +67,8 @@ HOUSE = {
         program compiled network receptive summary .
     """,
     "convert.rules": """
-        convolution norms pointwise resize shapes
-        attention positions moves reductions products linear
+        convolution pointwise resize shapes
+        attention positions moves reductions norms products linear
         losses pooling channels .
     """,
     "proof": """
