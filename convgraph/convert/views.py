@@ -6,6 +6,7 @@ A view keeps the operator that made it and whose it is. Who is read after a writ
 anew; what torch would not have known as a view, or what is no map, is refused where it would tell.
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -133,12 +134,12 @@ def _lies_turned(given: Any) -> bool:
 
 def _strides(one: Map) -> tuple[int, ...]:
     """How torch would lay this map; with gaps, where that is not known."""
-    if one.laid is None:
-        if one.base is not None:
+    if one.laid is None and one.base is not None:
+        with suppress(RuntimeError):  # a view of what is laid otherwise than gaps are
             one.laid = _followed(*one.base[:4])[0]
-        else:
-            blank = torch.empty([n + one.turned for n in one.shape], device="meta")
-            one.laid = blank.stride()
+    if one.laid is None:
+        blank = torch.empty([n + one.turned for n in one.shape], device="meta")
+        one.laid = blank.stride()
     found: tuple[int, ...] = one.laid
     return found
 

@@ -750,3 +750,18 @@ def test_a_transposed_map_is_a_lattice() -> None:
         straight = F.conv2d(x, c.weight, c.bias, stride, padding=1)
         assert torch.equal(turned.transpose(2, 3).to_dense(), straight.to_dense())
         assert torch.equal(turned.graph.mask.transpose(1, 2), straight.graph.mask)
+
+
+@pytest.mark.parametrize("last", [lambda x: x.contiguous(), lambda x: x.flatten(1)])
+def test_views_of_a_map_that_may_be_laid_otherwise_are_views(last: Any) -> None:
+    """Heads of a map made of permuted ones: torch splits what is dense, in whatever order."""
+
+    def heads(x: Any) -> Any:
+        moved = F.relu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        turned = torch.add(moved, moved)
+        return last(turned.view(2, 2, 2, -1).transpose(2, 3)[:, 1:])
+
+    g = graph()
+    found = heads(g.tensor())
+    want = heads(g.tensor().to_dense().contiguous())
+    assert torch.equal(found.to_dense(), want)
