@@ -5,7 +5,7 @@ undecided.
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,11 @@ from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_bas
 from convgraph.proof.layer.direct import Direct, check_direct, counts
 from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
 from convgraph.proof.layer.one_program import OneProgram, apart_from_casts
-from convgraph.proof.layer.other_manners import apart_without_proof, call_in_every_manner
+from convgraph.proof.layer.other_manners import (
+    Follows,
+    apart_without_proof,
+    call_in_every_manner,
+)
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.premise.follower import NARROWING
@@ -48,7 +52,7 @@ from convgraph.proof.layer.to_record import (
     structure_part,
     taken_for_granted,
 )
-from convgraph.proof.layer.trial import Run
+from convgraph.proof.layer.trial import Probe, Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
@@ -215,7 +219,7 @@ def prove_convolution(
                 generator = np.random.Generator(np.random.Philox(budget.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device,
-                    program=None if second else program,
+                    program=program if not second and (dtype == probe or dtype in HALF) else None,
                 )  # fmt: skip
     if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
         assert budget is not None  # nothing was probed without
@@ -234,13 +238,10 @@ def prove_convolution(
     if followed.status == rounding.status == "proven" and alike:
         assert budget is not None  # nothing was rounded without
         with precision.plain(device):
-            called, other = _otherwise_called(
+            moved = [*moved, *_otherwise_called(
                 candidate, oracle, (program, probing), summed, budget, dtype=dtype, probe=probe,
                 device=device, trust=trust,
-            )  # fmt: skip
-        moved = [*moved, *other]
-        if called.status != "proven":
-            rounding = replace(rounding, status=called.status, reason=called.reason)
+            )]  # fmt: skip
     astray = probed.status == "undecided" and probed.reason.startswith(NOT_ITSELF)
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
@@ -291,23 +292,24 @@ def _followed(
     device: torch.device | str,
     trust: Collection[str],
     second: bool,
-    called: Mapping[str, Any] | None = None,
 ) -> Premise:
-    """S1 in the dtype that is probed and, where that is another, in the recorded one as well."""
+    """S1 in the dtype that is probed and, of half types, in the recorded one as well."""
     shapes = _shapes(oracle.spec)
-    how: dict[str, Any] = {"device": device, "trust": trust, "second": second, **(called or {})}
+    how: dict[str, Any] = {"device": device, "trust": trust, "second": second}
+    if dtype not in HALF:
+        return check_premise(candidate, shapes, dtype=probe, **how)
     wide = check_premise(candidate, shapes, dtype=probe, **how)
-    if wide.status != "proven" or dtype == probe:
+    if wide.status != "proven":
         return wide
-    narrow = check_premise(candidate, shapes, dtype=dtype, a=0, **how)
-    if narrow.status != "proven":
-        return narrow
-    if problem := apart_from_casts(narrow.steps, wide.steps, dtype):
+    half = check_premise(candidate, shapes, dtype=dtype, **how)
+    if half.status != "proven":
+        return half
+    if problem := apart_from_casts(half.steps, wide.steps):
         return replace(wide, status="undecided", reason=problem)
-    if dtype in HALF and (problem := _rounds_once(narrow, dtype)):
+    if problem := _rounds_once(half, dtype).reason:
         return replace(wide, status="undecided", reason=problem)
-    kept = {*wide.assumed, *narrow.assumed}
-    return replace(wide, assumed=tuple(sorted(kept)), steps=narrow.steps, wide=wide.steps)
+    kept = {*wide.assumed, *half.assumed}
+    return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps, wide=wide.steps)
 
 
 def _otherwise_called(
@@ -321,37 +323,37 @@ def _otherwise_called(
     probe: torch.dtype,
     device: torch.device | str,
     trust: Collection[str],
-) -> tuple[Rounding, list[str]]:
-    """What comes out and what is open where another program runs than the plain one."""
+) -> list[str]:
+    """What is open of the manners of calling in which another program runs than the plain one."""
     program, probing = programs
 
-    def follow(
-        kind: torch.dtype, frozen: tuple[str, ...], handed: Callable[[str, Tensor], Tensor]
-    ) -> Premise:
-        called: dict[str, Any] = {"frozen": frozen, "handed": handed}
-        if kind not in HALF:
-            return _followed(candidate, oracle, kind, probe, device, trust, False, called)
-        shapes = _shapes(oracle.spec)  # casts may turn a product of matrices around
-        found = check_premise(candidate, shapes, dtype=kind, device=device, trust=trust, **called)
-        rounds = _rounds_once(found, kind) if found.status == "proven" else ""
-        return replace(found, status="undecided", reason=rounds) if rounds else found
+    def follows(kind: torch.dtype) -> Follows:
+        def follow(frozen: tuple[str, ...], handed: Callable[[str, Tensor], Tensor]) -> Premise:
+            return check_premise(
+                candidate, _shapes(oracle.spec), dtype=kind, device=device, trust=trust,
+                frozen=frozen, handed=handed,
+            )  # fmt: skip
 
-    found = Rounding("proven")
-    if dtype != probe:
+        return follow
+
+    found = [apart_without_proof(probing, follows(probe), summed)]
+    if dtype in HALF:
         generator = np.random.Generator(np.random.Philox(budget.seed))
-        found = call_in_every_manner(candidate, program, oracle, generator, dtype, device)
-    return found, [
-        apart_without_proof(one, partial(follow, kind), summed)
-        for kind, one in {probe: probing, dtype: program}.items()
-    ]
+        x, *others, g = (t.double().numpy() for t in drawn(generator, oracle, dtype, 0))
+        sent = Probe({"x": x, **dict(zip("wb", others, strict=False))}, g)
+        found.append(call_in_every_manner(candidate, program, sent, dtype, device))
+        found.append(
+            apart_without_proof(program, follows(dtype), partial(_rounds_once, dtype=dtype))
+        )
+    return found
 
 
-def _rounds_once(found: Premise, dtype: torch.dtype) -> str:
+def _rounds_once(found: Premise, dtype: torch.dtype) -> Direct:
     """Sums of a half type are counted where they are probed; here, how often they are rounded."""
     for quantity, times in found.rounded.items():
         if times > 1 and not quantity.startswith("second"):
-            return MORE_THAN_ONCE.format(quantity, dtype)
-    return ""
+            return Direct("undecided", MORE_THAN_ONCE.format(quantity, dtype))
+    return Direct("proven")
 
 
 def _shapes(spec: ConvSpec) -> dict[str, tuple[int, ...] | None]:

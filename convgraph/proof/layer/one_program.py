@@ -25,7 +25,6 @@ from convgraph.proof.layer.premise.linear_rules import NOT_COMPUTED
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.layer.trial import AGAIN, BETWEEN, OWN, PLAIN, in_words
-from convgraph.proof.roundoff import HALF
 from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
@@ -33,7 +32,7 @@ LEFT = "Tensor."
 """How the name of a way out of torch begins, where it is a step."""
 
 CASTS = ("aten::_to_copy",)
-"""Operators by which a program of few bits may differ from that of float64."""
+"""Operators by which a half program may differ from that of float64."""
 
 
 @final
@@ -183,9 +182,8 @@ def difference(followed: Sequence[Step], run: Sequence[Step]) -> str:
     return "behaves otherwise when it is followed: " + "; ".join(ways)
 
 
-def apart_from_casts(narrow: Sequence[Step], wide: Sequence[Step], dtype: torch.dtype) -> str:
-    """Say how a program in a dtype of few bits differs from that in float64, casts left out."""
-    where = "in half precision" if dtype in HALF else f"in {str(dtype)[6:]}"
+def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
+    """Say how a program in half precision differs from that in float64, casts left out."""
 
     def bare(steps: Sequence[Step]) -> list[Step]:
         return [
@@ -194,11 +192,11 @@ def apart_from_casts(narrow: Sequence[Step], wide: Sequence[Step], dtype: torch.
             if s.operator not in CASTS
         ]
 
-    found = difference(bare(wide), bare(narrow))
+    found = difference(bare(wide), bare(half))
     return (
-        found.replace("when it is followed: it runs", f"{where}: it runs")
+        found.replace("when it is followed: it runs", "in half precision: it runs")
         .replace("what was followed has", "in float64 it has")
-        .replace("when it is followed", where)
+        .replace("when it is followed", "in half precision")
     )
 
 

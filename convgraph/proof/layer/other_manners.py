@@ -3,32 +3,20 @@
 Trials in other manners compare integers, out of which (S + S') - S' comes as S does. So where one
 computes what was not followed, as torch does with matrices of which one needs no gradient, the
 program is followed once more as it was called there, and has to be a direct sum there as well.
-Half types, and float32 with shares of pixels, have no trials of their own; there a program is
-called in each manner on real numbers, and what comes out is held against the bound of S3.
+Half types have no trials of their own; there a program is called in each manner for its steps.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import raised
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.premise.check import Premise
-from convgraph.proof.layer.rounding import (
-    Rounding,
-    bounds,
-    drawn,
-    exactly,
-    furthest,
-    slack_of,
-    spread_of,
-)
 from convgraph.proof.layer.trial import (
     BACKWARD,
     COPIED,
@@ -45,7 +33,6 @@ from convgraph.proof.layer.trial import (
     in_words,
     manners_of,
 )
-from convgraph.proof.roundoff import HALF
 
 ENOUGH = 17
 """Trials in which every manner has its turn."""
@@ -80,90 +67,21 @@ def apart_without_proof(
 
 
 def call_in_every_manner(
-    run: Run,
-    program: OneProgram,
-    oracle: Oracle,
-    generator: np.random.Generator,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> Rounding:
-    """Call a program on real numbers in each manner; `program` sees its steps.
-
-    Args:
-        run: that is within its bound where it is called plainly.
-        program: of the same dtype.
-        oracle: of the spec.
-        generator: where the numbers come from; the same as of S3 draws the same.
-        dtype: of few bits, in which no integers were compared.
-        device: where.
-    """
-    real, other = (_Real(oracle, generator, dtype, n) for n in (0, spread_of(dtype)))
-    turns = [manners_of(trial, ENOUGH, real.probe.sent) for trial in range(ENOUGH)]
-    reuse, unsure = dict[str, Tensor](), Rounding("proven")
+    run: Run, program: OneProgram, probe: Probe, dtype: torch.dtype, device: torch.device | str
+) -> str:
+    """Call a program for its steps, which `program` sees; say what it raised, or ""."""
+    turns = [manners_of(trial, ENOUGH, probe.sent) for trial in range(ENOUGH)]
     for manner in dict.fromkeys(manner for turn in turns for manner in turn):
-        sent = other if manner == PLAIN else real  # so that tensors are refilled with other numbers
-        how: dict[str, Any] = {"reuse": reuse if manner in (PLAIN, REFILLED) else None}
-        added = [v.shape for v in sent.probe.sent.values()] if manner == BACKWARD else []
+        if manner in (PLAIN, REFILLED):  # this is the program that was held
+            continue
+        added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
 
-        def call(
-            manner: str,
-            sent: _Real = sent,
-            how: dict[str, Any] = how,
-            added: list[Any] = added,
-        ) -> Any:
+        def call(manner: str, added: list[Any] = added) -> Any:
             with program.watching(manner, added) as enter:
-                return evaluate(run, sent.probe, dtype, device, enter=enter, manner=manner, **how)
+                return evaluate(run, probe, dtype, device, enter=enter, manner=manner)
 
         try:
-            called = each_view(call, manner, sent.probe.sent)
-            held = [sent.holds(made, way) for way, made in called]
+            each_view(call, manner, probe.sent)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is what is reported
-            held = [Rounding("undecided", reason=raised("candidate", error))]
-        for found in held:
-            if found.status == "refuted":
-                return found
-            unsure = unsure if found.status == "proven" or unsure.reason else found
-    return unsure
-
-
-class _Real:
-    """Real numbers, and what comes of them within the bound of S3."""
-
-    def __init__(
-        self, oracle: Oracle, generator: np.random.Generator, dtype: torch.dtype, spread: int
-    ) -> None:
-        x, w, *rest = (t.double().numpy() for t in drawn(generator, oracle, dtype, spread))
-        b, g = rest[0] if oracle.spec.bias else None, rest[-1]
-        self.probe = Probe({"x": x, "w": w} | ({} if b is None else {"b": b}), g)
-        self.exact, self.name, fineness = exactly(oracle, x, w, b, g, dtype)
-        slack = slack_of(fineness, dtype)
-        self.limits = [
-            {n: v * slack for n, v in vars(found).items() if v is not None}
-            for found in (
-                bounds(oracle, x, w, b, g, dtype),
-                bounds(oracle, x, w, b, g, dtype, within=dtype in HALF),
-            )
-        ]
-
-    def holds(self, made: dict[str, Tensor | None] | str, manner: str) -> Rounding:
-        """What came back in a manner, quantity by quantity."""
-        how = in_words(manner)
-        if isinstance(made, str):
-            return Rounding("undecided", reason=f"the candidate {made}{how}")
-        unsure = Rounding("proven")
-        for quantity, tensor in made.items():
-            if tensor is None:
-                return Rounding("undecided", reason=f"no {quantity} came back{how}")
-            found, exact = tensor.double().cpu().numpy(), self.exact[quantity]
-            limit, wide = (bound[quantity] for bound in self.limits)
-            gap = np.abs(found - exact)
-            if (gap <= limit).all():
-                continue
-            reason = (
-                f"the candidate's {quantity} is beyond its bound away from {self.name}"
-                f"{furthest(found, exact, limit)}{how}"
-            )
-            if not np.isinf(found).any() and not (gap <= wide).all():
-                return Rounding("refuted", reason=reason)
-            unsure = Rounding("undecided", reason=reason)
-        return unsure
+            return raised("candidate", error)
+    return ""

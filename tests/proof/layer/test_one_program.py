@@ -23,7 +23,6 @@ from convgraph.proof import (
 )
 from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.one_program import OneProgram, written_down
-from convgraph.proof.layer.other_manners import call_in_every_manner
 from convgraph.proof.layer.trial import manners_of
 from convgraph.proof.surroundings import settings, watched
 from tests.proof.faults.operators import PLAIN, plain
@@ -883,86 +882,6 @@ def test_what_a_half_type_does_in_one_manner_alone_is_seen(dtype: torch.dtype, m
     assert found.verdict == "undecided", str(found)
     assert "clamp" in found.reason
     assert prove(plain, dtype=dtype).verdict == "proven"
-
-
-BESIDE: dict[str, Callable[..., Tensor]] = {
-    "doubled": lambda y, x, w, b: y * 2,
-    "turned": lambda y, x, w, b: plain(x, w.flip(-1), b),
-}
-PLAINLY: dict[str, Callable[[Tensor], bool]] = {
-    "frozen": lambda x: x.requires_grad,
-    "within": lambda x: x.is_leaf,
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("manner", PLAINLY)
-@pytest.mark.parametrize("wrong", BESIDE)
-def test_numbers_of_a_half_type_are_held_in_every_manner(
-    dtype: torch.dtype, manner: str, wrong: str
-) -> None:
-    """Multilinear, of known kinds and rounded once, so that the steps alone say nothing."""
-
-    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        y = plain(x, w, b)
-        plainly = PLAINLY[manner](x) or x.dtype != dtype
-        return y if plainly else BESIDE[wrong](y, x, w, b)
-
-    found = prove(run, dtype=dtype, explain=False)
-    assert found.verdict == "refuted", str(found)
-    assert "beyond its bound away from the oracle" in found.reason
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_tensors_are_filled_with_other_numbers_in_half_types(dtype: torch.dtype) -> None:
-    """A weight that is packed for as long as it is the same tensor."""
-    oracle, seed = Oracle(PLAIN), np.random.default_rng(3)
-    found = call_in_every_manner(KeepsOne(), OneProgram(None), oracle, seed, dtype, "cpu")
-    assert (found.status, "filled anew" in found.reason) == ("refuted", True), found
-
-
-class Sphere:
-    """A layer on a sphere, whose shares leave integers no room in float32."""
-
-    def __init__(self, wrong: Callable[[Tensor], Tensor]) -> None:
-        self.dense = torch.nn.Conv2d(2, 3, 3, padding=1)
-        self.layer = cg.nn.GraphConv2d.from_dense(self.dense)
-        self.space, self.wrong = cg.Equirectangular(), wrong
-
-    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        graph = cg.PixelGraph.from_image(x, on=self.space)
-        held = {"weight": w, "bias": b}
-        y: Tensor = torch.func.functional_call(self.layer, held, (graph,)).to_image()
-        return y if x.requires_grad else self.wrong(y)
-
-    def proven(self) -> Certificate:
-        return cg.prove(self, self.dense, size=(4, 8), on=self.space)
-
-
-def in_float32(wrong: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda y: wrong(y) if y.dtype == torch.float32 else y
-
-
-SHARES = {
-    "doubled": in_float32(lambda y: y * 2),
-    "halved on the way": in_float32(lambda y: y.half().float()),
-    "clamped": lambda y: y.clamp(-1e18, 1e18),
-    "clamped in float32": in_float32(lambda y: y.clamp(-1e18, 1e18)),
-    "no direct sum": lambda y: (y + y * 2.0**8) - y * 2.0**8,
-    "no direct sum in float32": in_float32(lambda y: (y + y * 2.0) - y * 2.0),
-}
-
-
-@pytest.mark.parametrize("name", SHARES)
-def test_float32_with_shares_is_held_in_every_manner(name: str) -> None:
-    """Its integers are probed in float64, which says nothing of what float32 alone does."""
-    found = Sphere(SHARES[name]).proven()
-    assert found.verdict != "proven", str(found)
-
-
-def test_a_layer_on_a_sphere_is_proven_in_float32() -> None:
-    found = Sphere(lambda y: y).proven()
-    assert found.verdict == "proven", str(found)
 
 
 def folds(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
