@@ -241,12 +241,12 @@ def beyond(
     """
     room: dict[str, list[Counter[Any]]] = {}
     for step in followed:
-        room.setdefault(_kind(step), []).append(Counter(step.made))
+        room.setdefault(_kind(step), []).append(_made(step))
     often = 2 if manner in (AGAIN, BETWEEN, OWN) else 1
     left = {kind: made * often for kind, made in room.items()}
     sums = list(added)
     for step in run:
-        kind, made = _kind(step), Counter(step.made)
+        kind, made = _kind(step), _made(step)
         if not made or RULES.get(kind.removeprefix("aten::")) in NOT_COMPUTED:
             continue
         if kind == "aten::add" and step.made[0][0] in sums:
@@ -257,6 +257,13 @@ def beyond(
             return step
         left[kind].remove(fits)
     return None
+
+
+def _made(step: Step) -> Counter[Any]:
+    """What it makes; autograd takes a product or its transpose, by how the weight lies."""
+    if _kind(step) != "aten::mm":
+        return Counter(step.made)
+    return Counter((tuple(sorted(shape)), *rest) for shape, *rest in step.made)
 
 
 def _kind(step: Step) -> str:
