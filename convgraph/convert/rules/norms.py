@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from convgraph.backends.compiled import outermost
-from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -58,11 +57,11 @@ def layer_norm(
     if _has_features(x, count):
         return _each_node(call, x, shape, weight, bias, eps, cudnn)
     if count == 1 and len(x.axes[-1]) > 1:  # flattened: over what it was before
-        apart = tuple(name.size for name in x.axes[-1])
-        parts = [one if one is None else one.view(apart) for one in (weight, bias)]
-        image = x.regrouped((*x.shape[:-1], *apart))
+        sizes = tuple(name.size for name in x.axes[-1])
+        parts = [one if one is None else one.view(sizes) for one in (weight, bias)]
+        image = x.regrouped((*x.shape[:-1], *sizes))
         if image.is_image():
-            return layer_norm(call, image, apart, *parts, eps).regrouped(x.shape)
+            return layer_norm(call, image, sizes, *parts, eps).regrouped(x.shape)
     if not x.is_image():
         if x.sites.is_array:
             return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
@@ -107,16 +106,9 @@ def _each_image(
         raise NoRuleError("it normalizes over a part of the lattice")
     call.travelled("all")
     groups = Groups(*apart(x, list(range(len(lead), len(x.axes)))))
-    slots = list(range(1 + len(names.plain(lead)), x.x.dim()))
-
-    def mean(rows: Tensor) -> Tensor:
-        """What is said to each node: the mean of all that it is normalized with."""
-        kept = rows.mean(slots, keepdim=True) if slots else rows
-        return take(groups.reduced(kept, "mean"), groups.target)
-
     y = norm.wide(x.x)
-    y = y - mean(y) if centred else y
-    y = y / (mean(y.square()) + eps).sqrt()
+    y = y - groups.heard(y, "mean") if centred else y
+    y = y / (groups.heard(y.square(), "mean") + eps).sqrt()
     parts = [None if one is None else lift(one, x.axes, x.sites) for one in affine]
     return x.with_x(norm.affine(y, *parts, *[None] * (2 - len(parts))).to(x.x.dtype))
 

@@ -95,11 +95,15 @@ def _cells(kept: list[Name], size: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 class Groups:
-    """The rows that remain when lattice axes are reduced: which one each node speaks to."""
+    """The rows that remain when lattice axes are reduced: which one each node speaks to.
+
+    Plain axes that are reduced with them are `slots` of the rows.
+    """
 
     def __init__(self, x: Spatial, dims: list[int]) -> None:
         """Read off the names that stay."""
         kept = names.of_rows(_left(x, dims, False))
+        self.slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
         self.one_side = isinstance(x.sites, PairSites)
         self.plain = False
         if self.one_side:
@@ -166,6 +170,11 @@ class Groups:
                 found = found / self.counts().clamp(min=1).unsqueeze(1)
         return found.view(self.count, *rest)
 
+    def heard(self, rows: Tensor, how: str) -> Tensor:
+        """(N, *plain), 1 in each slot: what all that is reduced to one says, to each node of it."""
+        kept = getattr(torch, how)(rows, self.slots, keepdim=True) if self.slots else rows
+        return take(self.reduced(kept, how), self.target)
+
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
         if self.plain:
@@ -209,10 +218,9 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
     left, own = _left(x, dims, keepdim), x.x.dtype
     x, dims = apart(_wide(x), dims)
     groups = Groups(x, dims)
-    slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
     if how == "mean":
         x.x.new_empty(1).mean()  # torch refuses whole numbers, and says why
-    rows = getattr(torch, how)(x.x, slots) if slots else x.x
+    rows = getattr(torch, how)(x.x, groups.slots) if groups.slots else x.x
     if how == "sum" and not (rows.is_floating_point() or rows.is_complex()):
         rows = rows.long()
     found = groups.reduced(rows, how)
@@ -357,11 +365,9 @@ def _spread(
 def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
     """Sums of squares around the mean of what is there, and of how many entries each is."""
     groups = Groups(x, dims)
-    slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
-    width = prod(x.x.shape[slot] for slot in slots)
-    inner = x.x.mean(slots, keepdim=True) if slots else x.x
-    squares = (x.x - take(groups.reduced(inner, "mean"), groups.target)).square()
-    total = groups.reduced(squares.sum(slots) if slots else squares, "sum")
+    width = prod(x.x.shape[slot] for slot in groups.slots)
+    squares = (x.x - groups.heard(x.x, "mean")).square()
+    total = groups.reduced(squares.sum(groups.slots) if groups.slots else squares, "sum")
     return total, (groups.counts() * width).to(total.dtype), groups
 
 
@@ -378,17 +384,9 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
     if isinstance(x.sites, PairSites) and heard and list(x.axes[dims[0]]) == heard:
         return pair_softmax(call, x)
     own, x = x.x.dtype, _wide(x)
-    single, parts = apart(x, dims)
-    groups = Groups(single, parts)
-    slots = _slots(single, [dim for dim in parts if names.is_plain(single.axes[dim])])
-
-    def over(rows: Tensor, how: str) -> Tensor:
-        """What all of one group say, to each of it."""
-        kept = getattr(torch, how)(rows, slots, keepdim=True) if slots else rows
-        return take(groups.reduced(kept, how), groups.target)
-
-    shifted = x.x - over(x.x.detach(), "amax")
-    total = over(shifted.exp(), "sum")
+    groups = Groups(*apart(x, dims))
+    shifted = x.x - groups.heard(x.x.detach(), "amax")
+    total = groups.heard(shifted.exp(), "sum")
     found = shifted - total.log() if "log" in call.name else shifted.exp() / total
     return x.with_x(found.to(own))
 
