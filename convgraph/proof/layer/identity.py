@@ -28,7 +28,6 @@ from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.trial import (
-    BACKWARD,
     BETWEEN,
     COPIED,
     FROZEN,
@@ -39,14 +38,13 @@ from convgraph.proof.layer.trial import (
     OtherwiseError,
     Probe,
     Run,
-    each_view,
+    evaluate,
     frozen_in,
     in_words,
     lightest,
     manners_of,
 )
 from convgraph.proof.layer.trial import draw as _draw
-from convgraph.proof.layer.trial import evaluate as _run
 from convgraph.proof.layer.trial import truth as _truth
 from convgraph.proof.roundoff import dot_bound
 
@@ -165,21 +163,20 @@ class _Judge:
     ) -> Identity | None:
         """One call."""
         mine = name == "candidate"
-        how: dict[str, Any] = {"reuse": self.reuse if mine else None}
+        reuse = self.reuse if mine else None
         if manner == BETWEEN or manner.startswith(FROZEN):
-            probe, how["reuse"] = replace(probe, up={}), None
-        added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
-
-        def call(manner: str) -> dict[str, Tensor | None] | str:
-            if not mine:
-                return _run(run, probe, self.dtype, self.device, manner=manner, **how)
-            with self.program.watching(manner, added) as enter:
-                return _run(
-                    run, probe, self.dtype, self.device, enter=enter, manner=manner, **how
-                )  # fmt: skip
-
+            probe, reuse = replace(probe, up={}), None
+        how: dict[str, Any] = {
+            "run": run,
+            "probe": probe,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
         try:
-            found = each_view(call, manner, probe.sent)
+            if mine:
+                found = self.program.called(**how, manner=manner, reuse=reuse)
+            else:
+                found = [(manner, evaluate(**how))]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, self.compared, raised(name, error))
         return worst(self.compares(name, each, probe, truth, one) for one, each in found)

@@ -48,14 +48,12 @@ from convgraph.proof.layer.to_record import (
     taken_for_granted,
 )
 from convgraph.proof.layer.trial import (
-    BACKWARD,
     EXPONENTS,
     HANDS_ON,
     MANNERS,
     PLAIN,
     Probe,
     Run,
-    each_view,
     evaluate,
     frozen_in,
     hands_on,
@@ -318,18 +316,11 @@ class _Pair:
         exact: bool,
     ) -> Identity | None:
         """One call of the candidate held against the reference's; None where it agrees."""
-        how: dict[str, Any] = {"reuse": reuse if manner in MANNERS else None}
-        added = [self.shape] if manner == BACKWARD else []
-
-        def call(manner: str) -> dict[str, Tensor | None] | str:
-            with program.watching(manner, added) as enter:
-                return evaluate(
-                    self.candidate, probe, self.dtype, self.device,
-                    enter=enter, manner=manner, **how,
-                )  # fmt: skip
-
+        kept = reuse if manner in MANNERS else None
         try:
-            found = each_view(call, manner, probe.sent)
+            found = program.called(
+                self.candidate, probe, self.dtype, self.device, manner, kept
+            )  # fmt: skip
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 2, reason=raised("candidate", error))
         return worst(self._compared(each, probe, truth, one, reuse, exact) for one, each in found)

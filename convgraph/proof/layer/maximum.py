@@ -53,7 +53,6 @@ from convgraph.proof.layer.trial import (
     PLAIN,
     Probe,
     Run,
-    each_view,
     evaluate,
     frozen_in,
     hands_on,
@@ -292,18 +291,13 @@ class _Pair:
         `rho` is raised to the largest error / bound of the gradient.
         """
         run = getattr(self, side)
-        how: dict[str, Any] = {"reuse": reuse if manner in MANNERS else None}
-
-        def call(manner: str) -> dict[str, Tensor | None] | str:
-            if side != "candidate":
-                return evaluate(run, probe, dtype, self.device)
-            with program.watching(manner) as enter:
-                return evaluate(
-                    run, probe, dtype, self.device, enter=enter, manner=manner, **how
-                )  # fmt: skip
-
+        how: dict[str, Any] = {"run": run, "probe": probe, "dtype": dtype, "device": self.device}
+        kept = reuse if manner in MANNERS else None
         try:
-            found = each_view(call, manner, probe.sent)
+            if side == "candidate":
+                found = program.called(**how, manner=manner, reuse=kept)
+            else:
+                found = [(manner, evaluate(**how))]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Identity("undecided", 3, reason=raised(side, error))
         return worst(self._judged(side, each, probe, dtype, one, reuse, rho) for one, each in found)

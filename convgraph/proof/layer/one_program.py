@@ -24,7 +24,18 @@ from convgraph.proof.layer.premise.call import RULES, falls_apart
 from convgraph.proof.layer.premise.linear_rules import NOT_COMPUTED
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.trusted import named_in
-from convgraph.proof.layer.trial import AGAIN, BETWEEN, OWN, PLAIN, in_words
+from convgraph.proof.layer.trial import (
+    AGAIN,
+    BACKWARD,
+    BETWEEN,
+    OWN,
+    PLAIN,
+    Probe,
+    Run,
+    each_view,
+    evaluate,
+    in_words,
+)
 from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
@@ -335,6 +346,33 @@ class OneProgram:
             self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
         elif other := beyond(self.followed, mode.steps, manner, added):
             self.apart.setdefault(manner, other)
+
+    def called(
+        self,
+        run: Run,
+        probe: Probe,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        manner: str,
+        reuse: dict[str, Tensor] | None = None,
+    ) -> list[tuple[str, dict[str, Tensor | None] | str]]:
+        """Call in a manner, watched: what came of it, by manner; see `each_view` and `evaluate`.
+
+        Args:
+            run: the program.
+            probe: what is sent.
+            dtype: in which.
+            device: where.
+            manner: one of how trials call.
+            reuse: tensors of an earlier trial.
+        """
+        added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
+
+        def once(manner: str) -> dict[str, Tensor | None] | str:
+            with self.watching(manner, added) as enter:
+                return evaluate(run, probe, dtype, device, enter=enter, manner=manner, reuse=reuse)
+
+        return each_view(once, manner, probe.sent)
 
     @contextmanager
     def _written(self) -> Iterator[Plain | None]:

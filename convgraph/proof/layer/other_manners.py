@@ -8,7 +8,6 @@ Half types have no trials of their own; there a program is called in each manner
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from convgraph.proof.layer.identity import raised
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.trial import (
-    BACKWARD,
     COPIED,
     FROZEN,
     INNER,
@@ -26,8 +24,6 @@ from convgraph.proof.layer.trial import (
     REFILLED,
     Probe,
     Run,
-    each_view,
-    evaluate,
     frozen_in,
     handed_on,
     in_words,
@@ -74,14 +70,8 @@ def call_in_every_manner(
     for manner in dict.fromkeys(manner for turn in turns for manner in turn):
         if manner in (PLAIN, REFILLED):  # this is the program that was held
             continue
-        added = [value.shape for value in probe.sent.values()] if manner == BACKWARD else []
-
-        def call(manner: str, added: list[Any] = added) -> Any:
-            with program.watching(manner, added) as enter:
-                return evaluate(run, probe, dtype, device, enter=enter, manner=manner)
-
         try:
-            each_view(call, manner, probe.sent)
+            program.called(run, probe, dtype, device, manner)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is what is reported
             return raised("candidate", error)
     return ""
