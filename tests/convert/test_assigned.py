@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import convgraph as cg
 from convgraph.convert import copies
@@ -43,6 +43,18 @@ def assign(layer: Any, change: dict[str, Any]) -> None:
         layer._reversed_padding_repeated_twice = [n for n in pads[::-1] for _ in range(2)]
 
 
+def both(net: Any, cnn: Any, image: Tensor, mask: Tensor) -> tuple[Any, Any]:
+    """What both say on a mask; they agree there, on the image and on its full grid."""
+    want = cnn(image)
+    assert torch.equal(net(image), want)
+    assert torch.equal(net(cg.PixelGraph.from_image(image)).to_image(), want)
+    graph = cg.PixelGraph.from_image(image, mask=mask)
+    masked, true = net(graph), cnn(graph.tensor()).graph
+    assert torch.equal(masked.mask, true.mask)
+    assert torch.equal(masked.x, true.x)
+    return masked, true
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_layer_that_was_assigned_to_is_torchs(change: dict[str, Any]) -> None:
     """On images, on full grids, on a mask with gradients, copied, and on the way back."""
@@ -51,19 +63,13 @@ def test_a_layer_that_was_assigned_to_is_torchs(change: dict[str, Any]) -> None:
     net(cg.PixelGraph.from_image(image, mask=mask))  # what a call keeps is not kept for long
     assign(cnn[2], change)
     assign(net[2], change)
-    want = cnn(image)
-    assert torch.equal(net(image), want)
-    assert torch.equal(net(cg.PixelGraph.from_image(image)).to_image(), want)
-    graph = cg.PixelGraph.from_image(image, mask=mask)
-    masked, true = net(graph), cnn(graph.tensor()).graph
-    assert torch.equal(masked.mask, true.mask)
-    assert torch.equal(masked.x, true.x)
+    masked, true = both(net, cnn, image, mask)
     for out in (masked, true):
         out.x.square().sum().backward()
     assert all(
         torch.equal(a.grad, b.grad) for a, b in zip(net.parameters(), cnn.parameters(), strict=True)
     )
-    assert torch.equal(cg.to_dense(net)(image), want)
+    assert torch.equal(cg.to_dense(net)(image), cnn(image))
     alone = cg.nn.GraphConv2d(4, 4, 3, 2, 1, groups=2).double()
     alone.load_state_dict(net[2].state_dict())
     assign(alone, change)
@@ -79,15 +85,9 @@ def test_more_sites_behind_a_transposed_convolution_are_torchs() -> None:
     image, mask = integers(2, 2, 4, 5), torch.rand(2, 4, 5) > 0.4
     for layer in (cnn[0], net[0]):
         layer.output_padding = (1, 0)
-    want = cnn(image)
-    assert want.shape == (2, 3, 10, 11)
-    assert torch.equal(net(image), want)
-    assert torch.equal(net(cg.PixelGraph.from_image(image)).to_image(), want)
-    graph = cg.PixelGraph.from_image(image, mask=mask)
-    masked, true = net(graph), cnn(graph.tensor()).graph
-    assert torch.equal(masked.mask, true.mask)
-    assert torch.equal(masked.x, true.x)
-    assert torch.equal(cg.to_dense(net)(image), want)
+    assert cnn(image).shape == (2, 3, 10, 11)
+    both(net, cnn, image, mask)
+    assert torch.equal(cg.to_dense(net)(image), cnn(image))
     assert net[0].output_padding == cnn[0].output_padding
     with pytest.raises(GeometryError, match="must be smaller"):
         net[0].output_padding = (2, 0)
