@@ -8,7 +8,7 @@ lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as window
 value has no name: an axis of one pixel, a batch of one image. Integers only.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -217,26 +217,6 @@ def broadcast(all_axes: Sequence[Axes]) -> Axes:
                 continue
             out[number] = common(out[number], axis) if out[number] else axis
     return tuple(out)
-
-
-def contraction(first: str, second: str, kept: Container[str]) -> tuple[str, str, str, str]:
-    """Return the letters of a product of two operands of an einsum.
-
-    Returns:
-        Those that both have and that are kept, that both have and that go, that only the first
-        has, and that only the second has.
-
-    Example:
-        >>> contraction("bqd", "bkd", "bqk")
-        ('b', 'd', 'q', 'k')
-    """
-    both = [c for c in first if c in second]
-    return (
-        "".join(c for c in both if c in kept),
-        "".join(c for c in both if c not in kept),
-        "".join(c for c in first if c not in second),
-        "".join(c for c in second if c not in first),
-    )
 
 
 def describe(axes: Axis | Axes) -> str:

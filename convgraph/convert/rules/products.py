@@ -10,7 +10,6 @@ are pairs of nodes, and those are attention's.
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convgraph.convert import names
@@ -19,7 +18,6 @@ from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
-from convgraph.convert.rules.reductions import reduced
 from convgraph.convert.value import Spatial, dense, placed
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
@@ -28,11 +26,12 @@ from convgraph.graph.sites import Sites
 @rule("matmul", "bmm", "mm", hop="all")
 def matmul(call: Any, x: Any, other: Any) -> Any:
     """Queries times keys, weights times values, or a sum over one axis."""
-    if isinstance(x, Spatial) and isinstance(other, Tensor) and other.dim() == 2:
+    if isinstance(x, Spatial) and isinstance(other, Tensor) and _is_single(other, len(x.axes)):
         last = len(x.axes) - 1
         if names.is_plain(x.axes[last]):
+            matrix = other.reshape(other.shape[-2:])
             call.travelled("node")
-            return x.on_axis(last, lambda rows, slot: rows @ other)
+            return x.on_axis(last, lambda rows, slot: rows @ matrix)
     if attention.is_pairs(x):
         return attention.answers(call, x, other)
     if attention.is_pairs(other) and isinstance(x, Spatial):
@@ -50,6 +49,11 @@ def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: f
         return alpha * made + beta * bias
     (rows, more), sites, axes = align([made, bias])
     return Spatial(expanded(alpha * rows + beta * more, sites, axes), sites, axes)
+
+
+def _is_single(other: Tensor, rank: int) -> bool:
+    """Whether a tensor is one matrix for all that such a map names."""
+    return 2 <= other.dim() <= rank and set(other.shape[:-2]) <= {1}
 
 
 def _asks(x: Spatial, other: Spatial) -> bool:
@@ -146,72 +150,3 @@ def _led(one: Any, axes: Axes, other: Axes) -> Axes:
         for mine, theirs in zip(axes[:-2], other[:-2], strict=True)
     ]
     return (*lead, *axes[-2:])
-
-
-@rule("einsum", hop="all")
-def einsum(call: Any, equation: str, operands: Any, **more: Any) -> Any:
-    """Products of two operands at a time; a letter that one alone has, and nobody asks, is summed.
-
-    Raises:
-        NoRuleError: the equation takes a diagonal, or a product has no meaning.
-    """
-    terms, out = _letters(equation, operands)
-    if any(len(set(term)) < len(term) for term in (*terms, out)):
-        raise NoRuleError(f"einsum {equation!r} takes a diagonal")
-    made, mine = _summed(call, operands[0], terms[0], {*out}.union(*terms[1:]))
-    for number, (one, term) in enumerate(zip(operands[1:], terms[1:], strict=True), start=2):
-        kept = {*out}.union(*terms[number:])
-        other, term = _summed(call, one, term, kept.union(mine))
-        made, mine = _product(call, made, mine, other, term, kept)
-    order = [mine.index(c) for c in out]
-    return made.permuted(order) if isinstance(made, Spatial) else made.permute(order)
-
-
-def _letters(equation: str, operands: Any) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, those of an ellipsis included."""
-    left, arrow, out = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
-    counts = [
-        len(x.shape) - len(t.replace("...", "")) for x, t in zip(operands, terms, strict=True)
-    ]
-    dots = "".join(free[: max((n for n, t in zip(counts, terms) if "..." in t), default=0)])  # noqa: B905
-    if not arrow:
-        once = (c for c in sorted({*left} - {*".,"}) if left.count(c) == 1)
-        out = ("..." if dots else "") + "".join(once)
-    terms = [t.replace("...", dots[len(dots) - n :]) for n, t in zip(counts, terms, strict=True)]
-    return terms, out.replace("...", dots)
-
-
-def _summed(call: Any, one: Any, letters: str, kept: set[str]) -> tuple[Any, str]:
-    """An operand without the letters that nobody else asks for."""
-    gone = [k for k, c in enumerate(letters) if c not in kept]
-    if gone:
-        one = reduced("sum", call, one, gone) if isinstance(one, Spatial) else one.sum(gone)
-    return one, "".join(c for c in letters if c in kept)
-
-
-def _product(call: Any, x: Any, first: str, y: Any, second: str, kept: set[str]) -> tuple[Any, str]:
-    """Two operands as one, and its letters: axes change places, one product."""
-    both, gone, mine, other = names.contraction(first, second, kept)
-    found = both + mine + other
-    if not isinstance(x, Spatial) and not isinstance(y, Spatial):
-        return torch.einsum(f"{first},{second}->{found}", x, y), found
-    sides = ((first, x), (second, y))
-    sizes = {c: n for side, one in sides for c, n in zip(side, one.shape, strict=True) if n != 1}
-    shape = [sizes.get(c, 1) for c in found]
-    a = _ordered(x, first, both, mine, gone)
-    b = _ordered(y, second, both, gone, other)
-    value = matmul(call, a, b)
-    return value.regrouped(shape) if isinstance(value, Spatial) else value.reshape(shape), found
-
-
-def _ordered(one: Any, letters: str, lead: str, rows: str, columns: str) -> Any:
-    """An operand as (lead) (rows) (columns), each of the last two merged."""
-    order = [letters.index(c) for c in lead + rows + columns]
-    size = [one.shape[k] for k in order]
-    start, middle = len(lead), len(lead) + len(rows)
-    shape = (*size[:start], prod(size[start:middle]), prod(size[middle:]))
-    if isinstance(one, Spatial):
-        return one.permuted(order).regrouped(shape)
-    return one.permute(order).reshape(shape)
