@@ -28,12 +28,12 @@ def _plainly(func: Any) -> Any:
 
 
 def _by_rows(func: Any) -> Any:
-    return lambda self, *args: func(self.value.x, *args)
+    return lambda self, *args: func(bare(self), *args)
 
 
 def _returning(func: Any) -> Any:
     def call(self: GraphTensor, *args: Any) -> GraphTensor:
-        func(self.value.x, *args)
+        func(bare(self), *args)
         return self
 
     return call
@@ -42,7 +42,7 @@ def _returning(func: Any) -> Any:
 def rows(given: Any, like: Spatial) -> Any:
     """Return what is said of a value as rows like its own."""
     if isinstance(given, GraphTensor):
-        from_other = given.value
+        from_other = read(given)
         if from_other.axes != like.axes or from_other.sites is not like.sites:
             raise ConversionError("a gradient of other axes or sites than its tensor's")
         return from_other.x
@@ -57,7 +57,7 @@ def _listed(given: Any) -> list[Any]:
 
 def bare(one: Any) -> Any:
     """Return the rows of a map, which autograd knows; anything else as it is."""
-    return one.value.x if isinstance(one, GraphTensor) else one
+    return read(one).x if isinstance(one, GraphTensor) else one
 
 
 def _plain(tensors: Any) -> list[Tensor]:

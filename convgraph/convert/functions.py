@@ -15,6 +15,7 @@ from torch import Tensor
 from convgraph import memo
 from convgraph.convert.answers import backward_all, bare, rows
 from convgraph.convert.tensor import DOORS, OWN, GraphTensor, wrapped
+from convgraph.convert.views import read
 from convgraph.errors import ConversionError
 from convgraph.nn import synced
 
@@ -69,7 +70,7 @@ class Node:
 
 def node_of(tensor: GraphTensor) -> Any:
     """Return the backward node of a map."""
-    node = tensor.value.x.grad_fn
+    node = bare(tensor).grad_fn
     return Node(node) if getattr(node, "made", None) is not None else node
 
 
@@ -98,7 +99,7 @@ class _Context:
 
 def _value(one: Any) -> Any:
     """What a map holds; None of anything else."""
-    return one.value if isinstance(one, GraphTensor) else None
+    return read(one) if isinstance(one, GraphTensor) else None
 
 
 def _maps(found: Any, values: Any) -> list[Any]:
@@ -212,7 +213,7 @@ def _synced(layer: Any, x: GraphTensor) -> Any:
     """A SyncBatchNorm of a map: torch's own, until it asks other processes for their nodes."""
     if not synced.runs(layer):
         return synced.of_torch(layer, x)
-    value = x.value.merged(1)
+    value = read(x).merged(1)
     slot = value.slot(1)
     rows = value.x.movedim(slot, -1)
     y = synced.batch_norm(layer, rows.reshape(-1, rows.shape[-1]))

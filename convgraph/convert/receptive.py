@@ -32,7 +32,7 @@ class ReceptiveField:
         mask: (H, W) bool, or the lattice's own number of axes.
         pixel: the output site.
         exact: whether every operator on the way has a rule, and none sends values where other
-            values say (an unpool of maxima); otherwise the mask is an upper bound.
+            values say (an unpool of maxima) or by numbers; otherwise the mask is an upper bound.
     """
 
     mask: Tensor
@@ -179,7 +179,8 @@ class _Walk:
         for source in step.sources:
             value = None if isinstance(source, tuple) else next(values)
             reach[source] = _either(reach.get(source), _heard(step, mine, value, how))
-        return step.family is not None and not unpooled
+        is_bound = unpooled or (how == "all" and step.family in _BY_NUMBER)
+        return step.family is not None and not is_bound
 
     def _pooled_by(self, step: OperatorRun) -> Any:
         """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
@@ -191,6 +192,10 @@ class _Walk:
                 same = one.inputs[0].sites is getattr(step.out, "sites", None)
                 return one.sources[0] if same else None
         return None
+
+
+_BY_NUMBER = ("positions", "channels", "moves")
+"""Families that pick or write some nodes, by numbers that are not noted where "all" is."""
 
 
 def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> Tensor:

@@ -19,6 +19,7 @@ from convgraph.convert.operators import _STATE, Operator, operator
 from convgraph.convert.report import Conversion, Line
 from convgraph.convert.tensor import GraphTensor, from_pixels, leaves, settled_map
 from convgraph.convert.value import Spatial
+from convgraph.convert.views import contents
 from convgraph.errors import ConversionError
 from convgraph.graph.pixel_graph import PixelGraph
 
@@ -141,6 +142,12 @@ class Listener(keys.Mode):  # type: ignore[misc]
         self._note(call.name, family, str(reason or ""), moved, (args, kwargs or {}), made)
         self.flops = 0
 
+    def again(self, call: Operator, args: Any, kwargs: Any, view: Any, number: int) -> None:
+        """A view is read anew, after a write into whose view it is."""
+        first = next(step for step in self.recording.steps if key(view) in step.results)
+        moved = first.moved[number] if isinstance(first.moved, tuple) else first.moved
+        self._note(call.name, first.family, "", moved, (args, kwargs or {}), view)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """An operator on ordinary tensors, or within a rule."""
         out = func(*args, **(kwargs or {}))
@@ -197,6 +204,7 @@ def record(net: Any, args: Any, kwargs: Any, *, strict: bool = False) -> Recordi
     try:
         with torch.random.fork_rng(), torch.no_grad(), listener:
             out = run(*a, **k)
+            contents(pytree.tree_leaves(out))
     finally:
         _STATE.listener = outer
     found.outputs = pytree.tree_map(_settled, pytree.tree_leaves(out))

@@ -222,9 +222,10 @@ def settled_map(one: Any) -> Any:
     """Return a map on the lattice of the image that its axes speak of, any other as it is."""
     if not isinstance(one, GraphTensor):
         return one
-    found = settle(one.value)
+    value = views.read(one)
+    found = settle(value)
     is_image = isinstance(found, Spatial) and found.is_image()
-    return wrapped(found) if is_image and found is not one.value else one
+    return wrapped(found) if is_image and found is not value else one
 
 
 def leaves(tree: Any) -> Any:
@@ -267,7 +268,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         if call.writes and type(args[0]) is GraphTensor:
             if call.name == "set_":
                 return views.become(*args)
-            views.loosen(args[0])
+            views.loosen(args[0], call.name)
         taken = [views.contents(one) for one in args]
         named = {key: views.contents(one) for key, one in kwargs.items()} if kwargs else {}
         found = _values(taken)

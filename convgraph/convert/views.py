@@ -247,6 +247,9 @@ def _refresh(view: Map) -> None:
     if not _alike(value, view.value):
         view.value = _again(value, args, kwargs, call, number)
     view.at = root_of(view).clock
+    listener = _STATE.listener
+    if listener is not None:  # it has heard of the view as it was
+        listener.again(call, args, kwargs, view, number)
 
 
 def _alike(one: Spatial, other: Spatial) -> bool:
@@ -282,11 +285,16 @@ def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> A
     return found[number] if isinstance(found, (list, tuple)) else found
 
 
-def loosen(target: Map) -> None:
-    """Before a write: what may be a copy becomes one, and whoever reads its base is told."""
-    one = target
+def loosen(target: Map, name: str) -> None:
+    """Before a write: what may be a copy becomes one, and whoever reads its base is told.
+
+    Raises:
+        RuntimeError: the gradient of what is written into is asked; torch's own words.
+    """
+    one, is_hidden = target, name == "detach_"
     while one.base is not None:
         args, _, call, _, sure = one.base
+        is_hidden = is_hidden or call.name == "detach"
         if sure is None:
             root = root_of(one)
             unsure = SimpleNamespace(name=call.name, written=True, matters=True)
@@ -296,6 +304,11 @@ def loosen(target: Map) -> None:
             one.at = one.clock
             return
         one = args[0]
+    rows = one.value.x
+    if rows.is_leaf and rows.requires_grad and torch.is_grad_enabled() and not is_hidden:
+        raise RuntimeError(
+            "a leaf Variable that requires grad is being used in an in-place operation."
+        )
 
 
 def write(target: Map, out: Any, name: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import convgraph as cg
@@ -202,3 +202,85 @@ def test_writes_into_channels_move_nothing(name: str) -> None:
         assert found.exact
         assert torch.equal(found.mask, heard)
     assert not (heard & ~found.mask).any()
+
+
+def all_of_it(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view = whole[:, :, :4]
+    whole.mul_(conv(x))
+    return view * 2
+
+
+def itself(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view = whole[:, :, :4]
+    whole.mul_(conv(x))
+    return view
+
+
+def turned(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view = whole.mT
+    whole[:, :, [3]] = conv(x)[:, :, [6]]
+    return view * 2
+
+
+def part_of_a_part(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view = whole[:, :, 1:7][:, :, :5]
+    whole.mul_(conv(x))
+    return view * 2
+
+
+def another_part(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view, other = whole[:, :, :4], whole[:, :, 2:6]
+    other.mul_(conv(x)[:, :, 2:6])
+    return view * 2
+
+
+def one_of_several(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    _, view = whole.chunk(2, 2)
+    whole.mul_(conv(x))
+    return view * 2
+
+
+def before(conv: Any, x: Tensor) -> Tensor:
+    whole = x * 1
+    view = whole[:, :, :4]
+    read = view * 2
+    whole.mul_(conv(x))
+    return read
+
+
+VIEWS = (all_of_it, itself, turned, part_of_a_part, another_part, one_of_several, before)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("call", VIEWS)
+def test_a_view_hears_what_was_written_into_its_base(call: Any, masked: bool) -> None:
+    """A view that is read after its whole was written says what was written."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3, padding=1).double()
+            self.conv.weight.data.fill_(1.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = call(self.conv, x)
+            return made
+
+    mask, pixel = torch.rand(1, 8, 8) > 0.3, (3, 2)
+    mask[:, :, 1:4] = True
+    rows = torch.rand(int(mask.sum()) if masked else 64, 1).double() + 0.5
+    blank = cg.PixelGraph.from_image(torch.zeros(1, 1, 8, 8), mask=mask if masked else None)
+    graph = blank.with_x(rows.requires_grad_())
+    found = cg.receptive_field(cg.to_graph(Net()), pixel, graph)
+    Net()(graph.tensor())[0, 0, 3, 2].backward()
+    assert rows.grad is not None
+    heard = graph.with_x(rows.grad).to_image()[0, 0] != 0
+    assert not (heard & ~found.mask).any()
+    assert found.exact == (call not in (turned, another_part))
+    assert not found.exact or torch.equal(found.mask, heard)

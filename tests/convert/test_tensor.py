@@ -15,6 +15,7 @@ import convgraph as cg
 from convgraph.convert import keys
 from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ConversionError, GraphError
+from tests.cases import integers
 from tests.convert.nets import build, image
 from tests.convert.zoo.snap import snap
 from tests.reversed_gradient import Reversed
@@ -298,6 +299,66 @@ def test_a_view_hears_what_is_written_into_its_base(view: Any, full: bool) -> No
         x.mul_(5)
     dense = seen.to_dense() if isinstance(seen, GraphTensor) else seen
     assert torch.equal(dense, shown)
+
+
+class Handed(nn.Module):
+    """Returns a view, whose base was written into since, and asks it for its gradient."""
+
+    def __init__(self, view: Any) -> None:
+        super().__init__()
+        self.view, self.gain = view, nn.Parameter(torch.tensor(2.0).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x * 1
+        view: Tensor = self.view(whole)
+        whole[whole < 0] = 0
+        whole[:, :, [0]] = self.gain
+        assert view.requires_grad
+        return view
+
+
+HANDED: dict[str, Any] = {
+    "turned": lambda x: x.mT,
+    "a channel": lambda x: x[:, :1],
+    "a crop": lambda x: x[:, :, :3],
+    "flattened": lambda x: x.flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", HANDED)
+def test_a_view_that_a_network_returns_hears_what_was_written(name: str) -> None:
+    """A converted network hands on what its views say when it returns, also to autograd."""
+    torch.manual_seed(0)
+    mask, image = torch.rand(2, 5, 4) > 0.4, integers(2, 2, 5, 4)
+    graph, net = cg.PixelGraph.from_image(image, mask=mask), Handed(HANDED[name])
+    there = net.view(mask[:, None].expand_as(image) * 1.0)
+    want = net(image * mask[:, None]) * there
+    found = cg.to_graph(net)(graph)
+    dense = found.to_image() if isinstance(found, cg.PixelGraph) else found.to_dense()
+    assert torch.equal(dense, want)
+    view = net(graph.tensor())
+    grads = [torch.autograd.grad(one.sum(), net.gain)[0] for one in (want, view)]
+    assert torch.equal(*grads)
+    (grad,) = torch.autograd.grad([net(graph.tensor())], net.gain, [torch.ones_like(want)])
+    assert torch.equal(grad, grads[0])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("write", [
+    lambda x: x.fill_(0), lambda x: x[:, :, 0].zero_(), lambda x: x[:, :1].zero_(),
+    lambda x: x.index_fill_(1, torch.tensor([0]), 1.0), lambda x: x.flatten(1).zero_(),
+    lambda x: x.flatten(1).scatter_(1, torch.tensor([[3]]), 1.0),
+])  # fmt: skip
+def test_what_autograd_asks_is_not_written_into(write: Any, masked: bool) -> None:
+    """A leaf would silently become none, and its gradient would be lost; torch's own words."""
+    image = integers(1, 2, 5, 4)
+    mask = torch.arange(20).view(1, 5, 4) % 3 > 0 if masked else None
+    leaf = cg.PixelGraph.from_image(image, mask=mask).tensor().requires_grad_()
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
+        write(leaf)
+    with torch.no_grad():
+        write(leaf)
+    assert leaf.is_leaf
 
 
 def test_what_may_be_a_copy_in_torch_is_not_guessed() -> None:
