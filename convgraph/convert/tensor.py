@@ -387,7 +387,7 @@ def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRule
 
 _BELOW = frozenset((
     "convolution", "_convolution", "native_batch_norm", "native_layer_norm", "native_group_norm",
-    "_make_dual", "_unpack_dual", "convolution_overrideable", "addmm", "mm",
+    "_make_dual", "_unpack_dual", "convolution_overrideable",
 ))  # fmt: skip
 """What torch makes of operators for its own layers, and what opens forward mode."""
 

@@ -141,6 +141,11 @@ def dense(given: Any, fill: float = 0.0) -> Any:
     return [dense(one) for one in given] if isinstance(given, list) else given
 
 
+def reshaped(given: Any, shape: Sequence[int]) -> Any:
+    """Return a value, or a tensor, in another shape."""
+    return given.regrouped(shape) if isinstance(given, Spatial) else given.reshape(shape)
+
+
 def arranged(cells: Tensor, order: Sequence[Name], axes: Axes) -> Tensor:
     """Return cells (all values of some names in their order, *plain) as the axes order them."""
     dense = cells.reshape((*(name.size for name in order), *names.plain(axes)))
@@ -298,7 +303,7 @@ def brought(value: Spatial, sites: Sites) -> Tensor:
     """
 
     def make() -> tuple[Tensor, Tensor]:
-        node = value.sites.node_at(sites.nodes)
+        node = value.sites.node_at(sites.nodes % value.sites.num_cells)  # one image is all images
         return node.clamp(min=0), node >= 0
 
     return picked(value.x, *sites.memo(("brought", value.sites.token), make))

@@ -20,7 +20,7 @@ from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import looked_up, readout_but
 from convgraph.convert.tokens import beside
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, reshaped
 from convgraph.graph.network_sites import beside as sites_beside
 from convgraph.graph.places import ABSENT
 
@@ -198,7 +198,7 @@ def index(call: Any, x: Any, indices: Any) -> Any:
     if numbers.dim() == 1:
         return found
     shape = (*x.shape[:dim], *numbers.shape, *x.shape[dim + 1 :])
-    return found.regrouped(shape) if isinstance(found, Spatial) else found.reshape(shape)
+    return reshaped(found, shape)
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
-from convgraph.convert.names import Axes, Axis, Name, NoRuleError
+from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
-from convgraph.convert.value import Spatial, dense, placed
+from convgraph.convert.value import Spatial, dense, placed, reshaped
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
 
-@rule("matmul", "bmm", "mm", hop="all")
+@rule("matmul", "bmm", "mm", "mv", "dot", hop="all")
 def matmul(call: Any, x: Any, other: Any) -> Any:
     """Queries times keys, weights times values, or a sum over one axis."""
     if isinstance(x, Spatial) and isinstance(other, Tensor) and _is_single(other, len(x.axes)):
@@ -41,10 +41,11 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
     return contract(call, x, other)
 
 
-@rule("baddbmm", hop="all")
+@rule("baddbmm", "addmm", "addmv", hop="all")
 def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """A product, and what is added to it: a mask or a bias on who hears whom."""
+    """A product, and what is added to it: a mask or a bias on who hears whom; beta 0 reads none."""
     made = matmul(call, x, other)
+    bias = bias if beta else 0
     if not isinstance(made, Spatial) and not isinstance(bias, Spatial):
         return alpha * made + beta * bias
     (rows, more), sites, axes = align([made, bias])
@@ -52,8 +53,8 @@ def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: f
 
 
 def _is_single(other: Tensor, rank: int) -> bool:
-    """Whether a tensor is one matrix for all that such a map names."""
-    return 2 <= other.dim() <= rank and set(other.shape[:-2]) <= {1}
+    """Whether a tensor is one matrix, or vector, for all that such a map names."""
+    return 1 <= other.dim() <= rank and set(other.shape[:-2]) <= {1}
 
 
 def _asks(x: Spatial, other: Spatial) -> bool:
@@ -68,16 +69,16 @@ def contract(call: Any, x: Any, other: Any) -> Any:
     Raises:
         NoRuleError: the axes do not meet, or nodes of two lattices would be paired.
     """
+    row, column = len(x.shape) == 1, len(other.shape) == 1
+    if row or column:  # a vector is a matrix of one row, or of one column
+        x = reshaped(x, (1, *x.shape)) if row else x
+        other = reshaped(other, (*other.shape, 1)) if column else other
+        made = contract(call, x, other)
+        rows = () if row else made.shape[-2:-1]
+        return reshaped(made, (*made.shape[:-2], *rows, *(() if column else made.shape[-1:])))
     sides = (x, other)
     rank = max(len(one.shape) for one in sides)
-    if len(other.shape) == 1 and isinstance(x, Spatial) and names.is_plain(x.axes[-1]):
-        value = x.merged(len(x.axes) - 1)
-        call.travelled("node")
-        return Spatial(value.x @ other, x.sites, value.axes[:-1])
-    if min(len(one.shape) for one in sides) < 2:
-        raise NoRuleError("a product with a vector along the lattice")
-    batch = next(one.sites.batch_size for one in sides if isinstance(one, Spatial))
-    a, b = (_axes(one, rank, batch) for one in sides)
+    a, b = (_axes(one, rank) for one in sides)
     a, b = _led(x, a, b), _led(other, b, a)
     gone = (a[-1], b[-2])
     if all(isinstance(one, Spatial) for one in sides):
@@ -115,17 +116,12 @@ def _lines(sites: Any, axes: set[int]) -> Any:
     return sites if size == sites.size else network_sites(sites, (size,) * sites.batch_size)
 
 
-def _axes(one: Any, rank: int, batch: int) -> Axes:
-    """The names of an operand's axes; of a tensor, the first is the batch if it has its size."""
+def _axes(one: Any, rank: int) -> Axes:
+    """The names of an operand's axes; those of a tensor are plain."""
+    missing: Axes = ((),) * (rank - len(one.shape))
     if isinstance(one, Spatial):
-        return ((),) * (rank - len(one.axes)) + one.axes
-    missing = rank - one.dim()
-    found: list[Axis] = [()] * missing
-    for number, n in enumerate(one.shape):
-        is_batch = number == missing == 0 and n == batch
-        name = Name("batch", n) if is_batch else Name("plain", n)
-        found.append((name,) if n > 1 else ())
-    return tuple(found)
+        return missing + one.axes
+    return missing + tuple((Name("plain", n),) if n > 1 else () for n in one.shape)
 
 
 @rule("_euclidean_dist", "_cdist_forward", "cdist")
