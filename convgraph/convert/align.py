@@ -11,7 +11,7 @@ from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, spoken
 from convgraph.convert.value import Spatial, brought, lift
-from convgraph.graph.network_sites import network_sites, union
+from convgraph.graph.network_sites import network_sites, some_images, union
 from convgraph.graph.sites import Sites
 
 
@@ -76,13 +76,17 @@ def _common(
 
 def _sites(spatial: Sequence[Spatial], axes: Axes, lattice: dict[int, int] | None) -> Any:
     """The sites whose lattice the axes name, digit by digit: all of those that meet."""
-    first = spatial[0].sites
+    first = max((one.sites for one in spatial), key=lambda sites: sites.batch_size)
     if all(one.sites is first for one in spatial):
         return first
     if lattice is None or any(not isinstance(one.sites, Sites) for one in spatial):
         raise NoRuleError("tokens or pairs of one sequence meet a map, or those of another")
     size = tuple(lattice.get(axis, 1) for axis in range(first.d))
     whole = [one.sites for one in spatial if one.sites.size == size]
+    whole = [  # one image meets each of several
+        one if one.batch_size == first.batch_size
+        else some_images([one], ((0, 0),) * first.batch_size) for one in whole
+    ]  # fmt: skip
     if not whole:
         whole = [network_sites(first, (size,) * first.batch_size)]
     sites = whole[0]

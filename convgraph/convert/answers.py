@@ -11,12 +11,13 @@ from torch import Tensor
 
 from convgraph.convert import keys
 from convgraph.convert.operators import _STATE, operator
-from convgraph.convert.tensor import OWN, GraphTensor, whole, wrapped
+from convgraph.convert.tensor import OWN, GraphTensor, leaves, whole, wrapped
 from convgraph.convert.value import Spatial, lift
 from convgraph.convert.views import as_view, read
 from convgraph.errors import ConversionError
 
 _CONTIGUOUS = torch.ops.aten.contiguous.default
+_PUT = torch.ops.aten.index_put_.default
 
 
 def _plainly(func: Any) -> Any:
@@ -147,6 +148,13 @@ def _written(self: GraphTensor, *args: Any) -> None:
         value = value[0]
     try:
         whole(_T.__setitem__, (self, place, value))
+    except ConversionError:
+        if any(isinstance(one, GraphTensor) for one in leaves(place)[0]):
+            raise
+        shape = self.shape  # a part that is no map: by the numbers of its positions
+        numbers = torch.arange(shape.numel(), device=self.device).view(shape)[place]
+        value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=self.dtype)
+        whole(_PUT, (self, torch.unravel_index(numbers, shape), value))
     finally:
         _STATE.into = outer
 

@@ -426,11 +426,24 @@ def test_tokens_are_a_copy_of_what_they_are_made_of() -> None:
     assert torch.equal(both[:, 0], torch.ones(2, 6).double())
 
 
-def test_a_write_that_no_map_would_hear_is_refused() -> None:
+@pytest.mark.parametrize("full", [False, True])
+def test_a_write_into_what_is_no_map_is_heard(full: bool) -> None:
     """One pixel of every image is a readout, a copy: what is written there would be lost."""
+    there = torch.ones_like(holes()) if full else holes()
+    x = cg.PixelGraph.from_image(image(2, 2, *SIZE), mask=there).tensor() * 1
+    want = x.to_dense()
+    for one in (x, want):
+        one[:, :, 3, 4] = 7
+        one[:, :, 3, 4] = one[:, :, 3, 5] * 2
+        one.permute(0, 2, 3, 1)[:, 2, 4] = one[0, :, 1, 1].clone()
+    assert torch.equal(x.to_dense(), want * there[:, None])
+
+
+def test_a_write_where_a_map_says_is_refused() -> None:
+    """A hole says 0, and a number that it says would be a place."""
     x = graph().tensor() * 1
-    with pytest.raises(ConversionError, match="nothing can be written"):
-        x[:, :, 3, 4] = 7
+    with pytest.raises(ConversionError, match="no map of yes and no"):
+        x.flatten(1)[0, x[0, 0].long().abs()] = 7
 
 
 @pytest.mark.parametrize(
@@ -594,6 +607,21 @@ def test_maps_of_other_sites_meet_on_the_union() -> None:
     assert torch.equal(torch.cat([a, b], 1).graph.mask, top | left)
     one = torch.where(top, whole, 0.0)
     assert torch.equal((a * b).to_dense(), one * torch.where(left, whole, 0.0))
+
+
+def test_one_image_meets_each_of_several() -> None:
+    """What one of them lacks says 0, and the result lives where either has a pixel."""
+    torch.manual_seed(0)
+    mask = torch.rand(3, 5, 4) > 0.5
+    image = integers(3, 2, 5, 4)
+    x, dense = cg.PixelGraph.from_image(image, mask=mask).tensor(), image * mask[:, None]
+    for k in range(3):
+        found = x - x[k : k + 1]
+        assert torch.equal(found.graph.mask.view(mask.shape), mask | mask[k])
+        assert torch.equal(found.to_dense(), dense - dense[k])
+        assert torch.equal((x * x[k]).to_dense(), dense * dense[k])
+        assert torch.equal(torch.where(x > 0, x, x[k]).to_dense(),
+                           torch.where(dense > 0, dense, dense[k]))  # fmt: skip
 
 
 def test_a_map_made_from_a_readout_has_no_holes() -> None:
