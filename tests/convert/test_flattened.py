@@ -44,6 +44,11 @@ PER_IMAGE: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = 
     "whether any": (lambda t: t.flatten(1).any(1), torch.any),
     "how many": (lambda t: t.flatten(1).count_nonzero(1), torch.count_nonzero),
     "channels last": (lambda t: t.permute(0, 2, 3, 1).flatten(1).mean(1), torch.mean),
+    "sum of sizes": (lambda t: t.flatten(1).norm(1, dim=1), lambda v: v.norm(1)),
+    "largest size": (lambda t: t.flatten(1).norm(math.inf, dim=1), lambda v: v.norm(math.inf)),
+    "median": (lambda t: t.flatten(1).median(1).values, torch.median),
+    "median of numbers": (lambda t: t.flatten(1).nanmedian(1)[0], torch.nanmedian),
+    "most frequent": (lambda t: t.flatten(1).mode(1).values, lambda v: v.mode().values),
     "after a gain of each position": (
         lambda t: (t.flatten(1) * torch.full((32,), 2.0).double()).mean(1),
         lambda v: 2 * v.mean(),
@@ -71,6 +76,41 @@ def test_the_largest_are_of_those_there(batch: str) -> None:
     t, flat, there = given(batch)
     want = of_those_there(lambda row: row.topk(3).values, flat, there)
     assert torch.equal(t.flatten(1).topk(3, 1).values, want)
+
+
+@pytest.mark.parametrize("batch", ["one image", "three"])
+def test_what_is_ranked_is_found_where_it_stands(batch: str) -> None:
+    """Its gradient goes there; more than are there is refused."""
+    t, flat, there = given(batch)
+    leaf = (t * 1).detach().requires_grad_()
+    for value, place in (leaf.flatten(1).median(1), leaf.flatten(1).kthvalue(3, 1)):
+        assert torch.equal(flat.gather(1, place[:, None]).squeeze(1), value)
+        assert bool(there.gather(1, place[:, None]).all())
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        one = torch.zeros_like(flat).scatter_(1, place[:, None], 1.0)
+        assert torch.equal(grad.flatten(1).to_dense(), one)
+    want = of_those_there(lambda row: row.kthvalue(3).values, flat, there)
+    assert torch.equal(t.flatten(1).kthvalue(3, 1).values, want)
+    assert torch.equal(t.median(), flat[there].median())
+    with pytest.raises(ConversionError, match="fewer than the 31 that it takes are there"):
+        t.flatten(1).kthvalue(31, 1)
+    with pytest.raises(ConversionError, match=r"take topk\(\) of those there"):
+        t.flatten(1).sort(1)
+
+
+@pytest.mark.parametrize("batch", ["one image", "three"])
+def test_no_hole_is_drawn(batch: str) -> None:
+    t, _, there = given(batch)
+    drawn = torch.multinomial((t * 0 + 1).flatten(1), int(there.sum(1).min()))
+    assert bool(there.gather(1, drawn).all())
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_windows_of_a_line_count_who_is_there(batch: str) -> None:
+    t, flat, there = given(batch)
+    windows = (one.unflatten(1, (8, 4)).flatten(0, 1) for one in (flat, there))
+    want = of_those_there(torch.mean, *windows).view(-1, 1, 8)
+    assert torch.equal(F.adaptive_avg_pool1d(t.flatten(1)[:, None], 8), want)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -172,6 +212,15 @@ AS_ZERO: dict[str, Callable[[Any], Any]] = {
     ),
     "twice": lambda f: F.linear(torch.cat([f, 2 * f], 1), torch.cat([W, W], 1)),
     "two at once": lambda f: F.bilinear(f, f, torch.ones(2, 32, 32).double()),
+    "added to another": lambda f: torch.addmm(W[:, 0], f, W.T, beta=2, alpha=3),
+    "of which nothing is read": lambda f: torch.addmm(W[:, 0] * math.nan, f, W.T, beta=0),
+    "with a vector": lambda f: torch.mv(f, W[0]),
+    "added to a vector": lambda f: torch.addmv(f[:, 0] * 0 + 1, f, W[1]),
+    "of two vectors": lambda f: torch.dot(f[0], W[0]),
+    "of an image with itself": lambda f: torch.dot(f[-1], f[-1]),
+    "of a matrix and an image": lambda f: W @ f[0],
+    "inner": lambda f: torch.inner(f, W),
+    "a distance": lambda f: torch.dist(f, 2 * f, 1),
     "after a norm in evaluation": lambda f: F.batch_norm(f, W[0], W[1].abs() + 1, eps=0),
 }
 
@@ -184,6 +233,72 @@ def test_products_hear_nothing_of_holes(name: str, batch: str) -> None:
     if want.shape == flat.shape:
         found, want = found.to_dense(), want * there
     assert torch.equal(found, want)
+
+
+MIXED: dict[str, Callable[[Any, Tensor], Any]] = {
+    "flattened": lambda x, w: w @ x.flatten(1),
+    "by letters": lambda x, w: torch.einsum("ab,bcyx->acyx", w, x),
+    "of each channel": lambda x, w: w[None, None] @ x.flatten(2).movedim(0, 1)[None],
+    "by likeness": lambda x, _: (x.flatten(1) @ x.flatten(1).T) @ x.flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_images_that_are_mixed_are_no_longer_those_images(name: str) -> None:
+    """A square matrix over the batch: on the nodes of one image others would lose their pixels."""
+    t, flat, _ = given()
+    w = whole(3, 3)
+    found, want = MIXED[name](t, w), MIXED[name](flat.view(3, 2, 4, 4), w)
+    assert type(found) is Tensor
+    assert torch.equal(found, want)
+
+
+def at(place: Any, value: Any) -> Callable[[Any], Any]:
+    """What writes into a copy."""
+
+    def write(f: Any) -> Any:
+        f = f * 1
+        f[place] = value(f) if callable(value) else value
+        return f
+
+    return write
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "a position": at((slice(None), 3), 7.0),
+    "the last one": at((slice(None), -1), lambda f: W[0, : len(f)]),
+    "a stretch": at((slice(None), slice(3, 9)), 7.0),
+    "every other": at((slice(None), slice(None, None, 2)), lambda f: W[: len(f), :16]),
+    "one of an image": at((0, 5), 7.0),
+    "of another": at((slice(None), slice(0, 5)), lambda f: f[:, 20:25] * 2),
+    "by number": lambda f: f.scatter(1, torch.tensor([[3, 5]]).expand(len(f), 2), 7.0),
+    "added by number": lambda f: f.scatter_add(
+        1, torch.tensor([[3, 5]]).expand(len(f), 2), W[: len(f), :2]
+    ),
+    "on one side of a diagonal": lambda f: f.tril(4) + f.triu(9),
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_absent_stays_absent(name: str, batch: str, full: bool) -> None:
+    """A part of a flattened map is no map; written into, the map hears it all the same."""
+    t, flat, there = given(batch)
+    if full:
+        t, there = cg.PixelGraph.from_image(flat.view(t.shape)).tensor(), there | True
+    found = WRITES[name](t.flatten(1))
+    assert torch.equal(found.to_dense(), WRITES[name](flat) * there)
+
+
+def test_what_is_written_into_a_position_hears_of_it() -> None:
+    t, _, there = given()
+    value = W[0, :3].clone().requires_grad_()
+    f = t.flatten(1) * 1
+    f[:, 3] = value
+    f.sum().backward()
+    assert value.grad is not None
+    assert torch.equal(value.grad, there[:, 3].double())
 
 
 def test_frames_that_are_flattened_are_steps_of_a_recurrence() -> None:
@@ -244,6 +359,11 @@ def test_norms_over_flattened_frames_are_those_of_who_is_there(size: Any, shape:
     assert torch.equal(found, (sign * weight + bias) * there)
     found = F.rms_norm(flat(0.0), [32], weight, eps=0.0).to_dense().view(3, 32)
     assert torch.equal(found, sign * weight * there)
+    if len(shape) == 2:
+        found = F.group_norm(flat(3.0), 1, weight, bias, eps=0.0).to_dense()
+        assert torch.equal(found, (sign * weight + bias) * there)
+        found = F.group_norm(flat(3.0), 2, weight, bias).to_dense()  # of one channel, all alike
+        assert torch.equal(found, bias * there)
 
 
 @pytest.mark.parametrize("masked", [False, True])

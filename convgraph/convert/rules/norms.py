@@ -148,6 +148,12 @@ def group_norm(
     if not names.is_plain(x.axes[0]) and len(x.axes) == 2 and names.is_plain(x.axes[1]):
         merged = x.merged(1)  # each row is an image of one pixel
         return merged.with_x(call.target(merged.x, groups, weight, bias, eps, cudnn))
+    if len(x.axes) == 2 and not names.is_plain(x.axes[1]):  # flattened: channels with their pixels
+        if x.sites.is_array:
+            return placed(call.target(x.tensor(), groups, weight, bias, eps), x.sites, x.axes)
+        grouped = x.regrouped((x.shape[0], groups, x.shape[1] // groups))
+        parts = [one if one is None else one.view(groups, -1) for one in (weight, bias)]
+        return _each_image(call, grouped, 1, eps, *parts).regrouped(x.shape)
     # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
     if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)

@@ -13,6 +13,7 @@ from convgraph.backends.compiled import memory
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
+from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
 
@@ -79,14 +80,21 @@ def _aligned(args: Any, kwargs: Any) -> Any:
     return moved[: len(args)], named, sites, axes
 
 
-@rule("bucketize", "searchsorted")
+@rule("tril", "triu")
+def triangle(call: Any, x: Spatial, diagonal: int = 0) -> Any:
+    """What lies on one side of a diagonal of the last two axes; all else says 0."""
+    kept = call.target(torch.ones(x.shape[-2:], dtype=torch.bool, device=x.x.device), diagonal)
+    return pointwise(operator(torch.ops.aten.where.ScalarOther), kept, x, 0)
+
+
+@rule("bucketize", "searchsorted", "isin")
 def bins(call: Any, x: Any, other: Any, **more: Any) -> Any:
-    """In which bin of one line of boundaries each entry lies."""
-    found, line = (x, other) if call.name == "bucketize" else (other, x)
-    if isinstance(line, Spatial) or line.dim() != 1:
+    """In which bin of one line of boundaries each entry lies, or whether it is one of a line."""
+    found, line = (other, x) if call.name == "searchsorted" else (x, other)
+    if isinstance(line, Spatial) or not isinstance(line, Tensor) or line.dim() != 1:
         raise NoRuleError("its boundaries are no single line")
-    rows = call.target(*((found.x, line) if call.name == "bucketize" else (line, found.x)), **more)
-    return found.with_x(rows)
+    pair = (line, found.x) if call.name == "searchsorted" else (found.x, line)
+    return found.with_x(call.target(*pair, **more))
 
 
 @rule("equal")

@@ -6,6 +6,7 @@ An average pool whose window is the whole map is the mean over the nodes that ar
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convgraph.convert import names
@@ -123,6 +124,11 @@ def avg_pool(
     )  # fmt: skip
 
 
+def _no_pixels(axis: names.Axis) -> bool:
+    """Whether an axis tells images and channels apart, and no pixels."""
+    return names.kinds(axis) <= {"batch", "plain"}
+
+
 @rule(*(f"adaptive_{how}_pool{d}d" for how in ("avg", "max") for d in (1, 2, 3)), hop="edges")
 def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
     """The mean or the maximum over the nodes of each adaptive window; indices are for nobody."""
@@ -135,6 +141,12 @@ def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
         if largest:
             return extreme(call, x, tail, True, "amax")
         return over_sites(call, x, tail, True, "mean")
+    first = len(x.axes) - len(asked)
+    if not (largest or x.is_image()) and all(map(_no_pixels, x.axes[:first])):  # flattened
+        there = x.with_x(torch.ones_like(x.x)).tensor()
+        share: Tensor = call.target(there, asked)
+        call.travelled("all")
+        return call.target(x.tensor(), asked) / share.where(share > 0, 1)
     graph = x.graph()
     if graph.sites.size == asked and not largest:
         call.travelled("node")

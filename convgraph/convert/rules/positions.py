@@ -79,10 +79,10 @@ def masked_select(call: Any, x: Any, yes: Any) -> Tensor:
     return chosen(call, x if isinstance(x, Spatial) else x.expand(whole), 0, mask)
 
 
-@rule("nonzero", "argwhere", "nonzero_numpy", hop="all")
-def nonzero(call: Any, x: Spatial) -> Any:
-    """Positions that are there and not 0."""
-    return call.target(x.tensor())
+@rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
+def nonzero(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """Positions that are there and not 0; or some of them, drawn."""
+    return call.target(x.tensor(), *args, **kwargs)
 
 
 def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
@@ -145,11 +145,17 @@ def _stayed(call: Any, x: Spatial, dims: Any, others: Any) -> None:
     call.travelled("node" if plain and all(one == lattice[0] for one in lattice) else "all")
 
 
-@rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
+@rule(
+    "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_",
+    hop="all",
+)  # fmt: skip
 def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) -> Spatial:
-    """Entries of a plain axis, chosen by a map or an image of numbers."""
-    if not isinstance(x, Spatial) or not names.is_plain(x.axes[dim]):
-        raise NoRuleError("it scatters along no plain axis of a map")
+    """Entries of a plain axis, chosen by a map or an image of numbers; of the lattice, by these."""
+    if isinstance(x, Spatial) and not names.is_plain(x.axes[dim]):
+        reduces = "reduce" in call.name and any(isinstance(one, Spatial) for one in args)
+        if isinstance(index, Spatial) or reduces:
+            raise NoRuleError("it scatters along the lattice by a map, or reduces one there")
+        return written(call, x, dim, index, *args, **more)
     on_same(x, index, *args)
     found = written(call, x, dim, index, *args, **more)
     call.travelled("node")

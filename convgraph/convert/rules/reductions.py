@@ -17,6 +17,7 @@ from convgraph.backends.rows import HALF
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
+from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
@@ -315,23 +316,28 @@ def counted(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @rule("linalg_vector_norm", "norm", "frobenius_norm", hop="all")
-def vector_norm(
-    call: Any, x: Spatial, p: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
-) -> Any:
-    """(sum |x|^p)^(1/p); the Euclidean norm of an empty image is 0."""
-    dims = _dims(x, dim)
+def vector_norm(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """(sum |x|^p)^(1/p), to which an absent position adds nothing; of an empty image it is 0."""
+    given = call.named(x, *args, **kwargs)
+    dims, keepdim = _dims(x, given.get("dim")), given.get("keepdim", False)
+    p = given.get("ord", given.get("p"))
+    norm = partial(torch.linalg.vector_norm, ord=2 if p is None else p, dtype=given.get("dtype"))
     if _plain_only(x, dims):
         call.travelled("node")
-        return over_plain(
-            x, dims, keepdim, lambda rows, slots: torch.linalg.vector_norm(rows, p, slots)
-        )
-    if p != 2:
-        raise NoRuleError(f"a {p}-norm over the lattice")
-    own = x.x.dtype
-    total = over_sites(call, x.with_x(_wide(x).x.square()), dims, keepdim, "sum")
-    if isinstance(total, Spatial):
-        return total.with_x(total.x.sqrt().to(own))
-    return total.sqrt().to(own)
+        return over_plain(x, dims, keepdim, lambda rows, slots: norm(rows, dim=slots))
+    if p is not None and p < 0:
+        raise NoRuleError(f"an absent position would be the smallest to a {p}-norm; take amin()")
+    call.travelled("all")
+    found = norm(_wide(x).tensor(), dim=dims, keepdim=keepdim)
+    found = found if given.get("dtype") else found.to(x.x.dtype)
+    return Groups(*apart(x, dims)).placed(found, _left(x, dims, keepdim))
+
+
+@rule("dist", hop="all")
+def distance(call: Any, x: Any, other: Any, p: Any = 2) -> Any:
+    """The norm of a difference."""
+    difference = pointwise(operator(torch.ops.aten.sub.Tensor), x, other)
+    return vector_norm(operator(torch.ops.aten.norm.Scalar), difference, p)
 
 
 @rule("var", "std", "var_mean", "std_mean", hop="all")
@@ -423,10 +429,10 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 
 def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
     """Over everything that is there; an index would count what is not."""
-    if call.name in ("argmax", "argmin", "median", "mode"):
+    if call.name in ("argmax", "argmin"):
         raise NoRuleError("it counts all positions, absent ones included")
     call.travelled("all")
-    if call.name in ("max", "min") and not x.x.numel():
+    if call.name in ("max", "min", "median", "nanmedian") and not x.x.numel():
         return x.x.new_zeros(())  # of nobody
     return call.target(x.x, *args, **kwargs)
 
@@ -443,6 +449,9 @@ _SILENT = {
 }  # fmt: skip
 """What an absent position says, so that nobody hears it."""
 
+_RANKED = ("median", "nanmedian", "mode", "kthvalue")
+"""What is one of the entries of a line, and where it was."""
+
 
 def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
     """The largest and where it was; sums, products and scans to which absent ones say nothing."""
@@ -452,8 +461,10 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
         return where if name.startswith("arg") else (best, where)
     if name == "topk":
         return _largest(call, x, dims, given)
+    if name in _RANKED:
+        return _ranked(call, x, dims, given)
     if name not in _SILENT:
-        raise NoRuleError("it runs along the lattice, where absent positions would count")
+        raise NoRuleError("it puts absent positions in an order too; take topk() of those there")
     call.travelled("all")
     found = call.target(**given | {"self": x.tensor(silent(x.x.dtype, _SILENT[name]))})
     if name not in _SCANS:
@@ -467,12 +478,45 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     return maps[0] if isinstance(found, Tensor) else maps
 
 
+def _enough(x: Spatial, dims: list[int], k: int) -> Groups:
+    """Who is reduced to one, where at least k are there.
+
+    Raises:
+        NoRuleError: fewer are.
+    """
+    groups = Groups(*apart(x, dims))
+    if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
+        raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
+    return groups
+
+
+def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
+    """The median, the k-th smallest or the most frequent of what is there, line by line.
+
+    An index counts as that of an extreme does; over nobody both are 0.
+    """
+    call.travelled("all")
+    groups, axes = _enough(x, dims, given.get("k", 0)), _left(x, dims, given["keepdim"])
+    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool))
+    lines = [one.tensor().movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in (x, there)]
+    found = []
+    for line, own in zip(*lines, strict=True):
+        places = own.nonzero().squeeze(1)
+        if len(places):
+            own_line = {"self": line[places], "dim": 0, "keepdim": False}
+            value, place = call.target(**given | own_line)
+            found.append((value, places[place]))
+        else:
+            found.append((line.new_zeros(()), places.new_zeros(())))
+    parts = (torch.stack(one).reshape(names.sizes(axes)) for one in zip(*found, strict=True))
+    return tuple(groups.placed(one, axes) for one in parts)
+
+
 def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
     """The k largest of what is there, where at least k are."""
     call.travelled("all")
-    groups, k = Groups(*apart(x, dims)), given["k"]
-    if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
-        raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
+    k = given["k"]
+    groups = _enough(x, dims, k)
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
     axes = names.replaced(x.axes, dims[0], (Name("plain", k),))
     return tuple(groups.placed(one, axes) for one in call.target(**given | {"self": line}))
