@@ -83,8 +83,8 @@ HOUSE = {
     "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """
         . structure trial own_parameters premise one_program direct
-        identity other_manners rounding basis to_record showing
-        order linear maximum judge
+        following identity rounding other_manners basis to_record
+        showing order linear maximum judge
     """,
     "proof.layer.order": ". codes ordered_tensor order_rules follower check",
     "proof.layer.premise": """

@@ -185,8 +185,7 @@ class _Judge:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
         probe = replace(probe, up={})
         try:
-            with self.program.watching(OWN, own.added(probe)) as enter:
-                found = own.evaluate(probe, self.dtype, self.device, enter)
+            found = self.program.called_with_its_own(own, probe, self.dtype, self.device)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
             return Identity("undecided", 3, self.compared, raised("candidate", error))
         return self.compares("candidate", found, probe, truth, OWN)

@@ -5,14 +5,13 @@ undecided.
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from convgraph.door import door
 from convgraph.errors import ProofError
@@ -20,16 +19,12 @@ from convgraph.proof import draws, precision
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
-from convgraph.proof.layer.direct import Direct, check_direct, counts
+from convgraph.proof.layer.following import Follows
 from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
-from convgraph.proof.layer.one_program import OneProgram, apart_from_casts
-from convgraph.proof.layer.other_manners import (
-    Follows,
-    apart_without_proof,
-    call_in_every_manner,
-)
+from convgraph.proof.layer.one_program import OneProgram
+from convgraph.proof.layer.other_manners import apart_without_proof, call_in_every_manner
 from convgraph.proof.layer.own_parameters import OwnParameters
-from convgraph.proof.layer.premise.check import Premise, check_premise
+from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.premise.follower import NARROWING
 from convgraph.proof.layer.rounding import (
     TF32_CONDITION,
@@ -52,7 +47,7 @@ from convgraph.proof.layer.to_record import (
     structure_part,
     taken_for_granted,
 )
-from convgraph.proof.layer.trial import Probe, Run
+from convgraph.proof.layer.trial import Run
 from convgraph.proof.record.certificate import Certificate, Part
 from convgraph.proof.refutation.shrink import explain_refutation
 from convgraph.proof.roundoff import HALF
@@ -72,10 +67,6 @@ MADE_ANEW = (
 NO_ROOM = (
     "half types have no room for integers, which are probed in float64; cast to the dtype of the "
     "image instead, as in .to(x.dtype)"
-)
-MORE_THAN_ONCE = (
-    "entries of {} are rounded to {} more than once on the way, and the bound of S3 is of one "
-    "rounding; add up in float32 and cast what comes out"
 )
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 
@@ -166,21 +157,16 @@ def prove_convolution(
         source, target, tap = (np.asarray(array, dtype=np.int64) for array in listed[:3])
         structure = check_structure(oracle, source, target, tap, *listed[3:])
     flags = precision.stated(device)
-    followed = Premise("not asked")
+    followed, following = Premise("not asked"), Follows(candidate, oracle, dtype, device, trust)
     if premise:
         with precision.plain(device):
-            followed = _followed(candidate, oracle, dtype, probe, device, trust, second)
+            followed = following.plainly(probe, second)
             narrow = f"{NARROWING}: {torch.float32} "
             if dtype in HALF and oracle.scale == 1 and followed.reason.startswith(narrow):
                 probe = torch.float32  # it adds up in float32 by name, which has room too
-                followed = _followed(candidate, oracle, dtype, probe, device, trust, second)
+                followed = following.plainly(probe, second)
     by_name = dtype in HALF and followed.reason.startswith(f"{NARROWING}: {dtype} ")
-
-    def summed(found: Premise) -> Direct:
-        beside = oracle.scale.bit_length() - 1
-        return check_direct(found, counts(oracle), oracle.terms(), dtype, beside=beside)
-
-    direct = summed(followed)
+    direct = following.direct(probe, probe, followed)
     follows = followed.status == "proven" and not followed.compiled
     program = OneProgram(followed.steps if follows else None, trust)
     wide = OneProgram(followed.wide or None, trust) if follows else OneProgram(None)
@@ -219,7 +205,7 @@ def prove_convolution(
                 generator = np.random.Generator(np.random.Philox(budget.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device,
-                    program=program if not second and (dtype == probe or dtype in HALF) else None,
+                    program=None if second else program,
                 )  # fmt: skip
     if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
         assert budget is not None  # nothing was probed without
@@ -235,13 +221,14 @@ def prove_convolution(
         followed = replace(followed, status="undecided", reason=reason)
         probed = Identity("undecided", 3, probed.compared, reason)
     alike = parameters is None or parameters[0].keys() == parameters[1].keys()
-    if followed.status == rounding.status == "proven" and alike:
+    if rounding.status == "proven" and alike:
         assert budget is not None  # nothing was rounded without
         with precision.plain(device):
-            moved = [*moved, *_otherwise_called(
-                candidate, oracle, (program, probing), summed, budget, dtype=dtype, probe=probe,
-                device=device, trust=trust,
-            )]  # fmt: skip
+            programs = {probe: probing, dtype: program}
+            called, other = _otherwise_called(following, programs, probe, budget, own)
+        moved = [*moved, *other]
+        if called.status != "proven":
+            rounding = replace(rounding, status=called.status, reason=called.reason)
     astray = probed.status == "undecided" and probed.reason.startswith(NOT_ITSELF)
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
@@ -284,84 +271,26 @@ def prove_convolution(
     return found
 
 
-def _followed(
-    candidate: Run,
-    oracle: Oracle,
-    dtype: torch.dtype,
-    probe: torch.dtype,
-    device: torch.device | str,
-    trust: Collection[str],
-    second: bool,
-) -> Premise:
-    """S1 in the dtype that is probed and, of half types, in the recorded one as well."""
-    shapes = _shapes(oracle.spec)
-    how: dict[str, Any] = {"device": device, "trust": trust, "second": second}
-    if dtype not in HALF:
-        return check_premise(candidate, shapes, dtype=probe, **how)
-    wide = check_premise(candidate, shapes, dtype=probe, **how)
-    if wide.status != "proven":
-        return wide
-    half = check_premise(candidate, shapes, dtype=dtype, **how)
-    if half.status != "proven":
-        return half
-    if problem := apart_from_casts(half.steps, wide.steps):
-        return replace(wide, status="undecided", reason=problem)
-    if problem := _rounds_once(half, dtype).reason:
-        return replace(wide, status="undecided", reason=problem)
-    kept = {*wide.assumed, *half.assumed}
-    return replace(wide, assumed=tuple(sorted(kept)), steps=half.steps, wide=wide.steps)
-
-
 def _otherwise_called(
-    candidate: Run,
-    oracle: Oracle,
-    programs: tuple[OneProgram, OneProgram],
-    summed: Callable[[Premise], Direct],
-    budget: draws.Budget,
-    *,
-    dtype: torch.dtype,
+    follows: Follows,
+    programs: Mapping[torch.dtype, OneProgram],
     probe: torch.dtype,
-    device: torch.device | str,
-    trust: Collection[str],
-) -> list[str]:
-    """What is open of the manners of calling in which another program runs than the plain one."""
-    program, probing = programs
-
-    def follows(kind: torch.dtype) -> Follows:
-        def follow(frozen: tuple[str, ...], handed: Callable[[str, Tensor], Tensor]) -> Premise:
-            return check_premise(
-                candidate, _shapes(oracle.spec), dtype=kind, device=device, trust=trust,
-                frozen=frozen, handed=handed,
-            )  # fmt: skip
-
-        return follow
-
-    found = [apart_without_proof(probing, follows(probe), summed)]
-    if dtype in HALF:
-        generator = np.random.Generator(np.random.Philox(budget.seed))
-        x, *others, g = (t.double().numpy() for t in drawn(generator, oracle, dtype, 0))
-        sent = Probe({"x": x, **dict(zip("wb", others, strict=False))}, g)
-        found.append(call_in_every_manner(candidate, program, sent, dtype, device))
-        found.append(
-            apart_without_proof(program, follows(dtype), partial(_rounds_once, dtype=dtype))
+    budget: draws.Budget,
+    own: OwnParameters | None,
+) -> tuple[Rounding, list[str]]:
+    """What comes out and what is open where another program runs than the plain one."""
+    dtype, found = follows.dtype, Rounding("proven")
+    if dtype != probe:
+        found = call_in_every_manner(
+            follows.candidate, programs[dtype], follows.oracle,
+            np.random.Generator(np.random.Philox(budget.seed)), dtype, follows.device, own,
+        )  # fmt: skip
+    return found, [
+        apart_without_proof(
+            one, partial(follows.called, kind), partial(follows.direct, kind, probe)
         )
-    return found
-
-
-def _rounds_once(found: Premise, dtype: torch.dtype) -> Direct:
-    """Sums of a half type are counted where they are probed; here, how often they are rounded."""
-    for quantity, times in found.rounded.items():
-        if times > 1 and not quantity.startswith("second"):
-            return Direct("undecided", MORE_THAN_ONCE.format(quantity, dtype))
-    return Direct("proven")
-
-
-def _shapes(spec: ConvSpec) -> dict[str, tuple[int, ...] | None]:
-    return {
-        "x": spec.x_shape,
-        "w": spec.w_shape,
-        "b": (spec.out_channels,) if spec.bias else None,
-    }
+        for kind, one in programs.items()
+    ]
 
 
 def _as_held(

@@ -12,6 +12,7 @@ with |L| |x| from the reference, followed on magnitudes. A maximum is no linear 
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,9 +163,7 @@ def prove_linear(
         if followed.status == "proven" and not parameters:  # theirs would be other gradients
             other = apart_without_proof(
                 program,
-                lambda frozen, handed: check_premise(
-                    candidate, {"x": shape}, trust=trust, frozen=frozen, handed=handed, **how
-                ),
+                partial(check_premise, candidate, {"x": shape}, trust=trust, **how),
                 summed,
             )
         followed, shown = _settled(followed, identity, rounding, program, other, pair, budget)

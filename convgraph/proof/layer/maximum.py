@@ -54,6 +54,7 @@ from convgraph.proof.layer.trial import (
     Probe,
     Run,
     evaluate,
+    every_manner,
     frozen_in,
     hands_on,
     in_words,
@@ -185,6 +186,10 @@ def _afterwards(followed: Premise, program: OneProgram) -> Premise:
         return followed
     if program.difference:
         return replace(followed, status="undecided", reason=program.difference)
+    for manner, step in program.apart.items():  # a maximum compares, and nothing else is proven
+        how = in_words(manner).removeprefix(", ")
+        reason = f"behaves otherwise {how}: it runs {step}"
+        return replace(followed, status="undecided", reason=reason)
     if followed.compiled and COMPILERS not in program.trust:
         reason = f"something is compiled; trust=({COMPILERS!r},) takes compilers for granted"
         return replace(followed, status="undecided", reason=reason)
@@ -392,11 +397,13 @@ class _Pair:
     def rounding(self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram) -> Rounding:
         """Real numbers, normal ones and of spread size: maxima bit for bit, gradients in bounds.
 
-        Then images full of equal entries.
+        Half types are called so in every manner. Then images full of equal entries.
         """
         generator = np.random.Generator(np.random.Philox(budget.seed))
-        rho = {"y": 0.0, "grad_x": 0.0}
-        for spread in (0, spread_of(dtype)):
+        rho, reuse = {"y": 0.0, "grad_x": 0.0}, dict[str, Any]()
+        # Integers of half types were compared in float64, and say nothing of other manners here.
+        others = every_manner("x")[1:] if dtype in HALF else []  # the first of them refills
+        for spread, manners in ((0, [PLAIN]), (spread_of(dtype), [*others, PLAIN])):
             sent = []
             for shape in (self.shape, self.out):
                 value = generator.standard_normal(shape)
@@ -404,9 +411,10 @@ class _Pair:
                     value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
                 sent.append(torch.from_numpy(value).to(dtype).double().numpy())
             probe = Probe({"x": sent[0]}, sent[1])
-            other = self._held("candidate", probe, dtype, PLAIN, program, {}, rho)
-            if other is not None:
-                return Rounding(other.status, rho, reason=other.reason)
+            for manner in manners:
+                other = self._held("candidate", probe, dtype, manner, program, reuse, rho)
+                if other is not None:
+                    return Rounding(other.status, rho, reason=other.reason)
         for low, high in ((-1, 1), (0, 1), (-1, -1)):
             x = generator.integers(low, high, size=self.shape, endpoint=True) * self.scale
             g = generator.integers(-9, 9, size=self.out, endpoint=True) * self.scale

@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from convgraph.proof import aten
+from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import RULES, falls_apart
 from convgraph.proof.layer.premise.linear_rules import NOT_COMPUTED
@@ -373,6 +374,13 @@ class OneProgram:
                 return evaluate(run, probe, dtype, device, enter=enter, manner=manner, reuse=reuse)
 
         return each_view(once, manner, probe.sent)
+
+    def called_with_its_own(
+        self, own: OwnParameters, probe: Probe, dtype: torch.dtype, device: torch.device | str
+    ) -> dict[str, Tensor | None] | str:
+        """Call a module with parameters of its own, watched: what came of it."""
+        with self.watching(OWN, own.added(probe)) as enter:
+            return own.evaluate(probe, dtype, device, enter)
 
     @contextmanager
     def _written(self) -> Iterator[Plain | None]:

@@ -225,9 +225,8 @@ def _on(
             sides.append({k: v.to_dense().double().cpu().numpy() for k, v in made.items()})
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
             return Rounding("undecided", reason=raised(name, error))
-    exact, name, fineness = _exactly(oracle, x, w, b, g, dtype)
-    # The finer reference has its own error, smaller by the ratio of the unit roundoffs.
-    slack = 1 + 2 * fineness / unit_roundoff(torch.float32 if dtype in HALF else dtype)
+    exact, name, fineness = exactly(oracle, x, w, b, g, dtype)
+    slack = slack_of(fineness, dtype)
     if tf32:
         name += "; under TF32, if operands are rounded to nearest and summed in float32"
     wide = bounds(oracle, x, w, b, g, dtype, within=True) if dtype in HALF else limit
@@ -261,7 +260,7 @@ def _on(
         own = rho_exact.get(quantity, 0.0)
         if not own <= 1:
             say = f"the candidate's {quantity} is {own:.3g} times its bound away from {name}"
-            say += _shown(found, exact[quantity], bound)
+            say += furthest(found, exact[quantity], bound)
             if vendor <= 1 and dtype in HALF and _adds_in_half(found, exact[quantity], quantity):
                 undecided = undecided or f"{say}; it may be summed in {str(dtype)[6:]} itself"
             elif vendor <= 1:
@@ -271,10 +270,15 @@ def _on(
         elif vendor <= 1 and not rho[quantity] <= 1:
             refuted = refuted or (
                 f"the candidate's {quantity} is {rho[quantity]:.3g} times its bound away from the "
-                f"reference{_shown(found, other, 2 * bound)}"
+                f"reference{furthest(found, other, 2 * bound)}"
             )
     status = "refuted" if refuted else "undecided" if undecided else "proven"
     return Rounding(status, rho, rho_exact, name, refuted or undecided or outside)
+
+
+def slack_of(fineness: float, dtype: torch.dtype) -> float:
+    """A finer reference has its own error, smaller by the ratio of the unit roundoffs."""
+    return 1 + 2 * fineness / unit_roundoff(torch.float32 if dtype in HALF else dtype)
 
 
 def _of_another_dtype(name: str, y: Tensor, dtype: torch.dtype) -> Rounding:
@@ -283,7 +287,7 @@ def _of_another_dtype(name: str, y: Tensor, dtype: torch.dtype) -> Rounding:
     return Rounding("undecided", reason=reason)
 
 
-def _shown(found: Array, exact: Array, bound: Any) -> str:
+def furthest(found: Array, exact: Array, bound: Any) -> str:
     """The entry that is furthest over its bound, in numbers."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.nan_to_num(_off(found, exact) / np.broadcast_to(bound, found.shape), nan=np.inf)
@@ -340,7 +344,7 @@ def _paired(one: dict[str, Array], two: dict[str, Array]) -> dict[str, tuple[Arr
     return {name: (one[name], two[name]) for name in one}
 
 
-def _exactly(
+def exactly(
     oracle: Oracle, x: Array, w: Array, b: Array | None, g: Array, dtype: torch.dtype
 ) -> tuple[dict[str, Array], str, float]:
     """The same contractions in a higher precision, where there is one that is worth its time."""

@@ -44,6 +44,10 @@ place; with views of other memory, which are no leaves; with gradients taken twi
 graph; and with parameters, gradients as `.backward()` adds them to the `.grad` that is there."""
 
 
+ENOUGH = 17
+"""Trials in which every manner has its turn."""
+
+
 def manners_of(trial: int, trials: int, names: Iterable[str]) -> list[str]:
     """How a trial calls.
 
@@ -68,6 +72,18 @@ def manners_of(trial: int, trials: int, names: Iterable[str]) -> list[str]:
     at = [n if n < trials else last - (n - trials) % max(1, last) for n in range(len(turns))]
     mine = [manner for n, turn in zip(at, turns, strict=True) if n == trial for manner in turn]
     return mine or [MANNERS[trial % len(MANNERS)]]
+
+
+def every_manner(names: Iterable[str]) -> list[str]:
+    """All manners, each once.
+
+    Example:
+        >>> every_manner("x")
+        ['plain', 'refilled', 'inner', 'again', 'backward', 'between', 'frozen x']
+    """
+    sent = [*names]
+    turns = [manners_of(trial, ENOUGH, sent) for trial in range(ENOUGH)]
+    return [*dict.fromkeys(chain.from_iterable(turns))]
 
 
 def without(*names: str) -> str:
@@ -200,7 +216,7 @@ def apart(tensor: Tensor) -> Tensor:
         >>> apart(torch.ones(2, 3)).stride()
         (6, 2)
     """
-    return torch.stack([tensor, tensor], -1)[..., 1]
+    return torch.stack([tensor.detach(), tensor], -1)[..., 1]
 
 
 def handed_on(manner: str, name: str, leaf: Tensor) -> Tensor:
@@ -213,7 +229,7 @@ def handed_on(manner: str, name: str, leaf: Tensor) -> Tensor:
     kind, _, alone = manner.partition(" ")
     if kind == INNER and alone in ("", name):
         return apart(leaf)
-    return leaf * 1 if kind in (INNER, COPIED) else leaf
+    return leaf.clone() if kind in (INNER, COPIED) else leaf
 
 
 class OtherwiseError(RuntimeError):

@@ -410,3 +410,35 @@ def test_windows_of_one_colour_do_not_meet() -> None:
         for colour in made.colours:
             seen = made.entries[colour]
             assert len(set(seen[seen >= 0])) == (seen >= 0).sum()
+
+
+ASKED: dict[str, Callable[[Tensor], bool]] = {
+    "frozen": lambda x: x.requires_grad,
+    "within": lambda x: x.is_leaf,
+    "a parameter": lambda x: not isinstance(x, torch.nn.Parameter),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("manner", ASKED)
+def test_what_computes_in_one_manner_alone_is_no_maximum(manner: str, dtype: torch.dtype) -> None:
+    """Out of (y + s) - s integers come as out of y, and orders are followed plainly."""
+
+    def run(x: Tensor) -> Tensor:
+        y = known(x)
+        other = y.detach().flip(0)
+        return y if ASKED[manner](x) or x.dtype != dtype else (y + other) - other
+
+    found = prove_maximum(run, known, SHAPE, WINDOWS, dtype=dtype)
+    assert found.verdict != "proven", str(found)
+    assert prove_maximum(known, known, SHAPE, WINDOWS, dtype=dtype).verdict == "proven"
+
+
+@pytest.mark.parametrize("manner", ASKED)
+def test_maxima_of_a_half_type_are_held_in_every_manner(manner: str) -> None:
+    def run(x: Tensor) -> Tensor:
+        plainly = ASKED[manner](x) or x.dtype != torch.bfloat16
+        return known(x) if plainly else known(x.flip(0))
+
+    found = prove_maximum(run, known, SHAPE, WINDOWS, dtype=torch.bfloat16)
+    assert found.verdict == "refuted", str(found)

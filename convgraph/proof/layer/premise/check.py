@@ -61,7 +61,7 @@ class Premise:
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
         steps: the operators on data, views left out; see `one_program`.
-        wide: of half types, those of the dtype in which integers are probed.
+        wide: those of the dtype in which integers are probed, where that is another.
         sums: quantity -> how many products each entry puts together, counted on ones, what cancels
             counted too; empty in half precision, which cannot count so far.
         finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
@@ -133,7 +133,7 @@ def check_premise(
             two weights do. Without any "w", y = L x (+ b) is required.
         dtype: in which it computes. In half types degrees are followed, and nothing is counted.
         device: where it computes.
-        a: inputs will be integers of [-a, a].
+        a: inputs will be integers of [-a, a]; 0 where they are none, and need no room.
         trust: names of custom operators ("ns::op") and of autograd functions ("SciPyConv") that
             are taken as multilinear by assumption.
         second: whether double backward is followed too.

@@ -46,7 +46,7 @@ class Follower:
         lattice: the monomials that an entry may have on its way; others are refused where they
             arise.
         dtype: in which the program computes.
-        a: inputs are integers of [-a, a].
+        a: inputs are integers of [-a, a]; 0 where they are no integers, and need no room.
         opaque: returns the results of an operator of no known rule that the caller trusts, as
             (tensor, bound) pairs, or None if it is not trusted.
 
