@@ -82,7 +82,7 @@ HOUSE = {
     """,
     "proof.record": ". counterexample page certificate sealed",
     "proof.layer": """
-        . structure trial own_parameters premise one_program direct
+        . structure trial own_parameters premise made_of one_program direct
         following identity rounding other_manners basis to_record
         showing order linear maximum judge
     """,

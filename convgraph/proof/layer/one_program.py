@@ -8,7 +8,7 @@ Views are left out: autograd makes them anew as it likes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, final
@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from convgraph.proof import aten
+from convgraph.proof.layer.made_of import MadeOf, Seen
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import RULES, falls_apart
@@ -43,6 +44,8 @@ from convgraph.proof.ways_out import WaysOut
 LEFT = "Tensor."
 """How the name of a way out of torch begins, where it is a step."""
 
+_EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
+
 CASTS = ("aten::_to_copy",)
 """Operators by which a half program may differ from that of float64."""
 
@@ -56,12 +59,16 @@ class Plain(TorchDispatchMode):
 
     Attributes:
         steps: in order.
+        made_of: what memories are made of.
+        results: what came back is made of, by quantity.
     """
 
-    def __init__(self) -> None:
-        """Start with nothing written down."""
+    def __init__(self, constants: dict[Any, Any] | None = None) -> None:
+        """Start with nothing written down; `constants`: see `made_of`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self.made_of = MadeOf({} if constants is None else constants)
+        self.results: dict[str, Seen] = {}
         self._inputs: dict[int, Any] = {}
         self._data: dict[int, Any] = {}
 
@@ -69,6 +76,7 @@ class Plain(TorchDispatchMode):
         """Take a tensor for data."""
         with torch._C.DisableTorchFunction():
             self._mark(tensor)
+            self.made_of.enter(tensor)
         if tensor.numel():  # what NumPy or DLPack makes of it is other memory of the same address
             with torch._C.DisableTorchFunction():
                 storage = tensor.untyped_storage()
@@ -102,9 +110,17 @@ class Plain(TorchDispatchMode):
                 self.note(f"{LEFT}{way}", ())
         return tensor
 
-    def made(self, operator: str, outputs: Any) -> None:
+    def came_back(self, found: Mapping[str, Tensor | None]) -> None:
+        """Say what results are made of."""
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            for quantity, tensor in found.items():
+                if tensor is not None:
+                    self.results[quantity] = self.made_of.result(tensor)
+
+    def made(self, operator: str, args: Any, outputs: Any) -> None:
         """Write down what is trusted as a whole, and take what it made for data."""
         self.note(operator, outputs)
+        self.made_of.made(self.made_of.whole(operator, args), outputs)
         for tensor in aten.tensors_in(outputs):
             if tensor.is_floating_point():
                 self._mark(tensor)
@@ -116,22 +132,34 @@ class Plain(TorchDispatchMode):
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
-            return func(*args, **kwargs)
         name, asks, step = _about(func)
+        if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
+            made = func(*args, **kwargs)
+            return _filled(made) if name in _EMPTY else made
         if not asks and falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
-        outputs = func(*args, **kwargs)
         if asks:
-            return outputs
+            return func(*args, **kwargs)
+        given = self.made_of.given(func, args, kwargs) if step else (0, None)
+        outputs = func(*args, **kwargs)
+        if name in _EMPTY:
+            _filled(outputs)
         if step and not reshapes(func, args):
             self.note(func.name(), outputs)
+        if step and name not in aten.FILLS | aten.DRAWS:
+            written = aten.written(func, args, kwargs)
+            self.made_of.made(given, outputs, written, (args, kwargs))
         if name not in aten.FILLS | aten.DRAWS:
             for tensor in (*aten.written(func, args, kwargs), *aten.tensors_in(outputs)):
                 if tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
+
+
+def _filled(made: Tensor) -> Tensor:
+    """Memory that nobody has written, the same in each run."""
+    return made.fill_(torch.nan if made.is_floating_point() else 0)
 
 
 @lru_cache(maxsize=1024)
@@ -142,15 +170,18 @@ def _about(func: Any) -> tuple[str, bool, bool]:
 
 
 @contextmanager
-def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[Plain]:
+def written_down(
+    trust: Collection[str] = (), *, ways: bool = True, constants: dict[Any, Any] | None = None
+) -> Iterator[Plain]:
     """Write down the program of a block; autograd functions that are trusted are one step each.
 
     Args:
         trust: names of such functions.
         ways: whether data that leave torch are written down too. That takes a function mode, which
             `torch.overrides.has_torch_function` tells of: code may have a fast path without.
+        constants: see `made_of`.
     """
-    mode = Plain()
+    mode = Plain(constants)
     with ExitStack() as stack:
         for function, name in named_in(trust):
             stack.enter_context(_one_step(mode, function, name))
@@ -168,7 +199,7 @@ def _one_step(mode: Plain, function: Any, name: str) -> Iterator[None]:
         def run(*args: Any) -> Any:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
                 found = inner(*args)
-            mode.made(operator, found)
+                mode.made(operator, args, found)
             return found
 
         return run
@@ -294,15 +325,25 @@ class OneProgram:
     Args:
         followed: the steps of S1; None where nothing was followed: flags alone are then watched.
         trust: autograd functions that are one step each.
+        together: whether what a result is made of counts, and not the operators alone.
 
     Attributes:
         held: how many runs were the same program.
         apart: manner -> the first operator of such a run that computes what was not followed.
     """
 
-    def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        followed: Sequence[Step] | None,
+        trust: Collection[str] = (),
+        *,
+        together: bool = True,
+    ) -> None:
         """Start with no run held."""
-        self.followed, self.trust = followed, trust
+        self.followed, self.trust, self.together = followed, trust, together
+        self._mode: Plain | None = None
+        self._plain: dict[str, Seen] = {}
+        self._constants: dict[Any, Any] = {}
         self.held, self._ways = 0, True
         self.apart: dict[str, Step] = {}
         self._plainly, self._otherwise = "", ""
@@ -324,6 +365,7 @@ class OneProgram:
         other = difference(followed, mode.steps)
         self.held += not other
         self._plainly = self._plainly or other
+        self._plain = self._plain or mode.results
 
     @contextmanager
     def watching(self, manner: str, added: Sequence[tuple[int, ...]] = ()) -> Iterator[Enter]:
@@ -341,12 +383,17 @@ class OneProgram:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
+        alike = self.together and mode.results and _orders(mode.results) == _orders(self._plain)
+        if alike and mode.results.items() <= self._plain.items():
+            return  # nothing that comes back is made otherwise
         step = unknown(self.followed, mode.steps)
         if step is not None:
             how = in_words(manner).removeprefix(", ")
             self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
         elif other := beyond(self.followed, mode.steps, manner, added):
             self.apart.setdefault(manner, other)
+        elif alike:
+            self.apart.setdefault(manner, mode.steps[-1])
 
     def called(
         self,
@@ -371,7 +418,10 @@ class OneProgram:
 
         def once(manner: str) -> dict[str, Tensor | None] | str:
             with self.watching(manner, added) as enter:
-                return evaluate(run, probe, dtype, device, enter=enter, manner=manner, reuse=reuse)
+                found = evaluate(run, probe, dtype, device, enter=enter, manner=manner, reuse=reuse)
+                if self._mode is not None and not isinstance(found, str):
+                    self._mode.came_back(found)
+            return found
 
         return each_view(once, manner, probe.sent)
 
@@ -393,11 +443,17 @@ class OneProgram:
                 if self.followed is None:
                     yield None
                 else:
-                    with as_written(), written_down(self.trust, ways=ways) as mode:
-                        yield mode
+                    how: dict[str, Any] = {"ways": ways, "constants": self._constants}
+                    with as_written(), written_down(self.trust, **how) as self._mode:
+                        yield self._mode
         finally:  # of a call that raises too
             if moved and not self._plainly:
                 self._plainly = moved[0]
+
+
+def _orders(found: Collection[str]) -> bool:
+    """Whether second derivatives are among what came back; they may take another first one."""
+    return any(quantity.startswith("double") for quantity in found)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

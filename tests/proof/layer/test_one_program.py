@@ -868,6 +868,92 @@ def test_what_is_no_direct_sum_in_one_manner_is_undecided(name: str, dtype: torc
     assert found.reason.startswith("behaves otherwise ")
 
 
+def decoy(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Computes in both branches what one of them uses alone."""
+    found = plain(x, w, b), around(x, w, b)
+    return found[other]
+
+
+def weighted(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Adds nothing of another sum in one branch, by a number."""
+    beside = plain(x.flip(0), w, b) * float(other)
+    return (plain(x, w, b) + beside) - beside
+
+
+def weighted_by_a_tensor(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    beside = plain(x.flip(0), w, b) * torch.full((1, 4, 1, 1), float(other), dtype=x.dtype)
+    return (plain(x, w, b) + beside) - beside
+
+
+BRANCHES: dict[str, Callable[..., bool]] = {
+    "frozen": lambda x, w: not x.requires_grad,
+    "within": lambda x, w: not x.is_leaf,
+    "a parameter": lambda x, w: isinstance(w, torch.nn.Parameter),
+    "a gradient": lambda x, w: w.is_leaf and w.grad is not None,
+}
+
+
+@pytest.mark.parametrize("manner", BRANCHES)
+@pytest.mark.parametrize("run", [decoy, weighted, weighted_by_a_tensor])
+def test_one_list_of_operators_may_be_put_together_otherwise(
+    run: Callable[..., Tensor], manner: str
+) -> None:
+    """By names and shapes both branches are one program, and integers see no difference."""
+    found = prove(lambda x, w, b: run(BRANCHES[manner](x, w), x, w, b))
+    assert found.verdict == "undecided", str(found)
+    assert "behaves otherwise " in found.reason
+    assert prove(lambda x, w, b: run(False, x, w, b)).verdict == "proven"
+
+
+@pytest.mark.parametrize("manner", BRANCHES)
+def test_nor_is_a_half_type_put_together_otherwise(manner: str) -> None:
+    half = torch.bfloat16
+    found = prove(
+        lambda x, w, b: decoy(x.dtype == half and BRANCHES[manner](x, w), x, w, b), dtype=half
+    )
+    assert found.verdict != "proven", str(found)
+    assert prove(lambda x, w, b: decoy(False, x, w, b), dtype=half).verdict == "proven"
+
+
+def partly(by: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Writes to one half of a memory, and returns the other."""
+
+    def make(x: Tensor, y: Tensor) -> Tensor:
+        whole = torch.cat([x * by, x * by])
+        whole[:2].copy_(y)
+        return whole[2:]
+
+    return make
+
+
+def test_constants_and_their_places_are_told_apart() -> None:
+    """Operators, constants and order; a copy and a sum with zeros hand on what they are given."""
+
+    def of(make: Callable[[Tensor, Tensor], Tensor]) -> Any:
+        with written_down() as mode:
+            one, two = mode.enter(torch.ones(2, 3)), mode.enter(torch.ones(2, 3))
+            made = make(one, two)
+        return mode.made_of.result(made)
+
+    same = of(lambda x, y: x * 2 + y)
+    assert same == of(lambda x, y: x.clone() * 2 + y.clone())
+    assert same == of(lambda x, y: torch.zeros(2, 3).add_(x * 2 + y))
+    others = [
+        of(lambda x, y: y * 2 + x),
+        of(lambda x, y: x * 3 + y),
+        of(lambda x, y: x * torch.tensor(2.0) + y),
+        of(lambda x, y: (x * 2 + y).t()),
+        of(lambda x, y: torch.ones(2, 3).add_(x * 2 + y)),
+    ]
+    assert len({same, *others}) == 6
+    assert of(lambda x, y: torch.cat([x, y])[:2]) != of(lambda x, y: torch.cat([y, x])[:2])
+    assert of(partly(1)) == of(partly(1)) != of(partly(2))
+    large = torch.ones(5000)
+    before = of(lambda x, y: x.sum() * large)
+    large[-1] = 2
+    assert of(lambda x, y: x.sum() * large) != before
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("manner", ["within", "frozen"])
 def test_what_a_half_type_does_in_one_manner_alone_is_seen(dtype: torch.dtype, manner: str) -> None:

@@ -13,7 +13,6 @@ from convgraph.proof import Certificate, Oracle, prove_convolution
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.other_manners import call_in_every_manner
 from tests.proof.faults.operators import PLAIN, plain
-from tests.proof.layer.test_one_program import KeepsOne
 
 HALF = [torch.bfloat16, torch.float16]
 
@@ -77,9 +76,19 @@ def test_a_graph_of_a_half_type_is_walked_twice(dtype: torch.dtype) -> None:
     assert "where the graph is walked twice" in found.reason
 
 
+class KeepsOne:
+    """A weight that is packed for as long as it is the same tensor."""
+
+    weight: Any = None
+
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if self.weight is not w:
+            self.weight, self.packed = w, w.detach().clone()
+        return plain(x, self.packed + (w - w.detach()), b)
+
+
 @pytest.mark.parametrize("dtype", HALF)
 def test_tensors_of_a_half_type_are_filled_with_other_numbers(dtype: torch.dtype) -> None:
-    """A weight that is packed for as long as it is the same tensor."""
     oracle, seed = Oracle(PLAIN), np.random.default_rng(3)
     found = call_in_every_manner(KeepsOne(), OneProgram(None), oracle, seed, dtype, "cpu")
     assert (found.status, "filled anew" in found.reason) == ("refuted", True), found
