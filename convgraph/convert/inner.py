@@ -1,8 +1,10 @@
-"""Nodes that hold an image each: patches of pixels that a network folds into its batch.
+"""Operators on images within each node, where nothing that they reach along names one.
 
-    (batch y x) (c) (16) (16)      every node's plain axes are an image of its own
+    (batch y x) (c) (16) (16)      a network folds patches into its batch: every node holds an image
+    (batch) () (c) (y) (x)         a window of k x 1 x 1 goes along the channels of a node
+    (batch) (c) (y x)              a kernel of one pixel mixes them
 
-What works on images works on each of them alone; the nodes are no pixels of it, and none moves.
+Each row is an image of its own, with one pixel along an axis of nodes; none of them moves.
 """
 
 from math import prod
@@ -19,21 +21,45 @@ NAMES = ("pixel_shuffle", "pixel_unshuffle", "im2col", "group_norm", "instance_n
 """Operators whose first axis is a batch, whatever stands there, by their rules' files and names."""
 
 
-def inner(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return what an operator on images says of each node's own, or None where nodes have none."""
+def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Return what an operator on images says within each node, or None where it reaches others."""
     on_images = call.rule.family in FAMILIES or call.name in NAMES
-    if not on_images or not isinstance(x, Spatial) or len(x.axes) < 3:
+    if not on_images or not isinstance(x, Spatial) or x.is_image() or len(x.axes) < 2:
         return None
     if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
         return None
-    lead, *own = x.axes
-    sizes = names.sizes(x.axes)
-    if not any(name.kind == "site" for name in lead) or not all(map(names.is_plain, own)):
+    alone = _alone(call, call.named(x, *args, **kwargs), len(x.axes))
+    lead, own = x.axes[: -len(alone)], x.axes[-len(alone) :]
+    if len(lead) > 1 or len(own) < len(alone):
         return None
-    counts = names.plain((lead,))
-    out = call.target(x.x.reshape(x.x.shape[0] * prod(counts), *sizes[1:]), *args, **kwargs)
-    if not isinstance(out, Tensor):
+    if not all(one or names.is_plain(axis) for one, axis in zip(alone, own, strict=True)):
+        return None
+    counts, sizes = names.plain(lead), [prod(names.plain((axis,))) for axis in own]
+    rows = x.x.shape[0] * prod(counts)
+    out = call.target(x.x.reshape(rows, *sizes), *args, **kwargs)
+    if not isinstance(out, Tensor) or out.shape[0] != rows:
         return None
     call.travelled("node")
-    axes = (lead, *((Name("plain", n),) for n in out.shape[1:]))
-    return Spatial(out.reshape(x.x.shape[0], *counts, *out.shape[1:]), x.sites, axes)
+    made = [
+        axis if n == size else (Name("plain", n),)
+        for axis, n, size in zip(own, out.shape[1:], sizes, strict=True)
+    ]
+    axes = (*lead, *made)
+    return Spatial(out.reshape(x.x.shape[0], *names.plain(axes)), x.sites, axes)
+
+
+def _alone(call: Any, given: dict[str, Any], rank: int) -> list[bool]:
+    """Whether each place is alone: along the channels first, then along the lattice of an image."""
+    family = call.rule.family
+    if family == "convolution":
+        window = tuple(given["weight"].shape[2:])
+    elif family == "pooling" and "kernel_size" in given:
+        d = int(call.name[call.name.index("pool") + 4])
+        window = names.ints(given["kernel_size"], d)
+    else:
+        return [False] * (rank - 1)
+    d = len(window)
+    steps = names.ints(given["stride"] or window, d)
+    pads = (0,) * d if isinstance(given["padding"], str) else names.ints(given["padding"], d)
+    still = [one == (1, 1, 0) for one in zip(window, steps, pads, strict=True)]
+    return [family == "pooling", *still]

@@ -11,7 +11,7 @@ value has no name: an axis of one pixel, a batch of one image. Integers only.
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from convgraph.errors import ConversionError
 
@@ -56,6 +56,13 @@ def image_axes(channels: int, size: tuple[int, ...], batch: int) -> Axes:
 def batch_axis(batch: int) -> Axis:
     """Return the axis that names a batch of so many images."""
     return (Name("batch", batch),) if batch != 1 else ()
+
+
+def ints(value: Any, d: int) -> tuple[int, ...]:
+    """Return d ints, of one or of a sequence."""
+    if isinstance(value, int):
+        return (value,) * d
+    return tuple(value) * d if len(value) == 1 else tuple(value)
 
 
 @lru_cache(maxsize=4096)

@@ -333,12 +333,12 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     if call.writes and type(taken[0]) is not Spatial:
         raise NoRuleError(INTO_TENSOR)
     _meet(found)
+    own = inner(call, *taken, **named)
+    if own is not None:
+        return own
     try:
         return rule.call(call, *taken, **named)
     except NoRuleError:
-        found = inner(call, *taken, **named)
-        if found is not None:
-            return found
         along = rule.family == "reductions"  # to whom an absent one says nothing, never 0
         moved = None if call.writes or along else settled(taken)
         if moved is None:

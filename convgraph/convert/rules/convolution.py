@@ -1,7 +1,6 @@
 """Convolutions: y[p] = b + sum over edges (q, p, t) of W[:, :, t] x[q]."""
 
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -10,20 +9,13 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.batch import images
 from convgraph.convert.lattices import lowered, raised
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import Name, NoRuleError, ints
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_conv
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
-
-
-def ints(value: Any, d: int) -> tuple[int, ...]:
-    """Return d ints, of one or of a sequence."""
-    if isinstance(value, int):
-        return (value,) * d
-    return tuple(value) * d if len(value) == 1 else tuple(value)
 
 
 @lru_cache(maxsize=1024)
@@ -50,9 +42,6 @@ def conv(
     dilation: Any = 1, groups: int = 1,
 ) -> Any:  # fmt: skip
     """The sum over the edges of the kernel."""
-    if _is_mix(x, weight, stride, padding):
-        call.travelled("node")
-        return _mixed(x, weight, bias, groups)
     if isinstance(x, Spatial):
         if _is_by_image(x, groups):
             return _by_image(call, x, weight, bias, stride, padding, dilation, groups)
@@ -140,29 +129,3 @@ def _by_image(
     channels = Name("plain", parts[0].shape[1])
     axes = ((), (*where.axes[0], channels), *where.axes[2:])
     return Spatial(torch.cat(parts), where.sites, axes)
-
-
-def _is_mix(x: Any, weight: Any, stride: Any, padding: Any) -> bool:
-    """Whether a kernel of one pixel meets channels that are plain, whatever the other axes are."""
-    return (
-        isinstance(x, Spatial)
-        and isinstance(weight, Tensor)
-        and prod(weight.shape[2:]) == 1
-        and len(x.axes) == weight.dim()
-        and not x.is_image()
-        and names.is_plain(x.axes[1])
-        and all(one == 1 for one in ints(stride, 1))
-        and (isinstance(padding, str) or not any(ints(padding, 1)))
-    )
-
-
-def _mixed(x: Spatial, weight: Tensor, bias: Any, groups: int) -> Spatial:
-    """Channels of every row mixed: pairs of nodes have channels too, one a head."""
-
-    def mix(rows: Tensor, slot: int) -> Tensor:
-        apart = rows.movedim(slot, -1).unflatten(-1, (groups, -1)).unsqueeze(-1)
-        mixed: Tensor = (weight.view(groups, -1, weight.shape[1]) @ apart).flatten(-3)
-        mixed = mixed if bias is None else mixed + bias
-        return mixed.movedim(-1, slot)
-
-    return x.on_axis(1, mix)

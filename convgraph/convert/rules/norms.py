@@ -145,9 +145,6 @@ def group_norm(
     cudnn: bool = False,
 ) -> Any:  # fmt: skip
     """Over the nodes of an image and a group of channels."""
-    if not names.is_plain(x.axes[0]) and len(x.axes) == 2 and names.is_plain(x.axes[1]):
-        merged = x.merged(1)  # each row is an image of one pixel
-        return merged.with_x(call.target(merged.x, groups, weight, bias, eps, cudnn))
     if len(x.axes) == 2 and not names.is_plain(x.axes[1]):  # flattened: channels with their pixels
         if x.sites.is_array:
             return placed(call.target(x.tensor(), groups, weight, bias, eps), x.sites, x.axes)

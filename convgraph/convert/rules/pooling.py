@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.convert import names
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import NoRuleError, ints
 from convgraph.convert.registry import rule
-from convgraph.convert.rules.convolution import ints, kernel, listen
+from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.reductions import extreme, over_sites
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_avg_pool, graph_max_pool
@@ -29,33 +28,6 @@ def _kernel(x: Spatial, size: Any, stride: Any, padding: Any, dilation: Any, cei
     kernel_size = ints(size, d)
     step = ints(stride, d) if isinstance(stride, int) or stride else kernel_size
     return kernel(kernel_size, step, ints(padding, d), ints(dilation, d), None, bool(ceil))
-
-
-def _in_each_node(call: Any, x: Spatial, size: Any, *rest: Any) -> Spatial:
-    """A window over plain axes alone, as the norm over neighbouring channels has one.
-
-    Raises:
-        NoRuleError: the window goes along the lattice.
-    """
-    d = int(call.name[call.name.index("pool") + 4])
-    tail = range(len(x.axes) - d, len(x.axes))
-    value = x
-    plain = [dim for dim in range(len(x.axes)) if names.is_plain(x.axes[dim])]
-    for dim in plain:
-        value = value.merged(dim) if value.axes[dim] else value
-    shape = [value.shape[dim] if dim in plain else 1 for dim in tail]
-    lead = [value.shape[dim] for dim in plain if dim not in tail]
-    if any(k > 1 and n == 1 for k, n in zip(ints(size, d), shape, strict=True)):
-        raise NoRuleError("its window goes along an axis that is no whole lattice axis")
-    out = call.target(value.x.reshape(value.x.shape[0], prod(lead), *shape), size, *rest)
-    axes = list(value.axes)
-    for dim, n in zip(tail, out.shape[2:], strict=True):
-        if names.is_plain(axes[dim]):
-            axes[dim] = (Name("plain", n),)
-        elif n != 1:
-            raise NoRuleError("it pads an axis of nodes")
-    found = tuple(axes)
-    return Spatial(out.reshape(out.shape[0], *names.plain(found)), x.sites, found)
 
 
 def readout_mean(call: Any, x: Spatial) -> Tensor:
@@ -80,8 +52,6 @@ def max_pool(
 ) -> Any:  # fmt: skip
     """The loudest message, and where it came from."""
     indexed = call.name.endswith("indices")
-    if not indexed and not x.is_image():
-        return _in_each_node(call, x, size, stride, padding, dilation, ceil_mode)
     graph = x.graph()
     geometry = _kernel(x, size, stride, padding, dilation, ceil_mode)
     listen(call, graph.sites, geometry)
@@ -105,11 +75,6 @@ def avg_pool(
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Any:  # fmt: skip
     """The mean of a window, pads and holes counted as torch counts pads."""
-    if not x.is_image():
-        more = (stride, padding, ceil_mode, count_include_pad)
-        if divisor_override is not None:
-            more = (*more, divisor_override)  # type: ignore[assignment]
-        return _in_each_node(call, x, size, *more)
     graph = x.graph()
     geometry = _kernel(x, size, stride, padding, 1, ceil_mode)
     whole = geometry.kernel_size == graph.sites.size and not any(map(any, geometry.padding))
