@@ -169,6 +169,30 @@ def regroup(axes: Axes, shape: tuple[int, ...]) -> Axes:
     return tuple(out)
 
 
+def cells(kept: Sequence[Name], size: Sequence[int]) -> tuple[int, ...] | None:
+    """Return how many positions along each axis become one where only these digits stay.
+
+    None where those that become one are no neighbours.
+    """
+    low = []
+    for axis, n in enumerate(size):
+        mine = [name for name in kept if name.axis == axis]
+        count = prod(name.size for name in mine)
+        if n % count or any(name.stride % (n // count) for name in mine):
+            return None
+        low.append(n // count)
+    return tuple(low)
+
+
+def coarser(axes: Axes, low: Sequence[int]) -> Axes:
+    """Return axes in digits of the lattice of such cells."""
+
+    def digit(name: Name) -> Name:
+        return name._replace(stride=name.stride // low[name.axis]) if name.kind == "site" else name
+
+    return tuple(tuple(map(digit, axis)) for axis in axes)
+
+
 def common(first: Axis, other: Axis) -> Axis:
     """Return the coarsest names that both axes of one size can be split into.
 

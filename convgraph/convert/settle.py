@@ -52,20 +52,16 @@ def settle(value: Spatial) -> Any:
         size[site.axis] = prod(name.size for name in axes[dim])
         axes[dim] = (Name("site", size[site.axis], site.axis),)
     moved = [name for dim in mixed if dim not in grown for name in value.axes[dim]]
-    others = names.names(tuple(axis for dim, axis in enumerate(axes) if dim not in mixed))
-    for k in {name.axis for name in moved if name.kind == "site"}:
-        mine, kept = (
-            [name for name in some if name.kind == "site" and name.axis == k]
-            for some in (moved, others)
-        )
-        low = prod(name.size for name in mine)
-        if any(name.stride >= low for name in mine) or any(name.stride % low for name in kept):
-            return value  # what is left would be no cell of neighbours
-        size[k] //= low
-        axes = [axis if dim in mixed else _coarser(axis, k, low) for dim, axis in enumerate(axes)]
+    cut = set(mixed) - set(grown)
+    kept = names.names(tuple(axis for dim, axis in enumerate(axes) if dim not in cut))
+    low = names.cells([name for name in kept if name.kind == "site"], size)
+    if low is None:
+        return value  # what is left would be no cell of neighbours
+    size = [n // cell for n, cell in zip(size, low, strict=True)]
+    axes = list(names.coarser(tuple(axes), low))
     if prod(size) > 1:  # else the whole map becomes one
         within_charts(value.sites, moved)
-    for dim in set(mixed) - set(grown):
+    for dim in cut:
         axes[dim] = (Name("plain", prod(name.size for name in value.axes[dim])),)
     if prod(size) == 1 and len(axes) == len(size) + 2 and any(map(_is_long, axes[2:])):
         return value  # an image that names no site: its pixels were shuffled
@@ -106,14 +102,4 @@ def _grows(axes: Axes, dim: int, size: Sequence[int]) -> bool:
         and first == Name("site", size[first.axis], first.axis)
         and dim == 2 + first.axis
         and all(name.kind == "plain" for name in rest)
-    )
-
-
-def _coarser(axis: Axis, k: int, low: int) -> Axis:
-    """An axis in digits of a lattice whose cells are `low` pixels along axis k."""
-    return tuple(
-        Name("site", name.size, k, name.stride // low)
-        if name.kind == "site" and name.axis == k
-        else name
-        for name in axis
     )

@@ -61,11 +61,6 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
     if any(site_axis(one, dim) != axis for one in parts):
         raise NoRuleError("lattices turned against each other are put beside each other")
     lengths = [one.sites.size[axis] for one in parts]
-    if any(
-        site_axis(one, dim) != axis or one.shape[dim] != length
-        for one, length in zip(parts, lengths, strict=True)
-    ):
-        raise NoRuleError("what is put beside each other along the lattice is turned")
     count, start = sum(lengths), 0
     moved = []
     for one, length in zip(parts, lengths, strict=True):

@@ -39,6 +39,7 @@ NAMES = (
     "polygamma", "special_entr", "special_erfcx", "special_i0e", "special_i1", "special_i1e",
     "special_ndtri", "special_log_ndtr", "special_xlog1py", "special_zeta", "special_bessel_j0",
     "special_bessel_j1", "true_divide", "complex", "polar", "_conj", "_neg_view", "_conj_physical",
+    "_prelu_kernel",
 )  # fmt: skip
 
 DRAWN = (
@@ -182,13 +183,3 @@ def copy_(call: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
         other = expanded(other, sites, axes)
         return Spatial(other.to(mine.dtype).clone(), sites, axes)
     return x.with_x(mine.copy_(expanded(other, sites, axes).reshape(mine.shape)))
-
-
-@rule("prelu")
-def prelu(call: Any, x: Spatial, weight: Tensor) -> Any:
-    """Slope by channel, axis 1."""
-    if weight.numel() > 1:
-        weight = weight.view(-1, *(1,) * (len(x.axes) - 2))
-        (rows, slope), sites, axes = align([x, weight])
-        return Spatial(rows.where(rows > 0, slope * rows), sites, axes)
-    return x.with_x(call.target(x.x, weight))

@@ -83,18 +83,6 @@ def apart(x: Spatial, dims: list[int]) -> tuple[Spatial, list[int]]:
     return Spatial(x.x, x.sites, tuple(axes)), found
 
 
-def _cells(kept: list[Name], size: tuple[int, ...]) -> tuple[int, ...] | None:
-    """How many pixels along each axis become one; None where those that go are no neighbours."""
-    low = []
-    for axis, n in enumerate(size):
-        mine = [name for name in kept if name.axis == axis]
-        count = prod(name.size for name in mine)
-        if n % count or any(name.stride % (n // count) for name in mine):
-            return None
-        low.append(n // count)
-    return tuple(low)
-
-
 class Groups:
     """The rows that remain when lattice axes are reduced: which one each node speaks to.
 
@@ -118,7 +106,7 @@ class Groups:
         batch = [name for name in kept if name.kind == "batch"]
         whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
         whole = whole and isinstance(x.sites, Sites)
-        self.low = _cells(lattice, x.sites.size or ()) if whole else None
+        self.low = names.cells(lattice, x.sites.size or ()) if whole else None
         if self.low is None or not self._on_cells(x, order, lattice):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
             self.count = prod(name.size for name in order)
@@ -188,12 +176,7 @@ class Groups:
         if self.one_side:
             return tuple(keys(axis, back=True) for axis in axes)
         low: Any = self.low
-        return tuple(
-            tuple(
-                name._replace(stride=name.stride // low[name.axis])
-                if name.kind == "site" else name for name in axis
-            ) for axis in axes
-        )  # fmt: skip
+        return names.coarser(axes, low)
 
     def placed(self, dense: Tensor, axes: names.Axes) -> Any:
         """What a tensor of the axes says, as `value`."""
