@@ -101,7 +101,7 @@ def receptive_field(
         )
     source = recorded.graphs[input]
     wanted = _start(target, where)
-    heard, exact = _Walk(recorded).back(key(target), wanted, recorded.inputs[input], source)
+    heard, exact = _back(recorded, key(target), wanted, recorded.inputs[input], source)
     cells = torch.zeros(source.sites.num_cells, dtype=torch.bool, device=source.device)
     cells[source.sites.nodes] = heard
     size = source.sites.size or ()
@@ -139,59 +139,56 @@ def _start(target: Any, pixel: tuple[int, ...]) -> Tensor:
     return found
 
 
-class _Walk:
-    """From an output back along what each step heard."""
+def _back(
+    recorded: Recording, start: Any, wanted: Tensor, goal: Any, graph: PixelGraph
+) -> tuple[Tensor, bool]:
+    """(N,) bool: the input nodes that reach the wanted sites, and whether that is exact."""
+    reach: dict[Any, Tensor] = {start: wanted}
+    exact = True
+    for step in reversed(recorded.steps):
+        hows = step.moved if isinstance(step.moved, tuple) else (step.moved,)
+        each = [step.results] if len(hows) == 1 else [(made,) for made in step.results]
+        asked = [reduce(_either, map(reach.get, results), None) for results in each]
+        if any(one in reach and bool(reach[one].any()) for one in step.wholes):
+            exact, asked = False, [torch.ones(1, dtype=torch.bool)]  # of a part, any may be it
+        for made in step.results:
+            if made not in step.sources:
+                reach.pop(made, None)
+        for mine, how in zip(asked, hows, strict=True):
+            if mine is not None and bool(mine.any()) and how != "nothing":
+                exact &= _step(recorded, reach, step, mine, how)
+    found = reach.get(goal)
+    if found is None:
+        found = torch.zeros(1, dtype=torch.bool)
+    whole = len(found) == graph.num_nodes
+    return (found if whole else found.any().expand(graph.num_nodes)), exact
 
-    def __init__(self, recorded: Recording) -> None:
-        self.recorded = recorded
 
-    def back(self, start: Any, wanted: Tensor, goal: Any, graph: PixelGraph) -> tuple[Tensor, bool]:
-        """(N,) bool: the input nodes that reach the wanted sites, and whether that is exact."""
-        reach: dict[Any, Tensor] = {start: wanted}
-        exact = True
-        for step in reversed(self.recorded.steps):
-            hows = step.moved if isinstance(step.moved, tuple) else (step.moved,)
-            each = [step.results] if len(hows) == 1 else [(made,) for made in step.results]
-            asked = [reduce(_either, map(reach.get, results), None) for results in each]
-            if any(one in reach and bool(reach[one].any()) for one in step.wholes):
-                exact, asked = False, [torch.ones(1, dtype=torch.bool)]  # of a part, any may be it
-            for made in step.results:
-                if made not in step.sources:
-                    reach.pop(made, None)
-            for mine, how in zip(asked, hows, strict=True):
-                if mine is not None and bool(mine.any()) and how != "nothing":
-                    exact &= self._step(reach, step, mine, how)
-        found = reach.get(goal)
-        if found is None:
-            return torch.zeros(graph.num_nodes, dtype=torch.bool), exact
-        return (found if len(found) == graph.num_nodes else found.any().expand(graph.num_nodes)), (
-            exact
-        )
+def _step(recorded: Recording, reach: Any, step: OperatorRun, mine: Tensor, how: Any) -> bool:
+    """Note what a step has heard for some of its results; whether that is exact."""
+    unpooled = step.operator.startswith("max_unpool")
+    pooled = _pooled_by(recorded, step) if unpooled else None
+    if pooled is not None:  # a maximum that stands where it was is that pixel itself
+        reach[pooled] = _either(reach.get(pooled), mine)
+        return True
+    values = iter(step.inputs)
+    for source in step.sources:
+        value = None if isinstance(source, tuple) else next(values)
+        reach[source] = _either(reach.get(source), _heard(step, mine, value, how))
+    is_bound = unpooled or (how == "all" and step.family in _BY_NUMBER)
+    return step.family is not None and not is_bound
 
-    def _step(self, reach: Any, step: OperatorRun, mine: Tensor, how: Any) -> bool:
-        """Note what a step has heard for some of its results; whether that is exact."""
-        unpooled = step.operator.startswith("max_unpool")
-        pooled = self._pooled_by(step) if unpooled else None
-        if pooled is not None:  # a maximum that stands where it was is that pixel itself
-            reach[pooled] = _either(reach.get(pooled), mine)
-            return True
-        values = iter(step.inputs)
-        for source in step.sources:
-            value = None if isinstance(source, tuple) else next(values)
-            reach[source] = _either(reach.get(source), _heard(step, mine, value, how))
-        is_bound = unpooled or (how == "all" and step.family in _BY_NUMBER)
-        return step.family is not None and not is_bound
 
-    def _pooled_by(self, step: OperatorRun) -> Any:
-        """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
+def _pooled_by(recorded: Recording, step: OperatorRun) -> Any:
+    """The map whose maxima an unpool puts back unchanged, onto the sites of that map; or None.
 
-        Where others changed the maxima on the way, what a pixel hears is known by a bound only.
-        """
-        for one in self.recorded.steps:
-            if len(one.results) > 1 and step.sources[:2] == one.results[:2]:
-                same = one.inputs[0].sites is getattr(step.out, "sites", None)
-                return one.sources[0] if same else None
-        return None
+    Where others changed the maxima on the way, what a pixel hears is known by a bound only.
+    """
+    for one in recorded.steps:
+        if len(one.results) > 1 and step.sources[:2] == one.results[:2]:
+            same = one.inputs[0].sites is getattr(step.out, "sites", None)
+            return one.sources[0] if same else None
+    return None
 
 
 _BY_NUMBER = ("positions", "channels", "moves")

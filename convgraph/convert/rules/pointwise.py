@@ -50,7 +50,7 @@ DRAWN = (
 
 IN_PLACE = (
     *(f"{name}_" for name in (*NAMES, *DRAWN) if not name.startswith("_")),
-    "__ilshift__", "__irshift__",
+    "__ilshift__", "__irshift__", "copy_",
 )  # fmt: skip
 
 _LIKE = (
@@ -147,15 +147,18 @@ def _wrapped(out: Any, sites: Any, axes: Any) -> Any:
 @rule("to", "_to_copy", "type_as")
 def to(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype or device; of a second map nothing else is asked."""
-    args = tuple(one.x if isinstance(one, Spatial) else _no_format(one) for one in args)
-    kwargs = {
-        key: one.x if isinstance(one, Spatial) else _no_format(one) for key, one in kwargs.items()
-    }
+    args = tuple(map(_like_rows, args))
+    kwargs = {key: _like_rows(one) for key, one in kwargs.items()}
     if not isinstance(x, Spatial):
         call.travelled("nothing")
         return call.target(x, *args, **kwargs)
     out = call.target(x.x, *args, **kwargs)
     return Spatial(out, x.sites if out.device == x.x.device else x.sites.to(out.device), x.axes)
+
+
+def _like_rows(one: Any) -> Any:
+    """Rows where a map is asked for its dtype and device."""
+    return one.x if isinstance(one, Spatial) else _no_format(one)
 
 
 @rule(*IN_PLACE)
@@ -172,14 +175,3 @@ def in_place(call: Any, *args: Any, **kwargs: Any) -> Any:
         return x.with_x(x.x)  # the rows themselves: without grad, a view of them has no history
     rows = out if sites is not x.sites else out.reshape(x.x.shape)
     return Spatial(rows, sites, axes if sites is not x.sites else x.axes)
-
-
-@rule("copy_")
-def copy_(call: Any, x: Any, source: Any, non_blocking: bool = False) -> Any:
-    """Take over what another says; nodes that it lacks say 0."""
-    (_, other), sites, axes = align([x, source])
-    mine = x.x
-    if sites is not x.sites:
-        other = expanded(other, sites, axes)
-        return Spatial(other.to(mine.dtype).clone(), sites, axes)
-    return x.with_x(mine.copy_(expanded(other, sites, axes).reshape(mine.shape)))
