@@ -14,17 +14,16 @@ from convgraph.graph.network_sites import some_images
 from convgraph.graph.sites import Sites
 
 
-def is_batch(x: Spatial, dim: int) -> bool:
+def is_batch(x: Any, dim: int) -> bool:
     """Whether an axis is the whole batch, one of several images."""
-    axis = x.axes[dim]
-    return _has_images(x) and axis == (Name("batch", x.sites.batch_size),)
+    return _has_images(x) and x.axes[dim] == (Name("batch", x.sites.batch_size),)
 
 
 def _has_images(x: Any) -> bool:
     return isinstance(x, Spatial) and isinstance(x.sites, (Sites, TokenSites))
 
 
-def holds_images(x: Spatial, dim: int) -> bool:
+def holds_images(x: Any, dim: int) -> bool:
     """Whether an axis is the whole batch, of one image too, which has no name."""
     single = _has_images(x) and x.sites.batch_size == 1
     return is_batch(x, dim) or (single and dim == 0 and not x.axes[0] and len(x.axes) > 2)
@@ -106,8 +105,3 @@ def together(parts: Sequence[Any]) -> Any:
         return _of_batch(first, sum(one.batch_size for one in parts), lambda _: next(made))
     every = ((k, n) for k, one in enumerate(parts) for n in range(one.batch_size))
     return some_images(parts, tuple(every))
-
-
-def starts_a_batch(parts: Sequence[Any], dim: int) -> bool:
-    """Whether maps are put together along their batch."""
-    return any(_has_images(one) and holds_images(one, dim) for one in parts)

@@ -47,18 +47,17 @@ class _InNetwork(GraphConvNd):
         """Send the messages; on an image, call torch's operator unless a backend is forced."""
         d = self.geometry.d
         if isinstance(x, torch.fx.Proxy) and self._is_torchs():
-            return _DIRECT[d, self.geometry.transposed](self, x)
+            return _directly(self, x)
         if not isinstance(x, Tensor) or args or kwargs or x.dim() not in (d + 1, d + 2):
             return super().forward(x, *args, **kwargs)
-        direct = _DIRECT[d, self.geometry.transposed]
         on_nodes = isinstance(x, GraphTensor)
         if on_nodes and self._is_torchs() and not self._tapped():
             if self.backend is None:
-                return direct(self, x)
+                return _directly(self, x)
             with backends.backend(self.backend):
-                return direct(self, x)
+                return _directly(self, x)
         if not on_nodes and not self._is_forced(x):
-            return direct(self, x)
+            return _directly(self, x)
         graph = x.graph if isinstance(x, GraphTensor) else PixelGraph.from_image(x, d=d)
         out: Any = super().forward(graph, sites="network")
         return given(result(out)) if on_nodes else out.to_image()
@@ -79,27 +78,16 @@ class _InNetwork(GraphConvNd):
         return type(self).__name__
 
 
-def _forward(name: str) -> Any:
-    operator = getattr(F, name)
-
-    def call(layer: Any, x: Tensor) -> Tensor:
-        g = layer.geometry
-        pads: Any = layer.padding_name or tuple(before for before, _ in g.padding)
-        more = (g.output_padding, layer.groups, g.dilation) if g.transposed else (
-            g.dilation, layer.groups
-        )  # fmt: skip
-        out: Tensor = operator(x, layer.weight, layer.bias, g.stride, pads, *more)
-        return out
-
-    return call
-
-
-_DIRECT = {
-    (d, transposed): _forward(f"conv_transpose{d}d" if transposed else f"conv{d}d")
-    for d in (1, 2, 3)
-    for transposed in (False, True)
-}
-"""(dimensions, transposed) -> the layer's operator on an image."""
+def _directly(layer: Any, x: Tensor) -> Tensor:
+    """The layer's operator of torch on an image, or on a map."""
+    g = layer.geometry
+    pads: Any = layer.padding_name or tuple(before for before, _ in g.padding)
+    operator = getattr(F, f"conv_transpose{g.d}d" if g.transposed else f"conv{g.d}d")
+    more = (g.output_padding, layer.groups, g.dilation) if g.transposed else (
+        g.dilation, layer.groups
+    )  # fmt: skip
+    out: Tensor = operator(x, layer.weight, layer.bias, g.stride, pads, *more)
+    return out
 
 
 def _in_network(kind: type[GraphConvNd]) -> type[GraphConvNd]:

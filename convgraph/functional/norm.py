@@ -208,7 +208,7 @@ def group_norm(
             f"group_norm: expected num_groups to divide the channels, got {groups} and {channels}"
         )
     y, _, _ = normalize(graph.x, graph.sites, groups, eps)
-    return affine(y, weight, bias).to(_autocast_dtype(graph.x))
+    return affine(y, weight, bias).to(autocast_dtype(graph.x))
 
 
 def layer_norm_images(
@@ -246,7 +246,7 @@ def layer_norm_images(
     pixel = sites.nodes % max(cells, 1)
 
     weight, bias = _at(weight, pixel), _at(bias, pixel)
-    return affine(y, weight, bias).to(_autocast_dtype(graph.x))
+    return affine(y, weight, bias).to(autocast_dtype(graph.x))
 
 
 def _at(parameter: Tensor | None, pixel: Tensor) -> Tensor | None:
@@ -256,7 +256,7 @@ def _at(parameter: Tensor | None, pixel: Tensor) -> Tensor | None:
     return take(parameter.movedim(0, -1).reshape(-1, parameter.shape[0]), pixel)
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype:
+def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which torch leaves group and layer norm: CUDA's autocast widens half types."""
     widened = x.dtype in HALF and x.is_cuda and autocast.enabled(x.device)
     return torch.float32 if widened else x.dtype

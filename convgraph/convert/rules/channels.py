@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded, meet, onto
-from convgraph.convert.batch import batched, starts_a_batch
+from convgraph.convert.batch import batched, holds_images
 from convgraph.convert.entries import entries, rearranged, site_axis
 from convgraph.convert.names import Axes, Axis, Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
@@ -30,7 +30,7 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
     dim %= max(len(one.shape) for one in parts)
-    if starts_a_batch(parts, dim):
+    if any(holds_images(one, dim) for one in parts):
         return batched(parts, dim)
     sequence = beside(parts, dim)
     if sequence is not None:

@@ -53,30 +53,13 @@ def layer_norm(
     cudnn: bool = False,
 ) -> Any:  # fmt: skip
     """Over the channels of a node, or over the nodes of an image, with its channels or without."""
-    count = len(shape)
-    if _has_features(x, count):
+    if _has_features(x, len(shape)):
         return _each_node(call, x, shape, weight, bias, eps, cudnn)
-    if count == 1 and len(x.axes[-1]) > 1:  # flattened: over what it was before
-        sizes = tuple(name.size for name in x.axes[-1])
-        parts = [one if one is None else one.view(sizes) for one in (weight, bias)]
-        image = x.regrouped((*x.shape[:-1], *sizes))
-        if image.is_image():
-            return layer_norm(call, image, sizes, *parts, eps).regrouped(x.shape)
-    if not x.is_image():
-        if x.sites.is_array:
-            return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
-        return _each_image(call, x, count, eps, weight, bias)
-    graph = x.graph()
     call.travelled("all")
-    if count == len(x.axes) - 1:
-        y = norm.layer_norm_images(graph, tuple(shape), weight, bias, eps)
-    elif count == x.sites.d:
-        y, _, _ = norm.normalize(graph.x, x.sites, graph.num_channels, eps)
-        parts = [None if one is None else lift(one, x.axes, x.sites) for one in (weight, bias)]
-        y = norm.affine(y, *parts).to(graph.dtype)
-    else:
-        raise NoRuleError("it normalizes over a part of the lattice")
-    return Spatial(y.reshape(x.x.shape), x.sites, x.axes)
+    if x.sites.is_array:
+        return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
+    y = _each_image(call, x, shape, eps, weight, bias)
+    return x.with_x(y.to(norm.autocast_dtype(x.x)))
 
 
 @rule("rms_norm")
@@ -86,31 +69,34 @@ def rms_norm(
     """Over the channels of a node, or over the nodes of an image that was flattened."""
     if _has_features(x, len(shape)):
         return _each_node(call, x, shape, weight, eps)
+    call.travelled("all")
     if x.sites.is_array:
         return placed(call.target(x.tensor(), shape, weight, eps), x.sites, x.axes)
     least = torch.finfo(x.x.dtype).eps if eps is None else eps
-    return _each_image(call, x, len(shape), least, weight, centred=False)
+    return x.with_x(_each_image(call, x, shape, least, weight, centred=False).to(x.x.dtype))
 
 
 def _each_image(
-    call: Any, x: Spatial, count: int, eps: float, *affine: Any, centred: bool = True
-) -> Spatial:
+    call: Any, x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool = True
+) -> Tensor:
     """Over all nodes that are there of an image, and what the last axes name beside them.
+
+    Of half types it is in float32.
 
     Raises:
         NoRuleError: these axes do not name all of the lattice.
     """
-    lead = x.axes[: len(x.axes) - count]
+    call.target(torch.empty(x.shape, device="meta"), shape)  # torch refuses others, and says why
+    lead = x.axes[: len(x.axes) - len(shape)]
     in_part = any(name.kind != "batch" for name in names.of_rows(lead))
     if in_part or not isinstance(x.sites, Sites):
         raise NoRuleError("it normalizes over a part of the lattice")
-    call.travelled("all")
     groups = Groups(*apart(x, list(range(len(lead), len(x.axes)))))
     y = norm.wide(x.x)
     y = y - groups.heard(y, "mean") if centred else y
     y = y / (groups.heard(y.square(), "mean") + eps).sqrt()
     parts = [None if one is None else lift(one, x.axes, x.sites) for one in affine]
-    return x.with_x(norm.affine(y, *parts, *[None] * (2 - len(parts))).to(x.x.dtype))
+    return norm.affine(y, *parts, *[None] * (2 - len(parts)))
 
 
 def _has_features(x: Spatial, count: int) -> bool:
