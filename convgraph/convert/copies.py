@@ -78,7 +78,7 @@ class _InNetwork(GraphConvNd):
         return type(self).__name__
 
 
-def _directly(layer: Any, x: Tensor) -> Tensor:
+def _directly(layer: Any, x: Any) -> Tensor:
     """The layer's operator of torch on an image, or on a map."""
     g = layer.geometry
     pads: Any = layer.padding_name or tuple(before for before, _ in g.padding)

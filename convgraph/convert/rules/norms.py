@@ -56,7 +56,7 @@ def layer_norm(
     if _has_features(x, len(shape)):
         return _each_node(call, x, shape, weight, bias, eps, cudnn)
     call.travelled("all")
-    if x.sites.is_array:
+    if x.sites.is_full:
         return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
     y = _each_image(call, x, shape, eps, weight, bias)
     return x.with_x(y.to(norm.autocast_dtype(x.x)))
@@ -70,7 +70,7 @@ def rms_norm(
     if _has_features(x, len(shape)):
         return _each_node(call, x, shape, weight, eps)
     call.travelled("all")
-    if x.sites.is_array:
+    if x.sites.is_full:
         return placed(call.target(x.tensor(), shape, weight, eps), x.sites, x.axes)
     least = torch.finfo(x.x.dtype).eps if eps is None else eps
     return x.with_x(_each_image(call, x, shape, least, weight, centred=False).to(x.x.dtype))

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.convert import names
 from convgraph.convert.names import NoRuleError, ints
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.reductions import extreme, over_sites
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_avg_pool, graph_max_pool
-from convgraph.functional.norm import image_mean
 from convgraph.functional.pool import max_pool_values, unpooled
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import connect
@@ -28,19 +28,6 @@ def _kernel(x: Spatial, size: Any, stride: Any, padding: Any, dilation: Any, cei
     kernel_size = ints(size, d)
     step = ints(stride, d) if isinstance(stride, int) or stride else kernel_size
     return kernel(kernel_size, step, ints(padding, d), ints(dilation, d), None, bool(ceil))
-
-
-def readout_mean(call: Any, x: Spatial) -> Tensor:
-    """Return (B, C, 1, ...): the mean over the nodes of each image."""
-    graph = x.graph()
-    if graph.sites.is_full:
-        ones = WindowGeometry((1,) * graph.sites.d)
-        pooled = graph_avg_pool(graph, ones, sites="network").x
-    elif graph.sites.is_array and graph.num_nodes:  # in a space
-        pooled = graph.x.unflatten(0, (graph.batch_size, -1)).mean(1)
-    else:
-        pooled = image_mean(graph.x, graph.sites).to(graph.dtype)
-    return pooled.view(*pooled.shape, *(1,) * graph.sites.d)
 
 
 @rule(
@@ -79,7 +66,7 @@ def avg_pool(
     geometry = _kernel(x, size, stride, padding, 1, ceil_mode)
     whole = geometry.kernel_size == graph.sites.size and not any(map(any, geometry.padding))
     if whole and divisor_override is None:
-        return readout_mean(call, x)
+        return over_sites(call, x, list(range(2, len(x.axes))), True, "mean")
     listen(call, graph.sites, geometry)
     return result(
         graph_avg_pool(
@@ -100,8 +87,6 @@ def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
     largest = "max" in call.name
     asked = ints(output_size, len(x.axes) - 2)
     if prod(asked) == 1:
-        if x.is_image() and not largest:
-            return readout_mean(call, x)
         tail = list(range(len(x.axes) - len(asked), len(x.axes)))
         if largest:
             return extreme(call, x, tail, True, "amax")

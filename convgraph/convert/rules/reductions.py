@@ -22,6 +22,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
 from convgraph.convert.value import Spatial, arranged, index, placed, within_charts
+from convgraph.functional.norm import image_sum
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
@@ -95,6 +96,7 @@ class Groups:
         self.slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
         self.one_side = isinstance(x.sites, PairSites)
         self.plain = False
+        self.images: Any = None
         if self.one_side:
             self._on_one_side(x.sites, kept, names.of_rows(x.axes))
             return
@@ -106,12 +108,12 @@ class Groups:
         batch = [name for name in kept if name.kind == "batch"]
         whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
         whole = whole and isinstance(x.sites, Sites)
-        self.low = names.cells(lattice, x.sites.size or ()) if whole else None
-        if self.low is None or not self._on_cells(x, order, lattice):
+        self.images = x.sites if whole and not lattice else None
+        self.low = names.cells(lattice, x.sites.size or ()) if whole and lattice else None
+        if self.low is None or not self._on_cells(x, order):
             self.digits = order  # a part of an axis goes: a readout for each digit that stays
             self.count = prod(name.size for name in order)
             self.target = index(order, x.sites)
-            self.lattice = False
             self.plain = True
 
     def _on_one_side(self, sites: Any, kept: list[Name], every: list[Name]) -> None:
@@ -125,12 +127,11 @@ class Groups:
         self.target = sites.asker if by_asker else sites.hearer
         self.count = self.sites.num_nodes
 
-    def _on_cells(self, x: Spatial, order: list[Name], lattice: list[Name]) -> bool:
+    def _on_cells(self, x: Spatial, order: list[Name]) -> bool:
         """Take the lattice of cells whose pixels are reduced; whether it has every node's cell."""
         low: Any = self.low
-        self.size = tuple(n // cell for n, cell in zip(x.sites.size or (), low, strict=True))
-        self.sites = network_sites(x.sites, (self.size,) * x.sites.batch_size)
-        self.lattice = bool(lattice)
+        size = tuple(n // cell for n, cell in zip(x.sites.size or (), low, strict=True))
+        self.sites = network_sites(x.sites, (size,) * x.sites.batch_size)
         self.target = self.sites.node_at(index(order, x.sites))
         self.count = self.sites.num_nodes
         cut = any(1 < one < n for one, n in zip(low, x.sites.size or (), strict=True))
@@ -140,6 +141,8 @@ class Groups:
 
     def counts(self) -> Tensor:
         """(count,): how many nodes speak to each."""
+        if self.images is not None:
+            return self.images.counts  # type: ignore[no-any-return]
         none = self.target.new_zeros(self.count)
         return none.index_add(0, self.target, torch.ones_like(self.target))
 
@@ -152,12 +155,17 @@ class Groups:
             chosen = maxima.by_image(flat if how == "amax" else turned, self.target, self.count)
             found = maxima.values_at(flat, chosen)
         else:
-            # A sum over rows keeps them, and whoever asked may write into his own.
-            kept = flat.clone() if flat.requires_grad else flat
-            found = sum_by_target(kept, self.target, self.count)
+            found = self._sum(flat)
             if how == "mean":
                 found = found / self.counts().clamp(min=1).unsqueeze(1)
         return found.view(self.count, *rest)
+
+    def _sum(self, flat: Tensor) -> Tensor:
+        if self.images is not None:
+            return image_sum(flat, self.images)
+        # A sum over rows keeps them, and whoever asked may write into his own.
+        kept = flat.clone() if flat.requires_grad else flat
+        return sum_by_target(kept, self.target, self.count)
 
     def heard(self, rows: Tensor, how: str) -> Tensor:
         """(N, *plain), 1 in each slot: what all that is reduced to one says, to each node of it."""
@@ -168,8 +176,7 @@ class Groups:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
         if self.plain:
             return arranged(rows, self.digits, axes)
-        value = Spatial(rows, self.sites, self.renamed(axes))
-        return value if self.one_side or (self.lattice and prod(self.size) > 1) else value.tensor()
+        return Spatial(rows, self.sites, self.renamed(axes))
 
     def renamed(self, axes: names.Axes) -> names.Axes:
         """The names of what remains, as its own sites know them."""
