@@ -22,7 +22,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
 from convgraph.convert.value import Spatial, arranged, index, placed, within_charts
-from convgraph.functional.norm import image_sum
+from convgraph.functional.norm import image_mean
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
@@ -94,27 +94,24 @@ class Groups:
         """Read off the names that stay."""
         kept = names.of_rows(_left(x, dims, False))
         self.slots = _slots(x, [dim for dim in dims if names.is_plain(x.axes[dim])])
-        self.one_side = isinstance(x.sites, PairSites)
-        self.plain = False
-        self.images: Any = None
-        if self.one_side:
+        self.digits = sorted(kept, key=lambda name: (name.axis, -name.stride))
+        self.sites: Any = None  # whose rows remain; None where they are readouts
+        self.images: Any = None  # whose images become a readout each, if nothing else is one
+        if isinstance(x.sites, PairSites):
             self._on_one_side(x.sites, kept, names.of_rows(x.axes))
             return
         lattice = [name for name in kept if name.kind == "site"]
         if lattice and x.sites.space is not None:
             within_charts(x.sites, [name for dim in dims for name in x.axes[dim]])
-        order = sorted(kept, key=lambda name: (name.axis, -name.stride))
-        self.digits: list[Name] = []
-        batch = [name for name in kept if name.kind == "batch"]
-        whole = tuple(batch) == names.batch_axis(x.sites.batch_size)
-        whole = whole and isinstance(x.sites, Sites)
-        self.images = x.sites if whole and not lattice else None
-        self.low = names.cells(lattice, x.sites.size or ()) if whole and lattice else None
-        if self.low is None or not self._on_cells(x, order):
-            self.digits = order  # a part of an axis goes: a readout for each digit that stays
-            self.count = prod(name.size for name in order)
-            self.target = index(order, x.sites)
-            self.plain = True
+        batch = tuple(name for name in kept if name.kind == "batch")
+        if isinstance(x.sites, Sites) and batch == names.batch_axis(x.sites.batch_size):
+            if lattice:
+                self._on_cells(x.sites, lattice)
+            else:
+                self.images = x.sites
+        if self.sites is None:
+            self.count = prod(name.size for name in self.digits)
+            self.target = index(self.digits, x.sites)
 
     def _on_one_side(self, sites: Any, kept: list[Name], every: list[Name]) -> None:
         """Take who asks, or who is heard, where pairs are reduced over the others."""
@@ -126,18 +123,23 @@ class Groups:
             raise NoRuleError("it reduces pairs of nodes over a part of who asks, or is heard")
         self.target = sites.asker if by_asker else sites.hearer
         self.count = self.sites.num_nodes
+        self.renamed: Any = lambda axes: tuple(keys(axis, back=True) for axis in axes)
 
-    def _on_cells(self, x: Spatial, order: list[Name]) -> bool:
-        """Take the lattice of cells whose pixels are reduced; whether it has every node's cell."""
-        low: Any = self.low
-        size = tuple(n // cell for n, cell in zip(x.sites.size or (), low, strict=True))
-        self.sites = network_sites(x.sites, (size,) * x.sites.batch_size)
-        self.target = self.sites.node_at(index(order, x.sites))
-        self.count = self.sites.num_nodes
-        cut = any(1 < one < n for one, n in zip(low, x.sites.size or (), strict=True))
-        if cut and x.sites.space is not None:
-            return False
-        return not cut or self.sites.rank is None or not bool((self.target < 0).any())
+    def _on_cells(self, sites: Sites, lattice: list[Name]) -> None:
+        """Take the lattice of cells whose pixels are reduced, if every node has its cell there."""
+        whole = sites.size or ()
+        low = names.cells(lattice, whole)
+        if low is None:
+            return
+        size = tuple(n // cell for n, cell in zip(whole, low, strict=True))
+        cells = network_sites(sites, (size,) * sites.batch_size)
+        target = cells.node_at(index(self.digits, sites))
+        if any(1 < one < n for one, n in zip(low, whole, strict=True)) and (
+            sites.space is not None or (cells.rank is not None and bool((target < 0).any()))
+        ):
+            return
+        self.sites, self.target, self.count = cells, target, cells.num_nodes
+        self.renamed = lambda axes: names.coarser(axes, low)
 
     def counts(self) -> Tensor:
         """(count,): how many nodes speak to each."""
@@ -154,18 +156,15 @@ class Groups:
             turned = -flat if flat.is_floating_point() else ~flat
             chosen = maxima.by_image(flat if how == "amax" else turned, self.target, self.count)
             found = maxima.values_at(flat, chosen)
+        elif how == "mean" and self.images is not None:
+            found = image_mean(flat, self.images)
         else:
-            found = self._sum(flat)
+            # A sum over rows keeps them, and whoever asked may write into his own.
+            kept = flat.clone() if flat.requires_grad else flat
+            found = sum_by_target(kept, self.target, self.count)
             if how == "mean":
                 found = found / self.counts().clamp(min=1).unsqueeze(1)
         return found.view(self.count, *rest)
-
-    def _sum(self, flat: Tensor) -> Tensor:
-        if self.images is not None:
-            return image_sum(flat, self.images)
-        # A sum over rows keeps them, and whoever asked may write into his own.
-        kept = flat.clone() if flat.requires_grad else flat
-        return sum_by_target(kept, self.target, self.count)
 
     def heard(self, rows: Tensor, how: str) -> Tensor:
         """(N, *plain), 1 in each slot: what all that is reduced to one says, to each node of it."""
@@ -174,22 +173,13 @@ class Groups:
 
     def value(self, rows: Tensor, axes: names.Axes) -> Any:
         """What the rows (count, *plain) say: a map, or readouts as a tensor of the axes."""
-        if self.plain:
+        if self.sites is None:
             return arranged(rows, self.digits, axes)
         return Spatial(rows, self.sites, self.renamed(axes))
 
-    def renamed(self, axes: names.Axes) -> names.Axes:
-        """The names of what remains, as its own sites know them."""
-        if self.one_side:
-            return tuple(keys(axis, back=True) for axis in axes)
-        low: Any = self.low
-        return names.coarser(axes, low)
-
     def placed(self, dense: Tensor, axes: names.Axes) -> Any:
         """What a tensor of the axes says, as `value`."""
-        if self.plain:
-            return dense
-        return self.value(placed(dense, self.sites, self.renamed(axes)).x, axes)
+        return dense if self.sites is None else placed(dense, self.sites, self.renamed(axes))
 
 
 def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> Any:
@@ -353,18 +343,13 @@ def _spread(
     call.travelled("all")
     left, own = _left(x, dims, keepdim), x.x.dtype
     x, dims = apart(_wide(x), dims)
-    total, count, groups = _squares(x, dims)
-    out = total / (count - correction).clamp(min=1).view(-1, *(1,) * (total.dim() - 1))
-    return groups.value((out if name == "var" else out.sqrt()).to(own), left)
-
-
-def _squares(x: Spatial, dims: list[int]) -> tuple[Tensor, Tensor, Groups]:
-    """Sums of squares around the mean of what is there, and of how many entries each is."""
     groups = Groups(x, dims)
-    width = prod(x.x.shape[slot] for slot in groups.slots)
     squares = (x.x - groups.heard(x.x, "mean")).square()
     total = groups.reduced(squares.sum(groups.slots) if groups.slots else squares, "sum")
-    return total, (groups.counts() * width).to(total.dtype), groups
+    count = groups.counts() * prod(x.x.shape[slot] for slot in groups.slots)
+    count = (count.to(total.dtype) - correction).clamp(min=1)
+    out = total / count.view(-1, *(1,) * (total.dim() - 1))
+    return groups.value((out if name == "var" else out.sqrt()).to(own), left)
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", hop="all")
