@@ -58,7 +58,7 @@ def layer_norm(
     call.travelled("all")
     if x.sites.is_full:
         return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
-    y = _each_image(call, x, shape, eps, weight, bias)
+    y = _each_image(x, shape, eps, weight, bias)
     return x.with_x(y.to(norm.autocast_dtype(x.x)))
 
 
@@ -73,12 +73,10 @@ def rms_norm(
     if x.sites.is_full:
         return placed(call.target(x.tensor(), shape, weight, eps), x.sites, x.axes)
     least = torch.finfo(x.x.dtype).eps if eps is None else eps
-    return x.with_x(_each_image(call, x, shape, least, weight, centred=False).to(x.x.dtype))
+    return x.with_x(_each_image(x, shape, least, weight, centred=False).to(x.x.dtype))
 
 
-def _each_image(
-    call: Any, x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool = True
-) -> Tensor:
+def _each_image(x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool = True) -> Tensor:
     """Over all nodes that are there of an image, and what the last axes name beside them.
 
     Of half types it is in float32.
@@ -86,7 +84,7 @@ def _each_image(
     Raises:
         NoRuleError: these axes do not name all of the lattice.
     """
-    call.target(torch.empty(x.shape, device="meta"), shape)  # torch refuses others, and says why
+    torch.layer_norm(torch.empty(x.shape, device="meta"), shape)  # refuses others, and says why
     lead = x.axes[: len(x.axes) - len(shape)]
     in_part = any(name.kind != "batch" for name in names.of_rows(lead))
     if in_part or not isinstance(x.sites, Sites):
@@ -136,7 +134,8 @@ def group_norm(
             return placed(call.target(x.tensor(), groups, weight, bias, eps), x.sites, x.axes)
         grouped = x.regrouped((x.shape[0], groups, x.shape[1] // groups))
         parts = [one if one is None else one.view(groups, -1) for one in (weight, bias)]
-        return _each_image(call, grouped, 1, eps, *parts).regrouped(x.shape)
+        y = _each_image(grouped, grouped.shape[2:], eps, *parts)
+        return grouped.with_x(y.to(x.x.dtype)).regrouped(x.shape)
     # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
     if x.is_image() and x.sites.is_array and outermost():
         y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
