@@ -122,6 +122,34 @@ def corner(op: Run) -> Run:
     return run
 
 
+def stopping(op: Run) -> Run:
+    """It raises when an image comes back."""
+    kept: list[Tensor] = []
+
+    def run(x: Tensor, *others: Tensor) -> Tensor:
+        if any(x is one for one in kept):
+            raise RuntimeError("out of luck")
+        kept.append(x)
+        return op(x, *others)
+
+    return run
+
+
+def blind(op: Run) -> Run:
+    """It hands no gradient on."""
+    return lambda *sent: op(*sent).detach()
+
+
+def coarse(op: Run) -> Run:
+    """It is right on integers, and on what powers of two make of them, and on no other numbers."""
+
+    def run(*sent: Tensor) -> Tensor:
+        y = op(*sent)
+        return y + ((y * 2**14).round() / 2**14 - y).detach()
+
+    return run
+
+
 def frozen(*sent: Tensor) -> str:
     return ", ".join(n for n, t in zip("xwb", sent, strict=False) if not t.requires_grad)
 
@@ -142,16 +170,17 @@ WRONG: dict[str, Callable[[Run], Run]] = {
     "inner, NaN": lambda op: lambda *s: op(*s) * (float("nan") if no_leaf(*s) else 1),
     "inner, rounding": lambda op: doubled(rounding(op), no_leaf),
     "inner, raising": lambda op: doubled(raising(op), no_leaf),
+    "inner, stopping": lambda op: doubled(stopping(op), no_leaf),
 }
+ALWAYS = {"blind": blind, "coarse": coarse, "corner": corner}
+"""However they are called."""
 
 
 def __getattr__(name: str) -> Run:
     kind, _, manner = name.partition(" ")
     if kind not in OPERATORS:
         raise AttributeError(name)
-    if manner == "corner":
-        return corner(OPERATORS[kind])
-    if manner in WRONG:
-        return WRONG[manner](OPERATORS[kind])
+    if wrong := (WRONG | ALWAYS).get(manner):
+        return wrong(OPERATORS[kind])
     names = manner.removeprefix("frozen ")
     return doubled(OPERATORS[kind], lambda *sent: frozen(*sent) == names)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,7 +41,7 @@ def verify(found: Certificate, **change: Any) -> tuple[int, list[str]]:
     )
 
 
-def refused(check: Callable[..., None], *what: Any) -> list[str]:
+def refused(check: Callable[..., object], *what: Any) -> list[str]:
     """What a check says when it refuses; nothing where it does not."""
     try:
         check(*what)
@@ -243,6 +244,56 @@ def test_what_equal_numbers_leave_open_is_no_counterexample() -> None:
         assert len(refused(verifier.refutation, told, runs, truth)) == wrong
 
 
+@pytest.mark.parametrize("kind", odd_twins.OPERATORS)
+def test_real_numbers_beyond_their_bound_are_found_again(kind: str) -> None:
+    """On integers nothing differs; a record that only says so is not believed."""
+    found = certify(
+        f"tests.odd_twins:{kind} coarse", odd_twins.REFERENCES[kind], size=(6, 5), seed=3
+    )
+    status = {part.name: part.status for part in found.parts}
+    assert (found.verdict, status["S2 identity"]) == ("refuted", "proven")
+    assert status["S3 rounding"] == "refuted"
+    assert verify(found) == (1, ["the record holds: refuted"])
+    right = odd_twins.REFERENCES[kind]
+    made = certify(right, right, size=(6, 5), seed=3)
+    names = {"candidate": right, "adapter": made.adapter, "name": made.name}
+    names["assumed"] = [*found.assumed, *made.assumed]
+    alone = ["parts: S1 premise, S3 rounding: the prover alone can run that again"]
+    assert verify(found, **names) == (2, alone)
+
+
+def test_what_nobody_followed_is_run_again(proven: Certificate) -> None:
+    """S1 was not asked: S2 alone is proven."""
+    found = certify("tests.twins:graph", "tests.twins:dense", size=(6, 5), seed=7, premise=False)
+    assert (found.verdict, found.trace) == ("proven", ""), found.reason
+    assert verify(found) == (0, ["the record holds: proven"])
+    other = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
+    code, lines = verify(found, candidate=other.candidate, name=other.name)
+    assert (code, lines[0][:9]) == (1, "verdict: ")
+
+
+def test_all_entries_of_an_image_may_add_up_where_nobody_counted() -> None:
+    def asked(terms: int, trace: str) -> list[str]:
+        spec = {"shape": [2, 6], "out": [2, 3], "scale": 1, "terms": terms}
+        says = partial(evaluate, sums, dtype=torch.float64)
+        return refused(verifier.linear, {"spec": spec, "trace": trace}, says, torch.float64)
+
+    assert asked(6, "") == asked(1, "0" * 64) == []
+    assert asked(5, "")[0].startswith("spec: more terms")
+
+
+def test_a_reference_without_a_gradient_is_no_truth() -> None:
+    """Else nothing would be compared with the candidate's."""
+    found = certify("tests.odd_twins:linear corner", "tests.twins:pool", size=(6, 5), seed=12)
+    right = odd_twins.REFERENCES["linear"]
+    made = certify(right, right, size=(6, 5), seed=12)
+    how = {"candidate": "tests.odd_twins:linear blind", "name": "tests.odd_twins:linear blind"}
+    how |= {"reference": how["candidate"], "adapter": found.adapter | {"reference": "function"}}
+    rho = {"y": made.rho["y"]}
+    code, lines = verify(made, **how, rho=rho, assumed=[*found.assumed, *made.assumed])
+    assert (code, lines[0][:11]) == (1, "reference: ")
+
+
 @pytest.mark.parametrize("change", [{"trial": 99}, {"trial": -1}, {"manner": "upside down"}])
 def test_a_counterexample_is_of_one_of_the_calls_that_are_made(change: dict[str, Any]) -> None:
     found = certify("tests.twins:scaled", "tests.twins:dense", size=(6, 5), seed=3)
@@ -346,13 +397,13 @@ class _Worse(torch.autograd.Function):
 
 
 class _Latest(torch.autograd.Function):
-    """Its backward is the last call's."""
+    """Its backward is that of the last call of which a gradient is wanted."""
 
     calls = 0
 
     @staticmethod
     def forward(ctx: Any, y: Tensor) -> Tensor:
-        _Latest.calls += 1
+        _Latest.calls += ctx.needs_input_grad[0]
         ctx.mine = _Latest.calls
         return y.clone()
 
@@ -383,6 +434,10 @@ def hooked(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     if w.requires_grad and w.is_leaf:
         w.register_post_accumulate_grad_hook(twice)
     return tiny(x, w, b)
+
+
+def held_before(x: Tensor, w: Tensor, b: Tensor) -> bool:
+    return w.is_leaf and w.grad is not None
 
 
 def between(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -437,6 +492,51 @@ def test_every_manner_of_calling_is_tried(manner: str) -> None:
     assert (found["side"], found["manner"]) == ("candidate", manner)
 
 
+def test_backward_adds_to_what_is_there() -> None:
+    found = seen_of(unlike(held_before), TINY, truth_of(tiny, SHAPES))
+    assert (found["side"], found["manner"]) == ("candidate", "backward")
+
+
+def test_what_is_no_such_tensor_is_nothing_and_no_error() -> None:
+    """So a refutation by what a side lacks is found again."""
+    sent = [np.ones((2, 4)), np.ones((2, 4))]
+    for manner in ("plain", "again", "backward", "between"):
+        found = evaluate(lambda x: x.detach() * 2, sent, torch.float64, manner=manner)
+        assert {*found} == {"y"}, manner
+        for wrong in (torch.Tensor.to_sparse, torch.Tensor.sum, list):
+            assert evaluate(wrong, sent, torch.float64, manner=manner) == {}, (manner, wrong)
+
+
+def test_nothing_is_asked_of_what_is_frozen_though_something_else_learns() -> None:
+    own = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    sent = [np.ones((2, 4)), np.ones((2, 4))]
+    assert {*evaluate(lambda x: x * own, sent, torch.float64, manner="frozen x")} == {"y"}
+
+
+def test_tensors_that_come_back_are_refilled_in_the_first_trial_too() -> None:
+    """Of one trial alone: whoever sees an image for the second time is called so again."""
+
+    def second() -> Callable[..., Tensor]:
+        kept: list[Tensor] = []
+
+        def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            y = tiny(x, w, b) * (2 if any(x is one for one in kept) else 1)
+            kept.append(x)
+            return y
+
+        return run
+
+    truth = truth_of(tiny, SHAPES)
+    sent = verifier.drawn(TINY, truth.shapes, 0)
+    right = float(truth.says(sent)["y"][0, 0, 0])
+    shown = {"side": "candidate", "quantity": "y", "trial": 0, "manner": "refilled"}
+    shown |= {"index": [0, 0, 0], "found": 2 * right, "expected": right}
+    for run, wrong in ((second(), 0), (tiny, 1)):
+        runs = {"candidate": partial(evaluate, run, reuse=[])}
+        told = TINY | {"counterexample": shown}
+        assert len(refused(verifier.refutation, told, runs, truth)) == wrong
+
+
 def test_whoever_refuses_views_is_sent_copies_instead() -> None:
     """Of another layout nothing is said; of what is no leaf, it is."""
 
@@ -444,6 +544,9 @@ def test_whoever_refuses_views_is_sent_copies_instead() -> None:
         if not x.is_contiguous():
             raise RuntimeError("no views")
         return tiny(x, w, b) * (1 if x.is_leaf else wrong)
+
+    def leaving(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return tiny(x, w, b) if x.is_contiguous() else sys.exit()
 
     def leaves_alone(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         if not x.is_leaf:
@@ -456,6 +559,8 @@ def test_whoever_refuses_views_is_sent_copies_instead() -> None:
     assert (found["side"], found["manner"]) == ("candidate", "inner")
     with pytest.raises(RuntimeError, match="leaves alone"):
         seen_of(leaves_alone, TINY, truth, 9)
+    with pytest.raises(SystemExit):
+        seen_of(leaving, TINY, truth, 9)
 
 
 @pytest.mark.parametrize("sent", ["x", "xw", "xwb"])
@@ -479,6 +584,7 @@ def test_every_trial_calls_plainly_and_all_of_them_in_every_manner(sent: str) ->
         ]  # fmt: skip
         assert {*calls["candidate"]} == {"plain", *verifier.manners_of(len(sent))}
         assert asked <= {*calls["candidate"]}
+        assert len(calls["candidate"]) >= 2 * trials
         assert trials == 1 or calls["candidate"].index("refilled") > calls["candidate"].index(
             "plain"
         )
@@ -567,6 +673,9 @@ def test_zeros_show_nothing() -> None:
     silent = truth_of(some(2), shapes)
     silent.counts["y"] = np.array([1, 1, 0, 0, 0, 0])  # of whom nobody is heard
     assert seen_of(some(2), whole, silent) == {}
+    silent.counts["y"] = np.zeros(6)
+    with pytest.raises(verifier.Refused, match="nothing to compare"):
+        seen_of(some(2), whole, silent)
 
 
 def test_sparse_gradients_are_gradients() -> None:
@@ -616,6 +725,36 @@ def test_bounds_are_those_of_sums_of_one_sign() -> None:
     )  # entries of both signs have no bound
 
 
+@pytest.mark.parametrize("far", [True, False])
+def test_real_numbers_are_normal_ones_and_of_spread_size(far: bool) -> None:
+    """Right on one of them alone; by little, it is within its bound and not what was recorded."""
+
+    def off(x: Tensor, by: float) -> Tensor:
+        return sums(x) * (1 + by * ((x.abs().max() > 2**4) == far).double())
+
+    for by, line in ((2.0**-40, "rho: y leaves its bound"), (2.0**-52, "rho: y 0.0, but")):
+        wrong = held(partial(off, by=by), sums, {"y": 0.0, "grad_x": 0.0}, kind="convolution")
+        assert wrong[0].startswith(line), wrong
+
+
+def test_real_numbers_refute_if_those_of_the_candidate_alone_leave_a_bound() -> None:
+    def by(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: sums(x) * factor
+
+    def refutes(one: Callable[[Tensor], Tensor], two: Callable[[Tensor], Tensor], n: int) -> bool:
+        runs = {name: partial(evaluate, f) for name, f in zip(SIDES, (one, two), strict=True)}
+        truth = truth_of(sums, [[2, 6], [2, 3]], n)
+        return rounding(REAL | {"rho": {}, "kind": "convolution"}, runs, truth, "refuted")
+
+    off, nan, infinite = by(1 + 2.0**-40), by(float("nan")), by(float("inf"))
+    assert refutes(off, sums, 2)
+    assert refutes(nan, sums, 2)
+    assert not refutes(sums, off, 2)  # the reference's fault
+    assert not refutes(off, off, 2)  # no less
+    assert not refutes(infinite, sums, 2)  # overflow is not covered
+    assert not refutes(off, sums, 2**53)  # the bound says nothing
+
+
 def test_a_sum_too_long_for_a_bound_is_not_proven() -> None:
     nothing = {"y": 0.0, "grad_x": 0.0}
     assert held(sums, sums, nothing, n=2**53)[0].startswith("rho: y leaves its bound, or n u >= 1")
@@ -649,7 +788,11 @@ def test_a_reference_may_leave_the_bound_and_a_candidate_may_not() -> None:
         y.register_hook(lambda g: g * (1 + 2.0**-40))
         return y
 
-    cases = ((sums, off, ""), (off, sums, "y"), (low, sums, "y"), (behind, sums, "grad_x"))
+    def lost(x: Tensor) -> Tensor:
+        return sums(x) * float("nan")
+
+    right = ((sums, off, ""), (sums, lost, ""))
+    cases = (*right, (off, sums, "y"), (low, sums, "y"), (behind, sums, "grad_x"))
     for one, two, leaves in cases:
         line = held(one, two, {"y": 0.0}, kind="convolution")[0]
         assert line.startswith(f"rho: {leaves} leaves its bound" if leaves else "rho: y 0.0, but")
