@@ -84,7 +84,8 @@ def _each_image(x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool 
     Raises:
         NoRuleError: these axes do not name all of the lattice.
     """
-    torch.layer_norm(torch.empty(x.shape, device="meta"), shape)  # refuses others, and says why
+    if tuple(shape) != x.shape[-len(shape) :]:  # torch refuses it, and says why
+        torch.layer_norm(torch.empty(x.shape, device="meta"), shape)
     lead = x.axes[: len(x.axes) - len(shape)]
     in_part = any(name.kind != "batch" for name in names.of_rows(lead))
     if in_part or not isinstance(x.sites, Sites):
