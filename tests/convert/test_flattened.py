@@ -301,6 +301,25 @@ def test_what_is_written_into_a_position_hears_of_it() -> None:
     assert torch.equal(value.grad, there[:, 3].double())
 
 
+@pytest.mark.parametrize("write", [
+    lambda x: x.flatten(1).__setitem__((slice(None), 7), 3.0),
+    lambda x: x.flatten(2).mT.__setitem__((slice(None), 7), 3.0),
+    lambda x: x.flatten(1).scatter_(1, torch.full((3, 1), 7), 3.0),
+])  # fmt: skip
+def test_a_write_into_a_flattened_view_is_differentiated(write: Any) -> None:
+    """Autograd still knows the rows as they were read."""
+    t, flat, there = given()
+    sent = whole(3, 2, 4, 4)
+    leaf, dense = t.detach().requires_grad_(), flat.view(3, 2, 4, 4).requires_grad_()
+    for one in (leaf, dense):
+        image = one * 1
+        write(image)
+        (image * image * sent).sum().backward()
+    assert leaf.grad is not None
+    assert dense.grad is not None
+    assert torch.equal(leaf.grad.to_dense(), dense.grad * there.view(dense.shape))
+
+
 def test_frames_that_are_flattened_are_steps_of_a_recurrence() -> None:
     """A CNN on frames in the batch, and an LSTM over the flattened frames of each film."""
     torch.manual_seed(0)

@@ -94,7 +94,8 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
     if not isinstance(x, Spatial):
         raise NoRuleError(INTO_TENSOR)
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
-    found = into(x.tensor(), *map(dense, args), **kwargs)
+    rows = x.with_x(x.x.clone())  # autograd keeps them, and the map's own may be written into
+    found = into(rows.tensor(), *map(dense, args), **kwargs)
     return placed(found, x.sites, x.axes)
 
 
