@@ -497,6 +497,28 @@ def test_backward_adds_to_what_is_there() -> None:
     assert (found["side"], found["manner"]) == ("candidate", "backward")
 
 
+def test_backward_adds_to_parameters() -> None:
+    run = unlike(lambda x, w, b: isinstance(w, torch.nn.Parameter))
+    found = seen_of(run, TINY, truth_of(tiny, SHAPES))
+    assert (found["side"], found["manner"]) == ("candidate", "backward")
+
+
+def test_gradients_that_come_in_are_views_too() -> None:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = tiny(x, w, b)
+        if y.requires_grad:
+            y.register_hook(lambda g: g if g.is_contiguous() else g * 2)
+        return y
+
+    found = seen_of(run, TINY, truth_of(tiny, SHAPES))
+    assert (found["quantity"][:4], found["manner"]) == ("grad", "inner")
+
+
+def test_nothing_is_frozen_that_is_not_sent() -> None:
+    assert [one for one in verifier.manners_of(1) if "frozen" in one] == ["frozen x"]
+    assert len(verifier.manners_of(2)) == len(verifier.manners_of(1)) + 2
+
+
 def test_what_is_no_such_tensor_is_nothing_and_no_error() -> None:
     """So a refutation by what a side lacks is found again."""
     sent = [np.ones((2, 4)), np.ones((2, 4))]
