@@ -43,7 +43,7 @@ class MadeOf:
         self._constants = constants
         self._numbers: dict[int, int] = {}
         self._kept: list[StorageWeakRef] = []
-        self._alone: dict[int, Seen] = {}
+        self._alone: dict[Seen, Seen] = {}
         self._inputs = 0
 
     def enter(self, tensor: Tensor) -> None:
@@ -54,7 +54,7 @@ class MadeOf:
     def result(self, tensor: Tensor) -> Seen:
         """What a tensor is made of; a sum with zeros of what is no zero alone."""
         seen = self._seen(tensor)
-        return self._alone.get(seen[0], seen)
+        return self._alone.get(seen, seen)
 
     def whole(self, operator: str, args: Any) -> Given:
         """What is trusted as one step, and the tensors that it is given."""
@@ -79,8 +79,10 @@ class MadeOf:
                 continue
             made = hash((number, place))
             if one is not None and covers(tensor):
-                made = one[0] if _lies(tensor) == one[1:] else made
-                self._alone[made] = self._alone.get(one[0], one)
+                if _lies(tensor) == one[1:]:
+                    made = one[0]
+                else:
+                    self._alone[made, *_lies(tensor)] = one
             self._number(tensor, made)
 
     def _number(self, tensor: Tensor, number: int) -> None:
@@ -105,7 +107,7 @@ class MadeOf:
         return self._known(data[0]) if zeros else None
 
     def _known(self, tensor: Tensor) -> Seen | None:
-        return self._seen(tensor) if _memory(tensor) in self._numbers else None
+        return self.result(tensor) if _memory(tensor) in self._numbers else None
 
     def _seen(self, tensor: Tensor) -> Seen:
         number = self._numbers.get(_memory(tensor))

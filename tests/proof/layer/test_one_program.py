@@ -915,6 +915,28 @@ def test_nor_is_a_half_type_put_together_otherwise(manner: str) -> None:
     assert prove(lambda x, w, b: decoy(False, x, w, b), dtype=half).verdict == "proven"
 
 
+class Bucket(torch.autograd.Function):
+    """Answers with views of one flat memory of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return plain(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        grads = torch.nn.grad.conv2d_input, torch.nn.grad.conv2d_weight
+        by = grads[0](x.shape, w, g, padding=1), grads[1](x, w.shape, g, padding=1)
+        flat = torch.cat([by[1].flatten(), g.sum((0, 2, 3))])
+        return by[0], flat[: w.numel()].view(w.shape), flat[w.numel() :]
+
+
+def test_gradients_may_be_views_of_one_memory() -> None:
+    found = prove(Bucket.apply)
+    assert found.verdict == "proven", str(found)
+
+
 def partly(by: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Writes to one half of a memory, and returns the other."""
 
