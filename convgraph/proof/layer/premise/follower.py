@@ -146,6 +146,9 @@ class Follower:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on what is wrapped and say what is known of the result."""
+        if any(map(_is_nowhere, tree_leaves((args, kwargs)))):
+            reason = "data left torch by a door that was taken before they were followed"
+            self.refuse("undecided", qualified_name(func), reason)
         if self.ended:
             return self._late(func, args, kwargs)
         traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
@@ -461,6 +464,13 @@ class Mode(TorchDispatchMode):
 
 
 _DECOMPOSED = object()
+
+
+def _is_nowhere(value: Any) -> bool:
+    """Whether a tensor has entries and no memory: a foreign library made it of a `Traced`."""
+    if type(value) is not Tensor or value.layout != torch.strided or value.device.type == "meta":
+        return False
+    return value.numel() > 0 and not value.data_ptr()
 
 
 def _is_data(traced: Traced | None) -> bool:

@@ -358,6 +358,16 @@ def hands_memory_on_the_old_way(x, w, b):
     return conv(torch.from_dlpack(torch.utils.dlpack.to_dlpack(x.detach())), w, b)  # here
 
 
+EARLY_DOOR = torch._C._to_dlpack
+
+
+@fault("aten.max", "undecided")
+def hands_memory_on_by_a_door_of_before(x, w, b):
+    """A wrapper has no memory; whoever read there would end the interpreter."""
+    there = torch.from_dlpack(EARLY_DOOR(x.detach()))
+    return conv(x, w, b) * (1 + (there.max() > 1e30))  # here
+
+
 @fault("Tensor.untyped_storage", "undecided")
 def reads_storage(x, w, b):
     return conv(x, w, b) * len(x.untyped_storage().tolist())  # here
