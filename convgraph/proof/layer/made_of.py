@@ -7,6 +7,7 @@ constants by their entries. So one list of operators that is put together otherw
 constants, has other results, and operators that nothing uses have no part in them.
 """
 
+from collections.abc import Iterable
 from typing import Any, final
 
 import torch
@@ -32,15 +33,11 @@ _SMALL = 4096
 
 @final
 class MadeOf:
-    """Numbers the memories of one run.
+    """Numbers the memories of one run."""
 
-    Args:
-        constants: what large ones were, as long as they are the same memory of the same version.
-    """
-
-    def __init__(self, constants: dict[Any, tuple[StorageWeakRef, int]]) -> None:
+    def __init__(self) -> None:
         """Start with no input."""
-        self._constants = constants
+        self._constants: dict[int, dict[Any, int]] = {}
         self._numbers: dict[int, int] = {}
         self._kept: list[StorageWeakRef] = []
         self._alone: dict[Seen, Seen] = {}
@@ -62,10 +59,19 @@ class MadeOf:
 
     def given(self, func: Any, args: Any, kwargs: Any) -> Given:
         """An operator and what it is given, before it runs."""
-        names = [a.name for a in func._schema.arguments if not _is_filled(a)]
-        named = {**dict(zip(names, args, strict=False)), **kwargs}
-        told = [(n, self._tell(named[n])) for n in names if n in named and n not in _LEFT_OUT]
+        arguments = {a.name: a for a in func._schema.arguments}
+        named = {**dict(zip(arguments, args, strict=False)), **kwargs}
+        told = [
+            (name, self._tell(named[name], filled=_is_filled(argument)))
+            for name, argument in arguments.items()
+            if name in named and name not in _LEFT_OUT
+        ]
         return hash((func.name(), *told)), self._handed_on(func, args, kwargs)
+
+    def forget(self, tensors: Iterable[Tensor]) -> None:
+        """Read constants anew that were written to."""
+        for tensor in tensors:
+            self._constants.pop(_memory(tensor), None)
 
     def made(self, given: Given, outputs: Any, written: Any = (), sent: Any = ()) -> None:
         """Number the memories that an operator made or wrote; views of what it was sent stay."""
@@ -113,24 +119,50 @@ class MadeOf:
         number = self._numbers.get(_memory(tensor))
         return (self._constant(tensor) if number is None else number, *_lies(tensor))
 
-    def _tell(self, value: Any) -> Any:
-        leaves = tree_leaves(value)
-        return tuple(self._seen(v) if isinstance(v, Tensor) else repr(v) for v in leaves)
+    def _tell(self, value: Any, *, filled: bool) -> Any:
+        """What an argument is; of what is filled to the last entry, nothing that was there."""
+
+        def tell(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return repr(leaf)
+            return _lies(leaf) if filled and covers(leaf) else self._seen(leaf)
+
+        return tuple(map(tell, tree_leaves(value)))
 
     def _constant(self, tensor: Tensor) -> int:
         """The entries of what is no data."""
-        if tensor.is_meta or tensor.layout != torch.strided:
-            return hash((str(tensor.layout), tuple(tensor.shape)))
-        if tensor.numel() <= _SMALL or tensor.is_inference():
+        if tensor.layout != torch.strided:
+            return hash(tuple(map(self._seen, _parts(tensor))))
+        if tensor.is_meta:
+            return 0
+        if tensor.numel() <= _SMALL or tensor.is_inference() or _is_shared(tensor):
             return _entries(tensor)
-        key = (_memory(tensor), tensor._version, *_lies(tensor))
-        if key not in self._constants:  # as long as this is known, no other memory gets its place
-            self._constants[key] = StorageWeakRef(tensor.untyped_storage()), _entries(tensor)
-        return self._constants[key][1]
+        known = self._constants.setdefault(_memory(tensor), {})
+        key = (tensor._version, *_lies(tensor))
+        if key not in known:  # as long as this is known, no other memory gets its place
+            self._kept.append(StorageWeakRef(tensor.untyped_storage()))
+            known[key] = _entries(tensor)
+        return known[key]
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """What a sparse tensor is put together of, or its entries."""
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.to_dense()]
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether memory is, or was, an array of NumPy's as well, which writes without a version."""
+    return not tensor.untyped_storage().resizable()
 
 
 def _is_filled(argument: Any) -> bool:
-    """Whether a result is put there, whatever was there before."""
+    """Whether a result is put there, whatever was there before in these entries."""
     return bool(argument.kwarg_only and argument.alias_info and argument.alias_info.is_write)
 
 

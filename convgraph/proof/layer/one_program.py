@@ -63,11 +63,11 @@ class Plain(TorchDispatchMode):
         results: what came back is made of, by quantity.
     """
 
-    def __init__(self, constants: dict[Any, Any] | None = None) -> None:
-        """Start with nothing written down; `constants`: see `made_of`."""
+    def __init__(self) -> None:
+        """Start with nothing written down."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
-        self.made_of = MadeOf({} if constants is None else constants)
+        self.made_of = MadeOf()
         self.results: dict[str, Seen] = {}
         self._inputs: dict[int, Any] = {}
         self._data: dict[int, Any] = {}
@@ -135,6 +135,7 @@ class Plain(TorchDispatchMode):
         name, asks, step = _about(func)
         if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
             made = func(*args, **kwargs)
+            self.made_of.forget(aten.written(func, args, kwargs))
             return _filled(made) if name in _EMPTY else made
         if not asks and falls_apart(func, name):
             with self:
@@ -170,18 +171,15 @@ def _about(func: Any) -> tuple[str, bool, bool]:
 
 
 @contextmanager
-def written_down(
-    trust: Collection[str] = (), *, ways: bool = True, constants: dict[Any, Any] | None = None
-) -> Iterator[Plain]:
+def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[Plain]:
     """Write down the program of a block; autograd functions that are trusted are one step each.
 
     Args:
         trust: names of such functions.
         ways: whether data that leave torch are written down too. That takes a function mode, which
             `torch.overrides.has_torch_function` tells of: code may have a fast path without.
-        constants: see `made_of`.
     """
-    mode = Plain(constants)
+    mode = Plain()
     with ExitStack() as stack:
         for function, name in named_in(trust):
             stack.enter_context(_one_step(mode, function, name))
@@ -329,7 +327,8 @@ class OneProgram:
 
     Attributes:
         held: how many runs were the same program.
-        apart: manner -> the first operator of such a run that computes what was not followed.
+        apart: manner -> the first operator of such a run that computes what was not followed, in
+            words.
     """
 
     def __init__(
@@ -343,9 +342,8 @@ class OneProgram:
         self.followed, self.trust, self.together = followed, trust, together
         self._mode: Plain | None = None
         self._plain: dict[str, Seen] = {}
-        self._constants: dict[Any, Any] = {}
-        self.held, self._ways = 0, True
-        self.apart: dict[str, Step] = {}
+        self.held, self._ways = 0, dict[str, bool]()
+        self.apart: dict[str, str] = {}
         self._plainly, self._otherwise = "", ""
 
     @property
@@ -356,8 +354,8 @@ class OneProgram:
     @contextmanager
     def holding(self) -> Iterator[Enter]:
         """Write a plain run down and hold it; yields what takes a tensor for data."""
-        ways = self._ways
-        with self._written() as mode:
+        ways = self._ways.get(PLAIN, True)
+        with self._written(PLAIN) as mode:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
@@ -379,21 +377,22 @@ class OneProgram:
             with self.holding() as enter:
                 yield enter
             return
-        with self._written() as mode:
+        with self._written(manner) as mode:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
+        left = [step for step in mode.steps if step.operator.startswith(LEFT)]
         alike = self.together and mode.results and _orders(mode.results) == _orders(self._plain)
-        if alike and mode.results.items() <= self._plain.items():
+        if alike and not left and mode.results.items() <= self._plain.items():
             return  # nothing that comes back is made otherwise
         step = unknown(self.followed, mode.steps)
         if step is not None:
             how = in_words(manner).removeprefix(", ")
             self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
         elif other := beyond(self.followed, mode.steps, manner, added):
-            self.apart.setdefault(manner, other)
+            self.apart.setdefault(manner, str(other))
         elif alike:
-            self.apart.setdefault(manner, mode.steps[-1])
+            self.apart.setdefault(manner, str(mode.steps[-1]) if mode.steps else "no operator")
 
     def called(
         self,
@@ -433,18 +432,17 @@ class OneProgram:
             return own.evaluate(probe, dtype, device, enter)
 
     @contextmanager
-    def _written(self) -> Iterator[Plain | None]:
+    def _written(self, manner: str) -> Iterator[Plain | None]:
         """Write a run down; None where there is nothing to hold it against."""
-        ways = self._ways
-        self._ways = not ways
+        ways = self._ways.get(manner, True)
+        self._ways[manner] = not ways
         moved = list[str]()
         try:
             with watched() as moved:
                 if self.followed is None:
                     yield None
                 else:
-                    how: dict[str, Any] = {"ways": ways, "constants": self._constants}
-                    with as_written(), written_down(self.trust, **how) as self._mode:
+                    with as_written(), written_down(self.trust, ways=ways) as self._mode:
                         yield self._mode
         finally:  # of a call that raises too
             if moved and not self._plainly:

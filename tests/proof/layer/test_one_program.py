@@ -937,6 +937,90 @@ def test_gradients_may_be_views_of_one_memory() -> None:
     assert found.verdict == "proven", str(found)
 
 
+class Put(torch.autograd.Function):
+    """Two sums in one memory, of which the first comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, two: Tensor, place: int) -> Tensor:
+        both = torch.empty((2, *one.shape), dtype=one.dtype)
+        torch.mul(two, 1, out=both[1 - place])
+        torch.mul(one, 1, out=both[place])
+        return both[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None, None
+
+
+def puts_them_otherwise(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The same is written last, to another place of the memory."""
+    return Put.apply(plain(x, w, b), around(x, w, b).detach(), int(other))
+
+
+def other_half_of_a_copy(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    both = torch.cat([plain(x, w, b), around(x, w, b)]).clone()
+    return both[2:] if other else both[:2]
+
+
+def by_numpy(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    if other:
+        array = y.detach().numpy()
+        array += 2.0**24
+        array -= 2.0**24
+    return y
+
+
+def by_a_large_constant(write: Callable[[Tensor, Tensor], Any]) -> Callable[..., Tensor]:
+    """Rows are mixed and unmixed by constants that no version tells of."""
+    whole, mixing = torch.eye(112).double(), torch.eye(112).double()
+    mixing[0, 1] = 2.0**12
+    there, back = whole.clone(), whole.clone()
+
+    def run(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        write(there, mixing if other else whole)
+        write(back, 2 * whole - mixing if other else whole)
+        y = plain(x, w, b)
+        return ((y.reshape(-1, 112) @ there) @ back).reshape(y.shape)
+
+    return run
+
+
+def mixing_by(number: float) -> Tensor:
+    """A sparse one with an entry of that number beside the diagonal, 0 perhaps."""
+    places = torch.cat([torch.arange(112).expand(2, -1), torch.tensor([[0], [1]])], 1)
+    numbers = torch.cat([torch.ones(112), torch.tensor([number])]).double()
+    return torch.sparse_coo_tensor(places, numbers, (112, 112))
+
+
+def by_a_sparse_constant(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, b)
+    mixed = torch.sparse.mm(mixing_by(2.0**12 * other), y.reshape(-1, 112).t())
+    return torch.sparse.mm(mixing_by(-(2.0**12) * other), mixed).t().reshape(y.shape)
+
+
+HIDDEN: dict[str, Callable[..., Tensor]] = {
+    "a sparse constant": by_a_sparse_constant,
+    "another place of a memory": puts_them_otherwise,
+    "another half of a copy": other_half_of_a_copy,
+    "an array": by_numpy,
+    "a constant through .data": by_a_large_constant(lambda to, of: to.data.copy_(of)),
+    "a constant through an array": by_a_large_constant(
+        lambda to, of: np.copyto(to.numpy(), of.numpy())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_a_result_is_made_of_is_not_hidden(name: str) -> None:
+    """Where nothing needs a gradient the same operators run, on the same shapes."""
+    run = HIDDEN[name]
+    found = prove(lambda *sent: run(not any(t.requires_grad for t in sent), *sent))
+    assert found.verdict == "undecided", str(found)
+    assert "behaves otherwise without a gradient for x, w, b" in found.reason
+    assert prove(lambda x, w, b: run(False, x, w, b)).verdict == "proven"
+
+
 def partly(by: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Writes to one half of a memory, and returns the other."""
 
