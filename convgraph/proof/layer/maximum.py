@@ -397,12 +397,12 @@ class _Pair:
     def rounding(self, budget: draws.Budget, dtype: torch.dtype, program: OneProgram) -> Rounding:
         """Real numbers, normal ones and of spread size: maxima bit for bit, gradients in bounds.
 
-        Half types are called so in every manner. Then images full of equal entries.
+        Those of spread size in every manner. Then images full of equal entries.
         """
         generator = np.random.Generator(np.random.Philox(budget.seed))
         rho, reuse = {"y": 0.0, "grad_x": 0.0}, dict[str, Any]()
-        # Integers of half types were compared in float64, and say nothing of other manners here.
-        others = every_manner("x")[1:] if dtype in HALF else []  # the first of them refills
+        # Out of (y + s) - s integers come as out of y, used or not used: real numbers do not.
+        others = every_manner("x")[1:]  # the first of them refills
         for spread, manners in ((0, [PLAIN]), (spread_of(dtype), [*others, PLAIN])):
             sent = []
             for shape in (self.shape, self.out):
@@ -412,7 +412,8 @@ class _Pair:
                 sent.append(torch.from_numpy(value).to(dtype).double().numpy())
             probe = Probe({"x": sent[0]}, sent[1])
             for manner in manners:
-                other = self._held("candidate", probe, dtype, manner, program, reuse, rho)
+                kept = rho if manner == PLAIN else None
+                other = self._held("candidate", probe, dtype, manner, program, reuse, kept)
                 if other is not None:
                     return Rounding(other.status, rho, reason=other.reason)
         for low, high in ((-1, 1), (0, 1), (-1, -1)):

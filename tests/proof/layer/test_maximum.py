@@ -442,3 +442,18 @@ def test_maxima_of_a_half_type_are_held_in_every_manner(manner: str) -> None:
 
     found = prove_maximum(run, known, SHAPE, WINDOWS, dtype=torch.bfloat16)
     assert found.verdict == "refuted", str(found)
+
+
+@pytest.mark.parametrize("manner", ASKED)
+def test_a_maximum_that_is_taken_is_the_one_that_comes_back(manner: str) -> None:
+    """Both are computed in every manner, by one list of operators; integers are those of both."""
+    pairs, pool = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]), torch.nn.MaxPool1d(2)
+
+    def run(plainly: bool, x: Tensor) -> Tensor:
+        other = x.detach().flip(0)
+        return (pool((x + other) - other), pool(x))[plainly]
+
+    found = prove_maximum(lambda x: run(ASKED[manner](x), x), pool, (2, 1, 4), pairs)
+    assert found.verdict == "refuted", str(found)
+    plainly = prove_maximum(lambda x: run(True, x), pool, (2, 1, 4), pairs)
+    assert plainly.verdict == "proven", str(plainly)
