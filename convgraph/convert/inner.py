@@ -40,9 +40,12 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(out, Tensor) or out.shape[0] != rows:
         return None
     call.travelled("node")
+    tail = out.shape[1:]
+    if len(tail) != len(own):  # a patch as columns
+        own, sizes = ((),) * len(tail), [1] * len(tail)
     made = [
         axis if n == size else (Name("plain", n),)
-        for axis, n, size in zip(own, out.shape[1:], sizes, strict=True)
+        for axis, n, size in zip(own, tail, sizes, strict=True)
     ]
     axes = (*lead, *made)
     return Spatial(out.reshape(x.x.shape[0], *names.plain(axes)), x.sites, axes)
@@ -61,5 +64,6 @@ def _alone(call: Any, given: dict[str, Any], rank: int) -> list[bool]:
     d = len(window)
     steps = names.ints(given["stride"] or window, d)
     pads = (0,) * d if isinstance(given["padding"], str) else names.ints(given["padding"], d)
-    still = [one == (1, 1, 0) for one in zip(window, steps, pads, strict=True)]
+    more = names.ints(given.get("output_padding", 0), d)
+    still = [one == (1, 1, 0, 0) for one in zip(window, steps, pads, more, strict=True)]
     return [family == "pooling", *still]

@@ -61,3 +61,31 @@ def test_a_step_along_nodes_leaves_some_of_them(window: Any, stride: Any, pads: 
     assert torch.equal(dense, call(IMAGE))
     with pytest.raises(ConversionError, match="no meaning on a mask"):
         call(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor())
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_patches_become_columns(window: int) -> None:
+    """Windows of each patch lose a rank, and stay on the nodes that hold a patch."""
+
+    def call(x: Any) -> Any:
+        cells = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5)
+        return F.unfold(cells.flatten(0, 2), window, padding=window // 3)
+
+    mask = MASK.clone()
+    mask[:, :2, :2] = False
+    there = mask.view(2, 4, 2, 3, 2).any(4).any(2)
+    got = call(cg.PixelGraph.from_image(IMAGE, mask=mask).tensor())
+    assert got.sites.num_nodes == int(there.sum())
+    assert torch.equal(got.to_dense(), call(IMAGE * mask[:, None]))
+
+
+def test_a_place_more_behind_a_kernel_of_one_is_no_place_of_a_node() -> None:
+    """output_padding lengthens a line of nodes: it named two channels in place of the nodes."""
+
+    def call(x: Any) -> Any:
+        return F.conv_transpose1d(x.flatten(2), W[..., None], dilation=2, output_padding=1)
+
+    full = call(cg.PixelGraph.from_image(IMAGE).tensor())
+    assert torch.equal(full.to_dense() if hasattr(full, "to_dense") else full, call(IMAGE))
+    with pytest.raises(ConversionError, match="no meaning on a mask"):
+        call(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor())
