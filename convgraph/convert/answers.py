@@ -153,7 +153,7 @@ def _written(self: GraphTensor, *args: Any) -> None:
             raise
         shape = self.shape  # a part that is no map: by the numbers of its positions
         numbers = torch.arange(shape.numel(), device=self.device).view(shape)[place]
-        value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=self.dtype)
+        value = torch.as_tensor(value, dtype=self.dtype)
         whole(_PUT, (self, torch.unravel_index(numbers, shape), value))
     finally:
         _STATE.into = outer

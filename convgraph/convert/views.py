@@ -99,16 +99,16 @@ def _remembered(view: Any, args: Any, kwargs: Any, call: Operator, number: int) 
             view.value = view.value.with_x(view.value.x.clone())
     elif type(view) is Tensor and not torch.compiler.is_compiling():
         shares = _shares(view, args, kwargs, call, number)
-        if memory(view) == memory(source.value.x):
-            if shares is True:
-                return view
-            view = view.clone()
         root = root_of(source)
         if _STATE.into is not None and root_of(_STATE.into) is root:
             raise ConversionError(
                 f"{call.name} {where()} takes a part of a map that is no map, into which nothing "
                 "can be written; write into the map by its own axes"
             )
+        if memory(view) == memory(source.value.x):
+            if shares is True:
+                return view
+            view = view.clone()
         if outermost() and shares is not False:
             if view.is_inference():  # nobody would count its writes
                 with torch.inference_mode(False):

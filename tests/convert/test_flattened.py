@@ -111,6 +111,8 @@ def test_windows_of_a_line_count_who_is_there(batch: str) -> None:
     windows = (one.unflatten(1, (8, 4)).flatten(0, 1) for one in (flat, there))
     want = of_those_there(torch.mean, *windows).view(-1, 1, 8)
     assert torch.equal(F.adaptive_avg_pool1d(t.flatten(1)[:, None], 8), want)
+    assert torch.equal(F.adaptive_avg_pool1d(t.flatten(1), 8), want[:, 0])
+    assert torch.equal(F.adaptive_avg_pool1d(t.flatten(1), 1), t.flatten(1).mean(1, keepdim=True))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -289,6 +291,26 @@ def test_what_is_absent_stays_absent(name: str, batch: str, full: bool) -> None:
         t, there = cg.PixelGraph.from_image(flat.view(t.shape)).tensor(), there | True
     found = WRITES[name](t.flatten(1))
     assert torch.equal(found.to_dense(), WRITES[name](flat) * there)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("write", [
+    lambda x: x.flatten(2).__setitem__((..., 0), 7),
+    lambda x: x.flatten(2).mT.__setitem__((slice(None), 5), torch.tensor([1, 2])),
+    lambda x: x.flatten(1).__setitem__((slice(None), 3), torch.ones(3).int()),
+])  # fmt: skip
+def test_what_is_written_over_is_asked_for_no_gradient(write: Any, full: bool) -> None:
+    """On full grids a part shares memory with the rows; autograd did not see the write."""
+    t, flat, there = given()
+    if full:
+        t, there = cg.PixelGraph.from_image(flat.view(t.shape)).tensor(), there | True
+    send = torch.arange(1.0, t.shape.numel() + 1).double().view(t.shape)
+    grads = []
+    for leaf in (t.detach().clone(), flat.view(t.shape).clone()):
+        x = leaf.requires_grad_() * 1
+        write(x)
+        grads.append(torch.autograd.grad((x * send).sum(), leaf)[0])
+    assert torch.equal(grads[0].to_dense(), grads[1] * there.view(t.shape))
 
 
 def test_what_is_written_into_a_position_hears_of_it() -> None:

@@ -624,6 +624,39 @@ def test_one_image_meets_each_of_several() -> None:
                            torch.where(dense > 0, dense, dense[k]))  # fmt: skip
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_sizes_that_torch_refuses_are_refused(masked: bool) -> None:
+    """One image is no batch of several where torch puts maps together, or asks one for places."""
+    mask = torch.arange(60).view(3, 5, 4) % 3 > 0 if masked else None
+    x = cg.PixelGraph.from_image(integers(3, 2, 5, 4), mask=mask).tensor()
+    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+        torch.stack([x, x[:1]])
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match except in dimension 1"):
+        torch.cat([x, x[:1]], 1)
+    with pytest.raises((IndexError, ConversionError), match="mask"):
+        (x * 1)[x[:1] > 0] = 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_dtypes_are_those_of_torch(masked: bool) -> None:
+    mask = torch.arange(60).view(3, 5, 4) % 3 > 0 if masked else None
+    x = cg.PixelGraph.from_image(integers(3, 2, 5, 4), mask=mask).tensor()
+    assert (x > 0).triu().dtype == torch.bool
+    assert torch.linalg.vector_norm(torch.complex(x, x), 2, (2, 3)).dtype == torch.float64
+    assert torch.dist(torch.complex(x, x), x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [2, 3, (5, 2)])
+def test_a_turned_map_is_pooled_as_the_turned_image(size: Any) -> None:
+    """Adaptive windows leave a map, on the nodes that the turned image has."""
+    mask, image = torch.rand(3, 6, 4) > 0.5, integers(3, 2, 6, 4)
+    found = F.adaptive_avg_pool2d(cg.PixelGraph.from_image(image, mask=mask).tensor().mT, size)
+    turned = cg.PixelGraph.from_image(image.mT.contiguous(), mask=mask.mT.contiguous())
+    want = F.adaptive_avg_pool2d(turned.tensor(), size)
+    assert torch.equal(found.sites.nodes, want.sites.nodes)
+    assert torch.equal(found.to_dense(), want.to_dense())
+
+
 def test_a_map_made_from_a_readout_has_no_holes() -> None:
     x = graph().tensor()
     vector = x.mean((2, 3))

@@ -30,6 +30,7 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
     dim %= max(len(one.shape) for one in parts)
+    _alike(call, parts, dim, [(*one.shape[:dim], *one.shape[dim + 1 :]) for one in parts])
     if any(holds_images(one, dim) for one in parts):
         return batched(parts, dim)
     sequence = beside(parts, dim)
@@ -51,6 +52,12 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     slot = 1 + len(names.plain(common[:dim]))
     axes = names.replaced(common, dim, (Name("plain", sum(widths)),))
     return Spatial(torch.cat(rows, slot), sites, axes)
+
+
+def _alike(call: Any, parts: list[Any], dim: int, shapes: list[tuple[int, ...]]) -> None:
+    """Let torch refuse what is to be put together and differs in these shapes, in its words."""
+    if len(set(shapes)) > 1:
+        call.target([torch.empty(one.shape, device="meta") for one in parts], dim)
 
 
 def _beside(call: Any, parts: list[Any], dim: int) -> Any:
@@ -87,6 +94,7 @@ def _but_plain(axes: Axes) -> list[Any]:
 @rule("stack")
 def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     """A new plain axis."""
+    _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
     moved, sites, axes = align(tensors)
     dim %= len(axes) + 1
     slot = 1 + len(names.plain(axes[:dim]))

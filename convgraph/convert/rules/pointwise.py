@@ -85,7 +85,7 @@ def _aligned(args: Any, kwargs: Any) -> Any:
 def triangle(call: Any, x: Spatial, diagonal: int = 0) -> Any:
     """What lies on one side of a diagonal of the last two axes; all else says 0."""
     kept = call.target(torch.ones(x.shape[-2:], dtype=torch.bool, device=x.x.device), diagonal)
-    return pointwise(operator(torch.ops.aten.where.ScalarOther), kept, x, 0)
+    return pointwise(operator(torch.ops.aten.where.self), kept, x, x.x.new_zeros(()))
 
 
 @rule("bucketize", "searchsorted", "isin")

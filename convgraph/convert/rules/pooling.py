@@ -14,6 +14,7 @@ from convgraph.convert.names import NoRuleError, ints
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.reductions import extreme, over_sites
+from convgraph.convert.settle import settle
 from convgraph.convert.value import Spatial, result
 from convgraph.functional import graph_avg_pool, graph_max_pool
 from convgraph.functional.pool import max_pool_values, unpooled
@@ -81,18 +82,24 @@ def _no_pixels(axis: names.Axis) -> bool:
     return names.kinds(axis) <= {"batch", "plain"}
 
 
+def _is_settled(x: Spatial) -> bool:
+    """Whether a value is an image, or becomes one on the lattice that its axes speak of."""
+    value = x if x.is_image() else settle(x)
+    return isinstance(value, Spatial) and value.is_image()
+
+
 @rule(*(f"adaptive_{how}_pool{d}d" for how in ("avg", "max") for d in (1, 2, 3)), hop="edges")
 def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
     """The mean or the maximum over the nodes of each adaptive window; indices are for nobody."""
     largest = "max" in call.name
-    asked = ints(output_size, len(x.axes) - 2)
+    asked = ints(output_size, int(call.name[-2]))
     if prod(asked) == 1:
         tail = list(range(len(x.axes) - len(asked), len(x.axes)))
         if largest:
             return extreme(call, x, tail, True, "amax")
         return over_sites(call, x, tail, True, "mean")
     first = len(x.axes) - len(asked)
-    if not (largest or x.is_image()) and all(map(_no_pixels, x.axes[:first])):  # flattened
+    if not (largest or _is_settled(x)) and all(map(_no_pixels, x.axes[:first])):  # flattened
         there = x.with_x(torch.ones_like(x.x)).tensor()
         share: Tensor = call.target(there, asked)
         call.travelled("all")

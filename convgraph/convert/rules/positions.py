@@ -176,6 +176,8 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
     simple = len(given) == 1 and isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
     if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
         raise NoRuleError("it writes at positions that are no map of yes and no")
+    if chosen.shape != x.shape[: len(chosen.axes)]:
+        raise IndexError(f"a mask of shape {tuple(chosen.shape)} meets {tuple(x.shape)}")
     if value.numel() != 1:
         raise NoRuleError("it writes a list of values, one for every yes")
     call.travelled("node")

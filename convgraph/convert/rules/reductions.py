@@ -309,7 +309,7 @@ def vector_norm(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         raise NoRuleError(f"an absent position would be the smallest to a {p}-norm; take amin()")
     call.travelled("all")
     found = norm(_wide(x).tensor(), dim=dims, keepdim=keepdim)
-    found = found if given.get("dtype") else found.to(x.x.dtype)
+    found = found.to(x.x.dtype) if x.x.dtype in HALF and not given.get("dtype") else found
     return Groups(*apart(x, dims)).placed(found, _left(x, dims, keepdim))
 
 
@@ -472,6 +472,10 @@ def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> An
     """
     call.travelled("all")
     groups, axes = _enough(x, dims, given.get("k", 0)), _left(x, dims, given["keepdim"])
+    if x.sites.is_full:
+        return tuple(
+            groups.placed(one, axes) for one in call.target(**given | {"self": x.tensor()})
+        )
     there = x.with_x(torch.ones_like(x.x, dtype=torch.bool))
     lines = [one.tensor().movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in (x, there)]
     found = []
