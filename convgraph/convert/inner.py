@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from convgraph.convert import names
 from convgraph.convert.names import Name
@@ -20,6 +21,9 @@ FAMILIES = ("convolution", "pooling", "resize")
 NAMES = ("pixel_shuffle", "pixel_unshuffle", "im2col", "group_norm", "instance_norm")
 """Operators whose first axis is a batch, whatever stands there, by their rules' files and names."""
 
+_MIXES = ("conv1d", "conv2d", "conv3d")
+"""Operators that a kernel of one pixel makes a product of each pixel's channels."""
+
 
 def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Return what an operator on images says within each node, or None where it reaches others."""
@@ -28,7 +32,8 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return None
     if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
         return None
-    alone = _alone(call, call.named(x, *args, **kwargs), len(x.axes))
+    given = call.named(x, *args, **kwargs)
+    alone = _alone(call, given, len(x.axes))
     lead, own = x.axes[: -len(alone)], x.axes[-len(alone) :]
     if len(lead) > 1 or len(own) < len(alone):
         return None
@@ -36,7 +41,13 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return None
     counts, sizes = names.plain(lead), [prod(names.plain((axis,))) for axis in own]
     rows = x.x.shape[0] * prod(counts)
-    out = call.target(x.x.reshape(rows, *sizes), *args, **kwargs)
+    images = x.x.reshape(rows, *sizes)
+    mixes = all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == sizes[0]
+    if mixes:  # one product, where a convolution takes thousands of images of a pixel
+        out = linear(images.movedim(1, -1), given["weight"].flatten(1), given["bias"])
+        out = out.movedim(-1, 1)
+    else:
+        out = call.target(images, *args, **kwargs)
     if not isinstance(out, Tensor) or out.shape[0] != rows:
         return None
     call.travelled("node")
