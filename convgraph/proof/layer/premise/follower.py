@@ -146,12 +146,13 @@ class Follower:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on what is wrapped and say what is known of the result."""
-        if any(map(_is_nowhere, tree_leaves((args, kwargs)))):
+        leaves = tree_leaves((args, kwargs))
+        if any(map(_is_nowhere, leaves)):
             reason = "data left torch by a door that was taken before they were followed"
             self.refuse("undecided", qualified_name(func), reason)
         if self.ended:
             return self._late(func, args, kwargs)
-        traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
+        traced = [t for t in leaves if isinstance(t, Traced)]
         plain_args, plain_kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
         written = aten.written(func, args, kwargs)
         data = [t for t in traced if t.memory.bound is not None]
@@ -192,7 +193,7 @@ class Follower:
         self._made = lambda dtype: either(after(times, one, dtype) for one in given)
         self.note(
             func.name(),
-            tree_leaves((args, kwargs)),
+            leaves,
             outputs,
             step=is_step(func) and not reshapes(func, args),
         )
