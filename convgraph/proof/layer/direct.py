@@ -49,10 +49,7 @@ def counts(oracle: Oracle) -> dict[str, Array]:
     """
     spec = oracle.spec
     if oracle.scale > 1:  # edges with weights: shares add up
-        x, w, g = (np.ones(shape) for shape in (spec.x_shape, spec.w_shape, oracle.y_shape))
-        b = np.ones(spec.out_channels) if spec.bias else None
-        grads = {"grad_x": oracle.grad_x(w, g), "grad_w": oracle.grad_w(x, g)}
-        return {"y": oracle.convolve(x, w, b), "grad_b": oracle.grad_b(g), **grads}
+        return sums(oracle, ones(oracle))
     per_in, per_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     into = oracle.in_degree().reshape(spec.batch, 1, *oracle.out_size) * per_in
     biases = oracle.targets.reshape(spec.batch, 1, *oracle.out_size) * int(spec.bias)
@@ -61,6 +58,24 @@ def counts(oracle: Oracle) -> dict[str, Array]:
     sites = np.array(int(oracle.targets.sum()))
     found = {"y": into + biases, "grad_x": said, "grad_w": per_tap, "grad_b": sites}
     return found | {"second_x": said, "second_w": per_tap, "second_g": 2 * into + biases}
+
+
+def ones(oracle: Oracle) -> dict[str, Array]:
+    """Return x, w and g of ones, and b where there is one."""
+    spec = oracle.spec
+    given = {"x": spec.x_shape, "w": spec.w_shape, "g": oracle.y_shape}
+    given |= {"b": (spec.out_channels,)} if spec.bias else {}
+    return {name: np.ones(shape) for name, shape in given.items()}
+
+
+def sums(oracle: Oracle, of: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what products of these add up to, quantity by quantity."""
+    found = {
+        "y": oracle.convolve(of["x"], of["w"], of.get("b")),
+        "grad_x": oracle.grad_x(of["w"], of["g"]),
+        "grad_w": oracle.grad_w(of["x"], of["g"]),
+    }
+    return found | ({"grad_b": oracle.grad_b(of["g"])} if "b" in of else {})
 
 
 def check_direct(
@@ -82,10 +97,10 @@ def check_direct(
     """
     if followed.status != "proven" or not followed.sums:
         return Direct("not asked")
-    for quantity, sums in followed.sums.items():
+    for quantity, counted in followed.sums.items():
         if quantity not in expected:
             continue
-        have = sums.double().cpu().numpy()
+        have = counted.double().cpu().numpy()
         try:
             want = np.broadcast_to(expected[quantity], have.shape)
         except ValueError:  # of another shape, as S2 says

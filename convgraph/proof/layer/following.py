@@ -17,7 +17,7 @@ import torch
 
 from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
-from convgraph.proof.layer.direct import Direct, check_direct, counts
+from convgraph.proof.layer.direct import Direct, check_direct, counts, ones, sums
 from convgraph.proof.layer.one_program import apart_from_casts
 from convgraph.proof.layer.premise.check import Premise, check_premise
 from convgraph.proof.layer.premise.degrees import BITS
@@ -106,24 +106,11 @@ def few(oracle: Oracle, room: float, generator: np.random.Generator) -> dict[str
         >>> max(float(made.max()) for made in sums(oracle, found).values()) <= 5
         True
     """
-    spec = oracle.spec
-    given = {"x": spec.x_shape, "w": spec.w_shape, "g": oracle.y_shape}
-    given |= {"b": (spec.out_channels,)} if spec.bias else {}
-    ones = {name: np.ones(shape) for name, shape in given.items()}
-    while over := [q for q, made in sums(oracle, ones).items() if made.max(initial=0) > room]:
+    given = ones(oracle)
+    while over := [q for q, made in sums(oracle, given).items() if made.max(initial=0) > room]:
         for name in MADE_OF[over[-1]]:
-            ones[name] *= generator.random(ones[name].shape) < 0.7
-    return ones
-
-
-def sums(oracle: Oracle, of: dict[str, Any]) -> dict[str, Any]:
-    """What products of these add up to, quantity by quantity."""
-    found = {
-        "y": oracle.convolve(of["x"], of["w"], of.get("b")),
-        "grad_x": oracle.grad_x(of["w"], of["g"]),
-        "grad_w": oracle.grad_w(of["x"], of["g"]),
-    }
-    return found | ({"grad_b": oracle.grad_b(of["g"])} if "b" in of else {})
+            given[name] *= generator.random(given[name].shape) < 0.7
+    return given
 
 
 def shapes(spec: ConvSpec) -> dict[str, tuple[int, ...] | None]:
