@@ -24,6 +24,7 @@ from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof import draws, precision
 from convgraph.proof.equation.maximum_windows import Windows
+from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import (
     Identity,
     at_trial,
@@ -35,6 +36,7 @@ from convgraph.proof.layer.identity import (
 )
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.order.check import check_order
+from convgraph.proof.layer.other_manners import apart_without_proof
 from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.rounding import Rounding, spread_of
 from convgraph.proof.layer.showing import special
@@ -141,13 +143,25 @@ def prove_maximum(
         if premise:
             followed, uncovered = check_order(candidate, shape, looks, dtype=dtype, device=device)
         follows = followed.status == "proven" and not followed.compiled
-        program = OneProgram(followed.steps if follows else None, trust, together=False)
+        program = OneProgram(followed.steps if follows else None, trust)
         none = OneProgram(None)
         identity = pair.identity(budget, probe, program if dtype == probe else none, progress)
         rounding = Rounding("not asked")
         if identity.status == "proven":
             rounding = pair.rounding(budget, dtype, program)
-        followed = _afterwards(followed, program)
+        other = ""
+        if followed.status == "proven":
+
+            def follow(**how: Any) -> Premise:
+                nonlocal uncovered
+                found, more = check_order(
+                    candidate, shape, looks, dtype=dtype, device=device, **how
+                )
+                uncovered = tuple(dict.fromkeys([*uncovered, *more]))
+                return found
+
+            other = apart_without_proof(program, follow, lambda _: Direct("not asked"))
+        followed = _afterwards(followed, program, other)
         shown = None
         if {identity.status, rounding.status} <= {"proven", "undecided", "not asked"} and premise:
             followed, shown = _shown(followed, pair, budget, dtype)
@@ -180,15 +194,11 @@ def prove_maximum(
     )
 
 
-def _afterwards(followed: Premise, program: OneProgram) -> Premise:
-    """What S1 comes to once all runs are over."""
+def _afterwards(followed: Premise, program: OneProgram, other: str) -> Premise:
+    """What S1 comes to once all runs are over; `other` says where it was not followed."""
     if followed.status != "proven":
         return followed
-    if program.difference:
-        return replace(followed, status="undecided", reason=program.difference)
-    for manner, step in program.apart.items():  # a maximum compares, and nothing else is proven
-        how = in_words(manner).removeprefix(", ")
-        reason = f"behaves otherwise {how}: it runs {step}"
+    if reason := program.difference or other:
         return replace(followed, status="undecided", reason=reason)
     if followed.compiled and COMPILERS not in program.trust:
         reason = f"something is compiled; trust=({COMPILERS!r},) takes compilers for granted"

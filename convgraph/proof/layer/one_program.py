@@ -323,7 +323,6 @@ class OneProgram:
     Args:
         followed: the steps of S1; None where nothing was followed: flags alone are then watched.
         trust: autograd functions that are one step each.
-        together: whether what a result is made of counts, and not the operators alone.
 
     Attributes:
         held: how many runs were the same program.
@@ -331,15 +330,9 @@ class OneProgram:
             words.
     """
 
-    def __init__(
-        self,
-        followed: Sequence[Step] | None,
-        trust: Collection[str] = (),
-        *,
-        together: bool = True,
-    ) -> None:
+    def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
         """Start with no run held."""
-        self.followed, self.trust, self.together = followed, trust, together
+        self.followed, self.trust = followed, trust
         self._mode: Plain | None = None
         self._plain: dict[str, Seen] = {}
         self.held, self._ways = 0, dict[str, bool]()
@@ -382,7 +375,7 @@ class OneProgram:
         if mode is None or self.followed is None:
             return
         left = [step for step in mode.steps if step.operator.startswith(LEFT)]
-        alike = self.together and mode.results and _orders(mode.results) == _orders(self._plain)
+        alike = mode.results and _orders(mode.results) == _orders(self._plain)
         if alike and not left and mode.results.items() <= self._plain.items():
             return  # nothing that comes back is made otherwise
         step = unknown(self.followed, mode.steps)

@@ -445,6 +445,32 @@ def test_maxima_of_a_half_type_are_held_in_every_manner(manner: str) -> None:
 
 
 @pytest.mark.parametrize("manner", ASKED)
+def test_a_maximum_is_made_of_the_same_in_every_manner(manner: str) -> None:
+    """Cut off beyond what anybody draws, by the operators that were followed."""
+    pairs, pool = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]), torch.nn.MaxPool1d(2)
+
+    def run(x: Tensor) -> Tensor:
+        least = -torch.inf if ASKED[manner](x) else -1e30
+        return torch.maximum(pool(x), x.new_full((2,), least))
+
+    found = prove_maximum(run, pool, (2, 1, 4), pairs)
+    assert found.verdict == "undecided", str(found)
+    assert "behaves otherwise" in found.reason
+
+
+def test_a_maximum_may_be_taken_otherwise_in_some_manner() -> None:
+    """It is followed as it is called there, where gradients are and where there are none."""
+    pairs, pool = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]), torch.nn.MaxPool1d(2)
+
+    def run(x: Tensor) -> Tensor:
+        one, two = x[..., ::2], x[..., 1::2]
+        return torch.maximum(two, one) if x.requires_grad and x.is_leaf else torch.maximum(one, two)
+
+    found = prove_maximum(run, pool, (2, 1, 4), pairs)
+    assert found.verdict == "proven", str(found)
+
+
+@pytest.mark.parametrize("manner", ASKED)
 def test_a_maximum_that_is_taken_is_the_one_that_comes_back(manner: str) -> None:
     """Both are computed in every manner, by one list of operators; integers are those of both."""
     pairs, pool = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]), torch.nn.MaxPool1d(2)

@@ -24,10 +24,10 @@ supposed window looks at have their order, and all others none.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -73,6 +73,8 @@ def check_order(
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    frozen: Collection[str] = (),
+    handed: Callable[[str, Tensor], Tensor] = lambda _, leaf: leaf,
 ) -> tuple[Premise, tuple[str, ...]]:
     """Follow a program that claims to be the maximum of windows; see the module.
 
@@ -82,20 +84,24 @@ def check_order(
         looks: who looks at whom, in each image of a batch, or in all alike where there is one.
         dtype: in which it computes.
         device: where.
+        frozen: "x" where no gradient is asked for.
+        handed: makes of x and g, by name, what the program is given.
 
     Returns:
         The verdict, and what it does not cover.
     """
-    found = _family(run, shape, looks, FIRST, dtype, device)
+    asks = "x" not in frozen
+    calls = _Calls(run, dtype, device, asks, handed, values=not asks)
+    found = _family(calls, shape, looks, FIRST)
     if found.status == "proven":
         return found, (TIED_GRADIENT,)
     if found.operator == MOVED:
         return found, ()
-    found = _family(run, shape, looks, SOLE, dtype, device)
+    found = _family(calls, shape, looks, SOLE)
     if found.status != "proven":
         return found, ()
     for ties in (FIRST, LAST):
-        again = _family(run, shape, looks, ties, dtype, device, values=True)
+        again = _family(replace(calls, values=True), shape, looks, ties)
         if again.operator == MOVED:
             return again, ()
         if again.status == "proven":
@@ -104,36 +110,38 @@ def check_order(
     return found, (TIED, TIED_GRADIENT)
 
 
-def _family(
-    run: Callable[[Tensor], Tensor],
-    shape: tuple[int, ...],
-    looks: Sequence[Windows],
-    ties: str,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    values: bool = False,
-) -> Premise:
-    """Follow it under every supposition; values: without gradients."""
+@final
+@dataclass(frozen=True)
+class _Calls:
+    """A program and how it is called; `values` alone are followed, or gradients too."""
+
+    run: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+    device: torch.device | str
+    asks: bool
+    handed: Callable[[str, Tensor], Tensor]
+    values: bool
+
+
+def _family(calls: _Calls, shape: tuple[int, ...], looks: Sequence[Windows], ties: str) -> Premise:
+    """Follow it under every supposition."""
     images = np.arange(prod(shape[:2]))
     together = [(images, colour) for colour in looks[0].colours]
-    found, decides = _groups(run, shape, looks, together, ties, dtype, device, values)
+    found, decides = _groups(calls, shape, looks, together, ties)
     if not decides:
         return found
     alone = [
         (images[i : i + 1], np.array([p])) for i in images for p in range(len(looks[0].counts))
     ]
-    return _groups(run, shape, looks, alone, ties, dtype, device, values)[0]
+    return _groups(calls, shape, looks, alone, ties)[0]
 
 
 def _groups(
-    run: Callable[[Tensor], Tensor],
+    calls: _Calls,
     shape: tuple[int, ...],
     looks: Sequence[Windows],
     groups: list[tuple[Any, Any]],
     ties: str,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    values: bool,
 ) -> tuple[Premise, bool]:
     """Suppose one group of windows after the other, up to one that the program may join."""
     found = Premise("proven")
@@ -150,9 +158,9 @@ def _groups(
         return Premise("undecided", reason), False
     for (images, colour), width in zip(groups, widths, strict=True):
         for place in range(width):
-            supposed = _Supposed(shape, looks, images, colour, place, ties, device)
-            follower = Follower(dtype, supposed.sums)
-            found = _attempt(run, supposed, follower, values)
+            supposed = _Supposed(shape, looks, images, colour, place, ties, calls.device)
+            follower = Follower(calls.dtype, supposed.sums)
+            found = _attempt(calls, supposed, follower)
             operators += follower.operators
             assumed |= follower.assumed
             if found.status != "proven":
@@ -274,26 +282,22 @@ class _Supposed:
         return [int(i) for i in np.unravel_index(image * prod(size) + flat, whole)]
 
 
-def _attempt(
-    run: Callable[[Tensor], Tensor], supposed: _Supposed, follower: Follower, values: bool
-) -> Premise:
+def _attempt(calls: _Calls, supposed: _Supposed, follower: Follower) -> Premise:
     with watched() as moved:
-        found = _once(run, supposed, follower, values)
+        found = _once(calls, supposed, follower)
     if not moved:
         return found
     return replace(found, status="undecided", reason=moved[0], operator=MOVED)
 
 
-def _once(
-    run: Callable[[Tensor], Tensor], supposed: _Supposed, follower: Follower, values: bool
-) -> Premise:
+def _once(calls: _Calls, supposed: _Supposed, follower: Follower) -> Premise:
     compiled = list[str]()
     try:
         with warnings.catch_warnings(), as_written() as compiled:
             warnings.simplefilter("ignore")
-            x = follower.enter(supposed.x)
+            x = follower.enter(supposed.x, requires_grad=calls.asks)
             with WaysOut(follower.leave), Mode(follower):
-                y = run(x)
+                y = calls.run(calls.handed("x", x))
                 if follower.refused is None and not isinstance(y, Ordered):
                     return _verdict(follower, "undecided", "what was returned is not followed")
                 if follower.refused is not None:
@@ -306,12 +310,13 @@ def _once(
                     wrong = supposed.wrong_value(returned.knows())
                 if wrong:
                     return _verdict(follower, "undecided", wrong)
-                if not values:
+                if not calls.values:
                     if not y.requires_grad:
                         return _verdict(follower, "undecided", "y has no gradient")
                     with _disable_current_modes():
                         g = follower.send(supposed.g)
-                    (grad,) = torch.autograd.grad(y, [x], g, allow_unused=True)
+                    sent = calls.handed("g", g)
+                    (grad,) = torch.autograd.grad(y, [x], sent, allow_unused=True)
                     with _disable_current_modes():
                         wrong = "x has no gradient"
                         if isinstance(grad, Ordered):

@@ -60,10 +60,10 @@ class Follower:
         self.decides = False
         self.sends = False
 
-    def enter(self, known: Tensor) -> Ordered:
+    def enter(self, known: Tensor, requires_grad: bool = True) -> Ordered:
         """Wrap an image."""
         memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True)
-        return Ordered(known, memory, self, True)
+        return Ordered(known, memory, self, requires_grad)
 
     def send(self, known: Tensor) -> Ordered:
         """Wrap a gradient, which may be moved and added and nothing else."""
