@@ -1,8 +1,9 @@
 """How the oracle adds up: two ways of contracting the same tables, tested equal to each other.
 
-    by tap     y += rows[T[t]] W[t]: a gather and a matrix product a tap; any channels and dtype
+    by column  y = W X: what a site reads is a column, one matrix product an image; any channels and
+               dtype
     by band    the taps of the last axis as one banded matrix a channel: few channels a group, where
-               a product a tap would move more numbers than it multiplies
+               columns would move more numbers than they multiply
 
 Both read the tables of source positions that `oracle` worked out; -1 says that nothing is there.
 Absent pixels are 0 before anybody adds.
@@ -21,7 +22,7 @@ from convgraph.proof.equation.spec import ConvSpec
 Array = npt.NDArray[Any]
 
 BAND_ENTRIES = 4_000_000
-"""Entries of one block of bands or rows; groups are taken in blocks so that it is not exceeded."""
+"""Entries of one block of bands, rows or columns, so that it is not exceeded."""
 
 
 def forward(table: list[list[int | None]]) -> Array:
@@ -69,8 +70,12 @@ def flat(columns: list[Array], sizes: tuple[int, ...], batch: int) -> Array:
 
 
 @final
-class ByTap:
-    """One gather and one product a tap.
+class ByColumn:
+    """One matrix product an image.
+
+    With a = C_in / G, o = C_out / G, r the taps and P' the output sites,
+
+        y (G, o, P')  =  W (G, o, a r)  @  X (G, a r, P').
 
     Args:
         spec: of the operator.
@@ -78,69 +83,83 @@ class ByTap:
     """
 
     def __init__(self, spec: ConvSpec, tables: list[Array]) -> None:
-        """Lay the tables out; they are combined when somebody asks."""
+        """Combine the tables of all axes."""
         self.spec = spec
         self.out = tuple(len(table) for table in tables)
-        self._heard = tables
-        self._backward = [backward(table, n) for table, n in zip(tables, spec.size, strict=True)]
-        self._sources: list[Array] = []
-        self._targets: list[tuple[int, Array]] = []
-
-    def sources(self) -> list[Array]:
-        """Per tap, (B * sites,) the pixel that each site reads."""
-        if not self._sources:
-            for taps in product(*(range(k) for k in self.spec.kernel_size)):
-                columns = [table[:, t] for table, t in zip(self._heard, taps, strict=True)]
-                self._sources.append(flat(columns, self.spec.size, self.spec.batch))
-        return self._sources
-
-    def targets(self) -> list[tuple[int, Array]]:
-        """(tap, (B * pixels,) the site that each pixel speaks to), one or more a tap."""
-        if not self._targets:
-            for number, taps in enumerate(product(*(range(k) for k in self.spec.kernel_size))):
-                places = [table[:, t] for table, t in zip(self._backward, taps, strict=True)]
-                for nth in product(*(range(column.shape[1]) for column in places)):
-                    columns = [column[:, m] for column, m in zip(places, nth, strict=True)]
-                    where = flat(columns, self.out, self.spec.batch)
-                    self._targets.append((number, where))
-        return self._targets
+        places = [backward(table, n) for table, n in zip(tables, spec.size, strict=True)]
+        sites = prod(self.out)
+        sources, targets = [], []
+        for number, taps in enumerate(product(*(range(k) for k in spec.kernel_size))):
+            heard = [table[:, t] for table, t in zip(tables, taps, strict=True)]
+            sources.append(flat(heard, spec.size, 1))
+            spoken = [table[:, t] for table, t in zip(places, taps, strict=True)]
+            for nth in product(*(range(column.shape[1]) for column in spoken)):
+                columns = [column[:, m] for column, m in zip(spoken, nth, strict=True)]
+                targets.append(number * (sites + 1) + flat(columns, self.out, 1))
+        self._sources = np.stack(sources)  # (r, P')
+        self._targets = np.stack(targets)  # (r or more, P) in (r, P' + 1)
 
     def convolve(self, x: Array, w: Array) -> Array:
         """Return y (B, C_out, *out) without a bias."""
-        rows, taps, s = rows_of(x), self.matrices(w), self.spec
-        sites = s.batch * prod(self.out)
-        y = np.zeros((sites, s.out_channels), dtype=np.result_type(x, w))
-        for where, tap in zip(self.sources(), taps, strict=True):
-            y += product_of(rows[where], tap.swapaxes(1, 2))
-        return image_of(y, (s.batch, s.out_channels, *self.out))
+        s, matrix = self.spec, self._matrix(w)
+        y = np.empty((s.batch, *matrix.shape[:2], prod(self.out)), dtype=np.result_type(x, w))
+        for image, some, columns in self._columns(x):
+            np.matmul(matrix, columns, out=y[image, ..., some])
+        return y.reshape(s.batch, s.out_channels, *self.out)
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C_in, *size)."""
-        rows, taps, s = rows_of(g), self.matrices(w), self.spec
-        total = np.zeros((prod(s.image_shape), s.in_channels), dtype=np.result_type(g, w))
-        for number, where in self.targets():
-            total += product_of(rows[where], taps[number])
-        return image_of(total, s.x_shape)
+        s, dtype = self.spec, np.result_type(w, g)
+        matrix, heads = self._matrix(w).swapaxes(1, 2), self._grouped(g)
+        each, sites = s.in_channels // s.groups, heads.shape[-1]
+        total = np.empty((s.batch, s.groups, each, prod(s.size)), dtype=dtype)
+        step = max(1, BAND_ENTRIES // max(s.groups * s.taps * (sites + 1), 1))
+        for at in range(0, each, step):
+            some = slice(at, min(at + step, each))
+            rows = matrix[:, some.start * s.taps : some.stop * s.taps]
+            sent = np.zeros((*rows.shape[:2], sites + 1), dtype=dtype)  # the last hears nobody
+            for image in range(s.batch):
+                np.matmul(rows, heads[image], out=sent[..., :-1])
+                by_channel = sent.reshape(s.groups, some.stop - at, -1)
+                said = (by_channel.take(places, axis=-1) for places in self._targets)
+                total[image, :, some] = sum(said, start=next(said))
+        return total.reshape(s.x_shape)
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the gradient in the layout of w."""
-        rows, heads, s = rows_of(x), rows_of(g)[:-1], self.spec
-        right = heads.reshape(len(heads), s.groups, s.out_channels // s.groups).transpose(1, 0, 2)
-        blocks = []
-        for where in self.sources():
-            left = rows[where].reshape(len(where), s.groups, s.in_channels // s.groups)
-            blocks.append(left.transpose(1, 2, 0) @ right)  # (G, C_in / G, C_out / G)
-        stacked = np.stack(blocks, axis=-1)
-        if not s.transposed:
-            stacked = stacked.swapaxes(1, 2)
-        return stacked.reshape(s.w_shape)
+        s, heads = self.spec, self._grouped(g)
+        each, other = s.in_channels // s.groups, s.out_channels // s.groups
+        found = np.zeros((s.groups, other, each * s.taps), dtype=np.result_type(x, g))
+        for image, some, columns in self._columns(x):
+            found += heads[image, ..., some] @ columns.swapaxes(1, 2)
+        if s.transposed:
+            found = found.reshape(s.groups, other, each, s.taps).swapaxes(1, 2)
+        return found.reshape(s.w_shape)
 
-    def matrices(self, w: Array) -> Array:
-        """(taps, G, C_out / G, C_in / G); a product reads a matrix as fast from either side."""
+    def _matrix(self, w: Array) -> Array:
+        """(G, o, a r)."""
         s = self.spec
-        whole = np.ascontiguousarray(w.reshape(-1, s.taps).T)
-        taps = whole.reshape(s.taps, s.groups, w.shape[0] // s.groups, w.shape[1])
-        return taps.swapaxes(2, 3) if s.transposed else taps
+        grouped = w.reshape(s.groups, w.shape[0] // s.groups, w.shape[1], s.taps)
+        if s.transposed:
+            grouped = grouped.swapaxes(1, 2)
+        return grouped.reshape(*grouped.shape[:2], -1)
+
+    def _grouped(self, image: Array) -> Array:
+        """(B, G, C / G, pixels)."""
+        batch, channels = image.shape[:2]
+        return image.reshape(batch, self.spec.groups, channels // self.spec.groups, -1)
+
+    def _columns(self, x: Array) -> Iterator[tuple[int, slice, Array]]:
+        """Per image, and per stretch of its sites, what they read: (G, a r, stretch)."""
+        s = self.spec
+        pixels = np.zeros((s.batch, s.in_channels, prod(s.size) + 1), dtype=x.dtype)
+        pixels[..., :-1] = x.reshape(s.batch, s.in_channels, -1)  # the last is nothing
+        step = max(1, BAND_ENTRIES // max(s.in_channels * s.taps, 1))
+        for image in range(s.batch):
+            for at in range(0, self._sources.shape[1], step):
+                some = slice(at, at + step)
+                columns = pixels[image].take(self._sources[:, some], axis=-1)
+                yield image, some, columns.reshape(s.groups, -1, columns.shape[-1])
 
 
 @final
@@ -255,28 +274,3 @@ class ByBand:
         groups, batch = len(rows), self.spec.batch
         split = rows.reshape(groups, batch, -1, per_group, size[-1]).transpose(1, 0, 3, 2, 4)
         return split.reshape(batch, groups * per_group, *size)
-
-
-def rows_of(image: Array) -> Array:
-    """(B, C, *size) as (B * pixels + 1, C); the last row is nothing."""
-    channels = image.shape[1]
-    rows = np.zeros((image.size // max(channels, 1) + 1, channels), dtype=image.dtype)
-    rows[:-1] = np.moveaxis(image, 1, -1).reshape(-1, channels)
-    return rows
-
-
-def image_of(rows: Array, shape: tuple[int, ...]) -> Array:
-    """Return rows (B * pixels, C) as an image of that shape (B, C, *size)."""
-    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
-
-
-def product_of(rows: Array, tap: Array) -> Array:
-    """(n, C_in) through (G, C_in / G, C_out / G)."""
-    groups, c_in, c_out = tap.shape
-    if groups == 1:
-        whole: Array = rows @ tap[0]
-        return whole
-    if c_in == c_out == 1:
-        return rows * tap[:, 0, 0]
-    blocks = rows.reshape(len(rows), groups, c_in).transpose(1, 0, 2)
-    return (blocks @ tap).transpose(1, 0, 2).reshape(len(rows), groups * c_out)

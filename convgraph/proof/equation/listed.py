@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from convgraph.errors import ProofError
 from convgraph.proof.equation import spaces
-from convgraph.proof.equation.contraction import ByTap, image_of, product_of, rows_of
 from convgraph.proof.equation.spec import ConvSpec
 
 Array = npt.NDArray[Any]
@@ -63,34 +62,33 @@ class ByList:
             self.heard.append(
                 (cells.reshape(-1, sources.shape[1]), np.tile(weights, (spec.batch, 1)))
             )
-        self._taps = ByTap(spec, [np.zeros((1, k), dtype=np.int64) for k in spec.kernel_size])
 
     def convolve(self, x: Array, w: Array) -> Array:
         """Return y (B, C_out, *out) without a bias."""
-        rows, taps, s = rows_of(x), self._taps.matrices(w), self.spec
+        rows, taps, s = _rows_of(x), self._matrices(w), self.spec
         y = np.zeros((s.batch * prod(self.out), s.out_channels), dtype=np.result_type(x, w))
         for heard, tap in zip(self.heard, taps, strict=True):
             matrix = tap.swapaxes(1, 2)
             if s.transposed:
-                self._tell(y, heard, product_of(rows[:-1], matrix))
+                self._tell(y, heard, _product_of(rows[:-1], matrix))
             else:
-                y += product_of(self._hear(rows, heard), matrix)
-        return image_of(y, (s.batch, s.out_channels, *self.out))
+                y += _product_of(self._hear(rows, heard), matrix)
+        return _image_of(y, (s.batch, s.out_channels, *self.out))
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C_in, *size)."""
-        rows, taps, s = rows_of(g), self._taps.matrices(w), self.spec
+        rows, taps, s = _rows_of(g), self._matrices(w), self.spec
         total = np.zeros((prod(s.image_shape), s.in_channels), dtype=np.result_type(g, w))
         for heard, tap in zip(self.heard, taps, strict=True):
             if s.transposed:
-                total += product_of(self._hear(rows, heard), tap)
+                total += _product_of(self._hear(rows, heard), tap)
             else:
-                self._tell(total, heard, product_of(rows[:-1], tap))
-        return image_of(total, s.x_shape)
+                self._tell(total, heard, _product_of(rows[:-1], tap))
+        return _image_of(total, s.x_shape)
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the gradient in the layout of w."""
-        rows, heads, s = rows_of(x), rows_of(g), self.spec
+        rows, heads, s = _rows_of(x), _rows_of(g), self.spec
         blocks = []
         for heard in self.heard:
             left, right = (
@@ -105,6 +103,13 @@ class ByList:
         if not s.transposed:
             stacked = stacked.swapaxes(1, 2)
         return stacked.reshape(s.w_shape)
+
+    def _matrices(self, w: Array) -> Array:
+        """(taps, G, C_out / G, C_in / G); a product reads a matrix as fast from either side."""
+        s = self.spec
+        whole = np.ascontiguousarray(w.reshape(-1, s.taps).T)
+        taps = whole.reshape(s.taps, s.groups, w.shape[0] // s.groups, w.shape[1])
+        return taps.swapaxes(2, 3) if s.transposed else taps
 
     def _hear(self, rows: Array, heard: spaces.Heard) -> Array:
         """(coarse, C): what the sources of a tap say together."""
@@ -136,3 +141,28 @@ def _share(weight: Array, like: Array) -> Array:
     if not np.issubdtype(like.dtype, np.floating):
         raise ProofError("numbers this large leave no room for weights; draw smaller integers")
     return (weight[:, None] / spaces.ONE).astype(like.dtype)
+
+
+def _rows_of(image: Array) -> Array:
+    """(B, C, *size) as (B * pixels + 1, C); the last row is nothing."""
+    channels = image.shape[1]
+    rows = np.zeros((image.size // max(channels, 1) + 1, channels), dtype=image.dtype)
+    rows[:-1] = np.moveaxis(image, 1, -1).reshape(-1, channels)
+    return rows
+
+
+def _image_of(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Return rows (B * pixels, C) as an image of that shape (B, C, *size)."""
+    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+def _product_of(rows: Array, tap: Array) -> Array:
+    """(n, C_in) through (G, C_in / G, C_out / G)."""
+    groups, c_in, c_out = tap.shape
+    if groups == 1:
+        whole: Array = rows @ tap[0]
+        return whole
+    if c_in == c_out == 1:
+        return rows * tap[:, 0, 0]
+    blocks = rows.reshape(len(rows), groups, c_in).transpose(1, 0, 2)
+    return (blocks @ tap).transpose(1, 0, 2).reshape(len(rows), groups * c_out)

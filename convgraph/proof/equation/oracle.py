@@ -20,7 +20,7 @@ import numpy.typing as npt
 from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.proof.equation import spaces
-from convgraph.proof.equation.contraction import ByBand, ByTap, forward
+from convgraph.proof.equation.contraction import ByBand, ByColumn, forward
 from convgraph.proof.equation.depthwise import ByShift, row_of
 from convgraph.proof.equation.listed import ByList, lists
 from convgraph.proof.equation.spec import ConvSpec
@@ -179,8 +179,8 @@ class Oracle:
 
     Args:
         spec: of the operator.
-        way: how sums are taken: "tap" or "band", see `contraction`, or "shift", see `shifts`, where
-            the operator is of that form; None takes the fastest.
+        way: how sums are taken: "column" or "band", see `contraction`, or "shift", see `depthwise`,
+            where the operator is of that form; None takes the fastest.
 
     Example:
         >>> spec = ConvSpec(1, 1, (3,), (3,), batch=1, padding=((1, 1),), bias=False)
@@ -273,7 +273,7 @@ class Oracle:
             return w
         return np.where(present.reshape(self.spec.kernel_size), w, np.zeros((), w.dtype))
 
-    def _way(self, one: Array, two: Array) -> ByTap | ByBand | ByShift | ByList:
+    def _way(self, one: Array, two: Array) -> ByColumn | ByBand | ByShift | ByList:
         """Bands need a fast product, so floats, and few channels a group."""
         s = self.spec
         if spaces.bends(s.space):
@@ -285,7 +285,7 @@ class Oracle:
             banded = few and np.result_type(one, two) in (np.float32, np.float64)
         else:
             banded = self.way == "band"
-        return self._banded if banded else self._tapped
+        return self._banded if banded else self._by_column
 
     @cached_property
     def _shifted(self) -> ByShift | None:
@@ -301,8 +301,8 @@ class Oracle:
         return ByList(self.spec, self.out_size, lists(self.spec, self.out_size))
 
     @cached_property
-    def _tapped(self) -> ByTap:
-        return ByTap(self.spec, self._tables)
+    def _by_column(self) -> ByColumn:
+        return ByColumn(self.spec, self._tables)
 
     @cached_property
     def _banded(self) -> ByBand:

@@ -173,7 +173,7 @@ def test_the_oracle_is_torch_on_integers(spec: ConvSpec, seed: int) -> None:
         leaves.append(torch.from_numpy(b).double().requires_grad_())
     y = _torch(spec, *leaves)
     grads = torch.autograd.grad(y, leaves, torch.from_numpy(g).double())
-    ways = [(np.int64, "tap"), (np.float64, "band"), (np.float64, "tap"), (np.float32, None)]
+    ways = [(np.int64, "column"), (np.float64, "band"), (np.float64, "column"), (np.float32, None)]
     for dtype, way in [*ways, (np.int64, "shift")]:
         oracle = Oracle(spec, way=way)
         xs, ws, gs = (a.astype(dtype) for a in (x, w, g))
@@ -190,7 +190,7 @@ FOLDS = [(mode, False) for mode in ("zeros", "reflect", "replicate", "circular")
 
 @pytest.mark.parametrize(("mode", "transposed"), [*FOLDS, ("zeros", True)])
 @pytest.mark.parametrize("gap", [1, 2, 5])
-def test_depthwise_rows_add_up_to_what_taps_add_up_to(
+def test_depthwise_rows_add_up_to_what_columns_add_up_to(
     mode: str, transposed: bool, gap: int
 ) -> None:
     rng = np.random.default_rng(gap)
@@ -200,7 +200,7 @@ def test_depthwise_rows_add_up_to_what_taps_add_up_to(
         3, 3, (2, 3), (6, 11), padding=pads, dilation=(1, gap), padding_mode=mode,
         transposed=transposed, groups=3,
     )  # fmt: skip
-    one, two = Oracle(spec, way="shift"), Oracle(spec, way="tap")
+    one, two = Oracle(spec, way="shift"), Oracle(spec, way="column")
     x, w, g = (rng.integers(-9, 10, s) for s in (spec.x_shape, spec.w_shape, one.y_shape))
     assert isinstance(one._way(x, w), ByShift)
     for dtype in (np.int64, np.float32, np.longdouble):
