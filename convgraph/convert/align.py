@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
-from convgraph.convert.node_pairs import PairSites, spoken
+from convgraph.convert.node_pairs import PairSites, crossed, spoken
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import network_sites, some_images, union
 from convgraph.graph.sites import Sites
@@ -33,6 +33,8 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
         spatial = [
             one if isinstance(one.sites, PairSites) else spoken(one, pairs) for one in spatial
         ]
+    elif len(spatial) == 2:
+        spatial = crossed(*spatial) or spatial
     shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
     sites, axes = meet(spatial, shapes)
     left = iter(spatial)

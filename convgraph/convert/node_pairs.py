@@ -8,6 +8,7 @@ no group.
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
@@ -19,7 +20,7 @@ from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.tokens import has_nodes, is_sequence, taken, token_sites
-from convgraph.convert.value import Spatial, index
+from convgraph.convert.value import Spatial, index, within_charts
 
 
 class Blocks:
@@ -224,6 +225,58 @@ def spoken(value: Spatial, like: Spatial) -> Spatial:
             axes[dim] = other
     rows = value.x.movedim(tables, [1 + k for k in range(len(tables))]).flatten(0, len(tables))
     return Spatial(take(rows, node), sites, tuple(axes))
+
+
+def crossed(one: Spatial, other: Spatial) -> list[Spatial] | None:
+    """Return two maps as what both say of each pair, where they name nodes along different axes.
+
+        (batch) (y x) () (c)  and  (batch) () (y x) (c)   ->   (batch) (y x) (y* x*) (c)
+
+    None where they do not name one lattice twice.
+    """
+    found = _sides(one.axes, other.axes)
+    if found is None:
+        return None
+    axes, heard, is_turned = found
+    asking, answering = (other, one) if is_turned else (one, other)
+    if is_turned:
+        axes, heard = heard, axes
+    alone = [bool(a) and not b for a, b in zip(heard, axes, strict=True)]
+    group, spoken_of = (
+        tuple(names.of_rows(tuple(a for a, b in zip(mine, theirs, strict=True) if b)))
+        for mine, theirs in ((axes, heard), (heard, axes))
+    )
+    if not same_groups(asking.sites, group, answering.sites, spoken_of):
+        raise NoRuleError("who asks and who is heard differ in their groups")
+    for value, groups in ((asking, group), (answering, spoken_of)):
+        if any(name.kind == "site" for name in groups):
+            talk = [name for name in names.of_rows(value.axes) if name not in groups]
+            within_charts(value.sites, talk)
+    sites = pair_sites(asking.sites, answering.sites, group, spoken_of)
+    said = tuple(
+        keys(mine) if own else (theirs if mine else ())
+        for mine, theirs, own in zip(heard, axes, alone, strict=True)
+    )
+    made = [
+        Spatial(take(asking.x, sites.asker), sites, axes),
+        Spatial(take(answering.x, sites.hearer), sites, said),
+    ]
+    return made[::-1] if is_turned else made
+
+
+@lru_cache(maxsize=4096)
+def _sides(one: Axes, other: Axes) -> tuple[Axes, Axes, bool] | None:
+    """The axes of two, as many, and whether the second asks; None where they are no two sides."""
+    rank = max(len(one), len(other))
+    first, second = (((),) * (rank - len(axes)) + axes for axes in (one, other))
+    mine = [k for k in range(rank) if names.of_rows((first[k],)) and not second[k]]
+    theirs = [k for k in range(rank) if names.of_rows((second[k],)) and not first[k]]
+    sides = [{name[:1] + name[2:] for k in own for name in side[k]} for own, side in
+             ((mine, first), (theirs, second))]  # fmt: skip
+    kinds = {kind for kind, *_ in sides[0] | sides[1]}
+    if kinds != {"site"} or not sides[0] & sides[1]:
+        return None
+    return first, second, theirs < mine
 
 
 def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:

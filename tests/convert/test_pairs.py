@@ -104,6 +104,21 @@ OWN: dict[str, Callable[[Tensor], Tensor]] = {
     "pixels of all images": lambda x: torch.einsum("bn,bc->nc", x[:, 0].flatten(1), MIX),
     "and their sum": lambda x: torch.einsum("bn,bc->nc", x[:, 0].flatten(1), MIX).sum(),
 }
+ALONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "one softmax over all pairs": lambda x: (
+        weights(x).flatten(1).softmax(1).view(weights(x).shape) @ tokens(x)
+    ),
+    "the loudest pair": lambda x: weights(x).amax((1, 2)),
+    "the mean of all pairs": lambda x: weights(x).mean((1, 2), keepdim=True) + tokens(x),
+    "the largest of all": lambda x: weights(x).max()[None],
+    "the norm of all": lambda x: weights(x).norm()[None],
+    "one channel": lambda x: torch.einsum("bnc,bmc->bnm", *[tokens(x)[:, :, :1]] * 2) @ tokens(x),
+    "distances": lambda x: (
+        (-(tokens(x)[:, :, None] - tokens(x)[:, None]).square().sum(3)).softmax(2) @ tokens(x)
+    ),
+    "who is heard comes first": lambda x: (tokens(x)[:, None] - tokens(x)[:, :, None]).mean(2),
+    "lines": lambda x: (x.unsqueeze(4) * x.unsqueeze(3)).sum((3, 4)),
+}
 
 
 def given() -> tuple[Tensor, Tensor]:
@@ -146,6 +161,26 @@ def test_what_nodes_cannot_say_is_refused_on_a_mask(name: str) -> None:
     with pytest.raises(ConversionError, match="has no meaning on a mask") as refused:
         REFUSED[name](mapped(x, mask))
     assert ("out of pairs" in str(refused.value)) == (name == "images out of pairs")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("name", ALONE)
+def test_pairs_are_those_of_the_nodes_alone(name: str, count: int) -> None:
+    """The truth is an image of the nodes alone, in one line, to whom nobody is absent."""
+    x, mask = given()
+    image, mask = x[:1], mask[:1]
+    mask[0] = torch.arange(12).view(3, 4) % 7 < count if name != "lines" else mask[0]
+    mask &= torch.tensor(count > 0)
+    run, there = ALONE[name], mask[0].flatten()
+    got = run(mapped(image, mask))
+    if isinstance(got, GraphTensor):
+        got = got.value.x
+    if not count:
+        assert not bool(got.any())
+        return
+    alone = image.flatten(2)[:, :, there].unsqueeze(2)
+    want = run(image * mask if name == "lines" else alone)  # whose sums hear no 0
+    assert same(said(got.reshape(-1), x), said(want.reshape(-1), x))
 
 
 @pytest.mark.parametrize("full", [True, False])

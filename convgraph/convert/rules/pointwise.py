@@ -13,6 +13,7 @@ from convgraph.backends.compiled import memory
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import NoRuleError
+from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial
@@ -71,7 +72,14 @@ def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
         out = call.target(x.x, *map(_no_format, args[1:]))
         return _wrapped(out, x.sites, x.axes)
     moved, named, sites, axes = _aligned(args, kwargs)
+    if isinstance(sites, PairSites) and any(_is_of_nodes(one) for one in args):
+        call.travelled("all")
     return _wrapped(call.target(*moved, **named), sites, axes)
+
+
+def _is_of_nodes(one: Any) -> bool:
+    """Whether rows are nodes, no pairs of them."""
+    return isinstance(one, Spatial) and not isinstance(one.sites, PairSites)
 
 
 def _aligned(args: Any, kwargs: Any) -> Any:
