@@ -143,10 +143,11 @@ class Listener(keys.Mode):  # type: ignore[misc]
         self.flops = 0
 
     def again(self, call: Operator, args: Any, kwargs: Any, view: Any, number: int) -> None:
-        """A view is read anew, after a write into whose view it is."""
-        first = next(step for step in self.recording.steps if key(view) in step.results)
-        moved = first.moved[number] if isinstance(first.moved, tuple) else first.moved
-        self._note(call.name, first.family, "", moved, (args, kwargs or {}), view)
+        """A view is read anew, after a write into whose view it is; one from before is of all."""
+        made = (step.moved for step in self.recording.steps if key(view) in step.results)
+        first = next(made, "all")
+        moved = first[number] if isinstance(first, tuple) else first
+        self._note(call.name, call.rule.family, "", moved, (args, kwargs or {}), view)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """An operator on ordinary tensors, or within a rule."""

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 import convgraph as cg
 from convgraph.convert import receptive
+from convgraph.convert.recording import record
 from convgraph.errors import GraphError
 from tests.convert.nets import build
 
@@ -284,3 +285,17 @@ def test_a_view_hears_what_was_written_into_its_base(call: Any, masked: bool) ->
     assert not (heard & ~found.mask).any()
     assert found.exact == (call not in (turned, another_part))
     assert not found.exact or torch.equal(found.mask, heard)
+
+
+def test_a_view_from_before_a_recording_hears_what_is_written_during_it() -> None:
+    x = cg.PixelGraph.from_image(torch.ones(1, 2, 4, 4))
+    base = x.tensor() * 1
+    view = base[..., :2]
+
+    class Writes(nn.Module):
+        def forward(self, x: Any) -> Any:
+            base.add_(1)
+            return x[..., :2] + view
+
+    steps = record(Writes(), (x,), {}).steps
+    assert [step.moved for step in steps if step.operator == "slice"][-1] == "all"
