@@ -224,10 +224,10 @@ def common(first: Axis, other: Axis) -> Axis:
 def _meeting(first: Axis, other: Axis) -> NoRuleError:
     lattices = [{name.axis for name in axis if name.kind == "site"} for axis in (first, other)]
     why = ""
-    if all(name.kind == "site" for name in (*first, *other)):
-        why = ", one lattice cut in two ways, as blocks beside windows with a halo are"
-    elif lattices[0] != lattices[1]:
+    if lattices[0] != lattices[1]:
         why = ", of which one tells other pixels apart than the other does, though they are as long"
+    elif all(name.kind == "site" for name in (*first, *other)):
+        why = ", one lattice cut in two ways, as blocks beside windows with a halo are"
     return NoRuleError(f"axes {describe(first)} and {describe(other)} meet{why}")
 
 

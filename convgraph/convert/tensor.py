@@ -375,14 +375,26 @@ def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRule
     """Say that a rule broke off; what torch refuses for an image too is raised as it is."""
     if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)) or "forward AD" in str(error):
         raise error
-    try:
-        call.target(*views.blank(taken), **{key: views.blank(one) for key, one in named.items()})
-    except NotImplementedError:
-        pass
-    except Exception:  # noqa: BLE001 - whatever torch says of it
+    if _refused(call, taken, named, views.blank) or _refused(call, taken, named, _copied):
         raise error from None
     said = " ".join(str(error).split())[:200]
     return NoRuleError(f"its rule broke off ({type(error).__name__}: {said})")
+
+
+def _refused(call: Operator, taken: Any, named: Any, form: Any) -> Exception | None:
+    """What torch says against an operator on such forms of its operands."""
+    try:
+        call.target(*form(taken), **{key: form(one) for key, one in named.items()})
+    except NotImplementedError:
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever torch says of it
+        return error
+    return None
+
+
+def _copied(given: Any) -> Any:
+    """Images of their own, into which anybody may write."""
+    return pytree.tree_map_only(Tensor, lambda one: one.detach().clone(), dense(given))
 
 
 _BELOW = frozenset((
@@ -410,6 +422,10 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             "graph.with_x(rows).tensor(), and return rows, .graph.x, or what was reduced"
         ) from None
     if not all(value.sites.is_full for value in found):
+        if _refused(call, taken, named, views.blank):
+            own = _refused(call, taken, named, _copied)
+            if own is not None:
+                raise own from None
         spaces = (getattr(value.sites, "space", None) for value in found)
         lattice = next((space for space in spaces if space is not None), "a mask")
         raise ConversionError(

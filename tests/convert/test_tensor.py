@@ -635,6 +635,10 @@ def test_sizes_that_torch_refuses_are_refused(masked: bool) -> None:
         torch.cat([x, x[:1]], 1)
     with pytest.raises((IndexError, ConversionError), match="mask"):
         (x * 1)[x[:1] > 0] = 0
+    with pytest.raises(RuntimeError, match=r"value tensor of shape \[4\]|must match the existing"):
+        (x * 1)[:, :, 1, 2] = torch.ones(4).double()
+    with pytest.raises(RuntimeError, match=r"tensor a \(4\) must match .* tensor b \(7\)"):
+        x + torch.ones(7)
 
 
 @pytest.mark.parametrize("masked", [False, True])
