@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
@@ -36,6 +37,11 @@ CALLS: dict[str, tuple[Any, float]] = {
     "not zero": (lambda x: x.count_nonzero((1, 2)), 0),
     "product of signs": (lambda x: x.sign().prod(3), 1),
     "whole numbers added up": (lambda x: x.long().cumsum(2), 0),
+    "the place of the largest": (lambda x: x.argmax(), NO),
+    "of the smallest": (lambda x: x.clamp(-9, 9).long().argmin(keepdim=True), YES),
+    "bins of a line": (lambda x: F.adaptive_max_pool1d(x.flatten(2), 3), NO),
+    "images made shorter": (lambda x: x.renorm(1, 0, 2.0**6), 0),
+    "channels made shorter": (lambda x: (x * 1).renorm_(torch.inf, 1, 2.0), 0),
     "the loudest anchor": (lambda x: torch.stack(anchors(x).max(1)), NO),
     "which anchor": (lambda x: anchors(x).argmin(1, keepdim=True), YES),
     "the first anchors": (lambda x: torch.stack(anchors(x).topk(5, 1)), NO),
@@ -59,6 +65,29 @@ def test_absent_positions_say_nothing(name: str) -> None:
     got = dense(call(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()))
     assert got.dtype == want.dtype
     assert torch.equal(got, want)
+
+
+def test_what_is_as_large_as_nothing_is_found_where_it_stands() -> None:
+    """No hole is the first of those that all say False, the least number or minus infinity."""
+    x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
+    there = MASK[:, None].expand(IMAGE.shape).flatten(2)
+    least = (x * 0).long() + torch.iinfo(torch.int64).min
+    for line in (x > 9, least, x * 0 + NO):
+        where = line.flatten(2).max(2).indices
+        assert torch.equal(where, there.to(torch.uint8).argmax(2))
+
+
+@pytest.mark.parametrize("how", ["amax", "amin"])
+def test_a_gradient_is_shared_by_all_that_are_the_largest(how: str) -> None:
+    """As torch shares it, whole numbers of which several are as large; holes get none."""
+    image, mask = IMAGE.sign().requires_grad_(), MASK.clone()
+    mask[1] = False
+    x = cg.PixelGraph.from_image(image, mask=mask).tensor()
+    (mine,) = torch.autograd.grad(getattr(x, how)((1, 3)).sum(), image)
+    filled = torch.where(mask[:, None], image, NO if how == "amax" else YES)
+    found = getattr(filled, how)((1, 3))
+    (true,) = torch.autograd.grad(found.where(mask.any(2), 0).sum(), image)
+    assert torch.equal(mine, true)
 
 
 def test_a_softmax_over_anchors_is_the_quotient_of_sums() -> None:

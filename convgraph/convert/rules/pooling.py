@@ -99,10 +99,13 @@ def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
             return extreme(call, x, tail, True, "amax")
         return over_sites(call, x, tail, True, "mean")
     first = len(x.axes) - len(asked)
-    if not (largest or _is_settled(x)) and all(map(_no_pixels, x.axes[:first])):  # flattened
-        there = x.with_x(torch.ones_like(x.x)).tensor()
-        share: Tensor = call.target(there, asked)
+    if not _is_settled(x) and all(map(_no_pixels, x.axes[:first])):  # flattened
         call.travelled("all")
+        there = x.with_x(torch.ones_like(x.x)).tensor()
+        if largest:
+            found, where = call.target(x.tensor(-torch.inf), asked)
+            return found.where(call.target(there, asked)[0] > 0, 0), where
+        share: Tensor = call.target(there, asked)
         return call.target(x.tensor(), asked) / share.where(share > 0, 1)
     graph = x.graph()
     if graph.sites.size == asked and not largest:

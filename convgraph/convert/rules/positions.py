@@ -79,6 +79,45 @@ def masked_select(call: Any, x: Any, yes: Any) -> Tensor:
     return chosen(call, x if isinstance(x, Spatial) else x.expand(whole), 0, mask)
 
 
+@rule("masked_scatter", "masked_scatter_")
+def masked_scatter(call: Any, x: Any, yes: Any, source: Any) -> Spatial:
+    """Numbers of a list, one for every entry that is there and at which a mask says yes."""
+    there = Spatial(torch.ones_like(x.x, dtype=torch.bool), x.sites, x.axes)
+    return written(call, x, dense(yes) & there.tensor(), source)
+
+
+@rule("take", hop="all")
+def take(call: Any, x: Any, index: Any) -> Any:
+    """Entries of a flattened map as a readout, or of a flattened table on the nodes of a map."""
+    if not isinstance(index, Spatial):
+        return call.target(x.tensor(), index)
+    if isinstance(x, Spatial):
+        raise NoRuleError("it looks up a map by a map")
+    call.travelled("node")
+    return index.with_x(call.target(x, index.x))
+
+
+@rule("put", "put_", hop="all")
+def put(call: Any, x: Any, index: Any, *args: Any, **kwargs: Any) -> Spatial:
+    """Numbers at entries of the flattened map."""
+    if isinstance(index, Spatial):
+        raise NoRuleError("it writes at positions that are a map's numbers")
+    return written(call, x, index, *args, **kwargs)
+
+
+@rule("diagonal", hop="all")
+def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """A diagonal of two plain axes as the last one; of the lattice, a readout."""
+    dims = sorted(dim % len(x.axes) for dim in (dim1, dim2))
+    if not all(names.is_plain(x.axes[dim]) for dim in dims):
+        return call.target(readout_but(call, x, *dims), offset, dim1, dim2)
+    call.travelled("node")
+    x = x.merged(dims[0]).merged(dims[1])
+    rows = call.target(x.x, offset, x.slot(dim1 % len(x.axes)), x.slot(dim2 % len(x.axes)))
+    left = names.replaced(names.replaced(x.axes, dims[1]), dims[0])
+    return Spatial(rows, x.sites, (*left, (Name("plain", rows.shape[-1]),)))
+
+
 @rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
 def nonzero(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """Positions that are there and not 0; or some of them, drawn."""

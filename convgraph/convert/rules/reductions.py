@@ -97,7 +97,7 @@ class Groups:
         self.digits = sorted(kept, key=lambda name: (name.axis, -name.stride))
         self.sites: Any = None  # whose rows remain; None where they are readouts
         self.images: Any = None  # whose images become a readout each, if nothing else is one
-        if isinstance(x.sites, PairSites):
+        if isinstance(x.sites, PairSites) and not set(kept) <= set(x.sites.group):
             self._on_one_side(x.sites, kept, names.of_rows(x.axes))
             return
         lattice = [name for name in kept if name.kind == "site"]
@@ -166,6 +166,15 @@ class Groups:
                 found = found / self.counts().clamp(min=1).unsqueeze(1)
         return found.view(self.count, *rest)
 
+    def shared(self, rows: Tensor, how: str) -> Tensor:
+        """(N, *plain) -> (count, *left): extremes, whose gradient all that say one share evenly."""
+        slots = self.slots
+        lines = rows.movedim(slots, list(range(1, 1 + len(slots)))).flatten(0, len(slots))
+        each = prod(rows.shape[slot] for slot in slots)
+        where = self.target.repeat_interleave(each).view(-1, *(1,) * (lines.dim() - 1))
+        nobody = rows.new_zeros(self.count, *lines.shape[1:])
+        return nobody.scatter_reduce(0, where.expand_as(lines), lines, how, include_self=False)
+
     def heard(self, rows: Tensor, how: str) -> Tensor:
         """(N, *plain), 1 in each slot: what all that is reduced to one says, to each node of it."""
         kept = getattr(torch, how)(rows, self.slots, keepdim=True) if self.slots else rows
@@ -201,6 +210,8 @@ def over_sites(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) 
     groups = Groups(x, dims)
     if how == "mean":
         x.x.new_empty(1).mean()  # torch refuses whole numbers, and says why
+    if how in ("amax", "amin") and x.x.requires_grad:
+        return groups.value(groups.shared(x.x, how).to(own), left)
     rows = getattr(torch, how)(x.x, groups.slots) if groups.slots else x.x
     if how == "sum" and not (rows.is_floating_point() or rows.is_complex()):
         rows = rows.long()
@@ -221,14 +232,18 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     call.travelled("all")
     groups, axes = Groups(*apart(x, dims)), _left(x, dims, keepdim)
     first, last = dims[0], dims[-1]
-    line = x.tensor(silent(x.x.dtype, -torch.inf if how == "amax" else torch.inf))
+    nothing = silent(x.x.dtype, -torch.inf if how == "amax" else torch.inf)
+    line = x.tensor(nothing).flatten(first, last)
     there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor().flatten(first, last)
-    found = torch.max if how == "amax" else torch.min
+    best, where = (torch.max if how == "amax" else torch.min)(line, first, keepdim=True)
+    if not x.sites.is_full:  # an absent one may have said as much
+        own = there.to(torch.uint8).argmax(first, keepdim=True)
+        where = where.where(there.gather(first, where), own)
     return tuple(
         groups.placed(
-            one.where(there.any(first), one.new_zeros(())).reshape(names.sizes(axes)), axes
+            one.where(there.any(first, True), one.new_zeros(())).reshape(names.sizes(axes)), axes
         )
-        for one in found(line.flatten(first, last), first)
+        for one in (best, where)
     )
 
 
@@ -313,6 +328,18 @@ def vector_norm(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     return Groups(*apart(x, dims)).placed(found, _left(x, dims, keepdim))
 
 
+@rule("renorm", "renorm_", hop="all")
+def renorm(call: Any, x: Spatial, p: Any, dim: int, maxnorm: float) -> Any:
+    """Parts along one axis whose norm is larger than that are made shorter."""
+    others = [number for number in range(len(x.axes)) if number != dim % len(x.axes)]
+    norm = vector_norm(operator(torch.ops.aten.linalg_vector_norm.default), x, p, others, True)
+    rows = norm.x if isinstance(norm, Spatial) else norm
+    scale: Any = torch.where(rows > maxnorm, maxnorm / (rows + 1e-7), 1).to(x.x.dtype)
+    scale = norm.with_x(scale) if isinstance(norm, Spatial) else scale
+    call.travelled("all")
+    return pointwise(operator(torch.ops.aten.mul.Tensor), x, scale)
+
+
 @rule("dist", hop="all")
 def distance(call: Any, x: Any, other: Any, p: Any = 2) -> Any:
     """The norm of a difference."""
@@ -383,6 +410,8 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     if "other" in given:  # the larger of two maps
         return pointwise(call, x, *args)
     dim = given.get("dim")
+    if call.name in ("argmax", "argmin") and dim is None:
+        return extreme(call, x, _dims(x, None), given["keepdim"], f"a{call.name[-3:]}")[1]
     if dim is None:
         return _over_all(call, x, args, kwargs)
     dims = _dims(x, dim)
@@ -403,9 +432,7 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 
 
 def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
-    """Over everything that is there; an index would count what is not."""
-    if call.name in ("argmax", "argmin"):
-        raise NoRuleError("it counts all positions, absent ones included")
+    """Over everything that is there."""
     call.travelled("all")
     if call.name in ("max", "min", "median", "nanmedian") and not x.x.numel():
         return x.x.new_zeros(())  # of nobody
