@@ -10,12 +10,15 @@ from convgraph.explorer import page, state_of
 from tests import planting
 from tests.explorer.agreement import COMPUTE
 
+STILL = {"reduced_motion": "reduce"}
+
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
     """A function that opens the page of a layer and an image; a script error fails the test.
 
-    `planted` is a piece of the source and the fault that takes its place.
+    `planted` is a piece of the source and the fault that takes its place. Nothing moves unless a
+    test asks for it, `reduced_motion=`: edges that flow are drawn anew sixty times a second.
     """
     opened, errors = [], []
 
@@ -31,7 +34,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Any]:
         if planted is not None:
             text = planting.planted(text, *planted)
         path.write_text(text, encoding="utf-8")
-        surroundings = browser.new_context(offline=True, **context)
+        surroundings = browser.new_context(offline=True, **{**STILL, **context})
         opened.append(surroundings)
         tab = surroundings.new_page()
         tab.on("pageerror", lambda error: errors.append(error))
@@ -49,7 +52,7 @@ def computed(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A function that hands a layer and an image to one page and returns what it computes."""
     path = tmp_path_factory.mktemp("explorer") / "page.html"
     path.write_text(page(), encoding="utf-8")
-    surroundings = browser.new_context(offline=True)
+    surroundings = browser.new_context(offline=True, **STILL)
     tab = surroundings.new_page()
     tab.goto(path.as_uri())
 

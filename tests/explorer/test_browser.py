@@ -134,7 +134,7 @@ def test_rank_is_exact(show) -> None:
 def test_reduced_motion_holds_still(show) -> None:
     moving = "getComputedStyle(document.querySelector('.cge-link')).animationName"
     assert show(reduced_motion="reduce").evaluate(moving) == "none"
-    assert show().evaluate(moving) == "cge-flow"
+    assert show(reduced_motion="no-preference").evaluate(moving) == "cge-flow"
 
 
 def test_a_photograph_is_seen_in_its_colours(show) -> None:

@@ -253,7 +253,7 @@ def test_the_chinese_page_says_everything_in_chinese(lesson, browser, tmp_path) 
     from convgraph.explorer import page
 
     (tmp_path / "page.html").write_text(page(language="zh"), encoding="utf-8")
-    surroundings = browser.new_context(offline=True)
+    surroundings = browser.new_context(offline=True, reduced_motion="reduce")
     tab = surroundings.new_page()
     tab.goto((tmp_path / "page.html").as_uri())
     tab.click(f"[data-lesson={lesson}]")
