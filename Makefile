@@ -21,7 +21,7 @@ PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pyto
 SPREAD := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz zoo zoo-page notebooks \
+.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz oldest zoo zoo-page notebooks \
         lab lessons slides docs docs-browser news dist clean
 .DELETE_ON_ERROR:
 
@@ -40,7 +40,7 @@ test: $(READY) ## run the tests and the doctests
 	$(BIN)/python -m pytest $(SPREAD) -m "not ci"
 
 test-ci: $(READY) ## run CI's share: the whole demo, published networks, every pair
-	$(BIN)/python -m pytest $(SPREAD) -m ci
+	$(BIN)/python -m pytest $(SPREAD) -m ci tests
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -64,6 +64,9 @@ fuzz: $(READY) ## attack it with random input, two minutes; FUZZ="--seconds 600 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md
 	$(BIN)/python -m tests.proof.faults.table
 	$(BIN)/python -m tests.proof.faults.table docs/faults.md
+
+oldest: ## run what leans most on torch with the oldest torch and PyG of the stated range
+	.ci/oldest
 
 bench-proof: $(READY) ## time certificates of three layers, and their memory beside the layer's own
 	$(BIN)/python benchmarks/certificates.py
