@@ -48,6 +48,10 @@ class MadeOf:
         self._number(tensor, hash(("input", self._inputs)))
         self._inputs += 1
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory that was numbered."""
+        return _memory(tensor) in self._numbers
+
     def result(self, tensor: Tensor) -> Seen:
         """What a tensor is made of; a sum with zeros of what is no zero alone."""
         seen = self._seen(tensor)
@@ -106,14 +110,14 @@ class MadeOf:
             return self._known(tensors[1]) if tensors[0].dtype == tensors[1].dtype else None
         if name != "add" or len(tensors) != 2 or len(args) + len(kwargs) > 2:
             return None
-        data = [t for t in tensors if _memory(t) in self._numbers]
-        rest = [t for t in tensors if _memory(t) not in self._numbers]
+        data = [t for t in tensors if self.knows(t)]
+        rest = [t for t in tensors if not self.knows(t)]
         alike = tensors[0].shape == tensors[1].shape and tensors[0].dtype == tensors[1].dtype
         zeros = len(data) == 1 and alike and not bool(rest[0].count_nonzero())
         return self._known(data[0]) if zeros else None
 
     def _known(self, tensor: Tensor) -> Seen | None:
-        return self.result(tensor) if _memory(tensor) in self._numbers else None
+        return self.result(tensor) if self.knows(tensor) else None
 
     def _seen(self, tensor: Tensor) -> Seen:
         number = self._numbers.get(_memory(tensor))

@@ -134,9 +134,7 @@ class Plain(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, asks, step = _about(func)
         if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
-            made = func(*args, **kwargs)
-            self.made_of.forget(aten.written(func, args, kwargs))
-            return _filled(made) if name in _EMPTY else made
+            return self._beside(func, name, args, kwargs, step)
         if not asks and falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
@@ -156,6 +154,21 @@ class Plain(TorchDispatchMode):
                 if tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
+
+    def _beside(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step: bool
+    ) -> Any:
+        """An operator on constants, or on places and truths that were made of data."""
+        if not step or not any(map(self.made_of.knows, aten.tensors_in(args, kwargs))):
+            made = func(*args, **kwargs)
+            self.made_of.forget(aten.written(func, args, kwargs))
+            return _filled(made) if name in _EMPTY else made
+        given = self.made_of.given(func, args, kwargs)
+        made = func(*args, **kwargs)
+        if name not in aten.FILLS | aten.DRAWS:
+            written = aten.written(func, args, kwargs)
+            self.made_of.made(given, made, written, (args, kwargs))
+        return _filled(made) if name in _EMPTY else made
 
 
 def _filled(made: Tensor) -> Tensor:
