@@ -82,6 +82,7 @@ def check_identity(
     second: bool = False,
     exact: bool = True,
     program: OneProgram | None = None,
+    twice: OneProgram | None = None,
     own: OwnParameters | None = None,
     doubted: bool = False,
     progress: bool = False,
@@ -98,7 +99,8 @@ def check_identity(
         second: also probe one derivative up, see `probe`; `budget` must leave room for it.
         exact: whether the candidate is known to compute on integers without rounding. Otherwise a
             difference refutes only if it is larger than rounding explains.
-        program: holds the candidate's plain trials against what S1 followed.
+        program: holds the candidate's trials against what S1 followed.
+        twice: the same of trials that go one derivative up.
         own: the candidate as a module with parameters of its own.
         doubted: whether the reference is held against the oracle before anybody is accused.
         progress: show a bar, one step a trial.
@@ -112,7 +114,8 @@ def check_identity(
     if not live.any() or not np.prod(spec.x_shape) * np.prod(spec.w_shape):
         return Identity("undecided", 3, reason="there is nothing to compare: no output hears any")
     everywhere, heard = bool(live.all()), _site_mask(live, oracle)
-    judge = _Judge(oracle, dtype, device, exact, program or OneProgram(None))
+    programs = (program or OneProgram(None), twice or OneProgram(None))
+    judge = _Judge(oracle, dtype, device, exact, programs)
     unsure: Identity | None = None
     for trial, (probe, truth) in enumerate(_probes(oracle, budget, second, progress)):
         y = truth["y"] if everywhere else truth["y"][heard]
@@ -130,6 +133,9 @@ def check_identity(
         if second and (not trial or not {*manners} & {*MANNERS}):
             manners.append(PLAIN)  # no other manner has second derivatives
         answers = [judge.holds("candidate", candidate, probe, truth, how) for how in manners]
+        if second and not trial:  # those that have none are held against it
+            once = replace(probe, up={})
+            answers.append(judge.holds("candidate", candidate, once, truth, PLAIN))
         if own is not None and trial == min(1, budget.trials - 1):
             answers.append(judge.holds_own(own, probe, truth))
         answers.append(judge.holds("reference", reference, probe, truth, PLAIN))
@@ -152,10 +158,10 @@ class _Judge:
         dtype: torch.dtype,
         device: torch.device | str,
         exact: bool,
-        program: OneProgram,
+        programs: tuple[OneProgram, OneProgram],
     ) -> None:
         self.oracle, self.dtype, self.device, self.exact = oracle, dtype, device, exact
-        self.program, self.compared = program, 0
+        self.programs, self.compared = programs, 0
         self.reuse: dict[str, Tensor] = {}
 
     def holds(
@@ -174,7 +180,8 @@ class _Judge:
         }
         try:
             if mine:
-                found = self.program.called(**how, manner=manner, reuse=reuse)
+                program = self.programs[bool(probe.up)]
+                found = program.called(**how, manner=manner, reuse=reuse)
             else:
                 found = [(manner, evaluate(**how))]
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
@@ -185,7 +192,7 @@ class _Judge:
         """The candidate with parameters of its own, and the gradients that it leaves in them."""
         probe = replace(probe, up={})
         try:
-            found = self.program.called_with_its_own(own, probe, self.dtype, self.device)
+            found = self.programs[0].called_with_its_own(own, probe, self.dtype, self.device)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
             return Identity("undecided", 3, self.compared, raised("candidate", error))
         return self.compares("candidate", found, probe, truth, OWN)

@@ -167,9 +167,19 @@ def prove_convolution(
                 followed = following.plainly(probe, second)
     by_name = dtype in HALF and followed.reason.startswith(f"{NARROWING}: {dtype} ")
     direct = following.direct(probe, probe, followed)
+    twice, once = OneProgram(None), followed
+    if second and followed.status == "proven":  # some manners have first derivatives alone
+        with precision.plain(device):
+            once = following.plainly(probe, second=False)
+        if not followed.compiled:
+            twice = OneProgram(followed.wide or followed.steps, trust)
+        if once.status != "proven":
+            followed = once
+        elif direct.status == "proven":
+            direct = replace(following.direct(probe, probe, once), shrunk=direct.shrunk)
     follows = followed.status == "proven" and not followed.compiled
-    program = OneProgram(followed.steps if follows else None, trust)
-    wide = OneProgram(followed.wide or None, trust) if follows else OneProgram(None)
+    program = OneProgram(once.steps if follows else None, trust)
+    wide = OneProgram(once.wide or None, trust) if follows else OneProgram(None)
     probing, moved = wide if dtype != probe else program, list[str]()
     probed, rounding = Identity("not asked", 3), Rounding("not asked")
     basis, under = Identity("not asked", 3), list[Rounding]()
@@ -188,8 +198,8 @@ def prove_convolution(
             probed = check_identity(
                 candidate, reference, oracle, budget, dtype=probe, device=device, second=second,
                 exact=followed.status in ("proven", "not asked"),
-                program=probing, own=own if dtype == probe else None, doubted=doubted,
-                progress=progress,
+                program=probing, twice=twice, own=own if dtype == probe else None,
+                doubted=doubted, progress=progress,
             )  # fmt: skip
             if small is not None and probed.reason.startswith(NOT_ITSELF):
                 probed = replace(probed, reason=f"{probed.reason}; {MADE_ANEW}")
@@ -205,7 +215,7 @@ def prove_convolution(
                 generator = np.random.Generator(np.random.Philox(budget.seed))
                 rounding = check_rounding(
                     candidate, reference, oracle, generator, dtype=dtype, device=device,
-                    program=None if second else program,
+                    program=program,
                 )  # fmt: skip
     if rounding.status == "proven" and dtype == torch.float32 and precision.allows_tf32(device):
         assert budget is not None  # nothing was probed without
@@ -226,6 +236,13 @@ def prove_convolution(
         with precision.plain(device):
             programs = {probe: probing, dtype: program}
             called, other = _otherwise_called(following, programs, probe, budget, own)
+            other.append(
+                apart_without_proof(
+                    twice,
+                    partial(following.called, probe, second=True),
+                    partial(following.direct, probe, probe),
+                )
+            )
         moved = [*moved, *other]
         if called.status != "proven":
             rounding = replace(rounding, status=called.status, reason=called.reason)
@@ -233,7 +250,7 @@ def prove_convolution(
     if astray and followed.status == "refuted":  # whoever is held against what is wrong is not
         followed = replace(followed, status="undecided")
     followed, shown = _settled(
-        followed, probed, rounding, program, [probing.difference, *moved], budget,
+        followed, probed, rounding, program, [probing.difference, twice.difference, *moved], budget,
         lambda known: show(
             candidate, oracle, known, dtype=dtype, device=device, second=second,
             numbers=followed.numbers,
@@ -248,7 +265,7 @@ def prove_convolution(
         structure_part(structure),
         *([] if parameters is None else [parameters_part(*parameters, same=same)]),
         *(Part("as it is called", "undecided", text) for text in doubts[:1]),
-        premise_part(followed, program.held),
+        premise_part(followed, (twice if second else program).held),
         Part("S2 basis", basis.status, basis.reason),
         identity_part(probed, budget, probe, second=second),
         rounding_part(rounding, direct=direct),

@@ -868,6 +868,14 @@ def test_what_is_no_direct_sum_in_one_manner_is_undecided(name: str, dtype: torc
     assert found.reason.startswith("behaves otherwise ")
 
 
+@pytest.mark.parametrize("name", ["frozen", "a first layer"])
+def test_where_second_derivatives_are_asked_first_ones_alone_are_followed_too(name: str) -> None:
+    """What is frozen has none of them, and is held against a program that was followed so."""
+    found = prove(AROUND[name], second=True)
+    assert found.verdict == "undecided", str(found)
+    assert found.reason.startswith("behaves otherwise without a gradient")
+
+
 def decoy(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """Computes in both branches what one of them uses alone."""
     found = plain(x, w, b), around(x, w, b)
@@ -1102,19 +1110,21 @@ def test_a_pool_that_is_no_direct_sum_within_is_undecided() -> None:
     assert "no direct sum" in found.reason
 
 
-def test_parameters_of_its_own_take_no_sum_that_was_not_followed() -> None:
+@pytest.mark.parametrize("second", [False, True])
+def test_parameters_of_its_own_take_no_sum_that_was_not_followed(second: bool) -> None:
     class Other(torch.nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             y = super().forward(x)
-            if not isinstance(self.weight, torch.nn.Parameter):
+            if self.weight is not own:
                 return y
             other = super().forward(x.flip(0))
             return (y + other) - other
 
     dense = torch.nn.Conv2d(2, 3, 3, padding=1).double()
     other = Other(2, 3, 3, padding=1).double()
+    own = other.weight
     other.load_state_dict(dense.state_dict())
-    found = cg.prove(other, dense, size=(4, 5))
+    found = cg.prove(other, dense, size=(4, 5), second=second)
     assert found.verdict == "undecided", str(found)
     assert "two calls of .backward()" in found.reason
 
