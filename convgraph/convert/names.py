@@ -20,6 +20,10 @@ class NoRuleError(ConversionError):
     """An operator has no meaning on node features as it was called; the text says why."""
 
 
+class ApartError(NoRuleError):
+    """An operator is left to those that torch makes of it."""
+
+
 class Name(NamedTuple):
     """One factor of an axis.
 

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from convgraph.convert import keys, names, registry, rules, views
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
-from convgraph.convert.names import NoRuleError
+from convgraph.convert.names import ApartError, NoRuleError
 from convgraph.convert.operators import _STATE, INTO_TENSOR, Operator, operator
 from convgraph.convert.settle import settle, settled
 from convgraph.convert.value import Spatial, dense, from_graph, placed
@@ -293,7 +293,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
             reason = _stopped(call, taken, named, error)
         if reason is not None:
-            if call.rule is None and keys.is_composite(func):
+            if (call.rule is None or isinstance(reason, ApartError)) and keys.is_composite(func):
                 if listener is not None:
                     listener.dropped()
                 return whole(func.decompose, args, kwargs)  # as those that torch makes of it

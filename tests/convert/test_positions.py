@@ -61,6 +61,9 @@ CALLS: dict[str, Any] = {
     "put": lambda x: x.put(torch.tensor([0, 50, 7]), x.new_tensor([5.0, 6, 7])),
     "put on top": lambda x: (x * 1).put_(torch.tensor([50, 50]), x.new_tensor([5.0, 6]), True),
     "a diagonal": lambda x: x.flip(3).diagonal(1, 2, 3),
+    "letters of one entry": lambda x: torch.einsum(
+        "bchw,oc,n->bnohw", x[1:, :1], TABLE[:3, :1], TABLE[0, :1]
+    ),
     "of letters": lambda x: torch.einsum("bcii->bc", x[..., :H]),
     "of channels": lambda x: (x[:, :, None] * x[:, None]).diagonal(-1, 2, 1),
     "a table taken": lambda x: TABLE.take(x.argmax(1)) * x[:, 0],
@@ -127,6 +130,7 @@ EQUATIONS: dict[str, Any] = {
     "bc...,dc->bd...": (TABLE.T[:, :C],), "bchw,cd": (TABLE[:C],),
     "bchw,cd,bd->bhw": (TABLE[:C], TABLE[:B]), "bchw,bchw,bchw->bc": ("x", "x"),
     "bchw,bdhw->bcdhw": ("x",), "bchw,kl->bhwl": (TABLE,), "bihw,bjhw,k->bijhw": ("x", TABLE[0]),
+    "bchw,dc->bdhw": (TABLE[:C].T,), "bchw,cd,d->bhwd": (TABLE[:C], TABLE[0]),
 }  # fmt: skip
 
 

@@ -8,13 +8,14 @@ are pairs of nodes, and those are attention's.
 """
 
 from math import prod
+from string import ascii_letters
 from typing import Any
 
 from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
-from convgraph.convert.names import Axes, Name, NoRuleError
+from convgraph.convert.names import ApartError, Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
 from convgraph.convert.rules.attention import turned
@@ -50,6 +51,42 @@ def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: f
         return alpha * made + beta * bias
     (rows, more), sites, axes = align([made, bias])
     return Spatial(expanded(alpha * rows + beta * more, sites, axes), sites, axes)
+
+
+@rule("einsum")
+def einsum(call: Any, equation: str, operands: list[Any], **more: Any) -> Spatial:
+    """Sums over plain axes of one map, beside tensors that name nothing else of it.
+
+    Raises:
+        ApartError: it is another; products and sums are made of it.
+    """
+    given, arrow, out = equation.replace(" ", "").partition("->")
+    sides = given.split(",")
+    place = next(k for k, one in enumerate(operands) if isinstance(one, Spatial))
+    x, own = operands[place], sides[place]
+    others = [one for k, one in enumerate(operands) if k != place]
+    beside = "".join(side for k, side in enumerate(sides) if k != place)
+    of_rows = {a for a, axis in zip(own, x.axes, strict=False) if not names.is_plain(axis)}
+    simple = arrow and "." not in given and len(set(own)) == len(own) == len(x.axes)
+    if not others or not simple or not of_rows.isdisjoint(beside) or not of_rows <= set(out):
+        raise ApartError("it is taken apart")
+    if any(isinstance(one, Spatial) for one in others):
+        raise ApartError("it is taken apart")
+    value, kept = x, "".join(a for a in own if a not in of_rows)
+    for dim, letter in enumerate(own):
+        value = value.merged(dim) if letter in kept else value
+    node = next(a for a in ascii_letters if a not in equation)
+    sides[place] = node + kept
+    left = "".join(a for a in out if a not in of_rows)
+    operands = [value.x if one is x else one for one in operands]
+    rows = call.target(f"{','.join(sides)}->{node}{left}", operands, **more)
+    sizes = dict(zip(left, rows.shape[1:], strict=True))
+    axes = dict(zip(own, x.axes, strict=True))
+    made = tuple(
+        axes[a] if a in axes and sizes.get(a, 1) in (1, *names.sizes((axes[a],)))
+        else (Name("plain", sizes[a]),) for a in out
+    )  # fmt: skip
+    return Spatial(rows.reshape(rows.shape[0], *names.plain(made)), x.sites, made)
 
 
 def _is_single(other: Tensor, rank: int) -> bool:
