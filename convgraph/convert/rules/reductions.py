@@ -172,8 +172,9 @@ class Groups:
         lines = rows.movedim(slots, list(range(1, 1 + len(slots)))).flatten(0, len(slots))
         each = prod(rows.shape[slot] for slot in slots)
         where = self.target.repeat_interleave(each).view(-1, *(1,) * (lines.dim() - 1))
-        nobody = rows.new_zeros(self.count, *lines.shape[1:])
-        return nobody.scatter_reduce(0, where.expand_as(lines), lines, how, include_self=False)
+        nobody = rows.new_full((self.count, *lines.shape[1:]), torch.nan)  # is as large as none
+        found = nobody.scatter_reduce(0, where.expand_as(lines), lines, how, include_self=False)
+        return found.where((self.counts() > 0).view(-1, *(1,) * (found.dim() - 1)), 0)
 
     def heard(self, rows: Tensor, how: str) -> Tensor:
         """(N, *plain), 1 in each slot: what all that is reduced to one says, to each node of it."""
@@ -468,6 +469,8 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     if name not in _SILENT:
         raise NoRuleError("it puts absent positions in an order too; take topk() of those there")
     call.travelled("all")
+    if name == "logsumexp" and not x.x.is_floating_point():
+        x = x.with_x(x.x.to(torch.get_default_dtype()))  # among whole numbers there is no log of 0
     found = call.target(**given | {"self": x.tensor(silent(x.x.dtype, _SILENT[name]))})
     if name not in _SCANS:
         return Groups(*apart(x, dims)).placed(found, _left(x, dims, keepdim))
