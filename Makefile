@@ -114,7 +114,8 @@ docs: $(DOCS) ## build the documentation into site/; INTO=folder puts it there t
 	$(BIN)/python -m tests.docs.build $(INTO)
 
 docs-browser: docs ## try every page of the documentation in a browser, and its switches: three widths, light and dark
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/docs/test_site.py tests/docs/test_switches.py
+	CONVGRAPH_SITE="$(CURDIR)/site" $(BIN)/python -m pytest -q -p no:cacheprovider \
+	    tests/docs/test_site.py tests/docs/test_switches.py
 
 clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist site demo slides .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
