@@ -137,7 +137,8 @@ def form(record: Json, text: str) -> None:
         "not_covered": {*NOT_COVERED} <= {*record["not_covered"]},  # section 7
         "kind": {*spec} & {"terms", "windows", "images"} == marks,
         "excluded": kind == "network" or not record["excluded"],
-        "layers": len(layers) == spec.get("layers", 0),
+        "dtype": record["dtype"] in ("float64", "float32", "bfloat16", "float16"),
+        "layers": len(layers) == spec.get("layers", 0) * (kind == "network"),
         "epsilon, log2_epsilon": all(record[n] >= layer[n] for n, layer in bounds),  # step 6
         f"spec, flags, at most {LIMIT} numbers at once, {THREADS} threads": modest(record),
     }
@@ -251,7 +252,8 @@ def linear(record: Json, says: Run, probe: Any) -> Truth:
     made = says([draw(0, 9, shape) * scale for shape in shapes])
     most = max(value[0].size for value in made.values())  # one image may add up whole
     most = 1 if record["trace"] else most  # S1 counts, and the prover has to do so again
-    whole = not any((value % 1).any() for value in made.values())
+    shared = record["kind"] == "maximum"  # its gradient, among equal entries
+    whole = not any((v % 1).any() for name, v in made.items() if name == "y" or not shared)
     demand(n >= most and whole, "spec: more terms, or a scale that leaves fractions")
     demand({*made} == {"y", "grad_x"}, f"reference: it has no gradient; it {FROM}")
     a, near = int(2 / eps) // (n * scale), 4 * (n * scale + 9) * eps
@@ -334,9 +336,8 @@ def beside() -> Json:
 
 
 def evaluate(
-    run: Run, sent: list[Any], dtype: Any, device: str = "cpu",
-    manner: str = "plain", reuse: list[Any] | None = None,
-) -> Json:  # fmt: skip
+    run: Run, sent: Any, dtype: Any, device: str = "cpu", manner: str = "plain", reuse: Any = None
+) -> Json:
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
     Nothing if y is no dense tensor like g, or if an image that is no leaf was written to. A side

@@ -88,6 +88,16 @@ def test_negative_inputs_may_be_left_out_of_a_network_alone(proven: Certificate)
     assert form(proven, **network) == []
 
 
+def test_layers_are_of_networks_alone_and_numbers_real(proven: Certificate) -> None:
+    """Nobody would look at the layers, or at imaginary parts."""
+    layers = [json.loads(proven.to_json())]
+    told = form(proven, layers=layers, spec={**proven.spec, "layers": 1})
+    assert told == ["layers: not as the rest demands"]
+    assert form(proven, dtype="complex128") == ["dtype: not as the rest demands"]
+    for dtype in ("float64", "float32", "bfloat16", "float16"):
+        assert form(proven, dtype=dtype) == []
+
+
 def test_what_nobody_could_decide_is_not_run(proven: Certificate) -> None:
     found = certify("tests.twins:raising", "tests.twins:dense", size=(6, 5))
     assert found.verdict == "undecided"
@@ -276,10 +286,29 @@ def test_all_entries_of_an_image_may_add_up_where_nobody_counted() -> None:
     def asked(terms: int, trace: str) -> list[str]:
         spec = {"shape": [2, 6], "out": [2, 3], "scale": 1, "terms": terms}
         says = partial(evaluate, sums, dtype=torch.float64)
-        return refused(verifier.linear, {"spec": spec, "trace": trace}, says, torch.float64)
+        record = {"kind": "linear", "spec": spec, "trace": trace}
+        return refused(verifier.linear, record, says, torch.float64)
 
     assert asked(6, "") == asked(1, "0" * 64) == []
     assert asked(5, "")[0].startswith("spec: more terms")
+
+
+def test_equal_entries_may_share_the_gradient_of_a_maximum_and_no_others_may() -> None:
+    """A reference that does, as torch's amax and the judge's in spaces, leaves fractions there."""
+
+    def shared(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (30, 2)).amax(-1)
+
+    spec = {"shape": [2, 2, 60], "out": [2, 2, 30], "scale": 1, "terms": 1}
+    cases: Any = (
+        ("maximum", shared, 0),
+        ("linear", shared, 1),
+        ("maximum", lambda x: shared(x) / 3, 1),
+    )
+    for kind, run, wrong in cases:
+        record = {"kind": kind, "spec": spec, "trace": "0" * 64}
+        says = partial(evaluate, run, dtype=torch.float64)
+        assert len(refused(verifier.linear, record, says, torch.float64)) == wrong
 
 
 def test_a_reference_without_a_gradient_is_no_truth() -> None:
