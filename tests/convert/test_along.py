@@ -68,6 +68,76 @@ def test_absent_positions_say_nothing(name: str) -> None:
     assert torch.equal(got, want)
 
 
+SWEPT: dict[str, tuple[Any, float]] = {
+    "sum": (lambda x: x.sum((-1, -2)), 0), "least": (lambda x: x.amin(-1, keepdim=True), YES),
+    "where": (lambda x: x.argmax(2), NO), "of all": (lambda x: x.argmin(), YES),
+    "scan": (lambda x: x.cumsum(-1), 0), "line": (lambda x: x.flatten(1).sum(1), 0),
+    "images": (lambda x: x.amax(0), NO), "bins": (lambda x: bins(x.flatten(2)), NO),
+    "take": (lambda x: x.take(torch.tensor([0, -1])), 0),
+    "put": (lambda x: x.put(torch.tensor([0, -1]), x.new_ones(2)), 0),
+    "filled": (lambda x: x.index_fill(2, torch.tensor([0]), 3), 0),
+    "places": (lambda x: x.flatten(2)[:, :, [0, -1]], 0),
+    "written": (lambda x: written(x), 0), "products": (lambda x: letters(x.flatten(2)), 0),
+}  # fmt: skip
+LATTICES: list[tuple[Any, tuple[int, ...]]] = [
+    (None, (4, 5)), (None, (1, 5)), (None, (5, 1)), (None, (1, 1)), (None, (2, 3, 4)), (None, (6,)),
+    (cg.Torus(), (4, 6)), (cg.Hexagonal(), (4, 6)),
+]  # fmt: skip
+MODES = (torch.enable_grad, torch.no_grad, torch.inference_mode)
+
+
+def bins(x: Any) -> Any:
+    return F.adaptive_max_pool1d(x if x.is_floating_point() else x.double(), 2)
+
+
+def written(x: Any) -> Any:
+    x = x * 1
+    x.flatten(2)[:, 0] += 1
+    return x
+
+
+def letters(x: Any) -> Any:
+    return torch.einsum("bcn,cd,bdn->bn", x, torch.ones(x.shape[1], x.shape[1]).to(x.dtype), x)
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_any_lattice_mask_dtype_and_mode(name: str) -> None:
+    """A random sweep: values and gradients are those of the image whose holes say nothing."""
+    (call, nothing), seen = SWEPT[name], 0
+    for seed in range(48):
+        generator = torch.Generator().manual_seed(seed)
+        lattice, mode, kind, dtype, batch, channels = (
+            int(torch.randint(n, (), generator=generator)) for n in (8, 3, 4, 4, 3, 3)
+        )
+        space, size = LATTICES[lattice]
+        if name == "scan" and isinstance(space, cg.Torus):
+            continue
+        shape = (batch + 1, channels + 1, *size)
+        image = torch.randint(-3, 4, shape, generator=generator)
+        image = image.to((torch.float64, torch.float32, torch.bfloat16, torch.int64)[dtype])
+        mask = torch.rand(shape[0], *size, generator=generator) > (0.4, -1, 0.9, 1)[kind]
+        there, silent = mask[:, None], nothing if dtype < 3 else max(min(nothing, 2**62), -(2**62))
+        image.requires_grad_(dtype < 2)
+        with MODES[mode]():
+            want = call(torch.where(there, image, torch.tensor(silent, dtype=image.dtype)))
+            got = call(cg.PixelGraph.from_image(image, mask=mask, d=len(size), on=space).tensor())
+            some = torch.ones(want.shape, dtype=torch.bool)
+            if isinstance(got, GraphTensor):
+                some = got.value.with_x(torch.ones_like(got.value.x, dtype=torch.bool)).tensor()
+            got, some = dense(got), some & (want.abs() < 2**60)
+            want = want.where(some, 0)
+        assert got.dtype == want.dtype
+        assert torch.equal(got, want), (seed, shape)
+        if want.requires_grad and got.requires_grad:
+            send = torch.arange(want.numel()).view(want.shape).to(want.dtype) % 5 - 2
+            mine, true = (
+                torch.autograd.grad((out * send).sum(), image)[0] for out in (got, want)
+            )  # fmt: skip
+            assert torch.equal(mine, true.nan_to_num(0).where(there, 0)), (seed, shape)
+            seen += 1
+    assert seen or not call(IMAGE[:, :, 0].requires_grad_()).requires_grad
+
+
 def test_what_is_as_large_as_nothing_is_found_where_it_stands() -> None:
     """No hole is the first of those that all say False, the least number or minus infinity."""
     x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
