@@ -1,12 +1,18 @@
 """Where numbers leave torch without an operator: for NumPy, lists, pointers, storages, pickles.
 
 None of these reaches a dispatch mode, and the methods of a subclass are passed by whoever takes the
-base class's. A function mode sees every one of them, on whatever tensor it is called.
+base class's. A function mode sees every one of them, on whatever tensor it is called; but
+`torch.overrides.has_torch_function` tells of it. So the methods of torch.Tensor may be watched by
+name instead, of which nothing tells that asks for modes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from threading import Lock, local
 from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -38,3 +44,66 @@ class WaysOut(TorchFunctionMode):
         if name in WAYS and args and isinstance(args[0], Tensor):
             args = (self.leave(args[0], name), *args[1:])
         return func(*args, **(kwargs or {}))
+
+
+_LOCK, _HERE = Lock(), local()
+_BEFORE: dict[str, Any] = {}
+_OWN: set[str] = set()
+_blocks = 0
+
+
+@contextmanager
+def by_name(leave: Callable[[Tensor, str], Tensor]) -> Iterator[None]:
+    """Tell of every call of one of these ways in this thread, without a function mode.
+
+    Args:
+        leave: as `WaysOut` takes it.
+
+    Example:
+        >>> seen = []
+        >>> with by_name(lambda tensor, way: seen.append(way) or tensor):
+        ...     _ = torch.ones(2).tolist()
+        >>> torch.ones(2).tolist(), seen
+        ([1.0, 1.0], ['tolist'])
+    """
+    before = getattr(_HERE, "leave", None)
+    _HERE.leave = leave
+    _count(1)
+    try:
+        yield
+    finally:
+        _count(-1)
+        _HERE.leave = before
+
+
+def _count(blocks: int) -> None:
+    """Put the methods in place for the first of all threads, and take them away after the last."""
+    global _blocks
+    with _LOCK:
+        _blocks += blocks
+        if _blocks and not _BEFORE:
+            _OWN.update(WAYS & vars(Tensor).keys())
+            found = {name: getattr(Tensor, name, None) for name in WAYS}
+            _BEFORE.update({name: method for name, method in found.items() if callable(method)})
+            for name, method in _BEFORE.items():
+                setattr(Tensor, name, _telling(name, method))
+        if not _blocks:
+            for name, method in _BEFORE.items():
+                if name in _OWN:
+                    setattr(Tensor, name, method)
+                else:
+                    delattr(Tensor, name)
+            _BEFORE.clear()
+            _OWN.clear()
+
+
+def _telling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def tells(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        leave = getattr(_HERE, "leave", None)
+        if leave is not None and torch._C._is_torch_function_enabled():
+            with torch._C.DisableTorchFunction():
+                tensor = leave(tensor, name)
+        return method(tensor, *args, **kwargs)
+
+    return tells

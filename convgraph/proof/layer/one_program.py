@@ -39,7 +39,7 @@ from convgraph.proof.layer.trial import (
     in_words,
 )
 from convgraph.proof.surroundings import as_written, watched
-from convgraph.proof.ways_out import WaysOut
+from convgraph.proof.ways_out import WaysOut, by_name
 
 LEFT = "Tensor."
 """How the name of a way out of torch begins, where it is a step."""
@@ -189,15 +189,15 @@ def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[
 
     Args:
         trust: names of such functions.
-        ways: whether data that leave torch are written down too. That takes a function mode, which
-            `torch.overrides.has_torch_function` tells of: code may have a fast path without.
+        ways: whether a function mode sees data that leave torch, on whatever tensor. Of it
+            `torch.overrides.has_torch_function` tells, and code may have a fast path without:
+            without, the methods of torch.Tensor are seen.
     """
     mode = Plain()
     with ExitStack() as stack:
         for function, name in named_in(trust):
             stack.enter_context(_one_step(mode, function, name))
-        if ways:
-            stack.enter_context(WaysOut(mode.leave))
+        stack.enter_context(WaysOut(mode.leave) if ways else by_name(mode.leave))
         stack.enter_context(mode)
         yield mode
 
@@ -331,7 +331,7 @@ Enter = Callable[[Tensor], Tensor]
 
 @final
 class OneProgram:
-    """Holds runs against what S1 followed, every other one without a function mode.
+    """Holds runs against what S1 followed, every other one under a function mode.
 
     Args:
         followed: the steps of S1; None where nothing was followed: flags alone are then watched.
@@ -360,13 +360,11 @@ class OneProgram:
     @contextmanager
     def holding(self) -> Iterator[Enter]:
         """Write a plain run down and hold it; yields what takes a tensor for data."""
-        ways = self._ways.get(PLAIN, True)
         with self._written(PLAIN) as mode:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
-        followed = [s for s in self.followed if ways or not s.operator.startswith(LEFT)]
-        other = difference(followed, mode.steps)
+        other = difference(self.followed, mode.steps)
         self.held += not other
         self._plainly = self._plainly or other
         self._plain = self._plain or mode.results
@@ -440,7 +438,7 @@ class OneProgram:
     @contextmanager
     def _written(self, manner: str) -> Iterator[Plain | None]:
         """Write a run down; None where there is nothing to hold it against."""
-        ways = self._ways.get(manner, True)
+        ways = self._ways.get(manner, manner == PLAIN)  # others may be called once only
         self._ways[manner] = not ways
         moved = list[str]()
         try:

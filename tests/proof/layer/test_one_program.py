@@ -77,13 +77,42 @@ def drops_by_numpy(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return plain(x, w, b) * float(np.random.rand() >= 1e-9)  # noqa: NPY002 - that is the fault
 
 
+def leaves_unless_watched(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Looks at numbers in NumPy where no function mode can see it."""
+    y = plain(x, w, b)
+    watched = torch.overrides.has_torch_function((x, w, b))
+    return y if watched or np.abs(y.detach().numpy()).max() < 1e30 else 2 * y
+
+
 @pytest.mark.parametrize(
-    "run", [fast_path, fast_unless_watched, fallback, Late(), drops, drops_by_numpy]
+    "run",
+    [
+        fast_path,
+        fast_unless_watched,
+        leaves_unless_watched,
+        fallback,
+        Late(),
+        drops,
+        drops_by_numpy,
+    ],
 )
 def test_another_program_than_was_followed_is_undecided(run: Callable[..., Any]) -> None:
     found = prove(run)
     assert found.verdict == "undecided", str(found)
     assert status(found, "S1") == "undecided"
+
+
+@pytest.mark.parametrize("alone", [(), ("b",)])
+def test_numbers_are_seen_to_leave_in_a_manner_that_is_called_once(alone: tuple[str, ...]) -> None:
+    """Where all that is sent is frozen but `alone`."""
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        asks = [name for name, t in (("x", x), ("w", w), ("b", b)) if t.requires_grad]
+        return leaves_unless_watched(x, w, b) if tuple(asks) == alone else plain(x, w, b)
+
+    found = prove(run)
+    assert found.verdict == "undecided", str(found)
+    assert "it runs Tensor.numpy" in found.reason
 
 
 def test_what_lies_where_data_lay_is_no_data() -> None:
