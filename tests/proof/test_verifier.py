@@ -608,11 +608,11 @@ def test_a_record_imports_and_calls_nothing_that_was_not_asked_for(
 @pytest.mark.parametrize(
     "name",
     ["shutil:rmtree", "os:curdir", "os.path:join", "tests.twins:torch.hub.list",
-     "tests.twins:Tensor", "tests.odd_twins:Counted"],
+     "tests.twins:Tensor", "tests.odd_twins:Counted", "importlib.util:find_spec"],
 )  # fmt: skip
 def test_trust_does_not_reach_beyond_the_module(name: str) -> None:
     with pytest.raises(ImportError, match=r"no standard module|no function of"):
-        resolve(name, ["shutil", "os", "tests.twins", "tests.odd_twins"])
+        resolve(name, ["shutil", "os", "importlib", "tests.twins", "tests.odd_twins"])
 
 
 def test_trust_is_of_a_module_and_of_those_within() -> None:
