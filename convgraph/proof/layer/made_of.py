@@ -50,6 +50,7 @@ class MadeOf:
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in memory that was numbered."""
+        tensor = getattr(tensor, "held", tensor)  # of S1, kept by the program until now
         return _memory(tensor) in self._numbers
 
     def result(self, tensor: Tensor) -> Seen:
