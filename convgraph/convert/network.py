@@ -154,16 +154,12 @@ def _called(net: Any, method: Any, args: Any, kwargs: Any) -> Any:
         return method(*args, **kwargs)
     root = graphs[0].sites
     for graph in graphs:
-        if graph.sites.size is None:
-            raise GraphError(
-                f"{type(net).__name__}: expected images of one size, got "
-                f"{graph.sites.sizes[:3]}; run them one size at a time"
-            )
         if graph.sites.sizes != root.sizes and graph.sites.batch_size != root.batch_size:
             raise GraphError(
                 f"{type(net).__name__}: its input graphs are batches of different numbers of images"
             )
-    dense = all(graph.sites.is_full for graph in graphs) and not backends.forced(None)
+    dense = all(graph.sites.is_full and graph.sites.size is not None for graph in graphs)
+    dense = dense and not backends.forced(None)
     # Of a batch without holes another process may have the part with holes.
     dense = dense and not (synced.asks_others() and _is_synced(net))
     dense = dense and not copies.wants_nodes(net)

@@ -1,7 +1,10 @@
 """Operators of torch, as a rule is given them, and who else matters while one is computed."""
 
 import threading
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from convgraph.convert import registry
 
@@ -63,6 +66,11 @@ class Operator:
         given = {one.name: one.default_value for one in schema if one.has_default_value()}
         return given | dict(zip((one.name for one in schema), args, strict=False)) | kwargs
 
+    def laid(self, shape: Any, strides: Any, args: Any, kwargs: Any) -> Any:
+        """Shape, strides and whether it is a view, of each result for a tensor so laid."""
+        given = tuple(tuple(one) if isinstance(one, list) else one for one in args)
+        return _laid(self.target, shape, strides, given, tuple(kwargs.items()))
+
     @property
     def listening(self) -> bool:
         """Whether somebody asks how far values travel."""
@@ -79,6 +87,21 @@ class Operator:
         if _STATE.listener is not None:
             _STATE.listener.moved = how
 
+
+def asked(target: Any, shape: Any, strides: Any, args: Any, kwargs: Any) -> Any:
+    """Ask torch about shapes alone; see `Operator.laid`."""
+    blank = torch.empty(shape, device="meta")
+    if strides is not None:
+        blank = torch.empty_strided(shape, strides, device="meta")
+    made = target(blank, *args, **dict(kwargs))
+    kept = blank.untyped_storage()._cdata
+    return [
+        (tuple(one.shape), one.stride(), one.untyped_storage()._cdata == kept)
+        for one in (made if isinstance(made, (list, tuple)) else (made,))
+    ]
+
+
+_laid = lru_cache(maxsize=4096)(asked)
 
 IDLE = ("dropout", "alpha_dropout", "type_as", "to")
 """What gives the very tensor that it was given, where there is nothing to do."""

@@ -16,12 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import (
-    DimDynamic,
-    ShapeEnv,
-    StatelessSymbolicContext,
-)
 from torch.utils import _pytree as pytree
 
 from convgraph import memo
@@ -188,7 +184,9 @@ class Program:
         tensors = [one for one in inputs if isinstance(one, (PixelGraph, Tensor))]
         count, rows = len(tensors), len(tensors) + len(tables.tensors)
         # Sizes that happen to be equal here are not one size.
-        fake = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
+        fake = FakeTensorMode(
+            shape_env=symbolic_shapes.ShapeEnv(duck_shape=False), allow_non_fake_inputs=True
+        )
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             lent = dict(zip(map(id, tables.tensors), tensors[count:rows], strict=True))
@@ -223,11 +221,12 @@ class Program:
 
 def _open(fake: Any, tensor: Tensor, axes: int) -> Tensor:
     """A tensor without numbers, the sizes of its first axes open, but for those of one entry."""
+    size = symbolic_shapes.DimDynamic
     kinds = [
-        DimDynamic.DYNAMIC if n > 1 and axis < axes else DimDynamic.STATIC
+        size.DYNAMIC if n > 1 and axis < axes else size.STATIC
         for axis, n in enumerate(tensor.shape)
     ]
-    context: Any = StatelessSymbolicContext(kinds)
+    context: Any = symbolic_shapes.StatelessSymbolicContext(kinds)
     made: Tensor = fake.from_tensor(tensor.detach(), symbolic_context=context)
     return made
 

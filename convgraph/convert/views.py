@@ -7,7 +7,6 @@ anew; what torch would not have known as a view, or what is no map, is refused w
 """
 
 from contextlib import suppress
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from convgraph.backends.compiled import memory, outermost
 from convgraph.convert.frames import where
-from convgraph.convert.operators import _STATE, IDLE, Operator, operator
+from convgraph.convert.operators import _STATE, IDLE, Operator, asked, operator
 from convgraph.convert.value import Spatial, brought
 from convgraph.errors import ConversionError
 
@@ -151,24 +150,11 @@ def _followed(args: Any, kwargs: Any, call: Operator, number: int) -> tuple[tupl
     if call.name in _SAME:  # what rows have told, whatever dtype or device was asked for
         return strides, True
     if any(isinstance(one, Tensor) for one in more):
-        found = _blanks.__wrapped__(call.target, source.shape, strides, blank(contents(more)), ())
+        found = asked(call.target, source.shape, strides, blank(contents(more)), ())
     else:
-        given = tuple(tuple(one) if isinstance(one, list) else one for one in more)
-        named = tuple((kwargs or {}).items())
-        found = _blanks(call.target, tuple(source.shape), strides, given, named)
-    one: tuple[tuple[int, ...], bool] = found[number]
+        found = call.laid(tuple(source.shape), strides, more, kwargs or {})
+    one: tuple[tuple[int, ...], bool] = found[number][1:]
     return one
-
-
-@lru_cache(maxsize=4096)
-def _blanks(target: Any, shape: Any, strides: Any, args: Any, kwargs: Any) -> Any:
-    blank = torch.empty_strided(shape, strides, device="meta")
-    made = target(blank, *args, **dict(kwargs))
-    kept = blank.untyped_storage()._cdata
-    return [
-        (one.stride(), one.untyped_storage()._cdata == kept)
-        for one in (made if isinstance(made, (list, tuple)) else (made,))
-    ]
 
 
 def _shares(view: Any, args: Any, kwargs: Any, call: Operator, number: int) -> bool | None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.convert.rules import attention
+from convgraph.convert import node_pairs
 from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ConversionError
 from tests.convert.zoo.snap import snap
@@ -208,7 +208,7 @@ def test_a_mask_and_a_causal_one_are_refused_as_torch_does(full: bool) -> None:
 
 
 def test_heads_that_are_only_counted_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "lead_of", lambda axes, group=(): [[]] * len(axes))
+    monkeypatch.setattr(node_pairs, "lead_of", lambda axes, group=(): [[]] * len(axes))
     x, _ = given()
     run = REFUSED["scores of other heads"]
     assert not same(said(run(mapped(x)), x), said(run(x), x))

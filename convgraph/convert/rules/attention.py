@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 
 from convgraph.backends.compiled import outermost
-from convgraph.convert import names
+from convgraph.convert import names, node_pairs
 from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.node_pairs import (
-    PairSites,
-    heads,
-    keys,
-    lead_of,
-    pair_sites,
-    same_groups,
-    tokens,
-)  # fmt: skip
+from convgraph.convert.node_pairs import PairSites, pair_sites
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.shapes import expand
@@ -45,21 +37,21 @@ def _pairs(q: Spatial, k: Spatial) -> tuple[PairSites, names.Axes]:
     """Who of (*lead, asked, width) hears whom of (*lead, heard, width), and the axes of that."""
     *lead, asked, width = q.axes
     *other, heard, depth = k.axes
-    group = tokens(tuple(lead), asked, width)
-    spoken = tokens(tuple(other), heard, depth)
-    if is_pairs(q) or is_pairs(k) or not same_groups(q.sites, group, k.sites, spoken):
+    group = node_pairs.tokens(tuple(lead), asked, width)
+    spoken = node_pairs.tokens(tuple(other), heard, depth)
+    if is_pairs(q) or is_pairs(k) or not node_pairs.same_groups(q.sites, group, k.sites, spoken):
         raise NoRuleError("queries and keys differ in their groups")
-    if lead_of(tuple(lead), group) != lead_of(tuple(other), spoken):
+    if node_pairs.lead_of(tuple(lead), group) != node_pairs.lead_of(tuple(other), spoken):
         raise NoRuleError("queries and keys differ in their heads")
     for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
         if any(name.kind == "site" for name in groups):
             within_charts(one.sites, talk)
-    return pair_sites(q.sites, k.sites, group, spoken), (*lead, asked, keys(heard))
+    return pair_sites(q.sites, k.sites, group, spoken), (*lead, asked, node_pairs.keys(heard))
 
 
 def _packed(blocks: Any, one: Spatial) -> Tensor:
     """(G, heads, M, width) of (*lead, tokens, width)."""
-    found: Tensor = blocks.pack(heads(one)).transpose(1, 2)
+    found: Tensor = blocks.pack(node_pairs.heads(one)).transpose(1, 2)
     return found
 
 
@@ -83,11 +75,12 @@ def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
     *other, spoken, width = v.axes
     if names.kinds(heard) != {"key"}:
         raise NoRuleError("weights of pairs are summed over who asks")
-    if v.sites is not sites.answering or keys(heard, back=True) != spoken:
+    if v.sites is not sites.answering or node_pairs.keys(heard, back=True) != spoken:
         raise NoRuleError("weights and values differ in who is heard")
-    if tokens(tuple(other), spoken, width) != sites.heard:
+    if node_pairs.tokens(tuple(other), spoken, width) != sites.heard:
         raise NoRuleError("weights and values differ in their groups")
-    mine, theirs = lead_of(tuple(lead), sites.group), lead_of(tuple(other), sites.heard)
+    mine = node_pairs.lead_of(tuple(lead), sites.group)
+    theirs = node_pairs.lead_of(tuple(other), sites.heard)
     if len(mine) != len(theirs) or any(b not in ([], a) for a, b in zip(mine, theirs, strict=True)):
         raise NoRuleError("weights and values differ in their heads")
     full = sites.spread(_by_heads(weights.x), 0.0).movedim(-1, 1)
@@ -172,7 +165,7 @@ def attention(
     if (
         v.sites is not k.sites
         or names.of_rows(v.axes) != names.of_rows(k.axes)
-        or lead_of(v.axes[:-2]) != lead_of(k.axes[:-2])
+        or node_pairs.lead_of(v.axes[:-2]) != node_pairs.lead_of(k.axes[:-2])
     ):
         raise NoRuleError("keys and values differ in who is heard")
     pairs = asked.x.new_zeros(1).expand(sites.num_nodes, *names.plain(axes))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph import functional
 from convgraph.backends.messages.edges import take
 from convgraph.convert import batch, names
 from convgraph.convert.entries import readout, rearranged, site_axis
@@ -20,12 +21,6 @@ from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.shapes import shape_after
 from convgraph.convert.tokens import beside, is_sequence
 from convgraph.convert.value import Spatial, dense, placed, result
-from convgraph.functional import (
-    graph_fold,
-    graph_pixel_shuffle,
-    graph_pixel_unshuffle,
-    graph_unfold,
-)
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.padding import folded
 from convgraph.graph.edges import connect
@@ -133,7 +128,7 @@ def pixel_shuffle(call: Any, x: Spatial, factor: int) -> Any:
     """Channels spread over r x r sites, or r x r sites as channels."""
     up = call.name == "pixel_shuffle"
     listen(call, x.graph().sites, KernelGeometry(factor, factor, transposed=up))
-    move = graph_pixel_shuffle if up else graph_pixel_unshuffle
+    move = functional.graph_pixel_shuffle if up else functional.graph_pixel_unshuffle
     return result(move(x.graph(), factor, sites="network"))
 
 
@@ -144,7 +139,7 @@ def unfold(
     """Everything a window sees side by side; (batch) (c k) (y x)."""
     parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
     listen(call, x.graph().sites, KernelGeometry(parts[0], parts[3], parts[2], parts[1]))
-    value = result(graph_unfold(x.graph(), *parts, sites="network"))
+    value = result(functional.graph_unfold(x.graph(), *parts, sites="network"))
     if not isinstance(value, Spatial):
         return value.flatten(2)
     return value.regrouped(shape_after(call, x.shape, kernel_size, dilation, padding, stride))
@@ -159,7 +154,7 @@ def fold(
     windows = kernel(parts[0], parts[3], parts[2], parts[1]).output_size(tuple(size))
     image = x.regrouped((x.shape[0], x.shape[1], *windows))
     sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
-    return result(graph_fold(image.graph(), tuple(size), *parts, sites=sites))
+    return result(functional.graph_fold(image.graph(), tuple(size), *parts, sites=sites))
 
 
 @rule("repeat")

@@ -1,6 +1,5 @@
 """Shapes: names are regrouped, permuted, added; no node moves."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,14 +13,9 @@ from convgraph.graph.network_sites import network_sites
 
 def shape_after(call: Any, shape: Any, *args: Any, **kwargs: Any) -> tuple[int, ...]:
     """Return the shape that an operator makes of one; it is asked about shapes alone."""
-    given = tuple(tuple(one) if isinstance(one, list) else one for one in args)
-    return _shape_after(call.target, tuple(shape), given, tuple(kwargs.items()))
-
-
-@lru_cache(maxsize=4096)
-def _shape_after(target: Any, shape: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
-    blank = torch.empty(shape, device="meta")
-    return tuple(target(blank, *args, **dict(kwargs)).shape)
+    (made,) = call.laid(tuple(shape), None, args, kwargs)
+    found: tuple[int, ...] = made[0]
+    return found
 
 
 @rule(
