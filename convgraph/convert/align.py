@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.names import Axes, Name, NoRuleError
+from convgraph.convert.names import Axes, NoRuleError
 from convgraph.convert.node_pairs import PairSites, crossed, spoken
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import network_sites, some_images, union
@@ -54,17 +54,11 @@ def _common(
 ) -> tuple[Axes, dict[int, int] | None]:
     """The names of the result, and the size of each lattice axis; None where pairs are meant."""
     rank = max(map(len, (*spatial, *shapes)))
-    axes = names.broadcast([((),) * rank, *spatial])
-    extra: list[Axes] = []
+    own = list(names.broadcast([((),) * rank, *spatial]))
     for shape in shapes:
-        missing = rank - len(shape)
-        extra.append(
-            tuple(
-                (Name("plain", n),) if n > 1 and not axes[missing + k] else ()
-                for k, n in enumerate(shape)
-            )
-        )
-    axes = names.broadcast([axes, *extra])
+        for number, axis in enumerate(names.plain_axes(shape), start=rank - len(shape)):
+            own[number] = own[number] or axis
+    axes = tuple(own)
     found = names.of_rows(axes)
     if len({(name.kind, name.axis, name.stride) for name in found}) != len(found):
         raise NoRuleError(f"axes {names.describe(axes)} name a lattice axis twice")

@@ -174,25 +174,24 @@ OWN |= {
     _T.__setitem__: _written,
     _T.backward: _backward,
     _T.register_hook: _register_hook,
-    _T.requires_grad.__get__: _by_rows(_T.requires_grad.__get__),
     _T.requires_grad.__set__: _returning(_T.requires_grad.__set__),
     _T.requires_grad_: _returning(_T.requires_grad_),
     _T.retain_grad: _returning(_T.retain_grad),
-    _T.retains_grad.__get__: _by_rows(_T.retains_grad.__get__),
-    _T.is_leaf.__get__: _by_rows(_T.is_leaf.__get__),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
     _T.data.__get__: _get_data,
     _T.contiguous: lambda self, **how: whole(_CONTIGUOUS, (self,), how),
     _T.data.__set__: _set_data,
-    _T._version.__get__: _by_rows(_T._version.__get__),
-    _T.data_ptr: _by_rows(_T.data_ptr),
-    _T.untyped_storage: _by_rows(_T.untyped_storage),
-    _T.is_inference: _by_rows(_T.is_inference),
-    _T.is_shared: _by_rows(_T.is_shared),
-    _T.numpy: _no_numbers, _T.tolist: _no_numbers, _T.__array__: _no_numbers,
-    _T.item: _no_numbers,
 }  # fmt: skip
+
+_OF_THE_ROWS = (
+    "requires_grad", "retains_grad", "is_leaf", "_version", "data_ptr", "untyped_storage",
+    "is_inference", "is_shared",
+)  # fmt: skip
+"""What the rows are asked for."""
+
+_OF_NUMBERS = ("numpy", "tolist", "__array__", "item")
+"""What asks for the numbers of an array."""
 
 _OF_THE_SHAPE = (
     "shape", "device", "dtype", "layout", "ndim", "is_cuda", "is_cpu", "is_meta", "is_sparse",
@@ -204,8 +203,13 @@ _OF_THE_SHAPE = (
 )  # fmt: skip
 """What torch answers of the wrapper alone."""
 
-for _one in [getattr(_T, name) for name in _OF_THE_SHAPE if hasattr(_T, name)] + [
-    torch.is_floating_point, torch.is_complex, torch.numel, torch.is_tensor, torch.is_same_size,
-]:  # fmt: skip
-    _function = _one if callable(_one) else _one.__get__
-    OWN[_function] = _plainly(_function)
+_ASKED = (
+    (_T, _OF_THE_ROWS, _by_rows),
+    (_T, _OF_NUMBERS, lambda _: _no_numbers),
+    (_T, _OF_THE_SHAPE, _plainly),
+    (torch, ("is_floating_point", "is_complex", "numel", "is_tensor", "is_same_size"), _plainly),
+)
+for _where, _names, _answer in _ASKED:
+    for _one in [getattr(_where, name) for name in _names if hasattr(_where, name)]:
+        _function = _one if callable(_one) else _one.__get__
+        OWN[_function] = _answer(_function)

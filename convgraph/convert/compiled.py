@@ -187,13 +187,12 @@ class _Get:
         with backends.backend(self.backend):
             found = next(filter(None, (one.tables(leaves) for one in known)), None)
             if found is None:
-                program = Program(ref(net), args, kwargs, plain=self.plain)
-                if _frozen(net) != frozen:  # its first run ever may note what it has seen
-                    frozen, program = (
-                        _frozen(net),
-                        Program(ref(net), args, kwargs, plain=self.plain),
-                    )
-                if _frozen(net) != frozen:
+                for _ in range(2):  # its first run ever may note what it has seen
+                    before = _frozen(net)
+                    program = Program(ref(net), args, kwargs, plain=self.plain)
+                    if before == _frozen(net):
+                        break
+                else:
                     raise ConversionError(
                         f"{type(net).__name__} on a mask, compiled: its forward changes numbers of "
                         "its modules (a counter, a step), which no program of operators does; "

@@ -99,12 +99,8 @@ def _in_network(kind: type[GraphConvNd]) -> type[GraphConvNd]:
 
 
 _TWINS: dict[type, type[GraphConvNd]] = {
-    getattr(torch.nn, name.removeprefix("Graph")): _in_network(value)
-    for name, value in list(vars(convs).items())
-    if isinstance(value, type)
-    and issubclass(value, GraphConvNd)
-    and name.startswith("GraphConv")
-    and value is not GraphConvNd
+    dense: _in_network(getattr(convs, f"Graph{dense.__name__}"))
+    for dense in (*twin.CONV.values(), *twin.TRANSPOSED.values())
 }
 """torch.nn.ConvXd -> the graph layer of that name in a network, transposed ones included."""
 

@@ -57,6 +57,11 @@ def image_axes(channels: int, size: tuple[int, ...], batch: int) -> Axes:
     return (batch_axis(batch), (Name("plain", channels),), *lattice)
 
 
+def plain_axes(shape: Sequence[int]) -> Axes:
+    """Return the names of a tensor's own axes."""
+    return tuple((Name("plain", n),) if n > 1 else () for n in shape)
+
+
 def batch_axis(batch: int) -> Axis:
     """Return the axis that names a batch of so many images."""
     return (Name("batch", batch),) if batch != 1 else ()

@@ -179,12 +179,8 @@ class PairSites:
         cell = self.first.flat[asker] * width + self.second.flat[hearer] % width
         return take(self.spread(x, 0.0).flatten(0, 2), cell)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PairSites":
-        """Itself: it never changes."""
-        return self
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what is given."""
+        """Copy and pickle what is given, of which there is one record."""
         return pair_sites, (self.asking, self.answering, self.group, self.heard)
 
 

@@ -237,8 +237,5 @@ def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
 def _either(first: Tensor | None, other: Tensor | None) -> Tensor | None:
     if first is None or other is None:
         return other if first is None else first
-    if len(first) != len(other):
-        longer = first if len(first) > len(other) else other
-        shorter = other if longer is first else first
-        return longer | shorter.any()
-    return first | other
+    shorter, longer = sorted((first, other), key=len)
+    return longer | (shorter if len(shorter) == len(longer) else shorter.any())

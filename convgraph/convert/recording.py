@@ -7,7 +7,7 @@ or training as the network is, without gradients.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -226,7 +226,7 @@ class Example:
     def __init__(self, args: Any, kwargs: Any) -> None:
         """Keep shapes and dtypes, no numbers."""
         flat, self.spec = leaves((args, kwargs))
-        self.leaves = [_shape_of(one) for one in flat]
+        self.leaves = [_blank(one) for one in flat]
 
     def check(self, who: str) -> None:
         """Refuse inputs among which there is no image.
@@ -235,42 +235,35 @@ class Example:
             ConversionError: the text says what came.
         """
         if not any(_is_image(one) for one in self.leaves):
+            got = [f"{tuple(one.shape)} of {one.dtype}" if isinstance(one, Tensor) else str(one)
+                   for one in self.leaves]  # fmt: skip
             raise ConversionError(
                 f"{who}: expected an image (B, C, *size) of a floating dtype among the example "
-                f"inputs, got {[str(one) for one in self.leaves]}"
+                f"inputs, got {got}"
             )
 
     def blank(self) -> Any:
         """Return inputs of these shapes: an image as a graph of zeros."""
-        made = []
         size = next((one.shape[2:] for one in self.leaves if _is_image(one)), ())
-        for one in self.leaves:
-            if isinstance(one, _Shape):
-                same = _is_image(one) and one.shape[2:] == size
-                one = torch.zeros(one.shape, dtype=one.dtype, device=one.device)
-                one = PixelGraph.from_image(one, d=len(size)) if same else one
-            made.append(one)
+        made = [torch.zeros_like(one) if isinstance(one, Tensor) else one for one in self.leaves]
+        made = [
+            PixelGraph.from_image(one, d=len(size))
+            if _is_image(one) and one.shape[2:] == size
+            else one
+            for one in made
+        ]
         return pytree.tree_unflatten(made, self.spec)
 
 
-class _Shape(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def __str__(self) -> str:
-        return f"{self.shape} of {self.dtype}"
-
-
-def _shape_of(one: Any) -> Any:
-    if isinstance(one, PixelGraph):
-        shape = (one.batch_size, one.num_channels, *(one.sites.size or ()))
-    elif isinstance(one, Tensor):
-        shape = tuple(one.shape)
-    else:
+def _blank(one: Any) -> Any:
+    """A tensor of one number that has the shape of an image, or of a tensor."""
+    x = one.x if isinstance(one, PixelGraph) else one
+    if not isinstance(x, Tensor):
         return one
-    return _Shape(shape, one.dtype, one.device)
+    graph = isinstance(one, PixelGraph)
+    shape = (one.batch_size, one.num_channels, *(one.sites.size or ())) if graph else x.shape
+    return torch.empty((), dtype=x.dtype, device=x.device).expand(shape)
 
 
 def _is_image(one: Any) -> bool:
-    return isinstance(one, _Shape) and 3 <= len(one.shape) <= 5 and one.dtype.is_floating_point
+    return isinstance(one, Tensor) and 3 <= one.dim() <= 5 and one.is_floating_point()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -68,7 +68,12 @@ class Conversion:
 
     def __str__(self) -> str:
         """Render as plain text of at most 100 columns."""
-        console = Console(width=100, color_system=None, force_jupyter=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain_text(self, 100)
+
+
+def plain_text(shown: Any, width: int) -> str:
+    """Return what a console of so many columns prints."""
+    console = Console(width=width, color_system=None, force_jupyter=False)
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()

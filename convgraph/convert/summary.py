@@ -15,6 +15,7 @@ from convgraph import backends
 from convgraph.backends.problem import Problem
 from convgraph.convert.network import check_converted
 from convgraph.convert.recording import OperatorRun
+from convgraph.convert.report import plain_text
 from convgraph.door import door
 from convgraph.errors import GraphError
 from convgraph.graph.edges import Edges
@@ -93,10 +94,7 @@ class Summary:
 
     def __str__(self) -> str:
         """Render as plain text of at most 120 columns."""
-        console = Console(width=120, color_system=None, force_jupyter=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain_text(self, 120)
 
 
 @door

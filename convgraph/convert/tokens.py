@@ -8,8 +8,10 @@ A sequence is a value like any other: its rows are those of its pieces, one afte
 are no tokens: they are not computed.
 """
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, groupby
 from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -142,12 +144,8 @@ class TokenSites:
             start += count
         return found
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TokenSites":
-        """Itself: it never changes."""
-        return self
-
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what is given."""
+        """Copy and pickle what is given, of which there is one record."""
         return token_sites, (self.root, self.group, self.pieces)
 
 
@@ -340,22 +338,16 @@ def _picked(sites: TokenSites, numbers: list[int]) -> list[tuple[int, list[int] 
     """Which piece each stretch of numbers is of, and its places there; None where it is whole."""
     found: list[tuple[int, list[int] | None]] = []
     ends = list(accumulate(sites.lengths))
-    at = 0
-    while at < len(numbers):
-        piece = next(k for k, end in enumerate(ends) if numbers[at] < end)
-        start = ends[piece] - sites.lengths[piece]
-        if isinstance(sites.pieces[piece], Nodes):
-            stretch = numbers[at : at + sites.lengths[piece]]
-            if stretch != list(range(start, ends[piece])):
-                raise NoRuleError("it takes a part of the nodes out of a sequence")
-            found.append((piece, None))
-            at += len(stretch)
+    for piece, stretch in groupby(numbers, partial(bisect, ends)):
+        length = sites.lengths[piece]
+        local = [number - ends[piece] + length for number in stretch]
+        if not isinstance(sites.pieces[piece], Nodes):
+            found.append((piece, local))
             continue
-        local = []
-        while at < len(numbers) and start <= numbers[at] < ends[piece]:
-            local.append(numbers[at] - start)
-            at += 1
-        found.append((piece, local))
+        times = len(local) // length
+        if local != [*range(length)] * times:
+            raise NoRuleError("it takes a part of the nodes out of a sequence")
+        found += [(piece, None)] * times
     return found
 
 

@@ -158,7 +158,7 @@ def _axes(one: Any, rank: int) -> Axes:
     missing: Axes = ((),) * (rank - len(one.shape))
     if isinstance(one, Spatial):
         return missing + one.axes
-    return missing + tuple((Name("plain", n),) if n > 1 else () for n in one.shape)
+    return missing + names.plain_axes(one.shape)
 
 
 @rule("_euclidean_dist", "_cdist_forward", "cdist")
