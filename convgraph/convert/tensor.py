@@ -372,13 +372,14 @@ def _meet(values: list[Any]) -> None:
 
 
 def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRuleError:
-    """Say that a rule broke off; what torch refuses for an image too is raised as it is."""
+    """Say that a rule broke off; what torch refuses for an image too it says itself."""
     if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)) or "forward AD" in str(error):
         raise error
-    if _refused(call, taken, named, views.blank) or _refused(call, taken, named, _copied):
-        raise error from None
-    said = " ".join(str(error).split())[:200]
-    return NoRuleError(f"its rule broke off ({type(error).__name__}: {said})")
+    for form in (views.blank, _copied):
+        if said := _refused(call, taken, named, form):
+            raise said from None
+    words = " ".join(str(error).split())[:200]
+    return NoRuleError(f"its rule broke off ({type(error).__name__}: {words})")
 
 
 def _refused(call: Operator, taken: Any, named: Any, form: Any) -> Exception | None:
