@@ -41,7 +41,8 @@ BACKWARD, BETWEEN, OWN, COPIED = "backward", "between", "own", "copied"
 MANNERS = (PLAIN, REFILLED, INNER, AGAIN, BACKWARD)
 """How trials call, in turn: with fresh leaves; with the tensors of the trial before, filled anew in
 place; with views of other memory, which are no leaves; with gradients taken twice through one
-graph; and with parameters, gradients as `.backward()` adds them to the `.grad` that is there."""
+graph of tensors whose versions say that they were written to, as those of initialised weights do;
+and with parameters, gradients as `.backward()` adds them to the `.grad` that is there."""
 
 
 ENOUGH = 17
@@ -102,7 +103,7 @@ IN_WORDS = {
     BETWEEN: ", where it is called once more before its backward runs",
     INNER: ", with views of other memory, which are no leaves",
     COPIED: ", with copies, which are no leaves",
-    AGAIN: ", where the graph is walked twice",
+    AGAIN: ", where the graph is walked twice, of tensors that were written to before",
     FROZEN: ", without a gradient for ",
     OWN: ", as two calls of .backward() add it up in .grad of its own parameters, halved",
 }
@@ -331,6 +332,9 @@ def _evaluate(
                 reuse[name].data.copy_(leaf)  # as some optimizers write: no version tells of it
             leaves = {name: reuse[name] for name in leaves}
         reuse.update(leaves)
+    if manner == AGAIN:
+        for leaf in leaves.values():
+            torch.autograd.graph.increment_version(leaf)
     g = leaves.pop("g")
     if manner == BACKWARD:
         leaves = {name: torch.nn.Parameter(leaf) for name, leaf in leaves.items()}

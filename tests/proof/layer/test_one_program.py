@@ -377,6 +377,18 @@ class Counts(torch.autograd.Function):
         return g * ctx.walks
 
 
+class Versions(torch.autograd.Function):
+    """Backward of a gradient that was written to is wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g * (1.0 + (g._version > 0))
+
+
 class Reads(torch.autograd.Function):
     """Backward takes g for contiguous, as a kernel does that asks for its address alone."""
 
@@ -427,6 +439,8 @@ MANNERS = {
     "g is refilled": Sums(),
     "g lies otherwise": lambda x, w, b: Reads.apply(plain(x, w, b)),
     "a graph is walked twice": lambda x, w, b: Counts.apply(plain(x, w, b)),
+    "w was written to": lambda x, w, b: plain(x, w, b) * (1.0 + (w._version > 0)),
+    "g was written to": lambda x, w, b: Versions.apply(plain(x, w, b)),
 }
 
 
@@ -438,6 +452,18 @@ def test_a_fault_of_one_way_of_calling_is_refuted(name: str) -> None:
         return
     assert found.verdict == "refuted", str(found)
     assert "manner" in found.counterexample
+
+
+def test_another_branch_for_what_was_written_to_is_undecided() -> None:
+    """Of a version, as of no manner else, S1 sees nothing, and no integer comes near the clamp."""
+
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = plain(x, w, b)
+        return y.clamp(-1e30, 1e30) if w._version else y
+
+    found = prove(run)
+    assert found.verdict == "undecided", str(found)
+    assert "aten.clamp" in found.reason
 
 
 class Flat(torch.autograd.Function):
