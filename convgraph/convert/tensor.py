@@ -338,6 +338,8 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
         return own
     try:
         return rule.call(call, *taken, **named)
+    except ApartError:
+        raise
     except NoRuleError:
         along = rule.family == "reductions"  # to whom an absent one says nothing, never 0
         moved = None if call.writes or along else settled(taken)

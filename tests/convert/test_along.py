@@ -182,3 +182,19 @@ def test_whole_numbers_have_no_mean_and_torch_says_so() -> None:
     x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor().long()
     with pytest.raises(RuntimeError, match="floating point"):
         x.mean((2, 3))
+
+
+@pytest.mark.parametrize("letters", ["bn,d->bdn", "bn,d->nbd", "bn,bn->bn"])
+def test_letters_of_a_flattened_map_stay_on_its_nodes(letters: str) -> None:
+    """Channels and pixels on one axis are none that a product on rows could name."""
+    line, image = (
+        one.flatten(1)
+        for one in (cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor(), IMAGE * MASK[:, None])
+    )
+    beside = torch.arange(3).double()
+    got, want = (
+        torch.einsum(letters, one, one if "," + letters[:2] in letters else beside)
+        for one in (line, image)
+    )
+    assert isinstance(got, GraphTensor)
+    assert torch.equal(got.to_dense(), want)

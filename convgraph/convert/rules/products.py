@@ -66,11 +66,11 @@ def einsum(call: Any, equation: str, operands: list[Any], **more: Any) -> Spatia
     x, own = operands[place], sides[place]
     others = [one for k, one in enumerate(operands) if k != place]
     beside = "".join(side for k, side in enumerate(sides) if k != place)
-    of_rows = {a for a, axis in zip(own, x.axes, strict=False) if not names.is_plain(axis)}
+    of_rows = {a: axis for a, axis in zip(own, x.axes, strict=False) if not names.is_plain(axis)}
+    kept_apart = set(out) - set(beside) >= set(of_rows) and not names.plain((*of_rows.values(),))
     simple = arrow and "." not in given and len(set(own)) == len(own) == len(x.axes)
-    if not others or not simple or not of_rows.isdisjoint(beside) or not of_rows <= set(out):
-        raise ApartError("it is taken apart")
-    if any(isinstance(one, Spatial) for one in others):
+    alone = not any(isinstance(one, Spatial) for one in others)
+    if not (others and alone and simple and kept_apart):
         raise ApartError("it is taken apart")
     value, kept = x, "".join(a for a in own if a not in of_rows)
     for dim, letter in enumerate(own):
