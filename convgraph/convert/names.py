@@ -8,8 +8,9 @@ lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as window
 value has no name: an axis of one pixel, a batch of one image. Integers only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -72,6 +73,31 @@ def ints(value: Any, d: int) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * d
     return tuple(value) * d if len(value) == 1 else tuple(value)
+
+
+def place(dim: int, rank: int) -> int:
+    """Return the number of an axis, counted from the front.
+
+    Raises:
+        IndexError: there is no such axis; as torch says it.
+    """
+    if not -rank <= dim < rank:
+        reach = f"expected to be in range of [{-rank}, {rank - 1}], but got {dim}"
+        raise IndexError(f"Dimension out of range ({reach})")
+    return dim % rank
+
+
+def places(dims: Iterable[int], rank: int) -> list[int]:
+    """Return the numbers of several axes in order.
+
+    Raises:
+        RuntimeError: one is named twice; as torch says it.
+    """
+    found = sorted(place(int(dim), rank) for dim in dims)
+    for one, other in pairwise(found):
+        if one == other:
+            raise RuntimeError(f"dim {one} appears multiple times in the list of dims")
+    return found
 
 
 @lru_cache(maxsize=4096)

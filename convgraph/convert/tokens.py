@@ -213,7 +213,7 @@ def beside(parts: Sequence[Any], dim: int) -> Spatial | None:
         NoRuleError: one is tokens already, and another is a map of other axes.
     """
     maps = [one for one in parts if isinstance(one, Spatial)]
-    x, dim = maps[0], dim % len(maps[0].axes)
+    x, dim = maps[0], names.place(dim, len(maps[0].axes))
     if len(parts) < 2 or not (_is_one(x, dim) if len(maps) == 1 else _are_levels(maps, dim)):
         if any(is_sequence(one, dim) for one in maps):
             raise NoRuleError("maps of other axes among tokens")

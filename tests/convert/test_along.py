@@ -184,6 +184,52 @@ def test_whole_numbers_have_no_mean_and_torch_says_so() -> None:
         x.mean((2, 3))
 
 
+REFUSED: tuple[Any, ...] = (
+    lambda x: x.sum(9), lambda x: x.mean(-7), lambda x: x.sum((1, -3)), lambda x: x.argmax(4),
+    lambda x: x.softmax(-5), lambda x: x.cumsum(4), lambda x: x.std((2, -2)), lambda x: x.flip(4),
+    lambda x: x.flip(1, 1), lambda x: x.select(9, 0), lambda x: x.chunk(2, 5),
+    lambda x: x.rot90(1, (1, 6)),
+    lambda x: torch.cat([x, x], 5), lambda x: torch.stack([x, x], 5), lambda x: x.unbind(-9),
+    lambda x: x.gather(4, (x > 9).long()), lambda x: x.repeat_interleave(2, 7),
+    lambda x: x.index_select(4, torch.tensor([0])), lambda x: x.unfold(4, 2, 1),
+    lambda x: torch.linalg.cross(x[:, :3], x[:, :3], dim=5), lambda x: x.topk(1, 4),
+    lambda x: x.diagonal(0, 1, 5), lambda x: x[:, :, None].diagonal(0, 1, 6),
+    lambda x: x.renorm(2, 4, 1), lambda x: x.renorm(0, 1, 1), lambda x: x.renorm(2, 1, -1),
+    lambda x: (x > 0).argmax(), lambda x: (x > 0).argmin(2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_torch_refuses_is_not_answered(number: int) -> None:
+    """An axis that is not there was counted on from the front, and another one reduced."""
+    with pytest.raises((IndexError, RuntimeError)) as own:
+        REFUSED[number](IMAGE)
+    with pytest.raises(own.type) as got:
+        REFUSED[number](cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor())
+    assert not isinstance(got.value, ConversionError)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 3])
+def test_few_bits_are_made_shorter_by_norms_of_many(dim: int) -> None:
+    """As torch has it: a norm rounded to eight bits is another factor."""
+    image = IMAGE.bfloat16()
+    want = torch.where(MASK[:, None], image, 0).renorm(2, dim, 1.5)
+    got = cg.PixelGraph.from_image(image, mask=MASK).tensor().renorm(2, dim, 1.5)
+    assert torch.equal(got.to_dense(), want)
+
+
+@pytest.mark.parametrize("call", [lambda x: x.std((2, 3)), lambda x: torch.std_mean(x, 3)[0]])
+def test_where_nothing_differs_a_spread_has_a_gradient_of_zero(call: Any) -> None:
+    """A root at 0 is infinitely steep: one pixel alone would have said nan to all weights."""
+    image = torch.ones_like(IMAGE).requires_grad_()
+    mask = MASK.clone()
+    mask[0] = torch.arange(48).view(6, 8) == 7
+    out = call(cg.PixelGraph.from_image(image, mask=mask).tensor())
+    (grad,) = torch.autograd.grad(out.sum(), image)
+    assert not dense(out).any()
+    assert not grad.count_nonzero()
+
+
 @pytest.mark.parametrize("letters", ["bn,d->bdn", "bn,d->nbd", "bn,bn->bn"])
 def test_letters_of_a_flattened_map_stay_on_its_nodes(letters: str) -> None:
     """Channels and pixels on one axis are none that a product on rows could name."""
@@ -198,3 +244,11 @@ def test_letters_of_a_flattened_map_stay_on_its_nodes(letters: str) -> None:
     )
     assert isinstance(got, GraphTensor)
     assert torch.equal(got.to_dense(), want)
+
+
+def test_a_list_is_not_read_off_a_map() -> None:
+    """Its holes would be numbers of the list, and all that follow would lie elsewhere."""
+    x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
+    for into, text in ((x, r"give it masked_select\(\)"), (IMAGE, "into an ordinary tensor")):
+        with pytest.raises(ConversionError, match=text):
+            into.masked_scatter(x > 0, x)

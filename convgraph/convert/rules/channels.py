@@ -29,7 +29,7 @@ from convgraph.graph.places import ABSENT
 def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
-    dim %= max(len(one.shape) for one in parts)
+    dim = names.place(dim, max(len(one.shape) for one in parts))
     _alike(call, parts, dim, [(*one.shape[:dim], *one.shape[dim + 1 :]) for one in parts])
     if any(holds_images(one, dim) for one in parts):
         return batched(parts, dim)
@@ -96,7 +96,7 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     """A new plain axis."""
     _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
     moved, sites, axes = align(tensors)
-    dim %= len(axes) + 1
+    dim = names.place(dim, len(axes) + 1)
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
     new = (*axes[:dim], (Name("plain", len(rows)),), *axes[dim:])
@@ -106,7 +106,7 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 def split(call: Any, x: Spatial, parts: Any, dim: int = 0) -> Any:
     """Pieces of a plain axis, as views; pieces of a lattice axis are crops."""
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     if not names.is_plain(x.axes[dim]):
         line = torch.empty(x.shape[dim], device="meta")
         ends = accumulate(map(len, call.target(line, parts, 0)), initial=0)
@@ -132,7 +132,7 @@ def slice_(
     end: int | None = None, stride: int = 1,
 ) -> Any:  # fmt: skip
     """Some of a plain axis, as a view; a crop of a lattice axis."""
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     size = x.shape[dim]
     taken = slice(start, end, stride)
     numbers = range(*taken.indices(size))
@@ -157,7 +157,7 @@ def _channels(axis: Axis) -> Axis:
 @rule("select")
 def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
     """One entry of a plain axis, as a view; of a lattice axis, its row or column."""
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     numbers = [number + x.shape[dim] if number < 0 else number]
     return entries(
         call, x, dim, numbers, lambda rows, slot: rows.select(slot, number), keepdim=False
@@ -167,7 +167,7 @@ def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
 @rule("unbind")
 def unbind(call: Any, x: Spatial, dim: int = 0) -> Any:
     """Every entry of an axis, as views."""
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     return _apart(call, [partial(select, call, x, dim, n) for n in range(x.shape[dim])])
 
 
@@ -176,7 +176,7 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     """Entries of a plain axis by number; of a lattice axis that is a move, of pixels a readout."""
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
         raise NoRuleError("its index is a map")
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     try:
         return entries(call, x, dim, index, lambda rows, slot: rows.index_select(slot, index))
     except NoRuleError:  # it is no line of the lattice
@@ -218,4 +218,4 @@ def channel_shuffle(call: Any, x: Spatial, groups: int) -> Any:
 @rule("glu")
 def glu(call: Any, x: Spatial, dim: int = -1) -> Any:
     """One half of a plain axis opens the gate of the other."""
-    return x.on_axis(dim % len(x.axes), call.target)
+    return x.on_axis(names.place(dim, len(x.axes)), call.target)

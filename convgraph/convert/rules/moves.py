@@ -102,6 +102,7 @@ def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
 @rule("flip")
 def flip(call: Any, x: Spatial, dims: Any) -> Any:
     """Positions in reverse."""
+    dims = names.places(dims, len(x.axes))
     return _reordered(call, x, [(dim, range(x.shape[dim])[::-1]) for dim in dims], move="flip")
 
 
@@ -109,7 +110,7 @@ def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
     """Entries of axes by number: images, plain axes of each node, lattices in one move."""
     tables: dict[int, list[int]] = {}
     for dim, numbers in orders:
-        dim %= len(x.axes)
+        dim = names.place(dim, len(x.axes))
         if batch.holds_images(x, dim):
             call.travelled("all")
             x = batch.images(x, dim, numbers)
@@ -174,7 +175,7 @@ def repeat_interleave(
     """Entries of an axis several times each; of a lattice axis that is a resize."""
     if not isinstance(x, Spatial) or dim is None:
         raise NoRuleError("it repeats by a map, or all of one as a line")
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     counts = times.tolist() if isinstance(times, Tensor) else times
     each = counts if isinstance(counts, list) and len(counts) > 1 else [counts] * x.shape[dim]
     order = [p for p, count in enumerate(each) for _ in range(count)]
@@ -191,7 +192,7 @@ def repeat_interleave(
 @rule("rot90")
 def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
     """Quarter turns: axes change places and one runs backwards."""
-    a, b = (dim % len(x.axes) for dim in dims)
+    a, b = (names.place(dim, len(x.axes)) for dim in dims)
     order = list(range(len(x.axes)))
     order[a], order[b] = order[b], order[a]
     for _ in range(k % 4):
@@ -202,7 +203,7 @@ def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
 @rule("unfold")
 def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     """Windows along one axis, side by side on a new last axis."""
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
         out = x.on_axis(dim, lambda rows, slot: rows.unfold(slot, size, step))
         return Spatial(out.x, x.sites, (*out.axes, (Name("plain", size),)))

@@ -126,7 +126,7 @@ def near(call: Any, x: Any, other: Any, *more: Any, **named: Any) -> bool:
 def cross(call: Any, x: Any, other: Any, *, dim: int | None = -1) -> Any:
     """Of the vectors that each node holds along one plain axis."""
     (a, b), sites, axes = align([x, other])
-    dim = (-1 if dim is None else dim) % len(axes)
+    dim = names.place(-1 if dim is None else dim, len(axes))
     if len(axes[dim]) != 1 or axes[dim][0].kind != "plain":
         raise NoRuleError("its vectors lie along no plain axis")
     slot = 1 + len(names.plain(axes[:dim]))

@@ -81,8 +81,16 @@ def masked_select(call: Any, x: Any, yes: Any) -> Tensor:
 
 @rule("masked_scatter", "masked_scatter_")
 def masked_scatter(call: Any, x: Any, yes: Any, source: Any) -> Spatial:
-    """Numbers of a list, one for every entry that is there and at which a mask says yes."""
-    there = Spatial(torch.ones_like(x.x, dtype=torch.bool), x.sites, x.axes)
+    """Numbers of a list, one for every entry that is there and at which a mask says yes.
+
+    Raises:
+        NoRuleError: it writes into an ordinary tensor, or the list is a map.
+    """
+    if not isinstance(x, Spatial):
+        raise NoRuleError(INTO_TENSOR)
+    if isinstance(source, Spatial):
+        raise NoRuleError("it reads a list off a map; give it masked_select() of that map")
+    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool))
     return written(call, x, dense(yes) & there.tensor(), source)
 
 
@@ -108,12 +116,13 @@ def put(call: Any, x: Any, index: Any, *args: Any, **kwargs: Any) -> Spatial:
 @rule("diagonal", hop="all")
 def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """A diagonal of two plain axes as the last one; of the lattice, a readout."""
-    dims = sorted(dim % len(x.axes) for dim in (dim1, dim2))
+    one, other = (names.place(dim, len(x.axes)) for dim in (dim1, dim2))
+    dims = sorted((one, other))
     if not all(names.is_plain(x.axes[dim]) for dim in dims):
         return call.target(readout_but(call, x, *dims), offset, dim1, dim2)
     call.travelled("node")
     x = x.merged(dims[0]).merged(dims[1])
-    rows = call.target(x.x, offset, x.slot(dim1 % len(x.axes)), x.slot(dim2 % len(x.axes)))
+    rows = call.target(x.x, offset, x.slot(one), x.slot(other))
     left = names.replaced(names.replaced(x.axes, dims[1]), dims[0])
     return Spatial(rows, x.sites, (*left, (Name("plain", rows.shape[-1]),)))
 
@@ -153,7 +162,7 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     """Entries of a plain axis by a map or an image of numbers; of the lattice, a readout."""
     if not isinstance(x, Spatial):
         raise NoRuleError("its index is a map, and what it looks up is none")
-    dim %= len(x.axes)
+    dim = names.place(dim, len(x.axes))
     plain = names.is_plain(x.axes[dim])
     if not plain and isinstance(index, Tensor):
         return readout_but(call, x, dim).gather(dim, index)

@@ -31,7 +31,7 @@ def _dims(x: Spatial, dim: Any) -> list[int]:
     rank = len(x.axes)
     if dim is None or (not isinstance(dim, int) and not len(dim)):
         return list(range(rank))
-    return sorted({int(d) % rank for d in ([dim] if isinstance(dim, int) else dim)})
+    return names.places([dim] if isinstance(dim, int) else dim, rank)
 
 
 def _plain_only(x: Spatial, dims: list[int]) -> bool:
@@ -332,8 +332,11 @@ def vector_norm(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 @rule("renorm", "renorm_", hop="all")
 def renorm(call: Any, x: Spatial, p: Any, dim: int, maxnorm: float) -> Any:
     """Parts along one axis whose norm is larger than that are made shorter."""
-    others = [number for number in range(len(x.axes)) if number != dim % len(x.axes)]
-    norm = vector_norm(operator(torch.ops.aten.linalg_vector_norm.default), x, p, others, True)
+    rank = len(x.axes)
+    call.target(x.x.new_ones((1,) * rank), p, dim, maxnorm)  # torch refuses some, and says why
+    others = [number for number in range(rank) if number != dim % rank]
+    over = operator(torch.ops.aten.linalg_vector_norm.default)
+    norm = vector_norm(over, _wide(x), p, others, True)
     rows = norm.x if isinstance(norm, Spatial) else norm
     scale: Any = torch.where(rows > maxnorm, maxnorm / (rows + 1e-7), 1).to(x.x.dtype)
     scale = norm.with_x(scale) if isinstance(norm, Spatial) else scale
@@ -377,7 +380,9 @@ def _spread(
     count = groups.counts() * prod(x.x.shape[slot] for slot in groups.slots)
     count = (count.to(total.dtype) - correction).clamp(min=1)
     out = total / count.view(-1, *(1,) * (total.dim() - 1))
-    return groups.value((out if name == "var" else out.sqrt()).to(own), left)
+    if name == "std":  # whose gradient is 0 where nothing differs
+        out = out.masked_fill(out == 0, 1).sqrt().masked_fill(out == 0, 0)
+    return groups.value(out.to(own), left)
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", hop="all")
@@ -411,8 +416,10 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     if "other" in given:  # the larger of two maps
         return pointwise(call, x, *args)
     dim = given.get("dim")
-    if call.name in ("argmax", "argmin") and dim is None:
-        return extreme(call, x, _dims(x, None), given["keepdim"], f"a{call.name[-3:]}")[1]
+    if call.name in ("argmax", "argmin"):
+        call.target(x.x.new_zeros(1))  # torch refuses yes and no, and says why
+        if dim is None:
+            return extreme(call, x, _dims(x, None), given["keepdim"], f"a{call.name[-3:]}")[1]
     if dim is None:
         return _over_all(call, x, args, kwargs)
     dims = _dims(x, dim)
