@@ -377,9 +377,8 @@ def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRule
     """Say that a rule broke off; what torch refuses for an image too it says itself."""
     if isinstance(error, (ConvgraphError, torch.OutOfMemoryError)) or "forward AD" in str(error):
         raise error
-    for form in (views.blank, _copied):
-        if said := _refused(call, taken, named, form):
-            raise said from None
+    if said := _refused(call, taken, named, _copied):
+        raise said from None
     words = " ".join(str(error).split())[:200]
     return NoRuleError(f"its rule broke off ({type(error).__name__}: {words})")
 
