@@ -158,9 +158,14 @@ def no_leaf(x: Tensor, *others: Tensor) -> bool:
     return not x.is_leaf
 
 
+def written_to(x: Tensor, *_: Tensor) -> bool:
+    return x._version > 0
+
+
 WRONG: dict[str, Callable[[Run], Run]] = {
     "between": lambda op: lambda *s: Counted.apply(op(*s), True),  # type: ignore[no-untyped-call]
     "again": lambda op: lambda *s: Counted.apply(op(*s), False),  # type: ignore[no-untyped-call]
+    "again, written to": lambda op: doubled(op, written_to),
     "refilled": stale,
     "backward": hooked,
     "inner": lambda op: doubled(op, no_leaf),

@@ -52,18 +52,16 @@ NOT_COVERED = (
 )
 CODES = {"refuted": 1, "undecided": 2, "proven": 0}
 WEAKEST_FIRST = (*CODES, "measured only", "not asked")
-KINDS = {
+KINDS = {  # what tells the kind in a spec, and which parts a proof of it needs
     "convolution": (set(), ("S2 identity", "S3 rounding")),
     "linear": ({"terms"}, ("S2 identity", "S3 rounding")),
     "maximum": ({"terms", "windows"}, ("S1 premise", "S2 identity", "S3 rounding")),
     "network": ({"images"}, ()),
 }
-"""What tells the kind in a spec, and which parts a proof of it needs."""
 MANNERS = ("inner", "refilled", "anew", "again", "backward", "between")  # see `evaluate`
 POWERS = ((0, 0, 0), (12, 0, -12), (-12, 12, 0), (0, -12, 12), (12, -12, -12), (-12, 0, 12))
 PADS: Json = {"reflect": "reflect", "replicate": "edge", "circular": "wrap", "zeros": "constant"}
-LIMIT, THREADS = 2**28, 1024
-"""The most numbers of one array, and threads, that a record may ask for."""
+LIMIT, THREADS = 2**28, 1024  # the most numbers of one array, and threads, of a record
 FROM = "follows from spec, dtype, device, seed, epsilon, candidate, reference, adapter"
 
 
@@ -342,9 +340,9 @@ def evaluate(
 
     Nothing if y is no dense tensor like g, or if an image that is no leaf was written to. A side
     is called plainly; with views ("inner") or copies ("anew") that are no leaves; with the tensors
-    of the plain call, `reuse`, filled anew ("refilled"); with a graph walked twice ("again"); with
-    parameters to whose .grad `backward` adds; with another call before its backward ("between");
-    or with some tensors that need no gradient ("frozen x, w").
+    of the plain call, `reuse`, filled anew ("refilled"); with tensors that were written to and a
+    graph walked twice ("again"); with parameters to whose .grad `backward` adds; with another call
+    before its backward ("between"); or with some tensors that need no gradient ("frozen x, w").
     """
     if manner == "inner":
         with suppress(Exception):  # of another layout nothing is said
@@ -357,6 +355,8 @@ def evaluate(
         leaves = [*reuse]
     if manner == "plain" and reuse is not None:
         reuse[:] = leaves
+    if manner == "again":
+        torch.autograd.graph.increment_version((*leaves, g))
     if manner == "backward":
         leaves = [torch.nn.Parameter(leaf) for leaf in leaves]
         for leaf in leaves:
