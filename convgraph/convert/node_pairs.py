@@ -223,6 +223,16 @@ def spoken(value: Spatial, like: Spatial) -> Spatial:
     return Spatial(take(rows, node), sites, tuple(axes))
 
 
+def paired(
+    asking: Any, answering: Any, groups: tuple[Any, Any], asked: Any, heard: Any
+) -> PairSites:
+    """Return the pairs of two, whose groups may not reach over the border of a chart."""
+    for sites, group, talk in zip((asking, answering), groups, (asked, heard), strict=True):
+        if any(name.kind == "site" for name in group):
+            within_charts(sites, talk)
+    return pair_sites(asking, answering, *groups)
+
+
 def crossed(one: Spatial, other: Spatial) -> list[Spatial] | None:
     """Return two maps as what both say of each pair, where they name nodes along different axes.
 
@@ -244,11 +254,11 @@ def crossed(one: Spatial, other: Spatial) -> list[Spatial] | None:
     )
     if not same_groups(asking.sites, group, answering.sites, spoken_of):
         raise NoRuleError("who asks and who is heard differ in their groups")
-    for value, groups in ((asking, group), (answering, spoken_of)):
-        if any(name.kind == "site" for name in groups):
-            talk = [name for name in names.of_rows(value.axes) if name not in groups]
-            within_charts(value.sites, talk)
-    sites = pair_sites(asking.sites, answering.sites, group, spoken_of)
+    talks = (
+        tuple(name for name in names.of_rows(value.axes) if name not in groups)
+        for value, groups in ((asking, group), (answering, spoken_of))
+    )
+    sites = paired(asking.sites, answering.sites, (group, spoken_of), *talks)
     said = tuple(
         keys(mine) if own else (theirs if mine else ())
         for mine, theirs, own in zip(heard, axes, alone, strict=True)

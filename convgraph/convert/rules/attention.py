@@ -13,12 +13,12 @@ from convgraph.backends.compiled import outermost
 from convgraph.convert import names, node_pairs
 from convgraph.convert.align import align
 from convgraph.convert.names import NoRuleError
-from convgraph.convert.node_pairs import PairSites, pair_sites
+from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.shapes import expand
 from convgraph.convert.tokens import as_sequence
-from convgraph.convert.value import Spatial, within_charts
+from convgraph.convert.value import Spatial
 from convgraph.graph.sites import Sites
 
 
@@ -43,10 +43,8 @@ def _pairs(q: Spatial, k: Spatial) -> tuple[PairSites, names.Axes]:
         raise NoRuleError("queries and keys differ in their groups")
     if node_pairs.lead_of(tuple(lead), group) != node_pairs.lead_of(tuple(other), spoken):
         raise NoRuleError("queries and keys differ in their heads")
-    for one, groups, talk in ((q, group, asked), (k, spoken, heard)):
-        if any(name.kind == "site" for name in groups):
-            within_charts(one.sites, talk)
-    return pair_sites(q.sites, k.sites, group, spoken), (*lead, asked, node_pairs.keys(heard))
+    sites = node_pairs.paired(q.sites, k.sites, (group, spoken), asked, heard)
+    return sites, (*lead, asked, node_pairs.keys(heard))
 
 
 def _packed(blocks: Any, one: Spatial) -> Tensor:
