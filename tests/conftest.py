@@ -38,7 +38,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, min(THREADS, os.cpu_count() or 1) // workers))
+    threads = max(1, min(THREADS, os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    # Of processes that tests start too: threads that wait for a core spin, and keep it from others.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if find_spec("triton") is None:  # doctests would import the one module that is written in it
         kernels = Path(convgraph.__file__).parent / "backends" / "fused" / "triton_kernels.py"
         config.option.ignore = [*(config.option.ignore or []), str(kernels)]
