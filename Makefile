@@ -17,8 +17,9 @@ export CONVGRAPH_CACHE ?= $(CURDIR)/.cache/convgraph
 PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pytorch transformers monai \
              diffusers
 
-# A worker a core; a file's tests stay together, for some count what the others did.
-SPREAD := -n auto --dist loadfile
+# A worker a core; a file's tests stay together, for some count what the others did. In their order:
+# the doctests come last, and are so short that no worker waits long for another.
+SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz oldest zoo zoo-page notebooks \
@@ -36,8 +37,8 @@ demo: $(BASE) ## train on digits, filter a photograph, prove every layer; writes
 quick: $(READY) ## run what tests the files that you changed, in at most two minutes
 	$(BIN)/python -m tests.quick
 
-test: $(READY) ## run the tests and the doctests
-	$(BIN)/python -m pytest $(SPREAD) -m "not ci"
+test: $(READY) ## run the tests and the doctests; ALL=1 for CI's share in the same run
+	$(BIN)/python -m pytest $(SPREAD) $(if $(ALL),,-m "not ci")
 
 test-ci: $(READY) ## run CI's share: the whole demo, published networks, every pair
 	$(BIN)/python -m pytest $(SPREAD) -m ci tests
