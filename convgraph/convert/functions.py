@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import distributed
 
 from convgraph import memo
 from convgraph.convert.answers import backward_all, bare, rows
@@ -191,6 +192,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _BACKWARD = torch.autograd.backward
+_FOUND = distributed._find_tensors
 
 
 def _backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -200,8 +202,15 @@ def _backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
     (backward_all if maps else _BACKWARD)(tensors, *args, **kwargs)
 
 
+def _in_ddp(found: Any) -> Any:
+    """What DDP finds in an output, as autograd knows it: it looks for who had a part in that."""
+    return lambda output: map(bare, found(output))
+
+
 def open_door() -> None:
-    """Let a Function notice maps, from now on, and `backward` where torch has it ask none."""
+    """Let a Function notice maps, from now on, and DDP, and `backward` where torch asks none."""
+    if distributed._find_tensors is _FOUND:
+        distributed._find_tensors = _in_ddp(_FOUND)
     if vars(_DOOR).get("apply") in (None, _APPLY):
         _DOOR.apply = classmethod(_apply)
     asks = "has_torch_function" in _BACKWARD.__code__.co_names

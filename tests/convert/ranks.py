@@ -143,7 +143,7 @@ def compare(rank: int, world: int, folder: str) -> None:
     part = DistributedDataParallel(copy.deepcopy(net))  # which refuses SyncBatchNorm on CPUs itself
     wrong["ddp"] = compared(rank, net, part, holes, True)
     net.zero_grad()
-    part = DistributedDataParallel(network(grouped))
+    part = DistributedDataParallel(network(grouped), find_unused_parameters=True)
     wrong["ddp, tensors"] = compared(rank, net, part, tensors, True)
     for name, how in (("holes", holes), ("tensors", tensors)):
         net.zero_grad()
