@@ -333,6 +333,10 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     if call.writes and type(taken[0]) is not Spatial:
         raise NoRuleError(INTO_TENSOR)
     _meet(found)
+    if rule.family in _OF_REALS or call.name in _OF_REALS:
+        whole_numbers = not any(one.x.is_floating_point() or one.x.is_complex() for one in found)
+        if whole_numbers and (said := _refused(call, taken, named, _copied)):
+            raise said
     own = inner(call, *taken, **named)
     if own is not None:
         return own
@@ -353,6 +357,12 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
         call.travelled("all")
         return out
 
+
+_OF_REALS = frozenset((
+    "norms", "pooling", "products", "resize", "softmax", "log_softmax", "std", "var", "std_mean",
+    "var_mean", "im2col", "col2im",
+))  # fmt: skip
+"""Families, and other operators, that torch mostly refuses for whole numbers."""
 
 _COUNTING = ("norms", "convolution", "pooling", "resize")
 """Families to whom an absent position of a flattened image is more than a 0."""
@@ -387,10 +397,9 @@ def _refused(call: Operator, taken: Any, named: Any, form: Any) -> Exception | N
     """What torch says against an operator on such forms of its operands."""
     try:
         call.target(*form(taken), **{key: form(one) for key, one in named.items()})
-    except NotImplementedError:
-        return None
     except Exception as error:  # noqa: BLE001 - whatever torch says of it
-        return error
+        unknown = form is views.blank and isinstance(error, NotImplementedError)
+        return None if unknown else error
     return None
 
 

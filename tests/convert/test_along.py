@@ -146,6 +146,11 @@ def test_what_is_as_large_as_nothing_is_found_where_it_stands() -> None:
     for line in (x > 9, least, x * 0 + NO):
         where = line.flatten(2).max(2).indices
         assert torch.equal(where, there.to(torch.uint8).argmax(2))
+        if line.dtype == torch.bool:
+            continue  # torch has no order of them
+        where = line.flatten(2).topk(9).indices
+        assert there.gather(2, where).all()
+        assert (where.sort(2).values.diff(dim=2) > 0).all()
 
 
 @pytest.mark.parametrize("dims", [(1, 3), (3,), (2, 3)])
@@ -196,6 +201,10 @@ REFUSED: tuple[Any, ...] = (
     lambda x: x.diagonal(0, 1, 5), lambda x: x[:, :, None].diagonal(0, 1, 6),
     lambda x: x.renorm(2, 4, 1), lambda x: x.renorm(0, 1, 1), lambda x: x.renorm(2, 1, -1),
     lambda x: (x > 0).argmax(), lambda x: (x > 0).argmin(2),
+    lambda x: x.long().softmax(3), lambda x: x.long().flatten(2).log_softmax(2),
+    lambda x: x.long().std((2, 3)), lambda x: F.adaptive_max_pool2d(x.long(), 1),
+    lambda x: F.avg_pool2d(x > 0, 2), lambda x: F.unfold(x.long(), 2),
+    lambda x: (x > 0).flatten(2).mT @ (x > 0).flatten(2), lambda x: F.gelu(x.long()),
 )  # fmt: skip
 
 

@@ -408,7 +408,7 @@ def softmax(call: Any, x: Spatial, dim: int, dtype: Any = None) -> Any:
 @rule(
     "max", "min", "argmax", "argmin", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp",
     "logsumexp", "prod", "topk", "sort", "argsort", "median", "nanmedian", "mode", "kthvalue",
-    "all", "any", "nansum", "count_nonzero", hop="all",
+    "all", "any", "nansum", "count_nonzero", "quantile", "nanquantile", hop="all",
 )  # fmt: skip
 def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """Along plain axes of every node, as torch does; along the lattice where absent ones can."""
@@ -534,8 +534,16 @@ def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> A
     k = given["k"]
     groups = _enough(x, dims, k)
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
+    found = call.target(**given | {"self": line})
+    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor()
+    if not x.sites.is_full and not bool(there.gather(dims[0], found[1]).all()):
+        # An absent one says as much: whoever is there goes before it.
+        order = line.argsort(stable=True, dim=dims[0], descending=given["largest"])
+        absent = (~there.gather(dims[0], order)).argsort(stable=True, dim=dims[0])
+        where = order.gather(dims[0], absent).narrow(dims[0], 0, k)
+        found = (line.gather(dims[0], where), where)
     axes = names.replaced(x.axes, dims[0], (Name("plain", k),))
-    return tuple(groups.placed(one, axes) for one in call.target(**given | {"self": line}))
+    return tuple(groups.placed(one, axes) for one in found)
 
 
 @rule("one_hot")
