@@ -12,9 +12,10 @@ from torch import Tensor
 from convgraph.convert import keys
 from convgraph.convert.operators import _STATE, operator
 from convgraph.convert.tensor import OWN, GraphTensor, leaves, whole, wrapped
-from convgraph.convert.value import Spatial, lift
+from convgraph.convert.value import Spatial, brought, lift
 from convgraph.convert.views import as_view, read
 from convgraph.errors import ConversionError
+from convgraph.graph.sites import Sites
 
 _CONTIGUOUS = torch.ops.aten.contiguous.default
 _PUT = torch.ops.aten.index_put_.default
@@ -43,10 +44,15 @@ def _returning(func: Any) -> Any:
 def rows(given: Any, like: Spatial) -> Any:
     """Return what is said of a value as rows like its own."""
     if isinstance(given, GraphTensor):
-        from_other = read(given)
-        if from_other.axes != like.axes or from_other.sites is not like.sites:
+        found = read(given)
+        if found.axes == like.axes and found.sites is like.sites:
+            return found.x
+        own, other = like.sites, found.sites
+        maps = isinstance(own, Sites) and isinstance(other, Sites)
+        same = maps and (own.size, own.space) == (other.size, other.space)
+        if not same or found.axes != like.axes:
             raise ConversionError("a gradient of other axes or sites than its tensor's")
-        return from_other.x
+        return brought(found, own)  # of an absent pixel nobody asks, as of a plain tensor
     if isinstance(given, Tensor) and given.dim():
         return lift(given, like.axes, like.sites).expand(like.x.shape)
     return given
@@ -149,7 +155,8 @@ def _written(self: GraphTensor, *args: Any) -> None:
     try:
         whole(_T.__setitem__, (self, place, value))
     except ConversionError:
-        if any(isinstance(one, GraphTensor) for one in leaves(place)[0]):
+        by_mask = isinstance(place, Tensor) and isinstance(value, Tensor) and value.dim()
+        if by_mask or any(isinstance(one, GraphTensor) for one in leaves(place)[0]):
             raise
         shape = self.shape  # a part that is no map: by the numbers of its positions
         numbers = torch.arange(shape.numel(), device=self.device).view(shape)[place]

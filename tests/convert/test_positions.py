@@ -49,6 +49,8 @@ CALLS: dict[str, Any] = {
     "places of an image's line": lambda x: x.flatten(2).mT[1].index_select(
         0, torch.tensor([5, 5, 30])
     ),
+    "a place of a line": lambda x: x.flatten(2)[..., 40],
+    "a share of channels": lambda x: x.quantile(0.5, 1),
     "places among tokens": lambda x: torch.cat([TABLE[:2, :1].expand(B, 2, C), x.flatten(2).mT], 1)[
         :, torch.tensor([0, 7, 20])
     ],
@@ -115,6 +117,10 @@ CHOICES: dict[str, Any] = {
     "masked_scatter by an image": (
         lambda x: x.masked_scatter(OTHER <= 0, 2 * x.masked_select(OTHER <= 0)),
         lambda x, m: torch.where(OTHER <= 0, 2 * x, x),
+    ),
+    "written where it was read": (
+        lambda x: put(x, OTHER > 0, 2 * x[OTHER > 0]),
+        lambda x, m: torch.where(OTHER > 0, 2 * x, x),
     ),
     "masked_select": (
         lambda x: x.masked_select(x[:, :1] <= 0),
@@ -187,6 +193,7 @@ def test_letters(equation: str) -> None:
         (lambda x: x[:, 0] + x.mean((3, 1)).unsqueeze(1), "tells other pixels apart"),
         (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
         (lambda x: x.roll(1), "rolls the flattened tensor"),
+        (lambda x: put(x, IMAGE[..., :H] > 0, whole(5)), "a list of 5 to 88 positions"),
     ],
 )
 def test_what_has_no_meaning_says_why(call: Any, text: str) -> None:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
+from convgraph.convert.frames import where
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, dense, placed
+from convgraph.errors import ConversionError
 
 
 def looked_up(call: Any, x: Any, indices: Any) -> Any:
@@ -57,16 +59,39 @@ def chosen(call: Any, x: Any, dim: int, yes: Any) -> Tensor:
     """Return the entries at which a map, or an image, says yes and both are there."""
     call.travelled("all")
     mask = dense(yes)
-    spread = slice(dim, dim + mask.dim())
-    if isinstance(x, Spatial):
-        left = (*x.axes[: spread.start], *x.axes[spread.stop :])
-        if not all(map(names.is_plain, left)):
-            raise NoRuleError("it chooses along some axes of the lattice only")
-        there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor()
-        inside = [slice(None) if spread.start <= k < spread.stop else 0 for k in range(there.dim())]
-        mask = mask & there[tuple(inside)]
+    mask = _there(x, dim, mask) if isinstance(x, Spatial) else mask
     found: Tensor = dense(x)[(*[slice(None)] * dim, mask)]
     return found
+
+
+def _there(x: Spatial, dim: int, yes: Tensor) -> Tensor:
+    """Which of the positions that a mask says yes to are there, from an axis on."""
+    spread = range(dim, dim + yes.dim())
+    left = (*x.axes[:dim], *x.axes[spread.stop :])
+    if not all(map(names.is_plain, left)):
+        raise NoRuleError("it chooses along some axes of the lattice only")
+    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor()
+    return yes & there[tuple(slice(None) if k in spread else 0 for k in range(there.dim()))]
+
+
+def _of_those_there(call: Any, x: Spatial, indices: Any, value: Tensor) -> Any:
+    """Return indices that write a list to the positions that it was read off by the same mask.
+
+    Raises:
+        ConversionError: it has another length.
+    """
+    dim, yes = next((dim, one) for dim, one in enumerate(indices) if one is not None)
+    place = value.dim() - 1 - (len(x.axes) - dim - yes.dim())
+    count = value.shape[place] if place >= 0 else 1
+    if count in (1, int(yes.sum())):
+        return indices
+    there = _there(x, dim, yes)
+    if count != int(there.sum()):
+        raise ConversionError(
+            f"{call.name} {where()} writes a list of {count} to {int(there.sum())} positions that "
+            "are there, as one read off a map of other nodes is; choose by torch.where"
+        )
+    return [*[None] * dim, there]
 
 
 @rule("masked_select", hop="all")
@@ -216,6 +241,8 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
+        if isinstance(x, Spatial) and len(given) == 1 and given[0].dtype == torch.bool:
+            indices = _of_those_there(call, x, indices, value)
         found = written(call, x, indices, value, accumulate)
         dims = [dim for dim, one in enumerate(indices) if one is not None]
         _stayed(call, x, dims, [value])
