@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import is_
 from typing import Any
 
 import torch
@@ -36,10 +37,35 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     elif len(spatial) == 2:
         spatial = crossed(*spatial) or spatial
     shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
-    sites, axes = meet(spatial, shapes)
+    try:
+        sites, axes = meet(spatial, shapes)
+    except NoRuleError:
+        known = [_of_lines(one, spatial) for one in operands]
+        if all(map(is_, known, operands)):
+            raise
+        return align(known)
     left = iter(spatial)
     moved = [onto(next(left) if isinstance(one, Spatial) else one, axes, sites) for one in operands]
     return moved, sites, axes
+
+
+def _of_lines(one: Any, others: Sequence[Spatial]) -> Any:
+    """Return a value as a tensor, if it says on a plain axis what each place of a map's line gets.
+
+    Its own nodes are lines of that map: x + linear(x) along (x).
+    """
+    if not isinstance(one, Spatial) or not isinstance(one.sites, Sites):
+        return one
+    for other in others:
+        size, whole = one.sites.size, getattr(other.sites, "size", None)
+        if not size or not whole or size == whole or len(size) != len(whole):
+            continue
+        lines = all(n in (1, every) for n, every in zip(size, whole, strict=True))
+        both = zip(reversed(one.axes), reversed(other.axes), strict=False)
+        lines = lines and all(mine == theirs or names.is_plain(mine) for mine, theirs in both)
+        if lines and network_sites(other.sites, (size,) * other.sites.batch_size) is one.sites:
+            return one.tensor()
+    return one
 
 
 def meet(spatial: Sequence[Spatial], shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, Axes]:

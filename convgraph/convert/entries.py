@@ -49,17 +49,16 @@ def entries(
     if names.is_plain(x.axes[dim]):
         return x.on_axis(dim, rows)
     whole, on_lattice = is_batch(x, dim), isinstance(x.sites, Sites)
-    axis = None if whole or not on_lattice else site_axis(x, dim)
     listed = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
     if any(not 0 <= n < x.shape[dim] for n in listed):
         raise IndexError(f"index out of range for an axis of {x.shape[dim]}")
     if not whole and not on_lattice:
         return _tokens(call, x, dim, listed, keepdim)
-    if axis is None:
+    if whole:
         call.travelled("all")
         found = images(x, dim, listed)
     else:
-        found = rearranged(call, x, {axis: listed}, **how)
+        found = rearranged(call, x, dict([table_of(x, dim, listed)]), **how)
     if not keepdim:
         found = Spatial(found.x, found.sites, names.replaced(found.axes, dim))
     return found if whole else readout(found)
@@ -90,6 +89,22 @@ def site_axis(x: Spatial, dim: int) -> int:
     if image and size[dim - 2] == 1:  # else the lattice was turned, and is not settled yet
         return dim - 2
     raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
+
+
+def table_of(x: Spatial, dim: int, numbers: Sequence[int]) -> tuple[int, list[int]]:
+    """Return a lattice axis and which old position stands at each new one, by entries of an axis.
+
+    The axis may be a digit of that one, all of whose values stay.
+
+    Raises:
+        NoRuleError: it is neither.
+    """
+    axis, size = x.axes[dim], x.sites.size
+    if len(axis) != 1 or axis[0].kind != "site" or len(numbers) != axis[0].size or size is None:
+        return site_axis(x, dim), list(numbers)
+    own = axis[0]
+    digits = [(p, p // own.stride % own.size) for p in range(size[own.axis])]
+    return own.axis, [p + (numbers[d] - d) * own.stride for p, d in digits]
 
 
 def rearranged(
@@ -123,7 +138,8 @@ def rearranged(
     lattice = names.image_axes(1, size, 1)[2:]
 
     def moved(name: Name) -> names.Axis:
-        return lattice[name.axis] if name.kind == "site" and name.axis in tables else (name,)
+        stays = name.kind != "site" or size[name.axis] == old[name.axis]
+        return (name,) if stays else lattice[name.axis]
 
     axes: list[Any] = [sum(map(moved, axis), ()) for axis in x.axes]
     for number, (before, after) in enumerate(zip(old, size, strict=True)):

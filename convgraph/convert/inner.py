@@ -10,11 +10,12 @@ Each row is an image of its own, with one pixel along an axis of nodes; none of 
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from convgraph.convert import names
 from convgraph.convert.names import Name
+from convgraph.convert.operators import operator
 from convgraph.convert.value import Spatial
 
 FAMILIES = ("convolution", "pooling", "resize")
@@ -34,7 +35,14 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return None
     given = call.named(x, *args, **kwargs)
     alone = _alone(call, given, len(x.axes))
+    if all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == x.shape[-len(alone)]:
+        call.travelled("node")
+        return _mixed(x, len(x.axes) - len(alone), given["weight"].flatten(1), given["bias"])
     lead, own = x.axes[: -len(alone)], x.axes[-len(alone) :]
+    single = Spatial(x.x, x.sites, ((), *x.axes))
+    if not lead and single.is_image():  # an image without a batch
+        out = call.rule.call(call, single, *args, **kwargs)
+        return Spatial(out.x, out.sites, out.axes[1:]) if isinstance(out, Spatial) else out[0]
     if len(lead) > 1 or len(own) < len(alone):
         return None
     if not all(one or names.is_plain(axis) for one, axis in zip(alone, own, strict=True)):
@@ -42,12 +50,7 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     counts, sizes = names.plain(lead), [prod(names.plain((axis,))) for axis in own]
     rows = x.x.shape[0] * prod(counts)
     images = x.x.reshape(rows, *sizes)
-    mixes = all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == sizes[0]
-    if mixes:  # one product, where a convolution takes thousands of images of a pixel
-        out = linear(images.movedim(1, -1), given["weight"].flatten(1), given["bias"])
-        out = out.movedim(-1, 1)
-    else:
-        out = call.target(images, *args, **kwargs)
+    out = call.target(images, *args, **kwargs)
     if not isinstance(out, Tensor) or out.shape[0] != rows:
         return None
     call.travelled("node")
@@ -60,6 +63,16 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     ]
     axes = (*lead, *made)
     return Spatial(out.reshape(x.x.shape[0], *names.plain(axes)), x.sites, axes)
+
+
+def _mixed(x: Spatial, dim: int, weight: Tensor, bias: Any) -> Any:
+    """One product along an axis, whatever it names."""
+    order = [*range(dim), *range(dim + 1, len(x.axes)), dim]
+    product = operator(torch.ops.aten.linear.default)
+    out = product.rule.call(product, x.permuted(order), weight, bias)
+    if isinstance(out, Tensor):
+        return out.movedim(-1, dim)
+    return out.permuted([*range(dim), len(order) - 1, *range(dim, len(order) - 1)])
 
 
 def _alone(call: Any, given: dict[str, Any], rank: int) -> list[bool]:

@@ -29,11 +29,13 @@ class Spatial:
         x: (N, *plain) of any dtype; plain as `names.plain(axes)` says.
         sites: whose nodes the rows are.
         axes: the names of the axes.
+        cut: of windows along some axes, of what they are, and how long and how far apart by axis.
     """
 
     x: Tensor
     sites: Any  # Sites, TokenSites, or PairSites where the rows are pairs of nodes
     axes: Axes
+    cut: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -562,6 +562,48 @@ PAIRS = {
         lambda x, c: F.conv2d(F.pad(x, (1, 1, 1, 1)), c.weight, padding=1),
         lambda x, c: F.conv2d(x, c.weight, padding=2),
     ),
+    "image by image": (
+        lambda x, c: torch.stack([F.conv2d(one, c.weight, padding=1) for one in x]),
+        lambda x, c: F.conv2d(x, c.weight, padding=1),
+    ),
+    "windows added up": (
+        lambda x, c: F.fold(c.weight.view(1, 18).T @ x[:, :1].flatten(2), (10, 12), 3),
+        lambda x, c: F.conv_transpose2d(x[:, :1], c.weight),
+    ),
+    "windows of windows": (
+        lambda x, c: torch.einsum("bchwij,ocij->bohw", x.unfold(2, 3, 1).unfold(3, 3, 1), c.weight),
+        lambda x, c: F.conv2d(x, c.weight),
+    ),
+    "blocks with a halo": (
+        lambda x, c: F.pad(x, (1,) * 4).unfold(3, 6, 4).unfold(2, 6, 4).sum((4, 5)),
+        lambda x, c: F.conv2d(x, torch.ones(2, 1, 6, 6).double(), None, 4, 1, 1, 2),
+    ),
+    "a line backwards": (
+        lambda x, c: x.flatten(2).flip(2).view_as(x),
+        lambda x, c: x.flip(2, 3),
+    ),
+    "backwards within blocks": (
+        lambda x, c: x.view(2, 2, 4, 2, 10).flip(3).reshape(x.shape),
+        lambda x, c: x[:, :, [1, 0, 3, 2, 5, 4, 7, 6]],
+    ),
+    "rows out of a line": (
+        lambda x, c: x.flatten(2)[..., 20:50].view(2, 2, 3, 10),
+        lambda x, c: x[:, :, 2:5],
+    ),
+    "a row over and over": (
+        lambda x, c: x.amax(2, True).repeat(1, 1, 8, 1),
+        lambda x, c: x.amax(2, True).expand_as(x),
+    ),
+    "columns mixed, and themselves": (
+        lambda x, c: x + F.linear(x, torch.ones(10, 10).double().tril()),
+        lambda x, c: x + x.cumsum(3),
+    ),
+    "columns as channels": (
+        lambda x, c: F.conv2d(
+            x.permute(0, 3, 1, 2), torch.ones(10, 10).double().tril()[..., None, None]
+        ).permute(0, 2, 3, 1) + x,
+        lambda x, c: x.cumsum(3) + x,
+    ),
     "space to depth": (
         lambda x, c: torch.cat([x[..., a::2, b::2] for a in (0, 1) for b in (0, 1)], 1),
         lambda x, c: F.pixel_unshuffle(x, 2).unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),

@@ -93,14 +93,21 @@ def _but_plain(axes: Axes) -> list[Any]:
 
 @rule("stack")
 def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
-    """A new plain axis."""
+    """A new plain axis; images that live on other nodes each are a batch."""
     _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
+    if dim == 0 and all(map(_is_single, tensors)) and len({one.sites for one in tensors}) > 1:
+        return batched([Spatial(one.x, one.sites, ((), *one.axes)) for one in tensors], 0)
     moved, sites, axes = align(tensors)
     dim = names.place(dim, len(axes) + 1)
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
     new = (*axes[:dim], (Name("plain", len(rows)),), *axes[dim:])
     return Spatial(torch.stack(rows, slot), sites, new)
+
+
+def _is_single(one: Any) -> bool:
+    """Whether a map is a single image without its batch axis."""
+    return isinstance(one, Spatial) and Spatial(one.x, one.sites, ((), *one.axes)).is_image()
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
@@ -139,9 +146,10 @@ def slice_(
     if numbers == range(size):
         call.travelled("node")
         return x
-    each = prod(name.size for name in x.axes[dim][len(_channels(x.axes[dim])) :])
+    first = len(_channels(x.axes[dim])) or 1
+    each = prod(name.size for name in x.axes[dim][first:])
     whole = taken.step in (None, 1) and not (numbers.start % each or numbers.stop % each)
-    if whole and numbers and 1 < each < size:  # channels of a map that was flattened
+    if whole and numbers and 1 < each < size:  # channels or lines of a map that was flattened
         lead, tail = x.shape[:dim], x.shape[dim + 1 :]
         image = x.regrouped((*lead, size // each, each, *tail))
         part = slice_(call, image, dim, numbers.start // each, numbers.stop // each)
@@ -159,9 +167,8 @@ def select(call: Any, x: Spatial, dim: int, number: int) -> Any:
     """One entry of a plain axis, as a view; of a lattice axis, its row or column."""
     dim = names.place(dim, len(x.axes))
     numbers = [number + x.shape[dim] if number < 0 else number]
-    return entries(
-        call, x, dim, numbers, lambda rows, slot: rows.select(slot, number), keepdim=False
-    )
+    take = partial(torch.select, index=number)
+    return _anywhere(call, x, dim, numbers, take, keepdim=False)
 
 
 @rule("unbind")
@@ -177,12 +184,17 @@ def index_select(call: Any, x: Any, dim: int, index: Any) -> Any:
     if not isinstance(x, Spatial) or isinstance(index, Spatial):
         raise NoRuleError("its index is a map")
     dim = names.place(dim, len(x.axes))
+    return _anywhere(call, x, dim, index, partial(torch.index_select, index=index))
+
+
+def _anywhere(call: Any, x: Spatial, dim: int, numbers: Any, take: Any, **how: Any) -> Any:
+    """Entries of an axis, also of one that is no line of the lattice: then as a readout."""
     try:
-        return entries(call, x, dim, index, lambda rows, slot: rows.index_select(slot, index))
-    except NoRuleError:  # it is no line of the lattice
+        return entries(call, x, dim, numbers, take, **how)
+    except NoRuleError:
         if isinstance(x.sites, PairSites):
             raise
-        return readout_but(call, x, dim).index_select(dim, index)
+        return take(readout_but(call, x, dim), dim)
 
 
 @rule("index")

@@ -5,6 +5,7 @@ number present ones, the other pads copies. Along a line of tokens a constant ad
 are there whatever it is.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch import Tensor
 from convgraph import functional
 from convgraph.backends.messages.edges import take
 from convgraph.convert import batch, names
-from convgraph.convert.entries import readout, rearranged, site_axis
+from convgraph.convert.entries import readout, rearranged, site_axis, table_of
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
-from convgraph.convert.rules.shapes import shape_after
+from convgraph.convert.rules.shapes import expand, shape_after
 from convgraph.convert.tokens import beside, is_sequence
 from convgraph.convert.value import Spatial, dense, placed, result
 from convgraph.geometry.kernel import KernelGeometry
@@ -101,9 +103,18 @@ def roll(call: Any, x: Spatial, shifts: Any, dims: Any = ()) -> Any:
 
 @rule("flip")
 def flip(call: Any, x: Spatial, dims: Any) -> Any:
-    """Positions in reverse."""
+    """Positions in reverse; of an axis that names several things, each of them."""
     dims = names.places(dims, len(x.axes))
-    return _reordered(call, x, [(dim, range(x.shape[dim])[::-1]) for dim in dims], move="flip")
+    apart: list[names.Axis] = []
+    orders: list[Any] = []
+    for dim, axis in enumerate(x.axes):
+        parts = [(name,) for name in axis] if dim in dims and len(axis) > 1 else [axis]
+        if dim in dims:
+            sizes = names.sizes(tuple(parts))
+            orders += [(len(apart) + k, range(n)[::-1]) for k, n in enumerate(sizes)]
+        apart += parts
+    out = _reordered(call, Spatial(x.x, x.sites, tuple(apart)), orders, move="flip")
+    return Spatial(out.x, out.sites, x.axes)
 
 
 def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
@@ -118,9 +129,9 @@ def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
             some = torch.tensor([*numbers], dtype=torch.int64, device=x.x.device)
             x = x.on_axis(dim, lambda rows, slot, some=some: take(rows, some, slot))  # type: ignore[misc]
         else:
-            axis = site_axis(x, dim)
-            before = tables.get(axis, range(x.shape[dim]))
-            tables[axis] = [before[n] for n in numbers]
+            axis, table = table_of(x, dim, numbers)
+            before = tables.get(axis, range(len(table)))
+            tables[axis] = [before[n] for n in table]
     return rearranged(call, x, tables, **how) if tables else x
 
 
@@ -154,7 +165,8 @@ def fold(
     parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
     windows = kernel(parts[0], parts[3], parts[2], parts[1]).output_size(tuple(size))
     image = x.regrouped((x.shape[0], x.shape[1], *windows))
-    sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size)
+    back = kernel(parts[0], parts[3], parts[2], parts[1], (0,) * len(windows))
+    sites = network_sites(x.sites, (tuple(size),) * x.sites.batch_size, back)
     return result(functional.graph_fold(image.graph(), tuple(size), *parts, sites=sites))
 
 
@@ -164,6 +176,10 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
     if not isinstance(x, Spatial):
         raise NoRuleError("it repeats by a map")
     x = Spatial(x.x, x.sites, ((),) * (len(times) - len(x.axes)) + x.axes)
+    if x.is_image():  # one pixel along an axis says the same wherever it is repeated
+        thin = [n if dim > 1 and x.shape[dim] == 1 else -1 for dim, n in enumerate(times)]
+        x = expand(operator(torch.ops.aten.expand.default), x, thin)
+        times = [n if one < 0 else 1 for n, one in zip(times, thin, strict=True)]
     orders = [(dim, [*range(x.shape[dim])] * n) for dim, n in enumerate(times) if n != 1]
     return _reordered(call, x, orders)
 
@@ -202,7 +218,10 @@ def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
 
 @rule("unfold")
 def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
-    """Windows along one axis, side by side on a new last axis."""
+    """Windows along one axis, side by side on a new last axis.
+
+    Windows of windows are cut out of the map itself: one may reach what no middle of it is.
+    """
     dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
         out = x.on_axis(dim, lambda rows, slot: rows.unfold(slot, size, step))
@@ -212,14 +231,18 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     geometry = kernel(shape, steps, (0,) * d, (1,) * d)
     lattice = geometry.output_size(x.sites.size)
     sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
-    count = lattice[axis]
-    parts = [
-        rearranged(call, x, {axis: [p * step + t for p in range(count)]}, sites=sites)
-        for t in range(size)
+    source, cuts = x.cut or (x, {})
+    cuts = {**cuts, axis: (size, step)}
+    lines = [
+        [(k, [p * step + t for p in range(lattice[k])]) for t in range(size)]
+        for k, (size, step) in cuts.items()
     ]
-    call.travelled(connect(geometry, x.sites, "network"))
-    rows = torch.stack([one.x for one in parts], -1)
-    return Spatial(rows, sites, (*parts[0].axes, (Name("plain", size),)))
+    parts = [rearranged(call, source, dict(one), sites=sites) for one in product(*lines)]
+    whole = x is source or x.sites.is_full
+    call.travelled(connect(geometry, x.sites, "network") if whole else "all")
+    rows = torch.stack([one.x for one in parts], -1).unflatten(-1, [n for n, _ in cuts.values()])
+    axes = (*parts[0].axes, *((Name("plain", n),) for n, _ in cuts.values()))
+    return Spatial(rows, sites, axes, (source, cuts))
 
 
 @rule(

@@ -241,7 +241,12 @@ class Sums(torch.fx.Interpreter):
         if not isinstance(x, Held) or len(x.tracks) != 1 or x.varies(1):
             raise UnknownMeaningError("it folds what is no windows of one map")
         out = target(self.fill(x, 0), size, kernel, dilation, pads, stride)
-        return fresh(out, x.tracks[0].place.scaled(tuple(size)), x)
+        place = x.tracks[0].place.step(
+            lambda a, e: map_positions.reversed_kernel(
+                e, size[a], kernel[a], stride[a], pads[a], dilation[a]
+            )
+        )
+        return fresh(out, place, x)
 
     def on_adaptive_avg_pool1d(self, target: Any, x: Any, size: Any) -> Any:
         if prod(ints(size, 1)) != 1:
