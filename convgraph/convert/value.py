@@ -119,7 +119,8 @@ class Spatial:
             NoRuleError: the axes are no image's.
         """
         if not self.is_image():
-            raise NoRuleError(f"axes {names.describe(self.axes)} are no image's")
+            axes = names.describe(self.axes)
+            raise NoRuleError(f"it takes an image, (batch) (channels) and its lattice, not {axes}")
         x = self.x  # no view of itself, which FSDP2 would warn of
         return PixelGraph(x if x.dim() == 2 else x.reshape(x.shape[0], self.shape[1]), self.sites)
 

@@ -120,7 +120,8 @@ def _channels_first(x: Spatial, *, wide: bool = False) -> Spatial:
     merged = x.merged(1)
     narrow = all(name.kind != "plain" for name in names.names(merged.axes[2:]))
     if merged.axes[0] != names.batch_axis(x.sites.batch_size) or not (narrow or wide):
-        raise NoRuleError(f"axes {names.describe(x.axes)} are no image's")
+        axes = names.describe(x.axes)
+        raise NoRuleError(f"it takes an image, (batch) (channels) and its lattice, not {axes}")
     return merged
 
 
