@@ -113,7 +113,9 @@ class Recorder(TorchDispatchMode):
         """Refuse data that leave torch, where they cannot be followed."""
         with torch._C.DisableTorchFunction():
             plain = tensor.layout == torch.strided and not self.inside
-            if plain and self.memory.knows(tensor) and way not in DESCRIBES:
+            if plain and not self.memory.knows(tensor) and way != "tolist":
+                self.memory.hand_out(tensor, way)
+            elif plain and self.memory.knows(tensor) and way not in DESCRIBES:
                 path = self.open[-1] if self.open else ""
                 raise Undecided(
                     f"Tensor.{way} at {path!r}: data leave torch, and may come back or decide what "

@@ -183,6 +183,7 @@ class Memory:
         """Start without any."""
         self.numbering = numbering
         self._cells: dict[int, _Cell] = {}
+        self._handed: dict[int, tuple[StorageWeakRef, str]] = {}
 
     def knows(self, tensor: Tensor) -> bool:
         """Say whether this memory holds data or parameters, rather than a constant."""
@@ -233,15 +234,34 @@ class Memory:
         view = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         view.copy_(as_tensor(numbers))
 
+    def hand_out(self, tensor: Tensor, way: str) -> None:
+        """Keep in mind by which way the memory of a constant is known outside of torch."""
+        storage = tensor.untyped_storage()
+        self._handed[storage._cdata] = StorageWeakRef(storage), way
+
     def adopt(self, tensor: Tensor) -> None:
-        """Take a constant that is about to be written to for memory of its own."""
-        if not self.knows(tensor):
-            base = tensor if tensor._base is None else tensor._base
-            self.write(base, self.numbering.literal(base))
+        """Take a constant that is about to be written to for memory of its own.
+
+        Raises:
+            Undecided: whoever holds that memory outside of torch can read and change it.
+        """
+        if self.knows(tensor):
+            return
+        storage = tensor.untyped_storage()
+        _, way = self._handed.get(storage._cdata, (None, ""))
+        if way or not storage.resizable():  # torch leaves memory as it is that NumPy has a share in
+            by = f"Tensor.{way}" if way else "NumPy or a file"
+            raise Undecided(
+                f"data are written to memory that is known outside of torch, by {by}; whoever "
+                "holds it can read and change them"
+            )
+        base = tensor if tensor._base is None else tensor._base
+        self.write(base, self.numbering.literal(base))
 
     def sweep(self) -> None:
         """Forget memory that is gone."""
         self._cells = {key: cell for key, cell in self._cells.items() if not cell.kept.expired()}
+        self._handed = {key: one for key, one in self._handed.items() if not one[0].expired()}
 
     @staticmethod
     def _spread(cell: _Cell, count: int) -> None:

@@ -1,10 +1,12 @@
 """Whole networks: honest pairs are proven, each planted fault is refuted where it was planted."""
 
 import copy
+import ctypes
 import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -412,6 +414,37 @@ def test_a_constant_that_hides_data_is_not_the_data() -> None:
     found = cg.prove(nn.Sequential(copy.deepcopy(dense[0]), Escapes()), dense, images())
     assert found.verdict == "undecided"
     assert found.reason.startswith("Tensor.numpy at '1': data leave torch")
+
+
+def by_numpy(buffer: Tensor) -> Any:
+    return buffer.numpy()
+
+
+def by_dlpack(buffer: Tensor) -> Any:
+    return np.from_dlpack(buffer)  # type: ignore[arg-type]
+
+
+def by_pointer(buffer: Tensor) -> Any:
+    return (ctypes.c_double * buffer.numel()).from_address(buffer.data_ptr())
+
+
+@pytest.mark.parametrize("door", [by_numpy, by_dlpack, by_pointer, None])
+def test_data_in_memory_that_left_before_are_undecided(door: Any) -> None:
+    """A constant is handed out first, and data are written into it: nothing then reads them."""
+
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            buffer = torch.zeros(x.shape, dtype=x.dtype)
+            seen = door(buffer) if door else np.zeros(tuple(x.shape))
+            buffer = buffer if door else torch.from_numpy(seen)
+            buffer.copy_(x)
+            return x * (1 if np.max(seen) < 1e30 else 2)
+
+    dense = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Identity()).double()
+    net = nn.Sequential(copy.deepcopy(dense[0]), Branch())
+    found = cg.prove(net, dense, torch.randn(2, 1, 3, 3).double())
+    assert found.verdict == "undecided"
+    assert "copy_ at '1': data are written to memory that is known outside" in found.reason
 
 
 def test_a_run_without_a_bound_is_measured_only() -> None:
