@@ -35,6 +35,7 @@ from convgraph.proof.network.operator_layers import as_operator, name_of, spec_o
 from convgraph.proof.network.recorder import states
 from convgraph.proof.network.value_numbers import Undecided
 from convgraph.proof.record.certificate import named
+from convgraph.proof.surroundings import without_checkpoints
 
 LAYER = {
     "candidate": "convgraph.comparison.callers:graph",
@@ -351,7 +352,7 @@ def _truth_with(
 
     def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
         inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
-        with around, mode, within:
+        with around, mode, within, without_checkpoints():
             return _called(net, inputs, shapes)
 
     return run
@@ -366,7 +367,7 @@ def _truth_on(on: Space) -> Callable[..., list[Tensor]]:
     mode = OnSpace(on.to_dict())
 
     def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
-        with mode:
+        with mode, without_checkpoints():
             return _called(net, images, shapes)
 
     return run

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import checkpoint
 
 COMPILERS = "torch.compile"
 """Under this name in `trust=` compilers are taken for granted."""
@@ -51,6 +52,36 @@ def as_written() -> Iterator[list[str]]:
         finally:
             if before is not None:
                 frames._callback_from_stance = before
+
+
+class _Once:
+    """In place of what computes a function once more in its backward."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _nothing_around(*given: Any, **more: Any) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Run what is checkpointed once, within a block: as the function that it is.
+
+    Backward would compute it anew where the modes that say what operators mean are gone.
+    """
+    plain = {
+        "CheckpointFunction": _Once,
+        "_checkpoint_without_reentrant_generator": _nothing_around,
+    }
+    before = {name: vars(checkpoint)[name] for name in plain}
+    vars(checkpoint).update(plain)
+    try:
+        yield
+    finally:
+        vars(checkpoint).update(before)
 
 
 def keep_what_is_freed() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import convgraph as cg
 from convgraph.comparison.named import ADAPTERS, certify
@@ -70,6 +71,27 @@ def test_a_converted_network_is_proven_on_a_mask(make: Any) -> None:
 def test_a_network_of_graph_layers_is_proven_on_a_mask() -> None:
     net = prepared(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 1)))
     cert = cg.prove(cg.nn.Sequential.from_dense(net), net, holes())
+    assert cert.verdict == "proven", cert.reason
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Any = checkpoint(lambda y: self.two(y.relu()), self.one(x), use_reentrant=True)
+        return found
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have")  # torch's, of runs without gradients
+def test_what_the_truth_computes_anew_knows_the_holes_too() -> None:
+    """A checkpoint's second run comes in backward, where the mode that knows the holes is gone.
+
+    The dense side then took holes for zeros there, and the right network was refuted.
+    """
+    net, graph = prepared(Checkpointed()), holes()
+    cert = cg.prove(cg.to_graph(net), net, graph)
     assert cert.verdict == "proven", cert.reason
 
 
