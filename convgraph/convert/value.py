@@ -81,6 +81,10 @@ class Spatial:
         one = (Name("plain", prod(name.size for name in axis)),)
         return self.refined(names.replaced(self.axes, dim, one))
 
+    def there(self) -> Tensor:
+        """Which entries of the tensor that the network sees are a node's."""
+        return self.with_x(torch.ones_like(self.x, dtype=torch.bool)).tensor()
+
     def thin(self) -> "Spatial":
         """The same value, axes of one entry without a name, so that they broadcast."""
         axes = _thin(self.axes)

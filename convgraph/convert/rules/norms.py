@@ -53,11 +53,8 @@ def layer_norm(
     cudnn: bool = False,
 ) -> Any:  # fmt: skip
     """Over the channels of a node, or over the nodes of an image, with its channels or without."""
-    if _has_features(x, len(shape)):
-        return _each_node(call, x, shape, weight, bias, eps, cudnn)
-    call.travelled("all")
-    if x.sites.is_full:
-        return placed(call.target(x.tensor(), shape, weight, bias, eps), x.sites, x.axes)
+    if own := _of_torch(call, x, shape, weight, bias, eps):
+        return own
     y = _each_image(x, shape, eps, weight, bias)
     return x.with_x(y.to(norm.autocast_dtype(x.x)))
 
@@ -67,11 +64,8 @@ def rms_norm(
     call: Any, x: Spatial, shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
     """Over the channels of a node, or over the nodes of an image that was flattened."""
-    if _has_features(x, len(shape)):
-        return _each_node(call, x, shape, weight, eps)
-    call.travelled("all")
-    if x.sites.is_full:
-        return placed(call.target(x.tensor(), shape, weight, eps), x.sites, x.axes)
+    if own := _of_torch(call, x, shape, weight, eps):
+        return own
     least = torch.finfo(x.x.dtype).eps if eps is None else eps
     return x.with_x(_each_image(x, shape, least, weight, centred=False).to(x.x.dtype))
 
@@ -98,15 +92,15 @@ def _each_image(x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool 
     return norm.affine(y, *parts, *[None] * (2 - len(parts)))
 
 
-def _has_features(x: Spatial, count: int) -> bool:
-    """Whether the last axes are those of one node."""
-    return all(map(names.is_plain, x.axes[len(x.axes) - count :]))
-
-
-def _each_node(call: Any, x: Spatial, shape: Any, *more: Any) -> Spatial:
-    """The operator over the last axes of every row."""
-    lead = x.x.shape[: x.slot(len(x.axes) - len(shape))]
-    return x.with_x(call.target(x.x.reshape(*lead, *shape), shape, *more).reshape(x.x.shape))
+def _of_torch(call: Any, x: Spatial, shape: Any, *more: Any) -> Spatial | None:
+    """The operator over the last axes of every row, or over full grids, or None."""
+    first = len(x.axes) - len(shape)
+    if all(map(names.is_plain, x.axes[first:])):
+        lead = x.x.shape[: x.slot(first)]
+        return x.with_x(call.target(x.x.reshape(*lead, *shape), shape, *more).reshape(x.x.shape))
+    call.travelled("all")
+    made = call.target(x.tensor(), shape, *more) if x.sites.is_full else None
+    return None if made is None else placed(made, x.sites, x.axes)
 
 
 def _channels_first(x: Spatial, *, wide: bool = False) -> Spatial:

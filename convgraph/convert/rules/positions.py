@@ -70,7 +70,7 @@ def _there(x: Spatial, dim: int, yes: Tensor) -> Tensor:
     left = (*x.axes[:dim], *x.axes[spread.stop :])
     if not all(map(names.is_plain, left)):
         raise NoRuleError("it chooses along some axes of the lattice only")
-    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor()
+    there = x.there()
     return yes & there[tuple(slice(None) if k in spread else 0 for k in range(there.dim()))]
 
 
@@ -115,8 +115,7 @@ def masked_scatter(call: Any, x: Any, yes: Any, source: Any) -> Spatial:
         raise NoRuleError(INTO_TENSOR)
     if isinstance(source, Spatial):
         raise NoRuleError("it reads a list off a map; give it masked_select() of that map")
-    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool))
-    return written(call, x, dense(yes) & there.tensor(), source)
+    return written(call, x, dense(yes) & x.there(), source)
 
 
 @rule("take", hop="all")

@@ -235,7 +235,7 @@ def extreme(call: Any, x: Spatial, dims: list[int], keepdim: bool, how: str) -> 
     first, last = dims[0], dims[-1]
     nothing = silent(x.x.dtype, -torch.inf if how == "amax" else torch.inf)
     line = x.tensor(nothing).flatten(first, last)
-    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor().flatten(first, last)
+    there = x.there().flatten(first, last)
     best, where = (torch.max if how == "amax" else torch.min)(line, first, keepdim=True)
     if not x.sites.is_full:  # an absent one may have said as much
         own = there.to(torch.uint8).argmax(first, keepdim=True)
@@ -513,8 +513,8 @@ def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> An
         return tuple(
             groups.placed(one, axes) for one in call.target(**given | {"self": x.tensor()})
         )
-    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool))
-    lines = [one.tensor().movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in (x, there)]
+    both = (x.tensor(), x.there())
+    lines = [one.movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in both]
     found = []
     for line, own in zip(*lines, strict=True):
         places = own.nonzero().squeeze(1)
@@ -535,7 +535,7 @@ def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> A
     groups = _enough(x, dims, k)
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
     found = call.target(**given | {"self": line})
-    there = x.with_x(torch.ones_like(x.x, dtype=torch.bool)).tensor()
+    there = x.there()
     if not x.sites.is_full and not bool(there.gather(dims[0], found[1]).all()):
         # An absent one says as much: whoever is there goes before it.
         order = line.argsort(stable=True, dim=dims[0], descending=given["largest"])
