@@ -624,6 +624,15 @@ def test_one_function_written_two_ways(name: str) -> None:
     assert torch.equal(mine.x, other.x)
 
 
+def test_square_windows_are_none_of_hexagons() -> None:
+    """A kernel there has seven taps, and windows of windows would have nine."""
+    x = cg.PixelGraph.from_image(image(1, 2, *SIZE), on=cg.Hexagonal()).tensor()
+    outer = x.unfold(2, 3, 1)
+    assert outer.shape == (1, 2, 6, 10, 3)
+    with pytest.raises(ConversionError, match=r"is none; take torch.nn.functional.unfold"):
+        outer.unfold(3, 3, 1)
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layers_padding_is_a_pad_before_it(mode: str, stride: int) -> None:

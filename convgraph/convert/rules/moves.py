@@ -231,6 +231,11 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     geometry = kernel(shape, steps, (0,) * d, (1,) * d)
     lattice = geometry.output_size(x.sites.size)
     sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
+    if x.cut and x.sites.space is not None:
+        raise NoRuleError(
+            f"windows along two axes are those of a flat image, and {x.sites.space} is none; take "
+            "torch.nn.functional.unfold"
+        )
     source, cuts = x.cut or (x, {})
     cuts = {**cuts, axis: (size, step)}
     lines = [
