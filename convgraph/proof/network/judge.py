@@ -65,6 +65,12 @@ ASSUMED = (
 
 OTHER_WEIGHTS = "other weights than these, where a norm is folded: its numbers were compared"
 
+OTHER_MANNERS = (
+    "operators that run in another manner of calling than followed, where numbers alone are "
+    "compared: images that need no gradient, inference mode, frozen parameters (all or none of "
+    "them) and the like"
+)
+
 COMPILED = "torch.compile makes the same function of what was followed as it is written"
 
 FEW = 3
@@ -199,7 +205,7 @@ def prove_network(
             *ASSUMED, *([COMPILED] if compiled else []), *(a for one in layers for a in one.assumed)
         ))),
         not_covered=(
-            *NOT_COVERED, NO_SECOND, *_unbounded(beside),
+            *NOT_COVERED, OTHER_MANNERS, NO_SECOND, *_unbounded(beside),
             *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
         ),
         kind="network",

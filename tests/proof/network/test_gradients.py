@@ -196,5 +196,8 @@ def test_a_first_layer_that_does_not_learn_is_refuted() -> None:
     assert cg.prove(copy.deepcopy(dense), dense, x).verdict == "proven"
 
 
-def test_second_derivatives_are_named_as_not_covered() -> None:
-    assert any("gradients of gradients" in line for line in pair().not_covered)
+def test_what_nobody_followed_is_named_as_not_covered() -> None:
+    """Second derivatives, and a clamp beyond the numbers that are sent where nothing learns."""
+    lines = pair().not_covered
+    assert any("gradients of gradients" in line for line in lines)
+    assert any("frozen parameters (all or none of them)" in line for line in lines)
