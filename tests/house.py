@@ -74,7 +74,7 @@ HOUSE = {
     "proof": """
         aten ways_out surroundings draws precision
         roundoff equation record network refutation
-        layer symbolic placed_maps plan parts again verifier_spaces verifier .
+        layer symbolic placed_maps plan parts again verifier_spaces verifier_operators verifier .
     """,
     "proof.equation": """
         . map_positions spec spaces in_space contraction

@@ -58,6 +58,7 @@ TESTS = {
     "convgraph/proof/ways_out.py": (
         "tests/proof/layer/premise tests/proof/layer/test_one_program.py"
     ),
+    "convgraph/proof/verifier_operators.py": "tests/proof/test_verifier_checks.py",
     "convgraph/proof/verifier_spaces.py": "tests/spaces/test_verifier.py",
     "convgraph/proof/": "tests/proof/record tests/proof/test_verifier.py",
     "convgraph/scale/": "tests/scale",

@@ -6,6 +6,7 @@
     again       what comes out when both sides are run again
 
 It imports nothing of the package: read it, and run it alone. Steps are docs/design/theorem.md's.
+Spaces and footprints need verifier_spaces.py beside it, and pools verifier_operators.py.
 
     python verifier.py certificate.json --trust MODULE ...
 
@@ -50,6 +51,8 @@ NOT_COVERED = (
     "what compilers, exporters and converters make of it",
     "forward mode, vmap, and what happens if an input is changed between forward and backward",
 )
+NO_SECOND = "gradients of gradients, which were not asked for"
+SECOND = "not_covered: first derivatives were found again; the second are the prover's alone"
 CODES = {"refuted": 1, "undecided": 2, "proven": 0}
 WEAKEST_FIRST = (*CODES, "measured only", "not asked")
 KINDS = {  # what tells the kind in a spec, and which parts a proof of it needs
@@ -222,14 +225,15 @@ def truth_of(record: Json, reference: Run) -> Truth:
     """Return the truth of a record: of an operator without parameters what its reference says."""
     dtype = getattr(torch, record["dtype"])
     probe = torch.float64 if dtype.itemsize == 2 else dtype
-    if record["kind"] != "convolution":
-        return linear(record, partial(reference, dtype=probe), probe)
     spec = record["spec"]
+    if record["kind"] != "convolution":
+        says = partial(reference, dtype=probe)
+        return Truth(says, *beside("operators")["checked"](record, says, probe, demand))
     run, shapes = convolution(spec)
     edges, _ = typed_edges(spec, shapes[-1][2:])
     facts = f"{sum(len(source) for source, _, _ in edges)} typed edges, every one"
     if bent(spec):
-        facts += beside()["locally_square"](spec, shapes[-1][2:], typed_edges)
+        facts += beside("spaces")["locally_square"](spec, shapes[-1][2:], typed_edges)
     ones = [np.ones(shape) for shape in shapes]
     counts = evaluate(partial(run, loud=False), ones, torch.float64)
     terms = max(1, *(int(count.max()) for count in counts.values()))
@@ -241,21 +245,6 @@ def truth_of(record: Json, reference: Run) -> Truth:
         a = min(a, record["a"])
     near = (max(int(count.max()) for count in counts.values()) + 9) * 2.0**-51
     return Truth(partial(evaluate, run, dtype=torch.float64), shapes, counts, a, probe, near, facts)
-
-
-def linear(record: Json, says: Run, probe: Any) -> Truth:
-    """Return what an operator without parameters says; its terms and its scale may be too few."""
-    spec, eps, draw = record["spec"], torch.finfo(probe).eps, np.random.default_rng(0).integers
-    shapes, n, scale = [spec["shape"], spec["out"]], spec["terms"], spec["scale"]
-    made = says([draw(0, 9, shape) * scale for shape in shapes])
-    most = max(value[0].size for value in made.values())  # one image may add up whole
-    most = 1 if record["trace"] else most  # S1 counts, and the prover has to do so again
-    shared = record["kind"] == "maximum"  # its gradient, among equal entries
-    whole = not any((v % 1).any() for name, v in made.items() if name == "y" or not shared)
-    demand(n >= most and whole, "spec: more terms, or a scale that leaves fractions")
-    demand({*made} == {"y", "grad_x"}, f"reference: it has no gradient; it {FROM}")
-    a, near = int(2 / eps) // (n * scale), 4 * (n * scale + 9) * eps
-    return Truth(says, shapes, {"y": n, "grad_x": n}, a, probe, near)
 
 
 def convolution(spec: Json) -> tuple[Run, list[Any]]:
@@ -298,7 +287,7 @@ def typed_edges(spec: Json, out: list[int]) -> tuple[list[Any], Any]:
         for name, size in (("source_mask", spec["size"]), ("target_mask", out))
     )
     edges = []
-    for cells, shares in (beside()["heard"] if bent(spec) else heard)(spec, near, far):
+    for cells, shares in (beside("spaces")["heard"] if bent(spec) else heard)(spec, near, far):
         site, place = np.nonzero(cells >= 0)
         here = (site + behind * math.prod(near)).ravel()
         there = (cells[site, place] + behind * math.prod(far)).ravel()
@@ -325,11 +314,11 @@ def bent(spec: Json) -> bool:
 
 
 @cache
-def beside() -> Json:
-    """The geometry of spaces and footprints, in a file of its own beside this one."""
-    path = Path(__file__).with_name("verifier_spaces.py")
+def beside(name: str) -> Json:
+    """What other records than a plane's convolutions need, in files of their own beside this."""
+    path = Path(__file__).with_name(f"verifier_{name}.py")
     if not path.is_file():
-        raise ImportError(f"a record of a space or a footprint needs {path.name} beside this file")
+        raise ImportError(f"such a record needs {path.name} beside this file")
     return runpy.run_path(str(path))
 
 
@@ -408,15 +397,16 @@ def again(record: Json, path: str, trust: Collection[str]) -> list[str]:
     own |= shown.get("quantity") in ("double_x", "double_w", "double_g")
     found = "S2 identity" in refuting and not own  # again: a number that refutes is enough
     if found:
-        refutation(record, runs, truth)
+        found = refutation(record, runs, truth)
     elif "proven" in (status.get("S1 premise"), status.get("S2 identity")):
         identity(record, runs, truth, trials)
     if status.get("S3 rounding") in ("proven", "refuted"):
         found |= rounding(record, runs, truth, status["S3 rounding"])
     listed = {part["facts"] for part in record["parts"] if "typed edges" in part["facts"]}
     demand(listed <= {truth.facts}, f"parts: S0 structure: {truth.facts}; it {FROM}")
-    alone = f"parts: {', '.join(refuting)}: the prover alone can run that again"
-    return [] if found or not refuting else [alone]
+    if refuting:
+        return [] if found else [f"parts: {', '.join(refuting)}: the prover alone can run it"]
+    return [] if NO_SECOND in record["not_covered"] else [SECOND]
 
 
 def of_layers(record: Json, trust: Collection[str]) -> list[str]:
@@ -501,9 +491,8 @@ def called(
         for name, want in exact.items():
             have = found[name] if name in found else np.full(want.shape, None)
             wrong = (have != want) & (name[-1] not in manner.partition("frozen ")[2])
-            if record["kind"] == "maximum" and name == "grad_x":
-                _, place, count = np.unique(sent[0], return_inverse=True, return_counts=True)
-                wrong &= count[place].reshape(want.shape) == 1
+            if record["kind"] == "maximum":
+                wrong &= ~beside("operators")["either"](record, name, sent[0])
             yield side, manner, name, have, want, wrong
 
 
@@ -517,8 +506,8 @@ def identity(record: Json, runs: dict[str, Run], truth: Truth, trials: int) -> N
             demand(not wrong.any(), f"verdict: the {side}'s {name} differs, {manner}; it {FROM}")
 
 
-def refutation(record: Json, runs: dict[str, Run], truth: Truth) -> None:
-    """Refuse a counterexample that is none: one number of one call, which is made again."""
+def refutation(record: Json, runs: dict[str, Run], truth: Truth) -> bool:
+    """Refuse a number that does not come again; return whether no rounding explains it."""
     shown = {"manner": "plain", **record["counterexample"]}
     side, trial, manner = shown["side"], shown["trial"], shown["manner"]
     if manner == "refilled":
@@ -529,6 +518,12 @@ def refutation(record: Json, runs: dict[str, Run], truth: Truth) -> None:
     good = wrong[at] and want[at] == shown["expected"] and str(have[at]) == str(shown.get("found"))
     good = good and manner in ("plain", *manners_of(len(truth.shapes) - 1))
     demand(good, f"verdict, counterexample: not found again; it {FROM}")
+    name, sent = shown["quantity"], drawn(record, truth.shapes, trial)
+    if record["kind"] == "convolution":
+        n, size = truth.counts[name], truth.says([np.abs(value) for value in sent])[name]
+    else:
+        n, size = beside("operators")["added_up"](record, truth.says, sent, name, at)
+    return have[at] is None or not (abs(have - want) <= bound(n, size, truth.probe))[at]
 
 
 def drawn(record: Json, shapes: list[Any], trial: int) -> list[Any]:
@@ -554,23 +549,28 @@ def rounding(record: Json, runs: Json, truth: Truth, status: str = "proven") -> 
         for shape in truth.shapes:
             value = generator.standard_normal(shape)
             value *= 2.0 ** generator.integers(-spread, spread, size=shape, endpoint=True)
-            real.append(torch.tensor(value, dtype=dtype))
-        sizes, exact = truth.says([value.abs() for value in real]), truth.says(real)
+            real.append(torch.tensor(value, dtype=dtype).double().numpy())
+        sizes, exact = truth.says([np.abs(value) for value in real]), truth.says(real)
         one, two = (runs[name](real, dtype) for name in ("candidate", "reference"))
-        for name, size in sizes.items():
-            if not whole and (size < np.abs(two[name])).any():
-                continue  # entries of both signs: this is no |L| |x|
-            limit = bound(truth.counts[name], size, dtype)
-            ratio = (np.abs(one[name] - two[name]) / limit).max(initial=0.0)
-            rho[name] = float(np.maximum(rho.get(name, 0.0), ratio))  # NaN stays NaN
-            fits, others = (np.abs(side[name] - exact[name]) <= limit for side in (one, two))
-            left |= bool((~fits & others & ~np.isinf(one[name])).any())
-            good = status == "refuted" or (fits & np.isfinite(limit)).all()
-            demand(good, f"rho: {name} leaves its bound, or n u >= 1; {ratio} {FROM}")
-    for name, value in rho.items() if status == "proven" else ():
-        said = record["rho"].get(name, np.inf)
-        good = abs(value - said) <= truth.near * value
-        demand(good, f"rho: {name} {said}, but {value} {FROM}")
+        for name, true in exact.items():
+            have, want = one[name], two[name]
+            if whole:
+                limit = bound(truth.counts[name], sizes[name], dtype)
+                off, ratio = ~(abs(have - true) <= limit), (abs(have - want) / limit).max(initial=0)
+            else:
+                how = (record, truth, real, name, have, want, true, bound, dtype)
+                off, ratio, limit = beside("operators")["off"](*how)
+            left |= bool((off & (abs(want - true) <= limit) & ~np.isinf(have)).any())
+            good = status == "refuted" or (~off & np.isfinite(limit)).all()
+            demand(good, f"rho: {name} leaves its bound, or n u >= 1; it {FROM}")
+            if ratio is not None:
+                rho[name] = float(np.maximum(rho.get(name, 0.0), ratio))  # NaN stays NaN
+    if status == "proven":
+        demand({*record["rho"]} <= {*exact}, f"rho: of more than {', '.join(exact)}")
+        for name, value in rho.items():
+            said = record["rho"].get(name, np.inf)
+            good = abs(value - said) <= truth.near * value and (whole or said <= 1)
+            demand(good, f"rho: {name} {said}, but {value} {FROM}")
     return left
 
 

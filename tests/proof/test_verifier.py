@@ -480,7 +480,7 @@ def _refuting(certificate: Certificate, name: str, **shown: Any) -> tuple[int, l
 
 
 def test_a_refutation_is_not_taken_on_trust(proven: Certificate) -> None:
-    alone = "the prover alone can run that again"
+    alone = "the prover alone can run it"
     shown = {"side": "candidate", "quantity": "y", "trial": 0, "index": [0, 0, 0, 0]}
     code, lines = _refuting(proven, "S2 identity", **shown, found=1.0, expected=2.0)
     assert (code, lines[0][:23]) == (1, "verdict, counterexample")
@@ -549,6 +549,20 @@ def test_it_is_short_and_borrows_nothing() -> None:
     text = FILE.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 596
     assert "convgraph" not in text
+    beside = FILE.with_name("verifier_operators.py").read_text(encoding="utf-8")
+    assert len(beside.splitlines()) < 93
+    assert "convgraph" not in beside
+
+
+def test_operators_without_parameters_need_the_file_beside(
+    linear: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verify(linear.to_json())[0] == 0
+    verifier.beside.cache_clear()
+    monkeypatch.setattr(verifier, "__file__", str(tmp_path / "verifier.py"))
+    code, lines = verify(linear.to_json())
+    assert (code, len(lines)) == (2, 1)
+    assert "such a record needs verifier_operators.py beside this file" in lines[0]
 
 
 def test_a_copy_of_the_file_alone_will_do(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from convgraph.cli import main
+from convgraph.comparison import named
 from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.proof import Certificate, verifier
 from convgraph.proof.layer.trial import manners_of
 from convgraph.proof.record.certificate import digest
 from convgraph.proof.verifier import NOT_COVERED, Refused, Truth, evaluate, identity, rounding
+from convgraph.proof.verifier_operators import checked
 from tests import odd_twins
 
 SIDES = ("candidate", "reference")
@@ -254,6 +259,128 @@ def test_what_equal_numbers_leave_open_is_no_counterexample() -> None:
         assert len(refused(verifier.refutation, told, runs, truth)) == wrong
 
 
+NINE = [[2, 1, 9], [2, 1, 1]]
+
+
+def ninth(x: Tensor) -> Tensor:
+    return x.sum(-1, keepdim=True) / 9
+
+
+def ninths(x: Tensor) -> Tensor:
+    return (x.flip(-1) * (1 / 9)).sum(-1, keepdim=True)
+
+
+def mixed(x: Tensor) -> Tensor:
+    """Of both signs: what comes out may be much smaller than what is added up."""
+    return x[..., :1] - (x[..., 1:] * 0.125).sum(-1, keepdim=True)
+
+
+def mixed_back(x: Tensor) -> Tensor:
+    return x[..., :1] - (x[..., 1:].flip(-1) * 0.125).sum(-1, keepdim=True)
+
+
+def spread(x: Tensor) -> Tensor:
+    return x.expand(2, 1, 9) / 9
+
+
+def spread_back(x: Tensor) -> Tensor:
+    return torch.cat([x * (1 / 9)] * 9, -1)
+
+
+def refuted_by(
+    one: Callable[[Tensor], Tensor], two: Callable[[Tensor], Tensor], record: dict[str, Any],
+    shapes: list[list[int]], quantity: str,
+) -> set[bool]:  # fmt: skip
+    """What becomes of counterexamples of one quantity that ten trials hold."""
+    runs = {name: partial(evaluate, f, reuse=[]) for name, f in zip(SIDES, (one, two), strict=True)}
+    truth, answers = truth_of(two, shapes, 1), set[bool]()
+    for trial in range(10):
+        sent = verifier.drawn(record, shapes, trial)
+        have, want = (runs[name](sent, truth.probe)[quantity] for name in SIDES)
+        for at in np.argwhere(have != want).tolist()[:3]:
+            shown = {"side": "candidate", "quantity": quantity, "trial": trial, "index": at}
+            shown |= {"found": float(have[*at]), "expected": float(want[*at])}
+            answers.add(verifier.refutation(record | {"counterexample": shown}, runs, truth))
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "shapes", "quantity"),
+    [(ninths, ninth, NINE, "y"), (mixed_back, mixed, NINE, "y"),
+     (spread_back, spread, NINE[::-1], "grad_x")],
+)  # fmt: skip
+def test_sums_that_round_refute_nobody(
+    one: Callable[[Tensor], Tensor], two: Callable[[Tensor], Tensor], shapes: Any, quantity: str
+) -> None:
+    """A record that says too few terms draws integers that are too large to be exact.
+
+    Nor do real numbers, by a bound of as few terms, or of an output whose entries cancel.
+    """
+    record = TINY | {"kind": "linear", "a": 2**20, "spec": {"scale": 9 * 3**20}}
+    assert refuted_by(one, two, record, shapes, quantity) == {False}
+    wrong = lambda x: one(x) * (1 + 2.0**-45)  # noqa: E731
+    assert True in refuted_by(wrong, two, record, shapes, quantity)
+    for seed in range(20):
+        runs = {name: partial(evaluate, f) for name, f in zip(SIDES, (one, two), strict=True)}
+        real = REAL | {"seed": seed, "rho": {}}
+        assert not rounding(real, runs, truth_of(two, shapes, 1), "refuted")
+    runs["candidate"] = partial(evaluate, wrong)
+    assert rounding(real, runs, truth_of(two, shapes, 1), "refuted")
+
+
+def test_whoever_transforms_what_it_adds_up_is_not_refuted_by_its_rounding() -> None:
+    """Integers are exact for direct sums alone, and a record may say that it saw one."""
+
+    def transformed(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        lines, kernel = torch.fft.rfft(x, n=8), torch.fft.rfft(w.flip(-1), n=8)
+        y = torch.fft.irfft((lines[:, None] * kernel).sum(2), n=8)
+        return y[..., 2:4] + b[:, None]
+
+    record = TINY | {"a": 2**24}
+    for run, answers in ((transformed, {False}), (lambda *s: transformed(*s) * 1.001, {True})):
+        runs = {"candidate": partial(evaluate, run), "reference": partial(evaluate, tiny)}
+        truth = truth_of(tiny, SHAPES)
+        sent = verifier.drawn(record, SHAPES, 0)
+        have, want = (runs[name](sent, truth.probe)["y"] for name in SIDES)
+        at = [int(i) for i in np.argwhere(have != want)[0]]
+        shown = {"side": "candidate", "quantity": "y", "trial": 0, "index": at}
+        shown |= {"found": float(have[*at]), "expected": float(want[*at])}
+        found = verifier.refutation(record | {"counterexample": shown}, runs, truth)
+        assert {found} == answers
+
+
+def test_what_hangs_on_x_is_not_refuted_as_a_linear_operator() -> None:
+    """Else a maximum would be, by a choice between equal numbers; nor is its rounding proven."""
+    record, shapes = TINY | {"kind": "linear", "a": 1}, [[2, 2, 6], [2, 2, 3]]
+    assert refuted_by(last, first, record, shapes, "grad_x") == {False}
+    runs = {name: partial(evaluate, first) for name in SIDES}
+    told = refused(
+        rounding, REAL | {"rho": {"y": 0.0, "grad_x": 0.0}}, runs, truth_of(first, shapes)
+    )
+    assert told[0].startswith("rho: y leaves its bound")
+
+
+def test_second_derivatives_are_the_provers(proven: Certificate) -> None:
+    """A record that claims them has to be run again there."""
+    less = [line for line in proven.not_covered if line != verifier.NO_SECOND]
+    assert len(less) == len(proven.not_covered) - 1
+    assert verify(proven, not_covered=less) == (2, [verifier.SECOND])
+
+
+def test_the_command_line_lets_the_prover_find_second_derivatives_again(
+    proven: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to be asked for them, or it says that nobody did, and no such record is verified."""
+    less = tuple(line for line in proven.not_covered if line != verifier.NO_SECOND)
+    text = sealed(proven, not_covered=less)
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
+    for comes_out, code in ((Certificate.from_json(text), 0), (proven, 1)):
+        prover = Mock(return_value=comes_out)
+        monkeypatch.setattr(named, "certify", prover)
+        assert main(["verify", str(tmp_path / "c.json"), "--trust", "tests.twins"]) == code
+        assert prover.call_args.kwargs["second"]
+
+
 @pytest.mark.parametrize("kind", odd_twins.OPERATORS)
 def test_real_numbers_beyond_their_bound_are_found_again(kind: str) -> None:
     """On integers nothing differs; a record that only says so is not believed."""
@@ -268,7 +395,7 @@ def test_real_numbers_beyond_their_bound_are_found_again(kind: str) -> None:
     made = certify(right, right, size=(6, 5), seed=3)
     names = {"candidate": right, "adapter": made.adapter, "name": made.name}
     names["assumed"] = [*found.assumed, *made.assumed]
-    alone = ["parts: S1 premise, S3 rounding: the prover alone can run that again"]
+    alone = ["parts: S1 premise, S3 rounding: the prover alone can run it"]
     assert verify(found, **names) == (2, alone)
 
 
@@ -287,7 +414,7 @@ def test_all_entries_of_an_image_may_add_up_where_nobody_counted() -> None:
         spec = {"shape": [2, 6], "out": [2, 3], "scale": 1, "terms": terms}
         says = partial(evaluate, sums, dtype=torch.float64)
         record = {"kind": "linear", "spec": spec, "trace": trace}
-        return refused(verifier.linear, record, says, torch.float64)
+        return refused(checked, record, says, torch.float64, verifier.demand)
 
     assert asked(6, "") == asked(1, "0" * 64) == []
     assert asked(5, "")[0].startswith("spec: more terms")
@@ -308,7 +435,7 @@ def test_equal_entries_may_share_the_gradient_of_a_maximum_and_no_others_may() -
     for kind, run, wrong in cases:
         record = {"kind": kind, "spec": spec, "trace": "0" * 64}
         says = partial(evaluate, run, dtype=torch.float64)
-        assert len(refused(verifier.linear, record, says, torch.float64)) == wrong
+        assert len(refused(checked, record, says, torch.float64, verifier.demand)) == wrong
 
 
 def test_a_reference_without_a_gradient_is_no_truth() -> None:
@@ -363,7 +490,7 @@ def test_all_parts_that_refute_are_named_in_order(proven: Certificate) -> None:
     change = {"parts": parts[::-1], "verdict": "refuted", "reason": "it differs"}
     code, lines = verify(proven, **change, assumed=[*proven.assumed, verifier.ASSUMED])
     assert (code, lines) == (
-        2, [f"parts: {', '.join(sorted(names))}: the prover alone can run that again"],
+        2, [f"parts: {', '.join(sorted(names))}: the prover alone can run it"],
     )  # fmt: skip
 
 
@@ -697,6 +824,12 @@ def doubled(x: Tensor) -> Tensor:
     return y
 
 
+def corner_doubled(x: Tensor) -> Tensor:
+    y = first(x)
+    y.register_hook(lambda g: torch.cat([g[..., :1] * 2, g[..., 1:]], -1))
+    return y
+
+
 def test_equal_numbers_of_a_maximum_leave_the_gradient_open_and_no_others_do() -> None:
     shapes = [[2, 2, 6], [2, 2, 3]]
     ties = TINY | {"kind": "maximum", "a": 2}
@@ -771,9 +904,42 @@ def test_bounds_are_those_of_sums_of_one_sign() -> None:
     assert held(sums, sums, {"y": 0.0})[0].startswith("rho: grad_x inf, but 0.0")
     runs = {name: partial(evaluate, differences) for name in SIDES}
     both = truth_of(differences, [[2, 6], [2, 3]])
-    assert (
-        refused(rounding, REAL | {"rho": {}}, runs, both) == []
-    )  # entries of both signs have no bound
+    signs = REAL | {"rho": {"grad_x": 0.0}}  # of an output of both signs no figure is known
+    assert refused(rounding, signs, runs, both) == []
+    more = REAL | {"rho": nothing | {"grad_w": 0.0}}
+    assert refused(rounding, more, runs, both) == ["rho: of more than y, grad_x"]
+
+
+def test_real_numbers_are_looked_at_where_entries_of_both_signs_have_no_bound() -> None:
+    """Right on integers alone, in a record that says it was followed."""
+    truth = truth_of(differences, [[2, 6], [2, 3]])
+    for by, left in ((2.0**-40, True), (2.0**-53, False)):
+        runs = {"candidate": partial(evaluate, lambda x, by=by: differences(x) * (1 + by))}
+        runs["reference"] = partial(evaluate, differences)
+        wrong = refused(rounding, REAL | {"rho": {"grad_x": 0.0}}, runs, truth)
+        assert any(line.startswith("rho: y leaves its bound") for line in wrong) == left
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_real_numbers_show_the_gradient_of_a_maximum_where_integers_are_all_equal(
+    dtype: str,
+) -> None:
+    """A record that asks for many terms leaves few integers, and between equal ones none is wrong.
+
+    Real numbers of few bits are equal here and there: there either choice is right.
+    """
+    truth = truth_of(first, [[2, 2, 64], [2, 2, 32]])
+    maximum = REAL | {"kind": "maximum", "dtype": dtype, "rho": {"y": 0.0, "grad_x": 0.0}}
+    ones = {"scale": 1}, {"scale": 2**16}  # whose values lie on pixels, and between them
+    for run, wrong in ((first, False), (last, False), (doubled, True)):
+        runs = {name: partial(evaluate, f) for name, f in zip(SIDES, (run, first), strict=True)}
+        for spec in ones:
+            found = refused(rounding, maximum | {"spec": spec}, runs, truth)
+            assert (found != []) == wrong, (run, spec, found)
+    runs["candidate"] = partial(evaluate, corner_doubled)
+    found = [refused(rounding, maximum | {"spec": spec}, runs, truth) for spec in ones]
+    assert found[0][0].startswith("rho: grad_x leaves its bound")
+    assert found[1] == []  # between pixels some may change places
 
 
 @pytest.mark.parametrize("far", [True, False])
