@@ -298,7 +298,7 @@ def _verify(args: argparse.Namespace) -> int:
     from convgraph.comparison.named import ADAPTERS, replay
     from convgraph.proof import Certificate, again
     from convgraph.proof.record.sealed import kind_of
-    from convgraph.proof.verifier import verify
+    from convgraph.proof.verifier import SECOND, verify
 
     _import_from_here()
     try:
@@ -307,7 +307,7 @@ def _verify(args: argparse.Namespace) -> int:
         return _usage("verify", str(error))
     of_plan = bool(kind_of(text))
     code, lines = again.verify(text) if of_plan else verify(text, trust=[*ADAPTERS, *args.trust])
-    if not code and not of_plan:
+    if not of_plan and (not code or lines == [SECOND]):
         try:
             lines += [
                 f"{name}: comes out otherwise when the prover runs again"

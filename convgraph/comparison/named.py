@@ -20,7 +20,7 @@ from convgraph.convert import to_graph
 from convgraph.errors import ProofError
 from convgraph.nn import GraphConvNd
 from convgraph.proof import EPSILON, Certificate
-from convgraph.proof.record.certificate import importable, named
+from convgraph.proof.record.certificate import NO_SECOND, importable, named
 from convgraph.proof.verifier import bent, resolve
 from convgraph.spaces import from_dict
 
@@ -136,7 +136,10 @@ def replay(certificate: Certificate) -> list[str]:
     mask, sites = (None if m is None else torch.tensor(m) > 0 for m in masks.values())
     calls_sites = certificate.adapter.get("candidate") == "convgraph.comparison.callers:sites"
     linear = certificate.kind in ("linear", "maximum")
-    more: dict[str, Any] = {} if linear else {"footprint": spec.get("footprint")}
+    more: dict[str, Any] = {}
+    if not linear:
+        second = NO_SECOND not in certificate.not_covered
+        more = {"footprint": spec.get("footprint"), "second": second}
     again = certify(
         certificate.candidate,
         certificate.reference,
