@@ -40,7 +40,7 @@ def network_sites(source: Sites, sizes: tuple[Size, ...], relation: Any = None) 
         [True, False, False, False]
     """
     root = source.root
-    if source.space is not None:
+    if source.space is not None and source.space.refuses("pad", tuple(range(source.d))):
         relation = None  # it has no edge over which a mask could be moved
     if root.mask is None:
         if sizes == root.sizes:

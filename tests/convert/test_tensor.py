@@ -624,6 +624,16 @@ def test_one_function_written_two_ways(name: str) -> None:
     assert torch.equal(mine.x, other.x)
 
 
+@pytest.mark.parametrize("name", ["zero pad", "zero pad, stride", "valid and cropped", "two pads"])
+def test_a_hexagonal_mask_moves_with_its_pixels(name: str) -> None:
+    """A grid with a border has edges over which a valid convolution moves a mask."""
+    c = conv(2, 1, bias=False)
+    g = cg.PixelGraph.from_image(image(2, 2, *SIZE), holes(2, SIZE), on=cg.Hexagonal())
+    mine, other = (way(g.tensor(), c).graph for way in PAIRS[name])
+    assert mine.sites is other.sites
+    assert torch.equal(mine.x, other.x)
+
+
 def test_square_windows_are_none_of_hexagons() -> None:
     """A kernel there has seven taps, and windows of windows would have nine."""
     x = cg.PixelGraph.from_image(image(1, 2, *SIZE), on=cg.Hexagonal()).tensor()
