@@ -122,10 +122,10 @@ def serving(layer: cg.nn.GraphConvNd, graph: cg.PixelGraph, named: Tensor | None
 
 @pytest.mark.parametrize("examples", [350, pytest.param(700, marks=pytest.mark.ci)])
 def test_integers_agree_bit_for_bit_three_ways(examples: int) -> None:
-    settings(max_examples=examples)(integers_agree)()
+    drawn = given(cases(), st.sampled_from([torch.float32, torch.float64]))
+    settings(max_examples=examples)(drawn(integers_agree))()
 
 
-@given(cases(), st.sampled_from([torch.float32, torch.float64]))
 def integers_agree(case: Case, dtype: torch.dtype) -> None:
     """In float32 too, which oneDNN serves; but for the volumes that torch itself errs on there."""
     layer, images, masks, outputs = prepared(case, torch.float64)
