@@ -35,16 +35,16 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         return None
     given = call.named(x, *args, **kwargs)
     alone = _alone(call, given, len(x.axes))
-    if all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == x.shape[-len(alone)]:
-        call.travelled("node")
-        return _mixed(x, len(x.axes) - len(alone), given["weight"].flatten(1), given["bias"])
     lead, own = x.axes[: -len(alone)], x.axes[-len(alone) :]
+    if len(lead) > 1 or len(own) < len(alone):
+        return None
+    if all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == x.shape[len(lead)]:
+        call.travelled("node")
+        return _mixed(x, len(lead), given["weight"].flatten(1), given["bias"])
     single = Spatial(x.x, x.sites, ((), *x.axes))
     if not lead and single.is_image():  # an image without a batch
         out = call.rule.call(call, single, *args, **kwargs)
-        return Spatial(out.x, out.sites, out.axes[1:]) if isinstance(out, Spatial) else out[0]
-    if len(lead) > 1 or len(own) < len(alone):
-        return None
+        return tuple(map(_single, out)) if isinstance(out, tuple) else _single(out)
     if not all(one or names.is_plain(axis) for one, axis in zip(alone, own, strict=True)):
         return None
     counts, sizes = names.plain(lead), [prod(names.plain((axis,))) for axis in own]
@@ -63,6 +63,11 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     ]
     axes = (*lead, *made)
     return Spatial(out.reshape(x.x.shape[0], *names.plain(axes)), x.sites, axes)
+
+
+def _single(out: Any) -> Any:
+    """The image of a batch of one."""
+    return Spatial(out.x, out.sites, out.axes[1:]) if isinstance(out, Spatial) else out[0]
 
 
 def _mixed(x: Spatial, dim: int, weight: Tensor, bias: Any) -> Any:

@@ -63,6 +63,21 @@ def test_a_step_along_nodes_leaves_some_of_them(window: Any, stride: Any, pads: 
         call(cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor())
 
 
+def test_an_image_without_a_batch_is_pooled_as_one_with_it() -> None:
+    """The largest ones and where they were, both."""
+    x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
+    pairs = zip(F.max_pool2d(x[0], 2, return_indices=True),
+                F.max_pool2d(x[:1], 2, return_indices=True), strict=True)  # fmt: skip
+    assert all(torch.equal(one.to_dense(), batch.to_dense()[0]) for one, batch in pairs)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_a_kernel_of_one_pixel_takes_axes_as_torch_does(mask: Any) -> None:
+    x = cg.PixelGraph.from_image(IMAGE, mask=mask).tensor()
+    with pytest.raises(RuntimeError, match="Expected 3D"):
+        F.conv2d(x[:, None], W[..., None, None])
+
+
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_patches_become_columns(window: int) -> None:
     """Windows of each patch lose a rank, and stay on the nodes that hold a patch."""
