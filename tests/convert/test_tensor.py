@@ -566,6 +566,14 @@ PAIRS = {
         lambda x, c: torch.stack([F.conv2d(one, c.weight, padding=1) for one in x]),
         lambda x, c: F.conv2d(x, c.weight, padding=1),
     ),
+    "image by image, counted from the end": (
+        lambda x, c: torch.stack([F.conv2d(one, c.weight, padding=1) for one in x], -4),
+        lambda x, c: F.conv2d(x, c.weight, padding=1),
+    ),
+    "the larger of two maps of an image": (
+        lambda x, c: torch.stack([x[0], x[0].roll(1, 1)]).amax(0)[None],
+        lambda x, c: torch.maximum(x[0], x[0].roll(1, 1))[None],
+    ),
     "windows added up": (
         lambda x, c: F.fold(c.weight.view(1, 18).T @ x[:, :1].flatten(2), (10, 12), 3),
         lambda x, c: F.conv_transpose2d(x[:, :1], c.weight),

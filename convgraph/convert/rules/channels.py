@@ -93,12 +93,14 @@ def _but_plain(axes: Axes) -> list[Any]:
 
 @rule("stack")
 def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
-    """A new plain axis; images that live on other nodes each are a batch."""
+    """A new plain axis; images of a mask of their own each are a batch."""
     _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
-    if dim == 0 and all(map(_is_single, tensors)) and len({one.sites for one in tensors}) > 1:
-        return batched([Spatial(one.x, one.sites, ((), *one.axes)) for one in tensors], 0)
+    dim = names.place(dim, 1 + len(tensors[0].shape))
+    if dim == 0 and all(map(_is_single, tensors)):
+        roots = {one.sites.root for one in tensors}
+        if len(roots) == len(tensors) > 1:  # else maps of one image, whose places are its own
+            return batched([Spatial(one.x, one.sites, ((), *one.axes)) for one in tensors], 0)
     moved, sites, axes = align(tensors)
-    dim = names.place(dim, len(axes) + 1)
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
     new = (*axes[:dim], (Name("plain", len(rows)),), *axes[dim:])
