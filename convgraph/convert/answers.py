@@ -155,7 +155,8 @@ def _written(self: GraphTensor, *args: Any) -> None:
     try:
         whole(_T.__setitem__, (self, place, value))
     except ConversionError:
-        by_mask = isinstance(place, Tensor) and isinstance(value, Tensor) and value.dim()
+        listed = isinstance(value, Tensor) and value.dim()
+        by_mask = listed and isinstance(place, Tensor) and place.dtype == torch.bool
         if by_mask or any(isinstance(one, GraphTensor) for one in leaves(place)[0]):
             raise
         shape = self.shape  # a part that is no map: by the numbers of its positions

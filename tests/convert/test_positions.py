@@ -51,6 +51,10 @@ CALLS: dict[str, Any] = {
     ),
     "a place of a line": lambda x: x.flatten(2)[..., 40],
     "a share of channels": lambda x: x.quantile(0.5, 1),
+    "shares of channels": lambda x: x.quantile(whole(3).abs() / 4, 1),
+    "shares of channels kept": lambda x: x.quantile(whole(3).abs() / 4, 1, True),
+    "windows of windows along a line": lambda x: x.unfold(2, 4, 2).unfold(3, 3, 2).unfold(2, 2, 1),
+    "no row, repeated": lambda x: x + x.amax(2, True).repeat(1, 1, 0, 1).sum(2, True),
     "places among tokens": lambda x: torch.cat([TABLE[:2, :1].expand(B, 2, C), x.flatten(2).mT], 1)[
         :, torch.tensor([0, 7, 20])
     ],
@@ -82,6 +86,7 @@ CALLS: dict[str, Any] = {
         1, torch.tensor([1]), F.pad(x[:, :1, 1:], (0, 0, 0, 1))
     ),
     "whole channels dropped": lambda x: dropped(x),
+    "images by yes and no": lambda x: put(x, torch.tensor([True, False]), x[1:] * 2),
     "images copied": lambda x: x.index_copy(0, torch.tensor([1]), x[:1]),
     "an image added": lambda x: x.index_put((torch.tensor([1]),), x[:1] * 2, accumulate=True),
     "rows filled": lambda x: x.index_fill(2, torch.tensor([0, 2]), 3.0),

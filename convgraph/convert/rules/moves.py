@@ -177,7 +177,7 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
         raise NoRuleError("it repeats by a map")
     x = Spatial(x.x, x.sites, ((),) * (len(times) - len(x.axes)) + x.axes)
     if x.is_image():  # one pixel along an axis says the same wherever it is repeated
-        thin = [n if dim > 1 and x.shape[dim] == 1 else -1 for dim, n in enumerate(times)]
+        thin = [n if n and dim > 1 and x.shape[dim] == 1 else -1 for dim, n in enumerate(times)]
         x = expand(operator(torch.ops.aten.expand.default), x, thin)
         times = [n if one < 0 else 1 for n, one in zip(times, thin, strict=True)]
     orders = [(dim, [*range(x.shape[dim])] * n) for dim, n in enumerate(times) if n != 1]
@@ -220,7 +220,8 @@ def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
 def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     """Windows along one axis, side by side on a new last axis.
 
-    Windows of windows are cut out of the map itself: one may reach what no middle of it is.
+    Windows of windows along another axis are cut out of the map itself: one may reach what no
+    middle of it is.
     """
     dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
@@ -236,7 +237,7 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
             f"windows along two axes are those of a flat image, and {x.sites.space} is none; take "
             "torch.nn.functional.unfold"
         )
-    source, cuts = x.cut or (x, {})
+    source, cuts = x.cut if x.cut and axis not in x.cut[1] else (x, {})
     cuts = {**cuts, axis: (size, step)}
     lines = [
         [(k, [p * step + t for p in range(lattice[k])]) for t in range(size)]

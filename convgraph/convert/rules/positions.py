@@ -240,7 +240,8 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
-        if isinstance(x, Spatial) and len(given) == 1 and given[0].dtype == torch.bool:
+        by_mask = len(given) == 1 and given[0].dtype == torch.bool
+        if by_mask and isinstance(x, Spatial) and isinstance(value, Tensor):
             indices = _of_those_there(call, x, indices, value)
         found = written(call, x, indices, value, accumulate)
         dims = [dim for dim, one in enumerate(indices) if one is not None]

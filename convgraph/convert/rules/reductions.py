@@ -434,6 +434,9 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         )  # fmt: skip
     value = x.merged(dims[0])
     out = call.target(**given | {"self": value.x, "dim": value.slot(dims[0])})
+    if isinstance(given.get("q"), Tensor) and given["q"].dim():  # several shares, on a first axis
+        axes = value.along(dims[0], out[0]).axes
+        return Spatial(out.movedim(0, 1), x.sites, ((Name("plain", len(out)),), *axes))
     if isinstance(out, Tensor):
         return value.along(dims[0], out)
     return tuple(value.along(dims[0], part) for part in out)
