@@ -331,6 +331,11 @@ def _scatter(root: Map, out: Any, links: list[Any], name: str) -> None:
     view: Any = old.with_x(places)
     for link in links:
         view = _again(view, *link)
+    if getattr(out.sites, "size", None) != getattr(view.sites, "size", None):
+        raise ConversionError(
+            f"{name} {where()} writes a map into a part of one that has other pixels along its "
+            "axes; use the operator without the underscore, and put the whole together anew"
+        )
     new = out.x if out.sites is view.sites else brought(out, view.sites)
     number = view.x.reshape(-1)
     there = number > 0

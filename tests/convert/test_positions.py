@@ -199,6 +199,7 @@ def test_letters(equation: str) -> None:
         (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
         (lambda x: x.roll(1), "rolls the flattened tensor"),
         (lambda x: put(x, IMAGE[..., :H] > 0, whole(5)), "a list of 5 to 88 positions"),
+        (lambda x: F.linear(x, whole(H, H))[:, :1].add_(x[:, :1]), "other pixels along its axes"),
     ],
 )
 def test_what_has_no_meaning_says_why(call: Any, text: str) -> None:
