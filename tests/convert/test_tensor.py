@@ -566,6 +566,10 @@ PAIRS = {
         lambda x, c: torch.stack([F.conv2d(one, c.weight, padding=1) for one in x]),
         lambda x, c: F.conv2d(x, c.weight, padding=1),
     ),
+    "an image again": (
+        lambda x, c: torch.stack([x[0], x[1], x[0]]),
+        lambda x, c: x[[0, 1, 0]],
+    ),
     "image by image, counted from the end": (
         lambda x, c: torch.stack([F.conv2d(one, c.weight, padding=1) for one in x], -4),
         lambda x, c: F.conv2d(x, c.weight, padding=1),

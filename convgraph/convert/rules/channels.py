@@ -97,8 +97,8 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
     dim = names.place(dim, 1 + len(tensors[0].shape))
     if dim == 0 and all(map(_is_single, tensors)):
-        roots = {one.sites.root for one in tensors}
-        if len(roots) == len(tensors) > 1:  # else maps of one image, whose places are its own
+        roots, sites = {one.sites.root for one in tensors}, {one.sites for one in tensors}
+        if len(roots) == len(sites) > 1:  # else maps of one image, on several sites
             return batched([Spatial(one.x, one.sites, ((), *one.axes)) for one in tensors], 0)
     moved, sites, axes = align(tensors)
     slot = 1 + len(names.plain(axes[:dim]))
