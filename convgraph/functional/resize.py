@@ -18,7 +18,7 @@ from convgraph.backends.messages import edges as messages
 from convgraph.backends.problem import Problem
 from convgraph.backends.rows import HALF
 from convgraph.door import door
-from convgraph.errors import UnsupportedError
+from convgraph.errors import DtypeError, UnsupportedError
 from convgraph.geometry.resize import ResizeGeometry, check_arguments
 from convgraph.graph.edges import Edges, connect, kept_relation
 from convgraph.graph.pixel_graph import PixelGraph, check_graph
@@ -62,6 +62,7 @@ def graph_resize(
         GeometryError: an argument is out of range, missing, or of no meaning for the mode.
         GraphError: no PixelGraph, or `sites` of another size.
         UnsupportedError: antialias=True, or mode="area".
+        DtypeError: whole numbers are weighed, off a full grid.
         BackendError: a forced backend cannot serve.
 
     Example:
@@ -133,6 +134,11 @@ def resize(
         return dense_resize.resize(x, edges)
     if name == halo_resize.NAME:
         return halo_resize.resize(x, edges)
+    if not (x.is_floating_point() or x.is_complex()) and edges.edge_weight is not None:
+        raise DtypeError(
+            "resize: expected features of a floating or complex dtype where pixels are weighed, "
+            f"got {x.dtype}; convert the graph with .to(dtype), or take a nearest mode"
+        )
     # A weighted sum of neighbours is the depthwise convolution whose every tap is 1.
     wide = x.float() if x.dtype in HALF else x
     taps = wide.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)

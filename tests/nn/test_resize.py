@@ -99,6 +99,18 @@ def test_half_types_round_once(backend: str, dtype: torch.dtype) -> None:
     assert torch.equal(x.grad, wide.grad.to(dtype))
 
 
+@pytest.mark.parametrize("backend", OFF_GRID)
+def test_bytes_are_not_weighed(backend: str) -> None:
+    """A weight of 1/2 was 0 among whole numbers; what is only copied stays an answer."""
+    graph = cg.PixelGraph.from_image(integers(1, 2, 4, 4).abs().byte(), holes(1, (4, 4)))
+    copied = graph_resize(graph, scale_factor=2, backend=backend)
+    assert torch.equal(copied.to_image(), F.interpolate(graph.to_image(), scale_factor=2))
+    with pytest.raises(cg.errors.DtypeError, match=r"weighed, got torch\.uint8"):
+        graph_resize(graph, scale_factor=2, mode="bilinear", backend=backend)
+    with pytest.raises(cg.errors.DtypeError, match=r"weighed, got torch\.uint8"):
+        F.interpolate(graph.tensor(), scale_factor=2, mode="bicubic")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_runs_repeat_bit_for_bit(mode: str, backend: str) -> None:
