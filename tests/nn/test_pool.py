@@ -217,6 +217,16 @@ def test_ties_give_the_gradient_to_the_first() -> None:
     assert x.grad.flatten().tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_the_largest_of_whole_numbers(backend: str, dtype: torch.dtype) -> None:
+    """They know no infinity that would be less than all of them."""
+    image, mask = integers(2, 3, 6, 6).to(dtype), torch.rand(2, 6, 6) > 0.5
+    graph = cg.PixelGraph.from_image(image, mask)
+    layer = cg.nn.GraphMaxPool2d(2, backend=backend)
+    assert torch.equal(layer(graph).x, layer(graph.with_x(graph.x.double())).x.to(dtype))
+
+
 def test_nan_is_louder_than_anything() -> None:
     image = torch.tensor([[[1.0, torch.nan], [3.0, 4.0]]])
     for backend in BACKENDS:

@@ -17,12 +17,17 @@ from convgraph.backends.compiled import add_rows, linear, operators
 from convgraph.backends.problem import EdgeSource
 
 
+def _quietest(dtype: torch.dtype) -> float:
+    """Return what is no louder than anything of a dtype."""
+    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
 def by_tap(x: Tensor, edges: EdgeSource) -> Tensor:
     """Return (P, C) int64: the loudest source of each target, -1 where no message arrives."""
     source, target, _, ptr = edges.by_tap()
     values = x.detach()
     shape = (edges.num_targets, x.shape[1])
-    best = values.new_full(shape, -torch.inf)
+    best = values.new_full(shape, _quietest(x.dtype))
     # Made from the values: under vmap it is batched as they are.
     chosen = values.new_full(shape, -1, dtype=torch.int64)
     for tap in range(len(ptr) - 1):
@@ -42,7 +47,7 @@ def by_message(x: Tensor, edges: EdgeSource) -> Tensor:
     messages = x.detach()[source]  # (E, C)
     shape = (edges.num_targets, x.shape[1])
     where = target.unsqueeze(1).expand_as(messages)
-    loudest = messages.new_full(shape, -torch.inf)
+    loudest = messages.new_full(shape, _quietest(x.dtype))
     loudest = loudest.scatter_reduce(0, where, messages, "amax")
     taps = tap.unsqueeze(1).expand_as(messages)
     # NaN is louder than anything, and the last of several wins: a key below every tap's.
