@@ -140,6 +140,8 @@ def _get_data(self: GraphTensor) -> GraphTensor:
 
 
 def _set_data(self: GraphTensor, data: Any) -> None:
+    if isinstance(data, GraphTensor) and read(data).sites is not self.value.sites:
+        raise ConversionError("data on other nodes than its tensor's; copy_() takes them")
     self.value.x.data = rows(data, self.value)
 
 

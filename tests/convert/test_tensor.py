@@ -229,6 +229,16 @@ def _of_a_copy(x: Tensor) -> None:
     F.adaptive_avg_pool2d(x, SIZE).zero_()
 
 
+def test_data_on_other_nodes_are_refused() -> None:
+    """What only they have would be lost, where copy_() lives on the union."""
+    x = graph().tensor()
+    before = x.to_dense()
+    with pytest.raises(ConversionError, match="data on other nodes"):
+        x.data = x.roll(1, 3)
+    x.data = x * 2
+    assert torch.equal(x.to_dense(), 2 * before)
+
+
 def _of_the_same(x: Tensor) -> None:
     x.detach()[:, :, 1:3].mul_(2)
     x.data[:, 1].mul_(3)
