@@ -205,6 +205,13 @@ def test_a_gradient_that_nobody_asked_for_is_no_counterexample(proven: Certifica
         assert (code, lines[0][:23]) == (1, "verdict, counterexample"), lines
 
 
+def test_a_gradient_that_is_missing_is_found_missing_again() -> None:
+    """No bound tells how far what is not there lies from the right number."""
+    found = certify("tests.odd_twins:convolution blind", "tests.twins:dense", size=(6, 5), seed=7)
+    assert found.counterexample["problem"] == "has no gradient"
+    assert verify(found) == (1, ["the record holds: refuted"])
+
+
 def test_words_of_a_record_excuse_nothing(proven: Certificate) -> None:
     """Only second derivatives, by name, are the prover's alone."""
     shown = {"side": "candidate", "index": [0, 0, 0, 0], "trial": 0, "found": 1.0, "expected": 2.0}
