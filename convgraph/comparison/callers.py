@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from convgraph.comparison import spread_out
+from convgraph.comparison.refilled import Refilled
 from convgraph.errors import ProofError
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.graph.edges import connect
@@ -49,10 +50,11 @@ def image(
         >>> image(conv, {})(torch.ones(1, 1, 2), 3 * torch.ones(1, 1, 1), None).tolist()
         [[[3.0, 3.0]]]
     """
+    again = Refilled()
 
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
         present, wanted = (_mask(spec, end, x) for end in ("source", "target"))
-        seen = x if present is None else torch.where(present.unsqueeze(1), x, 0)
+        seen = x if present is None else again.of(x, torch.where(present.unsqueeze(1), x, 0))
         if type(side) is torch.nn.Conv2d and side.groups > 1:  # many times faster in this layout
             seen = seen.contiguous(memory_format=torch.channels_last)
         y: Tensor = called(side, _parameters(side, w, b), (seen,))
@@ -169,10 +171,11 @@ class AsNodes:
             output_padding=tuple(spec["output_padding"]), d=len(spec["kernel_size"]),
             footprint=spec.get("footprint"),
         )  # fmt: skip
+        again = Refilled()
 
         def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
             where: dict[str, Any] = {"d": geometry.d, "on": from_dict(spec.get("space"))}
-            nodes = PixelGraph.from_image(x, _mask(spec, "source", x), **where)
+            nodes = again.of(x, PixelGraph.from_image(x, _mask(spec, "source", x), **where))
             wanted = _mask(spec, "target", x)
             edges = connect(geometry, nodes, wanted)
             if edges.edge_weight is not None:
@@ -184,7 +187,7 @@ class AsNodes:
             ends: Any = nodes.x
             if edges.target is not edges.source:
                 ends = (nodes.x, nodes.x.new_zeros(edges.num_targets, nodes.num_channels))
-            sent = {} if w is None else self.named(w, b)  # without any it keeps its own
+            sent = {} if w is None else again.all_of(w, self.named(w, b))  # or it keeps its own
             rows: Tensor = called(self.layer, sent, (ends, *lists))
             return PixelGraph(rows, edges.target).to_image()
 
@@ -197,12 +200,12 @@ def nodes(side: AsNodes, spec: Mapping[str, Any]) -> Run:
 
 
 def _on_graph(side: torch.nn.Module, spec: Mapping[str, Any], named: bool) -> Run:
-    space, last = from_dict(spec.get("space")), None
+    space = from_dict(spec.get("space"))
+    again = Refilled()  # it holds the sites until the next call, which finds what follows from them
 
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
-        nonlocal last
-        nodes = PixelGraph.from_image(x, _mask(spec, "source", x), d=x.ndim - 2, on=space)
-        last = nodes.sites  # held until the next call, which finds what follows from them
+        made = PixelGraph.from_image(x, _mask(spec, "source", x), d=x.ndim - 2, on=space)
+        nodes = again.of(x, made)
         more = {"sites": _mask(spec, "target", x)} if named else {}
         out: PixelGraph = called(side, _parameters(side, w, b), (nodes,), more)
         return out.to_image()

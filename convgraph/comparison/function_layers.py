@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convgraph.comparison.linear_callers import scale_of
+from convgraph.comparison.refilled import Refilled
 from convgraph.proof import Certificate, prove_linear
 from convgraph.proof.network.node import FunctionLayer, Layer, Node
 
@@ -160,10 +161,12 @@ def by_linear(
 
     def side(call: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
         """Of rows of who is there, to rows of the sites."""
+        again = Refilled()
 
         def rows(x: Tensor) -> Tensor:
             image = x.new_zeros(mask.numel(), shape[1]).index_copy(0, here.to(x.device), x)
-            y: Tensor = call(image.view(*mask.shape, shape[1]).movedim(-1, 1)).movedim(1, -1)
+            seen = again.of(x, image.view(*mask.shape, shape[1]).movedim(-1, 1))
+            y: Tensor = call(seen).movedim(1, -1)
             return y.reshape(-1, shape[1]).index_select(0, there.to(x.device))
 
         return rows

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.comparison.refilled import Refilled
 from convgraph.errors import ProofError
 from convgraph.geometry.space import Space
 from convgraph.graph.pixel_graph import PixelGraph
@@ -229,12 +230,13 @@ def on_graph(
     sites: Tensor | None = None,  # (B, *out_size) bool
 ) -> Any:
     """Return f(x) -> y on images for a graph layer, in a space and on a mask."""
+    again = Refilled()
 
     def run(x: Tensor) -> Tensor:
         axes: dict[str, Any] = {"on": on} if on is not None else {"d": x.dim() - 2}
         there = None if mask is None else mask.to(x.device)
         named: dict[str, Any] = {} if sites is None else {"sites": sites.to(x.device)}
-        out = layer(PixelGraph.from_image(x, there, **axes), **named)
+        out = layer(again.of(x, PixelGraph.from_image(x, there, **axes)), **named)
         found: Tensor = out.to_image() if isinstance(out, PixelGraph) else out
         return found
 

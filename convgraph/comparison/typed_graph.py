@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convgraph.comparison import callers
+from convgraph.comparison.refilled import Refilled
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec
 
@@ -80,11 +81,12 @@ def caller(side: callers.AsNodes, spec: ConvSpec) -> Callable[..., Tensor]:
     one = torch.tensor([space["source"], space["target"]])
     index = torch.cat([one + copy * count for copy in range(spec.batch)], dim=1)
     kind = torch.tensor(space["tap"]).repeat(spec.batch)
+    again = Refilled()
 
     def run(x: Tensor, w: Tensor | None = None, b: Tensor | None = None) -> Tensor:
-        rows = x.movedim(1, -1).flatten(0, 1)
+        rows = again.of(x, x.movedim(1, -1).flatten(0, 1))
         lists = (index, kind) if side.typed else (index,)
-        sent = {} if w is None else side.named(w, b)
+        sent = {} if w is None else again.all_of(w, side.named(w, b))
         y = callers.called(side.layer, sent, (rows, *(t.to(x.device) for t in lists)))
         found: Tensor = y.unflatten(0, (spec.batch, count)).movedim(-1, 1)
         return found

@@ -332,6 +332,7 @@ def evaluate(
     of the plain call, `reuse`, filled anew ("refilled"); with tensors that were written to and a
     graph walked twice ("again"); with parameters to whose .grad `backward` adds; with another call
     before its backward ("between"); or with some tensors that need no gradient ("frozen x, w").
+    A plain call leaves its graph, of which nodes of an image that is filled anew are.
     """
     if manner == "inner":
         with suppress(Exception):  # of another layout nothing is said
@@ -366,7 +367,7 @@ def evaluate(
         y.backward(g)
         grads = [leaf.grad for leaf in leaves]
     elif y.requires_grad and wanted:
-        for more in (True, False) if manner == "again" else (False,):
+        for more in (True, False) if manner == "again" else (manner == "plain",):
             grads = torch.autograd.grad(y, [*wanted.values()], g, more, allow_unused=True)
     return {
         name: value.detach().to_dense().double().cpu().numpy()

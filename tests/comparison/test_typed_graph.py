@@ -95,3 +95,33 @@ def test_bad_edges_are_named() -> None:
         cg.prove(side, nn.Conv2d(4, 5, 1), edges=(EDGES, TYPES))
     with pytest.raises(ProofError, match="stands alone"):
         cg.prove(side, side, edges=(EDGES, TYPES), mask=torch.ones(7, dtype=torch.bool))
+
+
+class Keeps(Own):
+    """Keeps what it made of rows and of a weight, by what comes again."""
+
+    def forward(self, x: Any, edge_index: Tensor, edge_type: Tensor) -> Tensor:
+        rows = x[0] if isinstance(x, tuple) else x
+        held = getattr(self, "held", None)
+        if held is None or not (held[0] is rows and held[1] is self.weight):
+            self.held = rows, self.weight, super().forward(rows, edge_index, edge_type)
+        found: Tensor = self.held[2]
+        return found
+
+
+@pytest.mark.parametrize("channels", [1, 4], ids=["rows are a view", "rows are copied"])
+def test_of_an_image_that_is_filled_anew_the_rows_are_the_same_object(channels: int) -> None:
+    """A layer that asks by `is` whether its rows come again is wrong where they are refilled."""
+    peer = RGCNConv(channels, 5, 3, aggr="sum", root_weight=False).double()
+    layer = Keeps(peer)
+    layer.in_channels = channels
+    sides = cg.AsNodes(layer), cg.AsNodes(peer, relational)
+    found = cg.prove(*sides, edges=(EDGES, TYPES))
+    assert (found.verdict, found.counterexample["manner"]) == ("refuted", "refilled"), str(found)
+    with torch.no_grad():  # the weight that it keeps is laid out anew for each call
+        conv = nn.Conv2d(channels, 5, (1, 3), padding=(0, 1)).double()
+        conv.weight.copy_(layer.weight.unsqueeze(2))
+        conv.bias.copy_(layer.bias)
+    side = cg.AsNodes(layer, lambda w, b: {"weight": w.squeeze(2), "bias": b})
+    found = cg.prove(side, conv, size=(3, 4))
+    assert (found.verdict, found.counterexample["manner"]) == ("refuted", "refilled"), str(found)

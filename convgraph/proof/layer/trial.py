@@ -378,10 +378,11 @@ def _evaluate(
             grads = tuple(leaf.grad for leaf in inputs)
             for leaf in inputs:
                 leaf.grad = None
+        kept = manner == PLAIN and reuse is not None  # nodes of an image that is filled anew
         for last in range(times, 0, -1):
             grads = torch.autograd.grad(
                 y, inputs, g, allow_unused=True, create_graph=bool(probe.up),
-                retain_graph=bool(probe.up) or last > 1,
+                retain_graph=bool(probe.up) or last > 1 or kept,
             )  # fmt: skip
     for name, grad in zip(wanted, grads, strict=True):
         found[f"grad_{name}"] = None if grad is None else grad.detach().to_dense()
