@@ -665,6 +665,16 @@ def test_square_windows_are_none_of_hexagons() -> None:
         outer.unfold(3, 3, 1)
 
 
+@pytest.mark.parametrize("space", [cg.Hexagonal(), cg.Torus(), cg.Equirectangular()])
+def test_blocks_that_turn_are_no_turn_of_a_space(space: Any) -> None:
+    """Both axes of hexagons may run backwards, a torus may be mirrored: none of their blocks."""
+    x = cg.PixelGraph.from_image(image(1, 2, *SIZE), on=space).tensor()
+    assert x.flip(2, 3).shape == x.shape
+    for call in (lambda z: z.flip(3, 5), lambda z: z.roll(1, 5)):
+        with pytest.raises(ConversionError, match="within blocks it is no symmetry"):
+            call(x.view(1, 2, 4, 2, 5, 2))
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_layers_padding_is_a_pad_before_it(mode: str, stride: int) -> None:

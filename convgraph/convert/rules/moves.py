@@ -130,6 +130,8 @@ def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
             x = x.on_axis(dim, lambda rows, slot, some=some: take(rows, some, slot))  # type: ignore[misc]
         else:
             axis, table = table_of(x, dim, numbers)
+            if x.sites.space is not None and len(table) != len(numbers):
+                raise NoRuleError(f"within blocks it is no symmetry of {x.sites.space}")
             before = tables.get(axis, range(len(table)))
             tables[axis] = [before[n] for n in table]
     return rearranged(call, x, tables, **how) if tables else x
