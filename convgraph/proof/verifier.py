@@ -328,11 +328,10 @@ def evaluate(
     """Return y and its gradients, as far as there are any, in float64; g for y is sent last.
 
     Nothing if y is no dense tensor like g, or if an image that is no leaf was written to. A side
-    is called plainly; with views ("inner") or copies ("anew") that are no leaves; with the tensors
-    of the plain call, `reuse`, filled anew ("refilled"); with tensors that were written to and a
-    graph walked twice ("again"); with parameters to whose .grad `backward` adds; with another call
-    before its backward ("between"); or with some tensors that need no gradient ("frozen x, w").
-    A plain call leaves its graph, of which nodes of an image that is filled anew are.
+    is called plainly; with views ("inner") or copies ("anew") that are no leaves; with tensors of
+    the plain call, `reuse`, whose graph stays, filled anew ("refilled"); with tensors written to
+    and a graph walked twice ("again"); with parameters to whose .grad `backward` adds; with another
+    call before its backward ("between"); or with some that need no gradient ("frozen x, w").
     """
     if manner == "inner":
         with suppress(Exception):  # of another layout nothing is said
