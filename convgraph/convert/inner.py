@@ -41,7 +41,7 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     if all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == x.shape[len(lead)]:
         call.travelled("node")
         return _mixed(x, len(lead), given["weight"].flatten(1), given["bias"])
-    single = Spatial(x.x, x.sites, ((), *x.axes))
+    single = x.as_batch()
     if not lead and single.is_image():  # an image without a batch
         out = call.rule.call(call, single, *args, **kwargs)
         return tuple(map(_single, out)) if isinstance(out, tuple) else _single(out)

@@ -81,6 +81,10 @@ class Spatial:
         one = (Name("plain", prod(name.size for name in axis)),)
         return self.refined(names.replaced(self.axes, dim, one))
 
+    def as_batch(self) -> "Spatial":
+        """The same value with a batch axis in front, of one image."""
+        return Spatial(self.x, self.sites, ((), *self.axes))
+
     def there(self) -> Tensor:
         """Which entries of the tensor that the network sees are a node's."""
         return self.with_x(torch.ones_like(self.x, dtype=torch.bool)).tensor()

@@ -99,7 +99,7 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
     if dim == 0 and all(map(_is_single, tensors)):
         roots, sites = {one.sites.root for one in tensors}, {one.sites for one in tensors}
         if len(roots) == len(sites) > 1:  # else maps of one image, on several sites
-            return batched([Spatial(one.x, one.sites, ((), *one.axes)) for one in tensors], 0)
+            return batched([one.as_batch() for one in tensors], 0)
     moved, sites, axes = align(tensors)
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
@@ -109,7 +109,7 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
 
 def _is_single(one: Any) -> bool:
     """Whether a map is a single image without its batch axis."""
-    return isinstance(one, Spatial) and Spatial(one.x, one.sites, ((), *one.axes)).is_image()
+    return isinstance(one, Spatial) and one.as_batch().is_image()
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")

@@ -538,8 +538,7 @@ def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> A
     groups = _enough(x, dims, k)
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
     found = call.target(**given | {"self": line})
-    there = x.there()
-    if not x.sites.is_full and not bool(there.gather(dims[0], found[1]).all()):
+    if not x.sites.is_full and not bool((there := x.there()).gather(dims[0], found[1]).all()):
         # An absent one says as much: whoever is there goes before it.
         order = line.argsort(stable=True, dim=dims[0], descending=given["largest"])
         absent = (~there.gather(dims[0], order)).argsort(stable=True, dim=dims[0])
