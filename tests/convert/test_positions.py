@@ -31,6 +31,11 @@ TABLE = whole(9, 3)
 ALL = slice(None)
 
 
+def underived() -> bool:
+    least, _ = torch.aminmax(torch.ones(2, requires_grad=True), dim=0)
+    return type(least.grad_fn).__name__ == "NotImplemented"
+
+
 def put(x: Any, index: Any, value: Any) -> Any:
     x = x * 1
     x[index] = value
@@ -164,6 +169,8 @@ def agrees(call: Any, truth: Any) -> bool:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_positions_by_number(name: str) -> None:
+    if name == "smallest, largest" and underived():
+        pytest.skip("this torch has no derivative of aminmax")
     assert agrees(CALLS[name], lambda x, there: CALLS[name](x))
 
 
