@@ -22,11 +22,14 @@ def enabled(device: torch.device) -> bool:
     return device.type in _KNOWN and torch.is_autocast_enabled(device.type)
 
 
+def lower(device: torch.device) -> torch.dtype | None:
+    """Return the dtype in which torch's convolutions take tensors of this device, None for all."""
+    return torch.get_autocast_dtype(device.type) if enabled(device) else None
+
+
 def wanted(tensor: Tensor) -> torch.dtype:
     """Return the dtype in which torch's convolutions would take this tensor now."""
-    if tensor.dtype == torch.float64 or not enabled(tensor.device):
-        return tensor.dtype
-    return torch.get_autocast_dtype(tensor.device.type)
+    return tensor.dtype if tensor.dtype == torch.float64 else lower(tensor.device) or tensor.dtype
 
 
 def off(device: torch.device) -> AbstractContextManager[object]:

@@ -6,18 +6,22 @@ caller has set them, its meaning on rows is computed.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from convgraph import autocast
 from convgraph.errors import ConversionError
 
 NAMES = (
     "DispatchKey", "DispatchKeySet", "DisableTorchFunctionSubclass", "_ForceDispatchKeyGuard",
     "_dispatch_tls_local_exclude_set", "_dispatch_tls_local_include_set",
     "_len_torch_dispatch_stack", "_dispatch_has_kernel_for_dispatch_key", "_is_tracing",
+    "_is_any_autocast_enabled",
 )  # fmt: skip
 """Names of `torch._C` that this file, and no other of the package, asks for."""
 
@@ -53,14 +57,17 @@ excluded = torch._C._dispatch_tls_local_exclude_set
 included = torch._C._dispatch_tls_local_include_set
 modes = torch._C._len_torch_dispatch_stack
 is_tracing = torch._C._is_tracing
+is_autocast = torch._C._is_any_autocast_enabled
 Mode: Any = TorchDispatchMode
 
 _K = torch._C.DispatchKey
 
-PASSED = torch._C.DispatchKeySet(_K.ADInplaceOrView)
+PASSED = _ABOVE = torch._C.DispatchKeySet(_K.ADInplaceOrView)
 for _name in _PASSED:
     if _name in _K.__members__:
         PASSED = PASSED | torch._C.DispatchKeySet(_K.__members__[_name])
+        if not _name.startswith("Autocast"):
+            _ABOVE = _ABOVE | torch._C.DispatchKeySet(_K.__members__[_name])
 
 
 def is_composite(operator: Any) -> bool:
@@ -78,3 +85,51 @@ def compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag = before
+
+
+class _Asked(Mode):  # type: ignore[misc]
+    """Hear in which dtypes an operator arrives, and answer nothing."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self.target = target
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is self.target:
+            leaves = pytree.tree_leaves((args, kwargs))
+            self.dtypes = [one.dtype for one in leaves if isinstance(one, Tensor)]
+            raise ConversionError("it was heard")
+        return func(*args, **kwargs)  # what autocast casts by
+
+
+_CASTS: dict[Any, list[torch.dtype]] = {}
+
+
+def cast(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return arguments in the dtypes that the caller's autocast gives them.
+
+    It stands above autograd, where no operator may be met: torch is asked by blank tensors, once an
+    operator and dtypes.
+    """
+    leaves, tree = pytree.tree_flatten((args, kwargs or {}))
+    kinds = [(one.device, one.dtype) for one in leaves if isinstance(one, Tensor)]
+    lower = {device.type: autocast.lower(device) for device, _ in kinds}
+    key = (target, *kinds, *lower.items())
+    if key not in _CASTS:
+        blank = (torch.empty(0, dtype=dtype, device=device) for device, dtype in kinds)
+        asked = [next(blank) if isinstance(one, Tensor) else one for one in leaves]
+        positional, named = pytree.tree_unflatten(asked, tree)
+        with (
+            _disable_current_modes(), _Asked(target) as ask, suppress(ConversionError),
+            Guard(included(), excluded() | _ABOVE),
+        ):  # fmt: skip
+            target(*positional, **named)
+        _CASTS[key] = ask.dtypes
+    places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor)]
+    for place, dtype in zip(places, _CASTS[key], strict=True):
+        if leaves[place].dtype != dtype:
+            leaves[place] = leaves[place].to(dtype)
+    found: tuple[Any, Any] = pytree.tree_unflatten(leaves, tree)
+    return found

@@ -265,6 +265,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                 "and no sites; count operations by torch.utils.flop_counter.FlopCounterMode or by "
                 "cg.summary, and export by torch.export"
             )
+        if keys.is_autocast():
+            args, kwargs = keys.cast(func, args, kwargs)
         if call.writes and type(args[0]) is GraphTensor:
             if call.name == "set_":
                 return views.become(*args)

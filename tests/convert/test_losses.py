@@ -76,6 +76,28 @@ def test_classes(reduction: str, target: str) -> None:
     assert torch.equal(mine, true)
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("kind", ["shares", "shares on a map", "smoothed"])
+def test_classes_by_shares(kind: str, reduction: str) -> None:
+    """Holes are no part of the number that a mean divides by, whatever the labels are."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t = whole(2, 3, *SIZE).requires_grad_(), torch.rand(2, 3, *SIZE).double()
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    how: Any = {"reduction": reduction, "weight": torch.tensor([1.0, 2, 4]).double()}
+    labels: Any = t if kind == "shares" else cg.PixelGraph(nodes(t, mask), graph.sites).tensor()
+    true = nodes(t, mask)
+    if kind == "smoothed":
+        labels = t.argmax(1).masked_fill(t[:, 0] > 0.9, 255)
+        true = labels[mask]
+        how |= {"ignore_index": 255, "label_smoothing": 0.25}
+    got = F.cross_entropy(graph.tensor(), labels, **how)
+    want = F.cross_entropy(nodes(x, mask), true, **how)
+    assert torch.equal(got.to_dense()[mask] if reduction == "none" else got, want)
+    mine, other = (torch.autograd.grad(one.sum(), x)[0] for one in (got, want))
+    assert torch.equal(mine, other)
+
+
 def test_a_node_without_a_label_is_refused() -> None:
     torch.manual_seed(0)
     mask = torch.rand(2, *SIZE) > 0.4
@@ -92,3 +114,31 @@ def test_holes_that_count_are_seen() -> None:
     x, t = whole(2, 3, *SIZE), whole(2, 3, *SIZE)
     graph = cg.PixelGraph.from_image(x, mask=mask).tensor()
     assert not torch.equal(F.mse_loss(graph, t), F.mse_loss(graph.to_dense(), t))
+
+
+MIXED: dict[str, Callable[..., Any]] = {
+    "classes": lambda x, t: F.cross_entropy(x, t[:, 0].long()),
+    "shares": lambda x, t: F.cross_entropy(x, t),
+    "distance": F.l1_loss,
+    "divergence": lambda x, t: F.kl_div(x, t, log_target=True, reduction="sum"),
+    "counts": F.poisson_nll_loss,
+    "slopes": lambda x, _: F.prelu(x, torch.tensor([0.5, 0.25, 2.0])).float().sum(),
+    "classes, not cast": lambda x, t: torch.autocast("cpu", enabled=False)(MIXED["classes"])(x, t),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_autocast_casts_what_torch_takes_apart(name: str) -> None:
+    """Its policy stands above the operators that rules know: a loss of half types was rounded."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t = torch.randn(2, 3, *SIZE, requires_grad=True), torch.rand(2, 3, *SIZE)
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    target = cg.PixelGraph(nodes(t, mask), graph.sites).tensor()
+    with torch.autocast("cpu"):
+        got = MIXED[name](graph.tensor().bfloat16(), target)
+        want = MIXED[name](nodes(x, mask).bfloat16(), nodes(t, mask))
+    mine, true = (torch.autograd.grad(one, x)[0] for one in (got, want))
+    assert got.dtype == want.dtype
+    assert torch.equal(got, want)
+    assert torch.equal(mine, true)

@@ -43,30 +43,32 @@ def _holds(larger: Any, sites: Any) -> bool:
     return lattices and larger.size == sites.size and union(larger, sites) is larger
 
 
-@rule("nll_loss_forward", "nll_loss2d_forward", hop="all")
-def classes(
-    call: Any, x: Any, target: Any, weight: Tensor | None, reduction: int, ignore_index: int
-) -> Any:
-    """The class of every node, from an image of labels or from labels on the same nodes."""
-    if not isinstance(x, Spatial):
-        raise NoRuleError("its labels are a map, and what it judges is none")
+@rule("nll_loss_forward", "nll_loss2d_forward", "cross_entropy_loss", hop="all")
+def classes(call: Any, x: Any, target: Any, weight: Tensor | None = None, reduction: int = _MEAN,
+            *more: Any) -> Any:  # fmt: skip
+    """The class of every node, or its shares of all, from an image or from others on the nodes."""
+    if not isinstance(x, Spatial) or len(x.axes) == 1:
+        raise NoRuleError("its labels are a map, and what it judges is none, or is one node")
     call.travelled("node" if reduction == _NONE else "all")
     value = x.merged(1)
     axes = names.replaced(value.axes, 1)
+    shares = (target.x if isinstance(target, Spatial) else target).is_floating_point()
+    known = value.axes if shares else axes
     if isinstance(target, Spatial):
         if _holds(target.sites, x.sites):
             target = Spatial(brought(target, x.sites), x.sites, target.axes)
-        (labels, _), sites, found = align([target, Spatial(value.x.select(value.slot(1), 0),
-                                                           x.sites, axes)])  # fmt: skip
-        if sites is not x.sites or found != axes:
+        judged = value if shares else value.along(1, value.x.select(value.slot(1), 0))
+        (labels, _), sites, found = align([target, judged])
+        if sites is not x.sites or found != known:
             raise NoRuleError("its labels live on other nodes")
     else:
-        labels = lift(target, axes, x.sites)
-    rows = value.x.movedim(value.slot(1), -1)
-    labels = expanded(labels, x.sites, axes)
-    loss, total = torch.ops.aten.nll_loss_forward(
-        rows.flatten(0, -2), labels.flatten(), weight, reduction, ignore_index
-    )
-    if reduction != _NONE:
-        return loss, total
-    return Spatial(loss.view(labels.shape), x.sites, axes), total
+        labels = lift(target, known, x.sites)
+    labels = expanded(labels, x.sites, known)
+    rows, slot = value.x.movedim(value.slot(1), -1), value.slot(1)
+    labels = labels.movedim(slot, -1).flatten(0, -2) if shares else labels.flatten()
+    call_on_rows = getattr(torch.ops.aten, call.name.replace("2d", ""))
+    out = call_on_rows(rows.flatten(0, -2), labels, weight, reduction, *more)
+    loss, *total = out if isinstance(out, tuple) else (out,)
+    if reduction == _NONE:
+        loss = Spatial(loss.view(rows.shape[:-1]), x.sites, axes)
+    return (loss, *total) if total else loss
