@@ -132,6 +132,14 @@ CHOICES: dict[str, Any] = {
         lambda x: put(x, OTHER > 0, 2 * x[OTHER > 0]),
         lambda x, m: torch.where(OTHER > 0, 2 * x, x),
     ),
+    "written by a map": (
+        lambda x: put(x, x > 0, 2 * x[x > 0]),
+        lambda x, m: torch.where(x > 0, 2 * x, x),
+    ),
+    "rows of a map of other nodes": (
+        lambda x: put(x.movedim(1, 3), x[:, 0].roll(1, 2) > 0, TABLE[0, :1].expand(C)),
+        lambda x, m: torch.where(x[:, :1].roll(1, 3) > 0, TABLE[0, 0], x).movedim(1, 3),
+    ),
     "masked_select": (
         lambda x: x.masked_select(x[:, :1] <= 0),
         lambda x, m: x.masked_select((x[:, :1] <= 0) & m),

@@ -287,3 +287,22 @@ def test_peft_adapts_and_merges() -> None:
     bound = 2**10 * torch.finfo(torch.float64).eps * (float(out.detach().abs().max()) + 1)
     assert (merged(holes().tensor()) - out).abs().max() <= bound
     assert torch.equal(cg.to_graph(merged)(holes()), merged(holes().tensor()))
+
+
+def test_levels_of_quantization_are_those_of_the_nodes() -> None:
+    """An observer that heard a hole would widen its range; rows are what torch is asked by."""
+    graph = holes()
+    graph = graph.with_x((graph.x + 5).float().requires_grad_())
+    dense = graph.x.detach().clone().requires_grad_()
+    ends = []
+    for x in (graph.tensor(), dense):
+        kept = [torch.full((1,), start) for start in (torch.inf, -torch.inf, 1.0)]
+        zero, on = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int64)
+        out = torch.fused_moving_avg_obs_fake_quant(x, on, on, *kept, zero, 0.01, 0, 255, 1)
+        out = torch.fake_quantize_per_channel_affine(out, torch.ones(3), torch.zeros(3), 1, 0, 7)
+        out.square().sum().backward()
+        ends.append((out, *kept, zero))
+    (mine, *had), (true, *has) = ends
+    assert torch.equal(mine.graph.x, true)
+    assert all(map(torch.equal, had, has))
+    assert torch.equal(graph.x.grad, dense.grad)

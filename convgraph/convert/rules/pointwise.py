@@ -106,6 +106,20 @@ def bins(call: Any, x: Any, other: Any, **more: Any) -> Any:
     return found.with_x(call.target(*pair, **more))
 
 
+@rule("fake_quantize_per_channel_affine", "fused_moving_avg_obs_fake_quant", hop="all")
+def quantized(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Rounded to a few levels, each channel to its own; an observer sees the nodes."""
+    if not isinstance(x, Spatial):
+        raise NoRuleError("its levels are a map's, and what it rounds is none")
+    given = call.named(x, *args, **kwargs)
+    axis = "ch_axis" if "ch_axis" in given else "axis"
+    if given.get("per_row_fake_quant", True):
+        dim = names.place(given[axis], len(x.axes))
+        x = x.merged(dim)
+        given[axis] = x.slot(dim)
+    return x.with_x(call.target(**given | {"self": x.x}))
+
+
 @rule("equal")
 def equal(call: Any, x: Any, other: Any) -> bool:
     """Whether two maps are the same, nodes and entries."""

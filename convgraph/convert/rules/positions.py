@@ -238,6 +238,9 @@ def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) ->
 @rule("index_put", "index_put_", "_unsafe_index_put", hop="all")
 def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
+    chosen = indices[0]
+    if isinstance(chosen, Spatial) and isinstance(value, Tensor) and value.numel() != 1:
+        indices = [dense(chosen), *indices[1:]]  # a list, as one read off by that map
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
         by_mask = len(given) == 1 and given[0].dtype == torch.bool
@@ -247,14 +250,11 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
         dims = [dim for dim, one in enumerate(indices) if one is not None]
         _stayed(call, x, dims, [value])
         return found
-    chosen = indices[0]
     simple = len(given) == 1 and isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
     if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
         raise NoRuleError("it writes at positions that are no map of yes and no")
     if chosen.shape != x.shape[: len(chosen.axes)]:
         raise IndexError(f"a mask of shape {tuple(chosen.shape)} meets {tuple(x.shape)}")
-    if value.numel() != 1:
-        raise NoRuleError("it writes a list of values, one for every yes")
     call.travelled("node")
     missing = len(x.axes) - len(chosen.axes)
     wide = Spatial(chosen.x, chosen.sites, (*chosen.axes, *((),) * missing))
