@@ -159,6 +159,23 @@ def test_what_only_the_prover_can_find_is_refused_too(
     assert "parts: comes out otherwise" in capsys.readouterr().out
 
 
+def test_what_a_module_draws_when_it_is_imported_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever imports a module, and when: a layer in it is the one that its factory makes."""
+    monkeypatch.chdir(tmp_path)
+    layer = "torch.nn.Conv2d(1, 1, 1)"
+    Path("drawing.py").write_text(
+        f"import torch\nlayer = {layer}\n\ndef made():\n    return {layer}\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for pair in (["drawing:layer", "drawing:made"], ["drawing:made", "drawing:layer"]):
+        assert main(["prove", *pair, "--size", "2", "2", "--json", "c.json", "--quiet"]) == 0
+        del sys.modules["drawing"]
+        assert main(["verify", "c.json", "--trust", "drawing"]) == 0, capsys.readouterr().out
+        del sys.modules["drawing"]
+
+
 def test_prove_says_refuted_undecided_and_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ called, and the names go into the record.
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def certify(
 
     Args:
         candidate: the accused, or its "module:object". A class or a function without parameters
-            is a factory: it is called, after `torch.manual_seed(0)`. None for the reference, made
-            a graph network by `convgraph.to_graph`.
+            is a factory: it is called, after `torch.manual_seed(0)`; its module is imported after
+            it too. None for the reference, made a graph network by `convgraph.to_graph`.
         reference: the dense operator or network, or its "module:object".
         size: pixels of each image along each axis; None where `images` or `spec` say it.
         batch: images, at least two.
@@ -193,8 +194,11 @@ def _named(side: Any) -> tuple[Any, str]:
     if ":" not in side:
         raise ImportError(f"expected module:object, got {side!r}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         try:
+            for module in filter(None, modules(side)):
+                torch.manual_seed(0)
+                import_module(module)  # first: a factory draws alike if somebody else imported it
+            torch.manual_seed(0)
             found = resolve(side, [*ADAPTERS, *modules(side)])
         except TypeError as error:
             raise ProofError(f"{side}: cannot be built without arguments ({error})") from error

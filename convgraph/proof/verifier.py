@@ -425,6 +425,7 @@ def sides(record: Json, path: str, trust: Collection[str]) -> tuple[dict[str, Ru
     where, dtype = record["device"].split(" (")[0], getattr(torch, record["dtype"])
     runs: dict[str, Run] = {}
     for name in ("reference", "candidate"):
+        torch.manual_seed(0)  # what its module draws when it is imported here
         side, how, label = resolve(record[name], trust), record["adapter"][name], record[name]
         if hasattr(side, "to"):
             side = side.get_submodule(path).to(where, dtype)
@@ -437,8 +438,7 @@ def sides(record: Json, path: str, trust: Collection[str]) -> tuple[dict[str, Ru
 def resolve(where: str, trust: Collection[str]) -> Any:
     """Import "module:object": a torch Module, a class of one, or a function of that module.
 
-    A class or a bare function is called first, f(g) is called with g. `trust`: modules to import
-    names from, and names that may stand for f in f(g).
+    A class or a bare function is called, f(g) with g. `trust`: modules, and names that may be f.
     """
     outer, _, inner = where.removesuffix(")").partition("(")
     module, _, path = outer.partition(":")
