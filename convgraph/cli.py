@@ -309,10 +309,10 @@ def _verify(args: argparse.Namespace) -> int:
     code, lines = again.verify(text) if of_plan else verify(text, trust=[*ADAPTERS, *args.trust])
     if not of_plan and (not code or lines == [SECOND]):
         try:
-            otherwise = replay(Certificate.from_json(text))
-            lines += [f"{name}: comes out otherwise when the prover runs again" for name in otherwise]
-            if otherwise:
-                lines.append("expected sides whose code and parameters are those of the record")
+            differ = replay(Certificate.from_json(text))
+            lines += [f"{name}: comes out otherwise when the prover runs again" for name in differ]
+            if differ:
+                lines += ["expected sides whose code and parameters are those of the record"]
         except (Exception, SystemExit) as error:  # noqa: BLE001  # it does not run
             lines.append(f"record: the prover cannot run it again ({error})")
         code = int(len(lines) > 1)
