@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import convgraph
+from convgraph import backends, draw
 from tests.convert.trained import library
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +86,14 @@ def test_commands_exist() -> None:
 def test_links_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / page).read_text("utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_all_of_convgraph_is_on_its_page() -> None:
+    page = (ROOT / "docs/all-of-convgraph.md").read_text("utf-8")
+    layers = [re.sub("[123]d$|Nd$", "", name) for name in convgraph.nn.__all__]
+    pictures = [name for name in draw.__all__ if name.islower() and name != "tap_colours"]
+    names = {*convgraph.__all__, *layers, *backends.NAMES, *pictures}
+    assert {name for name in names if not re.search(rf"\b{name}", page)} == set()
 
 
 def unpublished(text: str) -> list[str]:
