@@ -297,7 +297,7 @@ def check_converted(net: Any, who: str) -> None:
     """Refuse what is no converted network."""
     if not isinstance(net, GraphNetwork):
         raise ConversionError(
-            f"{who}: expected a network that to_graph made, got {type(net).__name__}"
+            f"{who}: expected what cg.to_graph(network) returns, got {type(net).__name__}"
         )
 
 
@@ -416,10 +416,7 @@ def to_dense(net: torch.nn.Module) -> Any:
         own = getattr(net, "to_dense", None)
         if own is not None:
             return own()
-        raise ConversionError(
-            f"to_dense: expected a network that to_graph made, or one with such parts, got "
-            f"{type(net).__name__}"
-        )
+        check_converted(net, "to_dense")
     dense = copies.dense_copy(net)
     for module in dense.modules():
         if isinstance(module, GraphNetwork):

@@ -23,6 +23,12 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 
 
+def in_words(self: Any) -> str:
+    """How many pixels an output hears and in which box, which tell more than a mask or tables."""
+    words = f"{self.num_pixels} pixels, box={self.box}, pixel={self.pixel}, exact={self.exact}"
+    return f"{type(self).__name__}({words})"
+
+
 @final
 @dataclass(frozen=True)
 class ReceptiveField:
@@ -41,12 +47,9 @@ class ReceptiveField:
 
     @property
     def box(self) -> tuple[tuple[int, int], ...]:
-        """First and last pixel along each axis."""
-        found = self.mask.nonzero()
-        if not len(found):
-            return ()
-        low, high = found.min(0).values.tolist(), found.max(0).values.tolist()
-        return tuple(zip(low, high, strict=True))
+        """First and last pixel along each axis; () where nothing is heard."""
+        places = self.mask.nonzero().T
+        return tuple((int(at.min()), int(at.max())) for at in places if len(at))
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -57,6 +60,8 @@ class ReceptiveField:
     def num_pixels(self) -> int:
         """How many pixels can be heard."""
         return int(self.mask.sum())
+
+    __repr__ = in_words
 
 
 def receptive_field(
@@ -104,8 +109,8 @@ def receptive_field(
     heard, exact = _back(recorded, key(target), wanted, recorded.inputs[input], source)
     cells = torch.zeros(source.sites.num_cells, dtype=torch.bool, device=source.device)
     cells[source.sites.nodes] = heard
-    size = source.sites.size or ()
-    return ReceptiveField(cells.view(source.batch_size, *size)[0].cpu(), where, exact)
+    mask = cells.view(source.batch_size, *(source.sites.size or ()))[0].cpu()
+    return ReceptiveField(mask, where, exact)
 
 
 def _target(recorded: Recording, output: int | None) -> Any:
@@ -132,11 +137,11 @@ def _start(target: Any, pixel: tuple[int, ...]) -> Tensor:
     inside = len(pixel) == len(size) and all(0 <= a < n for a, n in zip(pixel, size, strict=True))
     if not inside:
         raise GraphError(f"receptive_field: expected a pixel of the lattice {size}, got {pixel}")
-    here = (sites.pos == torch.tensor(pixel, device=sites.device)).all(1) & (sites.batch == 0)
+    same = sites.pos == torch.tensor(pixel, device=sites.device)
+    here: Tensor = same.all(1) & (sites.batch == 0)
     if not bool(here.any()):
         raise GraphError(f"receptive_field: {pixel} is no site of the output, it is masked out")
-    found: Tensor = here
-    return found
+    return here
 
 
 def _back(
@@ -157,9 +162,7 @@ def _back(
         for mine, how in zip(asked, hows, strict=True):
             if mine is not None and bool(mine.any()) and how != "nothing":
                 exact &= _step(recorded, reach, step, mine, how)
-    found = reach.get(goal)
-    if found is None:
-        found = torch.zeros(1, dtype=torch.bool)
+    found = reach.get(goal, torch.zeros(1, dtype=torch.bool))
     whole = len(found) == graph.num_nodes
     return (found if whole else found.any().expand(graph.num_nodes)), exact
 
@@ -199,20 +202,19 @@ def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> 
     """The nodes of one source that some of a step's results have heard."""
     if value is None:  # a tensor: one for all
         return mine.any().view(1)
-    size = value.sites.num_nodes
     if isinstance(how, Edges) and how.source is value.sites:
         source, target = how.edge_index
         found = mine.new_zeros(how.num_sources)
         found[source[mine.expand(how.num_targets)[target]]] = True
         return found
     if isinstance(how, Tensor):
-        found = mine.new_zeros(size)
+        found = mine.new_zeros(value.sites.num_nodes)
         picked = how[mine.expand(len(how))]
         found[picked[picked >= 0]] = True
         return found
     if isinstance(how, str) and how == "node":
         return _same_place(step, mine, value)
-    return mine.any().expand(size).clone()
+    return mine.any().expand(value.sites.num_nodes).clone()
 
 
 def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:

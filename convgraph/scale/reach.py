@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.convert.network import GraphNetwork
+from convgraph.convert.receptive import in_words
 from convgraph.convert.receptive import receptive_field as walked
 from convgraph.door import door
-from convgraph.errors import GeometryError, GraphError
+from convgraph.errors import ConversionError, GeometryError, GraphError
 from convgraph.scale.halo import channels_of
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.positions import Positions, need
@@ -74,6 +76,8 @@ class Reach:
             return prod(len(p) for p in self.products[0])
         return int(self.mask.sum())
 
+    __repr__ = in_words
+
 
 @door
 def receptive_field(
@@ -112,10 +116,15 @@ def receptive_field(
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2), nn.Conv2d(1, 1, 3))
         >>> found = receptive_field(net, (20000, 30000), size=(102400, 81920))
-        >>> found.size, found.box[0], found.num_pixels
-        ((7, 7), (40000, 40006), 49)
+        >>> found
+        Reach(49 pixels, box=((40000, 40006), (60000, 60006)), pixel=(20000, 30000), exact=True)
     """
     if size is None:
+        if isinstance(net, torch.nn.Module) and not isinstance(net, GraphNetwork):
+            raise ConversionError(
+                f"receptive_field: expected size= beside a dense network such as "
+                f"{type(net).__name__}, or what cg.to_graph(network) returns"
+            )
         return walked(net, pixel, graph, *others, **how)
     if graph is not None or others or how:
         raise GraphError("receptive_field: expected a graph or size=, got both")

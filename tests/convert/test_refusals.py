@@ -122,9 +122,10 @@ def test_a_recording_leaves_the_statistics_alone() -> None:
         (lambda: cg.to_graph(torch.relu), "expected a torch.nn.Module"),
         (lambda: cg.to_graph(cg.to_graph(build("plain"))), "graph network already"),
         (lambda: cg.to_graph(nn.Sequential(nn.LazyConv2d(2, 3))), "is not initialized"),
-        (lambda: cg.to_dense(build("plain")), "expected a network that to_graph made"),
+        (lambda: cg.to_dense(build("plain")), "expected what cg.to_graph"),
+        (lambda: cg.receptive_field(build("plain"), (0, 0)), "expected size= beside a dense"),
         (lambda: cg.to_graph(build("plain")).conversion, "nothing recorded yet"),
-        (lambda: cg.summary(build("plain"), graph()), "expected a network that to_graph made"),
+        (lambda: cg.summary(build("plain"), graph()), "expected what cg.to_graph"),
         (lambda: cg.summary(cg.to_graph(build("plain")), image(1, 2, 8, 8)), "a PixelGraph"),
     ],
 )

@@ -581,6 +581,6 @@ def checked_images(images: Any) -> Images:
     if found[0].dim() < 2 or found[0].shape[0] < 2:
         raise ProofError(
             f"prove: expected at least two images, so that a fault of the second one shows, got "
-            f"{tuple(found[0].shape)}"
+            f"{tuple(found[0].shape)}; of a single one, give it and another beside it"
         )
     return tuple(image.detach() for image in found)
