@@ -115,13 +115,13 @@ def prove_network(
     dtype = (floating or list(images))[0].dtype
     around = precision.plain(device), unchanged(candidate.net, reference.net)
     with watched() as left, around[0], around[1], _bar(progress) as step:
-        with as_written(), watched() as first:
+        with as_written(), watched() as first, unchanged(candidate.net, reference.net):
             names = find_names(candidate, reference, images)
         candidate = replace(candidate, names=names.pairs)
         parts = [_parameters(candidate, reference, names)]
         folds: list[Fold] = []
         if parts[0].status != "proven":
-            with as_written():
+            with as_written(), unchanged(candidate.net, reference.net):
                 folds, reason = find_folds(candidate, reference, images)
             parts = [_parameters(candidate, reference, names, folds, reason)]
         off = {name: error for fold in folds for name, error in fold.carried.items()}

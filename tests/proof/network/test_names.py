@@ -97,6 +97,15 @@ def test_the_same_under_other_names_is_proven(name: str) -> None:
         assert prove(net, RIGHT[name](copy.deepcopy(net))).verdict == "proven"
 
 
+def test_other_names_in_training_are_no_other_numbers() -> None:
+    """Who reads what is seen on runs that move a norm's buffers, on one side more than once."""
+    net = dense().train()
+    cert = prove(Inner(copy.deepcopy(net)), net)
+    assert cert.verdict == "proven", str(cert)
+    net.norm.running_mean += 1
+    assert prove(Inner(dense().train()), net).verdict == "refuted"
+
+
 def moved(net: Net) -> nn.Module:
     other = Other(net)
     with torch.no_grad():
