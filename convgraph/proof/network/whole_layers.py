@@ -6,13 +6,15 @@ autograd sees one function.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
+from torch.utils import checkpoint
 
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.unwatched import Lister, apart
@@ -78,7 +80,7 @@ def _forward(
 
     def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         held = {"weight": w} if b is None else {"weight": w, "bias": b}
-        with _bare(module), _running(module, forward):
+        with _bare(module), _running(module, forward), _kept_at_once():
             out = functional_call(module, held, (layer.put(taken, x), *rest), more)
         returned.append(out)
         return layer.values(out)
@@ -104,6 +106,14 @@ def _forward(
     with aside(), within:
         y: Any = _Whole.apply(run, back, *given)  # type: ignore[no-untyped-call]
     return layer.put(returned[-1], y)
+
+
+def _kept_at_once() -> AbstractContextManager[Any]:
+    """Within a checkpoint, keep what a layer keeps: it is one function, and is not taken apart."""
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None or hooks[0].__module__ != checkpoint.__name__:
+        return nullcontext()
+    return saved_tensors_hooks(lambda t: t, lambda t: t)
 
 
 def _gradients(y: Tensor, leaves: list[Tensor | None], g: Tensor) -> list[Tensor | None]:
