@@ -1,11 +1,13 @@
-"""Pools and resizes that are functions, as layers: each call of one is a node with its own proof.
+"""Functions as layers: each call of a pool, a resize or a convolution is a node with its own proof.
 
 max_pool      by order, against the windows of the pixels that are there
 avg_pool      linear: the dense operator on images that are 0 where nobody is, at the sites that
 interpolate   the dense side has
+convolution   for every image and weight, as a layer is: of nodes, by a weight that is computed
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from math import prod
 from typing import Any
@@ -17,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from convgraph.comparison.linear_callers import scale_of
 from convgraph.comparison.refilled import Refilled
-from convgraph.proof import Certificate, prove_linear
+from convgraph.convert.tensor import GraphTensor
+from convgraph.proof import Certificate, ConvSpec, prove_linear
 from convgraph.proof.network.node import FunctionLayer, Layer, Node
 
 Meant = tuple[nn.Module, Any, dict[str, Any]]
@@ -68,6 +71,18 @@ def avg_pool(
     return _pool("Avg", x, given)
 
 
+PIXELS = 256
+"""The most pixels of all images, for a maximum over whole images: each takes runs of its own."""
+
+
+def largest(x: Tensor, output_size: Any, return_indices: bool = False) -> Meant | None:
+    """The largest of each image: of one window that sees all of it."""
+    ends = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,)
+    if return_indices or {*ends} != {1} or len(x) * prod(x.shape[2:]) > PIXELS:
+        return None
+    return _pool("Max", x, {"kernel_size": tuple(x.shape[2:])})
+
+
 LINEAR = {1: "linear1d", 2: "bilinear2d", 3: "trilinear3d"}
 
 
@@ -95,13 +110,20 @@ def interpolate(
 MEANT: dict[Any, Callable[..., Meant | None]] = {
     F.max_pool1d: max_pool, F.max_pool2d: max_pool, F.max_pool3d: max_pool,
     F.avg_pool1d: avg_pool, F.avg_pool2d: avg_pool, F.avg_pool3d: avg_pool,
+    F.adaptive_max_pool1d: largest, F.adaptive_max_pool2d: largest, F.adaptive_max_pool3d: largest,
     F.interpolate: interpolate,
 }  # fmt: skip
 """Function of torch -> what it is as a module."""
 
 
+CONVOLUTIONS = frozenset({
+    torch.conv1d, torch.conv2d, torch.conv3d,
+    torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+})  # fmt: skip
+
+
 class AsLayers(TorchFunctionMode):
-    """Calls pools and resizes as layers.
+    """Calls pools and resizes as layers, and convolutions of nodes.
 
     Args:
         like: how a layer of this side takes and returns images.
@@ -118,6 +140,8 @@ class AsLayers(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in CONVOLUTIONS and args and isinstance(args[0], GraphTensor):
+            return self.convolution(func, args, kwargs)
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
         image = isinstance(x, Tensor) and 3 <= x.dim() <= 5
@@ -137,6 +161,18 @@ class AsLayers(TorchFunctionMode):
             )
             self._layers[name] = FunctionLayer(layer, lambda x: func(x, *args[1:], **kwargs))
         return self._layers[name](x)
+
+    def convolution(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A convolution of nodes by whatever weight it is given."""
+        rest = [kwargs.pop(name, None) for name in ("weight", "bias")[len(args) - 1 :]]
+        x, weight, bias, *more = (*args, *rest)
+        name = f"{func.__name__}({more}, {kwargs}) of {tuple(x.shape)}"
+        if name not in self._layers:
+            layer = replace(self.like, path=name)
+            self._layers[name] = FunctionLayer(
+                layer, lambda x, weight, bias=None: func(x, weight, bias, *more, **kwargs)
+            )
+        return self._layers[name](x, weight, *([] if bias is None else [bias]))
 
 
 def by_linear(
@@ -182,3 +218,48 @@ def by_linear(
 
     masks = [sha256(held.numpy().tobytes()).hexdigest() for held in (mask, sites)]
     return (two.layer, list(shape), masks), prove
+
+
+def by_weight(
+    spec: ConvSpec, two: Node, place: dict[str, Any], prove_layer: Any, how: Mapping[str, Any]
+) -> tuple[Any, Callable[[], Certificate]]:
+    """What is proven of a convolution of nodes that is a function, and how.
+
+    Args:
+        spec: the integers of the reference's own convolution.
+        two: the candidate's node, which is called as it was within the network.
+        place: the dtype and the device of what the networks hold.
+        prove_layer: `cg.prove` of one layer.
+        how: of `prove_layer`.
+    """
+    lies = {name: two.given[name] for name in ("mask", "sites") if name in two.given}
+    run = two.call
+    assert run is not None  # a function says how it was called
+
+    def function(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        y: Tensor = run(x, w, *([] if b is None else [b]))
+        return y
+
+    def prove() -> Certificate:
+        dense = _dense(spec, place)
+        made: Certificate = prove_layer(
+            function, dense, size=spec.size, batch=spec.batch, **lies, **how
+        )
+        return replace(made, name=str(dense))
+
+    masks = [sha256(held.numpy().tobytes()).hexdigest() for held in lies.values()]
+    return (two.layer, spec.to_dict(), masks), prove
+
+
+def _dense(spec: ConvSpec, place: dict[str, Any]) -> nn.Module:
+    """Torch's own layer of such integers, whatever it holds."""
+    kind = f"Conv{'Transpose' if spec.transposed else ''}{len(spec.size)}d"
+    more = {"output_padding": spec.output_padding} if spec.transposed else {}
+    made: nn.Module = nn.utils.skip_init(
+        getattr(nn, kind), spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride,
+        tuple(before for before, _ in spec.padding), dilation=spec.dilation, groups=spec.groups,
+        bias=spec.bias, **more, **place,
+    )  # fmt: skip
+    for held in made.parameters():
+        nn.init.zeros_(held)
+    return made

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.comparison.function_layers import AsLayers, by_linear
+from convgraph.comparison.function_layers import AsLayers, by_linear, by_weight
 from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.copies import calls_torch
@@ -62,6 +62,7 @@ def prove_pair(
     *,
     on: Space | None = None,
     mask: Tensor | None = None,
+    tensors: bool = False,
     progress: bool = False,
     **how: Any,
 ) -> Certificate:
@@ -74,6 +75,7 @@ def prove_pair(
         prove_layer: `cg.prove` of one layer.
         on: the space of the pixels; the reference then runs as the judge's own geometry says.
         mask: (B, *size) bool, which pixels are nodes; absent ones then say nothing.
+        tensors: whether a candidate that takes images is called with the tensors of graphs.
         progress: show a progress bar.
         how: epsilon and seed, for every layer.
 
@@ -85,6 +87,8 @@ def prove_pair(
             raise ProofError(f"prove: expected two networks, got {type(side).__name__}")
     candidate, reference = _unwrapped(candidate), _unwrapped(reference)
     found = checked_images(images)
+    if tensors and mask is None:
+        mask = torch.ones_like(found[0][:, 0], dtype=torch.bool)
     mask = None if mask is None else _whole_mask(mask, found[0])
     modules = dict(candidate.named_modules())
     functions: dict[str, torch.nn.Module] = {}
@@ -114,10 +118,12 @@ def prove_pair(
 
             sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
             return (repr(layer), list(x), str(dense), sites), by_layer
-        if two.layer is not None and one.name != CONVOLUTION:
+        if two.layer is not None and two.call is not None:
             dense = functions.get(two.layer, dense)
             held = [t for t in states(reference) if t[1].is_floating_point()]
             place = {"dtype": held[0][1].dtype, "device": held[0][1].device} if held else {}
+            if one.name == CONVOLUTION and spec is not None:
+                return by_weight(spec, two, place, prove_layer, how)
             if type(dense) not in _MAXIMA:
                 return by_linear(one, two, dense, place, how)
             return _of_maximum(one, two, dense, place, prove_layer, how)
@@ -163,7 +169,7 @@ def prove_pair(
             like = Layer("", _image, _values, _put, _rows, _there)
             dense_like = replace(like, there=mode.there, rows=lambda _, image: image)
             around = [AsLayers(like, functions), AsLayers(dense_like, functions)]
-        run = partial(_run_with, mask, on, around[0])
+        run = partial(_run_with, mask, on, tensors, around[0])
         truth = _truth_with(mode, mask, on, around[1])
         dense_layers = {
             path: replace(layer, there=mode.there, rows=lambda _, image: image)
@@ -327,17 +333,19 @@ def _placed(on: Space | None, image: Tensor) -> Any:
 
 
 def _run_with(
-    mask: Tensor, on: Space | None, within: Any, net: torch.nn.Module, images: Images, shapes: Any
-) -> list[Tensor]:
+    mask: Tensor, on: Space | None, tensors: bool, within: Any, net: torch.nn.Module,
+    images: Images, shapes: Any,
+) -> list[Tensor]:  # fmt: skip
     """The same with holes, for whoever takes graphs; others see images that are 0 there."""
     takes = isinstance(net, GraphNetwork) or _takes_graph(net)
 
     def given(image: Tensor) -> Any:
         if not _fits(image, mask):
             return _placed(on, image) if takes else image
-        if not takes:
+        if not takes and not tensors:
             return filled(image, mask, 0.0)
-        return PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2, on=on)
+        graph = PixelGraph.from_image(image, mask.to(image.device), d=image.dim() - 2, on=on)
+        return graph if takes else graph.tensor()
 
     inputs = [given(image) for image in images]
     with within:
@@ -466,9 +474,8 @@ def _there(value: Any) -> Tensor | None:
 def _rows(value: Any, image: Tensor) -> Tensor:
     """An image's values where the nodes of a value are, in their order."""
     there = _there(value)
-    if there is None:
-        raise Undecided("a layer without holes whose values are no view of its nodes")
-    return image.movedim(1, -1)[there]
+    every = image.movedim(1, -1)
+    return every.flatten(0, -2) if there is None else every[there]
 
 
 def _put(value: Any, tensor: Tensor) -> Any:

@@ -39,7 +39,7 @@ SITE_BY_SITE = frozenset(
 """Functions of torch, by name, that do the same to every pixel, whoever else is there."""
 
 DIM_AT = {
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "glu"), 1),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp"), 1),
     **dict.fromkeys(("softmax", "log_softmax"), 1),
     **dict.fromkeys(("chunk", "split", "normalize"), 2),
 }
@@ -85,7 +85,9 @@ class OnMask(TorchFunctionMode):
         if name in KEEPS:
             self._lies[out] = self.known(args[0])
             return out
-        if name not in SITE_BY_SITE or (name == "batch_norm" and _trains(args, kwargs)):
+        if name == "batch_norm" and _trains(args, kwargs):
+            return self.rows(func, *args, **kwargs)
+        if name not in SITE_BY_SITE:
             raise ProofError(f"the judge has no truth for {name} on masks")
         return self.put(out, self.union(maps), maps)
 
@@ -214,6 +216,17 @@ class OnMask(TorchFunctionMode):
             raise ProofError("the judge has no truth for adaptive windows on masks")
         return self.readout(x)
 
+    def adaptive_max_pool(
+        self, func: Any, x: Tensor, output_size: Any, return_indices: bool = False
+    ) -> Tensor:
+        """The maximum over all pixels that are there; over nobody it is 0."""
+        d = x.dim() - 2
+        if _each(output_size, d) != (1,) * d or return_indices:
+            raise ProofError("the judge has no truth for adaptive windows on masks")
+        there = self.known(x).there
+        y = func(filled(x, there, float("-inf")), output_size)
+        return filled(y, there.flatten(1).any(1).view(-1, *(1,) * d), 0.0)
+
     def readout(self, x: Tensor) -> Tensor:
         """The mean of all pixels that are there, (B, C, 1, ...)."""
         return self.mean(None, x, tuple(range(2, x.dim())), True)
@@ -254,6 +267,30 @@ class OnMask(TorchFunctionMode):
         """The same of every pixel: what comes out lies where the map did."""
         place, found = self.known(x), func(x, *args, **kwargs)
         return tree_map_only(Tensor, lambda y: self.put(y, place), found)
+
+    def rows(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The rows of who is there, (N, C), and of nobody else."""
+        place = self.known(input)
+        there = place.there.flatten().nonzero().squeeze(1).to(input.device)
+        every = input.movedim(1, -1)
+        y = func(every.reshape(-1, input.shape[1]).index_select(0, there), *args, **kwargs)
+        found = y.new_zeros(place.there.numel(), y.shape[1]).index_copy(0, there, y)
+        return self.put(found.view(*every.shape[:-1], -1).movedim(-1, 1), place)
+
+    def glu(self, func: Any, input: Tensor, dim: int = -1) -> Tensor:
+        """One half of the channels by what the other half lets through."""
+        if dim % input.dim() != 1:
+            raise ProofError(f"the judge has no truth for glu along axis {dim} on masks")
+        return self.rows(func, input, 1)
+
+    def local_response_norm(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Channels by those beside them, of one pixel."""
+
+        def each(rows: Tensor) -> Tensor:
+            y: Tensor = func(rows[:, :, None, None], *args, **kwargs)
+            return y[:, :, 0, 0]
+
+        return self.rows(each, input)
 
     # -- channels last ----------------------------------------------------------------------------
 
@@ -394,6 +431,18 @@ class OnMask(TorchFunctionMode):
         }
         return self.moved(x, func(x, index), sources)
 
+    def pixel_shuffle(self, func: Any, x: Tensor, r: int) -> Tensor:
+        """Channels as r x r positions of each pixel."""
+        y: Tensor = func(x, r)
+        return self.put(y, self.known(x).step(
+            lambda a, e: map_positions.reversed_kernel(e, y.shape[2 + a], r, r, 0, 1)
+        ))  # fmt: skip
+
+    def pixel_unshuffle(self, func: Any, x: Tensor, r: int) -> Tensor:
+        """The r x r positions of a block as channels of one; nobody says 0."""
+        y: Tensor = func(x, r)
+        return self.put(y, self.windows(x, y, r, r, 0))
+
     def narrow(self, func: Any, x: Tensor, dim: int, start: int, length: int) -> Tensor:
         """A crop along one axis."""
         parts = [slice(None)] * x.dim()
@@ -447,10 +496,15 @@ BY_NAME: dict[str, Meaning] = {
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
                     OnMask.adaptive_avg_pool),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), OnMask.max_pool),
+    **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+                    OnMask.adaptive_max_pool),
     "interpolate": OnMask.interpolate,
     "mean": OnMask.mean, "sum": OnMask.sum,
     "pad": OnMask.pad, "flip": OnMask.flip, "roll": OnMask.roll, "getitem": OnMask.getitem,
     "narrow": OnMask.narrow, "permute": OnMask.permute,
+    "pixel_shuffle": OnMask.pixel_shuffle, "pixel_unshuffle": OnMask.pixel_unshuffle,
+    "channel_shuffle": OnMask.channels, "native_channel_shuffle": OnMask.channels,
+    "glu": OnMask.glu, "local_response_norm": OnMask.local_response_norm,
     "group_norm": OnMask.group_norm, "instance_norm": OnMask.instance_norm,
     **dict.fromkeys(("cat", "concat", "concatenate"), OnMask.cat),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from convgraph.backends import TABLES
 from convgraph.comparison import callers, linear_callers, on_space, side_state, typed_graph
 from convgraph.comparison.networks import prove_pair
 from convgraph.convert.network import GraphNetwork
+from convgraph.convert.tensor import GraphTensor
 from convgraph.door import door
 from convgraph.errors import ProofError
 from convgraph.geometry.footprint import checked
@@ -69,7 +70,7 @@ def _parts() -> Any:
 def prove(
     candidate: Side,
     reference: Side | None = None,
-    images: Tensor | Sequence[Tensor] | PixelGraph | None = None,  # (B, C, *size)
+    images: Tensor | Sequence[Tensor] | PixelGraph | GraphTensor | None = None,  # (B, C, *size)
     *,
     size: Sequence[int] | None = None,
     batch: int = 2,
@@ -112,7 +113,8 @@ def prove(
             operator without parameters (average pool, resize, unfold, pixel shuffle, ...). Or the
             dense network.
         images: gives size and batch, if `size` does not; of networks, a tuple where they take more.
-            A PixelGraph of images of one size gives its space or its mask too.
+            A PixelGraph of images of one size gives its space or its mask too; its `.tensor()`
+            does, and is what a candidate that takes images is called with.
         size: pixels of each image along each axis.
         batch: images; at least two, so that a fault of the second one shows.
         spec: the integers of the operator, where the reference is a function.
@@ -185,6 +187,9 @@ def prove(
                 candidate, reference, edges, size, where, premise=premise, trust=trust,
                 identity=identity, second=second, epsilon=epsilon, seed=seed, progress=progress,
             )  # fmt: skip
+    tensors = isinstance(images, GraphTensor)
+    if isinstance(images, GraphTensor):
+        images = images.graph
     if isinstance(images, PixelGraph):
         images, on, holes = _array(images, on)
         if mask is not None and holes is not None:
@@ -198,13 +203,14 @@ def prove(
         raise ProofError(
             f"prove: expected images of {channels} channels for {reference}, got {images.shape[1]}"
         )
-    if images is not None and size is None and _is_network(candidate, reference, images):
+    networks = tensors or _is_network(candidate, reference, images)
+    if images is not None and size is None and networks:
         if any(given is not None for given in (spec, sites, footprint)):
             raise ProofError("prove: spec, sites and footprint are for one layer, got two networks")
         return prove_pair(
-            candidate, reference, images, prove, on=on, mask=mask, progress=progress,
-            epsilon=epsilon, seed=seed, premise=premise, trust=trust, identity=identity,
-            second=second,
+            candidate, reference, images, prove, on=on, mask=mask, tensors=tensors,
+            progress=progress, epsilon=epsilon, seed=seed, premise=premise, trust=trust,
+            identity=identity, second=second,
         )  # fmt: skip
     if images is not None and not isinstance(images, Tensor):
         raise ProofError(f"prove: expected images of one layer as a tensor, got {type(images)}")

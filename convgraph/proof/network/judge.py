@@ -234,12 +234,15 @@ def _owner(node: Node, owners: Mapping[int, str]) -> str:
 
 
 def _whole(matcher: Matcher, reference: NetworkSide) -> dict[str, str]:
-    """The layers that are one node, forward and backward: path -> its twin's of the reference."""
+    """The layers that are one node, forward and backward: path -> its twin's of the reference.
+
+    Functions are so forward alone.
+    """
     owners, paths = _owners(matcher), {path for path, _ in reference.net.named_modules()}
     return {
         two.layer: two.layer if two.layer in paths else _owner(one, owners)
         for one, two in matcher.pairs
-        if two.layer is not None and two.name == CONVOLUTION
+        if two.layer is not None and two.name == CONVOLUTION and two.call is None
     }
 
 

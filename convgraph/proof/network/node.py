@@ -30,8 +30,8 @@ class Node:
         outputs: their numbers, once known.
         elementwise: whether each output entry depends on its own place alone.
         layer: path of the layer that ran it as a whole; None for a bare operator.
-        call: runs the operator, or a layer without parameters on what it was sent, again on tensors
-            in place of its inputs; None for a convolution as a whole.
+        call: runs the operator, or a layer that holds no parameters on what it was sent, again on
+            tensors in place of its inputs; None for a layer that holds its own.
         given: the arguments by name, tensors left out.
         folded: whether it is a convolution and the norm behind it at once.
         alone: calls a layer by itself, and says how that differs from what it ran within its
@@ -98,17 +98,17 @@ class FunctionLayer(torch.nn.Module):
 
     Args:
         layer: how it takes and returns images.
-        run: the function.
+        run: the function, of what it takes and of weight and bias where it is a convolution.
     """
 
-    def __init__(self, layer: Layer, run: Callable[[Any], Any]) -> None:
+    def __init__(self, layer: Layer, run: Callable[..., Any]) -> None:
         """Keep both."""
         super().__init__()
         self.layer, self.run = layer, run
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, *weights: Tensor) -> Any:
         """Call the function."""
-        return self.run(x)
+        return self.run(x, *weights)
 
 
 @final

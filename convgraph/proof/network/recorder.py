@@ -147,14 +147,17 @@ class Recorder(TorchDispatchMode):
             with _aside(self):
                 image = layer.image(args[0])
                 sent, there = self._sent(layer, args[0], image), layer.there(args[0])
-            held: Any = module
             again, own = None, []
+            if layer.bare is not None or isinstance(module, FunctionLayer):
+                again, own = _once_more(module, layer, args[0]), list(args[1:])
+            else:
+                held: Any = module
+                own = [held.weight, *([] if held.bias is None else [held.bias])]
             if layer.bare is not None:
-                again = _once_more(module, layer, args[0])
                 self._given = {"self": image, **layer.given}
             else:
-                own = [held.weight, *([] if held.bias is None else [held.bias])]
-                self._given = {"input": image, "weight": held.weight, "bias": held.bias}
+                weight, bias = (*own, None)[:2]
+                self._given = {"input": image, "weight": weight, "bias": bias}
             self._layer = Node(
                 layer.name, "", [sent, *map(self.memory.read, own)], layer.path, [], call=again,
                 layer=layer.path, given={} if there is None else {"mask": there},
@@ -407,9 +410,21 @@ class Recorder(TorchDispatchMode):
         other: Any = named.get("other", named.get("value"))
         if name in ("mean", "sum") and named.keys() <= {"self", "dim", "keepdim"}:
             axes: Any = named.get("dim")
-            if not axes or any(x.shape[axis] != 1 for axis in axes):
+            several = not axes or any(x.shape[axis] != 1 for axis in axes)
+            if several and (name == "mean" or isinstance(self.memory.read(x), Progression)):
                 return None
-            return [tidy(as_tensor(self.memory.read(x)).sum(axes, named.get("keepdim", False)))]
+            keeps = named.get("keepdim", False)
+            return self._alone(lambda numbers: numbers.sum(axes, keeps), x)
+        if name == "index_add" and named.keys() == {"self", "dim", "index", "source"}:
+            if self.memory.knows(named["index"]):
+                return None
+            dim, index = named["dim"], named["index"].cpu()
+            return self._alone(lambda to, rows: to.index_add(dim, index, rows), x, named["source"])
+        if name == "add" and isinstance(x, Tensor) and isinstance(other, Tensor):
+            whole = all(isinstance(self.memory.read(t), Progression) for t in (x, other))
+            if whole or x.dtype != other.dtype or "alpha" in named:
+                return None
+            return self._alone(torch.add, x, other)
         if name == "mul" and isinstance(other, Tensor) and isinstance(x, Tensor):
             x, kept = (other, x) if self.memory.knows(other) else (x, other)
             if self.memory.knows(kept) or torch.result_type(x, kept) != x.dtype:
@@ -432,6 +447,13 @@ class Recorder(TorchDispatchMode):
         )
         return [tidy(torch.where(chooses.cpu(), one, two).contiguous())]
 
+    def _alone(self, add: Callable[..., Tensor], *tensors: Tensor) -> list[Numbers] | None:
+        """A sum of which each result adds up one entry at most, and zeros: it is that entry."""
+        numbers = [as_tensor(self.memory.read(t)) for t in tensors]
+        if bool((add(*((one != 0).long() for one in numbers)) > 1).any()):
+            return None
+        return [tidy(add(*numbers))]
+
     def _settle(self, node: Node, tensors: list[Tensor]) -> None:
         self.settle(node)
         for tensor, numbers in zip(tensors, node.outputs, strict=True):
@@ -451,13 +473,13 @@ def _aside(recorder: Recorder) -> Iterator[None]:
         recorder.inside -= 1
 
 
-def _once_more(module: Any, layer: Layer, taken: Any) -> Callable[[Tensor], Tensor]:
-    """Call a layer as it was called, on other images of the same pixels."""
+def _once_more(module: Any, layer: Layer, taken: Any) -> Callable[..., Tensor]:
+    """Call a layer as it was called, on other images of the same pixels, by any weight and bias."""
     image = layer.image(taken)
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor, *own: Tensor) -> Tensor:
         rows = x if tuple(layer.values(taken).shape) == tuple(image.shape) else layer.rows(taken, x)
-        return layer.image(module(layer.put(taken, rows)))
+        return layer.image(module(layer.put(taken, rows), *own))
 
     return run
 
