@@ -148,6 +148,8 @@ def graph_avg_pool(
     if divisor_override == 0:
         raise GeometryError(f"{who}: expected divisor_override other than 0")
     edges, name = _choose(graph, geometry, sites, backend, who)
+    if name in (dense_pool.NAME, halo_pool.NAME) and max(getattr(geometry, "dilation", (1,))) > 1:
+        name = gather.NAME  # torch's averages know no dilation
     if name == dense_pool.NAME:
         y = dense_pool.average(
             graph.x,
@@ -257,7 +259,8 @@ def _window_sizes(edges: Edges) -> Tensor:
     for axis in reversed(range(g.d)):
         start = edges.target.pos[:, axis, None] * g.stride[axis] - g.padding[axis][0]
         behind = sizes[edges.target.batch, axis, None] + g.padding[axis][1]
-        inside = start + torch.arange(g.kernel_size[axis], device=device) < behind
+        taps = torch.arange(g.kernel_size[axis], device=device) * g.dilation[axis]
+        inside = start + taps < behind
         inside = inside | closed[axis]  # where an axis closes nothing lies behind the image
         count = (count * inside.view(-1, *(1,) * axis, g.kernel_size[axis])).sum(-1)
     return count

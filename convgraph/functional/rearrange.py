@@ -171,7 +171,7 @@ def fold_edges(
     # A fold is transposed; what the last window does not reach is its output padding.
     rest = tuple(
         [
-            (n + 2 * pad[0] - dil * (k - 1) - 1) % s
+            (n + sum(pad) - dil * (k - 1) - 1) % s
             for n, k, s, dil, pad in zip(
                 size, forward.kernel_size, forward.stride, forward.dilation, forward.padding,
                 strict=True,

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import convgraph as cg
+from convgraph.functional import graph_avg_pool, graph_max_pool
 from convgraph.proof import dot_bound
 
 BACKENDS = ("dense", "gather", "messages")
@@ -353,3 +355,43 @@ def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maxima, "by_tap", last)
     with pytest.raises(AssertionError, match="gather"):
         agree(torch.nn.MaxPool2d(2), 2, image, None, -torch.inf)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        cg.KernelGeometry(2, dilation=2),
+        cg.KernelGeometry((4, 3), 2, ((2, 2), (1, 1)), (2, 1)),
+        cg.KernelGeometry(3, padding=1, padding_mode="circular"),
+        cg.KernelGeometry(3, 2, 1, padding_mode=("reflect", "zeros")),
+        cg.KernelGeometry(3, padding=((1, 0), (0, 1))),
+    ],
+)
+@pytest.mark.parametrize("backend", [None, "gather", "messages"])
+def test_windows_that_torchs_pools_do_not_have(
+    geometry: cg.KernelGeometry, backend: str | None
+) -> None:
+    """On a full grid torch's pools were asked all the same, without the mode or the second pad."""
+    image = integers(2, 3, 6, 7)
+    total, largest = image, image
+    for axis, (pads, mode) in enumerate(zip(geometry.padding, geometry.modes, strict=True)):
+        pad = [*pads, 0, 0] if axis else [0, 0, *pads]
+        how = "constant" if mode == "zeros" else mode
+        total = F.pad(total, pad, how)
+        largest = F.pad(largest, pad, how, -torch.inf if mode == "zeros" else None)
+    ones = torch.ones(3, 1, *geometry.kernel_size).double()
+    total = F.conv2d(total, ones, None, geometry.stride, 0, geometry.dilation, 3)
+    largest = F.max_pool2d(largest, geometry.kernel_size, geometry.stride, 0, geometry.dilation)
+    graph = cg.PixelGraph.from_image(image)
+    mean = graph_avg_pool(graph, geometry, backend=backend).to_image()
+    assert torch.equal(mean, total / geometry.num_taps)
+    assert torch.equal(graph_max_pool(graph, geometry, backend=backend)[0].to_image(), largest)
+
+
+def test_a_dilated_window_is_cut_off_where_its_taps_lie() -> None:
+    """The last window overhangs the image by one of its two taps, which counts as no pad does."""
+    image = torch.arange(4.0).view(1, 1, 4)
+    geometry = cg.KernelGeometry(2, 2, dilation=2, ceil_mode=True, d=1)
+    for backend in (None, "gather", "messages"):
+        graph = cg.PixelGraph.from_image(image, d=1)
+        assert graph_avg_pool(graph, geometry, backend=backend).x.flatten().tolist() == [1.0, 2.0]

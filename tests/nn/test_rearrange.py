@@ -84,6 +84,18 @@ def test_unfold_on_a_mask(kernel: dict, backend: str) -> None:
     assert torch.equal(out.mask, mask if heard.shape == mask.shape else heard)
 
 
+@pytest.mark.parametrize("backend", [None, *OFF_GRID])
+def test_pads_of_two_widths(backend: str | None) -> None:
+    """torch's operators know one; they were asked all the same, and added elsewhere."""
+    kernel = {"kernel_size": 2, "stride": (3, 2), "dilation": (2, 1)}
+    image, pads = integers(2, 3, 6, 7), ((0, 1), (1, 0))
+    graph = graph_unfold(cg.PixelGraph.from_image(image), padding=pads, **kernel, backend=backend)
+    columns = F.unfold(F.pad(image, (1, 0, 0, 1)), **kernel)
+    assert torch.equal(graph.to_image().flatten(2), columns)
+    back = graph_fold(graph, (6, 7), padding=pads, **kernel, backend=backend)
+    assert torch.equal(back.to_image(), F.fold(columns, (7, 8), **kernel)[:, :, :-1, 1:])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kernel", KERNELS)

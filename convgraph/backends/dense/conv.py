@@ -35,6 +35,19 @@ def refuses(problem: Problem) -> str | None:
     return None
 
 
+def window_refuses(relation: object) -> str | None:
+    """Say why torch's pools and folds, which pad evenly with nothing, cannot serve, or None."""
+    if not isinstance(relation, KernelGeometry):
+        return None
+    if relation.footprint is not None:
+        return "torch's pools and folds know whole windows, this one has a footprint"
+    if relation.folds:
+        return "torch's pools and folds know no padding mode, this window has one"
+    if any(before != after for before, after in relation.padding):
+        return "torch's pools and folds pad both ends of an axis alike, this window does not"
+    return None
+
+
 def work(problem: Problem) -> tuple[float, float]:
     """Multiply-adds and elements moved: each image read once, each output written once."""
     edges = problem.edges

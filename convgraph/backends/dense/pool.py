@@ -38,11 +38,12 @@ def refuses(problem: Problem) -> str | None:
     if problem.edges.num_targets == 0 or problem.in_channels == 0:
         return "torch's pools refuse images without pixels or channels"
     edges = problem.edges
-    if isinstance(edges, Edges) and edges.footprint is not None:
-        return "torch's pools know whole windows, this one has a footprint"
-    if isinstance(edges, Edges) and not edges.all_hear:  # only dilated, padded windows miss it
+    if not isinstance(edges, Edges):
+        return None
+    refusal = dense.window_refuses(edges.relation)
+    if refusal is None and not edges.all_hear:  # only dilated, padded windows miss it
         return "no message arrives in some windows: torch answers -inf there, a graph 0"
-    return None
+    return refusal
 
 
 def maximum(x: Tensor, edges: Edges, *, indices: bool) -> tuple[Tensor, Tensor | None]:

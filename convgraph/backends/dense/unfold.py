@@ -26,13 +26,11 @@ def refuses(problem: Problem) -> str | None:
     edges = problem.edges
     if not isinstance(edges, Edges) or not isinstance(edges.relation, KernelGeometry):
         return "these edges are no kernel's"
-    if edges.relation.footprint is not None:
-        return "torch's unfold and fold know whole windows, this one has a footprint"
     if edges.relation.d != 2:
         return f"torch's unfold and fold know 2 dimensions, these lattices have {edges.relation.d}"
     if not (problem.in_channels and problem.out_channels and edges.num_targets):
         return "torch's unfold and fold refuse empty images"
-    return None
+    return dense.window_refuses(edges.relation)
 
 
 def work(problem: Problem) -> tuple[float, float]:
