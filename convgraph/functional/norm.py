@@ -7,10 +7,13 @@ mean and var run over the nodes of one image (instance, group and layer norm) or
 between pixels: it asks one readout node per image.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from convgraph import autocast, memo
+from convgraph.backends.compiled import keeping, outermost
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
 from convgraph.errors import DeviceError, DtypeError, GeometryError, ShapeError
@@ -209,6 +212,41 @@ def group_norm(
         )
     y, _, _ = normalize(graph.x, graph.sites, groups, eps)
     return affine(y, weight, bias).to(autocast_dtype(graph.x))
+
+
+class _Heard(torch.autograd.Function):
+    """The image, through which gradients of parameters ask for one of the image as well."""
+
+    @staticmethod
+    def forward(image: Tensor, parameter: Tensor) -> Tensor:
+        return image.view_as(image)
+
+    setup_context = keeping(0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g, None
+
+
+_heard: Any = _Heard.apply
+
+
+def heard(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return an image for torch's group norm, around a fault of its backward.
+
+    Rows seen as an image lie channels-last. On the CPU the backward for such images ends in
+    SIGSEGV where gradients of the parameters are asked for and the image's is not (seen with torch
+    2.13; no report is known). An ordinary image never reaches that kernel. So here whoever asks
+    for the first asks for the other.
+    """
+    if image.device.type != "cpu" or not torch.is_grad_enabled():
+        return image
+    if not (torch.compiler.is_compiling() or outermost()):
+        return image  # derivatives of torch.func's are derived again, by other kernels
+    for parameter in (bias, weight):
+        if parameter is not None and parameter.requires_grad:
+            image = _heard(image, parameter)
+    return image
 
 
 def layer_norm_images(

@@ -244,6 +244,7 @@ class GraphGroupNorm(_Norm, torch.nn.GroupNorm):
         _check(self, self.num_channels, graph)
         image = _image(graph)
         if image is not None:
+            image = functional.heard(image, self.weight, self.bias)
             return graph.with_x(as_rows(torch.nn.GroupNorm.forward(self, image)))
         y = functional.group_norm(graph, self.num_groups, self.weight, self.bias, self.eps)
         return graph.with_x(y)

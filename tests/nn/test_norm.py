@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import convgraph as cg
 from tests.nn.norms import LAYERS, SIZES, build, rows_in_memory, some
@@ -156,6 +157,7 @@ def test_bad_input_has_its_own_error() -> None:
     "name", ["BatchNorm1d", "BatchNorm2d", "InstanceNorm2d", "GroupNorm", "LayerNorm over images"]
 )
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # dynamo's
 def test_compiles_as_one_graph(name: str, masked: bool) -> None:
     d, _, layer = build(name)
     image, mask = some(d)
@@ -165,3 +167,27 @@ def test_compiles_as_one_graph(name: str, masked: bool) -> None:
     found = torch.compile(layer, fullgraph=True, backend="eager")(graph).x  # sites are cold
     layer.load_state_dict(state)
     assert torch.equal(found, layer(graph).x)
+
+
+class Asked(TorchDispatchMode):
+    """Stops a group norm's backward that would crash: on rows, without the image's gradient."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.native_group_norm_backward.default:
+            assert args[-1][0], "torch's kernel for channels-last images would crash"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", ["layer", "tensor"])
+def test_parameters_of_a_group_norm_learn_on_images_that_do_not(way: str) -> None:
+    """A norm at the entrance, or behind frozen layers, was a SIGSEGV in backward."""
+    layer = (cg.nn.GraphGroupNorm if way == "layer" else torch.nn.GroupNorm)(2, 4)
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 3, 5))
+    learns = graph.with_x(graph.x.clone().requires_grad_())
+    found = []
+    for one in (learns, graph, learns):
+        y = layer(one).x if way == "layer" else layer(one.tensor()).graph.x
+        asked = [layer.weight, layer.bias] if found else [layer.weight, layer.bias, one.x]
+        with Asked():
+            found.append(torch.autograd.grad(y, asked, torch.ones_like(y) + graph.x)[:2])
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found, strict=True))

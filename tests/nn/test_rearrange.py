@@ -86,7 +86,7 @@ def test_unfold_on_a_mask(kernel: dict, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", [None, *OFF_GRID])
 def test_pads_of_two_widths(backend: str | None) -> None:
-    """torch's operators know one; they were asked all the same, and added elsewhere."""
+    """What knows one width alone was asked all the same, and added elsewhere."""
     kernel = {"kernel_size": 2, "stride": (3, 2), "dilation": (2, 1)}
     image, pads = integers(2, 3, 6, 7), ((0, 1), (1, 0))
     graph = graph_unfold(cg.PixelGraph.from_image(image), padding=pads, **kernel, backend=backend)

@@ -134,7 +134,7 @@ def group_norm(
         return grouped.with_x(y.to(x.x.dtype)).regrouped(x.shape)
     # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
     if x.is_image() and x.sites.is_array and outermost():
-        y = call.target(x.tensor(), groups, weight, bias, eps, cudnn)
+        y = call.target(norm.heard(x.tensor(), weight, bias), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
     merged = _channels_first(x, wide=True)
     # Where nodes have more plain axes, each channel becomes as many as their sizes say.
