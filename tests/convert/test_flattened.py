@@ -27,6 +27,8 @@ def given(batch: str = "three") -> tuple[Any, Tensor, Tensor]:
     return cg.PixelGraph.from_image(x, mask=mask).tensor(), x.flatten(1) * there, there
 
 
+SHARES = torch.tensor([0.125, 0.5, 0.75]).double()
+
 PER_IMAGE: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = {
     "mean": (lambda t: t.flatten(1).mean(1), torch.mean),
     "largest": (lambda t: t.flatten(1).amax(1), torch.amax),
@@ -48,6 +50,8 @@ PER_IMAGE: dict[str, tuple[Callable[[Any], Any], Callable[[Tensor], Tensor]]] = 
     "largest size": (lambda t: t.flatten(1).norm(math.inf, dim=1), lambda v: v.norm(math.inf)),
     "median": (lambda t: t.flatten(1).median(1).values, torch.median),
     "median of numbers": (lambda t: t.flatten(1).nanmedian(1)[0], torch.nanmedian),
+    "a share": (lambda t: t.flatten(1).quantile(0.25, 1), lambda v: v.quantile(0.25)),
+    "shares": (lambda t: t.flatten(1).quantile(SHARES, 1).mT, lambda v: v.quantile(SHARES)),
     "most frequent": (lambda t: t.flatten(1).mode(1).values, lambda v: v.mode().values),
     "after a gain of each position": (
         lambda t: (t.flatten(1) * torch.full((32,), 2.0).double()).mean(1),
@@ -92,6 +96,8 @@ def test_what_is_ranked_is_found_where_it_stands(batch: str) -> None:
     want = of_those_there(lambda row: row.kthvalue(3).values, flat, there)
     assert torch.equal(t.flatten(1).kthvalue(3, 1).values, want)
     assert torch.equal(t.median(), flat[there].median())
+    nobody = cg.PixelGraph.from_image(flat.view(-1, 2, 4, 4), mask=torch.zeros(4, 4) > 0)
+    assert torch.equal(nobody.tensor().quantile(SHARES), torch.zeros(3).double())
     with pytest.raises(ConversionError, match="fewer than the 31 that it takes are there"):
         t.flatten(1).kthvalue(31, 1)
     with pytest.raises(ConversionError, match=r"take topk\(\) of those there"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
-from convgraph.convert.names import NoRuleError
+from convgraph.convert.names import ApartError, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.graph.network_sites import union
@@ -47,8 +47,10 @@ def _holds(larger: Any, sites: Any) -> bool:
 def classes(call: Any, x: Any, target: Any, weight: Tensor | None = None, reduction: int = _MEAN,
             *more: Any) -> Any:  # fmt: skip
     """The class of every node, or its shares of all, from an image or from others on the nodes."""
-    if not isinstance(x, Spatial) or len(x.axes) == 1:
-        raise NoRuleError("its labels are a map, and what it judges is none, or is one node")
+    if not isinstance(x, Spatial):
+        raise NoRuleError("its labels are a map, and what it judges is none")
+    if call.name == "cross_entropy_loss" and not all(map(names.is_plain, x.axes[1:2])):
+        raise ApartError("its classes are positions")
     call.travelled("node" if reduction == _NONE else "all")
     value = x.merged(1)
     axes = names.replaced(value.axes, 1)

@@ -421,7 +421,7 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         if dim is None:
             return extreme(call, x, _dims(x, None), given["keepdim"], f"a{call.name[-3:]}")[1]
     if dim is None:
-        return _over_all(call, x, args, kwargs)
+        return _over_all(call, x, given, args, kwargs)
     dims = _dims(x, dim)
     if not _plain_only(x, dims):
         return _along_lattice(call, x, dims, given)
@@ -434,7 +434,7 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         )  # fmt: skip
     value = x.merged(dims[0])
     out = call.target(**given | {"self": value.x, "dim": value.slot(dims[0])})
-    if isinstance(given.get("q"), Tensor) and given["q"].dim():  # several shares, on a first axis
+    if _shares(given):  # on a first axis
         axes = value.along(dims[0], out[0]).axes
         return Spatial(out.movedim(0, 1), x.sites, ((Name("plain", len(out)),), *axes))
     if isinstance(out, Tensor):
@@ -442,12 +442,18 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     return tuple(value.along(dims[0], part) for part in out)
 
 
-def _over_all(call: Any, x: Spatial, args: Any, kwargs: Any) -> Any:
+def _over_all(call: Any, x: Spatial, given: dict[str, Any], args: Any, kwargs: Any) -> Any:
     """Over everything that is there."""
     call.travelled("all")
-    if call.name in ("max", "min", "median", "nanmedian") and not x.x.numel():
-        return x.x.new_zeros(())  # of nobody
+    if call.name in ("max", "min", *_RANKED) and not x.x.numel():
+        return x.x.new_zeros(_shares(given))  # of nobody
     return call.target(x.x, *args, **kwargs)
+
+
+def _shares(given: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of what a quantile is asked for; () of anything else."""
+    q = given.get("q")
+    return tuple(q.shape) if isinstance(q, Tensor) else ()
 
 
 _SCANS = {
@@ -462,8 +468,8 @@ _SILENT = {
 }  # fmt: skip
 """What an absent position says, so that nobody hears it."""
 
-_RANKED = ("median", "nanmedian", "mode", "kthvalue")
-"""What is one of the entries of a line, and where it was."""
+_RANKED = ("median", "nanmedian", "mode", "kthvalue", "quantile", "nanquantile")
+"""What is one of the entries of a line, and where it was, or lies between two of them."""
 
 
 def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
@@ -508,27 +514,32 @@ def _enough(x: Spatial, dims: list[int], k: int) -> Groups:
 def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
     """The median, the k-th smallest or the most frequent of what is there, line by line.
 
-    An index counts as that of an extreme does; over nobody both are 0.
+    An index counts as that of an extreme does; over nobody both are 0. Of a quantile there is none.
     """
     call.travelled("all")
     groups, axes = _enough(x, dims, given.get("k", 0)), _left(x, dims, given["keepdim"])
+    axes = (*(((Name("plain", n),) for n in _shares(given))), *axes)
     if x.sites.is_full:
-        return tuple(
-            groups.placed(one, axes) for one in call.target(**given | {"self": x.tensor()})
-        )
-    both = (x.tensor(), x.there())
-    lines = [one.movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in both]
-    found = []
-    for line, own in zip(*lines, strict=True):
-        places = own.nonzero().squeeze(1)
-        if len(places):
-            own_line = {"self": line[places], "dim": 0, "keepdim": False}
-            value, place = call.target(**given | own_line)
-            found.append((value, places[place]))
-        else:
-            found.append((line.new_zeros(()), places.new_zeros(())))
-    parts = (torch.stack(one).reshape(names.sizes(axes)) for one in zip(*found, strict=True))
-    return tuple(groups.placed(one, axes) for one in parts)
+        out = call.target(**given | {"self": x.tensor()})
+        parts = (out,) if isinstance(out, Tensor) else out
+    else:
+        both = (x.tensor(), x.there())
+        lines = [one.movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in both]
+        found = [_ranked_line(call, *pair, given) for pair in zip(*lines, strict=True)]
+        stacked = (torch.stack(one, -1) for one in zip(*found, strict=True))
+        parts = tuple(one.reshape(names.sizes(axes)) for one in stacked)
+    made = tuple(groups.placed(one, axes) for one in parts)
+    return made if len(made) > 1 else made[0]
+
+
+def _ranked_line(call: Any, line: Tensor, there: Tensor, given: dict[str, Any]) -> Any:
+    """One or several of a line, and where each was, if that is asked."""
+    places = there.nonzero().squeeze(1)
+    if not len(places):
+        nobody = line.new_zeros(_shares(given))
+        return (nobody,) if "q" in given else (nobody, places.new_zeros(()))
+    out = call.target(**given | {"self": line[places], "dim": 0, "keepdim": False})
+    return (out,) if isinstance(out, Tensor) else (out[0], places[out[1]])
 
 
 def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
