@@ -337,8 +337,10 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     _meet(found)
     if rule.family in _OF_REALS or call.name in _OF_REALS:
         whole_numbers = not any(one.x.is_floating_point() or one.x.is_complex() for one in found)
-        if whole_numbers and (said := _refused(call, taken, named, _copied)):
-            raise said
+        if whole_numbers and (kinds := _kinds(call, taken, named)) not in _TAKEN:
+            if said := _refused(call, taken, named, _copied):
+                raise said
+            _TAKEN.add(kinds)
     own = inner(call, *taken, **named)
     if own is not None:
         return own
@@ -365,6 +367,18 @@ _OF_REALS = frozenset((
     "var_mean", "im2col", "col2im",
 ))  # fmt: skip
 """Families, and other operators, that torch mostly refuses for whole numbers."""
+
+_TAKEN: set[Any] = set()
+"""Of what kinds torch was seen to take whole numbers."""
+
+
+def _kinds(call: Operator, taken: Any, named: Any) -> Any:
+    """The dtypes of operands, and what else a call says in words."""
+    rows = (getattr(one, "x", one) for one in pytree.tree_leaves((taken, named)))
+    kinds = (getattr(one, "dtype", None) or (one if isinstance(one, torch.dtype) else type(one))
+             for one in rows)  # fmt: skip
+    return call.target, *kinds
+
 
 _COUNTING = ("norms", "convolution", "pooling", "resize")
 """Families to whom an absent position of a flattened image is more than a 0."""
