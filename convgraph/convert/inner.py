@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
+from convgraph.convert.folded import folded
 from convgraph.convert.names import Name
 from convgraph.convert.operators import operator
 from convgraph.convert.value import Spatial
@@ -34,6 +35,8 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
         return None
     given = call.named(x, *args, **kwargs)
+    if call.rule.family in FAMILIES and (of_slices := folded(call, x, given)) is not None:
+        return of_slices
     alone = _alone(call, given, len(x.axes))
     lead, own = x.axes[: -len(alone)], x.axes[-len(alone) :]
     if len(lead) > 1 or len(own) < len(alone):

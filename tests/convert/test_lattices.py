@@ -186,3 +186,55 @@ def test_a_rule_that_breaks_off_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     plant(monkeypatch, "relu", lambda old: lambda *args: [].pop())
     with pytest.raises(ConversionError, match=r"relu .* its rule broke off .IndexError"):
         F.relu(x)
+
+
+def _blocks(y: Any, d: int) -> Any:
+    """Wider, pooled, narrower and back: what a network has for images of d axes."""
+    conv: Any = (F.conv1d, F.conv2d)[d - 1]
+    back: Any = (F.conv_transpose1d, F.conv_transpose2d)[d - 1]
+    largest: Any = (F.max_pool1d, F.max_pool2d)[d - 1]
+    mean: Any = (F.avg_pool1d, F.avg_pool2d)[d - 1]
+    torch.manual_seed(1)
+    y = conv(y, whole(4, 3, *(3,) * d), whole(4), padding="same").relu()
+    low = back(
+        conv(largest(y, 3, 1, 1), whole(4, 4, *(3,) * d), None, 2, 1),
+        whole(4, 4, *(2,) * d),
+        stride=2,
+    )
+    mode = ("linear", "bilinear")[d - 1]
+    high = F.interpolate(mean(y * 4**d, 2), scale_factor=2)
+    return low + high + F.interpolate(F.interpolate(y, scale_factor=2, mode=mode), scale_factor=0.5)
+
+
+FOLDED: dict[str, tuple[int, Any, Any]] = {
+    "frames": (2, lambda x: x.transpose(1, 2), lambda y: y.transpose(1, 2)),
+    "lines of frames": (1, lambda x: x.permute(0, 2, 3, 1, 4), lambda y: y.permute(0, 3, 1, 2, 4)),
+    "pixels over time": (1, lambda x: x.permute(0, 4, 3, 1, 2), lambda y: y.permute(0, 3, 4, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_axes_that_are_folded_into_the_batch(name: str) -> None:
+    """Each frame, row or pixel is an image of its own: as if it alone were one, with its mask."""
+    torch.manual_seed(0)
+    d, apart, back = FOLDED[name]
+    mask = torch.rand(2, 4, 4, 6) > 0.4
+    mask[0, 1] = False  # an empty frame
+    ends = []
+    image = whole(2, 3, 4, 4, 6)
+    for single in (False, True):
+        x = image.clone().requires_grad_()
+        if single:
+            many, own = apart(x), apart(mask[:, None])
+            many, own = (one.flatten(0, -d - 2) for one in (many, own))
+            y = _blocks(cg.PixelGraph.from_image(many, mask=own.squeeze(1), d=d).tensor(), d)
+            out = back(y.to_dense().unflatten(0, apart(x).shape[: -d - 1]))
+        else:
+            volume = apart(cg.PixelGraph.from_image(x, mask=mask, d=3).tensor())
+            y = _blocks(volume.flatten(0, -d - 2), d)
+            y = back(y.unflatten(0, volume.shape[: -d - 1]))
+            assert y.graph.sites.size == tuple(y.shape[2:])
+            out = y.to_dense()
+        ends.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
+    assert all(map(torch.equal, *ends))
+    assert bool(ends[0][1].any())

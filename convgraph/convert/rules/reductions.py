@@ -518,14 +518,15 @@ def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> An
     """
     call.travelled("all")
     groups, axes = _enough(x, dims, given.get("k", 0)), _left(x, dims, given["keepdim"])
-    axes = (*(((Name("plain", n),) for n in _shares(given))), *axes)
+    axes = (*((Name("plain", n),) for n in _shares(given)), *axes)
     if x.sites.is_full:
         out = call.target(**given | {"self": x.tensor()})
         parts = (out,) if isinstance(out, Tensor) else out
     else:
         both = (x.tensor(), x.there())
         lines = [one.movedim(dims[0], -1).reshape(-1, x.shape[dims[0]]) for one in both]
-        found = [_ranked_line(call, *pair, given) for pair in zip(*lines, strict=True)]
+        pairs = zip(*lines, strict=True)
+        found = [_ranked_line(call, line, there, given) for line, there in pairs]
         stacked = (torch.stack(one, -1) for one in zip(*found, strict=True))
         parts = tuple(one.reshape(names.sizes(axes)) for one in stacked)
     made = tuple(groups.placed(one, axes) for one in parts)
