@@ -1,6 +1,7 @@
 """A plan: what a part of the output needs of every value before it, axis by axis, in integers."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -197,6 +198,12 @@ class Plan:
         return other * prod(len(p) for p in ask[value]) * width
 
 
+def dtype_of(net: nn.Module) -> torch.dtype | None:
+    """The dtype of a network's parameters, or else of its buffers; None where it has neither."""
+    kinds = (one.dtype for one in chain(net.parameters(), net.buffers()))
+    return next((kind for kind in kinds if kind.is_floating_point), None)
+
+
 def plan(
     net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype | None = None, on: Any = None
 ) -> Plan:
@@ -205,7 +212,7 @@ def plan(
     Args:
         net: the network.
         shape: of the images.
-        dtype: of the images; None for the network's.
+        dtype: of the images; None for the network's, or float32 where it has no numbers.
         on: the space that they lie in; None for the plane.
 
     Raises:
@@ -217,11 +224,7 @@ def plan(
         raise GraphError(f"expected on as a space, cg.HEALPix() say, or None, got {on!r}")
     if on is not None:
         on.charts(shape[2:])
-    if dtype is None:
-        dtype = next(
-            (p.dtype for p in net.parameters() if p.dtype.is_floating_point), torch.float32
-        )
-    found = record(net, shape, dtype)
+    found = record(net, shape, dtype or dtype_of(net) or torch.float32)
     axes: list[Axes] = [None] * len(found.shapes)
     axes[0] = tuple(range(2 - len(shape), 0))
     travels = []

@@ -45,6 +45,15 @@ class Source:
         return int(self.image.shape[-1 if self.channels_last else 0])
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What a network without numbers of its own answers in: float32 for integers."""
+        kind = getattr(self.image, "dtype", None)
+        if isinstance(kind, np.dtype):
+            kind = torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
+        real = isinstance(kind, torch.dtype) and kind.is_floating_point
+        return kind if real else torch.float32
+
+    @property
     def size(self) -> tuple[int, ...]:
         """Of the image (pixels)."""
         shape = tuple(map(int, self.image.shape))
@@ -70,6 +79,11 @@ class Source:
             raise GraphError(
                 f"expected an image of real numbers, got {image.dtype}; of complex ones give real "
                 "and imaginary parts as channels"
+            )
+        if kind == "f" and getattr(getattr(image, "dtype", None), "itemsize", 0) > 8:
+            raise GraphError(
+                f"expected an image of at most 64 bits a number, got {image.dtype}; say "
+                "image.astype('f8')"
             )
         if isinstance(image, np.ma.MaskedArray) and np.ma.getmask(image).any():
             raise GraphError(

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from convgraph.door import door
 from convgraph.scale.partial import blanked, onward, run
 from convgraph.scale.passes import check_statistics, passes, summary
-from convgraph.scale.plan import Plan, plan
+from convgraph.scale.plan import Plan, dtype_of, plan
 from convgraph.scale.sites import PlannedSites, sites_of
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, gathered, tiling
@@ -81,8 +81,11 @@ class Streamed(nn.Module):
         some = next(self.net.parameters(), torch.empty(0))
         whole = isinstance(image, Tensor) and image.dim() >= _dimensions(self.net)
         source = None if whole else Source(image)
-        shape = tuple(image.shape) if source is None else (1, source.channels, *source.size)
-        found = plan(self.net, shape, image.dtype if whole else None, self.on)
+        if source is None:
+            shape, dtype = tuple(image.shape), image.dtype
+        else:
+            shape, dtype = (1, source.channels, *source.size), dtype_of(self.net) or source.dtype
+        found = plan(self.net, shape, dtype, self.on)
         found.refuse("cg.streamed", by_passes=self.statistics == "passes")
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         x = image if whole else some.new_empty(0)

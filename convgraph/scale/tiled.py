@@ -16,7 +16,7 @@ from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError, GraphError, MissingExtraError
 from convgraph.scale.partial import blanked, onward, run
 from convgraph.scale.passes import Pass, check_statistics, keepable, passes, summary
-from convgraph.scale.plan import Plan, plan
+from convgraph.scale.plan import Plan, dtype_of, plan
 from convgraph.scale.positions import Positions
 from convgraph.scale.sites import PlannedSites, sites_of
 from convgraph.scale.source import Source
@@ -91,7 +91,8 @@ def tiled(
             "cg.tiled: expected dask to be installed; pip install 'dask[array]' zarr"
         ) from error
     source = image if isinstance(image, Source) else Source(image, channels_last=channels_last)
-    found = plan(net, (1, source.channels, *source.size), on=on)
+    shape = (1, source.channels, *source.size)
+    found = plan(net, shape, dtype_of(net) or source.dtype, on)
     check_statistics(statistics, "cg.tiled")
     found.refuse("cg.tiled", by_passes=statistics == "passes")
     todo = passes(found)

@@ -221,6 +221,19 @@ def test_numbers_of_any_kind_become_the_network_s(kind: str) -> None:
     assert np.array_equal(out.compute(scheduler="synchronous"), want)
 
 
+@pytest.mark.parametrize("net", [nn.AvgPool2d(3), nn.BatchNorm2d(2, 0, affine=False).double()])
+def test_a_network_without_parameters_does_not_round_the_image(net) -> None:
+    """It was taken for one of float32; what has buffers then met them in another dtype."""
+    x = 9.0 * torch.randint(2**26, 2**30, (1, 2, 9, 12)).double()
+    want = truth(net.eval(), x)
+    for kind in ("<f8", ">f8"):
+        out = cg.tiled(net, x[0].numpy().astype(kind), tile=2)
+        assert out.dtype == "f8"
+        assert np.array_equal(out.compute(scheduler="synchronous"), want)
+    assert np.array_equal(cg.streamed(net, tile=2)(x[0].numpy())[0].numpy(), want)
+    assert cg.tiled(nn.ReLU(), np.ones((1, 4, 4), "u1")).dtype == "f4"
+
+
 def test_pixels_lie_in_memory_in_any_order() -> None:
     net, x = whole(*networks()["3x3"])
     rows = x[0].numpy()
@@ -242,6 +255,7 @@ ROWS = np.ones((2, 24, 38), np.float32)
         (ROWS.astype(complex), "real numbers, got complex128"),
         (ROWS.astype(str), "expected an image of real numbers"),
         (ROWS.astype(object), "real numbers, got object"),
+        (ROWS.astype("g"), "at most 64 bits a number, got float128"),
         (torch.ones(2, 24, 38).to_sparse(), "pixels lie in memory, got a tensor of torch.sparse"),
         (torch.ones(2, 24, 38, device="meta"), "pixels lie in memory"),
         (torch.ones(2, 24, 38).cfloat(), "real numbers, got torch.complex64"),
