@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from convgraph.door import door
+from convgraph.door import described, door
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.graph.pixel_graph import PixelGraph
@@ -48,8 +48,11 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
                 )
             geometry = KernelGeometry(3, padding="same", d=d)
         self.geometry = geometry
-        if isinstance(fields, str):
-            raise GraphError(f"ToPixelGraph: expected fields as names in a tuple, got {fields!r}")
+        names = isinstance(fields, (tuple, list)) and all(isinstance(one, str) for one in fields)
+        if not names:
+            raise GraphError(
+                f"ToPixelGraph: expected fields as names in a tuple, got {described(fields)}"
+            )
         self.d = d
         self.fields = tuple(fields)
 

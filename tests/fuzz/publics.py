@@ -225,8 +225,8 @@ CALLS: dict[str, Call] = {
     ),
     "TypedEdges.with_taps": (lambda num_taps: typed().with_taps(num_taps), lambda: {"num_taps": 9}),
     "ToPixelGraph": (
-        lambda geometry, d, image: cg.ToPixelGraph(geometry, d=d)(image),
-        lambda: {"geometry": "3x3", "d": 2, "image": torch.rand(3, 4, 5)},
+        lambda geometry, d, fields, image: cg.ToPixelGraph(geometry, d=d, fields=fields)(image),
+        lambda: {"geometry": "3x3", "d": 2, "fields": (), "image": torch.rand(3, 4, 5)},
     ),
     "AsNodes": (
         lambda layer, parameters, typed: cg.AsNodes(layer, parameters, typed),

@@ -81,3 +81,6 @@ def test_maps_of_any_dtype_travel_on_the_same_nodes() -> None:
         assert len(batch[name]) == batch.num_nodes
     with pytest.raises(GraphError, match="expected field 'label' of shape"):
         cg.ToPixelGraph(fields=("label",))(Data(image=torch.ones(3, 4, 4), label=torch.ones(2)))
+    for fields in (3, "label", [1]):
+        with pytest.raises(cg.errors.GraphError, match="fields as names in a tuple, got"):
+            cg.ToPixelGraph(fields=fields)
