@@ -140,10 +140,11 @@ class AsLayers(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in CONVOLUTIONS and args and isinstance(args[0], GraphTensor):
-            return self.convolution(func, args, kwargs)
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
+        if func in CONVOLUTIONS and isinstance(x, GraphTensor):
+            kwargs.pop("input", None)
+            return self.convolution(func, (x, *args[1:]), kwargs)
         image = isinstance(x, Tensor) and 3 <= x.dim() <= 5
         if meant is None or not image or prod(x.shape[2:]) == 1:  # a readout lies nowhere
             return func(*args, **kwargs)

@@ -402,6 +402,20 @@ def test_what_has_no_rule_on_masks_is_undecided(more: nn.Module, why: str) -> No
     assert why in cert.reason
 
 
+def test_autocast_is_named_where_a_layer_computes_in_another_type() -> None:
+    class Cast(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(x)
+
+    net, graph = Cast(nn.Conv2d(2, 2, 1), nn.ReLU()), tiny()
+    cert = cg.prove(cg.to_graph(net), net, graph.with_x(graph.x.float()))
+    assert cert.verdict == "undecided"
+    assert cert.reason.startswith("autocast is on at '0'"), str(cert)
+    net.double()  # which it leaves as it is
+    assert cg.prove(cg.to_graph(net), net, graph).verdict == "proven"
+
+
 class Mapped(nn.Module):
     """A move or a norm between two convolutions."""
 

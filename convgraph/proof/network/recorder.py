@@ -146,6 +146,7 @@ class Recorder(TorchDispatchMode):
         if layer is not None:
             with _aside(self):
                 image = layer.image(args[0])
+                _in_its_own_type(layer, image)
                 sent, there = self._sent(layer, args[0], image), layer.there(args[0])
             again, own = None, []
             if layer.bare is not None or isinstance(module, FunctionLayer):
@@ -482,6 +483,16 @@ def _once_more(module: Any, layer: Layer, taken: Any) -> Callable[..., Tensor]:
         return layer.image(module(layer.put(taken, rows), *own))
 
     return run
+
+
+def _in_its_own_type(layer: Layer, image: Tensor) -> None:
+    """Refuse autocast, but of float64, which it leaves as it is."""
+    on = torch.is_autocast_enabled(image.device.type) and image.dtype != torch.float64
+    if on and layer.bare is None:
+        raise Undecided(
+            f"autocast is on at {layer.path!r}: the layer computes in another type there than its "
+            "certificate is of; prove both networks without it, or after .to(torch.bfloat16)"
+        )
 
 
 def _share(one: Tensor, two: Tensor) -> bool:

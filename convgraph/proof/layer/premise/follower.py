@@ -392,6 +392,8 @@ class Follower:
                     "part of a convolution or of its gradients has"
                 )  # fmt: skip
         bits = BITS.get(dtype)
+        if dtype.is_complex:
+            self.refuse("undecided", operator, f"data become {dtype}, and nobody follows those")
         if bits is None:
             self.refuse("refuted", operator, f"data are rounded to {dtype}")
             return

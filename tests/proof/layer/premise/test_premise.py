@@ -534,6 +534,11 @@ def goes_through_frequencies(x, w, b):
     return conv(torch.fft.irfft(torch.fft.rfft(x), n=7), w, b)  # here
 
 
+@fault("aten._to_copy", "undecided")  # which holds all that a float holds: nothing is rounded
+def becomes_complex(x, w, b):
+    return conv(x.to(torch.complex128).real, w, b)  # here
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_refused_by_operator_and_line(name: str) -> None:
     run, operator, status = FAULTS[name]
