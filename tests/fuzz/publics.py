@@ -668,9 +668,6 @@ CALLS: dict[str, Call] = {
 }
 """Name -> a public call, and arguments that it takes."""
 
-RECORDS = ("Bounds", "Part", "Premise", "SymbolicProof", "TypedEdge")
-"""What proofs hand out; nobody builds one."""
-
 
 def _dimension(name: str) -> int:
     return int(name[-2]) if name[-2:] in ("1d", "2d", "3d") else 2

@@ -1,6 +1,6 @@
 """The proof for all sizes: it holds, it fails where a formula is wrong, and it is about this code.
 
-z3 sees the expressions of `proof/symbolic/axis.py`; that they are the ones of `geometry.py` is
+z3 sees the expressions of `proof/symbolic/axis.py`; that they are those of `geometry/kernel.py` is
 shown on every axis of a box of numbers, and that the equation is the oracle's, on the same box.
 """
 
