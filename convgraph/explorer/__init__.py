@@ -23,15 +23,24 @@ def explore(layer: Any = None, image: Tensor | PixelGraph | None = None) -> Any:
     """Return a notebook widget that shows a layer on an image, edge by edge.
 
     Args:
-        layer: see `state_of`; None opens the page's own lessons.
-        image: see `state_of`.
+        layer: a 2-D convolution of torch or of convgraph, or a DepthwiseSeparableConv, of at most
+            64 channels; None opens the page's own lessons.
+        image: (C, H, W), (1, C, H, W) or the PixelGraph of one image, in the plane, on hexagons or
+            on a torus, at most 16 x 16 pixels; None draws whole numbers on 8 x 8 pixels.
 
     Returns:
         An anywidget with the traits `state` (what it opened with) and `seen` (what it shows now).
 
     Raises:
         MissingExtraError: anywidget is not installed.
-        ConversionError, GraphError, ShapeError, GeometryError: as in `state_of`.
+        ConversionError, GraphError, ShapeError, GeometryError: of layer and image, as in
+            `convgraph.explorer.state_of`.
+
+    Example:
+        >>> import pytest, torch
+        >>> _ = pytest.importorskip("anywidget")
+        >>> explore(torch.nn.Conv2d(1, 2, 3), torch.ones(1, 6, 7)).state["config"]["size"]
+        [6, 7]
     """
     state = state_of(layer, image)
     try:

@@ -127,6 +127,13 @@ def typed_conv(
         ShapeError, DtypeError, DeviceError: as in `graph_conv`.
         GraphError: edges that are no tensors.
         EdgeError: an index or a type out of range (on the CPU; on CUDA an asynchronous assert).
+
+    Example:
+        >>> edge_index, edge_type = torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 2])
+        >>> x, taps = torch.tensor([[1.0], [10.0]]), torch.tensor([[[2.0, 3.0, 5.0]]])
+        >>> kernel = {"geometry": KernelGeometry(3, d=1), "num_targets": 2}
+        >>> typed_conv(x, edge_index, edge_type, None, taps, **kernel).flatten().tolist()
+        [50.0, 2.0]
     """
     arguments.tensor(who, "x", x, shape="(N, C) or (B, N, C)")
     num_targets = _rows(f"{who}: num_targets", num_targets)

@@ -58,6 +58,11 @@ class Sites(SiteNumbers):
         token: names the record in keys; two records of one token mean the same nodes.
         place: where each position lies on the root, a Span an axis, or such a tuple an image where
             sizes differ; None on the root itself.
+
+    Example:
+        >>> sites = Sites.from_mask(torch.tensor([[[True, False], [True, True]]]))
+        >>> sites.num_nodes, sites.pos.tolist()
+        (3, [[0, 0], [1, 0], [1, 1]])
     """
 
     def __init__(

@@ -64,6 +64,12 @@ class GraphConvNd(FromFile, MessagePassing):  # type: ignore[misc]  # PyG ships 
     Raises:
         GeometryError: a number is not an integer or out of range, or groups do not divide.
         BackendError: no backend has that name.
+
+    Example:
+        >>> layer = GraphConvNd(2, 4, KernelGeometry(3, padding=1))
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> layer(torch.ones(3, 2), edge_index, torch.tensor([0, 8, 4])).shape
+        torch.Size([3, 4])
     """
 
     takes_graph: ClassVar[bool] = True

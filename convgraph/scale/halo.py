@@ -84,6 +84,9 @@ def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) ->
         size: of the image, along each axis (pixels).
         channels: C; None reads it off the first weight.
 
+    Returns:
+        A Halo: print it, or read `before`, `behind`, `overlap`, `grid`, `exact` and `why`.
+
     Raises:
         ConversionError: an operator has no plan at all, or the output is no map.
         GeometryError: no such size.
@@ -96,6 +99,8 @@ def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) ->
         halo before 4 x 4, behind 2 x 2
         grid 2 x 2: crops start on multiples of it
         crops with this overlap equal the whole, edge by edge
+        >>> halo(net, (64, 64)).overlap
+        (4, 4)
     """
     size = tuple(size)
     if not size or any(

@@ -111,7 +111,12 @@ class Torus:
         return f"an axis of {self} closes, there is no border to pad or crop at"
 
     def positions(self, size: Sequence[int]) -> FloatTable:
-        """(H W, 2): the pixels in the plane, cut open where the borders meet."""
+        """(H W, 2): the pixels in the plane, cut open where the borders meet; right and up.
+
+        Example:
+            >>> Torus().positions((2, 2)).tolist()
+            [[0.0, 0.0], [1.0, 0.0], [0.0, -1.0], [1.0, -1.0]]
+        """
         row, column = np.divmod(np.arange(size[0] * size[1]), size[1])
         return np.stack([column, -row], axis=1).astype(np.float64)
 

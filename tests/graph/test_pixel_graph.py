@@ -278,7 +278,9 @@ def test_the_transform_reads_what_data_sets_give() -> None:
     assert torch.equal(transform(graph).edge_index, expected.edge_index)
     hole = torch.ones(4, 5).bool()
     hole[0] = False
-    assert transform(Data(image=image, mask=hole)).num_nodes == 15
+    masked = transform(Data(image=image, mask=hole))
+    assert masked.num_nodes == 15
+    assert "mask" not in masked, "it is the nodes, and of another length"
     assert cg.ToPixelGraph(None)(image).edge_index is None
     assert cg.ToPixelGraph(d=1)(torch.rand(2, 7)).num_edges == 3 * 7 - 2
     assert "3" in repr(transform)

@@ -491,6 +491,7 @@ def test_excite_opens_what_starts_at_zero() -> None:
     assert bool((open_[1].weight.abs() > 1e-3).all())
     assert bool((open_[2].scale.abs() > 1e-3).all())
     assert open_[2].weight.unique().numel() > 1
+    assert bool((open_[2].weight.flatten(1).norm(dim=1) < 2).all())  # about 1, whatever the fan
     assert torch.equal(open_[0].weight, net[0].weight)
     again = cg.excite(net, images(), seed=3)
     assert torch.equal(open_[2].weight, again[2].weight)
