@@ -40,6 +40,25 @@ def tensor(who: str, name: str, value: Any, *, shape: str, real: bool = True) ->
     return value
 
 
+def added(who: str, dtype: torch.dtype, *, whole: bool) -> None:
+    """Refuse features whose sum may not fit their dtype, or whose mean would be cut off.
+
+    Args:
+        who: the caller's name.
+        dtype: of the features.
+        whole: whether int64 serves: where nothing is divided, or torch divides it as C does.
+
+    Raises:
+        DtypeError: other integers, or bools.
+    """
+    if dtype.is_floating_point or dtype.is_complex or (whole and dtype == torch.int64):
+        return
+    raise DtypeError(
+        f"{who}: expected features of a floating dtype{' or int64' * whole}, which are added up, "
+        f"got {dtype}; convert the graph with .to(dtype)"
+    )
+
+
 def number(who: str, name: str, value: Any, *, whole: bool = False) -> None:
     """Refuse what is no number.
 

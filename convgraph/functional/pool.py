@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph import backends
+from convgraph import arguments, backends
 from convgraph.backends.dense import pool as dense_pool
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import maxima
@@ -137,6 +137,7 @@ def graph_avg_pool(
 
     Raises:
         GeometryError: the padding is more than half the window, or the divisor is 0.
+        DtypeError: features are integers, but for int64 and a KernelGeometry.
 
     Example:
         >>> graph = PixelGraph.from_image(torch.arange(16.0).view(1, 4, 4))
@@ -147,6 +148,8 @@ def graph_avg_pool(
     """
     if divisor_override == 0:
         raise GeometryError(f"{who}: expected divisor_override other than 0")
+    check_graph(graph, who)
+    arguments.added(who, graph.dtype, whole=isinstance(geometry, KernelGeometry))
     edges, name = _choose(graph, geometry, sites, backend, who)
     if name in (dense_pool.NAME, halo_pool.NAME) and max(getattr(geometry, "dilation", (1,))) > 1:
         name = gather.NAME  # torch's averages know no dilation

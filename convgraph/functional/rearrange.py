@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from convgraph import backends
+from convgraph import arguments, backends
 from convgraph.backends.dense import unfold as dense_unfold
 from convgraph.backends.gather import unfold as gather_unfold
 from convgraph.backends.messages import unfold as messages_unfold
@@ -124,6 +124,7 @@ def graph_fold(
 
     Raises:
         ShapeError: K does not divide the channels.
+        DtypeError: features are bools or integers but int64.
         GeometryError: a number is out of range, or windows and graph have different lattices.
         GraphError: no PixelGraph, or `sites` of another size.
         BackendError: a forced backend cannot serve.
@@ -140,6 +141,7 @@ def graph_fold(
         graph, output_size, kernel_size, dilation, padding, stride, sites=sites, who=who
     )
     check_columns(graph, edges.num_taps, who)
+    arguments.added(who, graph.dtype, whole=True)
     return PixelGraph(rearrange("fold", graph.x, edges, backend, adds=True), edges.target)
 
 

@@ -8,6 +8,7 @@ resize y[p] = sum over edges of  w x[q]
 import torch
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.backends.gather import edges as gather
 from convgraph.backends.gather import maxima
 from convgraph.door import door
@@ -32,6 +33,8 @@ def typed_max_pool(
         [5.0, -2.0]
     """
     _check("typed_max_pool", x, edges)
+    if edges.edge_weight is not None or not edges.single_valued:
+        arguments.added("typed_max_pool", x.dtype, whole=edges.edge_weight is None)
     return maxima.between(x, edges)
 
 
@@ -49,6 +52,7 @@ def typed_resize(
         7.0
     """
     _check("typed_resize", x, edges)
+    arguments.added("typed_resize", x.dtype, whole=edges.edge_weight is None)
     ones = x.new_ones(()).expand(edges.num_taps, x.shape[1], 1, 1)
     return gather.summed(x, ones, edges)
 

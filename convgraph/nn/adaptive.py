@@ -11,6 +11,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from convgraph import arguments
 from convgraph.backends.gather import maxima
 from convgraph.backends.rows import HALF
 from convgraph.functional import norm
@@ -196,6 +197,7 @@ class GraphGlobalAvgPool(_Global):
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
         check_graph(graph, "GraphGlobalAvgPool")
+        arguments.added("GraphGlobalAvgPool", graph.dtype, whole=False)
         if graph.sites.is_full and graph.sites.size is not None and graph.x.numel():
             whole = WindowGeometry((1,) * graph.sites.d)
             return functional.graph_avg_pool(graph, whole, backend="dense")
@@ -235,7 +237,7 @@ class GraphGlobalMaxPool(_Global):
 
 @final
 class GraphGlobalSumPool(_Global):
-    """The sum over the nodes of each image; x of the result is (B, C).
+    """The sum over the nodes of each image; x of the result is (B, C), of integers in int64.
 
     Example:
         >>> graph = PixelGraph.from_image(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]))
@@ -246,5 +248,7 @@ class GraphGlobalSumPool(_Global):
     def forward(self, graph: PixelGraph, *, sites: Any = None) -> PixelGraph:
         """Return one node an image."""
         check_graph(graph, "GraphGlobalSumPool")
+        if not graph.dtype.is_floating_point and not graph.dtype.is_complex:
+            return self._readout(graph, norm.image_sum(graph.x.long(), graph.sites))
         total = norm.image_sum(self._wide(graph.x), graph.sites)
         return self._readout(graph, total.to(graph.dtype))

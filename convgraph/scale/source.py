@@ -50,8 +50,9 @@ class Source:
         kind = getattr(self.image, "dtype", None)
         if isinstance(kind, np.dtype):
             kind = torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype
-        real = isinstance(kind, torch.dtype) and kind.is_floating_point
-        return kind if real else torch.float32
+        if isinstance(kind, torch.dtype) and kind.is_floating_point:
+            return kind
+        return torch.float32
 
     @property
     def size(self) -> tuple[int, ...]:

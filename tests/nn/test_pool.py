@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import convgraph as cg
-from convgraph.functional import graph_avg_pool, graph_max_pool
+from convgraph.functional import graph_avg_pool, graph_fold, graph_max_pool
 from convgraph.proof import dot_bound
 
 BACKENDS = ("dense", "gather", "messages")
@@ -227,6 +227,30 @@ def test_the_largest_of_whole_numbers(backend: str, dtype: torch.dtype) -> None:
     graph = cg.PixelGraph.from_image(image, mask)
     layer = cg.nn.GraphMaxPool2d(2, backend=backend)
     assert torch.equal(layer(graph).x, layer(graph.with_x(graph.x.double())).x.to(dtype))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sums_of_whole_numbers_do_not_wrap(masked: bool) -> None:
+    """On a mask the mean of 250, 251 and 252 was 80, in uint8; on a full grid torch refuses it."""
+    mask = torch.tensor([[True, True], [True, False]]) if masked else None
+    seen = torch.tensor([[[[250, 251], [252, 0]]]])
+    graph = cg.PixelGraph.from_image(seen, mask)
+    small = graph.to(torch.uint8)
+    edges = cg.TypedEdges(torch.tensor([[0, 1], [0, 0]]), torch.tensor([0, 1]), None, (3, 1))
+    for run in (
+        cg.nn.GraphAvgPool2d(2), cg.nn.GraphAvgPool2d(2, backend="gather"),
+        cg.nn.GraphLPPool2d(1, 2), cg.nn.GraphAdaptiveAvgPool2d(1), cg.nn.GraphGlobalAvgPool(),
+        lambda graph: graph_fold(graph, (3, 2), 1, stride=(2, 1)),
+        lambda graph: cg.functional.typed_resize(graph.x[:3], edges),
+        lambda graph: cg.functional.typed_avg_pool(graph.x[:3], edges),
+    ):  # fmt: skip
+        with pytest.raises(cg.errors.DtypeError, match=r"got torch\.uint8; convert the graph"):
+            run(small)
+    for run in (cg.nn.GraphAdaptiveAvgPool2d(1), cg.nn.GraphGlobalAvgPool()):
+        with pytest.raises(cg.errors.DtypeError, match="expected features of a floating dtype,"):
+            run(graph)
+    assert cg.nn.GraphAvgPool2d(2)(graph).x.item() == 753 // 4
+    assert cg.nn.GraphGlobalSumPool()(small).x.item() == 753
 
 
 def test_nan_is_louder_than_anything() -> None:
