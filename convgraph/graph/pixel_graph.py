@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from convgraph import arguments, memo
 from convgraph.door import described, door
-from convgraph.errors import DeviceError, GraphError, ShapeError
+from convgraph.errors import ArgumentError, DeviceError, GraphError, ShapeError
 from convgraph.geometry.kernel import MAX_DIMENSIONS, Relation
 from convgraph.geometry.space import Space
 from convgraph.graph import images, interchange
@@ -28,6 +28,11 @@ from convgraph.graph.sites_as_text import Where, from_text, to_text
 if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
+
+
+_AS_TENSOR = (
+    "give graph.tensor() to torch's modules and functions, and read .graph of what they return"
+)
 
 
 @final
@@ -73,16 +78,19 @@ class PixelGraph:
         if self.x.stride() != (self.x.shape[1], 1):
             object.__setattr__(self, "x", images.rows_of(self.x, self.x.shape[1]))
 
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any) -> Any:
+        """Refuse a function of torch in words: it takes the tensor of a graph, not the graph."""
+        called = getattr(function, "__name__", "a function of torch")
+        raise ArgumentError(f"{called}: expected a tensor, got a PixelGraph; {_AS_TENSOR}")
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             """Say what a part of a network that wants a tensor may be given."""
             why = f"{type(self).__name__!r} object has no attribute {name!r}"
             if not name.startswith("_") and hasattr(Tensor, name):
-                why += (
-                    ", which is a tensor's: give graph.tensor() to torch's modules and functions, "
-                    "and read .graph of what they return"
-                )
+                why += f", which is a tensor's: {_AS_TENSOR}"
             raise AttributeError(why, name=name, obj=self)
 
     # -- images -------------------------------------------------------------------------------

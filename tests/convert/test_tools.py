@@ -173,6 +173,15 @@ def test_a_module_that_wants_a_tensor_says_what_to_give() -> None:
         network()[1](holes())
     with pytest.raises(AttributeError, match=r"no attribute 'nodes'$"):
         holes().nodes  # noqa: B018 - asked for, so that it raises
+    calls = (
+        nn.Conv2d(3, 4, 3),
+        nn.Sequential(nn.ReLU()),
+        lambda x: torch.cat([x, x]),
+        torch.ones(1).add,
+    )
+    for call in calls:
+        with pytest.raises(cg.errors.ArgumentError, match=r"expected a tensor, got a PixelGraph"):
+            call(holes())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")  # of another class in each version
