@@ -84,10 +84,13 @@ class Recorder(TorchDispatchMode):
         self.within: Lister | None = None
         self.count = 0
         self.cut: dict[Numbers, tuple[Any, ...]] = {}
+        self.asked = set[str]()
         for name, tensor in states(net):
             if not _is_known(memory, tensor):
                 own = renamed.get(name, name)
                 memory.write(tensor, memory.numbering.named(own, tuple(tensor.shape)))
+                if _is_switch(tensor):
+                    memory.is_switch(tensor, frozenset({name}))
 
     @contextmanager
     def follow(self, *, gradients: bool = False) -> Iterator[None]:
@@ -283,13 +286,21 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         if func.namespace == "prim" or name in aten.FILLS or name.startswith(ABOUT):
             return func(*args, **kwargs)
+        switches = self.memory.switches(tensors)
+        if name == "_local_scalar_dense" and switches:
+            self._settle(Node(name, "", [self.memory.read(args[0])], path, []), [])
+            self.asked |= switches
+            return func(*args, **kwargs)
         if name in aten.READS or name == "masked_select":
             raise Undecided(
                 f"{name} at {path!r} reads numbers off data: the wiring may depend on them"
             )
         try:
             with _aside(self):
-                return self._run(func, name, path, args, kwargs, targets)
+                out = self._run(func, name, path, args, kwargs, targets)
+                for made in aten.tensors_in(out) if switches else ():
+                    self.memory.is_switch(made, switches)
+                return out
         except Unordered:
             raise
         except Undecided as reason:
@@ -513,6 +524,12 @@ def states(net: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from net.named_buffers(remove_duplicate=False)
 
 
+def _is_switch(tensor: Tensor) -> bool:
+    """Whether a state is one whole number with memory of its own, which nothing trains."""
+    alone = tensor.untyped_storage().nbytes() == tensor.element_size()
+    return alone and not tensor.is_floating_point() and not tensor.is_complex()
+
+
 def _kept(value: Any, targets: list[Tensor]) -> Any:
     """A copy of what an operator is about to overwrite."""
     return value.clone() if any(value is target for target in targets) else value
@@ -607,8 +624,14 @@ def trace(
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
     for place, head in enumerate(heads):
         memory.write(head, numbering.named(f"<gradient of output {place}>", tuple(head.shape)))
+    before = {name: t.clone() for name, t in states(net) if _is_switch(t)}
     with recorder.follow(gradients=gradients):
         outputs = run(images)
+    for name in sorted(recorder.asked):
+        if not torch.equal(before[name], dict(states(net))[name]):
+            raise Undecided(
+                f"{name!r} is read, and is another number afterwards: the wiring may depend on it"
+            )
     held = {repr(renamed.get(name, name)): tensor for name, tensor in states(net)}
     held |= {f"<image {place}>": image for place, image in enumerate(images)}
     with torch.no_grad():

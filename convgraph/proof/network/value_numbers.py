@@ -9,6 +9,7 @@ Numbers live with the memory of a tensor, not with the tensor: views and writes 
 bookkeeping of their own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, final
@@ -169,6 +170,7 @@ class _Cell:
     itemsize: int
     whole: tuple[Numbers, Shape, Shape, int] | None = None
     flat: Tensor | None = None
+    switches: frozenset[str] = frozenset()
 
 
 @final
@@ -223,6 +225,7 @@ class Memory:
             self._cells[storage._cdata] = cell
             if tensor.numel() < count:  # e.g. one column of a fresh buffer: the rest is unknown
                 cell.flat = torch.full((count,), -1, dtype=torch.int64)
+        cell.switches = frozenset()
         if tensor.numel() == count and _dense(tensor):
             place = int(tensor.storage_offset())
             cell.whole = (numbers, tuple(tensor.shape), _plain(tensor), place)
@@ -233,6 +236,19 @@ class Memory:
         flat: Any = cell.flat
         view = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         view.copy_(as_tensor(numbers))
+
+    def switches(self, tensors: Sequence[Tensor]) -> frozenset[str]:
+        """The switches that some tensors are made of, where all that is known of is made of them.
+
+        A switch is one whole number that a side holds, such as whether an observer is on.
+        """
+        cells = [self._cells.get(t.untyped_storage()._cdata) for t in tensors]
+        found = [cell.switches for cell in cells if cell is not None]
+        return frozenset().union(*found) if all(found) else frozenset()
+
+    def is_switch(self, tensor: Tensor, names: frozenset[str]) -> None:
+        """Say that a tensor whose numbers are known is made of switches alone."""
+        self._cells[tensor.untyped_storage()._cdata].switches = names
 
     def hand_out(self, tensor: Tensor, way: str) -> None:
         """Keep in mind by which way the memory of a constant is known outside of torch."""

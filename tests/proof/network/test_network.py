@@ -380,6 +380,44 @@ def test_control_flow_on_data_is_undecided() -> None:
     assert "at '1' reads numbers off data" in found.reason
 
 
+class Switched(nn.Module):
+    """Doubles where a number that it holds says so; `behind` is done to it afterwards."""
+
+    def __init__(self, behind: Callable[[Any, Tensor], Any] = lambda net, y: None) -> None:
+        super().__init__()
+        self.one, self.behind = nn.Conv2d(3, 4, 3), behind
+        self.register_buffer("on", torch.zeros(1, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.one(x)
+        self.behind(self, y)
+        return y.relu() * 2 if self.on[0] == 1 else y.relu()
+
+
+def test_a_switch_is_read_and_whatever_else_is_read_is_undecided() -> None:
+    """As fake quantisation asks its own. One that moves, or that data are written to, is none."""
+    dense = Switched().double()
+
+    def pair(behind: Callable[[Any, Tensor], Any] = lambda net, y: None) -> nn.Module:
+        made = Switched(behind).double()
+        made.one.load_state_dict(dense.one.state_dict())
+        return made
+
+    assert cg.prove(pair(), dense, images()).verdict == "proven"
+    on = pair()
+    on.on += 1
+    assert cg.prove(on, dense, images()).verdict == "refuted"
+    moves = pair(lambda net, y: net.on.add_(2))
+    for candidate, reference in ((moves, copy.deepcopy(moves)), (moves, dense)):
+        found = cg.prove(candidate, reference, images())
+        assert found.verdict == "undecided", str(found)
+        assert "'on' is read, and is another number afterwards" in found.reason
+    written = pair(lambda net, y: net.on.copy_(y.max() > 1e9))
+    found = cg.prove(written, copy.deepcopy(written), images())
+    assert found.verdict == "undecided", str(found)
+    assert "reads numbers off data" in found.reason
+
+
 def test_an_index_that_depends_on_data_is_an_operator_of_its_own() -> None:
     """On these images both pick the same channel; for others they need not."""
 
