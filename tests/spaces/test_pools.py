@@ -185,8 +185,10 @@ def test_a_network_asks_the_space_before_it_moves_values(
     if fine:
         assert torch.equal(cg.to_graph(Moves())(graph).to_image(), Moves()(x))
     else:
-        with pytest.raises(cg.errors.ConversionError, match="has no meaning on"):
+        with pytest.raises(cg.errors.ConversionError, match="has no meaning on") as refused:
             cg.to_graph(Moves())(graph)
+        if (move, space) == ("scan", cg.Torus(columns=False)):
+            assert "no position on it is the first" in str(refused.value)
 
 
 @pytest.mark.parametrize(
