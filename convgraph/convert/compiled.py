@@ -9,6 +9,7 @@ its tables by then, and only sizes differ.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import count
 from operator import index
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph import backends
+from convgraph import autocast, backends
 from convgraph.convert.copies import HOOKS
 from convgraph.convert.program import Made, Program, Tables
 from convgraph.convert.tensor import wrapped
@@ -61,7 +62,8 @@ def run(net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         else:
             facts.append(("plain", one))
     training = tuple([module.training for module in net.modules()])
-    key = (training, tuple(facts), tuple(kwargs), backends.forced(None))
+    lower = autocast.lower(graph.x.device)
+    key = (training, tuple(facts), tuple(kwargs), (backends.forced(None), lower))
     name, single = constant(_named, net, graph.sites if OLD else None, *key)
     tables = getattr(graph.sites, name)
     # An exporter that reads them as attributes would make them inputs of the program.
@@ -105,18 +107,18 @@ def _nested(outputs: list[Any], program: Program) -> Any:
 
 
 def _named(
-    net: Any, sites: Sites | None, training: Any, facts: Any, words: Any, backend: Any
+    net: Any, sites: Sites | None, training: Any, facts: Any, words: Any, around: Any
 ) -> tuple[str, bool]:
     """The attribute of sites that holds a network's tables, as it is called now.
 
     Beside it, whether they are asked for by an exporter that takes constants alone.
     """
     plain = torch.compiler.is_exporting()
-    key = (ref(net), training, facts, words, backend, plain)
+    key = (ref(net), training, facts, words, around, plain)
     name = _KNOWN.get(key)
     if name is None:
         name = f"_tables_{next(_NUMBERS)}"
-        get = _Get(name, ref(net), facts, words, backend, plain)
+        get = _Get(name, ref(net), facts, words, around, plain)
         kind = type("Asked", (), {"__get__": get} if OLD else {"__get__": get, "__set__": _refuse})
         setattr(Sites, name, kind())
         _KNOWN[key] = name
@@ -154,9 +156,9 @@ class _Get:
     switch, is looked at then: another network is another program.
     """
 
-    def __init__(self, name: str, net: Any, facts: Any, words: Any, backend: Any, plain: bool):
+    def __init__(self, name: str, net: Any, facts: Any, words: Any, around: Any, plain: bool):
         self.name, self.net, self.facts, self.words = name, net, facts, words
-        self.backend, self.plain = backend, plain
+        (self.backend, self.lower), self.plain = around, plain
         self.programs: dict[Any, list[Program]] = {}
         self.memos: WeakSet[Any] = WeakSet()
 
@@ -184,7 +186,8 @@ class _Get:
         # An exported program is one mask's, and so are the sums of some backends.
         single = self.plain or not _serves_all_masks(net, self.backend)
         known = [] if single else self.programs.setdefault(kind, [])
-        with backends.backend(self.backend):
+        mixed = torch.autocast(sites.device.type, self.lower) if self.lower else nullcontext()
+        with backends.backend(self.backend), mixed:
             found = next(filter(None, (one.tables(leaves) for one in known)), None)
             if found is None:
                 for _ in range(2):  # its first run ever may note what it has seen

@@ -100,15 +100,15 @@ class _Asked(Mode):  # type: ignore[misc]
         if func is self.target:
             leaves = pytree.tree_leaves((args, kwargs))
             self.dtypes = [one.dtype for one in leaves if isinstance(one, Tensor)]
-            raise ConversionError("it was heard")
+            raise RuntimeError("it was heard")
         return func(*args, **kwargs)  # what autocast casts by
 
 
 _CASTS: dict[Any, list[torch.dtype]] = {}
 
 
-def cast(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Return arguments in the dtypes that the caller's autocast gives them.
+def cast(target: Any, args: Any, kwargs: Any, to: Any) -> tuple[Any, Any]:
+    """Return arguments, by to(argument, dtype), as the caller's autocast gives them.
 
     It stands above autograd, where no operator may be met: torch is asked by blank tensors, once an
     operator and dtypes.
@@ -122,14 +122,14 @@ def cast(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         asked = [next(blank) if isinstance(one, Tensor) else one for one in leaves]
         positional, named = pytree.tree_unflatten(asked, tree)
         with (
-            _disable_current_modes(), _Asked(target) as ask, suppress(ConversionError),
+            _disable_current_modes(), _Asked(target) as ask, suppress(RuntimeError, IndexError),
             Guard(included(), excluded() | _ABOVE),
         ):  # fmt: skip
             target(*positional, **named)
-        _CASTS[key] = ask.dtypes
+        _CASTS[key] = ask.dtypes or [dtype for _, dtype in kinds]  # some become another operator
     places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor)]
     for place, dtype in zip(places, _CASTS[key], strict=True):
         if leaves[place].dtype != dtype:
-            leaves[place] = leaves[place].to(dtype)
+            leaves[place] = to(leaves[place], dtype)
     found: tuple[Any, Any] = pytree.tree_unflatten(leaves, tree)
     return found

@@ -36,6 +36,7 @@ OWN: dict[Any, Any] = {}
 """Functions of torch that a map answers without an operator; see `answers`."""
 
 _make = torch.Tensor._make_wrapper_subclass
+_TO = torch.ops.aten._to_copy.default
 
 
 class GraphTensor(Map):
@@ -266,7 +267,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                 "cg.summary, and export by torch.export"
             )
         if keys.is_autocast():
-            args, kwargs = keys.cast(func, args, kwargs)
+            args, kwargs = keys.cast(func, args, kwargs, _to)
         if call.writes and type(args[0]) is GraphTensor:
             if call.name == "set_":
                 return views.become(*args)
@@ -318,6 +319,11 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         if listener is not None:
             listener.end(call, args, kwargs, made, reason)
         return made
+
+
+def _to(one: Tensor, dtype: torch.dtype) -> Any:
+    """A map, or a tensor, in another dtype."""
+    return whole(_TO, (one,), {"dtype": dtype}) if type(one) is GraphTensor else one.to(dtype)
 
 
 def _no_rule(call: Operator) -> str:

@@ -133,6 +133,8 @@ def test_another_mode_is_another_program() -> None:
             moved = not torch.equal(before, net[1].running_mean)
             assert moved == training
             near(mine.x, net(g).x)
+    with torch.autocast("cpu"):  # a program is traced where none is on
+        assert fast(g).x.dtype == net(g).x.dtype == torch.bfloat16
 
 
 @one_program
