@@ -218,17 +218,18 @@ class _Heard(torch.autograd.Function):
     """The image, through which gradients of parameters ask for one of the image as well."""
 
     @staticmethod
-    def forward(image: Tensor, parameter: Tensor) -> Tensor:
+    def forward(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return image.view_as(image)
 
     setup_context = keeping(0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return g, None
+        return g, None, None
 
 
-_heard: Any = _Heard.apply
+# torch's way in reads the signature at every call, which only transforms have a use for.
+_straight: Any = super(torch.autograd.Function, _Heard).apply
 
 
 def heard(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -239,14 +240,14 @@ def heard(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     2.13; no report is known). An ordinary image never reaches that kernel. So here whoever asks
     for the first asks for the other.
     """
-    if image.device.type != "cpu" or not torch.is_grad_enabled():
+    learns = any(one is not None and one.requires_grad for one in (weight, bias))
+    if not learns or image.device.type != "cpu" or not torch.is_grad_enabled():
         return image
-    if not (torch.compiler.is_compiling() or outermost()):
-        return image  # derivatives of torch.func's are derived again, by other kernels
-    for parameter in (bias, weight):
-        if parameter is not None and parameter.requires_grad:
-            image = _heard(image, parameter)
-    return image
+    if torch.compiler.is_compiling():
+        seen: Tensor = _Heard.apply(image, weight, bias)  # type: ignore[no-untyped-call]
+        return seen
+    # Derivatives of torch.func's are derived again, by other kernels.
+    return _straight(image, weight, bias) if outermost() else image
 
 
 def layer_norm_images(
