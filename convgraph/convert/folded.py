@@ -35,6 +35,8 @@ def folded(call: Operator, x: Spatial, given: dict[str, Any]) -> Any:
     twin = _twin(call, x.sites.d) if isinstance(x.sites, Sites) and x.sites.space is None else None
     if twin is None or x.sites.size is None or not 0 < d < x.sites.d:
         return None
+    if not call.name.endswith(f"{d}d"):  # an image without a batch, of one axis more
+        return None
     size, batch = x.sites.size, x.sites.batch_size
     lattice = names.image_axes(1, size, batch)[2:]
     away = [k for k, axis in enumerate(lattice) if axis and axis[0] in x.axes[0]]

@@ -238,3 +238,20 @@ def test_axes_that_are_folded_into_the_batch(name: str) -> None:
         ends.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
     assert all(map(torch.equal, *ends))
     assert bool(ends[0][1].any())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_image_without_a_batch_is_no_fold(batch: int) -> None:
+    """Its windows have an axis more than lines in a batch: one of 2 x 2 became one of 2."""
+    x = whole(batch, 3, *SIZE)
+    calls: tuple[Any, ...] = (
+        lambda y: F.max_pool2d(y, 2),
+        lambda y: F.avg_pool2d(y * 4, 2),
+        lambda y: F.conv2d(y, torch.ones(2, batch * SIZE[0], 3, 3).double()),
+    )
+    for call in calls:
+        mine, true = (
+            call(one.transpose(1, 2).flatten(0, 1))
+            for one in (cg.PixelGraph.from_image(x).tensor(), x)
+        )
+        assert torch.equal(mine, true)
