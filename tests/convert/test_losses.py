@@ -107,6 +107,23 @@ def test_a_node_without_a_label_is_refused() -> None:
         F.cross_entropy(x, labels[:, 0])
 
 
+@pytest.mark.parametrize("shape", [(1, *SIZE), (2, 1, 6), (1, 2, *SIZE), (2, 2, 1, 1), (2, *SIZE)])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_labels_are_not_broadcast(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Shares of some images were every image's; as many images as classes hid a missing axis."""
+    x, labels = whole(2, 2, *SIZE), torch.zeros(shape, dtype=dtype)
+    if shape == (2, *SIZE) and dtype == torch.int64:
+        labels = labels.unsqueeze(1)
+    mask = torch.ones(2, *SIZE) > 0
+    mask[0, 0] = False
+    told = []
+    for one in (cg.PixelGraph.from_image(x, mask=mask).tensor(), x):
+        with pytest.raises((ValueError, RuntimeError)) as error:
+            F.cross_entropy(one, labels)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
 def test_holes_that_count_are_seen() -> None:
     """The mean of the dense image is another number."""
     torch.manual_seed(0)

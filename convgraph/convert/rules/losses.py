@@ -49,13 +49,16 @@ def classes(call: Any, x: Any, target: Any, weight: Tensor | None = None, reduct
     """The class of every node, or its shares of all, from an image or from others on the nodes."""
     if not isinstance(x, Spatial):
         raise NoRuleError("its labels are a map, and what it judges is none")
-    if call.name == "cross_entropy_loss" and not all(map(names.is_plain, x.axes[1:2])):
+    by_channels = len(x.axes) > 1 and names.is_plain(x.axes[1])
+    if call.name == "cross_entropy_loss" and not by_channels:
         raise ApartError("its classes are positions")
     call.travelled("node" if reduction == _NONE else "all")
     value = x.merged(1)
     axes = names.replaced(value.axes, 1)
     shares = (target.x if isinstance(target, Spatial) else target).is_floating_point()
     known = value.axes if shares else axes
+    if target.shape != names.sizes(known):
+        raise ValueError(f"labels of shape {tuple(target.shape)} judge {tuple(x.shape)}")
     if isinstance(target, Spatial):
         if _holds(target.sites, x.sites):
             target = Spatial(brought(target, x.sites), x.sites, target.axes)
