@@ -214,6 +214,7 @@ def test_letters(equation: str) -> None:
         (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
         (lambda x: x.roll(1), "rolls the flattened tensor"),
         (lambda x: put(x, IMAGE[..., :H] > 0, whole(5)), "a list of 5 to 88 positions"),
+        (lambda x: put(x, x.argmax(1) % 2, whole(H)), "no map of yes and no"),  # holes would say 0
         (lambda x: F.linear(x, whole(H, H))[:, :1].add_(x[:, :1]), "other pixels along its axes"),
     ],
 )

@@ -239,7 +239,8 @@ def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) ->
 def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
     chosen = indices[0]
-    if isinstance(chosen, Spatial) and isinstance(value, Tensor) and value.numel() != 1:
+    says = isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
+    if says and isinstance(value, Tensor) and value.numel() != 1:
         indices = [dense(chosen), *indices[1:]]  # a list, as one read off by that map
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
@@ -250,8 +251,8 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
         dims = [dim for dim, one in enumerate(indices) if one is not None]
         _stayed(call, x, dims, [value])
         return found
-    simple = len(given) == 1 and isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
-    if not isinstance(x, Spatial) or not simple or accumulate or isinstance(value, Spatial):
+    simple = len(given) == 1 and says and not accumulate
+    if not isinstance(x, Spatial) or not simple or isinstance(value, Spatial):
         raise NoRuleError("it writes at positions that are no map of yes and no")
     if chosen.shape != x.shape[: len(chosen.axes)]:
         raise IndexError(f"a mask of shape {tuple(chosen.shape)} meets {tuple(x.shape)}")
