@@ -104,6 +104,14 @@ def test_what_is_ranked_is_found_where_it_stands(batch: str) -> None:
         t.flatten(1).sort(1)
 
 
+def test_of_all_axes_each_is_kept() -> None:
+    t, flat, there = given()
+    shares = flat[there].quantile(SHARES)
+    assert torch.equal(t.quantile(SHARES, None, True), shares.view(3, 1, 1, 1, 1))
+    assert torch.equal(t.nansum(None, True), flat[there].sum().view(1, 1, 1, 1))
+    assert torch.equal((t < 0).all(None, True), torch.ones(1, 1, 1, 1) > 0)
+
+
 @pytest.mark.parametrize("batch", ["one image", "three"])
 def test_no_hole_is_drawn(batch: str) -> None:
     t, _, there = given(batch)

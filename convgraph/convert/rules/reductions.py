@@ -445,9 +445,10 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 def _over_all(call: Any, x: Spatial, given: dict[str, Any], args: Any, kwargs: Any) -> Any:
     """Over everything that is there."""
     call.travelled("all")
+    kept = (1,) * len(x.axes) if given.get("keepdim") else ()
     if call.name in ("max", "min", *_RANKED) and not x.x.numel():
-        return x.x.new_zeros(_shares(given))  # of nobody
-    return call.target(x.x, *args, **kwargs)
+        return x.x.new_zeros(_shares(given) + kept)  # of nobody
+    return call.target(x.x, *args, **kwargs).reshape(_shares(given) + kept)
 
 
 def _shares(given: dict[str, Any]) -> tuple[int, ...]:
