@@ -112,6 +112,15 @@ def test_of_all_axes_each_is_kept() -> None:
     assert torch.equal((t < 0).all(None, True), torch.ones(1, 1, 1, 1) > 0)
 
 
+@pytest.mark.parametrize("dim", [None, 1, 2, (2, 3)])
+def test_a_sum_has_the_dtype_that_is_asked(dim: Any) -> None:
+    t, _, _ = given()
+    ones = (t * 0 + 99).to(torch.uint8)
+    got, want = (one.sum(dim, dtype=torch.int8) for one in (ones, ones.to_dense()))
+    assert got.dtype == torch.int8
+    assert torch.equal(got.to_dense(), want)
+
+
 @pytest.mark.parametrize("batch", ["one image", "three"])
 def test_no_hole_is_drawn(batch: str) -> None:
     t, _, there = given(batch)

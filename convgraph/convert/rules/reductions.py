@@ -268,7 +268,9 @@ def reduced(
 ) -> Any:
     """Return what is left of a map; see `over_sites`."""
     dims = _dims(x, dim)
-    x = x if dtype is None else x.with_x(x.x.to(dtype))
+    if dtype is not None:
+        found = reduced(how, call, x.with_x(x.x.to(dtype)), dim, keepdim)
+        return found.with_x(found.x.to(dtype)) if isinstance(found, Spatial) else found.to(dtype)
     if len(dims) == len(x.axes):
         call.travelled("all")  # over everything that is there, whatever the names
         nobody = how in ("amax", "amin") and not x.x.numel()
