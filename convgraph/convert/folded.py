@@ -32,17 +32,16 @@ def folded(call: Operator, x: Spatial, given: dict[str, Any]) -> Any:
         given: the operator's arguments by their names.
     """
     d = len(x.axes) - 2
-    twin = _twin(call, x.sites.d) if isinstance(x.sites, Sites) and x.sites.space is None else None
-    if twin is None or x.sites.size is None or not 0 < d < x.sites.d:
+    if not isinstance(x.sites, Sites) or x.sites.space is not None or x.sites.size is None:
         return None
-    if not call.name.endswith(f"{d}d"):  # an image without a batch, of one axis more
+    if d >= x.sites.d or not call.name.endswith(f"{d}d"):  # or an image without a batch
         return None
-    size, batch = x.sites.size, x.sites.batch_size
+    twin, size, batch = _twin(call, x.sites.d), x.sites.size, x.sites.batch_size
     lattice = names.image_axes(1, size, batch)[2:]
     away = [k for k, axis in enumerate(lattice) if axis and axis[0] in x.axes[0]]
     own = [k for k in range(x.sites.d) if k not in away]
     every = {*names.batch_axis(batch), *(lattice[k][0] for k in away)}
-    if {*x.axes[0]} != every or x.axes[2:] != tuple(lattice[k] for k in own):
+    if twin is None or {*x.axes[0]} != every or x.axes[2:] != tuple(lattice[k] for k in own):
         return None
     value = x.merged(1)
     image = Spatial(value.x, x.sites, names.image_axes(value.shape[1], size, batch))

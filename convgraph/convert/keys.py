@@ -127,9 +127,7 @@ def cast(target: Any, args: Any, kwargs: Any, to: Any) -> tuple[Any, Any]:
         ):  # fmt: skip
             target(*positional, **named)
         _CASTS[key] = ask.dtypes or [dtype for _, dtype in kinds]  # some become another operator
-    places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor)]
-    for place, dtype in zip(places, _CASTS[key], strict=True):
-        if leaves[place].dtype != dtype:
-            leaves[place] = to(leaves[place], dtype)
-    found: tuple[Any, Any] = pytree.tree_unflatten(leaves, tree)
+    dtypes = iter(_CASTS[key])
+    moved = [to(one, next(dtypes)) if isinstance(one, Tensor) else one for one in leaves]
+    found: tuple[Any, Any] = pytree.tree_unflatten(moved, tree)
     return found

@@ -322,7 +322,9 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _to(one: Tensor, dtype: torch.dtype) -> Any:
-    """A map, or a tensor, in another dtype."""
+    """A map, or a tensor, in a dtype."""
+    if one.dtype == dtype:
+        return one
     return whole(_TO, (one,), {"dtype": dtype}) if type(one) is GraphTensor else one.to(dtype)
 
 
