@@ -79,14 +79,14 @@ class OnMask(TorchFunctionMode):
             meant = OnMask.channels
         if meant is not None:
             return meant(self, func, *args, **kwargs)
+        if name == "batch_norm" and _trains(args, kwargs):
+            return self.rows(func, *args, **kwargs)
         out = func(*args, **kwargs)
         if not any(isinstance(one, Tensor) for one in tree_leaves(out)):
             return out  # what a tensor is like
         if name in KEEPS:
             self._lies[out] = self.known(args[0])
             return out
-        if name == "batch_norm" and _trains(args, kwargs):
-            return self.rows(func, *args, **kwargs)
         if name not in SITE_BY_SITE:
             raise ProofError(f"the judge has no truth for {name} on masks")
         return self.put(out, self.union(maps), maps)

@@ -64,6 +64,12 @@ READS = frozenset({
 })  # fmt: skip
 """Operators that read numbers off a tensor, or give shapes that depend on them."""
 
+MOVING = frozenset({
+    "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "batch_norm",
+    "_batch_norm_impl_index",
+})  # fmt: skip
+"""Batch norms that write to running statistics in training, of which their schema is silent."""
+
 _LAYOUT = frozenset({"memory_format", "layout", "pin_memory", "non_blocking", "device"})
 """Arguments that say where values lie, not which they are."""
 
@@ -220,6 +226,10 @@ def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[An
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[number] if number < len(args) else kwargs.get(argument.name)
             found += tensors_in(value)
+    if name_of(func) in MOVING:
+        named = arguments(func, args, kwargs)
+        if named["training"]:
+            found += tensors_in(named.get("running_mean"), named.get("running_var"))
     return found
 
 

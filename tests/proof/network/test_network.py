@@ -611,6 +611,36 @@ def test_operators_without_a_bound_are_named_as_not_covered() -> None:
     assert not any(line.startswith("how far apart") for line in bounded.not_covered)
 
 
+def test_what_a_norm_in_training_makes_of_its_statistics_is_compared() -> None:
+    """Torch's batch norm writes to them, of which its schema says nothing."""
+
+    class Norm(nn.Module):
+        def __init__(self, stays: bool, times: int) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+            self.stays, self.times = stays, times
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, held = self.conv(x), [self.norm.running_mean, self.norm.running_var]
+            if self.stays:
+                held = [t.clone() for t in held]
+            for _ in range(self.times):
+                z = nn.functional.batch_norm(y, *held, self.norm.weight, self.norm.bias, True)
+            return z
+
+    dense = Norm(stays=False, times=1).double()
+    for stays, times, why in (
+        (False, 1, ""),
+        (True, 1, "what 'norm.running_mean' holds afterwards"),
+        (False, 2, "native_batch_norm"),
+    ):
+        other = Norm(stays, times).double()
+        other.load_state_dict(dense.state_dict())
+        found = cg.prove(other, dense, images()[..., :5, :5])
+        assert found.verdict == ("undecided" if why else "proven"), str(found)
+        assert why in found.reason
+
+
 def test_the_same_function_in_another_hand_is_proven() -> None:
     """Axes from the back, a sum the other way round, a mean that only a log would see."""
 
