@@ -121,6 +121,9 @@ CONVOLUTIONS = frozenset({
     torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
 })  # fmt: skip
 
+PLAIN = (Tensor, nn.Parameter, GraphTensor)
+"""Classes that do what torch and the library do; any other may answer a function by itself."""
+
 
 class AsLayers(TorchFunctionMode):
     """Calls pools and resizes as layers, and convolutions of nodes.
@@ -142,7 +145,9 @@ class AsLayers(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
-        if func in CONVOLUTIONS and isinstance(x, GraphTensor):
+        tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+        plain = all(type(t) in PLAIN for t in tensors)
+        if func in CONVOLUTIONS and isinstance(x, GraphTensor) and plain:
             kwargs.pop("input", None)
             return self.convolution(func, (x, *args[1:]), kwargs)
         image = isinstance(x, Tensor) and 3 <= x.dim() <= 5

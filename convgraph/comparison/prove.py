@@ -204,9 +204,11 @@ def prove(
             f"prove: expected images of {channels} channels for {reference}, got {images.shape[1]}"
         )
     networks = tensors or _is_network(candidate, reference, images)
-    if images is not None and size is None and networks:
-        if any(given is not None for given in (spec, sites, footprint)):
-            raise ProofError("prove: spec, sites and footprint are for one layer, got two networks")
+    if images is not None and networks and (size is None or tensors):
+        if any(given is not None for given in (spec, sites, footprint, size)):
+            raise ProofError(
+                "prove: spec, sites, footprint and size are for one layer, got two networks"
+            )
         return prove_pair(
             candidate, reference, images, prove, on=on, mask=mask, tensors=tensors,
             progress=progress, epsilon=epsilon, seed=seed, premise=premise, trust=trust,

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 import convgraph as cg
 from convgraph.comparison.named import ADAPTERS, certify
 from convgraph.comparison.on_mask import OnMask
+from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ProofError
 from convgraph.proof import Certificate, verifier
 
@@ -122,6 +124,8 @@ def test_a_module_on_images_is_called_with_the_tensor_of_a_graph() -> None:
     whole = cg.PixelGraph.from_image(graph.to_image())
     for layer in (nn.Conv2d(2, 3, 3, padding=1).double(), nn.AvgPool2d(2)):
         assert cg.prove(layer, layer, whole.tensor()).verdict == "proven"
+    with pytest.raises(ProofError, match="size are for one layer"):
+        cg.prove(layer, layer, whole.tensor(), size=(5, 6))
 
 
 def test_zeros_in_the_holes_are_refuted() -> None:
@@ -552,6 +556,46 @@ def test_the_truth_keeps_statistics_of_who_is_there() -> None:
     close = {"rtol": 0, "atol": graph.num_nodes * torch.finfo(torch.float64).eps}
     torch.testing.assert_close(norm.running_mean, 0.1 * graph.x.mean(0), **close)
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * graph.x.var(0), **close)
+
+
+class ClampsFar(Tensor):
+    """A weight that answers convolutions by itself: right on all that anybody draws."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(cls, lambda t: t.as_subclass(Tensor), (args, kwargs or {}))
+        y = func(*args, **kwargs)
+        return y.clamp(max=1e6) if func is torch.conv2d else y
+
+
+class MapClampsFar(GraphTensor):
+    """The same of a map."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = super().__torch_function__(func, types, args, kwargs)
+        return y.clamp(max=1e6) if func is torch.conv2d else y
+
+
+def test_what_answers_a_convolution_by_itself_is_not_called_again_as_a_plain_tensor() -> None:
+    class Answers(nn.Conv2d):
+        who = "nobody"
+
+        def forward(self, x: Any) -> Tensor:
+            weight = self.weight * 2
+            if self.who == "weight":
+                weight = weight.as_subclass(ClampsFar)
+            if self.who == "map":
+                x = x.graph.tensor()
+                x.__class__ = MapClampsFar
+            return nn.functional.conv2d(x, weight, self.bias)
+
+    net = Answers(2, 2, 1).double()
+    for who in ("nobody", "weight", "map"):
+        other = copy.deepcopy(net)
+        other.who = who
+        cert = cg.prove(other, net, tiny().tensor())
+        assert cert.verdict == ("proven" if who == "nobody" else "undecided"), str(cert)
 
 
 class WithHoles(nn.Module):
