@@ -146,8 +146,9 @@ class AsLayers(TorchFunctionMode):
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
         tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        plain = all(type(t) in PLAIN for t in tensors)
-        if func in CONVOLUTIONS and isinstance(x, GraphTensor) and plain:
+        if not all(type(t) in PLAIN for t in tensors):
+            return func(*args, **kwargs)
+        if func in CONVOLUTIONS and isinstance(x, GraphTensor):
             kwargs.pop("input", None)
             return self.convolution(func, (x, *args[1:]), kwargs)
         image = isinstance(x, Tensor) and 3 <= x.dim() <= 5

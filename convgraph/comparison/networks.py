@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.comparison.function_layers import PLAIN, AsLayers, by_linear, by_weight
+from convgraph.comparison.function_layers import AsLayers, by_linear, by_weight
 from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.copies import calls_torch
@@ -429,8 +429,6 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _image(value: Any) -> Tensor:
     """What a layer takes or returns, as an image."""
-    if isinstance(value, Tensor) and type(value) not in PLAIN:
-        raise Undecided(f"a layer is called on a {type(value).__name__}, which may answer for it")
     if isinstance(value, GraphTensor):
         value = value.graph
     if isinstance(value, Tensor):
