@@ -381,11 +381,15 @@ _TAKEN: set[Any] = set()
 
 
 def _kinds(call: Operator, taken: Any, named: Any) -> Any:
-    """The dtypes of operands, and what else a call says in words."""
-    rows = (getattr(one, "x", one) for one in pytree.tree_leaves((taken, named)))
-    kinds = (getattr(one, "dtype", None) or (one if isinstance(one, torch.dtype) else type(one))
-             for one in rows)  # fmt: skip
-    return call.target, *kinds
+    """The dtypes of operands and where they are, and what else a call says in words."""
+
+    def kind(one: Any) -> Any:
+        if isinstance(one, Tensor):
+            return one.dtype, one.device.type
+        return one if isinstance(one, torch.dtype) else type(one)
+
+    leaves = pytree.tree_leaves((taken, named))
+    return call.target, *(kind(getattr(one, "x", one)) for one in leaves)
 
 
 _COUNTING = ("norms", "convolution", "pooling", "resize")
