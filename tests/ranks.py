@@ -8,12 +8,18 @@ from typing import NoReturn
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.multiprocessing import get_context, start_processes
+
+PRELOADED = ["tests.scale.ranks", "tests.convert.ranks"]
 
 
 def processes(what: Callable[..., None], world: int, *more: object) -> None:
-    """Call what(rank, *more) in `world` new processes; the first error of one is raised."""
-    spawn(_called, (what, more), nprocs=world)
+    """Call what(rank, *more) in `world` new processes; the first error of one is raised.
+
+    They are forked from one that has imported what they need, and has computed nothing.
+    """
+    get_context("forkserver").set_forkserver_preload(PRELOADED)
+    start_processes(_called, (what, more), nprocs=world, start_method="forkserver")
 
 
 def _called(rank: int, what: Callable[..., None], more: tuple[object, ...]) -> None:
