@@ -1,6 +1,6 @@
 """Random convolutions agree with torch and with the integer oracle, gradients included.
 
-A thousand in CI, fewer in `make test`.
+Seven hundred in CI, half of them in `make test`.
 
 Every argument of every layer in one to three dimensions, on full grids, masks, named sites and
 ragged batches, on every backend that accepts the case: bit for bit on integers, and within the
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -120,10 +120,13 @@ def serving(layer: cg.nn.GraphConvNd, graph: cg.PixelGraph, named: Tensor | None
     return names
 
 
-@pytest.mark.parametrize("examples", [350, pytest.param(700, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("examples", [350, pytest.param(375, marks=pytest.mark.ci)])
 def test_integers_agree_bit_for_bit_three_ways(examples: int) -> None:
-    drawn = given(cases(), st.sampled_from([torch.float32, torch.float64]))
-    settings(max_examples=examples)(drawn(integers_agree))()
+    """Where the same are drawn every time, each share draws its own, not those of the other."""
+    drawn = given(cases(), st.sampled_from([torch.float32, torch.float64]))(integers_agree)
+    if settings().derandomize:
+        drawn = seed(examples)(drawn)
+    settings(max_examples=examples)(drawn)()
 
 
 def integers_agree(case: Case, dtype: torch.dtype) -> None:
