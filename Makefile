@@ -59,7 +59,7 @@ gpu: ## on a bare machine with a GPU: right, tested, fast? no set-up, at most 8 
 house: $(READY) ## write the files, each with its one idea, and the backends into docs/design/
 	$(BIN)/python -m tests.house
 
-fuzz: $(READY) ## attack it with random input, two minutes; FUZZ="--seconds 600 --seed 5" for more
+fuzz: $(READY) ## attack it with random input, two and a half minutes; FUZZ="--seconds 600 --seed 5" for more
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 faults: $(READY) ## refute every planted fault and write the table into docs/faults.md

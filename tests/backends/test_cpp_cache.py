@@ -15,7 +15,6 @@ import convgraph as cg
 from convgraph.backends.fused import cpp_build, cpp_cache
 from convgraph.cli import main
 from tests.cases import CPP, holes
-from tests.fuzz.campaign import apart
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not CPP, reason="the C++ kernels do not compile here")
@@ -175,12 +174,6 @@ def test_wide_margins_go_another_way() -> None:
     assert layer(graph).num_nodes == graph.num_nodes
     near = cg.nn.GraphConv2d(2, 2, 3, padding=3, dilation=3)
     assert {o.name: o.refusal for o in cg.explain(near, graph).options}["cpp"] is None
-
-
-@pytest.mark.ci
-def test_damage_by_dice() -> None:
-    run = apart("cache", "--draws", "40")
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_the_name_tells_the_compiler_and_any_other_serves(

@@ -25,7 +25,7 @@ ATTACKS: dict[str, tuple[list[str], dict[str, str]]] = {
 def main() -> int:
     """Return how many attacks found something."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120, help="all attacks together")
+    parser.add_argument("--seconds", type=float, default=140, help="all attacks together")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="attacks whose name holds this")
     given = parser.parse_args()

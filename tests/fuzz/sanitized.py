@@ -50,7 +50,7 @@ def attack(seed: int, seconds: float) -> int:
     cpp_build.compile_kernels()
     if cpp_build.lacks():
         sys.stdout.write(f"not attacked: {cpp_build.lacks()}\n")
-        return 0
+        return 1
     done, wrong = operands.search(10**6, seed, seconds / 2)
     for found in wrong[:20]:
         sys.stdout.write(f"{found.what}: {found.draw}\n")
@@ -97,6 +97,9 @@ def main() -> int:
     libraries = preload()
     if not libraries:
         sys.stdout.write("no sanitizers here: the compiler has no libasan and libubsan\n")
+        return 0
+    if cpp_build.lacks():
+        sys.stdout.write(f"no kernels to attack: {cpp_build.lacks()}\n")
         return 0
     share = ["--seed", str(given.seed), "--seconds", str(given.seconds)]
     run = subprocess.run(
