@@ -1,4 +1,4 @@
-"""How the oracle adds up a depthwise operator of stride 1: one shift of a flat row a tap.
+"""How the oracle adds up a depthwise operator of stride 1: one matrix product a row of taps.
 
 The source positions that an axis of such an operator reads lie along one row, a tap a step:
 
@@ -10,6 +10,9 @@ the other, a tap is one offset into one long row, so that
     y[l] += w[t] x[l + offset[t]],   grad_x[l + offset[t]] += w[t] g[l],
     grad_w[t] = sum over l of x[l + offset[t]] g[l].
 
+The long row is cut into blocks. What the taps of the last axis say to a block is one window of x
+times a band, so that all blocks are one matrix product; the other axes move it by whole blocks.
+
 What y holds where a row ends and the next begins is no output and is cut off; g is 0 there. Whether
 the tables are of this form is found out from them, place by place.
 """
@@ -17,18 +20,23 @@ the tables are of this form is found out from them, place by place.
 from collections.abc import Iterator
 from itertools import product
 from math import prod
+from operator import mul
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from convgraph.proof.equation.contraction import backward
 from convgraph.proof.equation.spec import ConvSpec
 
 Array = npt.NDArray[Any]
 
-TILE_BYTES = 262_144
-"""Of the rows that are worked on at a time, so that they stay near the processor."""
+BLOCK = 16
+"""Entries of the long row that are one row of a matrix product, where there is a fast one."""
+
+TILE_BYTES = 524_288
+"""Of the windows that are worked on at a time, so that they stay near the processor."""
 
 
 def row_of(table: Array, gap: int) -> tuple[Array, int] | None:
@@ -58,7 +66,7 @@ def row_of(table: Array, gap: int) -> tuple[Array, int] | None:
 
 @final
 class ByShift:
-    """One multiplication and one addition of long rows a tap.
+    """One matrix product of windows and bands for all taps of the last axis.
 
     Args:
         spec: of a depthwise operator, one channel in and out a group.
@@ -70,44 +78,34 @@ class ByShift:
         """Work out the offsets, and where each pixel lies."""
         self.spec, self.out = spec, out
         self._rows = [row for row, _ in rows]
-        self._long = tuple(len(row) for row in self._rows)
+        *lead, last = map(len, self._rows)
+        self._long = (*lead, -(-last // BLOCK) * BLOCK)
         self._backward = [
             backward(row[:, None], n)[:, 0] for row, n in zip(self._rows, spec.size, strict=True)
         ]
-        behind = [prod(self._long[axis + 1 :]) for axis in range(spec.d)]
-        self._offsets = []
-        for taps in product(*(range(k) for k in spec.kernel_size)):
-            places = [
-                t * step if step > 0 else (k - 1 - t) * -step
-                for t, k, (_, step) in zip(taps, spec.kernel_size, rows, strict=True)
-            ]
-            self._offsets.append(sum(p * n for p, n in zip(places, behind, strict=True)))
+        places = [
+            [t * step if step > 0 else (k - 1 - t) * -step for t in range(k)]
+            for k, (_, step) in zip(spec.kernel_size, rows, strict=True)
+        ]
+        behind = [prod(self._long[axis + 1 :]) for axis in range(spec.d - 1)]
+        self._along = np.array(places[-1])  # offset of each tap of the last axis
+        self._ahead = np.array(  # and of each of the other axes' taps: whole blocks
+            [sum(map(mul, taps, behind)) for taps in product(*places[:-1])]
+        )
         self._length = spec.batch * prod(self._long)
-        self._tail = max(self._offsets)
+        self._tail = int(self._ahead.max() + self._along.max())
 
     def convolve(self, x: Array, w: Array) -> Array:
         """Return y (B, C, *out) without a bias."""
-        long, taps, dtype = self._read(x), w.reshape(len(w), -1), np.result_type(x, w)
-        y = np.zeros((len(w), self._length), dtype=dtype)
-        for some in self._tiles(dtype):
-            heard = y[some]
-            sent = np.empty_like(heard)
-            for t, at in enumerate(self._offsets):
-                np.multiply(long[some, at : at + self._length], taps[some, t, None], out=sent)
-                heard += sent
-        places = y.reshape(-1, self.spec.batch, *self._long)
-        return self._image(places[self._sites()])
+        y = self._summed(self._read(x), w, self._ahead, self._along)
+        return self._image(y[self._sites()])
 
     def grad_x(self, w: Array, g: Array) -> Array:
         """Return (B, C, *size)."""
-        long, taps, dtype = self._placed(g), w.reshape(len(w), -1), np.result_type(g, w)
-        total = np.zeros((len(w), self._length + self._tail), dtype=dtype)
-        for some in self._tiles(dtype):
-            heads, sent = long[some], np.empty_like(long[some], dtype=dtype)
-            for t, at in enumerate(self._offsets):
-                np.multiply(heads, taps[some, t, None], out=sent)
-                total[some, at : at + self._length] += sent
-        folded = total[:, : self._length].reshape(-1, self.spec.batch, *self._long)
+        long = np.zeros((len(w), self._tail + self._length), dtype=g.dtype)
+        long[:, self._tail :] = self._placed(g)
+        ahead, along = self._ahead.max() - self._ahead, self._along.max() - self._along
+        folded = self._summed(long, w, ahead, along)
         for axis, table in enumerate(self._backward, start=2):
             first, *more = (_gathered(folded, column, axis) for column in table.T)
             folded = sum(more, start=first)
@@ -115,17 +113,37 @@ class ByShift:
 
     def grad_w(self, x: Array, g: Array) -> Array:
         """Return the gradient in the layout of w."""
-        long, heads, dtype = self._read(x), self._placed(g), np.result_type(x, g)
-        found = np.empty((len(long), len(self._offsets)), dtype=dtype)
-        for some in self._tiles(dtype):
-            for t, at in enumerate(self._offsets):
-                heard = long[some, None, at : at + self._length]
-                found[some, t] = (heard @ heads[some, :, None])[:, 0, 0]
+        long, block = self._read(x), _block(x, g)
+        heads = self._placed(g).reshape(len(long), -1, block)
+        shape, column = (len(long), len(self._ahead), len(self._along)), np.arange(block)[:, None]
+        found = np.empty(shape, dtype=np.result_type(x, g))
+        for some, windows in self._windows(long, block):
+            for number, at in enumerate(self._ahead // block):
+                heard = windows[:, at : at + heads.shape[1]]
+                met = heard.swapaxes(1, 2) @ heads[some]
+                found[some, number] = met[:, column + self._along, column].sum(1)
         return found.reshape(self.spec.w_shape)
 
-    def _tiles(self, dtype: Any) -> Iterator[slice]:
-        step = max(1, TILE_BYTES // (self._length * np.dtype(dtype).itemsize))
-        return (slice(at, at + step) for at in range(0, self.spec.groups, step))
+    def _summed(self, long: Array, w: Array, ahead: Array, along: Array) -> Array:
+        """(C, B, *rows): at each place the sum, over all taps, of what lies at its offset."""
+        block = _block(long, w)
+        taps = w.reshape(len(w), len(ahead), 1, len(along))
+        band = np.zeros((*taps.shape[:2], block + along.max(), block), dtype=w.dtype)
+        column = np.arange(block)[:, None]
+        band[:, :, column + along, column] = taps
+        total = np.zeros((len(w), self._length // block, block), dtype=np.result_type(long, w))
+        for some, windows in self._windows(long, block):
+            for number, at in enumerate(ahead // block):
+                total[some] += windows[:, at : at + total.shape[1]] @ band[some, number]
+        return total.reshape(len(w), self.spec.batch, *self._long)
+
+    def _windows(self, long: Array, block: int) -> Iterator[tuple[slice, Array]]:
+        """Some channels, and for each of their blocks what its taps of the last axis reach."""
+        reach = block + int(self._along.max())
+        windows = sliding_window_view(long, reach, axis=1)[:, ::block]
+        step = max(1, TILE_BYTES // (windows[0].size * long.dtype.itemsize))
+        for at in range(0, len(long), step):
+            yield slice(at, at + step), np.ascontiguousarray(windows[at : at + step])
 
     def _read(self, x: Array) -> Array:
         """(C, length + tail): every axis of x laid out along its row."""
@@ -154,6 +172,11 @@ class ByShift:
 
     def _image(self, channels: Array) -> Array:
         return np.ascontiguousarray(channels.swapaxes(0, 1))
+
+
+def _block(one: Array, two: Array) -> int:
+    """Bands need a fast product, so floats."""
+    return BLOCK if np.result_type(one, two) in (np.float32, np.float64) else 1
 
 
 def _gathered(values: Array, where: Array, axis: int) -> Array:

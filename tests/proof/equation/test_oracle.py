@@ -197,7 +197,7 @@ def test_depthwise_rows_add_up_to_what_columns_add_up_to(
     reach = 2 * gap
     pads = ((2, 2), (gap, gap)) if transposed else ((2, 1), (reach, reach - 1))
     spec = ConvSpec(
-        3, 3, (2, 3), (6, 11), padding=pads, dilation=(1, gap), padding_mode=mode,
+        3, 3, (2, 3), (6, 37), padding=pads, dilation=(1, gap), padding_mode=mode,
         transposed=transposed, groups=3,
     )  # fmt: skip
     one, two = Oracle(spec, way="shift"), Oracle(spec, way="column")
