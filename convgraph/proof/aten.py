@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from convgraph.proof import trees
 
 KEEPS = frozenset({
     "clone", "index", "index_select", "gather", "take", "flip", "roll", "rot90", "repeat",
@@ -188,7 +189,7 @@ def taken_apart(named: dict[str, Any]) -> tuple[str, list[Tensor]]:
             return _Place(str(value.dtype).removeprefix("torch."))
         return value
 
-    text = ", ".join(f"{k}={tree_map(place, v)}" for k, v in named.items())
+    text = ", ".join(f"{k}={trees.mapped(place, v)}" for k, v in named.items())
     return text, tensors
 
 
@@ -253,7 +254,7 @@ def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:
     if name in PICKS:
         swapped: Any = (swap(args[0]), *args[1:])
     else:
-        swapped = tree_map(lambda v: swap(v) if isinstance(v, Tensor) else v, args)
+        swapped = trees.mapped(lambda v: swap(v) if isinstance(v, Tensor) else v, args)
     if name == "constant_pad_nd":
         value = args[2] if len(args) > 2 else kwargs.get("value", 0)
         return func(swapped[0], args[1], pad(value))

@@ -1,12 +1,16 @@
 """The table of ATen facts: each operator is called, and does what the table says of it."""
 
 import ast
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.layer.premise import linear_rules
 from convgraph.proof.layer.premise.call import RULES
 
@@ -112,3 +116,23 @@ def test_what_both_judges_know_stands_once() -> None:
     assert "index_add" in listed
     assert not listed & (aten.KEEPS | aten.JOINS | aten.PUTS | aten.FILLS | aten.DRAWS)
     assert set(RULES) >= aten.KEEPS | aten.JOINS | aten.PUTS
+
+
+class Pair(NamedTuple):
+    one: Any
+    two: Any
+
+
+def test_trees_are_those_of_torch() -> None:
+    """What torch takes for a tree and this for a leaf would hide tensors from whoever follows."""
+    x = torch.ones(2, 3)
+    every = (
+        [1, (x, None), [], ()], {"a": x, "b": {"c": [x.T, 2.0]}}, Pair(x, [Pair(3, x)]),
+        OrderedDict(z=x, y=[x]), defaultdict(list, {"k": [x]}), deque([x, (4,)]), x.shape,
+        torch.max(x, 1), slice(2), "text", torch.float32, nn.Parameter(x),
+    )  # fmt: skip
+    for tree in (*every, list(every), {"all": every}):
+        found, true = trees.leaves(tree), tree_leaves(tree)
+        assert all(mine is torchs for mine, torchs in zip(found, true, strict=True))
+        mine, torchs = trees.mapped(id, tree), tree_map(id, tree)
+        assert (type(mine), mine) == (type(torchs), torchs)

@@ -13,9 +13,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._pytree import tree_leaves
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.layer.premise.traced_tensor import covers
 
 Seen = tuple[Any, ...]
@@ -132,7 +131,7 @@ class MadeOf:
                 return repr(leaf)
             return _lies(leaf) if filled and covers(leaf) else self._seen(leaf)
 
-        return tuple(map(tell, tree_leaves(value)))
+        return tuple(map(tell, trees.leaves(value)))
 
     def _constant(self, tensor: Tensor) -> int:
         """The entries of what is no data."""

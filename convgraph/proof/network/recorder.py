@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.network.node import (
     BACKWARD,
     CONVOLUTION,
@@ -277,7 +276,7 @@ class Recorder(TorchDispatchMode):
     def _node(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.inside:
             return func(*args, **kwargs)
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Tensor)]
         targets = aten.written(func, args, kwargs)
         name, path = aten.name_of(func), self.open[-1] if self.open else ""
         if torch.Tag.nondeterministic_seeded in func.tags and not _sure(func, args, kwargs):
@@ -334,7 +333,7 @@ class Recorder(TorchDispatchMode):
         if moved is None and (targets or not _is_view(func)):
             numbers = [self.memory.read(t) for t in inputs]
         out = func(*args, **kwargs)
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        outputs = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
         if not outputs:
             raise Undecided("what it returns is no tensor, and may depend on data")
         if moved is not None:
@@ -386,7 +385,7 @@ class Recorder(TorchDispatchMode):
             return kwargs.get("dtype") in (None, args[0].dtype)
         if name in aten.PLACES:
             return len(args) == 4 and not self.memory.knows(args[2])
-        rest = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
+        rest = [t for t in trees.leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
         return name not in aten.PICKS or not any(map(self.memory.knows, rest))
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> list[Numbers]:
@@ -405,7 +404,7 @@ class Recorder(TorchDispatchMode):
             found = aten.on_numbers(func, args, kwargs, integer, pad)
         except (RuntimeError, NotImplementedError):
             found = aten.on_numbers(func, args, kwargs, real, pad)
-        return [tidy(t.long().contiguous()) for t in tree_leaves(found) if isinstance(t, Tensor)]
+        return [tidy(t.long().contiguous()) for t in trees.leaves(found) if isinstance(t, Tensor)]
 
     def _in_one_dtype(self, name: str, named: dict[str, Any]) -> dict[str, Any]:
         """Whole numbers that are constants in the dtype that they are put together in."""

@@ -13,8 +13,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from convgraph.proof import trees
 from convgraph.proof.network.match import SUMS
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.running_error.bound import FILES
@@ -120,7 +120,7 @@ class Beside:
             self.missing[f"{name} of a list"] += 1
             return
         order = iter(call.node.inputs)
-        floats = [t for t in tree_leaves(given) if isinstance(t, Tensor) and t.is_floating_point()]
+        floats = [t for t in trees.leaves(given) if isinstance(t, Tensor) and t.is_floating_point()]
         if not floats:  # whole numbers, the same on both sides, so the same result to the bit
             floats, rule = call.outputs, _nothing
         dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)

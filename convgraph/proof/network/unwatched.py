@@ -14,9 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.ways_out import WaysOut
 
 Listed = Counter[tuple[str, tuple[tuple[int, ...], ...]]]
@@ -42,7 +41,7 @@ class Lister(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             outputs = func(*args, **(kwargs or {}))
         if not func.is_view:
-            made = [tuple(t.shape) for t in tree_leaves(outputs) if isinstance(t, Tensor)]
+            made = [tuple(t.shape) for t in trees.leaves(outputs) if isinstance(t, Tensor)]
             self.found[aten.base_of(func), tuple(made)] += 1
         return outputs
 

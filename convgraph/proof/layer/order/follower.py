@@ -7,9 +7,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.order_rules import (
     NO_ZERO,
@@ -98,11 +97,11 @@ class Follower:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on what is known."""
-        leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        leaves = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Tensor)]
         ordered = [t for t in leaves if isinstance(t, Ordered)]
         name = aten.base_of(func)
         if asks_only(func, name):
-            return func(*tree_map(_shell, args), **tree_map(_shell, kwargs))
+            return func(*trees.mapped(_shell, args), **trees.mapped(_shell, kwargs))
         reached = any(not t.constant for t in ordered)
         data = any(t.memory.data for t in ordered)
         decided = any(t.memory.decided for t in ordered)
@@ -121,7 +120,7 @@ class Follower:
             return made
         except Refusal as refusal:
             if self.refused is None:
-                self.numbers += [v for v in tree_leaves((args, kwargs)) if isinstance(v, float)]
+                self.numbers += [v for v in trees.leaves((args, kwargs)) if isinstance(v, float)]
             self.refuse(refusal.status, aten.qualified_name(func), str(refusal))
 
     def _known(
@@ -133,7 +132,7 @@ class Follower:
             raise Refusal("undecided", "random numbers: two calls are two functions")
         self.operators += 1
         if name in aten.FILLS:
-            shells = tree_map(_shell, args), tree_map(_shell, kwargs)
+            shells = trees.mapped(_shell, args), trees.mapped(_shell, kwargs)
             made = self._constant(func, *shells)
             if data and is_step(func):
                 self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
@@ -179,7 +178,7 @@ class Follower:
 
     def _mark(self, made: Any, reached: bool, decided: bool, sent: bool) -> None:
         """Say of results what decided them, and whether they are made of a gradient."""
-        for result in tree_leaves(made):
+        for result in trees.leaves(made):
             if not isinstance(result, Ordered):
                 continue
             real = result.dtype.is_floating_point
@@ -190,10 +189,12 @@ class Follower:
             memory.sent = memory.sent or sent
 
     def _read(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        if any(t.memory.sent for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)):
+        if any(t.memory.sent for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)):
             raise Refusal("undecided", "a number is read off a gradient")
         try:
-            numbers = tree_map(lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs))
+            numbers = trees.mapped(
+                lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs)
+            )
         except Refusal:
             raise Refusal("refuted", "a number is read off data") from None
         return self._constant(func, *numbers)
@@ -201,15 +202,15 @@ class Follower:
     def _view(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name == "view_dtype":
             raise Refusal("undecided", "entries are read as another dtype")
-        (source,) = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)]
+        (source,) = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)]
 
         def held(value: Any) -> Any:
             return value.held() if isinstance(value, Ordered) else value
 
-        outputs = func(*tree_map(held, args), **tree_map(held, kwargs))
+        outputs = func(*trees.mapped(held, args), **trees.mapped(held, kwargs))
         if torch.Tag.inplace_view in func.tags:
             raise Refusal("undecided", "the shape of a tensor changes in place")
-        return tree_map(
+        return trees.mapped(
             lambda v: Ordered(v, source.memory, self) if isinstance(v, Tensor) else v, outputs
         )
 
@@ -245,11 +246,11 @@ class Follower:
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operator on constants: plain numbers that may be written to later."""
-        ordered = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered)]
+        ordered = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)]
         memories = {address(t.held()): t.memory for t in ordered}
         foreign = {
             address(t)
-            for t in tree_leaves((args, kwargs))
+            for t in trees.leaves((args, kwargs))
             if isinstance(t, Tensor) and not isinstance(t, Ordered)
         }
         written = aten.written(func, args, kwargs)
@@ -257,7 +258,7 @@ class Follower:
         def held(value: Any) -> Any:
             return value.held() if isinstance(value, Ordered) else value
 
-        outputs = func(*tree_map(held, args), **tree_map(held, kwargs))
+        outputs = func(*trees.mapped(held, args), **trees.mapped(held, kwargs))
         if written and any(isinstance(t, Ordered) for t in written):
             return written[0] if len(written) == 1 else outputs
         hollow = aten.base_of(func) in _EMPTY
@@ -277,7 +278,7 @@ class Follower:
             flat = value.as_strided((value.untyped_storage().nbytes() // value.itemsize,), (1,), 0)
             return Ordered(value, Memory(flat, None, value.dtype), self)
 
-        return tree_map(wrap, outputs)
+        return trees.mapped(wrap, outputs)
 
 
 _KERNELS = frozenset({
@@ -317,12 +318,12 @@ def _likes(
     if name in _BOOLS:
         return [(torch.bool, None)]
     if name in _SAME:
-        first: Tensor = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
+        first: Tensor = next(v for v in trees.leaves((args, kwargs)) if isinstance(v, Tensor))
         return [(first.dtype, None)]
     if name in ("sort", "topk", "max") and several:
         return [(seen["self"].dtype, None), (torch.int64, None)]
 
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    tensors = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Tensor)]
     if all(t.is_contiguous() for t in tensors) and name in _PROMOTES:
         one, two = (seen[k] for k in ("self", "other"))
         return [(torch.result_type(one, two), None)]
@@ -333,7 +334,7 @@ def _likes(
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
     rest = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
-    out = aten.out_of_place(func)(*tree_map(meta, args), **tree_map(meta, rest))
+    out = aten.out_of_place(func)(*trees.mapped(meta, args), **trees.mapped(meta, rest))
     return [(t.dtype, t.stride()) for t in (out if several else [out])]
 
 

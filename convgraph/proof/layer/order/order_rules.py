@@ -9,10 +9,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from convgraph.errors import ProofError
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.ordered_tensor import Ordered, known
 from convgraph.proof.layer.premise.call import Call, Refusal
@@ -44,7 +43,7 @@ class Seen:
         self.assumed: set[str] = set()
         self.order = sums
         self.sums = sums if aten.base_of(func) not in _ADD else None
-        self.device = next(v.device for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor))
+        self.device = next(v.device for v in trees.leaves((args, kwargs)) if isinstance(v, Tensor))
 
     def __getitem__(self, name: str) -> Any:
         """An argument as it was given."""
@@ -170,7 +169,7 @@ def linear(seen: Seen, name: str) -> bool:
     sent = [
         k
         for k, v in seen.bound.named.items()
-        if any(isinstance(t, Ordered) and t.memory.sent for t in tree_leaves(v))
+        if any(isinstance(t, Ordered) and t.memory.sent for t in trees.leaves(v))
     ]
     if name == "mul":
         return len(sent) < 2

@@ -9,8 +9,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from convgraph.proof import trees
 from convgraph.proof.layer.order import codes
 
 
@@ -81,7 +81,9 @@ class Ordered(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        (follower, *_) = (t.follower for t in tree_leaves((args, kwargs)) if isinstance(t, Ordered))
+        (follower, *_) = (
+            t.follower for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)
+        )
         with torch._C.DisableTorchFunction():
             return follower.call(func, args, kwargs or {})
 

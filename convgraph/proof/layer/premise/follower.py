@@ -13,10 +13,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from convgraph.errors import ProofError
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.aten import READS, base_of, qualified_name
 from convgraph.proof.layer.premise import magnitudes, source_lines
 from convgraph.proof.layer.premise.call import RULES, VENDOR, Call, Refusal
@@ -146,14 +145,14 @@ class Follower:
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator on what is wrapped and say what is known of the result."""
-        leaves = tree_leaves((args, kwargs))
+        leaves = trees.leaves((args, kwargs))
         if any(map(_is_nowhere, leaves)):
             reason = "data left torch by a door that was taken before they were followed"
             self.refuse("undecided", qualified_name(func), reason)
         if self.ended:
             return self._late(func, args, kwargs)
         traced = [t for t in leaves if isinstance(t, Traced)]
-        plain_args, plain_kwargs = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
+        plain_args, plain_kwargs = trees.mapped(_unwrap, args), trees.mapped(_unwrap, kwargs)
         written = aten.written(func, args, kwargs)
         data = [t for t in traced if t.memory.bound is not None]
         random = next((t.memory.random for t in traced if t.memory.random), None)
@@ -221,10 +220,10 @@ class Follower:
 
     def _late(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator on what an earlier call has left behind: numbers in, numbers out."""
-        traced = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Traced)]
+        traced = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Traced)]
         if any(t.memory.bound is not None for t in traced):
             self.late.append(Origin(qualified_name(func), source_lines.here()))
-        return func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
+        return func(*trees.mapped(_unwrap, args), **trees.mapped(_unwrap, kwargs))
 
     def _random(self, drawn: Origin | None) -> None:
         """Random numbers meet data, or leave torch."""
@@ -287,7 +286,7 @@ class Follower:
                     self._random(random)
             return written[0] if len(written) == 1 else outputs
         hollow = base_of(func) in _EMPTY
-        foreign = {address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        foreign = {address(t) for t in trees.leaves((args, kwargs)) if isinstance(t, Tensor)}
         memories = {address(t.held): t.memory for t in traced}
 
         def wrap(value: Any) -> Any:
@@ -302,7 +301,7 @@ class Follower:
                 value.fill_(torch.nan)
             return Traced(value, Memory(value, hollow=hollow, random=random), self)
 
-        return tree_map(wrap, outputs)
+        return trees.mapped(wrap, outputs)
 
     def _write(
         self, func: Any, written: list[Any], before: list[Bound], found: Any, data: list[Traced]
@@ -381,7 +380,7 @@ class Follower:
             self._number(made)
             return made
 
-        return tree_map(wrap, outputs)
+        return trees.mapped(wrap, outputs)
 
     def _settle(self, operator: str, bound: Bound, dtype: torch.dtype) -> None:
         """Refuse what cannot come from or lead to the multilinear form; note the magnitude."""
@@ -494,7 +493,7 @@ def _same_places(held: Tensor, size: Any, stride: Any, offset: int | None = None
 def _constants(call: Call) -> list[float]:
     """Numbers among the arguments of an operator, few of them."""
     found = []
-    for value in tree_leaves(list(call.named.values())):
+    for value in trees.leaves(list(call.named.values())):
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
             found.append(float(value))
         elif isinstance(value, float):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from convgraph.proof import trees
 
 _MINUS = {"sub": "add", "subtract": "add"}
 
@@ -36,11 +37,11 @@ def run(func: Any, name: str, args: Any, kwargs: Any, kept: set[int]) -> Any:
 
     numbers = _numbers(func)
     args = tuple(
-        abs(value) if place in numbers and _is_number(value) else tree_map(absolute, value)
+        abs(value) if place in numbers and _is_number(value) else trees.mapped(absolute, value)
         for place, value in enumerate(args)
     )
     kwargs = {
-        key: abs(value) if key in numbers and _is_number(value) else tree_map(absolute, value)
+        key: abs(value) if key in numbers and _is_number(value) else trees.mapped(absolute, value)
         for key, value in kwargs.items()
     }
     if name == "rsub":

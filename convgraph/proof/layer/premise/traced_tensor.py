@@ -14,8 +14,8 @@ from typing import Any, final
 import torch
 import torch.utils.dlpack
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from convgraph.proof import trees
 from convgraph.proof.layer.premise.degrees import Bound, union
 from convgraph.proof.layer.premise.rounded import NEVER, Rounded
 
@@ -98,7 +98,7 @@ class Traced(Tensor):
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        (follower, *_) = (t.follower for t in tree_leaves((args, kwargs)) if isinstance(t, Traced))
+        (follower, *_) = (t.follower for t in trees.leaves((args, kwargs)) if isinstance(t, Traced))
         with torch._C.DisableTorchFunction():
             return follower.call(func, args, kwargs or {})
 

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from convgraph.proof import aten
+from convgraph.proof import aten, trees
 from convgraph.proof.network.running_error import backward_rules, product_rules, sum_rules
 from convgraph.proof.network.running_error.backward_rules import BY_PRODUCTS
 from convgraph.proof.network.running_error.call import (
@@ -115,7 +114,7 @@ class RunningBound(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Tensor)]
         floating = [t for t in tensors if t.is_floating_point()]
         name = aten.name_of(func)
         if self.missing or torch.Tag.inplace_view in func.tags:
@@ -123,7 +122,7 @@ class RunningBound(TorchDispatchMode):
         if any(map(self._chosen, tensors)) and not func.is_view:
             named = aten.arguments(func, args, kwargs)
             rest = [v for k, v in named.items() if k not in BY_PRODUCTS.get(name, ())]
-            if any(self._chosen(t) for t in tree_leaves(rest) if isinstance(t, Tensor)):
+            if any(self._chosen(t) for t in trees.leaves(rest) if isinstance(t, Tensor)):
                 self._end(name, "it depends on a choice that rounding can change")
         if self.missing or not floating or name in aten.FILLS:
             return func(*args, **kwargs)
@@ -145,7 +144,7 @@ class RunningBound(TorchDispatchMode):
             return out
         call = self._call(func, args, kwargs, copy=bool(targets)) if not func.is_view else None
         out = func(*args, **kwargs)
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        outputs = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
         storages = {t.untyped_storage()._cdata for t in tensors}
         if not targets and all(t.untyped_storage()._cdata in storages for t in outputs):
             return out  # a view
@@ -184,15 +183,15 @@ class RunningBound(TorchDispatchMode):
         self.missing = self.missing or f"{name} at {path!r} ({reason})"
 
     def _into(self, out: Any, moved: Any) -> None:
-        before = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        after = [t for t in tree_leaves(moved) if isinstance(t, Tensor)]
+        before = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
+        after = [t for t in trees.leaves(moved) if isinstance(t, Tensor)]
         for tensor, error in zip(before, after, strict=True):
             if tensor.is_floating_point():
                 self._write(tensor, error)
 
     def _call(self, func: Any, args: Any, kwargs: Any, *, copy: bool) -> BoundedCall:
         named = aten.arguments(func, args, kwargs)
-        floats = [v for v in tree_leaves(named) if isinstance(v, Tensor) and v.is_floating_point()]
+        floats = [v for v in trees.leaves(named) if isinstance(v, Tensor) and v.is_floating_point()]
         dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)
 
         def entry(value: Any) -> Any:
