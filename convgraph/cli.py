@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from zipfile import BadZipFile
 
 from convgraph import __version__
+from convgraph.proof.record.printable import printable_lines
 
 EXTRAS = {
     "matplotlib": "matplotlib",
@@ -345,7 +346,7 @@ def _write(name: str, text: str) -> None:
     """Write to "stdout" or "stderr"; where nobody reads it, the exit code still says it."""
     stream = getattr(sys, name)
     try:
-        stream.write(text)
+        stream.write(printable_lines(text))
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python flushes it again

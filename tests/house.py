@@ -80,7 +80,7 @@ HOUSE = {
         . map_positions spec spaces in_space contraction
         listed depthwise oracle maximum_windows
     """,
-    "proof.record": ". counterexample page certificate sealed",
+    "proof.record": ". printable counterexample page certificate sealed",
     "proof.layer": """
         . structure trial own_parameters premise made_of one_program direct
         following identity rounding other_manners basis to_record

@@ -591,5 +591,5 @@ if __name__ == "__main__":
         sys.stderr.write(f"verifier.py certificate.json --trust MODULE ...: {error}\n")
         sys.exit(3)
     status, said = verify(given, trust=sys.argv[3:])
-    sys.stdout.write("\n".join(said) + "\n")
+    sys.stdout.write("".join(f"{ascii(line)[1:-1]}\n" for line in said))
     sys.exit(status)

@@ -18,6 +18,7 @@ from rich.table import Table
 from convgraph.errors import ProofError
 from convgraph.proof.record.counterexample import Counterexample
 from convgraph.proof.record.page import page
+from convgraph.proof.record.printable import printable, printable_lines
 
 SCHEMA = 4
 """Version of the record; a reader refuses any other."""
@@ -139,6 +140,10 @@ class Certificate:
             raise ProofError(f"expected a record of schema {SCHEMA}, got {self.schema!r}")
         for name in ("spec", "counterexample"):  # as they come back from JSON
             object.__setattr__(self, name, _plain(getattr(self, name), finite=False))
+        for name in ("reason", "cause"):  # what a side raised, and where, is its own choice
+            object.__setattr__(self, name, printable(getattr(self, name)))
+        parts = tuple(replace(part, facts=printable(part.facts)) for part in self.parts)
+        object.__setattr__(self, "parts", parts)
         object.__setattr__(self, "digest", digest(asdict(self)))
 
     @property
@@ -155,15 +160,16 @@ class Certificate:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render as a table."""
-        table = Table(title=f"{self.name}: {self.verdict}", title_justify="left", show_header=False)
+        title = f"{printable(' '.join(self.name.split()))}: {self.verdict}"
+        table = Table(title=title, title_justify="left", show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for part in self.parts:
             table.add_row(part.name, f"{part.status}: {part.facts}" if part.facts else part.status)
         for layer in self.layers:
-            table.add_row("layer", f"{layer.verdict}: {layer.name}")
+            table.add_row("layer", f"{layer.verdict}: {printable(layer.name)}")
         case = self.smallest_case
-        shown = "" if case is None else str(case)
+        shown = "" if case is None else printable_lines(str(case))
         for name, text in (("reason", self.reason), ("likely cause", self.cause), ("case", shown)):
             if text:
                 table.add_row(name, text)

@@ -3,12 +3,13 @@
 Takes the record as a plain dictionary; draws rho as bars against the bound on a logarithmic scale.
 """
 
+import html as markup
 import math
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import Any
 
 from convgraph.proof.record.counterexample import Counterexample
+from convgraph.proof.record.printable import printable, printable_lines
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What the page may load: its own style."""
@@ -118,6 +119,11 @@ def html(title: str, body: str) -> str:
     )
 
 
+def escape(text: str) -> str:
+    """Return text as it stands on a page, whatever it holds."""
+    return markup.escape(printable(text))
+
+
 def _head(record: Mapping[str, Any]) -> str:
     verdict = record["verdict"]
     text = (
@@ -137,7 +143,9 @@ def _head(record: Mapping[str, Any]) -> str:
         faults.append(("Counterexample", ", ".join(f"{key} = {case[key]}" for key in case)))
     fault = "".join(f"<p><b>{key}:</b> {escape(value)}</p>" for key, value in faults if value)
     if record["counterexample"] and smallest:
-        fault += f"<pre>{escape(str(Counterexample.from_dict(smallest)))}</pre>"
+        fault += (
+            f"<pre>{markup.escape(printable_lines(str(Counterexample.from_dict(smallest))))}</pre>"
+        )
     return text + (f'<div class="fault">{fault}</div>' if fault else "")
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -167,3 +168,20 @@ def test_tf32_is_set_and_restored() -> None:
 def test_cuda_is_proven(dtype: torch.dtype) -> None:
     found = prove_convolution(same, same, SPEC, dtype=dtype, device="cuda")
     assert found.verdict == "proven", str(found)
+
+
+def test_no_text_of_a_side_moves_the_cursor(proven: Certificate) -> None:
+    """What is raised, a name and a file's name are the candidate's own words: a terminal obeys."""
+    text = "\x1b[1A\x1b[2Kproven \u202e\r\n\a"
+
+    def raises(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        raise ValueError(text)
+
+    found = replace(prove_convolution(raises, same, SPEC), name=text, layers=(proven,))
+    assert found.verdict == "undecided"
+    assert "ValueError: \\x1b[1A" in found.reason
+    back = Certificate.from_json(found.to_json())
+    for shown in (found.reason, found.parts[1].facts, str(found), found.to_html(), str(back)):
+        assert all(one.isprintable() for one in shown.replace("\n", "")), repr(shown)
+    assert "\n" not in found.reason
+    assert found.digest == back.digest
