@@ -22,6 +22,7 @@ from convgraph.comparison.refilled import Refilled
 from convgraph.convert.tensor import GraphTensor
 from convgraph.proof import Certificate, ConvSpec, prove_linear
 from convgraph.proof.network.node import FunctionLayer, Layer, Node
+from convgraph.proof.network.value_numbers import Undecided
 
 Meant = tuple[nn.Module, Any, dict[str, Any]]
 """The function as a module, the operator that it is on full images, and that one's arguments."""
@@ -146,7 +147,10 @@ class AsLayers(TorchFunctionMode):
         meant = MEANT.get(func)
         x = args[0] if args else kwargs.get("input")
         tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        if not all(type(t) in PLAIN for t in tensors):
+        others = [type(t).__name__ for t in tensors if type(t) not in PLAIN]
+        if others and meant is not None:  # a module of that name is a node, whoever answers in it
+            raise Undecided(f"a {others[0]} may answer {func.__name__} by itself")
+        if others:
             return func(*args, **kwargs)
         if func in CONVOLUTIONS and isinstance(x, GraphTensor):
             kwargs.pop("input", None)

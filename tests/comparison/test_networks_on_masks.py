@@ -575,7 +575,25 @@ class MapClampsFar(GraphTensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         y = super().__torch_function__(func, types, args, kwargs)
-        return y.clamp(max=1e6) if func is torch.conv2d else y
+        return y.clamp(max=1e6) if func in (torch.conv2d, nn.functional.max_pool2d) else y
+
+
+def test_what_answers_a_pool_within_a_module_is_no_pool() -> None:
+    """The module is one node: nobody sees what a map of another class computes in its place."""
+
+    class Answers(nn.Sequential):
+        def forward(self, x: Any) -> Tensor:
+            x.__class__ = MapClampsFar
+            return super().forward(x)
+
+    pools = nn.MaxPool2d(2)
+    cert = cg.prove(
+        Answers(nn.Conv2d(2, 2, 1), pools),
+        nn.Sequential(nn.Conv2d(2, 2, 1), pools),
+        tiny().tensor(),
+    )
+    assert cert.verdict == "undecided"
+    assert "MapClampsFar may answer max_pool2d by itself" in cert.reason
 
 
 def test_what_answers_a_convolution_by_itself_is_not_called_again_as_a_plain_tensor() -> None:
