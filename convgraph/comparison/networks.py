@@ -48,6 +48,8 @@ LAYERS = (LAYER, LAYER_ON, SITES, SITES_ON)
 OPERATOR = dict.fromkeys(LAYER, "convgraph.proof.network.operator_layers:as_operator")
 """How a verifier calls the sides of a layer again."""
 
+ARRAYS = "the candidate on arrays: it was called with the tensor of a graph"
+
 _CONVOLUTIONS_AND_LINEAR = (
     torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
     torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d,
@@ -187,6 +189,9 @@ def prove_pair(
     )
     if mask is not None:
         cert = replace(cert, spec={**cert.spec, "mask": mask.int().tolist()})
+    if tensors and not _takes(candidate):
+        spec = {**cert.spec, "tensors": True}
+        cert = replace(cert, spec=spec, not_covered=(*cert.not_covered, ARRAYS))
     if on is None:
         return cert
     spec = {**cert.spec, "space": on.to_dict()}
@@ -307,6 +312,11 @@ def _is(dense: Any, spec: Any) -> bool:
     )
 
 
+def _takes(net: torch.nn.Module) -> bool:
+    """Whether a network is called with graphs."""
+    return isinstance(net, GraphNetwork) or _takes_graph(net)
+
+
 def _takes_graph(net: torch.nn.Module) -> bool:
     if isinstance(net, GraphNetwork):
         return False
@@ -323,8 +333,7 @@ def _run(net: torch.nn.Module, images: Images, shapes: Any) -> Returned:
 
 def _run_on(on: Space, net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
     """The same with images in a space, for whoever takes graphs; others see arrays."""
-    takes = isinstance(net, GraphNetwork) or _takes_graph(net)
-    return _called(net, [_placed(on, i) for i in images] if takes else images, shapes)
+    return _called(net, [_placed(on, i) for i in images] if _takes(net) else images, shapes)
 
 
 def _placed(on: Space | None, image: Tensor) -> Any:
@@ -337,7 +346,7 @@ def _run_with(
     images: Images, shapes: Any,
 ) -> list[Tensor]:  # fmt: skip
     """The same with holes, for whoever takes graphs; others see images that are 0 there."""
-    takes = isinstance(net, GraphNetwork) or _takes_graph(net)
+    takes = _takes(net)
 
     def given(image: Tensor) -> Any:
         if not _fits(image, mask):

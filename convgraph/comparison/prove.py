@@ -187,6 +187,8 @@ def prove(
                 candidate, reference, edges, size, where, premise=premise, trust=trust,
                 identity=identity, second=second, epsilon=epsilon, seed=seed, progress=progress,
             )  # fmt: skip
+    if isinstance(images, (tuple, list)):
+        images = _alone(images)
     tensors = isinstance(images, GraphTensor)
     if isinstance(images, GraphTensor):
         images = images.graph
@@ -273,6 +275,18 @@ def prove(
         return _prove(
             candidate, reference, spec, (batch, shape), mask, sites, lies, where, **how, **more
         )
+
+
+def _alone(images: Sequence[Any]) -> Any:
+    """What networks are sent; a graph, which says where pixels lie, without the tuple around it."""
+    if not any(isinstance(image, (PixelGraph, GraphTensor)) for image in images):
+        return images
+    if len(images) > 1:
+        raise ProofError(
+            "prove: a graph says of all images which pixels are there; of networks that take more "
+            "than one, expected tensors, with mask= and on= beside them"
+        )
+    return images[0]
 
 
 def _array(graph: PixelGraph, on: Space | None) -> tuple[Tensor, Space | None, Tensor | None]:

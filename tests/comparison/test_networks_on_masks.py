@@ -118,8 +118,14 @@ def test_a_module_on_images_is_called_with_the_tensor_of_a_graph() -> None:
     other = copy.deepcopy(net)
     cert = cg.prove(other, net, graph.tensor())
     assert cert.verdict == "proven", str(cert)
-    assert cg.prove(other, net, graph).verdict == "refuted"
+    assert cert.spec["tensors"]
+    assert "the tensor of a graph" in cert.not_covered[-1]
+    arrays = cg.prove(other, net, graph)
+    assert (arrays.verdict, "tensors" in arrays.spec) == ("refuted", False)
     other.cut = True
+    assert cg.prove(other, net, (graph.tensor(),)).verdict == "refuted"
+    with pytest.raises(ProofError, match=r"of networks that take more than one, .* mask= and on="):
+        cg.prove(other, net, (graph, graph))
     assert cg.prove(other, net, graph.tensor()).verdict == "refuted"
     whole = cg.PixelGraph.from_image(graph.to_image())
     for layer in (nn.Conv2d(2, 3, 3, padding=1).double(), nn.AvgPool2d(2)):
