@@ -339,6 +339,15 @@ def test_twins_and_looks(build: Any) -> None:
     assert layer(cg.PixelGraph.from_image(torch.rand(0, 2, 8, 8))).x.shape == (0, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_of_volumes(dtype: torch.dtype) -> None:
+    """On the CPU no average pool of torch's for volumes knows any of them."""
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, 4, 4, 4).to(dtype), d=3)
+    layer = cg.nn.GraphAvgPool3d(2)
+    assert torch.equal(layer(graph).x, layer(graph.to(torch.float32)).x.to(dtype))
+    assert torch.equal(F.avg_pool3d(graph.tensor(), 2).graph.x, layer(graph).x)
+
+
 def test_half_sums_are_accumulated_in_float32() -> None:
     image = (torch.rand(1, 1, 64, 64) + 1).half()
     mask = torch.ones(1, 64, 64, dtype=torch.bool)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convgraph.backends.dense import conv as dense
 from convgraph.backends.problem import Problem
-from convgraph.backends.rows import as_image, as_rows
+from convgraph.backends.rows import HALF, as_image, as_rows
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.window import WindowGeometry
 from convgraph.graph.edges import Edges
@@ -72,9 +72,11 @@ def average(
         return as_rows(_ADAPTIVE_AVG[relation.d](image, _loose(size)))
     g = _kernel(relation)
     extra = () if g.d == 1 else (divisor_override,)
-    return as_rows(
-        _AVG[g.d](image, g.kernel_size, g.stride, _pads(g), g.ceil_mode, count_include_pad, *extra)
-    )
+    own = image.dtype
+    if g.d == 3 and own in HALF and image.device.type == "cpu":  # torch's own has none of these
+        image = image.float()
+    more = (g.kernel_size, g.stride, _pads(g), g.ceil_mode, count_include_pad, *extra)
+    return as_rows(_AVG[g.d](image, *more).to(own))
 
 
 def _kernel(relation: Any) -> KernelGeometry:
