@@ -7,7 +7,7 @@ networkx is imported when asked for.
 """
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,22 @@ PLANE = "plane"
 """What stands for the space of images that lie in none."""
 
 
+class NoNodes(Data):  # type: ignore[misc]
+    """Data of images without nodes, which a loader counts all the same.
+
+    PyG reads how many images there are off the largest number of a node's image.
+    """
+
+    def __inc__(self, key: str, value: Any, *more: Any, **named: Any) -> Any:
+        """Say by how much the numbers of whoever comes next are raised."""
+        return (
+            len(self.image_size) if key == "batch" else super().__inc__(key, value, *more, **named)
+        )
+
+
+torch.serialization.add_safe_globals([NoNodes])
+
+
 def to_data(
     sites: Sites,
     x: Tensor,  # (N, C)
@@ -38,7 +54,7 @@ def to_data(
     Raises:
         GraphError: the relation's targets are not the nodes themselves.
     """
-    data = Data(x=x, pos=sites.pos.to(torch.float32))
+    data = (Data if len(x) else NoNodes)(x=x, pos=sites.pos.to(torch.float32))
     data.image_size = torch.tensor(sites.sizes, dtype=torch.int64, device=sites.device).view(
         -1, sites.d
     )

@@ -51,6 +51,19 @@ def test_one_image_and_several_in_one_batch() -> None:
         assert torch.equal(found.batch, cg.PixelGraph.concat(order).batch)
 
 
+def test_an_image_without_nodes_in_a_batch() -> None:
+    """PyG asks for the largest number of an image, and here there is none."""
+    empty = cg.PixelGraph.from_image(integers(3, 2, 2), mask=torch.zeros(2, 2, dtype=torch.bool))
+    graphs = [several("masked", 0), empty, cg.PixelGraph.from_image(integers(3, 2, 2))]
+    for order in (graphs, graphs[::-1], [empty, *graphs], [empty, empty]):
+        batch = Batch.from_data_list([g.to_data() for g in order])
+        found, truth = cg.PixelGraph.from_data(batch), cg.PixelGraph.concat(order)
+        assert found.sites.sizes == truth.sites.sizes
+        assert torch.equal(found.batch, truth.batch)
+        assert torch.equal(found.x, truth.x)
+        assert [len(one.x) for one in batch.to_data_list()] == [len(g.x) for g in order]
+
+
 def test_images_of_several_spaces_in_one_batch_are_refused() -> None:
     """Whichever comes first: a loader keeps only what the first Data has."""
     flat = cg.PixelGraph.from_image(integers(1, 2, 12, 1))
