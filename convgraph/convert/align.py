@@ -24,9 +24,6 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
 
     Returns:
         The operands as tensors (N or 1, *plain) of one order, their sites and their axes.
-
-    Raises:
-        NoRuleError: axes of one size mean different things.
     """
     spatial = [one.thin() for one in operands if isinstance(one, Spatial)]
     pairs = next((one for one in spatial if isinstance(one.sites, PairSites)), None)

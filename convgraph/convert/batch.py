@@ -30,11 +30,7 @@ def holds_images(x: Any, dim: int) -> bool:
 
 
 def images(x: Spatial, dim: int, numbers: Sequence[int]) -> Spatial:
-    """Return some images of a map, by their numbers.
-
-    Raises:
-        NoRuleError: the axis is a part of the batch, or nothing is left.
-    """
+    """Return some images of a map, by their numbers."""
     if not holds_images(x, dim) or not numbers:
         raise NoRuleError("it takes images out of an axis that is no batch, or none at all")
     chosen = tuple(int(n) % x.sites.batch_size for n in numbers)
@@ -69,11 +65,7 @@ def images_of(sites: Any, chosen: tuple[int, ...]) -> Any:
 
 
 def batched(parts: Sequence[Spatial], dim: int) -> Spatial:
-    """Return maps of one lattice as one batch.
-
-    Raises:
-        NoRuleError: the axis is no batch of theirs, or they differ in size or names.
-    """
+    """Return maps of one lattice as one batch."""
     first = parts[0]
     for one in parts:
         if not _has_images(one):

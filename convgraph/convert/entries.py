@@ -74,11 +74,7 @@ def _tokens(call: Any, x: Spatial, dim: int, numbers: list[int], keepdim: bool) 
 
 
 def site_axis(x: Spatial, dim: int) -> int:
-    """Return which lattice axis an exported axis is.
-
-    Raises:
-        NoRuleError: it is not exactly one whole lattice axis.
-    """
+    """Return which lattice axis an exported axis is."""
     axis = x.axes[dim]
     size = x.sites.size
     if len(axis) == 1 and axis[0].kind == "site" and size is not None:
@@ -95,9 +91,6 @@ def table_of(x: Spatial, dim: int, numbers: Sequence[int]) -> tuple[int, list[in
     """Return a lattice axis and which old position stands at each new one, by entries of an axis.
 
     The axis may be a digit of that one, all of whose values stay.
-
-    Raises:
-        NoRuleError: it is neither.
     """
     axis, size = x.axes[dim], x.sites.size
     if len(axis) != 1 or axis[0].kind != "site" or len(numbers) != axis[0].size or size is None:

@@ -202,9 +202,6 @@ def spoken(value: Spatial, like: Spatial) -> Spatial:
     """Return what a map of those who ask says of each pair.
 
     A plain axis as long as that of who is heard is a table, in which each looks up whom it hears.
-
-    Raises:
-        NoRuleError: it is a map of other nodes.
     """
     sites: Any = like.sites
     if value.sites is not sites.asking:
@@ -286,11 +283,7 @@ def _sides(one: Axes, other: Axes) -> tuple[Axes, Axes, bool] | None:
 
 
 def some_pairs(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
-    """Return the pairs of some of those who ask, or are heard; without nodes they are a tensor.
-
-    Raises:
-        NoRuleError: images or a part of the nodes would be taken.
-    """
+    """Return the pairs of some of those who ask, or are heard; without nodes they are a tensor."""
     sites: Any = x.sites
     by_heard = names.kinds(x.axes[dim]) == {"key"}
     axis = keys(x.axes[dim], back=True)
@@ -351,11 +344,7 @@ def keys(axis: tuple[Name, ...], *, back: bool = False) -> tuple[Name, ...]:
 
 
 def tokens(lead: Axes, axis: tuple[Name, ...], width: tuple[Name, ...]) -> tuple[Name, ...]:
-    """Return the names of the group of (lead) (tokens) (plain).
-
-    Raises:
-        NoRuleError: the axes are no tokens of a group.
-    """
+    """Return the names of the group of (lead) (tokens) (plain)."""
     if "plain" in names.kinds(axis) or not names.is_plain(width) or not axis:
         raise NoRuleError(f"axes {names.describe((*lead, axis, width))} are no tokens")
     return tuple(names.of_rows(lead))

@@ -3,7 +3,8 @@
     rule(call, *args)  ->  value
 
 A rule gets the operator's own arguments, in which at least one is a `Spatial` value, and says what
-they mean on nodes, masks included. An operator without a rule has no masked meaning.
+they mean on nodes, masks included. Where that is nothing it raises NoRuleError, as do the functions
+that rules are made of. An operator without a rule has no masked meaning.
 """
 
 from collections.abc import Callable

@@ -189,11 +189,7 @@ def has_nodes(sites: Any) -> bool:
 
 
 def as_sequence(given: Tensor, like: Spatial) -> Spatial:
-    """Return (*lead, tokens, width) as readouts of the images, or windows, of a map of such axes.
-
-    Raises:
-        NoRuleError: its leading axes are others.
-    """
+    """Return (*lead, tokens, width) as readouts of the images, or windows, of a map so led."""
     sites, lead = like.sites, like.axes[:-2]
     root, group = getattr(sites, "root", None), _group(lead)
     if isinstance(sites, Sites):
@@ -207,11 +203,7 @@ def as_sequence(given: Tensor, like: Spatial) -> Spatial:
 
 
 def beside(parts: Sequence[Any], dim: int) -> Spatial | None:
-    """Return tensors and maps as tokens, if they stand beside each other along nodes.
-
-    Raises:
-        NoRuleError: one is tokens already, and another is a map of other axes.
-    """
+    """Return tensors and maps as tokens, if they stand beside each other along nodes."""
     maps = [one for one in parts if isinstance(one, Spatial)]
     x, dim = maps[0], names.place(dim, len(maps[0].axes))
     if len(parts) < 2 or not (_is_one(x, dim) if len(maps) == 1 else _are_levels(maps, dim)):
@@ -301,9 +293,6 @@ def taken(call: Any, x: Spatial, dim: int, numbers: Sequence[int]) -> Any:
     """Return tokens by their places in a sequence: whole pieces of nodes, and any readouts.
 
     Whoever has a call hears which rows they were.
-
-    Raises:
-        NoRuleError: some of the nodes would be taken, or the axis is that of images too.
     """
     if not is_sequence(x, dim):
         raise NoRuleError("the axis of tokens beside nodes is that of images too")

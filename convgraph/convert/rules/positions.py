@@ -21,11 +21,7 @@ from convgraph.errors import ConversionError
 
 
 def looked_up(call: Any, x: Any, indices: Any) -> Any:
-    """Return x[indices] as a readout, or rows of a table on the nodes of a map of numbers.
-
-    Raises:
-        NoRuleError: what is left names sites, or numbers are a map's.
-    """
+    """Return x[indices] as a readout, or rows of a table on the nodes of a map of numbers."""
     given = [(dim, one) for dim, one in enumerate(indices) if one is not None]
     maps = [one for _, one in given if isinstance(one, Spatial)]
     kinds = [(one.x if isinstance(one, Spatial) else one).dtype for _, one in given]
@@ -43,11 +39,7 @@ def looked_up(call: Any, x: Any, indices: Any) -> Any:
 
 
 def readout_but(call: Any, x: Spatial, *dims: int) -> Tensor:
-    """Return a map as a tensor, 0 where it is absent, if its pixels lie along the given axes alone.
-
-    Raises:
-        NoRuleError: others name pixels, too.
-    """
+    """Return a map as a tensor, 0 where it is absent, if only the given axes name its pixels."""
     left = tuple(axis for dim, axis in enumerate(x.axes) if dim not in dims)
     if any(name.kind not in ("plain", "batch") for name in names.names(left)):
         raise NoRuleError("it looks up positions along some axes of the lattice only")
@@ -106,11 +98,7 @@ def masked_select(call: Any, x: Any, yes: Any) -> Tensor:
 
 @rule("masked_scatter", "masked_scatter_")
 def masked_scatter(call: Any, x: Any, yes: Any, source: Any) -> Spatial:
-    """Numbers of a list, one for every entry that is there and at which a mask says yes.
-
-    Raises:
-        NoRuleError: it writes into an ordinary tensor, or the list is a map.
-    """
+    """Numbers of a list, one for every entry that is there and at which a mask says yes."""
     if not isinstance(x, Spatial):
         raise NoRuleError(INTO_TENSOR)
     if isinstance(source, Spatial):
@@ -158,11 +146,7 @@ def nonzero(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 
 
 def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
-    """Return what an operator writes at positions of a map; what is absent stays absent.
-
-    Raises:
-        NoRuleError: it writes into an ordinary tensor, or where a map says.
-    """
+    """Return what an operator writes at positions of a map; what is absent stays absent."""
     if not isinstance(x, Spatial):
         raise NoRuleError(INTO_TENSOR)
     into = getattr(torch.ops.aten, call.name.removesuffix("_"))
@@ -172,11 +156,7 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
 
 
 def on_same(x: Spatial, *others: Any) -> None:
-    """Refuse maps of other nodes beside one.
-
-    Raises:
-        NoRuleError: there are such.
-    """
+    """Refuse maps of other nodes beside one."""
     if any(isinstance(one, Spatial) and one.sites is not x.sites for one in others):
         raise NoRuleError("map and index do not live on the same nodes")
 
