@@ -22,7 +22,7 @@ def rows_of(rows: Tensor, channels: int) -> Tensor:
 def as_mask(mask: Any, device: torch.device) -> Any:
     """A mask as a tensor, an array of NumPy brought to the image's device; others as they are."""
     if isinstance(mask, np.ndarray):
-        return torch.from_numpy(mask).to(device)
+        return torch.from_numpy(np.ascontiguousarray(mask)).to(device)  # also one that was flipped
     if isinstance(mask, (list, tuple)):
         return [as_mask(one, device) for one in mask]
     return mask

@@ -44,6 +44,8 @@ def test_a_mask_may_be_an_array() -> None:
     mask, image = holes(2, SIZE), integers(2, 3, *SIZE)
     made = cg.PixelGraph.from_image(image, mask.numpy())
     assert torch.equal(made.mask, mask)
+    turned = cg.PixelGraph.from_image(image, mask.numpy()[:, ::-1])  # a view that runs backwards
+    assert torch.equal(turned.mask, mask.flip(1))
     several = cg.PixelGraph.from_image([image[0], image[1, :, :3]], [mask[0].numpy(), None])
     assert several.num_nodes == int(mask[0].sum()) + 18
     with pytest.raises(Exception, match=r"dtype torch\.bool"):
