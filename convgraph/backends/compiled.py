@@ -73,6 +73,11 @@ def outermost() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is None
 
 
+def backward_alone() -> bool:
+    """Whether neither a transform of torch.func nor forward mode is under way."""
+    return outermost() and forward_ad._current_level < 0
+
+
 def unwatched(*tensors: Tensor) -> bool:
     """Whether neither a compiler nor a transform of torch.func looks on."""
     if torch.compiler.is_compiling():

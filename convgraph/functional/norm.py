@@ -238,8 +238,11 @@ def heard(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     Rows seen as an image lie channels-last. On the CPU the backward for such images ends in
     SIGSEGV where gradients of the parameters are asked for and the image's is not (seen with torch
     2.13; no report is known). An ordinary image never reaches that kernel. So here whoever asks
-    for the first asks for the other.
+    for the first asks for the other. A program that is exported keeps no such asking, and gets an
+    ordinary image.
     """
+    if torch.compiler.is_exporting():
+        return image.contiguous()
     learns = any(one is not None and one.requires_grad for one in (weight, bias))
     if not learns or image.device.type != "cpu" or not torch.is_grad_enabled():
         return image

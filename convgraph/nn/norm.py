@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, final
 import torch
 from torch import Tensor
 
+from convgraph.backends.compiled import backward_alone
 from convgraph.backends.rows import as_rows
 from convgraph.errors import UnsupportedError
 from convgraph.functional import norm as functional
@@ -243,7 +244,8 @@ class GraphGroupNorm(_Norm, torch.nn.GroupNorm):
         """Normalize; the sites stay what they are."""
         _check(self, self.num_channels, graph)
         image = _image(graph)
-        if image is not None:
+        # torch's own knows no forward mode, and no vmap, of images that lie channels-last.
+        if image is not None and (torch.compiler.is_compiling() or backward_alone()):
             image = functional.heard(image, self.weight, self.bias)
             return graph.with_x(as_rows(torch.nn.GroupNorm.forward(self, image)))
         y = functional.group_norm(graph, self.num_groups, self.weight, self.bias, self.eps)

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convgraph as cg
+from tests.convert.zoo.snap import snap
 from tests.nn.norms import LAYERS, SIZES, build, rows_in_memory, some
 
 # Full grids: the same operator
@@ -191,3 +194,40 @@ def test_parameters_of_a_group_norm_learn_on_images_that_do_not(way: str) -> Non
         with Asked():
             found.append(torch.autograd.grad(y, asked, torch.ones_like(y) + graph.x)[:2])
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found, strict=True))
+
+
+def test_a_group_norm_in_an_exported_program_learns_too() -> None:
+    """Nobody asks there for the image's gradient, so an ordinary image is given."""
+    layer = cg.nn.GraphGroupNorm(2, 4)
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 3, 5))
+
+    class OnRows(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return layer(graph.with_x(x)).x
+
+    net = OnRows()
+    net.layer = layer
+    program = torch.export.export(net, (graph.x,)).module()
+    (norm,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.group_norm.default)
+    assert norm.args[0].meta["val"].is_contiguous()
+    image = layer.to_dense()(graph.to_image().contiguous())
+    assert torch.equal(program(graph.x), cg.PixelGraph.from_image(image).x)
+
+
+def test_a_group_norm_on_full_grids_in_every_mode() -> None:
+    """The one of torch has no forward mode, and no vmap, for images that lie as rows do."""
+    layer = cg.nn.GraphGroupNorm(2, 4).double()
+    graph = cg.PixelGraph.from_image(torch.rand(2, 4, 3, 5).double())
+    moved = torch.rand(2, 4, 3, 5).double()
+    tangent = cg.PixelGraph.from_image(moved).x
+    on_rows = lambda x: layer(graph.with_x(x)).to_image()  # noqa: E731
+    on_map = lambda x: layer.to_dense()(graph.with_x(x).tensor()).graph.to_image()  # noqa: E731
+    image, dense = graph.to_image().contiguous(), layer.to_dense()
+    true = snap(torch.func.jvp(dense, (image,), (moved,))[1], None)
+    for call in (on_rows, on_map):
+        assert torch.equal(snap(torch.func.jvp(call, (graph.x,), (tangent,))[1], None), true)
+        with forward_ad.dual_level():
+            out = forward_ad.unpack_dual(call(forward_ad.make_dual(graph.x, tangent)))
+        assert torch.equal(snap(out.tangent, None), true)
+        both = torch.func.vmap(call)(torch.stack([graph.x, tangent]))
+        assert torch.equal(snap(both, None), snap(torch.stack([dense(image), dense(moved)]), None))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.backends.compiled import outermost
+from convgraph.backends.compiled import backward_alone
 from convgraph.convert import names
 from convgraph.convert.names import NoRuleError
 from convgraph.convert.registry import rule
@@ -74,9 +74,6 @@ def _each_image(x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool 
     """Over all nodes that are there of an image, and what the last axes name beside them.
 
     Of half types it is in float32.
-
-    Raises:
-        NoRuleError: these axes do not name all of the lattice.
     """
     if tuple(shape) != x.shape[-len(shape) :]:  # torch refuses it, and says why
         torch.layer_norm(torch.empty(x.shape, device="meta"), shape)
@@ -104,11 +101,7 @@ def _of_torch(call: Any, x: Spatial, shape: Any, *more: Any) -> Spatial | None:
 
 
 def _channels_first(x: Spatial, *, wide: bool = False) -> Spatial:
-    """The value with channels as one name, all others lattice and batch; if wide, plain ones too.
-
-    Raises:
-        NoRuleError: axes other than (batch) (channels) and the lattice.
-    """
+    """The value with channels as one name, and no others but of sites, unless it may be wide."""
     if not isinstance(x.sites, Sites):
         raise NoRuleError("it normalizes tokens beside nodes, or pairs, image by image")
     merged = x.merged(1)
@@ -133,7 +126,7 @@ def group_norm(
         y = _each_image(grouped, grouped.shape[2:], eps, *parts)
         return grouped.with_x(y.to(x.x.dtype)).regrouped(x.shape)
     # Of a space, where a norm sees no difference; torch's own transforms want contiguous images.
-    if x.is_image() and x.sites.is_array and outermost():
+    if x.is_image() and x.sites.is_array and backward_alone():
         y = call.target(norm.heard(x.tensor(), weight, bias), groups, weight, bias, eps, cudnn)
         return x.with_x(y.movedim(1, -1).reshape(x.x.shape))
     merged = _channels_first(x, wide=True)
