@@ -8,6 +8,7 @@ What it says is what the operator on one or two axes more says of the whole map.
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.operators import Operator, operator
@@ -39,8 +40,10 @@ def folded(call: Operator, x: Spatial, given: dict[str, Any]) -> Any:
     twin, size, batch = _twin(call, x.sites.d), x.sites.size, x.sites.batch_size
     lattice = names.image_axes(1, size, batch)[2:]
     away = [k for k, axis in enumerate(lattice) if axis and axis[0] in x.axes[0]]
+    thin = [k for k, axis in enumerate(lattice) if not axis]  # one frame, which has no name
+    away = sorted([*away, *thin[: max(x.sites.d - d - len(away), 0)]])
     own = [k for k in range(x.sites.d) if k not in away]
-    every = {*names.batch_axis(batch), *(lattice[k][0] for k in away)}
+    every = {*names.batch_axis(batch), *(name for k in away for name in lattice[k])}
     if twin is None or {*x.axes[0]} != every or x.axes[2:] != tuple(lattice[k] for k in own):
         return None
     value = x.merged(1)
@@ -60,6 +63,8 @@ def folded(call: Operator, x: Spatial, given: dict[str, Any]) -> Any:
             wide["weight"] = wide["weight"].unsqueeze(2 + k)
     _, *order = (one.name for one in call.target._schema.arguments)
     out = twin.rule.call(twin, image, *(wide[name] for name in order))
+    if isinstance(out, Tensor):  # one pixel of one frame
+        return out.reshape(*out.shape[:2], *(1,) * d)
     lattice = out.axes[2:]
     return Spatial(out.x, out.sites, (x.axes[0], out.axes[1], *(lattice[k] for k in own)))
 

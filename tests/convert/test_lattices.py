@@ -14,6 +14,7 @@ from torch import Tensor
 
 import convgraph as cg
 from convgraph.convert import lattices
+from convgraph.convert.tensor import GraphTensor
 from convgraph.errors import ConversionError
 
 SIZE = (7, 8)
@@ -238,6 +239,33 @@ def test_axes_that_are_folded_into_the_batch(name: str) -> None:
         ends.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
     assert all(map(torch.equal, *ends))
     assert bool(ends[0][1].any())
+
+
+@pytest.mark.parametrize("size", [(2, 1, 5, 6), (1, 3, 5, 6), (1, 1, 5, 1), (2, 1, 3, 3)])
+def test_one_frame_is_folded_as_several_are(size: tuple[int, ...]) -> None:
+    """An axis of one frame has no name, and was taken for none."""
+    torch.manual_seed(0)
+    x, mask, weight = (
+        whole(size[0], 2, *size[1:]).requires_grad_(),
+        torch.rand(size) > 0.3,
+        whole(2, 2, 3, 3),
+    )
+    volume = cg.PixelGraph.from_image(x, mask=mask, d=3).tensor()
+    other = x * mask[:, None]
+    for how in ((1, 1), (2, 1), (1, 0)) if size[3] >= 3 else ((1, 1),):
+        ends = []
+        for one in (volume, other):
+            frames = one.transpose(1, 2).flatten(0, 1)
+            ends.append(F.conv2d(frames, weight, None, *how).unflatten(0, size[:2]).transpose(1, 2))
+        mine, true = ends
+        dense = mine.to_dense() if isinstance(mine, GraphTensor) else mine
+        there = mine.graph.mask[:, None] if isinstance(mine, GraphTensor) else True
+        assert torch.equal(dense, true * there)
+        mine, true = (
+            torch.autograd.grad((one * there).sum(), x, retain_graph=True)[0]
+            for one in (dense, true)
+        )
+        assert torch.equal(mine, true)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
