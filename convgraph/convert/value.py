@@ -20,6 +20,9 @@ from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 
+LOST = "lost"
+"""Windows with which more was done than with each entry by itself."""
+
 
 @dataclass(eq=False, slots=True)
 class Spatial:
@@ -29,7 +32,8 @@ class Spatial:
         x: (N, *plain) of any dtype; plain as `names.plain(axes)` says.
         sites: whose nodes the rows are.
         axes: the names of the axes.
-        cut: of windows along some axes, of what they are, and how long and how far apart by axis.
+        cut: of windows along some axes, of what they are, how long and how far apart by axis, and
+            what was done with each entry since; LOST where more was done.
     """
 
     x: Tensor
@@ -44,7 +48,7 @@ class Spatial:
 
     def with_x(self, x: Tensor) -> "Spatial":
         """The same names on other features of the same shape."""
-        return Spatial(x, self.sites, self.axes)
+        return Spatial(x, self.sites, self.axes, self.cut and LOST)
 
     def regrouped(self, shape: Sequence[int]) -> "Spatial":
         """Reshape; no node moves."""

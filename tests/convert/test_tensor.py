@@ -596,6 +596,10 @@ PAIRS = {
         lambda x, c: torch.einsum("bchwij,ocij->bohw", x.unfold(2, 3, 1).unfold(3, 3, 1), c.weight),
         lambda x, c: F.conv2d(x, c.weight),
     ),
+    "windows of windows, rectified between": (
+        lambda x, c: (x.unfold(2, 3, 1) - 2).relu().unfold(3, 3, 1).sum((4, 5)),
+        lambda x, c: (x.unfold(2, 3, 1).unfold(3, 3, 1) - 2).relu().sum((4, 5)),
+    ),
     "blocks with a halo": (
         lambda x, c: F.pad(x, (1,) * 4).unfold(3, 6, 4).unfold(2, 6, 4).sum((4, 5)),
         lambda x, c: F.conv2d(x, torch.ones(2, 1, 6, 6).double(), None, 4, 1, 1, 2),
@@ -663,6 +667,17 @@ def test_square_windows_are_none_of_hexagons() -> None:
     assert outer.shape == (1, 2, 6, 10, 3)
     with pytest.raises(ConversionError, match=r"is none; take torch.nn.functional.unfold"):
         outer.unfold(3, 3, 1)
+
+
+def test_windows_are_cut_before_maps_meet_in_them() -> None:
+    """Where the middle of a window is absent, what was done with the others is nowhere kept."""
+    x = graph().tensor().unfold(2, 3, 1)
+    for between in (x * x, F.dropout(x), x.float(), x.softmax(4) + x):
+        with pytest.raises(ConversionError, match="cut all of them first"):
+            between.unfold(3, 3, 1)
+    whole = cg.PixelGraph.from_image(image(1, 2, *SIZE))
+    mine, true = (y.unfold(2, 3, 1) for y in (whole.tensor(), whole.to_image()))
+    assert torch.equal((mine * mine).unfold(3, 3, 1).to_dense(), (true * true).unfold(3, 3, 1))
 
 
 @pytest.mark.parametrize("space", [cg.Hexagonal(), cg.Torus(), cg.Equirectangular()])

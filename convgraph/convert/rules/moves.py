@@ -16,13 +16,13 @@ from convgraph import functional
 from convgraph.backends.messages.edges import take
 from convgraph.convert import batch, names
 from convgraph.convert.entries import readout, rearranged, site_axis, table_of
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import ApartError, Name, NoRuleError
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.shapes import expand, shape_after
 from convgraph.convert.tokens import beside, is_sequence
-from convgraph.convert.value import Spatial, dense, placed, result
+from convgraph.convert.value import LOST, Spatial, dense, placed, result
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.padding import folded
 from convgraph.graph.edges import connect
@@ -224,7 +224,7 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     """Windows along one axis, side by side on a new last axis.
 
     Windows of windows along another axis are cut out of the map itself: one may reach what no
-    middle of it is.
+    middle of it is. What was done with each entry in between is done after.
     """
     dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
@@ -240,7 +240,13 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
             f"windows along two axes are those of a flat image, and {x.sites.space} is none; take "
             "torch.nn.functional.unfold"
         )
-    source, cuts = x.cut if x.cut and axis not in x.cut[1] else (x, {})
+    if x.cut == LOST and not x.sites.is_full:
+        raise NoRuleError(
+            "it cuts windows out of windows after more than one map's own numbers went into them; "
+            "cut all of them first"
+        )
+    again = x.cut and x.cut != LOST and axis not in x.cut[1]
+    source, cuts, since = x.cut if again else (x, {}, ())
     cuts = {**cuts, axis: (size, step)}
     lines = [
         [(k, [p * step + t for p in range(lattice[k])]) for t in range(size)]
@@ -251,7 +257,10 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     call.travelled(connect(geometry, x.sites, "network") if whole else "all")
     rows = torch.stack([one.x for one in parts], -1).unflatten(-1, [n for n, _ in cuts.values()])
     axes = (*parts[0].axes, *((Name("plain", n),) for n, _ in cuts.values()))
-    return Spatial(rows, sites, axes, (source, cuts))
+    windows: Any = Spatial(rows, sites, axes, (source, cuts, ()))
+    for later, more in since:
+        windows = later.rule.call(later, windows, *more)
+    return windows
 
 
 @rule(
