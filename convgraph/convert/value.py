@@ -145,7 +145,8 @@ class Spatial:
         count = prod(name.size for name in order)
         if self.x.shape[0] != count or not sites.is_array:
             cells = self.x.new_full((count, *rest), fill)
-            cells = cells.index_copy(0, index(order, sites), self.x)
+            # index_copy would keep the rows for its backward, which their map may write into.
+            cells = cells.index_put((index(order, sites),), self.x)
         return arranged(cells, order, self.axes)
 
 

@@ -261,3 +261,21 @@ def test_a_list_is_not_read_off_a_map() -> None:
     for into, text in ((x, r"give it masked_select\(\)"), (IMAGE, "into an ordinary tensor")):
         with pytest.raises(ConversionError, match=text):
             into.masked_scatter(x > 0, x)
+
+
+@pytest.mark.parametrize("name", ["median", "kthvalue", "mode", "topk"])
+def test_what_is_ranked_hears_of_no_write_behind_it(name: str) -> None:
+    """Nor does its backward, which had kept the rows that were written into."""
+    found = []
+    for writes in (False, True):
+        torch.manual_seed(0)
+        x = torch.randint(-9, 9, (2, 3, 4, 5)).double().requires_grad_()
+        mask = torch.rand(2, 4, 5) > 0.3
+        y = cg.PixelGraph.from_image(x, mask=mask).tensor() * 2
+        how = (1, 2) if name in ("kthvalue", "topk") else (2,)
+        best = getattr(y.flatten(2), name)(*how)[0]
+        if writes:
+            y[:, 0] = y[:, 0] * 2
+        found.append((best.detach(), torch.autograd.grad(best.square().sum(), x)[0]))
+    assert all(map(torch.equal, *found))
+    assert bool(found[0][1].any())

@@ -290,11 +290,7 @@ def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = Fa
 
 @rule("cov", hop="all")
 def cov(call: Any, *_: Any, **__: Any) -> Any:
-    """Absent positions would be observations.
-
-    Raises:
-        NoRuleError: always.
-    """
+    """Absent positions would be observations."""
     raise NoRuleError("it counts absent positions as observations; give it the rows, .graph.x.T")
 
 
@@ -503,11 +499,7 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
 
 
 def _enough(x: Spatial, dims: list[int], k: int) -> Groups:
-    """Who is reduced to one, where at least k are there.
-
-    Raises:
-        NoRuleError: fewer are.
-    """
+    """Who is reduced to one, where at least k are there."""
     groups = Groups(*apart(x, dims))
     if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
         raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
