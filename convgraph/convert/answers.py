@@ -4,14 +4,16 @@ Autograd lives on the rows: what is asked of a map, or sent to one, is asked of 
 them; getters that torch would answer of the shape alone, torch answers.
 """
 
+import sys
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.convert import keys
 from convgraph.convert.operators import _STATE, operator
-from convgraph.convert.tensor import OWN, GraphTensor, leaves, whole, wrapped
+from convgraph.convert.tensor import OWN, GraphTensor, leaves, unasked, whole, wrapped
 from convgraph.convert.value import Spatial, brought, lift
 from convgraph.convert.views import as_view, read
 from convgraph.errors import ConversionError
@@ -169,6 +171,24 @@ def _written(self: GraphTensor, *args: Any) -> None:
         _STATE.into = outer
 
 
+def _weighed(func: Any) -> Any:
+    """A loss that divides by the sum of its weights, of which an absent pixel has none."""
+    in_pieces = unasked(func)
+
+    def call(x: Any, target: Any, **how: Any) -> Any:
+        frame: Any = None if "weight" in how else sys._getframe(1)
+        while frame is not None and frame.f_code is not func.__code__:
+            frame = frame.f_back
+        if frame is not None:  # torch's l1_loss hands itself over without its weights
+            how["weight"] = frame.f_locals["weight"]
+        weight = how.get("weight")
+        if type(weight) is Tensor and weight.shape == x.shape:
+            how["weight"] = weight * torch.ones_like(x - target, dtype=weight.dtype)
+        return in_pieces(x, target, **how)
+
+    return call
+
+
 def _no_numbers(*_: Any, **__: Any) -> Any:
     raise ConversionError(
         "a map on nodes is no array; take to_dense() for a plain tensor with 0 in the holes, or "
@@ -179,6 +199,8 @@ def _no_numbers(*_: Any, **__: Any) -> Any:
 _T: Any = torch.Tensor
 
 OWN |= {
+    F.mse_loss: _weighed(F.mse_loss),
+    F.l1_loss: _weighed(F.l1_loss),
     torch.autograd.grad: _grad,
     torch.autograd.backward: backward_all,
     _T.__setitem__: _written,

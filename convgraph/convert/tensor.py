@@ -9,6 +9,7 @@ whose autograd is torch's own. An operator without a rule is taken apart where t
 grid it runs on the image; on a mask it raises.
 """
 
+from functools import partial
 from math import prod
 from types import FunctionType, MethodType
 from typing import Any
@@ -95,7 +96,7 @@ class GraphTensor(Map):
         if type(func) is FunctionType:
             bare = _BARE.get(func)
             if bare is None:
-                bare = _BARE.setdefault(func, _bare(func))
+                bare = _BARE.setdefault(func, unasked(func))
             if bare is not func:
                 return bare(*args, **kwargs) if kwargs else bare(*args)
         return whole(func, args, kwargs)
@@ -158,8 +159,8 @@ _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_v
 """What a function of torch's Python asks before it hands itself over."""
 
 
-def _bare(func: Any) -> Any:
-    """A function of torch's Python that no longer asks, so that its operators come one by one.
+def unasked(func: Any) -> Any:
+    """Return a function of torch's Python that no longer asks, so that operators come one by one.
 
     Others than those of `torch.nn.functional` as they are: behind one of them torch's C++ may name
     the function of Python again.
@@ -476,4 +477,5 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             f"{call.name} {where()} has no rule for graphs: {reason}; with strict=False it runs "
             "on the image view of a full grid"
         ) from None
-    return call.target(*dense(taken), **{key: dense(one) for key, one in named.items()})
+    form = partial(pytree.tree_map_only, Tensor, Tensor.contiguous)  # as an image lies
+    return call.target(*form(dense(taken)), **{key: form(dense(one)) for key, one in named.items()})

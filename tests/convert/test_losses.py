@@ -1,12 +1,13 @@
 """Losses on maps with holes are torch's own on the entries of the nodes, values and gradients."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import convgraph as cg
 from convgraph.errors import ConversionError
@@ -55,6 +56,31 @@ def test_entry_by_entry(name: str, reduction: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss, F.huber_loss])
+def test_an_absent_pixel_has_no_weight(loss: Any, reduction: str) -> None:
+    """A mean divides by the weights of nodes; torch's l1_loss hands itself over without any."""
+    torch.manual_seed(0)
+    if "weight" not in inspect.signature(loss).parameters:
+        pytest.skip("this torch's loss takes no weights")
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t, w = (whole(2, 3, *SIZE).requires_grad_() for _ in range(3))
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    on_nodes = [cg.PixelGraph(nodes(one, mask), graph.sites).tensor() for one in (t, w)]
+    want = loss(nodes(x, mask), nodes(t, mask), reduction=reduction, weight=nodes(w, mask))
+    true = torch.autograd.grad(want.sum(), (x, t, w))
+    for target in (t, on_nodes[0]):
+        for weight in (w, on_nodes[1]):
+            got = loss(graph.tensor(), target, reduction=reduction, weight=weight)
+            assert torch.equal(got.graph.x if reduction == "none" else got, want)
+            mine = torch.autograd.grad(got.sum(), (x, t, w), retain_graph=True)
+            assert all(
+                torch.equal(snap(a, None), snap(b, None)) for a, b in zip(mine, true, strict=True)
+            )
+    with pytest.raises((RuntimeError, ValueError), match="must have the same size"):
+        loss(graph.tensor(), t, weight=w[:1])
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("target", ["image", "map", "map of its own"])
 def test_classes(reduction: str, target: str) -> None:
     """Labels of 255 are ignored; classes have weights."""
@@ -77,14 +103,15 @@ def test_classes(reduction: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("kind", ["shares", "shares on a map", "smoothed"])
+@pytest.mark.parametrize("kind", ["shares", "shares on a map", "smoothed", "shares of one"])
 def test_classes_by_shares(kind: str, reduction: str) -> None:
     """Holes are no part of the number that a mean divides by, whatever the labels are."""
     torch.manual_seed(0)
     mask = torch.rand(2, *SIZE) > 0.4
-    x, t = whole(2, 3, *SIZE).requires_grad_(), torch.rand(2, 3, *SIZE).double()
+    count = 1 if kind == "shares of one" else 3
+    x, t = whole(2, count, *SIZE).requires_grad_(), torch.rand(2, count, *SIZE).double()
     graph = cg.PixelGraph.from_image(x, mask=mask)
-    how: Any = {"reduction": reduction, "weight": torch.tensor([1.0, 2, 4]).double()}
+    how: Any = {"reduction": reduction, "weight": torch.tensor([1.0, 2, 4])[:count].double()}
     labels: Any = t if kind == "shares" else cg.PixelGraph(nodes(t, mask), graph.sites).tensor()
     true = nodes(t, mask)
     if kind == "smoothed":
@@ -96,6 +123,45 @@ def test_classes_by_shares(kind: str, reduction: str) -> None:
     assert torch.equal(got.to_dense()[mask] if reduction == "none" else got, want)
     mine, other = (torch.autograd.grad(one.sum(), x)[0] for one in (got, want))
     assert torch.equal(mine, other)
+
+
+def test_an_image_without_a_batch_has_its_classes_along_an_axis() -> None:
+    """As torch reads it: channels are images, and rows classes, whose logits lie in no order."""
+    x, labels = whole(3, *SIZE).requires_grad_(), torch.randint(0, SIZE[0], (3, SIZE[1]))
+    losses = [F.cross_entropy(one, labels) for one in (cg.PixelGraph.from_image(x).tensor()[0], x)]
+    assert torch.equal(*losses)
+    mine, true = (torch.autograd.grad(one, x)[0] for one in losses)
+    assert torch.equal(snap(mine, None), snap(true, None))
+
+
+CAST: dict[str, Callable[[Tensor], Any]] = {
+    **{
+        mode: lambda x, mode=mode: F.pad(x, (1,) * 4, mode=mode)  # type: ignore[misc]
+        for mode in ("constant", "reflect", "replicate", "circular")
+    },
+    "pad lines": lambda x: F.pad(x.flatten(0, 1).mT, (1, 1), mode="reflect"),
+    "layer": nn.Conv2d(3, 2, 3, padding=1, padding_mode="reflect"),
+    "vector": lambda x: torch.mv(x.movedim(1, 3).reshape(-1, 3), torch.ones(3).to(x.dtype)),
+    "matrix": lambda x: x.movedim(1, 3) @ torch.ones(3, 2).to(x.dtype),
+    "powers": lambda x: x.prod(1) + x.logsumexp(1),
+    "means": lambda x: F.avg_pool2d(x, 2) + F.adaptive_avg_pool2d(x, (2, 3)),
+    "sizes": lambda x: F.interpolate(x, size=(3, 4), mode="bilinear"),
+    "norms": lambda x: F.group_norm(F.layer_norm(x.movedim(1, 3), (3,)).movedim(3, 1), 1),
+    "ranks": lambda x: x.median(1)[0] + x.softmax(1).amax(1),
+    "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT[:, None]] * 3),
+}
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CAST)
+def test_autocast_asks_for_the_dtypes_of_dense(name: str, lower: torch.dtype) -> None:
+    """Also of what a rule knows whole and torch makes of operators with a policy of their own."""
+    mask = torch.rand(2, *SIZE) > 0.4
+    for x in (torch.ones(2, 3, *SIZE), torch.ones(2, 3, *SIZE, dtype=lower)):
+        graphs = cg.PixelGraph.from_image(x, mask=mask), cg.PixelGraph.from_image(x)
+        with torch.autocast("cpu", lower):
+            found = {CAST[name](one).dtype for one in (x, *(g.tensor() for g in graphs))}
+        assert len(found) == 1
 
 
 def test_a_node_without_a_label_is_refused() -> None:

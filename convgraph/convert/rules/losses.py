@@ -64,8 +64,9 @@ def classes(call: Any, x: Any, target: Any, weight: Tensor | None = None, reduct
             target = Spatial(brought(target, x.sites), x.sites, target.axes)
         judged = value if shares else value.along(1, value.x.select(value.slot(1), 0))
         (labels, _), sites, found = align([target, judged])
-        if sites is not x.sites or found != known:
+        if sites is not x.sites or found != judged.thin().axes:
             raise NoRuleError("its labels live on other nodes")
+        labels = labels.reshape(-1, *names.plain(known))  # one class alone has no name there
     else:
         labels = lift(target, known, x.sites)
     labels = expanded(labels, x.sites, known)

@@ -41,6 +41,8 @@ def pad(call: Any, x: Spatial, pads: Any, *more: Any, **named: Any) -> Any:
     """Before and after each axis, the last one first; negative pads crop."""
     given = call.named(x, pads, *more, **named)
     mode = given.get("mode") or _MODES[call.name.partition("_")[0]]
+    if call.name == "pad" and mode in ("reflect", "replicate"):
+        raise ApartError("autocast knows what it is made of")
     value = float(given.get("value") or 0)
     outside = PRESENT if value else ABSENT
     tables: dict[int, list[int]] = {}

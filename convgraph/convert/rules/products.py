@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convgraph import autocast
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.names import ApartError, Axes, Name, NoRuleError
@@ -24,7 +25,7 @@ from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
 
-@rule("matmul", "bmm", "mm", "mv", "dot", hop="all")
+@rule("matmul", "bmm", "mm", hop="all")
 def matmul(call: Any, x: Any, other: Any) -> Any:
     """Queries times keys, weights times values, or a sum over one axis."""
     if isinstance(x, Spatial) and isinstance(other, Tensor) and _is_single(other, len(x.axes)):
@@ -42,10 +43,17 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
     return contract(call, x, other)
 
 
+@rule("mv", "dot", hop="all")
+def by_vector(call: Any, x: Any, other: Any) -> Any:
+    """By a vector, which autocast leaves in its dtype, as it would not leave a matrix."""
+    with autocast.off((x.x if isinstance(x, Spatial) else x).device):
+        return matmul(call, x, other)
+
+
 @rule("baddbmm", "addmm", "addmv", hop="all")
 def added(call: Any, bias: Any, x: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """A product, and what is added to it: a mask or a bias on who hears whom; beta 0 reads none."""
-    made = matmul(call, x, other)
+    made = (by_vector if call.name == "addmv" else matmul)(call, x, other)
     bias = bias if beta else 0
     if not isinstance(made, Spatial) and not isinstance(bias, Spatial):
         return alpha * made + beta * bias
@@ -101,11 +109,7 @@ def _asks(x: Spatial, other: Spatial) -> bool:
 
 
 def contract(call: Any, x: Any, other: Any) -> Any:
-    """Return the sum over the last axis of x and the last but one of the other.
-
-    Raises:
-        NoRuleError: the axes do not meet, or nodes of two lattices would be paired.
-    """
+    """Return the sum over the last axis of x and the last but one of the other."""
     row, column = len(x.shape) == 1, len(other.shape) == 1
     if row or column:  # a vector is a matrix of one row, or of one column
         x = reshaped(x, (1, *x.shape)) if row else x
