@@ -170,15 +170,18 @@ def beside(parts: Sequence[Sites], axis: int) -> Sites:
     size = list(first.size or ())
     size[axis] = sum((one.size or ())[axis] for one in parts)
     sizes = (tuple(size),) * first.batch_size
-    if all(one.mask is None for one in parts):
+    full = all(one.mask is None for one in parts)
+    if full and first.root.mask is None:
         return first.derived(sizes, None)
 
     def make() -> Sites:
+        if full:  # beside each other they lie on no lattice of a root with holes
+            return Sites(sizes, None, d=first.d, **shared)
         masks = [torch.stack(one.mask_images()) if one.batch_size else one.mask for one in parts]
         flat = torch.cat(masks, axis + 1).reshape(-1)  # type: ignore[arg-type]
-        shared = {"device": first.device, "batched": first.batched, "space": first.space}
-        return Sites(sizes, flat, d=first.d, **shared)  # type: ignore[arg-type]
+        return Sites(sizes, flat, d=first.d, **shared)
 
+    shared: Any = {"device": first.device, "batched": first.batched, "space": first.space}
     return first.memo_sites(("beside", axis, *(one.token for one in parts)), make)
 
 
