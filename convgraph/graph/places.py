@@ -69,6 +69,13 @@ class Span:
         """(size,) int64, of each position its cell, `ABSENT` or `PRESENT`."""
         return np.arange(self.cells) if self.table is None else np.array(self.table, np.int64)
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether a position before or after the cells is one of them once more."""
+        before, after = self.pads() or (0, 0)
+        table = self.table or ()
+        return any(cell >= 0 for cell in (*table[:before], *table[len(table) - after :]))
+
     def pixels(self, size: int, positions: Any = slice(None)) -> Any:
         """(P, 2) int64, first pixel and end of positions on a root of `size` pixels; 0, 0 for none.
 
@@ -135,7 +142,7 @@ def scaled(span: Span, size: int, before: int = 0, after: int = 0) -> Span | Non
         after: likewise, behind them.
 
     Returns:
-        The places, or None where the old cells are not in one piece.
+        The places, or None where the old cells are not in one piece, or a pad copies some.
 
     Example:
         >>> scaled(whole(6), 3).step
@@ -148,6 +155,8 @@ def scaled(span: Span, size: int, before: int = 0, after: int = 0) -> Span | Non
     step = span.step * span.cells / cells
     if not before and not after:
         return Span(span.origin, step, cells)
+    if span.has_copies:
+        return None
     table = span.table or ()
     low = _kind(table[: pads[0]], before)
     high = _kind(table[len(table) - pads[1] :], after)
@@ -217,7 +226,8 @@ def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
     low, high = span.pads() or (0, 0)
     excess = [max(own + pad - middle, 0) // stride for own, pad in
               zip(relation.padding[axis], (low, high), strict=True)]  # fmt: skip
-    return scaled(span, size, *excess) or scaled(span, size)
+    found = scaled(span, size, *excess)
+    return found if found or span.has_copies else scaled(span, size)
 
 
 def _resized(span: Span, size: int) -> Span | None:

@@ -70,15 +70,18 @@ def resized(edges: Edges, count: int) -> Edges | None:
 def around(
     edges: Edges, piece: tuple[int, int], count: int, before: int, after: int
 ) -> Edges | None:
-    """`count` positions of which some before and after are pads."""
-    if count - before - after < 1:
+    """`count` positions of which some before and after are pads; None where pads are copies."""
+    outside = (edges[: piece[0]], edges[piece[1] :])
+    if count - before - after < 1 or (before + after and are_copies(outside)):
         return None
-    words = [
-        NOBODY if all(e == NOBODY for e in part) else EVERYBODY
-        for part in (edges[: piece[0]], edges[piece[1] :])
-    ]
+    words = [NOBODY if all(e == NOBODY for e in part) else EVERYBODY for part in outside]
     inner = share(edges[piece[0]][0], edges[piece[1] - 1][1], count - before - after)
     return (words[0],) * before + inner + (words[1],) * after
+
+
+def are_copies(outside: tuple[Edges, Edges]) -> bool:
+    """Whether a pad, before or after a map, repeats positions of it."""
+    return any(e not in (NOBODY, EVERYBODY) for part in outside for e in part)
 
 
 def kernel(
@@ -97,7 +100,10 @@ def kernel(
         max(pad + own - middle, 0) // stride
         for pad, own in zip(pads, (piece[0], len(edges) - piece[1]), strict=True)
     ]
-    return around(edges, piece, count, *over) or around(edges, piece, count, 0, 0)
+    found = around(edges, piece, count, *over)
+    if found is None and not are_copies((edges[: piece[0]], edges[piece[1] :])):
+        found = around(edges, piece, count, 0, 0)
+    return found
 
 
 def reversed_kernel(
