@@ -81,8 +81,7 @@ def site_axis(x: Spatial, dim: int) -> int:
         name = axis[0]
         if name.stride == 1 and name.size == size[name.axis]:
             return name.axis
-    image = not axis and size is not None and len(x.axes) == len(size) + 2 and dim >= 2
-    if image and size[dim - 2] == 1:  # else the lattice was turned, and is not settled yet
+    if x.is_line(dim):  # else the lattice was turned, and is not settled yet
         return dim - 2
     raise NoRuleError(f"it moves along {names.describe(axis)}, no whole lattice axis")
 

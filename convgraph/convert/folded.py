@@ -1,6 +1,7 @@
 """Lattice axes that a network folds into its batch, as frames of a volume or rows of an image.
 
     (batch t) (c) (y) (x)      an operator on images of each frame has a window of 1 along t
+    (batch) (c) (y) (x)        one frame of a volume, of which nothing names t
 
 What it says is what the operator on one or two axes more says of the whole map.
 """

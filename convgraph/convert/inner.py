@@ -15,6 +15,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.folded import folded
+from convgraph.convert.lattices import raised
 from convgraph.convert.names import Name
 from convgraph.convert.operators import operator
 from convgraph.convert.value import Spatial
@@ -44,12 +45,13 @@ def inner(call: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
     if all(alone[1:]) and call.name in _MIXES and given["weight"].shape[1] == x.shape[len(lead)]:
         call.travelled("node")
         return _mixed(x, len(lead), given["weight"].flatten(1), given["bias"])
-    single = x.as_batch()
+    single = x.unsqueezed(0)
     if not lead and single.is_image():  # an image without a batch
         out = call.rule.call(call, single, *args, **kwargs)
         return tuple(map(_single, out)) if isinstance(out, tuple) else _single(out)
     if not all(one or names.is_plain(axis) for one, axis in zip(alone, own, strict=True)):
-        return None
+        image = raised(x, len(x.axes) - 2)
+        return None if image is x else call.rule.call(call, image, *args, **kwargs)
     counts, sizes = names.plain(lead), [prod(names.plain((axis,))) for axis in own]
     rows = x.x.shape[0] * prod(counts)
     images = x.x.reshape(rows, *sizes)

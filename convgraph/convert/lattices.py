@@ -60,25 +60,33 @@ def _alike(sites: Sites, batch: int, count: int) -> bool:
 
 
 def raised(value: Any, d: int) -> Any:
-    """Return (batch) (c) (plain) (x) on a lattice of d axes, plain sizes before the map's own."""
+    """Return (batch) (c) (plain) (x) on a lattice of d axes, plain sizes before the map's own.
+
+    Behind them may stand axes of one entry.
+    """
     sites = value.sites
     if not isinstance(sites, Sites) or sites.space is not None:
         return value
-    more = d - sites.d
-    own = Spatial(value.x, sites, (*value.axes[:2], *value.axes[2 + more :]))
-    plain = all(map(names.is_plain, value.axes[2 : 2 + more]))
-    if more < 1 or len(value.axes) != d + 2 or not plain or not own.is_image():
+    more, tail = d - sites.d, value.axes[2:]
+    kept = [k for k, axis in enumerate(tail) if not names.is_plain(axis)]
+    if len(kept) != sites.d or {*value.shape[3 + kept[-1] :]} - {1}:
+        kept = [*range(more, d)]
+    if more < 1 or len(tail) != d:
+        return value
+    own = Spatial(value.x, sites, (*value.axes[:2], *(tail[k] for k in kept)))
+    if not own.is_image():
         return value
     batch, size = sites.batch_size, value.shape[2:]
 
     def make() -> Sites:
         if sites.mask is None:
             return Sites.full(batch, size, device=sites.device, batched=sites.batched)
-        one = sites.mask.view(batch, *(1,) * more, *size[more:]).expand(batch, *size)
-        return Sites.from_mask(one.contiguous(), batched=sites.batched)
+        one = sites.mask.view(batch, *(n if k in kept else 1 for k, n in enumerate(size)))
+        return Sites.from_mask(one.expand(batch, *size).contiguous(), batched=sites.batched)
 
-    made = sites.memo_sites(("raised", size), make)
-    made.memo("raised from", lambda: sites)
+    made = sites.memo_sites(("raised", size, *kept), make)
+    if kept[0] == more:
+        made.memo("raised from", lambda: sites)
     return placed(value.tensor(), made)
 
 

@@ -366,7 +366,8 @@ def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
             if rule.family in _COUNTING:
                 raise
             return call.target(*moved, **named)
-        out = rule.call(call, *moved, **named)
+        out = inner(call, *moved, **named)
+        out = rule.call(call, *moved, **named) if out is None else out
         call.travelled("all")
         return out
 

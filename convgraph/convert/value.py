@@ -85,9 +85,9 @@ class Spatial:
         one = (Name("plain", prod(name.size for name in axis)),)
         return self.refined(names.replaced(self.axes, dim, one))
 
-    def as_batch(self) -> "Spatial":
-        """The same value with a batch axis in front, of one image."""
-        return Spatial(self.x, self.sites, ((), *self.axes))
+    def unsqueezed(self, dim: int) -> "Spatial":
+        """The same value with an axis more, of one entry."""
+        return Spatial(self.x, self.sites, (*self.axes[:dim], (), *self.axes[dim:]))
 
     def there(self) -> Tensor:
         """Which entries of the tensor that the network sees are a node's."""
@@ -123,6 +123,10 @@ class Spatial:
         """Whether the axes are (batch) (plain) (y) (x), whole and in order."""
         sites = self.sites
         return isinstance(sites, Sites) and _is_image(self.axes, sites.size, sites.batch_size)
+
+    def is_line(self, dim: int) -> bool:
+        """Whether it is an image with one pixel along this axis, which is one of its lattice."""
+        return dim > 1 and self.shape[dim] == 1 and self.is_image()
 
     def graph(self) -> PixelGraph:
         """Return the pixel graph of an image.

@@ -268,6 +268,66 @@ def test_one_frame_is_folded_as_several_are(size: tuple[int, ...]) -> None:
         assert torch.equal(mine, true)
 
 
+KERNEL = whole(5, 3, 3, 3)
+APART: dict[str, tuple[Any, Any]] = {
+    "convolutions": (
+        lambda x: torch.stack([F.conv2d(one, KERNEL, None, 2, 1) for one in x.unbind(2)], 2),
+        lambda x: F.conv3d(x, KERNEL.unsqueeze(2), None, (1, 2, 2), (0, 1, 1)),
+    ),
+    "pools, resizes": (
+        lambda x: torch.stack(
+            [F.interpolate(F.max_pool2d(x[:, :, n], 2), scale_factor=3) for n in range(4)], 2
+        ),
+        lambda x: F.interpolate(F.max_pool3d(x, (1, 2, 2)), scale_factor=(1, 3, 3)),
+    ),
+    "means": (
+        lambda x: torch.stack([F.adaptive_avg_pool2d(one, 1) for one in x.unbind(2)], 2).squeeze(),
+        lambda x: x.mean((3, 4)),
+    ),
+    "frames first": (
+        lambda x: torch.stack([(2 * one).relu() for one in x.transpose(1, 2).unbind(1)], 1).mean(1),
+        lambda x: (2 * x).relu().mean(2),
+    ),
+    "frames as channels": (
+        lambda x: F.conv2d(x.flatten(1, 2), KERNEL.repeat(1, 4, 1, 1), padding=1),
+        lambda x: F.conv2d(
+            x.transpose(1, 2).flatten(1, 2),
+            KERNEL.repeat(1, 4, 1, 1).view(5, 3, 4, 3, 3).transpose(1, 2).flatten(1, 2), padding=1,
+        ),
+    ),
+    "a line as one row": (
+        lambda x: F.max_pool2d(x.flatten(2).unsqueeze(2), (1, 2)).squeeze(2),
+        lambda x: F.max_pool1d(x.flatten(2), 2),
+    ),
+    "a line as one column": (
+        lambda x: F.conv2d(x.flatten(2).unsqueeze(3), KERNEL[:, :, :1].mT, None, 2).squeeze(3),
+        lambda x: F.conv1d(x.flatten(2), KERNEL[:, :, 0], None, 2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_frames_one_after_the_other(name: str) -> None:
+    """As all at once: a frame keeps its own mask, and takes it back into the volume."""
+    torch.manual_seed(0)
+    image, mask = whole(2, 3, 4, 4, 6), torch.rand(2, 4, 4, 6) > 0.4
+    mask[0, 1] = False  # an empty frame
+    d = 3
+    if name.startswith("a line"):
+        image, mask, d = image[:, :, 0, 0], mask[:, 0, 0], 1
+    ends = []
+    for way in APART[name]:
+        x = image.clone().requires_grad_()
+        y = way(cg.PixelGraph.from_image(x, mask=mask, d=d).tensor())
+        rows, y = (y.value.x, y.to_dense()) if isinstance(y, GraphTensor) else (y, y)
+        ends.append((len(rows), y, *torch.autograd.grad(y.sum(), x)))
+    (mine, one, back), (other, two, there) = ends
+    assert torch.equal(one, two)
+    assert torch.equal(back, there)
+    assert mine == other or name == "means"  # which are a map on one side
+    assert torch.equal(*(way(image) for way in APART[name]))
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_image_without_a_batch_is_no_fold(batch: int) -> None:
     """Its windows have an axis more than lines in a batch: one of 2 x 2 became one of 2."""

@@ -630,6 +630,33 @@ PAIRS = {
         ).permute(0, 2, 3, 1) + x,
         lambda x, c: x.cumsum(3) + x,
     ),
+    "rows and columns, taken apart again": (  # as a coordinate attention does
+        lambda x, c: x
+        * torch.cat([x.amax(3, True), x.amax(2, True).mT], 2).split([8, 10], 2)[1].mT,
+        lambda x, c: x.amax(2, True) * x,
+    ),
+    "row by row": (
+        lambda x, c: torch.stack(
+            [F.conv1d(row, c.weight[:, :, 0], padding=1) for row in x.unbind(2)], 2
+        ),
+        lambda x, c: F.conv2d(x, c.weight[:, :, :1], padding=(0, 1)),
+    ),
+    "rows put beside": (
+        lambda x, c: torch.cat(x.split(1, 2), 2).mean(2, True),
+        lambda x, c: x.mean(2, True),
+    ),
+    "rows on another axis": (
+        lambda x, c: torch.stack(x.unbind(2), 1).mean(1).unsqueeze(2),
+        lambda x, c: x.mean(2, True),
+    ),
+    "copies, larger": (
+        lambda x, c: F.interpolate(F.pad(x, (1, 1, 0, 0), mode="circular"), scale_factor=2),
+        lambda x, c: F.pad(F.interpolate(x, scale_factor=2), (2, 2, 0, 0), mode="circular"),
+    ),
+    "copies, smaller": (
+        lambda x, c: F.max_pool2d(F.pad(x, (4, 2, 0, 0), mode="circular"), 2),
+        lambda x, c: F.pad(F.max_pool2d(x, 2), (2, 1, 0, 0), mode="circular"),
+    ),
     "space to depth": (
         lambda x, c: torch.cat([x[..., a::2, b::2] for a in (0, 1) for b in (0, 1)], 1),
         lambda x, c: F.pixel_unshuffle(x, 2).unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),

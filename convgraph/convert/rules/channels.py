@@ -15,7 +15,7 @@ from convgraph.convert import names
 from convgraph.convert.align import align, expanded, meet, onto
 from convgraph.convert.batch import batched, holds_images
 from convgraph.convert.entries import entries, rearranged, site_axis
-from convgraph.convert.names import Axes, Axis, Name, NoRuleError
+from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.positions import looked_up, readout_but
@@ -37,7 +37,8 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     if sequence is not None:
         return sequence
     spatial = [one for one in parts if isinstance(one, Spatial)]
-    if not all(names.is_plain(one.axes[dim]) for one in spatial):
+    lines = len(spatial) == len(parts) and all(one.is_line(dim) for one in spatial)
+    if lines or not all(names.is_plain(one.axes[dim]) for one in spatial):
         return _beside(call, parts, dim)
     parts = [one.merged(dim) if isinstance(one, Spatial) else one for one in parts]
     # Widths differ: the axis is set aside where the others meet.
@@ -67,15 +68,13 @@ def _beside(call: Any, parts: list[Any], dim: int) -> Any:
     axis = site_axis(parts[0], dim)
     if any(site_axis(one, dim) != axis for one in parts):
         raise NoRuleError("lattices turned against each other are put beside each other")
-    lengths = [one.sites.size[axis] for one in parts]
-    count, start = sum(lengths), 0
-    moved = []
-    for one, length in zip(parts, lengths, strict=True):
-        table = [p - start if start <= p < start + length else ABSENT for p in range(count)]
-        moved.append((one, table))
-        start += length
-    sites = sites_beside([one.sites for one in parts], axis)
-    found = [rearranged(call, one, {axis: table}, sites=sites) for one, table in moved]
+    sites, found = sites_beside([one.sites for one in parts], axis), []
+    count, start = sum(one.shape[dim] for one in parts), 0
+    for one in parts:
+        end = start + one.shape[dim]
+        table = [p - start if start <= p < end else ABSENT for p in range(count)]
+        found.append(rearranged(call, one, {axis: table}, sites=sites))
+        start = end
     axes = found[0].axes
     if any(_but_plain(one.axes) != _but_plain(axes) for one in found):
         raise NoRuleError("maps of different axes are put beside each other")
@@ -93,13 +92,18 @@ def _but_plain(axes: Axes) -> list[Any]:
 
 @rule("stack")
 def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
-    """A new plain axis; images of a mask of their own each are a batch."""
+    """A new plain axis; images of a mask of their own each are a batch, rows of one an image."""
     _alike(call, tensors, dim, [tuple(one.shape) for one in tensors])
     dim = names.place(dim, 1 + len(tensors[0].shape))
     if dim == 0 and all(map(_is_single, tensors)):
         roots, sites = {one.sites.root for one in tensors}, {one.sites for one in tensors}
         if len(roots) == len(sites) > 1:  # else maps of one image, on several sites
-            return batched([one.as_batch() for one in tensors], 0)
+            return batched([one.unsqueezed(0) for one in tensors], 0)
+    if (found := _lines(tensors, dim)) is not None:
+        place, lines = found
+        order = [n for n in range(len(lines[0].axes)) if n != place]
+        order.insert(dim, place)
+        return _beside(call, lines, place).permuted(order)
     moved, sites, axes = align(tensors)
     slot = 1 + len(names.plain(axes[:dim]))
     rows = [one.expand(sites.num_nodes, *names.plain(axes)) for one in moved]
@@ -109,7 +113,22 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
 
 def _is_single(one: Any) -> bool:
     """Whether a map is a single image without its batch axis."""
-    return isinstance(one, Spatial) and one.as_batch().is_image()
+    return isinstance(one, Spatial) and one.unsqueezed(0).is_image()
+
+
+def _lines(tensors: Any, dim: int) -> tuple[int, list[Spatial]] | None:
+    """Images that lack an axis of their lattice, with it, and where it stands; or None.
+
+    Where all live on the same nodes, an axis at another place than that one is plain.
+    """
+    if not all(isinstance(one, Spatial) for one in tensors):
+        return None
+    same = len({one.sites for one in tensors}) == 1
+    for place in (dim,) if same else (dim, *range(2, 1 + len(tensors[0].axes))):
+        lines = [one.unsqueezed(place) for one in tensors]
+        if all(one.is_line(place) for one in lines):
+            return place, lines
+    return None
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
@@ -148,7 +167,7 @@ def slice_(
     if numbers == range(size):
         call.travelled("node")
         return x
-    first = len(_channels(x.axes[dim])) or 1
+    first = len([*takewhile(lambda name: name.kind == "plain", x.axes[dim])]) or 1
     each = prod(name.size for name in x.axes[dim][first:])
     whole = taken.step in (None, 1) and not (numbers.start % each or numbers.stop % each)
     if whole and numbers and 1 < each < size:  # channels or lines of a map that was flattened
@@ -157,11 +176,6 @@ def slice_(
         part = slice_(call, image, dim, numbers.start // each, numbers.stop // each)
         return part.regrouped((*lead, len(numbers), *tail))
     return entries(call, x, dim, numbers, lambda rows, slot: rows[(slice(None),) * slot + (taken,)])
-
-
-def _channels(axis: Axis) -> Axis:
-    """The plain names that an axis begins with."""
-    return tuple(takewhile(lambda name: name.kind == "plain", axis))
 
 
 @rule("select")

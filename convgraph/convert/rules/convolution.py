@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.batch import images
-from convgraph.convert.lattices import lowered, raised
+from convgraph.convert.lattices import lowered
 from convgraph.convert.names import Name, NoRuleError, ints
 from convgraph.convert.registry import rule
 from convgraph.convert.tokens import TokenSites
@@ -42,11 +42,11 @@ def conv(
     dilation: Any = 1, groups: int = 1,
 ) -> Any:  # fmt: skip
     """The sum over the edges of the kernel."""
-    if isinstance(x, Spatial):
+    if isinstance(x, Spatial) and isinstance(weight, Tensor):
         if _is_by_image(x, groups):
             return _by_image(call, x, weight, bias, stride, padding, dilation, groups)
         d = int(call.name[-2])
-        x = lowered(raised(x, d), d)
+        x = lowered(x, d)
     d = _same_d(call, x, weight)
     pads = padding if isinstance(padding, str) else ints(padding, d)
     geometry = kernel(tuple(weight.shape[2:]), ints(stride, d), pads, ints(dilation, d))

@@ -180,11 +180,10 @@ def repeat(call: Any, x: Any, times: Any) -> Any:
     if not isinstance(x, Spatial):
         raise NoRuleError("it repeats by a map")
     x = Spatial(x.x, x.sites, ((),) * (len(times) - len(x.axes)) + x.axes)
-    if x.is_image():  # one pixel along an axis says the same wherever it is repeated
-        thin = [n if n and dim > 1 and x.shape[dim] == 1 else -1 for dim, n in enumerate(times)]
-        if max(thin) > 1:
-            x = expand(operator(torch.ops.aten.expand.default), x, thin)
-            times = [n if one < 0 else 1 for n, one in zip(times, thin, strict=True)]
+    thin = [n if n and x.is_line(dim) else -1 for dim, n in enumerate(times)]
+    if max(thin) > 1:  # one pixel along an axis says the same wherever it is repeated
+        x = expand(operator(torch.ops.aten.expand.default), x, thin)
+        times = [n if one < 0 else 1 for n, one in zip(times, thin, strict=True)]
     orders = [(dim, [*range(x.shape[dim])] * n) for dim, n in enumerate(times) if n != 1]
     return _reordered(call, x, orders)
 

@@ -47,7 +47,7 @@ def expand(call: Any, x: Spatial, size: Any, **_: Any) -> Any:
     rows, slot = x.x, 1
     for dim, (axis, size) in enumerate(zip(axes, shape, strict=True)):
         if not axis and size > 1:
-            if rank == len(x.axes) == d + 2 and _is_thin(x, dim - 2):
+            if rank == len(x.axes) == d + 2 and x.is_line(dim):
                 sites = network_sites(x.sites, (tuple(shape[2:]),) * x.sites.batch_size)
                 return placed(x.tensor().expand(shape), sites)
             rows = rows.unsqueeze(slot).expand(*rows.shape[:slot], size, *rows.shape[slot:])
@@ -63,11 +63,6 @@ def pairs(call: Any, x: Spatial) -> Any:
         return Spatial(call.target(x.x), x.sites, (*x.axes, (Name("plain", 2),)))
     last = len(x.axes) - 1
     return Spatial(call.target(x.merged(last).x), x.sites, x.axes[:last])
-
-
-def _is_thin(x: Spatial, axis: int) -> bool:
-    """Whether a map has one pixel along a lattice axis, which an image may repeat."""
-    return x.is_image() and axis >= 0 and (x.sites.size or ())[axis] == 1
 
 
 @rule("new_zeros", "new_ones", "new_full", "new_empty", hop="nothing")
