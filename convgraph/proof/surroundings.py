@@ -8,7 +8,10 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.pool import Pool
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -52,6 +55,43 @@ def as_written() -> Iterator[list[str]]:
         finally:
             if before is not None:
                 frames._callback_from_stance = before
+
+
+ELSEWHERE = (
+    "it hands work to another thread, where nothing sees which operators run; compute in the "
+    "thread that calls"
+)
+
+
+@contextmanager
+def handed_on() -> Iterator[list[str]]:
+    """Run a block; yields a list that fills when work is handed to another thread.
+
+    Example:
+        >>> with handed_on() as seen, ThreadPoolExecutor(1) as pool:
+        ...     pool.submit(torch.ones, 1).result()
+        tensor([1.])
+        >>> set(seen) == {ELSEWHERE}
+        True
+    """
+    seen: list[str] = []
+    ways: list[Any] = [(Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async")]
+    before = [(kind, name, getattr(kind, name)) for kind, name in ways]
+
+    def noted(way: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            seen.append(ELSEWHERE)
+            return way(*args, **kwargs)
+
+        return run
+
+    for kind, name, way in before:
+        setattr(kind, name, noted(way))
+    try:
+        yield seen
+    finally:
+        for kind, name, way in before:
+            setattr(kind, name, way)
 
 
 class _Once:

@@ -19,9 +19,12 @@ from torch.overrides import TorchFunctionMode
 WAYS = frozenset({
     "numpy", "__array__", "tolist", "data_ptr", "const_data_ptr", "mutable_data_ptr", "_to_dlpack",
     "untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__", "apply_", "map_",
-    "map2_", "share_memory_", "__cuda_array_interface__",
+    "map2_", "share_memory_", "__cuda_array_interface__", "__repr__",
 })  # fmt: skip
 """Methods of a tensor that hand out its entries, or the memory that they lie in."""
+
+SAYS = ("tolist", "__repr__", "tensor_split")
+"""Ways by which numbers leave, and no memory; the last reads by a pointer where parts end."""
 
 
 @final
@@ -43,6 +46,10 @@ class WaysOut(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in WAYS and args and isinstance(args[0], Tensor):
             args = (self.leave(args[0], name), *args[1:])
+        if name == "tensor_split":
+            for ends in (*args[1:2], *(kwargs or {}).values()):
+                if isinstance(ends, Tensor):
+                    self.leave(ends, name)
         return func(*args, **(kwargs or {}))
 
 

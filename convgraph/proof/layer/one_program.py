@@ -38,7 +38,7 @@ from convgraph.proof.layer.trial import (
     evaluate,
     in_words,
 )
-from convgraph.proof.surroundings import as_written, watched
+from convgraph.proof.surroundings import as_written, handed_on, watched
 from convgraph.proof.ways_out import WaysOut, by_name
 
 LEFT = "Tensor."
@@ -360,11 +360,13 @@ class OneProgram:
     @contextmanager
     def holding(self) -> Iterator[Enter]:
         """Write a plain run down and hold it; yields what takes a tensor for data."""
-        with self._written(PLAIN) as mode:
+        with self._written(PLAIN) as mode, handed_on() as handed:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
         other = difference(self.followed, mode.steps)
+        if other and handed:
+            other = f"{other}; {handed[0]}"
         self.held += not other
         self._plainly = self._plainly or other
         self._plain = self._plain or mode.results

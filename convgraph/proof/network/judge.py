@@ -52,7 +52,7 @@ from convgraph.proof.network.value_numbers import (
     Unordered,
 )
 from convgraph.proof.record.certificate import NO_SECOND, NOT_COVERED, Certificate, Part
-from convgraph.proof.surroundings import COMPILERS, as_written, watched
+from convgraph.proof.surroundings import COMPILERS, as_written, handed_on, watched
 
 ASSUMED = (
     "the wiring is the one recorded on these images: control flow that depends on data is outside, "
@@ -128,8 +128,11 @@ def prove_network(
         step("wiring", 1)
         values = Values()
         beside = Beside(values)
-        with as_written() as compiled, watched() as moved:
+        with as_written() as compiled, watched() as moved, handed_on() as handed:
             wiring, matcher, difference = _wiring(candidate, reference, images, beside, folds)
+        if handed:
+            facts = handed[0] if wiring.status == "proven" else f"{wiring.facts}; {handed[0]}"
+            wiring = replace(wiring, status="undecided", facts=facts)
         if wiring.status == "proven" and (moved or first):
             wiring = replace(wiring, status="undecided", facts=(*moved, *first)[0])
         if wiring.status == "proven" and compiled and COMPILERS not in trust:
@@ -148,7 +151,11 @@ def prove_network(
         if folds:
             grads = Part(NAME, "not asked", "norms are folded: other parameters are trained")
         elif matcher is not None:
-            grads = gradients(candidate, reference, images, _whole(matcher, reference), backward)
+            with handed_on() as handed:
+                whole = _whole(matcher, reference)
+                grads = gradients(candidate, reference, images, whole, backward)
+            if handed and grads.status == "proven":
+                grads = replace(grads, status="undecided", facts=handed[0])
         parts.append(grads)
         step("end to end", 1)
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO

@@ -40,7 +40,7 @@ from convgraph.proof.network.value_numbers import (
     tidy,
 )
 from convgraph.proof.network.whole_layers import differentiated
-from convgraph.proof.ways_out import WaysOut
+from convgraph.proof.ways_out import SAYS, WaysOut, by_name
 
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
 """Operators that say what a tensor is like, not what it holds."""
@@ -105,7 +105,8 @@ class Recorder(TorchDispatchMode):
         whole = self.layers if gradients else {}
         with differentiated(self.net, whole, partial(_aside, self), self._back):
             try:
-                with torch.set_grad_enabled(gradients), WaysOut(self._out), self:
+                ways = WaysOut(self._out), by_name(self._out)  # pickles go around the first
+                with torch.set_grad_enabled(gradients), ways[0], ways[1], self:
                     yield
             finally:
                 for handle in (before, behind, *called):
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
         """Refuse data that leave torch, where they cannot be followed."""
         with torch._C.DisableTorchFunction():
             plain = tensor.layout == torch.strided and not self.inside
-            if plain and not self.memory.knows(tensor) and way != "tolist":
+            if plain and not self.memory.knows(tensor) and way not in SAYS:
                 self.memory.hand_out(tensor, way)
             elif plain and self.memory.knows(tensor) and way not in DESCRIBES:
                 path = self.open[-1] if self.open else ""
@@ -290,7 +291,7 @@ class Recorder(TorchDispatchMode):
             self._settle(Node(name, "", [self.memory.read(args[0])], path, []), [])
             self.asked |= switches
             return func(*args, **kwargs)
-        if name in aten.READS or name == "masked_select":
+        if name in aten.READS or self._sized_by_data(func, name, args, kwargs):
             raise Undecided(
                 f"{name} at {path!r} reads numbers off data: the wiring may depend on them"
             )
@@ -304,6 +305,18 @@ class Recorder(TorchDispatchMode):
             raise
         except Undecided as reason:
             raise Undecided(f"{name} at {path!r}: {reason}") from None
+
+    def _sized_by_data(self, func: Any, name: str, args: Any, kwargs: Any) -> bool:
+        """Whether data say how large a result is; what is picked by places is as large as those."""
+        if torch.Tag.dynamic_output_shape not in func.tags:
+            return False
+        named = aten.arguments(func, args, kwargs)
+        if name != "index":
+            return any(map(self.memory.knows, aten.tensors_in(named)))
+        kept = [
+            t for t in aten.tensors_in(named["indices"]) if t.dtype in (torch.bool, torch.uint8)
+        ]
+        return any(map(self.memory.knows, kept))
 
     def _run(
         self, func: Any, name: str, path: str, args: Any, kwargs: Any, targets: list[Tensor]

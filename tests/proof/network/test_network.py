@@ -3,7 +3,9 @@
 import copy
 import ctypes
 import json
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -452,6 +454,43 @@ def test_a_constant_that_hides_data_is_not_the_data() -> None:
     found = cg.prove(nn.Sequential(copy.deepcopy(dense[0]), Escapes()), dense, images())
     assert found.verdict == "undecided"
     assert found.reason.startswith("Tensor.numpy at '1': data leave torch")
+
+
+def in_a_thread(run: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+FAR = 1e9
+"""Beyond whatever is drawn: no number shows what a network does there."""
+
+
+@pytest.mark.parametrize(
+    ("far", "reason"),
+    [
+        (lambda y: pickle.loads(pickle.dumps(y.detach().clone())).max() > FAR, "__reduce_ex__"),
+        (lambda y: "e+09" in repr(y), "Tensor.__repr__ at '1'"),
+        (lambda y: len(y[y > FAR]), "index at '1' reads numbers"),
+        (lambda y: len(torch.ones(1).repeat_interleave((y > FAR).sum()[None])), "reads numbers"),
+        (lambda y: len(torch.ones(2).tensor_split((y > FAR).long().amax((0, 2, 3)))[0]) > 1,
+         "Tensor.tensor_split at '1'"),
+        (lambda y: in_a_thread(lambda: y.detach().clamp_(max=FAR)) is None, "another thread"),
+        (lambda y: y.requires_grad and y.register_hook(
+            lambda g: in_a_thread(lambda: g.clamp_(max=FAR))) is None, "another thread"),
+    ],
+    ids=["pickle", "text", "truths", "repeats", "ends", "thread", "thread in backward"],
+)  # fmt: skip
+def test_numbers_that_are_read_where_no_operator_tells_are_undecided(far: Any, reason: str) -> None:
+    """Each is the dense network on every image that is drawn, and another one far away."""
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if far(x) else x
+
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity()).double()
+    found = cg.prove(nn.Sequential(copy.deepcopy(dense[0]), Looks()), dense, images())
+    assert found.verdict == "undecided", str(found)
+    assert reason in found.reason
 
 
 def by_numpy(buffer: Tensor) -> Any:

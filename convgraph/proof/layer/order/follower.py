@@ -24,6 +24,7 @@ from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
 from convgraph.proof.layer.premise.traced_tensor import Origin, address
+from convgraph.proof.ways_out import SAYS
 
 _KNOWN = (Path(torch.__file__).parent, Path(aten.__file__).parent)
 
@@ -88,7 +89,7 @@ class Follower:
         if not tensor.constant:
             reason = "data leave torch where nobody can follow"
             self.refuse("undecided", f"Tensor.{way}", reason)
-        if way not in ("tolist", "numpy", "__array__"):
+        if way not in (*SAYS, "numpy", "__array__"):
             self.refuse("undecided", f"Tensor.{way}", "memory leaves torch")
         self.decides = self.decides or tensor.memory.decided
         return tensor.held().clone()

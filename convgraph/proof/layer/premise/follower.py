@@ -31,6 +31,7 @@ from convgraph.proof.layer.premise.nonlinear import why_not
 from convgraph.proof.layer.premise.rounded import HALF, NEVER, Rounded, after, either, roundings
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.traced_tensor import Memory, Origin, Traced, address, covers
+from convgraph.proof.ways_out import SAYS
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
 
@@ -121,7 +122,7 @@ class Follower:
     def escape(self, tensor: Traced, way: str) -> Tensor:
         """Return what a constant holds, and remember it; refuse to give data away."""
         bound = tensor.bound
-        tensor.memory.handed = tensor.memory.handed or ("" if way == "tolist" else way)
+        tensor.memory.handed = tensor.memory.handed or ("" if way in SAYS else way)
         self._random(tensor.memory.random)
         if bound is not None and self.ended:
             self.late.append(Origin(f"Tensor.{way}", source_lines.here()))
