@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
 from multiprocessing.pool import Pool
-from threading import Thread
+from threading import Lock, Thread, local
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ ELSEWHERE = (
 
 @contextmanager
 def handed_on() -> Iterator[list[str]]:
-    """Run a block; yields a list that fills when work is handed to another thread.
+    """Run a block; yields a list that fills when this thread hands work to another.
 
     Example:
         >>> with handed_on() as seen, ThreadPoolExecutor(1) as pool:
@@ -74,24 +75,47 @@ def handed_on() -> Iterator[list[str]]:
         >>> set(seen) == {ELSEWHERE}
         True
     """
-    seen: list[str] = []
-    ways: list[Any] = [(Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async")]
-    before = [(kind, name, getattr(kind, name)) for kind, name in ways]
-
-    def noted(way: Any) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            seen.append(ELSEWHERE)
-            return way(*args, **kwargs)
-
-        return run
-
-    for kind, name, way in before:
-        setattr(kind, name, noted(way))
+    before, seen = getattr(_HERE, "handed", ()), list[str]()
+    _HERE.handed = (*before, seen)
+    _count(1)
     try:
         yield seen
     finally:
-        for kind, name, way in before:
-            setattr(kind, name, way)
+        _count(-1)
+        _HERE.handed = before
+
+
+_LOCK, _HERE = Lock(), local()
+_WAYS: list[tuple[Any, str]] = [
+    (Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async")
+]  # fmt: skip
+_BEFORE: list[Any] = []
+_blocks = 0
+
+
+def _count(blocks: int) -> None:
+    """Put what notes in place for the first of all threads, and take it away after the last."""
+    global _blocks
+    with _LOCK:
+        _blocks += blocks
+        if _blocks and not _BEFORE:
+            _BEFORE.extend(getattr(kind, name) for kind, name in _WAYS)
+            for (kind, name), way in zip(_WAYS, _BEFORE, strict=True):
+                setattr(kind, name, _noting(way))
+        if not _blocks:
+            for (kind, name), way in zip(_WAYS, _BEFORE, strict=True):
+                setattr(kind, name, way)
+            _BEFORE.clear()
+
+
+def _noting(way: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(way)
+    def notes(*args: Any, **kwargs: Any) -> Any:
+        for seen in getattr(_HERE, "handed", ()):
+            seen.append(ELSEWHERE)
+        return way(*args, **kwargs)
+
+    return notes
 
 
 class _Once:

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import convgraph as cg
 from convgraph.errors import ProofError
 from convgraph.proof import Certificate
 from convgraph.proof.network.judge import checked_images
+from convgraph.proof.surroundings import ELSEWHERE, handed_on
 from tests.zoo import models
 
 
@@ -491,6 +493,27 @@ def test_numbers_that_are_read_where_no_operator_tells_are_undecided(far: Any, r
     found = cg.prove(nn.Sequential(copy.deepcopy(dense[0]), Looks()), dense, images())
     assert found.verdict == "undecided", str(found)
     assert reason in found.reason
+
+
+def test_proofs_of_two_threads_note_their_own_and_leave_threads_as_they_were() -> None:
+    """Whoever began first does not end last."""
+    before, heard = Thread.__dict__["start"], list[Any]()
+    began, ended = Event(), Event()
+
+    def other() -> None:
+        with handed_on() as theirs:
+            began.set()
+            ended.wait()
+        heard.append(theirs)
+
+    with handed_on() as mine:
+        thread = Thread(target=other)
+        thread.start()
+        began.wait()
+    ended.set()
+    thread.join()
+    assert (mine, heard) == ([ELSEWHERE], [[]])
+    assert Thread.__dict__["start"] is before
 
 
 def by_numpy(buffer: Tensor) -> Any:
