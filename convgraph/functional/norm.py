@@ -241,7 +241,7 @@ def heard(image: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     for the first asks for the other. A program that is exported keeps no such asking, and gets an
     ordinary image.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:  # torch 2.8 compiles is_exporting() to True
         return image.contiguous()
     learns = any(one is not None and one.requires_grad for one in (weight, bias))
     if not learns or image.device.type != "cpu" or not torch.is_grad_enabled():
