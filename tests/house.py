@@ -72,7 +72,7 @@ HOUSE = {
         losses pooling channels .
     """,
     "proof": """
-        trees aten ways_out surroundings draws precision
+        trees aten stand_ins ways_out surroundings draws precision
         roundoff equation record network refutation
         layer symbolic placed_maps plan parts again verifier_spaces verifier_operators verifier .
     """,

@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import wraps
 from multiprocessing.pool import Pool
-from threading import Lock, Thread, local
+from threading import Thread, local
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import checkpoint
+
+from convgraph.proof.stand_ins import StandIns
 
 COMPILERS = "torch.compile"
 """Under this name in `trust=` compilers are taken for granted."""
@@ -77,38 +79,17 @@ def handed_on() -> Iterator[list[str]]:
     """
     before, seen = getattr(_HERE, "handed", ()), list[str]()
     _HERE.handed = (*before, seen)
-    _count(1)
     try:
-        yield seen
+        with _NOTED:
+            yield seen
     finally:
-        _count(-1)
         _HERE.handed = before
 
 
-_LOCK, _HERE = Lock(), local()
-_WAYS: list[tuple[Any, str]] = [
-    (Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async")
-]  # fmt: skip
-_BEFORE: list[Any] = []
-_blocks = 0
+_HERE = local()
 
 
-def _count(blocks: int) -> None:
-    """Put what notes in place for the first of all threads, and take it away after the last."""
-    global _blocks
-    with _LOCK:
-        _blocks += blocks
-        if _blocks and not _BEFORE:
-            _BEFORE.extend(getattr(kind, name) for kind, name in _WAYS)
-            for (kind, name), way in zip(_WAYS, _BEFORE, strict=True):
-                setattr(kind, name, _noting(way))
-        if not _blocks:
-            for (kind, name), way in zip(_WAYS, _BEFORE, strict=True):
-                setattr(kind, name, way)
-            _BEFORE.clear()
-
-
-def _noting(way: Callable[..., Any]) -> Callable[..., Any]:
+def _noting(_: str, way: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(way)
     def notes(*args: Any, **kwargs: Any) -> Any:
         for seen in getattr(_HERE, "handed", ()):
@@ -116,6 +97,11 @@ def _noting(way: Callable[..., Any]) -> Callable[..., Any]:
         return way(*args, **kwargs)
 
     return notes
+
+
+_NOTED = StandIns(
+    [(Thread, "start"), (ThreadPoolExecutor, "submit"), (Pool, "apply_async")], _noting
+)
 
 
 class _Once:

@@ -9,12 +9,14 @@ name instead, of which nothing tells that asks for modes.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from threading import Lock, local
+from threading import local
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from convgraph.proof.stand_ins import StandIns
 
 WAYS = frozenset({
     "numpy", "__array__", "tolist", "data_ptr", "const_data_ptr", "mutable_data_ptr", "_to_dlpack",
@@ -53,10 +55,7 @@ class WaysOut(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_LOCK, _HERE = Lock(), local()
-_BEFORE: dict[str, Any] = {}
-_OWN: set[str] = set()
-_blocks = 0
+_HERE = local()
 
 
 @contextmanager
@@ -75,33 +74,11 @@ def by_name(leave: Callable[[Tensor, str], Tensor]) -> Iterator[None]:
     """
     before = getattr(_HERE, "leave", None)
     _HERE.leave = leave
-    _count(1)
     try:
-        yield
+        with _TOLD:
+            yield
     finally:
-        _count(-1)
         _HERE.leave = before
-
-
-def _count(blocks: int) -> None:
-    """Put the methods in place for the first of all threads, and take them away after the last."""
-    global _blocks
-    with _LOCK:
-        _blocks += blocks
-        if _blocks and not _BEFORE:
-            _OWN.update(WAYS & vars(Tensor).keys())
-            found = {name: getattr(Tensor, name, None) for name in WAYS}
-            _BEFORE.update({name: method for name, method in found.items() if callable(method)})
-            for name, method in _BEFORE.items():
-                setattr(Tensor, name, _telling(name, method))
-        if not _blocks:
-            for name, method in _BEFORE.items():
-                if name in _OWN:
-                    setattr(Tensor, name, method)
-                else:
-                    delattr(Tensor, name)
-            _BEFORE.clear()
-            _OWN.clear()
 
 
 def _telling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,3 +91,6 @@ def _telling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         return method(tensor, *args, **kwargs)
 
     return tells
+
+
+_TOLD = StandIns([(Tensor, name) for name in WAYS], _telling)
