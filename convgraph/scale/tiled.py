@@ -4,6 +4,7 @@ dask schedules, zarr stores. A block of the array is one tile of the output; its
 window of the image that the tables name, runs the network on it, and keeps the tile.
 """
 
+import zlib
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -108,10 +109,10 @@ def tiled(
     chunks: list[Any] = [(n,) for n in shape]
     for axis, a in enumerate(axes):
         chunks[a] = tuple(len(one) for one in cut.spans(axis))
+    kind = _numpy(found.recording.dtypes[found.out])
     if held is not None:
         _even(cut, "held")
-        _check_held(held, shape, tuple(c[0] for c in chunks))
-    kind = _numpy(found.recording.dtypes[found.out])
+        _check_held(held, shape, tuple(c[0] for c in chunks), kind)
     window = Window(cut, source, held_maps)
     work = Tile(window, held, tuple(axes), tuple(chunks), kind)
     made = _array(work, known if todo else None)
@@ -149,6 +150,7 @@ def _made(work: "Tile", block: tuple[int, ...], known: Any = None) -> Any:
     return work(block, known)
 
 
+@door
 def stored(out: Any, goal: Any) -> Any:
     """Return the task that writes an array of `cg.tiled` into zarr, one write a tile with a site.
 
@@ -157,13 +159,15 @@ def stored(out: Any, goal: Any) -> Any:
 
     Args:
         out: what `cg.tiled` returned.
-        goal: whatever takes slices and arrays, (C_out, *out_size).
+        goal: whatever takes slices and arrays, (C_out, *out_size). Of zarr no chunk may lie in two
+            tiles, for two writers of a chunk undo each other: `chunks=out.chunksize`.
 
     Returns:
         A dask Delayed; `.compute()` writes.
 
     Raises:
-        GraphError: the shapes differ.
+        GraphError: the shapes differ, the goal cannot hold the numbers, or a chunk of it lies in
+            two tiles.
 
     Example:
         >>> import pytest
@@ -183,6 +187,15 @@ def stored(out: Any, goal: Any) -> Any:
             f"scale.stored: expected goal of shape {tuple(out.shape)}, the array's, got "
             f"{tuple(goal.shape)}"
         )
+    _check_kind("scale.stored: expected goal", out.dtype, goal)
+    unit = _written_at_once(goal) if hasattr(goal, "shards") else None
+    for axis, ends in enumerate(np.cumsum(chunk)[:-1] for chunk in out.chunks):
+        if unit is not None and (ends % unit[axis]).any():
+            raise GraphError(
+                f"scale.stored: expected goal in chunks that lie in one tile each, for two writers "
+                f"of a chunk undo each other; got {unit} beside tiles of {out.chunksize}. Make it "
+                "with chunks=out.chunksize"
+            )
     blocks = out.dask.layers[out.name]
     starts = [np.cumsum((0, *chunk)).tolist() for chunk in out.chunks]
     name, ends = f"stored-{out.name}", []
@@ -320,12 +333,27 @@ def _even(cut: Tiling, who: str) -> None:
         )
 
 
-def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...]) -> None:
-    got = getattr(held, "shape", None), getattr(held, "chunks", None)
+def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...], kind: Any) -> None:
+    got = getattr(held, "shape", None), _written_at_once(held)
     if got != (shape, tile) or not hasattr(held, "metadata"):
         raise GraphError(
             f"cg.tiled: expected held to be a zarr array of shape {shape} in chunks of {tile}, the "
             f"tiles, got shape {got[0]} in chunks of {got[1]}"
+        )
+    _check_kind("cg.tiled: expected held", kind, held)
+
+
+def _written_at_once(goal: Any) -> Any:
+    """The blocks that a zarr array writes as a whole: its chunks, or the shards of several."""
+    return getattr(goal, "shards", None) or getattr(goal, "chunks", None)
+
+
+def _check_kind(expected: str, kind: Any, goal: Any) -> None:
+    """Refuse an array that cannot hold the output's numbers, as integers cannot hold fractions."""
+    if not np.can_cast(kind, getattr(goal, "dtype", kind), "same_kind"):
+        raise GraphError(
+            f"{expected} to hold the output's {kind}, got {goal.dtype}, which would lose numbers; "
+            f"of out.astype({str(goal.dtype)!r}) it holds every one"
         )
 
 
@@ -363,17 +391,36 @@ class Tile:
         """Return the block, (C_out, *tile)."""
         plan, out = self.cut.plan, self.cut.part(self.number(block))
         if self.held is not None and _holds(self.held, block):
-            return self.held[self.cut.place(out)[1:]]
+            return self._again(block, self.cut.place(out)[1:])
         with torch.no_grad():
             y = self.window.run(out, known)
             y = blanked(y, self.cut.here(out), plan.axes[plan.out] or ())
             return np.ascontiguousarray(self.cut.boxed(y, out)[0].cpu().numpy())
+
+    def _again(self, block: tuple[int, ...], place: Any) -> Any:
+        """A block that an earlier run has written.
+
+        Raises:
+            GraphError: the file is damaged.
+        """
+        try:
+            return self.held[place].astype(self.kind)
+        except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
+            raise GraphError(
+                f"cg.tiled: expected held to give back tile {block}, {_chunk(self.held, block)!r} "
+                f"of {self.held.store} cannot be read ({error}); if it is damaged, delete it, and "
+                "it is computed anew"
+            ) from error
 
 
 def _holds(held: Any, block_id: tuple[int, ...]) -> bool:
     """Whether a zarr array has a chunk already."""
     from zarr.core.sync import sync
 
+    return bool(sync(held.store.exists(_chunk(held, block_id))))
+
+
+def _chunk(held: Any, block_id: tuple[int, ...]) -> str:
+    """Where a zarr array keeps a chunk in its store."""
     key = held.metadata.encode_chunk_key(block_id)
-    path = f"{held.path}/{key}" if held.path else key
-    return bool(sync(held.store.exists(path)))
+    return f"{held.path}/{key}" if held.path else key

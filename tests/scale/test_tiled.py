@@ -142,10 +142,45 @@ def test_progress_of_every_tile_is_seen(skips, capsys) -> None:
     assert np.array_equal(goal[:], truth(net, x))
 
 
-def test_an_array_of_another_shape_is_no_goal(skips) -> None:
+def test_what_would_lose_a_part_of_the_output_is_no_goal(skips) -> None:
+    """Two tiles that share a chunk undo each other's writing; integers hold no fractions."""
     net, x = skips
-    with pytest.raises(GraphError, match="expected goal of shape"):
-        stored(cg.tiled(net, x[0].numpy(), tile=16), np.zeros((2, 3, 3)))
+    out = cg.tiled(net, x[0].numpy(), tile=16)
+
+    def made(**more):
+        return zarr.create_array(zarr.storage.MemoryStore(), shape=out.shape, **more)
+
+    floats, aligned = {"dtype": "f4"}, {"chunks": (1, 8, 16), "dtype": "f4"}
+    for goal, text in (
+        (np.zeros((2, 3, 3)), "expected goal of shape"),
+        (np.zeros(out.shape, "i8"), "hold the output's float64, got int64"),
+        (made(chunks=(2, 16, 24), **floats), "in chunks that lie in one tile each"),
+        (made(chunks=(2, 16, 16), shards=(2, 32, 32), **floats), r"got \(2, 32, 32\) beside"),
+    ):
+        with pytest.raises(GraphError, match=text):
+            stored(out, goal)
+    for goal in (made(**aligned), made(shards=(2, 16, 16), **aligned), np.zeros(out.shape, "f8")):
+        stored(out, goal).compute(scheduler="synchronous")
+        assert np.array_equal(goal[:], truth(net, x))
+
+
+def test_a_held_array_that_is_not_what_was_written_is_refused(skips, tmp_path) -> None:
+    """The key of a chunk within a shard is another chunk's: what nobody wrote would be read."""
+    net, x = skips
+    out = cg.tiled(net, x[0].numpy(), tile=16)
+    kinds = {"shape": out.shape, "chunks": out.chunksize}
+    goal = zarr.create_array(tmp_path / "o.zarr", dtype="f4", **kinds)
+    stored(out, goal).compute(scheduler="synchronous")
+    (tmp_path / "o.zarr/c/0/1/1").write_bytes(b"half")
+    again = cg.tiled(net, x[0].numpy(), tile=16, held=goal)
+    with pytest.raises(GraphError, match=r"tile \(0, 1, 1\), 'c/0/1/1' of .* delete it"):
+        again.compute(scheduler="synchronous")
+    memory = zarr.storage.MemoryStore
+    whole = zarr.create_array(memory(), dtype="i4", **kinds)
+    parts = zarr.create_array(memory(), dtype="f4", shards=(2, 32, 32), **kinds)
+    for held, text in ((whole, "got int32"), (parts, r"in chunks of \(2, 32, 32\)")):
+        with pytest.raises(GraphError, match=text):
+            cg.tiled(net, x[0].numpy(), tile=16, held=held)
 
 
 def test_a_mask_of_an_odd_size_equals_the_masked_graph() -> None:
@@ -297,6 +332,8 @@ def test_a_coarse_mask_of_several_factors_is_refused() -> None:
 def test_a_space_is_one() -> None:
     with pytest.raises(GraphError, match=r"expected on as a space, .*'sphere'"):
         cg.tiled(Skips(), ROWS, on="sphere")
+    with pytest.raises(GraphError, match=r"expected on as a space, .*class.*Torus"):
+        cg.tiled(Skips(), ROWS, on=cg.Torus)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +341,8 @@ def test_a_space_is_one() -> None:
     [
         ({"image": [1, 2]}, GraphError, "has a shape and takes slices"),
         ({"image": np.ones(5)}, GraphError, "has a shape and takes slices"),
+        ({"image": np.ones((24, 38))}, ConversionError, "reads images .* got C = 24 and 1$"),
+        ({"image": np.ones((24, 38, 2))}, ConversionError, "C = 24 and 2; of .* channels_last=Tr"),
         ({"mask": np.ones((3, 3))}, GraphError, "expected bools of 2 axes"),
         ({"mask": np.ones((7, 19), bool)}, GraphError, "smaller by a whole factor"),
         ({"held": np.ones(3)}, GraphError, "expected held to be a zarr array of shape"),
