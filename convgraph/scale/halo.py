@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 from torch import nn
 
-from convgraph.door import door
+from convgraph.door import described, door
 from convgraph.errors import ConversionError, GeometryError
 from convgraph.scale.plan import Plan, plan
 from convgraph.scale.travel_rules import Travel
@@ -106,7 +106,9 @@ def halo(net: nn.Module, size: Sequence[int], *, channels: int | None = None) ->
     if not size or any(
         not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1 for n in size
     ):
-        raise GeometryError(f"cg.halo: expected size as pixels along each axis, got {size!r}")
+        raise GeometryError(
+            f"cg.halo: expected size as pixels along each axis, got {described(size)}"
+        )
     shape = (1, channels_of(net, len(size), channels), *map(int, size))
     found = plan(net, shape)
     if found.whole:

@@ -220,7 +220,7 @@ def plan(
         GeometryError: an operator has no meaning in the space; with the module's path.
         ConversionError: the network does not run without the numbers of an image.
     """
-    if on is not None and not hasattr(on, "charts"):
+    if on is not None and (isinstance(on, type) or not hasattr(on, "charts")):
         raise GraphError(f"expected on as a space, cg.HEALPix() say, or None, got {on!r}")
     if on is not None:
         on.charts(shape[2:])

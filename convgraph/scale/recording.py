@@ -130,11 +130,15 @@ def record(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Record
         except ConversionError:
             raise
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            why = "what depends on the values of the image cannot be planned"
             raise ConversionError(
                 f"scale: no plan at {path[-1] or 'the network itself'!r}: the network does not run "
-                f"on an image of shape {shape} without its numbers ({error}); what depends on the "
-                "values of the image cannot be planned"
+                f"on an image of shape {shape} without its numbers ({error}); "
+                f"{_misread(net, shape) or why}"
             ) from error
+    alone = any(len(shape) - 1 == _axes(step) for step in found.steps if 0 in step.sources)
+    if alone and (said := _misread(net, shape)):  # torch took it for one image without a batch
+        raise ConversionError(f"scale: {said}")
     if not isinstance(out, Tensor) or id(out) not in listener.index:
         raise ConversionError(
             f"scale: expected the network to return one tensor, got {type(out).__name__}; wrap it "
@@ -146,6 +150,27 @@ def record(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Record
         if others.isdisjoint(heard):
             found.steps[k] = replace(found.steps[k], writes="")
     return found
+
+
+def _axes(step: RecordedCall) -> int:
+    """How many axes the lattice of a convolution has; 0 of another operator."""
+    names = {f"{name}{d}d": d for name in ("conv", "conv_transpose") for d in (1, 2, 3)}
+    return names.get(step.operator, 0)
+
+
+def _misread(net: nn.Module, shape: tuple[int, ...]) -> str:
+    """What the first convolution reads, where the image is another; "" where it is one."""
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            axes, channels = len(module.kernel_size), module.in_channels
+            if (channels, axes + 2) == (shape[1], len(shape)):
+                return ""
+            way = "; of (*size, C) say channels_last=True" if shape[-1] == channels else ""
+            return (
+                f"{name or 'the network itself'!r} reads images (C, *size) with C = {channels} and "
+                f"{axes} axes, got C = {shape[1]} and {len(shape) - 2}{way}"
+            )
+    return ""
 
 
 def _leave(path: list[str]) -> None:
