@@ -179,8 +179,13 @@ class HEALPix:
             fill: value of pixels that are no nodes.
             origin: as in `from_map`.
             clockwise: as in `from_map`.
+
+        Raises:
+            GraphError: the graph lies in another space, or its images have several sizes.
         """
-        size = graph.sites.size or (0, 0)
+        size = graph.sites.size
+        if size is None:
+            raise GraphError(f"{self}: expected a graph of images of one size, got several sizes")
         n = self.charts(size)[1]
         cells = np.argsort(healpix_order.numbers(order, n, origin, clockwise))
         return readers.read_cells(graph, (size[0], size[1]), cells, fill, self)

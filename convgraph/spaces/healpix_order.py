@@ -51,6 +51,8 @@ def numbers(order: str, n: int, origin: str = "N", clockwise: bool = True) -> In
         raise GeometryError(f"HEALPix: origin and clockwise are of order 'xy', got {order!r}")
     if origin not in CORNERS:
         raise GeometryError(f"HEALPix: expected origin in {CORNERS}, got {origin!r}")
+    if not isinstance(clockwise, bool):
+        raise GeometryError(f"HEALPix: expected clockwise as a bool, got {clockwise!r}")
     if order == "xy":
         i, j = row, column
         for _ in range(CORNERS.index(origin)):  # the next corner clockwise

@@ -22,6 +22,7 @@ from convgraph.geometry.footprint import hexagon
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.geometry.loaded import revive
 from convgraph.geometry.space import FloatTable, Halo, Pads, Table
+from convgraph.graph import images
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.spaces import charts, hexagonal_layout, readers
 
@@ -148,7 +149,7 @@ class Hexagonal:
                 `align`-th pixel counted from the array's first one.
 
         Raises:
-            GraphError: another number of axes.
+            GraphError: another number of axes, no pixels, or a mask of another size.
 
         Example:
             >>> import torch, convgraph as cg
@@ -161,7 +162,15 @@ class Hexagonal:
         if not isinstance(image, Tensor) or image.dim() not in (3, 4):
             raise GraphError(f"{self}: expected an image (B, C, H, W) or (C, H, W)")
         size, cells = hexagonal_layout.axial(self.layout, tuple(image.shape[-2:]), align)
-        flat = None if mask is None else mask.flatten(-2)
+        flat = None
+        if mask is not None:
+            there = images.as_mask(mask, image.device)
+            if there.shape[-2:] != image.shape[-2:]:
+                raise GraphError(
+                    f"{self}: expected a mask (B, H, W) or (H, W) of the image's "
+                    f"{tuple(image.shape[-2:])} pixels, got {tuple(there.shape)}"
+                )
+            flat = there.flatten(-2)
         return readers.placed(image.flatten(-2), flat, size, cells, self)
 
     @door

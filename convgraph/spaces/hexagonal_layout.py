@@ -32,10 +32,18 @@ def axial(layout: str, size: Sequence[int], align: int = 1) -> tuple[tuple[int, 
     Returns:
         The axial size, and (H W,) int64 cells of it, row by row.
 
+    Raises:
+        GraphError: an array without pixels, or align below 1.
+
     Example:
         >>> axial("odd-r", (3, 2))
         ((3, 3), array([1, 2, 4, 5, 6, 7]))
     """
+    if len(size) != 2 or min(*size, align) < 1:
+        raise GraphError(
+            f"Hexagonal: expected an array (H, W) of at least one pixel and align >= 1, got size "
+            f"{tuple(size)} and align={align}"
+        )
     row, column = np.divmod(np.arange(size[0] * size[1]), size[1])
     r, q = row, column
     if layout.endswith("-q"):
@@ -74,23 +82,32 @@ def camera(x: Any, y: Any, rotation: float = 0.0) -> tuple[tuple[int, int], IntT
         >>> size, cells.tolist()
         ((2, 2), [0, 1, 2])
     """
-    points = np.asarray(x, dtype=np.float64) + 1j * np.asarray(y, dtype=np.float64)
-    if points.ndim != 1 or len(points) < 2 or not np.isfinite(points).all():
+    right, up = (np.asarray(one, dtype=np.float64) for one in (x, y))
+    if right.ndim != 1 or right.shape != up.shape or len(right) < 2:
         raise GraphError(
             f"Hexagonal: expected centres x and y of at least two pixels, of shape (P,), got "
-            f"{points.shape}"
+            f"{right.shape} and {up.shape}"
         )
-    points = points * np.exp(-1j * np.deg2rad(rotation))
+    finite = np.isfinite(right + up + rotation)
+    if not finite.all():
+        at = int(np.argmin(finite))
+        raise GraphError(
+            f"Hexagonal: expected finite centres and rotation, got pixel {at} at x = {right[at]}, "
+            f"y = {up[at]}, turned by {rotation}"
+        )
+    points = (right + 1j * up) * np.exp(-1j * np.deg2rad(rotation))
+    if len(np.unique(points)) != len(points):
+        raise GraphError("Hexagonal: expected every pixel at a place of its own, two share one")
     points = points - points[np.argmin(np.abs(points - points.mean()))]
     steps = _steps(points)
     apart = float(np.median(np.abs(steps)))
     # Six directions are one when multiplied by six.
     turn = float(np.angle(np.mean((steps / np.abs(steps)) ** 6))) / 6
-    right = np.exp(1j * turn)
-    down = right * np.exp(-1j * np.pi / 3)
-    # p = q right + r down, solved through the imaginary parts.
-    area = (right.conjugate() * down).imag
-    r = (right.conjugate() * points / apart).imag / area
+    along = np.exp(1j * turn)
+    down = along * np.exp(-1j * np.pi / 3)
+    # p = q along + r down, solved through the imaginary parts.
+    area = (along.conjugate() * down).imag
+    r = (along.conjugate() * points / apart).imag / area
     q = -(down.conjugate() * points / apart).imag / area
     rows, columns = np.rint(r).astype(np.int64), np.rint(q).astype(np.int64)
     off = float(np.maximum(np.abs(r - rows), np.abs(q - columns)).max())
@@ -117,7 +134,4 @@ def _steps(points: Any) -> Any:
         near = apart < 1.2 * apart.min(axis=1, keepdims=True)
         one, two = np.nonzero(near)
         found.append(points[two] - points[start + one])
-    steps = np.concatenate(found)
-    if not np.abs(steps).min() > 0:
-        raise GraphError("Hexagonal: expected every pixel at a place of its own, two share one")
-    return steps
+    return np.concatenate(found)

@@ -13,6 +13,7 @@ from torch import Tensor
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import IntTable
 from convgraph.geometry.space import Space
+from convgraph.graph import images
 from convgraph.graph.pixel_graph import PixelGraph
 
 
@@ -30,7 +31,7 @@ def nside(pixels: int) -> int:
 
 def placed(
     values: Tensor,  # (B, C, K) or (C, K)
-    mask: Tensor | None,  # (B, K) or (K,)
+    mask: Any,  # (B, K) or (K,)
     size: tuple[int, int],
     cells: IntTable,  # (K,)
     on: Space,
@@ -54,6 +55,7 @@ def placed(
     if mask is None:
         there[:, where] = True
     else:
+        mask = images.as_mask(mask, values.device)
         if mask.dtype != torch.bool or tuple(mask.shape) not in ((count,), (len(batch), count)):
             raise GraphError(
                 f"{who}: expected a bool mask of shape (K,) or (B, K) with K = {count} pixels, got "
@@ -79,6 +81,8 @@ def read_cells(
     if type(lies) is not type(on) or len(layouts) > 1:
         raise GraphError(f"expected a graph on {on}, got one on {lies or 'the plane'}")
     if graph.sites.size != size:
-        raise GraphError(f"expected a graph of images of size {size}, got {graph.sites.size}")
+        raise GraphError(
+            f"expected a graph of images of size {size}, got {graph.sites.size or 'several sizes'}"
+        )
     where: Any = torch.from_numpy(np.ascontiguousarray(cells)).to(graph.device)
     return graph.to_image(fill).flatten(-2)[..., where]

@@ -65,7 +65,7 @@ def test_maps_come_and_go(order: str) -> None:
     graph = space.from_map(maps, order=order)
     assert torch.equal(space.to_map(graph, order=order), maps)
     seen = integers(2, 12 * 16, seed=1) > 0
-    part = space.from_map(maps, order=order, mask=seen)
+    part = space.from_map(maps, order=order, mask=seen.numpy())
     assert part.num_nodes == int(seen.sum())
     back = space.to_map(part, order=order, fill=-1.0)
     assert torch.equal(back, torch.where(seen.unsqueeze(1), maps, -1.0))
@@ -79,6 +79,18 @@ def test_maps_come_and_go(order: str) -> None:
         (lambda: cg.HEALPix().from_map(torch.ones(1, 13)), r"12 n\^2 pixels, got 13"),
         (lambda: cg.HEALPix().from_map(torch.ones(1, 108)), "nside a power of two, got 3"),
         (lambda: cg.HEALPix().from_map(torch.ones(1, 48), order="row"), "expected order in"),
+        (
+            lambda: cg.HEALPix().from_map(torch.ones(1, 48), order="xy", clockwise="no"),
+            "clockwise as a bool, got 'no'",
+        ),
+        (
+            lambda: cg.HEALPix().to_map(
+                cg.PixelGraph.from_image(
+                    [torch.ones(1, 12, 1), torch.ones(1, 24, 2)], on=cg.HEALPix()
+                )
+            ),
+            "of one size, got several sizes",
+        ),
         (
             lambda: cg.HEALPix().from_map(torch.ones(1, 48), mask=torch.ones(47) > 0),
             "with K = 48 pixels",

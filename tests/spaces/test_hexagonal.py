@@ -100,6 +100,14 @@ def test_centres_that_are_no_hexagons_are_refused() -> None:
         space.from_camera(torch.ones(1, 25), square[0].ravel(), square[1].ravel())
     with pytest.raises(cg.errors.GraphError, match="two share one"):
         space.from_camera(torch.ones(1, 3), [0, 1, 1], [0, 0, 0])
+    for x, y, turn, said in (
+        ([0, 0], [0, 0], 0, "two share one"),
+        ([0, 1, np.nan], [0, 0, 1], 0, "got pixel 2 at x = nan, y = 1.0, turned by 0"),
+        ([0, 1], [0, 0], np.inf, "turned by inf"),
+        ([0, 1, 2], [0], 0, r"of shape \(P,\), got \(3,\) and \(1,\)"),
+    ):
+        with pytest.raises(cg.errors.GraphError, match=said):
+            space.from_camera(torch.ones(1, len(x)), x, y, turn)
     x, y = camera(2)
     with pytest.raises(cg.errors.GraphError, match="K = 19 pixels"):
         space.from_camera(torch.ones(1, 18), x, y)
@@ -113,6 +121,21 @@ def test_centres_that_are_no_hexagons_are_refused() -> None:
         cg.nn.GraphUpsample(scale_factor=2, mode="bilinear")(
             cg.PixelGraph.from_image(torch.ones(1, 4, 4), on=space)
         )
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "said"),
+    [
+        ((4, 6), {"mask": torch.ones(6, 4) > 0}, r"the image's \(4, 6\) pixels, got \(6, 4\)"),
+        ((4, 6), {"mask": torch.ones(24) > 0}, r"the image's \(4, 6\) pixels, got \(24,\)"),
+        ((4, 6), {"align": 0}, "align >= 1, got size .4, 6. and align=0"),
+        ((0, 6), {}, "at least one pixel"),
+    ],
+)
+def test_an_array_and_its_mask_have_one_size(size: Any, more: Any, said: str) -> None:
+    """A mask of as many pixels that lie otherwise would be read at the wrong ones."""
+    with pytest.raises(cg.errors.GraphError, match=said):
+        cg.Hexagonal(layout="odd-q").from_image(torch.ones(1, 1, *size), **more)
 
 
 @pytest.mark.parametrize("name", ["hexagdly", "pytorch_hexagdly"])
