@@ -1,9 +1,10 @@
 """Faults planted in the source of the CPU's kernels: each must be caught, and by the judge too.
 
-One source has a namespace for each fault, so that all are compiled at once.
+All of them stand in one source, each beside what is right, and one is chosen when it runs: so
+kernels are compiled once, not once a fault.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,116 +25,168 @@ pytestmark = [
 
 LANES = "      for (; c{} < C; ++c)\n        for (int64_t r"
 
+# What stands there, and what is put in its place: `wrong` is whether this fault is the planted one.
 # None reads memory that is not there: what is read or left unwritten is always a neighbour's.
 FAULTS = {
-    "wrong tap": ("* K + side.kind[s])", "* K + side.kind[side.slots - 1 - s])"),
-    "wrong weight": ("= names[slots_of(g)[i]]", "= names[0]"),
+    "wrong tap": ("* K + side.kind[s])", "* K + side.kind[wrong ? side.slots - 1 - s : s])"),
+    "wrong weight": ("= names[slots_of(g)[i]]", "= names[wrong ? 0 : slots_of(g)[i]]"),
     "absent row read": (
         "rows = __builtin_convertvector(found, Longs)",
-        "rows = __builtin_convertvector(found < 0 ? found - found : found, Longs)",
+        "rows = __builtin_convertvector(found < 0 && wrong ? found - found : found, Longs)",
     ),
     "eight rows of one": (
         "std::memcpy(&found, at + cell[0], sizeof(found))",
-        "found = Ints{} + at[cell[0]]",
+        "wrong ? void(found = Ints{} + at[cell[0]]) : "
+        "void(std::memcpy(&found, at + cell[0], sizeof(found)))",
     ),
-    "one row looked at": ("any |= heard;", "any = heard;"),
-    "one eight looked at": ("any |= none;", "any = none & -(e == 0);"),
-    "last eight cut short": ("std::min(k, sites - 1)", "std::min(k / 2, sites - 1)"),
+    "one row looked at": ("any |= heard;", "any = heard | (wrong ? Longs{} : any);"),
+    "one eight looked at": (
+        "any |= none;",
+        "any = wrong ? none & -(e == 0) : any | none;",
+    ),
+    "last eight cut short": ("std::min(k, sites - 1)", "std::min(wrong ? k / 2 : k, sites - 1)"),
     "absent lane read": (
         "absent = row[r] >> 63",
-        "absent = 0 * (row[r] = std::max<int64_t>(row[r], 0))",
+        "absent = wrong ? 0 * (row[r] = std::max<int64_t>(row[r], 0)) : row[r] >> 63",
     ),
-    "lanes beyond the last": ("site < sites ? 0 : -1", "site < sites - 1 ? 0 : -1"),
-    "lanes left out": ("n += all >= 0", "n += row[0] >= 0"),
+    "lanes beyond the last": ("site < sites ? 0 : -1", "site < sites - wrong ? 0 : -1"),
+    "lanes left out": ("n += all >= 0", "n += (wrong ? row[0] : all) >= 0"),
     "wrong slot": (
         "= side.grid + side.offset[slot];",
-        "= side.grid + side.offset[slot > 1 ? slot - 1 : slot];",
+        "= side.grid + side.offset[slot > 1 ? slot - wrong : slot];",
     ),
-    "sums of another tap": ("{ return side.number[s]; }", "{ return s; }"),
-    "lanes of another tap": ("heard.name(groups, side.number);", ";"),
-    "run of one slot": ("row[r] = a[i * next + r]", "row[r] = a[r]"),
-    "run of one tap": ("at = b[i] + from", "at = b[0] + from"),
-    "run cut short": ("count, run);", "count, std::max<int64_t>(run - 1, 0));"),
-    "last run lost": ("if (run || begin) end();", "if (begin) end();"),
-    "run begun anew": ("begin = nullptr, run = 0;", "run = 0;"),
-    "depth begun anew": ("k ? nullptr : begin", "begin"),
-    "all rows after a hole": ("nullptr, some.data()", "nullptr, sum.data()"),
-    "all rows of a kind": ("heard[every ? i : who[i]]", "heard[i]"),
-    "all sums of a kind": ("every ? sum.data() : some.data()", "sum.data()"),
-    "one kind of two": ("kind[k] != deaf[i]", "(kind[k] & deaf[i]) != deaf[i]"),
-    "no order": ("home[m] = y + side.order[m0 + m] *", "home[m] = y + (m0 + m) *"),
-    "no order of heads": ("heads + side.order[m0 + m] *", "heads + (m0 + m) *"),
-    "no order of lanes": ("heads + side.order[m + r] * C", "heads + (m + r) * C"),
-    "wrong group": ("first = x + g * CI;", "first = x;"),
-    "lost bias": ("if (bias) std::memcpy(start", "if (false) std::memcpy(start"),
+    "sums of another tap": (
+        "{ return side.number[s]; }",
+        "{ return wrong ? s : side.number[s]; }",
+    ),
+    "lanes of another tap": (
+        "heard.name(groups, side.number);",
+        "if (!wrong) heard.name(groups, side.number);",
+    ),
+    "run of one slot": ("row[r] = a[i * next + r]", "row[r] = a[(wrong ? 0 : i * next) + r]"),
+    "run of one tap": ("at = b[i] + from", "at = b[wrong ? 0 : i] + from"),
+    "run cut short": ("count, run);", "count, std::max<int64_t>(run - wrong, 0));"),
+    "last run lost": ("if (run || begin) end();", "if ((run && !wrong) || begin) end();"),
+    "run begun anew": ("begin = nullptr, run = 0;", "begin = wrong ? begin : nullptr, run = 0;"),
+    "depth begun anew": ("k ? nullptr : begin", "k && !wrong ? nullptr : begin"),
+    "all rows after a hole": (
+        "nullptr, some.data()",
+        "nullptr, wrong ? sum.data() : some.data()",
+    ),
+    "all rows of a kind": ("heard[every ? i : who[i]]", "heard[every || wrong ? i : who[i]]"),
+    "all sums of a kind": (
+        "every ? sum.data() : some.data()",
+        "every || wrong ? sum.data() : some.data()",
+    ),
+    "one kind of two": ("kind[k] != deaf[i]", "(wrong ? kind[k] & deaf[i] : kind[k]) != deaf[i]"),
+    "no order": (
+        "home[m] = y + side.order[m0 + m] *",
+        "home[m] = y + (wrong ? m0 + m : side.order[m0 + m]) *",
+    ),
+    "no order of heads": (
+        "heads + side.order[m0 + m] *",
+        "heads + (wrong ? m0 + m : side.order[m0 + m]) *",
+    ),
+    "no order of lanes": (
+        "heads + side.order[m + r] * C",
+        "heads + (wrong ? m + r : side.order[m + r]) * C",
+    ),
+    "wrong group": ("first = x + g * CI;", "first = wrong ? x : x + g * CI;"),
+    "lost bias": ("if (bias) std::memcpy(start", "if (bias && !wrong) std::memcpy(start"),
     "lost depth": (
         "std::min(DEPTH, CI - k)",
-        "std::min(DEPTH, std::max<int64_t>(1, CI - k - 1))",
+        "std::min(DEPTH, wrong ? std::max<int64_t>(1, CI - k - 1) : CI - k)",
     ),
-    "one depth only": ("CI; k += DEPTH)\n          mul", "DEPTH; k += DEPTH)\n          mul"),
-    "one depth of a bag": ("CI; k += DEPTH) {", "DEPTH; k += DEPTH) {"),
-    "lost tail rows": ("dealt<ROWS<v>>(rows, ", "dealt<ROWS<v>>(rows - 1, "),
-    "lost tail channels": ("dealt<ROWS<V>>(channels, ", "dealt<ROWS<V>>(channels - 1, "),
-    "lost tail lanes": (LANES.format(""), LANES.format(" + 1")),
-    "wrong part": ("first = part * chunk", "first = 0"),
+    "one depth only": (
+        "CI; k += DEPTH)\n          mul",
+        "(wrong ? DEPTH : CI); k += DEPTH)\n          mul",
+    ),
+    "one depth of a bag": ("CI; k += DEPTH) {", "(wrong ? DEPTH : CI); k += DEPTH) {"),
+    "lost tail rows": ("dealt<ROWS<v>>(rows, ", "dealt<ROWS<v>>(rows - wrong, "),
+    "lost tail channels": ("dealt<ROWS<V>>(channels, ", "dealt<ROWS<V>>(channels - wrong, "),
+    "lost tail lanes": (LANES.format(""), LANES.format(" + wrong")),
+    "wrong part": ("first = part * chunk", "first = wrong ? 0 : part * chunk"),
     "part cut short": (
         "std::min(sites, first + chunk)",
-        "std::min(sites, first + chunk - 1)",
+        "std::min(sites, first + chunk - wrong)",
     ),
-    "half the sums": ("store(at + v * L, s[v] + t[v])", "store(at + v * L, s[v])"),
-    "stale heads": ("head[e] = &whole[e * padded];", "head[e] = &whole[0];"),
-    "one weight of a bag": ("s += w[i] * load(at[i] + c)", "s += w[0] * load(at[i] + c)"),
-    "short tail of a bag": ("s += w[i] * at[i][c]", "s += w[0] * at[i][c]"),
-    "long bag cut short": ("i < count; i += 4", "i < std::min<int64_t>(count, 4); i += 4"),
-    "long bag begun anew": ("more ? load(to + c) : Vec<T>{}", "Vec<T>{}"),
-    "weight of a lone row": ("count == 1 && side.weight[first] == T(1)", "count == 1"),
-    "bag of another tap": ("side.taps + tap;", "side.taps + (tap + 1) % side.taps;"),
-    "empty bag heard": ("if (count == 0) continue;", "if (count < 0) continue;"),
-    "wrong hearer of a bag": ("into[e] = sum(who[e], g, p)", "into[e] = sum(e, g, p)"),
-    "wrong head of a bag": ("heads + (m0 + who[e]) *", "heads + (m0 + e) *"),
-    "wrong depth of a bag": ("K + t) * CI + k) * width", "K + t) * CI) * width"),
-    "wrong group of a bag": ("t, x + g * CI + k, G * CI", "t, x + k, G * CI"),
-    "bias of another panel": ("bias + c0, bytes); else", "bias, bytes); else"),
-    "bags of another block": ("side.ptr + (m + r) *", "side.ptr + r *"),
+    "half the sums": (
+        "store(at + v * L, s[v] + t[v])",
+        "store(at + v * L, wrong ? s[v] : s[v] + t[v])",
+    ),
+    "stale heads": ("head[e] = &whole[e * padded];", "head[e] = &whole[wrong ? 0 : e * padded];"),
+    "one weight of a bag": (
+        "s += w[i] * load(at[i] + c)",
+        "s += w[wrong ? 0 : i] * load(at[i] + c)",
+    ),
+    "short tail of a bag": ("s += w[i] * at[i][c]", "s += w[wrong ? 0 : i] * at[i][c]"),
+    "long bag cut short": (
+        "i < count; i += 4",
+        "i < (wrong ? std::min<int64_t>(count, 4) : count); i += 4",
+    ),
+    "long bag begun anew": (
+        "more ? load(to + c) : Vec<T>{}",
+        "more && !wrong ? load(to + c) : Vec<T>{}",
+    ),
+    "weight of a lone row": (
+        "count == 1 && side.weight[first] == T(1)",
+        "count == 1 && (wrong || side.weight[first] == T(1))",
+    ),
+    "bag of another tap": ("side.taps + tap;", "side.taps + (tap + wrong) % side.taps;"),
+    "empty bag heard": ("if (count == 0) continue;", "if (count == 0 && !wrong) continue;"),
+    "wrong hearer of a bag": (
+        "into[e] = sum(who[e], g, p)",
+        "into[e] = sum(wrong ? e : who[e], g, p)",
+    ),
+    "wrong head of a bag": (
+        "heads + (m0 + who[e]) *",
+        "heads + (m0 + (wrong ? e : who[e])) *",
+    ),
+    "wrong depth of a bag": ("K + t) * CI + k) * width", "K + t) * CI + (wrong ? 0 : k)) * width"),
+    "wrong group of a bag": (
+        "t, x + g * CI + k, G * CI",
+        "t, x + (wrong ? 0 : g * CI) + k, G * CI",
+    ),
+    "bias of another panel": (
+        "bias + c0, bytes); else",
+        "bias + (wrong ? 0 : c0), bytes); else",
+    ),
+    "bags of another block": (
+        "side.ptr + (m + r) *",
+        "side.ptr + ((wrong ? 0 : m) + r) *",
+    ),
 }
+NAMES = ["as it is", *FAULTS]
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Fault -> its (send, correlate): one source with a namespace for each, compiled at once."""
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """What plants a fault in `convgraph_faulty::send` and its like, once they are compiled."""
     source = cpp_build.SOURCE.read_text("utf-8")
-    start = source.index("namespace {")
-    end = source.index("TORCH_LIBRARY_IMPL")
-    head, body = source[:start], source[start:end]
-    parts = [head]
-    for number, (right, wrong) in enumerate({"as it is": ("", ""), **FAULTS}.values()):
-        name = f"convgraph_fault_{number}"
-        inner = planted(body, right, wrong) if right else body
-        # By its address, not as TORCH_FN: torch's wrapper is then compiled once, not once a fault.
-        registered = "".join(
-            f'  m.def("{operator}{schema}");\n  m.impl("{operator}", c10::DispatchKey::CPU, '
-            f"&{name}::{operator});\n"
-            for operator, schema in fused_operators.SCHEMAS.items()
-        )
-        parts.append(f"namespace {name} {{\n{inner}}}\n")
-        parts.append(f"TORCH_LIBRARY({name}, m) {{\n{registered}}}\n")
+    for number, (right, either) in enumerate(FAULTS.values(), start=1):
+        source = planted(source, right, either.replace("wrong", f"(fault == {number})"))
+    source = planted(source, "namespace {\n", "namespace {\nint64_t fault = 0;\n")
+    defined = "".join(f'  m.def("{name}{s}");\n' for name, s in fused_operators.SCHEMAS.items())
+    source = planted(
+        source,
+        "TORCH_LIBRARY_IMPL(convgraph, CPU, m) {",
+        f"""TORCH_LIBRARY(convgraph_faulty, m) {{
+  m.def("plant", [](int64_t number) {{ fault = number; }});
+{defined}}}
+TORCH_LIBRARY_IMPL(convgraph_faulty, CPU, m) {{""",
+    )
+    # float32 alone, in parts of a few sites, and little is optimised: it compiles in less time.
+    source = planted(source, "PART = 1024", "PART = 64").replace("<double>", "<float>")
     folder = tmp_path_factory.mktemp("faulty")
-    whole = "".join(parts).replace("PART = 1024", "PART = 64")
-    # float32 alone, and little is optimised: it takes a third of the time to compile.
-    single = whole.replace("<double>", "<float>").replace("run(0.0)", "run(0.0f)")
-    (folder / "faulty.cpp").write_text(single)
-    flags = ["-O0", *cpp_build.flags()[1:]]
+    (folder / "faulty.cpp").write_text(source.replace("run(0.0)", "run(0.0f)"))
     cpp_extension.load(
         "faulty",
         [str(folder / "faulty.cpp")],
-        extra_cflags=flags,
+        extra_cflags=["-O0", *cpp_build.flags()[1:]],
         build_directory=str(folder),
         is_python_module=False,
     )
-    return {
-        fault: getattr(torch.ops, f"convgraph_fault_{number}")
-        for number, fault in enumerate(("as it is", *FAULTS))
-    }
+    return lambda fault: torch.ops.convgraph_faulty.plant(NAMES.index(fault))
 
 
 LAYERS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -190,10 +243,11 @@ def pairs() -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
         yield one, run(layer, graph, "gather", torch.float64, twice=False)
 
 
-def differs(operators: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
+def differs(monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether a layer now differs from the truth; the first that does is enough."""
     for name in fused_operators.NAMES:
-        monkeypatch.setattr(fused_operators, name, getattr(operators, name).default)
+        operator = getattr(torch.ops.convgraph_faulty, name).default
+        monkeypatch.setattr(fused_operators, name, operator)
     return any(
         not torch.equal(a.double(), b)
         for one, truth in pairs()
@@ -211,23 +265,25 @@ def _known_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_known_memory")
-@pytest.mark.parametrize("fault", ["as it is", *FAULTS])
+@pytest.mark.parametrize("fault", NAMES)
 def test_a_planted_fault_is_caught(
-    fault: str, faulty: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    fault: str, plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert differs(faulty[fault], monkeypatch) == (fault != "as it is")
+    plant(fault)
+    assert differs(monkeypatch) == (fault != "as it is")
 
 
 def test_the_judge_refutes_a_faulty_kernel(
-    faulty: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    operators = torch.ops.convgraph_faulty
+    monkeypatch.setattr(fused_operators, "send", operators.send.default)
+    monkeypatch.setattr(fused_operators, "correlate", operators.correlate.default)
+    trust = ("convgraph_faulty::send", "convgraph_faulty::correlate")
     for fault in ("wrong tap", "absent row read", "no order of heads"):
-        monkeypatch.setattr(fused_operators, "send", faulty[fault].send.default)
-        monkeypatch.setattr(fused_operators, "correlate", faulty[fault].correlate.default)
+        plant(fault)
         twin = torch.nn.Conv2d(3, 4, 3, padding=1)
         layer = cg.nn.GraphConv2d.from_dense(twin)
-        space = f"convgraph_fault_{1 + list(FAULTS).index(fault)}"
         with cg.backend("cpp"):
-            trust = (f"{space}::send", f"{space}::correlate")
             found = cg.prove(layer, twin, size=(12, 12), mask=holes(2, (12, 12)), trust=trust)
         assert found.verdict == "refuted", fault
