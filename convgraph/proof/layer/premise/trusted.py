@@ -123,16 +123,16 @@ def named_in(trust: Collection[str]) -> Iterator[tuple[Any, str]]:
     """Yield the autograd functions that are named, by their own name or with their module."""
     if not trust:
         return
-    for function in [*_functions(torch.autograd.Function)]:
+    functions = torch.autograd.Function.__subclasses__()
+    for function in functions:
+        functions += function.__subclasses__()
+    last = {named.rpartition(".")[2] for named in trust}
+    for function in functions:
+        if function.__name__ not in last:
+            continue
         name = function.__qualname__.rpartition("<locals>.")[2]
         if not {name, f"{function.__module__}.{name}"}.isdisjoint(trust):
             yield function, name
-
-
-def _functions(parent: Any) -> Iterator[Any]:
-    for child in parent.__subclasses__():
-        yield child
-        yield from _functions(child)
 
 
 @final
