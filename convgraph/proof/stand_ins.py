@@ -1,6 +1,7 @@
 """Stand-ins: methods that others take the place of, as long as a block of any thread needs them."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from threading import Lock
 from typing import Any, final
 
@@ -31,7 +32,7 @@ class StandIns:
         self, ways: Iterable[tuple[type, str]], made: Callable[[str, Method], Method]
     ) -> None:
         """Note what is to be done; nothing is touched yet."""
-        self._ways, self._made = tuple(ways), made
+        self._ways, self._made = tuple(ways), lru_cache(maxsize=256)(made)
         self._lock, self._blocks = Lock(), 0
         self._before: list[tuple[type, str, Any]] = []
 
