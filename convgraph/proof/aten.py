@@ -1,5 +1,7 @@
 """Facts of ATen operators, for the judge of a layer and the judge of a network alike."""
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,6 +77,11 @@ _LAYOUT = frozenset({"memory_format", "layout", "pin_memory", "non_blocking", "d
 """Arguments that say where values lie, not which they are."""
 
 
+_NUMBERS = frozenset({int, float, bool, type(None), torch.dtype, torch.device})
+"""Most of what arguments are beside tensors."""
+
+
+@lru_cache(maxsize=1024)
 def name_of(func: Any) -> str:
     """Return the name without namespace and overload; `relu_` is `relu`.
 
@@ -210,28 +217,44 @@ def tensors_in(*values: Any) -> list[Tensor]:
         [1, 2]
     """
     found: list[Tensor] = []
+    _gather(values, found)
+    return found
+
+
+def _gather(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
+        if type(value) in _NUMBERS:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += tensors_in(*value)
+            _gather(value, found)
         elif isinstance(value, dict):
-            found += tensors_in(*value.values())
-    return found
+            _gather(value.values(), found)
 
 
 def written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return the tensors that an operator writes to."""
+    places, moving = _writes(func)
     found: list[Any] = []
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[number] if number < len(args) else kwargs.get(argument.name)
-            found += tensors_in(value)
-    if name_of(func) in MOVING:
+    for number, name in places:
+        found += tensors_in(args[number] if number < len(args) else kwargs.get(name))
+    if moving:
         named = arguments(func, args, kwargs)
         if named["training"]:
             found += tensors_in(named.get("running_mean"), named.get("running_var"))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _writes(func: Any) -> tuple[list[tuple[int, str]], bool]:
+    """Which arguments an operator's schema says are written to, and whether it keeps silent."""
+    places = [
+        (number, argument.name)
+        for number, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return places, name_of(func) in MOVING
 
 
 def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:

@@ -25,6 +25,9 @@ WAYS = frozenset({
 })  # fmt: skip
 """Methods of a tensor that hand out its entries, or the memory that they lie in."""
 
+storage_of: Callable[[Tensor], Any] = torch._C.TensorBase.untyped_storage
+"""A tensor's memory, for the judge: nobody is told."""
+
 SAYS = ("tolist", "__repr__", "tensor_split")
 """Ways by which numbers leave, and no memory; the last reads by a pointer where parts end."""
 

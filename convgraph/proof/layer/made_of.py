@@ -8,6 +8,7 @@ constants, has other results, and operators that nothing uses have no part in th
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -16,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from convgraph.proof import aten, trees
 from convgraph.proof.layer.premise.traced_tensor import covers
+from convgraph.proof.ways_out import storage_of
 
 Seen = tuple[Any, ...]
 """The number of a memory, and how a tensor lies in it."""
@@ -63,11 +65,11 @@ class MadeOf:
 
     def given(self, func: Any, args: Any, kwargs: Any) -> Given:
         """An operator and what it is given, before it runs."""
-        arguments = {a.name: a for a in func._schema.arguments}
-        named = {**dict(zip(arguments, args, strict=False)), **kwargs}
+        filled = _filled(func)
+        named = {**dict(zip(filled, args, strict=False)), **kwargs}
         told = [
-            (name, self._tell(named[name], filled=_is_filled(argument)))
-            for name, argument in arguments.items()
+            (name, self._tell(named[name], filled=there))
+            for name, there in filled.items()
             if name in named and name not in _LEFT_OUT
         ]
         return hash((func.name(), *told)), self._handed_on(func, args, kwargs)
@@ -97,7 +99,7 @@ class MadeOf:
 
     def _number(self, tensor: Tensor, number: int) -> None:
         if tensor.layout == torch.strided:  # so that no other memory gets its place
-            self._kept.append(StorageWeakRef(tensor.untyped_storage()))
+            self._kept.append(StorageWeakRef(storage_of(tensor)))
         self._numbers[_memory(tensor)] = number
 
     def _handed_on(self, func: Any, args: Any, kwargs: Any) -> Seen | None:
@@ -144,7 +146,7 @@ class MadeOf:
         known = self._constants.setdefault(_memory(tensor), {})
         key = (tensor._version, *_lies(tensor))
         if key not in known:  # as long as this is known, no other memory gets its place
-            self._kept.append(StorageWeakRef(tensor.untyped_storage()))
+            self._kept.append(StorageWeakRef(storage_of(tensor)))
             known[key] = _entries(tensor)
         return known[key]
 
@@ -162,18 +164,22 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 def _is_shared(tensor: Tensor) -> bool:
     """Whether memory is, or was, an array of NumPy's as well, which writes without a version."""
-    return not tensor.untyped_storage().resizable()
+    return not storage_of(tensor).resizable()
 
 
-def _is_filled(argument: Any) -> bool:
-    """Whether a result is put there, whatever was there before in these entries."""
-    return bool(argument.kwarg_only and argument.alias_info and argument.alias_info.is_write)
+@lru_cache(maxsize=1024)
+def _filled(func: Any) -> dict[str, bool]:
+    """Whether a result is put into an argument, whatever was there before in these entries."""
+    return {
+        a.name: bool(a.kwarg_only and a.alias_info and a.alias_info.is_write)
+        for a in func._schema.arguments
+    }
 
 
 def _memory(tensor: Tensor) -> int:
     if tensor.layout != torch.strided:
         return id(tensor)
-    number: int = tensor.untyped_storage()._cdata
+    number: int = storage_of(tensor)._cdata
     return number
 
 

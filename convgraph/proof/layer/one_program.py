@@ -39,12 +39,14 @@ from convgraph.proof.layer.trial import (
     in_words,
 )
 from convgraph.proof.surroundings import as_written, handed_on, watched
-from convgraph.proof.ways_out import WaysOut, by_name
+from convgraph.proof.ways_out import WaysOut, by_name, storage_of
 
 LEFT = "Tensor."
 """How the name of a way out of torch begins, where it is a step."""
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
+
+_MADE_OF_NOTHING = aten.FILLS | aten.DRAWS
 
 CASTS = ("aten::_to_copy",)
 """Operators by which a half program may differ from that of float64."""
@@ -79,7 +81,7 @@ class Plain(TorchDispatchMode):
             self.made_of.enter(tensor)
         if tensor.numel():  # what NumPy or DLPack makes of it is other memory of the same address
             with torch._C.DisableTorchFunction():
-                storage = tensor.untyped_storage()
+                storage = storage_of(tensor)
                 self._inputs[storage.data_ptr()] = storage  # kept, so that no other gets the place
         return tensor
 
@@ -88,7 +90,7 @@ class Plain(TorchDispatchMode):
         tensor = getattr(tensor, "held", tensor)  # of S1, kept by the program until now
         if tensor.layout != torch.strided:
             return id(tensor) in self._data
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         return storage._cdata in self._data or storage.data_ptr() in self._inputs
 
     def _mark(self, tensor: Tensor) -> None:
@@ -96,7 +98,7 @@ class Plain(TorchDispatchMode):
         if tensor.layout != torch.strided:
             self._data[id(tensor)] = tensor
             return
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         self._data[storage._cdata] = StorageWeakRef(storage)  # keeps the address from being reused
 
     def note(self, operator: str, outputs: Any) -> None:
@@ -146,11 +148,11 @@ class Plain(TorchDispatchMode):
             _filled(outputs)
         if step and not reshapes(func, args):
             self.note(func.name(), outputs)
-        if step and name not in aten.FILLS | aten.DRAWS:
+        if name not in _MADE_OF_NOTHING:
             written = aten.written(func, args, kwargs)
-            self.made_of.made(given, outputs, written, (args, kwargs))
-        if name not in aten.FILLS | aten.DRAWS:
-            for tensor in (*aten.written(func, args, kwargs), *aten.tensors_in(outputs)):
+            if step:
+                self.made_of.made(given, outputs, written, (args, kwargs))
+            for tensor in (*written, *aten.tensors_in(outputs)):
                 if tensor.is_floating_point():
                     self._mark(tensor)
         return outputs
@@ -165,7 +167,7 @@ class Plain(TorchDispatchMode):
             return _filled(made) if name in _EMPTY else made
         given = self.made_of.given(func, args, kwargs)
         made = func(*args, **kwargs)
-        if name not in aten.FILLS | aten.DRAWS:
+        if name not in _MADE_OF_NOTHING:
             written = aten.written(func, args, kwargs)
             self.made_of.made(given, made, written, (args, kwargs))
         return _filled(made) if name in _EMPTY else made
