@@ -189,8 +189,8 @@ def stored(out: Any, goal: Any) -> Any:
         )
     _check_kind("scale.stored: expected goal", out.dtype, goal)
     unit = _written_at_once(goal) if hasattr(goal, "shards") else None
-    for axis, ends in enumerate(np.cumsum(chunk)[:-1] for chunk in out.chunks):
-        if unit is not None and (ends % unit[axis]).any():
+    for axis, chunk in enumerate(out.chunks):
+        if unit is not None and (np.cumsum(chunk)[:-1] % unit[axis]).any():
             raise GraphError(
                 f"scale.stored: expected goal in chunks that lie in one tile each, for two writers "
                 f"of a chunk undo each other; got {unit} beside tiles of {out.chunksize}. Make it "
