@@ -147,6 +147,8 @@ def _given(tree: Any, value: Mapping[int, Any], state: Mapping[str, Tensor], dev
             return state[leaf.name]
         return device if isinstance(leaf, torch.device) else leaf
 
+    if not isinstance(tree, (list, tuple)):  # most are no tree, and torch looks long into them
+        return one(tree)
     return pytree.tree_map(one, tree, is_leaf=lambda leaf: isinstance(leaf, (Ref, State)))
 
 

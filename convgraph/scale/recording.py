@@ -9,6 +9,7 @@ called again on parts.)
 
 import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,13 +52,13 @@ class RecordedCall:
     results: tuple[int, ...]
     writes: str = ""
 
-    @property
+    @cached_property
     def operator(self) -> str:
         """Its name, without the mark of what writes in place."""
         name = self.call._schema.name.partition("::")[2]
         return str(name[:-1] if name.endswith("_") and not name.endswith("__") else name)
 
-    @property
+    @cached_property  # every tile asks
     def sources(self) -> tuple[int, ...]:
         """Numbers of the values that it reads."""
         return tuple(one.index for one in leaves(self.args) if isinstance(one, Ref))
