@@ -188,7 +188,7 @@ def test_forward_mode_and_vmap(mode: str) -> None:
     ],
 )
 def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
-    twin = torch.nn.Conv2d(4, 4, 3, **{"padding": 1, **kwargs})
+    twin = torch.nn.Conv2d(4, 4, 2, **{"padding": 1, **kwargs})
     layer = nn.GraphConv2d.from_dense(twin)
     with cg.backend(BACKEND):
         mask = holes(2, (5, 6)) if masked else None
