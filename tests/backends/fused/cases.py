@@ -20,8 +20,6 @@ from convgraph.functional import prepared
 from tests.cases import holes, integer_weights, integers
 
 BACKEND = "triton" if triton_launch.interpreted() else "cpp"
-CI_WHERE_INTERPRETED = [pytest.mark.ci] if BACKEND == "triton" else []
-"""A proof calls its candidate 144 times, and the interpreter takes its time: CI's share there."""
 IDENTITY = "probabilistic" if BACKEND == "triton" else "auto"
 """A basis takes hundreds of calls more: its every pair is asked of the kernels of the CPU alone."""
 
@@ -177,14 +175,9 @@ def test_forward_mode_and_vmap(mode: str) -> None:
     ("kwargs", "masked"),
     [
         ({"stride": 2, "groups": 2}, True),
-        *(
-            pytest.param(*case, marks=CI_WHERE_INTERPRETED)
-            for case in (
-                ({}, True),
-                ({"groups": 4}, False),
-                ({"padding": 2, "padding_mode": "reflect"}, False),
-            )
-        ),
+        ({}, True),
+        ({"groups": 4}, False),
+        ({"padding": 2, "padding_mode": "reflect"}, False),
     ],
 )
 def test_it_is_proven(kwargs: dict[str, Any], masked: bool) -> None:
