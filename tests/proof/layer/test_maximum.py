@@ -79,7 +79,7 @@ RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "in channels last": lambda x: known(x.contiguous(memory_format=torch.channels_last)),
     "amax of windows": lambda x: laid_out(x).amax(-1),
     "max of windows": lambda x: laid_out(x).max(-1).values,
-    "topk": lambda x: laid_out(x).topk(1).values.squeeze(-1),
+    "topk, and a view in place": lambda x: laid_out(x).topk(1).values.clone().squeeze_(-1),
     "maximum of taps": lambda x: reduce(torch.maximum, taps(x)),
     "where it is greater": compared,
     "scattered": scattered,

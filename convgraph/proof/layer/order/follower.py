@@ -204,13 +204,16 @@ class Follower:
         if name == "view_dtype":
             raise Refusal("undecided", "entries are read as another dtype")
         (source,) = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)]
+        if not func.is_view:  # in place
+            if not aten.out_of_place(func).is_view:
+                raise Refusal("undecided", "the memory of a tensor changes in place")
+            with torch._C._DisableTorchDispatch():
+                return func(*args, **kwargs)
 
         def held(value: Any) -> Any:
             return value.held() if isinstance(value, Ordered) else value
 
         outputs = func(*trees.mapped(held, args), **trees.mapped(held, kwargs))
-        if torch.Tag.inplace_view in func.tags:
-            raise Refusal("undecided", "the shape of a tensor changes in place")
         return trees.mapped(
             lambda v: Ordered(v, source.memory, self) if isinstance(v, Tensor) else v, outputs
         )

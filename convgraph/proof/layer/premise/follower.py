@@ -159,6 +159,8 @@ class Follower:
         random = next((t.memory.random for t in traced if t.memory.random), None)
         if torch.Tag.nondeterministic_seeded in func.tags:
             random = Origin(qualified_name(func), source_lines.here())
+        if torch.Tag.inplace_view in func.tags and aten.out_of_place(func).is_view:
+            return self._reshaped(func, args, plain_args, plain_kwargs)
         if not data:
             return self._constant(func, plain_args, plain_kwargs, traced, written, random)
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -166,8 +168,6 @@ class Follower:
         name = base_of(func)
         if asks_only(func, name):
             return func(*plain_args, **plain_kwargs)
-        if func is torch.ops.aten.as_strided_.default and _same_places(*plain_args):
-            return args[0]
         if name in READS:
             bound = data[0].bound
             self.refuse("refuted", qualified_name(func), f"a number is read off {_names(bound)}")
@@ -200,6 +200,20 @@ class Follower:
         if written:
             return self._write(func, written, before, found, data)
         return self._wrap(func, outputs, found, traced, data, args)
+
+    def _reshaped(self, func: Any, args: Any, plain: Any, more: dict[str, Any]) -> Any:
+        """A view in place: a tensor looks at its memory otherwise, to which nothing is written."""
+        target, held = args[0], plain[0]
+        if not isinstance(target, Traced):
+            return func(*args, **more)
+        if func is torch.ops.aten.as_strided_.default and _same_places(*plain):
+            return target
+        if target.memory.frozen:
+            self.refuse("refuted", qualified_name(func), "the shape of an input changes in place")
+        target.held = aten.out_of_place(func)(held, *plain[1:], **more)
+        with torch._C._DisableTorchDispatch():
+            func(*args, **more)
+        return target
 
     def _may_be_written(self, func: Any, target: Any) -> None:
         """Refuse data where they outlive the call, where an input is, or where others look."""

@@ -539,6 +539,17 @@ def becomes_complex(x, w, b):
     return conv(x.to(torch.complex128).real, w, b)  # here
 
 
+@fault("aten.set_", "undecided")
+def looks_at_other_memory(x, w, b):
+    y = torch.zeros_like(conv(x, w, b))
+    return y.set_(conv(x, w, b).detach())  # here
+
+
+@fault("aten.unsqueeze_", "refuted")
+def reshapes_an_input(x, w, b):
+    return conv(x.detach().unsqueeze_(0)[0], w, b)  # here
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_refused_by_operator_and_line(name: str) -> None:
     run, operator, status = FAULTS[name]
@@ -632,11 +643,20 @@ def as_a_transposed_gradient(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return pull(x)[0] + b.view(-1, 1, 1)
 
 
+def by_vectors(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The first row, pixel by pixel: a vector times a matrix is a view in place to torch."""
+    mask = torch.ones(2).unsqueeze_(1)  # and so may a constant be
+    seen = F.unfold(x, 3, padding=1)[..., :7] * mask.unsqueeze(2).to(x.dtype)
+    said = [image[:, p] @ w.flatten(1).t() + b for image in seen for p in range(7)]
+    first = torch.stack(said).view(2, 1, 7, 4).movedim(-1, 1)
+    return torch.cat([first, conv(x, w, b)[:, :, 1:]], 2)
+
+
 HONEST = {
     run.__name__: run
     for run in (
         conv, slices, written_into_empty, unfolded, windows, per_channel, mapped, scattered, masked,
-        widened, checkpointed, by_sparse_matrix, as_a_transposed_gradient,
+        widened, checkpointed, by_sparse_matrix, as_a_transposed_gradient, by_vectors,
     )
 }  # fmt: skip
 
