@@ -79,7 +79,7 @@ class OnMask(TorchFunctionMode):
             meant = OnMask.channels
         if meant is not None:
             return meant(self, func, *args, **kwargs)
-        if name == "batch_norm" and _trains(args, kwargs):
+        if name == "batch_norm" and trains(args, kwargs):
             return self.rows(func, *args, **kwargs)
         out = func(*args, **kwargs)
         if not any(isinstance(one, Tensor) for one in tree_leaves(out)):
@@ -357,9 +357,7 @@ class OnMask(TorchFunctionMode):
         centred = filled(centred.flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
         square = filled(centred.square().flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
         y = (centred * (mean(square) + eps).rsqrt()[one].unsqueeze(2)).flatten(1, 2)
-        channel = (slice(None), *(None,) * (x.dim() - 2))
-        y = y if weight is None else y * weight[channel]
-        return self.put(y if bias is None else y + bias[channel], place)
+        return self.put(affine(y, weight, bias), place)
 
     def instance_norm(
         self, func: Any, input: Tensor, running_mean: Tensor | None = None,
@@ -367,10 +365,13 @@ class OnMask(TorchFunctionMode):
         bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
         eps: float = 1e-5, cudnn: bool = True,
     ) -> Tensor:  # fmt: skip
-        """The same of every channel by itself."""
-        if running_mean is not None or not use_input_stats:
-            raise ProofError("the judge has no truth for running statistics of images on masks")
-        return self.group_norm(func, input, input.shape[1], weight, bias, eps)
+        """The same of every channel by itself; or by statistics that ran before, as they are."""
+        if running_mean is None or running_var is None:
+            return self.group_norm(func, input, input.shape[1], weight, bias, eps)
+        if use_input_stats:
+            raise ProofError("the judge has no truth for statistics of images that run on masks")
+        y = by_statistics(input, running_mean, running_var, weight, bias, eps)
+        return self.put(y, self.known(input))
 
     # -- moves ------------------------------------------------------------------------------------
 
@@ -467,12 +468,28 @@ def filled(x: Tensor, mask: Tensor, value: float) -> Tensor:
     return rows.reshape(-1, x.shape[1]).index_fill(0, absent, value).view(rows.shape).movedim(-1, 1)
 
 
+def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Channel by channel, times a weight, plus a bias."""
+    channel = (slice(None), *(None,) * (x.dim() - 2))
+    y = x if weight is None else x * weight[channel]
+    return y if bias is None else y + bias[channel]
+
+
+def by_statistics(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """A norm that looks at one pixel: what it knows of its channel ran before."""
+    channel = (slice(None), *(None,) * (x.dim() - 2))
+    return affine((x - mean[channel]) * (var + eps).rsqrt()[channel], weight, bias)
+
+
 def _flat(value: Any) -> tuple[int, ...]:
     """Numbers that come alone, behind one another, or in a list."""
     return tuple(v for one in value for v in (one if isinstance(one, (tuple, list)) else (one,)))
 
 
-def _trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a batch norm takes the statistics of what it is given."""
     return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
 
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convgraph.comparison import callers
+from convgraph.comparison.on_mask import by_statistics, trains
 from convgraph.errors import ProofError
 from convgraph.proof.equation import spaces
 
@@ -134,6 +135,9 @@ class OnSpace(TorchFunctionMode):
             out = meant(self, *args, **kwargs)
             self._sizes.add(tuple(out.shape[2:]))
             return out
+        image = maps and maps[0] is (args[0] if args else kwargs.get("input"))
+        if image and name == "batch_norm" and trains(args, kwargs):
+            return self.rows(func, *args, **kwargs)
         beyond = name in MOVES
         if name.startswith(WINDOWS):
             whole = name.startswith("adaptive_") and set(_flat(args[1:2])) == {1}
@@ -372,6 +376,25 @@ class OnSpace(TorchFunctionMode):
             pads.append((p, behind))
         return tuple(pads)
 
+    def rows(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What looks at all pixels alike, of their rows: sums are in the order of nodes."""
+        every = input.movedim(1, -1)
+        y: Tensor = func(every.reshape(-1, input.shape[1]), *args, **kwargs)
+        return y.view(every.shape).movedim(-1, 1)
+
+    def instance_norm(
+        self, input: Tensor, running_mean: Tensor | None = None,
+        running_var: Tensor | None = None, weight: Tensor | None = None,
+        bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        """By statistics that ran before it looks at one pixel, as nodes do; else as it is."""
+        if running_mean is None or running_var is None or use_input_stats:
+            return F.instance_norm(
+                input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+            )
+        return by_statistics(input, running_mean, running_var, weight, bias, eps)
+
     def interpolate(
         self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
         align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
@@ -469,5 +492,6 @@ MEANT: dict[Any, Any] = {
     F.avg_pool2d: OnSpace.avg_pool,
     F.adaptive_avg_pool2d: OnSpace.adaptive_avg_pool,
     F.interpolate: OnSpace.interpolate,
+    F.instance_norm: OnSpace.instance_norm,
 }
 """Function of torch -> what it means in a space."""

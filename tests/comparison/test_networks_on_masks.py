@@ -490,6 +490,7 @@ BETWEEN: dict[str, Any] = {
     "channels, of every second": lambda y: torch.cat([y[:, 2:], y[:, :2]], 1)[..., ::2],
     "group norm": nn.GroupNorm(2, 4),
     "instance norm": nn.InstanceNorm2d(4, affine=True),
+    "instance norm of before": nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
     "layer norm": OfChannels(),
     "shuffle and back": lambda y: shuffled(y.roll(1, 3)),
     "channels in groups": lambda y: nn.functional.channel_shuffle(y, 2),
@@ -535,6 +536,7 @@ def test_moves_and_norms_are_proven_on_a_mask(name: str) -> None:
     [
         ("shuffle and back", lambda y: shuffled(y.roll(-1, 3))),
         ("channels in groups", lambda y: y),
+        ("instance norm of before", nn.InstanceNorm2d(4, affine=True)),
         ("gated", lambda y: nn.functional.glu(torch.cat([y - 1, y], 1), 1)),
         ("channels beside", lambda y: nn.functional.local_response_norm(y, 5)),
         ("batch norm of who is there", lambda y: y.graph.with_x(

@@ -263,6 +263,7 @@ AT_ONE_PIXEL: dict[str, Any] = {
     "softmax": torch.nn.Softmax(1),
     "of channels": OfChannels(),
     "hardswish": torch.nn.Hardswish(),
+    "instance norm of before": torch.nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
     "gate": lambda x: x * F.silu(x.mean((2, 3), keepdim=True)),
 }
 
@@ -273,6 +274,20 @@ def test_what_looks_at_one_pixel_is_proven_in_a_space(name: str) -> None:
     graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus())
     cert = cg.prove(cg.to_graph(net), net, graph)
     assert cert.verdict == "proven", str(cert)
+
+
+def test_a_batch_norm_in_training_takes_the_rows_of_all_pixels() -> None:
+    """In the order of nodes, so that its sums are one program; what it learns is compared too."""
+    net: Any = Between(torch.nn.BatchNorm2d(4)).double()
+    graph = cg.PixelGraph.from_image(images(6, 8), on=cg.Torus(rows=False))
+    cert = cg.prove(cg.to_graph(net), net, graph)
+    assert cert.verdict == "proven", str(cert)
+    other = copy.deepcopy(net)
+    other.of_planes.momentum = 0.2
+    other.between = [other.of_planes]
+    cert = cg.prove(cg.to_graph(other), net, graph)
+    assert cert.verdict != "proven"
+    assert "momentum=0.2" in cert.reason
 
 
 def test_maps_of_as_many_channels_as_rows_are_joined_as_any_other() -> None:
