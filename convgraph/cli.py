@@ -282,6 +282,8 @@ def _unusable(args: argparse.Namespace) -> str:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first = str(error).partition("\n")[0]
         return f"argument --device: {args.device} is not there: {first}"
+    if args.json and args.html and args.json.absolute() == args.html.absolute():
+        return f"--json, --html: expected two files, got {args.json!s:.80} for both"
     for path in (args.json, args.html):
         if path is None:
             continue

@@ -239,7 +239,7 @@ def test_an_answer_that_cannot_be_printed_is_still_the_exit_code(
     if isinstance(stream, io.TextIOWrapper):
         stream.close()
     monkeypatch.setattr(sys, "stdout", stream)
-    assert main(["prove", *TWINS, "--quiet"]) == 0
+    assert main(["prove", *TWINS]) == 0
     assert main(["prove", "tests.twins:scaled", *TWINS[1:], "--quiet"]) == 1
     assert "cannot print the answer" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stderr", stream)
@@ -267,6 +267,9 @@ def test_a_side_that_leaves_the_folder_takes_no_file_with_it(
         (["prove", "tests.twins:nobody", *TWINS[1:]], "there is no 'nobody'"),
         (["prove", "no_such_package:x", *TWINS[1:]], "no_such_package"),
         (["prove", "dense", *TWINS[1:]], "expected module:object, got 'dense'"),
+        (["prove", "./tests.twins:dense", *TWINS[1:]], "expected module:object, got './tests"),
+        (["prove", "tests.twins:dense(", *TWINS[1:]], "expected module:object, got 'tests.twins:d"),
+        (["prove", *TWINS, "--json", "c", "--html", "./c"], "expected two files, got c for both"),
         (["prove", "tests.twins:__doc__", *TWINS[1:]], "is no torch Module and no function"),
         (["prove", *TWINS[:2], "--size", "6"], "expected a size of 2 axes"),
         (["prove", *TWINS, "--batch", "1"], "batch"),

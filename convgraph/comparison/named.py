@@ -191,7 +191,7 @@ def _named(side: Any) -> tuple[Any, str]:
     """What was passed, imported if it is a name, and its name where it has one."""
     if not isinstance(side, str):
         return side, importable(side)
-    if ":" not in side:
+    if ":" not in side or side.startswith(".") or side.count("(") != side.count(")"):
         raise ImportError(f"expected module:object, got {side!r}")
     with torch.random.fork_rng(devices=[]):
         try:

@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any, final, get_args, get_origin
 
@@ -189,10 +190,12 @@ class Certificate:
 
     def __str__(self) -> str:
         """Render as plain text of at most 100 columns."""
-        console = Console(width=WIDTH, color_system=None, force_jupyter=False, markup=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        text = StringIO()  # and not the program's own output, which may be closed or full
+        console = Console(
+            file=text, width=WIDTH, color_system=None, force_jupyter=False, markup=False
+        )
+        console.print(self)
+        return text.getvalue()
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the record as JSON and, with a path, write it there too."""
