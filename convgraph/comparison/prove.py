@@ -372,7 +372,12 @@ def _prove_on_edges(
     **how: Any,
 ) -> Certificate:
     """Hand two layers on one typed graph to the judge."""
-    count = size if size is None or isinstance(size, int) else checked_size(size)[0]
+    count = None
+    if size is not None:
+        count, *more = checked_size(size if isinstance(size, Sequence) else (size,))
+        check_listable(typed_graph.COPIES * count)
+        if more:
+            raise ProofError(f"prove: expected size= as one number of nodes, got {size}")
     spec = typed_graph.spec_of(edges, count, (candidate, reference))
     runs = [typed_graph.caller(side, spec) for side in (candidate, reference)]
     alike = typed_graph.held_alike(candidate, reference)

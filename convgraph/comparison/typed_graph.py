@@ -18,6 +18,7 @@ from convgraph.comparison.refilled import Refilled
 from convgraph.errors import ProofError
 from convgraph.proof import ConvSpec
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 COPIES = 2
 """Graphs side by side, so that a fault of the second one shows."""
 
@@ -36,7 +37,7 @@ def spec_of(edges: Any, nodes: int | None, sides: tuple[Any, Any]) -> ConvSpec:
     if not (isinstance(edges, (tuple, list)) and len(edges) == 2):
         raise ProofError("prove: expected edges=(edge_index, edge_type)")
     index, kind = (torch.as_tensor(part).cpu() for part in edges)
-    whole = not (index.is_floating_point() or kind.is_floating_point())
+    whole = all(part.dtype in INTEGERS for part in (index, kind))
     if index.dim() != 2 or index.shape[0] != 2 or kind.shape != index.shape[1:] or not whole:
         raise ProofError(
             "prove: expected edges as integers edge_index (2, E) and edge_type (E,), got "
@@ -54,7 +55,8 @@ def spec_of(edges: Any, nodes: int | None, sides: tuple[Any, Any]) -> ConvSpec:
             "prove: expected in_channels and out_channels of one of the layers, as PyG's have; "
             "give a layer without them as attributes"
         )
-    taps = max(int(kind.max()) + 1, int(getattr(sized, "num_relations", 0)))
+    said = (getattr(getattr(side, "layer", None), "num_relations", 0) for side in sides)
+    taps = max(int(kind.max()) + 1, *map(int, said))
     before = (taps - 1) // 2
     source, target = index.tolist()
     return ConvSpec(

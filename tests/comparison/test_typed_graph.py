@@ -9,7 +9,7 @@ from torch_geometric.nn import FastRGCNConv, RGCNConv
 
 import convgraph as cg
 from convgraph.comparison.callers import relational
-from convgraph.errors import ProofError
+from convgraph.errors import ConvgraphError, ProofError
 
 EDGES = torch.randint(0, 7, (2, 20), generator=torch.Generator().manual_seed(1))
 TYPES = torch.randint(0, 3, (20,), generator=torch.Generator().manual_seed(2))
@@ -53,6 +53,10 @@ def test_two_layers_are_the_same_on_a_graph_of_no_lattice(size: int | None) -> N
     found = prove(relations(FastRGCNConv), relational, size=size)
     assert found.verdict == "proven", str(found)
     assert found.spec["size"] == [size or int(EDGES.max()) + 1]
+    one_type = EDGES, TYPES * 0  # of the three that the reference has
+    sides = cg.AsNodes(Own(relations())), cg.AsNodes(relations(), relational)
+    few = cg.prove(*sides, edges=one_type, size=size)
+    assert few.verdict == "proven", str(few)
     other = prove(Own(relations()), size=size)
     assert other.verdict == "proven", str(other)
     assert any("layouts differ" in text for text in other.assumed)
@@ -84,13 +88,15 @@ def test_bad_edges_are_named() -> None:
     for edges, text in (
         ((EDGES, TYPES[1:]), r"edge_index \(2, E\) and edge_type \(E,\)"),
         ((EDGES.double(), TYPES), "as integers"),
+        ((EDGES, TYPES > 1), "as integers"),
         ((EDGES[:, :0], TYPES[:0]), "at least one edge"),
         (EDGES, r"edges=\(edge_index, edge_type\)"),
     ):
         with pytest.raises(ProofError, match=text):
             cg.prove(side, side, edges=edges)
-    with pytest.raises(ProofError, match="size >= 7"):
-        cg.prove(side, side, edges=(EDGES, TYPES), size=3)
+    for size, text in ((3, "size >= 7"), ((3, 3), "one number of nodes"), (2**40, "at most")):
+        with pytest.raises(ConvgraphError, match=text):
+            cg.prove(side, side, edges=(EDGES, TYPES), size=size)
     with pytest.raises(ProofError, match="both sides as AsNodes"):
         cg.prove(side, nn.Conv2d(4, 5, 1), edges=(EDGES, TYPES))
     with pytest.raises(ProofError, match="stands alone"):
