@@ -329,23 +329,22 @@ class OnSpace(TorchFunctionMode):
         if return_indices:
             raise ProofError("the judge has no truth for indices of maxima in spaces")
         kernel, step, gap = _two(kernel_size), _two(stride or kernel_size), _two(dilation)
-        pads = self._pads(x, kernel, step, _two(padding), gap, ceil_mode)
+        pads, own = self._pads(x, kernel, step, _two(padding), gap, ceil_mode)
         wide = self.wide(x, pads, float("-inf"))
-        return self.arrays(F.max_pool2d(wide, kernel, step, 0, gap), x.shape[0])
+        return self.arrays(F.max_pool2d(wide, kernel, step, own, gap), x.shape[0])
 
     def avg_pool(
         self, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
         ceil_mode: bool = False, count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """The mean over the window, which is whole where there is no border."""
+        """The mean over the window, which is whole where there is no border; else it is torch's."""
         kernel, step = _two(kernel_size), _two(stride or kernel_size)
         if kernel == tuple(x.shape[2:]) and divisor_override is None and not any(_two(padding)):
             return x.mean((2, 3), keepdim=True)
-        pads = self._pads(x, kernel, step, _two(padding), (1, 1), ceil_mode)
-        found = F.avg_pool2d(
-            self.wide(x, pads, 0.0), kernel, step, divisor_override=divisor_override
-        )
+        pads, own = self._pads(x, kernel, step, _two(padding), (1, 1), ceil_mode)
+        wide = self.wide(x, pads, 0.0)
+        found = F.avg_pool2d(wide, kernel, step, own, False, count_include_pad, divisor_override)
         return self.arrays(found, x.shape[0])
 
     def adaptive_avg_pool(self, x: Tensor, output_size: Any) -> Tensor:
@@ -361,20 +360,21 @@ class OnSpace(TorchFunctionMode):
     def _pads(
         self, x: Tensor, kernel: tuple[int, ...], step: tuple[int, ...], pad: tuple[int, ...],
         gap: tuple[int, ...], ceil: bool,
-    ) -> Any:  # fmt: skip
-        """How far windows look beyond a chart."""
+    ) -> tuple[Any, list[int]]:  # fmt: skip
+        """How far windows look beyond a chart, and how far the array is padded at its borders."""
         if self.space.get("taps") == "tangent" and prod(kernel) > 1:
             raise ProofError(f"taps lie {BENT}")
         closed = [self.space.get(name, True) for name in ("rows", "columns")]
-        pads = []
+        pads, own = [], []
         axes = zip(self.charts(x.shape[2:])[1:], kernel, step, pad, gap, closed, strict=True)
         for n, k, s, p, d, round_ in axes:
             behind = max(0, (n // s - 1) * s + d * (k - 1) - p - n + 1)
-            fits = n % s == 0 and n // s == (n + 2 * p - d * (k - 1) - 1) // s + 1 and not ceil
-            if not fits or not (round_ or p == behind == 0):
+            fits = n % s == 0 and n // s == (n + 2 * p - d * (k - 1) - 1) // s + 1
+            if ceil or (round_ and not fits):
                 raise ProofError("the judge has no truth for windows that a border cuts off")
-            pads.append((p, behind))
-        return tuple(pads)
+            pads.append((p, behind) if round_ else (0, 0))
+            own.append(0 if round_ else p)
+        return tuple(pads), own
 
     def rows(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What looks at all pixels alike, of their rows: sums are in the order of nodes."""

@@ -198,6 +198,7 @@ def test_the_file_beside_is_needed_and_is_enough(tmp_path: Path) -> None:
 
 POOLS: list[tuple[Any, tuple[int, int]]] = [
     (cg.Torus(), (8, 12)),
+    (cg.Torus(rows=False), (8, 12)),
     (cg.HEALPix(), (48, 4)),
     (cg.Equirectangular("wrap"), (8, 16)),
 ]
