@@ -20,7 +20,7 @@ from convgraph.comparison.side_state import CONVOLUTIONS, TRANSPOSED
 from convgraph.convert import to_graph
 from convgraph.errors import ProofError
 from convgraph.nn import GraphConvNd
-from convgraph.proof import EPSILON, Certificate
+from convgraph.proof import EPSILON, Certificate, ConvSpec
 from convgraph.proof.record.certificate import NO_SECOND, importable, named
 from convgraph.proof.verifier import bent, resolve
 from convgraph.spaces import from_dict
@@ -133,28 +133,36 @@ def replay(certificate: Certificate) -> list[str]:
         ProofError: the pair is none that can be compared.
     """
     spec = certificate.spec
+    parts = {part.name: part for part in certificate.parts}
+    more: dict[str, Any] = {
+        "dtype": getattr(torch, certificate.dtype),
+        "device": certificate.device.partition(" (")[0],
+        "epsilon": certificate.epsilon,
+        "seed": certificate.seed,
+        "premise": parts["S1 premise"].status != "not asked",
+    }
     masks = {end: spec.get(f"{end}_mask") for end in ("source", "target")}
     mask, sites = (None if m is None else torch.tensor(m) > 0 for m in masks.values())
-    calls_sites = certificate.adapter.get("candidate") == "convgraph.comparison.callers:sites"
-    linear = certificate.kind in ("linear", "maximum")
-    more: dict[str, Any] = {}
-    if not linear:
-        second = NO_SECOND not in certificate.not_covered
-        more = {"footprint": spec.get("footprint"), "second": second}
-    again = certify(
-        certificate.candidate,
-        certificate.reference,
-        size=spec["shape"][2:] if linear else spec["size"],
-        batch=spec["shape"][0] if linear else spec["batch"],
-        mask=mask,
-        sites=sites if calls_sites or linear else None,
-        dtype=getattr(torch, certificate.dtype),
-        device=certificate.device.partition(" (")[0],
-        epsilon=certificate.epsilon,
-        seed=certificate.seed,
-        on=from_dict(spec.get("space")),
-        **more,
-    )
+    lies = {"mask": mask, "on": from_dict(spec.get("space"))}
+    if certificate.kind == "convolution":
+        basis = parts["S2 basis"]
+        left = "auto" if basis.facts else "probabilistic"  # where it was not left out by itself
+        more["identity"] = left if basis.status == "not asked" else "deterministic"
+        more["second"] = NO_SECOND not in certificate.not_covered
+        lies["footprint"] = spec.get("footprint")
+        calls_sites = certificate.adapter.get("candidate") == "convgraph.comparison.callers:sites"
+    else:
+        more["images"] = torch.zeros(spec["shape"])
+        calls_sites = True
+    if certificate.kind == "linear":
+        more["scale"] = spec["scale"]
+    if certificate.adapter.get("reference") == "function":
+        more["spec"] = ConvSpec.from_dict(spec)
+    else:
+        more |= lies | {"sites": sites if calls_sites else None}
+    if "shape" not in spec:
+        more |= {"size": spec["size"], "batch": spec["batch"]}
+    again = certify(certificate.candidate, certificate.reference, **more)
     return [
         entry.name
         for entry in fields(certificate)

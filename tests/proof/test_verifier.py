@@ -193,6 +193,20 @@ def test_a_linear_record_is_run_again_or_refused(
     assert any(field in line for line in lines), lines
 
 
+def test_what_was_asked_in_another_way_is_asked_so_again() -> None:
+    """Channels, scale, premise, basis and spec are the record's, and not what is usual."""
+    conv, spec = ("torch:conv2d",) * 2, ConvSpec(1, 1, (2, 2), (3, 3))
+    small = {"premise": False, "identity": "probabilistic"}
+    pools = "tests.twins:graph_pool", "tests.twins:pool"
+    for found in (
+        certify(*conv, spec=spec, **small),
+        certify(*pools, images=torch.ones(2, 1, 6, 5), scale=8, seed=1),
+    ):
+        assert found.verdict == "proven", str(found)
+        assert verify(found.to_json()) == (0, ["the record holds: proven"])
+        assert replay(found) == []
+
+
 def test_a_record_of_a_maximum_is_run_again_or_refused() -> None:
     found = certify("tests.twins:graph_max_pool", "tests.twins:max_pool", size=(5, 4), seed=5)
     assert (found.verdict, found.kind) == ("proven", "maximum"), str(found)
