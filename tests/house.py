@@ -111,7 +111,7 @@ HOUSE = {
         traffic
     """,
     "comparison": """
-        . spread_out refilled callers on_space on_mask side_state typed_graph linear_callers
+        . spread_out refilled callers on_mask on_space side_state typed_graph linear_callers
         function_layers excite networks parts prove named
     """,
 }
