@@ -202,7 +202,7 @@ check("192 * 384 * 9 against 192 * 9 + 192 * 384", (count(full), count(parts)) =
 # kernel does little arithmetic for each number that it fetches.) The figure depends on the machine, so the lesson prints
 # it and asserts nothing about it.
 #
-# <details><summary><b>Answer</b></summary>Compare the two ratios above. As a rule time falls less
+# <details><summary><b>Answer</b></summary>Compare the two ratios that the next cell prints. As a rule time falls less
 # than cost: a depthwise kernel waits for memory, and the full one keeps the arithmetic units busy.</details>
 
 # %% tags=["nbval-ignore-output"]
