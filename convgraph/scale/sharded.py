@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -149,6 +150,7 @@ class Sharded(nn.Module):
         place: tuple[Any, ...] = (..., *self.box(image.shape[2:]))
         return image[place]
 
+    @door
     def forward(self, part: Tensor, mask: Any = None) -> Tensor:
         """Return this rank's part of the output, (B, C_out, *part of the output)."""
         if any(isinstance(one, DTensor) for one in self.net.parameters()):
@@ -248,11 +250,19 @@ class Sharded(nn.Module):
     def _size(self, part: Tensor) -> tuple[int, ...]:
         """The whole image's size, and whether every rank has the part that is its own."""
         size = list(part.shape[2:])
+        kind = crc32(str(part.dtype).encode())
         for axis, group in enumerate(self.groups):
-            mine = torch.tensor([part.shape[2 + axis]], device=part.device)
+            shape = [*part.shape, *[0] * 5][:5]
+            mine = torch.tensor([*shape, kind], device=part.device)
             every = [torch.empty_like(mine) for _ in range(self.counts[axis])]
             dist.all_gather(every, mine, group=group)
-            got = [int(one) for one in every]
+            rows = [one.tolist() for one in every]
+            got = [row.pop(2 + axis) for row in rows]
+            if any(row != rows[0] for row in rows):
+                raise ShapeError(
+                    "cg.sharded: expected parts of one dtype on all ranks, their shapes alike but "
+                    f"along axis {axis}, got others beside {part.dtype} {tuple(part.shape)}"
+                )
             size[axis] = sum(got)
             want = np.diff(self.cuts(axis, size[axis])).tolist()
             if got != want:
@@ -480,10 +490,12 @@ def ends_of(shares: Any, counts: list[int]) -> list[list[float]]:
     if shares is None:
         return [[r / n for r in range(n + 1)] for n in counts]
     each = [shares] if shares and not isinstance(shares[0], (list, tuple)) else list(shares)
-    if [len(one) for one in each] != counts or any(s < 0 for one in each for s in one):
+    if [len(one) for one in each] != counts or not all(
+        0 < np.sum(one) < np.inf and np.min(one) >= 0 for one in each
+    ):
         raise GraphError(
             f"cg.sharded: expected shares as {counts} numbers, one a rank along each axis of the "
-            f"mesh, none negative, got {shares!r}"
+            f"mesh, none negative and not all 0, got {shares!r}"
         )
     return [[float(sum(one[:r]) / sum(one)) for r in range(len(one) + 1)] for one in each]
 

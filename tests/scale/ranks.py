@@ -278,6 +278,9 @@ def refuse(rank: int, world: int, folder: str) -> None:
     found["buffers"] = all(torch.equal(a, b) for a, b in zip(net.buffers(), running, strict=True))
     for name, call in {
         "part": lambda: part(x[:, :, : 2 + rank]),
+        "dtype": lambda: part(part.take(x).to([torch.float64, torch.float32][rank])),
+        "width": lambda: part(part.take(x)[..., rank:]),
+        "zeros": lambda: cg.sharded(net, shares=[0.0] * world),
         "group_norm": lambda: cg.sharded(nn.GroupNorm(1, 2).double())(part.take(x)),
         "shares": lambda: cg.sharded(net, shares=[1.0]),
         "mesh": lambda: cg.sharded(net, 5),

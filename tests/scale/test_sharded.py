@@ -71,6 +71,9 @@ def test_norms_hear_all_ranks_and_mistakes_are_said_on_every_one(found: Found) -
         assert said["buffers"]
         assert "expected parts of [3, 2] positions along axis 0" in said["part"]
         assert said["part"].startswith("ShapeError")
+        for name in ("dtype", "width"):
+            assert "expected parts of one dtype on all ranks, their shapes alike" in said[name]
+        assert "none negative and not all 0, got [0.0, 0.0]" in said["zeros"]
         assert "(group_norm) hears the whole map; say statistics='passes'" in said["group_norm"]
         assert "expected shares as [2] numbers" in said["shares"]
         assert "expected mesh as a DeviceMesh" in said["mesh"]
