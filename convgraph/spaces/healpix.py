@@ -146,7 +146,8 @@ class HEALPix:
         Args:
             maps: floating, one number a pixel and channel.
             order: "nest", "ring", or "xy" for the faces of this library one behind the other.
-            mask: bool, True where the sky is seen; for healpy's maps `maps[:, 0] != UNSEEN`.
+            mask: bool (a tensor, or an array of NumPy), True where the sky is seen; of healpy's
+                maps `maps[:, 0] != UNSEEN`.
             origin: of an "xy" map, the corner of a face at which it begins: "N", "E", "S" or "W".
             clockwise: of an "xy" map, whether its rows lead to the next corner clockwise, seen from
                 outside. The defaults are those of DLWP-HPX and earth2grid's HEALPIX_PAD.

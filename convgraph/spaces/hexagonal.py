@@ -144,7 +144,7 @@ class Hexagonal:
 
         Args:
             image: pixels in the layout, floating.
-            mask: bool, True where a pixel is.
+            mask: bool (a tensor, or an array of NumPy), True where a pixel is.
             align: product of the strides to come, so that sites of strided layers are every
                 `align`-th pixel counted from the array's first one.
 
@@ -184,6 +184,9 @@ class Hexagonal:
             size: H and W.
             fill: value of pixels that are no nodes.
             align: as in `from_image`.
+
+        Raises:
+            GraphError: the graph lies in another space, or its images have another size.
         """
         lattice, cells = hexagonal_layout.axial(self.layout, tuple(size), align)
         found = readers.read_cells(graph, lattice, cells, fill, self)
@@ -207,7 +210,7 @@ class Hexagonal:
             pix_y: centres upwards, the same unit.
             pix_rotation: degrees by which the camera is turned; pixels are turned back by it, so
                 that kernels of differently mounted cameras look the same way.
-            mask: bool, False for broken pixels.
+            mask: bool (a tensor, or an array of NumPy), False for broken pixels.
 
         Raises:
             GraphError: the centres are no hexagonal grid, or their number is another.
@@ -226,7 +229,24 @@ class Hexagonal:
         self, graph: PixelGraph, pix_x: Any, pix_y: Any, pix_rotation: float = 0.0,
         fill: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        """Return (B, C, P): a graph's features in the order of the camera; see `from_camera`."""
+        """Return a graph's features (B, C, P) in the order of a camera; see `from_camera`.
+
+        Args:
+            graph: of that camera's pixels, or of as many places.
+            pix_x: centres to the right, (P,), as in `from_camera`.
+            pix_y: centres upwards.
+            pix_rotation: degrees, as in `from_camera`.
+            fill: value of pixels that are no nodes.
+
+        Raises:
+            GraphError: the centres are no hexagonal grid, or the graph lies on another lattice.
+
+        Example:
+            >>> import torch, convgraph as cg
+            >>> x, y, space = [0, 1, 0.5], [0, 0, -0.866], cg.Hexagonal()
+            >>> space.to_camera(space.from_camera(torch.tensor([[5.0, 6, 7]]), x, y), x, y)
+            tensor([[5., 6., 7.]])
+        """
         size, cells = hexagonal_layout.camera(pix_x, pix_y, pix_rotation)
         return readers.read_cells(graph, size, cells, fill, self)
 
