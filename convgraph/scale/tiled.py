@@ -6,6 +6,7 @@ window of the image that the tables name, runs the network on it, and keeps the 
 
 import zlib
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -15,13 +16,16 @@ from torch import nn
 
 from convgraph.door import door
 from convgraph.errors import ConversionError, GeometryError, GraphError, MissingExtraError
-from convgraph.scale.partial import blanked, onward, run
+from convgraph.scale.partial import blanked, onward, run, states
 from convgraph.scale.passes import Pass, check_statistics, keepable, passes, summary
 from convgraph.scale.plan import Plan, dtype_of, plan
 from convgraph.scale.positions import Positions
 from convgraph.scale.sites import PlannedSites, sites_of
 from convgraph.scale.source import Source
 from convgraph.scale.tiling import Tiling, gathered, tiling
+
+SIGNED = "convgraph tiles of"
+"""Under which name `stored` says in a zarr array whose tiles it holds."""
 
 
 @door
@@ -53,7 +57,8 @@ def tiled(
             others alone. Passes sum over the pixels that are there, and hear their tokens alone.
         channels_last: whether the image is (*size, C).
         held: a zarr array that an earlier run was writing into, its chunks as large as the tiles:
-            the tiles that it holds are read from it and not computed again.
+            the tiles that it holds are read from it and not computed again. What `stored` wrote
+            for another network, other numbers of it or another mask is refused.
         statistics: "passes" also takes what hears the whole map: instance and group norm, layer
             norm over space, means over the map, pools over everything, and attention or whatever
             else over a map of at most 65536 pixels, tokens, which is put together. Each is a pass
@@ -113,6 +118,7 @@ def tiled(
     if held is not None:
         _even(cut, "held")
         _check_held(held, shape, tuple(c[0] for c in chunks), kind)
+        _check_signature("cg.tiled: expected held", _signature(cut), held)
     window = Window(cut, source, held_maps)
     work = Tile(window, held, tuple(axes), tuple(chunks), kind)
     made = _array(work, known if todo else None)
@@ -166,8 +172,8 @@ def stored(out: Any, goal: Any) -> Any:
         A dask Delayed; `.compute()` writes.
 
     Raises:
-        GraphError: the shapes differ, the goal cannot hold the numbers, or a chunk of it lies in
-            two tiles.
+        GraphError: the shapes differ, the goal cannot hold the numbers, a chunk of it lies in two
+            tiles, or it holds tiles of another network or mask.
 
     Example:
         >>> import pytest
@@ -196,6 +202,10 @@ def stored(out: Any, goal: Any) -> Any:
                 f"of a chunk undo each other; got {unit} beside tiles of {out.chunksize}. Make it "
                 "with chunks=out.chunksize"
             )
+    if hasattr(goal, "attrs") and hasattr(out, "plan"):
+        mine = _signature(out.plan)
+        _check_signature("scale.stored: expected goal", mine, goal)
+        goal.attrs[SIGNED] = mine
     blocks = out.dask.layers[out.name]
     starts = [np.cumsum((0, *chunk)).tolist() for chunk in out.chunks]
     name, ends = f"stored-{out.name}", []
@@ -346,6 +356,25 @@ def _check_held(held: Any, shape: tuple[int, ...], tile: tuple[int, ...], kind: 
 def _written_at_once(goal: Any) -> Any:
     """The blocks that a zarr array writes as a whole: its chunks, or the shards of several."""
     return getattr(goal, "shards", None) or getattr(goal, "chunks", None)
+
+
+def _signature(cut: Tiling) -> str:
+    """A digest of the network, its numbers and the mask: whose tiles they are."""
+    found = sha256(repr([step.title for step in cut.plan.recording.steps]).encode())
+    for one in states(cut.plan).values():
+        found.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    if cut.sites.mask is not None:
+        found.update(np.packbits(cut.sites.mask.here).tobytes())
+    return found.hexdigest()
+
+
+def _check_signature(expected: str, mine: str, goal: Any) -> None:
+    """Refuse an array of zarr in which `stored` has put tiles of another network or mask."""
+    if goal.attrs.get(SIGNED, mine) != mine:
+        raise GraphError(
+            f"{expected} to hold tiles of this network, its numbers and this mask, got an array "
+            "of others; begin with a new one"
+        )
 
 
 def _check_kind(expected: str, kind: Any, goal: Any) -> None:

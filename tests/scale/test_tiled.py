@@ -1,5 +1,6 @@
 """Images larger than memory: the array equals the whole, from whatever it reads, masked or not."""
 
+import copy
 import pickle
 from typing import Any
 
@@ -173,6 +174,14 @@ def test_a_held_array_that_is_not_what_was_written_is_refused(skips, tmp_path) -
     stored(out, goal).compute(scheduler="synchronous")
     (tmp_path / "o.zarr/c/0/1/1").write_bytes(b"half")
     again = cg.tiled(net, x[0].numpy(), tile=16, held=goal)
+    other, ones = copy.deepcopy(net), np.ones(x.shape[2:], bool)
+    ones[0, 0] = False
+    next(other.parameters()).data.flatten()[-1] += 1
+    for new, mask in ((other, None), (net, ones)):
+        with pytest.raises(GraphError, match="held to hold tiles of this network"):
+            cg.tiled(new, x[0].numpy(), tile=16, held=goal, mask=mask)
+        with pytest.raises(GraphError, match="goal to hold tiles of this network"):
+            stored(cg.tiled(new, x[0].numpy(), tile=16, mask=mask), goal)
     with pytest.raises(GraphError, match=r"tile \(0, 1, 1\), 'c/0/1/1' of .* delete it"):
         again.compute(scheduler="synchronous")
     memory = zarr.storage.MemoryStore
