@@ -200,7 +200,7 @@ def stored(out: Any, goal: Any) -> Any:
             raise GraphError(
                 f"scale.stored: expected goal in chunks that lie in one tile each, for two writers "
                 f"of a chunk undo each other; got {unit} beside tiles of {out.chunksize}. Make it "
-                "with chunks=out.chunksize"
+                "with chunks=out.chunksize, in a space of tiles that divide a chart"
             )
     if hasattr(goal, "attrs") and hasattr(out, "plan"):
         mine = _signature(out.plan)
