@@ -122,7 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.set_defaults(call=_compile)
 
-    explore = commands.add_parser("explore", help="write the interactive page, one HTML file")
+    explore = commands.add_parser(
+        "explore",
+        help="write the interactive page, one HTML file",
+        description=(
+            "Write a page to play with: kernels, their edges, and how an output pixel adds up. It "
+            "is one file that loads nothing; a browser opens it."
+        ),
+    )
     explore.add_argument(
         "--out",
         type=Path,
@@ -194,6 +201,10 @@ def _prove_arguments(prove: argparse.ArgumentParser) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from convgraph.demo import run
 
+    try:  # before anything is trained
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _usage("demo", f"cannot write into {args.out}: {error.strerror}")
     return run(out=args.out, fast=args.fast)
 
 

@@ -28,8 +28,9 @@ def fake_demo(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_demo_passes_its_arguments_and_returns_its_code(
-    code: int, monkeypatch: pytest.MonkeyPatch
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     seen = {}
 
     def run(out: Path, fast: bool) -> int:
@@ -41,7 +42,8 @@ def test_demo_passes_its_arguments_and_returns_its_code(
     assert seen == {"out": Path("elsewhere"), "fast": True}
 
 
-def test_demo_writes_to_demo_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_writes_to_demo_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     seen = {}
 
     def run(out: Path, fast: bool) -> int:
@@ -287,6 +289,7 @@ def test_a_side_that_leaves_the_folder_takes_no_file_with_it(
         (["prove", *TWINS, "--json", "no/such/c.json"], "expected a file in a folder"),
         (["prove", *TWINS, "--html", "c" * 300], "cannot write ccc"),
         (["prove", *TWINS, "--json", "c\0"], "null byte"),
+        (["demo", "--out", os.devnull], f"cannot write into {os.devnull}"),
         (["verify", "no/such.json"], "no/such.json"),
         (["verify", "c\0"], "null byte"),
     ],
