@@ -160,19 +160,24 @@ STRIDED = frozenset({
 
 
 def spelled_out(func: Any, named: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments in one spelling, where an operator takes two for one thing.
+    """Return arguments in one spelling, where an operator takes two for one thing."""
+    if name_of(func) in STRIDED and not named.get("stride"):
+        return named | {"stride": named["kernel_size"]}
+    return named
+
+
+def that_matter(func: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments without those of which nothing depends.
 
     A batch norm in evaluation learns nothing: its momentum says nothing there.
 
     Example:
         >>> norm = torch.ops.aten.native_batch_norm.default
-        >>> spelled_out(norm, {"training": False, "momentum": 0.1})
+        >>> that_matter(norm, {"training": False, "momentum": 0.1})
         {'training': False}
-        >>> spelled_out(norm, {"training": True, "momentum": 0.1})
+        >>> that_matter(norm, {"training": True, "momentum": 0.1})
         {'training': True, 'momentum': 0.1}
     """
-    if name_of(func) in STRIDED and not named.get("stride"):
-        return named | {"stride": named["kernel_size"]}
     if name_of(func) == "native_batch_norm" and not named["training"]:
         return {name: given for name, given in named.items() if name != "momentum"}
     return named

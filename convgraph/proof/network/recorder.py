@@ -339,7 +339,8 @@ class Recorder(TorchDispatchMode):
         if moved is None and (aten.does_nothing(func, named) or self._again(name, named)):
             first = named["self" if name != "threshold_backward" else "grad_output"]
             moved = [self.memory.read(first)]
-        text, inputs = aten.taken_apart(self._in_one_dtype(name, named))
+        matter = aten.that_matter(func, self._in_one_dtype(name, named))
+        text, inputs = aten.taken_apart(matter)
         if targets and moved is None:
             named = {k: _kept(v, targets) for k, v in named.items()}
         numbers: list[Numbers] | None = [] if moved is not None else None
@@ -361,7 +362,7 @@ class Recorder(TorchDispatchMode):
             name + ("." + func._overloadname if func._overloadname not in ("", "default") else ""),
             text, numbers, path, [tuple(t.shape) for t in fresh],
             elementwise=aten.elementwise(func), call=_again(func, args, kwargs, inputs),
-            given={k: v for k, v in named.items() if not isinstance(v, Tensor)},
+            given={k: v for k, v in named.items() if k in matter and not isinstance(v, Tensor)},
         )  # fmt: skip
         if name == "index_add" and not self.memory.knows(named["index"]):
             node.given["index"] = named["index"]
