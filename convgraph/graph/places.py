@@ -197,8 +197,8 @@ def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
     """Return the places of a relation's targets along an axis, or None where they have no rule.
 
     A kernel of stride 1 moves: position p is where its middle tap listens. One of a larger stride,
-    and any other relation, is a step in scale; pads beyond what keeps a kernel in the middle become
-    positions outside.
+    one that hears a whole axis at once, and any other relation are a step in scale; pads beyond
+    what keeps a kernel in the middle become positions outside.
 
     Args:
         span: of the sources.
@@ -213,6 +213,8 @@ def through(span: Span, relation: Any, axis: int, size: int) -> Span | None:
         relation.kernel_size[axis] - 1) + 1  # fmt: skip
     before = relation.padding[axis][0]
     middle = (reach - 1) // 2
+    if size == 1 < n <= reach and (stride == 1 or not relation.transposed):
+        return scaled(span, 1)
     if stride == 1:
         shift = (reach - 1 - before if relation.transposed else before) - middle
         if not shift and size == n:

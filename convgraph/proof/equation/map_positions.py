@@ -90,10 +90,12 @@ def kernel(
     """The positions of a convolution's or a pool's outputs."""
     reach = dilation * (size - 1) + 1
     middle = (reach - 1) // 2
+    piece = middle_piece(edges)
+    if count == 1 < len(edges) <= reach:  # a single place, to which every pixel speaks
+        return None if piece is None else around(edges, piece, 1, 0, 0)
     if stride == 1:
         heard = [p - pads[0] + middle for p in range(count)]
         return tuple(edges[q] if 0 <= q < len(edges) else NOBODY for q in heard)
-    piece = middle_piece(edges)
     if piece is None:
         return None
     over = [
