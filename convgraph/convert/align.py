@@ -11,7 +11,7 @@ from torch import Tensor
 from convgraph.convert import names
 from convgraph.convert.names import Axes, NoRuleError
 from convgraph.convert.node_pairs import PairSites, crossed, spoken
-from convgraph.convert.value import Spatial, brought, lift
+from convgraph.convert.value import Spatial, brought, lift, placed
 from convgraph.graph.network_sites import network_sites, some_images, union
 from convgraph.graph.sites import Sites
 
@@ -25,6 +25,8 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     Returns:
         The operands as tensors (N or 1, *plain) of one order, their sites and their axes.
     """
+    shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
+    operands = [_in_places(one, shapes) if isinstance(one, Spatial) else one for one in operands]
     spatial = [one.thin() for one in operands if isinstance(one, Spatial)]
     pairs = next((one for one in spatial if isinstance(one.sites, PairSites)), None)
     if pairs is not None:
@@ -33,7 +35,6 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
         ]
     elif len(spatial) == 2:
         spatial = crossed(*spatial) or spatial
-    shapes = tuple(tuple(one.shape) for one in operands if isinstance(one, Tensor) and one.dim())
     try:
         sites, axes = meet(spatial, shapes)
     except NoRuleError:
@@ -44,6 +45,23 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     left = iter(spatial)
     moved = [onto(next(left) if isinstance(one, Spatial) else one, axes, sites) for one in operands]
     return moved, sites, axes
+
+
+def _in_places(one: Spatial, shapes: Sequence[Sequence[int]]) -> Spatial:
+    """A line of a lattice at every place along it, if a tensor tells those apart."""
+    rank = len(one.axes)
+    if () not in one.axes[2:] or not one.is_image() or any(len(shape) > rank for shape in shapes):
+        return one
+    whole = torch.broadcast_shapes(one.shape, *shapes)
+    lines = [n if one.is_line(dim) else own
+             for dim, (n, own) in enumerate(zip(whole, one.shape, strict=True))]  # fmt: skip
+    return one if tuple(lines) == one.shape else in_places(one, lines)
+
+
+def in_places(line: Spatial, shape: Sequence[int]) -> Spatial:
+    """Return an image with one pixel along an axis as one that says the same along it."""
+    sites = network_sites(line.sites, (tuple(shape[2:]),) * line.sites.batch_size)
+    return placed(line.tensor().expand(shape), sites)
 
 
 def _of_lines(one: Any, others: Sequence[Spatial]) -> Any:

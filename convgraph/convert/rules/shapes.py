@@ -5,10 +5,10 @@ from typing import Any
 import torch
 
 from convgraph.convert import names
+from convgraph.convert.align import in_places
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, placed
-from convgraph.graph.network_sites import network_sites
+from convgraph.convert.value import Spatial
 
 
 def shape_after(call: Any, shape: Any, *args: Any, **kwargs: Any) -> tuple[int, ...]:
@@ -48,8 +48,7 @@ def expand(call: Any, x: Spatial, size: Any, **_: Any) -> Any:
     for dim, (axis, size) in enumerate(zip(axes, shape, strict=True)):
         if not axis and size > 1:
             if rank == len(x.axes) == d + 2 and x.is_line(dim):
-                sites = network_sites(x.sites, (tuple(shape[2:]),) * x.sites.batch_size)
-                return placed(x.tensor().expand(shape), sites)
+                return in_places(x, shape)
             rows = rows.unsqueeze(slot).expand(*rows.shape[:slot], size, *rows.shape[slot:])
             axes[dim] = (Name("plain", size),)
         slot += len(names.plain((axes[dim],)))
