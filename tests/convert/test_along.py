@@ -174,13 +174,17 @@ def test_a_softmax_over_anchors_is_the_quotient_of_sums() -> None:
     assert torch.equal(x.softmax(1).to_dense(), (raised / raised.sum(1, keepdim=True)).to_dense())
 
 
-def test_more_than_are_there_is_refused_by_name() -> None:
+def test_whoever_is_there_goes_before_absent_positions() -> None:
+    """Those say 0, also where all that are there say less."""
     few = torch.zeros(2, 6, 8, dtype=torch.bool)
     few[:, 0, :3] = True
     x = cg.PixelGraph.from_image(IMAGE, mask=few).tensor()
-    assert anchors(x).topk(6, 1)[0].shape == (2, 6, 2)
-    with pytest.raises(ConversionError, match=r"topk .* fewer than the 7 .* take a smaller k"):
-        anchors(x).topk(7, 1)
+    value, place = (anchors(x) - 99).topk(7, 1)
+    assert torch.equal(value[:, :6], (anchors(x) - 99).topk(6, 1).values)
+    assert not value[:, 6].any()
+    assert not anchors(x).value.there().gather(1, place)[:, 6].any()
+    nobody = cg.PixelGraph.from_image(IMAGE, mask=few & ~few).tensor()
+    assert F.one_hot(nobody.long()).shape[-1] == 1
 
 
 def test_whole_numbers_have_no_mean_and_torch_says_so() -> None:

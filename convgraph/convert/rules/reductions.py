@@ -498,21 +498,15 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     return maps[0] if isinstance(found, Tensor) else maps
 
 
-def _enough(x: Spatial, dims: list[int], k: int) -> Groups:
-    """Who is reduced to one, where at least k are there."""
-    groups = Groups(*apart(x, dims))
-    if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
-        raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
-    return groups
-
-
 def _ranked(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
     """The median, the k-th smallest or the most frequent of what is there, line by line.
 
     An index counts as that of an extreme does; over nobody both are 0. Of a quantile there is none.
     """
     call.travelled("all")
-    groups, axes = _enough(x, dims, given.get("k", 0)), _left(x, dims, given["keepdim"])
+    groups, axes, k = Groups(*apart(x, dims)), _left(x, dims, given["keepdim"]), given.get("k", 0)
+    if bool((groups.counts() * prod(names.plain((x.axes[dims[0]],))) < k).any()):
+        raise NoRuleError(f"fewer than the {k} that it takes are there; take a smaller k")
     axes = (*((Name("plain", n),) for n in _shares(given)), *axes)
     if x.sites.is_full:
         out = call.target(**given | {"self": x.tensor()})
@@ -539,26 +533,25 @@ def _ranked_line(call: Any, line: Tensor, there: Tensor, given: dict[str, Any]) 
 
 
 def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> Any:
-    """The k largest of what is there, where at least k are."""
+    """The k largest of what is there, and behind them absent positions, which say 0."""
     call.travelled("all")
-    k = given["k"]
-    groups = _enough(x, dims, k)
+    k, there = given["k"], x.there()
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
     found = call.target(**given | {"self": line})
-    if not x.sites.is_full and not bool((there := x.there()).gather(dims[0], found[1]).all()):
+    if not x.sites.is_full and not bool(there.gather(dims[0], found[1]).all()):
         # An absent one says as much: whoever is there goes before it.
         order = line.argsort(stable=True, dim=dims[0], descending=given["largest"])
         absent = (~there.gather(dims[0], order)).argsort(stable=True, dim=dims[0])
         where = order.gather(dims[0], absent).narrow(dims[0], 0, k)
-        found = (line.gather(dims[0], where), where)
-    axes = names.replaced(x.axes, dims[0], (Name("plain", k),))
+        found = (line.gather(dims[0], where).where(there.gather(dims[0], where), 0), where)
+    groups, axes = Groups(*apart(x, dims)), names.replaced(x.axes, dims[0], (Name("plain", k),))
     return tuple(groups.placed(one, axes) for one in found)
 
 
 @rule("one_hot")
 def one_hot(call: Any, x: Spatial, num_classes: int = -1) -> Any:
-    """A new last axis with one 1."""
-    rows = call.target(x.x, num_classes)
+    """A new last axis with one 1; where nobody is, the only class is that of absent pixels, 0."""
+    rows = call.target(x.x, num_classes if x.x.numel() else max(num_classes, 1))
     return Spatial(rows, x.sites, (*x.axes, (Name("plain", rows.shape[-1]),)))
 
 
