@@ -62,7 +62,7 @@ HOUSE = {
     """,
     "convert": """
         names frames keys registry operators report
-        value tokens node_pairs align batch entries lattices folded inner settle
+        value windows tokens node_pairs align batch entries lattices folded inner settle
         views rules tensor answers functions copies recording
         program compiled network receptive summary .
     """,

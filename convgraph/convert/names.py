@@ -32,7 +32,7 @@ class Name(NamedTuple):
         kind: "batch", "site" (digits of the image's number or of a lattice axis), "key" (the same
             of the other node of a pair) or "plain".
         size: how many values it takes.
-        axis: of a site, the lattice axis; -1 along a sequence of tokens.
+        axis: of a site, the lattice axis, -1 along a sequence of tokens; of windows, theirs.
         stride: of a digit, its weight: its value is (position // stride) % size.
     """
 
@@ -237,6 +237,8 @@ def common(first: Axis, other: Axis) -> Axis:
     a, b, out = list(reversed(first)), list(reversed(other)), []
     while a and b:
         x, y = a.pop(), b.pop()
+        if x.kind == y.kind == "plain" and x.axis != y.axis:  # windows stay windows
+            x, y = (one._replace(axis=max(x.axis, y.axis)) for one in (x, y))
         if x == y:
             out.append(x)
             continue

@@ -9,6 +9,7 @@ whose autograd is torch's own. An operator without a rule is taken apart where t
 grid it runs on the image; on a mask it raises.
 """
 
+from dataclasses import replace
 from functools import partial
 from math import prod
 from types import FunctionType, MethodType
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from convgraph.convert import keys, names, registry, rules, views
+from convgraph.convert import keys, names, registry, rules, views, windows
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
 from convgraph.convert.names import ApartError, NoRuleError
@@ -291,6 +292,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             if call.rule is None:
                 raise NoRuleError(_no_rule(call))
             out = _meaning(call, taken, named, found)
+            if any(one.cut for one in found):
+                windows.note(call, taken, named, out)
             reason = None
         except NoRuleError as error:
             reason = error
@@ -311,7 +314,7 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         else:
             is_view = call.views and type(args[0]) is GraphTensor
             if not is_view and type(out) is Spatial and out.x is getattr(taken[0], "x", None):
-                out = out.with_x(out.x.clone())  # as torch, which gives no view
+                out = replace(out, x=out.x.clone())  # as torch, which gives no view
             made = given(out)
             if is_view:
                 made = views.remember(made, args, kwargs, call)

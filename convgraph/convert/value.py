@@ -21,7 +21,7 @@ from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.graph.sites import Sites
 
 LOST = "lost"
-"""Windows with which more was done than with each entry by itself."""
+"""Of windows that were made by more than can be done again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,8 +32,7 @@ class Spatial:
         x: (N, *plain) of any dtype; plain as `names.plain(axes)` says.
         sites: whose nodes the rows are.
         axes: the names of the axes.
-        cut: of windows along some axes, of what they are, how long and how far apart by axis, and
-            what was done with each entry since; LOST where more was done.
+        cut: of windows, what made them; see `convgraph.convert.windows`.
     """
 
     x: Tensor
@@ -82,7 +81,8 @@ class Spatial:
             return self
         if not names.is_plain(axis):
             raise NoRuleError(f"axis {dim} of {names.describe(self.axes)} is no plain one")
-        one = (Name("plain", prod(name.size for name in axis)),)
+        of_windows = max((name.axis for name in axis), default=-1)
+        one = (Name("plain", prod(name.size for name in axis), of_windows),)
         return self.refined(names.replaced(self.axes, dim, one))
 
     def unsqueezed(self, dim: int) -> "Spatial":
@@ -109,7 +109,8 @@ class Spatial:
     def along(self, dim: int, rows: Tensor) -> "Spatial":
         """Other features along a merged plain axis: of any length, or without that dimension."""
         gone = rows.dim() < self.x.dim()
-        new = () if gone else ((Name("plain", rows.shape[self.slot(dim)]),),)
+        (name,) = self.axes[dim]
+        new = () if gone else ((name._replace(size=rows.shape[self.slot(dim)]),),)
         return Spatial(rows, self.sites, names.replaced(self.axes, dim, *new))
 
     def on_axis(self, dim: int, call: Callable[[Tensor, int], Tensor]) -> "Spatial":

@@ -7,6 +7,7 @@ anew; what torch would not have known as a view, or what is no map, is refused w
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from convgraph.backends.compiled import memory, outermost
 from convgraph.convert.frames import where
 from convgraph.convert.operators import _STATE, IDLE, Operator, asked, operator
 from convgraph.convert.value import Spatial, brought
+from convgraph.convert.windows import note
 from convgraph.errors import ConversionError
 
 
@@ -95,7 +97,7 @@ def _remembered(view: Any, args: Any, kwargs: Any, call: Operator, number: int) 
             view.base = (args, kwargs, call, number, shares)
             view.at = root_of(source).clock
         elif _alike(view.value, source.value):
-            view.value = view.value.with_x(view.value.x.clone())
+            view.value = replace(view.value, x=view.value.x.clone())
     elif type(view) is Tensor and not torch.compiler.is_compiling():
         shares = _shares(view, args, kwargs, call, number)
         root = root_of(source)
@@ -265,7 +267,10 @@ def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> A
         return value.with_x(value.x.detach()) if call.name == "detach" else value
     listener, _STATE.listener = _STATE.listener, None
     try:
-        found = call.rule.call(call, value, *map(contents, args[1:]), **(kwargs or {}))
+        taken = [value, *map(contents, args[1:])]
+        found = call.rule.call(call, *taken, **(kwargs or {}))
+        if value.cut:
+            note(call, taken, kwargs or {}, found)
     finally:
         _STATE.listener = listener
     return found[number] if isinstance(found, (list, tuple)) else found
@@ -285,7 +290,7 @@ def loosen(target: Map, name: str) -> None:
             root = root_of(one)
             unsure = SimpleNamespace(name=call.name, written=True, matters=True)
             root.copies = (*root.copies, unsure)
-            one.value, one.base = one.value.with_x(one.value.x.clone()), None
+            one.value, one.base = replace(one.value, x=one.value.x.clone()), None
             one.clock += 1
             one.at = one.clock
             return

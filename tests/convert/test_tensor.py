@@ -600,6 +600,48 @@ PAIRS = {
         lambda x, c: (x.unfold(2, 3, 1) - 2).relu().unfold(3, 3, 1).sum((4, 5)),
         lambda x, c: (x.unfold(2, 3, 1).unfold(3, 3, 1) - 2).relu().sum((4, 5)),
     ),
+    "windows of windows, turned between": (
+        lambda x, c: x.unfold(2, 3, 1).movedim(4, 2).flatten(1, 2).unfold(3, 3, 1).sum(4),
+        lambda x, c: x.unfold(2, 3, 1).unfold(3, 3, 1).sum(5).movedim(4, 2).flatten(1, 2),
+    ),
+    "windows of windows, weighed and moved between": (
+        lambda x, c: F.pad(x.unfold(2, 3, 1) * x[:, :, 1:-1, :, None], (0, 0, 1, 1))
+        .flip(4)[:, 1:].unfold(3, 3, 1).sum((4, 5)),
+        lambda x, c: (
+            F.pad(x, (1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).sum(4)
+            * F.pad(x[:, :, 1:-1], (1, 1)).unfold(3, 3, 1)
+        ).sum(4)[:, 1:],
+    ),
+    "windows of windows along one axis": (
+        lambda x, c: x.unfold(2, 3, 1).unfold(2, 2, 1).sum((4, 5)),
+        lambda x, c: x.unfold(2, 4, 1) @ torch.tensor([1.0, 2, 2, 1]).double(),
+    ),
+    "columns of columns side by side": (
+        lambda x, c: F.unfold(F.unfold(x, (3, 1)).view(2, 6, 6, 10), (1, 3)).view(2, 18, 6, 8),
+        lambda x, c: F.unfold(x, 3).view(2, 18, 6, 8),
+    ),
+    "the largest of windows": (
+        lambda x, c: (x.unfold(2, 3, 1).unfold(3, 3, 1) - 9).max(-1).values.amax(-1),
+        lambda x, c: F.max_pool2d(x - 9, 3, 1),
+    ),
+    "the smallest of padded windows": (
+        lambda x, c: F.unfold(x + 9, 3, padding=1).view(2, 2, 9, 8, 10).amin(2),
+        lambda x, c: -F.max_pool2d(-F.pad(x + 9, (1,) * 4), 3, 1),
+    ),
+    "a kernel as long as a row": (
+        lambda x, c: F.conv2d(x, c.weight[:, :, :1, :1].expand(1, 2, 1, 10)),
+        lambda x, c: torch.einsum("bchw,oc->boh", x, c.weight[:, :, 0, 0]).unsqueeze(3),
+    ),
+    "a row of windows as long as it": (
+        lambda x, c: x.unfold(3, 10, 1) @ torch.arange(10.0).double(),
+        lambda x, c: F.conv2d(
+            x, torch.arange(10.0).double().expand(2, 1, 1, 10), stride=(1, 7), groups=2
+        ),
+    ),
+    "a line meets an image": (
+        lambda x, c: x.sum(3, True) - torch.ones(2, 2, 8, 10).double(),
+        lambda x, c: x.sum(3, True) - torch.ones_like(x),
+    ),
     "blocks with a halo": (
         lambda x, c: F.pad(x, (1,) * 4).unfold(3, 6, 4).unfold(2, 6, 4).sum((4, 5)),
         lambda x, c: F.conv2d(x, torch.ones(2, 1, 6, 6).double(), None, 4, 1, 1, 2),
@@ -699,7 +741,10 @@ def test_square_windows_are_none_of_hexagons() -> None:
 def test_windows_are_cut_before_maps_meet_in_them() -> None:
     """Where the middle of a window is absent, what was done with the others is nowhere kept."""
     x = graph().tensor().unfold(2, 3, 1)
-    for between in (x * x, F.dropout(x), x.float(), x.softmax(4) + x):
+    written = graph().tensor().clone()
+    late = written.unfold(2, 3, 1) * 2
+    written.add_(1)
+    for between in (late, F.dropout(x), x.mean(1, True), x.softmax(4) + x, x.amax(1, True)):
         with pytest.raises(ConversionError, match="cut all of them first"):
             between.unfold(3, 3, 1)
     whole = cg.PixelGraph.from_image(image(1, 2, *SIZE))

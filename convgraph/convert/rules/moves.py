@@ -5,7 +5,7 @@ number present ones, the other pads copies. Along a line of tokens a constant ad
 are there whatever it is.
 """
 
-from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convgraph import functional
 from convgraph.backends.messages.edges import take
-from convgraph.convert import batch, names
+from convgraph.convert import batch, names, windows
 from convgraph.convert.entries import readout, rearranged, site_axis, table_of
 from convgraph.convert.names import ApartError, Name, NoRuleError
 from convgraph.convert.operators import operator
@@ -22,7 +22,7 @@ from convgraph.convert.registry import rule
 from convgraph.convert.rules.convolution import kernel, listen
 from convgraph.convert.rules.shapes import expand, shape_after
 from convgraph.convert.tokens import beside, is_sequence
-from convgraph.convert.value import LOST, Spatial, dense, placed, result
+from convgraph.convert.value import Spatial, dense, placed, result
 from convgraph.geometry.kernel import KernelGeometry
 from convgraph.geometry.padding import folded
 from convgraph.graph.edges import connect
@@ -154,11 +154,22 @@ def unfold(
 ) -> Any:
     """Everything a window sees side by side; (batch) (c k) (y x)."""
     parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
-    listen(call, x.graph().sites, KernelGeometry(parts[0], parts[3], parts[2], parts[1]))
-    value = result(functional.graph_unfold(x.graph(), *parts, sites="network"))
+    graph, geometry = x.graph(), KernelGeometry(parts[0], parts[3], parts[2], parts[1])
+    listen(call, graph.sites, geometry)
+    if x.cut and not x.sites.is_full:
+        lattice = geometry.output_size(x.sites.size)
+        sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
+        value: Any = placed(call.target(windows.image(x), *parts).unflatten(2, lattice), sites)
+    else:
+        value = result(functional.graph_unfold(graph, *parts, sites="network"))
     if not isinstance(value, Spatial):
         return value.flatten(2)
-    return value.regrouped(shape_after(call, x.shape, kernel_size, dilation, padding, stride))
+    made = value.regrouped(shape_after(call, x.shape, *parts))
+    if not x.sites.is_full:
+        channels = (Name("plain", x.shape[1]), Name("plain", prod(parts[0]), 0))
+        made = made.refined(names.replaced(made.axes, 1, channels))
+        windows.note(call, (x, *parts), {}, made)
+    return made
 
 
 @rule("col2im", hop="all")
@@ -224,44 +235,35 @@ def rot90(call: Any, x: Spatial, k: int = 1, dims: Any = (0, 1)) -> Any:
 def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     """Windows along one axis, side by side on a new last axis.
 
-    Windows of windows along another axis are cut out of the map itself: one may reach what no
-    middle of it is. What was done with each entry in between is done after.
+    Windows of windows are cut out of what the network sees: one may reach what no middle is.
     """
     dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
         out = x.on_axis(dim, lambda rows, slot: rows.unfold(slot, size, step))
         return Spatial(out.x, x.sites, (*out.axes, (Name("plain", size),)))
-    axis, d = site_axis(x, dim), x.sites.d
-    shape, steps = (tuple(n if k == axis else 1 for k in range(d)) for n in (size, step))
-    geometry = kernel(shape, steps, (0,) * d, (1,) * d)
-    lattice = geometry.output_size(x.sites.size)
-    sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
     if x.cut and x.sites.space is not None:
         raise NoRuleError(
             f"windows along two axes are those of a flat image, and {x.sites.space} is none; take "
             "torch.nn.functional.unfold"
         )
-    if x.cut == LOST and not x.sites.is_full:
-        raise NoRuleError(
-            "it cuts windows out of windows after more than one map's own numbers went into them; "
-            "cut all of them first"
-        )
-    again = x.cut and x.cut != LOST and axis not in x.cut[1]
-    source, cuts, since = x.cut if again else (x, {}, ())
-    cuts = {**cuts, axis: (size, step)}
-    lines = [
-        [(k, [p * step + t for p in range(lattice[k])]) for t in range(size)]
-        for k, (size, step) in cuts.items()
-    ]
-    parts = [rearranged(call, source, dict(one), sites=sites) for one in product(*lines)]
-    whole = x is source or x.sites.is_full
-    call.travelled(connect(geometry, x.sites, "network") if whole else "all")
-    rows = torch.stack([one.x for one in parts], -1).unflatten(-1, [n for n, _ in cuts.values()])
-    axes = (*parts[0].axes, *((Name("plain", n),) for n, _ in cuts.values()))
-    windows: Any = Spatial(rows, sites, axes, (source, cuts, ()))
-    for later, more in since:
-        windows = later.rule.call(later, windows, *more)
-    return windows
+    axis, d = site_axis(x, dim), x.sites.d
+    shape, steps = (tuple(n if k == axis else 1 for k in range(d)) for n in (size, step))
+    geometry = kernel(shape, steps, (0,) * d, (1,) * d)
+    lattice = geometry.output_size(x.sites.size)
+    sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
+    window = (Name("plain", size, -1 if x.sites.is_full else axis),)
+    if x.cut and not x.sites.is_full:
+        call.travelled("all")
+        axes = names.replaced(x.axes, dim, names.image_axes(1, lattice, 1)[2 + axis])
+        made = placed(windows.image(x).unfold(dim, size, step), sites, (*axes, window))
+    else:
+        lines = ([p * step + t for p in range(lattice[axis])] for t in range(size))
+        parts = [rearranged(call, x, {axis: line}, sites=sites) for line in lines]
+        call.travelled(connect(geometry, x.sites, "network"))
+        rows = torch.stack([one.x for one in parts], -1)
+        made = Spatial(rows, sites, (*parts[0].axes, window))
+    windows.note(call, (x, dim, size, step), {}, made)
+    return made
 
 
 @rule(

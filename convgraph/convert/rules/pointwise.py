@@ -16,7 +16,7 @@ from convgraph.convert.names import NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
-from convgraph.convert.value import LOST, Spatial
+from convgraph.convert.value import Spatial
 
 NAMES = (
     "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "angle", "asin", "asinh", "atan",
@@ -69,18 +69,11 @@ def pointwise(call: Any, *args: Any, **kwargs: Any) -> Any:
         return call.target(x.tensor())  # as nonzero
     alone = isinstance(x, Spatial) and not kwargs
     if alone and all(not isinstance(one, (Spatial, Tensor)) for one in args[1:]):
-        made = _wrapped(call.target(x.x, *map(_no_format, args[1:])), x.sites, x.axes)
-        if x.cut and isinstance(made, Spatial):
-            is_lost = x.cut == LOST or call.name in DRAWN
-            made.cut = LOST if is_lost else (*x.cut[:2], (*x.cut[2], (call, args[1:])))
-        return made
+        return _wrapped(call.target(x.x, *map(_no_format, args[1:])), x.sites, x.axes)
     moved, named, sites, axes = _aligned(args, kwargs)
     if isinstance(sites, PairSites) and any(_is_of_nodes(one) for one in args):
         call.travelled("all")
-    made = _wrapped(call.target(*moved, **named), sites, axes)
-    if isinstance(made, Spatial) and any(getattr(one, "cut", None) for one in args):
-        made.cut = LOST
-    return made
+    return _wrapped(call.target(*moved, **named), sites, axes)
 
 
 def _is_of_nodes(one: Any) -> bool:
@@ -182,7 +175,7 @@ def to(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         return call.target(x, *args, **kwargs)
     out = call.target(x.x, *args, **kwargs)
     sites = x.sites if out.device == x.x.device else x.sites.to(out.device)
-    return Spatial(out, sites, x.axes, x.cut and LOST)
+    return Spatial(out, sites, x.axes)
 
 
 def _like_rows(one: Any) -> Any:

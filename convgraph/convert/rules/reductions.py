@@ -14,7 +14,7 @@ from torch import Tensor
 from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
-from convgraph.convert import names
+from convgraph.convert import names, windows
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.operators import operator
@@ -268,17 +268,18 @@ def reduced(
 ) -> Any:
     """Return what is left of a map; see `over_sites`."""
     dims = _dims(x, dim)
+    x, nobody = _of_windows(how, x, dims)
     if dtype is not None:
         found = reduced(how, call, x.with_x(x.x.to(dtype)), dim, keepdim)
         return found.with_x(found.x.to(dtype)) if isinstance(found, Spatial) else found.to(dtype)
     if len(dims) == len(x.axes):
         call.travelled("all")  # over everything that is there, whatever the names
-        nobody = how in ("amax", "amin") and not x.x.numel()
-        found = x.x.new_zeros(()) if nobody else getattr(x.x, how)()
+        silence = how in ("amax", "amin") and not x.x.numel()
+        found = x.x.new_zeros(()) if silence else getattr(x.x, how)()
         return found.reshape((1,) * len(dims) if keepdim else ())
     if _plain_only(x, dims):
         call.travelled("node")
-        return over_plain(x, dims, keepdim, getattr(torch, how))
+        return _spoken(over_plain(x, dims, keepdim, getattr(torch, how)), nobody)
     return over_sites(call, x, dims, keepdim, how)
 
 
@@ -414,13 +415,14 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     if "other" in given:  # the larger of two maps
         return pointwise(call, x, *args)
     dim = given.get("dim")
+    dims = _dims(x, dim)
+    x, nobody = _of_windows(call.name, x, dims)
     if call.name in ("argmax", "argmin"):
         call.target(x.x.new_zeros(1))  # torch refuses yes and no, and says why
         if dim is None:
-            return extreme(call, x, _dims(x, None), given["keepdim"], f"a{call.name[-3:]}")[1]
+            return extreme(call, x, dims, given["keepdim"], f"a{call.name[-3:]}")[1]
     if dim is None:
         return _over_all(call, x, given, args, kwargs)
-    dims = _dims(x, dim)
     if not _plain_only(x, dims):
         return _along_lattice(call, x, dims, given)
     call.travelled("node")
@@ -436,8 +438,27 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
         axes = value.along(dims[0], out[0]).axes
         return Spatial(out.movedim(0, 1), x.sites, ((Name("plain", len(out)),), *axes))
     if isinstance(out, Tensor):
-        return value.along(dims[0], out)
-    return tuple(value.along(dims[0], part) for part in out)
+        return _spoken(value.along(dims[0], out), nobody)
+    return tuple(_spoken(value.along(dims[0], part), nobody) for part in out)
+
+
+def _of_windows(name: str, x: Spatial, dims: list[int]) -> tuple[Spatial, Tensor | None]:
+    """Windows in which absent pixels say what nobody hears, and which of them have no others."""
+    of_windows = x.cut and any(windows.are_on(x.axes[dim]) for dim in dims)
+    there = windows.there(x) if of_windows and name in _SILENT and name not in _SCANS else None
+    if there is None:
+        return x, None
+    rows = torch.where(there.x, x.x, silent(x.x.dtype, _SILENT[name]))
+    if name not in windows.EXTREMES or not _plain_only(x, dims):
+        return x.with_x(rows), None
+    return x.with_x(rows), ~over_plain(there, dims, False, torch.any).x
+
+
+def _spoken(found: Spatial, nobody: Tensor | None) -> Spatial:
+    """Extremes, 0 where nobody says one."""
+    if nobody is None:
+        return found
+    return found.with_x(found.x.masked_fill(nobody.reshape(found.x.shape), 0))
 
 
 def _over_all(call: Any, x: Spatial, given: dict[str, Any], args: Any, kwargs: Any) -> Any:
@@ -462,8 +483,9 @@ _SCANS = {
 """What an absent position says to those behind it."""
 
 _SILENT = {
-    "logsumexp": -torch.inf, "prod": 1.0, "any": 0.0, "all": 1.0, "nansum": 0.0,
-    "count_nonzero": 0.0, **_SCANS,
+    **dict.fromkeys(("amax", "max", "argmax", "logsumexp"), -torch.inf),
+    **dict.fromkeys(("amin", "min", "argmin"), torch.inf),
+    "prod": 1.0, "any": 0.0, "all": 1.0, "nansum": 0.0, "count_nonzero": 0.0, **_SCANS,
 }  # fmt: skip
 """What an absent position says, so that nobody hears it."""
 
