@@ -27,6 +27,8 @@ from math import inf
 from types import ModuleType
 from typing import Any, final
 
+import torch
+
 from convgraph import memo
 from convgraph.backends import cost
 from convgraph.backends.dense import conv as dense
@@ -185,7 +187,9 @@ def choose(problem: Problem, layer_choice: str | None = None) -> str:
     name = forced(check_name(layer_choice))
     table = TABLES[problem.op]
     if name is None and memo.LENDERS and memo.lender() is not None:
-        return _for_all_masks(problem)
+        return _for_all_masks(problem, plain=memo.lender().plain)
+    if name is None and torch.compiler._is_exporting_flag:
+        return _for_all_masks(problem, plain=True)
     if name is not None:
         if name not in table:
             raise BackendError(
@@ -221,10 +225,10 @@ ALL_MASKS = tuple(module.NAME for module in (dense, halo, triton_conv, cpp, mask
 """Backends whose operators are the same for every mask, so that one program can hold them."""
 
 
-def _for_all_masks(problem: Problem) -> str:
-    """A backend whose operators are the same for every mask."""
+def _for_all_masks(problem: Problem, *, plain: bool) -> str:
+    """A backend whose operators are the same for every mask; plain ones are torch's own."""
     table = TABLES[problem.op]
-    left = (triton_conv.NAME, cpp.NAME) if memo.lender().plain else ()
+    left = (triton_conv.NAME, cpp.NAME) if plain else ()
     names = [name for name in ALL_MASKS if name not in left]
     return str(next(n for n in names if n in table and table[n].refuses(problem) is None))
 

@@ -426,7 +426,7 @@ def test_an_export_is_saved_and_loaded_in_a_fresh_process(tmp_path: Path) -> Non
     assert done.stdout.strip() == "refused"
 
 
-@pytest.mark.parametrize("what", ["images", "rows", "layer"])
+@pytest.mark.parametrize("what", ["images", "rows", "layer", "tensor"])
 def test_onnx_runs_it(what: str) -> None:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -442,8 +442,17 @@ def test_onnx_runs_it(what: str) -> None:
         def forward(self, rows: Tensor) -> Tensor:
             return self.layer(cg.PixelGraph(rows, g.sites)).x
 
+    class Unchanged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = Small().eval()
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.dense(cg.PixelGraph(rows, g.sites).tensor())[1]
+
     module, given = {
         "images": (net, torch.randn(2, 3, *SIZE)),
+        "tensor": (Unchanged().eval(), g.x),
         "rows": (Rows(net, g.sites).eval(), g.x),
         "layer": (Layer().eval(), g.x),
     }[what]
