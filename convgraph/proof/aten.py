@@ -94,6 +94,7 @@ def name_of(func: Any) -> str:
     return space + (name if name in WRITES else name.removesuffix("_"))
 
 
+@lru_cache(maxsize=1024)
 def base_of(func: Any) -> str:
     """Return the name without namespace and overload, of an in-place form that of the other.
 
