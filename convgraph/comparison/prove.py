@@ -10,7 +10,6 @@ sites.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from convgraph.geometry.footprint import checked
 from convgraph.geometry.kernel import as_int
 from convgraph.geometry.space import Space
 from convgraph.graph.images import check_space
-from convgraph.graph.lattice import check_listable, checked_size
+from convgraph.graph.lattice import checked_size
 from convgraph.graph.pixel_graph import PixelGraph
 from convgraph.nn import GraphConvNd
 from convgraph.proof import (
@@ -42,6 +41,7 @@ from convgraph.proof import (
     prove_linear,
     prove_maximum,
 )
+from convgraph.proof.draws import check_room
 from convgraph.proof.equation.maximum_windows import finest
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.spaces import from_dict
@@ -225,7 +225,7 @@ def prove(
     if size is None:
         raise ProofError("prove: expected size=(H, W), images (B, C, H, W), or spec=")
     shape, batch = checked_size(size), as_int("prove: batch", batch, least=2)
-    check_listable(batch * prod(shape))
+    check_room((batch, *shape))
     how: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "progress": progress}
     where = _where(candidate, reference, dtype, device)
     conv = isinstance(reference, (*side_state.CONVOLUTIONS, *side_state.TRANSPOSED))
@@ -375,7 +375,7 @@ def _prove_on_edges(
     count = None
     if size is not None:
         count, *more = checked_size(size if isinstance(size, Sequence) else (size,))
-        check_listable(typed_graph.COPIES * count)
+        check_room((typed_graph.COPIES, count))
         if more:
             raise ProofError(f"prove: expected size= as one number of nodes, got {size}")
     spec = typed_graph.spec_of(edges, count, (candidate, reference))

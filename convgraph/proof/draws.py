@@ -28,6 +28,9 @@ MANTISSA = {"float64": 53, "float32": 24}
 
 ENTROPY_BITS = 128
 
+MOST = 2**28
+"""Numbers of one array that are drawn at once; the verifier takes no more either."""
+
 
 @final
 @dataclass(frozen=True)
@@ -63,6 +66,27 @@ class Budget:
     def draw(self, generator: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """Integers uniform on [-a, a], int64."""
         return generator.integers(-self.a, self.a, size=shape, endpoint=True, dtype=np.int64)
+
+
+def check_room(*shapes: tuple[int, ...]) -> None:
+    """Refuse what would be drawn, or listed, in larger arrays than anybody takes.
+
+    Raises:
+        ProofError: one of these shapes has more than `MOST` entries.
+
+    Example:
+        >>> check_room((2, 3, 100_000, 100_000))
+        Traceback (most recent call last):
+            ...
+        convgraph.errors.ProofError: expected at most 268435456 numbers at once, got 60000000000 \
+for (2, 3, 100000, 100000); prove a smaller size
+    """
+    for shape in shapes:
+        if math.prod(shape) > MOST:
+            raise ProofError(
+                f"expected at most {MOST} numbers at once, got {math.prod(shape)} for {shape}; "
+                "prove a smaller size"
+            )
 
 
 def budget(

@@ -463,6 +463,17 @@ def test_a_side_without_numbers_is_refused(layer: Any, words: str) -> None:
             cg.prove(*pair, size=(5, 5))
 
 
+@pytest.mark.parametrize("size", [(2**14, 2**14), (2**9, 2**21)])
+@pytest.mark.parametrize(
+    "side", [nn.Conv2d(3, 2, 5, padding=2), nn.MaxPool2d(2), nn.AvgPool2d((3, 2))]
+)
+def test_images_of_more_numbers_than_anybody_draws_at_once_are_refused(
+    side: Any, size: tuple[int, int]
+) -> None:
+    with pytest.raises(ProofError, match=r"at most 268435456 numbers at once.*a smaller size"):
+        cg.prove(side, side, size=size)
+
+
 def test_edges_of_another_padding_are_not_said_to_lack_a_negative_number() -> None:
     conv = torch.nn.Conv2d(2, 3, 3, padding=1).double()
     layer = cg.nn.GraphConv2d(2, 3, 3, padding=1, padding_mode="reflect").double()

@@ -131,3 +131,9 @@ def test_of_an_image_that_is_filled_anew_the_rows_are_the_same_object(channels: 
     side = cg.AsNodes(layer, lambda w, b: {"weight": w.squeeze(2), "bias": b})
     found = cg.prove(side, conv, size=(3, 4))
     assert (found.verdict, found.counterexample["manner"]) == ("refuted", "refilled"), str(found)
+
+
+@pytest.mark.parametrize("size", [10**9, 2**27])
+def test_more_nodes_than_anybody_draws_at_once_are_refused(size: int) -> None:
+    with pytest.raises(ProofError, match=r"at most 268435456 numbers at once.*a smaller size"):
+        prove(relations(FastRGCNConv), relational, size=size)

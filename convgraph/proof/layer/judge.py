@@ -147,6 +147,7 @@ def prove_convolution(
         raise ProofError(f"expected identity in {IDENTITIES}, got {identity!r}")
     if not 0 < epsilon < 1:
         raise ProofError(f"expected 0 < epsilon < 1, got {epsilon}")
+    draws.check_room(spec.x_shape, spec.w_shape, (spec.batch, *spec.size, *spec.kernel_size))
     keep_what_is_freed()
     oracle = Oracle(spec)
     # Half types have no room for integers, nor has float32 for integers with weights.

@@ -126,6 +126,7 @@ def prove_linear(
     """
     if dtype in HALF:
         raise ProofError("prove_linear: half types have no room for integers; use float64")
+    draws.check_room(shape)
     flags = precision.stated(device)
     with precision.plain(device):
         out, shared = _made_of(reference, shape, dtype, device)

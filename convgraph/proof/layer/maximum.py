@@ -129,6 +129,7 @@ def prove_maximum(
             f"prove_maximum: expected images of {looks[0].size} pixels and windows of each, got "
             f"{shape} and windows of {len(looks)}"
         )
+    draws.check_room(shape)
     probe = torch.float64 if dtype in HALF else dtype
     flags = precision.stated(device)
     whole = max(prod(shape[1:]), shape[1] * len(looks[0].entries))
