@@ -628,6 +628,26 @@ PAIRS = {
         lambda x, c: F.unfold(x + 9, 3, padding=1).view(2, 2, 9, 8, 10).amin(2),
         lambda x, c: -F.max_pool2d(-F.pad(x + 9, (1,) * 4), 3, 1),
     ),
+    "the largest of windows beside windows": (
+        lambda x, c: torch.cat([(w := x.unfold(2, 3, 1) - 9), w.repeat(1, 1, 1, 1, 2)], 4).amax(4),
+        lambda x, c: (x.unfold(2, 3, 1) - 9).amax(4),
+    ),
+    "the largest of stacked windows": (
+        lambda x, c: torch.stack([(w := x.unfold(2, 3, 1) - 9), w * 2], 1).amax((1, 5)),
+        lambda x, c: (x.unfold(2, 3, 1) - 9).amax(4),
+    ),
+    "the largest of some of windows, by number": (
+        lambda x, c: (x.unfold(2, 3, 1) - 9)[..., [0, 2, 2]].amax(4),
+        lambda x, c: (x.unfold(2, 3, 1) - 9)[..., ::2].amax(4),
+    ),
+    "the largest of windows of entries of windows": (
+        lambda x, c: (x.unfold(2, 3, 1) - 9).unfold(4, 2, 1).amax(5).amax(4),
+        lambda x, c: (x.unfold(2, 3, 1) - 9).repeat_interleave(2, 4).amax(4),
+    ),
+    "the largest of windows and a number": (
+        lambda x, c: F.pad(x.unfold(2, 3, 1) - 5, (0, 1)).amax(4),
+        lambda x, c: (x.unfold(2, 3, 1) - 5).amax(4).clamp(min=0),
+    ),
     "a kernel as long as a row": (
         lambda x, c: F.conv2d(x, c.weight[:, :, :1, :1].expand(1, 2, 1, 10)),
         lambda x, c: torch.einsum("bchw,oc->boh", x, c.weight[:, :, 0, 0]).unsqueeze(3),
@@ -736,6 +756,18 @@ def test_square_windows_are_none_of_hexagons() -> None:
     assert outer.shape == (1, 2, 6, 10, 3)
     with pytest.raises(ConversionError, match=r"is none; take torch.nn.functional.unfold"):
         outer.unfold(3, 3, 1)
+
+
+@pytest.mark.parametrize("change", [F.dropout, lambda w: w.softmax(4), lambda w: w.mul_(2)])
+@pytest.mark.parametrize("extreme", [torch.amax, torch.min, torch.argmax, torch.any])
+def test_extremes_are_taken_before_windows_are_more_than_moved(change: Any, extreme: Any) -> None:
+    """Else an absent pixel would be an entry like any other."""
+    hole = torch.ones(6, 7, dtype=torch.bool)
+    hole[2, 3] = False
+    graph = cg.PixelGraph.from_image(torch.rand(1, 2, 6, 7), mask=hole)
+    windows = graph.tensor().unfold(2, 3, 1)
+    with pytest.raises(ConversionError, match="of windows that were more than moved"):
+        extreme(change(windows * 1), 4)
 
 
 def test_windows_are_cut_before_maps_meet_in_them() -> None:

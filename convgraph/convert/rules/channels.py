@@ -46,12 +46,13 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     shapes = [tuple(one.shape) for one in parts if isinstance(one, Tensor)]
     sites, common = meet(aside, tuple((*n[:dim], 1, *n[dim + 1 :]) for n in shapes))
     widths = [one.shape[dim] for one in parts]
+    of_windows = max(name.axis for one in spatial for name in one.axes[dim] or [Name("plain", 1)])
     rows = []
     for one, width in zip(parts, widths, strict=True):
         axes = names.replaced(common, dim, (Name("plain", width),))
         rows.append(expanded(onto(one, axes, sites), sites, axes))
     slot = 1 + len(names.plain(common[:dim]))
-    axes = names.replaced(common, dim, (Name("plain", sum(widths)),))
+    axes = names.replaced(common, dim, (Name("plain", sum(widths), of_windows),))
     return Spatial(torch.cat(rows, slot), sites, axes)
 
 

@@ -240,7 +240,7 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     dim = names.place(dim, len(x.axes))
     if names.is_plain(x.axes[dim]):
         out = x.on_axis(dim, lambda rows, slot: rows.unfold(slot, size, step))
-        return Spatial(out.x, x.sites, (*out.axes, (Name("plain", size),)))
+        return Spatial(out.x, x.sites, (*out.axes, (out.axes[dim][0]._replace(size=size),)))
     if x.cut and x.sites.space is not None:
         raise NoRuleError(
             f"windows along two axes are those of a flat image, and {x.sites.space} is none; take "

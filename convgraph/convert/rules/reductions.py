@@ -445,9 +445,9 @@ def along(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 def _of_windows(name: str, x: Spatial, dims: list[int]) -> tuple[Spatial, Tensor | None]:
     """Windows in which absent pixels say what nobody hears, and which of them have no others."""
     of_windows = x.cut and any(windows.are_on(x.axes[dim]) for dim in dims)
-    there = windows.there(x) if of_windows and name in _SILENT and name not in _SCANS else None
-    if there is None:
+    if not of_windows or name not in _SILENT or name in _SCANS:
         return x, None
+    there = windows.there(x)
     rows = torch.where(there.x, x.x, silent(x.x.dtype, _SILENT[name]))
     if name not in windows.EXTREMES or not _plain_only(x, dims):
         return x.with_x(rows), None
