@@ -15,6 +15,7 @@ from convgraph.proof import Certificate, prove_maximum
 from convgraph.proof.equation.maximum_windows import adaptive_axis, kernel_axis, windows
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.check import check_order
+from convgraph.proof.layer.order.suppositions import alike, anywhere, everywhere, under_each
 
 SHAPE = (2, 1, 5, 4)
 WINDOWS = windows(SHAPE[2:], [kernel_axis(5, 3, 2, 1, 1, False), kernel_axis(4, 2, 2, 0, 1, False)])
@@ -330,6 +331,71 @@ def test_a_program_that_decides_is_followed_window_by_window(
     many, _ = check_order(compared, SHAPE, (WINDOWS,), dtype=torch.float32)
     assert many.status == "undecided"
     assert "in 12 groups take 56 runs, more than 24" in many.reason
+
+
+# -- suppositions side by side
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_suppositions_side_by_side_say_what_each_says_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (1, *SHAPE[1:])
+    beside = check_order(RIGHT[name], shape, (WINDOWS,), dtype=torch.float32)
+    monkeypatch.setattr("convgraph.proof.layer.order.check.ROOM", 1)
+    alone = check_order(RIGHT[name], shape, (WINDOWS,), dtype=torch.float32)
+    assert beside == alone
+
+
+def last_of_the_first(x: Tensor) -> Tensor:
+    """Whether the first window has its largest in its last place."""
+    return places(x).flatten()[0] == 3
+
+
+def read_under_each(x: Tensor) -> Tensor:
+    """With one window, this is known under each supposition."""
+    return -squares(-x) if bool(last_of_the_first(x)) else squares(x)
+
+
+def real_under_each(x: Tensor) -> Tensor:
+    return -squares(-x) if float(torch.where(last_of_the_first(x), 2.0, 1.0)) > 1 else squares(x)
+
+
+def index_under_some(x: Tensor) -> Tensor:
+    """With several, it is known where the first is supposed, which it leaves as it is."""
+    kept = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    wrong = torch.where(kept > 0, squares(x), -squares(-x))
+    both = torch.stack([squares(x), wrong])
+    return both.index_select(0, last_of_the_first(x).long().view(1))[0]
+
+
+ONE_SUPPOSITION = {
+    "a yes or no that is read": (read_under_each, (1, 1, 2, 2)),
+    "a number that is read": (real_under_each, (1, 1, 2, 2)),
+    "an index": (index_under_some, (1, 1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SUPPOSITION)
+def test_what_is_known_under_one_supposition_is_not_taken_for_others(name: str) -> None:
+    run, shape = ONE_SUPPOSITION[name]
+    looks = windows(shape[2:], [kernel_axis(shape[2], 2, 2, 0, 1, False)] * 2)
+    found, _ = check_order(run, shape, (looks,), dtype=torch.float64, frozen=("x",))
+    assert found.status != "proven", str(found)
+
+
+def test_a_rule_runs_under_each_supposition_and_asks_of_all() -> None:
+    held = torch.tensor([[1.0, 2.0], [1.0, 3.0]])
+    seen = []
+
+    def rule(one: Tensor) -> list[Tensor]:
+        seen.append((one.shape, anywhere(one == 3), everywhere(one < 3), everywhere(one >= 1)))
+        return [one.amax(0), torch.zeros(2)]
+
+    assert [t.tolist() for t in under_each(rule, [held])] == [[2, 3], [[0, 0], [0, 0]]]
+    assert [t.tolist() for t in under_each(rule, [held[:1]])] == [[2], [[0, 0]]]
+    assert seen == [((2,), True, False, True), ((2,), False, True, True)]
+    assert [alike(held), alike(held[:, :1]), alike(held[:1])] == [False, True, True]
 
 
 # -- what is known of entries: against every order of the numbers that they may be

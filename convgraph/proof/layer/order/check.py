@@ -18,6 +18,9 @@ maxima of them: those are of one window, or not known. One that uses what it com
 two windows decide; there each window of each image is supposed by itself. Gradients may only be
 moved and added: what is followed for one window at a time holds of all together.
 
+Suppositions are followed side by side, in one call. Where that does not prove it, since a program
+reads a number that is another under each, they are followed one by one; see `suppositions`.
+
 In a space a tap may read between pixels. Pixels are then numbers of which sums with shares may be
 taken, each known by its value at random whole numbers; where sums are compared, those that a
 supposed window looks at have their order, and all others none.
@@ -26,11 +29,12 @@ supposed window looks at have their order, and all others none.
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import Any, final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -47,7 +51,10 @@ from convgraph.proof.surroundings import as_written, watched
 from convgraph.proof.ways_out import WaysOut
 
 MOST = 4096
-"""Suppositions that are followed; each is one call, operator by operator."""
+"""Suppositions that are followed."""
+
+ROOM = 2**20
+"""Entries of what looks at images: as many suppositions are followed side by side as it takes."""
 
 FAR = 2**36
 """Below it lie the numbers by which sums are told apart; with shares of 2^-16 they are exact."""
@@ -156,18 +163,41 @@ def _groups(
             f"{sum(widths)} runs, more than {MOST}"
         )
         return Premise("undecided", reason), False
-    for (images, colour), width in zip(groups, widths, strict=True):
-        for place in range(width):
-            supposed = _Supposed(shape, looks, images, colour, place, ties, calls.device)
-            follower = Follower(calls.dtype, supposed.sums)
-            found = _attempt(calls, supposed, follower)
-            operators += follower.operators
-            assumed |= follower.assumed
-            if found.status != "proven":
-                return found, False
-            if follower.decides and images.size * colour.size > 1:
-                return found, True
+    every = [
+        (images, colour, place)
+        for (images, colour), width in zip(groups, widths, strict=True)
+        for place in range(width)
+    ]
+    beside = max(1, ROOM // (prod(shape) * looks[0].entries.shape[1]))
+    while every:
+        many = beside if operators else 1  # one alone says whether a program decides
+        part, every = every[:many], every[many:]
+        supposed = [_Supposed(shape, looks, *one, ties, calls.device) for one in part]
+        follower = Follower(calls.dtype, _sums(supposed), len(part))
+        found, wrong = _attempt(calls, supposed, follower)
+        if found.status != "proven" and len(part) > 1 and found.operator != MOVED:
+            # What is asked of all at once may be more than is known of each.
+            every, beside = [part[wrong], *part[:wrong], *part[wrong + 1 :], *every], 1
+            continue
+        operators += follower.operators * len(part)
+        assumed |= follower.assumed
+        if found.status != "proven":
+            return found, False
+        if follower.decides and any(images.size * colour.size > 1 for images, colour, _ in part):
+            return found, True
     return replace(found, operators=operators, assumed=tuple(sorted(assumed))), False
+
+
+def _sums(supposed: Sequence["_Supposed"]) -> codes.Sums:
+    """What is known of the order of sums under each supposition, up to as many as know most."""
+    found = [one.sums for one in supposed if one.sums is not None]
+    if not found:
+        return None
+    most = max(len(numbers) for numbers, _ in found)
+    return (
+        torch.stack([F.pad(numbers, (0, most - len(numbers)), value=inf) for numbers, _ in found]),
+        torch.stack([F.pad(code, (0, most - len(code)), value=codes.ANY) for _, code in found]),
+    )
 
 
 def _of(looks: Sequence[Windows], image: int, shape: tuple[int, ...]) -> Windows:
@@ -282,47 +312,50 @@ class _Supposed:
         return [int(i) for i in np.unravel_index(image * prod(size) + flat, whole)]
 
 
-def _attempt(calls: _Calls, supposed: _Supposed, follower: Follower) -> Premise:
+def _attempt(
+    calls: _Calls, supposed: Sequence[_Supposed], follower: Follower
+) -> tuple[Premise, int]:
+    """Follow one call; and of which supposition the verdict says that it is not proven."""
     with watched() as moved:
-        found = _once(calls, supposed, follower)
+        found, wrong = _once(calls, supposed, follower)
     if not moved:
-        return found
-    return replace(found, status="undecided", reason=moved[0], operator=MOVED)
+        return found, wrong
+    return replace(found, status="undecided", reason=moved[0], operator=MOVED), wrong
 
 
-def _once(calls: _Calls, supposed: _Supposed, follower: Follower) -> Premise:
+def _once(calls: _Calls, supposed: Sequence[_Supposed], follower: Follower) -> tuple[Premise, int]:
     compiled = list[str]()
     try:
         with warnings.catch_warnings(), as_written() as compiled:
             warnings.simplefilter("ignore")
-            x = follower.enter(supposed.x, requires_grad=calls.asks)
+            x = follower.enter(torch.stack([one.x for one in supposed]), calls.asks)
             with WaysOut(follower.leave), Mode(follower):
                 y = calls.run(calls.handed("x", x))
                 if follower.refused is None and not isinstance(y, Ordered):
-                    return _verdict(follower, "undecided", "what was returned is not followed")
+                    return _verdict(follower, "undecided", "what was returned is not followed"), 0
                 if follower.refused is not None:
-                    return _verdict(follower)
-                if tuple(y.shape) != supposed.y_shape:
-                    reason = f"y has shape {tuple(y.shape)}, expected {supposed.y_shape}"
-                    return _verdict(follower, "undecided", reason)
+                    return _verdict(follower), 0
+                if tuple(y.shape) != supposed[0].y_shape:
+                    reason = f"y has shape {tuple(y.shape)}, expected {supposed[0].y_shape}"
+                    return _verdict(follower, "undecided", reason), 0
                 with _disable_current_modes():
                     returned: Any = y
-                    wrong = supposed.wrong_value(returned.knows())
-                if wrong:
-                    return _verdict(follower, "undecided", wrong)
+                    for place, one in enumerate(supposed):
+                        if wrong := one.wrong_value(returned.knows()[place]):
+                            return _verdict(follower, "undecided", wrong), place
                 if not calls.values:
                     if not y.requires_grad:
-                        return _verdict(follower, "undecided", "y has no gradient")
+                        return _verdict(follower, "undecided", "y has no gradient"), 0
                     with _disable_current_modes():
-                        g = follower.send(supposed.g)
+                        g = follower.send(torch.stack([one.g for one in supposed]))
                     sent = calls.handed("g", g)
                     (grad,) = torch.autograd.grad(y, [x], sent, allow_unused=True)
+                    if not isinstance(grad, Ordered):
+                        return _verdict(follower, "undecided", "x has no gradient"), 0
                     with _disable_current_modes():
-                        wrong = "x has no gradient"
-                        if isinstance(grad, Ordered):
-                            wrong = supposed.wrong_gradient(grad.knows())
-                    if wrong:
-                        return _verdict(follower, "undecided", wrong)
+                        for place, one in enumerate(supposed):
+                            if wrong := one.wrong_gradient(grad.knows()[place]):
+                                return _verdict(follower, "undecided", wrong), place
     except Refusal:
         pass
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the accused raises is what is reported
@@ -330,10 +363,10 @@ def _once(calls: _Calls, supposed: _Supposed, follower: Follower) -> Premise:
             text = str(error).partition("\n")[0]
             reason = f"it cannot be followed: {type(error).__name__}: {text}"
             origin = Origin(type(error).__name__, source_lines.of_error(error))
-            return _verdict(follower, "undecided", reason, origin)
+            return _verdict(follower, "undecided", reason, origin), 0
     if follower.refused is not None:
-        return _verdict(follower)
-    return replace(_verdict(follower, "proven"), compiled=bool(compiled))
+        return _verdict(follower), 0
+    return replace(_verdict(follower, "proven"), compiled=bool(compiled)), 0
 
 
 def _verdict(

@@ -19,6 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from convgraph.proof.layer.order.suppositions import anywhere
+
 OPEN, ANY, SUM = -1, -2, -4
 LOW, AT_MOST, TOP = 0, 1, 2
 
@@ -30,6 +32,7 @@ _EXACT = 256  # integers up to it are exact in every dtype
 _PARTS = 2.0**16
 
 Parts = tuple[Tensor, Tensor]
+Sums = Parts | None
 
 
 def number(value: Tensor) -> Tensor:
@@ -62,7 +65,7 @@ def finite(entry: Tensor) -> Tensor:
     return data | ((code == 0) & entry.real.isfinite())
 
 
-def decided(entry: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
+def decided(entry: Tensor, known: Parts) -> Tensor:
     """Return entries whose sums give way to what their order is known to be.
 
     Args:
@@ -71,7 +74,7 @@ def decided(entry: Tensor, known: tuple[Tensor, Tensor]) -> Tensor:
     """
     numbers, found = known
     sums = entry.imag == SUM
-    if not bool(sums.any()):
+    if not anywhere(sums):
         return entry
     code = torch.full_like(entry.real, ANY)
     if len(numbers):
@@ -173,7 +176,7 @@ def alone(run: Callable[[Tensor], Tensor], entry: Tensor) -> Tensor:
     made = torch.where((several == 1) & (others == 0), codes, OPEN)
     known = (several == 0) & (exact | (others <= 2))
     sums = code == SUM
-    if bool(sums.any()):
+    if anywhere(sums):
         added = (several > 0) & (others == 0) & (run((data & ~sums).double()) == 0)
         made = torch.where(added, SUM, made)
         numbers = torch.where(added, run(torch.where(sums, value, 0.0)), numbers)

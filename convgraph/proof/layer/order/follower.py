@@ -13,13 +13,16 @@ from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.order_rules import (
     NO_ZERO,
     RULES,
+    Rule,
     Seen,
     as_held,
+    at_large,
     entry_by_entry,
     linear,
     plain,
 )
 from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
+from convgraph.proof.layer.order.suppositions import alike, under_each
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
@@ -33,11 +36,13 @@ _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "em
 
 @final
 class Follower:
-    """Follows one run.
+    """Follows one run, under one or more suppositions side by side.
 
     Args:
         dtype: in which the program computes.
-        sums: what is known of the order of sums of pixels, see `codes.decided`; None for nothing.
+        sums: what is known of the order of sums of pixels under each, see `codes.decided`; None
+            for nothing.
+        many: how many suppositions.
 
     Attributes:
         refused: the first refusal, its operator and line.
@@ -49,9 +54,9 @@ class Follower:
         sends: whether gradients are sent.
     """
 
-    def __init__(self, dtype: torch.dtype, sums: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, dtype: torch.dtype, sums: codes.Sums = None, many: int = 1) -> None:
         """Start with nothing seen."""
-        self.dtype, self.sums = dtype, sums
+        self.dtype, self.sums, self.many = dtype, sums, many
         self.refused: tuple[Refusal, Origin] | None = None
         self.assumed: set[str] = set()
         self.numbers: list[float] = []
@@ -61,15 +66,15 @@ class Follower:
         self.sends = False
 
     def enter(self, known: Tensor, requires_grad: bool = True) -> Ordered:
-        """Wrap an image."""
-        memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True)
-        return Ordered(known, memory, self, requires_grad)
+        """Wrap an image, (suppositions, *shape)."""
+        memory = Memory(None, known.flatten(1), self.dtype, data=True, frozen=True)
+        return Ordered(known[0], memory, self, requires_grad)
 
     def send(self, known: Tensor) -> Ordered:
         """Wrap a gradient, which may be moved and added and nothing else."""
         self.sends = True
-        memory = Memory(None, known.reshape(-1), self.dtype, data=True, frozen=True, sent=True)
-        return Ordered(known, memory, self)
+        memory = Memory(None, known.flatten(1), self.dtype, data=True, frozen=True, sent=True)
+        return Ordered(known[0], memory, self)
 
     def refuse(self, status: str, operator: str, reason: str) -> None:
         """Remember the first refusal, and stop here.
@@ -149,7 +154,7 @@ class Follower:
         if func.namespace != "aten":
             raise Refusal("undecided", "a custom operator: nobody can look into it")
         plain_func = aten.out_of_place(func)
-        seen = Seen(plain_func, args, kwargs, self.sums)
+        seen = Seen(plain_func, args, kwargs)
         found = RULES.get(name)
         if found is None and plain_func._can_decompose() and not written:
             return plain_func.decompose(*args, **kwargs)
@@ -157,7 +162,7 @@ class Follower:
             raise Refusal("undecided", f"{name} of data has no rule among maxima and comparisons")
         if not linear(seen, name):
             raise Refusal("undecided", f"{name} of a gradient: it is not only moved and added")
-        results = (found or entry_by_entry)(seen)
+        results = self._under_each(found or entry_by_entry, seen, args, kwargs)
         if NO_ZERO in seen.assumed and (not self.sends or _of_the_program()):
             raise Refusal("undecided", "0 is divided by what is not known: it may be 0 too")
         self.assumed |= seen.assumed
@@ -177,6 +182,17 @@ class Follower:
             self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
         return tuple(made) if several else made[0]
 
+    def _under_each(self, rule: Rule, seen: Seen, args: Any, kwargs: Any) -> Any:
+        """What a rule makes of a call, under each supposition."""
+        data = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)]
+        told = {id(t): t.held() for t in data if not t.constant}
+
+        def one(*held: Tensor) -> Any:
+            order = None if self.sums is None else (held[-2], held[-1])
+            return rule(seen.under(dict(zip(told, held, strict=False)), order))
+
+        return under_each(one, [*told.values(), *(self.sums or ())])
+
     def _mark(self, made: Any, reached: bool, decided: bool, sent: bool) -> None:
         """Say of results what decided them, and whether they are made of a gradient."""
         for result in trees.leaves(made):
@@ -193,9 +209,7 @@ class Follower:
         if any(t.memory.sent for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)):
             raise Refusal("undecided", "a number is read off a gradient")
         try:
-            numbers = trees.mapped(
-                lambda v: plain(v) if isinstance(v, Tensor) else v, (args, kwargs)
-            )
+            numbers = trees.mapped(lambda v: plain(v, at_large), (args, kwargs))
         except Refusal:
             raise Refusal("refuted", "a number is read off data") from None
         return self._constant(func, *numbers)
@@ -210,10 +224,12 @@ class Follower:
             with torch._C._DisableTorchDispatch():
                 return func(*args, **kwargs)
 
-        def held(value: Any) -> Any:
-            return value.held() if isinstance(value, Ordered) else value
+        def first(value: Any) -> Any:  # under each supposition the same places
+            if not isinstance(value, Ordered):
+                return value
+            return value.held() if value.constant else value.held()[0]
 
-        outputs = func(*trees.mapped(held, args), **trees.mapped(held, kwargs))
+        outputs = func(*trees.mapped(first, args), **trees.mapped(first, kwargs))
         return trees.mapped(
             lambda v: Ordered(v, source.memory, self) if isinstance(v, Tensor) else v, outputs
         )
@@ -225,7 +241,7 @@ class Follower:
             assert memory.plain is not None  # a constant has numbers
             flat = memory.plain
             kind = codes.number if memory.dtype.is_floating_point else codes.whole
-            memory.known, memory.plain = kind(flat), None
+            memory.known, memory.plain = kind(flat).repeat(self.many, 1), None
         target.held().copy_(as_held(results, memory.dtype, self.dtype))
         memory.data = memory.data or (data and memory.dtype.is_floating_point)
         if data and is_step(func):
@@ -236,17 +252,13 @@ class Follower:
         self, known: Tensor, dtype: torch.dtype, data: bool, strides: tuple[int, ...] | None
     ) -> Ordered:
         known = as_held(known, dtype, self.dtype)
-        if strides is not None and strides != known.contiguous().stride():
-            laid = torch.empty_strided(known.shape, strides, dtype=known.dtype, device=known.device)
-            flat = laid.copy_(known).as_strided((laid.untyped_storage().nbytes() // 16,), (1,))
-            memory = Memory(None, flat, dtype, data=data and dtype.is_floating_point)
-            return Ordered(laid, memory, self)
-        known = known.contiguous()
-        if not dtype.is_floating_point and bool(codes.settled(known).all()):
-            plain_ = known.real.to(dtype)
+        real = dtype.is_floating_point
+        if not real and alike(known) and bool(codes.settled(known[0]).all()):
+            plain_ = known[0].real.to(dtype).contiguous()
             return Ordered(plain_, Memory(plain_.reshape(-1), None, dtype), self)
-        marked = data and dtype.is_floating_point
-        return Ordered(known, Memory(None, known.reshape(-1), dtype, data=marked), self)
+        known = _laid(known, strides)
+        flat = known.as_strided((len(known), known.stride(0)), (known.stride(0), 1))
+        return Ordered(known[0], Memory(None, flat, dtype, data=data and real), self)
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operator on constants: plain numbers that may be written to later."""
@@ -303,6 +315,16 @@ def _of_the_program() -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def _laid(known: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    """The same in memory of its own, under each supposition as torch lays a result out."""
+    one = known[0]
+    strides = one.contiguous().stride() if strides is None else strides
+    last = sum((n - 1) * step for n, step in zip(one.shape, strides, strict=True))
+    size = 1 + last if one.numel() else 0
+    laid = known.new_empty(len(known) * size).as_strided(known.shape, (size, *strides))
+    return laid.copy_(known)
 
 
 def _shell(value: Any) -> Any:

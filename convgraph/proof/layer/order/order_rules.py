@@ -14,6 +14,7 @@ from convgraph.errors import ProofError
 from convgraph.proof import aten, trees
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.ordered_tensor import Ordered, known
+from convgraph.proof.layer.order.suppositions import alike, anywhere, everywhere
 from convgraph.proof.layer.premise.call import Call, Refusal
 from convgraph.proof.layer.premise.degrees import BITS, Bound
 
@@ -30,20 +31,29 @@ class Seen:
         func: the operator, out of place.
         args: its arguments.
         kwargs: likewise.
-        sums: what is known of the order of sums of pixels, for whoever compares; see
-            `codes.decided`. None where there are none.
+
+    Attributes:
+        held: by identity, what is known of tensors that are no constants, under one supposition.
+        order: what is known of the order of sums of pixels; see `codes.decided`. None where there
+            are none.
+        sums: the same, for whoever compares.
     """
 
-    def __init__(
-        self, func: Any, args: Any, kwargs: Any, sums: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+    def __init__(self, func: Any, args: Any, kwargs: Any) -> None:
         """Bind the arguments to the operator's names."""
         self.func = func
         self.bound = Call(func, args, kwargs, lambda tensor: Bound())
         self.assumed: set[str] = set()
-        self.order = sums
-        self.sums = sums if aten.base_of(func) not in _ADD else None
+        self.held: dict[int, Tensor] = {}
+        self.order: codes.Sums = None
+        self.sums: codes.Sums = None
         self.device = next(v.device for v in trees.leaves((args, kwargs)) if isinstance(v, Tensor))
+
+    def under(self, held: dict[int, Tensor], order: codes.Sums) -> "Seen":
+        """The same call under a supposition."""
+        self.held, self.order = held, order
+        self.sums = order if aten.base_of(self.func) not in _ADD else None
+        return self
 
     def __getitem__(self, name: str) -> Any:
         """An argument as it was given."""
@@ -56,10 +66,14 @@ class Seen:
             return value.dtype.is_floating_point
         return isinstance(value, float)
 
+    def told(self, value: Ordered) -> Tensor:
+        """What is known of a tensor."""
+        return known(value.held(), value.memory.dtype) if value.constant else self.held[id(value)]
+
     def of(self, value: Any, real: bool) -> Tensor:
         """What is known of a value, as real numbers or as whole ones."""
         if isinstance(value, Ordered):
-            found = value.knows()
+            found = self.told(value)
             dtype = value.memory.dtype
             if self.sums is not None and dtype.is_floating_point:
                 found = codes.decided(found, self.sums)
@@ -71,7 +85,7 @@ class Seen:
             sure = codes.settled(found)
             return torch.where(sure, codes.number(found.real), codes.some(found, codes.ANY))
         if not real and dtype.is_floating_point:
-            if bool((found.imag != 0).any()):
+            if anywhere(found.imag != 0):
                 raise Refusal("refuted", "data are made whole numbers")
             return codes.whole(found.real)
         return found
@@ -86,40 +100,50 @@ class Seen:
         """What is known of an argument."""
         return self.of(self[name], self.real(name) if real is None else real)
 
+    def plain(self, value: Any) -> Any:
+        """The numbers of what is known; see `plain`."""
+        return plain(value, self.told)
+
     def with_(self, name: str, value: Any, /, **more: Any) -> Any:
         """The operator with other arguments; tensors that are followed give way to plain ones."""
         named = {**self.bound.named, name: value, **more}
         schema = self.func._schema.arguments
-        given = {k: _plain(v) for k, v in named.items()}
+        given = {k: self.plain(v) for k, v in named.items()}
         args = [given[a.name] for a in schema if not a.kwarg_only and a.name in given]
         rest = {a.name: given[a.name] for a in schema if a.kwarg_only and a.name in given}
         rest = {k: v for k, v in rest.items() if k not in ("dtype", "layout", "pin_memory")}
         return self.func(*args, **rest)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(v) for v in value)
-    if isinstance(value, Ordered):
-        return plain(value)
-    return value
-
-
-def plain(value: Tensor) -> Tensor:
-    """Return the numbers of what is known.
+def plain(value: Any, told: Callable[[Ordered], Tensor]) -> Any:
+    """Return the numbers of what is known, of a tensor or of each in a list.
 
     Raises:
         Refusal: they depend on data.
     """
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v, told) for v in value)
     if not isinstance(value, Ordered):
         return value
     if value.constant:
         return value.held()
-    found = value.knows()
+    found = told(value)
     sure = (found.imag == 0) if value.dtype.is_floating_point else codes.settled(found)
-    if not bool(sure.all()):
+    if not everywhere(sure):
         raise Refusal("undecided", "which numbers it is given depends on data")
     return found.real.to(value.dtype)
+
+
+def at_large(value: Ordered) -> Tensor:
+    """What is known of a tensor whatever is supposed.
+
+    Raises:
+        Refusal: that is not all that is known.
+    """
+    held = value.held()
+    if not alike(held):
+        raise Refusal("undecided", "which numbers it is given depends on data")
+    return held[0]
 
 
 Rule = Callable[[Seen], Any]
@@ -264,7 +288,7 @@ def _index_copy(seen: Seen) -> Tensor:
     real = seen.real("self")
     one, two = seen.knows("self", real), seen.knows("source", real)
     place, unknown = _index(seen, "index")
-    if bool(unknown.any()):
+    if anywhere(unknown):
         return _nothing(one, real)
     return torch.complex(
         seen.with_("self", one.real.contiguous(), index=place, source=two.real.contiguous()),
@@ -277,7 +301,7 @@ def _index_fill(seen: Seen) -> Tensor:
     real = seen.real("self")
     one, value = seen.knows("self", real), seen.knows("value", real)
     place, unknown = _index(seen, "index")
-    if bool(unknown.any()) or value.numel() != 1:
+    if anywhere(unknown) or value.numel() != 1:
         return _nothing(one, real)
     filled = torch.zeros(one.shape, dtype=torch.bool, device=seen.device)
     return torch.where(filled.index_fill(seen["dim"], place, True), value.reshape(()), one)
@@ -328,7 +352,7 @@ def _index(seen: Seen, name: str) -> tuple[Tensor, Tensor]:
 def _unknown(like: Tensor, real: bool, source: Tensor) -> Tensor:
     """Some entry of a source, nobody knows which."""
     if real:
-        return codes.some(like, codes.ANY if bool(codes.finite(source).all()) else codes.OPEN)
+        return codes.some(like, codes.ANY if everywhere(codes.finite(source)) else codes.OPEN)
     low, high = source.real.min(), source.imag.max()
     return torch.complex(low.expand(like.shape).clone(), high.expand(like.shape).clone())
 
@@ -343,7 +367,7 @@ def _gather(seen: Seen) -> Tensor:
         seen.with_(first, source.real.contiguous(), **{name: place}),
         seen.with_(first, source.imag.contiguous(), **{name: place}),
     )
-    if not bool(unknown.any()):
+    if not anywhere(unknown):
         return found
     if aten.base_of(seen.func) not in ("gather", "take"):  # one index, many entries
         unknown = torch.ones_like(found.real, dtype=torch.bool)
@@ -369,11 +393,11 @@ def _places(seen: Seen) -> tuple[list[Any], bool]:
         if not isinstance(index, Ordered) or index.constant:
             places.append(index if not isinstance(index, Ordered) else index.held())
             continue
-        found = index.knows()
+        found = seen.told(index)
         sure = codes.settled(found)
-        if index.dtype in (torch.bool, torch.uint8) and not bool(sure.all()):
+        if index.dtype in (torch.bool, torch.uint8) and not everywhere(sure):
             raise Refusal("undecided", "which entries a mask names depends on data")
-        unsure = unsure or not bool(sure.all())
+        unsure = unsure or not everywhere(sure)
         places.append(torch.where(sure, found.real, 0.0).to(index.dtype))
     return places, unsure
 
@@ -383,7 +407,7 @@ def _index_put(seen: Seen) -> Tensor:
     real = seen.real("self")
     held, values = seen.knows("self", real), seen.knows("values", real)
     places, unsure = _places(seen)
-    if unsure and not (seen["accumulate"] and bool((values == 0).all())):
+    if unsure and not (seen["accumulate"] and everywhere(values == 0)):
         return _nothing(held, real)
     if not seen["accumulate"]:
         return torch.complex(
@@ -425,9 +449,9 @@ def _scatter_add(seen: Seen) -> Tensor:
         return _nothing(held, real)
     place, unknown = _index(seen, "index")
     if name == "source":
-        lost = bool(unknown.any()) and not bool((values == 0).all())
+        lost = anywhere(unknown) and not everywhere(values == 0)
     else:
-        lost = bool((unknown & (values != 0)).any())
+        lost = anywhere(unknown & (values != 0))
     if lost:
         return _nothing(held, real)
     return _two_sums(held, values, real, lambda a, b: seen.with_(
@@ -450,7 +474,7 @@ def _scatter(seen: Seen) -> Tensor:
 
     if how is None:
         made = torch.complex(put(held.real, values.real), put(held.imag, values.imag))
-        if not bool(unknown.any()):
+        if not anywhere(unknown):
             return made
         if place.dim() == 0 or place.shape[axis] != 1:
             return _nothing(held, real)
@@ -463,7 +487,7 @@ def _scatter(seen: Seen) -> Tensor:
         ).narrow(axis, 0, 1)  # whose index is not known has 0 for it
         either = seen.joined(held, row) if real else _hull(held, row.expand(held.shape))
         return torch.where(hit, either, made)
-    if bool(unknown.any()):
+    if anywhere(unknown):
         return _nothing(held, real)
     if not real:
         if how in ("amax", "amin", "sum", "add"):
@@ -541,7 +565,7 @@ def _chosen(seen: Seen, run: Callable[[Tensor], Any], entry: Tensor | None = Non
     highest, place = run(rank)
     tied = run(torch.where((code > 0) & (code % 3 == codes.AT_MOST), code + 2, rank))[0] > highest
     top = (values.imag > 0) & (values.imag % 3 == codes.TOP) & ~tied
-    plain_too = bool((code == 0).all())
+    plain_too = everywhere(code == 0)
     if plain_too:
         place = run(entry.real)[1]
     sure = top | plain_too
@@ -608,7 +632,7 @@ def _add(seen: Seen) -> Tensor:
     if not real:
         ends = _in_order(two.real * by, two.imag * by)
         return torch.complex(one.real + ends[0], one.imag + ends[1])
-    if bool((two.imag == 0).all()):
+    if everywhere(two.imag == 0):
         two = codes.number(two.real * by)
     elif by != 1:
         two = torch.where(two == 0, two, codes.some(two, codes.OPEN))
@@ -635,7 +659,7 @@ def _div(seen: Seen) -> Tensor:
         raise Refusal("refuted", "a division that rounds")
     one, two = torch.broadcast_tensors(seen.knows("self", True), seen.knows("other", True))
     found = torch.where((two == 1), one, codes.some(one, codes.OPEN))
-    if bool(((one == 0) & (two.imag != 0)).any()):
+    if anywhere((one == 0) & (two.imag != 0)):
         seen.assumed.add(NO_ZERO)
     found = torch.where((one == 0) & ((two.imag != 0) | (two.real != 0)), one, found)
     both = (one.imag == 0) & (two.imag == 0)
@@ -661,7 +685,7 @@ def _pool_back(seen: Seen) -> Tensor:
     place, unknown = _index(seen, "indices")
     came = seen.knows("grad_output", True)
     like = torch.zeros(seen["self"].shape, dtype=torch.float64, device=seen.device)
-    if bool((unknown & (came != 0)).any()):
+    if anywhere(unknown & (came != 0)):
         return codes.some(like, codes.OPEN)
     return codes.alone(lambda t: seen.with_(
         "grad_output", t.contiguous(), indices=place, self=like), came)  # fmt: skip
@@ -730,7 +754,7 @@ def _clamp(seen: Seen) -> Tensor:
 def entry_by_entry(seen: Seen) -> Tensor:
     """An operator entry by entry, of which all are known: run as it is."""
     try:
-        given = {k: plain(v) for k, v in seen.bound.named.items() if isinstance(v, Tensor)}
+        given = {k: seen.plain(v) for k, v in seen.bound.named.items() if isinstance(v, Tensor)}
     except Refusal:
         reason = f"{aten.base_of(seen.func)} of data is no maximum, no comparison and no move"
         raise Refusal("refuted", reason) from None

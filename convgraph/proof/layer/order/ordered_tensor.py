@@ -21,7 +21,7 @@ class Memory:
 
     Attributes:
         plain: all of it, flat, where it is a constant.
-        known: all of it, flat, as `codes` says; None where it is a constant.
+        known: (suppositions, all of it flat) as `codes` says; None where it is a constant.
         dtype: of its entries.
         data: whether it is made of data, as a plain run would say: what was only decided is not.
         frozen: an input, which a program may not write to.
@@ -68,14 +68,21 @@ class Ordered(Tensor):
         return self.memory.known is None
 
     def held(self) -> Tensor:
-        """What is held at these places: plain numbers of a constant, else what is known."""
-        flat = self.memory.known if self.memory.known is not None else self.memory.plain
+        """Plain numbers of a constant at these places, or what is known under each supposition."""
+        shape, strides, flat = self.shape, self.stride(), self.memory.known
+        if flat is not None:
+            shape, strides = (len(flat), *shape), (flat.shape[1], *strides)  # type: ignore[assignment]
+        else:
+            flat = self.memory.plain
         assert flat is not None  # one of them is there
-        return flat.as_strided(self.shape, self.stride(), self.storage_offset())
+        return flat.as_strided(shape, strides, self.storage_offset())
 
     def knows(self) -> Tensor:
-        """What is known of the entries."""
-        return known(self.held(), self.memory.dtype) if self.constant else self.held()
+        """What is known of the entries, under each supposition."""
+        if not self.constant:
+            return self.held()
+        found = known(self.held(), self.memory.dtype)
+        return found.expand(self.follower.many, *found.shape)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # noqa: D105 - torch's own is no classmethod
