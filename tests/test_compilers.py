@@ -1,11 +1,12 @@
 """Compilers, exporters and functional transforms, whoever is the first to ask for a topology."""
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import convgraph as cg
 from tests.cases import (
@@ -196,11 +197,36 @@ def test_layers_without_weights_compile_with_their_gradients(name: str, backend:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+INDUCTOR = {"cpp.vec_isa_ok": False, "layout_optimization": False}
+"""Few kernels of plain C++: its compiler, which costs a second a kernel, builds no vectors."""
+
+cxx = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+
+
+@cxx
 def test_inductor_compiles_it_too(layer: Any) -> None:
     torch._dynamo.reset()
     graph = graphs()["mask"]
     layer(graph)
-    assert torch.equal(torch.compile(layer, fullgraph=True)(graph).x, layer(graph).x)
+    compiled = torch.compile(layer, fullgraph=True, options=INDUCTOR)
+    assert torch.equal(compiled(graph).x, layer(graph).x)
+
+
+@cxx
+def test_inductor_compiles_a_converted_network_with_its_gradients() -> None:
+    """On small integers, where no order of sums and no fused step can round."""
+    torch._dynamo.reset()
+    layers = [nn.Conv2d(2, 4, 3, 2, groups=2), nn.ReLU6(), nn.Conv2d(4, 3, 1)]
+    model = nn.Sequential(*map(integer_weights, layers))
+    x = integers(2, 2, 8, 10)
+    net = cg.to_graph(model, x)
+    got, want = torch.compile(net, options=INDUCTOR)(x), model(x)
+    assert torch.equal(got, want)
+    grads = (
+        torch.autograd.grad((out * out).sum(), part.parameters())
+        for out, part in ((got, net), (want, model))
+    )
+    assert all(map(torch.equal, *grads))
 
 
 @pytest.mark.parametrize("strict", [False, True])
