@@ -4,6 +4,7 @@ import random
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from convgraph.proof.layer.direct import check_direct, counts
 from convgraph.proof.layer.one_program import OneProgram, written_down
 from convgraph.proof.layer.trial import manners_of
 from convgraph.proof.surroundings import settings, watched
-from tests.proof.faults.operators import PLAIN, plain
+from tests.proof.faults.operators import APART, PLAIN, patches, plain
 
 
 def prove(run: Callable[..., Any], **how: Any) -> Certificate:
@@ -157,23 +158,25 @@ def put_together(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return y * torch.tensor(0.5).to(x.dtype) + torch.zeros(1).to(x.dtype)
 
 
-def by_groups(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+def by_groups(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """Group by group; gradients of slices are added up, and no two of them meet."""
-    parts = zip(x.split(2, 1), w.split(2), b.split(2), strict=True)
-    return torch.cat([torch.nn.functional.conv2d(*part, padding=1) for part in parts], 1)
+    parts = zip(x.split(2, 1), w.split(2), strict=True)
+    return torch.cat([patches(*part) for part in parts], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sums_of_what_does_not_meet_round_nothing(dtype: torch.dtype) -> None:
-    dense = torch.nn.Conv2d(4, 4, 3, padding=1, groups=2).to(dtype)
-    assert cg.prove(by_groups, dense, size=(4, 5)).verdict == "proven"
+    def proof(run: Callable[..., Tensor]) -> Certificate:
+        return prove_convolution(run, by_groups, replace(APART, groups=2), dtype=dtype)
 
-    def meets(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    assert proof(by_groups).verdict == "proven"
+
+    def meets(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         y = by_groups(x, w, b)
-        one = torch.nn.functional.pad(y[:, :, :1], (0, 0, 0, 3))  # a row that all the others lack
+        one = torch.nn.functional.pad(y[:, :, :1], (0, 0, 0, 1))  # a row that the other lacks
         return (y + one) - one
 
-    found = cg.prove(meets, dense, size=(4, 5))
+    found = proof(meets)
     assert found.verdict != "proven"
     assert found.reason.startswith("entries of y are rounded to")
 
@@ -1128,15 +1131,15 @@ def test_constants_and_their_places_are_told_apart() -> None:
 def test_what_a_half_type_does_in_one_manner_alone_is_seen(dtype: torch.dtype, manner: str) -> None:
     """No integer has that dtype, and the plain run in it is right."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        y = plain(x, w, b)
+    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        y = patches(x, w)
         plainly = x.is_leaf if manner == "within" else w.requires_grad
         return y if plainly or x.dtype != dtype else y.clamp(-100, 100)
 
-    found = prove(run, dtype=dtype)
+    found = prove_convolution(run, patches, APART, dtype=dtype)
     assert found.verdict == "undecided", str(found)
     assert "clamp" in found.reason
-    assert prove(plain, dtype=dtype).verdict == "proven"
+    assert prove_convolution(patches, patches, APART, dtype=dtype).verdict == "proven"
 
 
 def folds(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

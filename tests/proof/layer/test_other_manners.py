@@ -12,18 +12,18 @@ import convgraph as cg
 from convgraph.proof import Certificate, Oracle, prove_convolution
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.other_manners import call_in_every_manner
-from tests.proof.faults.operators import PLAIN, plain
+from tests.proof.faults.operators import APART, patches
 
 HALF = [torch.bfloat16, torch.float16]
 
 
 def prove(run: Callable[..., Any], **how: Any) -> Certificate:
-    return prove_convolution(run, plain, PLAIN, seed=3, explain=False, **how)
+    return prove_convolution(run, patches, APART, seed=3, explain=False, **how)
 
 
 WRONG: dict[str, Callable[..., Tensor]] = {
     "doubled": lambda y, x, w, b: y * 2,
-    "turned": lambda y, x, w, b: plain(x, w.flip(-1), b),
+    "turned": lambda y, x, w, b: patches(x, w.flip(-1)),
 }
 PLAINLY: dict[str, Callable[..., bool]] = {
     "x is frozen": lambda x, w: x.requires_grad,
@@ -43,8 +43,8 @@ def test_numbers_of_a_half_type_are_held_in_every_manner(
 ) -> None:
     """Multilinear, of known kinds and rounded once, so that the steps alone say nothing."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        y = plain(x, w, b)
+    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        y = patches(x, w)
         plainly = PLAINLY[manner](x, w) or x.dtype != dtype
         return y if plainly else WRONG[wrong](y, x, w, b)
 
@@ -71,7 +71,7 @@ class SecondWalk(torch.autograd.Function):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_graph_of_a_half_type_is_walked_twice(dtype: torch.dtype) -> None:
-    found = prove(lambda x, w, b: SecondWalk.apply(plain(x, w, b)), dtype=dtype)
+    found = prove(lambda x, w, b: SecondWalk.apply(patches(x, w)), dtype=dtype)
     assert found.verdict == "refuted", str(found)
     assert "where the graph is walked twice" in found.reason
 
@@ -81,15 +81,15 @@ class KeepsOne:
 
     weight: Any = None
 
-    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         if self.weight is not w:
             self.weight, self.packed = w, w.detach().clone()
-        return plain(x, self.packed + (w - w.detach()), b)
+        return patches(x, self.packed + (w - w.detach()))
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_tensors_of_a_half_type_are_filled_with_other_numbers(dtype: torch.dtype) -> None:
-    oracle, seed = Oracle(PLAIN), np.random.default_rng(3)
+    oracle, seed = Oracle(APART), np.random.default_rng(3)
     found = call_in_every_manner(KeepsOne(), OneProgram(None), oracle, seed, dtype, "cpu")
     assert (found.status, "filled anew" in found.reason) == ("refuted", True), found
 
@@ -98,17 +98,25 @@ def test_tensors_of_a_half_type_are_filled_with_other_numbers(dtype: torch.dtype
 def test_one_view_alone_of_a_half_type_is_undecided(dtype: torch.dtype) -> None:
     """No other program calls so again, as of the dtypes in which integers are compared."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         if x.storage_offset():
             raise RuntimeError("expected a contiguous image")
-        return plain(x, w, b) * (1 + (x.dtype == dtype and w.storage_offset() > 0))
+        return patches(x, w) * (1 + (x.dtype == dtype and w.storage_offset() > 0))
 
     found = prove(run, dtype=dtype)
     assert found.verdict == "undecided", str(found)
     assert "a view of other memory for w alone" in found.reason
 
 
-class Tagged(torch.nn.Conv2d):
+class Patches(torch.nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(4, 4, 3, stride=3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return patches(x, self.weight)
+
+
+class Tagged(Patches):
     """Doubles where its weight is the very one that it was given a mark with."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,15 +126,15 @@ class Tagged(torch.nn.Conv2d):
 @pytest.mark.parametrize("dtype", HALF)
 def test_parameters_of_a_half_type_are_called_as_they_are(dtype: torch.dtype) -> None:
     """Other trials put tensors in their places, and in a wider dtype."""
-    dense = torch.nn.Conv2d(2, 3, 3, padding=1).to(dtype)
-    marked, hooked = Tagged(2, 3, 3, padding=1), torch.nn.Conv2d(2, 3, 3, padding=1)
+    dense = Patches().to(dtype)
+    marked, hooked = Tagged(), Patches()
     for other in (marked, hooked):
         other.to(dtype).load_state_dict(dense.state_dict())
-        assert cg.prove(other, dense, size=(4, 5)).verdict == "proven"
+        assert cg.prove(other, dense, size=(5, 8)).verdict == "proven"
     marked.weight.mark = True  # type: ignore[attr-defined]
     hooked.weight.register_hook(lambda g: 2 * g)
     for other in (marked, hooked):
-        found = cg.prove(other, dense, size=(4, 5))
+        found = cg.prove(other, dense, size=(5, 8))
         assert found.verdict == "refuted", str(found)
         assert "two calls of .backward()" in found.reason
 
