@@ -23,7 +23,7 @@ REPLICATE = replace(PLAIN, padding_mode="replicate")
 CIRCULAR = replace(PLAIN, padding_mode="circular")
 UNEVEN = replace(PLAIN, padding=((1, 0), (0, 2)))
 TRANSPOSED = replace(PLAIN, transposed=True, stride=(2, 2), output_padding=(1, 1))
-APART = replace(PLAIN, stride=(3, 3), bias=False)
+APART = replace(PLAIN, stride=(3, 3))
 _SEEN = np.random.default_rng(0).random((2, 6, 7)) < 0.6
 MASKED = replace(PLAIN, source_mask=_SEEN, target_mask=_SEEN)
 HOLES = torch.from_numpy(_SEEN).unsqueeze(1)
@@ -56,11 +56,11 @@ plain = honest(PLAIN)
 def patches(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """APART, or one of its groups, as a matrix product over windows, which do not meet.
 
-    So every sum is one product's. Where a CPU has no float16 of its own, torch's convolutions add
-    up in it, over windows and over images, and leave the bound.
+    So every sum is one product's. Where a CPU knows no half types, torch's convolutions add up in
+    them, over windows and over images, and leave the bound.
     """
     columns = F.unfold(x, 3, padding=1, stride=3)
-    y = columns.mT.flatten(0, 1) @ w.flatten(1).t()
+    y = F.linear(columns.mT.flatten(0, 1), w.flatten(1), b)
     size = [(n + 2) // 3 for n in x.shape[2:]]
     return y.view(len(x), *size, -1).movedim(-1, 1)
 

@@ -158,9 +158,9 @@ def put_together(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return y * torch.tensor(0.5).to(x.dtype) + torch.zeros(1).to(x.dtype)
 
 
-def by_groups(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def by_groups(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """Group by group; gradients of slices are added up, and no two of them meet."""
-    parts = zip(x.split(2, 1), w.split(2), strict=True)
+    parts = zip(x.split(2, 1), w.split(2), b.split(2), strict=True)
     return torch.cat([patches(*part) for part in parts], 1)
 
 
@@ -171,7 +171,7 @@ def test_sums_of_what_does_not_meet_round_nothing(dtype: torch.dtype) -> None:
 
     assert proof(by_groups).verdict == "proven"
 
-    def meets(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def meets(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         y = by_groups(x, w, b)
         one = torch.nn.functional.pad(y[:, :, :1], (0, 0, 0, 1))  # a row that the other lacks
         return (y + one) - one
@@ -487,18 +487,19 @@ def test_of_a_layout_that_it_refuses_nothing_is_said() -> None:
     assert any("memory layout" in text for text in found.not_covered)
 
 
-def picky(*names: str, otherwise: Any = plain) -> Any:
+def picky(*names: str, otherwise: Any = None, plainly: Any = plain) -> Any:
     """Refuses views of these, so that all tensors would never be views at once.
 
     Of the others it may get one, where it computes otherwise.
     """
+    otherwise = otherwise or plainly
 
     def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         lie = {"x": x, "w": w, "b": b}
         viewed = {name for name, tensor in lie.items() if tensor.storage_offset()}
         if viewed & {*names}:
             raise RuntimeError("expected a contiguous tensor")
-        y: Tensor = (otherwise if viewed else plain)(x, w, b)
+        y: Tensor = (otherwise if viewed else plainly)(x, w, b)
         return Flat.apply(y) if "g" in names else y
 
     return run
@@ -547,7 +548,7 @@ def test_nor_is_one_view_alone_forgotten_where_nothing_is_followed(name: str) ->
 @pytest.mark.parametrize("names", ["x", "w", "b", "xb", "xbg", "xwb"])
 def test_who_refuses_views_and_is_right_is_proven(names: str, dtype: torch.dtype) -> None:
     """What the judge itself computes of the results is no step of the program."""
-    found = prove(picky(*names), dtype=dtype)
+    found = prove_convolution(picky(*names, plainly=patches), patches, APART, dtype=dtype, seed=3)
     assert found.verdict == "proven", str(found)
 
 
@@ -974,11 +975,18 @@ def test_one_list_of_operators_may_be_put_together_otherwise(
 @pytest.mark.parametrize("manner", BRANCHES)
 def test_nor_is_a_half_type_put_together_otherwise(manner: str) -> None:
     half = torch.bfloat16
-    found = prove(
-        lambda x, w, b: decoy(x.dtype == half and BRANCHES[manner](x, w), x, w, b), dtype=half
-    )
+
+    def run(other: bool, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y, beside = patches(x, w, b), patches(x.flip(0), w, b)
+        found = y, (y + beside) - beside
+        return found[other]
+
+    def proof(run: Callable[..., Tensor]) -> Certificate:
+        return prove_convolution(run, patches, APART, dtype=half, seed=3)
+
+    found = proof(lambda x, w, b: run(x.dtype == half and BRANCHES[manner](x, w), x, w, b))
     assert found.verdict != "proven", str(found)
-    assert prove(lambda x, w, b: decoy(False, x, w, b), dtype=half).verdict == "proven"
+    assert proof(lambda x, w, b: run(False, x, w, b)).verdict == "proven"
 
 
 class Bucket(torch.autograd.Function):
@@ -1131,8 +1139,8 @@ def test_constants_and_their_places_are_told_apart() -> None:
 def test_what_a_half_type_does_in_one_manner_alone_is_seen(dtype: torch.dtype, manner: str) -> None:
     """No integer has that dtype, and the plain run in it is right."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        y = patches(x, w)
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = patches(x, w, b)
         plainly = x.is_leaf if manner == "within" else w.requires_grad
         return y if plainly or x.dtype != dtype else y.clamp(-100, 100)
 

@@ -23,7 +23,7 @@ def prove(run: Callable[..., Any], **how: Any) -> Certificate:
 
 WRONG: dict[str, Callable[..., Tensor]] = {
     "doubled": lambda y, x, w, b: y * 2,
-    "turned": lambda y, x, w, b: patches(x, w.flip(-1)),
+    "turned": lambda y, x, w, b: patches(x, w.flip(-1), b),
 }
 PLAINLY: dict[str, Callable[..., bool]] = {
     "x is frozen": lambda x, w: x.requires_grad,
@@ -43,8 +43,8 @@ def test_numbers_of_a_half_type_are_held_in_every_manner(
 ) -> None:
     """Multilinear, of known kinds and rounded once, so that the steps alone say nothing."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        y = patches(x, w)
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = patches(x, w, b)
         plainly = PLAINLY[manner](x, w) or x.dtype != dtype
         return y if plainly else WRONG[wrong](y, x, w, b)
 
@@ -71,7 +71,7 @@ class SecondWalk(torch.autograd.Function):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_a_graph_of_a_half_type_is_walked_twice(dtype: torch.dtype) -> None:
-    found = prove(lambda x, w, b: SecondWalk.apply(patches(x, w)), dtype=dtype)
+    found = prove(lambda x, w, b: SecondWalk.apply(patches(x, w, b)), dtype=dtype)
     assert found.verdict == "refuted", str(found)
     assert "where the graph is walked twice" in found.reason
 
@@ -81,10 +81,10 @@ class KeepsOne:
 
     weight: Any = None
 
-    def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         if self.weight is not w:
             self.weight, self.packed = w, w.detach().clone()
-        return patches(x, self.packed + (w - w.detach()))
+        return patches(x, self.packed + (w - w.detach()), b)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -98,10 +98,10 @@ def test_tensors_of_a_half_type_are_filled_with_other_numbers(dtype: torch.dtype
 def test_one_view_alone_of_a_half_type_is_undecided(dtype: torch.dtype) -> None:
     """No other program calls so again, as of the dtypes in which integers are compared."""
 
-    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def run(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         if x.storage_offset():
             raise RuntimeError("expected a contiguous image")
-        return patches(x, w) * (1 + (x.dtype == dtype and w.storage_offset() > 0))
+        return patches(x, w, b) * (1 + (x.dtype == dtype and w.storage_offset() > 0))
 
     found = prove(run, dtype=dtype)
     assert found.verdict == "undecided", str(found)
@@ -110,10 +110,10 @@ def test_one_view_alone_of_a_half_type_is_undecided(dtype: torch.dtype) -> None:
 
 class Patches(torch.nn.Conv2d):
     def __init__(self) -> None:
-        super().__init__(4, 4, 3, stride=3, padding=1, bias=False)
+        super().__init__(4, 4, 3, stride=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return patches(x, self.weight)
+        return patches(x, self.weight, self.bias)
 
 
 class Tagged(Patches):
