@@ -15,7 +15,6 @@ from convgraph.proof import Certificate, prove_maximum
 from convgraph.proof.equation.maximum_windows import adaptive_axis, kernel_axis, windows
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.check import check_order
-from convgraph.proof.layer.order.suppositions import alike, anywhere, everywhere, under_each
 
 SHAPE = (2, 1, 5, 4)
 WINDOWS = windows(SHAPE[2:], [kernel_axis(5, 3, 2, 1, 1, False), kernel_axis(4, 2, 2, 0, 1, False)])
@@ -382,20 +381,6 @@ def test_what_is_known_under_one_supposition_is_not_taken_for_others(name: str) 
     looks = windows(shape[2:], [kernel_axis(shape[2], 2, 2, 0, 1, False)] * 2)
     found, _ = check_order(run, shape, (looks,), dtype=torch.float64, frozen=("x",))
     assert found.status != "proven", str(found)
-
-
-def test_a_rule_runs_under_each_supposition_and_asks_of_all() -> None:
-    held = torch.tensor([[1.0, 2.0], [1.0, 3.0]])
-    seen = []
-
-    def rule(one: Tensor) -> list[Tensor]:
-        seen.append((one.shape, anywhere(one == 3), everywhere(one < 3), everywhere(one >= 1)))
-        return [one.amax(0), torch.zeros(2)]
-
-    assert [t.tolist() for t in under_each(rule, [held])] == [[2, 3], [[0, 0], [0, 0]]]
-    assert [t.tolist() for t in under_each(rule, [held[:1]])] == [[2], [[0, 0]]]
-    assert seen == [((2,), True, False, True), ((2,), False, True, True)]
-    assert [alike(held), alike(held[:, :1]), alike(held[:1])] == [False, True, True]
 
 
 # -- what is known of entries: against every order of the numbers that they may be
