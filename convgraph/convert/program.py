@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, disable_fake_tensor_cache
 from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -204,7 +204,8 @@ class Program:
         ]
         shown += [_open(fake, one, 0 if self.plain else one.dim()) for one in tables.tensors]
         shown += [_blank(fake, one) for one in self._state.values()]
-        with keys.compiling(), fake:
+        # Sizes are symbols of their own: to keep what an operator gave costs more than it saves.
+        with keys.compiling(), fake, disable_fake_tensor_cache(fake):
             made = make_fx(flat, tracing_mode="symbolic", pre_dispatch=True)(*shown)
         places = list(made.graph.find_nodes(op="placeholder"))[count:rows]
         self.used = tuple(number for number, node in enumerate(places) if node.users)
