@@ -4,9 +4,6 @@ The contract is that of tests/backends/fused/, which Triton's interpreter passes
 own.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +42,6 @@ from tests.backends.fused.compilers import (  # noqa: F401 - collected here
     test_torchs_own_checks_of_an_operator,
 )
 from tests.cases import CPP, holes, integer_weights, integers
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated.*")
 
@@ -192,56 +187,6 @@ def test_it_refuses_with_its_reason() -> None:
 
 
 # Compiling
-
-
-def printed_by(code: str, **environment: str) -> str:
-    """What a program prints; it has no kernels but those that the environment names."""
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return ran.stdout
-
-
-WITHOUT = """
-import torch, convgraph as cg
-layer = cg.nn.GraphConv2d(64, 64, 3, padding=1)
-graph = cg.PixelGraph.from_image(torch.rand(2, 64, 20, 20), torch.rand(2, 20, 20) < 0.4)
-print(cg.explain(layer, graph).backend, {o.name: o.refusal for o in cg.explain(layer, graph).options}["cpp"])
-layer(graph).x.sum().backward()
-try:
-    with cg.backend("cpp"):
-        layer(graph)
-except cg.errors.BackendError as error:
-    print(error)
-from convgraph.backends.fused import cpp_build, cpp_tables, operators as fused_operators
-there, back = layer.edges(graph).memo_of(cpp_tables.sides)
-call = lambda: fused_operators.send(graph.x, torch.rand(9, 1, 64, 64), None, *there, *back, 0)
-try:
-    call()
-except cg.errors.BackendError as error:
-    print(error)
-import os
-os.environ["CONVGRAPH_CACHE"] = os.environ["CACHE_WITH_KERNELS"]
-cpp_build.compile_kernels()
-print(repr(cpp_build.lacks()), call().shape[1])
-"""  # noqa: E501
-
-
-def test_another_serves_until_they_are_compiled_and_the_way_out_is_told(tmp_path: Path) -> None:
-    environment = {"CACHE_WITH_KERNELS": str(cpp_build.path().parent)}
-    lines = printed_by(WITHOUT, CONVGRAPH_CACHE=str(tmp_path), **environment).splitlines()
-    chosen, refusal = lines[0].split(maxsplit=1)
-    assert chosen in ("tiles", "gather", "masked")
-    assert refusal.startswith("its kernels are not compiled; `convgraph compile`")
-    for line in lines[1:3]:
-        assert "'cpp' cannot serve this case: its kernels are not compiled" in line
-    assert lines[3] == "'' 64"
 
 
 def test_without_a_compiler_the_error_says_what_is_missing(

@@ -1,5 +1,6 @@
 """The cache of compiled kernels: no damaged library and none of a stranger's is ever loaded."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,24 +65,59 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-LOADS = """
-import os, sys, torch, torch_geometric
+FORKS = """
+import json, os, sys, traceback, convgraph
 for line in sys.stdin:
-    os.environ["CONVGRAPH_CACHE"] = line.strip()
+    cache, program = json.loads(line)
+    os.environ["CONVGRAPH_CACHE"] = cache
     child = os.fork()
     if not child:
-        from convgraph.backends.fused import cpp_build
-        print(cpp_build.lacks(), flush=True)
+        try:
+            exec(program)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        sys.stdout.flush()
         os._exit(0)
     print("ended with", os.waitpid(child, 0)[1], end="\\0", flush=True)
 """
-"""Imports torch once; each cache is met by a process of its own: half a library would end it."""
+"""Imports it once, without kernels; each program has a process: half a library would end it."""
+
+LOADS = """
+import importlib
+from convgraph.backends.fused import cpp_build
+print(importlib.reload(cpp_build).lacks())
+"""
+
+WITHOUT = """
+import torch, convgraph as cg
+layer = cg.nn.GraphConv2d(64, 64, 3, padding=1)
+graph = cg.PixelGraph.from_image(torch.rand(2, 64, 20, 20), torch.rand(2, 20, 20) < 0.4)
+print(cg.explain(layer, graph).backend, {o.name: o.refusal for o in cg.explain(layer, graph).options}["cpp"])
+layer(graph).x.sum().backward()
+try:
+    with cg.backend("cpp"):
+        layer(graph)
+except cg.errors.BackendError as error:
+    print(error)
+from convgraph.backends.fused import cpp_build, cpp_tables, operators as fused_operators
+there, back = layer.edges(graph).memo_of(cpp_tables.sides)
+call = lambda: fused_operators.send(graph.x, torch.rand(9, 1, 64, 64), None, *there, *back, 0)
+try:
+    call()
+except cg.errors.BackendError as error:
+    print(error)
+import os
+os.environ["CONVGRAPH_CACHE"] = os.environ["CACHE_WITH_KERNELS"]
+cpp_build.compile_kernels()
+print(repr(cpp_build.lacks()), call().shape[1])
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of each damaged cache, and of a whole one."""
-    caches = []
+    """What is said of each damaged cache, of a whole one, and of one without kernels."""
+    programs = []
     for damage in (None, *(damage for damage, _ in DAMAGES.values())):
         cache = tmp_path_factory.mktemp("above") / "cache"
         cache.mkdir()
@@ -89,13 +125,16 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             shutil.copy(file, cache)
         if damage is not None and (damage is not of_another or os.getuid() == 0):
             damage(cache / cpp_build.path().name)
-        caches.append(str(cache))
+        programs.append((str(cache), LOADS))
+    empty, kernels = str(tmp_path_factory.mktemp("empty")), str(cpp_build.path().parent)
+    programs.append((empty, WITHOUT))
     ran = subprocess.run(
-        [sys.executable, "-c", LOADS], input="\n".join(caches),
+        [sys.executable, "-c", FORKS], input="\n".join(map(json.dumps, programs)),
         capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "CONVGRAPH_CACHE": empty, "CACHE_WITH_KERNELS": kernels},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    return dict(zip(("whole", *DAMAGES), ran.stdout.split("\0"), strict=False))
+    return dict(zip(("whole", *DAMAGES, "without"), ran.stdout.split("\0"), strict=False))
 
 
 @pytest.mark.parametrize("name", ["whole", *DAMAGES])
@@ -106,6 +145,18 @@ def test_what_is_damaged_or_a_strangers_is_not_loaded(name: str, said: dict[str,
     refusal, _, end = said[name].partition("\n")
     assert (bool(refusal), end) == (damage is not None, "ended with 0")
     assert text in refusal
+
+
+def test_another_serves_until_they_are_compiled_and_the_way_out_is_told(
+    said: dict[str, str],
+) -> None:
+    lines = said["without"].splitlines()
+    chosen, refusal = lines[0].split(maxsplit=1)
+    assert chosen in ("tiles", "gather", "masked")
+    assert refusal.startswith("its kernels are not compiled; `convgraph compile`")
+    for line in lines[1:3]:
+        assert "'cpp' cannot serve this case: its kernels are not compiled" in line
+    assert lines[3:] == ["'' 64", "ended with 0"]
 
 
 def test_the_cache_is_for_everybody() -> None:
