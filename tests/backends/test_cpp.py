@@ -31,7 +31,7 @@ from tests.backends.fused.cases import (  # noqa: F401 - collected here
     test_half_types_round_once,
     test_it_is_proven,
     test_results_do_not_depend_on_the_order_of_the_batch_and_repeat,
-    test_the_smallest_lattice_of_all_taps,
+    test_the_smallest_lattice_of_all_taps_and_one_of_whole_blocks,
     test_values_and_derivatives_are_exact,
 )
 from tests.backends.fused.compilers import (  # noqa: F401 - collected here

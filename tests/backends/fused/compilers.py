@@ -27,7 +27,8 @@ KINDS: list[dict[str, Any]] = [
 
 
 def made(kwargs: dict[str, Any]) -> tuple[Any, cg.PixelGraph]:
-    layer = integer_weights(cg.nn.GraphConv2d(4, 4, 3, padding=1, **kwargs)).float()
+    layer = cg.nn.GraphConv2d(4, 4, (1, 3), padding=(0, 1), **kwargs)
+    layer = integer_weights(layer).float()
     layer.backend = BACKEND
     image = integers(2, 4, 5, 6, dtype=torch.float32)
     return layer, cg.PixelGraph.from_image(image, holes(2, (5, 6)))
@@ -69,7 +70,7 @@ def operands(kwargs: dict[str, Any], *, grad: bool) -> tuple[tuple[Any, ...], tu
     form = triton_tables.neighbours if triton_launch.interpreted() else cpp_tables.sides
     there, back = layer.edges(graph).memo_of(form)
     groups, heard = layer.groups, layer.edges(graph).num_targets
-    taps = integers(9, groups, 4 // groups, 4 // groups, dtype=torch.float32).requires_grad_(grad)
+    taps = integers(3, groups, 4 // groups, 4 // groups, dtype=torch.float32).requires_grad_(grad)
     x = graph.x.clone().requires_grad_(grad)
     g = integers(heard, 4, dtype=torch.float32).requires_grad_(grad)
     bias = integers(4, dtype=torch.float32).requires_grad_(grad)

@@ -50,10 +50,10 @@ def _known_memory() -> Iterator[None]:
 
 def wrong(groups: int) -> bool:
     """Whether the backend now differs from the truth on two images, a grid with a hole."""
-    layer = integer_weights(cg.nn.GraphConv2d(6, 6, 2, padding=1, groups=groups))
-    mask = torch.ones(2, 11, 13, dtype=torch.bool)
+    layer = integer_weights(cg.nn.GraphConv2d(6, 6, (1, 2), padding=(0, 1), groups=groups))
+    mask = torch.ones(2, 7, 10, dtype=torch.bool)
     mask[1, 3, 4] = False
-    graph = cg.PixelGraph.from_image(integers(2, 6, 11, 13), mask)
+    graph = cg.PixelGraph.from_image(integers(2, 6, 7, 10), mask)
     found = run(layer, graph, "triton", torch.float32, twice=False)
     truth = run(layer, graph, "gather", torch.float64, twice=False)
     return not all(torch.equal(a.double(), b) for a, b in zip(found, truth, strict=True))
@@ -90,7 +90,7 @@ def test_the_kernels_as_they_are_pass(
 def test_the_judge_refutes_a_faulty_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, (right, wrong_text) = SOURCE.read_text(encoding="utf-8"), FAULTS["wrong tap"]
     use(planted(source, right, wrong_text, times=None), tmp_path, monkeypatch)
-    twin = torch.nn.Conv2d(3, 4, 3, padding=1)
+    twin = torch.nn.Conv2d(3, 4, (1, 2))
     layer = cg.nn.GraphConv2d.from_dense(twin)
     with cg.backend("triton"):
         assert cg.prove(layer, twin, size=(5, 6)).verdict == "refuted"
