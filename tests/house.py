@@ -136,6 +136,7 @@ def rooms(wing: str, package: Path = PACKAGE) -> list[str]:
     return order
 
 
+@cache
 def idea(path: Path) -> str:
     """Return the first sentence of a module's docstring."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
