@@ -122,12 +122,14 @@ clean: ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist site demo slides .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The interpreter is checked before anything is downloaded. torch comes first and alone: with it in
-# place nothing that follows can ask the index for another build of it.
+# The interpreter is checked before anything is downloaded. The pip that comes with it may be years
+# old, and reads an index four times as slowly. torch comes first and alone: with it in place nothing
+# that follows can ask the index for another build of it.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "convgraph needs Python 3.11 or newer; say which: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt --upgrade pip
 
 # Each runs once, and again when what is installed may have changed. Who looks or learns needs no more
 # than the base; published networks and other tools are for who tests.
