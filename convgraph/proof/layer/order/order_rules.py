@@ -569,7 +569,7 @@ def _chosen(seen: Seen, run: Callable[[Tensor], Any], entry: Tensor | None = Non
     if plain_too:
         place = run(entry.real)[1]
     sure = top | plain_too
-    wide = torch.full(place.shape, codes.WIDE, dtype=torch.float64)
+    wide = torch.full(place.shape, codes.WIDE, dtype=torch.float64, device=place.device)
     index = place.double()
     return [
         values,
