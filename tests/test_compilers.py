@@ -204,6 +204,7 @@ cxx = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C
 
 
 @cxx
+@pytest.mark.slow
 def test_inductor_compiles_it_too(layer: Any) -> None:
     torch._dynamo.reset()
     graph = graphs()["mask"]
@@ -213,6 +214,7 @@ def test_inductor_compiles_it_too(layer: Any) -> None:
 
 
 @cxx
+@pytest.mark.slow
 def test_inductor_compiles_a_converted_network_with_its_gradients() -> None:
     """On small integers, where no order of sums and no fused step can round."""
     torch._dynamo.reset()

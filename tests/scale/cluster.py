@@ -84,7 +84,10 @@ def main(how: str, folder: str) -> None:
 
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+            n_workers=2 if how == "worker" else 1,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=50,
         ) as cluster,
         Client(cluster) as client,
     ):

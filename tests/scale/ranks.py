@@ -92,7 +92,7 @@ def published(rank: int, world: int, folder: str) -> None:
     """
     join(rank, world, folder)
     names, wrong = [], []
-    light = [name for name in networks_of.NAMES if name not in networks_of.HEAVY]
+    light = networks_of.LIGHT
     for name in light[world - 1 :: 4] if os.environ.get("CI") else light:
         try:
             net, x, y, head, want = networks_of.whole(name)

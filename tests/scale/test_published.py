@@ -18,7 +18,7 @@ from convgraph.scale.plan import plan
 from tests import zoo
 from tests.ranks import processes
 from tests.scale import published, ranks
-from tests.scale.published import FEW, NAMES, SEGMENTATION, equal, exact, gradients, whole
+from tests.scale.published import BY_TILES, FEW, NAMES, SEGMENTATION, equal, exact, gradients, whole
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_there_are_more_than_forty() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in NAMES if n not in FEW)]
+    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in BY_TILES if n not in FEW)]
 )
 def test_tiles_equal_the_whole_with_all_gradients(name: str) -> None:
     net, x, y, head, want = whole(name)
