@@ -169,13 +169,19 @@ def torch_imports(package: Path) -> list[str]:
     ]
 
 
+PICKED = {"atol", "rtol"}
+NEAR = {"approx", "isclose", "assert_close"}
+ENDING = "allclose"
+"""Keywords that pick a tolerance, and functions that have one by default."""
+
+
 def tolerances(source: str) -> list[str]:
     """Return the places where a tolerance is picked, or hidden in a default, instead of derived.
 
     Tokens are read, not text: strings and comments may speak of `atol=1e-5` as they like. A text
     that has none of the words has no token of them, and most texts have none.
     """
-    if not re.search("atol|rtol|approx|isclose|assert_close|allclose", source):
+    if not any(word in source for word in (*PICKED, *NEAR, ENDING)):
         return []
     tokens = [
         token
@@ -185,10 +191,8 @@ def tolerances(source: str) -> list[str]:
     found = []
     for token, after in zip(tokens, [*tokens[1:], tokens[-1]] if tokens else [], strict=True):
         name = token.string
-        keyword = name in {"atol", "rtol"} and after.string == "="
-        call = after.string == "(" and (
-            name in {"approx", "isclose", "assert_close"} or name.endswith("allclose")
-        )
+        keyword = name in PICKED and after.string == "="
+        call = after.string == "(" and (name in NEAR or name.endswith(ENDING))
         if token.type == tokenize.NAME and (keyword or call):
             found.append(f"line {token.start[0]}: {name}{after.string}")
     return found

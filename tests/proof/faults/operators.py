@@ -53,7 +53,7 @@ def honest(spec: ConvSpec) -> Callable[..., Tensor]:
 plain = honest(PLAIN)
 
 
-def patches(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+def patches(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """APART, or one of its groups, as a matrix product over windows, which do not meet.
 
     So every sum is one product's. Where a CPU knows no half types, torch's convolutions add up in
