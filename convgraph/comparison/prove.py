@@ -375,7 +375,6 @@ def _prove_on_edges(
     count = None
     if size is not None:
         count, *more = checked_size(size if isinstance(size, Sequence) else (size,))
-        check_room((typed_graph.COPIES, count))
         if more:
             raise ProofError(f"prove: expected size= as one number of nodes, got {size}")
     spec = typed_graph.spec_of(edges, count, (candidate, reference))
