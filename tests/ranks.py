@@ -3,14 +3,16 @@
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import get_context, start_processes
 
-PRELOADED = ["tests.scale.ranks", "tests.convert.ranks"]
+PRELOADED = ["tests.scale.ranks", "tests.scale.trained", "tests.convert.ranks"]
 
 
 def processes(what: Callable[..., None], world: int, *more: object) -> None:
@@ -20,6 +22,22 @@ def processes(what: Callable[..., None], world: int, *more: object) -> None:
     """
     get_context("forkserver").set_forkserver_preload(PRELOADED)
     start_processes(_called, (what, more), nprocs=world, start_method="forkserver")
+
+
+def torchrun(what: Callable[..., None], world: int, *more: object) -> None:
+    """Call what(*more) in `world` new processes as `torchrun --standalone` starts them.
+
+    In a thread: in the main one its launcher would put its handlers of signals in pytest's place.
+
+    Source: https://docs.pytorch.org/docs/stable/elastic/run.html
+    """
+    get_context("forkserver").set_forkserver_preload(PRELOADED)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=world, run_id="standalone", rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", start_method="forkserver",
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(elastic_launch(config, what), *more).result()
 
 
 def _called(rank: int, what: Callable[..., None], more: tuple[object, ...]) -> None:

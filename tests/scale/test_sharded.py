@@ -1,8 +1,6 @@
 """One image over processes equals the image in one: values and every gradient."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +16,8 @@ from convgraph.errors import DeviceError, GeometryError
 from convgraph.scale.plan import plan
 from convgraph.scale.sharded import equal_nodes
 from convgraph.scale.traffic import traffic
-from tests.ranks import processes
-from tests.scale import ranks
+from tests.ranks import processes, torchrun
+from tests.scale import ranks, trained
 
 Found = Callable[..., list[Any]]
 
@@ -130,8 +128,7 @@ def test_there_is_no_traffic_model_of_a_space() -> None:
 @pytest.mark.slow
 @pytest.mark.ci
 def test_data_beside_space_under_torchrun_is_the_step_of_the_whole_batch(tmp_path) -> None:
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
-    subprocess.run([*line, "-m", "tests.scale.trained", str(tmp_path)], check=True, timeout=300)
+    torchrun(trained.compare, 4, str(tmp_path))
     for rank in range(4):
         wrong, same, said = json.loads((tmp_path / f"trained{rank}").read_text())
         assert wrong == []

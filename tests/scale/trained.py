@@ -1,6 +1,4 @@
-"""What torchrun starts: images over two ranks of data, each over two of space, one step.
-
-torchrun --nproc-per-node=4 -m tests.scale.trained FOLDER
+"""What torchrun's launcher starts: images over two ranks of data, each over two of space, one step.
 
 Every rank compares its step with that of the whole batch in one process, bit for bit on numbers
 that are whole, and writes what differs.
@@ -8,7 +6,6 @@ that are whole, and writes what differs.
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import convgraph as cg
 from convgraph.errors import DeviceError
-from tests.ranks import leave
 
 
 def made() -> tuple[nn.Module, Tensor, Tensor]:
@@ -54,8 +50,8 @@ def whole(one: Any) -> Tensor:
     return one.full_tensor() if hasattr(one, "full_tensor") else one
 
 
-def main(folder: str) -> None:
-    """Compare."""
+def compare(folder: str) -> None:
+    """What one rank does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "space"))
@@ -96,8 +92,3 @@ def main(folder: str) -> None:
     rank = dist.get_rank()
     Path(folder, f"trained{rank}").write_text(json.dumps([wrong, same, said]))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
-    leave()
