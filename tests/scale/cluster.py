@@ -1,7 +1,8 @@
 """A network by tiles on a cluster of dask, of which a part dies.
 
 python -m tests.scale.cluster HOW FOLDER
-"worker" kills a worker in the middle; "whole" runs to the end, unless whoever started it kills it.
+"worker" kills a worker in the middle; "whole" runs to the end, unless whoever started it kills it:
+its worker is a thread of the scheduler's process, for both die at once.
 What an image is read for is written into a log, so that a tile that was computed again shows.
 """
 
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import zarr
 from torch import nn
@@ -79,12 +81,16 @@ def right(folder: str) -> bool:
 
 
 def main(how: str, folder: str) -> None:
-    """Run it."""
+    """Run it; the workers, and one more in the place of the killed, share what they import."""
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     from distributed import Client, LocalCluster
+    from distributed.utils import get_mp_context
 
+    get_mp_context().set_forkserver_preload(["distributed.nanny", "tests.scale.cluster"])
     with (
         LocalCluster(
             n_workers=2 if how == "worker" else 1,
+            processes=how == "worker",
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs=50,
