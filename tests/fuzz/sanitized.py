@@ -23,7 +23,8 @@ from tests.fuzz.geometries import Draw, _differs, _head, _made, _truth, draw
 
 ROOT = Path(__file__).parent.parent.parent
 LIBRARIES = ("libasan.so", "libubsan.so")
-FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+"""Nothing optimised away and a report's lines: more than that takes the compiler two minutes."""
 
 
 def preload() -> str:
