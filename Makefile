@@ -148,6 +148,7 @@ $(DOCS): $(READY)
 	$(PIP) -e ".[dev,docs,notebooks]"
 	@touch $@
 
+# What builds the documentation brings them.
 $(BOOKS): $(BASE)
-	$(PIP) -e ".[viz,proof,cpp,scale,notebooks]"
+	@test $(DOCS) -nt $(BASE) || $(PIP) -e ".[viz,proof,cpp,scale,notebooks]"
 	@touch $@
