@@ -25,7 +25,7 @@ from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
 from convgraph.proof.layer.order.suppositions import alike, under_each
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
-from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by
+from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.traced_tensor import Origin, address
 from convgraph.proof.ways_out import SAYS
 
@@ -178,7 +178,7 @@ class Follower:
                 strict=True,
             )
         ]  # fmt: skip
-        if data and is_step(func):
+        if data and is_step(func) and not reshapes(func, args):
             self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
         return tuple(made) if several else made[0]
 
