@@ -49,6 +49,10 @@ from convgraph.proof.layer.trial import truth as _truth
 from convgraph.proof.roundoff import dot_bound
 
 NOT_ITSELF = "the reference is not what its own integers say"
+NO_ROOM = (
+    "half types have no room for integers, which are probed in float64; cast to the dtype of the "
+    "image instead, as in .to(x.dtype)"
+)
 
 
 @final

@@ -20,7 +20,7 @@ from convgraph.proof.equation.oracle import Oracle
 from convgraph.proof.equation.spec import ConvSpec
 from convgraph.proof.layer.basis import CALLS, WrongShapeError, calls, check_basis, smallest
 from convgraph.proof.layer.following import Follows
-from convgraph.proof.layer.identity import NOT_ITSELF, Identity, check_identity, raised
+from convgraph.proof.layer.identity import NO_ROOM, NOT_ITSELF, Identity, check_identity, raised
 from convgraph.proof.layer.one_program import OneProgram
 from convgraph.proof.layer.other_manners import apart_without_proof, call_in_every_manner
 from convgraph.proof.layer.own_parameters import OwnParameters
@@ -63,10 +63,6 @@ MADE_ANEW = (
     "a layer that makes another weight of the one that it holds, as a standardised weight is made, "
     "is no convolution of it; two of them in a torch.nn.Sequential, with images, are compared "
     "operator by operator"
-)
-NO_ROOM = (
-    "half types have no room for integers, which are probed in float64; cast to the dtype of the "
-    "image instead, as in .to(x.dtype)"
 )
 IDENTITIES = ("auto", "deterministic", "probabilistic")
 

@@ -26,6 +26,7 @@ from convgraph.proof import draws, precision
 from convgraph.proof.equation.maximum_windows import Windows
 from convgraph.proof.layer.direct import Direct
 from convgraph.proof.layer.identity import (
+    NO_ROOM,
     Identity,
     at_trial,
     entry,
@@ -105,7 +106,8 @@ def prove_maximum(
         parameters: what the candidate trains, and the reference has not; it is then undecided.
         premise: follow the candidate by order (S1); without it nothing is proven.
         trust: "torch.compile" takes compilers for granted; nothing else is trusted to be a maximum.
-        dtype: in which both compute. Half types are probed on integers in float64.
+        dtype: in which both compute. Half types are probed on integers in float64, on such as
+            float32 holds.
         device: where.
         epsilon: of the draws, as for a linear operator.
         seed: replays a recorded run.
@@ -137,7 +139,9 @@ def prove_maximum(
     # A share rounds as it is taken, and once more where shares are added.
     most = max(1, heard, looks[0].width) + 2 * (looks[0].values is not None)
     terms = most if premise else whole  # as it says of linear operators
-    budget = draws.budget(terms * scale, dtype_name(probe), epsilon, seed, degree=1)
+    # A program of a half type may go to float32 and back, where there are no shares.
+    room = torch.float32 if dtype in HALF and scale == 1 else probe
+    budget = draws.budget(terms * scale, dtype_name(room), epsilon, seed, degree=1)
     pair = _Pair(candidate, reference, shape, looks, terms, scale, device)
     with precision.plain(device):
         followed, uncovered = Premise("not asked"), tuple[str, ...]()
@@ -148,8 +152,12 @@ def prove_maximum(
         none = OneProgram(None)
         identity = pair.identity(budget, probe, program if dtype == probe else none, progress)
         rounding = Rounding("not asked")
-        if identity.status == "proven":
+        elsewhere = identity.status == "refuted" and dtype != probe
+        if identity.status == "proven" or elsewhere:
             rounding = pair.rounding(budget, dtype, program)
+        if elsewhere and rounding.status != "refuted":  # what float64 shows may be its own
+            reason = f"{identity.reason}, in float64: {NO_ROOM}"
+            identity = replace(identity, status="undecided", reason=reason, counterexample={})
         other = ""
         if followed.status == "proven":
 

@@ -74,6 +74,11 @@ def by_places(x: Tensor) -> Tensor:
     return cells.gather(-1, at[..., None]).squeeze(-1)
 
 
+def of_volumes(x: Tensor) -> Tensor:
+    """The gradient is put into zeros of its own size, all of it: another shape, and no step."""
+    return F.max_pool3d(x[:, :, None], (1, 3, 2), (1, 2, 2), (0, 1, 0))[:, :, 0]
+
+
 RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "torch's": known,
     "in channels last": lambda x: known(x.contiguous(memory_format=torch.channels_last)),
@@ -86,6 +91,7 @@ RIGHT: dict[str, Callable[[Tensor], Tensor]] = {
     "into memory": written,
     "the first index": found_first,
     "by places": by_places,
+    "of volumes": of_volumes,
     "of its logged self": lambda x: known(x) + 0 * x.new_zeros(()),
 }
 
@@ -495,6 +501,24 @@ def test_what_computes_in_one_manner_alone_is_no_maximum(manner: str, dtype: tor
     found = prove_maximum(run, known, SHAPE, WINDOWS, dtype=dtype)
     assert found.verdict != "proven", str(found)
     assert prove_maximum(known, known, SHAPE, WINDOWS, dtype=dtype).verdict == "proven"
+
+
+HALF: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "in float32": ("proven", lambda x: known(x.float()).to(x.dtype)),
+    "in float64": ("proven", lambda x: known(x.double()).to(x.dtype)),
+    "cast by name": ("undecided", lambda x: known(x.float()).bfloat16()),
+    "another image, cast by name": ("refuted", lambda x: known(x.flip(0).float()).bfloat16()),
+    "in float16": ("refuted", lambda x: known(x.half()).to(x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_a_half_type_is_judged_by_what_it_does_itself(name: str) -> None:
+    """Its integers are probed in float64; what differs there alone refutes nobody."""
+    verdict, run = HALF[name]
+    found = prove_maximum(run, known, SHAPE, WINDOWS, dtype=torch.bfloat16)
+    assert found.verdict == verdict, str(found)
+    assert ("by name" in name) <= (verdict == "refuted" or ".to(x.dtype)" in found.reason)
 
 
 @pytest.mark.parametrize("manner", ASKED)
