@@ -170,7 +170,8 @@ def spelled_out(func: Any, named: dict[str, Any]) -> dict[str, Any]:
 def that_matter(func: Any, named: dict[str, Any]) -> dict[str, Any]:
     """Return arguments without those of which nothing depends.
 
-    A batch norm in evaluation learns nothing: its momentum says nothing there.
+    A batch norm in evaluation learns nothing: its momentum says nothing there. Nor does the size of
+    a bias of which no gradient is asked; who traces has none in its place.
 
     Example:
         >>> norm = torch.ops.aten.native_batch_norm.default
@@ -178,7 +179,12 @@ def that_matter(func: Any, named: dict[str, Any]) -> dict[str, Any]:
         {'training': False}
         >>> that_matter(norm, {"training": True, "momentum": 0.1})
         {'training': True, 'momentum': 0.1}
+        >>> back = torch.ops.aten.convolution_backward.default
+        >>> that_matter(back, {"bias_sizes": [0], "output_mask": [True, True, False]})
+        {'output_mask': [True, True, False]}
     """
+    if name_of(func) == "convolution_backward" and not named["output_mask"][2]:
+        return {name: given for name, given in named.items() if name != "bias_sizes"}
     if name_of(func) == "native_batch_norm" and not named["training"]:
         return {name: given for name, given in named.items() if name != "momentum"}
     return named
