@@ -256,7 +256,10 @@ def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
     )
 
 
-BY_ARGUMENT = frozenset({"div", "scatter", "scatter_reduce", "_embedding_bag"})
+BY_ARGUMENT = frozenset({
+    "div", "scatter", "scatter_reduce", "_embedding_bag", "segment_reduce",
+    "_segment_reduce_backward",
+})  # fmt: skip
 """Operators of which an argument says whether they are linear."""
 
 

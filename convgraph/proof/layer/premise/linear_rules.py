@@ -131,6 +131,20 @@ def _bags(call: Call) -> Result:
     return [said.many(_most_bagged(call)), None, None, None]  # the others are indices
 
 
+@linear_rule("segment_reduce", vendor=True)
+def _segments(call: Call) -> Result:
+    if call["reduce"] != "sum":
+        raise Refusal("refuted", f"{call.func} with reduce={call['reduce']!r} is no sum")
+    return call.bound("data").many(_longest_segment(call)).plus(call.bound("initial"))
+
+
+@linear_rule("_segment_reduce_backward", vendor=True)
+def _segments_backward(call: Call) -> Result:
+    if call["reduce"] != "sum":
+        raise Refusal("refuted", f"{call.func} with reduce={call['reduce']!r} is no sum")
+    return call.bound("grad")
+
+
 @linear_rule("scatter_add")
 def _scatter_add(call: Call) -> Result:
     return call.bound("self").plus(call.bound("src").many(_most_scattered(call)))
@@ -241,6 +255,15 @@ def _most_bagged(call: Call) -> int:
     return int(ends.diff().max()) if ends.numel() > 1 else 0
 
 
+def _longest_segment(call: Call) -> int:
+    """The most rows of one segment, or of all where neither lengths nor ends are given."""
+    many = call.get("lengths")
+    if many is None and call.get("offsets") is not None:
+        many = call["offsets"].diff(dim=-1)
+    whole = call.shape("data")[call["axis"]]
+    return whole if many is None else int(many.max()) if many.numel() else 0
+
+
 def _most_folded(call: Call) -> int:
     """The most taps of a patch that lie on one pixel."""
     axes = zip(call["kernel_size"], call["stride"], call["dilation"], strict=True)
@@ -259,6 +282,7 @@ ONE_BY_ONE: dict[str, Callable[[Call], int]] = {
         _most_bagged(call) * (1 if call.get("per_sample_weights") is None else 2)
     )),
     "embedding_dense_backward": lambda call: _most_rows(call["indices"].flatten()),
+    "segment_reduce": _longest_segment,
     "scatter_add": _most_scattered,
     **dict.fromkeys(("scatter", "scatter_reduce"), lambda call: (
         0 if call.get("reduce") is None else _most_scattered(call)

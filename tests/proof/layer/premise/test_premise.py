@@ -6,6 +6,7 @@ stand beside them and must be accepted, or the judge would be of no use.
 
 import linecache
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -652,6 +653,15 @@ def by_vectors(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.cat([first, conv(x, w, b)[:, :, 1:]], 2)
 
 
+def by_segments(x: Tensor, w: Tensor, b: Tensor, reduce: str = "sum") -> Tensor:
+    """Taps are rows beside each other, added up as sorted edges are."""
+    seen = F.unfold(x, 3, padding=1).view(2, 4, 9, 42).permute(0, 3, 2, 1)
+    said = torch.einsum("bptc,oct->bpto", seen, w.flatten(2)).flatten(0, 2)
+    ends = torch.arange(0, 9 * 84 + 1, 9)
+    y = torch.segment_reduce(said, reduce, offsets=ends, initial=0)
+    return y.view(2, 42, 4).movedim(-1, 1).reshape(2, 4, 6, 7) + b.view(-1, 1, 1)
+
+
 HONEST = {
     run.__name__: run
     for run in (
@@ -676,6 +686,15 @@ def test_an_honest_implementation_is_accepted(name: str, dtype: torch.dtype) -> 
     accepted(found)
     assert found.second == "followed"
     assert found.degrees["second_x"] == ("guw",)
+
+
+def test_segments_are_added_up_and_nothing_else() -> None:
+    """As PyG adds up sorted edges; torch has no second derivative of that."""
+    accepted(check_premise(by_segments, SHAPES, dtype=torch.float64))
+    for reduce in ("mean", "max", "prod"):
+        found = check_premise(partial(by_segments, reduce=reduce), SHAPES, dtype=torch.float64)
+        assert (found.status, found.operator) == ("refuted", "aten.segment_reduce"), found
+        assert "is no sum" in found.reason
 
 
 MODES = ("zeros", "reflect", "replicate", "circular")
