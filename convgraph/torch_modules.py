@@ -43,6 +43,7 @@ SENDS = tuple(
 
 ONLY_MOVES = frozenset({
     "Unfold", "Fold", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "Flatten", "Identity",
-    "ZeroPad1d", "ZeroPad2d", "ZeroPad3d",
+    "Unflatten", *(f"{kind}Pad{d}d" for kind in ("Zero", "Reflection", "Replication", "Circular")
+    for d in (1, 2, 3)),
 })  # fmt: skip
 """Whose outputs are sums of inputs: linear, with entries 0 and 1."""

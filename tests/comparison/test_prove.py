@@ -482,6 +482,21 @@ def test_edges_of_another_padding_are_not_said_to_lack_a_negative_number() -> No
     assert (found.verdict, found.cause) == ("refuted", "padding is reflect, not zeros")
 
 
+PADS: dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]] = {
+    "reflect": (nn.ReflectionPad1d(1), lambda x: F.pad(x, (1, 1), "reflect")),
+    "replicate": (nn.ReplicationPad1d((0, 1)), lambda x: torch.cat([x, x[..., -1:]], -1)),
+    "circular": (nn.CircularPad1d((1, 0)), lambda x: torch.cat([x[..., -1:], x], -1)),
+    "unflatten": (nn.Unflatten(2, (2, 3)), lambda x: x.reshape(*x.shape[:2], 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", PADS)
+def test_pads_are_operators_that_only_move(name: str) -> None:
+    module, run = PADS[name]
+    assert cg.prove(run, module, size=(6,)).verdict == "proven"
+    assert cg.prove(lambda x: run(x.flip(0)), module, size=(6,)).verdict == "refuted"
+
+
 MAXIMA = [
     (cg.nn.GraphMaxPool1d, (3, 2, 1, 2), (9,), "gather"),
     (cg.nn.GraphMaxPool2d, (2,), (4, 6), "dense"),
