@@ -6,7 +6,9 @@ The same examples are drawn in CI every time (a red build is then about the chan
 on a developer's machine hypothesis goes on looking for new ones.
 """
 
+import gc
 import os
+from collections.abc import Generator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,6 +47,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if find_spec("triton") is None:  # doctests would import the one module that is written in it
         kernels = Path(convgraph.__file__).parent / "backends" / "fused" / "triton_kernels.py"
         config.option.ignore = [*(config.option.ignore or []), str(kernels)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Let the collector of circles walk no more through what lives as long as the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries say what leaks when the process ends
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
