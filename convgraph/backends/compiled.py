@@ -86,10 +86,11 @@ def unwatched(*tensors: Tensor) -> bool:
 
 
 def memory(tensor: Tensor) -> int:
-    """Return the address of a tensor's memory, also of one that torch.func has wrapped."""
+    """Return a name of a tensor's memory, also of one that torch.func has wrapped, or a tracer."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.untyped_storage().data_ptr()
+    name: int = tensor.untyped_storage()._cdata  # a tracer's tensors all lie at address 0
+    return name
 
 
 def plus(

@@ -314,6 +314,8 @@ def write(target: Map, out: Any, name: str) -> None:
             f"{name} {where()} writes into a map of shape {tuple(target.shape)} what is none of "
             "this shape; use the operator without the underscore"
         )
+    if out.x.dtype != target.value.x.dtype:  # of what is made anew, as sums of whole numbers are
+        out = out.with_x(out.x.to(target.value.x.dtype))
     root.copies = tuple(copy for copy in root.copies if copy.matters)
     for one in root.copies:
         if not one.written:
@@ -342,14 +344,13 @@ def _scatter(root: Map, out: Any, links: list[Any], name: str) -> None:
             "axes; use the operator without the underscore, and put the whole together anew"
         )
     new = out.x if out.sites is view.sites else brought(out, view.sites)
-    number = view.x.reshape(-1)
-    there = number > 0
-    new = new.reshape(-1)[there].to(old.x.dtype)
-    rows, at = old.x, number[there] - 1
+    number, rows, new = view.x.reshape(-1), old.x, new.reshape(-1).to(old.x.dtype)
     hidden = any(link[2].name == "detach" for link in links)
     if hidden:
         rows, new = rows.detach(), new.detach()
     if outermost() and not torch.compiler.is_compiling() and rows.is_contiguous():
-        rows.view(-1).index_copy_(0, at, new)
-    else:
-        root.value = old.with_x(rows.reshape(-1).index_copy(0, at, new).view(rows.shape))
+        there = number > 0
+        rows.view(-1).index_copy_(0, number[there] - 1, new[there])
+    else:  # an absent one writes before all others, so that no size hangs on numbers
+        flat = torch.cat([rows.new_zeros(1), rows.reshape(-1)]).index_copy(0, number, new)
+        root.value = old.with_x(flat[1:].view(rows.shape))

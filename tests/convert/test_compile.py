@@ -123,6 +123,47 @@ def test_on_integers_it_is_the_network_bit_for_bit_and_keeps_the_sites() -> None
     assert compiled(same)[0](g).sites is g.sites
 
 
+class Written(nn.Module):
+    """Rows and an inner part of a map that are written into, of which rows are copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x[:, :, ::2].mul_(2)
+        x[:, :, 1:-1, 2:] += 1
+        x.flip(3)[:, 1] = 5  # a copy, which nobody hears
+        x[..., 3].relu_()
+        return x
+
+
+class OfRows(nn.Module):
+    def __init__(self, net: Any, sites: Sites) -> None:
+        super().__init__()
+        self.net, self.sites = net, sites
+
+    def forward(self, rows: Tensor) -> Tensor:
+        found: Tensor = self.net(cg.PixelGraph(rows, self.sites)).x
+        return found
+
+
+def test_what_is_written_into_a_part_reaches_the_map_in_a_program_too() -> None:
+    """Tracers know no addresses, by which a part that shares memory is told from a copy."""
+    torch.manual_seed(0)
+    net = cg.to_graph(Written())
+    fast, _ = compiled(net, "aot_eager")
+    for seed in range(3):
+        g = graph(seed)
+        true = net(g).x
+        near(fast(g).x, true)
+        grads = [torch.autograd.grad(x.square().sum(), net.conv.weight) for x in (fast(g).x, true)]
+        near(*(grad for (grad,) in grads))
+        rows = OfRows(net, g.sites).eval()
+        near(torch.export.export(rows, (g.x,)).module()(g.x), true)
+
+
 def test_another_mode_is_another_program() -> None:
     torch.manual_seed(0)
     net = cg.to_graph(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)))
