@@ -49,6 +49,10 @@ class Span:
         """Of the fields; kept, for a fraction's is dear and every look-up asks."""
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the fields alone: a file has none of what was made of them."""
+        return Span, (self.origin, self.step, self.cells, self.table)
+
     @property
     def size(self) -> int:
         """Number of positions."""

@@ -17,6 +17,7 @@ GRAPHS: dict[str, Any] = {
     "ragged": lambda: cg.PixelGraph.from_image([torch.rand(3, 4, 5), torch.rand(3, 2, 2)]),
     "empty": lambda: cg.PixelGraph.from_image(torch.rand(0, 3, 4, 5)),
     "torus": lambda: cg.PixelGraph.from_image(torch.rand(2, 3, 4, 5), on=cg.Torus()),
+    "moved": lambda: GRAPHS["masked"]().tensor()[:, :, 1:].roll(1, 3).graph,
     "derived": lambda: cg.nn.GraphConv2d(3, 2, 3, stride=2)(GRAPHS["masked"]()),
 }
 
