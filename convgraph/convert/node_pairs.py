@@ -20,7 +20,7 @@ from convgraph.backends.messages.edges import take
 from convgraph.convert import names
 from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.tokens import has_nodes, is_sequence, taken, token_sites
-from convgraph.convert.value import Spatial, index, within_charts
+from convgraph.convert.value import Spatial, index, of_nobody, within_charts
 
 
 class Blocks:
@@ -59,7 +59,7 @@ class Blocks:
     def pack(self, rows: Tensor) -> Tensor:
         """(N, ...) -> (G, M, ...), 0 where no node is."""
         if rows.shape[0] == 0:  # a len() would be one number to a tracer
-            return rows.new_zeros(*self.row.shape, *rows.shape[1:])
+            return of_nobody(rows, (*self.row.shape, *rows.shape[1:]))
         packed = take(rows, self.row.clamp(min=0).flatten()).view(*self.row.shape, *rows.shape[1:])
         some = self.there.view(*self.row.shape, *(1,) * (rows.dim() - 1))
         return packed if self.even else torch.where(some, packed, 0)

@@ -330,10 +330,15 @@ def brought(value: Spatial, sites: Sites) -> Tensor:
     return picked(value.x, *sites.memo(("brought", value.sites.token), make))
 
 
+def of_nobody(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return zeros that no entry says, as there is none in x, to which gradients are sent still."""
+    return x.new_zeros(shape) + x.sum(dtype=x.dtype)
+
+
 def picked(x: Tensor, node: Tensor, there: Tensor | None) -> Tensor:
     """Return the rows of nodes by their numbers, 0 where nobody is there."""
     if not x.shape[0]:
-        return x.new_zeros(node.shape[0], *x.shape[1:])
+        return of_nobody(x, (node.shape[0], *x.shape[1:]))
     rows: Tensor = take(x, node)
     if there is None:
         return rows

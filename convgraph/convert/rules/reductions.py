@@ -21,7 +21,7 @@ from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
-from convgraph.convert.value import Spatial, arranged, index, placed, within_charts
+from convgraph.convert.value import Spatial, arranged, index, of_nobody, placed, within_charts
 from convgraph.functional.norm import image_mean
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
@@ -466,7 +466,7 @@ def _over_all(call: Any, x: Spatial, given: dict[str, Any], args: Any, kwargs: A
     call.travelled("all")
     kept = (1,) * len(x.axes) if given.get("keepdim") else ()
     if call.name in ("max", "min", *_RANKED) and not x.x.numel():
-        return x.x.new_zeros(_shares(given) + kept)  # of nobody
+        return of_nobody(x.x, _shares(given) + kept)
     return call.target(x.x, *args, **kwargs).reshape(_shares(given) + kept)
 
 
@@ -548,7 +548,7 @@ def _ranked_line(call: Any, line: Tensor, there: Tensor, given: dict[str, Any]) 
     """One or several of a line, and where each was, if that is asked."""
     places = there.nonzero().squeeze(1)
     if not len(places):
-        nobody = line.new_zeros(_shares(given))
+        nobody = of_nobody(line[places], _shares(given))
         return (nobody,) if "q" in given else (nobody, places.new_zeros(()))
     out = call.target(**given | {"self": line[places], "dim": 0, "keepdim": False})
     return (out,) if isinstance(out, Tensor) else (out[0], places[out[1]])
