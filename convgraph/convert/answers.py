@@ -134,6 +134,10 @@ def _register_hook(self: GraphTensor, hook: Any) -> Any:
     return self.value.x.register_hook(call)
 
 
+def _register_last_hook(self: GraphTensor, hook: Any) -> Any:
+    return self.value.x.register_post_accumulate_grad_hook(lambda _: hook(self))
+
+
 def _get_data(self: GraphTensor) -> GraphTensor:
     value = read(self)
     made = wrapped(value.with_x(value.x.data))
@@ -206,9 +210,11 @@ OWN |= {
     _T.__setitem__: _written,
     _T.backward: _backward,
     _T.register_hook: _register_hook,
+    _T.register_post_accumulate_grad_hook: _register_last_hook,
     _T.requires_grad.__set__: _returning(_T.requires_grad.__set__),
     _T.requires_grad_: _returning(_T.requires_grad_),
     _T.retain_grad: _returning(_T.retain_grad),
+    _T.share_memory_: _returning(_T.share_memory_),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
     _T.data.__get__: _get_data,
@@ -218,12 +224,16 @@ OWN |= {
 
 _OF_THE_ROWS = (
     "requires_grad", "retains_grad", "is_leaf", "_version", "data_ptr", "untyped_storage",
-    "is_inference", "is_shared",
+    "is_inference", "is_shared", "is_pinned", "_typed_storage", "const_data_ptr",
+    "record_stream",
 )  # fmt: skip
 """What the rows are asked for."""
 
-_OF_NUMBERS = ("numpy", "tolist", "__array__", "item")
-"""What asks for the numbers of an array."""
+_OF_NUMBERS = (
+    "numpy", "tolist", "__array__", "item", "__dlpack__", "__dlpack_device__", "storage", "apply_",
+    "map_", "map2_",
+)  # fmt: skip
+"""What asks for the numbers of an array, or walks through memory that a map does not have."""
 
 _OF_THE_SHAPE = (
     "shape", "device", "dtype", "layout", "ndim", "is_cuda", "is_cpu", "is_meta", "is_sparse",

@@ -171,7 +171,7 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
 def _kind(original: Any) -> Any:
     """The Function of rows for a Function."""
     found: Any = type(original.__name__, (_OnRows,), {"original": original})
-    found._backward_cls.saved_tensors = property(_saved)
+    found._backward_cls.saved_tensors = found._backward_cls.saved_variables = property(_saved)
     return found
 
 

@@ -60,6 +60,14 @@ class Operator:
         """Its rule, or None."""
         return registry.find(self.name)
 
+    @property
+    def meant(self) -> "Operator":
+        """What gives the numbers to write, where writing them has no rule of its own."""
+        plain = getattr(torch.ops.aten, self.name.removesuffix("_"), None)
+        found = getattr(plain, self.target._overloadname, None) if self.rule is None else None
+        other = self if found is None else operator(found)
+        return self if other.rule is None or other.rule.family == "shapes" else other
+
     def named(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the arguments of a call by their names, defaults among them."""
         schema = self.target._schema.arguments

@@ -270,7 +270,8 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             )
         if keys.is_autocast():
             args, kwargs = keys.cast(func, args, kwargs, _to)
-        if call.writes and type(args[0]) is GraphTensor:
+        onto = args[0].value if call.writes and type(args[0]) is GraphTensor else None
+        if onto is not None:
             if call.name == "set_":
                 return views.become(*args)
             views.loosen(args[0], call.name)
@@ -285,10 +286,13 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             raise ConversionError(
                 f"{call.name} {where()} writes into out=, which maps do not; take what it returns"
             )
+        misplaced, call = call.writes and onto is None, call.meant if call.writes else call
         listener = _STATE.listener
         if listener is not None:
             listener.begin(call)
         try:
+            if misplaced:
+                raise NoRuleError(INTO_TENSOR)
             if call.rule is None:
                 raise NoRuleError(_no_rule(call))
             out = _meaning(call, taken, named, found)
@@ -305,11 +309,10 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
                     listener.dropped()
                 return whole(func.decompose, args, kwargs)  # as those that torch makes of it
             out = _on_image(call, taken, named, found, reason)
-            onto = args[0].value if call.writes and type(args[0]) is GraphTensor else None
             if onto is not None and type(out) is Tensor and out.shape == onto.shape:
                 out = placed(out, onto.sites, onto.axes)
-        if call.writes and type(args[0]) is GraphTensor:
-            views.write(args[0], out, call.name)
+        if onto is not None:
+            views.write(args[0], out, operator(func).name)
             made: Any = args[0]
         else:
             is_view = call.views and type(args[0]) is GraphTensor
@@ -344,8 +347,6 @@ def _no_rule(call: Operator) -> str:
 def _meaning(call: Operator, taken: Any, named: Any, found: list[Any]) -> Any:
     """Call a rule; where it needs an image, on lattices that a reshape only spoke of."""
     rule: Any = call.rule
-    if call.writes and type(taken[0]) is not Spatial:
-        raise NoRuleError(INTO_TENSOR)
     _meet(found)
     if rule.family in _OF_REALS or call.name in _OF_REALS:
         whole_numbers = not any(one.x.is_floating_point() or one.x.is_complex() for one in found)

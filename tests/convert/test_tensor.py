@@ -2,9 +2,11 @@
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -116,6 +118,14 @@ class Sign(torch.autograd.Function):
         return grad * (x.abs() < ctx.width), None
 
 
+class ByAnOlderName(Sign):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        with warnings.catch_warnings(action="ignore"):
+            (x,) = ctx.saved_variables  # as networks of some age ask
+        return grad * (x.abs() < ctx.width), None
+
+
 class Rounded(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -135,6 +145,7 @@ BOUND_BEFORE = Reversed.apply
 FUNCTIONS = {
     "gradient reversal": BOUND_BEFORE,
     "straight through": lambda x: Sign.apply(x, 1.5),
+    "an older name": lambda x: ByAnOlderName.apply(x, 1.5),
     "setup_context": Rounded.apply,
     "by detach": lambda x: x + (x.sign() - x).detach(),
 }
@@ -158,8 +169,12 @@ def test_hooks_fire_on_maps() -> None:
     model[1].register_full_backward_hook(lambda m, i, o: seen.append(tuple(o[0].shape)))
     y = model(graph().tensor())
     y.register_hook(lambda grad: seen.append(type(grad)))
-    y.sum().backward()
-    assert seen == [GraphTensor, GraphTensor, (2, 4, *SIZE)]
+    leaf = graph().tensor().requires_grad_()
+    leaf.register_post_accumulate_grad_hook(lambda x: seen.append(tuple(x.grad.shape)))
+    (y.sum() + leaf.sum()).backward()
+    assert sorted(map(str, seen)) == sorted(
+        map(str, [GraphTensor, GraphTensor, (2, 4, *SIZE), (2, 2, *SIZE)])
+    )
     model[1].register_forward_hook(lambda m, i, o: o * 0)
     assert model(graph().tensor()).graph.x.unique().numel() <= 3  # the bias of each channel
 
@@ -214,6 +229,13 @@ def _an_image_by_another(x: Tensor) -> None:
     x[0] = x[1]
 
 
+def _without_rules_of_their_own(x: Tensor) -> None:
+    x.cumsum_(1)
+    x[:, :, 2:6].cumsum_(1)
+    x.tril_(2)
+    x[:, 1:].triu_(-1)
+
+
 def _of_a_copy(x: Tensor) -> None:
     """What torch copies is nobody's view, though rows lie as they did."""
     x.permute(0, 2, 3, 1).reshape(2, 80, 2).zero_()
@@ -261,6 +283,7 @@ def _by_numbers(x: Tensor) -> None:
 WRITES = (
     _skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image, _of_an_image,
     _by_numbers, _replaced, _an_image_by_another, _of_a_copy, _of_the_same,
+    _without_rules_of_their_own,
 )  # fmt: skip
 
 
@@ -890,6 +913,28 @@ def test_what_asks_for_a_dtype_is_no_operator_of_two_maps() -> None:
     assert torch.equal(x.contiguous(memory_format=last).to_dense(), x.to_dense())
 
 
+def test_sums_in_place_keep_their_dtype() -> None:
+    x = cg.PixelGraph.from_image(image(2, 2, *SIZE).int(), mask=holes()).tensor()
+    true = x.to_dense().cumsum_(1)
+    assert x.cumsum_(1).to_dense().dtype == x.dtype == true.dtype
+    assert torch.equal(x.to_dense(), true)
+
+
+def test_what_walks_through_memory_asks_the_rows_or_is_refused() -> None:
+    x = graph().tensor()
+    assert x.share_memory_() is x
+    assert x.is_shared()
+    assert x.graph.x.is_shared()
+    assert not x.is_pinned()
+    asks = (
+        x.storage, lambda: np.from_dlpack(x), lambda: torch.from_dlpack(x),
+        lambda: x.apply_(abs), lambda: x.map_(x, max),
+    )  # fmt: skip
+    for ask in asks:
+        with pytest.raises(ConversionError, match=r"no array; take to_dense\(\)"):
+            ask()
+
+
 def test_one_entry_of_a_map_is_a_number() -> None:
     """As a detector reads a heatmap where it is largest; of an absent site it is 0."""
     x = graph().tensor()
@@ -906,6 +951,29 @@ def test_an_empty_mask_and_one_node() -> None:
         out = model(cg.PixelGraph.from_image(image(2, 2, 33, 41), mask=mask).tensor())
         assert out.shape == (2, 3)
         assert out.isfinite().all()
+
+
+OF_NOBODY = {
+    "cropped": lambda y: y[:, :, 1:-1],
+    "padded": lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect"),
+    "attention": lambda y: F.scaled_dot_product_attention(*[y.flatten(2).mT] * 3),
+    "by hand": lambda y: (y.flatten(2).mT @ y.flatten(2)).softmax(-1) @ y.flatten(2).mT,
+    "median": lambda y: y.flatten(2).median(2)[0],
+    "maximum": lambda y: y.max(),
+    "beside others": lambda y: torch.cat([y, graph(4).tensor()], 1),
+}
+
+
+@pytest.mark.parametrize("name", OF_NOBODY)
+def test_gradients_are_sent_where_nobody_is(name: str) -> None:
+    """A step of a batch without any node is a step: its gradients are 0, not missing."""
+    layer = conv()
+    nobody = cg.PixelGraph.from_image(image(2, 2, *SIZE), mask=torch.zeros_like(holes()))
+    OF_NOBODY[name](layer(nobody.tensor())).sum().backward()
+    assert not layer.weight.grad.any()
+
+
+def test_a_single_node_has_no_variance() -> None:
     norm = nn.Sequential(conv(), nn.BatchNorm2d(4).double()).train()
     one = torch.zeros(1, *SIZE, dtype=torch.bool)
     one[0, 3, 3] = True
