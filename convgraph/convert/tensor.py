@@ -28,6 +28,7 @@ from convgraph.convert.settle import settle, settled
 from convgraph.convert.value import Spatial, dense, from_graph, placed
 from convgraph.convert.views import Map
 from convgraph.errors import ConversionError, ConvgraphError, GraphError
+from convgraph.graph.network_sites import same
 from convgraph.graph.pixel_graph import PixelGraph, tensors_by
 from convgraph.graph.sites import Sites
 
@@ -405,11 +406,18 @@ _COUNTING = ("norms", "convolution", "pooling", "resize")
 def _meet(values: list[Any]) -> None:
     """Refuse maps of several spaces: a pixel of one lies nowhere in another.
 
+    Graphs that were made apart, of one mask, are on the same nodes from here on.
+
     Raises:
         NoRuleError: there are such.
     """
     if all(one.sites is values[0].sites for one in values):
         return
+    for number, one in enumerate(values):
+        for other in values[:number]:
+            heard = getattr(other.sites, "answering", other.sites)  # of pairs, who is heard
+            if isinstance(one.sites, Sites) and isinstance(heard, Sites):
+                one.sites = same(heard, one.sites)
     sites = [one.sites for one in values if isinstance(one.sites, Sites)]
     maps = [one.space for one in sites if one.size is None or prod(one.size) > 1]
     if any(space != maps[0] for space in maps):

@@ -155,6 +155,16 @@ def union(first: Sites, other: Sites) -> Sites:
     return first.memo_sites(("union", other.token), make)
 
 
+def same(first: Sites, other: Sites) -> Sites:
+    """Return the first for a record of its own of the same nodes, as an equal mask gives, or it."""
+    apart = first.root is other.root or (first.sizes, first.space, first.place) != (
+        other.sizes, other.space, other.place
+    )  # fmt: skip
+    if apart or first.device != other.device or first.num_nodes != other.num_nodes:
+        return other
+    return first if union(first, other) is first else other
+
+
 def beside(parts: Sequence[Sites], axis: int) -> Sites:
     """Return the sites of maps put beside each other along an axis.
 

@@ -844,6 +844,41 @@ def test_maps_of_other_sites_meet_on_the_union() -> None:
     assert torch.equal((a * b).to_dense(), one * torch.where(left, whole, 0.0))
 
 
+def _sequence(x: Tensor) -> Tensor:
+    return x.flatten(2).mT
+
+
+APART = {
+    "keys and values": lambda x, y: F.scaled_dot_product_attention(
+        torch.ones(2, 3, 2).double(), _sequence(x), _sequence(y)
+    ),
+    "scores by hand": lambda x, y: (_sequence(x) @ _sequence(y).mT).softmax(-1) @ _sequence(y),
+    "bilinear": lambda x, y: F.bilinear(
+        x.movedim(1, -1), y.movedim(1, -1), torch.ones(3, 2, 2).double()
+    ),
+    "looked up": lambda x, y: x.gather(1, y.argsort(1)),
+    "moved alike": lambda x, y: _sequence(x[:, :, 1:]) @ _sequence(y[:, :, 1:]).mT,
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_graphs_made_apart_of_one_mask_are_on_the_same_nodes(name: str) -> None:
+    """As an image and its depth are, or two views of a siamese network."""
+    call, g = APART[name], graph()
+    other = cg.PixelGraph.from_image(g.to_image() * 2 - 1, mask=holes())
+    assert other.sites is not g.sites
+    mine = call(g.tensor(), other.tensor())
+    true = call(g.tensor(), g.with_x(other.x).tensor())
+    assert torch.equal(*(one if type(one) is Tensor else one.to_dense() for one in (mine, true)))
+
+
+def test_a_product_over_pixels_takes_those_that_both_have() -> None:
+    g, there = graph(), holes().flip(2)
+    other = cg.PixelGraph.from_image(g.to_image() + 1, mask=there)
+    x, y = g.tensor().flatten(2), other.tensor().flatten(2).mT
+    assert torch.equal(x @ y, x.to_dense() @ y.to_dense())
+
+
 def test_one_image_meets_each_of_several() -> None:
     """What one of them lacks says 0, and the result lives where either has a pixel."""
     torch.manual_seed(0)

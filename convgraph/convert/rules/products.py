@@ -124,12 +124,19 @@ def contract(call: Any, x: Any, other: Any) -> Any:
     gone = (a[-1], b[-2])
     if all(isinstance(one, Spatial) for one in sides):
         names.common(*(tuple(name for name in axis if name.size > 1) for axis in gone))
-        if any(name.kind == "site" for name in gone[0]) and x.sites is not other.sites:
+        pixels = any(name.kind == "site" for name in gone[0])
+        if pixels and x.sites is not other.sites and not _of_one_lattice(x.sites, other.sites):
             raise NoRuleError("nodes of two lattices are summed over")
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
     found = dense(x) @ dense(other)
     return left(found, axes, [one for one in sides if isinstance(one, Spatial)])
+
+
+def _of_one_lattice(first: Any, other: Any) -> bool:
+    """Whether pixels have one number in both, so that what one of them lacks counts as 0."""
+    both = isinstance(first, Sites) and isinstance(other, Sites)
+    return both and (first.size, first.batch_size) == (other.size, other.batch_size)
 
 
 def left(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
