@@ -90,14 +90,17 @@ def _mean_of_all(old: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("operator", "fault"),
-    [("conv2d", _by_a_millionth), ("mean", _mean_of_all)],
+    ("name", "operator", "fault"),
+    [
+        ("facenet/RNet", "conv2d", _by_a_millionth),
+        ("torchvision/shufflenet_v2_x0_5", "mean", _mean_of_all),
+    ],
 )
 def test_a_fault_on_a_mask_is_seen(
-    operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, operator: str, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, operator, fault)
-    found = answer("torchvision/shufflenet_v2_x0_5")
+    found = answer(name)
     assert found["equal"]
     assert found["masked"] is False
     assert "differs in" in found["reason"]
