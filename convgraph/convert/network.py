@@ -83,11 +83,12 @@ class GraphNetwork(torch.nn.Module):
         names: list[str] = super().__dir__()  # type: ignore[no-untyped-call]
         return [name for name in names if name != "conversion"]
 
-    def recorded(self, *inputs: Any, **how: Any) -> Recording:
+    def recorded(self, *inputs: Any, named: Any = None, **how: Any) -> Recording:
         """Record a run of a copy of this network; state and counters stay as they are.
 
         Args:
             inputs: what to run on; without any, blanks of the latest call's shapes.
+            named: inputs by keyword.
             how: see `recording.record`.
 
         Raises:
@@ -101,7 +102,7 @@ class GraphNetwork(torch.nn.Module):
                 )
             args, kwargs = self.__dict__["_seen"].blank()
         else:
-            args, kwargs = inputs, {}
+            args, kwargs = inputs, named or {}
         return record(self, args, kwargs, **how)
 
     def _original(self) -> type:

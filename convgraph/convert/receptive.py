@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from convgraph.convert import names
 from convgraph.convert.network import check_converted
 from convgraph.convert.recording import OperatorRun, Recording, key
 from convgraph.convert.tensor import GraphTensor
@@ -71,6 +72,7 @@ def receptive_field(
     *others: Any,
     input: int = 0,
     output: int | None = None,
+    **named: Any,
 ) -> Any:
     """Return the input pixels from which a path of edges leads to an output site.
 
@@ -82,6 +84,7 @@ def receptive_field(
         input: of which graph among the inputs the pixels are asked, counted from 0.
         output: which of the flat outputs is meant; None takes the first map, or the first output
             where there is none.
+        named: further inputs of the network by keyword.
 
     Returns:
         A ReceptiveField of the first image.
@@ -97,7 +100,7 @@ def receptive_field(
         (5, 5)
     """
     check_converted(net, "receptive_field")
-    recorded = net.recorded() if graph is None else net.recorded(graph, *others)
+    recorded = net.recorded() if graph is None else net.recorded(graph, *others, named=named)
     where = (pixel,) if isinstance(pixel, int) else tuple(pixel)
     target = _target(recorded, output)
     if not 0 <= input < len(recorded.inputs):
@@ -174,12 +177,16 @@ def _step(recorded: Recording, reach: Any, step: OperatorRun, mine: Tensor, how:
     if pooled is not None:  # a maximum that stands where it was is that pixel itself
         reach[pooled] = _either(reach.get(pooled), mine)
         return True
-    values = iter(step.inputs)
+    values, exact = iter(step.inputs), step.family is not None and not unpooled
     for source in step.sources:
         value = None if isinstance(source, tuple) else next(values)
-        reach[source] = _either(reach.get(source), _heard(step, mine, value, how))
-    is_bound = unpooled or (how == "all" and step.family in _BY_NUMBER)
-    return step.family is not None and not is_bound
+        found = _heard(step, mine, value, how)
+        if found is None:  # everybody, if anybody
+            assert value is not None
+            found = mine.any().expand(value.sites.num_nodes).clone()
+            exact = exact and how == "all" and _hears_everybody(step, value)
+        reach[source] = _either(reach.get(source), found)
+    return exact
 
 
 def _pooled_by(recorded: Recording, step: OperatorRun) -> Any:
@@ -198,8 +205,17 @@ _BY_NUMBER = ("positions", "channels", "moves")
 """Families that pick or write some nodes, by numbers that are not noted where "all" is."""
 
 
-def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> Tensor:
-    """The nodes of one source that some of a step's results have heard."""
+def _hears_everybody(step: OperatorRun, value: Spatial) -> bool:
+    """Whether each result is known to hear all nodes, and not its row, window or past alone."""
+    if step.family in _BY_NUMBER or "cum" in step.operator:
+        return False
+    whole = step.family == "norms" and "layer" not in step.operator
+    along = [axis for axis in value.axes if "site" in names.kinds(axis)]
+    return isinstance(step.out, Tensor) or whole or len(along) <= 1
+
+
+def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> Tensor | None:
+    """The nodes of one source that some of a step's results have heard; None where not known."""
     if value is None:  # a tensor: one for all
         return mine.any().view(1)
     if isinstance(how, Edges) and how.source is value.sites:
@@ -214,10 +230,10 @@ def _heard(step: OperatorRun, mine: Tensor, value: Spatial | None, how: Any) -> 
         return found
     if isinstance(how, str) and how == "node":
         return _same_place(step, mine, value)
-    return mine.any().expand(value.sites.num_nodes).clone()
+    return None
 
 
-def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
+def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor | None:
     """The nodes of a value where the result's are: itself, or where its axes are shorter."""
     sites: Any = value.sites
     out: Any = step.out.sites if isinstance(step.out, Spatial) else None
@@ -225,7 +241,7 @@ def _same_place(step: OperatorRun, mine: Tensor, value: Spatial) -> Tensor:
         return mine
     lattices = isinstance(out, Sites) and isinstance(sites, Sites)
     if not lattices or len(mine) != out.num_nodes or len(out.size or ()) != len(sites.size or ()):
-        return mine.any().expand(sites.num_nodes).clone()
+        return None
     cell = out.batch[mine]
     for axis, (old, new) in enumerate(zip(sites.size or (), out.size or (), strict=True)):
         place = out.pos[mine][:, axis]

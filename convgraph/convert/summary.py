@@ -98,13 +98,14 @@ class Summary:
 
 
 @door
-def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
+def summary(net: Any, graph: PixelGraph, *others: Any, **named: Any) -> Summary:
     """Say what each layer of a converted network does on a graph.
 
     Args:
         net: what `to_graph` returned.
         graph: an input.
         others: further inputs of the network.
+        named: those by keyword.
 
     Returns:
         A Summary; print it, or read its rows. The network's state is left as it was.
@@ -127,7 +128,7 @@ def summary(net: Any, graph: PixelGraph, *others: Any) -> Summary:
             f"summary: expected a PixelGraph, got {type(graph).__name__}; "
             "wrap an image with PixelGraph.from_image(image)"
         )
-    recorded = net.recorded(graph, *others)
+    recorded = net.recorded(graph, *others, named=named)
     paths = {
         parameter.untyped_storage().data_ptr(): parameter.numel()
         for parameter in recorded.network.parameters()

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -299,3 +300,55 @@ def test_a_view_from_before_a_recording_hears_what_is_written_during_it() -> Non
 
     steps = record(Writes(), (x,), {}).steps
     assert [step.moved for step in steps if step.operator == "slice"][-1] == "all"
+
+
+def attend(x: Tensor) -> Tensor:
+    return (x @ x.mT).softmax(-1) @ x
+
+
+def of_windows(x: Tensor) -> Tensor:
+    cut = x.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 3, 5, 1)
+    heard = attend(cut.flatten(3, 4).flatten(0, 2)).view(*cut.shape)
+    return heard.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+PARTLY = {
+    "means of rows": lambda x: x - x.mean(3, keepdim=True),
+    "shares of rows": lambda x: x.softmax(3),
+    "norms of rows": lambda x: F.layer_norm(x, (8,)),
+    "attention within rows": lambda x: attend(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "attention within windows": of_windows,
+    "what came before": lambda x: x.cumsum(3),
+    "tokens cut out again": lambda x: torch.cat([x.mean((2, 3))[..., None], x.flatten(2)], 2)[
+        ..., 1:
+    ].view(x.shape),
+    "norms of images": lambda x: F.group_norm(x, 1),
+    "attention": lambda x: attend(x.flatten(2).mT).mT.unflatten(2, (8, 8)),
+    "means of images": lambda x: x * x.mean((2, 3), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_who_hears_a_row_a_window_or_the_past_is_not_said_to_hear_all(name: str) -> None:
+    """What is said to be exact is where the gradient is not 0."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1).double()
+
+        def forward(self, x: Tensor, scale: float) -> Tensor:
+            made: Tensor = PARTLY[name](self.conv(x)) * scale
+            return made
+
+    torch.manual_seed(0)
+    net, image = Net(), torch.rand(1, 2, 8, 8).double().requires_grad_()
+    graph = cg.PixelGraph.from_image(image.detach())
+    found = cg.receptive_field(cg.to_graph(net), (2, 3), graph, scale=2.0)
+    net(image, 2.0)[0, :, 2, 3].square().sum().backward()
+    assert image.grad is not None
+    heard = (image.grad != 0).any(1)[0]
+    assert not (heard & ~found.mask).any()
+    assert found.exact == bool(heard.all())
+    assert torch.equal(found.mask, heard) == found.exact
+    assert cg.summary(cg.to_graph(net), graph, scale=2.0).flops > 0
