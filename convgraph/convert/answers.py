@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from convgraph.convert import keys
 from convgraph.convert.operators import _STATE, operator
@@ -244,6 +245,9 @@ _OF_THE_SHAPE = (
     "is_signed", "__hash__", "has_names", "is_coalesced", "is_conj", "is_neg",
 )  # fmt: skip
 """What torch answers of the wrapper alone."""
+
+# Where a worker asks, torch's own would write into memory that it shares.
+default_collate_fn_map[GraphTensor] = lambda batch, **_: torch.stack(batch)
 
 _ASKED = (
     (_T, _OF_THE_ROWS, _by_rows),

@@ -73,9 +73,10 @@ def expand_mask(mask: Tensor, batch: Tensor) -> Tensor:
         return mask.squeeze(1)
     if shape == full[1:]:
         return mask.expand(full)
+    each = "; a node has all channels: mask.all(1)" if shape == tuple(batch.shape) else ""
     raise GraphError(
         f"PixelGraph.from_image: expected a mask of shape (B, *size) = {full} or {full[1:]}, "
-        f"got {shape}"
+        f"got {shape}{each}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from convgraph import arguments, memo
 from convgraph.door import described, door
@@ -525,4 +526,5 @@ pytree.register_pytree_node(
     from_dumpable_context=from_text,
 )
 pytree.register_constant(Where)
+default_collate_fn_map[PixelGraph] = lambda batch, **_: PixelGraph.concat(batch)
 torch.serialization.add_safe_globals([_unpickled])

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
@@ -11,6 +13,11 @@ from convgraph.door import described, door
 from convgraph.errors import GraphError
 from convgraph.geometry.kernel import KernelGeometry, Relation
 from convgraph.graph.pixel_graph import PixelGraph
+
+
+def _tensor(given: Any) -> Any:
+    """An array of NumPy as a tensor; anything else as it is."""
+    return torch.from_numpy(np.ascontiguousarray(given)) if isinstance(given, np.ndarray) else given
 
 
 @final
@@ -22,7 +29,7 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
             self-loops of a 2-D image.
         d: dimensions of the lattice.
         fields: names of a Data's other maps, (*size) or (K, *size) of any dtype: labels, ids,
-            weights. They go to the same nodes, as (N,) or (N, K).
+            weights; arrays of NumPy too. They go to the same nodes, as (N,) or (N, K).
 
     Example:
         >>> import torch
@@ -79,7 +86,7 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
             return PixelGraph.from_image(data, d=self.d).to_data(self.geometry)
         if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
             return PixelGraph.from_image(data[0], d=self.d).to_data(self.geometry, y=data[1])
-        image = getattr(data, "image", None)
+        image = _tensor(getattr(data, "image", None))
         if isinstance(data, Data) and isinstance(image, Tensor):
             graph = PixelGraph.from_image(image, getattr(data, "mask", None), d=self.d)
             made = graph.to_data(self.geometry)
@@ -96,6 +103,7 @@ class ToPixelGraph(BaseTransform):  # type: ignore[misc]  # PyG ships no types f
 
     def _on_nodes(self, graph: PixelGraph, key: str, field: Any) -> Tensor:
         """A map as rows of the nodes."""
+        field = _tensor(field)
         size = graph.sites.size or ()
         if (
             not isinstance(field, Tensor)

@@ -86,3 +86,47 @@ def test_maps_of_any_dtype_travel_on_the_same_nodes() -> None:
     for fields in (3, "label", [1]):
         with pytest.raises(cg.errors.GraphError, match="fields as names in a tuple, got"):
             cg.ToPixelGraph(fields=fields)
+
+
+def test_arrays_travel_as_tensors_do() -> None:
+    mask, image, label = holes(1, SIZE)[0], integers(3, *SIZE), torch.arange(30).view(SIZE)
+    to = cg.ToPixelGraph(fields=("label",))
+    true = to(Data(image=image, mask=mask, label=label))
+    made = to(Data(image=image.numpy()[:, ::-1], mask=mask.numpy()[::-1], label=label.numpy()))
+    assert torch.equal(made.label, label[mask.flip(0)])
+    assert torch.equal(made.x, image.flip(1)[:, mask.flip(0)].t())
+    assert true.x.dtype == made.x.dtype
+
+
+def test_a_mask_of_every_channel_is_told_what_to_take() -> None:
+    image = integers(2, 3, *SIZE)
+    with pytest.raises(GraphError, match=r"a node has all channels: mask\.all\(1\)"):
+        cg.PixelGraph.from_image(image, image > 0)
+
+
+class Given(torch.utils.data.Dataset[object]):
+    def __init__(self, as_tensor: bool) -> None:
+        self.as_tensor = as_tensor
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> object:
+        mask = torch.zeros(1, 4, 3 if self.as_tensor else 3 + number, dtype=torch.bool)
+        mask[:, number] = True
+        made = cg.PixelGraph.from_image(torch.full((1, 2, *mask.shape[1:]), number * 1.0), mask)
+        return (made.tensor() if self.as_tensor else made), number
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_loader_of_torch_makes_batches(as_tensor: bool, workers: int) -> None:
+    loader = torch.utils.data.DataLoader(Given(as_tensor), batch_size=2, num_workers=workers)
+    for (batch, numbers), first in zip(loader, (0, 2), strict=True):
+        assert numbers.tolist() == [first, first + 1]
+        if as_tensor:
+            assert batch.shape == (2, 1, 2, 4, 3)
+            assert batch.to_dense().sum() == 2 * 3 * (2 * first + 1)
+        else:
+            assert batch.batch_size == 2
+            assert batch.x.sum() == 2 * ((first + 3) * first + (first + 4) * (first + 1))
