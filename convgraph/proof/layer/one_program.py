@@ -189,6 +189,9 @@ def _about(func: Any) -> tuple[str, bool, bool]:
 def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[Plain]:
     """Write down the program of a block; autograd functions that are trusted are one step each.
 
+    A gradient goes back through a view that was written to as the view was made, which is how torch
+    has it where it is followed. By itself torch takes strides: other moves to the same places.
+
     Args:
         trust: names of such functions.
         ways: whether a function mode sees data that leave torch, on whatever tensor. Of it
@@ -197,6 +200,7 @@ def written_down(trust: Collection[str] = (), *, ways: bool = True) -> Iterator[
     """
     mode = Plain()
     with ExitStack() as stack:
+        stack.enter_context(torch.autograd.grad_mode._force_original_view_tracking(True))
         for function, name in named_in(trust):
             stack.enter_context(_one_step(mode, function, name))
         stack.enter_context(WaysOut(mode.leave) if ways else by_name(mode.leave))

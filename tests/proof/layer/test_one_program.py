@@ -1008,6 +1008,30 @@ class Bucket(torch.autograd.Function):
         return by[0], flat[: w.numel()].view(w.shape), flat[w.numel() :]
 
 
+def added_to_a_view(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, torch.zeros_like(b)).flatten(2).view(*x.shape[:1], len(b), *x.shape[2:])
+    y += b.view(-1, 1, 1)
+    return y
+
+
+def added_to_channels(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = plain(x, w, torch.zeros_like(b)).permute(0, 2, 3, 1)
+    y[..., 0] += b[0]
+    y[..., 1:] += b[1:]
+    return y.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("run", [added_to_a_view, added_to_channels])
+def test_a_view_may_be_written_to(run: Callable[..., Any]) -> None:
+    """Torch leads its gradient back by strides, and where it is followed by the views."""
+    assert prove(run).verdict == "proven", prove(run).reason
+
+    def twice(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return run(x, w, 2 * b)
+
+    assert prove(twice).verdict == "refuted"
+
+
 def test_gradients_may_be_views_of_one_memory() -> None:
     found = prove(Bucket.apply)
     assert found.verdict == "proven", str(found)
