@@ -122,12 +122,20 @@ def out_of_place(func: Any) -> Any:
     Example:
         >>> out_of_place(torch.ops.aten.add_.Tensor)
         <OpOverload(op='aten.add', overload='Tensor')>
+        >>> out_of_place(torch.ops.aten.transpose_.default)  # the overload has another name
+        <OpOverload(op='aten.transpose', overload='int')>
     """
     name = str(func._schema.name).partition("::")[2]
     packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)
     if not name.endswith("_") or packet is None:
         return func
-    return getattr(packet, func._overloadname or "default", func)
+    taken = [(a.name, str(a.type)) for a in func._schema.arguments]
+    named = func._overloadname or "default"
+    for overload in sorted(packet.overloads(), key=lambda other: other != named):
+        found = getattr(packet, overload)
+        if overload == named or [(a.name, str(a.type)) for a in found._schema.arguments] == taken:
+            return found
+    return func
 
 
 def elementwise(func: Any) -> bool:

@@ -653,6 +653,17 @@ def by_vectors(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return torch.cat([first, conv(x, w, b)[:, :, 1:]], 2)
 
 
+def turned_in_place(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    said = F.unfold(x, 3, padding=1).transpose_(1, 2) @ w.flatten(1).t() + b
+    return said.transpose_(1, 2).reshape(2, 4, 6, 7)
+
+
+def masked_into(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    y = conv(x, w, b)
+    every = torch.ones(y.shape, dtype=torch.bool)
+    return torch.zeros_like(y).masked_scatter(every, y)
+
+
 def by_segments(x: Tensor, w: Tensor, b: Tensor, reduce: str = "sum") -> Tensor:
     """Taps are rows beside each other, added up as sorted edges are."""
     seen = F.unfold(x, 3, padding=1).view(2, 4, 9, 42).permute(0, 3, 2, 1)
@@ -667,6 +678,7 @@ HONEST = {
     for run in (
         conv, slices, written_into_empty, unfolded, windows, per_channel, mapped, scattered, masked,
         widened, checkpointed, by_sparse_matrix, as_a_transposed_gradient, by_vectors,
+        turned_in_place, masked_into,
     )
 }  # fmt: skip
 
