@@ -207,8 +207,11 @@ def test_what_was_asked_in_another_way_is_asked_so_again() -> None:
         assert replay(found) == []
 
 
-def test_a_record_of_a_maximum_is_run_again_or_refused() -> None:
-    found = certify("tests.twins:graph_max_pool", "tests.twins:max_pool", size=(5, 4), seed=5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_record_of_a_maximum_is_run_again_or_refused(dtype: torch.dtype) -> None:
+    """Of a half type its integers are such as float32 holds, and no others."""
+    how: dict[str, Any] = {"size": (5, 4), "seed": 5, "dtype": dtype}
+    found = certify("tests.twins:graph_max_pool", "tests.twins:max_pool", **how)
     assert (found.verdict, found.kind) == ("proven", "maximum"), str(found)
     assert verify(found.to_json()) == (0, ["the record holds: proven"])
     assert replay(found) == []
@@ -217,12 +220,13 @@ def test_a_record_of_a_maximum_is_run_again_or_refused() -> None:
         "kind": "linear",
         "parts": part(found, "S1 premise", status="not asked"),
         "a": found.a - 1,
+        "dtype": "float64",
     }
     for field, value in forgeries.items():
         code, lines = verify(forged(found, field, value, sealed=True))
         assert code == 1
         assert any(field in line for line in lines), lines
-    wrong = certify("tests.twins:other_max_pool", "tests.twins:max_pool", size=(5, 4), seed=5)
+    wrong = certify("tests.twins:other_max_pool", "tests.twins:max_pool", **how)
     assert wrong.verdict == "refuted"
     assert verify(wrong.to_json()) == (1, ["the record holds: refuted"])
 
