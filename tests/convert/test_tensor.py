@@ -1154,6 +1154,45 @@ def test_nodes_hear_tokens_that_are_no_nodes_and_the_other_way_round() -> None:
     assert torch.equal(snap(mine, None), snap(true, None))
 
 
+@pytest.mark.parametrize("form", ["yes or no", "numbers"])
+@pytest.mark.parametrize("nodes_ask", [False, True])
+def test_a_map_says_who_hears_whom(form: str, nodes_ask: bool) -> None:
+    """Each query hears the nodes that its own mask has, as in Mask2Former; to 20 bits."""
+    torch.manual_seed(1)
+    g, queries = graph(4), torch.randn(2, 3, 4).double()
+
+    def asked(x: Tensor, query: Tensor) -> Tensor:
+        masks = torch.einsum("bqc,bchw->bqhw", query, x).flatten(2)
+        masks = masks.mT if nodes_ask else masks
+        masks = masks if form == "numbers" else masks > 0
+        nodes = x.flatten(2).mT
+        q, k = (nodes, query) if nodes_ask else (query, nodes)
+        return F.scaled_dot_product_attention(q, k, k, attn_mask=masks)
+
+    mine = asked(g.tensor(), queries)
+    for b, there in enumerate(holes()):
+        one = g.to_image()[b : b + 1, :, there].unsqueeze(2)
+        true = asked(one, queries[b : b + 1])[0]
+        found = mine.to_dense()[b][there.flatten()] if nodes_ask else mine[b]
+        assert torch.equal(snap(found, None), snap(true, None))
+
+
+def test_distributions_of_nodes() -> None:
+    g, there = graph(), holes()
+    numbers = torch.distributions.Normal(g.tensor(), g.tensor().exp())
+    rows = torch.distributions.Normal(g.x, g.x.exp())
+    zero = torch.zeros(()).double()
+    assert torch.equal(numbers.log_prob(zero).graph.x, rows.log_prob(zero))
+    with pytest.raises(ValueError, match="invalid values"):
+        torch.distributions.Normal(g.tensor(), -g.tensor().exp())
+    shares = torch.distributions.Categorical(logits=g.tensor().movedim(1, -1) * 1e4)
+    sure = there & (g.to_image().diff(dim=1)[:, 0] != 0)
+    assert sure.any()
+    assert torch.equal(shares.sample().to_dense()[sure], g.to_image().argmax(1)[sure])
+    counts, _ = torch.histogram(g.tensor(), 3)
+    assert torch.equal(counts, torch.histogram(g.x, 3)[0])
+
+
 def test_a_sequence_is_not_cut_through_its_nodes() -> None:
     x = graph(6).tensor().flatten(2).transpose(1, 2)
     both = torch.cat([torch.zeros(2, 1, 6).double(), x], 1)

@@ -120,6 +120,8 @@ def _bias(sites: PairSites, mask: Any, like: Spatial) -> Tensor | None:
         some = sites.second.there
         silent = ~(some | ~some.any(1, keepdim=True))[:, None, None]
         return like.x.new_zeros(silent.shape).masked_fill(silent, -torch.inf)
+    if isinstance(mask, Spatial) and not is_pairs(mask):  # one side of each pair is no node
+        mask = mask.tensor()
     value = mask.x if isinstance(mask, Spatial) else mask
     if value.dtype == torch.bool:
         value = like.x.new_zeros(value.shape).masked_fill(~value, -torch.inf)

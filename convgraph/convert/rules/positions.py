@@ -142,6 +142,14 @@ def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 
 @rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
 def nonzero(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """Positions that are there and not 0; or some of them, drawn."""
+    last = len(x.axes) - 1
+    if call.name == "multinomial" and names.is_plain(x.axes[last]):  # a node draws by its own
+        return x.on_axis(
+            last,
+            lambda rows, slot: call.target(rows.flatten(0, -2), *args, **kwargs).unflatten(
+                0, rows.shape[:-1]
+            ),
+        )
     return call.target(x.tensor(), *args, **kwargs)
 
 

@@ -302,9 +302,9 @@ def unique(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     return found, (x.with_x(which) if which.shape == x.x.shape else which), counts
 
 
-@rule("histc", "bincount", hop="all")
+@rule("histc", "histogram", "bincount", "_is_all_true", "_is_any_true", hop="all")
 def counted(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """How many entries of nodes have which number."""
+    """How many entries of nodes have which number; whether all, or any, say yes."""
     if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
         raise NoRuleError("its weights are a map")
     return call.target(x.x.flatten(), *args, **kwargs)
