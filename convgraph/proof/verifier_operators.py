@@ -30,16 +30,14 @@ def checked(
     sent = [draw(0, 9, shape) * scale for shape in shapes]
     made = says(sent)
     demand({*made} == {"y", "grad_x"}, "reference: it has no gradient, or not the shapes of spec")
-    most = max(value[0].size for value in made.values())  # one image may add up whole
-    most = 1 if record["trace"] else most  # S1 counts, and the prover has to do so again
+    most = 1 if record["trace"] else max(part[0].size for part in made.values())  # or S1 counts
     parts = ((value % 1 > 0) & ~either(record, name, sent[0]) for name, value in made.items())
-    whole = not any(part.any() for part in parts)
-    demand(n >= most and whole, "spec: more terms, or a scale that leaves fractions")
+    fits = n >= most and not any(part.any() for part in parts)
+    demand(fits, "spec: more terms, or a scale that leaves fractions")
     eps, most = torch.finfo(probe).eps, max(math.prod(shape) for shape in shapes)
-    back = (record["kind"], scale) == ("maximum", 1) and record["dtype"].endswith("float16")
-    room = torch.finfo(torch.float32).eps if back else eps  # a half type may go there and back
-    a, near = int(2 / room) // (n * scale), 4 * (min(n * scale, most) + 9) * eps
-    return shapes, {"y": n, "grad_x": n}, a, probe, near
+    half = (record["kind"], scale, record["dtype"][-7:]) == ("maximum", 1, "float16")
+    a = int(2**24 if half else 2 / eps) // (n * scale)  # it may go to float32 and back
+    return shapes, {"y": n, "grad_x": n}, a, probe, 4 * (min(n * scale, most) + 9) * eps
 
 
 def either(record: Json, name: str, x: Any) -> Any:
