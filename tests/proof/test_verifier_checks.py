@@ -440,9 +440,24 @@ def test_equal_entries_may_share_the_gradient_of_a_maximum_and_no_others_may() -
         ("maximum", lambda x: shared(x) / 3, 1),
     )
     for kind, run, wrong in cases:
-        record = {"kind": kind, "spec": spec, "trace": "0" * 64}
+        record = {"kind": kind, "spec": spec, "trace": "0" * 64, "dtype": "float64"}
         says = partial(evaluate, run, dtype=torch.float64)
         assert len(refused(checked, record, says, torch.float64, verifier.demand)) == wrong
+
+
+def test_integers_are_such_as_float32_holds_where_a_half_type_takes_a_maximum() -> None:
+    """Its program may go there and back; of sums it is followed, and of wider types it is none."""
+    says = partial(evaluate, lambda x: x.clone(), dtype=torch.float64)
+    cases = (
+        ("maximum", "bfloat16", 1, 24),
+        ("maximum", "float16", 4, 51),
+        ("maximum", "float64", 1, 53),
+        ("linear", "float16", 1, 53),
+    )
+    for kind, dtype, scale, bits in cases:
+        spec = {"shape": [2, 1, 3], "out": [2, 1, 3], "scale": scale, "terms": 1}
+        record = {"kind": kind, "spec": spec, "trace": "0" * 64, "dtype": dtype}
+        assert checked(record, says, torch.float64, verifier.demand)[2] == 2**bits
 
 
 def test_a_reference_without_a_gradient_is_no_truth() -> None:
