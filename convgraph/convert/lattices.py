@@ -9,6 +9,8 @@ Each node becomes as many as the plain sizes say, in the same places of the new 
 from math import prod
 from typing import Any
 
+import torch
+
 from convgraph.convert import names
 from convgraph.convert.batch import images_of
 from convgraph.convert.names import Name
@@ -57,6 +59,31 @@ def _alike(sites: Sites, batch: int, count: int) -> bool:
         return True
     masks = sites.mask.view(batch, count, -1)
     return bool((masks == masks[:, :1]).all())
+
+
+def lined(value: Spatial) -> Spatial:
+    """Readouts before and behind the nodes of a line as a longer line, or the value.
+
+    So moving averages of a series begin: copies of its ends are put beside it.
+    """
+    sites: Any = value.sites
+    lines = [k for k, one in enumerate(sites.pieces) if not isinstance(one, int)]
+    if len(lines) != 1 or sites.root.d != 1 or value.axes[2:] != ((sites.name,),):
+        return value
+    one = sites.pieces[lines[0]].sites
+    own = names.image_axes(1, one.size or (), one.batch_size)
+    batch = one.batch_size
+    if (value.axes[0], sites.pieces[lines[0]].axis) != (own[0], own[-1]) or one.space is not None:
+        return value
+
+    def make() -> Sites:
+        there = torch.ones(batch, sites.num_cells // batch, dtype=torch.bool, device=sites.device)
+        first = sum(sites.lengths[: lines[0]])
+        if one.mask is not None:
+            there[:, first : first + sites.lengths[lines[0]]] = one.mask.view(batch, -1)
+        return Sites.from_mask(there, batched=one.batched)
+
+    return placed(value.tensor(), one.memo_sites(("lined", *sites.key), make))
 
 
 def raised(value: Any, d: int) -> Any:

@@ -16,8 +16,9 @@ from math import prod
 from typing import Any
 
 from convgraph.convert import names
-from convgraph.convert.lattices import frames, unframed
+from convgraph.convert.lattices import frames, lined, unframed
 from convgraph.convert.names import Axes, Axis, Name
+from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial, placed, within_charts
 from convgraph.graph.network_sites import network_sites, turned_sites
 from convgraph.graph.sites import Sites
@@ -38,6 +39,8 @@ def _each(value: Any) -> Any:
 
 def settle(value: Spatial) -> Any:
     """Return a value on the lattice that its axes speak of, or the value itself."""
+    if isinstance(value.sites, TokenSites):
+        return lined(value)
     if not isinstance(value.sites, Sites) or value.sites.size is None:
         return value
     value = unframed(frames(value))

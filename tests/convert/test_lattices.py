@@ -343,3 +343,25 @@ def test_an_image_without_a_batch_is_no_fold(batch: int) -> None:
             for one in (cg.PixelGraph.from_image(x).tensor(), x)
         )
         assert torch.equal(mine, true)
+
+
+def test_readouts_beside_a_line_make_it_longer() -> None:
+    """The moving average of Autoformer, which puts copies of its ends beside a series."""
+    torch.manual_seed(0)
+    there = torch.rand(2, 9) > 0.3
+    there[:, 0] = there[:, -1] = True
+    series = torch.randint(-8, 9, (2, 3, 9)).double().requires_grad_()
+
+    def trend(x: Tensor) -> Tensor:
+        x = x.mT
+        whole = torch.cat([x[:, :1], x, x[:, -1:].repeat(1, 2, 1)], 1)
+        return x - F.avg_pool1d(whole.mT, 4, 1).mT
+
+    mine = trend(cg.PixelGraph.from_image(series, mask=there, d=1).tensor())
+    filled = torch.where(there[:, None], series, 0.0)
+    true = torch.where(there[:, :, None], trend(filled), 0.0)
+    assert torch.equal(mine.to_dense(), true)
+    grads = [torch.autograd.grad(one.square().sum(), series)[0] for one in (mine, true)]
+    assert torch.equal(*grads)
+    tokens = torch.cat([torch.ones(2, 1, 3).double(), mine], 1)
+    assert torch.equal(tokens[:, 1:].to_dense(), true), "tokens are tokens still"
