@@ -420,7 +420,7 @@ def test_all_entries_of_an_image_may_add_up_where_nobody_counted() -> None:
     def asked(terms: int, trace: str) -> list[str]:
         spec = {"shape": [2, 6], "out": [2, 3], "scale": 1, "terms": terms}
         says = partial(evaluate, sums, dtype=torch.float64)
-        record = {"kind": "linear", "spec": spec, "trace": trace}
+        record = {"kind": "linear", "spec": spec, "trace": trace, "dtype": "float64"}
         return refused(checked, record, says, torch.float64, verifier.demand)
 
     assert asked(6, "") == asked(1, "0" * 64) == []
