@@ -17,7 +17,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from convgraph.backends.compiled import memory, outermost
 from convgraph.convert.frames import where
+from convgraph.convert.names import NoRuleError
 from convgraph.convert.operators import _STATE, IDLE, Operator, asked, operator
+from convgraph.convert.settle import settled
 from convgraph.convert.value import Spatial, brought
 from convgraph.convert.windows import note
 from convgraph.errors import ConversionError
@@ -268,7 +270,11 @@ def _again(value: Any, args: Any, kwargs: Any, call: Operator, number: int) -> A
     listener, _STATE.listener = _STATE.listener, None
     try:
         taken = [value, *map(contents, args[1:])]
-        found = call.rule.call(call, *taken, **(kwargs or {}))
+        try:
+            found = call.rule.call(call, *taken, **(kwargs or {}))
+        except NoRuleError:
+            taken = settled(taken) or taken  # as it was the first time
+            found = call.rule.call(call, *taken, **(kwargs or {}))
         if value.cut:
             note(call, taken, kwargs or {}, found)
     finally:

@@ -236,6 +236,11 @@ def _without_rules_of_their_own(x: Tensor) -> None:
     x[:, 1:].triu_(-1)
 
 
+def _of_rows_among_channels(x: Tensor) -> None:
+    x.flatten(1, 2)[:, ::2].sub_(3).neg_()
+    x.view(2, 16, 10)[:, 1::2].mul_(2)
+
+
 def _of_a_copy(x: Tensor) -> None:
     """What torch copies is nobody's view, though rows lie as they did."""
     x.permute(0, 2, 3, 1).reshape(2, 80, 2).zero_()
@@ -283,7 +288,7 @@ def _by_numbers(x: Tensor) -> None:
 WRITES = (
     _skip_inner, _one_channel, _narrowed, _every_second, _of_a_view, _one_image, _of_an_image,
     _by_numbers, _replaced, _an_image_by_another, _of_a_copy, _of_the_same,
-    _without_rules_of_their_own,
+    _without_rules_of_their_own, _of_rows_among_channels,
 )  # fmt: skip
 
 
