@@ -86,7 +86,7 @@ HOUSE = {
         following identity rounding other_manners basis to_record
         showing order linear maximum judge
     """,
-    "proof.layer.order": ". suppositions codes ordered_tensor order_rules follower check",
+    "proof.layer.order": ". suppositions codes ordered_tensor order_rules whose follower check",
     "proof.layer.premise": """
         . degrees source_lines steps magnitudes
         call nonlinear linear_rules rounded traced_tensor product_rules

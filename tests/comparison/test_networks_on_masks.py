@@ -264,6 +264,16 @@ def test_a_max_pool_within_a_network_is_proven_on_a_mask(pool: nn.Module) -> Non
     assert Certificate.from_json(cert.to_json()) == cert
 
 
+def test_a_max_pool_of_many_channels_takes_as_many_runs_as_one_of_few() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 48, 3, padding=1), nn.MaxPool2d(3, 2, 1)).double().eval()
+    graph = cg.PixelGraph.from_image(
+        torch.rand(2, 2, 12, 12).double(), mask=torch.rand(2, 12, 12) > 0.3
+    )
+    cert = cg.prove(cg.to_graph(net), net, graph)
+    assert cert.verdict == "proven", str(cert)
+
+
 def test_a_skip_that_is_cut_beside_a_max_pool_is_refuted_on_a_mask() -> None:
     net = prepared(Stem(nn.MaxPool2d(2)))
     other = copy.deepcopy(net)

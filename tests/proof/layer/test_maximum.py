@@ -326,16 +326,11 @@ def test_a_backward_that_moves_gradients_is_proven() -> None:
     assert found.verdict == "proven", str(found)
 
 
-def test_a_program_that_decides_is_followed_window_by_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_windows_that_do_not_meet_are_supposed_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     one, _ = check_order(known, SHAPE, (WINDOWS,), dtype=torch.float32)
     monkeypatch.setattr("convgraph.proof.layer.order.check.MOST", 24)
     two, _ = check_order(known, SHAPE, (WINDOWS,), dtype=torch.float32)
     assert one == two
-    many, _ = check_order(compared, SHAPE, (WINDOWS,), dtype=torch.float32)
-    assert many.status == "undecided"
-    assert "in 12 groups take 56 runs, more than 24" in many.reason
 
 
 # -- suppositions side by side

@@ -42,6 +42,7 @@ from convgraph.proof.equation.maximum_windows import Windows
 from convgraph.proof.layer.order import codes
 from convgraph.proof.layer.order.follower import Follower
 from convgraph.proof.layer.order.ordered_tensor import Ordered
+from convgraph.proof.layer.order.whose import SEVERAL
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.check import Premise
@@ -137,6 +138,10 @@ def _family(calls: _Calls, shape: tuple[int, ...], looks: Sequence[Windows], tie
     found, decides = _groups(calls, shape, looks, together, ties)
     if not decides:
         return found
+    if looks[0].values is None:
+        found, _ = _groups(calls, shape, looks, together, ties, apart=True)
+        if found.status == "proven" or found.operator == MOVED:
+            return found
     alone = [
         (images[i : i + 1], np.array([p])) for i in images for p in range(len(looks[0].counts))
     ]
@@ -149,8 +154,12 @@ def _groups(
     looks: Sequence[Windows],
     groups: list[tuple[Any, Any]],
     ties: str,
+    apart: bool = False,
 ) -> tuple[Premise, bool]:
-    """Suppose one group of windows after the other, up to one that the program may join."""
+    """Suppose one group of windows after the other, up to one that the program may join.
+
+    With `apart` it is followed whose window each entry follows from, and what several do is wrong.
+    """
     found = Premise("proven")
     operators, assumed = 0, set[str]()
     widths = [
@@ -174,7 +183,7 @@ def _groups(
         part, every = every[:many], every[many:]
         supposed = [_Supposed(shape, looks, *one, ties, calls.device) for one in part]
         follower = Follower(calls.dtype, _sums(supposed), len(part))
-        found, wrong = _attempt(calls, supposed, follower)
+        found, wrong = _attempt(calls, supposed, follower, apart)
         if found.status != "proven" and len(part) > 1 and found.operator != MOVED:
             # What is asked of all at once may be more than is known of each.
             every, beside = [part[wrong], *part[:wrong], *part[wrong + 1 :], *every], 1
@@ -183,7 +192,11 @@ def _groups(
         assumed |= follower.assumed
         if found.status != "proven":
             return found, False
-        if follower.decides and any(images.size * colour.size > 1 for images, colour, _ in part):
+        if (
+            follower.decides
+            and not apart
+            and any(images.size * colour.size > 1 for images, colour, _ in part)
+        ):
             return found, True
     return replace(found, operators=operators, assumed=tuple(sorted(assumed))), False
 
@@ -228,6 +241,8 @@ class _Supposed:
         self.y = np.full((images, outs), complex(np.nan, 0))  # what is not supposed
         self.grad = np.zeros((images, pixels), complex)
         self.largest: dict[tuple[int, int], int] = {}
+        whose_x, whose_g = np.zeros(x.shape), np.zeros(g.shape)
+        self.own = np.zeros(x.shape)  # to whom a gradient belongs
         draw = np.random.default_rng()
         between = first.values is not None
         if between:
@@ -255,6 +270,8 @@ class _Supposed:
                 x[image, rows[there]] = 1j * code[there]
                 g[image, full], g[image, empty] = 1j * token, 1j * sent
                 self.grad[image, largest] = 1j * token
+                whose_x[image, rows[there]] = np.broadcast_to(group[:, None], there.shape)[there]
+                whose_g[image, full] = self.own[image, largest] = group
                 continue
             numbers = seen.of(x[image].real)[rows[there]]
             above = np.argsort(code[there] % 3, kind="stable")  # of equal sums the largest counts
@@ -269,15 +286,21 @@ class _Supposed:
             numbers = np.array(sorted(order))
             codes_ = np.array([order[n] for n in numbers.tolist()], float)
             self.sums = (torch.from_numpy(numbers).to(device), torch.from_numpy(codes_).to(device))
-        self.x = torch.from_numpy(x).reshape(shape).to(device)
-        self.g = torch.from_numpy(g).reshape(self.y_shape).to(device)
+        self.x, self.whose_x = (torch.from_numpy(t).reshape(shape).to(device) for t in (x, whose_x))
+        self.g, self.whose_g = (
+            torch.from_numpy(t).reshape(self.y_shape).to(device) for t in (g, whose_g)
+        )
 
-    def wrong_value(self, y: Tensor) -> str:
-        """Say which output is not known to be the largest entry of its window."""
+    def wrong_value(self, y: Tensor, whose: Tensor | None) -> str:
+        """Say which output is not known, by its window alone, to be the largest entry of it."""
         if self.sums is not None:
             y = codes.decided(y, self.sums)
         flat = y.cpu().numpy().reshape(self.y.shape)
         bad = (flat != self.y) & ~np.isnan(self.y)
+        if not bad.any() and whose is not None:
+            found = whose.cpu().numpy().reshape(self.y.shape)
+            own = 1 + np.arange(found.size).reshape(found.shape)
+            bad = (found != 0) & (found != own) & ~np.isnan(self.y)
         if not bad.any():
             return ""
         image, p = (int(i) for i in np.argwhere(bad)[0])
@@ -295,10 +318,13 @@ class _Supposed:
             )
         return f"y{at} is not known to be {what} where that is the largest of its window"
 
-    def wrong_gradient(self, grad: Tensor) -> str:
-        """Say which pixel does not get what its windows send."""
+    def wrong_gradient(self, grad: Tensor, whose: Tensor | None) -> str:
+        """Say which pixel does not get what its windows send, each by itself."""
         flat = grad.cpu().numpy().reshape(self.grad.shape)
         bad = flat != self.grad
+        if whose is not None:
+            found = whose.cpu().numpy().reshape(self.grad.shape)
+            bad |= (found == SEVERAL) | ((self.own > 0) & (found != self.own))
         if not bad.any():
             return ""
         image, q = (int(i) for i in np.argwhere(bad)[0])
@@ -313,22 +339,28 @@ class _Supposed:
 
 
 def _attempt(
-    calls: _Calls, supposed: Sequence[_Supposed], follower: Follower
+    calls: _Calls, supposed: Sequence[_Supposed], follower: Follower, apart: bool
 ) -> tuple[Premise, int]:
     """Follow one call; and of which supposition the verdict says that it is not proven."""
     with watched() as moved:
-        found, wrong = _once(calls, supposed, follower)
+        found, wrong = _once(calls, supposed, follower, apart)
     if not moved:
         return found, wrong
     return replace(found, status="undecided", reason=moved[0], operator=MOVED), wrong
 
 
-def _once(calls: _Calls, supposed: Sequence[_Supposed], follower: Follower) -> tuple[Premise, int]:
+def _once(
+    calls: _Calls, supposed: Sequence[_Supposed], follower: Follower, apart: bool
+) -> tuple[Premise, int]:
     compiled = list[str]()
+
+    def own(name: str) -> Tensor | None:
+        return torch.stack([getattr(one, name) for one in supposed]) if apart else None
+
     try:
         with warnings.catch_warnings(), as_written() as compiled:
             warnings.simplefilter("ignore")
-            x = follower.enter(torch.stack([one.x for one in supposed]), calls.asks)
+            x = follower.enter(torch.stack([one.x for one in supposed]), calls.asks, own("whose_x"))
             with WaysOut(follower.leave), Mode(follower):
                 y = calls.run(calls.handed("x", x))
                 if follower.refused is None and not isinstance(y, Ordered):
@@ -341,20 +373,20 @@ def _once(calls: _Calls, supposed: Sequence[_Supposed], follower: Follower) -> t
                 with _disable_current_modes():
                     returned: Any = y
                     for place, one in enumerate(supposed):
-                        if wrong := one.wrong_value(returned.knows()[place]):
+                        if wrong := one.wrong_value(*_told(returned, place)):
                             return _verdict(follower, "undecided", wrong), place
                 if not calls.values:
                     if not y.requires_grad:
                         return _verdict(follower, "undecided", "y has no gradient"), 0
                     with _disable_current_modes():
-                        g = follower.send(torch.stack([one.g for one in supposed]))
+                        g = follower.send(torch.stack([one.g for one in supposed]), own("whose_g"))
                     sent = calls.handed("g", g)
                     (grad,) = torch.autograd.grad(y, [x], sent, allow_unused=True)
                     if not isinstance(grad, Ordered):
                         return _verdict(follower, "undecided", "x has no gradient"), 0
                     with _disable_current_modes():
                         for place, one in enumerate(supposed):
-                            if wrong := one.wrong_gradient(grad.knows()[place]):
+                            if wrong := one.wrong_gradient(*_told(grad, place)):
                                 return _verdict(follower, "undecided", wrong), place
     except Refusal:
         pass
@@ -367,6 +399,12 @@ def _once(calls: _Calls, supposed: Sequence[_Supposed], follower: Follower) -> t
     if follower.refused is not None:
         return _verdict(follower), 0
     return replace(_verdict(follower, "proven"), compiled=bool(compiled)), 0
+
+
+def _told(made: Ordered, place: int) -> tuple[Tensor, Tensor | None]:
+    """What is known under a supposition, and whose it is."""
+    whose = made.whose()
+    return made.knows()[place], None if whose is None else whose[place]
 
 
 def _verdict(

@@ -23,6 +23,7 @@ from convgraph.proof.layer.order.order_rules import (
 )
 from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
 from convgraph.proof.layer.order.suppositions import alike, under_each
+from convgraph.proof.layer.order.whose import whose
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
@@ -65,16 +66,20 @@ class Follower:
         self.decides = False
         self.sends = False
 
-    def enter(self, known: Tensor, requires_grad: bool = True) -> Ordered:
-        """Wrap an image, (suppositions, *shape)."""
-        memory = Memory(None, known.flatten(1), self.dtype, data=True, frozen=True)
-        return Ordered(known[0], memory, self, requires_grad)
+    def enter(
+        self, known: Tensor, requires_grad: bool = True, whose: Tensor | None = None
+    ) -> Ordered:
+        """Wrap an image, (suppositions, *shape), and whose windows its entries are in."""
+        return Ordered(known[0], self._given(known, whose), self, requires_grad)
 
-    def send(self, known: Tensor) -> Ordered:
+    def send(self, known: Tensor, whose: Tensor | None = None) -> Ordered:
         """Wrap a gradient, which may be moved and added and nothing else."""
         self.sends = True
-        memory = Memory(None, known.flatten(1), self.dtype, data=True, frozen=True, sent=True)
-        return Ordered(known[0], memory, self)
+        return Ordered(known[0], self._given(known, whose, sent=True), self)
+
+    def _given(self, known: Tensor, whose: Tensor | None, sent: bool = False) -> Memory:
+        own = None if whose is None else whose.flatten(1)
+        return Memory(None, known.flatten(1), self.dtype, own, data=True, frozen=True, sent=sent)
 
     def refuse(self, status: str, operator: str, reason: str) -> None:
         """Remember the first refusal, and stop here.
@@ -162,17 +167,17 @@ class Follower:
             raise Refusal("undecided", f"{name} of data has no rule among maxima and comparisons")
         if not linear(seen, name):
             raise Refusal("undecided", f"{name} of a gradient: it is not only moved and added")
-        results = self._under_each(found or entry_by_entry, seen, args, kwargs)
+        results, owners = self._under_each(found or entry_by_entry, seen, args, kwargs)
         if NO_ZERO in seen.assumed and (not self.sends or _of_the_program()):
             raise Refusal("undecided", "0 is divided by what is not known: it may be 0 too")
         self.assumed |= seen.assumed
         if name in _KERNELS:
             self.assumed.add(f"aten.{name}: takes the largest entry, and says where it is")
         if written:
-            return self._write(func, written, results, data)
+            return self._write(func, written, results, owners, data)
         several = isinstance(results, list)
         made = [
-            self._wrap(r, kind, data, strides)
+            self._wrap(r, owners, kind, data, strides)
             for r, (kind, strides) in zip(
                 results if several else [results], _likes(func, args, kwargs, seen, several),
                 strict=True,
@@ -182,16 +187,21 @@ class Follower:
             self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
         return tuple(made) if several else made[0]
 
-    def _under_each(self, rule: Rule, seen: Seen, args: Any, kwargs: Any) -> Any:
-        """What a rule makes of a call, under each supposition."""
+    def _under_each(self, rule: Rule, seen: Seen, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """What a rule makes of a call, under each supposition; and whose it is, where one asks."""
         data = [t for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)]
         told = {id(t): t.held() for t in data if not t.constant}
+        owners = {id(t): t.whose() for t in data if t.memory.whose is not None}
 
-        def one(*held: Tensor) -> Any:
-            order = None if self.sums is None else (held[-2], held[-1])
-            return rule(seen.under(dict(zip(told, held, strict=False)), order))
+        def one(*given: Tensor) -> Any:
+            left = iter(given)
+            held, own = ({key: next(left) for key in known} for known in (told, owners))
+            order = None if self.sums is None else (next(left), next(left))
+            results = rule(seen.under(held, order))
+            seen.windows = own
+            return results, whose(seen, aten.base_of(seen.func)) if own else torch.zeros(())
 
-        return under_each(one, [*told.values(), *(self.sums or ())])
+        return under_each(one, [*told.values(), *owners.values(), *(self.sums or ())])  # type: ignore[list-item,no-any-return]
 
     def _mark(self, made: Any, reached: bool, decided: bool, sent: bool) -> None:
         """Say of results what decided them, and whether they are made of a gradient."""
@@ -208,6 +218,12 @@ class Follower:
     def _read(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         if any(t.memory.sent for t in trees.leaves((args, kwargs)) if isinstance(t, Ordered)):
             raise Refusal("undecided", "a number is read off a gradient")
+        if any(
+            t.memory.whose is not None
+            for t in trees.leaves((args, kwargs))
+            if isinstance(t, Ordered)
+        ):
+            raise Refusal("undecided", "a number is read off what several windows decide")
         try:
             numbers = trees.mapped(lambda v: plain(v, at_large), (args, kwargs))
         except Refusal:
@@ -234,7 +250,7 @@ class Follower:
             lambda v: Ordered(v, source.memory, self) if isinstance(v, Tensor) else v, outputs
         )
 
-    def _write(self, func: Any, written: list[Any], results: Any, data: bool) -> Any:
+    def _write(self, func: Any, written: list[Any], results: Any, owners: Any, data: bool) -> Any:
         (target,) = written
         memory = target.memory
         if memory.known is None:
@@ -243,22 +259,31 @@ class Follower:
             kind = codes.number if memory.dtype.is_floating_point else codes.whole
             memory.known, memory.plain = kind(flat).repeat(self.many, 1), None
         target.held().copy_(as_held(results, memory.dtype, self.dtype))
+        if memory.whose is None and bool(owners.any()):
+            memory.whose = torch.zeros_like(memory.known.real)
+        if memory.whose is not None:
+            target.whose().copy_(_spread(owners, results))
         memory.data = memory.data or (data and memory.dtype.is_floating_point)
         if data and is_step(func):
             self.steps.append(Step(func.name(), made_by([target]), source_lines.place()))
         return target
 
     def _wrap(
-        self, known: Tensor, dtype: torch.dtype, data: bool, strides: tuple[int, ...] | None
+        self,
+        known: Tensor,
+        owners: Tensor,
+        dtype: torch.dtype,
+        data: bool,
+        strides: tuple[int, ...] | None,
     ) -> Ordered:
         known = as_held(known, dtype, self.dtype)
-        real = dtype.is_floating_point
-        if not real and alike(known) and bool(codes.settled(known[0]).all()):
+        real, owned = dtype.is_floating_point, bool(owners.any())
+        if not (real or owned) and alike(known) and bool(codes.settled(known[0]).all()):
             plain_ = known[0].real.to(dtype).contiguous()
             return Ordered(plain_, Memory(plain_.reshape(-1), None, dtype), self)
+        own = _flat(_laid(_spread(owners, known), strides)) if owned else None
         known = _laid(known, strides)
-        flat = known.as_strided((len(known), known.stride(0)), (known.stride(0), 1))
-        return Ordered(known[0], Memory(None, flat, dtype, data=data and real), self)
+        return Ordered(known[0], Memory(None, _flat(known), dtype, own, data=data and real), self)
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operator on constants: plain numbers that may be written to later."""
@@ -325,6 +350,17 @@ def _laid(known: Tensor, strides: tuple[int, ...] | None) -> Tensor:
     size = 1 + last if one.numel() else 0
     laid = known.new_empty(len(known) * size).as_strided(known.shape, (size, *strides))
     return laid.copy_(known)
+
+
+def _flat(laid: Tensor) -> Tensor:
+    """All of it under each supposition, as it lies in memory."""
+    return laid.as_strided((len(laid), laid.stride(0)), (laid.stride(0), 1))
+
+
+def _spread(owners: Tensor, known: Tensor) -> Tensor:
+    """Whose all entries are, of what is said of one for all."""
+    owners = owners.reshape(len(owners), *(1,) * (known.dim() - owners.dim()), *owners.shape[1:])
+    return owners.expand(known.shape)
 
 
 def _shell(value: Any) -> Any:

@@ -37,6 +37,7 @@ class Seen:
         order: what is known of the order of sums of pixels; see `codes.decided`. None where there
             are none.
         sums: the same, for whoever compares.
+        windows: by identity, whose window tensors follow from; see `whose`.
     """
 
     def __init__(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -45,6 +46,7 @@ class Seen:
         self.bound = Call(func, args, kwargs, lambda tensor: Bound())
         self.assumed: set[str] = set()
         self.held: dict[int, Tensor] = {}
+        self.windows: dict[int, Tensor] = {}
         self.order: codes.Sums = None
         self.sums: codes.Sums = None
         self.device = next(v.device for v in trees.leaves((args, kwargs)) if isinstance(v, Tensor))
@@ -99,6 +101,17 @@ class Seen:
     def knows(self, name: str, real: bool | None = None) -> Tensor:
         """What is known of an argument."""
         return self.of(self[name], self.real(name) if real is None else real)
+
+    def whose(self, value: Any) -> Tensor:
+        """Whose window a value follows from, entry by entry; nobody's where it is a constant."""
+        shape = value.shape if isinstance(value, Tensor) else ()
+        nobody = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        return self.windows.get(id(value), nobody)
+
+    def is_sent(self, name: str) -> bool:
+        """Whether an argument is made of a gradient."""
+        value = self[name]
+        return isinstance(value, Ordered) and value.memory.sent
 
     def plain(self, value: Any) -> Any:
         """The numbers of what is known; see `plain`."""
@@ -228,10 +241,10 @@ _ADD = frozenset({
 
 # Moves
 
-_FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
+FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
 
 
-@rule(*_FIRST, "_unsafe_view", "reshape", "slice_backward", "select_backward", "diagonal_backward",
+@rule(*FIRST, "_unsafe_view", "reshape", "slice_backward", "select_backward", "diagonal_backward",
       "expand_copy", "lift_fresh", "positive")  # fmt: skip
 def _move(seen: Seen) -> Tensor:
     name = next(iter(seen.bound.named))
@@ -287,7 +300,7 @@ def _put(seen: Seen) -> Tensor:
 def _index_copy(seen: Seen) -> Tensor:
     real = seen.real("self")
     one, two = seen.knows("self", real), seen.knows("source", real)
-    place, unknown = _index(seen, "index")
+    place, unknown = index_of(seen, "index")
     if anywhere(unknown):
         return _nothing(one, real)
     return torch.complex(
@@ -300,7 +313,7 @@ def _index_copy(seen: Seen) -> Tensor:
 def _index_fill(seen: Seen) -> Tensor:
     real = seen.real("self")
     one, value = seen.knows("self", real), seen.knows("value", real)
-    place, unknown = _index(seen, "index")
+    place, unknown = index_of(seen, "index")
     if anywhere(unknown) or value.numel() != 1:
         return _nothing(one, real)
     filled = torch.zeros(one.shape, dtype=torch.bool, device=seen.device)
@@ -342,7 +355,7 @@ def _hull(one: Tensor, two: Tensor) -> Tensor:
 # Where an index is a decision
 
 
-def _index(seen: Seen, name: str) -> tuple[Tensor, Tensor]:
+def index_of(seen: Seen, name: str) -> tuple[Tensor, Tensor]:
     """Indices, 0 for those that are not known, and which those are."""
     found = seen.of(seen[name], False)
     sure = codes.settled(found)
@@ -361,7 +374,7 @@ def _unknown(like: Tensor, real: bool, source: Tensor) -> Tensor:
 def _gather(seen: Seen) -> Tensor:
     first = "weight" if aten.base_of(seen.func) == "embedding" else "self"
     name = "indices" if first == "weight" else "index"
-    place, unknown = _index(seen, name)
+    place, unknown = index_of(seen, name)
     source, real = seen.knows(first), seen.real(first)
     found = torch.complex(
         seen.with_(first, source.real.contiguous(), **{name: place}),
@@ -377,7 +390,7 @@ def _gather(seen: Seen) -> Tensor:
 @rule("index", "_unsafe_index")
 def _advanced(seen: Seen) -> Tensor:
     source, real = seen.knows("self"), seen.real("self")
-    places, unsure = _places(seen)
+    places, unsure = places_of(seen)
     found = torch.complex(
         seen.with_("self", source.real.contiguous(), indices=places),
         seen.with_("self", source.imag.contiguous(), indices=places),
@@ -385,7 +398,7 @@ def _advanced(seen: Seen) -> Tensor:
     return _unknown(found, real, source) if unsure else found
 
 
-def _places(seen: Seen) -> tuple[list[Any], bool]:
+def places_of(seen: Seen) -> tuple[list[Any], bool]:
     """Indices of an advanced index, and whether any depends on data."""
     places: list[Any] = []
     unsure = False
@@ -406,7 +419,7 @@ def _places(seen: Seen) -> tuple[list[Any], bool]:
 def _index_put(seen: Seen) -> Tensor:
     real = seen.real("self")
     held, values = seen.knows("self", real), seen.knows("values", real)
-    places, unsure = _places(seen)
+    places, unsure = places_of(seen)
     if unsure and not (seen["accumulate"] and everywhere(values == 0)):
         return _nothing(held, real)
     if not seen["accumulate"]:
@@ -447,7 +460,7 @@ def _scatter_add(seen: Seen) -> Tensor:
     held, values = seen.knows("self", real), seen.knows(name, real)
     if (seen["alpha"] or 1) != 1:
         return _nothing(held, real)
-    place, unknown = _index(seen, "index")
+    place, unknown = index_of(seen, "index")
     if name == "source":
         lost = anywhere(unknown) and not everywhere(values == 0)
     else:
@@ -463,7 +476,7 @@ def _scatter(seen: Seen) -> Tensor:
     how, real = seen["reduce"], seen.real("self")
     name = "src" if "src" in seen.bound.named else "value"
     held = seen.knows("self", real)
-    place, unknown = _index(seen, "index")
+    place, unknown = index_of(seen, "index")
     values = seen.knows(name, real).expand(place.shape)
     axis = seen["dim"]
 
@@ -682,7 +695,7 @@ _BACK = ("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward",
 
 @rule(*_BACK)
 def _pool_back(seen: Seen) -> Tensor:
-    place, unknown = _index(seen, "indices")
+    place, unknown = index_of(seen, "indices")
     came = seen.knows("grad_output", True)
     like = torch.zeros(seen["self"].shape, dtype=torch.float64, device=seen.device)
     if anywhere(unknown & (came != 0)):

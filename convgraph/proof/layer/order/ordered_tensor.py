@@ -23,6 +23,8 @@ class Memory:
         plain: all of it, flat, where it is a constant.
         known: (suppositions, all of it flat) as `codes` says; None where it is a constant.
         dtype: of its entries.
+        whose: (suppositions, all of it flat) whose window each follows from, see `whose`; None for
+            nobody's.
         data: whether it is made of data, as a plain run would say: what was only decided is not.
         frozen: an input, which a program may not write to.
         decided: whether what was compared decided it.
@@ -32,6 +34,7 @@ class Memory:
     plain: Tensor | None
     known: Tensor | None
     dtype: torch.dtype
+    whose: Tensor | None = None
     data: bool = False
     frozen: bool = False
     decided: bool = False
@@ -69,12 +72,19 @@ class Ordered(Tensor):
 
     def held(self) -> Tensor:
         """Plain numbers of a constant at these places, or what is known under each supposition."""
-        shape, strides, flat = self.shape, self.stride(), self.memory.known
+        flat = self.memory.known
         if flat is not None:
-            shape, strides = (len(flat), *shape), (flat.shape[1], *strides)  # type: ignore[assignment]
-        else:
-            flat = self.memory.plain
-        assert flat is not None  # one of them is there
+            return self._under_each(flat)
+        assert self.memory.plain is not None  # one of them is there
+        return self.memory.plain.as_strided(self.shape, self.stride(), self.storage_offset())
+
+    def whose(self) -> Tensor | None:
+        """Whose window the entries follow from, under each supposition; None for nobody's."""
+        flat = self.memory.whose
+        return None if flat is None else self._under_each(flat)
+
+    def _under_each(self, flat: Tensor) -> Tensor:
+        shape, strides = (len(flat), *self.shape), (flat.shape[1], *self.stride())
         return flat.as_strided(shape, strides, self.storage_offset())
 
     def knows(self) -> Tensor:
