@@ -16,7 +16,7 @@ from convgraph.proof.layer.order.ordered_tensor import Memory, Ordered
 from convgraph.proof.layer.order.whose import SEVERAL, together
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.follower import Mode
-from tests.proof.layer.test_maximum import (
+from tests.proof.layer.maxima_written import (
     RARELY,
     RIGHT,
     SHAPE,
@@ -28,9 +28,9 @@ from tests.proof.layer.test_maximum import (
     corners,
     places,
 )  # fmt: skip
-from tests.proof.layer.test_suppositions import OPERATORS, Run, some
-from tests.proof.layer.test_suppositions import SHAPE as IMAGE
-from tests.proof.layer.test_suppositions import places as places_of
+from tests.proof.layer.order_operators import OPERATORS, Run, some
+from tests.proof.layer.order_operators import SHAPE as IMAGE
+from tests.proof.layer.order_operators import places as places_of
 
 WINDOWS_OF_SOME = (1, 2)
 """The windows of which `some` knows entries."""
