@@ -275,7 +275,7 @@ class OnMask(TorchFunctionMode):
         every = input.movedim(1, -1)
         y = func(every.reshape(-1, input.shape[1]).index_select(0, there), *args, **kwargs)
         found = y.new_zeros(place.there.numel(), y.shape[1]).index_copy(0, there, y)
-        return self.put(found.view(*every.shape[:-1], -1).movedim(-1, 1), place)
+        return self.put(found.view(*every.shape[:-1], -1).movedim(-1, 1).contiguous(), place)
 
     def glu(self, func: Any, input: Tensor, dim: int = -1) -> Tensor:
         """One half of the channels by what the other half lets through."""
@@ -460,12 +460,17 @@ class OnMask(TorchFunctionMode):
 
 
 def filled(x: Tensor, mask: Tensor, value: float) -> Tensor:
-    """Return (B, C, *size) with a value where nobody is; as a move of rows."""
+    """Return (B, C, *size) with a value where nobody is; as a move of rows.
+
+    It lies as torch's own images do: where an image lies channels last, oneDNN writes the gradient
+    of a strided 1 x 1 of few channels beyond its memory (uxlfoundation/oneDNN#6035).
+    """
     absent = (~mask).flatten().nonzero().squeeze(1).to(x.device)
     if not len(absent):
         return x
     rows = x.movedim(1, -1)
-    return rows.reshape(-1, x.shape[1]).index_fill(0, absent, value).view(rows.shape).movedim(-1, 1)
+    made = rows.reshape(-1, x.shape[1]).index_fill(0, absent, value).view(rows.shape)
+    return made.movedim(-1, 1).contiguous()
 
 
 def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -252,7 +252,7 @@ class OnSpace(TorchFunctionMode):
         if len(made.who) != len(rows):  # there are margins
             moved = tree_map_only(Tensor, _to(x), made)
             rows = _wide(rows, moved, fill)
-        return rows.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2)
+        return rows.view(*made.shape, x.shape[1]).permute(0, 3, 1, 2).contiguous()  # see `filled`
 
     def arrays(self, charts: Tensor, batch: int) -> Tensor:
         """(charts, C, h, w) as images (B, C, H, W), chart under chart."""
@@ -380,7 +380,7 @@ class OnSpace(TorchFunctionMode):
         """What looks at all pixels alike, of their rows: sums are in the order of nodes."""
         every = input.movedim(1, -1)
         y: Tensor = func(every.reshape(-1, input.shape[1]), *args, **kwargs)
-        return y.view(every.shape).movedim(-1, 1)
+        return y.view(every.shape).movedim(-1, 1).contiguous()
 
     def instance_norm(
         self, input: Tensor, running_mean: Tensor | None = None,

@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from convgraph.proof import trees
 from convgraph.proof.network.end_to_end import Images, NetworkSide
 
 
@@ -27,8 +28,8 @@ class Manner:
         learns: whether the images need a gradient.
         leaf: whether they are handed over as leaves.
         frozen: whether no parameter needs a gradient.
-        apart: whether they lie otherwise in memory, channels last behind an offset, and keep the
-            gradient that reaches them.
+        apart: whether they lie otherwise in memory, behind an offset, and keep the gradient that
+            reaches them; see `_lying`.
         refilled: whether they are parameters that held other numbers in the call before.
         times: how often backward runs through the one graph.
         calls: how often it is called, so that the last finds the gradients of the one before.
@@ -98,6 +99,7 @@ def called(
     """
     shapes = [tuple(g.shape) for g in heads]
     leaves = [_leaf(image, how) for image in images]
+    few = any(map(_is_few, side.net.modules()))
     mode = torch.inference_mode() if how.inference else nullcontext()
     with unchanged(side.net), _frozen(side.net, how.frozen), mode:
         if how.refilled:
@@ -110,7 +112,7 @@ def called(
                     leaf.copy_(image)
         found: dict[str, Tensor] = {}
         for _ in range(how.calls):
-            sent = leaves if how.leaf else [_sent(leaf, how) for leaf in leaves]
+            sent = leaves if how.leaf else [_sent(leaf, how, few) for leaf in leaves]
             outputs = side.run(side.net, tuple(sent), shapes)
             found = {f"output {place}": y.detach() for place, y in enumerate(outputs)}
             if how.between:
@@ -141,16 +143,37 @@ def _leaf(image: Tensor, how: Manner) -> Tensor:
     return image.clone().requires_grad_(learns)
 
 
-def _sent(leaf: Tensor, how: Manner) -> Tensor:
+def _sent(leaf: Tensor, how: Manner, few: bool) -> Tensor:
     """What a network is sent in place of a leaf."""
     if not how.apart:
         return leaf.clone()
-    moved = leaf.movedim(1, -1)
+    order = _lying(leaf.dim(), few)
+    moved = leaf.permute(order)
     flat = torch.cat([leaf.new_zeros(1), moved.reshape(-1)])
-    view = flat[1:].view(moved.shape).movedim(-1, 1)
+    view = flat[1:].view(moved.shape).permute([order.index(axis) for axis in range(leaf.dim())])
     if view.requires_grad:
         view.retain_grad()
     return view
+
+
+def _lying(dims: int, few: bool) -> list[int]:
+    """In which order the axes of an image lie in memory: channels last, or the last two turned.
+
+    Where channels are few, a strided 1 x 1 of an image that lies channels last has the gradient of
+    its weight written beyond its memory (uxlfoundation/oneDNN#6035).
+    """
+    if not few:
+        return [0, *range(2, dims), 1]
+    return [0, 1, 2] if dims == 3 else [*range(dims - 2), dims - 1, dims - 2]
+
+
+def _is_few(module: torch.nn.Module) -> bool:
+    """Whether it may be such an operator."""
+    steps = getattr(module, "stride", 2)  # of what is no convolution nobody knows
+    if {*trees.leaves(steps)} == {1}:
+        return False
+    own = [p.shape for p in module.parameters(recurse=False)]
+    return any(len(s) > 2 and s[2:].numel() == 1 and s[1] < 16 for s in own)
 
 
 @contextmanager

@@ -149,3 +149,41 @@ def test_what_is_called_is_left_as_it_was() -> None:
     assert dense.one.bias is not None
     assert dense.one.bias.requires_grad
     assert all(p.grad is None for p in dense.parameters())
+
+
+class Lies(nn.Module):
+    """Notes how what it is given lies in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add(x.stride())
+        return x
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "last"), [(3, 2, False), (3, 1, True), (16, 2, True)]
+)
+def test_a_strided_point_of_few_channels_is_sent_no_image_that_lies_channels_last(
+    channels: int, stride: int, last: bool
+) -> None:
+    """There oneDNN writes beyond its memory; elsewhere that is one of the manners."""
+    net = nn.Sequential(Lies(), nn.Conv2d(channels, 2, 1, stride), nn.ReLU()).eval()
+    cert = cg.prove(copy.deepcopy(net), net, torch.rand(2, channels, 4, 6))
+    assert cert.verdict == "proven", str(cert)
+    seen = net[0].seen
+    assert ((24 * channels, 1, 6 * channels, channels) in seen) == last
+    assert any(steps[-1] != 1 for steps in seen)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_on_a_mask_no_image_lies_channels_last(train: bool) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.MaxPool2d(2), Lies(),
+        nn.Conv2d(4, 8, 1, 2),
+    ).train(train)  # fmt: skip
+    graph = cg.PixelGraph.from_image(torch.rand(2, 3, 8, 8), mask=torch.rand(2, 8, 8) > 0.3)
+    cg.prove(cg.to_graph(net), net, graph)
+    assert all(steps[1] != 1 for steps in net[3].seen)
