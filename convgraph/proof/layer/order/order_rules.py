@@ -186,7 +186,8 @@ def as_held(known: Tensor, dtype: torch.dtype, of_program: torch.dtype) -> Tenso
     """
     if dtype.is_floating_point:
         data = known.imag != 0
-        if BITS.get(dtype, 0) < BITS[of_program] and bool(data.any()):
+        short = torch.finfo(dtype).max < torch.finfo(of_program).max
+        if (short or BITS.get(dtype, 0) < BITS[of_program]) and bool(data.any()):
             raise Refusal("refuted", f"a narrowing cast: {dtype} within a program of {of_program}")
         return torch.where(data, known, codes.number(known.real.to(dtype)))
     if dtype is torch.bool:
