@@ -302,6 +302,7 @@ class OnMask(TorchFunctionMode):
             raise ProofError(f"the judge has no truth for axes in the order {axes} on masks")
         y: Tensor = x.permute(axes)
         if axes == behind:
+            y = y.contiguous()  # as rows of nodes lie, of which torch makes other products
             self._last[y] = self.known(x)
         else:
             self._lies[y] = self.known(x)
@@ -321,14 +322,14 @@ class OnMask(TorchFunctionMode):
             axes = tuple(a % d for a in _flat(args[1:] or tuple(kwargs.values())))
             if axes != (0, d - 1, *range(1, d - 1)):
                 raise ProofError(f"the judge has no truth for axes in the order {axes} on masks")
-            return self.put(y, place)
+            return self.put(y.contiguous(), place)
         shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
         norm = name == "layer_norm" and len(shape) == 1
         others = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
         wide = any(t.dim() > 2 for t in others)
         if (not norm and name not in {"linear", *KEEPS, *_ALONE}) or wide:
             raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
-        channels = filled(y.movedim(-1, 1), place.there, 0.0).movedim(1, -1)
+        channels = filled(y.movedim(-1, 1), place.there, 0.0).movedim(1, -1).contiguous()
         self._last[channels] = place
         return channels
 
