@@ -1189,7 +1189,7 @@ def test_distributions_of_nodes() -> None:
     zero = torch.zeros(()).double()
     assert torch.equal(numbers.log_prob(zero).graph.x, rows.log_prob(zero))
     with pytest.raises(ValueError, match="invalid values"):
-        torch.distributions.Normal(g.tensor(), -g.tensor().exp())
+        torch.distributions.Normal(g.tensor(), -g.tensor().exp(), validate_args=True)
     shares = torch.distributions.Categorical(logits=g.tensor().movedim(1, -1) * 1e4)
     sure = there & (g.to_image().diff(dim=1)[:, 0] != 0)
     assert sure.any()
