@@ -22,7 +22,7 @@ PUBLISHED := torchvision timm segmentation-models-pytorch pytorchcv facenet-pyto
 SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test test-ci check bench bench-proof bench-networks bench-large gpu classes house faults fuzz oldest zoo zoo-page notebooks \
+.PHONY: help setup demo quick test test-ci test-published check bench bench-proof bench-networks bench-large gpu classes house faults fuzz oldest zoo zoo-page notebooks \
         lab lessons slides docs docs-browser news dist clean
 .DELETE_ON_ERROR:
 
@@ -38,10 +38,13 @@ quick: $(READY) ## run what tests the files that you changed, in at most two min
 	$(BIN)/python -m tests.quick
 
 test: $(READY) ## run the tests and the doctests; ALL=1 for CI's share in the same run
-	$(BIN)/python -m pytest $(SPREAD) $(if $(ALL),,-m "not ci")
+	$(BIN)/python -m pytest $(SPREAD) -m "not published$(if $(ALL),, and not ci)"
 
-test-ci: $(READY) ## run CI's share: the whole demo, published networks, every pair
+test-ci: $(READY) ## run CI's share: the whole demo, every pair, what dies on a cluster
 	$(BIN)/python -m pytest $(SPREAD) -m ci tests
+
+test-published: $(READY) ## ask published networks whole: on masks, by tiles, on ranks, of the judge
+	$(BIN)/python -m pytest $(SPREAD) -m published tests
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from tests.convert.masks import MASKS, images
 from tests.convert.nets import Snap, build, image, zoo
 from tests.convert.truth import program, truth
 
-pytestmark = pytest.mark.ci
+pytestmark = pytest.mark.published
 
 SIZE = (65, 77)
 

@@ -5,7 +5,9 @@ Tiles from a single pixel to more than the image, 1 to 4 processes; a classifier
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +25,16 @@ from tests.scale.published import BY_TILES, FEW, NAMES, SEGMENTATION, equal, exa
 pytestmark = pytest.mark.slow
 
 
+def alone(names: Iterable[str]) -> list[Any]:
+    """Networks whose operators the small ones of `nets` have too."""
+    return [pytest.param(name, marks=pytest.mark.published) for name in names]
+
+
 def test_there_are_more_than_forty() -> None:
     assert len(set(NAMES)) >= 40
 
 
-@pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in BY_TILES if n not in FEW)]
-)
+@pytest.mark.parametrize("name", [*FEW, *alone(n for n in BY_TILES if n not in FEW)])
 def test_tiles_equal_the_whole_with_all_gradients(name: str) -> None:
     net, x, y, head, want = whole(name)
     assert y.unique().numel() > 2
@@ -59,9 +64,7 @@ def single(net: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     assert equal(gradients(net, loss, x), gradients(net, (net(x) * head).sum(), x))
 
 
-@pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.ci) for n in ("densenet121", "mnasnet0_5"))]
-)
+@pytest.mark.parametrize("name", [*FEW, *alone(["densenet121", "mnasnet0_5"])])
 def test_classifiers_equal_the_whole_to_their_last_answer(name: str) -> None:
     net = exact(getattr(zoo.models(), name)(weights=None))
     x = published.image(name)
@@ -73,7 +76,7 @@ def test_classifiers_equal_the_whole_to_their_last_answer(name: str) -> None:
     assert want.unique().numel() > 2
 
 
-@pytest.mark.ci
+@pytest.mark.published
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_ranks_equal_the_whole_with_all_gradients(world: int, tmp_path: Path) -> None:
     zoo.models()

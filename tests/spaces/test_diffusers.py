@@ -84,7 +84,7 @@ def test_on_a_torus_it_is_the_circular_hack_where_only_convolutions_look_around(
     assert (found - expected).norm() <= 1e-13 * expected.norm()
 
 
-@pytest.mark.ci
+@pytest.mark.published
 def test_a_step_on_a_torus_is_proven_and_the_plane_is_not_there() -> None:
     net = step(**PLAIN)
     x = torch.randn(2, 3, 8, 8).double()

@@ -632,7 +632,7 @@ def test_a_fault_shows_only_after_excite() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "layers"),
     [
-        pytest.param("resnet18", {}, 21, marks=pytest.mark.ci),
+        pytest.param("resnet18", {}, 21, marks=pytest.mark.published),
         ("mobilenet_v2", {"width_mult": 0.25}, 53),
     ],
 )
