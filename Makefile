@@ -93,7 +93,8 @@ bench-large: $(READY) ## peak memory of large images by tiles, and what their ha
 	$(BIN)/python benchmarks/large_images.py 4096 8192 16384 --work --workers --tissue 16384
 
 notebooks: $(BOOKS) ## execute the lessons, compare what they print; a check that does not hold fails
-	$(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=300 \
+	$(BIN)/python notebooks/kernels.py \
+	    $(BIN)/python -m pytest -o addopts= -p no:cacheprovider --nbval --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with notebooks/nbval.cfg notebooks/*.ipynb
 
 lab: $(BOOKS) ## open copies of the lessons in Jupyter, without outputs; they lie in lab/ (as root: LAB=--allow-root)
