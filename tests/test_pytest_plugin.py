@@ -5,12 +5,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import convgraph
 from convgraph.proof import Certificate
 from convgraph.proof.record.sealed import kind_of
+from convgraph.pytest_plugin import ProveEqual
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(convgraph.__file__).resolve().parents[1]
@@ -118,6 +121,33 @@ def test_without_options_it_writes_nothing_and_asks_for_the_default(
     assert outcomes(said) == {"passed": 1, "deselected": 3}
     plain = folder / "plain"
     assert [path for path in plain.rglob("*") if path.suffix in (".json", ".html")] == []
+
+
+def test_a_record_that_cannot_be_read_fails_no_other_test(tmp_path: Path) -> None:
+    """A folder keeps what other versions wrote, and what another process has half written."""
+    conv = torch.nn.Conv2d(1, 1, 1)
+    (tmp_path / "test-old-1.json").write_text("{", encoding="utf-8")
+    prove_equal = ProveEqual("test_new", report=str(tmp_path))
+    assert prove_equal(conv, conv, size=(3, 3)).verdict == "proven"
+    listed = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="test-old-1.json"' in listed
+    assert "unreadable" in listed
+    assert "proven" in listed
+
+
+def test_nobody_sees_a_record_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of one run share the folder, and each reads what the others write."""
+    conv, seen = torch.nn.Conv2d(1, 1, 1), []
+    plain = Path.write_text
+
+    def looks(path: Path, *args: Any, **kwargs: Any) -> int:
+        seen.append(path.name)
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", looks)
+    ProveEqual("test_new", report=str(tmp_path))(conv, conv, size=(3, 3))
+    assert not [name for name in seen if name.endswith(".json") or name == "index.html"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".html"}
 
 
 def test_a_suite_that_does_not_use_it_pays_nothing(
