@@ -2,14 +2,15 @@
 
 max_pool      by order, against the windows of the pixels that are there
 avg_pool      linear: the dense operator on images that are 0 where nobody is, at the sites that
-interpolate   the dense side has
+interpolate   the dense side has; a mean without pads, or over adaptive windows, is of who is there
 convolution   for every image and weight, as a layer is: of nodes, by a weight that is computed
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convgraph.comparison.linear_callers import scale_of
+from convgraph.comparison.on_mask import (
+    Windows,
+    adaptive_size,
+    adaptive_windows,
+    mean_of_who_is_there,
+    pool_windows,
+    window_sums,
+)
 from convgraph.comparison.refilled import Refilled
 from convgraph.convert.tensor import GraphTensor
 from convgraph.proof import Certificate, ConvSpec, prove_linear
@@ -33,7 +42,8 @@ aten = torch.ops.aten
 def _pool(kind: str, x: Tensor, given: dict[str, Any]) -> Meant | None:
     """A pool over windows; what has no meaning as windows is left as it is."""
     d = x.dim() - 2
-    if given.pop("return_indices", False) or not given.get("count_include_pad", True):
+    own = not given.get("count_include_pad", True) and not given.get("divisor_override")
+    if given.pop("return_indices", False) or (own and d == 1):
         return None
     lists = {
         name: [value] * d if isinstance(value, int) else list(value)
@@ -44,7 +54,9 @@ def _pool(kind: str, x: Tensor, given: dict[str, Any]) -> Meant | None:
         return None
     made = getattr(nn, f"{kind}Pool{d}d")(**given)
     operator = getattr(aten, f"{kind.lower()}_pool{d}d").default
-    return made, operator, {**given, "stride": lists["kernel_size"], **lists}
+    # A mean of who is there is at most their sum, which is what its rounding is held to.
+    more = {"divisor_override": 1} if own else {}
+    return made, operator, {**given, "stride": lists["kernel_size"], **lists, **more}
 
 
 def max_pool(
@@ -70,6 +82,16 @@ def avg_pool(
         "count_include_pad": count_include_pad, **more,
     }  # fmt: skip
     return _pool("Avg", x, given)
+
+
+def adaptive(x: Tensor, output_size: Any) -> Meant | None:
+    """The mean of each adaptive window; an operator by this name has no bound for its rounding."""
+    size = adaptive_size(x, output_size)
+    if size == tuple(x.shape[2:]) or prod(size) == 1:
+        return None
+    d = len(size)
+    made = getattr(nn, f"AdaptiveAvgPool{d}d")(size)
+    return made, getattr(aten, f"adaptive_avg_pool{d}d").default, {"output_size": list(size)}
 
 
 PIXELS = 256
@@ -112,6 +134,7 @@ MEANT: dict[Any, Callable[..., Meant | None]] = {
     F.max_pool1d: max_pool, F.max_pool2d: max_pool, F.max_pool3d: max_pool,
     F.avg_pool1d: avg_pool, F.avg_pool2d: avg_pool, F.avg_pool3d: avg_pool,
     F.adaptive_max_pool1d: largest, F.adaptive_max_pool2d: largest, F.adaptive_max_pool3d: largest,
+    F.adaptive_avg_pool2d: adaptive, F.adaptive_avg_pool3d: adaptive,
     F.interpolate: interpolate,
 }  # fmt: skip
 """Function of torch -> what it is as a module."""
@@ -218,17 +241,36 @@ def by_linear(
 
         return rows
 
+    windows = _windows(dense, tuple(shape[2:]))
+    if windows is None:
+        truth, scale = partial(dense), scale_of(dense, tuple(shape[2:]))
+    else:
+        truth = partial(mean_of_who_is_there, there=mask, windows=windows)
+        counts = window_sums(mask.unsqueeze(1).double(), windows).long().unique().tolist()
+        scale = lcm(*(n for n in counts if n))
+
     def prove() -> Certificate:
         more = {name: how[name] for name in ("epsilon", "seed", "premise", "trust") if name in how}
         if not how.get("premise", True):  # nobody counts what is added up
             more["terms"] = mask[0].numel() * shape[1]
         return prove_linear(
-            side(run), side(dense), (len(here), shape[1]), scale=scale_of(dense, tuple(shape[2:])),
-            name=str(dense), **place, **more,
+            side(run), side(truth), (len(here), shape[1]), scale=scale, name=str(dense),
+            **place, **more,
         )  # fmt: skip
 
     masks = [sha256(held.numpy().tobytes()).hexdigest() for held in (mask, sites)]
     return (two.layer, list(shape), masks), prove
+
+
+def _windows(dense: Any, size: tuple[int, ...]) -> Windows | None:
+    """The windows of a mean of who is there; None for any other operator."""
+    kind = type(dense).__name__
+    if kind.startswith("AdaptiveAvgPool"):
+        return adaptive_windows(size, dense.output_size)
+    pool = kind.startswith("AvgPool") and not dense.count_include_pad
+    if not pool or getattr(dense, "divisor_override", None) is not None:
+        return None
+    return pool_windows(size, dense.kernel_size, dense.stride, dense.padding, dense.ceil_mode)
 
 
 def by_weight(

@@ -33,7 +33,7 @@ SITE_BY_SITE = frozenset(
     log tanh sigmoid relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish
     hardsigmoid softplus softsign clamp clamp_min clamp_max maximum minimum prelu logsigmoid
     batch_norm dropout dropout1d dropout2d dropout3d threshold erf expm1 log1p sin cos atan
-    hardshrink softshrink tanhshrink
+    hardshrink softshrink tanhshrink addcmul addcdiv lerp
     """.split()  # noqa: SIM905
 )
 """Functions of torch, by name, that do the same to every pixel, whoever else is there."""
@@ -45,7 +45,11 @@ DIM_AT = {
 }
 """Functions along one axis, by name, and which argument says along which."""
 
-_ALONE = frozenset("relu gelu silu mish tanh sigmoid elu selu leaky_relu".split())  # noqa: SIM905
+_ALONE = SITE_BY_SITE - {"batch_norm", "prelu"}
+"""Of these, what does the same wherever the channels lie."""
+
+NORMS = frozenset({"norm", "vector_norm", "linalg_vector_norm"})
+"""Functions (sum |x|^p)^(1/p), to which a 0 adds nothing."""
 
 KEEPS = frozenset({"clone", "contiguous", "detach", "double", "float", "requires_grad", "to"})
 """Functions that give the same values back."""
@@ -203,18 +207,26 @@ class OnMask(TorchFunctionMode):
         d = x.dim() - 2
         if _each(kernel_size, d) == tuple(x.shape[2:]) and not any(_each(padding, d)):
             return self.readout(x)
-        if not count_include_pad:
-            raise ProofError("the judge has no truth for means of who is there in a window")
         more = {} if divisor_override is None else {"divisor_override": divisor_override}
-        y = func(x, kernel_size, stride, padding, ceil_mode, **more)
+        how = (kernel_size, stride, padding, ceil_mode)
+        if count_include_pad or more:
+            y = func(x, *how, **more)
+        elif d == 1:  # nothing bounds what it rounds; see `function_layers`
+            raise ProofError("the judge has no truth for means of who is there in a window")
+        else:
+            y = mean_of_who_is_there(x, self.known(x).there, pool_windows(self.known(x).size, *how))
         return self.put(y, self.windows(x, y, kernel_size, stride or kernel_size, padding))
 
     def adaptive_avg_pool(self, func: Any, x: Tensor, output_size: Any) -> Tensor:
-        """The mean over all pixels that are there."""
-        d = x.dim() - 2
-        if _each(output_size, d) != (1,) * d:
-            raise ProofError("the judge has no truth for adaptive windows on masks")
-        return self.readout(x)
+        """The mean over the pixels of each window that are there."""
+        place = self.known(x)
+        size = adaptive_size(x, output_size)
+        if size == (1,) * (x.dim() - 2):
+            return self.readout(x)
+        if size == place.size:
+            return self.put(x, place)
+        y = mean_of_who_is_there(x, place.there, adaptive_windows(place.size, size))
+        return self.put(y, place.scaled(size))
 
     def adaptive_max_pool(
         self, func: Any, x: Tensor, output_size: Any, return_indices: bool = False
@@ -246,6 +258,22 @@ class OnMask(TorchFunctionMode):
         if axes != [*range(2, x.dim())]:
             raise ProofError(f"the judge has no truth for sums and means over {dim} on masks")
         return x.sum(axes, keepdim=keepdim)
+
+    def norm(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(sum over who is there of |x|^p)^(1/p): 0 adds nothing."""
+        axes = self.of_norm(x, args, kwargs)
+        if axes != [*range(2, x.dim())]:
+            raise ProofError(f"the judge has no truth for norms over axes {axes} on masks")
+        return func(x, *args, **kwargs)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def of_norm(x: Tensor, args: tuple[Any, ...], kwargs: Any) -> list[int]:
+        """The axes of a norm, counted from the front; none where a 0 would count."""
+        given = dict(zip(("p", "dim", "keepdim", "dtype"), args, strict=False)) | kwargs
+        p, dim = given.get("p", given.get("ord")), given.get("dim")
+        counts = not (p is None or p == "fro" or (isinstance(p, (int, float)) and p > 0))
+        axes = (dim,) if isinstance(dim, int) else dim or ()
+        return [] if counts else sorted(axis % x.dim() for axis in axes)
 
     def interpolate(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """A resize: nobody says 0, and the map covers what it covered."""
@@ -311,10 +339,14 @@ class OnMask(TorchFunctionMode):
     def channels_last(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What looks at one pixel alone, whose channels are the last axis."""
         name = getattr(func, "__name__", "").strip("_")
-        x = args[0] if args else None
-        if not isinstance(x, Tensor) or x not in self._last:
+        leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        x = next(t for t in leaves if t in self._last)
+        if (not args or args[0] is not x) and name not in _ALONE:
             raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
         place, d = self._last[x], x.dim()
+        if name in NORMS and self.of_norm(x, args[1:], kwargs) == [*range(1, d - 1)]:
+            whole = filled(x.movedim(-1, 1), place.there, 0.0).movedim(1, -1)
+            return func(whole, *args[1:], **kwargs)
         y = func(*args, **kwargs)
         if not isinstance(y, Tensor):
             return y  # what a tensor is like
@@ -325,13 +357,20 @@ class OnMask(TorchFunctionMode):
             return self.put(y.contiguous(), place)
         shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
         norm = name == "layer_norm" and len(shape) == 1
-        others = [t for t in tree_leaves((args[1:], kwargs)) if isinstance(t, Tensor)]
-        wide = any(t.dim() > 2 for t in others)
-        if (not norm and name not in {"linear", *KEEPS, *_ALONE}) or wide:
+        alike = name in _ALONE and y.shape == x.shape and all(self.beside(t, x) for t in leaves)
+        wide = any(t.dim() > 2 for t in leaves if t is not x)
+        if not alike and (wide or (not norm and name not in {"linear", *KEEPS})):
             raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
         channels = filled(y.movedim(-1, 1), place.there, 0.0).movedim(1, -1).contiguous()
         self._last[channels] = place
         return channels
+
+    def beside(self, t: Tensor, x: Tensor) -> bool:
+        """Whether what meets a map whose channels are last is such a map, or one to all pixels."""
+        if t in self._last:
+            return bool(self._last[t].same(self._last[x]))
+        lattice = t.shape[-x.dim() + 1 : -1] if t.dim() > 1 else ()
+        return self.place(t) is None and all(n == 1 for n in lattice)
 
     # -- norms ------------------------------------------------------------------------------------
 
@@ -474,6 +513,67 @@ def filled(x: Tensor, mask: Tensor, value: float) -> Tensor:
     return made.movedim(-1, 1).contiguous()
 
 
+Windows = Sequence[Sequence[tuple[int, int]]]
+"""Of each output along each axis, its first pixel and its end."""
+
+
+def mean_of_who_is_there(x: Tensor, there: Tensor, windows: Windows) -> Tensor:
+    """Sums over windows by how many are there; over nobody it is 0.
+
+    Args:
+        x: (B, C, *size), 0 where nobody is.
+        there: (B, *size) bool.
+        windows: of the size.
+    """
+    count = window_sums(there.unsqueeze(1).to(x.device, x.dtype), windows)
+    return window_sums(x, windows) / count.clamp(min=1)
+
+
+def window_sums(x: Tensor, windows: Windows) -> Tensor:
+    """The sums over windows, one axis behind the other."""
+    for axis, ends in enumerate(windows, 2):
+        lines = [x.narrow(axis, low, high - low).sum(axis) for low, high in ends]
+        x = torch.stack(lines, axis)
+    return x
+
+
+def pool_windows(
+    size: Sequence[int], kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool
+) -> Windows:
+    """What an average pool's windows see, pads left out; none starts behind the last pixel.
+
+    Example:
+        >>> pool_windows((5,), 3, 2, 1, False)
+        [[(0, 2), (1, 4), (3, 5)]]
+    """
+    d, found = len(size), []
+    whole = (_each(value, d) for value in (kernel_size, stride or kernel_size, padding))
+    for n, k, step, pad in zip(size, *whole, strict=True):
+        room = n + 2 * pad - k + (step - 1) * ceil_mode
+        starts = range(-pad, min(n, (room // step + 1) * step - pad), step)
+        found.append([(max(low, 0), min(low + k, n)) for low in starts])
+    return found
+
+
+def adaptive_windows(size: Sequence[int], count: Sequence[int]) -> Windows:
+    """What so many adaptive windows of an axis see.
+
+    Example:
+        >>> adaptive_windows((5,), (3,))
+        [[(0, 2), (1, 4), (3, 5)]]
+    """
+    return [
+        [(p * n // m, -(-(p + 1) * n // m)) for p in range(m)]
+        for n, m in zip(size, count, strict=True)
+    ]
+
+
+def adaptive_size(x: Tensor, output_size: Any) -> tuple[int, ...]:
+    """How large an adaptive pool's output is; None leaves an axis as it is."""
+    asked = _each(output_size, x.dim() - 2)
+    return tuple(n if m is None else m for n, m in zip(x.shape[2:], asked, strict=True))
+
+
 def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Channel by channel, times a weight, plus a bias."""
     channel = (slice(None), *(None,) * (x.dim() - 2))
@@ -522,7 +622,7 @@ BY_NAME: dict[str, Meaning] = {
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
                     OnMask.adaptive_max_pool),
     "interpolate": OnMask.interpolate,
-    "mean": OnMask.mean, "sum": OnMask.sum,
+    "mean": OnMask.mean, "sum": OnMask.sum, **dict.fromkeys(NORMS, OnMask.norm),
     "pad": OnMask.pad, "flip": OnMask.flip, "roll": OnMask.roll, "getitem": OnMask.getitem,
     "narrow": OnMask.narrow, "permute": OnMask.permute,
     "pixel_shuffle": OnMask.pixel_shuffle, "pixel_unshuffle": OnMask.pixel_unshuffle,

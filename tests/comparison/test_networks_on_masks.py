@@ -412,7 +412,7 @@ def test_a_resize_that_is_wrong_is_not_proven(name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (nn.AvgPool2d(2, count_include_pad=False, padding=1), "means of who is there in a window"),
+        (nn.AdaptiveMaxPool2d((2, 3)), "adaptive windows on masks"),
         (nn.LPPool2d(2, 2), "on masks"),
     ],
 )
@@ -463,6 +463,12 @@ class OfChannels(nn.LayerNorm):
         return self.linear(super().forward(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
+def respond(y: Tensor, pixels: tuple[int, int], channels: int, p: float = 2) -> Tensor:
+    """A response of each channel by its norm over the image, as ConvNeXt V2 has it."""
+    size = torch.norm(y, p=p, dim=pixels, keepdim=True)
+    return y * (size / (size.mean(channels, keepdim=True) + 1e-6)) + y
+
+
 def shuffled(y: Tensor) -> Tensor:
     return nn.functional.pixel_unshuffle(nn.functional.pixel_shuffle(y, 2).flip(3), 2)
 
@@ -508,6 +514,19 @@ BETWEEN: dict[str, Any] = {
     "channels beside": nn.LocalResponseNorm(3),
     "batch norm of who is there": lambda y: nn.functional.batch_norm(y, None, None, training=True),
     "weights of variance 1": Standardised(4, 4, 3, padding=1),
+    "off the mean of who is there": lambda y: (
+        nn.functional.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
+    ),
+    "means of strided windows": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+    "adaptive means": nn.AdaptiveAvgPool2d((2, 3)),
+    "adaptive means of more": nn.AdaptiveAvgPool2d((7, None)),
+    "responses": lambda y: respond(y, (2, 3), 1),
+    "responses, channels last": lambda y: respond(y.permute(0, 2, 3, 1), (1, 2), -1).permute(
+        0, 3, 1, 2
+    ),
+    "dropped, channels last": lambda y: nn.functional.dropout(
+        2 - y.permute(0, 2, 3, 1), 0.1, training=False
+    ).permute(0, 3, 1, 2),
 }
 MEASURED = {"gated", "channels beside", "batch norm of who is there"}
 """Those that have no bound from end to end."""
@@ -528,7 +547,10 @@ def tiny() -> cg.PixelGraph:
     return cg.PixelGraph.from_image(image, mask)
 
 
-FEW = ("pad", "crop", "roll", "group norm", "layer norm", "shuffle and back")
+FEW = (
+    "pad", "crop", "roll", "group norm", "layer norm", "shuffle and back",
+    "off the mean of who is there", "adaptive means", "responses, channels last",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -554,6 +576,13 @@ def test_moves_and_norms_are_proven_on_a_mask(name: str) -> None:
                                      training=True)[:-1]).tensor()),
         ("weights of variance 1", lambda y: nn.functional.conv2d(y, torch.ones(
             4, 4, 3, 3, dtype=y.dtype), padding=1)),
+        ("off the mean of who is there", lambda y: nn.functional.avg_pool2d(y, 3, 1, 1) - y),
+        ("off the mean of who is there", lambda y: nn.functional.avg_pool2d(
+            y, 3, 1, 1, count_include_pad=False, divisor_override=9) - y),
+        ("adaptive means", lambda y: nn.functional.adaptive_avg_pool2d(y.roll(1, 3), (2, 3))),
+        ("responses", lambda y: respond(y, (2, 3), 1, p=1)),
+        ("responses, channels last", lambda y: respond(y.roll(1, 1), (2, 3), 1)),
+        ("dropped, channels last", lambda y: 2 + y),
     ],
 )  # fmt: skip
 def test_what_moves_or_weighs_otherwise_is_not_proven_on_a_mask(name: str, wrong: Any) -> None:
@@ -575,6 +604,61 @@ def test_the_truth_keeps_statistics_of_who_is_there() -> None:
     rows(graph.x)
     assert torch.equal(norm.running_mean, rows.running_mean)
     assert torch.equal(norm.running_var, rows.running_var)
+
+
+def windows_of(name: str, n: int, p: int) -> range:
+    """The places that one output of a pool sees along an axis of n."""
+    if name == "pool":
+        return range(max(2 * p - 1, 0), min(2 * p + 2, n))
+    return range(p * n // 3, -(-(p + 1) * n // 3))
+
+
+@pytest.mark.parametrize("name", ["pool", "adaptive"])
+def test_the_truth_takes_means_of_who_is_there(name: str) -> None:
+    """Each output pixel by pixel."""
+    graph, truth = tiny(), OnMask()
+    there = torch.stack(graph.sites.mask_images())
+    image = truth.image(graph.to_image(), there)
+    with truth:
+        found = (
+            nn.functional.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
+            if name == "pool"
+            else nn.functional.adaptive_avg_pool2d(image, 3)
+        )
+    site = truth.there(found)
+    assert site is not None
+    for b, i, j in torch.cartesian_prod(*map(torch.arange, (2, 3, 3))).tolist():
+        heard = [
+            graph.to_image()[b, :, k, m]
+            for k in windows_of(name, 5, i)
+            for m in windows_of(name, 6, j)
+            if there[b, k, m]
+        ]
+        total = sum(heard, torch.zeros(2, dtype=torch.float64)) / max(len(heard), 1)
+        assert (found[b, :, i, j] - total * site[b, i, j]).abs().max() <= 2.0**-50
+
+
+def test_a_mean_whose_windows_the_judge_mistakes_is_not_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The layer's own truth decides, not the node's name."""
+    net = between(nn.AdaptiveAvgPool2d((2, 3)))
+    monkeypatch.setattr(
+        "convgraph.comparison.function_layers.adaptive_windows",
+        lambda size, count: [[(0, n)] * m for n, m in zip(size, count, strict=True)],
+    )
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "refuted"
+
+
+def test_a_norm_to_which_zeros_count_has_no_truth_on_masks() -> None:
+    for norm in (
+        lambda y: y * y.norm(p=-1, dim=(2, 3), keepdim=True),
+        lambda y: y * y.norm(p=2, dim=(1, 2), keepdim=True),
+        lambda y: (y.permute(0, 2, 3, 1) * y.norm(dim=(1, 2, 3))).permute(0, 3, 1, 2),
+    ):
+        net = between(norm)
+        cert = cg.prove(net, net, tiny().tensor())
+        assert cert.verdict == "undecided", str(cert)
 
 
 class ClampsFar(Tensor):

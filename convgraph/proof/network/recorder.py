@@ -445,6 +445,8 @@ class Recorder(TorchDispatchMode):
                 return None
             dim, index = named["dim"], named["index"].cpu()
             return self._alone(lambda to, rows: to.index_add(dim, index, rows), x, named["source"])
+        if name == "index_put":
+            return self._put_at(x, named)
         if name == "add" and isinstance(x, Tensor) and isinstance(other, Tensor):
             whole = all(isinstance(self.memory.read(t), Progression) for t in (x, other))
             if whole or x.dtype != other.dtype or "alpha" in named:
@@ -471,6 +473,18 @@ class Recorder(TorchDispatchMode):
             for t in ((x, other) if name == "where" else (other, x))
         )
         return [tidy(torch.where(chooses.cpu(), one, two).contiguous())]
+
+    def _put_at(self, x: Tensor, named: Mapping[str, Any]) -> list[Numbers] | None:
+        """Values at places that do not depend on data, and of which none is named twice."""
+        known = any(map(self.memory.knows, aten.tensors_in(named["indices"])))
+        if known or named.get("accumulate"):
+            return None
+        places = [None if at is None else at.cpu() for at in named["indices"]]
+        to, values = (as_tensor(self.memory.read(t)) for t in (x, named["values"]))
+        put = torch.ops.aten.index_put
+        if bool((put(torch.zeros_like(to), places, torch.ones_like(values), True) > 1).any()):
+            return None
+        return [tidy(put(to, places, values))]
 
     def _alone(self, add: Callable[..., Tensor], *tensors: Tensor) -> list[Numbers] | None:
         """A sum of which each result adds up one entry at most, and zeros: it is that entry."""

@@ -51,11 +51,24 @@ RIGHT: dict[str, dict[str, Any]] = {
     "a reentrant checkpoint": {
         "pool": lambda n, x: checkpoint(lambda y: n.pooled(y), x, use_reentrant=True)
     },
+    "values put at places": {"pool": lambda n, x: put(n.pooled(x), [0, 1])},
     "computed twice": {"pool": lambda n, x: (n.pooled(x), n.pooled(x))[1]},
 }
+
+
+def put(x: Tensor, places: list[int], start: float = 0.0, add: bool = False) -> Tensor:
+    """Images at places of a tensor that held something else."""
+    held = torch.full_like(x, start)
+    return held.index_put((torch.tensor(places),), x, accumulate=add)
+
+
 Net.pooled = Net.pool  # type: ignore[attr-defined]
 
 WRONG: dict[str, dict[str, Any]] = {
+    "values put at one place": {"pool": lambda n, x: put(n.pooled(x), [1, 1])},
+    "values put at each other's places": {"pool": lambda n, x: put(n.pooled(x), [1, 0])},
+    "values added at places": {"pool": lambda n, x: put(n.pooled(x), [0, 1], 1.0, True)},
+    "values added at one place": {"pool": lambda n, x: put(n.pooled(x), [0, 0], add=True)},
     "a first layer that a reentrant checkpoint keeps from learning": {
         "body": lambda n, x: checkpoint(lambda y: Net.body(n, y), x, use_reentrant=True)
     },
