@@ -100,6 +100,20 @@ def test_what_only_looks_like_one_is_not_proven(name: str) -> None:
     assert cert.verdict == "refuted", cert.reason
 
 
+def test_places_that_are_added_to_or_named_twice_are_no_move() -> None:
+    """Which of two values stays is nobody's promise, whatever numbers say."""
+    cert = prove(**WRONG["values added at places"])
+    assert {p.name: p.status for p in cert.parts}["wiring"] == "refuted"
+    torch.manual_seed(0)
+    dense = Net().double()
+    other = copy.deepcopy(dense)
+    pooled: Any = dense.pool
+    dense.pool = lambda x: torch.cat([torch.zeros_like(pooled(x)[:1]), pooled(x)[1:]])  # type: ignore[method-assign]
+    other.pool = lambda x: put(pooled(x), [1, 1])  # type: ignore[method-assign]
+    twice = cg.prove(other, dense, torch.randn(2, 2, 4, 4).double())
+    assert {p.name: p.status for p in twice.parts}["wiring"] == "undecided"
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")  # of another class in each version
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_traced_network_is_proven(bias: bool) -> None:
