@@ -10,7 +10,7 @@ value has no name: an axis of one pixel, a batch of one image. Integers only.
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -121,6 +121,18 @@ def plain(axes: Axes) -> list[int]:
     return [name.size for name in names(axes) if name.kind == "plain"]
 
 
+@lru_cache(maxsize=4096)
+def slots(axes: Axes) -> tuple[range, ...]:
+    """Return the dimensions of the features that each axis is, none of one without a plain name.
+
+    Example:
+        >>> slots(image_axes(3, (4, 5), 2))
+        (range(1, 1), range(1, 2), range(2, 2), range(2, 2))
+    """
+    ends = accumulate((len(plain((axis,))) for axis in axes), initial=1)
+    return tuple(range(*pair) for pair in pairwise(ends))
+
+
 def of_rows(axes: Axes) -> list[Name]:
     """Return the names of what tells rows apart, in the order of the axes."""
     return [name for name in names(axes) if name.kind != "plain"]
@@ -134,6 +146,11 @@ def kinds(axis: Axis) -> set[str]:
 def is_plain(axis: Axis) -> bool:
     """Whether an axis names no batch and no site."""
     return all(name.kind == "plain" for name in axis)
+
+
+def no_pixels(axes: Axes) -> bool:
+    """Whether axes tell images and channels apart, and no pixels."""
+    return all(name.kind in ("batch", "plain") for name in names(axes))
 
 
 def whole(axis: Axis) -> Axis:

@@ -274,18 +274,17 @@ def _cells(given: Tensor, x: Spatial, dim: int, group: Axis) -> Tensor:
 
 def _rows(x: Spatial, dim: int) -> Tensor:
     """The rows of a map, one a token of the axis."""
-    slot, count = x.slot(dim), len(names.plain((x.axes[dim],)))
-    slots = list(range(slot, slot + count))
-    return x.x.movedim(slots, list(range(1, 1 + count))).flatten(0, count) if count else x.x
+    slots = names.slots(x.axes)[dim]
+    count = len(slots)
+    return x.x.movedim([*slots], [*range(1, 1 + count)]).flatten(0, count) if count else x.x
 
 
 def _map(one: Nodes, rows: Tensor, axes: names.Axes, dim: int) -> Spatial:
     """A piece as the map that it was; see `_rows`."""
     made, count = names.replaced(axes, dim, one.axis), len(one.many)
-    slot = Spatial(rows, one.sites, made).slot(dim)
     if count:
         rows = rows.reshape(one.sites.num_nodes, *one.many, *rows.shape[1:])
-        rows = rows.movedim(list(range(1, 1 + count)), list(range(slot, slot + count)))
+        rows = rows.movedim([*range(1, 1 + count)], [*names.slots(made)[dim]])
     return Spatial(rows, one.sites, made)
 
 

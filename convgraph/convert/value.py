@@ -60,12 +60,7 @@ class Spatial:
 
     def permuted(self, dims: Sequence[int]) -> "Spatial":
         """Permute the axes; features follow in their own order, as a view."""
-        slots: list[list[int]] = []
-        number = 1
-        for axis in self.axes:
-            count = sum(name.kind == "plain" for name in axis)
-            slots.append(list(range(number, number + count)))
-            number += count
+        slots = names.slots(self.axes)
         order = [slot for dim in dims for slot in slots[dim]]
         axes = tuple(self.axes[dim] for dim in dims)
         return Spatial(self.x.permute(0, *order), self.sites, axes)
@@ -100,11 +95,7 @@ class Spatial:
 
     def slot(self, dim: int) -> int:
         """Return the dimension of x that a merged plain axis is."""
-        number = 1
-        for axis in self.axes[:dim]:
-            for name in axis:
-                number += name.kind == "plain"
-        return number
+        return names.slots(self.axes)[dim].start
 
     def along(self, dim: int, rows: Tensor) -> "Spatial":
         """Other features along a merged plain axis: of any length, or without that dimension."""
@@ -117,6 +108,13 @@ class Spatial:
         """What call(x, the dimension of x that it is) makes of a plain axis; see `along`."""
         value = self.merged(dim)
         return value.along(dim, call(value.x, value.slot(dim)))
+
+    def on_lines(self, call: Callable[[Tensor], Tensor]) -> "Spatial":
+        """What call(lines) makes of every line along a plain last axis, as rows of a matrix."""
+        return self.on_axis(
+            len(self.axes) - 1,
+            lambda rows, _: call(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1]),
+        )
 
     # -- to and from other forms ----------------------------------------------------------------
 

@@ -51,7 +51,7 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     for one, width in zip(parts, widths, strict=True):
         axes = names.replaced(common, dim, (Name("plain", width),))
         rows.append(expanded(onto(one, axes, sites), sites, axes))
-    slot = 1 + len(names.plain(common[:dim]))
+    slot = names.slots(common)[dim].start
     axes = names.replaced(common, dim, (Name("plain", sum(widths), of_windows),))
     return Spatial(torch.cat(rows, slot), sites, axes)
 
@@ -236,12 +236,13 @@ def index(call: Any, x: Any, indices: Any) -> Any:
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Any, x: Spatial, groups: int) -> Any:
     """Channels dealt out anew among groups."""
-    return x.on_axis(
-        1,
-        lambda rows, slot: (
-            rows.unflatten(slot, (groups, -1)).transpose(slot, slot + 1).flatten(slot, slot + 1)
-        ),
-    )
+
+    def dealt(rows: Tensor, slot: int) -> Tensor:
+        apart: Any = rows.unflatten(slot, (groups, -1))
+        made: Tensor = apart.transpose(slot, slot + 1).flatten(slot, slot + 1)
+        return made
+
+    return x.on_axis(1, dealt)
 
 
 @rule("glu")

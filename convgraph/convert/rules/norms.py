@@ -78,8 +78,7 @@ def _each_image(x: Spatial, shape: Any, eps: float, *affine: Any, centred: bool 
     if tuple(shape) != x.shape[-len(shape) :]:  # torch refuses it, and says why
         torch.layer_norm(torch.empty(x.shape, device="meta"), shape)
     lead = x.axes[: len(x.axes) - len(shape)]
-    in_part = any(name.kind != "batch" for name in names.of_rows(lead))
-    if in_part or not isinstance(x.sites, Sites):
+    if not names.no_pixels(lead) or not isinstance(x.sites, Sites):
         raise NoRuleError("it normalizes over a part of the lattice")
     groups = Groups(*apart(x, list(range(len(lead), len(x.axes)))))
     y = norm.wide(x.x)

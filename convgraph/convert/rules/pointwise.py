@@ -142,7 +142,7 @@ def cross(call: Any, x: Any, other: Any, *, dim: int | None = -1) -> Any:
     dim = names.place(-1 if dim is None else dim, len(axes))
     if len(axes[dim]) != 1 or axes[dim][0].kind != "plain":
         raise NoRuleError("its vectors lie along no plain axis")
-    slot = 1 + len(names.plain(axes[:dim]))
+    slot = names.slots(axes)[dim].start
     rows = torch.linalg.cross(expanded(a, sites, axes), expanded(b, sites, axes), dim=slot)
     return Spatial(rows, sites, axes)
 

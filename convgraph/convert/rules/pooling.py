@@ -77,11 +77,6 @@ def avg_pool(
     )  # fmt: skip
 
 
-def _no_pixels(axis: names.Axis) -> bool:
-    """Whether an axis tells images and channels apart, and no pixels."""
-    return names.kinds(axis) <= {"batch", "plain"}
-
-
 def _is_settled(x: Spatial) -> bool:
     """Whether a value is an image, or becomes one on the lattice that its axes speak of."""
     value = x if x.is_image() else settle(x)
@@ -99,9 +94,9 @@ def adaptive_pool(call: Any, x: Spatial, output_size: Any) -> Any:
             return extreme(call, x, tail, True, "amax")
         return over_sites(call, x, tail, True, "mean")
     first = len(x.axes) - len(asked)
-    if not _is_settled(x) and all(map(_no_pixels, x.axes[:first])):  # flattened
+    if not _is_settled(x) and names.no_pixels(x.axes[:first]):  # flattened
         call.travelled("all")
-        there = x.with_x(torch.ones_like(x.x)).tensor()
+        there = x.there().to(x.x.dtype)
         if largest:
             found, where = call.target(x.tensor(-torch.inf), asked)
             return found.where(call.target(there, asked)[0] > 0, 0), where

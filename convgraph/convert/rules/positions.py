@@ -41,7 +41,7 @@ def looked_up(call: Any, x: Any, indices: Any) -> Any:
 def readout_but(call: Any, x: Spatial, *dims: int) -> Tensor:
     """Return a map as a tensor, 0 where it is absent, if only the given axes name its pixels."""
     left = tuple(axis for dim, axis in enumerate(x.axes) if dim not in dims)
-    if any(name.kind not in ("plain", "batch") for name in names.names(left)):
+    if not names.no_pixels(left):
         raise NoRuleError("it looks up positions along some axes of the lattice only")
     call.travelled("all")
     return x.tensor()
@@ -142,14 +142,8 @@ def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 
 @rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
 def nonzero(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
     """Positions that are there and not 0; or some of them, drawn."""
-    last = len(x.axes) - 1
-    if call.name == "multinomial" and names.is_plain(x.axes[last]):  # a node draws by its own
-        return x.on_axis(
-            last,
-            lambda rows, slot: call.target(rows.flatten(0, -2), *args, **kwargs).unflatten(
-                0, rows.shape[:-1]
-            ),
-        )
+    if call.name == "multinomial" and names.is_plain(x.axes[-1]):  # a node draws by its own
+        return x.on_lines(lambda lines: call.target(lines, *args, **kwargs))
     return call.target(x.tensor(), *args, **kwargs)
 
 

@@ -177,12 +177,7 @@ def distances(call: Any, x: Any, table: Any, *more: Any) -> Any:
     """How far every node is from each row of a table, as a codebook asks."""
     if not isinstance(x, Spatial) or not isinstance(table, Tensor) or table.dim() != 2:
         raise NoRuleError("it does not go from a map to the rows of one table")
-    return x.on_axis(
-        len(x.axes) - 1,
-        lambda rows, slot: call.target(rows.flatten(0, -2), table, *more).unflatten(
-            0, rows.shape[:-1]
-        ),
-    )
+    return x.on_lines(lambda lines: call.target(lines, table, *more))
 
 
 def _led(one: Any, axes: Axes, other: Axes) -> Axes:

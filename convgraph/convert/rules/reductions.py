@@ -40,11 +40,7 @@ def _plain_only(x: Spatial, dims: list[int]) -> bool:
 
 def _slots(x: Spatial, dims: list[int]) -> list[int]:
     """The dimensions of x.x that these plain axes are."""
-    out: list[int] = []
-    for dim in dims:
-        first = x.slot(dim)
-        out += range(first, first + len(names.plain((x.axes[dim],))))
-    return out
+    return [slot for dim in dims for slot in names.slots(x.axes)[dim]]
 
 
 def _wide(x: Spatial) -> Spatial:
