@@ -160,6 +160,37 @@ def test_a_recurrence_is_refused_by_its_name() -> None:
         layer(rows)
 
 
+CELLS = [torch.nn.GRUCell, torch.nn.LSTMCell, torch.nn.RNNCell]
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_is_one_step_of_every_node(kind: Any) -> None:
+    """From states of its own, of nobody or of a whole image, which is a plain tensor."""
+    x, _ = plane()
+    torch.manual_seed(0)
+    cell, spread = kind(6, 4).double(), torch.rand(1, 4).double()
+
+    def step(rows: Any) -> Any:
+        several = kind is torch.nn.LSTMCell
+        state = cell(rows)[0] if several else cell(rows)
+        states = (state, spread.expand(len(rows), 4)) if several else state
+        out = cell(rows, states)
+        return out[0] + 2 * out[1] if several else out
+
+    found = step(x.permute(0, 2, 3, 1).reshape(-1, 6))
+    assert torch.equal(found.value.x, step(x.graph.x))
+    both = (torch.autograd.grad(out.sum(), cell.parameters()) for out in (found, step(x.graph.x)))
+    assert all(map(torch.equal, *both))
+
+
+def test_a_state_of_other_nodes_is_refused() -> None:
+    x, _ = plane()
+    rows = x.permute(0, 2, 3, 1).reshape(-1, 6)
+    other = x.roll(1, 2).permute(0, 2, 3, 1).reshape(-1, 6)
+    with pytest.raises(ConversionError, match="states live on other nodes"):
+        torch.nn.GRUCell(6, 6).double()(rows, other)
+
+
 def test_attention_among_nobody() -> None:
     graph = cg.PixelGraph.from_image(whole(2, 6, *SIZE), mask=torch.zeros(2, *SIZE).bool())
     q = graph.tensor().flatten(2).transpose(1, 2).unsqueeze(1)

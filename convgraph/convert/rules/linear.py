@@ -1,12 +1,14 @@
-"""Products with parameters: one matrix for every node."""
+"""Products with parameters: one matrix for every node, or several and their gates."""
 
 from typing import Any
+
+from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.products import left
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, placed
 
 
 @rule("linear")
@@ -33,16 +35,35 @@ def bilinear(call: Any, x: Any, other: Any, weight: Any, bias: Any = None) -> An
     return Spatial(rows, x.sites, (*x.axes[:-1], (Name("plain", rows.shape[-1]),)))
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", hop="all")
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", hop="all")
+def cell(call: Any, x: Any, state: Any, *weights: Any) -> Any:
+    """One step of every node, which has a state of its own, or of images that were flattened."""
+    states = state if isinstance(state, list) else [state]
+    like = next((one for one in (x, *states) if isinstance(one, Spatial)), None)
+    if like is None or not names.is_plain(like.axes[-1]):
+        return recurrence(call, x, state, *weights)
+
+    def rows(one: Any) -> Tensor:
+        if not isinstance(one, Spatial):  # states that nobody has set are zeros
+            one = placed(one, like.sites, (*like.axes[:-1], (Name("plain", one.shape[-1]),)))
+        if one.sites is not like.sites or one.axes[:-1] != like.axes[:-1]:
+            raise NoRuleError("its states live on other nodes")
+        made: Tensor = one.x
+        return made
+
+    call.travelled("node")
+    first, *others = map(rows, (x, *states))
+    out = call.target(first, others if isinstance(state, list) else others[0], *weights)
+    made = [like.along(1, one) for one in (out if isinstance(out, tuple) else (out,))]
+    return tuple(made) if len(made) > 1 else made[0]
+
+
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu", hop="all")
 def recurrence(call: Any, x: Any, *args: Any) -> Any:
     """Each step hears one vector: readouts, or images that were flattened, absent pixels 0."""
-    if not isinstance(x, Spatial) or names.is_plain(x.axes[-1]) or not _is_flat(x):
+    flat = isinstance(x, Spatial) and names.no_pixels(x.axes[:-1])
+    if not flat or names.is_plain(x.axes[-1]):
         raise NoRuleError(
             "a recurrence runs from position to position, and an absent one says nothing"
         )
     return call.target(x.tensor(), *args)
-
-
-def _is_flat(x: Spatial) -> bool:
-    """Whether all pixels lie on the last axis."""
-    return all(name.kind in ("batch", "plain") for name in names.names(x.axes[:-1]))
