@@ -31,6 +31,11 @@ TABLE = whole(9, 3)
 ALL = slice(None)
 
 
+def shifts(x: Any) -> Any:
+    """A place along the last axis for every pixel, as a disparity says it."""
+    return (OTHER.long().abs() + torch.arange(W)) % W + x.detach().long() * 0
+
+
 def underived() -> bool:
     least, _ = torch.aminmax(torch.ones(2, requires_grad=True), dim=0)
     return type(least.grad_fn).__name__ == "NotImplemented"
@@ -67,6 +72,8 @@ CALLS: dict[str, Any] = {
     "rows that are multiplied": lambda x: x @ whole(W, 2),
     "columns that are multiplied": lambda x: whole(2, H) @ x,
     "gather pixels": lambda x: x.flatten(2).gather(2, torch.tensor([[[1, 5]]]).expand(B, C, 2)),
+    "gather along rows": lambda x: x.gather(3, shifts(x)) * (x * 0 + 2),
+    "gather into a map of other size": lambda x: x.gather(2, shifts(x)[:, :, 1:4] % H),
     "gather classes": lambda x: x.gather(1, LABELS[:, None]),
     "taken": lambda x: x.take(torch.tensor([0, 50, 7, -1])),
     "put": lambda x: x.put(torch.tensor([0, 50, 7]), x.new_tensor([5.0, 6, 7])),
@@ -204,6 +211,7 @@ def test_letters(equation: str) -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
+        (lambda x: x.flatten(2).gather(2, x.flatten(2).long() * 0), "map and index differ"),
         (lambda x: x.diagonal(), "along some axes of the lattice only"),
         (lambda x: x.take(x.argmax(1)), "looks up a map by a map"),
         (lambda x: x.put(x.argmax(1), x[:, 0]), "positions that are a map's numbers"),

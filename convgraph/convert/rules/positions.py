@@ -165,13 +165,17 @@ def on_same(x: Spatial, *others: Any) -> None:
 
 @rule("gather")
 def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
-    """Entries of a plain axis by a map or an image of numbers; of the lattice, a readout."""
+    """Entries of an axis by a map or an image of numbers; of pixels by an image, a readout."""
     if not isinstance(x, Spatial):
         raise NoRuleError("its index is a map, and what it looks up is none")
     dim = names.place(dim, len(x.axes))
     plain = names.is_plain(x.axes[dim])
     if not plain and isinstance(index, Tensor):
         return readout_but(call, x, dim).gather(dim, index)
+    lines = not plain and x.is_image() and x.sites.space is None  # and lives where the numbers do
+    if lines and names.replaced(x.axes, dim) == names.replaced(index.axes, dim):
+        call.travelled("all")
+        return placed(x.tensor().gather(dim, dense(index)), index.sites, index.axes)
     on_same(x, index)
     sizes = (*x.shape[:dim], index.shape[dim], *x.shape[dim + 1 :])
     if not plain or tuple(index.shape) != sizes:
