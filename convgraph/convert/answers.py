@@ -194,7 +194,12 @@ def _weighed(func: Any) -> Any:
     return call
 
 
-def _no_numbers(*_: Any, **__: Any) -> Any:
+def no_numbers(*_: Any, **__: Any) -> Any:
+    """Refuse to be an array.
+
+    Raises:
+        ConversionError: always; the text says what is one.
+    """
     raise ConversionError(
         "a map on nodes is no array; take to_dense() for a plain tensor with 0 in the holes, or "
         ".graph.x for the rows"
@@ -251,7 +256,7 @@ default_collate_fn_map[GraphTensor] = lambda batch, **_: torch.stack(batch)
 
 _ASKED = (
     (_T, _OF_THE_ROWS, _by_rows),
-    (_T, _OF_NUMBERS, lambda _: _no_numbers),
+    (_T, _OF_NUMBERS, lambda _: no_numbers),
     (_T, _OF_THE_SHAPE, _plainly),
     (torch, ("is_floating_point", "is_complex", "numel", "is_tensor", "is_same_size"), _plainly),
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import distributed
 
 from convgraph import memo
-from convgraph.convert.answers import backward_all, bare, rows
+from convgraph.convert.answers import backward_all, bare, no_numbers, rows
 from convgraph.convert.tensor import DOORS, OWN, GraphTensor, wrapped
 from convgraph.convert.views import read
 from convgraph.errors import ConversionError
@@ -50,23 +50,21 @@ class Node:
 
     def register_hook(self, hook: Any) -> Any:
         """Call hook(grad_inputs, grad_outputs) with maps."""
-        made, heard = self.node.made, self.node.heard
-
-        def call(grad_inputs: Any, grad_outputs: Any) -> Any:
-            out = hook(_maps(grad_inputs, heard), _maps(grad_outputs, made))
-            return None if out is None else _rows(out, heard)
-
-        return self.node.register_hook(call)
+        return self.node.register_hook(_on_maps(hook, self.node.heard, self.node.made))
 
     def register_prehook(self, hook: Any) -> Any:
         """Call hook(grad_outputs) with maps."""
-        made = self.node.made
+        return self.node.register_prehook(_on_maps(hook, self.node.made))
 
-        def call(grad_outputs: Any) -> Any:
-            out = hook(_maps(grad_outputs, made))
-            return None if out is None else _rows(out, made)
 
-        return self.node.register_prehook(call)
+def _on_maps(hook: Any, *values: Any) -> Any:
+    """A hook that gets and gives maps, as one of rows; what it gives are gradients of the first."""
+
+    def call(*grads: Any) -> Any:
+        out = hook(*map(_maps, grads, values))
+        return None if out is None else _rows(out, values[0])
+
+    return call
 
 
 def node_of(tensor: GraphTensor) -> Any:
@@ -192,6 +190,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _BACKWARD = torch.autograd.backward
+_CAPSULE = torch._C._to_dlpack
 _FOUND = distributed._find_tensors
 
 
@@ -207,8 +206,17 @@ def _in_ddp(found: Any) -> Any:
     return lambda output: map(bare, found(output))
 
 
+def _capsule(tensor: Any) -> Any:
+    """An array for other libraries, of which torch asks no tensor; a map has none."""
+    return no_numbers() if type(tensor) is GraphTensor else torch._C._to_dlpack(tensor)
+
+
 def open_door() -> None:
-    """Let a Function notice maps, from now on, and DDP, and `backward` where torch asks none."""
+    """Let a Function notice maps, from now on, DDP, `to_dlpack`, and an older `backward`."""
+    homes: Any = (torch, torch.utils.dlpack)
+    for home in homes:
+        if home.to_dlpack is _CAPSULE:
+            home.to_dlpack = _capsule
     if distributed._find_tensors is _FOUND:
         distributed._find_tensors = _in_ddp(_FOUND)
     if vars(_DOOR).get("apply") in (None, _APPLY):

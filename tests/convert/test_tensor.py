@@ -968,6 +968,7 @@ def test_what_walks_through_memory_asks_the_rows_or_is_refused() -> None:
     assert not x.is_pinned()
     asks = (
         x.storage, lambda: np.from_dlpack(x), lambda: torch.from_dlpack(x),
+        lambda: torch.utils.dlpack.to_dlpack(x), lambda: torch.to_dlpack(x),  # once a capsule
         lambda: x.apply_(abs), lambda: x.map_(x, max),
     )  # fmt: skip
     for ask in asks:
