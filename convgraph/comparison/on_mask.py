@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from convgraph.errors import ProofError
 from convgraph.proof.equation import map_positions
@@ -66,12 +66,26 @@ class OnMask(TorchFunctionMode):
         super().__init__()
         self._lies: Any = WeakTensorKeyDictionary()
         self._last: Any = WeakTensorKeyDictionary()  # of maps whose channels are the last axis
+        self._shares: Any = WeakTensorKeyDictionary()  # with whom memory is shared in torch
+        self._given: list[Tensor] = []
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        versions = [(t, t._version) for t in leaves if self.is_shared(t)]
+        self._given = leaves
+        try:
+            out = self.meant(func, args, kwargs, leaves)
+        finally:
+            self._given = []
+        if any(t._version != version for t, version in versions):
+            raise ProofError("the judge has no truth for a write into what is a view, on masks")
+        return out
+
+    def meant(self, func: Any, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]) -> Any:
+        """What a call means on images with holes."""
         if any(t in self._last for t in leaves):
             return self.channels_last(func, args, kwargs)
         maps = [t for t in leaves if self.place(t) is not None]
@@ -86,6 +100,8 @@ class OnMask(TorchFunctionMode):
         if name == "batch_norm" and trains(args, kwargs):
             return self.rows(func, *args, **kwargs)
         out = func(*args, **kwargs)
+        if name == "setitem" and maps[0] is args[0]:
+            self.put(args[0], self.known(args[0]), maps)
         if not any(isinstance(one, Tensor) for one in tree_leaves(out)):
             return out  # what a tensor is like
         if name in KEEPS:
@@ -131,7 +147,23 @@ class OnMask(TorchFunctionMode):
                 kept = torch.equal(found, x)
             found = found if kept else x.copy_(found)
         self._lies[found] = place
+        self.share(x, found)
         return found
+
+    def share(self, x: Tensor, found: Tensor) -> None:
+        """Note what is a copy here, of x, and has the memory of what was given in torch."""
+        memory = x.untyped_storage().data_ptr()
+        for one in self._given:
+            if one is not found and one.untyped_storage().data_ptr() == memory:
+                group = [*self._shares.get(one, [TensorWeakRef(one)]), TensorWeakRef(found)]
+                for member in (ref() for ref in group):
+                    if member is not None:
+                        self._shares[member] = group
+
+    def is_shared(self, x: Tensor) -> bool:
+        """Whether somebody else, who is still there, has the memory of a map in torch."""
+        others = (ref() for ref in self._shares.get(x, ()))
+        return any(other is not None and other is not x for other in others)
 
     def union(self, maps: Sequence[Tensor]) -> MapPositions:
         """Where any of some maps is there; what one of them lacks says 0."""
@@ -332,6 +364,7 @@ class OnMask(TorchFunctionMode):
         if axes == behind:
             y = y.contiguous()  # as rows of nodes lie, of which torch makes other products
             self._last[y] = self.known(x)
+            self.share(x, y)
         else:
             self._lies[y] = self.known(x)
         return y
@@ -354,7 +387,9 @@ class OnMask(TorchFunctionMode):
             axes = tuple(a % d for a in _flat(args[1:] or tuple(kwargs.values())))
             if axes != (0, d - 1, *range(1, d - 1)):
                 raise ProofError(f"the judge has no truth for axes in the order {axes} on masks")
-            return self.put(y.contiguous(), place)
+            found = self.put(y.contiguous(), place)
+            self.share(x, found)
+            return found
         shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
         norm = name == "layer_norm" and len(shape) == 1
         alike = name in _ALONE and y.shape == x.shape and all(self.beside(t, x) for t in leaves)
@@ -363,6 +398,7 @@ class OnMask(TorchFunctionMode):
             raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
         channels = filled(y.movedim(-1, 1), place.there, 0.0).movedim(1, -1).contiguous()
         self._last[channels] = place
+        self.share(y, channels)
         return channels
 
     def beside(self, t: Tensor, x: Tensor) -> bool:

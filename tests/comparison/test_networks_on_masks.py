@@ -594,6 +594,59 @@ def test_what_moves_or_weighs_otherwise_is_not_proven_on_a_mask(name: str, wrong
         assert cert.verdict == "refuted", str(cert)
 
 
+def written(y: Tensor, part: Any, write: Any) -> Tensor:
+    """A map of whose memory a part is written to."""
+    write(part(y))
+    return y
+
+
+def doubled(y: Tensor) -> Tensor:
+    """A view that is read, after its base was written to."""
+    part = y[:, :1]
+    y.mul_(2)
+    return torch.cat([part] * 4, 1)
+
+
+VIEWS: dict[str, Any] = {
+    "rows": lambda y: y[:, :, ::2],
+    "a channel": lambda y: y[:, :1],
+    "chunks": lambda y: y.chunk(2, 1)[0],
+    "a line": lambda y: y.narrow(2, 1, 2),
+    "channels last": lambda y: y.permute(0, 2, 3, 1),
+    "there and back": lambda y: y.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
+    "a view of a view": lambda y: y[:, :2][:, :, 1:],
+    "itself, written to": lambda y: y.relu_(),
+}
+
+
+@pytest.mark.parametrize("name", [*VIEWS, "a base"])
+@pytest.mark.parametrize("write", [lambda y: y.mul_(2), lambda y: y.__iadd__(1)])
+def test_a_view_that_is_written_to_is_not_lost(name: str, write: Any) -> None:
+    """The truth holds copies in the place of views: which neither proves nor refutes."""
+    if name == "a base":
+        net, other = between(doubled), between(lambda y: torch.cat([y[:, :1]] * 4, 1))
+    else:
+        net = between(lambda y: written(y, VIEWS[name], write))
+        other = between(torch.relu if name == "itself, written to" else nn.Identity())
+    other.load_state_dict(net.state_dict(), strict=False)
+    right, lost = cg.prove(cg.to_graph(net), net, tiny()), cg.prove(other, net, tiny().tensor())
+    assert (right.verdict, lost.verdict) == ("undecided", "undecided"), (str(right), str(lost))
+    assert "a write into what is a view" in right.reason
+
+
+def test_numbers_that_are_written_to_a_part_are_nobodys_in_holes() -> None:
+    def put(y: Tensor) -> Tensor:
+        y = y + 0
+        y[:, :, ::2] = 1
+        return y
+
+    net = between(put)
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "proven"
+    other = between(lambda y: y + 0)
+    other.load_state_dict(net.state_dict())
+    assert cg.prove(other, net, tiny().tensor()).verdict == "refuted"
+
+
 def test_the_truth_keeps_statistics_of_who_is_there() -> None:
     """Once a call, and of no holes: as a norm of the rows does."""
     graph, norm, truth = tiny(), nn.BatchNorm2d(2).double(), OnMask()
