@@ -208,7 +208,7 @@ def _in_ddp(found: Any) -> Any:
 
 def _capsule(tensor: Any) -> Any:
     """An array for other libraries, of which torch asks no tensor; a map has none."""
-    return no_numbers() if type(tensor) is GraphTensor else torch._C._to_dlpack(tensor)
+    return no_numbers() if type(tensor) is GraphTensor else _CAPSULE(tensor)
 
 
 def open_door() -> None:
