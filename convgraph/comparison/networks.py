@@ -370,7 +370,9 @@ def _truth_with(
     def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
         inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
         with around, mode, within, without_checkpoints():
-            return _called(net, inputs, shapes)
+            outputs = _called(net, inputs, shapes)
+        mode.fresh(*outputs)
+        return outputs
 
     return run
 

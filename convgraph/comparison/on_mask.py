@@ -67,6 +67,7 @@ class OnMask(TorchFunctionMode):
         self._lies: Any = WeakTensorKeyDictionary()
         self._last: Any = WeakTensorKeyDictionary()  # of maps whose channels are the last axis
         self._shares: Any = WeakTensorKeyDictionary()  # with whom memory is shared in torch
+        self._stale: Any = WeakTensorKeyDictionary()  # whose memory was written to by another name
         self._given: list[Tensor] = []
 
     def __torch_function__(  # noqa: D105
@@ -74,14 +75,17 @@ class OnMask(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        versions = [(t, t._version) for t in leaves if self.is_shared(t)]
+        self.fresh(*leaves)
+        shared = [(t, t._version, self._shares[t]) for t in leaves if t in self._shares]
         self._given = leaves
         try:
             out = self.meant(func, args, kwargs, leaves)
         finally:
             self._given = []
-        if any(t._version != version for t, version in versions):
-            raise ProofError("the judge has no truth for a write into what is a view, on masks")
+        for t, version, group in shared:
+            if t._version != version:
+                others = [other for ref in group if (other := ref()) is not None and other is not t]
+                self._stale.update(dict.fromkeys(others, True))
         return out
 
     def meant(self, func: Any, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]) -> Any:
@@ -160,10 +164,10 @@ class OnMask(TorchFunctionMode):
                     if member is not None:
                         self._shares[member] = group
 
-    def is_shared(self, x: Tensor) -> bool:
-        """Whether somebody else, who is still there, has the memory of a map in torch."""
-        others = (ref() for ref in self._shares.get(x, ()))
-        return any(other is not None and other is not x for other in others)
+    def fresh(self, *tensors: Tensor) -> None:
+        """Refuse what was written to as a view of it, or as its base, and is a copy here."""
+        if any(t in self._stale for t in tensors):
+            raise ProofError("the judge has no truth for a write into what is a view, on masks")
 
     def union(self, maps: Sequence[Tensor]) -> MapPositions:
         """Where any of some maps is there; what one of them lacks says 0."""

@@ -634,6 +634,34 @@ def test_a_view_that_is_written_to_is_not_lost(name: str, write: Any) -> None:
     assert "a write into what is a view" in right.reason
 
 
+class Last(nn.Conv2d):
+    """A map is what comes out, and its memory was written to by another name."""
+
+    writes = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = super().forward(input)
+        return written(y, VIEWS["a channel"], lambda part: part.mul_(2)) if self.writes else y
+
+
+def test_a_view_that_is_written_to_last_is_not_lost() -> None:
+    net = nn.Sequential(Last(2, 3, 3, padding=1)).double()
+    other = copy.deepcopy(net)
+    other[0].writes = False  # type: ignore[assignment]
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "undecided"
+    assert cg.prove(other, net, tiny().tensor()).verdict == "undecided"
+
+
+def test_a_view_that_nobody_reads_any_more_may_be_written_to() -> None:
+    def unread(y: Tensor) -> Tensor:
+        base = y * 1
+        return base[:, :].mul_(2) + 1
+
+    net = between(unread)
+    cert = cg.prove(cg.to_graph(net), net, tiny())
+    assert cert.verdict == "proven", str(cert)
+
+
 def test_numbers_that_are_written_to_a_part_are_nobodys_in_holes() -> None:
     def put(y: Tensor) -> Tensor:
         y = y + 0
