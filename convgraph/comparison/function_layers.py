@@ -50,7 +50,9 @@ def _pool(kind: str, x: Tensor, given: dict[str, Any]) -> Meant | None:
         for name, value in given.items()
         if name in ("kernel_size", "stride", "padding", "dilation") and value
     }
-    if kind == "Avg" and tuple(lists["kernel_size"]) == tuple(x.shape[2:]):  # a readout
+    padded = any(lists.get("padding", ()))
+    whole = tuple(lists["kernel_size"]) == tuple(x.shape[2:]) and not padded
+    if kind == "Avg" and whole and given.get("divisor_override") is None:  # a readout
         return None
     made = getattr(nn, f"{kind}Pool{d}d")(**given)
     operator = getattr(aten, f"{kind.lower()}_pool{d}d").default
@@ -186,7 +188,7 @@ class AsLayers(TorchFunctionMode):
         if found is None:
             return func(x, *args[1:], **kwargs)
         module, bare, given = found
-        name = f"{module} of {tuple(x.shape)}"
+        name = f"{module} of {tuple(x.shape)}: {given}"  # a module does not print all of it
         if name not in self._layers:
             self.known[name] = module
             like = self.like
@@ -241,15 +243,14 @@ def by_linear(
 
         return rows
 
-    windows = _windows(dense, tuple(shape[2:]))
-    if windows is None:
-        truth, scale = partial(dense), scale_of(dense, tuple(shape[2:]))
-    else:
-        truth = partial(mean_of_who_is_there, there=mask, windows=windows)
-        counts = window_sums(mask.unsqueeze(1).double(), windows).long().unique().tolist()
-        scale = lcm(*(n for n in counts if n))
-
     def prove() -> Certificate:
+        windows = _windows(dense, tuple(shape[2:]))
+        if windows is None:
+            truth, scale = partial(dense), scale_of(dense, tuple(shape[2:]))
+        else:
+            truth = partial(mean_of_who_is_there, there=mask, windows=windows)
+            counts = window_sums(mask.unsqueeze(1).double(), windows).long().unique().tolist()
+            scale = lcm(*(n for n in counts if n))
         more = {name: how[name] for name in ("epsilon", "seed", "premise", "trust") if name in how}
         if not how.get("premise", True):  # nobody counts what is added up
             more["terms"] = mask[0].numel() * shape[1]
