@@ -332,7 +332,8 @@ def _wiring(
     numbering = Numbering()
     found = Reference(numbering)
     try:
-        whole = called(candidate.net, lambda: candidate.run(candidate.net, images, None))
+        with unchanged(candidate.net):  # the run that is followed starts where the reference's does
+            whole = called(candidate.net, lambda: candidate.run(candidate.net, images, None))
         paths = {path for path in candidate.layers if path in whole}
         shapes: list[tuple[int, ...]] = []
 
