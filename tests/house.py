@@ -111,8 +111,8 @@ HOUSE = {
         traffic
     """,
     "comparison": """
-        . spread_out refilled callers on_mask on_space side_state typed_graph linear_callers
-        function_layers excite networks parts prove named
+        . spread_out refilled callers derived on_mask on_space side_state typed_graph
+        linear_callers function_layers excite networks parts prove named
     """,
 }
 """Wing -> its files and folders, foundation first; "." is the wing's own `__init__.py`.

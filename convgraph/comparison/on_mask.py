@@ -10,6 +10,7 @@ from the mask of the images and from where a map lies: `convgraph.proof.equation
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from convgraph.comparison.derived import Derived, one_memory
 from convgraph.errors import ProofError
 from convgraph.proof.equation import map_positions
 from convgraph.proof.equation.map_positions import MapPositions
@@ -69,33 +71,62 @@ class OnMask(TorchFunctionMode):
         self._shares: Any = WeakTensorKeyDictionary()  # with whom memory is shared in torch
         self._stale: Any = WeakTensorKeyDictionary()  # whose memory was written to by another name
         self._given: list[Tensor] = []
+        self._derived = Derived()
+        self._refused: ProofError | None = None
+
+    def __enter__(self) -> "OnMask":  # noqa: D105
+        self._refused = None
+        self._derived.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:  # noqa: D105
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._derived.__exit__(*raised)  # type: ignore[no-untyped-call]
+        if self._refused is not None and raised[0] is None:  # the network went on without it
+            raise self._refused
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        self.fresh(*leaves)
-        shared = [(t, t._version, self._shares[t]) for t in leaves if t in self._shares]
         self._given = leaves
         try:
+            self.fresh(*leaves)
+            shared = [(t, t._version, self._shares[t]) for t in leaves if t in self._shares]
             out = self.meant(func, args, kwargs, leaves)
+        except ProofError as error:
+            self._refused = self._refused or error
+            raise
         finally:
             self._given = []
         for t, version, group in shared:
             if t._version != version:
-                others = [other for ref in group if (other := ref()) is not None and other is not t]
-                self._stale.update(dict.fromkeys(others, True))
+                self._stale.update(dict.fromkeys(_elsewhere(t, group), True))
         return out
 
     def meant(self, func: Any, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]) -> Any:
         """What a call means on images with holes."""
-        if any(t in self._last for t in leaves):
-            return self.channels_last(func, args, kwargs)
-        maps = [t for t in leaves if self.place(t) is not None]
-        if not maps:
+        if not any(t in self._last or self.place(t) is not None for t in leaves):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
+        module = getattr(func, "__module__", None) or "torch"
+        if module.partition(".")[0] != "torch" or _sets_data(func):
+            raise ProofError(f"the judge has no truth for {module}.{name} on masks")
+        if any(t in self._last for t in leaves):
+            out = self.channels_last(func, args, kwargs)
+        else:
+            out = self.of_maps(func, name, args, kwargs, leaves)
+        whole = [t for t in tree_leaves(out) if isinstance(t, Tensor) and not self.is_map(t)]
+        self._derived.clear(*(t for t in whole if not any(one_memory(t, x) for x in leaves)))
+        return out
+
+    def of_maps(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]
+    ) -> Any:
+        """The same where channels are the second axis."""
+        maps = [t for t in leaves if self.place(t) is not None]
         meant = MEANT.get(func, BY_NAME.get(name))
         if self.of_channels(name, args, kwargs):
             meant = OnMask.channels
@@ -109,8 +140,7 @@ class OnMask(TorchFunctionMode):
         if not any(isinstance(one, Tensor) for one in tree_leaves(out)):
             return out  # what a tensor is like
         if name in KEEPS:
-            self._lies[out] = self.known(args[0])
-            return out
+            return self.kept(name, out, args[0])
         if name not in SITE_BY_SITE:
             raise ProofError(f"the judge has no truth for {name} on masks")
         return self.put(out, self.union(maps), maps)
@@ -134,9 +164,16 @@ class OnMask(TorchFunctionMode):
             raise ProofError("the judge has no truth for what stands in the place of a map here")
         return found
 
+    def is_map(self, x: Tensor) -> bool:
+        """Whether it is known where a tensor lies."""
+        return x in self._last or self.place(x) is not None
+
     def image(self, x: Tensor, mask: Tensor) -> Tensor:
         """Take an image's pixels for absent where the mask says so."""
-        return self.put(x.clone(), MapPositions.of(mask))
+        image = x.clone()
+        self._derived.mark(image)
+        with self._derived:
+            return self.put(image, MapPositions.of(mask))
 
     def put(self, x: Tensor, place: MapPositions, given: Sequence[Tensor] = ()) -> Tensor:
         """Put 0 where nobody is, in place if the operator wrote to what it was given."""
@@ -145,29 +182,49 @@ class OnMask(TorchFunctionMode):
                 f"the judge has no truth for values of shape {tuple(x.shape)} made of images of "
                 f"size {place.size} with holes"
             )
+        if prod(place.size) == 1:  # a readout
+            return x
         found = filled(x, place.there, 0.0)
         if any(x is one for one in given):  # written to: whoever holds it sees the holes too
+            if not torch.equal(self.known(x).there, place.there):
+                raise ProofError("the judge has no truth for a write that brings nodes, on masks")
             with _disable_current_modes():
                 kept = torch.equal(found, x)
             found = found if kept else x.copy_(found)
+            self._lies[x] = place
         self._lies[found] = place
         self.share(x, found)
         return found
 
     def share(self, x: Tensor, found: Tensor) -> None:
-        """Note what is a copy here, of x, and has the memory of what was given in torch."""
-        memory = x.untyped_storage().data_ptr()
+        """Note what stands for x here, which has the memory of what was given in torch."""
         for one in self._given:
-            if one is not found and one.untyped_storage().data_ptr() == memory:
+            if one is not found and one_memory(one, x):
                 group = [*self._shares.get(one, [TensorWeakRef(one)]), TensorWeakRef(found)]
                 for member in (ref() for ref in group):
                     if member is not None:
                         self._shares[member] = group
 
+    def kept(self, name: str, found: Tensor, x: Tensor) -> Tensor:
+        """The same values, in the same memory or another; where torch's layout decides, in both."""
+        if self.place(x) is None:  # of the dtype that a map has
+            return found
+        if found is x and name != "requires_grad":
+            found = x.clone()
+        self._lies[found] = self.known(x)
+        self.share(x if name != "clone" else found, found)
+        return found
+
     def fresh(self, *tensors: Tensor) -> None:
-        """Refuse what was written to as a view of it, or as its base, and is a copy here."""
-        if any(t in self._stale for t in tensors):
-            raise ProofError("the judge has no truth for a write into what is a view, on masks")
+        """Refuse what was written to by another name, and maps that no function of torch gave."""
+        for t in tensors:
+            if t in self._stale:
+                raise ProofError("the judge has no truth for a write into what is a view, on masks")
+            if t in self._derived and not self.is_map(t):
+                raise ProofError(
+                    "the judge has no truth for what becomes of maps where no function of torch "
+                    "says it (a buffer that is written to, vmap, a script), on masks"
+                )
 
     def union(self, maps: Sequence[Tensor]) -> MapPositions:
         """Where any of some maps is there; what one of them lacks says 0."""
@@ -241,7 +298,8 @@ class OnMask(TorchFunctionMode):
     ) -> Tensor:  # fmt: skip
         """The sum over a window, by the window's size."""
         d = x.dim() - 2
-        if _each(kernel_size, d) == tuple(x.shape[2:]) and not any(_each(padding, d)):
+        whole = _each(kernel_size, d) == tuple(x.shape[2:]) and not any(_each(padding, d))
+        if whole and divisor_override is None:
             return self.readout(x)
         more = {} if divisor_override is None else {"divisor_override": divisor_override}
         how = (kernel_size, stride, padding, ceil_mode)
@@ -260,7 +318,7 @@ class OnMask(TorchFunctionMode):
         if size == (1,) * (x.dim() - 2):
             return self.readout(x)
         if size == place.size:
-            return self.put(x, place)
+            return self.put(x.clone(), place)
         y = mean_of_who_is_there(x, place.there, adaptive_windows(place.size, size))
         return self.put(y, place.scaled(size))
 
@@ -339,6 +397,7 @@ class OnMask(TorchFunctionMode):
         every = input.movedim(1, -1)
         y = func(every.reshape(-1, input.shape[1]).index_select(0, there), *args, **kwargs)
         found = y.new_zeros(place.there.numel(), y.shape[1]).index_copy(0, there, y)
+        self._derived.clear(*(t for t in self._given if not self.is_map(t)))  # statistics that run
         return self.put(found.view(*every.shape[:-1], -1).movedim(-1, 1).contiguous(), place)
 
     def glu(self, func: Any, input: Tensor, dim: int = -1) -> Tensor:
@@ -371,6 +430,7 @@ class OnMask(TorchFunctionMode):
             self.share(x, y)
         else:
             self._lies[y] = self.known(x)
+            self.share(x, y)
         return y
 
     def channels_last(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -386,7 +446,10 @@ class OnMask(TorchFunctionMode):
             return func(whole, *args[1:], **kwargs)
         y = func(*args, **kwargs)
         if not isinstance(y, Tensor):
-            return y  # what a tensor is like
+            values = name == "setitem" and any(self.place(t) is not None for t in leaves)
+            if values or any(isinstance(one, Tensor) for one in tree_leaves(y)):
+                raise ProofError(f"the judge has no truth for {name} of channels in the last axis")
+            return y  # what a tensor is like; of what was written, nobody's part is read
         if name == "permute":
             axes = tuple(a % d for a in _flat(args[1:] or tuple(kwargs.values())))
             if axes != (0, d - 1, *range(1, d - 1)):
@@ -446,6 +509,8 @@ class OnMask(TorchFunctionMode):
         eps: float = 1e-5, cudnn: bool = True,
     ) -> Tensor:  # fmt: skip
         """The same of every channel by itself; or by statistics that ran before, as they are."""
+        if func is not F.instance_norm:  # the operator beneath it, which takes them otherwise
+            running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
         if running_mean is None or running_var is None:
             return self.group_norm(func, input, input.shape[1], weight, bias, eps)
         if use_input_stats:
@@ -632,6 +697,18 @@ def by_statistics(
 def _flat(value: Any) -> tuple[int, ...]:
     """Numbers that come alone, behind one another, or in a list."""
     return tuple(v for one in value for v in (one if isinstance(one, (tuple, list)) else (one,)))
+
+
+def _sets_data(func: Any) -> bool:
+    """Whether a function gives a tensor other memory, as `x.data = y` does."""
+    which = getattr(getattr(func, "__self__", None), "__name__", "")
+    return getattr(func, "__name__", "") == "__set__" and which not in ("grad", "requires_grad")
+
+
+def _elsewhere(x: Tensor, group: Sequence[TensorWeakRef]) -> list[Tensor]:
+    """Those of a group that do not see what is written to one of it."""
+    others = [one for ref in group if (one := ref()) is not None and one is not x]
+    return [one for one in others if not one_memory(one, x)]
 
 
 def trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

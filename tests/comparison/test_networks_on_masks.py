@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
@@ -482,7 +483,15 @@ class Standardised(nn.Conv2d):
         return nn.functional.conv2d(x, weight, self.bias, padding=self.padding)
 
 
-pad = nn.functional.pad
+pad, mean = nn.functional.pad, nn.functional.avg_pool2d
+
+
+def two_means(y: Tensor, *counts: bool) -> Tensor:
+    """Two means in one network, which differ in what no module prints."""
+    one, two = (mean(z, 3, 1, 1, False, n) for z, n in zip((y, y * 2), counts, strict=True))
+    return one + two
+
+
 BETWEEN: dict[str, Any] = {
     "softmax": lambda y: y.softmax(1),
     "mean and largest channel": lambda y: y * (y.mean(1, keepdim=True) + y.amax(1, keepdim=True)),
@@ -507,6 +516,9 @@ BETWEEN: dict[str, Any] = {
     "group norm": nn.GroupNorm(2, 4),
     "instance norm": nn.InstanceNorm2d(4, affine=True),
     "instance norm of before": nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "instance norm, the operator": lambda y: torch.instance_norm(
+        y, None, None, *torch.full((2, 4), 0.5, dtype=y.dtype), False, 0.0, 1e-5, False
+    ),
     "layer norm": OfChannels(),
     "shuffle and back": lambda y: shuffled(y.roll(1, 3)),
     "channels in groups": lambda y: nn.functional.channel_shuffle(y, 2),
@@ -518,6 +530,8 @@ BETWEEN: dict[str, Any] = {
         nn.functional.avg_pool2d(y, 3, 1, 1, count_include_pad=False) - y
     ),
     "means of strided windows": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+    "two means": lambda y: two_means(y, True, False),
+    "a window of all, by 8": lambda y: y * mean(y, (5, 6), divisor_override=8),
     "adaptive means": nn.AdaptiveAvgPool2d((2, 3)),
     "adaptive means of more": nn.AdaptiveAvgPool2d((7, None)),
     "responses": lambda y: respond(y, (2, 3), 1),
@@ -579,6 +593,10 @@ def test_moves_and_norms_are_proven_on_a_mask(name: str) -> None:
         ("off the mean of who is there", lambda y: nn.functional.avg_pool2d(y, 3, 1, 1) - y),
         ("off the mean of who is there", lambda y: nn.functional.avg_pool2d(
             y, 3, 1, 1, count_include_pad=False, divisor_override=9) - y),
+        ("instance norm, the operator", nn.InstanceNorm2d(4)),
+        ("two means", lambda y: two_means(y, True, True)),
+        ("two means", lambda y: two_means(y, False, True)),
+        ("a window of all, by 8", lambda y: y * y.mean((2, 3), keepdim=True)),
         ("adaptive means", lambda y: nn.functional.adaptive_avg_pool2d(y.roll(1, 3), (2, 3))),
         ("responses", lambda y: respond(y, (2, 3), 1, p=1)),
         ("responses, channels last", lambda y: respond(y.roll(1, 1), (2, 3), 1)),
@@ -616,6 +634,8 @@ VIEWS: dict[str, Any] = {
     "there and back": lambda y: y.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
     "a view of a view": lambda y: y[:, :2][:, :, 1:],
     "itself, written to": lambda y: y.relu_(),
+    "detached": lambda y: y[:, :1].detach(),
+    "in its own order": lambda y: y[:, :1].permute(0, 1, 2, 3),
 }
 
 
@@ -652,6 +672,50 @@ def test_a_view_that_is_written_to_last_is_not_lost() -> None:
     assert cg.prove(other, net, tiny().tensor()).verdict == "undecided"
 
 
+def copied(y: Tensor) -> Tensor:
+    """Of a part of a map `contiguous()` is a copy in torch, and the part itself of a copy of it."""
+    part = y[:, :2]
+    part.contiguous().mul_(2)
+    return torch.cat([part, part], 1)
+
+
+def of_its_size(y: Tensor) -> Tensor:
+    y = y * 1
+    nn.functional.adaptive_avg_pool2d(y, y.shape[2:]).mul_(2)
+    return y
+
+
+def with_more_nodes(y: Tensor) -> Tensor:
+    z = pad(y[:, :, 1:], (0, 0, 1, 0))
+    z.add_(y)
+    return z
+
+
+def test_a_copy_in_torch_is_one_here_where_a_copy_stands_for_a_view() -> None:
+    for function in (copied, of_its_size):
+        net, other = between(function), between(lambda y: y)
+        if function is copied:
+            other = between(lambda y: torch.cat([y[:, :2]] * 2, 1))
+        other.load_state_dict(net.state_dict())
+        for graph in (tiny(), cg.PixelGraph.from_image(tiny().to_image())):
+            assert cg.prove(cg.to_graph(net), net, graph.tensor()).verdict != "refuted"
+            assert cg.prove(other, net, graph.tensor()).verdict != "refuted"
+
+
+def test_a_write_that_brings_nodes_is_undecided() -> None:
+    """A map that was written to by name lay where it had been before."""
+    net = between(with_more_nodes)
+    cert = cg.prove(cg.to_graph(net), net, tiny())
+    assert cert.verdict == "undecided"
+    assert "a write that brings nodes" in cert.reason
+
+
+def test_a_resize_that_integers_do_not_prove_is_undecided() -> None:
+    net = of(lambda x: resize(x, scale_factor=2, mode="bilinear", align_corners=True))
+    cert = cg.prove(cg.to_graph(net), net, tiny())
+    assert (cert.verdict, "no sums of powers of two" in cert.reason) == ("undecided", True)
+
+
 def test_a_view_that_nobody_reads_any_more_may_be_written_to() -> None:
     def unread(y: Tensor) -> Tensor:
         base = y * 1
@@ -660,6 +724,107 @@ def test_a_view_that_nobody_reads_any_more_may_be_written_to() -> None:
     net = between(unread)
     cert = cg.prove(cg.to_graph(net), net, tiny())
     assert cert.verdict == "proven", str(cert)
+
+
+class Astray(nn.Module):
+    """A dense network that leaves holes out before what is between, and never behind it."""
+
+    def __init__(self, net: Any, between: Any, graph: cg.PixelGraph) -> None:
+        super().__init__()
+        self.one, self.two, self.between = net.one, net.two, between
+        self.there = torch.stack(graph.sites.mask_images()).unsqueeze(1).double()
+
+    def forward(self, x: Tensor) -> Any:
+        y = (self.one(x) * self.there).relu() * self.there
+        return self.two(self.between(y))
+
+
+def set_into(y: Tensor) -> Tensor:
+    """A map in what was an ordinary tensor."""
+    z = torch.zeros(y.shape, dtype=y.dtype)
+    z[:] = y
+    return z
+
+
+def caught(y: Tensor) -> Tensor:
+    """A network that goes on without what it cannot have."""
+    try:
+        return torch.where(y > 1, y, 1.0)
+    except ProofError:
+        return y + 1
+
+
+def largest_last(y: Tensor) -> Tensor:
+    z = y.permute(0, 2, 3, 1)
+    return (z.max(-1)[0].unsqueeze(-1) + z).permute(0, 3, 1, 2)
+
+
+def other_data(y: Tensor) -> Tensor:
+    z = y * 1
+    z.data = y.flip(3)
+    return z
+
+
+def sigmoid(y: Tensor) -> Tensor:
+    """Not what torch calls so."""
+    return handle_torch_function(sigmoid, (y,), y) if has_torch_function((y,)) else 1 - y.flip(3)
+
+
+STRAY: dict[str, tuple[Any, str]] = {
+    "set into a buffer": (set_into, "becomes of maps where no function of torch says it"),
+    "added to a buffer": (
+        lambda y: (z := torch.ones(y.shape, dtype=y.dtype)).add_(y) * 0 + z,
+        "becomes of maps where no function of torch says it",
+    ),
+    "vmap": (lambda y: torch.vmap(lambda one: one + 1)(y), "becomes of maps where no function"),
+    "halves, channels last": (
+        lambda y: torch.cat([1 - z for z in y.permute(0, 2, 3, 1).chunk(2, -1)], -1).permute(
+            0, 3, 1, 2
+        ),
+        "no truth for chunk of channels",
+    ),
+    "the largest, channels last": (largest_last, "no truth for max of channels"),
+    "caught": (caught, "no truth for gt"),
+    "other data": (other_data, "no truth for torch.set"),
+    "a name of torch's": (sigmoid, "test_networks_on_masks.sigmoid"),
+}
+"""What the truth cannot follow, and what it says of it; it then knew of no holes behind it."""
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_map_that_goes_astray_is_undecided(name: str) -> None:
+    function, says = STRAY[name]
+    net, graph = between(function), tiny()
+    mask = torch.stack(graph.sites.mask_images())
+    cert = cg.prove(Astray(net, function, graph), net, graph.to_image(), mask=mask)
+    assert cert.verdict == "undecided"
+    assert says in cert.reason, cert.reason
+    assert cg.prove(net, net, graph.tensor()).verdict == "undecided"
+
+
+class Counting(nn.Module):
+    """Statistics that run by themselves, of means of who is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.register_buffer("size", torch.zeros(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.norm(self.one(x)))
+        with torch.no_grad():
+            self.size.mul_(0.5).add_(y.square().mean((2, 3)))
+        return y
+
+
+def test_what_is_said_of_whole_images_may_be_written_to_buffers() -> None:
+    """It says one thing of who is there; only a map is a map."""
+    net = Counting().double()
+    with torch.no_grad():
+        assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "proven"
+    other = copy.deepcopy(net)
+    other.forward = lambda x: other.norm(other.norm(other.one(x)))  # type: ignore[method-assign]
+    assert cg.prove(cg.to_graph(other), net, tiny()).verdict != "proven"
 
 
 def test_numbers_that_are_written_to_a_part_are_nobodys_in_holes() -> None:
