@@ -39,20 +39,23 @@ class Operator:
         name: that rules are registered under.
         out: the argument into which its result is to be written, None where there is none.
         writes: whether it writes into its first operand.
+        others: the arguments that it writes into beside that, by name; lists among them.
         views: whether its result shares memory with its first operand.
     """
 
-    __slots__ = ("name", "out", "target", "views", "writes")
+    __slots__ = ("name", "others", "out", "target", "views", "writes")
 
     def __init__(self, target: Any) -> None:
         """Read what the operator says of itself."""
         self.target = target
         self.name = str(target._schema.name).removeprefix("aten::")
-        first = target._schema.arguments[0] if target._schema.arguments else None
-        alias = getattr(first, "alias_info", None)
+        given = target._schema.arguments
+        alias = given[0].alias_info if given else None
         self.writes = alias is not None and alias.is_write
-        written = [one.name for one in target._schema.arguments if one.is_out]
-        self.out = written[0] if written else None
+        written = [one for one in given if one.alias_info is not None and one.alias_info.is_write]
+        self.out = next((one.name for one in written if one.is_out), None)
+        single = self.writes and "List" not in str(given[0].type)
+        self.others = {one.name for one in written[single:]}
         self.views = (alias is not None and not alias.is_write) or self.name in IDLE
 
     @property

@@ -458,11 +458,17 @@ _BELOW = frozenset((
 
 
 def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: Any) -> Any:
-    """Run an operator on the images of full grids.
+    """Run an operator on the images of full grids, and on ordinary tensors themselves.
 
     Raises:
-        ConversionError: there are holes, or it is not wanted.
+        ConversionError: there are holes, it is not wanted, or a map would not hear of a write.
     """
+    if _values([one for name, one in call.named(*taken, **named).items() if name in call.others]):
+        raise ConversionError(
+            f"{call.name} {where()} writes into a map that is one of a list, or not the first of "
+            "its operands, and would not hear of it; call it for each by itself (foreach=False, "
+            "fused=False), or on rows, .graph.x"
+        )
     if call.name == "as_strided":
         raise ConversionError(
             f"as_strided {where()} counts numbers in memory, where rows lie otherwise; take "
@@ -490,5 +496,5 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             f"{call.name} {where()} has no rule for graphs: {reason}; with strict=False it runs "
             "on the image view of a full grid"
         ) from None
-    form = partial(pytree.tree_map_only, Tensor, Tensor.contiguous)  # as an image lies
-    return call.target(*form(dense(taken)), **{key: form(dense(one)) for key, one in named.items()})
+    image = partial(pytree.tree_map_only, Spatial, lambda one: one.tensor().contiguous())
+    return call.target(*image(taken), **image(named))

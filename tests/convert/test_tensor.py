@@ -477,6 +477,54 @@ def test_a_write_into_what_is_no_map_is_heard(full: bool) -> None:
     assert torch.equal(x.to_dense(), want * there[:, None])
 
 
+INTO_PLAIN: dict[str, Any] = {
+    "a channel": lambda out, x: out[:, 0].copy_(x[:, 0]),
+    "sum": lambda out, x: out.add_(x),
+    "where it says": lambda out, x: out.masked_fill_(x > 0, 7),
+    "images by number": lambda out, x: out.index_add_(0, torch.tensor([1, 0]), x),
+    "several": lambda out, x: torch._foreach_add_([out, out], [x, x]),
+}
+
+
+LIES: dict[str, Any] = {
+    "in order": lambda: torch.empty(2, 2, *SIZE).double(),
+    "channels last": lambda: torch.empty(2, *SIZE, 2).double().permute(0, 3, 1, 2),
+    "every second": lambda: torch.empty(2, 4, *SIZE).double()[:, ::2],
+}
+
+
+@pytest.mark.parametrize("name", INTO_PLAIN)
+@pytest.mark.parametrize("lies", LIES)
+def test_a_full_map_written_into_an_ordinary_tensor_arrives(name: str, lies: str) -> None:
+    """However that lies in memory: a copy of it that lies as an image would be written instead."""
+    x, given = image(2, 2, *SIZE), image(1, 2, *SIZE)
+    found: list[Tensor] = []
+    for one in (cg.PixelGraph.from_image(x).tensor(), x):
+        out = LIES[lies]().copy_(given)
+        INTO_PLAIN[name](out, one)
+        found.append(out)
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], given.expand_as(found[0]))
+
+
+@torch.library.custom_op("convgraph_tests::doubled", mutates_args={"x"})
+def doubled(count: Tensor, x: Tensor) -> None:
+    x.mul_(2)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("write", [
+    lambda x: torch._foreach_mul_([x], 2.0), lambda x: doubled(torch.ones(1), x),
+    lambda x: torch.optim.SGD([x.requires_grad_()], 1.0, foreach=True).step(x.sum().backward),
+])  # fmt: skip
+def test_a_write_that_no_map_would_hear_is_refused(write: Any, full: bool) -> None:
+    """Into a list, as fused optimizers do, or into what is not the first operand."""
+    there = torch.ones_like(holes()) if full else holes()
+    x = cg.PixelGraph.from_image(image(2, 2, *SIZE), mask=there).tensor()
+    with pytest.raises(ConversionError, match=r"would not hear of it.*foreach=False"):
+        write(x)
+
+
 def test_a_write_where_a_map_says_is_refused() -> None:
     """A hole says 0, and a number that it says would be a place."""
     x = graph().tensor() * 1
