@@ -153,14 +153,9 @@ def _set_data(self: GraphTensor, data: Any) -> None:
 
 
 def _written(self: GraphTensor, *args: Any) -> None:
-    """x[...] = y: whatever is a copy on the way would not hear it.
-
-    torch strips leading axes of one entry from y by a view, and here autograd would not see it.
-    """
+    """x[...] = y: whatever is a copy on the way would not hear it."""
     outer, _STATE.into = _STATE.into, self
     place, value = args
-    while type(value) is not GraphTensor and isinstance(value, Tensor) and value.shape[:1] == (1,):
-        value = value[0]
     try:
         whole(_T.__setitem__, (self, place, value))
     except ConversionError:

@@ -38,7 +38,8 @@ REGISTERED = rules.FAMILIES
 OWN: dict[Any, Any] = {}
 """Functions of torch that a map answers without an operator; see `answers`."""
 
-_make = torch.Tensor._make_wrapper_subclass
+_TENSOR: Any = torch.Tensor
+_make = _TENSOR._make_wrapper_subclass
 _TO = torch.ops.aten._to_copy.default
 
 
@@ -147,13 +148,17 @@ def whole(func: Any, args: Any, kwargs: Any = None) -> Any:
     _STATE.keys = inside, outside = keys.included(), keys.excluded()
     try:
         with keys.DisableTorchFunction(), keys.Guard(inside, outside | keys.PASSED):
-            if keys.modes() or isinstance(func, (FunctionType, MethodType)):
+            in_parts = func in _OF_PARTS or isinstance(func, (FunctionType, MethodType))
+            if in_parts or keys.modes():
                 with _Rules():  # somebody listens to operators, or it may touch parameters
                     return func(*args, **kwargs) if kwargs else func(*args)
             return func(*args, **kwargs) if kwargs else func(*args)
     finally:
         _STATE.keys = outer
 
+
+_OF_PARTS = (_TENSOR.__getitem__, _TENSOR.__setitem__)
+"""Functions of torch's C++ that take views, of ordinary tensors too, before operators meet maps."""
 
 _BARE: dict[Any, Any] = {}
 

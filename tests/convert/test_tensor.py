@@ -507,6 +507,45 @@ def test_a_full_map_written_into_an_ordinary_tensor_arrives(name: str, lies: str
     assert not torch.equal(found[0], given.expand_as(found[0]))
 
 
+PARTS: dict[str, Any] = {
+    "a row of a table": lambda w, x: w[1, 0, (x[:, 0] > 0).long()],
+    "behind dots": lambda w, x: w[1, ..., 0, (x[:, 1] > 0).long()],
+    "a table apart": lambda w, x: w[0, 1][(x[:, 0] > 0).long()],
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_an_ordinary_tensor_keeps_its_gradient(name: str, full: bool) -> None:
+    """Whatever slices torch takes of it before a map names entries."""
+    there = torch.ones_like(holes()) if full else holes()
+    x, w = image(2, 2, *SIZE), image(1, 2, 2, 3)[0].requires_grad_()
+    found = PARTS[name](w, cg.PixelGraph.from_image(x, mask=there).tensor())
+    want = torch.where(there, PARTS[name](w, x), 0.0)
+    assert torch.equal(found.to_dense(), want)
+    grads = [torch.autograd.grad(one.square().sum(), w)[0] for one in (found, want)]
+    assert torch.equal(*grads)
+    assert grads[0].any()
+
+
+@pytest.mark.parametrize("write", [
+    lambda out, y: out.__setitem__((slice(None), 0), y[:, 0]),
+    lambda out, y: out.__setitem__((slice(None), slice(1, None), 2), y[:, 1:, 3] * 2),
+    lambda out, y: out.__setitem__((0, [1]), y[1, :1]),
+    lambda out, y: out.add_(y),
+])  # fmt: skip
+@pytest.mark.parametrize("lies", LIES)
+def test_what_a_full_map_has_written_keeps_its_gradient(write: Any, lies: str) -> None:
+    leaf, sent = image(2, 2, *SIZE).requires_grad_(), image(1, 2, *SIZE)
+    found = []
+    for x in (cg.PixelGraph.from_image(leaf).tensor(), leaf):
+        out = LIES[lies]().copy_(sent)
+        write(out, x)
+        found.append(torch.autograd.grad((out * sent).sum(), leaf)[0])
+    assert torch.equal(*found)
+    assert found[0].any()
+
+
 @torch.library.custom_op("convgraph_tests::doubled", mutates_args={"x"})
 def doubled(count: Tensor, x: Tensor) -> None:
     x.mul_(2)
