@@ -82,7 +82,7 @@ HOUSE = {
     """,
     "proof.record": ". printable counterexample page certificate sealed",
     "proof.layer": """
-        . structure trial own_parameters premise made_of one_program direct
+        . structure trial own_parameters premise one_program direct
         following identity rounding other_manners basis to_record
         showing order linear maximum judge
     """,
@@ -90,7 +90,7 @@ HOUSE = {
     "proof.layer.premise": """
         . degrees source_lines steps magnitudes
         call nonlinear linear_rules rounded traced_tensor product_rules
-        follower trusted check
+        made_of follower trusted check
     """,
     "proof.network": """
         . value_numbers running_error node unwatched whole_layers

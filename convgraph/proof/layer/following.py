@@ -53,17 +53,19 @@ class Follows:
 
     def plainly(self, probe: torch.dtype, second: bool) -> Premise:
         """S1 in the dtype that is probed and, where that is another, in the recorded one too."""
-        wide = self.called(probe, second=second)
+        half = self.dtype in HALF
+        wide = self.called(probe, second=second, bare=half)
         if wide.status != "proven" or self.dtype == probe:
             return wide
-        narrow = self.called(self.dtype, second=second)
+        narrow = self.called(self.dtype, second=second, bare=half)
         if narrow.status != "proven":
             return narrow
-        problem = apart_from_casts(narrow.steps, wide.steps) if self.dtype in HALF else ""
+        problem = apart_from_casts(narrow, wide) if half else ""
         if problem := problem or self.direct(self.dtype, probe, narrow).reason:
             return replace(wide, status="undecided", reason=problem)
         kept = {*wide.assumed, *narrow.assumed}
-        return replace(wide, assumed=tuple(sorted(kept)), steps=narrow.steps, wide=wide.steps)
+        assumed = tuple(sorted(kept))
+        return replace(wide, assumed=assumed, steps=narrow.steps, made=narrow.made, wide=wide)
 
     def called(self, kind: torch.dtype, **how: Any) -> Premise:
         """S1 in one of the two, perhaps in another manner; see `check_premise`."""

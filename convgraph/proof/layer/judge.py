@@ -169,14 +169,14 @@ def prove_convolution(
         with precision.plain(device):
             once = following.plainly(probe, second=False)
         if not followed.compiled:
-            twice = OneProgram(followed.wide or followed.steps, trust)
+            twice = OneProgram(followed.wide or followed, trust)
         if once.status != "proven":
             followed = once
         elif direct.status == "proven":
             direct = replace(following.direct(probe, probe, once), shrunk=direct.shrunk)
     follows = followed.status == "proven" and not followed.compiled
-    program = OneProgram(once.steps if follows else None, trust)
-    wide = OneProgram(once.wide or None, trust) if follows else OneProgram(None)
+    program = OneProgram(once if follows else None, trust)
+    wide = OneProgram(once.wide, trust) if follows else OneProgram(None)
     probing, moved = wide if dtype != probe else program, list[str]()
     probed, rounding = Identity("not asked", 3), Rounding("not asked")
     basis, under = Identity("not asked", 3), list[Rounding]()

@@ -144,7 +144,7 @@ def prove_linear(
         pair.size_of = _sizes(reference, known, how)
         pair.chooses, pair.hands_on = known.status == "refuted", shared
         follows = followed.status == "proven" and not followed.compiled
-        program = OneProgram(followed.steps if follows else None, trust)
+        program = OneProgram(followed if follows else None, trust)
         identity = pair.identity(
             budget, program, followed.status in ("proven", "not asked"), progress
         )
@@ -376,6 +376,7 @@ class _Pair:
                     found: Any = evaluate(
                         self.candidate, probe, self.dtype, self.device, enter=enter
                     )
+                    program.came_back(found)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - likewise
                 return Rounding("undecided", reason=raised("candidate", error))
             for quantity, want in truth.items():

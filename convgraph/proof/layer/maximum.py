@@ -148,7 +148,7 @@ def prove_maximum(
         if premise:
             followed, uncovered = check_order(candidate, shape, looks, dtype=dtype, device=device)
         follows = followed.status == "proven" and not followed.compiled
-        program = OneProgram(followed.steps if follows else None, trust)
+        program = OneProgram(followed if follows else None, trust)
         none = OneProgram(None)
         identity = pair.identity(budget, probe, program if dtype == probe else none, progress)
         rounding = Rounding("not asked")

@@ -4,7 +4,8 @@ Code can tell a tensor that is followed from a plain one: a fast path for plain 
 that raises and a slower one behind `except`, a first call that sets things up, another branch in
 half precision. So runs on plain tensors are written down too, as the list of their operators on
 data with the shapes and dtypes of what they made, and held against the list that S1 followed.
-Views are left out: autograd makes them anew as it likes.
+Views are left out: autograd makes them anew as it likes. One list may be put together otherwise, or
+with other constants: so what comes back has to be made of the same as well, see `made_of`.
 """
 
 from collections import Counter
@@ -19,11 +20,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from convgraph.proof import aten
-from convgraph.proof.layer.made_of import MadeOf, Seen
 from convgraph.proof.layer.own_parameters import OwnParameters
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import RULES, falls_apart
+from convgraph.proof.layer.premise.check import Premise
 from convgraph.proof.layer.premise.linear_rules import NOT_COMPUTED
+from convgraph.proof.layer.premise.made_of import NOTHING, Given, MadeOf, Seen
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.trusted import named_in
 from convgraph.proof.layer.trial import (
@@ -45,8 +47,6 @@ LEFT = "Tensor."
 """How the name of a way out of torch begins, where it is a step."""
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided"})
-
-_MADE_OF_NOTHING = aten.FILLS | aten.DRAWS
 
 CASTS = ("aten::_to_copy",)
 """Operators by which a half program may differ from that of float64."""
@@ -101,9 +101,9 @@ class Plain(TorchDispatchMode):
         storage = storage_of(tensor)
         self._data[storage._cdata] = StorageWeakRef(storage)  # keeps the address from being reused
 
-    def note(self, operator: str, outputs: Any) -> None:
+    def note(self, operator: str, outputs: Any, given: Given = (0, None)) -> None:
         """Write an operator down."""
-        self.steps.append(Step(operator, made_by(outputs), source_lines.place()))
+        self.steps.append(Step(operator, made_by(outputs), source_lines.place(), given[0]))
 
     def leave(self, tensor: Tensor, way: str) -> Tensor:
         """Write down that data leave torch."""
@@ -121,8 +121,9 @@ class Plain(TorchDispatchMode):
 
     def made(self, operator: str, args: Any, outputs: Any) -> None:
         """Write down what is trusted as a whole, and take what it made for data."""
-        self.note(operator, outputs)
-        self.made_of.made(self.made_of.whole(operator, args), outputs)
+        given = self.made_of.whole(operator, args)
+        self.note(operator, outputs, given)
+        self.made_of.made(given, outputs)
         for tensor in aten.tensors_in(outputs):
             if tensor.is_floating_point():
                 self._mark(tensor)
@@ -136,7 +137,7 @@ class Plain(TorchDispatchMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, asks, step = _about(func)
         if not any(map(self.holds_data, aten.tensors_in(args, kwargs))):
-            return self._beside(func, name, args, kwargs, step)
+            return self._beside(func, name, args, kwargs)
         if not asks and falls_apart(func, name):
             with self:
                 return func.decompose(*args, **kwargs)
@@ -147,8 +148,8 @@ class Plain(TorchDispatchMode):
         if name in _EMPTY:
             _filled(outputs)
         if step and not reshapes(func, args):
-            self.note(func.name(), outputs)
-        if name not in _MADE_OF_NOTHING:
+            self.note(func.name(), outputs, given)
+        if name not in NOTHING:
             written = aten.written(func, args, kwargs)
             if step:
                 self.made_of.made(given, outputs, written, (args, kwargs))
@@ -157,18 +158,12 @@ class Plain(TorchDispatchMode):
                     self._mark(tensor)
         return outputs
 
-    def _beside(
-        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step: bool
-    ) -> Any:
+    def _beside(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operator on constants, or on places and truths that were made of data."""
-        if not step or not any(map(self.made_of.knows, aten.tensors_in(args, kwargs))):
-            made = func(*args, **kwargs)
-            self.made_of.forget(aten.written(func, args, kwargs))
-            return _filled(made) if name in _EMPTY else made
-        given = self.made_of.given(func, args, kwargs)
+        written = aten.written(func, args, kwargs)
+        given = self.made_of.beside(func, args, kwargs, written)
         made = func(*args, **kwargs)
-        if name not in _MADE_OF_NOTHING:
-            written = aten.written(func, args, kwargs)
+        if given is not None:
             self.made_of.made(given, made, written, (args, kwargs))
         return _filled(made) if name in _EMPTY else made
 
@@ -242,7 +237,33 @@ def difference(followed: Sequence[Step], run: Sequence[Step]) -> str:
     return "behaves otherwise when it is followed: " + "; ".join(ways)
 
 
-def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
+def otherwise_made(
+    followed: Mapping[str, Seen],
+    steps: Sequence[Step],
+    run: Sequence[Step],
+    made: Mapping[str, Seen],
+) -> str:
+    """Say what is put together otherwise by the same operators; "" where nothing is.
+
+    Args:
+        followed: what results are made of where they were followed.
+        steps: of that program.
+        run: of the other.
+        made: what results of that are made of.
+    """
+    apart = next((q for q, seen in made.items() if followed.get(q, seen) != seen), None)
+    if apart is None:
+        return ""
+    known = {step.given for step in steps}
+    first = next((step for step in run if step.given not in known), None)
+    where = "" if first is None else f", first in {first}"
+    return (
+        f"behaves otherwise when it is followed: {apart} is made of other operands or constants "
+        f"by the same operators{where}"
+    )
+
+
+def apart_from_casts(half: Premise, wide: Premise) -> str:
     """Say how a program in half precision differs from that in float64, casts left out."""
 
     def bare(steps: Sequence[Step]) -> list[Step]:
@@ -252,7 +273,8 @@ def apart_from_casts(half: Sequence[Step], wide: Sequence[Step]) -> str:
             if s.operator not in CASTS
         ]
 
-    found = difference(bare(wide), bare(half))
+    found = difference(bare(wide.steps), bare(half.steps))
+    found = found or otherwise_made(wide.bare, (), (), half.bare)
     return (
         found.replace("when it is followed: it runs", "in half precision: it runs")
         .replace("what was followed has", "in float64 it has")
@@ -343,7 +365,7 @@ class OneProgram:
     """Holds runs against what S1 followed, every other one under a function mode.
 
     Args:
-        followed: the steps of S1; None where nothing was followed: flags alone are then watched.
+        followed: by S1; None where nothing was: flags alone are then watched.
         trust: autograd functions that are one step each.
 
     Attributes:
@@ -352,11 +374,10 @@ class OneProgram:
             words.
     """
 
-    def __init__(self, followed: Sequence[Step] | None, trust: Collection[str] = ()) -> None:
+    def __init__(self, followed: Premise | None, trust: Collection[str] = ()) -> None:
         """Start with no run held."""
         self.followed, self.trust = followed, trust
         self._mode: Plain | None = None
-        self._plain: dict[str, Seen] = {}
         self.held, self._ways = 0, dict[str, bool]()
         self.apart: dict[str, str] = {}
         self._plainly, self._otherwise = "", ""
@@ -373,12 +394,13 @@ class OneProgram:
             yield _as_it_is if mode is None else mode.enter
         if mode is None or self.followed is None:
             return
-        other = difference(self.followed, mode.steps)
+        steps, made = self.followed.steps, self.followed.made
+        other = difference(steps, mode.steps)
+        other = other or otherwise_made(made, steps, mode.steps, mode.results)
         if other and handed:
             other = f"{other}; {handed[0]}"
         self.held += not other
         self._plainly = self._plainly or other
-        self._plain = self._plain or mode.results
 
     @contextmanager
     def watching(self, manner: str, added: Sequence[tuple[int, ...]] = ()) -> Iterator[Enter]:
@@ -397,14 +419,15 @@ class OneProgram:
         if mode is None or self.followed is None:
             return
         left = [step for step in mode.steps if step.operator.startswith(LEFT)]
-        alike = mode.results and _orders(mode.results) == _orders(self._plain)
-        if alike and not left and mode.results.items() <= self._plain.items():
+        steps, made = self.followed.steps, self.followed.made
+        alike = mode.results and _orders(mode.results) == _orders(made)
+        if alike and not left and mode.results.items() <= made.items():
             return  # nothing that comes back is made otherwise
-        step = unknown(self.followed, mode.steps)
+        step = unknown(steps, mode.steps)
         if step is not None:
             how = in_words(manner).removeprefix(", ")
             self._otherwise = self._otherwise or f"behaves otherwise {how}: it runs {step}"
-        elif other := beyond(self.followed, mode.steps, manner, added):
+        elif other := beyond(steps, mode.steps, manner, added):
             self.apart.setdefault(manner, str(other))
         elif alike:
             self.apart.setdefault(manner, str(mode.steps[-1]) if mode.steps else "no operator")
@@ -433,8 +456,7 @@ class OneProgram:
         def once(manner: str) -> dict[str, Tensor | None] | str:
             with self.watching(manner, added) as enter:
                 found = evaluate(run, probe, dtype, device, enter=enter, manner=manner, reuse=reuse)
-                if self._mode is not None and not isinstance(found, str):
-                    self._mode.came_back(found)
+                self.came_back(found)
             return found
 
         return each_view(once, manner, probe.sent)
@@ -445,6 +467,11 @@ class OneProgram:
         """Call a module with parameters of its own, watched: what came of it."""
         with self.watching(OWN, own.added(probe)) as enter:
             return own.evaluate(probe, dtype, device, enter)
+
+    def came_back(self, found: Mapping[str, Tensor | None] | str) -> None:
+        """Look at what a run that is held returned, before its block ends."""
+        if self._mode is not None and not isinstance(found, str):
+            self._mode.came_back(found)
 
     @contextmanager
     def _written(self, manner: str) -> Iterator[Plain | None]:

@@ -220,6 +220,8 @@ def _on(
         try:
             with program.holding() if name == "candidate" else nullcontext(_as_it_is) as enter:
                 made = _evaluate(run, tensors, spec, device, enter)
+                if name == "candidate":
+                    program.came_back(made)
             if made["y"].dtype != dtype:
                 return _of_another_dtype(name, made["y"], dtype)
             sides.append({k: v.to_dense().double().cpu().numpy() for k, v in made.items()})

@@ -364,6 +364,20 @@ def test_a_maximum_is_made_of_the_same_in_every_manner(manner: str) -> None:
     assert "behaves otherwise" in found.reason
 
 
+def test_a_maximum_is_made_of_what_was_followed() -> None:
+    """No draw goes as far as the pad of a path for plain tensors; whoever looks for one does."""
+
+    def run(x: Tensor) -> Tensor:
+        least = -1e30 if type(x) is Tensor else -torch.inf
+        return torch.nn.functional.max_pool2d(
+            torch.nn.functional.pad(x, (0, 0, 1, 1), value=least), (3, 2), 2
+        )
+
+    found = judged(run)
+    assert found.verdict == "refuted", str(found)
+    assert "is made of other operands or constants by the same operators" in found.reason
+
+
 def test_a_maximum_may_be_taken_otherwise_in_some_manner() -> None:
     """It is followed as it is called there, where gradients are and where there are none."""
     pairs, pool = windows((4,), [kernel_axis(4, 2, 2, 0, 1, False)]), torch.nn.MaxPool1d(2)

@@ -121,6 +121,63 @@ def test_numbers_are_seen_to_leave_in_a_manner_that_is_called_once(alone: tuple[
     assert "it runs Tensor.numpy" in found.reason
 
 
+def beside_a_constant(y: Tensor, wrong: bool) -> Tensor:
+    """Loses what is far smaller than 1, by the operators and shapes of one that loses nothing."""
+    beside = torch.ones(()) if wrong else torch.zeros(())
+    return y + beside - beside
+
+
+def beside_a_neighbour(y: Tensor, wrong: bool, by: float = 2.0**-30) -> Tensor:
+    """The same, and by the same constants too: what is put together is another."""
+    near, none = y.detach().roll(1) * by, y.detach() * 0
+    beside = near if wrong else none
+    return y + beside - beside
+
+
+def is_plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, torch.nn.Parameter)
+
+
+def is_unwatched(x: Tensor) -> bool:
+    return not torch.overrides.has_torch_function((x,))
+
+
+@pytest.mark.parametrize("tells", [is_plain, is_unwatched])
+@pytest.mark.parametrize("lossy", [beside_a_constant, beside_a_neighbour])
+def test_one_list_of_operators_may_be_two_programs(
+    tells: Callable[[Tensor], bool], lossy: Callable[[Tensor, bool], Tensor]
+) -> None:
+    """Integers come out as they are, and drawn numbers are within the bound."""
+
+    def run(tells: Callable[[Tensor], bool]) -> Certificate:
+        return prove(lambda x, w, b: lossy(plain(x, w, b), tells(x)), dtype=torch.float64)
+
+    found = run(tells)
+    assert found.verdict == "undecided", str(found)
+    assert "is made of other operands or constants by the same operators" in found.reason
+    assert "tests/proof/layer/test_one_program.py" in found.reason
+    assert run(lambda x: False).verdict == "proven"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_a_half_type_adds_up_is_what_was_counted(dtype: torch.dtype) -> None:
+    """Where it is counted, in float32, nothing is lost."""
+
+    def run(other: torch.dtype) -> Certificate:
+        return prove_apart(
+            lambda x, w, b: beside_a_neighbour(
+                patches(x.float(), w.float(), b.float()), x.dtype == other, by=1
+            ).to(x.dtype),
+            dtype=dtype,
+        )
+
+    found = run(dtype)
+    assert found.verdict != "proven"  # some numbers may show it
+    facts = next(part.facts for part in found.parts if part.name.startswith("S1"))
+    assert facts.startswith("behaves otherwise in half precision: y is made of other"), facts
+    assert run(torch.float64).verdict == "proven"
+
+
 def test_what_lies_where_data_lay_is_no_data() -> None:
     with written_down() as mode:
         for _ in range(20):
@@ -1184,7 +1241,7 @@ def folds(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def test_what_is_a_direct_sum_in_every_manner_is_proven() -> None:
-    seen = OneProgram(check_premise(folds, {"x": (2, 2, 4, 5), "w": (3, 2, 3, 3), "b": (3,)}).steps)
+    seen = OneProgram(check_premise(folds, {"x": (2, 2, 4, 5), "w": (3, 2, 3, 3), "b": (3,)}))
     x, w, b = (torch.ones(s) for s in ((2, 2, 4, 5), (3, 2, 3, 3), (3,)))
     with seen.watching("frozen x, b") as enter:
         folds(enter(x), enter(w).requires_grad_(), enter(b)).sum().backward()

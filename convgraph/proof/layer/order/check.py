@@ -352,7 +352,7 @@ def _attempt(
 def _once(
     calls: _Calls, supposed: Sequence[_Supposed], follower: Follower, apart: bool
 ) -> tuple[Premise, int]:
-    compiled = list[str]()
+    compiled, made = list[str](), dict[str, Any]()
 
     def own(name: str) -> Tensor | None:
         return torch.stack([getattr(one, name) for one in supposed]) if apart else None
@@ -372,6 +372,7 @@ def _once(
                     return _verdict(follower, "undecided", reason), 0
                 with _disable_current_modes():
                     returned: Any = y
+                    made["y"] = follower.made_of.result(y)
                     for place, one in enumerate(supposed):
                         if wrong := one.wrong_value(*_told(returned, place)):
                             return _verdict(follower, "undecided", wrong), place
@@ -385,6 +386,7 @@ def _once(
                     if not isinstance(grad, Ordered):
                         return _verdict(follower, "undecided", "x has no gradient"), 0
                     with _disable_current_modes():
+                        made["grad_x"] = follower.made_of.result(grad)
                         for place, one in enumerate(supposed):
                             if wrong := one.wrong_gradient(*_told(grad, place)):
                                 return _verdict(follower, "undecided", wrong), place
@@ -398,7 +400,7 @@ def _once(
             return _verdict(follower, "undecided", reason, origin), 0
     if follower.refused is not None:
         return _verdict(follower), 0
-    return replace(_verdict(follower, "proven"), compiled=bool(compiled)), 0
+    return replace(_verdict(follower, "proven"), compiled=bool(compiled), made=made), 0
 
 
 def _told(made: Ordered, place: int) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,7 @@ from convgraph.proof.layer.order.suppositions import alike, under_each
 from convgraph.proof.layer.order.whose import whose
 from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal, falls_apart
+from convgraph.proof.layer.premise.made_of import NOTHING, Given, MadeOf
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
 from convgraph.proof.layer.premise.traced_tensor import Origin, address
 from convgraph.proof.ways_out import SAYS
@@ -53,6 +54,7 @@ class Follower:
         operators: how many were followed.
         decides: whether the program itself used what comparisons decided, which may join windows.
         sends: whether gradients are sent.
+        made_of: numbers what results are made of.
     """
 
     def __init__(self, dtype: torch.dtype, sums: codes.Sums = None, many: int = 1) -> None:
@@ -65,19 +67,25 @@ class Follower:
         self.operators = 0
         self.decides = False
         self.sends = False
+        self.made_of = MadeOf()
+        self._given: Given = (0, None)
 
     def enter(
         self, known: Tensor, requires_grad: bool = True, whose: Tensor | None = None
     ) -> Ordered:
         """Wrap an image, (suppositions, *shape), and whose windows its entries are in."""
-        return Ordered(known[0], self._given(known, whose), self, requires_grad)
+        made = Ordered(known[0], self._input(known, whose), self, requires_grad)
+        self.made_of.enter(made)
+        return made
 
     def send(self, known: Tensor, whose: Tensor | None = None) -> Ordered:
         """Wrap a gradient, which may be moved and added and nothing else."""
         self.sends = True
-        return Ordered(known[0], self._given(known, whose, sent=True), self)
+        made = Ordered(known[0], self._input(known, whose, sent=True), self)
+        self.made_of.enter(made)
+        return made
 
-    def _given(self, known: Tensor, whose: Tensor | None, sent: bool = False) -> Memory:
+    def _input(self, known: Tensor, whose: Tensor | None, sent: bool = False) -> Memory:
         own = None if whose is None else whose.flatten(1)
         return Memory(None, known.flatten(1), self.dtype, own, data=True, frozen=True, sent=sent)
 
@@ -120,6 +128,8 @@ class Follower:
         uses = any(t.memory.decided and not t.memory.sent for t in ordered)
         if uses and not func.is_view and not self.decides:
             self.decides = not self.sends or _of_the_program()
+        given = self._told(func, name, args, kwargs, data)
+        written = aten.written(func, args, kwargs)
         try:
             if reached or data:
                 made = self._known(func, name, args, kwargs, data)
@@ -128,11 +138,28 @@ class Follower:
             if name not in aten.FILLS:
                 sent = any(t.memory.sent for t in ordered)
                 self._mark(made, reached, decided, sent)
+            if name == "_unsafe_view":
+                self.made_of.same(made, args[0])
+            elif given is not None:
+                self.made_of.made(given, made, written, (args, kwargs))
             return made
         except Refusal as refusal:
             if self.refused is None:
                 self.numbers += [v for v in trees.leaves((args, kwargs)) if isinstance(v, float)]
             self.refuse(refusal.status, aten.qualified_name(func), str(refusal))
+
+    def _told(self, func: Any, name: str, args: Any, kwargs: Any, data: bool) -> Given | None:
+        """What an operator is given, if its results are numbered by it."""
+        if not data:
+            return self.made_of.beside(func, args, kwargs, aten.written(func, args, kwargs))
+        if not is_step(func) or falls_apart(func, name):
+            return None
+        self._given = self.made_of.given(func, args, kwargs)
+        return None if name in NOTHING else self._given
+
+    def _step(self, func: Any, made: Any) -> None:
+        step = Step(func.name(), made_by(made), source_lines.place(), self._given[0])
+        self.steps.append(step)
 
     def _known(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: bool
@@ -146,7 +173,7 @@ class Follower:
             shells = trees.mapped(_shell, args), trees.mapped(_shell, kwargs)
             made = self._constant(func, *shells)
             if data and is_step(func):
-                self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
+                self._step(func, made)
             return made
         if name in aten.READS:
             return self._read(func, name, args, kwargs)
@@ -184,7 +211,7 @@ class Follower:
             )
         ]  # fmt: skip
         if data and is_step(func) and not reshapes(func, args):
-            self.steps.append(Step(func.name(), made_by(made), source_lines.place()))
+            self._step(func, made)
         return tuple(made) if several else made[0]
 
     def _under_each(self, rule: Rule, seen: Seen, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -265,7 +292,7 @@ class Follower:
             target.whose().copy_(_spread(owners, results))
         memory.data = memory.data or (data and memory.dtype.is_floating_point)
         if data and is_step(func):
-            self.steps.append(Step(func.name(), made_by([target]), source_lines.place()))
+            self._step(func, [target])
         return target
 
     def _wrap(

@@ -40,6 +40,12 @@ class Memory:
     decided: bool = False
     sent: bool = False
 
+    @property
+    def entries(self) -> int:
+        """How many it has."""
+        flat = self.plain if self.known is None else self.known[0]
+        return 0 if flat is None else flat.numel()
+
 
 class Ordered(Tensor):
     """A tensor that is followed by order."""

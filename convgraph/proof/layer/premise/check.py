@@ -26,6 +26,7 @@ from convgraph.proof.layer.premise import source_lines
 from convgraph.proof.layer.premise.call import Refusal
 from convgraph.proof.layer.premise.degrees import BITS, ORDER, Bound, Monomial, multiply, spell
 from convgraph.proof.layer.premise.follower import Follower, Mode
+from convgraph.proof.layer.premise.made_of import MadeOf, Seen
 from convgraph.proof.layer.premise.rounded import HALF
 from convgraph.proof.layer.premise.steps import Step
 from convgraph.proof.layer.premise.traced_tensor import Origin, Traced, guarded
@@ -61,7 +62,9 @@ class Premise:
         operators: how many.
         second: whether double backward was followed: "followed", "not asked", or why it was not.
         steps: the operators on data, views left out; see `one_program`.
-        wide: those of the dtype in which integers are probed, where that is another.
+        made: quantity -> what it is made of, see `made_of`; `bare` the same apart from casts, where
+            that was asked for.
+        wide: the program of the dtype in which integers are probed, where that is another.
         sums: quantity -> how many products each entry puts together, counted on ones, what cancels
             counted too; empty in half precision, which cannot count so far.
         finest: s, where every entry on the way is a multiple of 2^-s: numbers shrink so far.
@@ -85,7 +88,9 @@ class Premise:
     operators: int = 0
     second: str = "not asked"
     steps: tuple[Step, ...] = ()
-    wide: tuple[Step, ...] = ()
+    made: Mapping[str, Seen] = field(default_factory=dict, compare=False, repr=False)
+    bare: Mapping[str, Seen] = field(default_factory=dict, compare=False, repr=False)
+    wide: "Premise | None" = None
     sums: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
     finest: int = 0
     numbers: tuple[float, ...] = ()
@@ -123,6 +128,7 @@ def check_premise(
     entries: Mapping[str, Tensor] | None = None,
     frozen: Collection[str] = (),
     handed: Callable[[str, Tensor], Tensor] = lambda _, leaf: leaf,
+    bare: bool = False,
 ) -> Premise:
     """Follow an implementation forward and backward and say whether it is multilinear.
 
@@ -141,6 +147,7 @@ def check_premise(
         entries: magnitudes to follow in place of ones, by name, "g" among them; none negative.
         frozen: names that need no gradient.
         handed: makes of each leaf, by its name, what the program is given.
+        bare: whether it is also said what results are made of apart from casts.
 
     Returns:
         The verdict; "undecided" says which assumption or room is missing.
@@ -167,7 +174,8 @@ def check_premise(
     form = _Form(named, second)
     found, late, compiled = Premise("undecided"), list[Origin](), list[str]()
     for anomaly in (False, True):  # once more if a line is known to autograd's nodes only
-        follower = Follower(form.lattice, dtype, a, trusted(frozenset(trust)))
+        made_of = (MadeOf(), *([MadeOf(casts=False)] if bare else []))
+        follower = Follower(form.lattice, dtype, a, trusted(frozenset(trust)), made_of)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with (
@@ -392,11 +400,25 @@ def _verdict(
         operators=follower.operators,
         second=second,
         steps=tuple(follower.steps),
+        **_made(follower, results),
         sums={} if follower.dtype in HALF else _sums(results),
         finest=follower.finest,
         numbers=tuple(follower.numbers),
         rounded={n: t.memory.rounded.times for n, t in results.items() if isinstance(t, Traced)},
     )
+
+
+def _made(follower: Follower, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What results are made of, by the names that trials have for them."""
+    held = {
+        name.replace("second", "double"): t.held
+        for name, t in results.items()
+        if isinstance(t, Traced) and t.held.layout == torch.strided
+    }
+    return {
+        name: {quantity: numbers.result(t) for quantity, t in held.items()}
+        for name, numbers in zip(("made", "bare"), follower.made_of, strict=False)
+    }
 
 
 def _sums(results: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ they meet data. Memory that nothing has written yet holds NaN, so that nobody re
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, final
 
 import torch
@@ -27,6 +27,7 @@ from convgraph.proof.layer.premise.degrees import (
     spell,
     union,
 )
+from convgraph.proof.layer.premise.made_of import NOTHING, Given, MadeOf
 from convgraph.proof.layer.premise.nonlinear import why_not
 from convgraph.proof.layer.premise.rounded import HALF, NEVER, Rounded, after, either, roundings
 from convgraph.proof.layer.premise.steps import Step, asks_only, is_step, made_by, reshapes
@@ -49,6 +50,7 @@ class Follower:
         a: inputs are integers of [-a, a]; 0 where they are no integers, and need no room.
         opaque: returns the results of an operator of no known rule that the caller trusts, as
             (tensor, bound) pairs, or None if it is not trusted.
+        made_of: numbers what results are made of, each in its way.
 
     Attributes:
         refused: the first refusal, its operator and line.
@@ -61,6 +63,7 @@ class Follower:
         numbers: constants that a refused operator was given: data near them may show why.
         ended: whether the program has returned. Its tensors are plain numbers from then on.
         late: where a tensor of the program was used when it had ended, first things first.
+        given: what the operator at hand was given; see `MadeOf`.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Follower:
         dtype: torch.dtype,
         a: int,
         opaque: Callable[["Follower", Any, tuple[Any, ...], dict[str, Any]], Any],
+        made_of: tuple[MadeOf, ...],
     ) -> None:
         """Start with nothing seen."""
         self.lattice, self.dtype, self.a, self.opaque = lattice, dtype, a, opaque
+        self.made_of = made_of
         self.refused: tuple[Refusal, Origin] | None = None
         self.doubt: tuple[Refusal, Origin] | None = None
         self.assumed: set[str] = set()
@@ -82,6 +87,7 @@ class Follower:
         self.numbers: list[float] = []
         self.ended = False
         self.late: list[Origin] = []
+        self.given: Given = (0, None)
         self.constant = 0.0
         self._made: Callable[[torch.dtype], Rounded] = lambda dtype: NEVER
         self._digest = hashlib.sha256()
@@ -101,6 +107,8 @@ class Follower:
         memory = Memory(inner, Bound.of(role, scale), frozen=True)
         made = Traced(inner, memory, self, requires_grad)
         self._number(made)
+        for numbers in self.made_of:
+            numbers.enter(inner)
         return made
 
     def refuse(self, status: str, operator: str, reason: str) -> None:
@@ -161,8 +169,11 @@ class Follower:
             random = Origin(qualified_name(func), source_lines.here())
         if torch.Tag.inplace_view in func.tags and aten.out_of_place(func).is_view:
             return self._reshaped(func, args, plain_args, plain_kwargs)
+        numbered = self._numbered(func, plain_args, plain_kwargs, written, bool(data))
         if not data:
-            return self._constant(func, plain_args, plain_kwargs, traced, written, random)
+            made = self._constant(func, plain_args, plain_kwargs, traced, written, random)
+            numbered(made)
+            return made
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._random(random)
         name = base_of(func)
@@ -174,7 +185,9 @@ class Follower:
         for target in written:
             self._may_be_written(func, target)
         if func.namespace != "aten":
-            return self.opaque(self, func, args, kwargs)
+            made = self.opaque(self, func, args, kwargs)
+            numbered(made)
+            return made
         known = {id(t.held): t for t in traced}
         call = Call(func, plain_args, plain_kwargs, lambda t: self._known(known.get(id(t)), t))
         found = self._ruled(name, func, call, data) if self._needs_rule(func, name) else None
@@ -191,15 +204,34 @@ class Follower:
             for made in aten.tensors_in(outputs, *(_unwrap(t) for t in written)):
                 magnitudes.keep_support(made)
         self._made = lambda dtype: either(after(times, one, dtype) for one in given)
-        self.note(
-            func.name(),
-            leaves,
-            outputs,
-            step=is_step(func) and not reshapes(func, args),
-        )
+        step = is_step(func) and not reshapes(func, args)
+        self.note(func.name(), leaves, outputs, step=step)
+        numbered(outputs)
         if written:
             return self._write(func, written, before, found, data)
         return self._wrap(func, outputs, found, traced, data, args)
+
+    def _numbered(
+        self, func: Any, args: Any, kwargs: Any, written: list[Any], data: bool
+    ) -> Callable[[Any], None]:
+        """Look at what an operator is given; returns what numbers its results."""
+        targets = trees.mapped(_unwrap, written)
+        if not data:
+            told = [one.beside(func, args, kwargs, targets) for one in self.made_of]
+        elif is_step(func):
+            given = [one.given(func, args, kwargs) for one in self.made_of]
+            told, self.given = [*given], given[0]
+        if data and (not is_step(func) or base_of(func) in NOTHING):
+            return lambda outputs: None
+        return lambda outputs: self.number(told, outputs, targets, (args, kwargs))
+
+    def number(
+        self, told: Sequence[Given | None], outputs: Any, written: Any = (), sent: Any = ()
+    ) -> None:
+        """Number results by what was told of it."""
+        for one, given in zip(self.made_of, told, strict=True):
+            if given is not None:
+                one.made(given, trees.mapped(_unwrap, outputs), written, sent)
 
     def _reshaped(self, func: Any, args: Any, plain: Any, more: dict[str, Any]) -> Any:
         """A view in place: a tensor looks at its memory otherwise, to which nothing is written."""
@@ -451,7 +483,7 @@ class Follower:
         """Write an operator into the trace."""
         self.operators += 1
         if step:
-            self.steps.append(Step(name, made_by(outputs), source_lines.place()))
+            self.steps.append(Step(name, made_by(outputs), source_lines.place(), self.given[0]))
         self._digest.update(("|".join([name, *map(_tell, leaves)]) + "\n").encode())
 
     def adopt(self, operator: str, value: Tensor, bound: Bound, given: Rounded) -> Traced:

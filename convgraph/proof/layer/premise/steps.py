@@ -27,11 +27,13 @@ class Step:
         operator: its name with overload, e.g. "aten::add.Tensor".
         made: shape and dtype of each tensor that it returned.
         place: file, line and function of user code that called it, where known.
+        given: what it was given, as a number; see `made_of`.
     """
 
     operator: str
     made: Made
     place: source_lines.Place | None = field(default=None, compare=False)
+    given: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         """The operator, the shapes, and the line."""

@@ -208,9 +208,11 @@ def address(tensor: Tensor) -> int:
     return place
 
 
-def covers(tensor: Tensor) -> bool:
-    """Whether a tensor is all of its memory, each place once."""
-    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+def covers(tensor: Tensor, entries: int | None = None) -> bool:
+    """Whether a tensor is all of its memory, which may be said to have so many, each once."""
+    if entries is None:
+        entries = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if entries != tensor.numel():
         return False
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):

@@ -176,10 +176,18 @@ def _replaced(follower: Follower, function: Any, name: str) -> Iterator[None]:
         with _disable_current_modes(), torch.no_grad():
             return backward(context, *grads)
 
+    def taken(operator: str, run: Callable[[list[Any]], Any], args: Any, leaves: list[Any]) -> Any:
+        sent = [getattr(t, "held", t) for t in args]
+        told = [one.whole(operator, sent) for one in follower.made_of]
+        follower.given = told[0]
+        made = take(follower, operator, run, leaves)
+        follower.number(told, made)
+        return made
+
     def judged(*args: Any) -> Any:
         needed = (False,) * len(args)
         follower.assumed.add(name)
-        return take(follower, name, lambda plain: value(plain, _Context(needed)), list(args))
+        return taken(name, lambda plain: value(plain, _Context(needed)), args, list(args))
 
     def judged_with(ctx: Any, *args: Any) -> Any:
         ctx.judged = args
@@ -196,7 +204,7 @@ def _replaced(follower: Follower, function: Any, name: str) -> Iterator[None]:
             found = gradient(plain[:count], plain[count:], needed)
             return found if isinstance(found, tuple) else (found,)
 
-        return take(follower, f"{name}.backward", run, [*args, *grads])
+        return taken(f"{name}.backward", run, grads, [*args, *grads])
 
     function.forward = staticmethod(judged if apart else judged_with)
     function.backward = staticmethod(torch.autograd.function.once_differentiable(judged_back))

@@ -758,11 +758,12 @@ def test_the_magnitude_is_that_of_the_sums() -> None:
 def test_no_entry_exceeds_its_bound() -> None:
     from convgraph.proof.layer.premise.check import _Form
     from convgraph.proof.layer.premise.follower import Follower, Mode
+    from convgraph.proof.layer.premise.made_of import MadeOf
     from convgraph.proof.layer.premise.trusted import trusted
 
     form = _Form({"x": "x", "w": "w", "b": "b"}, second=False)
     for run in HONEST.values():
-        follower = Follower(form.lattice, torch.float64, 3, trusted(()))
+        follower = Follower(form.lattice, torch.float64, 3, trusted(()), (MadeOf(),))
         filled = [
             follower.enter(torch.full(shape, 3.0, dtype=torch.float64), role)
             for role, shape in SHAPES.items()
