@@ -74,12 +74,17 @@ def _plain(tensors: Any) -> list[Tensor]:
     return list(map(bare, _listed(tensors)))
 
 
-def _sent(grads: Any, tensors: Any) -> Any:
-    """What is sent to tensors of both kinds, as autograd knows it."""
+def _sent(grads: Any, tensors: Any, several: bool = False) -> Any:
+    """What is sent to tensors of both kinds, as autograd knows it; several at once, if so asked."""
     if grads is None:
         return None
     pairs = zip(_listed(grads), _listed(tensors), strict=True)
-    return [rows(g, one.value) if isinstance(one, GraphTensor) else g for g, one in pairs]
+    return [_each(rows, g, t.value, several) if isinstance(t, GraphTensor) else g for g, t in pairs]
+
+
+def _each(call: Any, grad: Any, other: Any, several: bool) -> Any:
+    """What call(grad, other) says of a gradient, or of each of several."""
+    return torch.stack([call(one, other) for one in grad]) if several else call(grad, other)
 
 
 def _backward(
@@ -102,18 +107,19 @@ def backward_all(
 def _grad(
     outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: Any = None,
     create_graph: bool = False, only_inputs: bool = True, allow_unused: bool | None = None,
-    **more: Any,
+    is_grads_batched: bool = False, **more: Any,
 ) -> Any:  # fmt: skip
     """torch.autograd.grad, from and to tensors of both kinds."""
     ins, outs = _listed(inputs), _listed(outputs)
     found = torch.autograd.grad(
-        _plain(outs), _plain(ins), _sent(grad_outputs, outs), retain_graph, create_graph,
-        only_inputs, allow_unused, **more,
+        _plain(outs), _plain(ins), _sent(grad_outputs, outs, is_grads_batched), retain_graph,
+        create_graph, only_inputs, allow_unused, is_grads_batched, **more,
     )  # fmt: skip
-    return tuple(map(_like, ins, found))
+    several = [is_grads_batched and isinstance(one, GraphTensor) for one in ins]
+    return tuple(map(_each, [_like] * len(ins), found, ins, several))
 
 
-def _like(one: Any, grad: Any) -> Any:
+def _like(grad: Any, one: Any) -> Any:
     """The gradient of a tensor as one like it."""
     if grad is None or not isinstance(one, GraphTensor):
         return grad
@@ -121,7 +127,7 @@ def _like(one: Any, grad: Any) -> Any:
 
 
 def _get_grad(self: GraphTensor) -> Any:
-    return _like(self, self.value.x.grad)
+    return _like(self.value.x.grad, self)
 
 
 def _set_grad(self: GraphTensor, grad: Any) -> None:
@@ -130,7 +136,7 @@ def _set_grad(self: GraphTensor, grad: Any) -> None:
 
 def _register_hook(self: GraphTensor, hook: Any) -> Any:
     def call(grad: Tensor) -> Any:
-        return rows(hook(_like(self, grad)), self.value)
+        return rows(hook(_like(grad, self)), self.value)
 
     return self.value.x.register_hook(call)
 
@@ -197,7 +203,7 @@ def no_numbers(*_: Any, **__: Any) -> Any:
     """
     raise ConversionError(
         "a map on nodes is no array; take to_dense() for a plain tensor with 0 in the holes, or "
-        ".graph.x for the rows"
+        ".graph.x for the rows; beside a map, make a tensor of an array by torch.as_tensor()"
     )
 
 
@@ -216,6 +222,7 @@ OWN |= {
     _T.requires_grad_: _returning(_T.requires_grad_),
     _T.retain_grad: _returning(_T.retain_grad),
     _T.share_memory_: _returning(_T.share_memory_),
+    _T.pin_memory: lambda self, *args: _like(bare(self).pin_memory(*args), self),
     _T.grad.__get__: _get_grad,
     _T.grad.__set__: _set_grad,
     _T.data.__get__: _get_data,
@@ -231,7 +238,7 @@ _OF_THE_ROWS = (
 """What the rows are asked for."""
 
 _OF_NUMBERS = (
-    "numpy", "tolist", "__array__", "item", "__dlpack__", "__dlpack_device__", "storage", "apply_",
+    "numpy", "tolist", "item", "__dlpack__", "__dlpack_device__", "storage", "apply_",
     "map_", "map2_",
 )  # fmt: skip
 """What asks for the numbers of an array, or walks through memory that a map does not have."""
@@ -245,6 +252,9 @@ _OF_THE_SHAPE = (
     "is_signed", "__hash__", "has_names", "is_coalesced", "is_conj", "is_neg",
 )  # fmt: skip
 """What torch answers of the wrapper alone."""
+
+# NumPy asks where torch listens to no class too.
+GraphTensor.__array__ = no_numbers  # type: ignore[method-assign]
 
 # Where a worker asks, torch's own would write into memory that it shares.
 default_collate_fn_map[GraphTensor] = lambda batch, **_: torch.stack(batch)

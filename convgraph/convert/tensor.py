@@ -102,6 +102,8 @@ class GraphTensor(Map):
                 bare = _BARE.setdefault(func, unasked(func))
             if bare is not func:
                 return bare(*args, **kwargs) if kwargs else bare(*args)
+        if kwargs and kwargs.get("requires_grad"):  # which torch would tell the wrapper alone
+            return whole(func, args, kwargs | {"requires_grad": False}).requires_grad_()
         return whole(func, args, kwargs)
 
     @classmethod
@@ -307,7 +309,9 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
             reason = None
         except NoRuleError as error:
             reason = error
-        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
+        except (
+            RuntimeError, IndexError, ValueError, TypeError, AttributeError, ZeroDivisionError
+        ) as error:  # fmt: skip
             reason = _stopped(call, taken, named, error)
         if reason is not None:
             if (call.rule is None or isinstance(reason, ApartError)) and keys.is_composite(func):
@@ -457,7 +461,7 @@ def _copied(given: Any) -> Any:
 
 _BELOW = frozenset((
     "convolution", "_convolution", "native_batch_norm", "native_layer_norm", "native_group_norm",
-    "_make_dual", "_unpack_dual", "convolution_overrideable",
+    "_make_dual", "_unpack_dual", "_fw_primal", "convolution_overrideable",
 ))  # fmt: skip
 """What torch makes of operators for its own layers, and what opens forward mode."""
 

@@ -1047,6 +1047,20 @@ def test_sums_in_place_keep_their_dtype() -> None:
     assert torch.equal(x.to_dense(), true)
 
 
+def test_memory_is_pinned_where_torch_pins_it() -> None:
+    """As loaders ask; without such a device torch's own words are heard."""
+    rows, x = graph().x, graph().tensor()
+    if torch.accelerator.is_available():
+        assert x.pin_memory().is_pinned()
+        assert torch.equal(x.pin_memory().graph.x, rows.pin_memory())
+        return
+    with pytest.raises(RuntimeError) as own:
+        rows.pin_memory()
+    with pytest.raises(own.type) as got:
+        x.pin_memory()
+    assert str(got.value) == str(own.value)
+
+
 def test_what_walks_through_memory_asks_the_rows_or_is_refused() -> None:
     x = graph().tensor()
     assert x.share_memory_() is x
@@ -1061,6 +1075,73 @@ def test_what_walks_through_memory_asks_the_rows_or_is_refused() -> None:
     for ask in asks:
         with pytest.raises(ConversionError, match=r"no array; take to_dense\(\)"):
             ask()
+
+
+ARRAY = np.arange(1.0, 11)
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: x + ARRAY, lambda x: ARRAY / x, lambda x: np.exp(x),
+])  # fmt: skip
+def test_an_array_beside_a_map_is_refused_and_a_number_of_numpy_is_one(call: Any) -> None:
+    x = graph().tensor()
+    with pytest.raises(ConversionError, match=r"beside a map.* torch\.as_tensor"):
+        call(x)
+    assert torch.equal((np.float64(2) * x / np.float32(0.5)).to_dense(), x.to_dense() * 4)
+
+
+def test_a_map_that_is_made_to_need_a_gradient_gets_one() -> None:
+    """As noise does that is learned; torch would tell the wrapper alone."""
+    x = graph().tensor()
+    for make in (torch.zeros_like, torch.ones_like, torch.rand_like, torch.randn_like):
+        noise = make(x, requires_grad=True)
+        assert noise.is_leaf
+        (noise * x).sum().backward()
+        assert torch.equal(noise.grad.to_dense(), x.to_dense())
+    assert x.new_ones(3, requires_grad=True).requires_grad
+    assert not torch.ones_like(x, requires_grad=False).requires_grad
+
+
+def test_several_gradients_at_once() -> None:
+    """Each as if it was asked for alone, to and from maps and ordinary tensors."""
+    layer, there = conv(), holes()[:, None]
+    x, dense = graph().tensor().requires_grad_(), graph().to_image().requires_grad_()
+    sent = image(3, 8, *SIZE).unflatten(1, (2, 4))
+    found = torch.autograd.grad(
+        [layer(x), x.sum((2, 3))], [x, layer.weight], [sent, sent[..., :2, 0, 0]],
+        is_grads_batched=True,
+    )  # fmt: skip
+    assert found[0].shape == (3, *x.shape)
+    for number, one in enumerate(sent):
+        want = (layer(dense * there) * there * one).sum()
+        want = want + ((dense * there).sum((2, 3)) * one[..., :2, 0, 0]).sum()
+        true = torch.autograd.grad(want, [dense, layer.weight])
+        assert torch.equal(found[0][number].to_dense(), true[0])
+        assert torch.equal(found[1][number], true[1])
+    (again,) = torch.autograd.grad(x * 2, x, found[0].detach(), is_grads_batched=True)
+    assert torch.equal(again.to_dense(), found[0].to_dense() * 2)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_second_derivatives_by_torchs_functional(vectorize: bool) -> None:
+    layer, there, ask = conv(2, 1), holes()[:, None], torch.autograd.functional
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(integers(*parameter.shape))
+    dense, v = integers(2, 2, *SIZE) * there, integers(2, 2, *SIZE) * there
+    x, on = (cg.PixelGraph.from_image(one, mask=there[:, 0]).tensor() for one in (dense, v))
+
+    def cubes(one: Tensor) -> Tensor:
+        return layer(one)[:, :, :2].pow(3).sum((1, 2))
+
+    def true(one: Tensor) -> Tensor:
+        return (layer(one * there) * there)[:, :, :2].pow(3).sum((1, 2))
+
+    found = ask.jacobian(cubes, x, vectorize=vectorize)
+    assert torch.equal(found.to_dense(), ask.jacobian(true, dense))
+    assert torch.equal(ask.jvp(cubes, x, on)[1].to_dense(), ask.jvp(true, dense, v)[1])
+    twice = ask.hvp(lambda one: cubes(one).sum(), x, on)[1].to_dense()
+    assert torch.equal(twice, ask.hvp(lambda one: true(one).sum(), dense, v)[1])
 
 
 def test_one_entry_of_a_map_is_a_number() -> None:

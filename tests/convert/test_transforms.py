@@ -142,3 +142,19 @@ def test_a_map_made_outside_of_what_is_transformed_is_refused() -> None:
     ):
         with pytest.raises(cg.errors.ConversionError, match="make it inside"):
             transform(net, graph.tensor())
+
+
+def test_a_dual_map_is_read_off_its_rows() -> None:
+    """Of a map itself there is none; of its rows, or of what was reduced, there is."""
+    layer = torch.nn.Conv2d(2, 3, 3).double()
+    graph = graph_of(layer)
+    forward = torch.autograd.forward_ad
+    weight = layer.weight.detach()
+    with forward.dual_level():
+        dual = forward.make_dual(weight, torch.ones_like(weight))
+        out = torch.nn.functional.conv2d(graph.tensor(), dual)
+        with pytest.raises(cg.errors.ConversionError, match="return rows"):
+            forward.unpack_dual(out)
+        tangent = forward.unpack_dual(out.graph.x).tangent
+    given = torch.ones_like(weight)
+    assert near(tangent, torch.nn.functional.conv2d(graph.tensor(), given).graph.x)
