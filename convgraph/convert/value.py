@@ -198,9 +198,9 @@ def _is_image(axes: Axes, size: tuple[int, ...] | None, batch: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _thin(axes: Axes) -> Axes:
-    if all(len(axis) == 0 or prod(name.size for name in axis) > 1 for axis in axes):
+    if all(len(axis) == 0 or prod(name.size for name in axis) != 1 for axis in axes):
         return axes
-    return tuple(axis if prod(name.size for name in axis) > 1 else () for axis in axes)
+    return tuple(axis if prod(name.size for name in axis) != 1 else () for axis in axes)
 
 
 def from_graph(graph: PixelGraph) -> Spatial:
@@ -278,20 +278,20 @@ def lift(tensor: Tensor, axes: Axes, sites: Any) -> Tensor:
         axes: of the result.
         sites: of the result.
     """
-    split, rows, rest, tail, present = _lifted(tuple(tensor.shape), axes)
-    table = tensor.reshape(split).permute((*rows, *rest)).reshape(-1, *tail)
+    split, order, shape, present = _lifted(tuple(tensor.shape), axes)
+    table = tensor.reshape(split).permute(order).reshape(shape)
     if table.shape[0] == 1 or is_raster(present, sites):
         return table
     if sites.is_array and list(present) == [*names.batch_axis(sites.batch_size)]:
         # One number an image: spread like torch does, so that its gradient is torch's sum.
-        whole = table.unsqueeze(1).expand(-1, prod(sites.size), *tail)
-        return whole.reshape(sites.num_nodes, *tail)
+        whole = table.unsqueeze(1).expand(-1, prod(sites.size), *shape[1:])
+        return whole.reshape(sites.num_nodes, *shape[1:])
     return take(table, index(present, sites))
 
 
 @lru_cache(maxsize=4096)
 def _lifted(given: tuple[int, ...], axes: Axes) -> Any:
-    """How a tensor of this shape is split into names: shape, rows, features, and whose rows."""
+    """How a tensor of this shape is split into names, and in what order; the table, whose rows."""
     missing = len(axes) - len(given)
     shape: list[int] = []
     kept: list[bool] = []
@@ -310,7 +310,8 @@ def _lifted(given: tuple[int, ...], axes: Axes) -> Any:
                 present.append(name)
     rows = [slot for slot, is_row in enumerate(kept) if is_row]
     rest = [slot for slot, is_row in enumerate(kept) if not is_row]
-    return shape, rows, rest, [shape[slot] for slot in rest], tuple(present)
+    table = [prod(shape[slot] for slot in rows), *(shape[slot] for slot in rest)]
+    return shape, (*rows, *rest), table, tuple(present)
 
 
 def brought(value: Spatial, sites: Sites) -> Tensor:

@@ -243,6 +243,19 @@ def test_where_nothing_differs_a_spread_has_a_gradient_of_zero(call: Any) -> Non
     assert not grad.count_nonzero()
 
 
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")  # torch's own words
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("correction", [2, 3])
+def test_by_what_a_correction_leaves_of_too_few_is_divided(correction: int, masked: bool) -> None:
+    """Nothing is left, so what differs is infinite, as torch has it; it was divided by 1."""
+    two = torch.arange(8) < 2
+    x = IMAGE if masked else IMAGE[..., two]
+    x = cg.PixelGraph.from_image(x, mask=two.expand(2, 6, 8) if masked else None).tensor()
+    found, want = x.var(3, correction=correction), IMAGE[..., two].var(3, correction=correction)
+    assert want.isinf().any()
+    assert torch.equal(dense(found), want.nan_to_num(0, torch.inf))
+
+
 @pytest.mark.parametrize("letters", ["bn,d->bdn", "bn,d->nbd", "bn,bn->bn"])
 def test_letters_of_a_flattened_map_stay_on_its_nodes(letters: str) -> None:
     """Channels and pixels on one axis are none that a product on rows could name."""

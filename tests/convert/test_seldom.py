@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import convgraph as cg
 from convgraph.convert.tensor import GraphTensor
+from convgraph.errors import ConversionError
 
 DRAW = torch.Generator().manual_seed(1)
 MASK = torch.rand(2, 6, 7, generator=DRAW) > 0.3
@@ -82,3 +83,28 @@ def test_maps_are_equal_where_they_say_the_same_on_the_same_nodes() -> None:
     assert torch.equal(x, x * 1)
     assert not torch.equal(x, x + 1)
     assert not torch.equal(x, cg.PixelGraph.from_image(x.to_dense()).tensor())
+    grouped = x.view(2, 2, 1, 6, 7).flatten(1, 2)  # other names of the same channels
+    assert torch.equal(grouped, x)
+    assert not torch.equal(x[:, :1], x)
+    assert torch.equal(x, IMAGE)
+    assert torch.equal(IMAGE, x)
+    assert not torch.equal(x, IMAGE + 1)
+
+
+def test_channels_that_are_none_meet_others() -> None:
+    """A slice may leave none, which torch adds, compares and puts beside others."""
+    x = graph().tensor()
+    for none in (x[:, 2:], x[:, 2:] + x[:, 2:], x[:, 2:] * IMAGE[:, 2:], x[:, 2:] - IMAGE[:1, :1]):
+        assert none.shape == (2, 0, 6, 7)
+        assert torch.equal(torch.cat([none, x], 1), x)
+        assert torch.equal(torch.maximum(none, none), none)
+        assert not none.sum((2, 3)).numel()
+    for both in (lambda: x[:, 2:] + x, lambda: x[:, 2:] + IMAGE):
+        with pytest.raises(RuntimeError, match=r"size of tensor a \(0\) must match"):
+            both()
+
+
+def test_a_map_that_is_written_into_a_table_is_refused_by_name() -> None:
+    x = graph().tensor()
+    with pytest.raises(ConversionError, match=r"scatter_add .*written into an ordinary tensor"):
+        torch.zeros(2, 9, 6, 7).scatter_add(1, x.long().abs(), torch.ones_like(x).float())

@@ -121,10 +121,12 @@ def quantized(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
 
 @rule("equal")
 def equal(call: Any, x: Any, other: Any) -> bool:
-    """Whether two maps are the same, nodes and entries."""
-    if not all(isinstance(one, Spatial) for one in (x, other)) or x.axes != other.axes:
+    """Whether two say the same at every node, of which maps have the same."""
+    if tuple(x.shape) != tuple(other.shape):
         return False
-    return x.sites is other.sites and bool(torch.equal(x.x, other.x))
+    (a, b), sites, axes = align([x, other])
+    alike = all(one.sites is sites for one in (x, other) if isinstance(one, Spatial))
+    return alike and bool(call.target(expanded(a, sites, axes), expanded(b, sites, axes)))
 
 
 @rule("allclose")

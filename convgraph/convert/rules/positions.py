@@ -210,7 +210,9 @@ def _stayed(call: Any, x: Spatial, dims: Any, others: Any) -> None:
 )  # fmt: skip
 def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) -> Spatial:
     """Entries of a plain axis, chosen by a map or an image of numbers; of the lattice, by these."""
-    if isinstance(x, Spatial) and not names.is_plain(x.axes[dim]):
+    if not isinstance(x, Spatial):
+        raise NoRuleError(INTO_TENSOR)
+    if not names.is_plain(x.axes[dim]):
         reduces = "reduce" in call.name and any(isinstance(one, Spatial) for one in args)
         if isinstance(index, Spatial) or reduces:
             raise NoRuleError("it scatters along the lattice by a map, or reduces one there")

@@ -348,7 +348,10 @@ def distance(call: Any, x: Any, other: Any, p: Any = 2) -> Any:
 
 @rule("var", "std", "var_mean", "std_mean", hop="all")
 def var(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
-    """The variance over what is there, or its root; and the mean beside it."""
+    """The variance over what is there, or its root; and the mean beside it.
+
+    Where nothing differs it is 0, also over one that is there, or over nobody.
+    """
     given = call.named(x, *args, **kwargs)
     dim, keepdim = given.get("dim"), given.get("keepdim", False)
     correction = given.get("correction")
@@ -373,8 +376,9 @@ def _spread(
     squares = (x.x - groups.heard(x.x, "mean")).square()
     total = groups.reduced(squares.sum(groups.slots) if groups.slots else squares, "sum")
     count = groups.counts() * prod(x.x.shape[slot] for slot in groups.slots)
-    count = (count.to(total.dtype) - correction).clamp(min=1)
-    out = total / count.view(-1, *(1,) * (total.dim() - 1))
+    count = (count.to(total.dtype) - correction).clamp(min=0)
+    count = torch.where(total == 0, 1, count.view(-1, *(1,) * (total.dim() - 1)))
+    out = total / count
     if name == "std":  # whose gradient is 0 where nothing differs
         out = out.masked_fill(out == 0, 1).sqrt().masked_fill(out == 0, 0)
     return groups.value(out.to(own), left)
