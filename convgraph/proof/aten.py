@@ -17,7 +17,7 @@ KEEPS = frozenset({
     "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
     "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "contiguous", "tril", "triu",
     "narrow_copy", "view_copy", "permute_copy", "_reshape_copy", "_to_copy", "diag_embed",
-    "unfold_copy",
+    "unfold_copy", "slice_backward", "select_backward",
 })  # fmt: skip
 """Operators whose every output entry is an entry of their first tensor, or 0."""
 
@@ -140,7 +140,7 @@ def out_of_place(func: Any) -> Any:
 
 def elementwise(func: Any) -> bool:
     """Say whether each output entry depends on the input entries at its own place alone."""
-    return torch.Tag.pointwise in func.tags or name_of(func) in UNTAGGED
+    return torch.Tag.pointwise in out_of_place(func).tags or name_of(func) in UNTAGGED
 
 
 def arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

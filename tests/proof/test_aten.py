@@ -59,6 +59,8 @@ KEEPS = {
     "_to_copy": (IMAGE,),
     "diag_embed": (LINE,),
     "unfold_copy": (LINE, 2, 3, 2),
+    "slice_backward": (LINE, [*LINE.shape[:-1], 2 * LINE.shape[-1]], LINE.dim() - 1, 1, 99, 2),
+    "select_backward": (LINE, [*LINE.shape, 3], LINE.dim(), 1),
 }
 JOINS = {name: ([LINE, -LINE],) for name in ("cat", "stack", "hstack", "vstack")}
 PUTS = {

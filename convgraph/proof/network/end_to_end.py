@@ -29,12 +29,18 @@ class Returned(list[Tensor]):
 
     Attributes:
         names: what each is called where it is returned, and what is returned beside them.
+        nodes: which pixels of it are nodes, for whoever asks; None of what is no graph.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], names: tuple[str, ...]) -> None:
-        """Keep the names."""
+    def __init__(
+        self,
+        tensors: Iterable[Tensor],
+        names: tuple[str, ...],
+        nodes: tuple[Tensor | None, ...] = (),
+    ) -> None:
+        """Keep names and nodes."""
         super().__init__(tensors)
-        self.names = names
+        self.names, self.nodes = names, nodes
 
 
 def names_of(outputs: list[Tensor]) -> tuple[str, ...]:
@@ -69,12 +75,14 @@ class NetworkSide:
         run: (net, images, shapes of the reference's outputs or None) -> output tensors.
         layers: by path, modules that are convolutions as wholes.
         names: the other side's names of what has another here.
+        twin: the other side's layer -> its own, where that is one node too.
     """
 
     net: torch.nn.Module
     run: Callable[[torch.nn.Module, Images, Any], list[Tensor]]
     layers: Mapping[str, Layer] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    twin: Callable[[Layer], Layer] = lambda layer: layer
 
     def named(self) -> dict[str, Tensor]:
         """Parameters and buffers, by the names that both sides have."""

@@ -56,7 +56,7 @@ def gradients(
         images: what both run on.
         whole: paths of the layers that are one node, and of their twins of the reference.
         backward: why the two programs need not be one; numbers are then compared whatever differs,
-            and where they show nothing the part is not asked.
+            and where all have a bound and show nothing the part is not asked.
     """
     try:
         heads = _heads(reference, images)
@@ -103,7 +103,7 @@ def _programs(
     settled = Reference(numbering, merges=True)
     try:
         known = {**candidate.layers, **reference.layers}
-        twins = {twin: known[path] for path, twin in whole.items()}
+        twins = {twin: reference.twin(known[path]) for path, twin in whole.items()}
         one = _traced(reference, images, numbering, settled.settle, heads, twins)
         matcher = Matcher(settled)
         layers = {path: candidate.layers[path] for path in whole}
@@ -272,7 +272,7 @@ def _decided(
         reference: the dense network.
         images: what both run on.
         heads: what is sent into each output.
-        alike: the status where no number shows it.
+        alike: the status where all have a bound and no number shows it.
         how: in which manner both are called.
         found: what the candidate made of it; without it, it is called.
     """
@@ -315,5 +315,6 @@ def _decided(
                 f"{values[0]!r}, the reference's {values[1]!r}; rounding explains "
                 f"{float(limits[name].reshape(-1)[at]):.2g}"
             )  # fmt: skip
-    why = f"; {MISSING}: {running.missing}" if running.missing else "; the numbers do not show it"
-    return Part(NAME, alike, f"{difference}{why}")
+    if running.missing:  # some were not compared
+        return Part(NAME, "undecided", f"{difference}; {MISSING}: {running.missing}")
+    return Part(NAME, alike, f"{difference}; the numbers do not show it")

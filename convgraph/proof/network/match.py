@@ -317,7 +317,7 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         return _sums(one, two)
     if not _overlap(one, two):
         return None
-    if one.elementwise and len(one.shapes) == len(two.shapes) == 1:
+    if one.elementwise and len({*one.shapes}) == len({*two.shapes}) == 1:
         return _exchanged(one, two) or _exchanged(turned, two)
     if one.name in REDUCTIONS:
         return _regrouped(one, two)
@@ -358,23 +358,49 @@ def _broadcast(node: Node) -> list[Tensor]:
 
 
 def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
-    """Find the places by one input whose elements all differ, then look at all inputs there."""
+    """Find the places by one input whose elements all differ, then look at all inputs there.
+
+    Where none is so, by all inputs at once: the same elements make the same result.
+    """
     if torch.Size(one.shapes[0]).numel() < torch.Size(two.shapes[0]).numel():
         return None
     ours, theirs = _broadcast(one), _broadcast(two)
+    if not ours:
+        return None
     # 0 stands for whoever is absent, many times over, and computes one thing everywhere
     apart = [n[n != 0] for n in ours]
     unique = next((k for k, n in enumerate(apart) if n.unique().numel() == n.numel()), None)
-    if unique is None and not (len(ours) == 1 and _one_a_number(one)):
+    if unique is None and len(ours) == 1 and not _one_a_number(one):
         return None
-    unique = unique or 0
-    sorted_, order = ours[unique].sort()
-    at = torch.searchsorted(sorted_, theirs[unique]).clamp_(max=sorted_.numel() - 1)
+    places = None
+    if unique is not None:
+        places = _found(ours[unique], theirs[unique], ours, theirs)
+    if places is None:
+        places = _found(*_together(ours, theirs), ours, theirs)
+    if places is None:
+        return None
+    return [
+        tidy(as_tensor(out).reshape(-1)[places].reshape(shape))
+        for out, shape in zip(one.outputs, two.shapes, strict=True)
+    ]
+
+
+def _found(keys: Tensor, asked: Tensor, ours: list[Tensor], theirs: list[Tensor]) -> Tensor | None:
+    """Where the places that are asked for are among ours, if all inputs are the same there."""
+    sorted_, order = keys.sort(stable=True)
+    at = torch.searchsorted(sorted_, asked).clamp_(max=sorted_.numel() - 1)
     places = order[at]
-    if not all(torch.equal(a[places], b) for a, b in zip(ours, theirs, strict=True)):
-        return None
-    made = as_tensor(one.outputs[0]).reshape(-1)[places].reshape(two.shapes[0])
-    return [tidy(made)]
+    alike = all(torch.equal(a[places], b) for a, b in zip(ours, theirs, strict=True))
+    return places if alike else None
+
+
+def _together(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """One number for the elements of several inputs at a place, on both sides."""
+    count, key = len(ours[0]), torch.zeros(len(ours[0]) + len(theirs[0]), dtype=torch.int64)
+    for pair in zip(ours, theirs, strict=True):
+        own = torch.cat(pair).unique(return_inverse=True)[1]
+        key = (key * (int(own.max()) + 1) + own).unique(return_inverse=True)[1]
+    return key[:count], key[count:]
 
 
 def _one_a_number(node: Node) -> bool:

@@ -250,6 +250,9 @@ class Recorder(TorchDispatchMode):
         values = layer.put(returned, g), layer.put(taken, x)  # followed: it may copy what is spread
         with _aside(self):
             sent = [self._sent(layer, value, layer.image(value)) for value in values]
+            there = layer.there(returned)
+            if there is not None:  # to what is absent nothing was said, and nothing comes back
+                sent[0] = tidy(as_tensor(sent[0]) * there.unsqueeze(1))
         asked = [n for n, t in zip("xwb", found, strict=True) if t is not None]
         with _aside(self):
             made = [t for t in found if t is not None]
@@ -371,10 +374,21 @@ class Recorder(TorchDispatchMode):
             node.given = named | {"bias": None}
             node.given = {k: v for k, v in node.given.items() if not isinstance(v, Tensor)}
         self._settle(node, fresh)
+        if name in ("mul", "neg") and len(fresh) == 1:
+            self._annihilated(numbers, fresh[0])
         if name in ("relu", "threshold_backward") and isinstance(node.outputs[0], Progression):
             self.cut[node.outputs[0]] = self._cut(name, node.inputs, named)
         self.observe(NodeCall(node, aten.out_of_place(func), named, fresh))
         return out
+
+    def _annihilated(self, factors: list[Numbers], product: Tensor) -> None:
+        """Say that a product is the constant 0 where a factor is, and so is what is negative."""
+        zeros = [as_tensor(one) == 0 for one in factors]
+        if any(map(torch.any, zeros)):
+            made = as_tensor(self.memory.read(product))
+            for zero in zeros:
+                made = made.masked_fill(zero, 0)
+            self.memory.write(product, tidy(made))
 
     @staticmethod
     def _cut(name: str, inputs: list[Numbers], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -475,14 +489,18 @@ class Recorder(TorchDispatchMode):
         return [tidy(torch.where(chooses.cpu(), one, two).contiguous())]
 
     def _put_at(self, x: Tensor, named: Mapping[str, Any]) -> list[Numbers] | None:
-        """Values at places that do not depend on data, and of which none is named twice."""
-        known = any(map(self.memory.knows, aten.tensors_in(named["indices"])))
-        if known or named.get("accumulate"):
+        """Values at places that do not depend on data, and of which none is named twice.
+
+        Where they are added, it is to the constant 0.
+        """
+        if any(map(self.memory.knows, aten.tensors_in(named["indices"]))):
             return None
         places = [None if at is None else at.cpu() for at in named["indices"]]
         to, values = (as_tensor(self.memory.read(t)) for t in (x, named["values"]))
         put = torch.ops.aten.index_put
-        if bool((put(torch.zeros_like(to), places, torch.ones_like(values), True) > 1).any()):
+        times = put(torch.zeros_like(to), places, torch.ones_like(values), True)
+        added = named.get("accumulate") and bool((to[times > 0] != 0).any())
+        if added or bool((times > 1).any()):
             return None
         return [tidy(put(to, places, values))]
 

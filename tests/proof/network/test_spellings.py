@@ -52,6 +52,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "pool": lambda n, x: checkpoint(lambda y: n.pooled(y), x, use_reentrant=True)
     },
     "values put at places": {"pool": lambda n, x: put(n.pooled(x), [0, 1])},
+    "values added at places of zeros": {"pool": lambda n, x: put(n.pooled(x), [0, 1], add=True)},
     "computed twice": {"pool": lambda n, x: (n.pooled(x), n.pooled(x))[1]},
 }
 

@@ -231,7 +231,7 @@ _ADD = frozenset({
     "slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "gather", "take",
     "index_select", "embedding", "index", "_unsafe_index", "scatter",
     "constant_pad_nd", "_to_copy", "clone", "contiguous", "detach", "alias", "_unsafe_view",
-    "reshape", "slice_backward", "select_backward", "diagonal_backward", "expand_copy",
+    "reshape", "diagonal_backward", "expand_copy",
     "lift_fresh", "positive", "fill", "zero", "index_copy", "index_fill", "col2im",
     "unfold_backward", "embedding_dense_backward", "max_pool2d_with_indices_backward",
     "max_pool3d_with_indices_backward", "adaptive_max_pool2d_backward",
@@ -245,7 +245,7 @@ _ADD = frozenset({
 FIRST = aten.KEEPS - aten.PICKS - {"_to_copy", "clone", "contiguous"}
 
 
-@rule(*FIRST, "_unsafe_view", "reshape", "slice_backward", "select_backward", "diagonal_backward",
+@rule(*FIRST, "_unsafe_view", "reshape", "diagonal_backward",
       "expand_copy", "lift_fresh", "positive")  # fmt: skip
 def _move(seen: Seen) -> Tensor:
     name = next(iter(seen.bound.named))

@@ -31,7 +31,7 @@ _ENTRY_BY_ENTRY = frozenset({
 })  # fmt: skip
 
 _MOVES = frozenset({
-    *FIRST, "_unsafe_view", "reshape", "slice_backward", "select_backward", "diagonal_backward",
+    *FIRST, "_unsafe_view", "reshape", "diagonal_backward",
     "expand_copy", "lift_fresh", "positive", "constant_pad_nd",
 })  # fmt: skip
 """Operators whose entries are those of their first tensor, or constants."""

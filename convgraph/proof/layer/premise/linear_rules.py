@@ -17,7 +17,7 @@ from convgraph.proof.layer.premise.degrees import Bound, union
 
 @linear_rule(
     *aten.KEEPS,
-    "_unsafe_index", "masked_select", "embedding", "slice_backward", "select_backward",
+    "_unsafe_index", "masked_select", "embedding",
     "diagonal_backward", "neg", "negative", "positive", "_unsafe_view", "reshape", "expand_copy",
     "resolve_conj", "resolve_neg", "lift_fresh", "unsafe_split", "unsafe_split_with_sizes",
     "_pin_memory", "masked_scatter_backward",

@@ -112,12 +112,6 @@ def _of_slope(
     return error + ELEMENTARY * call.u * size * g.a * (1 + 16 * call.u) + call.tiny
 
 
-@error_rule("slice_backward", "select_backward")
-def _placed(call: BoundedCall) -> Tensor:
-    made: Tensor = call.func(**{**call.given, "grad_output": call.of("grad_output").e})
-    return made
-
-
 @error_rule("index_put")
 def _index_put(call: BoundedCall) -> Tensor:
     x, values, where = call.of("self"), call.of("values"), call.given["indices"]
@@ -149,6 +143,22 @@ def _linear(call: BoundedCall) -> Tensor:
     wide = {k: v.x.abs() if isinstance(v, WithError) else v for k, v in call.given.items()}
     made: Tensor = call.func(**{**wide, "grad_output": g.e + gamma * g.a})
     return made.abs() + call.tiny
+
+
+@error_rule(
+    "upsample_bilinear2d_backward", "upsample_linear1d_backward", "upsample_trilinear3d_backward"
+)
+def _linear_resize(call: BoundedCall) -> Tensor:
+    # A weight, a product of one an axis, is off by 4 u (n + 1) an axis (see `sum_rules`), perhaps
+    # at a pixel that it does not belong to; a pixel adds up at most a product an output.
+    g, sizes = call.of("grad_output"), call.given["input_size"][2:]
+    off = call.gamma(sum(4 * (n + 1) for n in sizes) + 8)
+    gamma = call.gamma(g.x[0, 0].numel() + 2 * len(sizes))
+    if inf in (off, gamma):
+        raise NoRule("n u >= 1")
+    made: Tensor = call.func(**{**call.given, "grad_output": g.e + gamma * g.a})
+    heard = g.a.sum(dim=tuple(range(2, g.x.dim())), keepdim=True)
+    return made + off * (1 + gamma) * heard + call.tiny
 
 
 def _max_pool(axes: int, call: BoundedCall) -> Tensor:

@@ -163,6 +163,16 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     ),
     "adaptive back": lambda x, w: aten._adaptive_avg_pool2d_backward(w[:2, :, :3, :3], x),
     "nearest back": lambda x, w: aten.upsample_nearest2d_backward(w[:2], [8, 8], [2, 6, 4, 4]),
+    "bilinear back": lambda x, w: aten.upsample_bilinear2d_backward(
+        w[:2], [8, 8], [2, 6, 3, 5], False
+    ),
+    "linear back": lambda x, w: aten.upsample_linear1d_backward(w[0], [8], [6, 8, 5], False),
+    "trilinear back": lambda x, w: aten.upsample_trilinear3d_backward(
+        w[None, :2], [6, 8, 8], [1, 2, 2, 5, 9], False
+    ),
+    "bilinear back, of corners": lambda x, w: aten.upsample_bilinear2d_backward(
+        w[:2], [8, 8], [2, 6, 13, 5], True
+    ),
     "select back": lambda x, w: aten.select_backward(w[:2], (2, 6, 3, 8, 8), 2, 1),
     "index add": lambda x, w: x.index_add(3, AT, w[:2, ..., :4]),
     "extremes": lambda x, w: torch.maximum(torch.minimum(x, w[:2]), x * 0.5),
