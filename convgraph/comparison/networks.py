@@ -8,7 +8,7 @@ full grid is torch's own operator, and its graph layer is proven beside it.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from hashlib import sha256
 from types import NoneType
@@ -164,6 +164,8 @@ def prove_pair(
         layers |= pools
         dense_layers |= pools
     run, truth = (_run, _run) if on is None else (partial(_run_on, on), _truth_on(on))
+    twin: Callable[[Layer], Layer] = replace
+    told = Told()
     if mask is not None:
         mode = OnMask()
         around: list[Any] = [nullcontext(), nullcontext()]
@@ -171,15 +173,13 @@ def prove_pair(
             like = Layer("", _image, _values, _put, _rows, _there)
             dense_like = replace(like, there=mode.there, rows=lambda _, image: image)
             around = [AsLayers(like, functions), AsLayers(dense_like, functions)]
-        run = partial(_run_with, mask, on, tensors, around[0])
-        truth = _truth_with(mode, mask, on, around[1])
-        dense_layers = {
-            path: replace(layer, there=mode.there, rows=lambda _, image: image)
-            for path, layer in dense_layers.items()
-        }
+        run = partial(_run_with, mask, on, tensors, around[0], told)
+        truth = _truth_with(mode, mask, on, around[1], told)
+        twin = partial(replace, there=mode.there, rows=lambda _, image: image)
+        dense_layers = {path: twin(layer) for path, layer in dense_layers.items()}
     cert = prove_network(
         NetworkSide(candidate, run, layers),
-        NetworkSide(reference, truth, dense_layers),
+        NetworkSide(reference, truth, dense_layers, twin=twin),
         found,
         certify,
         name=type(candidate).__name__,
@@ -189,6 +189,14 @@ def prove_pair(
     )
     if mask is not None:
         cert = replace(cert, spec={**cert.spec, "mask": mask.int().tolist()})
+        if told.apart and cert.verdict == "proven":
+            parts = [
+                replace(part, status="undecided", facts=told.apart)
+                if part.name == "wiring"
+                else part
+                for part in cert.parts
+            ]
+            cert = replace(cert, verdict="undecided", reason=told.apart, parts=tuple(parts))
     if tensors and not _takes(candidate):
         spec = {**cert.spec, "tensors": True}
         cert = replace(cert, spec=spec, not_covered=(*cert.not_covered, ARRAYS))
@@ -341,8 +349,23 @@ def _placed(on: Space | None, image: Tensor) -> Any:
     return image if on is None or image.dim() != 4 else PixelGraph.from_image(image, on=on)
 
 
+@dataclass
+class Told:
+    """What the truth on a mask says beside its outputs, for the candidate's run behind it.
+
+    Attributes:
+        there: which pixels of each output are nodes, None where it lies nowhere.
+        written: the places of the inputs that it wrote to.
+        apart: which of the candidate's outputs has other nodes, in words.
+    """
+
+    there: list[Tensor | None] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
+    apart: str = ""
+
+
 def _run_with(
-    mask: Tensor, on: Space | None, tensors: bool, within: Any, net: torch.nn.Module,
+    mask: Tensor, on: Space | None, tensors: bool, within: Any, told: Told, net: torch.nn.Module,
     images: Images, shapes: Any,
 ) -> list[Tensor]:  # fmt: skip
     """The same with holes, for whoever takes graphs; others see images that are 0 there."""
@@ -357,22 +380,59 @@ def _run_with(
         return graph if takes else graph.tensor()
 
     inputs = [given(image) for image in images]
+    before = [_state(one) for one in inputs]
     with within:
-        return _called(net, inputs, shapes)
+        outputs = _called(net, inputs, shapes)
+    written = [k for k, one in enumerate(inputs) if _state(one) != before[k]]
+    if shapes is not None:
+        _as_told(told, outputs, written)
+    return _and_inputs(outputs, inputs, written, mask)
+
+
+def _as_told(told: Told, outputs: Returned, written: list[int]) -> None:
+    """See that a candidate's graphs have the nodes that the truth says, and what it wrote to.
+
+    Raises:
+        Undecided: it wrote to what the reference did not, or the other way round.
+    """
+    if written != told.written:
+        sides = [f"input {k}" for k in sorted({*written} ^ {*told.written})]
+        raise Undecided(f"{', '.join(sides)} is written to on one side alone")
+    for place, (found, here) in enumerate(zip(outputs.nodes, told.there, strict=False)):
+        if found is None or (here is not None and here.shape != found.shape):
+            continue
+        if not bool((found == (here if here is not None else True)).all()):
+            told.apart = f"output {place} has other nodes than the judge says"
+
+
+def _state(value: Any) -> tuple[Any, ...]:
+    """What is another once a value was written to."""
+    found = _values(value)
+    return id(found), 0 if found.is_inference() else found._version
+
+
+def _and_inputs(outputs: Returned, inputs: list[Any], written: list[int], mask: Tensor) -> Returned:
+    """What a network returns, and what it wrote into what it was given."""
+    more = [filled(_image(inputs[k]), mask, 0.0) for k in written if _fits(_image(inputs[k]), mask)]
+    names = tuple(f"input {k} afterwards" for k in written[: len(more)])
+    return Returned([*outputs, *more], (*outputs.names, *names), outputs.nodes)
 
 
 def _truth_with(
-    mode: OnMask, mask: Tensor, on: Space | None, within: Any
+    mode: OnMask, mask: Tensor, on: Space | None, within: Any, told: Told
 ) -> Callable[..., list[Tensor]]:
     """The dense network whose absent pixels say nothing, in a space as the judge says."""
     around = nullcontext() if on is None else OnSpace(on.to_dict())
 
     def run(net: torch.nn.Module, images: Images, shapes: Any) -> list[Tensor]:
         inputs = [mode.image(i, mask) if _fits(i, mask) else i for i in images]
+        before = [_state(one) for one in inputs]
         with around, mode, within, without_checkpoints():
             outputs = _called(net, inputs, shapes)
-        mode.fresh(*outputs)
-        return outputs
+        told.written = [k for k, one in enumerate(inputs) if _state(one) != before[k]]
+        told.there = [mode.there(one) for one in outputs]
+        mode.fresh(*outputs, *(inputs[k] for k in told.written))
+        return _and_inputs(outputs, inputs, told.written, mask)
 
     return run
 
@@ -395,19 +455,24 @@ def _truth_on(on: Space) -> Callable[..., list[Tensor]]:
 def _called(net: torch.nn.Module, inputs: Any, shapes: Any) -> Returned:
     """Call a network and return what it gives, as tensors by name."""
     found: list[Tensor] = []
-    names = []
+    names, nodes = [], []
     for name, value in _leaves(net(*inputs), "output"):
         if isinstance(value, (str, NoneType)):
             names.append(f"{name} = {value!r}")
             continue
+        there = None
         if isinstance(value, PixelGraph):
+            there = _there(value)
+            if there is None and value.sites.size is not None:
+                there = torch.ones(value.batch_size, *value.sites.size, dtype=torch.bool)
             place = len(found)
             wanted = shapes[place] if shapes and place < len(shapes) else None
             rows = wanted is not None and tuple(value.x.shape) == tuple(wanted)
             value = value.x if rows else value.to_image()
         names.append(name)
+        nodes.append(there)
         found.append(value)
-    return Returned(found, tuple(names))
+    return Returned(found, tuple(names), tuple(nodes))
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -68,7 +68,7 @@ def test_a_converted_network_is_proven_on_a_mask(make: Any) -> None:
     assert found["wiring"] == found["layers"] == found["operators"] == "proven"
     assert found["rounding"] == found["end to end"] == "proven"
     assert all(layer.spec["source_mask"] for layer in cert.layers[:2])
-    assert "gradients of the network" in cert.not_covered[-1]
+    assert found["gradients"] == "proven"
     assert cert.spec["mask"] == torch.stack(graph.sites.mask_images()).int().tolist()
 
 
@@ -202,6 +202,106 @@ def test_a_skip_that_is_cut_beside_a_norm_is_refuted_on_a_mask(
     cert = cg.prove(cg.to_graph(cut), net, tiny())
     assert cert.verdict == "refuted", str(cert)
     assert statuses(cert)["gradients"] == "refuted"
+
+
+CUTS: dict[str, Any] = {
+    "softplus": nn.functional.softplus,
+    "softmax": lambda y: y.softmax(1),
+    "the larger": lambda y: torch.maximum(y, 1 - y),
+    "unit length": lambda y: nn.functional.normalize(y, dim=1),
+    "slopes of channels": lambda y: nn.functional.prelu(
+        y - 0.5, torch.tensor([0.1, 0.2, 0.3, 0], dtype=y.dtype)
+    ),
+    "resized": lambda y: nn.functional.interpolate(y, scale_factor=2, mode="bilinear"),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_gradient_is_never_left_out_where_it_has_no_bound(name: str) -> None:
+    """The same program is proven; another one is undecided, unless a number shows it."""
+
+    def cut(whole: bool) -> Any:
+        function = CUTS[name]
+
+        def run(y: Tensor) -> Tensor:
+            gate = function(y).mean((2, 3), keepdim=True)
+            return function(y * 2) + (gate if whole else gate.detach())
+
+        torch.manual_seed(0)
+        return between(run)
+
+    net = cut(True)
+    right = cg.prove(cg.to_graph(net), net, tiny())
+    assert right.verdict == "proven", str(right)
+    wrong = cg.prove(cg.to_graph(cut(False)), net, tiny())
+    assert wrong.verdict == ("refuted" if name == "resized" else "undecided"), str(wrong)
+    assert statuses(right)["gradients"] == ("not asked" if name == "resized" else "proven")
+
+
+class Everybody(nn.Module):
+    """Its result says 0 for the holes, which are then nodes to whoever goes on."""
+
+    def __init__(self, net: Any, all_of_them: bool) -> None:
+        super().__init__()
+        self.one, self.all_of_them = net[0], all_of_them
+
+    def forward(self, x: Any) -> Any:
+        graph = self.one(x).graph
+        return cg.PixelGraph.from_image(graph.to_image()) if self.all_of_them else graph
+
+
+def test_zeros_that_became_nodes_are_undecided() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1)).double()
+    assert cg.prove(Everybody(net, False), _owned(net), tiny().tensor()).verdict == "proven"
+    cert = cg.prove(Everybody(net, True), _owned(net), tiny().tensor())
+    assert (cert.verdict, cert.reason) == (
+        "undecided",
+        "output 0 has other nodes than the judge says",
+    )
+
+
+def _owned(net: Any) -> Any:
+    """The same network under the names of `Everybody`."""
+    made = nn.Sequential()
+    made.add_module("one", copy.deepcopy(net[0]))
+    return made
+
+
+class Writes(nn.Module):
+    """Writes to its input, or to a copy."""
+
+    def __init__(self, to: bool, times: float = 1.0) -> None:
+        super().__init__()
+        self.one, self.to, self.times = nn.Conv2d(2, 2, 3, padding=1), to, times
+
+    def forward(self, x: Tensor) -> Any:
+        y = nn.functional.relu(x, inplace=self.to)
+        x = x.mul_(self.times) if self.times != 1 else x
+        return self.one(y / self.times if self.times != 1 else y)
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_what_inputs_hold_afterwards_is_compared_on_a_mask(tensors: bool) -> None:
+    torch.manual_seed(0)
+    nets = {name: Writes(*how).double() for name, how in
+            {"to it": (True,), "to a copy": (False,), "twice": (True, 2.0)}.items()}  # fmt: skip
+    for net in nets.values():
+        net.load_state_dict(nets["to it"].state_dict())
+
+    def prove(one: str, two: str) -> Any:
+        if tensors:
+            return cg.prove(copy.deepcopy(nets[one]), nets[two], tiny().tensor())
+        return cg.prove(cg.to_graph(nets[one]), nets[two], tiny())
+
+    assert prove("to it", "to it").verdict == "proven"
+    assert prove("to a copy", "to a copy").verdict == "proven"
+    for pair in (("to it", "to a copy"), ("to a copy", "to it")):
+        cert = prove(*pair)
+        assert (cert.verdict, cert.reason) == (
+            "undecided",
+            "input 0 is written to on one side alone",
+        )
+    assert prove("twice", "to it").verdict == "refuted"
 
 
 def test_a_backward_that_raises_is_undecided_on_a_mask() -> None:
