@@ -68,6 +68,7 @@ class OnMask(TorchFunctionMode):
         super().__init__()
         self._lies: Any = WeakTensorKeyDictionary()
         self._last: Any = WeakTensorKeyDictionary()  # of maps whose channels are the last axis
+        self._flat: Any = WeakTensorKeyDictionary()  # of maps (B, C * pixels) before a linear layer
         self._shares: Any = WeakTensorKeyDictionary()  # with whom memory is shared in torch
         self._stale: Any = WeakTensorKeyDictionary()  # whose memory was written to by another name
         self._given: list[Tensor] = []
@@ -108,13 +109,15 @@ class OnMask(TorchFunctionMode):
 
     def meant(self, func: Any, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]) -> Any:
         """What a call means on images with holes."""
-        if not any(t in self._last or self.place(t) is not None for t in leaves):
+        if not any(map(self.is_map, leaves)):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         module = getattr(func, "__module__", None) or "torch"
         if module.partition(".")[0] != "torch" or _sets_data(func):
             raise ProofError(f"the judge has no truth for {module}.{name} on masks")
-        if any(t in self._last for t in leaves):
+        if any(t in self._flat for t in leaves):
+            out = self.flattened(func, name, args, kwargs, leaves)
+        elif any(t in self._last for t in leaves):
             out = self.channels_last(func, args, kwargs)
         else:
             out = self.of_maps(func, name, args, kwargs, leaves)
@@ -166,7 +169,7 @@ class OnMask(TorchFunctionMode):
 
     def is_map(self, x: Tensor) -> bool:
         """Whether it is known where a tensor lies."""
-        return x in self._last or self.place(x) is not None
+        return x in self._last or x in self._flat or self.place(x) is not None
 
     def image(self, x: Tensor, mask: Tensor) -> Tensor:
         """Take an image's pixels for absent where the mask says so."""
@@ -475,6 +478,42 @@ class OnMask(TorchFunctionMode):
         lattice = t.shape[-x.dim() + 1 : -1] if t.dim() > 1 else ()
         return self.place(t) is None and all(n == 1 for n in lattice)
 
+    # -- flattened --------------------------------------------------------------------------------
+
+    def flatten(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Channels and pixels as one axis, for a linear layer: nobody says 0."""
+        y: Tensor = func(x, *args, **kwargs)
+        if tuple(y.shape) != (len(x), x[0].numel()):
+            raise ProofError(f"the judge has no truth for a map in shape {tuple(y.shape)} on masks")
+        found = y.clone()  # torch gives a view or a copy, as the map lies in memory
+        self._flat[found] = self.known(x)
+        self.share(x, found)
+        return found
+
+    def flattened(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, leaves: list[Tensor]
+    ) -> Any:
+        """A linear layer of a flattened map, and what is done to each entry before it."""
+        x = next(t for t in leaves if t in self._flat)
+        place = self._flat[x]
+        others = [t for t in leaves if self.is_map(t) and not (t in self._flat and t is x)]
+        y = func(*args, **kwargs)
+        if name == "linear" and args and args[0] is x and not others:
+            return y
+        if not any(isinstance(one, Tensor) for one in tree_leaves(y)) and name != "setitem":
+            return y  # what a tensor is like
+        alike = all(t in self._flat and self._flat[t].same(place) for t in others)
+        known = name in _ALONE or (name in KEEPS and args[0] is x)
+        if not (alike and known and isinstance(y, Tensor) and y.shape == x.shape):
+            raise ProofError(f"the judge has no truth for {name} of a flattened map on masks")
+        found = filled(y.view(len(x), -1, *place.size), place.there, 0.0).flatten(1)
+        found = found.clone() if found is y or one_memory(found, y) else found
+        if y is x:
+            x.copy_(found)
+        self._flat[found] = place
+        self.share(y, found)
+        return found
+
     # -- norms ------------------------------------------------------------------------------------
 
     def group_norm(
@@ -742,6 +781,7 @@ BY_NAME: dict[str, Meaning] = {
     "mean": OnMask.mean, "sum": OnMask.sum, **dict.fromkeys(NORMS, OnMask.norm),
     "pad": OnMask.pad, "flip": OnMask.flip, "roll": OnMask.roll, "getitem": OnMask.getitem,
     "narrow": OnMask.narrow, "permute": OnMask.permute,
+    **dict.fromkeys(("flatten", "view", "reshape"), OnMask.flatten),
     "pixel_shuffle": OnMask.pixel_shuffle, "pixel_unshuffle": OnMask.pixel_unshuffle,
     "channel_shuffle": OnMask.channels, "native_channel_shuffle": OnMask.channels,
     "glu": OnMask.glu, "local_response_norm": OnMask.local_response_norm,

@@ -238,6 +238,90 @@ def test_a_gradient_is_never_left_out_where_it_has_no_bound(name: str) -> None:
     assert statuses(right)["gradients"] == ("not asked" if name == "resized" else "proven")
 
 
+class Flattened(nn.Module):
+    """A linear layer of all pixels, as AlexNet and VGG have it behind an adaptive pool."""
+
+    def __init__(self, flat: Any, act: Any = lambda y: y) -> None:
+        super().__init__()
+        self.one, self.pool = nn.Conv2d(2, 4, 3, padding=1), nn.AdaptiveAvgPool2d((3, 3))
+        self.linear, self.drop = nn.Linear(36, 3), nn.Dropout()
+        self.flat, self.act = [flat], [act]
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.flat[0](self.pool(self.one(x).relu()))
+        return self.linear(self.drop(self.act[0](y)))
+
+
+def flattened(*how: Any) -> Any:
+    torch.manual_seed(0)
+    return Flattened(*how).double().eval()
+
+
+FLAT: dict[str, Any] = {
+    "flatten": (nn.Flatten(),),
+    "view": (lambda y: y.view(len(y), -1),),
+    "reshape": (lambda y: torch.reshape(y, (y.shape[0], 36)), torch.relu),
+    "more of each": (lambda y: y.flatten(1), lambda y: y.add_(1)),
+    "more of each, by name": (lambda y: y.flatten(1), lambda y: (y.add_(1), y)[1]),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_flattened_map_says_0_where_nobody_is(name: str) -> None:
+    net, graph = flattened(*FLAT[name]), tiny()
+    assert cg.prove(cg.to_graph(net), net, graph).verdict == "proven"
+    # the pool's third map has a hole
+    pooled = cg.to_graph(nn.Sequential(net.one, nn.ReLU(), net.pool))(graph)
+    assert not bool(pooled.sites.mask.all())
+
+
+def one_more(y: Tensor) -> Tensor:
+    return y.add(1)
+
+
+FLAT_FAULTS: dict[str, Any] = {
+    "turned": (lambda y: y.permute(0, 1, 3, 2).flatten(1),),
+    "rolled": (lambda y: y.roll(1, 3).flatten(1),),
+    "more of nodes": (lambda y: (y + 1).flatten(1),),
+    "more of holes too": (lambda y: y.flatten(1), lambda y: cg_dense(y) + 1),
+}
+
+
+def cg_dense(y: Any) -> Any:
+    """A map's plain tensor: what is added next is added to holes."""
+    return y.to_dense() if isinstance(y, GraphTensor) else y
+
+
+@pytest.mark.parametrize("name", FLAT_FAULTS)
+def test_a_map_that_is_flattened_otherwise_is_refuted(name: str) -> None:
+    act = one_more if name.startswith("more") and "holes" in name else nn.Identity()
+    net = flattened(lambda y: y.flatten(1), act)
+    other = flattened(*FLAT_FAULTS[name])
+    other.load_state_dict(net.state_dict())
+    assert cg.prove(cg.to_graph(other), net, tiny()).verdict == "refuted"
+
+
+def test_a_flattened_map_has_a_truth_for_what_is_done_entry_by_entry_alone() -> None:
+    for act in (lambda y: y.softmax(1), lambda y: y.flip(1), lambda y: y[:, :36]):
+        net = flattened(lambda y: y.flatten(1), act)
+        cert = cg.prove(cg.to_graph(net), net, tiny())
+        assert (cert.verdict, "of a flattened map" in cert.reason) == ("undecided", True)
+    net = flattened(lambda y: y.view(len(y), 12, 3).sum(2).repeat(1, 3))
+    cert = cg.prove(cg.to_graph(net), net, tiny())
+    assert (cert.verdict, "in shape (2, 12, 3)" in cert.reason) == ("undecided", True)
+
+
+def written_flat(y: Tensor) -> Tensor:
+    """A view of a map is written to."""
+    y.flatten(1).mul_(2)
+    return y.flatten(1)
+
+
+def test_a_flattened_map_that_is_written_to_is_undecided() -> None:
+    net = flattened(written_flat)
+    assert cg.prove(cg.to_graph(net), net, tiny()).verdict == "undecided"
+
+
 class Everybody(nn.Module):
     """Its result says 0 for the holes, which are then nodes to whoever goes on."""
 
