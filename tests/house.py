@@ -93,7 +93,7 @@ HOUSE = {
         made_of follower trusted check
     """,
     "proof.network": """
-        . value_numbers running_error node unwatched whole_layers
+        . value_numbers running_error node by_itself whole_layers
         recorder operator_layers match side_by_side end_to_end
         folds folded_wiring names manners gradients judge
     """,

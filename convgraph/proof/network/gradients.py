@@ -105,13 +105,14 @@ def _programs(
         known = {**candidate.layers, **reference.layers}
         twins = {twin: reference.twin(known[path]) for path, twin in whole.items()}
         one = _traced(reference, images, numbering, settled.settle, heads, twins)
-        matcher = Matcher(settled)
         layers = {path: candidate.layers[path] for path in whole}
-        two = _traced(candidate, images, numbering, matcher.settle, heads, layers)
-        _same_names(one, two)
         names = [_what(name) for name in one]
-        matcher.finish(list(one.values()), [two[name] for name in one], names)
-        as_proven(matcher)
+        for told in (False, True):  # code may have another path where it is told
+            matcher = Matcher(settled)
+            two = _traced(candidate, images, numbering, matcher.settle, heads, layers, told)
+            _same_names(one, two)
+            matcher.finish(list(one.values()), [two[name] for name in one], names)
+            as_proven(matcher)
     except Different as difference:
         return counted(difference)
     except Unordered as reason:  # no rule, so numbers alone
@@ -204,6 +205,7 @@ def _traced(
     settle: Any,
     heads: list[Tensor],
     layers: Mapping[str, Layer],
+    told: bool = True,
 ) -> dict[str, Any]:
     """Numbers of outputs and gradients by name."""
     made: dict[str, Tensor] = {}
@@ -216,7 +218,7 @@ def _traced(
     with fresh_gradients(side.net):
         numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
-            gradients=True, heads=heads, renamed=side.renamed(),
+            gradients=True, heads=heads, renamed=side.renamed(), told=told,
         )  # fmt: skip
     return dict(zip(made, numbers, strict=True))
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,6 @@ from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
-from convgraph.proof.network.unwatched import otherwise
 from convgraph.proof.network.value_numbers import (
     Numbering,
     Progression,
@@ -173,8 +173,6 @@ def prove_network(
                     wiring, difference, end, candidate, reference, images, off, kept
                 )
         parts.append(end)
-        if wiring.status == "proven" and end.status != "refuted":
-            parts[1] = _unwatched(wiring, candidate, reference, images)
     if parts[1].status == "proven" and left:  # outside of what was followed
         parts[1] = replace(parts[1], status="undecided", facts=left[0])
     # Where both are the same function of their parameters, or are shown to be two, a number that
@@ -366,24 +364,27 @@ def _wiring(
                 beside.off[own] = error
                 if error.dim() == 2:  # of a linear map, which reads it so
                     beside.off[turned(own)] = error.t()
-        matcher = Matcher(found)
-        inputs = tuple(image.clone() for image in images)
-        pairs = FoldedWiring(
-            here, numbering, matcher.settle, lambda call: _look(beside, matcher, call)
-        )
-        two, left = trace(
-            candidate.net,
-            accused,
-            inputs, numbering, candidate.by_id(paths), pairs.settle, pairs.observe,
-            renamed=candidate.renamed(_renamed(there)),
-        )  # fmt: skip
-        if len(one) == len(two) and other[0]:
-            raise Different(other[0], None, None)
-        matcher.finish(one, two)
-        both = [name for name in kept if name in left]
-        names = [f"what {name} holds afterwards" for name in both]
-        matcher.finish([kept[n] for n in both], [left[n] for n in both], names)
-        as_proven(matcher)
+
+        def matched(look: Callable[[Matcher, NodeCall], None], told: bool) -> Matcher:
+            matcher = Matcher(found)
+            inputs = tuple(image.clone() for image in images)
+            pairs = FoldedWiring(here, numbering, matcher.settle, partial(look, matcher))
+            two, left = trace(
+                candidate.net, accused, inputs, numbering, candidate.by_id(paths), pairs.settle,
+                pairs.observe, renamed=candidate.renamed(_renamed(there)), told=told,
+            )  # fmt: skip
+            if len(one) == len(two) and other[-1]:
+                raise Different(other[-1], None, None)
+            matcher.finish(one, two)
+            both = [name for name in kept if name in left]
+            held = [f"what {name} holds afterwards" for name in both]
+            matcher.finish([kept[n] for n in both], [left[n] for n in both], held)
+            as_proven(matcher)
+            return matcher
+
+        with unchanged(candidate.net):  # code may have another path where it is told
+            matched(lambda matcher, call: None, told=False)
+        matcher = matched(partial(_look, beside), told=True)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason
     except Different as difference:
@@ -397,23 +398,6 @@ def _wiring(
 
 def _renamed(folds: Sequence[Fold]) -> dict[str, str]:
     return {name: other for fold in folds for name, other in fold.renamed().items()}
-
-
-def _unwatched(
-    wiring: Part, candidate: NetworkSide, reference: NetworkSide, images: Images
-) -> Part:
-    """The wiring, unless the candidate is another program where nothing watches it."""
-
-    def fresh() -> Images:
-        return tuple(image.clone() for image in images)
-
-    try:
-        with torch.no_grad():
-            shapes = [tuple(t.shape) for t in reference.run(reference.net, fresh(), None)]
-        other = otherwise(lambda: candidate.run(candidate.net, fresh(), shapes))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
-        other = _raised(error)
-    return replace(wiring, status="undecided", facts=other) if other else wiring
 
 
 def _look(beside: Beside, matcher: Matcher, call: NodeCall) -> None:

@@ -6,7 +6,7 @@ copies and concatenations is the same input if and only if it is the same elemen
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgraph.proof import aten, trees
+from convgraph.proof.network.by_itself import Lister, apart
 from convgraph.proof.network.node import (
     BACKWARD,
     CONVOLUTION,
@@ -27,7 +28,6 @@ from convgraph.proof.network.node import (
     Observe,
     Settle,
 )
-from convgraph.proof.network.unwatched import Lister, apart
 from convgraph.proof.network.value_numbers import (
     Memory,
     Numbering,
@@ -92,8 +92,12 @@ class Recorder(TorchDispatchMode):
                     memory.is_switch(tensor, frozenset({name}))
 
     @contextmanager
-    def follow(self, *, gradients: bool = False) -> Iterator[None]:
-        """Record what runs within, and what leaves torch there without an operator."""
+    def follow(self, *, gradients: bool = False, told: bool = True) -> Iterator[None]:
+        """Record what runs within, and what leaves torch there without an operator.
+
+        Of a function mode code can be told, by `torch.overrides.has_torch_function`, and may have a
+        fast path without: then methods of torch.Tensor alone are watched.
+        """
         before = hooks.register_module_forward_pre_hook(self._enter)
         behind = hooks.register_module_forward_hook(self._leave, always_call=True)
         modules = [module for module in self.net.modules() if id(module) in self.layers]
@@ -105,8 +109,9 @@ class Recorder(TorchDispatchMode):
         whole = self.layers if gradients else {}
         with differentiated(self.net, whole, partial(_aside, self), self._back):
             try:
-                ways = WaysOut(self._out), by_name(self._out)  # pickles go around the first
-                with torch.set_grad_enabled(gradients), ways[0], ways[1], self:
+                ways = WaysOut(self._out) if told else nullcontext()
+                named = by_name(self._out)  # pickles go around the first
+                with torch.set_grad_enabled(gradients), ways, named, self:
                     yield
             finally:
                 for handle in (before, behind, *called):
@@ -645,6 +650,7 @@ def trace(
     gradients: bool = False,
     heads: Sequence[Tensor] = (),
     renamed: Mapping[str, str] = MappingProxyType({}),
+    told: bool = True,
 ) -> tuple[list[Numbers], dict[str, Numbers]]:
     """Run one side; return the numbers of its outputs, and of what it holds and is sent afterwards.
 
@@ -659,6 +665,7 @@ def trace(
         gradients: whether the run is differentiated too.
         heads: the gradients that are sent into the outputs, numbered by their place.
         renamed: other names for parameters that are not the other side's of that name.
+        told: whether code can be told that it is followed; see `Recorder.follow`.
 
     Raises:
         Undecided: something on the way cannot be followed.
@@ -670,7 +677,7 @@ def trace(
     for place, head in enumerate(heads):
         memory.write(head, numbering.named(f"<gradient of output {place}>", tuple(head.shape)))
     before = {name: t.clone() for name, t in states(net) if _is_switch(t)}
-    with recorder.follow(gradients=gradients):
+    with recorder.follow(gradients=gradients, told=told):
         outputs = run(images)
     for name in sorted(recorder.asked):
         if not torch.equal(before[name], dict(states(net))[name]):

@@ -16,8 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.utils import checkpoint
 
+from convgraph.proof.network.by_itself import Lister, apart
 from convgraph.proof.network.node import Layer
-from convgraph.proof.network.unwatched import Lister, apart
 
 Settle = Callable[[Layer, Any, Any, Tensor, Any, list[Tensor | None], Callable[[], str]], None]
 """(layer, what it took, what it returned, g, (x, w, b), their gradients, how it differs by itself)
