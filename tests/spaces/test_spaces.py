@@ -238,3 +238,18 @@ def test_a_layer_of_the_plane_is_refuted_in_a_space() -> None:
     bad = cg.prove(conv, conv, size=(6, 6), on=cg.Torus())
     assert bad.verdict == "refuted"
     assert "candidate's y" in bad.reason
+
+
+@pytest.mark.parametrize(("size", "drawn"), [((4, 8), False), ((8, 24), True)])
+def test_a_certificate_says_where_sums_were_counted_on_drawn_numbers(
+    size: tuple[int, int], drawn: bool
+) -> None:
+    """Sums over 256 shares of float32 leave no room for more."""
+    conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+    layer = cg.nn.GraphConv2d.from_dense(conv)
+    for dtype in (torch.float32, torch.float64):
+        one, two = layer.to(dtype), conv.to(dtype)
+        found = cg.prove(one, two, size=size, on=cg.Equirectangular(), dtype=dtype)
+        assert found.verdict == "proven", str(found)
+        said = any("zeros and ones that were drawn" in text for text in found.assumed)
+        assert said == (drawn and dtype == torch.float32)

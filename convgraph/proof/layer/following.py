@@ -28,6 +28,10 @@ MORE_THAN_ONCE = (
     "entries of {} are rounded to {} more than once on the way, and the bound of S3 is of one "
     "rounding; add up in float32 and cast what comes out"
 )
+DRAWN = (
+    "float32 has no room to count all sums with shares: they were counted on zeros and ones that "
+    "were drawn, and what two operands add beside the operator's own is seen where both were ones"
+)
 MADE_OF = {"y": "xw", "grad_x": "wg", "grad_w": "xg", "grad_b": "g"}
 """Quantity -> the operands whose products it adds up."""
 
@@ -92,6 +96,12 @@ class Follows:
             expected = sums(self.oracle, self._few)
         beside = self.oracle.scale.bit_length() - 1
         return check_direct(found, expected, self.oracle.terms(), self.dtype, beside=beside)
+
+    def taken(self, found: Premise) -> tuple[str, ...]:
+        """What is taken for granted of how sums were counted."""
+        if self.dtype != torch.float32 or self.oracle.scale == 1 or found.status != "proven":
+            return ()
+        return () if all(value.all() for value in self._few.values()) else (DRAWN,)
 
     @cached_property
     def _few(self) -> dict[str, Any]:

@@ -174,6 +174,7 @@ def prove_convolution(
             followed = once
         elif direct.status == "proven":
             direct = replace(following.direct(probe, probe, once), shrunk=direct.shrunk)
+    assumed = (*assumed, *following.taken(followed))
     follows = followed.status == "proven" and not followed.compiled
     program = OneProgram(once if follows else None, trust)
     wide = OneProgram(once.wide, trust) if follows else OneProgram(None)
