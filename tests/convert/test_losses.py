@@ -125,6 +125,25 @@ def test_classes_by_shares(kind: str, reduction: str) -> None:
     assert torch.equal(mine, other)
 
 
+def test_labels_of_single_images_are_collated_as_the_images_are() -> None:
+    """Of a mask each, without channels; they lived on all nodes of all, and said 0 there."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, *SIZE) > 0.4
+    x, t = whole(2, 3, *SIZE).requires_grad_(), torch.randint(0, 3, (2, *SIZE))
+    graphs = [cg.PixelGraph.from_image(*pair) for pair in zip(x, mask, strict=True)]
+    samples = [
+        (graph.tensor()[0], cg.PixelGraph(t[n][mask[n]].unsqueeze(1), graph.sites).tensor()[0, 0])
+        for n, graph in enumerate(graphs)
+    ]
+    images, labels = torch.utils.data.default_collate(samples)
+    assert torch.equal(labels.graph.mask, mask)
+    assert labels.double().mean() == t[mask].double().mean()
+    assert (images.argmax(1) == labels).sum() == (x.argmax(1) == t)[mask].sum()
+    got, want = F.cross_entropy(images, labels), F.cross_entropy(nodes(x, mask), t[mask])
+    assert torch.equal(got, want)
+    assert torch.equal(*(torch.autograd.grad(one, x)[0] for one in (got, want)))
+
+
 def test_an_image_without_a_batch_has_its_classes_along_an_axis() -> None:
     """As torch reads it: channels are images, and rows classes, whose logits lie in no order."""
     x, labels = whole(3, *SIZE).requires_grad_(), torch.randint(0, SIZE[0], (3, SIZE[1]))

@@ -113,8 +113,11 @@ def stack(call: Any, tensors: Any, dim: int = 0) -> Any:
 
 
 def _is_single(one: Any) -> bool:
-    """Whether a map is a single image without its batch axis."""
-    return isinstance(one, Spatial) and one.unsqueezed(0).is_image()
+    """Whether a map is a single image without its batch axis, with channels or, as labels, none."""
+    if not isinstance(one, Spatial):
+        return False
+    image = one.unsqueezed(0)
+    return image.is_image() or image.unsqueezed(1).is_image()
 
 
 def _lines(tensors: Any, dim: int) -> tuple[int, list[Spatial]] | None:
