@@ -23,6 +23,7 @@ from convgraph.comparison.on_mask import (
     Windows,
     adaptive_size,
     adaptive_windows,
+    area_size,
     mean_of_who_is_there,
     pool_windows,
     window_sums,
@@ -118,6 +119,8 @@ def interpolate(
 ) -> Meant | None:  # fmt: skip
     """A resize by one of torch's modes that are linear in what is there."""
     d = x.dim() - 2
+    if mode == "area":
+        return adaptive(x, area_size(x, size, scale_factor))
     if antialias or mode not in ("nearest", "linear", "bilinear", "trilinear"):
         return None
     made = nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)

@@ -176,7 +176,7 @@ class OnMask(TorchFunctionMode):
         image = x.clone()
         self._derived.mark(image)
         with self._derived:
-            return self.put(image, MapPositions.of(mask))
+            return self.put(image, MapPositions.of(mask, bool(mask.all())))
 
     def put(self, x: Tensor, place: MapPositions, given: Sequence[Tensor] = ()) -> Tensor:
         """Put 0 where nobody is, in place if the operator wrote to what it was given."""
@@ -373,7 +373,11 @@ class OnMask(TorchFunctionMode):
         return [] if counts else sorted(axis % x.dim() for axis in axes)
 
     def interpolate(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A resize: nobody says 0, and the map covers what it covered."""
+        """A resize: nobody says 0, and the map covers what it covered; an area's mean is a pool."""
+        named = dict(zip(("size", "scale_factor", "mode"), args, strict=False)) | kwargs
+        if named.get("mode") == "area":
+            size = area_size(input, named.get("size"), named.get("scale_factor"))
+            return self.adaptive_avg_pool(func, input, size)
         y: Tensor = func(input, *args, **kwargs)
         return self.put(y, self.known(input).scaled(tuple(y.shape[2:])))
 
@@ -716,6 +720,12 @@ def adaptive_size(x: Tensor, output_size: Any) -> tuple[int, ...]:
     """How large an adaptive pool's output is; None leaves an axis as it is."""
     asked = _each(output_size, x.dim() - 2)
     return tuple(n if m is None else m for n, m in zip(x.shape[2:], asked, strict=True))
+
+
+def area_size(x: Tensor, size: Any, scale_factor: Any) -> tuple[int, ...]:
+    """How large a resize by areas makes an image, which torch computes as an adaptive pool."""
+    made = F.interpolate(torch.empty(x.shape, device="meta"), size, scale_factor, "area")
+    return tuple(made.shape[2:])
 
 
 def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

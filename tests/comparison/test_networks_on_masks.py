@@ -717,6 +717,7 @@ BETWEEN: dict[str, Any] = {
     "two means": lambda y: two_means(y, True, False),
     "a window of all, by 8": lambda y: y * mean(y, (5, 6), divisor_override=8),
     "adaptive means": nn.AdaptiveAvgPool2d((2, 3)),
+    "means of areas": lambda y: nn.functional.interpolate(y, (2, 3), mode="area"),
     "adaptive means of more": nn.AdaptiveAvgPool2d((7, None)),
     "responses": lambda y: respond(y, (2, 3), 1),
     "responses, channels last": lambda y: respond(y.permute(0, 2, 3, 1), (1, 2), -1).permute(
@@ -782,6 +783,7 @@ def test_moves_and_norms_are_proven_on_a_mask(name: str) -> None:
         ("two means", lambda y: two_means(y, False, True)),
         ("a window of all, by 8", lambda y: y * y.mean((2, 3), keepdim=True)),
         ("adaptive means", lambda y: nn.functional.adaptive_avg_pool2d(y.roll(1, 3), (2, 3))),
+        ("means of areas", lambda y: nn.functional.interpolate(y, (2, 3))),
         ("responses", lambda y: respond(y, (2, 3), 1, p=1)),
         ("responses, channels last", lambda y: respond(y.roll(1, 1), (2, 3), 1)),
         ("dropped, channels last", lambda y: 2 + y),
@@ -884,6 +886,18 @@ def test_a_copy_in_torch_is_one_here_where_a_copy_stands_for_a_view() -> None:
         for graph in (tiny(), cg.PixelGraph.from_image(tiny().to_image())):
             assert cg.prove(cg.to_graph(net), net, graph.tensor()).verdict != "refuted"
             assert cg.prove(other, net, graph.tensor()).verdict != "refuted"
+
+
+def test_a_full_grid_stays_one_whatever_it_is_padded_with() -> None:
+    """Without holes the truth is the dense network, whose pads hear a bias."""
+    net, graph = (
+        between(lambda y: pad(y, (1, 2, 0, 1))),
+        cg.PixelGraph.from_image(tiny().to_image()),
+    )
+    assert cg.prove(copy.deepcopy(net), net, graph.tensor()).verdict == "proven"
+    other = between(lambda y: pad(y, (1, 2, 0, 1), value=1e-3))
+    other.load_state_dict(net.state_dict())
+    assert cg.prove(other, net, graph.tensor()).verdict == "refuted"
 
 
 def test_a_write_that_brings_nodes_is_undecided() -> None:

@@ -128,15 +128,17 @@ class MapPositions:
     Attributes:
         root: (B, *size) bool.
         axes: the edges along each axis.
+        full: whether it is of images without holes: a full grid stays one, pads too.
     """
 
     root: Tensor
     axes: tuple[Edges, ...]
+    full: bool = False
 
     @classmethod
-    def of(cls, root: Tensor) -> "MapPositions":
+    def of(cls, root: Tensor, full: bool = False) -> "MapPositions":
         """The root itself."""
-        return cls(root, tuple(start(n) for n in root.shape[1:]))
+        return cls(root, tuple(start(n) for n in root.shape[1:]), full)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -146,6 +148,8 @@ class MapPositions:
     @property
     def there(self) -> Tensor:
         """(B, *size) bool; one position alone is a readout, and there."""
+        if self.full:
+            return torch.ones(len(self.root), *self.size, dtype=torch.bool)
         return _there(tuple(self.root.shape), self.root.numpy().tobytes(), self.axes)
 
     def moved(self, sources: dict[int, list[Any]]) -> "MapPositions":
@@ -154,16 +158,16 @@ class MapPositions:
             tuple(edges[s] if isinstance(s, int) else s for s in sources[axis])
             if axis in sources else edges
             for axis, edges in enumerate(self.axes)
-        ))  # fmt: skip
+        ), self.full)  # fmt: skip
 
     def step(self, call: Any) -> "MapPositions":
         """Each axis becomes call(axis, edges), or all of it a root of its own."""
         found = [call(axis, edges) for axis, edges in enumerate(self.axes)]
         if any(one is None for one in found):
-            own = MapPositions.of(self.there)
+            own = MapPositions.of(self.there, self.full)
             found = [call(axis, edges) for axis, edges in enumerate(own.axes)]
-            return MapPositions(own.root, tuple(found))
-        return MapPositions(self.root, tuple(found))
+            return MapPositions(own.root, tuple(found), self.full)
+        return MapPositions(self.root, tuple(found), self.full)
 
     def scaled(self, size: Any) -> "MapPositions":
         """The same stretch in so many positions."""
