@@ -117,6 +117,8 @@ def end_to_end(
     reference: NetworkSide,
     images: Images,
     off: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    both: bool = False,
 ) -> tuple[Part, dict[str, float]]:
     """Measure one run, beside the bound of the reference.
 
@@ -125,6 +127,7 @@ def end_to_end(
         reference: the side that the bound is carried along.
         images: what both run on.
         off: what parameters of the reference are off by on the candidate, by name.
+        both: whether the candidate, which is written otherwise, has a bound of its own.
 
     Returns:
         The part, and the largest error / bound under "y" where there is a bound.
@@ -145,6 +148,15 @@ def end_to_end(
     if running.missing:
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {running.missing}"), {}
     limits = [2 * running.bound(t) for t in one]
+    if both:
+        own = RunningBound(candidate.net)
+        fresh = tuple(image.clone() for image in images)
+        shapes = [tuple(t.shape) for t in one]
+        made = own.run(lambda: candidate.run(candidate.net, fresh, shapes))
+        if own.missing:
+            facts = f"error {error:.3g}; no bound of the candidate: {own.missing}"
+            return Part(name, MEASURED_ONLY, facts), {}
+        limits = [limit / 2 + own.bound(t) for limit, t in zip(limits, made, strict=True)]
     largest = max((float(m.max()) for m in limits if m.numel()), default=0.0)
     if not np.isfinite(largest):
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; the bound is infinite"), {}

@@ -40,6 +40,7 @@ from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.manners import unchanged
 from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
+from convgraph.proof.network.meanings import points
 from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
 from convgraph.proof.network.recorder import called, states, trace
@@ -126,10 +127,18 @@ def prove_network(
             parts = [_parameters(candidate, reference, names, folds, reason)]
         off = {name: error for fold in folds for name, error in fold.carried.items()}
         step("wiring", 1)
-        values = Values()
-        beside = Beside(values)
+        beside = Beside(Values())
         with as_written() as compiled, watched() as moved, handed_on() as handed:
             wiring, matcher, difference = _wiring(candidate, reference, images, beside, folds)
+            if isinstance(difference, (Different, Unordered)) and not (
+                folds or _shown(candidate, reference, images)
+            ):
+                again = Beside(Values())
+                found = _wiring(candidate, reference, images, again, folds, otherwise=True)
+                if found[0].status == "proven":
+                    (wiring, matcher, difference), beside = found, again
+                elif not isinstance(found[2], Different):  # the same, or nobody can say
+                    wiring = replace(wiring, facts=f"{wiring.facts}; {found[0].facts}")
         if handed:
             facts = handed[0] if wiring.status == "proven" else f"{wiring.facts}; {handed[0]}"
             wiring = replace(wiring, status="undecided", facts=facts)
@@ -145,7 +154,7 @@ def prove_network(
         paths: list[str] = []
         if matcher is not None:
             paths, layers, failed = _layers(matcher, reference, certify, step)
-            parts += [failed or _layers_part(layers)]
+            parts += [failed or _layers_part(layers, matcher)]
             parts += [_operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
         if folds:
@@ -161,7 +170,8 @@ def prove_network(
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
         if not isinstance(difference, Random):
             try:
-                end, rho = end_to_end(candidate, reference, images, off)
+                other = matcher is not None and matcher.others is not None
+                end, rho = end_to_end(candidate, reference, images, off, both=other)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
@@ -198,7 +208,7 @@ def prove_network(
         seed=layers[0].seed if layers else 0,
         a=0,
         trials=0,
-        log2_epsilon=max((layer.log2_epsilon for layer in layers), default=0.0),
+        log2_epsilon=_log2_epsilon(layers, matcher),
         epsilon=max((layer.epsilon for layer in layers), default=draws.EPSILON),
         rho=rho,
         versions={
@@ -207,10 +217,11 @@ def prove_network(
         },
         flags=precision.stated(device),
         assumed=tuple(dict.fromkeys((
-            *ASSUMED, *([COMPILED] if compiled else []), *(a for one in layers for a in one.assumed)
+            *ASSUMED, *([COMPILED] if compiled else []), *_meant(matcher),
+            *(a for one in layers for a in one.assumed),
         ))),
         not_covered=(
-            *NOT_COVERED, OTHER_MANNERS, NO_SECOND, *_unbounded(beside),
+            *NOT_COVERED, OTHER_MANNERS, NO_SECOND, *_unbounded(beside), *_written(matcher),
             *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
         ),
         kind="network",
@@ -326,9 +337,12 @@ def _wiring(
     images: Images,
     beside: Beside,
     folds: Sequence[Fold],
+    *,
+    otherwise: bool = False,
 ) -> tuple[Part, Matcher | None, Different | Undecided | None]:
+    """Follow both sides; `otherwise`: operators may be others, where they mean the same."""
     numbering = Numbering()
-    found = Reference(numbering)
+    found = Reference(numbering, points=points(numbering) if otherwise else None)
     try:
         with unchanged(candidate.net):  # the run that is followed starts where the reference's does
             whole = called(candidate.net, lambda: candidate.run(candidate.net, images, None))
@@ -380,6 +394,8 @@ def _wiring(
             held = [f"what {name} holds afterwards" for name in both]
             matcher.finish([kept[n] for n in both], [left[n] for n in both], held)
             as_proven(matcher)
+            if doubt := matcher.doubt():
+                raise Undecided(doubt)
             return matcher
 
         with unchanged(candidate.net):  # code may have another path where it is told
@@ -392,12 +408,32 @@ def _wiring(
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         text = _raised(error)
         return Part("wiring", "undecided", text), None, Undecided(text)
+    return Part("wiring", "proven", _same(matcher)), matcher, None
+
+
+def _same(matcher: Matcher) -> str:
+    """What was found of two wirings that are one."""
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
-    return Part("wiring", "proven", facts), matcher, None
+    points = matcher.others
+    if points is None:
+        return facts
+    return (
+        f"{facts}; {len(matcher.otherwise)} of the candidate and {len(matcher.left)} of the "
+        "reference are others, and what comes out of them are the same polynomials, put together "
+        f"of the same terms; epsilon <= 2^{points.log2_epsilon:.0f}"
+    )
 
 
 def _renamed(folds: Sequence[Fold]) -> dict[str, str]:
     return {name: other for fold in folds for name, other in fold.renamed().items()}
+
+
+def _shown(candidate: NetworkSide, reference: NetworkSide, images: Images) -> bool:
+    """Whether one run shows by its numbers that the two are two functions."""
+    try:
+        return end_to_end(candidate, reference, images)[0].status == "refuted"
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever a side raises is reported elsewhere
+        return True
 
 
 def _look(beside: Beside, matcher: Matcher, call: NodeCall) -> None:
@@ -475,9 +511,10 @@ def _layers(
     return [path for path, _, _ in wanted], layers, None
 
 
-def _layers_part(layers: list[Certificate]) -> Part:
+def _layers_part(layers: list[Certificate], matcher: Matcher) -> Part:
     if not layers:
-        return Part("layers", "not asked", "there is no convolution and no linear map")
+        which = "written by the same operators" if matcher.otherwise else "there"
+        return Part("layers", "not asked", f"no convolution and no linear map is {which}")
     bad = next(
         (c for wanted in ("refuted", "undecided") for c in layers if c.verdict == wanted), None
     )
@@ -497,7 +534,8 @@ def _operators_part(matcher: Matcher) -> Part:
     layers = {CONVOLUTION} | {one.name for one, _ in matcher.pairs if one.layer is not None}
     kinds = Counter(one.name for one, _ in matcher.pairs if one.name not in layers)
     if not kinds:
-        return Part("operators", "not asked", "there are layers alone")
+        which = "operators are others" if matcher.otherwise else "there are layers alone"
+        return Part("operators", "not asked", which)
     facts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return Part("operators", "proven", f"the same operator, the same arguments: {facts}")
 
@@ -526,6 +564,36 @@ def _unbounded(beside: Beside) -> tuple[str, ...]:
         f"how far apart rounding in {kind}, {count} times, carries the two runs: it has no bound"
         for kind, count in sorted(beside.missing.items())
     )
+
+
+def _meant(matcher: Matcher | None) -> tuple[str, ...]:
+    """What is taken for granted where operators are others."""
+    points = None if matcher is None else matcher.others
+    if points is None:
+        return ()
+    names = ", ".join(sorted(points.read))
+    return (
+        f"torch's {names}, where two sides write one function by other operators, compute what "
+        "they are defined as, up to rounding",
+    )
+
+
+def _log2_epsilon(layers: list[Certificate], matcher: Matcher | None) -> float:
+    """The most that either chance is probable: of a layer, or of what is written otherwise."""
+    found = [layer.log2_epsilon for layer in layers]
+    points = None if matcher is None else matcher.others
+    found += [] if points is None else [points.log2_epsilon]
+    return max(found, default=0.0)
+
+
+def _written(matcher: Matcher | None) -> tuple[str, ...]:
+    """The operators that have no partner, for what is not covered."""
+    if matcher is None or matcher.others is None:
+        return ()
+    names = ", ".join(
+        f"{n} {k}" for k, n in Counter(o.name for o in matcher.otherwise).most_common()
+    )
+    return (f"how far apart rounding carries the two runs within {names}: held end to end alone",)
 
 
 # -- around ----------------------------------------------------------------------------------------

@@ -7,19 +7,23 @@
     a reduction, groups exchanged          the same sets of elements, so the same results
     a sum                                  likewise, whatever adds up, and without what is 0
     what was computed before               the same once more: checkpoints compute forward twice
+    other operators                        the same polynomials of the same elements (`polynomials`)
 
 Anything else is a difference or undecided, and says at which module.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import log2
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convgraph.proof.draws import EPSILON
 from convgraph.proof.network.node import CONVOLUTION, Node
+from convgraph.proof.network.polynomials import Points
 from convgraph.proof.network.value_numbers import (
     Numbering,
     Numbers,
@@ -90,11 +94,13 @@ class Reference:
         nodes: in order.
         merges: whether elementwise operators make one number of equal elements, as of the gradient
             of a mean, which is one everywhere; their values are then of one place.
+        points: what elements are worth, where operators may be written otherwise.
     """
 
     numbering: Numbering
     nodes: list[Node] = field(default_factory=list)
     merges: bool = False
+    points: Points | None = None
 
     def settle(self, node: Node) -> None:
         """Number its outputs; what was computed before has its numbers."""
@@ -106,6 +112,9 @@ class Reference:
         if self.merges and node.elementwise and len(node.inputs) == len(node.shapes) == 1:
             node.outputs = [_merged(node)]
         self.nodes.append(node)
+        if self.points is not None:
+            for numbers, found in zip(node.outputs, self.points.work_out(node), strict=True):
+                self.points.put(numbers, found)
 
     def producer(self, numbers: Numbers) -> str:
         """Name what made the first element of a value."""
@@ -129,14 +138,44 @@ class Matcher:
 
     Attributes:
         pairs: (reference, candidate) so far.
+        left: nodes of the reference that no node of the candidate is.
+        otherwise: nodes of the candidate that are none of the reference's, and were worked out.
     """
 
     def __init__(self, reference: Reference) -> None:
         """Start with none matched."""
-        self.reference = reference
+        self.reference, self.points = reference, reference.points
+        self.otherwise: list[Node] = []
         self.left = list(reference.nodes)
         self.pairs: list[tuple[Node, Node]] = []
         self.odd: list[Different] = []
+
+    @property
+    def others(self) -> Points | None:
+        """What elements are worth, if operators of the candidate are others."""
+        return self.points if self.otherwise else None
+
+    def doubt(self, times: float = 1) -> str:
+        """Why two sides that mean the same may not be the same, in words; "" where they are.
+
+        Args:
+            times: how many times as large terms as the reference the candidate may add up.
+        """
+        points = self.others
+        if points is None:
+            return ""
+        if points.log2_epsilon > log2(EPSILON):
+            return (
+                f"operators are others, and so many that 2^{points.log2_epsilon:.0f} is the most "
+                "that can be said of the chance that they agree by accident; take smaller images"
+            )
+        if points.larger > times * (1 + 2.0**-30):  # both are worked out in float64
+            return (
+                f"no direct sum: an entry is put together of terms that are {points.larger:.6g} "
+                f"times as large as the reference's, first at {self.otherwise[0]}; what cancels "
+                "can lose every digit of real numbers"
+            )
+        return ""
 
     def settle(self, node: Node) -> None:
         """Match one node, the next in order first.
@@ -167,12 +206,33 @@ class Matcher:
                     node.outputs = list(again.outputs)
                     self.pairs.append((other, node))
                     return
+        if self.points is not None:
+            if node.layer is not None and self._is_layer(node, self.points):
+                return
+            difference = self._difference(node)
+            if not self.points.settle(node):
+                self.odd.append(difference)
+            self.otherwise.append(node)
+            return
         if unordered is not None and not self.odd:
             raise unordered
         self.odd.append(self._difference(node))
         if len(self.odd) > ODD:
             raise self.odd[0]
         node.outputs = [self.reference.numbering.take(shape) for shape in node.shapes]
+
+    def _is_layer(self, node: Node, points: Points) -> bool:
+        """Match a layer that is one node with its own, if both take the same polynomials."""
+        for place, other in enumerate(self.left):
+            if (
+                _may_match(other, node)
+                and other.shapes == node.shapes
+                and all(map(points.same, other.inputs, node.inputs))
+            ):
+                node.outputs = list(other.outputs)
+                self.pairs.append((self.left.pop(place), node))
+                return True
+        return False
 
     def finish(self, one: list[Numbers], two: list[Numbers], names: Sequence[str] = ()) -> None:
         """Compare what is returned.
@@ -190,17 +250,18 @@ class Matcher:
         if len(one) != len(two):
             raise Different(f"{len(one)} outputs against {len(two)}", None, None)
         for place, (a, b) in enumerate(zip(one, two, strict=True)):
-            if not same(a, b) and self.odd:
+            if same(a, b) or (self.points is not None and self.points.same(a, b)):
+                continue
+            if self.odd:
                 raise self.odd[0]
-            if not same(a, b):
-                skipped = f"; the candidate leaves out {self.left[0]}" if self.left else ""
-                what = names[place] if names else f"output {place}"
-                raise Different(
-                    f"{what} is made by {self.reference.producer(a)}, the candidate's by "
-                    f"{self.reference.producer(b)}, or its elements lie elsewhere{skipped}",
-                    self.left[0] if self.left else None,
-                    None,
-                )
+            skipped = f"; the candidate leaves out {self.left[0]}" if self.left else ""
+            what = names[place] if names else f"output {place}"
+            raise Different(
+                f"{what} is made by {self.reference.producer(a)}, the candidate's by "
+                f"{self.reference.producer(b)}, or its elements lie elsewhere{skipped}",
+                self.left[0] if self.left else None,
+                None,
+            )
 
     def _difference(self, node: Node) -> Different:
         """Say how the first node that fits nowhere differs from the one expected."""

@@ -9,7 +9,7 @@ Numbers live with the memory of a tensor, not with the tensor: views and writes 
 bookkeeping of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, final
@@ -118,12 +118,14 @@ class Numbering:
 
     Attributes:
         names: (first number, shape) of each parameter, buffer and input, by name.
+        told: hears of every name and constant: its first number, how many, and a constant's values.
     """
 
     def __init__(self) -> None:
         """Start behind 0, the constant 0."""
         self.next = 1
         self.names: dict[str, tuple[int, Shape]] = {}
+        self.told: Callable[[int, int, Tensor | None], None] | None = None
         self._literals: dict[Any, int] = {}
 
     def take(self, shape: Shape) -> Progression:
@@ -136,6 +138,8 @@ class Numbering:
         """The numbers of what both sides have under one name."""
         if name not in self.names or self.names[name][1] != shape:
             self.names[name] = (self.take(shape).base, shape)
+            if self.told is not None:
+                self.told(self.names[name][0], torch.Size(shape).numel(), None)
         return progression(self.names[name][0], shape)
 
     def literal(self, tensor: Tensor) -> Numbers:
@@ -150,6 +154,8 @@ class Numbering:
         key = (sha256(held.view(torch.uint8).numpy().tobytes()).digest(), held.dtype, held.shape)
         if key not in self._literals:
             self._literals[key] = self.take(tuple(held.shape)).base
+            if self.told is not None:
+                self.told(self._literals[key], held.numel(), held)
         return progression(self._literals[key], tuple(held.shape))
 
     def constant(self, value: Any, dtype: torch.dtype) -> int:
@@ -159,6 +165,8 @@ class Numbering:
         key = (repr(value), dtype.is_floating_point)
         if key not in self._literals:
             self._literals[key] = self.take((1,)).base
+            if self.told is not None:
+                self.told(self._literals[key], 1, torch.tensor([value]).double())
         return self._literals[key]
 
 

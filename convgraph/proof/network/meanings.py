@@ -1,0 +1,656 @@
+"""What operators of torch mean, as sums of products of their entries, forward and backward.
+
+    addmm(b, x, w)        beta b + alpha x w
+    native_layer_norm     (x - m) r w + b      m = sum x / n, r = 1 / sqrt(sum (x - m)^2 / n + eps)
+    _softmax              e (1 / sum e)        e = exp(x), that never overflows
+
+A square root, a quotient's divisor, an exponential, whether an entry is more than 0: each is a
+variable of what it is made of. Who is called in another way than is written here stays what it is.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convgraph.proof.network.polynomials import (
+    Call,
+    Constant,
+    NoMeaning,
+    Points,
+    Polynomial,
+    exactly,
+    means,
+    multilinear,
+    product,
+)
+from convgraph.proof.network.value_numbers import Numbering
+
+
+def points(numbering: Numbering) -> Points:
+    """Return what elements are worth, of operators that mean what is written here."""
+    return Points(numbering)
+
+
+# -- entry by entry --------------------------------------------------------------------------------
+
+_ONE = exactly(Fraction(1))
+
+
+def _other(call: Call) -> Polynomial | Constant:
+    """The second operand, a tensor or a number."""
+    found = call.get("other")
+    return call.constant(call.given.get("other")) if found is None else found
+
+
+def _times(one: Polynomial | Constant, two: Constant) -> Polynomial | Constant:
+    if isinstance(one, Constant):
+        return exactly(one.value * two.value)
+    return one * two
+
+
+def _inverse(call: Call, one: Polynomial) -> Polynomial:
+    return call.points.reciprocal(one)
+
+
+def _root(call: Call, one: Polynomial) -> Polynomial:
+    return call.atom("sqrt", one)
+
+
+def _sigmoid(call: Call, x: Polynomial) -> Polynomial:
+    return _inverse(call, call.atom("exp", -x) + _ONE)
+
+
+@means("add.Tensor", "add.Scalar", given="other alpha")
+def _add(call: Call) -> Any:
+    return [call["self"] + _times(_other(call), call.constant(call.given.get("alpha", 1)))]
+
+
+@means("sub.Tensor", "sub.Scalar", given="other alpha")
+def _sub(call: Call) -> Any:
+    return [call["self"] + _times(_other(call), call.constant(-call.given.get("alpha", 1)))]
+
+
+@means("rsub.Tensor", "rsub.Scalar", given="other alpha")
+def _rsub(call: Call) -> Any:
+    return [call["self"] * call.constant(-call.given.get("alpha", 1)) + _other(call)]
+
+
+@means("mul.Tensor", "mul.Scalar", given="other")
+def _mul(call: Call) -> Any:
+    return [call["self"] * _other(call)]
+
+
+@means("div.Tensor", "div.Scalar", given="other")
+def _div(call: Call) -> Any:
+    other = call.get("other")
+    if other is not None:
+        return [call["self"] * _inverse(call, other)]
+    divisor = call.constant(call.given["other"]).value
+    if not divisor:
+        raise NoMeaning
+    return [call["self"] * exactly(1 / divisor)]
+
+
+@means("neg")
+def _neg(call: Call) -> Any:
+    return [-call["self"]]
+
+
+@means("reciprocal")
+def _reciprocal(call: Call) -> Any:
+    return [_inverse(call, call["self"])]
+
+
+@means("sqrt")
+def _sqrt(call: Call) -> Any:
+    return [_root(call, call["self"])]
+
+
+@means("rsqrt")
+def _rsqrt(call: Call) -> Any:
+    return [_inverse(call, _root(call, call["self"]))]
+
+
+@means("exp")
+def _exp(call: Call) -> Any:
+    return [call.atom("exp", call["self"])]
+
+
+@means("log")
+def _log(call: Call) -> Any:
+    return [call.atom("log", call["self"])]
+
+
+@means("pow.Tensor_Scalar", given="exponent")
+def _pow(call: Call) -> Any:
+    x, power = call["self"], call.given["exponent"]
+    if power in (0.5, -0.5):
+        root = _root(call, x)
+        return [root if power > 0 else _inverse(call, root)]
+    if power not in (-2, -1, 1, 2, 3, 4):
+        raise NoMeaning
+    base = x if power > 0 else _inverse(call, x)
+    found = base
+    for _ in range(abs(int(power)) - 1):
+        found = found * base
+    return [found]
+
+
+@means("addcmul", given="value")
+def _addcmul(call: Call) -> Any:
+    more = call["tensor1"] * call["tensor2"] * call.constant(call.given.get("value", 1))
+    return [call["self"] + more]
+
+
+@means("addcdiv", given="value")
+def _addcdiv(call: Call) -> Any:
+    factor = call.constant(call.given.get("value", 1))
+    return [call["self"] + call["tensor1"] * _inverse(call, call["tensor2"]) * factor]
+
+
+@means("lerp.Scalar", "lerp.Tensor", given="weight")
+def _lerp(call: Call) -> Any:
+    weight = call.get("weight")
+    factor = call.constant(call.given["weight"]) if weight is None else weight
+    return [call["self"] + (call["end"] - call["self"]) * factor]
+
+
+@means("sigmoid")
+def _of_sigmoid(call: Call) -> Any:
+    return [_sigmoid(call, call["self"])]
+
+
+@means("silu")
+def _silu(call: Call) -> Any:
+    return [call["self"] * _sigmoid(call, call["self"])]
+
+
+@means("sigmoid_backward")
+def _sigmoid_backward(call: Call) -> Any:
+    y = call["output"]
+    return [call["grad_output"] * (y - y * y)]
+
+
+@means("tanh_backward")
+def _tanh_backward(call: Call) -> Any:
+    y = call["output"]
+    return [call["grad_output"] * (-(y * y) + _ONE)]
+
+
+@means("silu_backward")
+def _silu_backward(call: Call) -> Any:
+    x, y = call["self"], _sigmoid(call, call["self"])
+    return [call["grad_output"] * (y + x * y - x * y * y)]
+
+
+# -- what is cut at 0 ------------------------------------------------------------------------------
+
+
+@means("relu")
+def _relu(call: Call) -> Any:
+    return [call.points.cut(call["self"])]
+
+
+@means("clamp", given="min max")
+def _clamp(call: Call) -> Any:
+    if call.given.get("min") != 0 or call.given.get("max") is not None:
+        raise NoMeaning
+    return [call.points.cut(call["self"])]
+
+
+@means("clamp_min", given="min")
+def _clamp_min(call: Call) -> Any:
+    return _clamp(call)
+
+
+@means("maximum")
+def _maximum(call: Call) -> Any:
+    one, two = call["self"], call["other"]
+    if one.at.any() and two.at.any():
+        raise NoMeaning
+    shape = torch.broadcast_shapes(one.shape, two.shape)
+    found = call.points.cut(two if not one.at.any() else one)
+    lead = (1,) * (len(shape) - len(found.shape))
+    return [found.view(*lead, *found.shape).moved(lambda t: t.expand(-1, *shape))]
+
+
+@means("threshold", "threshold_backward", given="threshold value")
+def _threshold(call: Call) -> Any:
+    if call.given.get("threshold", 0) != 0 or call.given.get("value", 0) != 0:
+        raise NoMeaning
+    if call.node.name == "threshold":
+        return [call.points.cut(call["self"])]
+    return [call["grad_output"] * call.points.positive(call["self"])]
+
+
+@means("gt.Scalar", given="other")
+def _gt(call: Call) -> Any:
+    if call.given["other"] != 0:
+        raise NoMeaning
+    return [call.points.positive(call["self"])]
+
+
+@means("where.self")
+def _where(call: Call) -> Any:
+    condition, one, two = call["condition"], call["self"], call["other"]
+    return [two + condition * (one - two)]
+
+
+@means("_to_copy", given="dtype")
+def _to_copy(call: Call) -> Any:
+    if call.given.get("dtype") not in (torch.float32, torch.float64):
+        raise NoMeaning
+    return [call["self"]]
+
+
+# -- along axes ------------------------------------------------------------------------------------
+
+
+def _dims(call: Call, x: Polynomial) -> list[int]:
+    """The axes that are asked for, all of them where none is."""
+    dims = call.given.get("dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or range(len(x.shape)))
+    return [d % max(len(x.shape), 1) for d in dims]
+
+
+def _count(x: Polynomial, dims: list[int]) -> int:
+    return prod(x.shape[d] for d in dims) if x.shape else 1
+
+
+def _mean(x: Polynomial, dims: list[int], *, keepdim: bool) -> Polynomial:
+    count = _count(x, dims)
+    if not count:
+        raise NoMeaning
+    return x.sum(dims, keepdim=keepdim) * exactly(Fraction(1, count))
+
+
+@means("sum", "sum.dim_IntList", given="dim keepdim")
+def _sum(call: Call) -> Any:
+    x = call["self"]
+    return [x.sum(_dims(call, x), keepdim=call.given.get("keepdim", False))]
+
+
+@means("mean", "mean.dim", given="dim keepdim")
+def _of_mean(call: Call) -> Any:
+    x = call["self"]
+    return [_mean(x, _dims(call, x), keepdim=call.given.get("keepdim", False))]
+
+
+def _variance(call: Call) -> Polynomial:
+    x = call["self"]
+    dims, keepdim = _dims(call, x), call.given.get("keepdim", False)
+    apart = x - _mean(x, dims, keepdim=True)
+    left = _count(x, dims) - call.given.get("correction", 1)
+    if left <= 0 or left != int(left):
+        raise NoMeaning
+    return (apart * apart).sum(dims, keepdim=keepdim) * exactly(Fraction(1, int(left)))
+
+
+@means("var.correction", given="dim correction keepdim")
+def _var(call: Call) -> Any:
+    return [_variance(call)]
+
+
+@means("std.correction", given="dim correction keepdim")
+def _std(call: Call) -> Any:
+    return [_root(call, _variance(call))]
+
+
+@means("cumsum", given="dim")
+def _cumsum(call: Call) -> Any:
+    return [call["self"].added_up(lambda t: t.cumsum(call.given["dim"]))]
+
+
+@means("index_add", given="dim index alpha")
+def _index_add(call: Call) -> Any:
+    index, dim = call.given.get("index"), call.given["dim"]
+    if index is None:
+        raise NoMeaning
+    source = call["source"] * call.constant(call.given.get("alpha", 1))
+    start = torch.zeros(call["self"].shape, dtype=torch.float64)
+    return [call["self"] + source.added_up(lambda t: start.index_add(dim, index.cpu(), t))]
+
+
+@means("index_put", given="indices accumulate")
+def _index_put(call: Call) -> Any:
+    named = [p for name, p in call.tensors.items() if name.startswith("indices")]
+    if not call.given.get("accumulate") or any(p.height.degree for p in named):
+        raise NoMeaning  # or a move; or data say where
+    places = [at if at is None else at.cpu() for at in call.given["indices"]]
+    start = torch.zeros(call["self"].shape, dtype=torch.float64)
+    put = torch.ops.aten.index_put
+    return [call["self"] + call["values"].added_up(lambda t: put(start, places, t, True))]
+
+
+def _in_range(call: Call, x: Polynomial) -> Polynomial:
+    """An exponential that never overflows, for the largest is taken off: no bare one is it."""
+    return call.atom("exp of what is largest at 0", x)
+
+
+def _softmax_of(call: Call, x: Polynomial, dim: int) -> Polynomial:
+    e = _in_range(call, x)
+    return e * _inverse(call, e.sum([dim], keepdim=True))
+
+
+@means("_safe_softmax", given="dim")
+def _safe_softmax(call: Call) -> Any:
+    return [_softmax_of(call, call["self"], call.given["dim"])]
+
+
+@means("_softmax", given="dim half_to_float")
+def _softmax(call: Call) -> Any:
+    if call.given.get("half_to_float"):
+        raise NoMeaning
+    return [_softmax_of(call, call["self"], call.given["dim"])]
+
+
+@means("_log_softmax", given="dim half_to_float")
+def _log_softmax(call: Call) -> Any:
+    if call.given.get("half_to_float"):
+        raise NoMeaning
+    x = call["self"]
+    return [x - call.atom("log", _in_range(call, x).sum([call.given["dim"]], keepdim=True))]
+
+
+@means("logsumexp", given="dim keepdim")
+def _logsumexp(call: Call) -> Any:
+    x = call["self"]
+    e = _in_range(call, x).sum(_dims(call, x), keepdim=call.given.get("keepdim", False))
+    return [call.atom("log", e)]
+
+
+@means("_softmax_backward_data", given="dim input_dtype")
+def _softmax_backward(call: Call) -> Any:
+    g, y = call["grad_output"], call["output"]
+    return [y * (g - (g * y).sum([call.given["dim"]], keepdim=True))]
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+@means("mm", "bmm", given="")
+def _mm(call: Call) -> Any:
+    return [product(call["self"], call["mat2"])]
+
+
+@means("mv", given="")
+def _mv(call: Call) -> Any:
+    return [product(call["self"], call["vec"])]
+
+
+@means("dot", given="")
+def _dot(call: Call) -> Any:
+    return [product(call["self"], call["tensor"])]
+
+
+def _added(call: Call, made: Polynomial) -> Any:
+    beta, alpha = (call.constant(call.given.get(name, 1)) for name in ("beta", "alpha"))
+    return [call["self"] * beta + made * alpha]
+
+
+@means("addmm", given="beta alpha")
+def _addmm(call: Call) -> Any:
+    return _added(call, product(call["mat1"], call["mat2"]))
+
+
+@means("baddbmm", given="beta alpha")
+def _baddbmm(call: Call) -> Any:
+    return _added(call, product(call["batch1"], call["batch2"]))
+
+
+@means("addmv", given="beta alpha")
+def _addmv(call: Call) -> Any:
+    return _added(call, product(call["mat"], call["vec"]))
+
+
+def _weights(call: Call) -> tuple[Polynomial, Constant]:
+    """How much each query hears of each key, and the factor of their products."""
+    q, k, given = call["query"], call["key"], call.given
+    if given.get("dropout_p") or given.get("is_causal") or q.shape[:-2] != k.shape[:-2]:
+        raise NoMeaning
+    scale = given.get("scale")
+    factor = call.constant(q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = product(q, k.transposed()) * factor
+    mask = call.get("attn_mask")
+    return _softmax_of(call, logits if mask is None else logits + mask, -1), factor
+
+
+@means(
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math",
+    given="dropout_p is_causal scale",
+)  # fmt: skip
+def _attention(call: Call) -> Any:
+    weights, _ = _weights(call)
+    return [product(weights, call["value"]), *call.rest()]
+
+
+@means("_scaled_dot_product_flash_attention_for_cpu_backward", given="dropout_p is_causal scale")
+def _attention_backward(call: Call) -> Any:
+    weights, factor = _weights(call)
+    g = call["grad_out"]
+    heard = product(g, call["value"].transposed())
+    back = weights * (heard - (heard * weights).sum([-1], keepdim=True)) * factor
+    return [
+        product(back, call["key"]),
+        product(back.transposed(), call["query"]),
+        product(weights.transposed(), g),
+    ]
+
+
+# -- convolutions ----------------------------------------------------------------------------------
+
+_GEOMETRY = "stride padding dilation transposed output_padding groups"
+
+
+def _convolve(call: Call, x: Tensor, w: Tensor) -> Tensor:
+    g = call.given
+    return torch.convolution(
+        x, w, None, g["stride"], g["padding"], g["dilation"], g["transposed"],
+        g["output_padding"], g["groups"],
+    )  # fmt: skip
+
+
+@means("convolution", given=f"bias {_GEOMETRY}")
+def _convolution(call: Call) -> Any:
+    made = multilinear(lambda x, w: _convolve(call, x, w), call["input"], call["weight"])
+    bias = call.get("bias")
+    d = len(made.shape) - 2
+    return [made if bias is None else made + bias.view(-1, *(1,) * d)]
+
+
+@means("convolution_backward", given=f"bias_sizes {_GEOMETRY} output_mask")
+def _convolution_backward(call: Call) -> Any:
+    g, x, w = call["grad_output"], call["input"], call["weight"]
+    asked = call.given["output_mask"]
+
+    def back(head: Tensor, one: Tensor, two: Tensor, which: int) -> Tensor:
+        mask = [k == which for k in range(3)]
+        geometry = [call.given[name] for name in _GEOMETRY.split()]
+        run = torch.ops.aten.convolution_backward.default
+        made: Tensor = run(head, one, two, None, *geometry, mask)[which]
+        return made
+
+    zeros = [torch.zeros(p.shape, dtype=torch.float64) for p in (x, w)]
+    found = []
+    if asked[0]:
+        found.append(multilinear(lambda a, b: back(a, zeros[0], b, 0), g, w))
+    if asked[1]:
+        found.append(multilinear(lambda a, b: back(a, b, zeros[1], 1), g, x))
+    if asked[2]:
+        found.append(g.sum([0, *range(2, len(g.shape))]))
+    return found
+
+
+# -- norms -----------------------------------------------------------------------------------------
+
+
+def _scaled(made: Polynomial, weight: Polynomial | None, bias: Polynomial | None) -> Polynomial:
+    made = made if weight is None else made * weight
+    return made if bias is None else made + bias
+
+
+def _normed(call: Call, x: Polynomial, dims: list[int]) -> tuple[Polynomial, ...]:
+    """Return x - m, m and r along some axes."""
+    mean = _mean(x, dims, keepdim=True)
+    apart = x - mean
+    var = _mean(apart * apart, dims, keepdim=True) + call.constant(call.given["eps"])
+    return apart, mean, _inverse(call, _root(call, var))
+
+
+@means("native_layer_norm", given="normalized_shape weight bias eps")
+def _layer_norm(call: Call) -> Any:
+    x = call["input"]
+    dims = [*range(len(x.shape) - len(call.given["normalized_shape"]), len(x.shape))]
+    apart, mean, r = _normed(call, x, dims)
+    return [_scaled(apart * r, call.get("weight"), call.get("bias")), mean, r]
+
+
+def _back(g: Polynomial, hat: Polynomial, r: Polynomial, dims: list[int]) -> Polynomial:
+    """What comes back to x, of g that arrives at hat = (x - m) r."""
+    along = hat * _mean(g * hat, dims, keepdim=True)
+    return (g - _mean(g, dims, keepdim=True) - along) * r
+
+
+@means("native_layer_norm_backward", given="normalized_shape weight bias output_mask")
+def _layer_norm_backward(call: Call) -> Any:
+    g, x, r, weight = call["grad_out"], call["input"], call["rstd"], call.get("weight")
+    dims = [*range(len(x.shape) - len(call.given["normalized_shape"]), len(x.shape))]
+    hat, outer = (x - call["mean"]) * r, [*range(dims[0])]
+    found = [
+        _back(g if weight is None else g * weight, hat, r, dims),
+        (g * hat).sum(outer) if outer else g * hat,
+        g.sum(outer) if outer else g,
+    ]
+    return [p for p, asked in zip(found, call.given["output_mask"], strict=True) if asked]
+
+
+def _by_groups(call: Call, p: Polynomial) -> Polynomial:
+    n, c, rest, groups = (call.given[k] for k in ("N", "C", "HxW", "group"))
+    return p.view(n, groups, c // groups, rest)
+
+
+@means("native_group_norm", given="weight bias N C HxW group eps")
+def _group_norm(call: Call) -> Any:
+    x = call["input"]
+    apart, mean, r = _normed(call, _by_groups(call, x), [2, 3])
+    own = [p if p is None else p.view(1, -1, 1) for p in (call.get("weight"), call.get("bias"))]
+    y = (apart * r).view(call.given["N"], call.given["C"], call.given["HxW"])
+    n, groups = call.given["N"], call.given["group"]
+    return [_scaled(y, *own).view(*x.shape), mean.view(n, groups), r.view(n, groups)]
+
+
+@means("native_group_norm_backward", given="weight N C HxW group output_mask")
+def _group_norm_backward(call: Call) -> Any:
+    n, c, rest, groups = (call.given[k] for k in ("N", "C", "HxW", "group"))
+    g, x, weight = call["grad_out"], call["input"], call.get("weight")
+    mean, r = (call[name].view(n, groups, 1, 1) for name in ("mean", "rstd"))
+    hat = (_by_groups(call, x) - mean) * r
+    head = g.view(n, c, rest)
+    scaled = head if weight is None else head * weight.view(1, -1, 1)
+    found = [
+        _back(_by_groups(call, scaled), hat, r, [2, 3]).view(*x.shape),
+        (head * hat.view(n, c, rest)).sum([0, 2]),
+        head.sum([0, 2]),
+    ]
+    return [p for p, asked in zip(found, call.given["output_mask"], strict=True) if asked]
+
+
+_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
+
+
+def _of_channels(p: Polynomial, rank: int) -> Polynomial:
+    return p.view(-1, *(1,) * (rank - 2))
+
+
+@means(*_NORMS, given="weight bias training momentum eps")
+def _batch_norm(call: Call) -> Any:
+    if call.given.get("training") or call.get("running_var") is None:
+        raise NoMeaning
+    x = call["input"]
+    mean, var = (_of_channels(call[f"running_{k}"], len(x.shape)) for k in ("mean", "var"))
+    r = _inverse(call, _root(call, var + call.constant(call.given["eps"])))
+    own = [
+        p if p is None else _of_channels(p, len(x.shape))
+        for p in (call.get("weight"), call.get("bias"))
+    ]
+    return [_scaled((x - mean) * r, *own), *call.rest()]
+
+
+@means(
+    "native_batch_norm_backward",
+    given="weight save_mean save_invstd train eps output_mask running_mean running_var",
+)
+def _batch_norm_backward(call: Call) -> Any:
+    if call.given.get("train") or call.get("running_var") is None:
+        raise NoMeaning
+    g, x, weight = call["grad_out"], call["input"], call.get("weight")
+    rank = len(x.shape)
+    mean, var = (_of_channels(call[f"running_{k}"], rank) for k in ("mean", "var"))
+    r = _inverse(call, _root(call, var + call.constant(call.given["eps"])))
+    outer = [0, *range(2, rank)]
+    found = [
+        (g if weight is None else g * _of_channels(weight, rank)) * r,
+        (g * (x - mean) * r).sum(outer),
+        g.sum(outer),
+    ]
+    return [p for p, asked in zip(found, call.given["output_mask"], strict=True) if asked]
+
+
+# -- parts of images -------------------------------------------------------------------------------
+
+
+@means(
+    "diagonal_backward", "unfold_backward", "col2im",
+    given="input_sizes dim size step offset dim1 dim2 kernel_size dilation padding stride "
+    "output_size",
+)  # fmt: skip
+def _parts(call: Call) -> Any:
+    again, (only,) = call.node.call, call.tensors.values()
+    if again is None:
+        raise NoMeaning
+    return [only.added_up(again)]
+
+
+_WINDOWS = "kernel_size stride padding ceil_mode count_include_pad divisor_override"
+
+
+def _divisors(call: Call, size: Sequence[int]) -> Tensor:
+    """By what a mean of windows divides the sum of each."""
+    ones, pool = torch.ones(1, *size[-2:], dtype=torch.float64), torch.ops.aten.avg_pool2d.default
+    share, there = pool(ones, **call.given), pool(ones, **call.given | {"divisor_override": 1})
+    divisors: Tensor = (there / share).round().long()
+    if not bool((divisors > 0).all()):
+        raise NoMeaning
+    return divisors
+
+
+@means("avg_pool2d", given=_WINDOWS)
+def _avg_pool(call: Call) -> Any:
+    x, pool = call["self"], torch.ops.aten.avg_pool2d.default
+    sums = x.added_up(lambda t: pool(t, **call.given | {"divisor_override": 1}))
+    return [sums * call.points.fractions(_divisors(call, x.shape))]
+
+
+@means("avg_pool2d_backward", given=_WINDOWS)
+def _avg_pool_backward(call: Call) -> Any:
+    g, size = call["grad_output"], call["self"].shape
+    zeros, back = torch.zeros(size, dtype=torch.float64), torch.ops.aten.avg_pool2d_backward.default
+    shares = g * call.points.fractions(_divisors(call, size))
+    named = {"padding": 0, "ceil_mode": False, "count_include_pad": True} | call.given
+    return [shares.added_up(lambda t: back(t, zeros, **named | {"divisor_override": 1}))]
+
+
+@means("_adaptive_avg_pool2d", given="output_size")
+def _adaptive(call: Call) -> Any:
+    x, within, counts = call["self"], list[Tensor](), list[Tensor]()
+    for n, m in zip(x.shape[-2:], call.given["output_size"], strict=True):
+        place = torch.arange(n)
+        ends = [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+        within.append(torch.stack([(a <= place) & (place < b) for a, b in ends]).double())
+        counts.append(torch.tensor([b - a for a, b in ends]))
+    sums = x.added_up(lambda t: within[0] @ t @ within[1].T)
+    return [sums * call.points.fractions(counts[0][:, None] * counts[1])]

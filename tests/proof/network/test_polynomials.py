@@ -1,0 +1,458 @@
+"""Networks that are written by other operators: proven where they are the same, never else."""
+
+import copy
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import convgraph as cg
+from convgraph.proof.network import polynomials
+from convgraph.proof.network.meanings import points
+from convgraph.proof.network.polynomials import Constant, Points, Polynomial, constant, exactly
+from convgraph.proof.network.value_numbers import Numbering
+from convgraph.proof.record.certificate import Certificate
+from tests import zoo
+
+
+class Net(nn.Module):
+    """Something between two convolutions, and layers of all kinds to write it with."""
+
+    def __init__(self, between: Callable[["Net", Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm2d(4)
+        self.row, self.group = nn.LayerNorm(4), nn.GroupNorm(2, 4)
+        self.between = [between]
+        for norm in (self.norm, self.row, self.group):
+            nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+        nn.init.normal_(self.norm.running_mean), nn.init.uniform_(self.norm.running_var, 0.1, 1)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.two(self.between[0](self, self.one(x)))
+        return made
+
+
+def rows(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda y: call(y.flatten(2).mT).mT.unflatten(2, y.shape[2:])
+
+
+def channels(t: Tensor) -> Tensor:
+    return t.view(1, -1, 1, 1)
+
+
+def scaled(n: Net) -> Tensor:
+    return n.norm.weight / torch.sqrt(n.norm.running_var + n.norm.eps)
+
+
+def by_hand(y: Tensor, eps: float, dims: Any = -1, correction: int = 0) -> Tensor:
+    apart = y - y.mean(dims, keepdim=True)
+    var = (apart**2).sum(dims, keepdim=True)
+    count = apart[0].numel() // var[0].numel() - correction
+    return apart * torch.rsqrt(var / count + eps)
+
+
+def heads(n: Net, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x = y.flatten(2).mT[:, None].contiguous()
+    return x, x * 2 + n.linear.bias, x * n.linear.weight[0]
+
+
+def joined(y: Tensor, out: Tensor) -> Tensor:
+    return out.transpose(1, 2).flatten(2).mT.reshape(y.shape)
+
+
+def attended(n: Net, y: Tensor, scale: float = 0.5) -> Tensor:
+    q, k, v = heads(n, y)
+    return joined(y, (q @ k.mT * scale).softmax(-1) @ v)
+
+
+Way = Callable[[Net, Tensor], Tensor]
+
+SAME: dict[str, list[Way]] = {
+    "convolution": [
+        lambda n, y: n.conv(y),
+        lambda n, y: F.conv2d(F.pad(y, (1, 1, 1, 1)), n.conv.weight, n.conv.bias, groups=2),
+        lambda n, y: F.conv2d(y, n.conv.weight, padding=1, groups=2) + channels(n.conv.bias),
+        lambda n, y: torch.cat([
+            F.conv2d(y[:, a:b], n.conv.weight[a:b], n.conv.bias[a:b], padding=1)
+            for a, b in ((0, 2), (2, 4))
+        ], 1),
+        lambda n, y: sum(
+            F.conv2d(F.pad(y, (1 - j, j - 1, 1 - i, i - 1)), n.conv.weight[:, :, i:i + 1, j:j + 1],
+                     groups=2) for i in range(3) for j in range(3)
+        ) + channels(n.conv.bias),
+        lambda n, y: torch.cat([
+            (w.flatten(1) @ F.unfold(x, 3, padding=1)).unflatten(2, y.shape[2:])
+            for w, x in zip(n.conv.weight.split(2), y.split(2, 1), strict=True)
+        ], 1) + channels(n.conv.bias),
+    ],
+    "linear": [
+        lambda n, y: rows(n.linear)(y),
+        lambda n, y: rows(lambda x: x @ n.linear.weight.t() + n.linear.bias)(y),
+        lambda n, y: torch.einsum("bchw,oc->bohw", y, n.linear.weight) + channels(n.linear.bias),
+        lambda n, y: F.conv2d(y, n.linear.weight[..., None, None], n.linear.bias),
+        lambda n, y: rows(lambda x: torch.cat(
+            [F.linear(x, n.linear.weight[a:a + 2], n.linear.bias[a:a + 2]) for a in (0, 2)], -1)
+        )(y),
+    ],
+    "batch norm": [
+        lambda n, y: n.norm(y),
+        lambda n, y: y * channels(scaled(n))
+        + channels(n.norm.bias - n.norm.running_mean * scaled(n)),
+        lambda n, y: (y - channels(n.norm.running_mean)) / channels(
+            (n.norm.running_var + n.norm.eps) ** 0.5
+        ) * channels(n.norm.weight) + channels(n.norm.bias),
+    ],
+    "layer norm": [
+        lambda n, y: rows(n.row)(y),
+        lambda n, y: rows(lambda x: by_hand(x, n.row.eps) * n.row.weight + n.row.bias)(y),
+        lambda n, y: by_hand(y, n.row.eps, 1) * channels(n.row.weight) + channels(n.row.bias),
+        lambda n, y: rows(lambda x: n.row.bias + n.row.weight * (
+            x - x.mean(-1, keepdim=True)) / torch.sqrt(
+            x.var(-1, keepdim=True, correction=0) + n.row.eps))(y),
+    ],
+    "group norm": [
+        lambda n, y: n.group(y),
+        lambda n, y: by_hand(y.unflatten(1, (2, 2)), n.group.eps, (2, 3, 4)).flatten(1, 2)
+        * channels(n.group.weight) + channels(n.group.bias),
+    ],
+    "attention": [
+        lambda n, y: joined(y, F.scaled_dot_product_attention(*heads(n, y))),
+        attended,
+    ],
+    "relu": [
+        lambda n, y: F.relu(y),
+        lambda n, y: y * (y > 0),
+        lambda n, y: torch.where(y > 0, y, 0),
+        lambda n, y: F.relu(F.relu(y)),
+        lambda n, y: F.threshold(y, 0, 0),
+    ],
+    "silu": [
+        lambda n, y: F.silu(y),
+        lambda n, y: y * y.sigmoid(),
+    ],
+    "mean": [
+        lambda n, y: y * y.mean((2, 3), keepdim=True),
+        lambda n, y: y * (y.sum(3, keepdim=True).sum(2, keepdim=True) / (y.shape[2] * y.shape[3])),
+        lambda n, y: y * F.adaptive_avg_pool2d(y, 1),
+        lambda n, y: y * y.flatten(2).mean(2)[..., None, None],
+    ],
+    "pool": [
+        lambda n, y: F.avg_pool2d(y, 2),
+        lambda n, y: y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5)),
+        lambda n, y: (y[..., ::2, ::2] + y[..., 1::2, ::2] + y[..., ::2, 1::2]
+                      + y[..., 1::2, 1::2]) / 4,
+        lambda n, y: F.conv2d(y, torch.full((4, 1, 2, 2), 0.25), stride=2, groups=4),
+    ],
+    "sum": [
+        lambda n, y: y + 2 * y * y,
+        lambda n, y: y * (1 + 2 * y),
+        lambda n, y: torch.addcmul(y, y, y, value=2),
+    ],
+}  # fmt: skip
+
+PAIRS = [
+    pytest.param(ways[a], ways[b], id=f"{name} {a} {b}")
+    for name, ways in SAME.items()
+    for a, b in [(0, k) for k in range(1, len(ways))] + [(1, 0)]
+]
+
+
+def images() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(2, 2, 6, 4)
+
+
+def proof(one: Way, two: Way) -> Certificate:
+    """Of the second, held against the first."""
+    net, other = Net(one), Net(two)
+    other.load_state_dict(net.state_dict())
+    return cg.prove(other, net, images())
+
+
+@pytest.mark.parametrize(("one", "two"), PAIRS)
+def test_one_function_that_is_written_in_two_ways_is_proven(one: Way, two: Way) -> None:
+    found = proof(one, two)
+    status = {part.name: part.status for part in found.parts}
+    assert found.verdict == "proven", str(found)
+    assert (status["wiring"], status["gradients"]) == ("proven", "proven"), str(found)
+    assert found.log2_epsilon <= -100
+
+
+WRONG: dict[str, tuple[Way, Way]] = {
+    "pads of one side": (SAME["convolution"][0], lambda n, y: F.conv2d(
+        F.pad(y, (2, 0, 1, 1)), n.conv.weight, n.conv.bias, groups=2)),
+    "a bias too few": (SAME["convolution"][0], lambda n, y: F.conv2d(
+        y, n.conv.weight, padding=1, groups=2)),
+    "a bias twice": (SAME["convolution"][0], lambda n, y: n.conv(y) + channels(n.conv.bias)),
+    "groups exchanged": (SAME["convolution"][0], lambda n, y: F.conv2d(
+        y.flip(1), n.conv.weight, n.conv.bias, padding=1, groups=2)),
+    "a weight turned over": (SAME["linear"][0], lambda n, y: rows(
+        lambda x: x @ n.linear.weight + n.linear.bias)(y)),
+    "no eps": (SAME["batch norm"][0], lambda n, y: (y - channels(n.norm.running_mean)) / channels(
+        n.norm.running_var**0.5) * channels(n.norm.weight) + channels(n.norm.bias)),
+    "eps behind the root": (SAME["layer norm"][0], lambda n, y: rows(
+        lambda x: n.row.bias + n.row.weight * (x - x.mean(-1, keepdim=True)) / (
+            x.var(-1, keepdim=True, correction=0).sqrt() + n.row.eps))(y)),
+    "a variance without bias": (SAME["layer norm"][0], lambda n, y: rows(
+        lambda x: by_hand(x, n.row.eps, correction=1) * n.row.weight + n.row.bias)(y)),
+    "groups of channels": (SAME["group norm"][0], lambda n, y: by_hand(
+        y.unflatten(1, (2, 2)).transpose(1, 2), n.group.eps, (2, 3, 4)).transpose(1, 2).flatten(
+        1, 2) * channels(n.group.weight) + channels(n.group.bias)),
+    "another axis": (lambda n, y: y.softmax(1), lambda n, y: y.softmax(2)),
+    "another scale": (SAME["attention"][0], lambda n, y: attended(n, y, 0.25)),
+    "no scale": (SAME["attention"][0], lambda n, y: attended(n, y, 1.0)),
+    "cut elsewhere": (SAME["relu"][0], lambda n, y: y * (y > 1e-3)),
+    "not cut": (SAME["relu"][0], lambda n, y: y * (y != 0)),
+    "cut in the gradient alone": (SAME["relu"][0], lambda n, y: y * (y > 0) + (
+        y - y.detach()) * (y > 2)),
+    "a gradient that is cut": (SAME["silu"][0], lambda n, y: y * y.sigmoid().detach()),
+    "a norm that nobody sends back": (SAME["layer norm"][0], lambda n, y: rows(
+        lambda x: (x - x.mean(-1, keepdim=True)) * torch.rsqrt(
+            x.var(-1, keepdim=True, correction=0) + n.row.eps).detach() * n.row.weight
+        + n.row.bias)(y)),
+    "a pixel too few": (SAME["mean"][0], lambda n, y: y * (
+        y.sum((2, 3), keepdim=True) / (y.shape[2] * y.shape[3] - 1))),
+    "a square": (SAME["sum"][0], lambda n, y: y * (1 + 2 * y * y)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_another_function_is_refuted(name: str) -> None:
+    found = proof(*WRONG[name])
+    assert found.verdict == ("undecided" if name in UNSEEN else "refuted"), str(found)
+
+
+UNSEEN = ("cut elsewhere", "cut in the gradient alone", "another scale", "no scale")
+"""What no number shows here, or what has no bound to be held to."""
+
+TINY: dict[str, Way] = {
+    "a factor": lambda n, y: y * (1 + 2 * y) * (1 + 2.0**-23),
+    "a summand": lambda n, y: y * (1 + 2 * y) + 1e-12,
+    "one entry": lambda n, y: y * (1 + 2 * y) + F.pad(1e-9 * y[..., :1, :1], (0, 3, 0, 5)),
+    "its square": lambda n, y: y * (1 + 2 * y) + 1e-12 * y * y * y,
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_is_off_by_less_than_float32_shows_is_not_proven(name: str) -> None:
+    found = proof(SAME["sum"][0], TINY[name])
+    assert found.verdict == "refuted", str(found)
+    assert "in float64" in found.reason
+
+
+@pytest.mark.parametrize("size", [8.0, 1.0, 1e-3])
+def test_what_cancels_is_no_direct_sum(size: float) -> None:
+    """Equal as polynomials, and every digit may be lost."""
+    found = proof(lambda n, y: y + y * y, lambda n, y: y * (1 + y) + size - size)
+    assert found.verdict == "undecided"
+    assert "no direct sum" in found.reason
+
+
+def test_a_gradient_that_needs_more_than_sums_of_products_is_undecided() -> None:
+    """That e r = 1 - r where r = 1 / (1 + e) is no identity of e and r apart."""
+    found = proof(lambda n, y: F.silu(y), lambda n, y: y / (1 + torch.exp(-y)))
+    status = {part.name: part.status for part in found.parts}
+    assert (status["wiring"], status["gradients"]) == ("proven", "undecided")
+
+
+def test_what_overflows_where_the_other_does_not_is_undecided() -> None:
+    found = proof(lambda n, y: y.softmax(1), lambda n, y: y.exp() / y.exp().sum(1, keepdim=True))
+    assert found.verdict == "undecided"
+
+
+def test_the_record_names_what_it_takes_for_granted() -> None:
+    found = proof(SAME["mean"][0], SAME["mean"][1])
+    assert any("torch's convolution, div.Tensor, mean.dim" in text for text in found.assumed)
+    assert any("2 sum.dim_IntList, 1 div.Tensor: held end" in text for text in found.not_covered)
+    assert Certificate.from_json(found.to_json()) == found
+
+
+def test_the_verdict_is_the_same_under_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(20):
+        monkeypatch.setattr(polynomials, "_SEED", seed)
+        assert proof(*SAME["layer norm"][:2]).verdict == "proven"
+        assert proof(*WRONG["cut elsewhere"]).verdict == "undecided"
+
+
+class Padded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = self.padding
+        y = F.conv2d(F.pad(x, (wide, wide, high, high)), self.weight, None, self.stride)
+        return y if self.bias is None else y + channels(self.bias)
+
+
+class Scaled(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight / torch.sqrt(self.running_var + self.eps)
+        return x * channels(scale) + channels(self.bias - self.running_mean * scale)
+
+
+class Product(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t() + self.bias
+
+
+class Row(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return by_hand(x, self.eps) * self.weight + self.bias
+
+
+@pytest.mark.published
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+def test_published_networks_that_are_written_by_hand_are_proven(name: str) -> None:
+    torch.manual_seed(0)
+    if name == "vit":
+        timm = pytest.importorskip("timm")
+        net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
+    else:
+        net = zoo.models().resnet18().eval()
+    other = copy.deepcopy(net)
+    written = {nn.Conv2d: Padded, nn.BatchNorm2d: Scaled, nn.Linear: Product}
+    for module in other.modules():
+        module.__class__ = written.get(type(module), type(module))
+        if isinstance(module, nn.LayerNorm):
+            module.__class__ = Row
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    found = cg.prove(other, net, torch.randn(2, 3, 32, 32))
+    status = {part.name: part.status for part in found.parts}
+    assert (found.verdict, status["gradients"]) == ("proven", "proven"), str(found)
+
+
+# -- on masks --------------------------------------------------------------------------------------
+
+
+def masked() -> cg.PixelGraph:
+    torch.manual_seed(2)
+    mask = torch.rand(2, 6, 4) > 0.3
+    return cg.PixelGraph.from_image(torch.randn(2, 2, 6, 4).double(), mask=mask)
+
+
+def strided() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2),
+    ).double().eval()  # fmt: skip
+
+
+def test_gradients_on_a_mask_are_the_same_polynomials() -> None:
+    """What goes back to the pixels is added up in another order than in an image."""
+    net = strided()
+    found = cg.prove(cg.to_graph(net), net, masked())
+    status = {part.name: part.status for part in found.parts}
+    assert (found.verdict, status["gradients"]) == ("proven", "proven"), str(found)
+
+
+def test_a_wrong_gradient_on_a_mask_is_refuted() -> None:
+    net = strided()
+    other = cg.to_graph(net)
+    other[1].register_full_backward_hook(lambda module, to, by: (2 * to[0],))
+    found = cg.prove(other, net, masked())
+    assert found.verdict == "refuted", str(found)
+
+
+# -- arithmetic ------------------------------------------------------------------------------------
+
+
+def drawn(found: Points, shape: tuple[int, ...], name: str) -> Polynomial:
+    return found.of(found.numbering.named(name, shape))
+
+
+def test_reciprocals_of_multiples_are_multiples() -> None:
+    found = points(Numbering())
+    x = drawn(found, (50,), "x")
+    for value in (-3.5, 4.0, 1 / 3):
+        factor = exactly(Fraction(value).limit_denominator(9))
+        one = found.reciprocal(x * factor)
+        two = found.reciprocal(x) * exactly(1 / factor.value)
+        assert torch.equal(one.at, two.at)
+        assert torch.equal(one.size, two.size)
+    assert not (found.reciprocal(x).at == found.reciprocal(x * x).at).all(0).any()
+
+
+def test_products_are_those_of_whole_numbers() -> None:
+    found = points(Numbering())
+    x, w = drawn(found, (5, 300), "x"), drawn(found, (300, 4), "w")
+    made = polynomials.product(x, w).at
+    for k, p in enumerate(polynomials.PRIMES):
+        a, b = (t[k].numpy().astype(object) for t in (x.at, w.at))
+        assert np.array_equal(made[k].numpy(), (a @ b) % p)
+
+
+def test_a_multiple_of_a_prime_is_not_nothing() -> None:
+    """A factor that one field takes for 0 is none in the others."""
+    found = points(Numbering())
+    x = drawn(found, (3,), "x")
+    for p in polynomials.PRIMES:
+        for factor in (Constant(Fraction(p), False), constant(float(p))):
+            assert ((x + x * x * factor).at != x.at).any(0).all()
+
+
+def test_primes_are_primes() -> None:
+    assert len({*polynomials.PRIMES}) == polynomials.POINTS
+    assert all(2**23 < p < 2**24 for p in polynomials.PRIMES)
+    assert not any(p % k == 0 for p in polynomials.PRIMES for k in range(2, 4097))
+
+
+def test_sums_of_too_many_products_have_no_meaning() -> None:
+    found = points(Numbering())
+    x = drawn(found, (1, polynomials.TERMS + 1), "x")
+    with pytest.raises(polynomials.NoMeaning):
+        polynomials.product(x, x.transposed())
+
+
+def random_program(
+    rng: np.random.Generator, steps: int
+) -> Callable[[list[Any], Callable[[int], Any]], Any]:
+    plan = [
+        (rng.integers(4), rng.integers(2**30, size=2), rng.integers(-3, 4)) for _ in range(steps)
+    ]
+
+    def run(values: list[Any], number: Callable[[int], Any]) -> Any:
+        known = list(values)
+        for kind, places, factor in plan:
+            a, b = (known[n % len(known)] for n in places)
+            known.append([a + b, a * b, a - b, a * number(int(factor))][kind])
+        return known[-1]
+
+    return run
+
+
+def test_random_programs_are_one_where_whole_numbers_say_so() -> None:
+    """Python's whole numbers at large random points are the truth."""
+    rng, same, other = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        programs = [random_program(rng, int(rng.integers(1, 5))) for _ in range(2)]
+        found = points(Numbering())
+        values: list[Any] = [drawn(found, (1,), name) for name in "xy"]
+        one, two = (run(values, lambda n: constant(n)) for run in programs)
+        big = [int(n) for n in rng.integers(1, 2**62, size=2)]
+        truth = programs[0](big, int) == programs[1](big, int)
+        assert torch.equal(one.at, two.at) == truth
+        same, other = same + truth, other + (not truth)
+    assert same > 10
+    assert other > 10
+
+
+def test_too_many_elements_are_told() -> None:
+    net = Net(SAME["relu"][0])
+    other = Net(SAME["relu"][1])
+    other.load_state_dict(net.state_dict())
+    before = polynomials.MOST
+    try:
+        polynomials.MOST = 100
+        found = cg.prove(other, net, images())
+    finally:
+        polynomials.MOST = before
+    assert found.verdict == "undecided"
+    assert "prove it on smaller images" in found.reason
