@@ -269,6 +269,26 @@ def test_what_overflows_where_the_other_does_not_is_undecided() -> None:
     assert found.verdict == "undecided"
 
 
+def lost(y: Tensor) -> Tensor:
+    """0 as a polynomial, and what rounding leaves in real numbers."""
+    far = 64 * y.flip(1)
+    return (y + far) - far - y
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda n, y: y * (1 + 2 * y) + lost(y),
+        lambda n, y: y * (1 + 2 * y) * (1 + lost(y)),
+        lambda n, y: y * (1 + 2 * y) + lost(y).mean((2, 3), keepdim=True),
+    ],
+)
+def test_nothing_that_comes_of_what_cancels_is_no_direct_sum(way: Way) -> None:
+    found = proof(SAME["sum"][0], way)
+    assert found.verdict != "proven", str(found)
+    assert "no direct sum" in found.reason or "rounding explains" in found.reason
+
+
 def test_the_record_names_what_it_takes_for_granted() -> None:
     found = proof(SAME["mean"][0], SAME["mean"][1])
     assert any("torch's convolution, div.Tensor, mean.dim" in text for text in found.assumed)
@@ -396,6 +416,15 @@ def test_a_multiple_of_a_prime_is_not_nothing() -> None:
     for p in polynomials.PRIMES:
         for factor in (Constant(Fraction(p), False), constant(float(p))):
             assert ((x + x * x * factor).at != x.at).any(0).all()
+
+
+def test_constants_of_a_tensor_are_those_of_arguments() -> None:
+    found, values = points(Numbering()), [0.5, -3.0, 0.1, -0.1, 1e-30, 2.0**21, 0.0]
+    many = torch.tensor(values + [k + 0.123 for k in range(100)], dtype=torch.float64)
+    held = found.of(found.numbering.literal(many))
+    for k, value in enumerate(values):
+        assert torch.equal(held.at[:, k], constant(value).at)
+    assert torch.equal(held.at[:, 2], polynomials._reduced(-held.at[:, 3:4])[:, 0])
 
 
 def test_primes_are_primes() -> None:
