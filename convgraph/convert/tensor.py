@@ -10,7 +10,6 @@ grid it runs on the image; on a mask it raises.
 """
 
 from dataclasses import replace
-from functools import partial
 from math import prod
 from types import FunctionType, MethodType
 from typing import Any
@@ -459,6 +458,13 @@ def _copied(given: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda one: one.detach().clone(), dense(given))
 
 
+def _images(given: Any) -> Any:
+    """Images of values, each as it lies; anything else as it is. Elsewhere a value is a tree."""
+    return pytree.tree_map_only(
+        Spatial, lambda one: one.tensor().contiguous(), given, lambda one: isinstance(one, Spatial)
+    )
+
+
 _BELOW = frozenset((
     "convolution", "_convolution", "native_batch_norm", "native_layer_norm", "native_group_norm",
     "_make_dual", "_unpack_dual", "_fw_primal", "convolution_overrideable",
@@ -505,5 +511,4 @@ def _on_image(call: Operator, taken: Any, named: Any, found: list[Any], reason: 
             f"{call.name} {where()} has no rule for graphs: {reason}; with strict=False it runs "
             "on the image view of a full grid"
         ) from None
-    image = partial(pytree.tree_map_only, Spatial, lambda one: one.tensor().contiguous())
-    return call.target(*image(taken), **image(named))
+    return call.target(*_images(taken), **_images(named))

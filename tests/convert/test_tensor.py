@@ -1,6 +1,7 @@
 """The tensor whose pixels are nodes: any torch code on it, gradients, hooks, views, Functions."""
 
 import copy
+import importlib
 import pickle
 import warnings
 from pathlib import Path
@@ -1419,3 +1420,11 @@ def test_views_of_a_map_that_may_be_laid_otherwise_are_views(last: Any) -> None:
     found = heads(g.tensor())
     want = heads(g.tensor().to_dense().contiguous())
     assert torch.equal(found.to_dense(), want)
+
+
+def test_a_full_map_is_an_image_where_values_are_trees_too() -> None:
+    """Tiles make a tree of what stands for a map, whose leaves are its parts."""
+    importlib.import_module("convgraph.scale.nodes")
+    image = torch.randn(1, 2, 4, 5)
+    made = cg.PixelGraph.from_image(image).tensor()
+    assert torch.equal(torch.fft.fft2(made), torch.fft.fft2(image))
