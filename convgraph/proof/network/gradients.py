@@ -107,8 +107,8 @@ def _programs(
 
     def followed(*, otherwise: bool) -> tuple[int, Matcher]:
         numbering = Numbering()
-        settled = Reference(numbering, merges=True)
-        settled.points = points(numbering) if otherwise else None
+        worth = points(numbering) if otherwise else None
+        settled = Reference(numbering, merges=True, points=worth)
         known = {**candidate.layers, **reference.layers}
         twins = {twin: reference.twin(known[path]) for path, twin in whole.items()}
         one = _traced(reference, images, numbering, settled.settle, heads, twins)

@@ -195,16 +195,11 @@ def _relu(call: Call) -> Any:
     return [call.points.cut(call["self"])]
 
 
-@means("clamp", given="min max")
+@means("clamp", "clamp_min", given="min max")
 def _clamp(call: Call) -> Any:
     if call.given.get("min") != 0 or call.given.get("max") is not None:
         raise NoMeaning
     return [call.points.cut(call["self"])]
-
-
-@means("clamp_min", given="min")
-def _clamp_min(call: Call) -> Any:
-    return _clamp(call)
 
 
 @means("maximum")
@@ -336,12 +331,7 @@ def _softmax_of(call: Call, x: Polynomial, dim: int) -> Polynomial:
     return e * _inverse(call, e.sum([dim], keepdim=True))
 
 
-@means("_safe_softmax", given="dim")
-def _safe_softmax(call: Call) -> Any:
-    return [_softmax_of(call, call["self"], call.given["dim"])]
-
-
-@means("_softmax", given="dim half_to_float")
+@means("_softmax", "_safe_softmax", given="dim half_to_float")
 def _softmax(call: Call) -> Any:
     if call.given.get("half_to_float"):
         raise NoMeaning
@@ -446,17 +436,16 @@ def _attention_backward(call: Call) -> Any:
 _GEOMETRY = "stride padding dilation transposed output_padding groups"
 
 
-def _convolve(call: Call, x: Tensor, w: Tensor) -> Tensor:
-    g = call.given
-    return torch.convolution(
-        x, w, None, g["stride"], g["padding"], g["dilation"], g["transposed"],
-        g["output_padding"], g["groups"],
-    )  # fmt: skip
+def _geometry(call: Call) -> list[Any]:
+    return [call.given[name] for name in _GEOMETRY.split()]
 
 
 @means("convolution", given=f"bias {_GEOMETRY}")
 def _convolution(call: Call) -> Any:
-    made = multilinear(lambda x, w: _convolve(call, x, w), call["input"], call["weight"])
+    geometry = _geometry(call)
+    made = multilinear(
+        lambda x, w: torch.convolution(x, w, None, *geometry), call["input"], call["weight"]
+    )
     bias = call.get("bias")
     d = len(made.shape) - 2
     return [made if bias is None else made + bias.view(-1, *(1,) * d)]
@@ -465,11 +454,10 @@ def _convolution(call: Call) -> Any:
 @means("convolution_backward", given=f"bias_sizes {_GEOMETRY} output_mask")
 def _convolution_backward(call: Call) -> Any:
     g, x, w = call["grad_output"], call["input"], call["weight"]
-    asked = call.given["output_mask"]
+    asked, geometry = call.given["output_mask"], _geometry(call)
 
     def back(head: Tensor, one: Tensor, two: Tensor, which: int) -> Tensor:
         mask = [k == which for k in range(3)]
-        geometry = [call.given[name] for name in _GEOMETRY.split()]
         run = torch.ops.aten.convolution_backward.default
         made: Tensor = run(head, one, two, None, *geometry, mask)[which]
         return made
@@ -501,10 +489,15 @@ def _normed(call: Call, x: Polynomial, dims: list[int]) -> tuple[Polynomial, ...
     return apart, mean, _inverse(call, _root(call, var))
 
 
+def _own_axes(call: Call, x: Polynomial) -> list[int]:
+    """The last axes, of which a layer norm takes mean and variance."""
+    return [*range(len(x.shape) - len(call.given["normalized_shape"]), len(x.shape))]
+
+
 @means("native_layer_norm", given="normalized_shape weight bias eps")
 def _layer_norm(call: Call) -> Any:
     x = call["input"]
-    dims = [*range(len(x.shape) - len(call.given["normalized_shape"]), len(x.shape))]
+    dims = _own_axes(call, x)
     apart, mean, r = _normed(call, x, dims)
     return [_scaled(apart * r, call.get("weight"), call.get("bias")), mean, r]
 
@@ -518,7 +511,7 @@ def _back(g: Polynomial, hat: Polynomial, r: Polynomial, dims: list[int]) -> Pol
 @means("native_layer_norm_backward", given="normalized_shape weight bias output_mask")
 def _layer_norm_backward(call: Call) -> Any:
     g, x, r, weight = call["grad_out"], call["input"], call["rstd"], call.get("weight")
-    dims = [*range(len(x.shape) - len(call.given["normalized_shape"]), len(x.shape))]
+    dims = _own_axes(call, x)
     hat, outer = (x - call["mean"]) * r, [*range(dims[0])]
     found = [
         _back(g if weight is None else g * weight, hat, r, dims),
@@ -566,13 +559,18 @@ def _of_channels(p: Polynomial, rank: int) -> Polynomial:
     return p.view(-1, *(1,) * (rank - 2))
 
 
+def _statistics(call: Call, rank: int) -> tuple[Polynomial, Polynomial]:
+    """The mean that ran before, and r; in evaluation alone."""
+    if call.given.get("training") or call.given.get("train") or call.get("running_var") is None:
+        raise NoMeaning
+    mean, var = (_of_channels(call[f"running_{k}"], rank) for k in ("mean", "var"))
+    return mean, _inverse(call, _root(call, var + call.constant(call.given["eps"])))
+
+
 @means(*_NORMS, given="weight bias training momentum eps")
 def _batch_norm(call: Call) -> Any:
-    if call.given.get("training") or call.get("running_var") is None:
-        raise NoMeaning
     x = call["input"]
-    mean, var = (_of_channels(call[f"running_{k}"], len(x.shape)) for k in ("mean", "var"))
-    r = _inverse(call, _root(call, var + call.constant(call.given["eps"])))
+    mean, r = _statistics(call, len(x.shape))
     own = [
         p if p is None else _of_channels(p, len(x.shape))
         for p in (call.get("weight"), call.get("bias"))
@@ -585,12 +583,9 @@ def _batch_norm(call: Call) -> Any:
     given="weight save_mean save_invstd train eps output_mask running_mean running_var",
 )
 def _batch_norm_backward(call: Call) -> Any:
-    if call.given.get("train") or call.get("running_var") is None:
-        raise NoMeaning
     g, x, weight = call["grad_out"], call["input"], call.get("weight")
     rank = len(x.shape)
-    mean, var = (_of_channels(call[f"running_{k}"], rank) for k in ("mean", "var"))
-    r = _inverse(call, _root(call, var + call.constant(call.given["eps"])))
+    mean, r = _statistics(call, rank)
     outer = [0, *range(2, rank)]
     found = [
         (g if weight is None else g * _of_channels(weight, rank)) * r,

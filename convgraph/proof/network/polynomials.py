@@ -367,7 +367,7 @@ class Call:
 
     def rest(self) -> list[Polynomial]:
         """Variables for all outputs but the first."""
-        return self.points.whole(self.node)[1:]
+        return self.points.whole(self.node, 1)
 
 
 Meaning = Callable[[Call], list[Polynomial]]
@@ -438,8 +438,10 @@ class Points:
         state = keys[:, 1:] @ flat + keys[:, :1]
         return self._variable(_scattered(state).view(POINTS, *shape))
 
-    def whole(self, node: Node) -> list[Polynomial]:
+    def whole(self, node: Node, first: int = 0) -> list[Polynomial]:
         """Variables that hang on all that an operator is given, and on where they stand.
+
+        Outputs from the first on; where none of them has an entry, nothing is looked at.
 
         A layer that is one node is nobody else's: its certificate alone says what it is.
         """
@@ -447,12 +449,13 @@ class Points:
         if node.layer is not None:
             self._layers += 1
             digest.update(repr(self._layers).encode())
-        for one in map(self.of, node.inputs):
+        some = any(0 not in shape for shape in node.shapes[first:])
+        for one in map(self.of, node.inputs if some else ()):
             self._compared(one)
             digest.update(repr(tuple(one.shape)).encode())
             digest.update(one.at.int().contiguous().numpy().tobytes())
         found = []
-        for k, shape in enumerate(node.shapes):
+        for k, shape in enumerate(node.shapes[first:], start=first):
             found.append(self._variable(_integers(_SEED, f"{digest.hexdigest()}/{k}", shape)))
         return found
 

@@ -106,8 +106,8 @@ class Points:
     def cut(self, one: Real) -> Real:
         return Real(one.x.clamp(min=0))
 
-    def whole(self, node: Node) -> list[Real]:
-        return [Real(t) for t in self.call.outputs]
+    def whole(self, node: Node, first: int = 0) -> list[Real]:
+        return [Real(t) for t in self.call.outputs[first:]]
 
 
 def recorded(func: Any, args: tuple[Any, ...], kwargs: Any) -> NodeCall:
