@@ -43,6 +43,7 @@ from convgraph.proof.network.match import Different, Matcher, Reference, as_prov
 from convgraph.proof.network.meanings import points
 from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
+from convgraph.proof.network.polynomials import Points
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.side_by_side import Beside, Values
 from convgraph.proof.network.value_numbers import (
@@ -150,6 +151,7 @@ def prove_network(
             text += "granted"
             wiring = replace(wiring, status="undecided", facts=text)
         parts.append(wiring)
+        others = None if matcher is None else matcher.others
         layers: list[Certificate] = []
         paths: list[str] = []
         if matcher is not None:
@@ -170,8 +172,8 @@ def prove_network(
         end, rho = Part("end to end", "not asked", "two runs draw other random numbers"), NO_RHO
         if not isinstance(difference, Random):
             try:
-                other = matcher is not None and matcher.others is not None
-                end, rho = end_to_end(candidate, reference, images, off, both=other)
+                both = others is not None
+                end, rho = end_to_end(candidate, reference, images, off, both=both)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
@@ -208,7 +210,7 @@ def prove_network(
         seed=layers[0].seed if layers else 0,
         a=0,
         trials=0,
-        log2_epsilon=_log2_epsilon(layers, matcher),
+        log2_epsilon=_log2_epsilon(layers, others),
         epsilon=max((layer.epsilon for layer in layers), default=draws.EPSILON),
         rho=rho,
         versions={
@@ -217,7 +219,7 @@ def prove_network(
         },
         flags=precision.stated(device),
         assumed=tuple(dict.fromkeys((
-            *ASSUMED, *([COMPILED] if compiled else []), *_meant(matcher),
+            *ASSUMED, *([COMPILED] if compiled else []), *_meant(others),
             *(a for one in layers for a in one.assumed),
         ))),
         not_covered=(
@@ -414,13 +416,13 @@ def _wiring(
 def _same(matcher: Matcher) -> str:
     """What was found of two wirings that are one."""
     facts = f"{len(matcher.pairs)} operators, each reads the same elements on both sides"
-    points = matcher.others
-    if points is None:
+    others = matcher.others
+    if others is None:
         return facts
     return (
         f"{facts}; {len(matcher.otherwise)} of the candidate and {len(matcher.left)} of the "
         "reference are others, and what comes out of them are the same polynomials, put together "
-        f"of the same terms; epsilon <= 2^{points.log2_epsilon:.0f}"
+        f"of the same terms; epsilon <= 2^{others.log2_epsilon:.0f}"
     )
 
 
@@ -566,23 +568,21 @@ def _unbounded(beside: Beside) -> tuple[str, ...]:
     )
 
 
-def _meant(matcher: Matcher | None) -> tuple[str, ...]:
+def _meant(others: Points | None) -> tuple[str, ...]:
     """What is taken for granted where operators are others."""
-    points = None if matcher is None else matcher.others
-    if points is None:
+    if others is None:
         return ()
-    names = ", ".join(sorted(points.read))
+    names = ", ".join(sorted(others.read))
     return (
         f"torch's {names}, where two sides write one function by other operators, compute what "
         "they are defined as, up to rounding",
     )
 
 
-def _log2_epsilon(layers: list[Certificate], matcher: Matcher | None) -> float:
+def _log2_epsilon(layers: list[Certificate], others: Points | None) -> float:
     """The most that either chance is probable: of a layer, or of what is written otherwise."""
     found = [layer.log2_epsilon for layer in layers]
-    points = None if matcher is None else matcher.others
-    found += [] if points is None else [points.log2_epsilon]
+    found += [] if others is None else [others.log2_epsilon]
     return max(found, default=0.0)
 
 
