@@ -123,11 +123,29 @@ class OnSpace(TorchFunctionMode):
         self.space = space
         self._kept: dict[Any, Any] = {}
         self._sizes: set[tuple[int, ...]] = set()
+        self._refused: ProofError | None = None
+
+    def __enter__(self) -> "OnSpace":  # noqa: D105
+        self._refused = None
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:  # noqa: D105
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        if self._refused is not None and raised[0] is None:  # the network went on without it
+            raise self._refused
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self.meant(func, args, kwargs or {})
+        except ProofError as error:
+            self._refused = self._refused or error
+            raise
+
+    def meant(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What a call means in a space."""
         meant, name = MEANT.get(func), _name(func)
         maps = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim() > 2]
         if meant is not None:

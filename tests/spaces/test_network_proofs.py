@@ -245,6 +245,24 @@ def test_neighbours_of_the_plane_are_no_truth_in_a_space(name: str) -> None:
     assert f"no truth for {name} of neighbours in spaces" in cert.reason
 
 
+def caught(x: Tensor) -> Tensor:
+    """A network that goes on without what it cannot have."""
+    try:
+        return F.pad(x, (1, 0, 0, 0))[..., :-1]
+    except ProofError:
+        return x
+
+
+def test_what_has_no_truth_in_a_space_stays_so_where_the_network_catches_it() -> None:
+    """The truth then ran the other branch, and a network that pads nothing was proven."""
+    net: Any = Between(caught).double().eval()
+    other: Any = cg.to_graph(net)
+    other.between = [lambda x: x]
+    cert = cg.prove(other, net, cg.PixelGraph.from_image(images(6, 8), on=cg.Torus()))
+    assert cert.verdict == "undecided", str(cert)
+    assert "no truth for pad of neighbours in spaces" in cert.reason
+
+
 class OfChannels(torch.nn.Module):
     """A convolution of what all pixels say together, channel beside channel."""
 
