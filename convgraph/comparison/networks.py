@@ -34,6 +34,7 @@ from convgraph.proof.network.node import CONVOLUTION, Layer, Node
 from convgraph.proof.network.operator_layers import as_operator, name_of, spec_of
 from convgraph.proof.network.recorder import states
 from convgraph.proof.network.value_numbers import Undecided
+from convgraph.proof.network.whole_layers import bare
 from convgraph.proof.record.certificate import named
 from convgraph.proof.surroundings import without_checkpoints
 
@@ -115,7 +116,8 @@ def prove_pair(
                 adapter = SITES_ON if bent else SITES
 
             def by_layer() -> Certificate:
-                made = prove_layer(layer, dense, size=x[2:], batch=x[0], **lies, **more)
+                with bare(layer), bare(dense):
+                    made = prove_layer(layer, dense, size=x[2:], batch=x[0], **lies, **more)
                 return named(made, adapter)
 
             sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]
@@ -284,7 +286,8 @@ def _of_maximum(
 
     def by_order() -> Certificate:
         more = place | {k: v for k, v in how.items() if k not in ("identity", "second")}
-        found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more)
+        with bare(dense):
+            found: Certificate = prove_layer(largest, dense, torch.zeros(shape), **lies, **more)
         return replace(found, name=str(dense))
 
     sites = [sha256(there.numpy().tobytes()).hexdigest() for there in lies.values()]

@@ -472,7 +472,7 @@ def test_a_gradient_that_a_pool_sends_twice_is_refuted_on_a_mask() -> None:
     other = cg.to_graph(net)
     other.pool.register_full_backward_hook(lambda module, to, by: (2 * to[0],))
     cert = cg.prove(other, net, few())
-    assert (cert.verdict, statuses(cert)["layers"]) == ("refuted", "refuted"), str(cert)
+    assert (cert.verdict, statuses(cert)["gradients"]) == ("refuted", "refuted"), str(cert)
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d((2, 1), (2, 2)), nn.MaxPool2d(2, dilation=(1, 2))])
@@ -966,6 +966,38 @@ def other_data(y: Tensor) -> Tensor:
 def sigmoid(y: Tensor) -> Tensor:
     """Not what torch calls so."""
     return handle_torch_function(sigmoid, (y,), y) if has_torch_function((y,)) else 1 - y.flip(3)
+
+
+def half(value: Any) -> Any:
+    """Of a map or of a graph."""
+    return value.with_x(value.x * 0.5) if isinstance(value, cg.PixelGraph) else value * 0.5
+
+
+def hooked(net: Any, at: int, kind: str) -> Any:
+    """With a hook of a layer that is one node, before it or behind it."""
+    if kind == "before":
+        net[at].register_forward_pre_hook(lambda module, given: (half(given[0]),))
+    else:
+        net[at].register_forward_hook(lambda module, given, made: half(made))
+    return net
+
+
+@pytest.mark.parametrize("kind", ["before", "behind"])
+@pytest.mark.parametrize("at", [0, 2])
+def test_what_a_layer_hooks_do_is_around_it_and_not_within(at: int, kind: str) -> None:
+    """A hook before a pool was held to be its own, and a network refuted against itself."""
+
+    def make() -> Any:
+        return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+
+    plain = prepared(make())
+    net = hooked(copy.deepcopy(plain), at, kind)
+    for other in (cg.to_graph(net), hooked(cg.nn.Sequential.from_dense(plain), at, kind)):
+        cert = cg.prove(other, net, tiny())
+        assert cert.verdict == "proven", str(cert)
+    assert cg.prove(cg.to_graph(plain), net, tiny()).verdict == "refuted"
+    hooks = hooked(cg.nn.Sequential.from_dense(plain), at, kind)
+    assert cg.prove(hooks, plain, tiny()).verdict == "refuted"
 
 
 STRAY: dict[str, tuple[Any, str]] = {

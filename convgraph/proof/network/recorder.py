@@ -39,7 +39,7 @@ from convgraph.proof.network.value_numbers import (
     as_tensor,
     tidy,
 )
-from convgraph.proof.network.whole_layers import differentiated
+from convgraph.proof.network.whole_layers import bare, differentiated
 from convgraph.proof.ways_out import SAYS, WaysOut, by_name
 
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
@@ -100,11 +100,10 @@ class Recorder(TorchDispatchMode):
         """
         before = hooks.register_module_forward_pre_hook(self._enter)
         behind = hooks.register_module_forward_hook(self._leave, always_call=True)
-        modules = [module for module in self.net.modules() if id(module) in self.layers]
         called = [
-            module.register_forward_pre_hook(self._begun, with_kwargs=True, prepend=True)
-            for module in modules
-            if not gradients
+            module.register_forward_pre_hook(self._begin, with_kwargs=True)
+            for module in self.net.modules()
+            if id(module) in self.layers
         ]
         whole = self.layers if gradients else {}
         with differentiated(self.net, whole, partial(_aside, self), self._back):
@@ -146,34 +145,43 @@ class Recorder(TorchDispatchMode):
             self.inside += 1
             return
         self.open.append(self.paths.get(id(module), self.open[-1] if self.open else ""))
+        if isinstance(module, FunctionLayer):
+            self._begun(module, args, {})
+
+    def _begin(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            if self.inside == 0:  # else a layer within one that is a node
+                self._begun(module, args, kwargs)
+
+    def _begun(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        """Start the node of a layer: what its own hooks do before is no part of it."""
         layer = self._layer_of(module)
-        if isinstance(module, FunctionLayer) and not self.memory.knows(
-            module.layer.values(args[0])
-        ):
-            layer = None  # of a constant, such as a mask
-        if layer is not None:
-            with _aside(self):
-                image = layer.image(args[0])
-                _in_its_own_type(layer, image)
-                sent, there = self._sent(layer, args[0], image), layer.there(args[0])
-            again, own = None, []
-            if layer.bare is not None or isinstance(module, FunctionLayer):
-                again, own = _once_more(module, layer, args[0]), list(args[1:])
-            else:
-                held: Any = module
-                own = [held.weight, *([] if held.bias is None else [held.bias])]
-            if layer.bare is not None:
-                self._given = {"self": image, **layer.given}
-            else:
-                weight, bias = (*own, None)[:2]
-                self._given = {"input": image, "weight": weight, "bias": bias}
-            self._layer = Node(
-                layer.name, "", [sent, *map(self.memory.read, own)], layer.path, [], call=again,
-                layer=layer.path, given={} if there is None else {"mask": there},
-            )  # fmt: skip
-            self.inside = 1
-            if isinstance(module, FunctionLayer):
-                self._begun(module, args, {})
+        if layer is None:
+            return
+        if isinstance(module, FunctionLayer) and not self.memory.knows(layer.values(args[0])):
+            return  # of a constant, such as a mask
+        with _aside(self):
+            image = layer.image(args[0])
+            _in_its_own_type(layer, image)
+            sent, there = self._sent(layer, args[0], image), layer.there(args[0])
+        again, own = None, []
+        if layer.bare is not None or isinstance(module, FunctionLayer):
+            again, own = _once_more(module, layer, args[0]), list(args[1:])
+        else:
+            held: Any = module
+            own = [held.weight, *([] if held.bias is None else [held.bias])]
+        if layer.bare is not None:
+            self._given = {"self": image, **layer.given}
+        else:
+            weight, bias = (*own, None)[:2]
+            self._given = {"input": image, "weight": weight, "bias": bias}
+        self._layer = Node(
+            layer.name, "", [sent, *map(self.memory.read, own)], layer.path, [], call=again,
+            layer=layer.path, given={} if there is None else {"mask": there},
+        )  # fmt: skip
+        self.inside = 1
+        if not torch.is_grad_enabled():
+            self._list(module, args, kwargs)
 
     def _layer_of(self, module: torch.nn.Module) -> Layer | None:
         """The layer that a module is as a whole, if it is one; functions are so forward alone."""
@@ -181,15 +189,13 @@ class Recorder(TorchDispatchMode):
             return None if torch.is_grad_enabled() else module.layer
         return self.layers.get(id(module))
 
-    def _begun(self, module: Any, args: Any, kwargs: Any) -> None:
+    def _list(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         """List what a layer runs within its network, and keep how to call it by itself."""
-        if self.inside > 1:  # a layer within one that is a node
-            return
         within = self.within = Lister()
         within.__enter__()  # type: ignore[no-untyped-call]
 
         def again() -> None:
-            with torch.no_grad():
+            with torch.no_grad(), bare(module):
                 module(*args, **kwargs)
 
         self._layer.alone = partial(apart, within.found, again)
@@ -541,7 +547,8 @@ def _once_more(module: Any, layer: Layer, taken: Any) -> Callable[..., Tensor]:
 
     def run(x: Tensor, *own: Tensor) -> Tensor:
         rows = x if tuple(layer.values(taken).shape) == tuple(image.shape) else layer.rows(taken, x)
-        return layer.image(module(layer.put(taken, rows), *own))
+        with bare(module):
+            return layer.image(module(layer.put(taken, rows), *own))
 
     return run
 

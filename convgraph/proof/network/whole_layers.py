@@ -80,7 +80,7 @@ def _forward(
 
     def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         held = {"weight": w} if b is None else {"weight": w, "bias": b}
-        with _bare(module), _running(module, forward), _kept_at_once():
+        with bare(module), _running(module, forward), _kept_at_once():
             out = functional_call(module, held, (layer.put(taken, x), *rest), more)
         returned.append(out)
         return layer.values(out)
@@ -138,8 +138,12 @@ def _running(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _bare(module: Any) -> Iterator[None]:
-    """Without the module's hooks: they run around the one function, not within it."""
+def bare(module: Any) -> Iterator[None]:
+    """Without a module's hooks: they run around the layer that is one node, not within it.
+
+    Args:
+        module: the layer.
+    """
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     kept = {name: getattr(module, name) for name in names}
     try:
