@@ -117,6 +117,9 @@ ALONE: dict[str, Callable[[Tensor], Tensor]] = {
         (-(tokens(x)[:, :, None] - tokens(x)[:, None]).square().sum(3)).softmax(2) @ tokens(x)
     ),
     "who is heard comes first": lambda x: (tokens(x)[:, None] - tokens(x)[:, :, None]).mean(2),
+    "each with itself": lambda x: weights(x).diagonal(dim1=1, dim2=2).mean(1),
+    "of whom one knows who": lambda x: (weights(x).mT.diagonal(dim1=2, dim2=1) - 1).square(),
+    "the trace of squares": lambda x: torch.einsum("bii->b", weights(x).square()),
     "lines": lambda x: (x.unsqueeze(4) * x.unsqueeze(3)).sum((3, 4)),
 }
 

@@ -14,6 +14,7 @@ from convgraph.convert import names
 from convgraph.convert.align import align, expanded
 from convgraph.convert.frames import where
 from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, dense, placed
@@ -130,6 +131,8 @@ def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 
     """A diagonal of two plain axes as the last one; of the lattice, a readout."""
     one, other = (names.place(dim, len(x.axes)) for dim in (dim1, dim2))
     dims = sorted((one, other))
+    if isinstance(x.sites, PairSites) and any(names.of_rows((x.axes[dim],)) for dim in dims):
+        return _with_itself(call, x, dims, offset)
     if not all(names.is_plain(x.axes[dim]) for dim in dims):
         return call.target(readout_but(call, x, *dims), offset, dim1, dim2)
     call.travelled("node")
@@ -137,6 +140,19 @@ def diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = 0, dim2: int = 
     rows = call.target(x.x, offset, x.slot(one), x.slot(other))
     left = names.replaced(names.replaced(x.axes, dims[1]), dims[0])
     return Spatial(rows, x.sites, (*left, (Name("plain", rows.shape[-1]),)))
+
+
+def _with_itself(call: Any, x: Spatial, dims: list[int], offset: int) -> Spatial:
+    """Return what pairs of a node with itself say, as what the node says."""
+    sites, (one, other) = x.sites, (x.axes[dim] for dim in dims)
+    mine, heard = (other, one) if names.kinds(one) == {"key"} else (one, other)
+    if offset or sites.asking is not sites.answering or keys(mine) != heard:
+        raise NoRuleError("a diagonal of pairs on which not every node meets itself")
+    call.travelled("node")
+    place = (sites.asker == sites.hearer).nonzero().squeeze(1)
+    rows = x.x[place[sites.asker[place].argsort()]]
+    left = names.replaced(names.replaced(x.axes, dims[1]), dims[0])
+    return Spatial(rows, sites.asking, (*left, mine))
 
 
 @rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
