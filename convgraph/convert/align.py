@@ -156,3 +156,17 @@ def expanded(rows: Tensor, sites: Any, axes: Axes) -> Tensor:
     """Return rows (N or 1, *plain or 1) as (N, *plain)."""
     shape = torch.Size((sites.num_nodes, *names.plain(axes)))
     return rows if rows.shape == shape else rows.expand(shape)
+
+
+def together(*operands: Any) -> tuple[list[Any], Any, Axes]:
+    """Align operands of the same nodes, each as (N, *plain); numbers are left alone.
+
+    Raises:
+        NoRuleError: one lives on other nodes, where it would say 0.
+    """
+    moved, sites, axes = align(operands)
+    if any(isinstance(one, Spatial) and one.sites is not sites for one in operands):
+        raise NoRuleError("numbers and what is written or counted there live on other nodes")
+    listed = [isinstance(one, Tensor) and one.dim() > 0 for one in moved]
+    pairs = zip(moved, listed, strict=True)
+    return [expanded(one, sites, axes) if many else one for one, many in pairs], sites, axes

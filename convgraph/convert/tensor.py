@@ -298,11 +298,14 @@ def _met(func: Any, args: Any, kwargs: Any) -> Any:
         if listener is not None:
             listener.begin(call)
         try:
-            if misplaced:
+            if misplaced and getattr(call.rule, "family", None) != "positions":
                 raise NoRuleError(INTO_TENSOR)
             if call.rule is None:
                 raise NoRuleError(_no_rule(call))
             out = _meaning(call, taken, named, found)
+            if misplaced:
+                args[0].copy_(out)
+                out = args[0]
             if any(one.cut for one in found):
                 windows.note(call, taken, named, out)
             reason = None

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 import convgraph as cg
 from convgraph.convert.tensor import GraphTensor
-from convgraph.errors import ConversionError
 
 DRAW = torch.Generator().manual_seed(1)
 MASK = torch.rand(2, 6, 7, generator=DRAW) > 0.3
@@ -102,9 +101,3 @@ def test_channels_that_are_none_meet_others() -> None:
     for both in (lambda: x[:, 2:] + x, lambda: x[:, 2:] + IMAGE):
         with pytest.raises(RuntimeError, match=r"size of tensor a \(0\) must match"):
             both()
-
-
-def test_a_map_that_is_written_into_a_table_is_refused_by_name() -> None:
-    x = graph().tensor()
-    with pytest.raises(ConversionError, match=r"scatter_add .*written into an ordinary tensor"):
-        torch.zeros(2, 9, 6, 7).scatter_add(1, x.long().abs(), torch.ones_like(x).float())

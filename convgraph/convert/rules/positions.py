@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.align import align, expanded
+from convgraph.convert.align import align, expanded, together
 from convgraph.convert.frames import where
-from convgraph.convert.names import Name, NoRuleError
+from convgraph.convert.names import Axes, Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
-from convgraph.convert.value import Spatial, dense, placed
+from convgraph.convert.value import Spatial, dense, lift, placed, reshaped
 from convgraph.errors import ConversionError
 
 
@@ -173,6 +173,56 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
     return placed(found, x.sites, x.axes)
 
 
+def _cells(x: Tensor, dim: int, rows: Tensor, sites: Any, axes: Axes) -> Tensor:
+    """Return the cell of an ordinary tensor at each place, if rows are its number along one axis.
+
+    Raises:
+        IndexError: a number is none of that axis, or another axis is too short; torch says which.
+    """
+    dim, sizes = names.place(dim, len(axes)), names.sizes(axes)
+    others = [number for number in range(len(axes)) if number != dim]
+    short = len(axes) != x.dim() or any(sizes[number] > x.shape[number] for number in others)
+    if short or not bool(((rows >= 0) & (rows < x.shape[dim])).all()):
+        raise IndexError(f"cells beyond the shape {tuple(x.shape)}")
+    steps = torch.empty(x.shape, device="meta").stride()
+    where = rows * steps[dim]
+    for number in others:
+        line = torch.arange(sizes[number], device=x.device) * steps[number]
+        where = where + lift(line.view(-1, *(1,) * (len(axes) - 1 - number)), axes, sites)
+    return where
+
+
+def _counted_in(
+    call: Any, x: Tensor, dim: int, index: Any, said: Any, *more: Any, **how: Any
+) -> Any:
+    """Return an ordinary tensor with what nodes write into it, or add: at classes, regions, bins.
+
+    An absent pixel writes nothing.
+    """
+    call.travelled("all")
+    (rows, said), sites, axes = together(index, said)
+    where = _cells(x, dim, rows, sites, axes).flatten()
+    said = said.flatten() if isinstance(said, Tensor) and said.dim() else said
+    write = getattr(torch.ops.aten, call.name.removesuffix("_").replace("index", "scatter"))
+    return write(x.reshape(-1), 0, where, said, *more, **how).view(x.shape)
+
+
+def _put_in(call: Any, x: Tensor, indices: Any, value: Any, accumulate: bool) -> Any:
+    """Return an ordinary tensor with what nodes write at cells that they name, or say yes to."""
+    kinds = {
+        (one.x if isinstance(one, Spatial) else one).dtype for one in indices if one is not None
+    }
+    into = torch.ops.aten.index_put
+    if kinds == {torch.bool} and not isinstance(value, Spatial):
+        return into(x, dense(indices), value, accumulate)
+    if torch.bool in kinds or None in indices or len(indices) < x.dim():
+        raise NoRuleError(INTO_TENSOR)
+    shape = torch.broadcast_shapes(*(one.shape for one in indices))
+    (*numbers, value), _, axes = together(*indices, value)
+    torch.empty(names.sizes(axes), device="meta").expand(shape)  # a larger value is refused
+    return into(x, numbers, value, accumulate)
+
+
 def on_same(x: Spatial, *others: Any) -> None:
     """Refuse maps of other nodes beside one."""
     if any(isinstance(one, Spatial) and one.sites is not x.sites for one in others):
@@ -183,7 +233,7 @@ def on_same(x: Spatial, *others: Any) -> None:
 def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     """Entries of an axis by a map or an image of numbers; of pixels by an image, a readout."""
     if not isinstance(x, Spatial):
-        raise NoRuleError("its index is a map, and what it looks up is none")
+        return index.with_x(x.reshape(-1)[_cells(x, dim, index.x, index.sites, index.axes)])
     dim = names.place(dim, len(x.axes))
     plain = names.is_plain(x.axes[dim])
     if not plain and isinstance(index, Tensor):
@@ -204,9 +254,18 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     "slice_scatter", "select_scatter", "diagonal_scatter", "index_fill", "index_fill_",
     "index_copy", "index_copy_", "index_add", "index_add_", hop="all",
 )  # fmt: skip
-def scattered(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
+def scattered(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """A number, a map or a tensor, written or added at some entries of an axis, or at a part."""
-    found, given = written(call, x, *args, **kwargs), call.named(x, *args, **kwargs)
+    given = call.named(x, *args, **kwargs)
+    if not isinstance(x, Spatial) and "alpha" in given:
+        index, said, alpha = given["index"], given["source"], given["alpha"]
+        dim = names.place(given["dim"], len(said.shape))
+        if names.replaced(x.shape, dim) != names.replaced(said.shape, dim):
+            raise IndexError("it adds what has another shape; torch says which")
+        index = reshaped(index, (index.shape[0], *(1,) * (len(said.shape) - 1 - dim)))
+        said = said.with_x(said.x * alpha) if isinstance(said, Spatial) else said * alpha
+        return _counted_in(call, x, dim, index, said)
+    found = written(call, x, *args, **kwargs)
     if "dim" in given:
         _stayed(call, x, [given["dim"]], given.values())
     return found
@@ -224,10 +283,12 @@ def _stayed(call: Any, x: Spatial, dims: Any, others: Any) -> None:
     "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_",
     hop="all",
 )  # fmt: skip
-def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) -> Spatial:
+def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) -> Any:
     """Entries of a plain axis, chosen by a map or an image of numbers; of the lattice, by these."""
     if not isinstance(x, Spatial):
-        raise NoRuleError(INTO_TENSOR)
+        if any(getattr(one, "shape", index.shape) != index.shape for one in args):
+            raise NoRuleError("its numbers and what is written differ in their shapes")
+        return _counted_in(call, x, dim, index, *args, **more)
     if not names.is_plain(x.axes[dim]):
         reduces = "reduce" in call.name and any(isinstance(one, Spatial) for one in args)
         if isinstance(index, Spatial) or reduces:
@@ -242,6 +303,8 @@ def scatter(call: Any, x: Any, dim: int, index: Any, *args: Any, **more: Any) ->
 @rule("index_put", "index_put_", "_unsafe_index_put", hop="all")
 def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool = False) -> Any:
     """Where a map of yes and no says yes, another value: y[y < 0] = 0; or at numbers."""
+    if not isinstance(x, Spatial):
+        return _put_in(call, x, indices, value, accumulate)
     chosen = indices[0]
     says = isinstance(chosen, Spatial) and chosen.x.dtype == torch.bool
     if says and isinstance(value, Tensor) and value.numel() != 1:
@@ -249,14 +312,14 @@ def index_put(call: Any, x: Any, indices: Any, value: Tensor, accumulate: bool =
     given = [one for one in indices if one is not None]
     if all(isinstance(one, Tensor) for one in given):
         by_mask = len(given) == 1 and given[0].dtype == torch.bool
-        if by_mask and isinstance(x, Spatial) and isinstance(value, Tensor):
+        if by_mask and isinstance(value, Tensor):
             indices = _of_those_there(call, x, indices, value)
         found = written(call, x, indices, value, accumulate)
         dims = [dim for dim, one in enumerate(indices) if one is not None]
         _stayed(call, x, dims, [value])
         return found
     simple = len(given) == 1 and says and not accumulate
-    if not isinstance(x, Spatial) or not simple or isinstance(value, Spatial):
+    if not simple or isinstance(value, Spatial):
         raise NoRuleError("it writes at positions that are no map of yes and no")
     if chosen.shape != x.shape[: len(chosen.axes)]:
         raise IndexError(f"a mask of shape {tuple(chosen.shape)} meets {tuple(x.shape)}")

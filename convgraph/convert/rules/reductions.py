@@ -15,6 +15,7 @@ from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
 from convgraph.convert import names, windows
+from convgraph.convert.align import together
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.operators import operator
@@ -301,9 +302,14 @@ def unique(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
 @rule("histc", "histogram", "bincount", "_is_all_true", "_is_any_true", hop="all")
 def counted(call: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """How many entries of nodes have which number; whether all, or any, say yes."""
-    if any(isinstance(one, Spatial) for one in (*args, *kwargs.values())):
-        raise NoRuleError("its weights are a map")
-    return call.target(x.x.flatten(), *args, **kwargs)
+    given = call.named(x, *args, **kwargs)
+    weight = next((one for one in ("weights", "weight") if given.get(one) is not None), None)
+    if weight is None:
+        return call.target(x.x.flatten(), *args, **kwargs)
+    if given[weight].shape != x.shape:
+        raise NoRuleError("its weights are of another shape")
+    both = (rows.flatten() for rows in together(x, given[weight])[0])
+    return call.target(**given | dict(zip(("self", weight), both, strict=True)))
 
 
 @rule("linalg_vector_norm", "norm", "frobenius_norm", hop="all")
