@@ -60,6 +60,8 @@ CALLS: dict[str, Any] = {
         0, torch.tensor([5, 5, 30])
     ),
     "a place of a line": lambda x: x.flatten(2)[..., 40],
+    "a channel of each image": lambda x: x[torch.arange(B), torch.tensor([2, -1])],
+    "a group of each image": lambda x: x.view(B, 2, 2, H, W)[torch.arange(B), [1, 0]],
     "a share of channels": lambda x: x.quantile(0.5, 1),
     "shares of channels": lambda x: x.quantile(whole(3).abs() / 4, 1),
     "shares of channels kept": lambda x: x.quantile(whole(3).abs() / 4, 1, True),
@@ -211,7 +213,7 @@ def test_letters(equation: str) -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda x: x.flatten(2).gather(2, x.flatten(2).long() * 0), "map and index differ"),
+        (lambda x: x.flatten(2).gather(2, x[:, :1].flatten(2).long() * 0), "map and index differ"),
         (lambda x: x.diagonal(), "along some axes of the lattice only"),
         (lambda x: x.take(x.argmax(1)), "looks up a map by a map"),
         (lambda x: x.put(x.argmax(1), x[:, 0]), "positions that are a map's numbers"),

@@ -19,6 +19,7 @@ from convgraph.convert.operators import INTO_TENSOR
 from convgraph.convert.registry import rule
 from convgraph.convert.value import Spatial, dense, lift, placed, reshaped
 from convgraph.errors import ConversionError
+from convgraph.graph.sites import Sites
 
 
 def looked_up(call: Any, x: Any, indices: Any) -> Any:
@@ -36,7 +37,25 @@ def looked_up(call: Any, x: Any, indices: Any) -> Any:
             raise NoRuleError("it looks up a map, or several axes of a table, by a map")
         more = tuple((Name("plain", n),) for n in table.shape[1:])
         return Spatial(table[index.x], index.sites, (*index.axes, *more))
+    if (numbers := _of_each_image(x, given)) is not None:
+        call.travelled("node")
+        dim = given[1][0]
+        numbers = numbers.view(-1, *(1,) * (len(x.shape) - 1))
+        wide = numbers.expand(*x.shape[:dim], 1, *x.shape[dim + 1 :])
+        return gather(call, x, dim, wide).regrouped(names.replaced(x.shape, dim))
     return call.target(readout_but(call, x, *(dim for dim, _ in given)), indices)
+
+
+def _of_each_image(x: Spatial, given: Any) -> Tensor | None:
+    """The number of a plain entry for each image, if x[torch.arange(B), numbers] asks for it."""
+    dims = [dim for dim, _ in given]
+    if len(dims) != 2 or dims[0] or not names.is_plain(x.axes[dims[1]]):
+        return None
+    images, numbers = (one for _, one in given)
+    every = torch.arange(x.shape[0], device=images.device)
+    if numbers.shape != every.shape or not torch.equal(images, every):
+        return None
+    return torch.where(numbers < 0, numbers + x.shape[dims[1]], numbers)
 
 
 def readout_but(call: Any, x: Spatial, *dims: int) -> Tensor:
@@ -238,7 +257,7 @@ def gather(call: Any, x: Any, dim: int, index: Any, **_: Any) -> Any:
     plain = names.is_plain(x.axes[dim])
     if not plain and isinstance(index, Tensor):
         return readout_but(call, x, dim).gather(dim, index)
-    lines = not plain and x.is_image() and x.sites.space is None  # and lives where the numbers do
+    lines = not plain and isinstance(x.sites, Sites) and x.sites.space is None
     if lines and names.replaced(x.axes, dim) == names.replaced(index.axes, dim):
         call.travelled("all")
         return placed(x.tensor().gather(dim, dense(index)), index.sites, index.axes)
