@@ -199,15 +199,22 @@ torch.serialization.add_safe_globals([pair_sites])
 
 
 def spoken(value: Spatial, like: Spatial) -> Spatial:
-    """Return what a map of those who ask says of each pair.
+    """Return what a map of those who ask, or are heard, says of each pair.
 
     A plain axis as long as that of who is heard is a table, in which each looks up whom it hears.
     """
     sites: Any = like.sites
-    if value.sites is not sites.asking:
-        raise NoRuleError("pairs of nodes meet nodes of another map")
     node, axes, tables = sites.asker, list(value.axes), []
     missing = len(like.axes) - len(axes)
+    pairs = zip(reversed(axes), reversed(like.axes), strict=False)
+    if any(axis and keys(axis) == other and axis != other for axis, other in pairs):
+        if value.sites is not sites.answering:
+            raise NoRuleError("pairs of nodes meet nodes of another map")
+        there = [axis and names.of_rows((axis,)) for axis in axes]
+        said = tuple(like.axes[missing + k] if own else axes[k] for k, own in enumerate(there))
+        return Spatial(take(value.x, sites.hearer), sites, said)
+    if value.sites is not sites.asking:
+        raise NoRuleError("pairs of nodes meet nodes of another map")
     for dim, axis in enumerate(axes):
         other = like.axes[missing + dim] if missing + dim >= 0 else ()
         same = prod(name.size for name in axis) == prod(name.size for name in other)
@@ -316,6 +323,22 @@ def one_side(x: Spatial, dim: int) -> Spatial:
     side, row = (sites.asking, sites.asker) if by_heard else (sites.answering, sites.hearer)
     rows = x.x.new_zeros(side.num_nodes, *x.x.shape[1:]).index_copy(0, row, x.x)
     return Spatial(rows, side, tuple(keys(axis, back=True) for axis in names.replaced(x.axes, dim)))
+
+
+def swapped(x: Spatial) -> Spatial:
+    """Return the same pairs, on which those who were heard ask."""
+    old: Any = x.sites
+    sites = pair_sites(old.answering, old.asking, old.heard, old.group)
+    shared = dict(zip(old.group, old.heard, strict=True))
+    axes = []
+    for axis in x.axes:
+        mine = names.kinds(axis) != {"key"}
+        own = [
+            shared[n] if n in shared else (*keys((n,)), *keys((n,), back=True))[not mine]
+            for n in axis
+        ]
+        axes.append(tuple(own))
+    return Spatial(sites.rows(old.spread(x.x, 0.0).transpose(1, 2)), sites, tuple(axes))
 
 
 def same_groups(

@@ -22,6 +22,7 @@ from convgraph.convert import keys, names, registry, rules, views, windows
 from convgraph.convert.frames import where
 from convgraph.convert.inner import inner
 from convgraph.convert.names import ApartError, NoRuleError
+from convgraph.convert.node_pairs import PairSites, pair_sites
 from convgraph.convert.operators import _STATE, INTO_TENSOR, Operator, operator
 from convgraph.convert.settle import settle, settled
 from convgraph.convert.value import Spatial, dense, from_graph, placed
@@ -426,14 +427,25 @@ def _meet(values: list[Any]) -> None:
         return
     for number, one in enumerate(values):
         for other in values[:number]:
-            heard = getattr(other.sites, "answering", other.sites)  # of pairs, who is heard
-            if isinstance(one.sites, Sites) and isinstance(heard, Sites):
-                one.sites = same(heard, one.sites)
+            one.sites = _joined(one.sites, other.sites)
     sites = [one.sites for one in values if isinstance(one.sites, Sites)]
     maps = [one.space for one in sites if one.size is None or prod(one.size) > 1]
     if any(space != maps[0] for space in maps):
         lie = " and ".join(dict.fromkeys(str(space or "the plane") for space in maps))
         raise NoRuleError(f"maps that lie on {lie} meet")
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """Return the sites of one as those of the other, if these are the same nodes."""
+    if isinstance(one, PairSites):
+        asking, answering = (
+            _joined(getattr(one, side), getattr(other, side, other))
+            for side in ("asking", "answering")
+        )
+        return pair_sites(asking, answering, one.group, one.heard)
+    heard = getattr(other, "answering", other)  # of pairs, who is heard
+    both = isinstance(one, Sites) and isinstance(heard, Sites)
+    return same(heard, one) if both else one
 
 
 def _stopped(call: Operator, taken: Any, named: Any, error: Exception) -> NoRuleError:

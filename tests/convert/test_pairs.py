@@ -41,6 +41,10 @@ def heads(x: Tensor) -> Tensor:
     return tokens(x).unflatten(2, (2, 1)).transpose(1, 2)
 
 
+def of_heads(x: Tensor) -> Tensor:
+    return heads(x) @ (heads(x) + 1).mT
+
+
 def halves(x: Tensor) -> Tensor:
     """(2, 2, 6, 2): as many windows as images."""
     return x.unflatten(3, (2, 2)).permute(0, 3, 2, 4, 1).reshape(2, 2, 6, 2)
@@ -73,9 +77,6 @@ def attended(*given: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
-    "transposed weights": lambda x: weights(x).mT @ tokens(x),
-    "features by weights": lambda x: tokens(x).mT @ weights(x),
-    "who asked is summed": lambda x: torch.einsum("bnm,bnc->bmc", weights(x), tokens(x)),
     "keys of other heads": lambda x: attended(heads(x), *[heads(x).transpose(0, 1)] * 2),
     "values of other heads": lambda x: attended(heads(x), heads(x), heads(x).transpose(0, 1)),
     "scores of other heads": lambda x: heads(x) @ heads(x).transpose(0, 1).mT,
@@ -117,6 +118,32 @@ ALONE: dict[str, Callable[[Tensor], Tensor]] = {
         (-(tokens(x)[:, :, None] - tokens(x)[:, None]).square().sum(3)).softmax(2) @ tokens(x)
     ),
     "who is heard comes first": lambda x: (tokens(x)[:, None] - tokens(x)[:, :, None]).mean(2),
+    "transposed weights": lambda x: weights(x).mT @ tokens(x),
+    "features by weights": lambda x: (tokens(x).mT @ weights(x)).mT,
+    "who asked is summed": lambda x: torch.einsum("bnm,bnc->bmc", weights(x), tokens(x)),
+    "who is heard hears in turn": lambda x: weights(x) @ weights(x) @ tokens(x),
+    "who asked is asked": lambda x: weights(x).mT @ weights(x).square() @ tokens(x),
+    "by two ways": lambda x: (weights(x) @ (weights(x) - 1).mT).diagonal(dim1=1, dim2=2),
+    "heads in turn": lambda x: (of_heads(x) @ of_heads(x).mT).sum((1, 3)),
+    "what each place is said": lambda x: weights(x) @ torch.ones(tokens(x).shape[1], 2).double(),
+    "of each image": lambda x: weights(x) @ torch.ones_like(tokens(x)[:, :, :1]),
+    "by a vector": lambda x: weights(x) @ torch.ones(tokens(x).shape[1]).double(),
+    "a table by weights": lambda x: (torch.ones(3, tokens(x).shape[1]).double() @ weights(x)).mT,
+    "less than the loudest asks": lambda x: (
+        (weights(x) - weights(x).amax(1, keepdim=True)) @ tokens(x)
+    ),
+    "columns of one": lambda x: ((weights(x) * 0 + 1).sum(1, keepdim=True) * weights(x)).sum(2),
+    "the loudest both ways": lambda x: (
+        (
+            (weights(x) == weights(x).amax(1, keepdim=True))
+            & (weights(x) == weights(x).amax(2, keepdim=True))
+        ).double()
+        @ tokens(x)
+    ),
+    "how far apart": lambda x: torch.cdist(tokens(x), 3 - tokens(x), p=1).sum(2),
+    "as told by the nearest": lambda x: tokens(x).gather(
+        1, torch.cdist(tokens(x), -tokens(x), p=1).argmin(2, keepdim=True).expand(-1, -1, 2)
+    ),
     "each with itself": lambda x: weights(x).diagonal(dim1=1, dim2=2).mean(1),
     "of whom one knows who": lambda x: (weights(x).mT.diagonal(dim1=2, dim2=1) - 1).square(),
     "the trace of squares": lambda x: torch.einsum("bii->b", weights(x).square()),

@@ -950,6 +950,10 @@ APART = {
         x.movedim(1, -1), y.movedim(1, -1), torch.ones(3, 2, 2).double()
     ),
     "looked up": lambda x, y: x.gather(1, y.argsort(1)),
+    "pairs of each": lambda x, y: (
+        _sequence(x) @ _sequence(x).mT - (_sequence(y) @ _sequence(y).mT).softmax(-1)
+    ),
+    "a map and pairs": lambda x, y: _sequence(x) + _sequence(y) @ _sequence(y).mT @ _sequence(x),
     "moved alike": lambda x, y: _sequence(x[:, :, 1:]) @ _sequence(y[:, :, 1:]).mT,
 }
 

@@ -18,7 +18,7 @@ from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
 from convgraph.convert.rules.shapes import expand
 from convgraph.convert.tokens import as_sequence
-from convgraph.convert.value import Spatial
+from convgraph.convert.value import Spatial, placed
 from convgraph.graph.sites import Sites
 
 
@@ -27,8 +27,10 @@ def is_pairs(x: Any) -> bool:
     return isinstance(x, Spatial) and isinstance(x.sites, PairSites)
 
 
-def turned(x: Spatial) -> Spatial:
+def turned(x: Any) -> Any:
     """Return the transposed matrices of the last two axes."""
+    if isinstance(x, Tensor):
+        return x.mT
     last = len(x.axes) - 1
     return x.permuted([*range(last - 1), last, last - 1])
 
@@ -53,39 +55,73 @@ def _packed(blocks: Any, one: Spatial) -> Tensor:
     return found
 
 
-def questions(call: Any, q: Spatial, k: Spatial) -> Spatial:
-    """Return <Q[p], K[q]> for every pair, as rows of pairs; k is transposed."""
-    k = turned(k)
+def questions(call: Any, q: Spatial, k: Spatial, product: Any = None) -> Spatial:
+    """Return <Q[p], K[q]>, or another product, for every pair, as rows of pairs."""
     sites, axes = _pairs(q, k)
     if "batch" in names.kinds(axes[-1]):  # a name that both sides would have
         raise NoRuleError("nodes of one image ask those of another")
-    found = _packed(sites.first, q) @ _packed(sites.second, k).transpose(-2, -1)
+    first, second = _packed(sites.first, q), _packed(sites.second, k)
+    found = product(first, second) if product else first @ second.transpose(-2, -1)
     rows = sites.rows(found.movedim(1, -1))
     return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites, axes)
 
 
 def answers(call: Any, weights: Spatial, v: Any) -> Spatial:
-    """Return the sum over pairs of their weight times what is heard."""
-    if not isinstance(v, Spatial):
-        raise NoRuleError("weights of pairs meet what is no map")
+    """Return the sum over pairs of their weight times what is heard, or what that hears in turn."""
+    weights = _heard_last(weights)
     sites: Any = weights.sites
     *lead, asked, heard = weights.axes
+    v = _heard_last(v) if is_pairs(v) else _said(weights, v)
     *other, spoken, width = v.axes
-    if names.kinds(heard) != {"key"}:
-        raise NoRuleError("weights of pairs are summed over who asks")
-    if v.sites is not sites.answering or node_pairs.keys(heard, back=True) != spoken:
+    in_turn = is_pairs(v)
+    speaking, group = (v.sites.asking, v.sites.group) if in_turn else (v.sites, sites.heard)
+    if speaking is not sites.answering or node_pairs.keys(heard, back=True) != spoken:
         raise NoRuleError("weights and values differ in who is heard")
-    if node_pairs.tokens(tuple(other), spoken, width) != sites.heard:
+    if not in_turn:
+        group = node_pairs.tokens(tuple(other), spoken, width)
+    if group != sites.heard:
         raise NoRuleError("weights and values differ in their groups")
     mine = node_pairs.lead_of(tuple(lead), sites.group)
     theirs = node_pairs.lead_of(tuple(other), sites.heard)
     if len(mine) != len(theirs) or any(b not in ([], a) for a, b in zip(mine, theirs, strict=True)):
         raise NoRuleError("weights and values differ in their heads")
-    full = sites.spread(_by_heads(weights.x), 0.0).movedim(-1, 1)
-    said = _packed(sites.second, v)
+    full = _full(weights)
+    said = _full(v) if in_turn else _packed(sites.second, v)
     if said.shape[1] not in (1, full.shape[1]):
         raise NoRuleError("weights and values differ in their heads")
-    return _answered(sites, full @ said, (*lead, asked, width))
+    axes = (*lead, asked, width)
+    if not in_turn:
+        return _answered(sites, full @ said, axes)
+    sites = node_pairs.pair_sites(sites.asking, v.sites.answering, sites.group, v.sites.heard)
+    rows = sites.rows((full @ said).movedim(1, -1))
+    return Spatial(rows.reshape(rows.shape[0], *names.plain(axes)), sites, axes)
+
+
+def _full(pairs: Spatial) -> Tensor:
+    """(G, heads, Mq, Mk), 0 where no pair is."""
+    return pairs.sites.spread(_by_heads(pairs.x), 0.0).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
+def _heard_last(pairs: Spatial) -> Spatial:
+    """Pairs whose last axis is who is heard, and the last but one who asks."""
+    sides = [names.kinds(axis) for axis in pairs.axes[-2:]]
+    if sides == [{"key"}, {"site"}]:
+        return node_pairs.swapped(pairs)
+    if sides[-1] != {"key"}:
+        raise NoRuleError("weights of pairs are summed over what is no side of theirs")
+    return pairs
+
+
+def _said(weights: Spatial, v: Any) -> Spatial:
+    """What is heard, also where an ordinary tensor says it of each place."""
+    if isinstance(v, Spatial):
+        return v
+    sites: Any = weights.sites
+    *lead, _, heard = weights.axes
+    shared = dict(zip(sites.group, sites.heard, strict=True))
+    before = [tuple(shared.get(name, name) for name in axis) for axis in lead]
+    axes = (*before, node_pairs.keys(heard, back=True), (names.Name("plain", v.shape[-1]),))
+    return placed(v.expand(names.sizes(axes)), sites.answering, axes)
 
 
 def _answered(sites: PairSites, packed: Tensor, axes: names.Axes) -> Spatial:

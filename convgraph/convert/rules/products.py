@@ -34,12 +34,15 @@ def matmul(call: Any, x: Any, other: Any) -> Any:
             matrix = other.reshape(other.shape[-2:])
             call.travelled("node")
             return x.on_axis(last, lambda rows, slot: rows @ matrix)
+    if attention.is_pairs(x) and len(other.shape) == 1:
+        made = attention.answers(call, x, reshaped(other, (*other.shape, 1)))
+        return made.regrouped(made.shape[:-1])
     if attention.is_pairs(x):
         return attention.answers(call, x, other)
-    if attention.is_pairs(other) and isinstance(x, Spatial):
+    if attention.is_pairs(other):
         return turned(attention.answers(call, turned(other), turned(x)))
     if isinstance(x, Spatial) and isinstance(other, Spatial) and _asks(x, other):
-        return attention.questions(call, x, other)
+        return attention.questions(call, x, turned(other))
     return contract(call, x, other)
 
 
@@ -174,7 +177,9 @@ def _axes(one: Any, rank: int) -> Axes:
 
 @rule("_euclidean_dist", "_cdist_forward", "cdist")
 def distances(call: Any, x: Any, table: Any, *more: Any) -> Any:
-    """How far every node is from each row of a table, as a codebook asks."""
+    """How far every node is from each row of a table, as a codebook asks, or from others."""
+    if isinstance(x, Spatial) and isinstance(table, Spatial):
+        return attention.questions(call, x, table, lambda a, b: call.target(a, b, *more))
     if not isinstance(x, Spatial) or not isinstance(table, Tensor) or table.dim() != 2:
         raise NoRuleError("it does not go from a map to the rows of one table")
     return x.on_lines(lambda lines: call.target(lines, table, *more))
