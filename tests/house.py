@@ -94,7 +94,7 @@ HOUSE = {
     """,
     "proof.network": """
         . value_numbers running_error node by_itself whole_layers
-        recorder operator_layers polynomials meanings match side_by_side end_to_end
+        recorder operator_layers terms polynomials meanings match side_by_side end_to_end
         folds folded_wiring names manners gradients judge
     """,
     "proof.network.running_error": ". call product_rules sum_rules backward_rules bound",

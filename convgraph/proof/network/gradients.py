@@ -107,7 +107,7 @@ def _programs(
 
     def followed(*, otherwise: bool) -> tuple[int, Matcher]:
         numbering = Numbering()
-        worth = points(numbering) if otherwise else None
+        worth = points(numbering, together=True) if otherwise else None
         settled = Reference(numbering, merges=True, points=worth)
         known = {**candidate.layers, **reference.layers}
         twins = {twin: reference.twin(known[path]) for path, twin in whole.items()}

@@ -51,6 +51,13 @@ SOFTMAX = {
 COMMUTE = ("add.Tensor", "add_.Tensor", "mul.Tensor", "mul_.Tensor", "maximum", "minimum")
 """Operators whose two inputs may change places; `alpha` of a sum must be 1."""
 
+LOST = 16
+"""How many times as much as the reference's an entry may lose by its own rounding, where numbers
+lie close together; how products are put together makes some of it."""
+
+BEYOND = 2.0**32
+"""How many times as large, or as small, as any of the reference's an entry on the way may be."""
+
 ODD = 64
 """Operators of the candidate that fit nowhere, after which it is another network."""
 
@@ -174,6 +181,16 @@ class Matcher:
                 f"no direct sum: an entry is put together of terms that are {points.larger:.6g} "
                 f"times as large as the reference's, first at {self.otherwise[0]}; what cancels "
                 "can lose every digit of real numbers"
+            )
+        if points.lost > LOST:
+            return (
+                f"no direct sum: where numbers lie close together an entry can lose "
+                f"{points.lost:.6g} times as much as the reference's, first at {self.otherwise[0]}"
+            )
+        if points.beyond > BEYOND:
+            return (
+                f"an entry is {points.beyond:.6g} times as large, or as small, as any of the "
+                f"reference's, first at {self.otherwise[0]}; it can leave the range of its dtype"
             )
         return ""
 

@@ -30,9 +30,9 @@ from convgraph.proof.network.polynomials import (
 from convgraph.proof.network.value_numbers import Numbering
 
 
-def points(numbering: Numbering) -> Points:
+def points(numbering: Numbering, *, together: bool = False) -> Points:
     """Return what elements are worth, of operators that mean what is written here."""
-    return Points(numbering)
+    return Points(numbering, together=together)
 
 
 # -- entry by entry --------------------------------------------------------------------------------
@@ -205,10 +205,10 @@ def _clamp(call: Call) -> Any:
 @means("maximum")
 def _maximum(call: Call) -> Any:
     one, two = call["self"], call["other"]
-    if one.at.any() and two.at.any():
+    if not one.nothing and not two.nothing:
         raise NoMeaning
     shape = torch.broadcast_shapes(one.shape, two.shape)
-    found = call.points.cut(two if not one.at.any() else one)
+    found = call.points.cut(two if one.nothing else one)
     lead = (1,) * (len(shape) - len(found.shape))
     return [found.view(*lead, *found.shape).moved(lambda t: t.expand(-1, *shape))]
 
@@ -231,15 +231,14 @@ def _gt(call: Call) -> Any:
 
 @means("where.self")
 def _where(call: Call) -> Any:
-    condition, one, two = call["condition"], call["self"], call["other"]
-    return [two + condition * (one - two)]
+    return [call.points.chosen(call["condition"], call["self"], call["other"])]
 
 
 @means("_to_copy", given="dtype")
 def _to_copy(call: Call) -> Any:
     if call.given.get("dtype") not in (torch.float32, torch.float64):
         raise NoMeaning
-    return [call["self"]]
+    return [call["self"]]  # of truths, which are numbers in either
 
 
 # -- along axes ------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ polynomial in them, and is worked out in whole numbers, at POINTS random points,
 its own whose number of elements is a random prime. Two polynomials that differ agree at all of them
 by chance alone, see `Height`. What an operator means as such is written in `meanings`.
 
-Beside it goes how large the terms are that it adds up, where every variable is 1 and minus is plus:
-what cancels is larger than what it comes to, and can lose every digit of real numbers.
+Beside it goes how large the terms are that it adds up, see `terms`: what cancels is larger than
+what it comes to, and can lose every digit of real numbers.
 """
 
 import re
@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import sha256
-from math import isfinite, lcm, log2
+from math import isfinite, lcm, log2, prod
 from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.proof.network import terms
 from convgraph.proof.network.node import Node
 from convgraph.proof.network.value_numbers import (
     Numbering,
@@ -154,6 +155,11 @@ class Constant(NamedTuple):
         return float(abs(self.value))
 
     @property
+    def terms(self) -> Tensor:
+        """(ROWS,) how large it is."""
+        return terms.numbers(torch.tensor(float(self.value), dtype=torch.float64))
+
+    @property
     def factor(self) -> Fraction:
         """What a product with it is a multiple of."""
         return Fraction(1) if self.variable else self.value
@@ -209,40 +215,49 @@ class Polynomial:
 
     Attributes:
         at: (POINTS, *shape) int64: what each is worth, by the prime of each point.
-        size: (*shape) float64: how large the terms are that it adds up, where variables are 1.
+        terms: (ROWS, *shape) float64: how large those are that it adds up, see `terms`.
         height: of the largest.
         factor: a constant that all of them are multiples of, as they were put together.
     """
 
-    __slots__ = ("at", "factor", "height", "size")
+    __slots__ = ("at", "factor", "height", "terms")
 
     def __init__(
-        self, at: Tensor, size: Tensor, height: Height, factor: Fraction = Fraction(1)
+        self, at: Tensor, terms: Tensor, height: Height, factor: Fraction = Fraction(1)
     ) -> None:
         """Keep all of it."""
-        self.at, self.size, self.height, self.factor = at, size, height, factor
+        self.at, self.terms, self.height, self.factor = at, terms, height, factor
 
     @property
     def shape(self) -> torch.Size:
         """Of the tensor."""
-        return self.size.shape
+        return self.at.shape[1:]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all of it is 0, and nothing that cancels to it."""
+        return not self.at.any() and not self.terms.any()
 
     def __add__(self, other: "Polynomial | Constant") -> "Polynomial":
         """Sum."""
-        one, two = _together(self, other)
+        (one, two), added = _together(self, other)
         height = self.height.plus(other.height)
         factor = self.factor if self.factor == other.factor else Fraction(1)
-        return Polynomial(_reduced(one + two), self.size + other.size, height, factor)
+        return Polynomial(_reduced(one + two), added[0] + added[1], height, factor)
 
     def __mul__(self, other: "Polynomial | Constant") -> "Polynomial":
         """Product, entry by entry."""
-        one, two = _together(self, other)
-        size, factor = self.size * other.size, self.factor * other.factor
-        return Polynomial(_reduced(one * two), size, self.height.times(other.height), factor)
+        (one, two), (mine, more) = _together(self, other)
+        if isinstance(other, Constant):
+            made = terms.scaled(mine, float(other.value))
+        else:
+            made = terms.products(torch.mul, mine, more)
+        height, factor = self.height.times(other.height), self.factor * other.factor
+        return Polynomial(_reduced(one * two), made, height, factor)
 
     def __neg__(self) -> "Polynomial":
         """The other sign."""
-        return Polynomial(_reduced(-self.at), self.size, self.height, -self.factor)
+        return Polynomial(_reduced(-self.at), terms.negative(self.terms), self.height, -self.factor)
 
     def __sub__(self, other: "Polynomial") -> "Polynomial":
         """Difference."""
@@ -250,7 +265,7 @@ class Polynomial:
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Polynomial":
         """What a move of entries makes of it; it is given them behind one more axis."""
-        return Polynomial(move(self.at), move(self.size[None])[0], self.height, self.factor)
+        return Polynomial(move(self.at), move(self.terms), self.height, self.factor)
 
     def view(self, *shape: int) -> "Polynomial":
         """The same in another shape."""
@@ -265,31 +280,31 @@ class Polynomial:
         if not self.shape or not dims:
             return self
         axes = [1 + d % len(self.shape) for d in dims]
-        size = self.size[None].sum(axes, keepdim=keepdim)[0]
-        height = self.height.of_many(self.size.numel() / max(size.numel(), 1))
         at = _reduced(self.at.sum(axes, keepdim=keepdim))
-        return Polynomial(at, size, height, self.factor)
+        height = self.height.of_many(self.at.numel() / max(at.numel(), 1))
+        return Polynomial(at, self.terms.sum(axes, keepdim=keepdim), height, self.factor)
 
     def added_up(self, add: Callable[[Tensor], Tensor]) -> "Polynomial":
         """What a sum of entries makes of it; given float64 of its shape, exactly."""
         made = [_whole(add(_centred(one, p).double()), p)
                 for one, p in zip(self.at, PRIMES, strict=True)]  # fmt: skip
-        height = self.height.of_many(_most(add(torch.ones_like(self.size))))
-        return Polynomial(torch.stack(made), add(self.size), height, self.factor)
+        height = self.height.of_many(_most(add(torch.ones_like(self.terms[0]))))
+        return Polynomial(
+            torch.stack(made), torch.stack([*map(add, self.terms)]), height, self.factor
+        )
 
 
-def _together(one: Polynomial, two: "Polynomial | Constant") -> list[Tensor]:
-    """What both are worth, so that they broadcast."""
-    shapes = [one.shape, torch.Size() if isinstance(two, Constant) else two.shape]
-    rank = max(map(len, shapes))
-    return [
-        p.at.reshape(POINTS, *(1,) * (rank - len(shape)), *shape)
-        for p, shape in zip((one, two), shapes, strict=True)
-    ]
+def _together(one: Polynomial, two: "Polynomial | Constant") -> tuple[list[Tensor], list[Tensor]]:
+    """What both are worth, and their terms, so that they broadcast."""
+    rank = max(one.at.dim(), two.at.dim())
+    return tuple(  # type: ignore[return-value]
+        [t.reshape(len(t), *(1,) * (rank - t.dim()), *t.shape[1:]) for t in pair]
+        for pair in ((one.at, two.at), (one.terms, two.terms))
+    )
 
 
-def _most(terms: Tensor) -> float:
-    return float(terms.max()) if terms.numel() else 1.0
+def _most(counts: Tensor) -> float:
+    return float(counts.max()) if counts.numel() else 1.0
 
 
 def multilinear(
@@ -300,8 +315,8 @@ def multilinear(
     Raises:
         NoMeaning: an entry is a sum of more than TERMS products.
     """
-    terms = _most(call(torch.ones_like(one.size), torch.ones_like(two.size)))
-    if terms > TERMS:
+    count = _most(call(torch.ones_like(one.terms[0]), torch.ones_like(two.terms[0])))
+    if count > TERMS:
         raise NoMeaning
     made = []
     for a, b, p in zip(one.at, two.at, PRIMES, strict=True):
@@ -309,9 +324,9 @@ def multilinear(
         high = (x + 2048) >> 12
         parts = [_whole(call(part.double(), y), p) for part in (high, x - (high << 12))]
         made.append((4096 * parts[0] + parts[1]) % p)
-    height = one.height.times(two.height).of_many(terms)
-    size = call(one.size, two.size)
-    return Polynomial(torch.stack(made), size, height, one.factor * two.factor)
+    height = one.height.times(two.height).of_many(count)
+    added = terms.products(call, one.terms, two.terms)
+    return Polynomial(torch.stack(made), added, height, one.factor * two.factor)
 
 
 def product(one: Polynomial, two: Polynomial) -> Polynomial:
@@ -396,20 +411,30 @@ class Points:
     Attributes:
         read: operators that were read as sums of products, by name.
         larger: how many times as large terms the candidate adds up as the reference does, at most.
+        lost: how many times as much its own rounding can lose.
+        beyond: how many times as large, or as small, as any of the reference's its elements are.
     """
 
-    def __init__(self, numbering: Numbering) -> None:
-        """Start with variables alone."""
-        self.numbering = numbering
+    def __init__(self, numbering: Numbering, *, together: bool = False) -> None:
+        """Start with variables alone.
+
+        Args:
+            numbering: of both sides.
+            together: whether what can be lost is held tensor by tensor, not entry by entry: in the
+                backward of a norm an entry that lies near the mean is off by what all of them are.
+        """
+        self.numbering, self.together = numbering, together
         self.read: set[str] = set()
-        self.larger = 1.0
+        self.larger = self.lost = self.beyond = 1.0
         self._chance, self._count = Height().chance, 1
         self._bases: list[int] = []
-        self._variables: dict[int, int] = {}
+        self._variables: dict[int, Sequence[int]] = {}
         self._blocks: dict[int, Polynomial] = {}
         self._kept = self._layers = 0
         self._cuts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._index: tuple[Tensor, Tensor] | None = None
+        self._made_of: list[tuple[Tensor, Tensor]] = []
+        self._reach = 1.0, 1.0
         numbering.told = self._told
 
     @property
@@ -419,7 +444,7 @@ class Points:
 
     def _compared(self, found: Polynomial) -> None:
         self._chance = max(self._chance, found.height.chance)
-        self._count += found.size.numel()
+        self._count += found.terms[0].numel()
 
     # -- variables ---------------------------------------------------------------------------------
 
@@ -436,7 +461,33 @@ class Points:
         words = _drawn(_SEED, f"{name}/{len(inputs)}", POINTS * (len(flat) + 1))
         keys = words.view(POINTS, -1)
         state = keys[:, 1:] @ flat + keys[:, :1]
-        return self._variable(_scattered(state).view(POINTS, *shape))
+        made = self._variable(_scattered(state).view(POINTS, *shape), name)
+        if len(inputs) == 1:
+            self._within(made, *inputs)
+        return made
+
+    def _within(self, made: Polynomial, found: Polynomial) -> None:
+        """Hold what a variable is made of against what the reference makes it of.
+
+        It need not be an element of the reference: the variance within a norm is none.
+        """
+        keys, own = self._key(made.at).reshape(-1), found.terms.reshape(terms.ROWS, -1)
+        if self._index is None:
+            self._made_of.append((keys, own))
+        elif len(keys):
+            known, other = self._made()
+            at = torch.searchsorted(known, keys).clamp_(max=len(known) - 1)
+            same = known[at] == keys if len(known) else torch.zeros(len(keys), dtype=torch.bool)
+            self._held(own[:, same], other[:, at[same]])
+
+    def _made(self) -> tuple[Tensor, Tensor]:
+        """All that the reference's variables are made of, by the keys of those."""
+        if len(self._made_of) != 1:
+            pairs = self._made_of or [(torch.zeros(0, dtype=torch.int64), _nobody(0))]
+            keys, own = (torch.cat(parts, -1) for parts in zip(*pairs, strict=True))
+            order = _in_order(keys, own)
+            self._made_of = [(keys[order], own[:, order])]
+        return self._made_of[0]
 
     def whole(self, node: Node, first: int = 0) -> list[Polynomial]:
         """Variables that hang on all that an operator is given, and on where they stand.
@@ -456,12 +507,14 @@ class Points:
             digest.update(one.at.int().contiguous().numpy().tobytes())
         found = []
         for k, shape in enumerate(node.shapes[first:], start=first):
-            found.append(self._variable(_integers(_SEED, f"{digest.hexdigest()}/{k}", shape)))
+            at = _integers(_SEED, f"{digest.hexdigest()}/{k}", shape)
+            found.append(self._variable(at, _words(node)))
         return found
 
     @staticmethod
-    def _variable(at: Tensor) -> Polynomial:
-        return Polynomial(at, torch.ones(at.shape[1:], dtype=torch.float64), Height())
+    def _variable(at: Tensor, name: str, count: int = 1) -> Polynomial:
+        bits = int(_drawn(_SEED, f"size of {name}", 1)) % (2 * terms.SPREAD + 1) - terms.SPREAD
+        return Polynomial(at, terms.variables(at[0], bits, count), Height())
 
     def reciprocal(self, found: Polynomial) -> Polynomial:
         """One divided by each entry: a variable, that of c q being 1 / c of that of q.
@@ -474,9 +527,7 @@ class Points:
         factor = exactly(1 / found.factor)
         if factor.variable:
             factor = exactly(Fraction(1))
-        made = self.atom("reciprocal", found * factor) * factor
-        made.size = torch.where(found.size > 0, 1 / found.size, 1.0)
-        return made
+        return self.atom("reciprocal", found * factor) * factor
 
     @staticmethod
     def fractions(counts: Tensor) -> Polynomial:
@@ -484,12 +535,22 @@ class Points:
         values, places = counts.unique(return_inverse=True)
         table = torch.stack([exactly(Fraction(1, n)).at for n in values.tolist()], 1)
         height = Height(0, lcm(*values.tolist()))
-        return Polynomial(table[:, places], 1 / counts.double(), height)
+        return Polynomial(table[:, places], terms.numbers(1 / counts.double()), height)
 
     def positive(self, found: Polynomial) -> Polynomial:
         """Which entries are more than 0, as 1 or 0: of what was cut there, as before the cut."""
         made = self.atom("positive", found)
-        made.at = self._before(found, made.at)
+        made.at, made.terms = self._before(found, made.at), terms.choices(made.shape)
+        return made
+
+    @staticmethod
+    def chosen(condition: Polynomial, one: Polynomial, two: Polynomial) -> Polynomial:
+        """One where a condition is 1, and two where it is 0: nothing is added up there."""
+        made = two + condition * (one - two)
+        either = condition * one + two
+        made.terms = torch.cat([
+            either.terms[terms.SIZE], made.terms[terms.VALUE], either.terms[terms.LOSS]
+        ])  # fmt: skip
         return made
 
     def cut(self, found: Polynomial) -> Polynomial:
@@ -498,6 +559,7 @@ class Points:
         made = found * step
         again = self._before(found, torch.full_like(found.at, -1)) >= 0
         made.at = torch.where(again, found.at, made.at)
+        made.terms = torch.where(again[0], found.terms, made.terms)
         keys, order = self._key(made.at).reshape(-1).sort(stable=True)
         one, two = (p.at.reshape(POINTS, -1)[:, order].int() for p in (made, step))
         self._cuts.append((keys, one, two))
@@ -514,20 +576,22 @@ class Points:
                 made = torch.where(same, step[:, at].long(), made)
         return made.view_as(found.at)
 
-    def _told(self, base: int, count: int, values: Tensor | None) -> None:
+    def _told(self, base: int, shape: Sequence[int], values: Tensor | None) -> None:
         """Hear of names, which are variables, and of constants."""
         insort(self._bases, base)
-        self._variables[base] = count
+        self._variables[base] = shape
         if values is None or values.is_complex() or not bool(values.isfinite().all()):
             return
         flat = values.reshape(-1).double()
+        if not values.is_floating_point() and bool((flat.abs() >= 2**53).any()):
+            return  # float64 has not room for them
         at, heights = _of_constants(flat), [Height()]
         near = (flat * PLAIN == (flat * PLAIN).round()) & (flat.abs() <= PLAIN)
         for value in flat[near].unique().tolist():  # the few that may be plain
             one = constant(value)
             at[:, flat == value] = one.at[:, None]
             heights.append(one.height)
-        self._blocks[base] = Polynomial(at.int(), flat.abs(), _highest(heights))
+        self._blocks[base] = Polynomial(at.int(), terms.numbers(flat), _highest(heights))
 
     # -- elements ----------------------------------------------------------------------------------
 
@@ -535,7 +599,7 @@ class Points:
         """Say what elements are worth."""
         if 0 in numbers.shape:
             return
-        at, size = found.at.reshape(POINTS, -1), found.size.reshape(-1)
+        at, own = found.at.reshape(POINTS, -1), found.terms.reshape(terms.ROWS, -1)
         if isinstance(numbers, Progression):
             base = numbers.base
         else:  # those between them are nobody's
@@ -543,9 +607,12 @@ class Points:
             base, end = int(flat.min()), int(flat.max()) + 1
             nobody = _integers(_SEED, f"nobody {base}", (end - base,))
             at = nobody.index_copy(1, flat - base, at)
-            size = size.new_ones(end - base).index_copy(0, flat - base, size)
+            own = _nobody(end - base).index_copy(1, flat - base, own)
+        if self._index is None:
+            least, most = _reach(found)
+            self._reach = min(self._reach[0], least), max(self._reach[1], most)
         insort(self._bases, base)
-        self._blocks[base] = Polynomial(at.int(), size, found.height, found.factor)
+        self._blocks[base] = Polynomial(at.int(), own, found.height, found.factor)
         self._kept += at.shape[1]
         if self._kept > MOST:
             raise Undecided(
@@ -557,9 +624,11 @@ class Points:
         """(POINTS, elements) int32: what stands together, drawn anew where that is large."""
         found = self._blocks.get(base)
         if found is None:
-            count = max(self._variables[base], 1)
-            at = _integers(_SEED, f"variables {base}", (count,)).int()
-            found = Polynomial(at, torch.ones(count, dtype=torch.float64), Height())
+            shape = self._variables[base]
+            count, several = max(prod(shape), 1), prod(shape[1:]) if shape else 1
+            name = f"variables {base}"
+            found = self._variable(_integers(_SEED, name, (count,)), name, several)
+            found.at = found.at.int()
             if count <= SMALL:
                 self._blocks[base] = found
         return found
@@ -571,13 +640,13 @@ class Points:
             place = bisect_right(self._bases, numbers.base) - 1
             if place >= 0 and count:
                 block, start = self._block(self._bases[place]), numbers.base - self._bases[place]
-                if start + count <= len(block.size):
+                if start + count <= block.at.shape[1]:
                     some = slice(start, start + count)
-                    at, size = block.at[:, some].long(), block.size[some]
-                    at, size = at.view(POINTS, *shape), size.view(shape)
-                    return Polynomial(at, size, block.height, block.factor)
+                    at, own = block.at[:, some].long(), block.terms[:, some]
+                    at, own = at.reshape(POINTS, *shape), own.reshape(terms.ROWS, *shape)
+                    return Polynomial(at, own, block.height, block.factor)
         flat = as_tensor(numbers).reshape(-1)
-        at, size = flat.new_zeros(POINTS, count), torch.zeros(count, dtype=torch.float64)
+        at, own = flat.new_zeros(POINTS, count), terms.numbers(torch.zeros(count))
         heights, factors = [Height(0)], set[Fraction]()
         which = torch.searchsorted(torch.tensor(self._bases), flat, right=True) - 1
         for place in which.unique().tolist():
@@ -585,15 +654,15 @@ class Points:
                 continue
             block, here = self._block(self._bases[place]), which == place
             offset = flat[here] - self._bases[place]
-            if bool((offset >= len(block.size)).any()):
+            if bool((offset >= block.at.shape[1]).any()):
                 raise Undecided("something is read of which nobody knows what it is made of")
             at[:, here] = block.at[:, offset].long()
-            size[here] = block.size[offset]
+            own[:, here] = block.terms[:, offset]
             heights.append(block.height)
             factors.add(block.factor)
         height = _highest(heights)
         factor = factors.pop() if len(factors) == 1 else Fraction(1)
-        return Polynomial(at.view(POINTS, *shape), size.view(shape), height, factor)
+        return Polynomial(at.view(POINTS, *shape), own.view(terms.ROWS, *shape), height, factor)
 
     # -- operators ---------------------------------------------------------------------------------
 
@@ -622,9 +691,9 @@ class Points:
         dtypes = {dtype for name, dtype in names if "." not in name} - {"bool"}
         if not dtypes <= _KINDS.keys() or not {*node.given} <= known:
             return None
-        if not dtypes and node.name != "_to_copy":  # truths are added by "or"
-            return None
-        dtype = min((_KINDS[d] for d in dtypes), key=lambda d: d.itemsize, default=torch.float32)
+        if len(dtypes) > 1 or bool(dtypes) == (node.name == "_to_copy"):
+            return None  # one of them is rounded; and truths are added by "or"
+        dtype = next((_KINDS[d] for d in dtypes), torch.float32)
         tensors = {name: p for (name, _), p in zip(names, inputs, strict=True)}
         return meaning(Call(self, node, dtype, tensors))
 
@@ -633,7 +702,9 @@ class Points:
     def settle(self, node: Node) -> bool:
         """Number the outputs of a candidate's operator; return whether the reference has them."""
         whole = True
+        self._indexed()
         for shape, found in zip(node.shapes, self.work_out(node), strict=True):
+            self.beyond = max(self.beyond, *_apart(self._reach, _reach(found)))
             made = self._known(found)
             missing = made < 0
             if bool(missing.any()):
@@ -651,14 +722,18 @@ class Points:
         mine, other = self.of(two), self.of(one)
         if not torch.equal(mine.at, other.at):
             return False
-        self._held(mine.size, other.size)
+        self._held(mine.terms, other.terms)
         return True
 
     def _held(self, mine: Tensor, other: Tensor) -> None:
-        """Note how much larger terms the candidate adds up; of what is 0 there are none."""
-        if mine.numel():
-            ratio = torch.where(mine == other, 1.0, mine / other)
-            self.larger = max(self.larger, float(ratio.max()))
+        """Note how much larger terms the candidate adds up, and what it can lose."""
+        if not mine.numel():
+            return
+        self.larger = max(self.larger, terms.larger(mine[terms.SIZE], other[terms.SIZE]))
+        one, two = (t[terms.LOSS].reshape(2, -1) for t in (mine, other))
+        if self.together:
+            one, two = one.amax(1), two.amax(1)
+        self.lost = max(self.lost, terms.larger(one, two))
 
     def _key(self, at: Tensor) -> Tensor:
         words = _drawn(_SEED, "key", POINTS)
@@ -668,10 +743,13 @@ class Points:
         """All elements of the reference by their keys; whoever asks first is the candidate."""
         if self._index is None:
             kept = sorted(self._blocks)
-            keys = torch.cat([self._key(self._blocks[base].at.long()) for base in kept])
-            numbers = [torch.arange(b, b + len(self._blocks[b].size)) for b in kept]
-            keys, order = keys.sort(stable=True)
-            self._index = keys, torch.cat(numbers)[order]
+            blocks = [self._blocks[base] for base in kept]
+            keys = torch.cat([self._key(block.at.long()) for block in blocks])
+            numbers = [
+                torch.arange(b, b + p.at.shape[1]) for b, p in zip(kept, blocks, strict=True)
+            ]
+            order = _in_order(keys, torch.cat([block.terms for block in blocks], 1))
+            self._index = keys[order], torch.cat(numbers)[order]
         return self._index
 
     def _known(self, found: Polynomial) -> Tensor:
@@ -682,9 +760,9 @@ class Points:
         made = numbers[at]
         other = self.of(made)
         same = (other.at == flat).all(0) & (flat != 0).any(0)
-        size = found.size.reshape(-1)
-        self._held(size[same], other.size[same])
-        nothing = (flat == 0).all(0) & (size == 0)  # what cancels to 0 is no 0 that was written
+        own = found.terms.reshape(terms.ROWS, -1)
+        self._held(own[:, same], other.terms[:, same])
+        nothing = (flat == 0).all(0) & (own == 0).all(0)  # what cancels is no 0 that was written
         return torch.where(same, made, torch.where(nothing, 0, -1)).view(found.shape)
 
 
@@ -695,6 +773,29 @@ def tensors_of(node: Node) -> list[tuple[str, str]]:
         for name, one in _ARGUMENT.findall(node.arguments)
         for place, dtype in enumerate(_TENSOR.findall(one))
     ]
+
+
+def _nobody(count: int) -> Tensor:
+    """Terms of elements that nobody asks for."""
+    return torch.ones(terms.ROWS, count, dtype=torch.float64)
+
+
+def _reach(found: Polynomial) -> tuple[float, float]:
+    """The least and the largest size of entries that are not 0."""
+    size = found.terms[terms.SIZE]
+    least, most = torch.where(size > 0, size, 1.0).aminmax() if size.numel() else (1.0, 1.0)
+    return float(least), float(most)
+
+
+def _apart(one: tuple[float, float], two: tuple[float, float]) -> tuple[float, float]:
+    """How many times as small as the least of one, and as large as the largest, two are."""
+    return one[0] / max(two[0], 1e-300), two[1] / one[1]
+
+
+def _in_order(keys: Tensor, own: Tensor) -> Tensor:
+    """The places of keys in order; of equal ones that first of which least is lost."""
+    order = own[terms.LOSS].amax(0).argsort()
+    return order[keys[order].argsort(stable=True)]
 
 
 def _words(node: Node) -> str:

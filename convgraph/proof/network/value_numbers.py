@@ -118,14 +118,14 @@ class Numbering:
 
     Attributes:
         names: (first number, shape) of each parameter, buffer and input, by name.
-        told: hears of every name and constant: its first number, how many, and a constant's values.
+        told: hears of every name and constant: its first number and shape, a constant's values.
     """
 
     def __init__(self) -> None:
         """Start behind 0, the constant 0."""
         self.next = 1
         self.names: dict[str, tuple[int, Shape]] = {}
-        self.told: Callable[[int, int, Tensor | None], None] | None = None
+        self.told: Callable[[int, Shape, Tensor | None], None] | None = None
         self._literals: dict[Any, int] = {}
 
     def take(self, shape: Shape) -> Progression:
@@ -139,7 +139,7 @@ class Numbering:
         if name not in self.names or self.names[name][1] != shape:
             self.names[name] = (self.take(shape).base, shape)
             if self.told is not None:
-                self.told(self.names[name][0], torch.Size(shape).numel(), None)
+                self.told(self.names[name][0], shape, None)
         return progression(self.names[name][0], shape)
 
     def literal(self, tensor: Tensor) -> Numbers:
@@ -155,7 +155,7 @@ class Numbering:
         if key not in self._literals:
             self._literals[key] = self.take(tuple(held.shape)).base
             if self.told is not None:
-                self.told(self._literals[key], held.numel(), held)
+                self.told(self._literals[key], tuple(held.shape), held)
         return progression(self._literals[key], tuple(held.shape))
 
     def constant(self, value: Any, dtype: torch.dtype) -> int:
@@ -166,7 +166,7 @@ class Numbering:
         if key not in self._literals:
             self._literals[key] = self.take((1,)).base
             if self.told is not None:
-                self.told(self._literals[key], 1, torch.tensor([value]).double())
+                self.told(self._literals[key], (1,), torch.tensor([value]))
         return self._literals[key]
 
 

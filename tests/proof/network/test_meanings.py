@@ -38,8 +38,8 @@ class Real:
         self.x = x.double()
 
     @property
-    def at(self) -> Tensor:
-        return self.x[None]
+    def nothing(self) -> bool:
+        return not self.x.any()
 
     @property
     def shape(self) -> torch.Size:
@@ -102,6 +102,9 @@ class Points:
 
     def positive(self, one: Real) -> Real:
         return Real(one.x > 0)
+
+    def chosen(self, condition: Real, one: Real, two: Real) -> Real:
+        return Real(torch.where(condition.x > 0, one.x, two.x))
 
     def cut(self, one: Real) -> Real:
         return Real(one.x.clamp(min=0))
@@ -237,7 +240,7 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
     "threshold_backward": [lambda: (aten.threshold_backward.default, r(9), r(9), 0)],
     "gt.Scalar": [lambda: (aten.gt.Scalar, r(9), 0)],
     "where.self": [lambda: (aten.where.self, r(9) > 0, r(9), r(9))],
-    "_to_copy": [lambda: (aten._to_copy.default, r(9).float(), {"dtype": torch.float64})],
+    "_to_copy": [lambda: (aten._to_copy.default, r(9) > 0, {"dtype": torch.float64})],
     "sum": [lambda: (aten.sum.default, r(2, 3))],
     "sum.dim_IntList": [lambda: (aten.sum.dim_IntList, r(2, 3, 4), [0, -1]),
                         lambda: (aten.sum.dim_IntList, r(2, 3, 4), [1], True)],

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convgraph as cg
-from convgraph.proof.network import polynomials
+from convgraph.proof.network import polynomials, terms
 from convgraph.proof.network.meanings import points
 from convgraph.proof.network.polynomials import Constant, Points, Polynomial, constant, exactly
 from convgraph.proof.network.value_numbers import Numbering
@@ -289,6 +289,77 @@ def test_nothing_that_comes_of_what_cancels_is_no_direct_sum(way: Way) -> None:
     assert "no direct sum" in found.reason or "rounding explains" in found.reason
 
 
+def by_variance(
+    variance: Callable[[Tensor], Tensor], root: Callable[[Tensor], Tensor] = torch.rsqrt
+) -> Way:
+    """A layer norm with a variance, and what is done to it, of one's own."""
+    return lambda n, y: rows(lambda x: (x - x.mean(-1, keepdim=True)) * root(
+        variance(x) + n.row.eps) * n.row.weight + n.row.bias)(y)  # fmt: skip
+
+
+def steps(y: Tensor, factor: float) -> Tensor:
+    """Far away and back, by factors that are exact."""
+    for step in [factor] * 6 + [1 / factor] * 6:
+        y = y * step
+    return y
+
+
+def apart(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """By how much channels differ, in a dtype."""
+    sums = y.to(dtype).pow(4).sum((2, 3), keepdim=True)
+    return y * (sums - sums.flip(1)).to(y.dtype)
+
+
+def chosen(y: Tensor) -> tuple[Tensor, Tensor]:
+    return y, 1e6 * y * y
+
+
+LOSES: dict[str, tuple[Way, Way]] = {
+    "a variance of squares": (SAME["layer norm"][0], by_variance(
+        lambda x: (x * x).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2)),
+    "a variance half of squares": (SAME["layer norm"][0], by_variance(
+        lambda x: ((x - x.mean(-1, keepdim=True)) * x).mean(-1, keepdim=True))),
+    "within a root": (SAME["layer norm"][0], by_variance(
+        lambda x: x.var(-1, keepdim=True, correction=0), lambda v: torch.rsqrt(v + 64 - 64))),
+    "within a divisor": (SAME["layer norm"][0], by_variance(
+        lambda x: x.var(-1, keepdim=True, correction=0), lambda v: 1 / (v.sqrt() + 64 - 64))),
+    "a square of a difference": (
+        lambda n, y: (y - y.mean(1, keepdim=True)) ** 2,
+        lambda n, y: y * y - 2 * y * y.mean(1, keepdim=True) + y.mean(1, keepdim=True) ** 2),
+    "what another sum loses": (
+        lambda n, y: (y + 64 - 64) * 0.5 + y.exp(),
+        lambda n, y: (y + 64 - 64) * 0.5 + (y + 64 - 64).exp()),
+    "a choice": (
+        lambda n, y: torch.where(y > 0, *chosen(y)),
+        lambda n, y: chosen(y)[1] + (y > 0) * (chosen(y)[0] - chosen(y)[1])),
+    "too large on the way": (SAME["sum"][0], lambda n, y: steps(y, 2.0**20) + 2 * y * y),
+    "too small on the way": (SAME["sum"][0], lambda n, y: steps(y, 2.0**-20) + 2 * y * y),
+    "a sum of few bits": (lambda n, y: apart(y, torch.float64), lambda n, y: apart(y, y.dtype)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSES)
+def test_what_loses_digits_that_the_other_keeps_is_not_proven(name: str) -> None:
+    found = proof(*LOSES[name])
+    assert found.verdict != "proven", str(found)
+
+
+def test_large_whole_numbers_are_told_apart() -> None:
+    """Float64 takes them for one."""
+    found = proof(
+        lambda n, y: y * (y.long() == torch.tensor(2**53)),
+        lambda n, y: y * (y.long() == torch.tensor(2**53 + 1)),
+    )
+    assert found.verdict == "undecided", str(found)
+
+
+def test_what_nobody_can_weigh_is_infinitely_large() -> None:
+    some = torch.tensor([0.0, 1.0, torch.inf, torch.nan], dtype=torch.float64)
+    assert terms.larger(some[:2], some[:2]) == 1
+    for k in (2, 3):
+        assert terms.larger(some[: k + 1], some[: k + 1]) == torch.inf
+
+
 def test_the_record_names_what_it_takes_for_granted() -> None:
     found = proof(SAME["mean"][0], SAME["mean"][1])
     assert any("torch's convolution, div.Tensor, mean.dim" in text for text in found.assumed)
@@ -396,7 +467,7 @@ def test_reciprocals_of_multiples_are_multiples() -> None:
         one = found.reciprocal(x * factor)
         two = found.reciprocal(x) * exactly(1 / factor.value)
         assert torch.equal(one.at, two.at)
-        assert torch.equal(one.size, two.size)
+        assert torch.equal(one.terms, two.terms)
     assert not (found.reciprocal(x).at == found.reciprocal(x * x).at).all(0).any()
 
 
