@@ -6,7 +6,7 @@ interpolate   the dense side has; a mean without pads, or over adaptive windows,
 convolution   for every image and weight, as a layer is: of nodes, by a weight that is computed
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -24,6 +24,7 @@ from convgraph.comparison.on_mask import (
     adaptive_size,
     adaptive_windows,
     area_size,
+    each,
     mean_of_who_is_there,
     pool_windows,
     window_sums,
@@ -180,7 +181,7 @@ class AsLayers(TorchFunctionMode):
             raise Undecided(f"a {others[0]} may answer {func.__name__} by itself")
         if others:
             return func(*args, **kwargs)
-        if func in CONVOLUTIONS and isinstance(x, GraphTensor):
+        if func in CONVOLUTIONS and self.is_layer(x):
             kwargs.pop("input", None)
             return self.convolution(func, (x, *args[1:]), kwargs)
         image = isinstance(x, Tensor) and 3 <= x.dim() <= 5
@@ -201,17 +202,40 @@ class AsLayers(TorchFunctionMode):
             self._layers[name] = FunctionLayer(layer, lambda x: func(x, *args[1:], **kwargs))
         return self._layers[name](x)
 
+    def is_layer(self, x: Any) -> bool:
+        """Whether a convolution is of nodes; of the reference, backward, of what nodes twin."""
+        return isinstance(x, GraphTensor) or (
+            torch.is_grad_enabled() and self.like.there(x) is not None
+        )
+
     def convolution(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A convolution of nodes by whatever weight it is given."""
         rest = [kwargs.pop(name, None) for name in ("weight", "bias")[len(args) - 1 :]]
         x, weight, bias, *more = (*args, *rest)
-        name = f"{func.__name__}({more}, {kwargs}) of {tuple(x.shape)}"
+        name = f"{func.__name__}({_spelled(func, weight, more, kwargs)}) of {tuple(x.shape)}"
         if name not in self._layers:
             layer = replace(self.like, path=name)
             self._layers[name] = FunctionLayer(
                 layer, lambda x, weight, bias=None: func(x, weight, bias, *more, **kwargs)
             )
         return self._layers[name](x, weight, *([] if bias is None else [bias]))
+
+
+def _spelled(func: Any, weight: Tensor, more: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The integers of a convolution, alike however they are given."""
+    d, reversed_ = weight.dim() - 2, "transpose" in func.__name__
+    names = ("output_padding", "groups", "dilation") if reversed_ else ("dilation", "groups")
+    given = dict.fromkeys(("stride", *names), 1) | {"padding": 0}
+    given |= {"output_padding": 0} if reversed_ else {}
+    given |= dict(zip(("stride", "padding", *names), more, strict=False)) | dict(kwargs)
+    whole = {name: v if isinstance(v, str) else each(v, d) for name, v in given.items()}
+    if isinstance(whole["padding"], str):
+        same = whole["padding"] == "same"
+        axes = zip(whole["dilation"], weight.shape[2:], strict=True)
+        reach = [gap * (k - 1) * same for gap, k in axes]
+        if not any(n % 2 for n in reach):
+            whole["padding"] = tuple(n // 2 for n in reach)
+    return ", ".join(f"{name}={whole[name]}" for name in sorted(whole))
 
 
 def by_linear(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convgraph.comparison.function_layers import AsLayers, by_linear, by_weight
-from convgraph.comparison.on_mask import BACKWARD, OnMask, filled
+from convgraph.comparison.on_mask import OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.copies import calls_torch
 from convgraph.convert.network import GraphNetwork
@@ -185,7 +185,6 @@ def prove_pair(
         found,
         certify,
         name=type(candidate).__name__,
-        backward="" if mask is None else BACKWARD,
         trust=how.get("trust", ()),
         progress=progress,
     )

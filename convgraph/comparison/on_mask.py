@@ -26,9 +26,6 @@ from convgraph.errors import ProofError
 from convgraph.proof.equation import map_positions
 from convgraph.proof.equation.map_positions import MapPositions
 
-BACKWARD = "what nodes say goes back to them in another order on both sides"
-"""Why the backward programs are two, though each layer's is proven."""
-
 SITE_BY_SITE = frozenset(
     """
     abs add mul sub rsub div truediv rtruediv radd rmul iadd imul isub neg pow square sqrt rsqrt exp
@@ -257,7 +254,7 @@ class OnMask(TorchFunctionMode):
         """The same edges with the arrows reversed."""
         y = func(x, weight, bias, stride, padding, output_padding, groups, dilation)
         d = x.dim() - 2
-        step, pad, gap = (_each(value, d) for value in (stride, padding, dilation))
+        step, pad, gap = (each(value, d) for value in (stride, padding, dilation))
         return self.put(y, self.known(x).step(
             lambda k, e: map_positions.reversed_kernel(
                 e, y.shape[2 + k], weight.shape[2 + k], step[k], pad[k], gap[k]
@@ -269,13 +266,13 @@ class OnMask(TorchFunctionMode):
     ) -> MapPositions:
         """Where the outputs of windows lie."""
         d = x.dim() - 2
-        size, step, gap = (_each(value, d) for value in (kernel, stride, dilation))
+        size, step, gap = (each(value, d) for value in (kernel, stride, dilation))
         if isinstance(padding, str):
             same = padding == "same"
             reach = [g * (k - 1) * same for k, g in zip(size, gap, strict=True)]
             pads = [(n // 2, n - n // 2) for n in reach]
         else:
-            pads = [(n, n) for n in _each(padding, d)]
+            pads = [(n, n) for n in each(padding, d)]
         return self.known(x).step(
             lambda a, e: map_positions.kernel(e, y.shape[2 + a], size[a], step[a], pads[a], gap[a])
         )
@@ -301,7 +298,7 @@ class OnMask(TorchFunctionMode):
     ) -> Tensor:  # fmt: skip
         """The sum over a window, by the window's size."""
         d = x.dim() - 2
-        whole = _each(kernel_size, d) == tuple(x.shape[2:]) and not any(_each(padding, d))
+        whole = each(kernel_size, d) == tuple(x.shape[2:]) and not any(each(padding, d))
         if whole and divisor_override is None:
             return self.readout(x)
         more = {} if divisor_override is None else {"divisor_override": divisor_override}
@@ -330,7 +327,7 @@ class OnMask(TorchFunctionMode):
     ) -> Tensor:
         """The maximum over all pixels that are there; over nobody it is 0."""
         d = x.dim() - 2
-        if _each(output_size, d) != (1,) * d or return_indices:
+        if each(output_size, d) != (1,) * d or return_indices:
             raise ProofError("the judge has no truth for adaptive windows on masks")
         there = self.known(x).there
         y = func(filled(x, there, float("-inf")), output_size)
@@ -530,19 +527,24 @@ class OnMask(TorchFunctionMode):
         y = (x - mean) / sqrt(var + eps),   mean = sum over who is there of x / how many they are
         """
         x, place = input, self.known(input)
+        if place.full and func is F.group_norm:
+            return self.put(func(x, num_groups, weight, bias, eps), place)
         there = place.there.to(x.device)
         count = there.flatten(1).sum(1).clamp(min=1).unsqueeze(1)
-        one = (slice(None), slice(None), *(None,) * (x.dim() - 2))
+
+        def spread(value: Tensor) -> Tensor:
+            lattice = value[(slice(None), slice(None), *(None,) * (x.dim() - 2))]
+            return lattice.expand(-1, -1, *x.shape[2:]).unsqueeze(2)  # pixels first, as nodes do
 
         def mean(blocks: Tensor) -> Tensor:
             axes = tuple(range(2, x.dim()))
             return filled(blocks.mean(2), there, 0.0).sum(axes) / count
 
         blocks = x.unflatten(1, (num_groups, x.shape[1] // num_groups))
-        centred = blocks - mean(blocks)[one].unsqueeze(2)
+        centred = blocks - spread(mean(blocks))
         centred = filled(centred.flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
         square = filled(centred.square().flatten(1, 2), there, 0.0).unflatten(1, (num_groups, -1))
-        y = (centred * (mean(square) + eps).rsqrt()[one].unsqueeze(2)).flatten(1, 2)
+        y = (centred * spread((mean(square) + eps).rsqrt())).flatten(1, 2)
         return self.put(affine(y, weight, bias), place)
 
     def instance_norm(
@@ -583,7 +585,13 @@ class OnMask(TorchFunctionMode):
             n = x.shape[2 + axis]
             found = map_positions.pad_sources(n, max(before, 0), max(behind, 0), mode, value or 0.0)
             sources[axis] = found[max(-before, 0) : len(found) - max(-behind, 0)]
-        return self.moved(x, func(x, pad, mode, value), sources)
+        if mode == "constant":
+            return self.moved(x, func(x, pad, mode, value), sources)
+        place, wide = torch.arange(prod(x.shape[2:]), device=x.device).view(x.shape[2:]), x.shape
+        for axis, row in sources.items():
+            place = place.index_select(axis, torch.tensor(row, device=x.device))
+        y = x.flatten(2).index_select(2, place.flatten())  # one move, as of nodes
+        return self.moved(x, y.view(*wide[:2], *place.shape), sources)
 
     def flip(self, func: Any, x: Tensor, *dims: Any) -> Tensor:
         """The other way round."""
@@ -695,7 +703,7 @@ def pool_windows(
         [[(0, 2), (1, 4), (3, 5)]]
     """
     d, found = len(size), []
-    whole = (_each(value, d) for value in (kernel_size, stride or kernel_size, padding))
+    whole = (each(value, d) for value in (kernel_size, stride or kernel_size, padding))
     for n, k, step, pad in zip(size, *whole, strict=True):
         room = n + 2 * pad - k + (step - 1) * ceil_mode
         starts = range(-pad, min(n, (room // step + 1) * step - pad), step)
@@ -718,7 +726,7 @@ def adaptive_windows(size: Sequence[int], count: Sequence[int]) -> Windows:
 
 def adaptive_size(x: Tensor, output_size: Any) -> tuple[int, ...]:
     """How large an adaptive pool's output is; None leaves an axis as it is."""
-    asked = _each(output_size, x.dim() - 2)
+    asked = each(output_size, x.dim() - 2)
     return tuple(n if m is None else m for n, m in zip(x.shape[2:], asked, strict=True))
 
 
@@ -765,7 +773,8 @@ def trains(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
 
 
-def _each(value: Any, d: int) -> tuple[int, ...]:
+def each(value: Any, d: int) -> tuple[int, ...]:
+    """A number of each axis, or one for all of them."""
     found = tuple(value) if isinstance(value, (tuple, list)) else (value,) * d
     return found if len(found) == d else found * d
 

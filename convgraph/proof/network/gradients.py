@@ -8,7 +8,7 @@ decides what that comes to: a gradient that is missing where the reference's is 
 further off than the running bound allows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -49,7 +49,6 @@ def gradients(
     reference: NetworkSide,
     images: Images,
     whole: Mapping[str, str] = MappingProxyType({}),
-    backward: str = "",
 ) -> Part:
     """Compare the backward programs, and their numbers where they differ.
 
@@ -59,16 +58,15 @@ def gradients(
         candidate: the accused; wired as the reference forward.
         reference: the dense network.
         images: what both run on.
-        whole: paths of the layers that are one node, and of their twins of the reference.
-        backward: why the two programs need not be one; numbers are then compared whatever differs,
-            and where all have a bound and show nothing the part is not asked.
+        whole: paths of the layers that are one node, functions among them, and of their twins of
+            the reference.
     """
     try:
         heads = _heads(reference, images)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         return Part(NAME, "undecided", _raised(error))
     with as_written():
-        found = _programs(candidate, reference, images, heads, whole, backward)
+        found = _programs(candidate, reference, images, heads, whole)
     if found.status in ("refuted", "undecided"):
         return found
     try:
@@ -91,18 +89,13 @@ def _programs(
     images: Images,
     heads: list[Tensor],
     whole: Mapping[str, str],
-    backward: str,
 ) -> Part:
     """The backward programs, operator by operator."""
 
     def counted(reason: Different | Undecided) -> Part:
-        alone = isinstance(reason, Unordered)  # no rule, so numbers alone
-        alike = "not asked" if backward and not alone else "undecided"
-        found = _decided(str(reason), candidate, reference, images, heads, alike)
-        if alone and found.status == "undecided":
+        found = _decided(str(reason), candidate, reference, images, heads)
+        if isinstance(reason, Unordered) and found.status == "undecided":  # no rule, so numbers
             return replace(found, status=MEASURED_ONLY)
-        if found.status == "not asked":
-            return replace(found, facts=f"{backward}: {found.facts}")
         return found
 
     def followed(*, otherwise: bool) -> tuple[int, Matcher]:
@@ -110,13 +103,14 @@ def _programs(
         worth = points(numbering, together=True) if otherwise else None
         settled = Reference(numbering, merges=True, points=worth)
         known = {**candidate.layers, **reference.layers}
-        twins = {twin: reference.twin(known[path]) for path, twin in whole.items()}
-        one = _traced(reference, images, numbering, settled.settle, heads, twins)
-        layers = {path: candidate.layers[path] for path in whole}
+        modules = {path: twin for path, twin in whole.items() if path in candidate.layers}
+        twins = {twin: reference.twin(known[path]) for path, twin in modules.items()}
+        one = _traced(reference, images, numbering, settled.settle, heads, twins, whole)
+        layers = {path: candidate.layers[path] for path in modules}
         names = [_what(name) for name in one]
         for told in (False, True):  # code may have another path where it is told
             matcher = Matcher(settled)
-            two = _traced(candidate, images, numbering, matcher.settle, heads, layers, told)
+            two = _traced(candidate, images, numbering, matcher.settle, heads, layers, whole, told)
             _same_names(one, two)
             matcher.finish(list(one.values()), [two[name] for name in one], names)
             as_proven(matcher)
@@ -139,7 +133,7 @@ def _programs(
     except (Different, Unordered) as difference:
         found = counted(difference)
     except Undecided as reason:
-        return counted(reason) if backward else Part(NAME, "undecided", str(reason))
+        return Part(NAME, "undecided", str(reason))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
         return Part(NAME, "undecided", _raised(error))
     if found.status == "refuted":
@@ -228,6 +222,7 @@ def _traced(
     settle: Any,
     heads: list[Tensor],
     layers: Mapping[str, Layer],
+    functions: Collection[str],
     told: bool = True,
 ) -> dict[str, Any]:
     """Numbers of outputs and gradients by name."""
@@ -242,6 +237,7 @@ def _traced(
         numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
             gradients=True, heads=heads, renamed=side.renamed(), told=told,
+            functions=functions,
         )  # fmt: skip
     return dict(zip(made, numbers, strict=True))
 
@@ -284,7 +280,6 @@ def _decided(
     reference: NetworkSide,
     images: Images,
     heads: list[Tensor],
-    alike: str = "undecided",
     *,
     how: Manner = FOLLOWED,
     found: dict[str, Tensor] | None = None,
@@ -297,7 +292,6 @@ def _decided(
         reference: the dense network.
         images: what both run on.
         heads: what is sent into each output.
-        alike: the status where all have a bound and no number shows it.
         how: in which manner both are called.
         found: what the candidate made of it; without it, it is called.
     """
@@ -342,4 +336,4 @@ def _decided(
             )  # fmt: skip
     if running.missing:  # some were not compared
         return Part(NAME, "undecided", f"{difference}; {MISSING}: {running.missing}")
-    return Part(NAME, alike, f"{difference}; the numbers do not show it")
+    return Part(NAME, "undecided", f"{difference}; the numbers do not show it")

@@ -92,7 +92,6 @@ def prove_network(
     certify: Certify,
     *,
     name: str,
-    backward: str = "",
     trust: Collection[str] = (),
     progress: bool = False,
 ) -> Certificate:
@@ -104,8 +103,6 @@ def prove_network(
         images: what both are run on, at least two images.
         certify: proves one layer.
         name: of the candidate, for the record.
-        backward: why the backward programs need not be the same; what is undecided about them is
-            then said and left out. A gradient that is shown to be wrong refutes all the same.
         trust: "torch.compile" takes compilers for granted; layers are `certify`'s.
         progress: show a progress bar.
 
@@ -164,7 +161,7 @@ def prove_network(
         elif matcher is not None:
             with handed_on() as handed:
                 whole = _whole(matcher, reference)
-                grads = gradients(candidate, reference, images, whole, backward)
+                grads = gradients(candidate, reference, images, whole)
             if handed and grads.status == "proven":
                 grads = replace(grads, status="undecided", facts=handed[0])
         parts.append(grads)
@@ -252,15 +249,12 @@ def _owner(node: Node, owners: Mapping[int, str]) -> str:
 
 
 def _whole(matcher: Matcher, reference: NetworkSide) -> dict[str, str]:
-    """The layers that are one node, forward and backward: path -> its twin's of the reference.
-
-    Functions are so forward alone.
-    """
+    """The layers that are one node, forward and backward: path -> its twin's of the reference."""
     owners, paths = _owners(matcher), {path for path, _ in reference.net.named_modules()}
     return {
-        two.layer: two.layer if two.layer in paths else _owner(one, owners)
+        two.layer: two.layer if two.layer in paths or two.call else _owner(one, owners)
         for one, two in matcher.pairs
-        if two.layer is not None and two.name == CONVOLUTION and two.call is None
+        if two.layer is not None
     }
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof.draws import EPSILON
-from convgraph.proof.network.node import CONVOLUTION, Node
+from convgraph.proof.network.node import BACKWARD, CONVOLUTION, Node
 from convgraph.proof.network.polynomials import Points
 from convgraph.proof.network.value_numbers import (
     Numbering,
@@ -347,16 +347,25 @@ def _repeats(one: Node, two: Node) -> bool:
         and not two.folded
         and len(one.inputs) == len(two.inputs)
         and all(map(same, one.inputs, two.inputs))
+        and _who(one) == _who(two)
     )
 
 
+def _who(node: Node) -> Any:
+    """Who is there of what a layer takes, where it looks at that; None for all."""
+    there = node.given.get("mask") if node.layer is not None else None
+    return None if there is None or bool(there.all()) else there.tolist()
+
+
 def _may_match(one: Node, two: Node) -> bool:
-    if one.name == SUMS[0] and two.name in SUMS:
+    if one.name in SUMS and two.name in SUMS:
         return bool(one.given.get("dtype") == two.given.get("dtype"))
     if one.name != two.name or len(one.inputs) != len(two.inputs):
         return False
     if one.name != CONVOLUTION and (one.layer or two.layer):
-        return (one.layer, one.arguments) == (two.layer, two.arguments)
+        alike = (one.layer, one.arguments) == (two.layer, two.arguments)
+        told = two.name.endswith(BACKWARD) and _who(two) is not None  # an array tells nothing
+        return alike and (not told or _who(one) == _who(two))
     if one.name == CONVOLUTION and two.layer is not None:
         return True  # its certificate says whether the arguments are the same
     if one.layer is not None and one.name == CONVOLUTION:
@@ -410,9 +419,11 @@ def _outputs(one: Node, two: Node) -> list[Numbers] | None:
         found = _by_channel(one, two)
         if found is not None:
             return found
-    if all(map(_content, one.inputs, two.inputs)):
-        pairs = zip(one.inputs, two.inputs, strict=True)
-        place = next(k for k, pair in enumerate(pairs) if not same(*pair))
+    apart = [
+        k for k, pair in enumerate(zip(one.inputs, two.inputs, strict=True)) if not same(*pair)
+    ]
+    if apart and all(map(_content, one.inputs, two.inputs)):
+        place = apart[0]
         raise Unordered(
             f"at {one.path!r}: the elements of input {place} of {one.name} lie in another order on "
             f"the candidate, and there is no rule for {one.name} in another order"

@@ -12,8 +12,8 @@ from convgraph.proof.network.value_numbers import Numbers
 CONVOLUTION = "convolution"
 """Name of a node that is one, operator or layer."""
 
-BACKWARD = "convolution_backward"
-"""Name of the backward of a layer that is one node."""
+BACKWARD = "_backward"
+"""What stands behind the name of a layer that is one node, for its backward."""
 
 
 @final
@@ -94,21 +94,25 @@ class Layer:
 
 @final
 class FunctionLayer(torch.nn.Module):
-    """A call of a function as a module, so that it is one node of a forward run.
+    """A call of a function as a module, so that it is one node.
 
     Args:
         layer: how it takes and returns images.
         run: the function, of what it takes and of weight and bias where it is a convolution.
+
+    Attributes:
+        as_one: calls it as one function of autograd, while a run is differentiated where it is one.
     """
 
     def __init__(self, layer: Layer, run: Callable[..., Any]) -> None:
         """Keep both."""
         super().__init__()
         self.layer, self.run = layer, run
+        self.as_one: Callable[..., Any] | None = None
 
     def forward(self, x: Any, *weights: Tensor) -> Any:
         """Call the function."""
-        return self.run(x, *weights)
+        return (self.as_one or self.run)(x, *weights)
 
 
 @final

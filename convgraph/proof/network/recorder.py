@@ -5,7 +5,7 @@ are the numbers of their elements (`numbers`), so a value that reaches it by ano
 copies and concatenations is the same input if and only if it is the same element at every place.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -39,7 +39,7 @@ from convgraph.proof.network.value_numbers import (
     as_tensor,
     tidy,
 )
-from convgraph.proof.network.whole_layers import bare, differentiated
+from convgraph.proof.network.whole_layers import as_one, bare, differentiated
 from convgraph.proof.ways_out import SAYS, WaysOut, by_name
 
 ABOUT = ("sym_", "is_pinned", "is_same_size", "_has_compatible")
@@ -62,6 +62,7 @@ class Recorder(TorchDispatchMode):
         settle: called with every node.
         observe: called with every node and its values.
         renamed: other names for parameters that are not the other side's of that name.
+        functions: which calls of functions are nodes, by the paths of their layers; None for all.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Recorder(TorchDispatchMode):
         settle: Settle,
         observe: Observe,
         renamed: Mapping[str, str],
+        functions: Collection[str] | None = None,
     ) -> None:
         """Number parameters and buffers by their names; tied ones share the first name."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.net, self.memory, self.layers, self.settle = net, memory, layers, settle
-        self.observe = observe
+        self.observe, self.functions = observe, functions
         self.paths = {id(module): path for path, module in net.named_modules()}
+        self.modules = {layer.path for layer in layers.values()}
         self.open: list[str] = []
         self.inside = 0
         self.within: Lister | None = None
@@ -182,11 +185,22 @@ class Recorder(TorchDispatchMode):
         self.inside = 1
         if not torch.is_grad_enabled():
             self._list(module, args, kwargs)
+        elif isinstance(module, FunctionLayer):
+            module.as_one = partial(self._as_one, module)
+
+    def _as_one(self, module: FunctionLayer, taken: Any, *own: Tensor) -> Any:
+        layer = module.layer
+
+        def call(x: Tensor, *own: Tensor) -> Any:
+            return module.run(layer.put(taken, x), *own)
+
+        return as_one(layer, call, taken, own, partial(_aside, self), self._back)
 
     def _layer_of(self, module: torch.nn.Module) -> Layer | None:
-        """The layer that a module is as a whole, if it is one; functions are so forward alone."""
+        """The layer that a module is as a whole, if it is one."""
         if isinstance(module, FunctionLayer):
-            return None if torch.is_grad_enabled() else module.layer
+            known = self.functions is None or module.layer.path in self.functions
+            return module.layer if known else None
         return self.layers.get(id(module))
 
     def _list(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -217,6 +231,8 @@ class Recorder(TorchDispatchMode):
         if not self.open:
             return
         self.open.pop()
+        if isinstance(module, FunctionLayer):
+            module.as_one = None
         layer = self._layer_of(module)
         if self.inside and layer is not None:
             self.inside = 0
@@ -252,11 +268,14 @@ class Recorder(TorchDispatchMode):
         found: list[Tensor | None],
         alone: Callable[[], str],
     ) -> None:
-        """The backward of a layer that is one node: (g, x, w) -> what is asked of grad_x, w, b."""
-        x, w, _ = given
+        """The backward of a layer that is one node: (g, x, w) -> what is asked of grad_x, w, b.
+
+        A layer without parameters may look at who is there, which zeros do not tell.
+        """
+        x, *own = given
+        weights = [t for t in own[:1] if t is not None]
         assert x is not None
-        assert w is not None
-        if not self.memory.knows(w):
+        if layer.path in self.modules and not all(map(self.memory.knows, weights)):
             raise Undecided(f"the backward at {layer.path!r} is sent what nobody can follow")
         values = layer.put(returned, g), layer.put(taken, x)  # followed: it may copy what is spread
         with _aside(self):
@@ -264,14 +283,17 @@ class Recorder(TorchDispatchMode):
             there = layer.there(returned)
             if there is not None:  # to what is absent nothing was said, and nothing comes back
                 sent[0] = tidy(as_tensor(sent[0]) * there.unsqueeze(1))
-        asked = [n for n, t in zip("xwb", found, strict=True) if t is not None]
+        asked = [n for n, t in zip("xwb", found, strict=False) if t is not None]
         with _aside(self):
+            looks = None if layer.bare is None else layer.there(taken)
             made = [t for t in found if t is not None]
             if found[0] is not None:
                 made[0] = layer.image(layer.put(taken, found[0]))
             node = Node(
-                BACKWARD, f"by {', '.join(asked)}", [*sent, self.memory.read(w)],
-                layer.path, [tuple(t.shape) for t in made], layer=layer.path, alone=alone,
+                layer.name + BACKWARD, f"by {', '.join(asked)}",
+                [*sent, *map(self.memory.read, weights)], layer.path,
+                [tuple(t.shape) for t in made], layer=layer.path, alone=alone,
+                given={} if looks is None else {"mask": looks},
             )  # fmt: skip
             self._settle(node, made)
             if found[0] is not None and not _share(found[0], made[0]):
@@ -387,6 +409,8 @@ class Recorder(TorchDispatchMode):
         self._settle(node, fresh)
         if name in ("mul", "neg") and len(fresh) == 1:
             self._annihilated(numbers, fresh[0])
+        if name in ("sum", "mean") and not isinstance(node.inputs[0], Progression):
+            self._of_nothing(node.inputs[0], named, fresh[0])
         if name in ("relu", "threshold_backward") and isinstance(node.outputs[0], Progression):
             self.cut[node.outputs[0]] = self._cut(name, node.inputs, named)
         self.observe(NodeCall(node, aten.out_of_place(func), named, fresh))
@@ -400,6 +424,14 @@ class Recorder(TorchDispatchMode):
             for zero in zeros:
                 made = made.masked_fill(zero, 0)
             self.memory.write(product, tidy(made))
+
+    def _of_nothing(self, added: Numbers, named: Mapping[str, Any], total: Tensor) -> None:
+        """Say that a sum, or a mean, of zeros alone is the constant 0."""
+        some = as_tensor(added) != 0
+        found = some.sum(named.get("dim") or [*range(some.dim())], named.get("keepdim", False))
+        if not bool(found.all()):
+            made = as_tensor(self.memory.read(total)) * (found != 0)
+            self.memory.write(total, tidy(made))
 
     @staticmethod
     def _cut(name: str, inputs: list[Numbers], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -658,6 +690,7 @@ def trace(
     heads: Sequence[Tensor] = (),
     renamed: Mapping[str, str] = MappingProxyType({}),
     told: bool = True,
+    functions: Collection[str] | None = None,
 ) -> tuple[list[Numbers], dict[str, Numbers]]:
     """Run one side; return the numbers of its outputs, and of what it holds and is sent afterwards.
 
@@ -673,12 +706,13 @@ def trace(
         heads: the gradients that are sent into the outputs, numbered by their place.
         renamed: other names for parameters that are not the other side's of that name.
         told: whether code can be told that it is followed; see `Recorder.follow`.
+        functions: which calls of functions are nodes, by the paths of their layers; None for all.
 
     Raises:
         Undecided: something on the way cannot be followed.
     """
     memory = Memory(numbering)
-    recorder = Recorder(net, memory, layers, settle, observe, renamed)
+    recorder = Recorder(net, memory, layers, settle, observe, renamed, functions)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
     for place, head in enumerate(heads):

@@ -2,10 +2,11 @@
 
 A graph layer and its dense twin compute the same three by other operators, and their certificate is
 about just these. So while a run is differentiated, such a layer runs on tensors of its own, and
-autograd sees one function.
+autograd sees one function. A pool holds nothing, and is one of x; a call of a function that is a
+node is one where it runs, of what it is given.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from convgraph.proof.network.by_itself import Lister, apart
 from convgraph.proof.network.node import Layer
 
 Settle = Callable[[Layer, Any, Any, Tensor, Any, list[Tensor | None], Callable[[], str]], None]
-"""(layer, what it took, what it returned, g, (x, w, b), their gradients, how it differs by itself)
--> one more node."""
+"""(layer, what it took, what it returned, g, (x, w, b) or x alone, their gradients, how it differs
+by itself) -> one more node."""
 
 
 class _Whole(torch.autograd.Function):
@@ -75,24 +76,49 @@ def _forward(
     *rest: Any,
     **more: Any,
 ) -> Any:
+    """A layer of the network, by what it holds."""
+    names = () if layer.bare is not None else ("weight", "bias")
+
+    def run(x: Tensor, *own: Tensor | None) -> Any:
+        held = {name: t for name, t in zip(names, own, strict=True) if t is not None}
+        with bare(module), _running(module, forward):
+            return functional_call(module, held, (layer.put(taken, x), *rest), more)
+
+    return as_one(layer, run, taken, [getattr(module, name) for name in names], aside, settle)
+
+
+def as_one(
+    layer: Layer,
+    call: Callable[..., Any],
+    taken: Any,
+    own: Sequence[Tensor | None],
+    aside: Any,
+    settle: Settle,
+) -> Any:
+    """Call a layer as one function of autograd.
+
+    Args:
+        layer: how it takes and returns images.
+        call: the layer, of the tensor in what it takes, and of its own.
+        taken: what it takes.
+        own: its weight and its bias, or nothing.
+        aside: a context in which nothing is recorded.
+        settle: called with every backward.
+    """
     returned: list[Any] = []
     within = Lister()
 
-    def run(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        held = {"weight": w} if b is None else {"weight": w, "bias": b}
-        with bare(module), _running(module, forward), _kept_at_once():
-            out = functional_call(module, held, (layer.put(taken, x), *rest), more)
+    def run(*given: Tensor | None) -> Tensor:
+        with _kept_at_once():
+            out = call(*given)
         returned.append(out)
         return layer.values(out)
 
     def alone(leaves: list[Tensor | None], g: Tensor) -> str:
         def again() -> None:
             fresh = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in leaves]
-            x, w, b = fresh
-            assert x is not None
-            assert w is not None
             with torch.enable_grad():
-                _gradients(run(x, w, b), fresh, g)
+                _gradients(run(*fresh), fresh, g)
 
         return apart(within.found, again)
 
@@ -102,9 +128,8 @@ def _forward(
         settle(layer, taken, returned[-1], g, leaves, found, partial(alone, leaves, g))
         return found
 
-    given = (layer.values(taken), module.weight, module.bias)
     with aside(), within:
-        y: Any = _Whole.apply(run, back, *given)  # type: ignore[no-untyped-call]
+        y: Any = _Whole.apply(run, back, layer.values(taken), *own)  # type: ignore[no-untyped-call]
     return layer.put(returned[-1], y)
 
 
