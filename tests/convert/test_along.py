@@ -187,6 +187,54 @@ def test_whoever_is_there_goes_before_absent_positions() -> None:
     assert F.one_hot(nobody.long()).shape[-1] == 1
 
 
+def lovasz(x: Any, labels: Any) -> Any:
+    """The hinge of Lovász, as it is written: sorted errors times steps of the Jaccard index."""
+    errors, order = torch.sort(1 - x.flatten() * (2 * labels.flatten() - 1), 0, descending=True)
+    right = labels.flatten()[order]
+    both, either = right.sum() - right.cumsum(0), right.sum() + (1 - right).cumsum(0)
+    steps = 1 - both / either
+    steps[1 : len(right)] = steps[1 : len(right)] - steps[:-1]
+    return F.relu(errors).dot(steps)
+
+
+SORTED: dict[str, Any] = {
+    "all": lambda x: x.flatten().sort()[0],
+    "from the largest": lambda x: x[:, 0].flatten().sort(descending=True).values,
+    "both ends and the middle": lambda x: (lambda line: line[[0, -1, len(line) // 2]])(
+        x.flatten().msort()
+    ),
+    "another map": lambda x: x[:, 1].flatten()[x[:, 0].flatten().argsort()],
+    "ranks": lambda x: x[:, 0].flatten().argsort().argsort() + 0 * x.sum(),
+    "classes": lambda x: lovasz(x[:, 0], (x[:, 1] > 0).double()),
+    "the hardest": lambda x: (lambda line: line[line > 1].mean())(x.abs().flatten().sort()[0]),
+}
+
+
+@pytest.mark.parametrize("name", SORTED)
+def test_those_there_are_put_in_order(name: str) -> None:
+    """The truth is the same code on an image of one line of the nodes alone."""
+    apart = torch.arange(IMAGE.numel()).view(IMAGE.shape) * 2.0**-10
+    image = (IMAGE + apart).requires_grad_()
+    got = SORTED[name](cg.PixelGraph.from_image(image, mask=MASK).tensor())
+    want = SORTED[name](image.movedim(1, -1)[MASK].T[None, :, None])
+    assert torch.equal(got, want)
+    sent = torch.arange(1.0, want.numel() + 1).double().view(want.shape)
+    assert torch.equal(*(torch.autograd.grad((one * sent).sum(), image)[0] for one in (got, want)))
+
+
+def test_lines_of_as_many_are_put_in_order_and_others_refused() -> None:
+    mask = MASK[:1].expand(2, -1, -1).contiguous()
+    x = cg.PixelGraph.from_image(IMAGE, mask=mask).tensor()
+    found, where = x.flatten(2).sort(2)
+    assert torch.equal(found, IMAGE.movedim(1, -1)[mask].view(2, -1, 4).mT.sort(2)[0])
+    assert torch.equal(IMAGE.flatten(2).gather(2, where), found)
+    other = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
+    with pytest.raises(ConversionError, match=r"makes no array; sort each image by itself"):
+        other.flatten(2).sort(2)
+    with pytest.raises(ConversionError, match="one has fewer than another"):
+        other.sort(3)
+
+
 def test_whole_numbers_have_no_mean_and_torch_says_so() -> None:
     x = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor().long()
     with pytest.raises(RuntimeError, match="floating point"):

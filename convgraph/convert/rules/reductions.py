@@ -510,7 +510,7 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     if name in _RANKED:
         return _ranked(call, x, dims, given)
     if name not in _SILENT:
-        raise NoRuleError("it puts absent positions in an order too; take topk() of those there")
+        return _in_order(call, x, dims[0], bool(given["descending"]))
     call.travelled("all")
     if name == "logsumexp" and not x.x.is_floating_point():
         x = x.with_x(x.x.to(torch.get_default_dtype()))  # among whole numbers there is no log of 0
@@ -567,13 +567,34 @@ def _largest(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]) -> A
     line = x.tensor(silent(x.x.dtype, -torch.inf if given["largest"] else torch.inf))
     found = call.target(**given | {"self": line})
     if not x.sites.is_full and not bool(there.gather(dims[0], found[1]).all()):
-        # An absent one says as much: whoever is there goes before it.
-        order = line.argsort(stable=True, dim=dims[0], descending=given["largest"])
-        absent = (~there.gather(dims[0], order)).argsort(stable=True, dim=dims[0])
-        where = order.gather(dims[0], absent).narrow(dims[0], 0, k)
+        where = _there_first(line, there, dims[0], given["largest"]).narrow(dims[0], 0, k)
         found = (line.gather(dims[0], where).where(there.gather(dims[0], where), 0), where)
     groups, axes = Groups(*apart(x, dims)), names.replaced(x.axes, dims[0], (Name("plain", k),))
     return tuple(groups.placed(one, axes) for one in found)
+
+
+def _there_first(line: Tensor, there: Tensor, dim: int, descending: bool) -> Tensor:
+    """Positions in the order of what they say, those of nobody behind all others."""
+    order = line.argsort(stable=True, dim=dim, descending=descending)
+    return order.gather(dim, (~there.gather(dim, order)).argsort(stable=True, dim=dim))
+
+
+def _in_order(call: Any, x: Spatial, dim: int, descending: bool) -> Any:
+    """What is there, line by line, and where it was: a list, as entries that are chosen are."""
+    call.travelled("all")
+    if not names.no_pixels(names.replaced(x.axes, dim)):
+        raise NoRuleError("it sorts lines of an image, of which one has fewer than another")
+    there = x.there()
+    count = there.sum(dim).flatten()
+    most = int(count.max()) if count.numel() else 0
+    if bool((count != most).any()):
+        raise NoRuleError(
+            f"of one image {int(count.min())} are there and of another {most}, which makes no "
+            "array; sort each image by itself, x[n : n + 1]"
+        )
+    line = x.tensor()
+    where = _there_first(line, there, dim, descending).narrow(dim, 0, most)
+    return where if call.name == "argsort" else (line.gather(dim, where), where)
 
 
 @rule("one_hot")
