@@ -124,13 +124,15 @@ class NodeCall:
         node: with its numbers.
         func: the operator, out of place.
         given: its arguments by name, tensors as they were before the call.
-        outputs: its values.
+        outputs: its values, what it writes to first.
+        first: which of them it returns first.
     """
 
     node: Node
     func: Any
     given: Mapping[str, Any]
     outputs: list[Tensor]
+    first: int = 0
 
 
 Observe = Callable[[NodeCall], None]

@@ -413,7 +413,8 @@ class Recorder(TorchDispatchMode):
             self._of_nothing(node.inputs[0], named, fresh[0])
         if name in ("relu", "threshold_backward") and isinstance(node.outputs[0], Progression):
             self.cut[node.outputs[0]] = self._cut(name, node.inputs, named)
-        self.observe(NodeCall(node, aten.out_of_place(func), named, fresh))
+        first = next(place for place, t in enumerate(fresh) if t is outputs[0])
+        self.observe(NodeCall(node, aten.out_of_place(func), named, fresh, first))
         return out
 
     def _annihilated(self, factors: list[Numbers], product: Tensor) -> None:

@@ -102,7 +102,7 @@ class Beside:
             call: of the candidate.
             partner: its node of the reference.
         """
-        if not call.outputs or not call.outputs[0].is_floating_point():
+        if not call.outputs or not call.outputs[call.first].is_floating_point():
             return
         known = call.node.name if partner.name in SUMS else partner.name
         name = CONVOLUTION if partner.name == CONVOLUTION else known.partition(".")[0]
@@ -116,29 +116,35 @@ class Beside:
         if rule is None:
             self.missing[name] += 1
             return
-        if sum(isinstance(v, Tensor) for v in given.values()) != len(call.node.inputs):
+        tensors = [t for t in trees.leaves(given) if isinstance(t, Tensor)]
+        if len(tensors) != len(call.node.inputs):
             self.missing[f"{name} of a list"] += 1
             return
         order = iter(call.node.inputs)
-        floats = [t for t in trees.leaves(given) if isinstance(t, Tensor) and t.is_floating_point()]
+        floats = [t for t in tensors if t.is_floating_point()]
         if not floats:  # whole numbers, the same on both sides, so the same result to the bit
             floats, rule = call.outputs, _nothing
         dtype = max((t.dtype for t in floats), key=lambda d: torch.finfo(d).eps)
-        entries: dict[str, Any] = {}
         parted: dict[str, Tensor] = {}
-        for key, value in given.items():
-            entries[key] = value
-            if isinstance(value, Tensor):
-                numbers = next(order)
-                if value.is_floating_point():
-                    x = self.values.at(numbers, value).double()
-                    entries[key] = WithError(x, _apart(x, value.double()))
-                    off = self.off.get(numbers) if isinstance(numbers, Progression) else None
-                    if off is not None:
-                        parted[key] = off
-                        entries[key] = WithError(x, off)
-        mine = call.outputs[0].double()
-        true = self.values.at(call.node.outputs[0], call.outputs[0]).double()
+
+        def entry(key: str, value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return [entry(key, one) for one in value]
+            if not isinstance(value, Tensor):
+                return value
+            numbers = next(order)
+            if not value.is_floating_point():
+                return value
+            x = self.values.at(numbers, value).double()
+            off = self.off.get(numbers) if isinstance(numbers, Progression) else None
+            if off is None:
+                return WithError(x, _apart(x, value.double()))
+            parted[key] = off
+            return WithError(x, off)
+
+        entries = {key: entry(key, value) for key, value in given.items()}
+        own = call.outputs[call.first]
+        mine, true = own.double(), self.values.at(call.node.outputs[call.first], own).double()
         there = call.node.given.get("sites")
         if there is not None:  # the operator says something of absent pixels too, the layer 0
             true = torch.where(there.unsqueeze(1).to(true.device), true, 0.0)

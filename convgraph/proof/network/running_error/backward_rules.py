@@ -215,25 +215,26 @@ for _axes in (2, 3):
     error_rule(f"max_pool{_axes}d_with_indices_backward")(partial(_max_pool, _axes))
 
 
-def _layer_norm(call: BoundedCall) -> list[Tensor]:
-    """With h = w g and z = (x - mean) / deviation: (h - mean(h) - z mean(h z)) / deviation.
+def _normed(
+    call: BoundedCall,
+    g: WithError,
+    x: WithError,
+    w: WithError,
+    shape: tuple[int, ...],
+    held: tuple[str, str] = ("mean", "rstd"),
+) -> tuple[Tensor, WithError, Tensor]:
+    """Of the image's gradient, and of g z, with what it rounds, for rows of what is normalized.
 
-    However it is summed up, nothing on the way is larger than it is with |x| + |mean| for x - mean.
+    With h = w g and z = (x - mean) / deviation: (h - mean(h) - z mean(h z)) / deviation. However it
+    is summed up, nothing on the way is larger than it is with |x| + |mean| for x - mean.
     """
-    n = torch.Size(call.given["normalized_shape"]).numel()
-
-    def rows(name: str, width: int) -> WithError:
-        one = call.of(name)
-        return WithError(one.x.reshape(-1, width), one.e.reshape(-1, width))
 
     def mean(part: Tensor) -> Tensor:
         return part.mean(-1, keepdim=True)
 
-    g, x, middle, inv = rows("grad_out", n), rows("input", n), rows("mean", 1), rows("rstd", 1)
-    weight = call.given.get("weight")
-    w = rows("weight", n) if isinstance(weight, WithError) else _exactly(torch.ones_like(x.x[:1]))
-    gamma, sums = call.gamma(n + 4 * ELEMENTARY), call.gamma(len(x.x) + ELEMENTARY)
-    if inf in (gamma, sums):
+    middle, inv = (_rows(call.of(name), shape) for name in held)
+    gamma = call.gamma(x.x.shape[-1] + 4 * ELEMENTARY)
+    if gamma == inf:
         raise NoRule("n u >= 1")
     h = _times(w, g)
     z = _times(WithError(x.x - middle.x, x.e + middle.e), inv)
@@ -243,13 +244,56 @@ def _layer_norm(call: BoundedCall) -> list[Tensor]:
     off = h.e + mean(h.e) + _times(z, inner).e
     total = WithError(h.x - mean(h.x) - z.x * inner.x, off)
     wide = h.a + mean(h.a) + size * mean(h.a * size)
+    return _times(total, inv).e + gamma * inv.a * wide, _times(g, z), g.a * size
+
+
+def _rows(one: WithError, shape: tuple[int, ...]) -> WithError:
+    return WithError(one.x.reshape(shape), one.e.reshape(shape))
+
+
+def _layer_norm(call: BoundedCall) -> list[Tensor]:
+    shape = call.given["normalized_shape"]
+    n = torch.Size(shape).numel()
+    g, x = (_rows(call.of(name), (-1, n)) for name in ("grad_out", "input"))
+    held = call.given.get("weight")
+    w = _rows(held, (-1, n)) if isinstance(held, WithError) else _exactly(torch.ones_like(x.x[:1]))
+    sums = call.gamma(len(x.x) + ELEMENTARY)
+    if sums == inf:
+        raise NoRule("n u >= 1")
+    image, gz, size = _normed(call, g, x, w, (-1, 1))
     found = [
-        (_times(total, inv).e + gamma * inv.a * wide).reshape(call.of("input").x.shape),
-        (_times(g, z).e + sums * g.a * size).sum(0).reshape(call.given["normalized_shape"]),
-        (g.e + sums * g.a).sum(0).reshape(call.given["normalized_shape"]),
+        image.reshape(call.of("input").x.shape),
+        (gz.e + sums * size).sum(0).reshape(shape),
+        (g.e + sums * g.a).sum(0).reshape(shape),
     ]
     asked = zip(found, call.given["output_mask"], strict=True)
     return [one + call.tiny for one, mine in asked if mine]
+
+
+def _group_norm(call: BoundedCall) -> list[Tensor]:
+    batch, channels, groups = call.given["N"], call.given["C"], call.given["group"]
+    rows = (batch, groups, -1)
+    g, x = (_rows(call.of(name), rows) for name in ("grad_out", "input"))
+    held = call.given.get("weight")
+    w = held if isinstance(held, WithError) else _exactly(x.x.new_ones(channels))
+    w = _rows(w, (1, channels, 1))
+    w = WithError(*(part.expand(batch, channels, call.given["HxW"]) for part in (w.x, w.e)))
+    count = batch * call.given["HxW"]
+    sums = call.gamma(count + 2 * ELEMENTARY)
+    if sums == inf:
+        raise NoRule("n u >= 1")
+    image, gz, size = _normed(call, g, x, _rows(w, rows), (batch, groups, 1))
+
+    def by_channel(part: Tensor) -> Tensor:
+        return part.reshape(batch, channels, -1).sum((0, 2))
+
+    found = [
+        image.reshape(call.of("input").x.shape),
+        by_channel(gz.e + sums * size),
+        by_channel(g.e + sums * g.a),
+    ]
+    asked = zip(found, call.given["output_mask"], strict=True)
+    return [one + call.tiny * (1 + count) for one, mine in asked if mine]
 
 
 def _exactly(value: Tensor) -> WithError:
@@ -279,9 +323,31 @@ def _convolution(call: BoundedCall) -> list[Tensor]:
     return [one + call.tiny * n for one, mine in asked if mine and one is not None]
 
 
+def _batch_norm_by_images(call: BoundedCall) -> list[Tensor]:
+    """In training: a row is a channel."""
+    shape = call.of("input").x.shape
+    g, x = (
+        WithError(*(part.transpose(0, 1).flatten(1) for part in (one.x, one.e)))
+        for one in (call.of("grad_out"), call.of("input"))
+    )
+    held = call.given.get("weight")
+    w = _rows(held, (-1, 1)) if isinstance(held, WithError) else _exactly(x.x.new_ones(1, 1))
+    sums = call.gamma(x.x.shape[1] + 2 * ELEMENTARY)
+    if sums == inf:
+        raise NoRule("n u >= 1")
+    image, gz, size = _normed(call, g, x, w, (-1, 1), ("save_mean", "save_invstd"))
+    found = [
+        image.unflatten(1, (shape[0], -1)).transpose(0, 1).reshape(shape),
+        (gz.e + sums * size).sum(1),
+        (g.e + sums * g.a).sum(1),
+    ]
+    asked = zip(found, call.given["output_mask"], strict=True)
+    return [one + call.tiny * (1 + x.x.shape[1]) for one, mine in asked if mine]
+
+
 def _batch_norm(call: BoundedCall) -> list[Tensor]:
     if call.given.get("train"):
-        raise NoRule("it is in training")
+        return _batch_norm_by_images(call)
     g, x = call.of("grad_out"), call.of("input")
     shape = (1, -1, *(1,) * (x.x.dim() - 2))
     axes = [d for d in range(x.x.dim()) if d != 1]
@@ -315,5 +381,6 @@ for _name, _made in (
     ("convolution_backward", _convolution),
     ("native_batch_norm_backward", _batch_norm),
     ("native_layer_norm_backward", _layer_norm),
+    ("native_group_norm_backward", _group_norm),
 ):
     several_rule(_name, _made)

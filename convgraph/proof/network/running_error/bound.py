@@ -11,6 +11,7 @@ Numerical Algorithms", 2nd ed., SIAM 2002, section 3.3.
 """
 
 from collections.abc import Callable, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import Any, final
 
@@ -21,7 +22,12 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgraph.proof import aten, trees
-from convgraph.proof.network.running_error import backward_rules, product_rules, sum_rules
+from convgraph.proof.network.running_error import (
+    attention_rules,
+    backward_rules,
+    product_rules,
+    sum_rules,
+)
 from convgraph.proof.network.running_error.backward_rules import BY_PRODUCTS
 from convgraph.proof.network.running_error.call import (
     RULES,
@@ -33,7 +39,7 @@ from convgraph.proof.network.running_error.call import (
 from convgraph.proof.surroundings import as_written
 
 SWEEP = 16
-FILES = (product_rules, sum_rules, backward_rules)
+FILES = (product_rules, sum_rules, backward_rules, attention_rules)
 """Where the rules are; importing them registers them."""
 
 
@@ -145,6 +151,10 @@ class RunningBound(TorchDispatchMode):
         call = self._call(func, args, kwargs, copy=bool(targets)) if not func.is_view else None
         out = func(*args, **kwargs)
         outputs = [t for t in trees.leaves(out) if isinstance(t, Tensor)]
+        made = {t.untyped_storage()._cdata for t in outputs}
+        for tensor in targets:
+            if tensor.is_floating_point() and tensor.untyped_storage()._cdata not in made:
+                self._write(tensor, torch.tensor(inf, dtype=torch.float64))  # statistics
         storages = {t.untyped_storage()._cdata for t in tensors}
         if not targets and all(t.untyped_storage()._cdata in storages for t in outputs):
             return out  # a view

@@ -1,4 +1,4 @@
-"""Running bounds of sums over axes, pools, resizes, softmax, norms; derived in `call`."""
+"""Running bounds of sums over axes, pools, resizes, norms; derived in `call`."""
 
 from math import inf, sqrt
 from typing import Any
@@ -56,6 +56,24 @@ def _index_add(call: BoundedCall) -> Tensor:
     return error
 
 
+@error_rule("col2im", "unfold_backward")
+def _windows_back(call: BoundedCall) -> Tensor:
+    """Each entry adds up what the windows that hold it send, one each."""
+    name = "self" if "self" in call.given else "grad_in"
+    x, kernel = call.of(name), call.given.get("kernel_size", [call.given.get("size")])
+    gamma = call.gamma(torch.Size(kernel).numel())
+    if gamma == inf:
+        raise NoRule("n u >= 1")
+    made: Tensor = call.func(**call.given | {name: x.e + gamma * x.a})
+    return made + call.tiny
+
+
+@error_rule("index")
+def _index(call: BoundedCall) -> Tensor:
+    found: Tensor = call.func(**with_self(call, call.of("self").e))
+    return found
+
+
 @error_rule("linalg_vector_norm")
 def _vector_norm(call: BoundedCall) -> Tensor:
     if call.given.get("ord", 2) != 2 or call.given.get("dtype") is not None:
@@ -105,19 +123,6 @@ def _linear_resize(call: BoundedCall) -> Tensor:
     return error
 
 
-@error_rule("_softmax")
-def _softmax(call: BoundedCall) -> Tensor:
-    x, dim = call.of("self"), call.given["dim"]
-    n = x.x.shape[dim]
-    shift = x.e.amax(dim, keepdim=True)
-    spread = (x.lies[1].amax(dim, keepdim=True) - x.lies[0]).clamp(min=0)
-    # Every exponent is off by at most shift against the exact one and by u spread in itself; then n
-    # sums and a division. With r the relative change, |y' - y| <= y (e^r - 1) and y <= y_hat e^r.
-    r = 2 * shift + 2 * call.u * spread.amax(dim, keepdim=True) + (n + 2 * ELEMENTARY) * call.u
-    error: Tensor = (call.y * torch.expm1(2 * r)).clamp(max=1) + call.tiny
-    return error
-
-
 # -- norms -----------------------------------------------------------------------------------------
 
 
@@ -146,9 +151,7 @@ def _scaled(
     return error + call.gamma(ELEMENTARY + 2) * size + call.tiny
 
 
-@error_rule(
-    "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm"
-)
+@error_rule("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm")
 def _batch_norm(call: BoundedCall) -> Tensor:
     if call.given.get("training"):
         raise NoRule("it is in training")
@@ -185,6 +188,25 @@ def _normed(call: BoundedCall, x: WithError, eps: float, shape: Any) -> tuple[Wi
     return d, WithError(inv, slack.clamp(max=2 / sqrt(eps)) if eps > 0 else slack)
 
 
+def _batch_norm_by_images(call: BoundedCall) -> list[Tensor]:
+    """Of y, and in training of the mean and 1 / deviation of the images, that backward reads."""
+    x = call.of("input")
+    if not call.given["training"]:
+        nobody = torch.tensor(inf, dtype=torch.float64, device=x.x.device)
+        return [_batch_norm(call) * GROWN, nobody, nobody]
+    rows = WithError(*(part.transpose(0, 1).flatten(1) for part in (x.x, x.e)))
+    d, inv = _normed(call, rows, call.given["eps"], None)
+    wide = WithError(d.x.abs() + 2 * rows.a.mean(-1, keepdim=True), d.e)
+    weight, bias = (_affine(call.given.get(k), (-1, 1)) for k in ("weight", "bias"))
+    y = _scaled(call, wide, inv, weight, bias)
+    y = y.unflatten(1, (x.x.shape[0], -1)).transpose(0, 1).reshape(x.x.shape)
+    off = (d.e - rows.e).amax(-1) + call.tiny
+    return [y * GROWN, off * GROWN, inv.e[..., 0] * GROWN]
+
+
+several_rule("native_batch_norm", _batch_norm_by_images)
+
+
 def _layer_norm(call: BoundedCall) -> list[Tensor]:
     """Of y, and of the mean and 1 / deviation that backward reads."""
     x, shape = call.of("input"), call.given["normalized_shape"]
@@ -202,8 +224,8 @@ def _layer_norm(call: BoundedCall) -> list[Tensor]:
 several_rule("native_layer_norm", _layer_norm)
 
 
-@error_rule("native_group_norm")
-def _group_norm(call: BoundedCall) -> Tensor:
+def _group_norm(call: BoundedCall) -> list[Tensor]:
+    """Of y, and of the mean and 1 / deviation that backward reads."""
     x = call.of("input")
     batch, channels, groups = x.x.shape[0], x.x.shape[1], call.given["group"]
     rows = WithError(x.x.reshape(batch, groups, -1), x.e.reshape(batch, groups, -1))
@@ -214,9 +236,14 @@ def _group_norm(call: BoundedCall) -> Tensor:
         return value.expand_as(rows.x).reshape(batch, channels, -1)
 
     weight, bias = (_affine(call.given.get(k), (1, channels, 1)) for k in ("weight", "bias"))
-    return _scaled(
+    y = _scaled(
         call, WithError(back(wide), back(d.e)), WithError(back(inv.x), back(inv.e)), weight, bias
     ).reshape(x.x.shape)
+    off = (d.e - rows.e).amax(-1) + call.tiny
+    return [y * GROWN, off * GROWN, inv.e[..., 0] * GROWN]
+
+
+several_rule("native_group_norm", _group_norm)
 
 
 @error_rule("_to_copy")

@@ -73,6 +73,44 @@ def normed_back(x: Tensor, w: Tensor) -> Any:
     return back(w[:2], x, held[0], mean, rstd, *held[1:], [True, True, True])
 
 
+def groups_back(x: Tensor, w: Tensor) -> Any:
+    held = w[0, :, 0, 0], 2, 6, 64, 3
+    _, mean, rstd = aten.native_group_norm(x, held[0], None, *held[1:], 1e-5)
+    return aten.native_group_norm_backward(w[:2], x, mean, rstd, *held, [True, True, True])
+
+
+def trained_back(x: Tensor, w: Tensor) -> Any:
+    held = w[0, :, 0, 0], w[0, :, 0, 1]
+    _, mean, rstd = aten.native_batch_norm(x, *held, None, None, True, 0.1, 1e-5)
+    back = aten.native_batch_norm_backward
+    return back(w[:2], x, held[0], None, None, mean, rstd, True, 1e-5, [True, True, True])
+
+
+HEARD = torch.ones(8, 8, dtype=torch.bool).tril(2)
+ATTENTION: dict[str, dict[str, Any]] = {
+    "plain": {}, "causal": {"is_causal": True}, "scaled": {"scale": 0.2},
+    "masked": {"attn_mask": torch.zeros(8, 8).masked_fill(~HEARD, -torch.inf)},
+}  # fmt: skip
+
+
+def attended(x: Tensor, w: Tensor, how: str) -> Any:
+    """The output, the logarithm of each sum, and the gradients of queries, keys and values."""
+    q, k, v, more = x, x.roll(1, 0) + w[:2], w[2:4] - x, dict(ATTENTION[how])
+    causal = more.pop("is_causal", False)
+    more |= {name: mask.to(x.dtype) for name, mask in more.items() if name == "attn_mask"}
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    out, sums = getattr(aten, name)(q, k, v, 0.0, causal, **more)
+    back = getattr(aten, f"{name}_backward")
+    return out, sums, *back(w[4:6], q, k, v, out, sums, 0.0, causal, **more)
+
+
+def by_softmax(x: Tensor, w: Tensor, log: bool) -> Tensor:
+    name = "_log_softmax" if log else "_softmax"
+    y = getattr(aten, name)(x, 1, False)
+    found: Tensor = getattr(aten, f"{name}_backward_data")(w[:2], y, 1, x.dtype)
+    return found
+
+
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "conv": lambda x, w: F.conv2d(x, w[:4, :, :3, :3], w[0, 0, 0, :4], padding=1),
     "depthwise": lambda x, w: F.conv2d(x, w[:, :1, :3, :3], stride=2, groups=6),
@@ -201,6 +239,29 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     ),
     "max pool of a volume back": lambda x, w: volume_back(x, w),
     "sines": lambda x, w: x.sin() + x.cos(),
+    "unfold back": lambda x, w: aten.col2im(
+        w[:2, :, :6].flatten(1, 2), [3, 8], [2, 3], [1, 2], [1, 0], [2, 1]
+    ),
+    "sliding back": lambda x, w: aten.unfold_backward(
+        w[:2].unflatten(3, (2, 4)), [2, 6, 8, 6], 3, 4, 2
+    ),
+    "group norm back": lambda x, w: groups_back(x, w)[0],
+    "group norm weight back": lambda x, w: groups_back(x, w)[1],
+    "group norm bias back": lambda x, w: groups_back(x, w)[2],
+    "safe softmax": lambda x, w: aten._safe_softmax(x.masked_fill(~HEARD, -torch.inf), -1),
+    "log softmax": lambda x, w: x.log_softmax(1),
+    "softmax back": lambda x, w: by_softmax(x, w, log=False),
+    "log softmax back": lambda x, w: by_softmax(x, w, log=True),
+    "sum of exponentials": lambda x, w: x.logsumexp(1),
+    **{f"attention {how} {place}": lambda x, w, how=how, place=place: attended(x, w, how)[place]
+       for how in ATTENTION for place in range(5)},
+    "batch norm, trained": lambda x, w: F.batch_norm(
+        x, x.new_zeros(6), x.new_ones(6), w[0, :, 0, 2], w[0, :, 0, 3], training=True
+    ),
+    "batch norm, trained back": lambda x, w: trained_back(x, w)[0],
+    "batch norm, trained weight back": lambda x, w: trained_back(x, w)[1],
+    "batch norm, trained bias back": lambda x, w: trained_back(x, w)[2],
+    "index": lambda x, w: aten.index(x, [None, AT]) * 1.1,
     "index put": lambda x, w: aten.index_put(x, [None, AT], w[:2, :4], True),
     "index write": lambda x, w: aten.index_put(x, [None, AT[1:]], w[:2, :3], False),
 }  # fmt: skip
@@ -230,9 +291,11 @@ def test_a_bound_is_no_blanket(name: str) -> None:
 
 ELSEWHERE = {
     "_native_batch_norm_legit_no_training", "adaptive_avg_pool1d", "avg_pool1d", "batch_norm",
-    "cudnn_batch_norm", "detach", "linear", "max_pool1d", "max_pool2d", "max_pool3d", "relu6",
+    "cudnn_batch_norm", "detach", "index", "linear", "max_pool1d", "max_pool2d", "max_pool3d",
+    "relu6",
 }  # fmt: skip
-"""Names that torch takes apart here; on a card and in inference mode they may come as they are."""
+"""Names that torch takes apart here; on a card and in inference mode they may come as they are. An
+index moves here, and is an operator where two runs are held side by side."""
 
 
 def test_every_rule_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +316,10 @@ OFF = ["conv", "sigmoid", "layer norm", "mul", "softmax", "batch norm"]
 OFF += ["leaky back", "elu back", "silu back", "gelu back", "gelu tanh back", "hardswish back"]
 OFF += ["index put", "index write", "powers", "relu back", "max pool back", "dilated pool back"]
 OFF += ["layer norm back", "layer norm weight back"]
+OFF += ["group norm back", "group norm weight back", "log softmax", "softmax back"]
+OFF += ["log softmax back", "sum of exponentials"]
+OFF += ["batch norm, trained", "batch norm, trained back", "batch norm, trained weight back"]
+OFF += [f"attention masked {place}" for place in range(5)]
 
 
 @pytest.mark.parametrize("name", OFF)
