@@ -31,7 +31,7 @@ from convgraph.proof.network.meanings import points
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.bound import RunningBound
-from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordered
+from convgraph.proof.network.value_numbers import Numbering, Undecided, Unordered, flat
 from convgraph.proof.record.certificate import Part
 from convgraph.proof.surroundings import as_written, watched
 
@@ -239,7 +239,8 @@ def _traced(
             gradients=True, heads=heads, renamed=side.renamed(), told=told,
             functions=functions,
         )  # fmt: skip
-    return dict(zip(made, numbers, strict=True))
+    pairs = zip(made, numbers, strict=True)
+    return {name: own if name.startswith("output ") else flat(own) for name, own in pairs}
 
 
 def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
@@ -324,7 +325,7 @@ def _decided(
             continue
         if running.missing and name not in limits:
             continue
-        gap = (a - two[name].double()).abs()
+        gap = (a - two[name].double().reshape(a.shape)).abs()  # of a parameter, in whatever shape
         over = gap > limits[name]
         if bool(over.any()):
             at = int((gap - limits[name]).reshape(-1).argmax())

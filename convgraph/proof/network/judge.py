@@ -52,6 +52,7 @@ from convgraph.proof.network.value_numbers import (
     Random,
     Undecided,
     Unordered,
+    flat,
 )
 from convgraph.proof.record.certificate import NO_SECOND, NOT_COVERED, Certificate, Part
 from convgraph.proof.surroundings import COMPILERS, as_written, handed_on, watched
@@ -291,7 +292,7 @@ def _parameters(
             facts += f"; what reads it cannot be followed: {names.reason}" if names.reason else ""
             return Part("parameters", "undecided", facts)
         a, b = one[name], two[name]
-        if a.shape != b.shape or a.dtype != b.dtype or not _equal(a, b):
+        if a.numel() != b.numel() or a.dtype != b.dtype or not _equal(a.flatten(), b.flatten()):
             return Part(
                 "parameters", "undecided", f"{name!r} differs; copy it first, e.g. by "
                 "load_state_dict"
@@ -301,6 +302,10 @@ def _parameters(
             return Part("parameters", "undecided", facts)
     same = [t for name, t in two.items() if name not in compared | names.unread]
     facts = f"{len(same)} tensors, {sum(t.numel() for t in same)} numbers, bit for bit"
+    shaped = [f"{name!r} {(*one[name].shape,)} is {(*two[name].shape,)}" for name in two
+              if name in one and one[name].shape != two[name].shape]  # fmt: skip
+    if shaped:
+        facts += f"; row by row, of other shapes: {_some(shaped)}"
     if names.pairs:
         facts += "; under other names: " + _some(
             [f"{a!r} is {b!r}" for a, b in names.pairs.items()]
@@ -389,7 +394,7 @@ def _wiring(
             matcher.finish(one, two)
             both = [name for name in kept if name in left]
             held = [f"what {name} holds afterwards" for name in both]
-            matcher.finish([kept[n] for n in both], [left[n] for n in both], held)
+            matcher.finish([flat(kept[n]) for n in both], [flat(left[n]) for n in both], held)
             as_proven(matcher)
             if doubt := matcher.doubt():
                 raise Undecided(doubt)

@@ -1,9 +1,10 @@
 """Two networks that hold one set of numbers under other names, and which name is which.
 
 A name is no part of a function. So what one side alone has is paired with what the other alone has:
-of one shape, dtype and need of a gradient, first where every bit is the same, then as they are read
-in order. That is a guess, and needs no proof: under these names parameters are compared bit for bit
-and the wiring node by node, like under any others. What no operator reads is part of no function.
+of one dtype and need of a gradient, first where shape and every bit are the same, then where every
+bit is in another shape, then of one shape as they are read in order. That is a guess, and needs no
+proof: under these names parameters are compared bit for bit and the wiring node by node, like under
+any others. What no operator reads is part of no function.
 """
 
 from collections import defaultdict
@@ -57,12 +58,12 @@ def find_names(candidate: NetworkSide, reference: NetworkSide, images: Images) -
         return Names(reason=" ".join(str(error).split())[:200] or type(error).__name__)
     left = [_alone(one, two, order), _alone(two, one, other)]
     pairs: dict[str, str] = {}
-    for bits in (True, False):
+    for shape, bits in ((True, True), (False, True), (True, False)):
         groups: dict[Any, list[str]] = defaultdict(list)
         for name in left[0]:
-            groups[_like(one[name], name in order, bits)].append(name)
+            groups[_like(one[name], name in order, shape, bits)].append(name)
         for name in left[1]:
-            found = groups[_like(two[name], name in other, bits)]
+            found = groups[_like(two[name], name in other, shape, bits)]
             if found:
                 pairs[name] = found.pop(0)
         left = [
@@ -79,9 +80,10 @@ def _alone(held: Collection[str], rest: Collection[str], order: Mapping[str, int
     return sorted(names, key=lambda name: order.get(name, len(order)))
 
 
-def _like(tensor: Tensor, read: bool, bits: bool) -> Any:
+def _like(tensor: Tensor, read: bool, shape: bool, bits: bool) -> Any:
     """What two tensors of one pair have in common."""
-    key = (tuple(tensor.shape), tensor.dtype, tensor.requires_grad, read)
+    size = tuple(tensor.shape) if shape else tensor.numel()
+    key = (size, tensor.dtype, tensor.requires_grad, read)
     if not bits:
         return key
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

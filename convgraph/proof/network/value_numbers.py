@@ -96,6 +96,11 @@ def tidy(numbers: Tensor) -> Numbers:
     return numbers
 
 
+def flat(numbers: Numbers) -> Numbers:
+    """Return numbers as one line."""
+    return tidy(as_tensor(numbers).reshape(-1))
+
+
 def same(one: Numbers, two: Numbers) -> bool:
     """Say whether two tensors hold the same numbers at the same places.
 
@@ -135,8 +140,9 @@ class Numbering:
         return found
 
     def named(self, name: str, shape: Shape) -> Progression:
-        """The numbers of what both sides have under one name."""
-        if name not in self.names or self.names[name][1] != shape:
+        """The numbers of what both sides have under one name, row by row, in whatever shape."""
+        count = torch.Size(shape).numel()
+        if name not in self.names or torch.Size(self.names[name][1]).numel() != count:
             self.names[name] = (self.take(shape).base, shape)
             if self.told is not None:
                 self.told(self.names[name][0], shape, None)
