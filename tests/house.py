@@ -97,7 +97,9 @@ HOUSE = {
         recorder operator_layers terms polynomials meanings match side_by_side end_to_end
         folds folded_wiring names manners gradients judge
     """,
-    "proof.network.running_error": ". call product_rules sum_rules attention_rules backward_rules bound",
+    "proof.network.running_error": """
+        . call product_rules sum_rules attention_rules backward_rules bound
+    """,
     "proof.refutation": """
         . truth difference suspects symptoms
         causes shrink

@@ -234,7 +234,8 @@ def test_a_gradient_is_never_left_out_where_it_has_no_bound(name: str) -> None:
     right = cg.prove(cg.to_graph(net), net, tiny())
     assert right.verdict == "proven", str(right)
     wrong = cg.prove(cg.to_graph(cut(False)), net, tiny())
-    assert wrong.verdict == ("refuted" if name == "resized" else "undecided"), str(wrong)
+    choices = name in ("the larger", "unit length")  # which rounding can change
+    assert wrong.verdict == ("undecided" if choices else "refuted"), str(wrong)
     assert statuses(right)["gradients"] == "proven"
 
 
@@ -769,7 +770,7 @@ BETWEEN: dict[str, Any] = {
         2 - y.permute(0, 2, 3, 1), 0.1, training=False
     ).permute(0, 3, 1, 2),
 }
-MEASURED = {"gated", "channels beside", "batch norm of who is there"}
+MEASURED = {"channels beside"}
 """Those that have no bound from end to end."""
 
 

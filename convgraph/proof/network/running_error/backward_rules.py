@@ -5,7 +5,7 @@ elsewhere it is off by all of it.
 """
 
 from functools import partial
-from math import inf
+from math import exp, inf
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
+    GROWN,
     BoundedCall,
     NoRule,
     WithError,
@@ -68,10 +69,64 @@ def _leaky_relu(call: BoundedCall) -> Tensor:
 @error_rule("elu_backward")
 def _elu(call: BoundedCall) -> Tensor:
     names = ("alpha", "scale", "input_scale")
-    if any(call.given.get(name, 1) != 1 for name in names) or call.given.get("is_result"):
-        raise NoRule("it is scaled, or reads its own result")
+    if call.given.get("is_result"):
+        raise NoRule("it reads its own result")
+    alpha, scale, inner = (abs(float(call.given.get(name, 1))) for name in names)
     g, x = call.of("grad_output"), call.of("self_or_result")
-    return _of_slope(call, g, x, 1.0, 1.0, 1.0)  # g min(1, exp x)
+    steep, jump = scale * max(1.0, alpha * inner), scale * abs(1 - alpha * inner)
+    near = (x.x.abs() <= 2 * x.e) & (x.e > 0)  # its slope jumps there
+    bent = scale * alpha * inner**2  # g scale, or g scale alpha inner exp(inner x)
+    return _of_slope(call, g, x, steep, bent, steep) + torch.where(near, jump * g.a, 0)
+
+
+@error_rule("mish_backward")
+def _mish(call: BoundedCall) -> Tensor:
+    g, x = call.of("grad_output"), call.of("self")
+    return _of_slope(call, g, x, 1.09, 0.65, 2 + 2 * x.a)  # largest f'' is 0.64, at 0
+
+
+@error_rule("softplus_backward")
+def _softplus(call: BoundedCall) -> Tensor:
+    g, x, beta = call.of("grad_output"), call.of("self"), abs(float(call.given["beta"]))
+    left = exp(-abs(float(call.given["threshold"])))  # beyond it the slope is 1
+    return _of_slope(call, g, x, 1.0, beta / 4, 1 + beta * x.a) + left * g.a
+
+
+@error_rule("log_sigmoid_backward")
+def _log_sigmoid(call: BoundedCall) -> Tensor:
+    g, x, kept = call.of("grad_output"), call.of("self"), call.of("buffer")
+    return _of_slope(call, g, x, 1.0, 0.25, 2.0) + kept.e * g.a
+
+
+@error_rule("glu_backward")
+def _glu(call: BoundedCall) -> Tensor:
+    g, x, dim = call.of("grad_output"), call.of("self"), call.given["dim"]
+    size, (off, gate) = x.a.chunk(2, dim)[0], x.e.chunk(2, dim)
+    one = g.e + 0.25 * g.a * gate + ELEMENTARY * call.u * g.a
+    # g a s (1 - s), whose last factor is 1/4 at most and of slope 0.1
+    two = 0.25 * (g.e * size + g.a * off) + 0.1 * g.a * size * gate
+    two = two + ELEMENTARY * call.u * g.a * size
+    return torch.cat([one, two], dim) * (1 + 16 * call.u) + call.tiny
+
+
+@error_rule("softshrink_backward", "hardshrink_backward")
+def _shrink(call: BoundedCall) -> Tensor:
+    g = call.of("grad_output" if "grad_output" in call.given else "grad_out")
+    x, edge = call.of("self"), abs(float(call.given["lambd"]))
+    near = ((x.x.abs() - edge).abs() <= 2 * x.e) & (x.e > 0)
+    return torch.where(near, g.a, g.e)
+
+
+def _prelu(call: BoundedCall) -> list[Tensor]:
+    """Of g or w g, and of 0 or x g."""
+    g, x, w = call.of("grad_output"), call.of("self"), call.of("weight")
+    near, below = (x.x.abs() <= 2 * x.e) & (x.e > 0), x.x <= 0
+    scaled, seen = _times(w, g), _times(x, g)
+    image = torch.where(below, scaled.e + call.u * scaled.a, g.e)
+    image = torch.where(near, g.a * (1 + w.a) + image, image)
+    weight = torch.where(below, seen.e + call.u * seen.a, 0.0)
+    weight = torch.where(near, x.a * g.a + weight, weight)
+    return [(one + call.tiny) * GROWN for one in (image, weight)]
 
 
 @error_rule("gelu_backward")
@@ -133,6 +188,7 @@ def _index_put(call: BoundedCall) -> Tensor:
 
 @error_rule(
     *("upsample_nearest2d_backward", "_adaptive_avg_pool2d_backward", "avg_pool2d_backward"),
+    *("_adaptive_avg_pool3d_backward", "avg_pool3d_backward"),
     *(f"{kind}_pad{d}d_backward" for kind in ("reflection", "replication") for d in (1, 2, 3)),
 )
 def _linear(call: BoundedCall) -> Tensor:
@@ -382,5 +438,6 @@ for _name, _made in (
     ("native_batch_norm_backward", _batch_norm),
     ("native_layer_norm_backward", _layer_norm),
     ("native_group_norm_backward", _group_norm),
+    ("_prelu_kernel_backward", _prelu),
 ):
     several_rule(_name, _made)

@@ -1,12 +1,13 @@
 """Running bounds of products, arithmetic and functions of one value; derived in `call`."""
 
-from math import inf
+from math import inf, log
 
 import torch
 from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
+    GROWN,
     QUOTIENT,
     ROOT,
     BoundedCall,
@@ -15,6 +16,7 @@ from convgraph.proof.network.running_error.call import (
     WithError,
     error_rule,
     rounded,
+    several_rule,
     with_self,
 )
 
@@ -123,6 +125,47 @@ def _div(call: BoundedCall) -> Tensor:
     return rounded(call, error, QUOTIENT)
 
 
+@error_rule("addcmul")
+def _addcmul(call: BoundedCall) -> Tensor:
+    return _sum_with(call, *(call.of(name) for name in ("tensor1", "tensor2")))
+
+
+@error_rule("addcdiv")
+def _addcdiv(call: BoundedCall) -> Tensor:
+    y = call.of("tensor2")
+    low = y.x.abs() - 2 * y.e
+    inverse = WithError(1 / y.x, torch.where(low > 0, y.e / (low * y.x.abs()), inf))
+    return _sum_with(call, call.of("tensor1"), inverse)
+
+
+def _sum_with(call: BoundedCall, one: WithError, two: WithError) -> Tensor:
+    """Bound x + value one two, however the three roundings of it are taken."""
+    x, value = call.of("self"), abs(float(call.given.get("value", 1)))
+    error = x.e + value * (one.a * two.e + (two.x.abs() + two.e) * one.e)
+    return error + call.gamma(QUOTIENT + 3) * (x.a + value * one.a * two.a) + 2 * call.tiny
+
+
+@error_rule("lerp")
+def _lerp(call: BoundedCall) -> Tensor:
+    x, y, w = call.of("self"), call.of("end"), call.of("weight")
+    error = (1 - w.x).abs() * x.e + w.a * (x.e + y.e) + w.e * (x.a + y.a)
+    return error + call.gamma(6) * (1 + 2 * w.a) * (x.a + y.a) + 2 * call.tiny
+
+
+@error_rule("logaddexp")
+def _logaddexp(call: BoundedCall) -> Tensor:
+    x, y = call.of("self"), call.of("other")
+    size = 1 + torch.maximum(x.a, y.a)
+    return torch.maximum(x.e, y.e) + 2 * ELEMENTARY * call.u * size + call.tiny
+
+
+@error_rule("glu")
+def _glu(call: BoundedCall) -> Tensor:
+    x, dim = call.of("self"), call.given["dim"]
+    size, (open_, gate) = x.a.chunk(2, dim)[0], x.e.chunk(2, dim)
+    return rounded(call, open_ + 0.25 * size * gate) + ELEMENTARY * call.u * size
+
+
 @error_rule("maximum", "minimum")
 def _extreme(call: BoundedCall) -> Tensor:
     return torch.maximum(call.of("self").e, call.of("other").e)
@@ -190,14 +233,28 @@ def _prelu(call: BoundedCall) -> Tensor:
     return rounded(call, w.a.clamp(min=1) * x.e + x.a * w.e)
 
 
-@error_rule("elu")
+@error_rule("elu", "celu")
 def _elu(call: BoundedCall) -> Tensor:
-    if call.given.get("scale", 1) != 1 or call.given.get("input_scale", 1) != 1:
-        raise NoRule("it is scaled")
-    alpha = abs(float(call.given.get("alpha", 1)))
-    error = max(1.0, alpha) * call.of("self").e
-    # for x < 0 it is alpha (exp(x) - 1), rounded against at most alpha
-    return rounded(call, error, 2) + ELEMENTARY * call.u * alpha
+    alpha, scale, inner = (
+        abs(float(call.given.get(k, 1))) for k in ("alpha", "scale", "input_scale")
+    )
+    if call.func is torch.ops.aten.celu.default:
+        inner = 1 / alpha
+    error = scale * max(1.0, alpha * inner) * call.of("self").e
+    # for x < 0 it is scale alpha (exp(inner x) - 1), rounded against at most scale alpha
+    return rounded(call, error, 4) + 2 * ELEMENTARY * call.u * scale * alpha
+
+
+@error_rule("softshrink")
+def _softshrink(call: BoundedCall) -> Tensor:
+    return rounded(call, call.of("self").e)
+
+
+@error_rule("hardshrink")
+def _hardshrink(call: BoundedCall) -> Tensor:
+    x = call.of("self")
+    near = ((x.x.abs() - abs(float(call.given["lambd"]))).abs() <= 2 * x.e) & (x.e > 0)
+    return torch.where(near, x.a, x.e)  # it jumps there
 
 
 # -- one value, elementary functions ---------------------------------------------------------------
@@ -239,17 +296,47 @@ for _name, (_slope, _by) in SMOOTH.items():
     error_rule(_name)(_smooth(_slope, _by))
 
 
+def _log_sigmoid(call: BoundedCall) -> list[Tensor]:
+    """Of log(1 / (1 + exp(-x))), and of exp(-|x|), which backward reads."""
+    x = call.of("self")
+    y = x.e + 2 * ELEMENTARY * call.u * (1 + x.a) + call.tiny
+    return [y * GROWN, (x.e + ELEMENTARY * call.u * (1 + x.a) + call.tiny) * GROWN]
+
+
+several_rule("log_sigmoid_forward", _log_sigmoid)
+
+
 @error_rule("exp")
 def _exp(call: BoundedCall) -> Tensor:
     e = call.of("self").e
     return rounded(call, call.y.abs() * torch.expm1(3 * e), ELEMENTARY)
 
 
-@error_rule("log")
-def _log(call: BoundedCall) -> Tensor:
-    x = call.of("self")
-    low = x.lies[0]
-    return rounded(call, torch.where(low > 0, x.e / low, inf), ELEMENTARY)
+@error_rule("expm1")
+def _expm1(call: BoundedCall) -> Tensor:
+    e = call.of("self").e
+    return rounded(call, (call.y.abs() + 1) * torch.expm1(3 * e), ELEMENTARY)
+
+
+@error_rule("exp2")
+def _exp2(call: BoundedCall) -> Tensor:
+    e = log(2) * call.of("self").e
+    return rounded(call, call.y.abs() * torch.expm1(3 * e), ELEMENTARY)
+
+
+def _logarithm(base: float, more: float = 0.0) -> ErrorRule:
+    def carry(call: BoundedCall) -> Tensor:
+        x = call.of("self")
+        low = x.lies[0] + more
+        return rounded(call, torch.where(low > 0, x.e / (low * base), inf), ELEMENTARY)
+
+    return carry
+
+
+for _name, _scale, _more in (
+    ("log", 1.0, 0.0), ("log2", log(2), 0.0), ("log10", log(10), 0.0), ("log1p", 1.0, 1.0),
+):  # fmt: skip
+    error_rule(_name)(_logarithm(_scale, _more))
 
 
 @error_rule("sqrt")

@@ -14,6 +14,7 @@ from convgraph.proof.network.running_error.call import (
     NoRule,
     WithError,
     error_rule,
+    rounded,
     several_rule,
     with_self,
 )
@@ -41,6 +42,46 @@ def _sum(call: BoundedCall) -> Tensor:
 @error_rule("mean")
 def _mean(call: BoundedCall) -> Tensor:
     return _summed(call, mean=True)
+
+
+@error_rule("cumsum")
+def _cumsum(call: BoundedCall) -> Tensor:
+    x, dim = call.of("self"), call.given["dim"]
+    if call.gamma(x.x.shape[dim]) == inf:
+        raise NoRule("n u >= 1")
+    return (x.e + call.gamma(x.x.shape[dim]) * x.a).cumsum(dim) + call.tiny
+
+
+def _deviates(call: BoundedCall) -> tuple[Tensor, Tensor]:
+    """A variance and how far it may be off; see `_normed`."""
+    x, dims, keep = call.of("self"), call.given.get("dim"), call.given.get("keepdim", False)
+    dims = list(range(x.x.dim())) if dims in (None, []) else list(dims)
+    n = torch.Size([x.x.shape[d] for d in dims]).numel()
+    correction = call.given.get("correction")
+    left = n - float(1 if correction is None else correction)
+    if left <= 0 or call.gamma(n + 4) == inf:
+        raise NoRule("too few or too many for a variance")
+
+    def total(part: Tensor) -> Tensor:
+        return part.sum(dims, keepdim=keep) / left
+
+    off = x.e + (x.e + call.gamma(n + 2) * x.a).mean(dims, keepdim=True)
+    d = WithError(x.x - x.x.mean(dims, keepdim=True), off)
+    wrong = total(2 * d.a * d.e + 4 * (n + 4) * call.u * (1 + (n + 4) * call.u) * x.a.square())
+    return total(d.x.square()), wrong + call.gamma(4) * total(d.a.square()) + call.tiny
+
+
+@error_rule("var")
+def _var(call: BoundedCall) -> Tensor:
+    return _deviates(call)[1]
+
+
+@error_rule("std")
+def _std(call: BoundedCall) -> Tensor:
+    var, wrong = _deviates(call)
+    low = (var - 2 * wrong).clamp(min=0)
+    slope = torch.minimum(wrong / (2 * low.sqrt()).clamp(min=1e-300), wrong.sqrt())
+    return rounded(call, slope, ROOT)
 
 
 @error_rule("index_add")

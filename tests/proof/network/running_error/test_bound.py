@@ -261,6 +261,36 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "batch norm, trained back": lambda x, w: trained_back(x, w)[0],
     "batch norm, trained weight back": lambda x, w: trained_back(x, w)[1],
     "batch norm, trained bias back": lambda x, w: trained_back(x, w)[2],
+    "celu": lambda x, w: F.celu(x, 1.7) + F.selu(w[:2]),
+    "shrinks": lambda x, w: F.softshrink(x, 0.3) + F.hardshrink(w[:2] * 0.3, 0.2),
+    "with a product": lambda x, w: torch.addcmul(x, w[:2], w[2:4], value=0.3),
+    "with a quotient": lambda x, w: torch.addcdiv(x, w[:2], w[2:4].abs() + 0.5, value=0.3),
+    "between": lambda x, w: torch.lerp(x, w[:2], 0.3) + torch.lerp(x, w[:2], w[2:4]),
+    "two exponentials": lambda x, w: torch.logaddexp(x, w[:2]),
+    "gated": lambda x, w: F.glu(x, 1),
+    "less one": lambda x, w: x.expm1(),
+    "powers of two": lambda x, w: x.exp2(),
+    "logarithms": lambda x, w: (x.abs() + 0.1).log2() + (x.abs() + 0.1).log10() + x.abs().log1p(),
+    "log sigmoid": lambda x, w: F.logsigmoid(x),
+    "running sum": lambda x, w: x.cumsum(3),
+    "variance": lambda x, w: x.var((0, 2, 3)) + x.var((0, 2, 3), correction=0),
+    "deviation": lambda x, w: x.std((1, 3), keepdim=True),
+    "celu back": lambda x, w: aten.elu_backward(w[:2], 1.7, 1.0, 1 / 1.7, False, x),
+    "selu back": lambda x, w: aten.elu_backward(w[:2], 1.67, 1.05, 1.0, False, x),
+    "mish back": lambda x, w: aten.mish_backward(w[:2], x),
+    "softplus back": lambda x, w: aten.softplus_backward(w[:2], x, 2, 20),
+    "log sigmoid back": lambda x, w: aten.log_sigmoid_backward(
+        w[:2], x, aten.log_sigmoid_forward(x)[1]
+    ),
+    "gated back": lambda x, w: aten.glu_backward(w[:2, :3], x, 1),
+    "shrinks back": lambda x, w: (
+        aten.softshrink_backward(w[:2], x, 0.3) + aten.hardshrink_backward(w[:2], x, 0.3)
+    ),
+    "prelu back": lambda x, w: aten._prelu_kernel_backward(w[:2], x, w[2:4])[0],
+    "prelu weight back": lambda x, w: aten._prelu_kernel_backward(w[:2], x, w[2:4])[1],
+    "average of a volume back": lambda x, w: aten.avg_pool3d_backward(
+        w[:2, :3, :4, :4], x, [2, 2, 2], [2, 2, 2], [0, 0, 0], False, True, None
+    ) + aten._adaptive_avg_pool3d_backward(w[:2, :3, :4, :4], x),
     "index": lambda x, w: aten.index(x, [None, AT]) * 1.1,
     "index put": lambda x, w: aten.index_put(x, [None, AT], w[:2, :4], True),
     "index write": lambda x, w: aten.index_put(x, [None, AT[1:]], w[:2, :3], False),
@@ -318,6 +348,10 @@ OFF += ["index put", "index write", "powers", "relu back", "max pool back", "dil
 OFF += ["layer norm back", "layer norm weight back"]
 OFF += ["group norm back", "group norm weight back", "log softmax", "softmax back"]
 OFF += ["log softmax back", "sum of exponentials"]
+OFF += ["celu", "with a product", "with a quotient", "between", "two exponentials", "gated"]
+OFF += ["log sigmoid", "deviation", "variance", "celu back", "selu back", "mish back"]
+OFF += ["softplus back", "log sigmoid back", "gated back", "shrinks back", "prelu back"]
+OFF += ["prelu weight back", "shrinks", "less one", "powers of two", "logarithms", "running sum"]
 OFF += ["batch norm, trained", "batch norm, trained back", "batch norm, trained weight back"]
 OFF += [f"attention masked {place}" for place in range(5)]
 
