@@ -352,16 +352,21 @@ def _wiring(
         shapes: list[tuple[int, ...]] = []
 
         names: list[str] = []
+        dtypes: list[torch.dtype] = []
 
         def dense(inputs: Images) -> list[Tensor]:
             outputs = reference.run(reference.net, inputs, None)
             shapes.extend(tuple(t.shape) for t in outputs)
             names.extend(names_of(outputs))
+            dtypes.extend(t.dtype for t in outputs)
             return outputs
 
         def accused(inputs: Images) -> list[Tensor]:
             outputs = candidate.run(candidate.net, inputs, shapes)
-            other.append(other_names(tuple(names), names_of(outputs)))
+            other.append(
+                other_names(tuple(names), names_of(outputs))
+                or _other_dtypes(dtypes, [t.dtype for t in outputs])
+            )
             return outputs
 
         other: list[str] = []
@@ -411,6 +416,14 @@ def _wiring(
         text = _raised(error)
         return Part("wiring", "undecided", text), None, Undecided(text)
     return Part("wiring", "proven", _same(matcher)), matcher, None
+
+
+def _other_dtypes(one: Sequence[torch.dtype], two: Sequence[torch.dtype]) -> str:
+    """Say which output is of another dtype, in words; "" where none is."""
+    for place, (a, b) in enumerate(zip(one, two, strict=False)):
+        if a != b:
+            return f"output {place} is of {b}, the reference's of {a}"
+    return ""
 
 
 def _same(matcher: Matcher) -> str:
