@@ -131,6 +131,9 @@ def _pow(call: Call) -> Any:
     if power in (0.5, -0.5):
         root = _root(call, x)
         return [root if power > 0 else _inverse(call, root)]
+    if power in (-1.5, -2.5):  # what autograd makes of the first of these
+        one = _inverse(call, _root(call, x))
+        return [one * one * one if power == -1.5 else one * one * one * one * one]
     if power not in (-2, -1, 1, 2, 3, 4):
         raise NoMeaning
     base = x if power > 0 else _inverse(call, x)
@@ -167,6 +170,19 @@ def _of_sigmoid(call: Call) -> Any:
 @means("silu")
 def _silu(call: Call) -> Any:
     return [call["self"] * _sigmoid(call, call["self"])]
+
+
+@means("glu", given="dim")
+def _glu(call: Call) -> Any:
+    one, two = _halves(call)
+    return [one * _sigmoid(call, two)]
+
+
+def _halves(call: Call) -> tuple[Polynomial, Polynomial]:
+    """Of a tensor, along an axis."""
+    x = call["self"]
+    axis = 1 + call.given.get("dim", -1) % len(x.shape)
+    return x.moved(lambda t: t.chunk(2, axis)[0]), x.moved(lambda t: t.chunk(2, axis)[1])
 
 
 @means("sigmoid_backward")
@@ -289,6 +305,11 @@ def _var(call: Call) -> Any:
     return [_variance(call)]
 
 
+@means("var_mean.correction", given="dim correction keepdim")
+def _var_mean(call: Call) -> Any:
+    return [_variance(call), *_of_mean(call)]
+
+
 @means("std.correction", given="dim correction keepdim")
 def _std(call: Call) -> Any:
     return [_root(call, _variance(call))]
@@ -307,6 +328,16 @@ def _index_add(call: Call) -> Any:
     source = call["source"] * call.constant(call.given.get("alpha", 1))
     start = torch.zeros(call["self"].shape, dtype=torch.float64)
     return [call["self"] + source.added_up(lambda t: start.index_add(dim, index.cpu(), t))]
+
+
+@means("scatter_add", given="dim index")
+def _scatter_add(call: Call) -> Any:
+    index, dim = call.given.get("index"), call.given["dim"]
+    if index is None:
+        raise NoMeaning
+    start = torch.zeros(call["self"].shape, dtype=torch.float64)
+    put = call["src"].added_up(lambda t: start.scatter_add(dim, index.cpu(), t))
+    return [call["self"] + put]
 
 
 @means("index_put", given="indices accumulate")
@@ -560,15 +591,33 @@ def _of_channels(p: Polynomial, rank: int) -> Polynomial:
 
 def _statistics(call: Call, rank: int) -> tuple[Polynomial, Polynomial]:
     """The mean that ran before, and r; in evaluation alone."""
-    if call.given.get("training") or call.given.get("train") or call.get("running_var") is None:
+    if _trains(call) or call.get("running_var") is None:
         raise NoMeaning
     mean, var = (_of_channels(call[f"running_{k}"], rank) for k in ("mean", "var"))
     return mean, _inverse(call, _root(call, var + call.constant(call.given["eps"])))
 
 
-@means(*_NORMS, given="weight bias training momentum eps")
+def _trains(call: Call) -> bool:
+    return bool(call.given.get("training") or call.given.get("train"))
+
+
+def _of_batch(call: Call, x: Polynomial) -> Any:
+    """By the statistics of the batch, where nobody keeps them."""
+    if call.get("running_mean") is not None:
+        raise NoMeaning
+    apart, mean, r = _normed(call, x, [0, *range(2, len(x.shape))])
+    own = [
+        p if p is None else _of_channels(p, len(x.shape))
+        for p in (call.get("weight"), call.get("bias"))
+    ]
+    return [_scaled(apart * r, *own), mean.view(-1), r.view(-1)]
+
+
+@means(*_NORMS, given="weight bias running_mean running_var training momentum eps")
 def _batch_norm(call: Call) -> Any:
     x = call["input"]
+    if _trains(call):
+        return _of_batch(call, x)
     mean, r = _statistics(call, len(x.shape))
     own = [
         p if p is None else _of_channels(p, len(x.shape))
@@ -584,10 +633,14 @@ def _batch_norm(call: Call) -> Any:
 def _batch_norm_backward(call: Call) -> Any:
     g, x, weight = call["grad_out"], call["input"], call.get("weight")
     rank = len(x.shape)
-    mean, r = _statistics(call, rank)
     outer = [0, *range(2, rank)]
+    scaled = g if weight is None else g * _of_channels(weight, rank)
+    if _trains(call):
+        mean, r = (_of_channels(call[name], rank) for name in ("save_mean", "save_invstd"))
+    else:
+        mean, r = _statistics(call, rank)
     found = [
-        (g if weight is None else g * _of_channels(weight, rank)) * r,
+        _back(scaled, (x - mean) * r, r, outer) if _trains(call) else scaled * r,
         (g * (x - mean) * r).sum(outer),
         g.sum(outer),
     ]
@@ -598,9 +651,10 @@ def _batch_norm_backward(call: Call) -> Any:
 
 
 @means(
-    "diagonal_backward", "unfold_backward", "col2im",
+    "diagonal_backward", "unfold_backward", "col2im", "upsample_nearest1d_backward",
+    "upsample_nearest2d_backward",
     given="input_sizes dim size step offset dim1 dim2 kernel_size dilation padding stride "
-    "output_size",
+    "output_size input_size scales scales_h scales_w",
 )  # fmt: skip
 def _parts(call: Call) -> Any:
     again, (only,) = call.node.call, call.tensors.values()
@@ -638,13 +692,28 @@ def _avg_pool_backward(call: Call) -> Any:
     return [shares.added_up(lambda t: back(t, zeros, **named | {"divisor_override": 1}))]
 
 
-@means("_adaptive_avg_pool2d", given="output_size")
-def _adaptive(call: Call) -> Any:
-    x, within, counts = call["self"], list[Tensor](), list[Tensor]()
-    for n, m in zip(x.shape[-2:], call.given["output_size"], strict=True):
+def _windows(
+    size: Sequence[int], output_size: Sequence[int]
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Which rows and which columns each mean is of, (means, pixels), and of how many pixels."""
+    within, counts = list[Tensor](), list[Tensor]()
+    for n, m in zip(size, output_size, strict=True):
         place = torch.arange(n)
         ends = [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
         within.append(torch.stack([(a <= place) & (place < b) for a, b in ends]).double())
         counts.append(torch.tensor([b - a for a, b in ends]))
-    sums = x.added_up(lambda t: within[0] @ t @ within[1].T)
-    return [sums * call.points.fractions(counts[0][:, None] * counts[1])]
+    return (within[0], within[1]), counts[0][:, None] * counts[1]
+
+
+@means("_adaptive_avg_pool2d", given="output_size")
+def _adaptive(call: Call) -> Any:
+    x = call["self"]
+    (high, wide), counts = _windows(x.shape[-2:], call.given["output_size"])
+    return [x.added_up(lambda t: high @ t @ wide.T) * call.points.fractions(counts)]
+
+
+@means("_adaptive_avg_pool2d_backward")
+def _adaptive_backward(call: Call) -> Any:
+    g = call["grad_output"]
+    (high, wide), counts = _windows(call["self"].shape[-2:], g.shape[-2:])
+    return [(g * call.points.fractions(counts)).added_up(lambda t: high.T @ t @ wide)]

@@ -688,7 +688,9 @@ class Points:
         known, meaning = MEANINGS.get(node.name, (frozenset(), None))
         if meaning is None or node.layer is not None or len(names) != len(inputs):
             return None
-        dtypes = {dtype for name, dtype in names if "." not in name} - {"bool"}
+        places = {"index"} if "index" in node.given else set[str]()  # constants, which it says
+        dtypes = {dtype for name, dtype in names if "." not in name and name not in places}
+        dtypes -= {"bool"}
         if not dtypes <= _KINDS.keys() or not {*node.given} <= known:
             return None
         if len(dtypes) > 1 or bool(dtypes) == (node.name == "_to_copy"):

@@ -400,7 +400,7 @@ class Recorder(TorchDispatchMode):
             elementwise=aten.elementwise(func), call=_again(func, args, kwargs, inputs),
             given={k: v for k, v in named.items() if k in matter and not isinstance(v, Tensor)},
         )  # fmt: skip
-        if name == "index_add" and not self.memory.knows(named["index"]):
+        if name in ("index_add", "scatter_add") and not self.memory.knows(named["index"]):
             node.given["index"] = named["index"]
         if name == CONVOLUTION:
             node.name = CONVOLUTION

@@ -189,6 +189,9 @@ def norm_back(name: str) -> tuple[Any, ...]:
         _, mean, rstd = torch.native_layer_norm(x, [2, 5], w, b, 1e-6)
         return (r(3, 2, 5), x, [2, 5], mean, rstd, w, b, [True, True, True])
     x, w = r(2, 6, 3, 3) * 1e-3, r(6)
+    if name == "batch":
+        _, mean, rstd = torch.native_batch_norm(x, w, None, None, None, True, 0.1, 1e-6)
+        return (r(2, 6, 3, 3), x, w, None, None, mean, rstd, True, 1e-6, [True, True, True])
     _, mean, rstd = aten.native_group_norm(x, w, None, 2, 6, 9, 3, 1e-6)
     return (r(2, 6, 3, 3), x, mean, rstd, w, 2, 6, 9, 3, [True, True, True])
 
@@ -221,13 +224,14 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
     "exp": [lambda: (aten.exp.default, r(3))],
     "log": [lambda: (aten.log.default, p(3))],
     "pow.Tensor_Scalar": [lambda n=n: (aten.pow.Tensor_Scalar, p(3), n)
-                          for n in (-2, -1, -0.5, 0.5, 1.0, 2, 3.0, 4)],
+                          for n in (-2.5, -2, -1.5, -1, -0.5, 0.5, 1.0, 2, 3.0, 4)],
     "addcmul": [lambda: (aten.addcmul.default, r(2, 3), r(3), r(2, 1), {"value": 0.3})],
     "addcdiv": [lambda: (aten.addcdiv.default, r(2, 3), r(3), p(2, 1), {"value": 0.3})],
     "lerp.Scalar": [lambda: (aten.lerp.Scalar, r(2, 3), r(2, 3), 0.3)],
     "lerp.Tensor": [lambda: (aten.lerp.Tensor, r(2, 3), r(2, 3), r(2, 3))],
     "sigmoid": [lambda: (aten.sigmoid.default, r(9))],
     "silu": [lambda: (aten.silu.default, r(9))],
+    "glu": [lambda: (aten.glu.default, r(2, 6, 4), 1), lambda: (aten.glu.default, r(2, 4))],
     "sigmoid_backward": [lambda: (aten.sigmoid_backward.default, r(9), p(9))],
     "tanh_backward": [lambda: (aten.tanh_backward.default, r(9), p(9))],
     "silu_backward": [lambda: (aten.silu_backward.default, r(9), r(9))],
@@ -249,10 +253,14 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
                  lambda: (aten.mean.dim, r(2, 3, 4), [1], True)],
     "var.correction": [lambda c=c: (aten.var.correction, r(2, 5, 4), [1], {"correction": c})
                        for c in (0, 1, 2)] + [lambda: (aten.var.correction, r(2, 5, 4))],
+    "var_mean.correction": [
+        lambda: (aten.var_mean.correction, r(2, 5, 4), [1], {"correction": 0, "keepdim": True})],
     "std.correction": [lambda: (aten.std.correction, r(2, 5, 4), [0, 1], {"keepdim": True})],
     "cumsum": [lambda: (aten.cumsum.default, r(2, 5), 1)],
     "index_add": [lambda: (aten.index_add.default, r(3, 2), 0, torch.tensor([2, 0, 2, 2]), r(4, 2),
                            {"alpha": 0.3})],
+    "scatter_add": [lambda: (aten.scatter_add.default, r(3, 2), 0,
+                             torch.tensor([[2, 0], [2, 2], [0, 1]]), r(3, 2))],
     "index_put": [lambda: (aten.index_put.default, r(3, 2), [torch.tensor([2, 0, 2])], r(3, 2),
                            True)],
     "_softmax": [lambda d=d: (aten._softmax.default, r(2, 3, 4), d, False) for d in (0, -1)],
@@ -307,16 +315,23 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
         lambda: (aten.native_batch_norm.default, r(2, 3, 4), r(3), r(3), r(3), p(3) * 1e-3, False,
                  0.1, 1e-3),
         lambda: (aten.native_batch_norm.default, r(2, 3), None, None, r(3), p(3), False, 0.1,
-                 1e-5)],
+                 1e-5),
+        lambda: (aten.native_batch_norm.default, r(2, 3, 4) * 1e-3, r(3), r(3), None, None, True,
+                 0.1, 1e-6)],
     "_native_batch_norm_legit_no_training": [
         lambda: (aten._native_batch_norm_legit_no_training.default, r(2, 3, 4, 5), r(3), r(3), r(3),
                  p(3), 0.1, 1e-2)],
     "native_batch_norm_backward": [
         lambda: (aten.native_batch_norm_backward.default, r(2, 3, 4, 5), r(2, 3, 4, 5), r(3), r(3),
-                 p(3), None, None, False, 1e-2, [True] * 3)],
+                 p(3), None, None, False, 1e-2, [True] * 3),
+        lambda: (aten.native_batch_norm_backward.default, *norm_back("batch"))],
     "diagonal_backward": [lambda: (aten.diagonal_backward.default, r(3), [4, 3], 0, 0, 1)],
     "unfold_backward": [lambda: (aten.unfold_backward.default, r(3, 4), [6], 0, 4, 1)],
     "col2im": [lambda: (aten.col2im.default, r(2, 8, 9), [4, 4], [2, 2], [1, 1], [0, 0], [1, 1])],
+    "upsample_nearest1d_backward": [lambda: (
+        aten.upsample_nearest1d_backward.default, r(2, 3, 7), [7], [2, 3, 3])],
+    "upsample_nearest2d_backward": [lambda: (
+        aten.upsample_nearest2d_backward.default, r(2, 3, 8, 6), [8, 6], [2, 3, 4, 3], 2.0, 2.0)],
     "avg_pool2d": [
         lambda: (aten.avg_pool2d.default, r(2, 3, 7, 6), [3, 2]),
         lambda: (aten.avg_pool2d.default, r(2, 3, 7, 6), [3, 2], [2, 2], [1, 1], True, True),
@@ -327,6 +342,8 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
                  [1, 1], True, False, None),
         lambda: (aten.avg_pool2d_backward.default, r(2, 3, 2, 3), r(2, 3, 7, 6), [3, 2], [3, 2],
                  [0, 0], False, True, 5)],
+    "_adaptive_avg_pool2d_backward": [lambda: (
+        aten._adaptive_avg_pool2d_backward.default, r(2, 3, 3, 4), r(2, 3, 7, 5))],
     "_adaptive_avg_pool2d": [lambda: (aten._adaptive_avg_pool2d.default, r(2, 3, 7, 5), [3, 4])],
 }  # fmt: skip
 
@@ -379,6 +396,9 @@ def test_every_meaning_has_a_case_or_is_one_of_these() -> None:
 FAULTS: dict[str, Callable[[Any], Any]] = {
     "add.Tensor": lambda call: [call["self"] + meanings._other(call)],  # alpha
     "var.correction": lambda call: [meanings._variance(call) * constant(1.25)],
+    "var_mean.correction": lambda call: [*meanings._of_mean(call), meanings._variance(call)],
+    "scatter_add": lambda call: [call["self"] + call["src"]],
+    "glu": lambda call: [meanings._halves(call)[0] * meanings._halves(call)[1]],
     "_softmax": lambda call: [meanings._softmax_of(call, call["self"], 0)],
     "native_layer_norm": lambda call: [
         meanings._scaled(call["input"], call.get("weight"), None), *call.rest()

@@ -118,6 +118,9 @@ SAME: dict[str, list[Way]] = {
         lambda n, y: rows(lambda x: n.row.bias + n.row.weight * (
             x - x.mean(-1, keepdim=True)) / torch.sqrt(
             x.var(-1, keepdim=True, correction=0) + n.row.eps))(y),
+        lambda n, y: rows(lambda x: n.row.bias + n.row.weight * (
+            x - x.mean(-1, keepdim=True)) * (
+            torch.var_mean(x, -1, keepdim=True, correction=0)[0] + n.row.eps) ** -0.5)(y),
     ],
     "group norm": [
         lambda n, y: n.group(y),
@@ -145,11 +148,26 @@ SAME: dict[str, list[Way]] = {
         lambda n, y: y * F.adaptive_avg_pool2d(y, 1),
         lambda n, y: y * y.flatten(2).mean(2)[..., None, None],
     ],
+    "mean of channels": [
+        lambda n, y: y * y.mean(1, keepdim=True),
+        lambda n, y: y * y[:, :1].index_add(1, torch.tensor([0, 0, 0]), y[:, 1:]) / 4,
+        lambda n, y: y * y[:, :1].scatter_add(
+            1, torch.zeros(1, 1, 1, 1).long().expand(2, 3, 6, 4), y[:, 1:]) / 4,
+    ],
+    "norm of pixels": [
+        lambda n, y: F.instance_norm(y),
+        lambda n, y: F.group_norm(y, 4),
+    ],
+    "upsample": [
+        lambda n, y: F.interpolate(y, scale_factor=2),
+        lambda n, y: y[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).reshape(2, 4, 12, 8),
+    ],
     "pool": [
         lambda n, y: F.avg_pool2d(y, 2),
         lambda n, y: y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5)),
         lambda n, y: (y[..., ::2, ::2] + y[..., 1::2, ::2] + y[..., ::2, 1::2]
                       + y[..., 1::2, 1::2]) / 4,
+        lambda n, y: F.adaptive_avg_pool2d(y, (3, 2)),
         lambda n, y: F.conv2d(y, torch.full((4, 1, 2, 2), 0.25), stride=2, groups=4),
     ],
     "sum": [
@@ -358,6 +376,24 @@ def test_what_nobody_can_weigh_is_infinitely_large() -> None:
     assert terms.larger(some[:2], some[:2]) == 1
     for k in (2, 3):
         assert terms.larger(some[: k + 1], some[: k + 1]) == torch.inf
+
+
+class Sent(Net):
+    """Its output is sent through something, which no convolution follows."""
+
+    def __init__(self, to: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(SAME["sum"][0])
+        self.to_ = [to]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_[0](super().forward(x))
+
+
+def test_an_output_of_another_dtype_is_another_output() -> None:
+    net, other = Sent(lambda t: t > 0), Sent(lambda t: (t > 0).float())
+    found = cg.prove(other, net, images())
+    assert found.verdict == "undecided"
+    assert "output 0 is of torch.float32, the reference's of torch.bool" in found.reason
 
 
 def test_the_record_names_what_it_takes_for_granted() -> None:
