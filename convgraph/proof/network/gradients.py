@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.network.end_to_end import MEASURED_ONLY, Images, NetworkSide
+from convgraph.proof.network.end_to_end import Images, NetworkSide
 from convgraph.proof.network.manners import (
     FOLLOWED,
     OTHERS,
@@ -92,12 +92,6 @@ def _programs(
 ) -> Part:
     """The backward programs, operator by operator."""
 
-    def counted(reason: Different | Undecided) -> Part:
-        found = _decided(str(reason), candidate, reference, images, heads)
-        if isinstance(reason, Unordered) and found.status == "undecided":  # no rule, so numbers
-            return replace(found, status=MEASURED_ONLY)
-        return found
-
     def followed(*, otherwise: bool) -> tuple[int, Matcher]:
         numbering = Numbering()
         worth = points(numbering, together=True) if otherwise else None
@@ -131,7 +125,7 @@ def _programs(
     try:
         return proven()
     except (Different, Unordered) as difference:
-        found = counted(difference)
+        found = _decided(str(difference), candidate, reference, images, heads)
     except Undecided as reason:
         return Part(NAME, "undecided", str(reason))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
