@@ -207,6 +207,11 @@ def no_numbers(*_: Any, **__: Any) -> Any:
     )
 
 
+def _as_subclass(self: GraphTensor, kind: Any) -> Any:
+    """A map stays one where any tensor is asked for, and is of no other class."""
+    return self.view_as(self) if issubclass(GraphTensor, kind) else no_numbers()
+
+
 _T: Any = torch.Tensor
 
 OWN |= {
@@ -253,8 +258,9 @@ _OF_THE_SHAPE = (
 )  # fmt: skip
 """What torch answers of the wrapper alone."""
 
-# NumPy asks where torch listens to no class too.
+# NumPy asks, and classes of others, where torch listens to no class too.
 GraphTensor.__array__ = no_numbers  # type: ignore[method-assign]
+GraphTensor.as_subclass = _as_subclass  # type: ignore[method-assign, assignment]
 
 # Where a worker asks, torch's own would write into memory that it shares.
 default_collate_fn_map[GraphTensor] = lambda batch, **_: torch.stack(batch)

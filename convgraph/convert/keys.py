@@ -69,6 +69,9 @@ for _name in _PASSED:
         if not _name.startswith("Autocast"):
             _ABOVE = _ABOVE | torch._C.DispatchKeySet(_K.__members__[_name])
 
+AUTOGRAD: Any = torch._C.DispatchKeySet(_K.AutogradFunctionality)
+"""What keeps rows out of autograd, where an operator comes past the protocol."""
+
 
 def is_composite(operator: Any) -> bool:
     """Whether torch defines an operator by others, so that it can be taken apart."""

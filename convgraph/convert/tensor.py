@@ -110,8 +110,11 @@ class GraphTensor(Map):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Meet an operator."""
-        return _met(func, args, kwargs)
+        """Meet an operator; past the protocol, as vmap calls it, rows keep their autograd."""
+        if _STATE.keys is not None or torch.is_inference_mode_enabled():
+            return _met(func, args, kwargs)
+        with keys.Guard(keys.included(), keys.excluded() - keys.AUTOGRAD):
+            return _met(func, args, kwargs)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Say shape, nodes, dtype and device."""

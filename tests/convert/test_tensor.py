@@ -68,6 +68,8 @@ def test_it_is_a_tensor_and_a_graph() -> None:
         _ = x.flatten(2).transpose(1, 2).graph
     with pytest.raises(ConversionError, match="to_dense"):
         x.numpy()
+    with pytest.raises(ConversionError, match="no array; take to_dense"):
+        x.as_subclass(nn.Parameter)  # as other libraries make tensors their own
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "gate", "unet", "next block", "attention"])

@@ -144,6 +144,28 @@ def test_a_map_made_outside_of_what_is_transformed_is_refused() -> None:
             transform(net, graph.tensor())
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: vmap(lambda t: t * 2 + t.square())(x),
+        lambda x: vmap(lambda t: t * 2 + t.square(), 1, 1)(x),
+        lambda x: vmap(lambda t: t * 2 + t.square())(x.movedim(1, -1).reshape(-1, 2)),
+        lambda x: vmap(lambda n: (x * n).square().sum())(torch.ones(3).double()),
+        lambda x: x.as_subclass(torch.Tensor) * x,
+    ],
+)
+def test_a_map_past_the_protocol_keeps_its_gradient(call: Any) -> None:
+    """Numbers were right, and no gradient arrived."""
+    rows = torch.arange(24.0).double().requires_grad_()
+    mask = torch.rand(2, 3, 4) > 0.3
+    image = rows.view(1, 2, 3, 4).expand(2, -1, -1, -1)
+    found = []
+    for x in (cg.PixelGraph.from_image(image, mask=mask).tensor(), image * mask[:, None]):
+        found.append(torch.autograd.grad(call(x).sum(), rows)[0])
+    assert torch.equal(*found)
+    assert found[0].any()
+
+
 def test_a_dual_map_is_read_off_its_rows() -> None:
     """Of a map itself there is none; of its rows, or of what was reduced, there is."""
     layer = torch.nn.Conv2d(2, 3, 3).double()
