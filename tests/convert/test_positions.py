@@ -221,7 +221,7 @@ def test_letters(equation: str) -> None:
         (lambda x: x.unsqueeze_(1), "another shape; use unsqueeze and take what it returns"),
         (lambda x: torch.cat([x.flatten(2), x[:, :, ::2].flatten(2)], 2)[..., 1:], "of the nodes"),
         (lambda x: x[:, 0] + x.mean((3, 1)).unsqueeze(1), "tells other pixels apart"),
-        (lambda x: torch.cov(x[0].flatten(1)), "counts absent positions"),
+        (lambda x: torch.cov(x[0].flatten(1).T), "its variables are pixels"),
         (lambda x: x.roll(1), "rolls the flattened tensor"),
         (lambda x: put(x, IMAGE[..., :H] > 0, whole(5)), "a list of 5 to 88 positions"),
         (lambda x: put(x, x.argmax(1) % 2, whole(H)), "no map of yes and no"),  # holes would say 0

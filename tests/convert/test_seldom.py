@@ -52,6 +52,38 @@ MAPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def matrices(x: Any) -> Any:
+    """(2, 6, 7, 2, 2): symmetric, and positive."""
+    rows = x.movedim(1, -1).unsqueeze(-1)
+    return rows @ rows.mT + 9 * torch.eye(2).double()
+
+
+def recomposed(x: Any) -> Any:
+    values, vectors = torch.linalg.eigh(matrices(x))
+    return vectors @ values.sqrt().diag_embed() @ vectors.mT
+
+
+OF_MATRICES: dict[str, Callable[[Any], Any]] = {
+    "inverse": lambda x: torch.linalg.inv(matrices(x)),
+    "determinant": lambda x: torch.linalg.det(matrices(x)),
+    "its logarithm": lambda x: torch.linalg.slogdet(matrices(x)).logabsdet,
+    "root of Cholesky": lambda x: torch.linalg.cholesky(matrices(x)),
+    "root of a structure tensor": recomposed,
+    "spectrum": lambda x: torch.linalg.svdvals(matrices(x)),
+    "exponential": lambda x: torch.linalg.matrix_exp(matrices(x) / 16),
+    "orthogonal": lambda x: torch.linalg.qr(matrices(x)).Q,
+    "on a diagonal": lambda x: x.movedim(1, -1).diag_embed(1),
+}
+
+
+def kept(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """To 20 bits behind the point: how many matrices there are may choose another kernel."""
+    return lambda x: call(x).mul(2.0**20).round()
+
+
+MAPS |= {name: kept(call) for name, call in OF_MATRICES.items()}
+
+
 def graph() -> cg.PixelGraph:
     return cg.PixelGraph.from_image(IMAGE, mask=MASK)
 
@@ -101,3 +133,17 @@ def test_channels_that_are_none_meet_others() -> None:
     for both in (lambda: x[:, 2:] + x, lambda: x[:, 2:] + IMAGE):
         with pytest.raises(RuntimeError, match=r"size of tensor a \(0\) must match"):
             both()
+
+
+def test_a_matrix_of_a_node_without_an_inverse_is_refused_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="singular"):
+        torch.linalg.inv(matrices(graph().tensor()) * 0)
+
+
+def test_plain_entries_vary_together_over_the_nodes() -> None:
+    x = graph().tensor()
+    flat, rows = x.transpose(0, 1).flatten(1), graph().x
+    assert torch.equal(torch.cov(flat), torch.cov(rows.T))
+    assert torch.equal(torch.cov(flat, correction=0), torch.cov(rows.T, correction=0))
+    assert torch.equal(torch.corrcoef(flat), torch.corrcoef(rows.T))
+    assert torch.equal(torch.cov(flat[0]), torch.cov(rows[:, :1].T))

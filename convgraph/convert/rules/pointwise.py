@@ -12,7 +12,7 @@ from torch import Tensor
 from convgraph.backends.compiled import memory
 from convgraph.convert import names
 from convgraph.convert.align import align, expanded
-from convgraph.convert.names import NoRuleError
+from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites
 from convgraph.convert.operators import operator
 from convgraph.convert.registry import rule
@@ -147,6 +147,41 @@ def cross(call: Any, x: Any, other: Any, *, dim: int | None = -1) -> Any:
     slot = names.slots(axes)[dim].start
     rows = torch.linalg.cross(expanded(a, sites, axes), expanded(b, sites, axes), dim=slot)
     return Spatial(rows, sites, axes)
+
+
+@rule(
+    "linalg_inv_ex", "linalg_cholesky_ex", "linalg_qr", "linalg_matrix_exp", "linalg_eig",
+    "_linalg_det", "_linalg_slogdet", "_linalg_eigh", "_linalg_eigvals", "_linalg_svd",
+)  # fmt: skip
+def matrices(call: Any, x: Spatial, *args: Any, **kwargs: Any) -> Any:
+    """Of the matrix that each node holds: its inverse, determinant, values, vectors, factors."""
+    *lead, high, wide = x.axes
+    if not (names.is_plain(high) and names.is_plain(wide)):
+        raise NoRuleError("its matrices are made of pixels")
+    x = x.merged(len(lead)).merged(len(lead) + 1)
+    out, count = call.target(x.x, *args, **kwargs), x.slot(len(lead))
+    parts = [out] if isinstance(out, Tensor) else out
+    found = [
+        Spatial(one, x.sites, (*lead, *((Name("plain", n),) for n in one.shape[count:])))
+        for one in parts
+    ]
+    return found[0] if isinstance(out, Tensor) else tuple(found)
+
+
+@rule("_linalg_check_errors")
+def checked(call: Any, info: Spatial, *args: Any, **kwargs: Any) -> None:
+    """Let torch refuse a matrix of a node that has no inverse, or no factor."""
+    call.target(info.x.flatten(), *args, **kwargs | {"is_matrix": False})
+
+
+@rule("diag_embed")
+def on_diagonal(call: Any, x: Spatial, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Spatial:
+    """The matrix of every node whose diagonal is a plain last axis."""
+    if (dim1, dim2) != (-2, -1) or not names.is_plain(x.axes[-1]):
+        raise NoRuleError("its diagonals are made of pixels, or no last axes")
+    x = x.merged(len(x.axes) - 1)
+    rows = call.target(x.x, offset)
+    return Spatial(rows, x.sites, (*x.axes[:-1], *[(Name("plain", rows.shape[-1]),)] * 2))
 
 
 @rule(*_LIKE, hop="nothing")

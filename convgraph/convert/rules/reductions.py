@@ -287,9 +287,17 @@ def aminmax(call: Any, x: Spatial, *, dim: int | None = None, keepdim: bool = Fa
 
 
 @rule("cov", hop="all")
-def cov(call: Any, *_: Any, **__: Any) -> Any:
-    """Absent positions would be observations."""
-    raise NoRuleError("it counts absent positions as observations; give it the rows, .graph.x.T")
+def cov(call: Any, x: Spatial, *, correction: int = 1, **weights: Any) -> Tensor:
+    """How plain entries vary together over the nodes that are there."""
+    *variables, seen = x.axes
+    if (
+        names.plain((seen,))
+        or names.of_rows((*variables,))
+        or any(one is not None for one in weights.values())
+    ):
+        raise NoRuleError("its variables are pixels, or weighed; give it the rows, .graph.x.T")
+    found: Tensor = call.target(x.x.reshape(len(x.x), -1).mT, correction=correction)
+    return found
 
 
 @rule("_unique2", hop="all")
