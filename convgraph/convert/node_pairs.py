@@ -152,6 +152,16 @@ class PairSites:
         groups, width = self.place // self.some[0].numel(), self.second.row.shape[1]
         return self.second.row[groups, self.place % width]
 
+    @property
+    def itself(self) -> Tensor:
+        """(N,) int64: the pair of each node with itself, where those who ask are heard."""
+
+        def make() -> Tensor:
+            place = (self.asker == self.hearer).nonzero().squeeze(1)
+            return place[self.asker[place].argsort()]
+
+        return self._kept("itself", make)
+
     def digit(self, name: Name) -> Tensor:
         """(E,) int64: the value that a name takes at each pair."""
         if name.kind == "key":

@@ -168,10 +168,8 @@ def _with_itself(call: Any, x: Spatial, dims: list[int], offset: int) -> Spatial
     if offset or sites.asking is not sites.answering or keys(mine) != heard:
         raise NoRuleError("a diagonal of pairs on which not every node meets itself")
     call.travelled("node")
-    place = (sites.asker == sites.hearer).nonzero().squeeze(1)
-    rows = x.x[place[sites.asker[place].argsort()]]
     left = names.replaced(names.replaced(x.axes, dims[1]), dims[0])
-    return Spatial(rows, sites.asking, (*left, mine))
+    return Spatial(x.x[sites.itself], sites.asking, (*left, mine))
 
 
 @rule("nonzero", "argwhere", "nonzero_numpy", "multinomial", hop="all")
@@ -195,20 +193,21 @@ def written(call: Any, x: Any, *args: Any, **kwargs: Any) -> Spatial:
 def _cells(x: Tensor, dim: int, rows: Tensor, sites: Any, axes: Axes) -> Tensor:
     """Return the cell of an ordinary tensor at each place, if rows are its number along one axis.
 
+    A number that is none of that axis is a cell that the tensor has not, so that torch refuses it.
+
     Raises:
-        IndexError: a number is none of that axis, or another axis is too short; torch says which.
+        IndexError: another axis is too short; torch says which.
     """
     dim, sizes = names.place(dim, len(axes)), names.sizes(axes)
     others = [number for number in range(len(axes)) if number != dim]
-    short = len(axes) != x.dim() or any(sizes[number] > x.shape[number] for number in others)
-    if short or not bool(((rows >= 0) & (rows < x.shape[dim])).all()):
+    if len(axes) != x.dim() or any(sizes[number] > x.shape[number] for number in others):
         raise IndexError(f"cells beyond the shape {tuple(x.shape)}")
     steps = torch.empty(x.shape, device="meta").stride()
     where = rows * steps[dim]
     for number in others:
         line = torch.arange(sizes[number], device=x.device) * steps[number]
         where = where + lift(line.view(-1, *(1,) * (len(axes) - 1 - number)), axes, sites)
-    return where
+    return torch.where((rows >= 0) & (rows < x.shape[dim]), where, x.numel())
 
 
 def _counted_in(

@@ -518,7 +518,7 @@ def _along_lattice(call: Any, x: Spatial, dims: list[int], given: dict[str, Any]
     if name in _RANKED:
         return _ranked(call, x, dims, given)
     if name not in _SILENT:
-        return _in_order(call, x, dims[0], bool(given["descending"]))
+        return _in_order(call, x, dims[0], given)
     call.travelled("all")
     if name == "logsumexp" and not x.x.is_floating_point():
         x = x.with_x(x.x.to(torch.get_default_dtype()))  # among whole numbers there is no log of 0
@@ -587,12 +587,14 @@ def _there_first(line: Tensor, there: Tensor, dim: int, descending: bool) -> Ten
     return order.gather(dim, (~there.gather(dim, order)).argsort(stable=True, dim=dim))
 
 
-def _in_order(call: Any, x: Spatial, dim: int, descending: bool) -> Any:
+def _in_order(call: Any, x: Spatial, dim: int, given: dict[str, Any]) -> Any:
     """What is there, line by line, and where it was: a list, as entries that are chosen are."""
     call.travelled("all")
+    line, there = x.tensor(), x.there()
+    if x.sites.is_full:
+        return call.target(**given | {"self": line})
     if not names.no_pixels(names.replaced(x.axes, dim)):
         raise NoRuleError("it sorts lines of an image, of which one has fewer than another")
-    there = x.there()
     count = there.sum(dim).flatten()
     most = int(count.max()) if count.numel() else 0
     if bool((count != most).any()):
@@ -600,8 +602,7 @@ def _in_order(call: Any, x: Spatial, dim: int, descending: bool) -> Any:
             f"of one image {int(count.min())} are there and of another {most}, which makes no "
             "array; sort each image by itself, x[n : n + 1]"
         )
-    line = x.tensor()
-    where = _there_first(line, there, dim, descending).narrow(dim, 0, most)
+    where = _there_first(line, there, dim, given["descending"]).narrow(dim, 0, most)
     return where if call.name == "argsort" else (line.gather(dim, where), where)
 
 
