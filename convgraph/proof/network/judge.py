@@ -221,10 +221,11 @@ def prove_network(
             *ASSUMED, *([COMPILED] if compiled else []), *_meant(others),
             *(a for one in layers for a in one.assumed),
         ))),
-        not_covered=(
+        not_covered=tuple(dict.fromkeys((
             *NOT_COVERED, OTHER_MANNERS, NO_SECOND, *_unbounded(beside), *_written(matcher),
             *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
-        ),
+            *(text for one in layers if one.kind == "maximum" for text in one.not_covered),
+        ))),
         kind="network",
         layers=tuple(layers),
     )  # fmt: skip
