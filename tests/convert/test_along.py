@@ -228,6 +228,7 @@ def test_lines_of_as_many_are_put_in_order_and_others_refused() -> None:
     found, where = x.flatten(2).sort(2)
     assert torch.equal(found, IMAGE.movedim(1, -1)[mask].view(2, -1, 4).mT.sort(2)[0])
     assert torch.equal(IMAGE.flatten(2).gather(2, where), found)
+    assert where.view(-1).shape == found.view(-1).shape
     other = cg.PixelGraph.from_image(IMAGE, mask=MASK).tensor()
     with pytest.raises(ConversionError, match=r"makes no array; sort each image by itself"):
         other.flatten(2).sort(2)

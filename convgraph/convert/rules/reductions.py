@@ -602,7 +602,7 @@ def _in_order(call: Any, x: Spatial, dim: int, given: dict[str, Any]) -> Any:
             f"of one image {int(count.min())} are there and of another {most}, which makes no "
             "array; sort each image by itself, x[n : n + 1]"
         )
-    where = _there_first(line, there, dim, given["descending"]).narrow(dim, 0, most)
+    where = _there_first(line, there, dim, given["descending"]).narrow(dim, 0, most).contiguous()
     return where if call.name == "argsort" else (line.gather(dim, where), where)
 
 
