@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import convgraph as cg
 from convgraph.errors import ConversionError
 from tests.cases import integers as whole
+from tests.convert.zoo.snap import snap
 
 BATCHES = {"one image": 1, "three": 3, "three, one of them empty": 3}
 
@@ -378,6 +379,35 @@ def test_frames_that_are_flattened_are_steps_of_a_recurrence() -> None:
         film, want = t.flatten(1).view(-1, frames, 32), flat.view(-1, frames, 32)
         assert torch.equal(lstm(film)[0], lstm(want)[0])
         assert torch.equal(cell(film[:, -1]), cell(want[:, -1]))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+def test_every_node_has_a_series_of_its_own(kind: Any, first: bool) -> None:
+    """As the years of a pixel are: the truth is the recurrence on the rows of the nodes."""
+    torch.manual_seed(0)
+    mask = torch.rand(2, 4, 5) > 0.4
+    x = torch.randn(2, 6, 4, 5).double().requires_grad_()
+    net = kind(2, 3, 2, batch_first=first, bidirectional=True).double()
+
+    def run(series: Any) -> Any:  # (pixels, 3, 2)
+        given = series if first else series.transpose(0, 1)
+        start = torch.zeros(4, series.shape[0], 3).double()
+        state = (start, start + 1) if kind is torch.nn.LSTM else start + 1
+        _, last = net(given, state)
+        again, _ = net(given, last)  # whose state is a map
+        return (again if first else again.transpose(0, 1)).reshape(series.shape[0], -1)
+
+    graph = cg.PixelGraph.from_image(x, mask=mask)
+    got = run(graph.tensor().movedim(1, -1).reshape(-1, 3, 2)).value.x.flatten(1)
+    want = run(x.movedim(1, -1)[mask].view(-1, 3, 2))
+    assert torch.equal(got, want)
+    sent = torch.arange(want.numel()).view(want.shape) % 7 - 3.0
+    mine, true = (
+        torch.autograd.grad((one * sent).sum(), [x, *net.parameters()]) for one in (got, want)
+    )
+    pairs = zip(mine, true, strict=True)  # steps first are added up in another order
+    assert all(torch.equal(snap(a, None), snap(b, None)) for a, b in pairs)
 
 
 def test_a_norm_over_all_of_it_is_that_of_the_image() -> None:

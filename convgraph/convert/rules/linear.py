@@ -60,10 +60,38 @@ def cell(call: Any, x: Any, state: Any, *weights: Any) -> Any:
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu", hop="all")
 def recurrence(call: Any, x: Any, *args: Any) -> Any:
-    """Each step hears one vector: readouts, or images that were flattened, absent pixels 0."""
+    """Each step hears one vector: readouts, or images that were flattened, absent pixels 0.
+
+    Or each node has a series of its own.
+    """
+    series = isinstance(x, Spatial) and len(x.axes) == 3 and len(args) > 6
+    if series and all(names.is_plain(x.axes[dim]) for dim in (2, 1 if args[-1] else 0)):
+        return _series(call, x, *args)
     flat = isinstance(x, Spatial) and names.no_pixels(x.axes[:-1])
     if not flat or names.is_plain(x.axes[-1]):
         raise NoRuleError(
             "a recurrence runs from position to position, and an absent one says nothing"
         )
     return call.target(x.tensor(), *args)
+
+
+def _series(call: Any, x: Spatial, state: Any, *args: Any) -> Any:
+    """Every node runs along its own plain axis, (batch and pixels) (steps) (c) or steps first."""
+    call.travelled("node")
+    nodes = 0 if args[-1] else 1
+    x = x.merged(1 - nodes).merged(2)
+
+    def rows(one: Any) -> Tensor:
+        axes = ((Name("plain", one.shape[0]),), x.axes[nodes], (Name("plain", one.shape[2]),))
+        own = one if isinstance(one, Spatial) else placed(one, x.sites, axes)
+        if own.sites is not x.sites or own.thin().axes != own.refined(axes).thin().axes:
+            raise NoRuleError("its states live on other nodes")
+        return own.refined(axes).x.transpose(0, 1).contiguous()
+
+    def said(one: Tensor) -> Spatial:
+        layers, wide = ((Name("plain", n),) for n in (one.shape[0], one.shape[2]))
+        return Spatial(one.transpose(0, 1), x.sites, (layers, x.axes[nodes], wide))
+
+    states = [rows(one) for one in state] if isinstance(state, list) else rows(state)
+    out, *last = call.target(x.x, states, *args[:-1], True)
+    return (x.along(2, out), *map(said, last))
