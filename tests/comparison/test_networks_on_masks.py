@@ -274,7 +274,10 @@ POOLS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "maxima" else pytest.param(n, marks=pytest.mark.ci) for n in POOLS],
+)
 def test_gradients_behind_a_pool_are_compared_as_a_program(name: str) -> None:
     """Numbers alone did not show another one, which a bound is too wide for: it was proven.
 
@@ -1053,8 +1056,8 @@ def hooked(net: Any, at: int, kind: str) -> Any:
     return net
 
 
-@pytest.mark.parametrize("kind", ["before", "behind"])
-@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("kind", ["before", pytest.param("behind", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.ci), 2])
 def test_what_a_layer_hooks_do_is_around_it_and_not_within(at: int, kind: str) -> None:
     """A hook before a pool was held to be its own, and a network refuted against itself."""
 
