@@ -403,6 +403,27 @@ class Attends(nn.Module):
         return rows.transpose(1, 2).reshape(x.shape)
 
 
+class Counted(nn.Module):
+    """Sums of classes in an ordinary tensor, and what pairs of a node with itself say."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        table = torch.zeros(3, 3).index_add(0, x.argmax(1).flatten(), x.movedim(1, 3).flatten(0, 2))
+        tokens = x.flatten(2).mT
+        return table, (tokens @ tokens.mT).diagonal(dim1=1, dim2=2).sum(1)
+
+
+@pytest.mark.slow
+@one_program
+def test_tables_and_pairs_compile_once_for_all_masks() -> None:
+    """No number of an index is looked at before torch looks at it."""
+    net = cg.to_graph(Counted())
+    fast, count = compiled(net)
+    for seed in range(3):
+        whole = graph(seed).with_x(graph(seed).x.round())
+        assert all(map(torch.equal, fast(whole), net(whole)))
+    assert count.frame_count <= 2
+
+
 @one_program
 def test_attention_compiles_once_for_all_masks() -> None:
     """Outputs and gradients are those of the network itself; pairs are tables, too."""
