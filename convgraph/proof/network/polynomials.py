@@ -760,7 +760,7 @@ class Points:
         flat = found.at.reshape(POINTS, -1)
         at = torch.searchsorted(keys, self._key(flat)).clamp_(max=len(keys) - 1)
         made = numbers[at]
-        other = self.of(made)
+        other = self.of(tidy(made))  # as a rule what stands together on the reference
         same = (other.at == flat).all(0) & (flat != 0).any(0)
         own = found.terms.reshape(terms.ROWS, -1)
         self._held(own[:, same], other.terms[:, same])
