@@ -27,9 +27,11 @@ from convgraph.proof.network.polynomials import Points
 from convgraph.proof.network.value_numbers import (
     Numbering,
     Numbers,
+    Progression,
     Undecided,
     Unordered,
     as_tensor,
+    progression,
     same,
     tidy,
 )
@@ -116,7 +118,7 @@ class Reference:
             node.outputs = list(before.outputs)
             return
         node.outputs = [self.numbering.take(shape) for shape in node.shapes]
-        if self.merges and node.elementwise and len(node.inputs) == len(node.shapes) == 1:
+        if self.merges and node.elementwise and node.inputs and len(node.shapes) == 1:
             node.outputs = [_merged(node)]
         self.nodes.append(node)
         if self.points is not None:
@@ -325,12 +327,15 @@ SUMS = ("sum.dim_IntList", "index_add")
 
 def _merged(node: Node) -> Numbers:
     """The output's numbers, those of equal elements one."""
-    (numbers,) = _broadcast(node)
-    found, which = numbers.unique(return_inverse=True)
-    if len(found) == len(numbers):
+    if any(n == progression(n.base, node.shapes[0]) for n in node.inputs
+           if isinstance(n, Progression)):  # fmt: skip
+        return node.outputs[0]  # no two elements are equal
+    which = _key(_broadcast(node))
+    count = int(which.max()) + 1 if len(which) else 0
+    if count == len(which):
         return node.outputs[0]
-    first = torch.full((len(found),), len(numbers)).scatter_reduce_(
-        0, which, torch.arange(len(numbers)), "amin"
+    first = torch.full((count,), len(which)).scatter_reduce_(
+        0, which, torch.arange(len(which)), "amin"
     )
     made = as_tensor(node.outputs[0]).reshape(-1)[first[which]]
     return tidy(made.reshape(node.shapes[0]))
@@ -485,11 +490,18 @@ def _found(keys: Tensor, asked: Tensor, ours: list[Tensor], theirs: list[Tensor]
 
 def _together(ours: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """One number for the elements of several inputs at a place, on both sides."""
-    count, key = len(ours[0]), torch.zeros(len(ours[0]) + len(theirs[0]), dtype=torch.int64)
-    for pair in zip(ours, theirs, strict=True):
-        own = torch.cat(pair).unique(return_inverse=True)[1]
-        key = (key * (int(own.max()) + 1) + own).unique(return_inverse=True)[1]
-    return key[:count], key[count:]
+    key = _key([torch.cat(pair) for pair in zip(ours, theirs, strict=True)])
+    return key[: len(ours[0])], key[len(ours[0]) :]
+
+
+def _key(columns: list[Tensor]) -> Tensor:
+    """One number from 0 for the elements of several inputs at a place."""
+    key = torch.zeros(len(columns[0]), dtype=torch.int64)
+    for column in columns:
+        own = column.unique(return_inverse=True)[1]
+        most = int(own.max()) + 1 if len(own) else 1
+        key = (key * most + own).unique(return_inverse=True)[1]
+    return key
 
 
 def _one_a_number(node: Node) -> bool:
