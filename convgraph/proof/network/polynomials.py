@@ -434,6 +434,7 @@ class Points:
         self._cuts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._index: tuple[Tensor, Tensor] | None = None
         self._made_of: list[tuple[Tensor, Tensor]] = []
+        self._sorted: tuple[Tensor, Tensor] | None = None
         self._reach = 1.0, 1.0
         numbering.told = self._told
 
@@ -482,12 +483,12 @@ class Points:
 
     def _made(self) -> tuple[Tensor, Tensor]:
         """All that the reference's variables are made of, by the keys of those."""
-        if len(self._made_of) != 1:
+        if self._sorted is None:
             pairs = self._made_of or [(torch.zeros(0, dtype=torch.int64), _nobody(0))]
             keys, own = (torch.cat(parts, -1) for parts in zip(*pairs, strict=True))
             order = _in_order(keys, own)
-            self._made_of = [(keys[order], own[:, order])]
-        return self._made_of[0]
+            self._sorted = keys[order], own[:, order]
+        return self._sorted
 
     def whole(self, node: Node, first: int = 0) -> list[Polynomial]:
         """Variables that hang on all that an operator is given, and on where they stand.

@@ -362,6 +362,19 @@ def test_what_loses_digits_that_the_other_keeps_is_not_proven(name: str) -> None
     assert found.verdict != "proven", str(found)
 
 
+def test_what_a_variable_is_made_of_is_held_at_each_entry() -> None:
+    numbering = Numbering()
+    points = Points(numbering)
+    x = points.of(numbering.named("x", (50,)))
+    points.put(numbering.take((50,)), points.atom("exp", x))
+    points._indexed()
+    for place in range(50):
+        points.larger = 1.0
+        one = x.moved(lambda t, place=place: t[:, place : place + 1])  # type: ignore[misc]
+        points.atom("exp", one + constant(64.0) + constant(-64.0))
+        assert points.larger > 1
+
+
 def test_large_whole_numbers_are_told_apart() -> None:
     """Float64 takes them for one."""
     found = proof(
@@ -437,11 +450,12 @@ class Row(nn.LayerNorm):
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_published_networks_that_are_written_by_hand_are_proven(name: str) -> None:
     torch.manual_seed(0)
+    models = zoo.models()  # also torchvision for timm, without its compiled operators
     if name == "vit":
         timm = pytest.importorskip("timm")
         net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
     else:
-        net = zoo.models().resnet18().eval()
+        net = models.resnet18().eval()
     other = copy.deepcopy(net)
     written = {nn.Conv2d: Padded, nn.BatchNorm2d: Scaled, nn.Linear: Product}
     for module in other.modules():
