@@ -500,7 +500,9 @@ def _key(columns: list[Tensor]) -> Tensor:
     for column in columns:
         own = column.unique(return_inverse=True)[1]
         most = int(own.max()) + 1 if len(own) else 1
-        key = (key * most + own).unique(return_inverse=True)[1]
+        found, key = (key * most + own).unique(return_inverse=True)
+        if len(found) == len(key):  # no two are the same, whatever the others say
+            break
     return key
 
 
