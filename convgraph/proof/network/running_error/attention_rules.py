@@ -20,7 +20,6 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
-    GROWN,
     BoundedCall,
     NoRule,
     WithError,
@@ -41,13 +40,6 @@ def _changed(p: Tensor, r: Tensor) -> Tensor:
     return torch.where(r <= HALF, p * torch.expm1(r), p.clamp(min=1))
 
 
-def _gamma(call: BoundedCall, n: float) -> float:
-    found = call.gamma(n)
-    if found == inf:
-        raise NoRule("n u >= 1")
-    return found
-
-
 def _spread(x: WithError, dim: int) -> Tensor:
     """The most that one entry of a line lies below its largest, of those that are finite."""
     low = x.lies[0].where(x.x != -inf, inf).amin(dim, keepdim=True)
@@ -57,7 +49,7 @@ def _spread(x: WithError, dim: int) -> Tensor:
 def _ratio(call: BoundedCall, x: WithError, dim: int, roundings: float) -> Tensor:
     """How far each line of a softmax may be off: r, see above."""
     moved = 2 * x.e.amax(dim, keepdim=True) + 2 * call.u * _spread(x, dim)
-    return moved + _gamma(call, x.x.shape[dim] * roundings + 2 * ELEMENTARY)
+    return moved + call.sure(x.x.shape[dim] * roundings + 2 * ELEMENTARY)
 
 
 def _shares(call: BoundedCall, x: WithError, dim: int, r: Tensor, least: float) -> WithError:
@@ -77,10 +69,10 @@ def _softmax(call: BoundedCall) -> Tensor:
 def _of_sums(call: BoundedCall, x: WithError, dim: int) -> Tensor:
     """How far log sum exp may be off, with what is rounded as it is put together."""
     n = x.x.shape[dim]
-    r = _ratio(call, x, dim, ELEMENTARY + 2) + _gamma(call, QUICK)
+    r = _ratio(call, x, dim, ELEMENTARY + 2) + call.sure(QUICK)
     size = x.x.amax(dim, keepdim=True).abs() + 2 * x.e.amax(dim, keepdim=True) + log(n)
     # moved by at most the largest E; log of a sum that is off by exp(+- r) is off by r
-    return torch.where(r <= HALF, r, inf) + _gamma(call, ELEMENTARY + 4) * size + call.tiny
+    return torch.where(r <= HALF, r, inf) + call.sure(ELEMENTARY + 4) * size + call.tiny
 
 
 @error_rule("logsumexp")
@@ -96,14 +88,14 @@ def _logsumexp(call: BoundedCall) -> Tensor:
 def _log_softmax(call: BoundedCall) -> Tensor:
     x, dim = call.of("self"), call.given["dim"]
     size = x.a + x.a.amax(dim, keepdim=True) + log(x.x.shape[dim])
-    return x.e + _of_sums(call, x, dim) + _gamma(call, 4) * size
+    return x.e + _of_sums(call, x, dim) + call.sure(4) * size
 
 
 @error_rule("_softmax_backward_data")
 def _softmax_back(call: BoundedCall) -> Tensor:
     """Of y (g - sum g y)."""
     g, y, dim = call.of("grad_output"), call.of("output"), call.given["dim"]
-    gamma = _gamma(call, y.x.shape[dim] + 4)
+    gamma = call.sure(y.x.shape[dim] + 4)
     total = (g.a * y.a).sum(dim, keepdim=True)
     off = g.e + (g.a * y.e + g.e * y.a).sum(dim, keepdim=True)
     return y.a * off + y.e * (g.a + total) + gamma * y.a * (g.a + total) + call.tiny * (1 + g.a)
@@ -113,7 +105,7 @@ def _softmax_back(call: BoundedCall) -> Tensor:
 def _log_softmax_back(call: BoundedCall) -> Tensor:
     """Of g - exp(y) sum g."""
     g, y, dim = call.of("grad_output"), call.of("output"), call.given["dim"]
-    gamma = _gamma(call, y.x.shape[dim] + ELEMENTARY + 4)
+    gamma = call.sure(y.x.shape[dim] + ELEMENTARY + 4)
     p = y.x.exp()
     off, total = _changed(p, y.e), g.a.sum(dim, keepdim=True)
     wide = p + off
@@ -126,7 +118,7 @@ def _log_softmax_back(call: BoundedCall) -> Tensor:
 
 def _matrices(call: BoundedCall, one: WithError, two: WithError, more: int = 0) -> WithError:
     """A product of matrices with its rounding, and room for some more."""
-    gamma = _gamma(call, one.x.shape[-1] + more)
+    gamma = call.sure(one.x.shape[-1] + more)
     e = one.a @ (two.e + gamma * two.a) + one.e @ two.a + (one.x.shape[-1] + more) * call.tiny
     return WithError(one.x @ two.x, e)
 
@@ -165,10 +157,10 @@ def _least(call: BoundedCall) -> float:
 def _attention(call: BoundedCall) -> list[Tensor]:
     """Of the output, and of the logarithm of each query's sum, which backward reads."""
     s, _ = _scores(call)
-    r = _ratio(call, s, -1, ELEMENTARY + 2) + _gamma(call, QUICK)
+    r = _ratio(call, s, -1, ELEMENTARY + 2) + call.sure(QUICK)
     heard = _shares(call, s, -1, r, _least(call))
     y = _matrices(call, heard, call.of("value"), 4)
-    return [y.e * GROWN, _of_sums(call, s, -1).squeeze(-1) * GROWN]
+    return [y.e, _of_sums(call, s, -1).squeeze(-1)]
 
 
 def _attention_back(call: BoundedCall) -> list[Tensor]:
@@ -183,18 +175,18 @@ def _attention_back(call: BoundedCall) -> list[Tensor]:
     hidden = s.x == -inf
     size = s.a.masked_fill(hidden, 0.0) + sums.a
     x = (s.x - sums.x).exp()
-    off = s.e + sums.e + _gamma(call, QUICK + 2) * (1 + size)
+    off = s.e + sums.e + call.sure(QUICK + 2) * (1 + size)
     p = WithError(x, (_changed(x, off) + _least(call)).masked_fill(hidden, 0.0))
     heard = _matrices(call, g, _turned(v))
     delta = (g.x * y.x).sum(-1, keepdim=True)
-    own = (g.a * y.e + g.e * y.a + _gamma(call, g.x.shape[-1]) * g.a * y.a).sum(-1, keepdim=True)
+    own = (g.a * y.e + g.e * y.a + call.sure(g.x.shape[-1]) * g.a * y.a).sum(-1, keepdim=True)
     apart = WithError(heard.x - delta, heard.e + own)
     inner = p.x * apart.x
     wide = p.a * (heard.a + delta.abs() + 2 * own)
-    ds = WithError(inner, p.a * apart.e + p.e * apart.a + _gamma(call, 4) * wide + call.tiny)
+    ds = WithError(inner, p.a * apart.e + p.e * apart.a + call.sure(4) * wide + call.tiny)
     back = [_matrices(call, ds, k, 4), _matrices(call, _turned(ds), q, 4)]
     found = [abs(scale) * (one.e + call.tiny) for one in back]
-    return [one * GROWN for one in (*found, _matrices(call, _turned(p), g).e)]
+    return [*found, _matrices(call, _turned(p), g).e]
 
 
 for _kind in ("_scaled_dot_product_flash_attention_for_cpu",):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
-    GROWN,
     BoundedCall,
     NoRule,
     WithError,
@@ -126,7 +125,7 @@ def _prelu(call: BoundedCall) -> list[Tensor]:
     image = torch.where(near, g.a * (1 + w.a) + image, image)
     weight = torch.where(below, seen.e + call.u * seen.a, 0.0)
     weight = torch.where(near, x.a * g.a + weight, weight)
-    return [(one + call.tiny) * GROWN for one in (image, weight)]
+    return [one + call.tiny for one in (image, weight)]
 
 
 @error_rule("gelu_backward")
@@ -179,9 +178,7 @@ def _index_put(call: BoundedCall) -> Tensor:
         if most > 1:
             raise NoRule("several are written to one entry")
         return torch.where(many > 0, put(torch.zeros_like(x.e), values=values.e), x.e)
-    gamma = call.gamma(most)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(most)
     error: Tensor = put(x.e, values=values.e) + gamma * put(x.a, values=values.a) + call.tiny
     return error
 
@@ -193,9 +190,7 @@ def _index_put(call: BoundedCall) -> Tensor:
 )
 def _linear(call: BoundedCall) -> Tensor:
     g = call.of("grad_output")
-    gamma = call.gamma(g.x[0, 0].numel() + 1)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(g.x[0, 0].numel() + 1)
     wide = {k: v.x.abs() if isinstance(v, WithError) else v for k, v in call.given.items()}
     made: Tensor = call.func(**{**wide, "grad_output": g.e + gamma * g.a})
     return made.abs() + call.tiny
@@ -250,9 +245,7 @@ def _max_pool(axes: int, call: BoundedCall) -> Tensor:
     alone = can.sum(-1, keepdim=True) == 1
     heard = torch.Size([-(-(gap * (k - 1) + 1) // s) for k, s, gap in
                         zip(kernel, stride, dilation, strict=True)]).numel()  # fmt: skip
-    gamma = call.gamma(heard)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(heard)
     off = torch.where(alone, g.e[..., None], g.a[..., None]) + gamma * g.a[..., None]
     lead = x.x.shape[:-axes].numel()
     error = torch.zeros(lead, size.numel(), dtype=torch.float64, device=x.x.device)
@@ -289,9 +282,7 @@ def _normed(
         return part.mean(-1, keepdim=True)
 
     middle, inv = (_rows(call.of(name), shape) for name in held)
-    gamma = call.gamma(x.x.shape[-1] + 4 * ELEMENTARY)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(x.x.shape[-1] + 4 * ELEMENTARY)
     h = _times(w, g)
     z = _times(WithError(x.x - middle.x, x.e + middle.e), inv)
     size = (x.a + middle.a) * inv.a
@@ -313,9 +304,7 @@ def _layer_norm(call: BoundedCall) -> list[Tensor]:
     g, x = (_rows(call.of(name), (-1, n)) for name in ("grad_out", "input"))
     held = call.given.get("weight")
     w = _rows(held, (-1, n)) if isinstance(held, WithError) else _exactly(torch.ones_like(x.x[:1]))
-    sums = call.gamma(len(x.x) + ELEMENTARY)
-    if sums == inf:
-        raise NoRule("n u >= 1")
+    sums = call.sure(len(x.x) + ELEMENTARY)
     image, gz, size = _normed(call, g, x, w, (-1, 1))
     found = [
         image.reshape(call.of("input").x.shape),
@@ -335,9 +324,7 @@ def _group_norm(call: BoundedCall) -> list[Tensor]:
     w = _rows(w, (1, channels, 1))
     w = WithError(*(part.expand(batch, channels, call.given["HxW"]) for part in (w.x, w.e)))
     count = batch * call.given["HxW"]
-    sums = call.gamma(count + 2 * ELEMENTARY)
-    if sums == inf:
-        raise NoRule("n u >= 1")
+    sums = call.sure(count + 2 * ELEMENTARY)
     image, gz, size = _normed(call, g, x, _rows(w, rows), (batch, groups, 1))
 
     def by_channel(part: Tensor) -> Tensor:
@@ -364,9 +351,7 @@ def _times(one: WithError, two: WithError) -> WithError:
 def _convolution(call: BoundedCall) -> list[Tensor]:
     g, x, w = call.of("grad_output"), call.of("input"), call.of("weight")
     n = max(w.x.numel(), g.x.numel() // max(1, g.x.shape[1]))
-    gamma = call.gamma(n + 1)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(n + 1)
 
     def back(head: Tensor, image: Tensor, weight: Tensor) -> Any:
         given = {**call.given, "grad_output": head, "input": image, "weight": weight}
@@ -388,9 +373,7 @@ def _batch_norm_by_images(call: BoundedCall) -> list[Tensor]:
     )
     held = call.given.get("weight")
     w = _rows(held, (-1, 1)) if isinstance(held, WithError) else _exactly(x.x.new_ones(1, 1))
-    sums = call.gamma(x.x.shape[1] + 2 * ELEMENTARY)
-    if sums == inf:
-        raise NoRule("n u >= 1")
+    sums = call.sure(x.x.shape[1] + 2 * ELEMENTARY)
     image, gz, size = _normed(call, g, x, w, (-1, 1), ("save_mean", "save_invstd"))
     found = [
         image.unflatten(1, (shape[0], -1)).transpose(0, 1).reshape(shape),
@@ -419,9 +402,7 @@ def _batch_norm(call: BoundedCall) -> list[Tensor]:
     )
     a, e = (part.reshape(shape) for part in (w.a, w.e))
     n = x.x.numel() // x.x.shape[1]
-    gamma = call.gamma(n + 2 * ELEMENTARY)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(n + 2 * ELEMENTARY)
     wide = x.a + mean.x.abs().reshape(shape)
     found = [
         inv * (a * g.e + e * g.a + call.gamma(ELEMENTARY) * a * g.a),

@@ -85,6 +85,17 @@ class BoundedCall:
         """Bound n roundings in a row: n u / (1 - n u)."""
         return n * self.u / (1 - n * self.u) if n * self.u < 1 else inf
 
+    def sure(self, n: float) -> float:
+        """The same, where it bounds anything.
+
+        Raises:
+            NoRule: n u >= 1.
+        """
+        found = self.gamma(n)
+        if found == inf:
+            raise NoRule("n u >= 1")
+        return found
+
     def of(self, name: str) -> WithError:
         """One argument, a number as an exact entry."""
         value = self.given.get(name)
@@ -137,6 +148,11 @@ def rounded(call: BoundedCall, error: Tensor, roundings: float = 1) -> Tensor:
         error + call.gamma(roundings) * (call.y.abs() * (1 + 2 * call.u) + 2 * error) + call.tiny
     )
     return found
+
+
+def of_root(low: Tensor, e: Tensor) -> Tensor:
+    """Bound |sqrt x' - sqrt x| by |x' - x| / (sqrt x' + sqrt x) and sqrt |x' - x|, x >= low."""
+    return torch.minimum(e / (2 * low.clamp(min=0).sqrt()).clamp(min=1e-300), e.sqrt())
 
 
 def with_self(call: BoundedCall, e: Tensor) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
-    GROWN,
     QUOTIENT,
     ROOT,
     BoundedCall,
@@ -15,6 +14,7 @@ from convgraph.proof.network.running_error.call import (
     NoRule,
     WithError,
     error_rule,
+    of_root,
     rounded,
     several_rule,
     with_self,
@@ -39,9 +39,7 @@ def _convolution(call: BoundedCall) -> Tensor:
     axis = 0 if arguments[3] else 1  # a transposed weight is (in, out / groups, ...)
     per = w.x.shape[0] // arguments[5] if axis == 0 else w.x.shape[1]
     n = per * w.x[0, 0].numel() + (b is not None)
-    gamma = call.gamma(n)
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(n)
     error = conv(x.e + gamma * x.a, w.a)
     if bool(w.e.any()):
         error = error + conv(x.a, w.e)
@@ -53,9 +51,8 @@ def _convolution(call: BoundedCall) -> Tensor:
 
 def _product(call: BoundedCall, one: WithError, two: WithError, extra: int = 0) -> Tensor:
     n = one.x.shape[-1]
-    if call.gamma(n + extra) == inf:
-        raise NoRule("n u >= 1")
-    error = torch.matmul(one.a, two.e + call.gamma(n + extra) * two.a) + torch.matmul(one.e, two.a)
+    gamma = call.sure(n + extra)
+    error = torch.matmul(one.a, two.e + gamma * two.a) + torch.matmul(one.e, two.a)
     return error + (n + extra) * call.tiny
 
 
@@ -300,7 +297,7 @@ def _log_sigmoid(call: BoundedCall) -> list[Tensor]:
     """Of log(1 / (1 + exp(-x))), and of exp(-|x|), which backward reads."""
     x = call.of("self")
     y = x.e + 2 * ELEMENTARY * call.u * (1 + x.a) + call.tiny
-    return [y * GROWN, (x.e + ELEMENTARY * call.u * (1 + x.a) + call.tiny) * GROWN]
+    return [y, x.e + ELEMENTARY * call.u * (1 + x.a) + call.tiny]
 
 
 several_rule("log_sigmoid_forward", _log_sigmoid)
@@ -342,10 +339,7 @@ for _name, _scale, _more in (
 @error_rule("sqrt")
 def _sqrt(call: BoundedCall) -> Tensor:
     x = call.of("self")
-    low = x.lies[0].clamp(min=0)
-    # |sqrt x' - sqrt x| = |x' - x| / (sqrt x' + sqrt x) and at most sqrt |x' - x|
-    slope = torch.minimum(x.e / (2 * low.sqrt()).clamp(min=1e-300), x.e.sqrt())
-    return rounded(call, slope, ROOT)
+    return rounded(call, of_root(x.lies[0], x.e), ROOT)
 
 
 @error_rule("rsqrt")

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
-    GROWN,
     ROOT,
     BoundedCall,
     NoRule,
     WithError,
     error_rule,
+    of_root,
     rounded,
     several_rule,
     with_self,
@@ -28,9 +28,7 @@ def _summed(call: BoundedCall, mean: bool) -> Tensor:
     dims = list(range(x.x.dim())) if dims in (None, []) else dims
     dims = [dims] if isinstance(dims, int) else list(dims)
     n = torch.Size([x.x.shape[d] for d in dims]).numel()
-    if call.gamma(n + 1) == inf:
-        raise NoRule("n u >= 1")
-    total = (x.e + call.gamma(n + 1) * x.a).sum(dims, keepdim=call.given.get("keepdim", False))
+    total = (x.e + call.sure(n + 1) * x.a).sum(dims, keepdim=call.given.get("keepdim", False))
     return total / (n if mean else 1) + call.tiny
 
 
@@ -47,9 +45,7 @@ def _mean(call: BoundedCall) -> Tensor:
 @error_rule("cumsum")
 def _cumsum(call: BoundedCall) -> Tensor:
     x, dim = call.of("self"), call.given["dim"]
-    if call.gamma(x.x.shape[dim]) == inf:
-        raise NoRule("n u >= 1")
-    return (x.e + call.gamma(x.x.shape[dim]) * x.a).cumsum(dim) + call.tiny
+    return (x.e + call.sure(x.x.shape[dim]) * x.a).cumsum(dim) + call.tiny
 
 
 def _deviates(call: BoundedCall) -> tuple[Tensor, Tensor]:
@@ -79,9 +75,7 @@ def _var(call: BoundedCall) -> Tensor:
 @error_rule("std")
 def _std(call: BoundedCall) -> Tensor:
     var, wrong = _deviates(call)
-    low = (var - 2 * wrong).clamp(min=0)
-    slope = torch.minimum(wrong / (2 * low.sqrt()).clamp(min=1e-300), wrong.sqrt())
-    return rounded(call, slope, ROOT)
+    return rounded(call, of_root(var - 2 * wrong, wrong), ROOT)
 
 
 @error_rule("index_add")
@@ -90,10 +84,8 @@ def _index_add(call: BoundedCall) -> Tensor:
         raise NoRule("it scales what it adds")
     x, source, where = call.of("self"), call.of("source"), (call.given["dim"], call.given["index"])
     n = int(torch.bincount(where[1]).max()) if where[1].numel() else 0
-    if call.gamma(n) == inf:
-        raise NoRule("n u >= 1")
-    size = x.a.index_add(*where, source.a)
-    error: Tensor = x.e.index_add(*where, source.e) + call.gamma(n) * size + call.tiny
+    size = call.sure(n) * x.a.index_add(*where, source.a)
+    error: Tensor = x.e.index_add(*where, source.e) + size + call.tiny
     return error
 
 
@@ -102,9 +94,7 @@ def _windows_back(call: BoundedCall) -> Tensor:
     """Each entry adds up what the windows that hold it send, one each."""
     name = "self" if "self" in call.given else "grad_in"
     x, kernel = call.of(name), call.given.get("kernel_size", [call.given.get("size")])
-    gamma = call.gamma(torch.Size(kernel).numel())
-    if gamma == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(torch.Size(kernel).numel())
     made: Tensor = call.func(**call.given | {name: x.e + gamma * x.a})
     return made + call.tiny
 
@@ -122,12 +112,11 @@ def _vector_norm(call: BoundedCall) -> Tensor:
     x, dims = call.of("self"), call.given.get("dim")
     dims = list(range(x.x.dim())) if dims is None else dims
     n = torch.Size([x.x.shape[d] for d in dims]).numel()
-    if call.gamma(n + ROOT) == inf:
-        raise NoRule("n u >= 1")
+    gamma = call.sure(n + ROOT)
     # ||x'| - |x|| <= |x' - x|; the square root halves the relative error of n squares and sums
     wide = (x.e.square()).sum(dims, keepdim=call.given.get("keepdim", False)).sqrt()
     size = (x.a.square()).sum(dims, keepdim=call.given.get("keepdim", False)).sqrt()
-    error: Tensor = wide + call.gamma(n + ROOT) * size + n**0.5 * call.tiny**0.5
+    error: Tensor = wide + gamma * size + n**0.5 * call.tiny**0.5
     return error
 
 
@@ -234,7 +223,7 @@ def _batch_norm_by_images(call: BoundedCall) -> list[Tensor]:
     x = call.of("input")
     if not call.given["training"]:
         nobody = torch.tensor(inf, dtype=torch.float64, device=x.x.device)
-        return [_batch_norm(call) * GROWN, nobody, nobody]
+        return [_batch_norm(call), nobody, nobody]
     rows = WithError(*(part.transpose(0, 1).flatten(1) for part in (x.x, x.e)))
     d, inv = _normed(call, rows, call.given["eps"], None)
     wide = WithError(d.x.abs() + 2 * rows.a.mean(-1, keepdim=True), d.e)
@@ -242,7 +231,7 @@ def _batch_norm_by_images(call: BoundedCall) -> list[Tensor]:
     y = _scaled(call, wide, inv, weight, bias)
     y = y.unflatten(1, (x.x.shape[0], -1)).transpose(0, 1).reshape(x.x.shape)
     off = (d.e - rows.e).amax(-1) + call.tiny
-    return [y * GROWN, off * GROWN, inv.e[..., 0] * GROWN]
+    return [y, off, inv.e[..., 0]]
 
 
 several_rule("native_batch_norm", _batch_norm_by_images)
@@ -257,9 +246,9 @@ def _layer_norm(call: BoundedCall) -> list[Tensor]:
     d, inv = _normed(call, rows, call.given["eps"], shape)
     wide = WithError(d.x.abs() + 2 * x.a.reshape(-1, size).mean(-1, keepdim=True), d.e)
     y = _scaled(call, wide, inv, weight, bias).reshape(x.x.shape)
-    off = (d.e - rows.e).amax(-1) * GROWN + call.tiny
+    off = (d.e - rows.e).amax(-1) + call.tiny
     kept = (*x.x.shape[: x.x.dim() - len(shape)], *(1,) * len(shape))
-    return [y * GROWN, off.reshape(kept) * GROWN, inv.e.reshape(kept) * GROWN]
+    return [y, off.reshape(kept), inv.e.reshape(kept)]
 
 
 several_rule("native_layer_norm", _layer_norm)
@@ -281,7 +270,7 @@ def _group_norm(call: BoundedCall) -> list[Tensor]:
         call, WithError(back(wide), back(d.e)), WithError(back(inv.x), back(inv.e)), weight, bias
     ).reshape(x.x.shape)
     off = (d.e - rows.e).amax(-1) + call.tiny
-    return [y * GROWN, off * GROWN, inv.e[..., 0] * GROWN]
+    return [y, off, inv.e[..., 0]]
 
 
 several_rule("native_group_norm", _group_norm)
