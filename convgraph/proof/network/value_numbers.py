@@ -172,7 +172,8 @@ class Numbering:
         if key not in self._literals:
             self._literals[key] = self.take((1,)).base
             if self.told is not None:
-                self.told(self._literals[key], (1,), torch.tensor([value]))
+                exact = torch.float64 if isinstance(value, float) else None  # as any dtype has it
+                self.told(self._literals[key], (1,), torch.tensor([value], dtype=exact))
         return self._literals[key]
 
 

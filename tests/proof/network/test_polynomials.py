@@ -384,6 +384,20 @@ def test_large_whole_numbers_are_told_apart() -> None:
     assert found.verdict == "undecided", str(found)
 
 
+def test_constants_of_float64_are_told_apart() -> None:
+    """Float32 takes them for one; as an argument each is what it is in a tensor."""
+    one, two = (torch.tensor(v, dtype=torch.float64) for v in (0.1, 0.1 + 2.0**-54))
+    assert one != two
+
+    def verdict(way: Way) -> str:
+        net, other = Net(lambda n, y: y * one).double(), Net(way).double()
+        other.load_state_dict(net.state_dict())
+        return cg.prove(other, net, images().double()).verdict
+
+    assert verdict(lambda n, y: two * y) == "undecided"
+    assert verdict(lambda n, y: y * 0.1) == "proven"
+
+
 def test_what_nobody_can_weigh_is_infinitely_large() -> None:
     some = torch.tensor([0.0, 1.0, torch.inf, torch.nan], dtype=torch.float64)
     assert terms.larger(some[:2], some[:2]) == 1
