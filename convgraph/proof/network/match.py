@@ -482,7 +482,7 @@ def _exchanged(one: Node, two: Node) -> list[Numbers] | None:
 def _found(keys: Tensor, asked: Tensor, ours: list[Tensor], theirs: list[Tensor]) -> Tensor | None:
     """Where the places that are asked for are among ours, if all inputs are the same there."""
     sorted_, order = keys.sort(stable=True)
-    at = torch.searchsorted(sorted_, asked).clamp_(max=sorted_.numel() - 1)
+    at = torch.searchsorted(sorted_, asked.contiguous()).clamp_(max=sorted_.numel() - 1)
     places = order[at]
     alike = all(torch.equal(a[places], b) for a, b in zip(ours, theirs, strict=True))
     return places if alike else None
