@@ -93,9 +93,9 @@ HOUSE = {
         made_of follower trusted check
     """,
     "proof.network": """
-        . value_numbers running_error node by_itself whole_layers
+        . value_numbers blocks running_error node by_itself whole_layers
         recorder operator_layers terms polynomials meanings match side_by_side end_to_end
-        folds folded_wiring names manners gradients judge
+        folds folded_wiring manners names gradients judge
     """,
     "proof.network.running_error": """
         . call product_rules sum_rules attention_rules backward_rules bound

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convgraph.proof.network.blocks import Block, compared
 from convgraph.proof.network.node import Layer
 from convgraph.proof.network.recorder import states
 from convgraph.proof.network.running_error.bound import RunningBound
@@ -75,6 +76,7 @@ class NetworkSide:
         run: (net, images, shapes of the reference's outputs or None) -> output tensors.
         layers: by path, modules that are convolutions as wholes.
         names: the other side's names of what has another here.
+        blocks: what is cut or joined here, and is several of the other side's together.
         twin: the other side's layer -> its own, where that is one node too.
     """
 
@@ -82,11 +84,20 @@ class NetworkSide:
     run: Callable[[torch.nn.Module, Images, Any], list[Tensor]]
     layers: Mapping[str, Layer] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
     twin: Callable[[Layer], Layer] = lambda layer: layer
 
     def named(self) -> dict[str, Tensor]:
         """Parameters and buffers, by the names that both sides have."""
-        return {self.names.get(name, name): tensor for name, tensor in states(self.net)}
+        return self.compared(dict(states(self.net)))
+
+    def compared(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What it has by its own names, by the names that both sides have.
+
+        Args:
+            held: values or gradients.
+        """
+        return compared(held, self.names, self.blocks)
 
     def renamed(self, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
         """Its own name -> the name that is compared, where that is another.

@@ -194,7 +194,7 @@ def _convolutions(
 
         trace(
             side.net, run, fresh(), numbering, side.by_id(paths), settled.settle,
-            renamed=side.renamed(),
+            renamed=side.renamed(), blocks=side.blocks,
         )  # fmt: skip
         names = {place: name for name, place in numbering.names.items()}
         found[key] = _pairs(settled.nodes, names)

@@ -231,8 +231,12 @@ def _traced(
         numbers, _ = trace(
             side.net, run, tuple(image.clone() for image in images), numbering, whole, settle,
             gradients=True, heads=heads, renamed=side.renamed(), told=told,
-            functions=functions,
+            functions=functions, blocks=side.blocks,
         )  # fmt: skip
+        held = {name for name, p in side.net.named_parameters() if p.grad is not None}
+    for own in (block.own.keys() for block in side.blocks):
+        if own & held and own - held:
+            raise Different(f"there is no gradient of {min(own - held)!r}", None, None)
     pairs = zip(made, numbers, strict=True)
     return {name: own if name.startswith("output ") else flat(own) for name, own in pairs}
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from convgraph.errors import ConvgraphError, ProofError
 from convgraph.proof import draws, precision
+from convgraph.proof.network.blocks import stretches
 from convgraph.proof.network.end_to_end import (
     MEASURED_ONLY,
     Images,
@@ -116,9 +117,9 @@ def prove_network(
     dtype = (floating or list(images))[0].dtype
     around = precision.plain(device), unchanged(candidate.net, reference.net)
     with watched() as left, around[0], around[1], _bar(progress) as step:
-        with as_written(), watched() as first, unchanged(candidate.net, reference.net):
+        with as_written(), watched() as first:
             names = find_names(candidate, reference, images)
-        candidate = replace(candidate, names=names.pairs)
+        candidate = replace(candidate, names=names.pairs, blocks=names.blocks)
         parts = [_parameters(candidate, reference, names)]
         folds: list[Fold] = []
         if parts[0].status != "proven":
@@ -203,7 +204,8 @@ def prove_network(
         spec={"images": [list(i.shape) for i in images], "layers": len(layers),
               "operators": 0 if matcher is None else len(matcher.pairs), "paths": paths,
               **({"folds": list(map(str, folds))} if folds else {}),
-              **({"names": dict(names.pairs)} if names.pairs else {})},
+              **({"names": dict(names.pairs)} if names.pairs else {}),
+              **({"blocks": stretches(names.blocks)} if names.blocks else {})},
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         seed=layers[0].seed if layers else 0,
@@ -311,6 +313,9 @@ def _parameters(
         facts += "; under other names: " + _some(
             [f"{a!r} is {b!r}" for a, b in names.pairs.items()]
         )
+    if names.blocks:
+        more = f"; and {len(names.blocks) - FEW} more" if len(names.blocks) > FEW else ""
+        facts += "; cut or joined: " + "; ".join(map(str, names.blocks[:FEW])) + more
     if names.unread:
         facts += "; nothing reads what one side alone has: "
         facts += _some([repr(name) for name in sorted(names.unread)])
@@ -394,6 +399,7 @@ def _wiring(
             two, left = trace(
                 candidate.net, accused, inputs, numbering, candidate.by_id(paths), pairs.settle,
                 pairs.observe, renamed=candidate.renamed(_renamed(there)), told=told,
+                blocks=candidate.blocks,
             )  # fmt: skip
             if len(one) == len(two) and other[-1]:
                 raise Different(other[-1], None, None)

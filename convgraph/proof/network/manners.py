@@ -125,10 +125,8 @@ def called(
     for place, leaf in enumerate(leaves):
         if leaf.grad is not None:
             found[f"image {place}"] = leaf.grad
-    for name, parameter in side.net.named_parameters():
-        if parameter.grad is not None:
-            found[side.names.get(name, name)] = parameter.grad
-    return found
+    grads = {name: p.grad for name, p in side.net.named_parameters() if p.grad is not None}
+    return found | side.compared(grads)
 
 
 def _other(image: Tensor) -> Tensor:

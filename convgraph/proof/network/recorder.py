@@ -17,6 +17,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convgraph.proof import aten, trees
+from convgraph.proof.network.blocks import Block, compared
 from convgraph.proof.network.by_itself import Lister, apart
 from convgraph.proof.network.node import (
     BACKWARD,
@@ -63,6 +64,7 @@ class Recorder(TorchDispatchMode):
         observe: called with every node and its values.
         renamed: other names for parameters that are not the other side's of that name.
         functions: which calls of functions are nodes, by the paths of their layers; None for all.
+        blocks: parameters that are cut or joined, and have the numbers of the other side's.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Recorder(TorchDispatchMode):
         observe: Observe,
         renamed: Mapping[str, str],
         functions: Collection[str] | None = None,
+        blocks: Sequence[Block] = (),
     ) -> None:
         """Number parameters and buffers by their names; tied ones share the first name."""
         super().__init__()  # type: ignore[no-untyped-call]
@@ -87,10 +90,14 @@ class Recorder(TorchDispatchMode):
         self.count = 0
         self.cut: dict[Numbers, tuple[Any, ...]] = {}
         self.asked = set[str]()
+        cut = {n: own for block in blocks for n, own in block.numbers(memory.numbering).items()}
         for name, tensor in states(net):
             if not _is_known(memory, tensor):
                 own = renamed.get(name, name)
-                memory.write(tensor, memory.numbering.named(own, tuple(tensor.shape)))
+                named = (
+                    cut[name] if name in cut else memory.numbering.named(own, tuple(tensor.shape))
+                )
+                memory.write(tensor, named)
                 if _is_switch(tensor):
                     memory.is_switch(tensor, frozenset({name}))
 
@@ -692,6 +699,7 @@ def trace(
     renamed: Mapping[str, str] = MappingProxyType({}),
     told: bool = True,
     functions: Collection[str] | None = None,
+    blocks: Sequence[Block] = (),
 ) -> tuple[list[Numbers], dict[str, Numbers]]:
     """Run one side; return the numbers of its outputs, and of what it holds and is sent afterwards.
 
@@ -708,12 +716,13 @@ def trace(
         renamed: other names for parameters that are not the other side's of that name.
         told: whether code can be told that it is followed; see `Recorder.follow`.
         functions: which calls of functions are nodes, by the paths of their layers; None for all.
+        blocks: parameters that are cut or joined; they come back as the other side has them.
 
     Raises:
         Undecided: something on the way cannot be followed.
     """
     memory = Memory(numbering)
-    recorder = Recorder(net, memory, layers, settle, observe, renamed, functions)
+    recorder = Recorder(net, memory, layers, settle, observe, renamed, functions, blocks)
     for place, image in enumerate(images):
         memory.write(image, numbering.named(f"<image {place}>", tuple(image.shape)))
     for place, head in enumerate(heads):
@@ -726,10 +735,11 @@ def trace(
             raise Undecided(
                 f"{name!r} is read, and is another number afterwards: the wiring may depend on it"
             )
-    held = {repr(renamed.get(name, name)): tensor for name, tensor in states(net)}
-    held |= {f"<image {place}>": image for place, image in enumerate(images)}
     with torch.no_grad():
-        return [memory.read(t) for t in outputs], {k: memory.read(t) for k, t in held.items()}
+        held = {name: memory.read(t) for name, t in states(net)}
+        left = {repr(other): n for other, n in compared(held, renamed, blocks).items()}
+        left |= {f"<image {place}>": memory.read(image) for place, image in enumerate(images)}
+        return [memory.read(t) for t in outputs], left
 
 
 def called(net: torch.nn.Module, run: Callable[[], Any]) -> set[str]:
