@@ -1,6 +1,7 @@
 """One run of both sides, the measured error beside the running bound."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, final
@@ -123,6 +124,20 @@ class NetworkSide:
         return {id(m): self.layers[path] for path, m in found.items() if m is not None}
 
 
+@contextmanager
+def unchanged(*nets: torch.nn.Module) -> Iterator[None]:
+    """Put buffers back that a run moves, so that the next one starts as it did."""
+    before = [{n: b.detach().clone() for n, b in net.named_buffers()} for net in nets]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for net, kept in zip(nets, before, strict=True):
+                for name, buffer in net.named_buffers():
+                    if name in kept and buffer.shape == kept[name].shape:
+                        buffer.copy_(kept[name])
+
+
 def end_to_end(
     candidate: NetworkSide,
     reference: NetworkSide,
@@ -145,10 +160,12 @@ def end_to_end(
     """
     running = RunningBound(reference.net, off)
     fresh = tuple(image.clone() for image in images)
-    one = running.run(lambda: reference.run(reference.net, fresh, None))
-    with torch.no_grad():
+    with unchanged(reference.net):
+        bounded = running.run(lambda: reference.run(reference.net, fresh, None))
+        one = _copied(bounded)
+    with torch.no_grad(), unchanged(candidate.net):
         fresh = tuple(image.clone() for image in images)
-        two = candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one])
+        two = _copied(candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one]))
     name = "end to end"
     if [t.shape for t in one] != [t.shape for t in two]:
         return Part(name, *_other_shapes(one, two)), {}
@@ -158,12 +175,13 @@ def end_to_end(
     error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
     if running.missing:
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {running.missing}"), {}
-    limits = [2 * running.bound(t) for t in one]
+    limits = [2 * running.bound(t) for t in bounded]
     if both:
         own = RunningBound(candidate.net)
         fresh = tuple(image.clone() for image in images)
         shapes = [tuple(t.shape) for t in one]
-        made = own.run(lambda: candidate.run(candidate.net, fresh, shapes))
+        with unchanged(candidate.net):
+            made = own.run(lambda: candidate.run(candidate.net, fresh, shapes))
         if own.missing:
             facts = f"error {error:.3g}; no bound of the candidate: {own.missing}"
             return Part(name, MEASURED_ONLY, facts), {}
@@ -190,6 +208,11 @@ def end_to_end(
     if largest > scale:  # it holds, but any output would
         return Part(name, MEASURED_ONLY, f"{facts}: so wide a bound says nothing"), {"y": rho}
     return Part(name, "proven", facts), {"y": rho}
+
+
+def _copied(outputs: list[Tensor]) -> Returned:
+    """Outputs in memory of their own: a buffer that is returned is about to be put back."""
+    return Returned([t.detach().clone() for t in outputs], names_of(outputs))
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -241,8 +264,8 @@ def _finite(candidate: NetworkSide, reference: NetworkSide, images: Images) -> b
     """Whether both outputs are numbers."""
     shapes = None
     for side in (reference, candidate):
-        with torch.no_grad():
-            made = side.run(side.net, tuple(image.clone() for image in images), shapes)
+        with torch.no_grad(), unchanged(side.net):
+            made = _copied(side.run(side.net, tuple(image.clone() for image in images), shapes))
         if not all(bool(t.isfinite().all()) for t in made):
             return False
         shapes = [tuple(t.shape) for t in made]

@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convgraph.proof.network.end_to_end import Images, NetworkSide
+from convgraph.proof.network.end_to_end import Images, NetworkSide, unchanged
 from convgraph.proof.network.manners import (
     FOLLOWED,
     OTHERS,
     Manner,
     called,
     fresh_gradients,
-    unchanged,
 )
 from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
 from convgraph.proof.network.meanings import points
@@ -243,7 +242,7 @@ def _traced(
 
 def _heads(reference: NetworkSide, images: Images) -> list[Tensor]:
     """What is sent into each output: normal numbers."""
-    with torch.no_grad():
+    with torch.no_grad(), unchanged(reference.net):
         outputs = reference.run(reference.net, tuple(i.clone() for i in images), None)
     draw = np.random.default_rng(0).standard_normal
     return [torch.from_numpy(np.asarray(draw(tuple(y.shape)))).to(y) for y in outputs]

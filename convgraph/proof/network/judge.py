@@ -35,11 +35,11 @@ from convgraph.proof.network.end_to_end import (
     end_to_end,
     names_of,
     other_names,
+    unchanged,
 )
 from convgraph.proof.network.folded_wiring import FoldedWiring
 from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
-from convgraph.proof.network.manners import unchanged
 from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
 from convgraph.proof.network.meanings import points
 from convgraph.proof.network.names import Names, find_names
@@ -381,10 +381,11 @@ def _wiring(
         there = [fold for fold in folds if fold.on == "candidate"]
         inputs = tuple(image.clone() for image in images)
         pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
-        one, kept = trace(
-            reference.net, dense, inputs, numbering, reference.by_id(paths, candidate.names),
-            pairs.settle, pairs.observe, renamed=reference.renamed(_renamed(here)),
-        )  # fmt: skip
+        with unchanged(reference.net):
+            one, kept = trace(
+                reference.net, dense, inputs, numbering, reference.by_id(paths, candidate.names),
+                pairs.settle, pairs.observe, renamed=reference.renamed(_renamed(here)),
+            )  # fmt: skip
         for fold in folds:
             for name, error in zip(fold.renamed().values(), fold.off, strict=True):
                 own = numbering.named(name, tuple(error.shape))
@@ -396,11 +397,12 @@ def _wiring(
             matcher = Matcher(found)
             inputs = tuple(image.clone() for image in images)
             pairs = FoldedWiring(here, numbering, matcher.settle, partial(look, matcher))
-            two, left = trace(
-                candidate.net, accused, inputs, numbering, candidate.by_id(paths), pairs.settle,
-                pairs.observe, renamed=candidate.renamed(_renamed(there)), told=told,
-                blocks=candidate.blocks,
-            )  # fmt: skip
+            with unchanged(candidate.net):
+                two, left = trace(
+                    candidate.net, accused, inputs, numbering, candidate.by_id(paths), pairs.settle,
+                    pairs.observe, renamed=candidate.renamed(_renamed(there)), told=told,
+                    blocks=candidate.blocks,
+                )  # fmt: skip
             if len(one) == len(two) and other[-1]:
                 raise Different(other[-1], None, None)
             matcher.finish(one, two)
@@ -412,8 +414,7 @@ def _wiring(
                 raise Undecided(doubt)
             return matcher
 
-        with unchanged(candidate.net):  # code may have another path where it is told
-            matched(lambda matcher, call: None, told=False)
+        matched(lambda matcher, call: None, told=False)  # code may have another path where told
         matcher = matched(partial(_look, beside), told=True)
     except Undecided as reason:
         return Part("wiring", "undecided", str(reason)), None, reason

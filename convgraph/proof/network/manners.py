@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convgraph.proof import trees
-from convgraph.proof.network.end_to_end import Images, NetworkSide
+from convgraph.proof.network.end_to_end import Images, NetworkSide, unchanged
 
 
 @final
@@ -185,20 +185,6 @@ def _frozen(net: torch.nn.Module, frozen: bool) -> Iterator[None]:
     finally:
         for parameter in before:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def unchanged(*nets: torch.nn.Module) -> Iterator[None]:
-    """Put buffers back that a run in training mode moves."""
-    before = [{n: b.detach().clone() for n, b in net.named_buffers()} for net in nets]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for net, kept in zip(nets, before, strict=True):
-                for name, buffer in net.named_buffers():
-                    if name in kept and buffer.shape == kept[name].shape:
-                        buffer.copy_(kept[name])
 
 
 @contextmanager

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from convgraph.proof.network.blocks import Block, beside, bias_of, find_blocks, one_for_one
-from convgraph.proof.network.end_to_end import Images, NetworkSide
-from convgraph.proof.network.manners import unchanged
+from convgraph.proof.network.end_to_end import Images, NetworkSide, unchanged
 from convgraph.proof.network.match import Reference
 from convgraph.proof.network.recorder import called, states, trace
 from convgraph.proof.network.value_numbers import Numbering, Numbers, as_tensor

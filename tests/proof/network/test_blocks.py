@@ -340,6 +340,35 @@ def test_groups_may_be_convolutions_of_their_own(groups: int) -> None:
     assert proof(one, two).verdict == "refuted"
 
 
+class Averages(nn.Module):
+    """Keeps the mean of each channel so far, in one buffer or in two."""
+
+    def __init__(self, several: bool, share: float = 0.5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.several, self.share, self.head = several, share, nn.Conv2d(6, 2, 1)
+        held = torch.arange(1.0, 7).chunk(2) if several else [torch.arange(1.0, 7)]
+        for place, one in enumerate(held):
+            self.register_buffer(f"mean{place}" if several else "mean", one.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, -x], 1)
+        made: Tensor = self.head(x)
+        held = [self.mean0, self.mean1] if self.several else [self.mean]
+        with torch.no_grad():
+            for k, (part, one) in enumerate(zip(x.chunk(len(held), 1), held, strict=True)):
+                one.copy_(one * 0.5 + part.mean((0, 2, 3)) * (self.share if k else 0.5))
+        return made
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_cut_buffers_hold_afterwards_is_compared(turned: bool) -> None:
+    for share, verdict in [(0.5, "proven"), (0.25, "undecided")]:
+        one, two = Averages(several=True, share=share), Averages(several=False)
+        found = proof(two, one) if turned else proof(one, two)
+        assert found.verdict == verdict, found.reason
+
+
 # -- finding them ----------------------------------------------------------------------------------
 
 

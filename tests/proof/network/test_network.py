@@ -124,6 +124,34 @@ def test_the_network_is_left_as_it_was() -> None:
     assert dense.training
 
 
+class SoFar(nn.Module):
+    """Takes the mean so far off, keeps it, and may return it."""
+
+    def __init__(self, share: float = 0.5, *, returns: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.share, self.returns, self.head = share, returns, nn.Conv2d(2, 2, 1)
+        self.register_buffer("mean", torch.ones(2))
+
+    def forward(self, x: Tensor) -> Any:
+        held: Any = self.mean
+        made = self.head(x - held.view(-1, 1, 1))
+        with torch.no_grad():
+            held.copy_(held * 0.5 + x.mean((0, 2, 3)) * self.share)
+        return (made, held) if self.returns else made
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "proven"), (0.25, "undecided")])
+def test_each_run_starts_with_the_buffers_that_the_first_had(share: float, verdict: str) -> None:
+    cert = cg.prove(SoFar(share), SoFar(), torch.randn(2, 2, 4, 4))
+    assert cert.verdict == verdict, str(cert)
+
+
+def test_a_buffer_that_is_returned_is_compared_as_it_was_returned() -> None:
+    cert = cg.prove(SoFar(0.25, returns=True), SoFar(returns=True), torch.randn(2, 2, 4, 4))
+    assert cert.verdict == "refuted", str(cert)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_half_the_certificate_survives_json_and_html(dtype: torch.dtype) -> None:
     dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).to(dtype)
