@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from operator import is_
+from operator import floordiv, is_, mod
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from convgraph.convert import names
 from convgraph.convert.names import Axes, NoRuleError
 from convgraph.convert.node_pairs import PairSites, crossed, spoken
 from convgraph.convert.value import Spatial, brought, lift, placed
+from convgraph.convert.windows import are_on
 from convgraph.graph.network_sites import network_sites, some_images, union
 from convgraph.graph.sites import Sites
 
@@ -38,7 +39,7 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     try:
         sites, axes = meet(spatial, shapes)
     except NoRuleError:
-        known = [_of_lines(one, spatial) for one in operands]
+        known = [_of_cells(one, spatial) for one in operands]
         if all(map(is_, known, operands)):
             raise
         return align(known)
@@ -64,22 +65,37 @@ def in_places(line: Spatial, shape: Sequence[int]) -> Spatial:
     return placed(line.tensor().expand(shape), sites)
 
 
-def _of_lines(one: Any, others: Sequence[Spatial]) -> Any:
-    """Return a value as a tensor, if it says on a plain axis what each place of a map's line gets.
+def cells_of(one: Any, other: Any) -> tuple[int, ...] | None:
+    """How many pixels of a map, axis by axis, are one of another's cells; None if they are none.
 
-    Its own nodes are lines of that map: x + linear(x) along (x).
+    Windows with a halo are no cells: an absent pixel is in several.
     """
-    if not isinstance(one, Spatial) or not isinstance(one.sites, Sites):
-        return one
+    if not all(
+        isinstance(each, Spatial) and isinstance(each.sites, Sites) for each in (one, other)
+    ):
+        return None
+    size, whole = one.sites.size, other.sites.size
+    if not size or not whole or size == whole or len(size) != len(whole):
+        return None
+    if any(map(mod, whole, size)) or any(map(are_on, one.axes)):
+        return None
+    if network_sites(other.sites, (size,) * other.sites.batch_size) is not one.sites:
+        return None
+    return tuple(map(floordiv, whole, size))
+
+
+def _of_cells(one: Any, others: Sequence[Spatial]) -> Any:
+    """Return a value as a tensor, if its nodes are lines or windows of another map.
+
+    It says to each node what its line or window says, or what its place there gets on a plain axis:
+    x + linear(x) along (x), x - x.mean() within windows.
+    """
     for other in others:
-        size, whole = one.sites.size, getattr(other.sites, "size", None)
-        if not size or not whole or size == whole or len(size) != len(whole):
-            continue
-        lines = all(n in (1, every) for n, every in zip(size, whole, strict=True))
-        both = zip(reversed(one.axes), reversed(other.axes), strict=False)
-        lines = lines and all(mine == theirs or names.is_plain(mine) for mine, theirs in both)
-        if lines and network_sites(other.sites, (size,) * other.sites.batch_size) is one.sites:
-            return one.tensor()
+        low = cells_of(one, other)
+        if low is not None:
+            both = zip(reversed(names.finer(one.axes, low)), reversed(other.axes), strict=False)
+            if all(mine == theirs or names.is_plain(mine) for mine, theirs in both):
+                return one.tensor()
     return one
 
 

@@ -1,6 +1,7 @@
-"""Lattices that a network makes for itself: frames or channels in the batch, a line as an image.
+"""Lattices that a network makes for itself: frames or windows in the batch, a line as an image.
 
     frames      (batch t) (c) (y) (x)     an image is a frame; who is there in it, as in its image
+    windows     (batch y/8 x/8) (c) (y) (x)     an image is a window; its border is the window's
     volume      (batch) (c) (16) (x)      plain sizes beside a line, or a plane, are its axes too
 
 Each node becomes as many as the plain sizes say, in the same places of the new lattice.
@@ -10,11 +11,13 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convgraph.convert import names
 from convgraph.convert.batch import images_of
-from convgraph.convert.names import Name
+from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, placed
+from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
 
@@ -59,6 +62,97 @@ def _alike(sites: Sites, batch: int, count: int) -> bool:
         return True
     masks = sites.mask.view(batch, count, -1)
     return bool((masks == masks[:, :1]).all())
+
+
+def windowed(value: Spatial) -> Spatial:
+    """Return an image whose batch holds digits of its lattice as one of more images, or the value.
+
+    Windows, stripes and dilated grids are images of their own, in which nobody hears beyond them.
+    """
+    sites, (lead, *rest) = value.sites, value.axes
+    own = [axis[0] if axis else None for axis in rest[1:]]
+    folded = [name for name in lead if name.kind == "site"]
+    images = [name for name in lead if name.kind != "site"]
+    cut = (
+        sites.space is None and folded and len(rest) == sites.d + 1 and names.is_plain(rest[0])
+        and tuple(images) == names.batch_axis(sites.batch_size)
+        and all(len(axis) <= 1 for axis in rest[1:])
+        and all(name is None or (name.kind, name.axis) == ("site", k) for k, name in enumerate(own))
+    )  # fmt: skip
+    if not cut:
+        return value
+    size = tuple(1 if name is None else name.size for name in own)
+
+    def make() -> Sites:
+        if sites.mask is None:
+            return Sites.full(value.shape[0], size, device=sites.device)
+        return Sites.from_mask(_pixels(sites, (lead, *rest[1:])))
+
+    made = sites.memo_sites(("windowed", lead, tuple(own)), make)
+    made.memo("windows of", lambda: (sites, lead, own))
+    return placed(value.tensor(), made)
+
+
+def unwindowed(value: Spatial) -> Spatial:
+    """Return windows whose numbers stand on several axes as the map that they are windows of.
+
+    Where they grew or shrank, that is a map of as many pixels; else the value stays as it is.
+    """
+    known = value.sites.root.memo("windows of", lambda: None)
+    digits = [name for name in names.of_rows(value.axes) if name.kind == "batch"]
+    if known is None or len(digits) < 2:
+        return value
+    whole, lead, own = known
+    before, after = value.sites.root.size, value.sites.size
+    if before != after and not all(name is not None and name.stride == 1 for name in own):
+        return value
+    if any(n * a % b for n, a, b in zip(whole.size, after, before, strict=True)):
+        return value
+    size = tuple(n * a // b for n, a, b in zip(whole.size, after, before, strict=True))
+    lead = tuple(
+        name._replace(stride=name.stride * after[name.axis] // before[name.axis])
+        if name.kind == "site" else name for name in lead
+    )  # fmt: skip
+
+    def parts(name: Name) -> Axis | None:
+        if name.kind == "batch":
+            return _parts(lead, name)
+        strides = name.stride * own[name.axis].stride if name.kind == "site" else name.stride
+        return (name._replace(stride=strides),)
+
+    axes = []
+    for axis in value.axes:
+        split = [part for part in map(parts, axis) if part is not None]
+        if len(split) < len(axis):
+            return value
+        axes.append(names.whole(tuple(names.names(tuple(split)))))
+    sites = network_sites(whole, (size,) * whole.batch_size)
+    found = placed(value.tensor(), sites, tuple(axes))
+    same = value.sites.memo(
+        ("of windows", sites.token, found.axes),
+        lambda: torch.equal(_pixels(sites, found.axes), _pixels(value.sites, value.axes)),
+    )
+    return found if same else value
+
+
+def _pixels(sites: Sites, axes: Axes) -> Tensor:
+    """Which pixels are there, as axes order them."""
+    pixels = tuple(tuple(name for name in axis if name.kind != "plain") for axis in axes)
+    rows = torch.ones(sites.num_nodes, dtype=torch.bool, device=sites.device)
+    return Spatial(rows, sites, pixels).tensor()
+
+
+def _parts(lead: Axis, number: Name) -> Axis | None:
+    """The names that a digit of their row-major number is, or None where it cuts one unevenly."""
+    found, stride = [], 1
+    for name in reversed(lead):
+        low, high = max(stride, number.stride), min(stride * name.size, number.stride * number.size)
+        if low < high:
+            if low % stride or high % low:
+                return None
+            found.append(name._replace(size=high // low, stride=name.stride * (low // stride)))
+        stride *= name.size
+    return tuple(reversed(found))
 
 
 def lined(value: Spatial) -> Spatial:

@@ -245,6 +245,15 @@ def coarser(axes: Axes, low: Sequence[int]) -> Axes:
     return tuple(tuple(map(digit, axis)) for axis in axes)
 
 
+def finer(axes: Axes, low: Sequence[int]) -> Axes:
+    """Return axes of a lattice of such cells in digits of the lattice that they are cells of."""
+
+    def digit(name: Name) -> Name:
+        return name._replace(stride=name.stride * low[name.axis]) if name.kind == "site" else name
+
+    return tuple(tuple(map(digit, axis)) for axis in axes)
+
+
 def common(first: Axis, other: Axis) -> Axis:
     """Return the coarsest names that both axes of one size can be split into.
 

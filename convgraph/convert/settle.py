@@ -4,6 +4,7 @@
     depth to space    (batch) (c) (y 2) (x 2)           ->  (batch) (c) (y') (x')
     transposed        (batch) (c) (x) (y)               ->  (batch) (c) (y') (x')
     frames            (batch t) (c) (y) (x)             ->  (batch') (c) (y) (x)
+    windows           (batch y/8 x/8) (c) (y%8) (x%8)   ->  (batch') (c) (y') (x')
 
 The names alone move no node; an operator that needs an image, or channels without digits of sites
 among them, makes it a move: each node of the new lattice hears the nodes of its cell, an absent one
@@ -16,7 +17,7 @@ from math import prod
 from typing import Any
 
 from convgraph.convert import names
-from convgraph.convert.lattices import frames, lined, unframed
+from convgraph.convert.lattices import frames, lined, unframed, unwindowed, windowed
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.tokens import TokenSites
 from convgraph.convert.value import Spatial, placed, within_charts
@@ -43,7 +44,7 @@ def settle(value: Spatial) -> Any:
         return lined(value)
     if not isinstance(value.sites, Sites) or value.sites.size is None:
         return value
-    value = unframed(frames(value))
+    value = unwindowed(windowed(unframed(frames(value))))
     mixed = [dim for dim, axis in enumerate(value.axes) if _is_mixed(axis)]
     if not mixed:
         return _turned(value)

@@ -5,6 +5,7 @@ sequences with tokens of their own. Masks are scattered; entries are whole numbe
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -270,6 +271,89 @@ def test_axes_that_are_folded_into_the_batch(name: str) -> None:
         ends.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
     assert all(map(torch.equal, *ends))
     assert bool(ends[0][1].any())
+
+
+WINDOWS: dict[str, Any] = {
+    "windows": (lambda x: x.unflatten(3, (2, 6)).unflatten(2, (3, 4)), (2, 0, 4, 1, 3, 5)),
+    "stripes": (lambda x: x.unflatten(2, (3, 4)), (2, 0, 1, 3, 4)),
+    "a dilated grid": (lambda x: x.unflatten(3, (4, 3)).unflatten(2, (4, 3)), (3, 0, 5, 1, 2, 4)),
+}
+
+
+def in_windows(name: str, x: Any) -> Any:
+    """(windows and batch, C, y, x) of (batch, C, 12, 12)."""
+    cut, order = WINDOWS[name]
+    return cut(x).permute(order).flatten(0, -4)
+
+
+def out_of_windows(name: str, y: Any) -> Any:
+    """The way back."""
+    cut, order = WINDOWS[name]
+    whole = cut(torch.empty(2, 1, 12, 12)).permute(order)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    one = y.reshape(*whole.shape[:-3], *y.shape[1:]).permute(back)
+    return one.reshape(2, y.shape[1], 12, 12)
+
+
+def _among_channels(y: Any) -> Any:
+    """Channels that hear each other, each window for itself."""
+    rows = y.flatten(2)
+    return ((rows @ rows.mT) @ rows).reshape(y.shape)
+
+
+ALONE: dict[str, Any] = {
+    "a network": lambda y: _blocks(y, 2),
+    "sums that each hears": lambda y: y * y.sum((2, 3), True) - y.amax((2, 3), keepdim=True),
+    "a squeeze": lambda y: y * F.conv2d(F.adaptive_max_pool2d(y, 1), SQUARE).expand_as(y),
+    "among channels": _among_channels,
+    "mixed positions": lambda y: y.flatten(2) @ (torch.arange(y[0, 0].numel()) % 3 - 1.0).double(),
+}
+SQUARE = whole(3, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [pair for pair in product(WINDOWS, ALONE) if pair != ("a dilated grid", "mixed positions")],
+)
+def test_a_window_is_an_image_of_its_own(name: str, what: str) -> None:
+    """As if it alone were one, with its mask; and its pixels go back to where they were."""
+    ends = []
+    torch.manual_seed(0)
+    image, mask = whole(2, 3, 12, 12), torch.rand(2, 12, 12) > 0.4
+    mask[1, :4, :6] = False  # an empty window
+    for single in (False, True):
+        x = image.clone().requires_grad_()
+        graph = cg.PixelGraph.from_image(x, mask=mask).tensor()
+        apart = in_windows(name, graph)
+        if single:
+            own = in_windows(name, mask[:, None]).squeeze(1)
+            apart = cg.PixelGraph.from_image(in_windows(name, x), mask=own).tensor()
+        y = ALONE[what](apart)
+        if what == "mixed positions":  # a number of each window and channel
+            out = y.to_dense() if isinstance(y, GraphTensor) else y
+        elif single:
+            out = out_of_windows(name, y.to_dense())[:, :3] + 2 * x * mask[:, None]
+        else:
+            out = (out_of_windows(name, y)[:, :3] + 2 * graph).to_dense()
+        ends.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
+    assert all(map(torch.equal, *ends))
+    assert bool(ends[0][1].any())
+
+
+def test_windows_that_grow_are_those_of_a_larger_map() -> None:
+    """And those that shrink of a smaller one; dilated grids that grow are no map's."""
+    torch.manual_seed(0)
+    x = cg.PixelGraph.from_image(whole(2, 3, 12, 12), mask=torch.rand(2, 12, 12) > 0.4).tensor()
+    ways: list[Any] = [lambda y: F.interpolate(y, scale_factor=2), lambda y: F.max_pool2d(y, 2)]
+    for way, factor in zip(ways, (2.0, 0.5), strict=True):
+        y = way(in_windows("windows", x)).reshape(3, 2, 2, 3, int(4 * factor), int(6 * factor))
+        y = y.permute(1, 3, 0, 4, 2, 5).reshape(way(x).shape)
+        assert torch.equal((y + way(x)).to_dense(), 2 * way(x).to_dense())
+        assert torch.equal(y.graph.mask, way(x).graph.mask)
+    grown = ways[0](in_windows("a dilated grid", x))
+    whole_again = grown.reshape(3, 2, 3, 3, 8, 8).permute(1, 3, 4, 0, 5, 2).reshape(2, 3, 24, 24)
+    with pytest.raises(ConversionError, match="no meaning on a mask"):
+        whole_again + ways[0](x)
 
 
 @pytest.mark.parametrize("size", [(2, 1, 5, 6), (1, 3, 5, 6), (1, 1, 5, 1), (2, 1, 3, 3)])

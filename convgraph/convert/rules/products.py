@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.convert import names
-from convgraph.convert.align import align, expanded
+from convgraph.convert.align import align, cells_of, expanded
 from convgraph.convert.names import ApartError, Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
@@ -130,10 +130,17 @@ def contract(call: Any, x: Any, other: Any) -> Any:
         pixels = any(name.kind == "site" for name in gone[0])
         if pixels and x.sites is not other.sites and not _of_one_lattice(x.sites, other.sites):
             raise NoRuleError("nodes of two lattices are summed over")
+    a, b = _in_cells(x, other, a), _in_cells(other, x, b)
     lead = names.broadcast([a[:-2], b[:-2]])
     axes = (*lead, a[-2], b[-1])
     found = dense(x) @ dense(other)
     return left(found, axes, [one for one in sides if isinstance(one, Spatial)])
+
+
+def _in_cells(one: Any, other: Any, axes: Axes) -> Axes:
+    """The names of what windows say, among those of a map whose windows they are."""
+    low = cells_of(one, other)
+    return axes if low is None else names.finer(axes, low)
 
 
 def _of_one_lattice(first: Any, other: Any) -> bool:
@@ -156,7 +163,26 @@ def left(out: Tensor, axes: Axes, sources: list[Spatial]) -> Any:
         whole = count * sites.batch_size == cells and len(set(kept)) == len(kept)
         if whole and set(lattice) <= set(names.names(one.axes)):
             return placed(out, sites, axes)
+    of_windows = _of_windows(out, axes, sources, lattice) if len(set(kept)) == len(kept) else None
+    if of_windows is not None:
+        return of_windows
     raise NoRuleError(f"a product on {names.describe(axes)}, no whole lattice")
+
+
+def _of_windows(out: Tensor, axes: Axes, sources: list[Spatial], lattice: list[Name]) -> Any:
+    """What is left of each window, on their lattice; of dilated ones, as readouts."""
+    for one in sources:
+        sites = one.sites
+        known = isinstance(sites, Sites) and sites.size is not None and sites.space is None
+        if not known or not set(lattice) <= set(names.names(one.axes)):
+            continue
+        low = names.cells(lattice, sites.size)
+        if low is None:
+            return out if len(sources) > 1 else None
+        size = tuple(n // cell for n, cell in zip(sites.size, low, strict=True))
+        cells = network_sites(sites, (size,) * sites.batch_size)
+        return placed(out, cells, names.coarser(axes, low))
+    return None
 
 
 def _lines(sites: Any, axes: set[int]) -> Any:
