@@ -94,7 +94,7 @@ HOUSE = {
     """,
     "proof.network": """
         . value_numbers blocks running_error node by_itself whole_layers
-        recorder operator_layers terms polynomials meanings match side_by_side end_to_end
+        recorder operator_layers terms polynomials maxima meanings match side_by_side end_to_end
         folds folded_wiring manners names gradients judge
     """,
     "proof.network.running_error": """

@@ -4,8 +4,9 @@
     native_layer_norm     (x - m) r w + b      m = sum x / n, r = 1 / sqrt(sum (x - m)^2 / n + eps)
     _softmax              e (1 / sum e)        e = exp(x), that never overflows
 
-A square root, a quotient's divisor, an exponential, whether an entry is more than 0: each is a
-variable of what it is made of. Who is called in another way than is written here stays what it is.
+A square root, a quotient's divisor, an exponential, whether an entry is more than 0, the largest of
+some (see `maxima`): each is a variable of what it is made of. Who is called in another way than is
+written here stays what it is.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.proof.network.maxima import Maxima
 from convgraph.proof.network.polynomials import (
     Call,
     Constant,
     NoMeaning,
     Points,
     Polynomial,
+    constant,
     exactly,
     means,
     multilinear,
@@ -32,12 +35,14 @@ from convgraph.proof.network.value_numbers import Numbering
 
 def points(numbering: Numbering, *, together: bool = False) -> Points:
     """Return what elements are worth, of operators that mean what is written here."""
-    return Points(numbering, together=together)
+    found = Points(numbering, together=together)
+    found.maxima = Maxima(found)
+    return found
 
 
 # -- entry by entry --------------------------------------------------------------------------------
 
-_ONE = exactly(Fraction(1))
+_ZERO, _ONE = exactly(Fraction(0)), exactly(Fraction(1))
 
 
 def _other(call: Call) -> Polynomial | Constant:
@@ -203,30 +208,92 @@ def _silu_backward(call: Call) -> Any:
     return [call["grad_output"] * (y + x * y - x * y * y)]
 
 
-# -- what is cut at 0 ------------------------------------------------------------------------------
+# -- what is held between constants, and choices ---------------------------------------------------
+
+_THREE, _SIX = exactly(Fraction(3)), exactly(Fraction(6))
+_SIXTH = exactly(Fraction(1, 6))
+
+
+def _maxima(call: Call) -> Maxima:
+    found: Maxima = call.points.maxima
+    return found
+
+
+def _end(call: Call, name: str, otherwise: Any = None) -> Constant | None:
+    """A number that something is held by, if there is one."""
+    value = call.given.get(name, otherwise)
+    return None if value is None else call.constant(value)
 
 
 @means("relu")
 def _relu(call: Call) -> Any:
-    return [call.points.cut(call["self"])]
+    return [_maxima(call).between(call["self"], _ZERO, None)]
 
 
-@means("clamp", "clamp_min", given="min max")
+@means("clamp", "clamp_min", "clamp_max", given="min max")
 def _clamp(call: Call) -> Any:
-    if call.given.get("min") != 0 or call.given.get("max") is not None:
-        raise NoMeaning
-    return [call.points.cut(call["self"])]
+    low, high = _end(call, "min"), _end(call, "max")
+    return [_maxima(call).between(call["self"], low, high)]
 
 
-@means("maximum")
-def _maximum(call: Call) -> Any:
-    one, two = call["self"], call["other"]
-    if not one.nothing and not two.nothing:
+@means("hardtanh", given="min_val max_val")
+def _hardtanh(call: Call) -> Any:
+    low, high = _end(call, "min_val", -1), _end(call, "max_val", 1)
+    return [_maxima(call).between(call["self"], low, high)]
+
+
+def _inside(call: Call, x: Polynomial, low: Constant, high: Constant) -> Polynomial:
+    """Which entries are between two constants, neither of them, as 1 or 0."""
+    return _maxima(call).above(x, low) * _maxima(call).below(x, high)
+
+
+@means("hardtanh_backward", given="min_val max_val")
+def _hardtanh_backward(call: Call) -> Any:
+    ends = [call.constant(call.given[name]) for name in ("min_val", "max_val")]
+    return [call["grad_output"] * _inside(call, call["self"], ends[0], ends[1])]
+
+
+def _hard_sigmoid(call: Call, x: Polynomial) -> Polynomial:
+    """Six times what torch calls so."""
+    return _maxima(call).between(x + _THREE, _ZERO, _SIX)
+
+
+@means("hardsigmoid")
+def _of_hard_sigmoid(call: Call) -> Any:
+    return [_hard_sigmoid(call, call["self"]) * _SIXTH]
+
+
+@means("hardsigmoid_backward")
+def _hard_sigmoid_backward(call: Call) -> Any:
+    inside = _inside(call, call["self"] + _THREE, _ZERO, _SIX)
+    wide = call.dtype == torch.float64  # there torch's sixth is float32's, 3e-8 away
+    return [call["grad_output"] * inside * (constant(1 / 6, torch.float32) if wide else _SIXTH)]
+
+
+@means("hardswish")
+def _hard_swish(call: Call) -> Any:
+    return [call["self"] * _hard_sigmoid(call, call["self"]) * _SIXTH]
+
+
+@means("hardswish_backward")
+def _hard_swish_backward(call: Call) -> Any:
+    x = call["self"]
+    slope = _hard_sigmoid(call, x) + x * _inside(call, x + _THREE, _ZERO, _SIX)
+    return [call["grad_output"] * slope * _SIXTH]
+
+
+@means("leaky_relu", given="negative_slope")
+def _leaky_relu(call: Call) -> Any:
+    x, slope = call["self"], call.constant(call.given.get("negative_slope", 0.01))
+    return [call.points.chosen(_maxima(call).positive(x), x, x * slope)]
+
+
+@means("leaky_relu_backward", given="negative_slope self_is_result")
+def _leaky_relu_backward(call: Call) -> Any:
+    if call.given["self_is_result"]:
         raise NoMeaning
-    shape = torch.broadcast_shapes(one.shape, two.shape)
-    found = call.points.cut(two if one.nothing else one)
-    lead = (1,) * (len(shape) - len(found.shape))
-    return [found.view(*lead, *found.shape).moved(lambda t: t.expand(-1, *shape))]
+    g, slope = call["grad_output"], call.constant(call.given["negative_slope"])
+    return [call.points.chosen(_maxima(call).positive(call["self"]), g, g * slope)]
 
 
 @means("threshold", "threshold_backward", given="threshold value")
@@ -234,20 +301,109 @@ def _threshold(call: Call) -> Any:
     if call.given.get("threshold", 0) != 0 or call.given.get("value", 0) != 0:
         raise NoMeaning
     if call.node.name == "threshold":
-        return [call.points.cut(call["self"])]
-    return [call["grad_output"] * call.points.positive(call["self"])]
+        return _relu(call)
+    return [call["grad_output"] * _maxima(call).positive(call["self"])]
 
 
-@means("gt.Scalar", given="other")
-def _gt(call: Call) -> Any:
-    if call.given["other"] != 0:
-        raise NoMeaning
-    return [call.points.positive(call["self"])]
+def _not(found: Polynomial) -> Polynomial:
+    """Where it is not so: of it and of that no digit is lost."""
+    made = -found + _ONE
+    made.terms = found.terms
+    return made
+
+
+@means("gt.Scalar", "lt.Scalar", "ge.Scalar", "le.Scalar", given="other")
+def _compared(call: Call) -> Any:
+    x, than, kind = call["self"], call.constant(call.given["other"]), call.node.name[:2]
+    ask = _maxima(call).above if kind in ("gt", "le") else _maxima(call).below
+    found = ask(x, than)
+    return [found if kind in ("gt", "lt") else _not(found)]
+
+
+@means("gt.Tensor", "lt.Tensor", "ge.Tensor", "le.Tensor", given="")
+def _compared_with(call: Call) -> Any:
+    apart, kind = call["self"] - call["other"], call.node.name[:2]
+    found = _maxima(call).positive(apart if kind in ("gt", "le") else -apart)
+    return [found if kind in ("gt", "lt") else _not(found)]
+
+
+@means("logical_and", given="")
+def _logical_and(call: Call) -> Any:
+    return [call["self"] * call["other"]]
 
 
 @means("where.self")
 def _where(call: Call) -> Any:
     return [call.points.chosen(call["condition"], call["self"], call["other"])]
+
+
+# -- the largest of some ---------------------------------------------------------------------------
+
+
+@means("maximum", "minimum")
+def _maximum(call: Call) -> Any:
+    sign = _ONE if call.node.name == "maximum" else exactly(Fraction(-1))
+    one, two = call["self"] * sign, call["other"] * sign
+    for x, y in ((one, two), (two, one)):
+        by = call.points.multiple(y, x)
+        if by is not None and by.value != 1:  # whichever is more where x is, on either side of 0
+            more = (x, y) if by.value < 1 else (y, x)
+            return [call.points.chosen(_maxima(call).positive(x), *more) * sign]
+    shape = torch.broadcast_shapes(one.shape, two.shape)
+    places = [torch.arange(prod(p.shape)).view(p.shape).expand(shape) for p in (one, two)]
+    places[1] = places[1] + prod(one.shape)
+    found = _maxima(call).largest(one.view(-1).beside(two.view(-1)), torch.stack(places, -1))
+    return [found * sign]
+
+
+def _along(call: Call) -> tuple[Polynomial, Tensor]:
+    """A tensor as a line, and where those lie in it of which one is asked for."""
+    x, keepdim = call["self"], call.given.get("keepdim", False)
+    places = torch.arange(prod(x.shape)).view(x.shape)
+    dims = _dims(call, x)
+    kept = [d for d in range(len(x.shape)) if d not in dims]
+    lines = places.permute(*kept, *dims).reshape(*(x.shape[d] for d in kept), -1)
+    for d in sorted(dims) if keepdim else ():
+        lines = lines.unsqueeze(d)
+    return x.view(-1), lines
+
+
+@means("amax", "max", "max.dim", given="dim keepdim")
+def _amax(call: Call) -> Any:
+    return [_maxima(call).largest(*_along(call)), *call.rest()]
+
+
+@means("amin", "min", "min.dim", given="dim keepdim")
+def _amin(call: Call) -> Any:
+    return [_maxima(call).smallest(*_along(call)), *call.rest()]
+
+
+def _each(value: Any, d: int) -> list[int]:
+    """A number for each axis of an image."""
+    found = list(value) if isinstance(value, (list, tuple)) else [value]
+    return found * d if len(found) == 1 else found
+
+
+@means(
+    "max_pool2d_with_indices", "max_pool3d_with_indices",
+    given="kernel_size stride padding dilation ceil_mode",
+)  # fmt: skip
+def _max_pool(call: Call) -> Any:
+    x, d = call["self"], int(call.node.name[8])
+    kernel = _each(call.given["kernel_size"], d)
+    stride = _each(call.given.get("stride") or kernel, d)
+    padding, dilation = (_each(call.given.get(name, k), d) for name, k in
+                         (("padding", 0), ("dilation", 1)))  # fmt: skip
+    places = torch.arange(prod(x.shape)).view(x.shape)
+    lead = len(x.shape) - d
+    for axis in range(d):  # the windows along an axis, and behind all axes what is within them
+        n, count = x.shape[lead + axis], call.node.shapes[0][lead + axis]
+        start = torch.arange(count)[:, None] * stride[axis] - padding[axis]
+        rows = start + torch.arange(kernel[axis]) * dilation[axis]
+        found = places.movedim(lead + axis, -1)[..., rows.clamp(0, n - 1)]
+        places = torch.where((rows >= 0) & (rows < n), found, -1).movedim(-2, lead + axis)
+    lines = places.flatten(lead + d)
+    return [_maxima(call).largest(x.view(-1), lines), *call.rest()]
 
 
 @means("_to_copy", given="dtype")

@@ -60,6 +60,9 @@ MOST = 2**24
 SMALL = 2**20
 """Variables of one tensor up to which they are kept."""
 
+OF_TRUTHS = ("_to_copy", "logical_and")
+"""Operators that mean something of truths, and of nothing else."""
+
 _ARGUMENT = re.compile(r"(\w+)=(\[[^\[\]]*\]|<\w+>)")
 _TENSOR = re.compile(r"<(\w+)>")
 
@@ -87,7 +90,7 @@ _SEED = secrets.randbits(62)
 _MODULI = torch.tensor(PRIMES)
 
 
-def _reduced(at: Tensor) -> Tensor:
+def reduced(at: Tensor) -> Tensor:
     """(POINTS, ...) by the prime of each point."""
     return at % _MODULI.view(-1, *(1,) * (at.dim() - 1))
 
@@ -129,7 +132,7 @@ class Height(NamedTuple):
         return bits / log2(LOWEST) / HOW_MANY + self.degree / LOWEST
 
 
-def _highest(heights: Sequence[Height]) -> Height:
+def highest(heights: Sequence[Height]) -> Height:
     """Of all of these."""
     return Height(
         max(one.degree for one in heights),
@@ -175,7 +178,7 @@ class Constant(NamedTuple):
     def at(self) -> Tensor:
         """(POINTS,) its residues."""
         if self.variable:
-            return _of_constants(torch.tensor(float(self.value), dtype=torch.float64))
+            return of_constants(torch.tensor(float(self.value), dtype=torch.float64))
         one, two = self.value.numerator, self.value.denominator
         return torch.tensor([one * pow(two, -1, p) % p for p in PRIMES])
 
@@ -197,11 +200,11 @@ def constant(value: Any, dtype: torch.dtype = torch.float64) -> Constant:
     return exactly(Fraction(value))
 
 
-def _of_constants(values: Tensor) -> Tensor:
+def of_constants(values: Tensor) -> Tensor:
     """(POINTS, *shape) residues of the variables that constants are, and of their negatives."""
     keys = _drawn(_SEED, "constants", 2 * POINTS).view(2, POINTS, *(1,) * values.dim())
     found = _scattered(values.abs().view(torch.int64) * (keys[0] | 1) + keys[1])
-    return _reduced(torch.where(values < 0, -found, found))
+    return reduced(torch.where(values < 0, -found, found))
 
 
 def exactly(value: Fraction) -> Constant:
@@ -243,7 +246,7 @@ class Polynomial:
         (one, two), added = _together(self, other)
         height = self.height.plus(other.height)
         factor = self.factor if self.factor == other.factor else Fraction(1)
-        return Polynomial(_reduced(one + two), added[0] + added[1], height, factor)
+        return Polynomial(reduced(one + two), added[0] + added[1], height, factor)
 
     def __mul__(self, other: "Polynomial | Constant") -> "Polynomial":
         """Product, entry by entry."""
@@ -253,11 +256,11 @@ class Polynomial:
         else:
             made = terms.products(torch.mul, mine, more)
         height, factor = self.height.times(other.height), self.factor * other.factor
-        return Polynomial(_reduced(one * two), made, height, factor)
+        return Polynomial(reduced(one * two), made, height, factor)
 
     def __neg__(self) -> "Polynomial":
         """The other sign."""
-        return Polynomial(_reduced(-self.at), terms.negative(self.terms), self.height, -self.factor)
+        return Polynomial(reduced(-self.at), terms.negative(self.terms), self.height, -self.factor)
 
     def __sub__(self, other: "Polynomial") -> "Polynomial":
         """Difference."""
@@ -271,6 +274,11 @@ class Polynomial:
         """The same in another shape."""
         return self.moved(lambda t: t.reshape(len(t), *shape))
 
+    def beside(self, other: "Polynomial") -> "Polynomial":
+        """The entries of a line, and those of another behind them."""
+        at, own = torch.cat([self.at, other.at], 1), torch.cat([self.terms, other.terms], 1)
+        return Polynomial(at, own, highest([self.height, other.height]))
+
     def transposed(self) -> "Polynomial":
         """The last two axes exchanged."""
         return self.moved(lambda t: t.transpose(-1, -2))
@@ -280,7 +288,7 @@ class Polynomial:
         if not self.shape or not dims:
             return self
         axes = [1 + d % len(self.shape) for d in dims]
-        at = _reduced(self.at.sum(axes, keepdim=keepdim))
+        at = reduced(self.at.sum(axes, keepdim=keepdim))
         height = self.height.of_many(self.at.numel() / max(at.numel(), 1))
         return Polynomial(at, self.terms.sum(axes, keepdim=keepdim), height, self.factor)
 
@@ -374,7 +382,9 @@ class Call:
 
     def constant(self, value: Any) -> Constant:
         """A number among the arguments."""
-        return constant(value, self.dtype)
+        found = constant(value, self.dtype)
+        self.points.constants.add(found)
+        return found
 
     def atom(self, name: str, *inputs: Polynomial) -> Polynomial:
         """What is no sum of products of these, entry by entry: a variable of its own."""
@@ -413,6 +423,8 @@ class Points:
         larger: how many times as large terms the candidate adds up as the reference does, at most.
         lost: how many times as much its own rounding can lose.
         beyond: how many times as large, or as small, as any of the reference's its elements are.
+        constants: that were arguments.
+        maxima: what is known of largest elements, see `maxima`; who knows puts it there.
     """
 
     def __init__(self, numbering: Numbering, *, together: bool = False) -> None:
@@ -424,6 +436,8 @@ class Points:
                 backward of a norm an entry that lies near the mean is off by what all of them are.
         """
         self.numbering, self.together = numbering, together
+        self.maxima: Any = None
+        self.constants: set[Constant] = set()
         self.read: set[str] = set()
         self.larger = self.lost = self.beyond = 1.0
         self._chance, self._count = Height().chance, 1
@@ -431,7 +445,6 @@ class Points:
         self._variables: dict[int, Sequence[int]] = {}
         self._blocks: dict[int, Polynomial] = {}
         self._kept = self._layers = 0
-        self._cuts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._index: tuple[Tensor, Tensor] | None = None
         self._made_of: list[tuple[Tensor, Tensor]] = []
         self._sorted: tuple[Tensor, Tensor] | None = None
@@ -443,7 +456,8 @@ class Points:
         """How probable it is that any two of all elements are taken for one by chance."""
         return POINTS * log2(min(self._chance, 1)) + 2 * log2(self._count)
 
-    def _compared(self, found: Polynomial) -> None:
+    def compared(self, found: Polynomial) -> None:
+        """Count what is looked at, and how large it is."""
         self._chance = max(self._chance, found.height.chance)
         self._count += found.terms[0].numel()
 
@@ -458,11 +472,9 @@ class Points:
             for at in (p.at for p in inputs)
         ])  # fmt: skip
         for one in inputs:
-            self._compared(one)
-        words = _drawn(_SEED, f"{name}/{len(inputs)}", POINTS * (len(flat) + 1))
-        keys = words.view(POINTS, -1)
-        state = keys[:, 1:] @ flat + keys[:, :1]
-        made = self._variable(_scattered(state).view(POINTS, *shape), name)
+            self.compared(one)
+        state = words_of(f"{name}/{len(inputs)}", flat)
+        made = self.variable(state.view(POINTS, *shape), name)
         if len(inputs) == 1:
             self._within(made, *inputs)
         return made
@@ -472,7 +484,7 @@ class Points:
 
         It need not be an element of the reference: the variance within a norm is none.
         """
-        keys, own = self._key(made.at).reshape(-1), found.terms.reshape(terms.ROWS, -1)
+        keys, own = self.key(made.at).reshape(-1), found.terms.reshape(terms.ROWS, -1)
         if self._index is None:
             self._made_of.append((keys, own))
         elif len(keys):
@@ -503,7 +515,7 @@ class Points:
             digest.update(repr(self._layers).encode())
         some = any(0 not in shape for shape in node.shapes[first:])
         for one in map(self.of, node.inputs if some else ()):
-            self._compared(one)
+            self.compared(one)
             digest.update(repr(tuple(one.shape)).encode())
             digest.update(one.at.int().contiguous().numpy().tobytes())
         found = []
@@ -511,6 +523,10 @@ class Points:
             at = _integers(_SEED, f"{digest.hexdigest()}/{k}", shape)
             found.append(self._variable(at, _words(node)))
         return found
+
+    def variable(self, state: Tensor, name: str) -> Polynomial:
+        """Variables that hang on (POINTS, *shape) words."""
+        return self._variable(_scattered(state), name)
 
     @staticmethod
     def _variable(at: Tensor, name: str, count: int = 1) -> Polynomial:
@@ -530,6 +546,10 @@ class Points:
             factor = exactly(Fraction(1))
         return self.atom("reciprocal", found * factor) * factor
 
+    def multiple(self, one: Polynomial, two: Polynomial) -> Constant | None:
+        """By which constant among the arguments one is two, if by any."""
+        return next((c for c in self.constants if torch.equal((two * c).at, one.at)), None)
+
     @staticmethod
     def fractions(counts: Tensor) -> Polynomial:
         """One divided by each of some whole numbers."""
@@ -537,12 +557,6 @@ class Points:
         table = torch.stack([exactly(Fraction(1, n)).at for n in values.tolist()], 1)
         height = Height(0, lcm(*values.tolist()))
         return Polynomial(table[:, places], terms.numbers(1 / counts.double()), height)
-
-    def positive(self, found: Polynomial) -> Polynomial:
-        """Which entries are more than 0, as 1 or 0: of what was cut there, as before the cut."""
-        made = self.atom("positive", found)
-        made.at, made.terms = self._before(found, made.at), terms.choices(made.shape)
-        return made
 
     @staticmethod
     def chosen(condition: Polynomial, one: Polynomial, two: Polynomial) -> Polynomial:
@@ -554,29 +568,6 @@ class Points:
         ])  # fmt: skip
         return made
 
-    def cut(self, found: Polynomial) -> Polynomial:
-        """The larger one of each entry and 0; what was cut there stays what it is."""
-        step = self.positive(found)
-        made = found * step
-        again = self._before(found, torch.full_like(found.at, -1)) >= 0
-        made.at = torch.where(again, found.at, made.at)
-        made.terms = torch.where(again[0], found.terms, made.terms)
-        keys, order = self._key(made.at).reshape(-1).sort(stable=True)
-        one, two = (p.at.reshape(POINTS, -1)[:, order].int() for p in (made, step))
-        self._cuts.append((keys, one, two))
-        return made
-
-    def _before(self, found: Polynomial, otherwise: Tensor) -> Tensor:
-        """By what each entry was cut, where it was."""
-        flat, made = found.at.reshape(POINTS, -1), otherwise.reshape(POINTS, -1)
-        wanted = self._key(found.at).reshape(-1)
-        for keys, cut, step in self._cuts:
-            if len(keys):
-                at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-                same = (cut[:, at] == flat).all(0) & (flat != 0).any(0)
-                made = torch.where(same, step[:, at].long(), made)
-        return made.view_as(found.at)
-
     def _told(self, base: int, shape: Sequence[int], values: Tensor | None) -> None:
         """Hear of names, which are variables, and of constants."""
         insort(self._bases, base)
@@ -586,13 +577,13 @@ class Points:
         flat = values.reshape(-1).double()
         if not values.is_floating_point() and bool((flat.abs() >= 2**53).any()):
             return  # float64 has not room for them
-        at, heights = _of_constants(flat), [Height()]
+        at, heights = of_constants(flat), [Height()]
         near = (flat * PLAIN == (flat * PLAIN).round()) & (flat.abs() <= PLAIN)
         for value in flat[near].unique().tolist():  # the few that may be plain
             one = constant(value)
             at[:, flat == value] = one.at[:, None]
             heights.append(one.height)
-        self._blocks[base] = Polynomial(at.int(), terms.numbers(flat), _highest(heights))
+        self._blocks[base] = Polynomial(at.int(), terms.numbers(flat), highest(heights))
 
     # -- elements ----------------------------------------------------------------------------------
 
@@ -661,7 +652,7 @@ class Points:
             own[:, here] = block.terms[:, offset]
             heights.append(block.height)
             factors.add(block.factor)
-        height = _highest(heights)
+        height = highest(heights)
         factor = factors.pop() if len(factors) == 1 else Fraction(1)
         return Polynomial(at.view(POINTS, *shape), own.view(terms.ROWS, *shape), height, factor)
 
@@ -681,7 +672,7 @@ class Points:
         if found is None or [tuple(p.shape) for p in found] != node.shapes:
             found = self.whole(node)
         for one in found:
-            self._compared(one)
+            self.compared(one)
         return found
 
     def _meant(self, node: Node, inputs: list[Polynomial]) -> list[Polynomial] | None:
@@ -694,7 +685,7 @@ class Points:
         dtypes -= {"bool"}
         if not dtypes <= _KINDS.keys() or not {*node.given} <= known:
             return None
-        if len(dtypes) > 1 or bool(dtypes) == (node.name == "_to_copy"):
+        if len(dtypes) > 1 or bool(dtypes) == (node.name in OF_TRUTHS):
             return None  # one of them is rounded; and truths are added by "or"
         dtype = next((_KINDS[d] for d in dtypes), torch.float32)
         tensors = {name: p for (name, _), p in zip(names, inputs, strict=True)}
@@ -738,7 +729,8 @@ class Points:
             one, two = one.amax(1), two.amax(1)
         self.lost = max(self.lost, terms.larger(one, two))
 
-    def _key(self, at: Tensor) -> Tensor:
+    def key(self, at: Tensor) -> Tensor:
+        """(*shape) a word for each of (POINTS, *shape): another one, as a rule, for another."""
         words = _drawn(_SEED, "key", POINTS)
         return (words @ at.reshape(POINTS, -1)).reshape(at.shape[1:])
 
@@ -747,7 +739,7 @@ class Points:
         if self._index is None:
             kept = sorted(self._blocks)
             blocks = [self._blocks[base] for base in kept]
-            keys = torch.cat([self._key(block.at.long()) for block in blocks])
+            keys = torch.cat([self.key(block.at.long()) for block in blocks])
             numbers = [
                 torch.arange(b, b + p.at.shape[1]) for b, p in zip(kept, blocks, strict=True)
             ]
@@ -759,7 +751,7 @@ class Points:
         """The reference's numbers of these elements, -1 of those that it has none of."""
         keys, numbers = self._indexed()
         flat = found.at.reshape(POINTS, -1)
-        at = torch.searchsorted(keys, self._key(flat)).clamp_(max=len(keys) - 1)
+        at = torch.searchsorted(keys, self.key(flat)).clamp_(max=len(keys) - 1)
         made = numbers[at]
         other = self.of(tidy(made))  # as a rule what stands together on the reference
         same = (other.at == flat).all(0) & (flat != 0).any(0)
@@ -823,8 +815,19 @@ def _drawn(seed: int, text: str, count: int) -> Tensor:
     return torch.from_numpy(draw(-(2**63), 2**63 - 1, count, dtype=np.int64))
 
 
-def _scattered(state: Tensor) -> Tensor:
-    """Residues that look like drawn ones, each a function of 64 bits (the steps of SplitMix64)."""
+def words_of(text: str, flat: Tensor) -> Tensor:
+    """(POINTS, n) 64-bit words, each a random linear function, of a text's, of a column."""
+    keys = _drawn(_SEED, text, POINTS * (len(flat) + 1)).view(POINTS, -1)
+    return keys[:, 1:] @ flat + keys[:, :1]
+
+
+def mixed(state: Tensor) -> Tensor:
+    """Words that look like drawn ones, each a function of 64 bits (the steps of SplitMix64)."""
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return _reduced((state ^ ((state >> 31) & ((1 << 33) - 1))) & ((1 << 63) - 1))
+    return state ^ ((state >> 31) & ((1 << 33) - 1))
+
+
+def _scattered(state: Tensor) -> Tensor:
+    """Residues that look like drawn ones."""
+    return reduced(mixed(state) & ((1 << 63) - 1))

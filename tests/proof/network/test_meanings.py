@@ -7,7 +7,7 @@ function.
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ aten = torch.ops.aten
 class Real:
     """A tensor of real numbers where a meaning expects one of polynomials."""
 
-    height = Height()
+    height, terms = Height(), None
 
     def __init__(self, x: Tensor) -> None:
         self.x = x.double()
@@ -66,6 +66,9 @@ class Real:
     def view(self, *shape: int) -> "Real":
         return Real(self.x.reshape(shape))
 
+    def beside(self, other: "Real") -> "Real":
+        return Real(torch.cat([self.x, other.x]))
+
     def transposed(self) -> "Real":
         return Real(self.x.mT)
 
@@ -85,11 +88,35 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Maxima:
+    """Of real numbers."""
+
+    def between(self, one: Real, low: Constant | None, high: Constant | None) -> Real:
+        return Real(one.x.clamp(*(None if k is None else float(k.value) for k in (low, high))))
+
+    def above(self, one: Real, than: Constant) -> Real:
+        return Real(one.x > float(than.value))
+
+    def below(self, one: Real, than: Constant) -> Real:
+        return Real(one.x < float(than.value))
+
+    def positive(self, one: Real) -> Real:
+        return Real(one.x > 0)
+
+    def largest(self, one: Real, places: Tensor) -> Real:
+        return Real(torch.where(places >= 0, one.x[places], -torch.inf).amax(-1))
+
+    def smallest(self, one: Real, places: Tensor) -> Real:
+        return Real(torch.where(places >= 0, one.x[places], torch.inf).amin(-1))
+
+
 class Points:
     """What stands for variables, as the functions that they are."""
 
+    constants: ClassVar[set[Constant]] = set()
+
     def __init__(self, call: NodeCall) -> None:
-        self.call = call
+        self.call, self.maxima = call, Maxima()
 
     def atom(self, name: str, *inputs: Real) -> Real:
         return Real(FUNCTIONS[name](*(one.x for one in inputs)))
@@ -100,14 +127,11 @@ class Points:
     def fractions(self, counts: Tensor) -> Real:
         return Real(1 / counts.double())
 
-    def positive(self, one: Real) -> Real:
-        return Real(one.x > 0)
-
     def chosen(self, condition: Real, one: Real, two: Real) -> Real:
         return Real(torch.where(condition.x > 0, one.x, two.x))
 
-    def cut(self, one: Real) -> Real:
-        return Real(one.x.clamp(min=0))
+    def multiple(self, one: Real, two: Real) -> Constant | None:
+        return None
 
     def whole(self, node: Node, first: int = 0) -> list[Real]:
         return [Real(t) for t in self.call.outputs[first:]]
@@ -166,6 +190,11 @@ def r(*shape: int) -> Tensor:
 
 def p(*shape: int) -> Tensor:
     return torch.rand(*shape, dtype=torch.float64) + 0.1
+
+
+def ends(low: float, high: float) -> Tensor:
+    """Numbers at two ends, on either side of them and between."""
+    return torch.tensor([low - 0.7, low, (2 * low + high) / 3, high, high + 0.7]).double()
 
 
 def conv(x: Tensor, w: Tensor, b: Any, **how: Any) -> tuple[Any, ...]:
@@ -236,13 +265,50 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
     "tanh_backward": [lambda: (aten.tanh_backward.default, r(9), p(9))],
     "silu_backward": [lambda: (aten.silu_backward.default, r(9), r(9))],
     "relu": [lambda: (aten.relu.default, r(9))],
-    "clamp": [lambda: (aten.clamp.default, r(9), 0)],
-    "clamp_min": [lambda: (aten.clamp_min.default, r(9), 0.0)],
+    "clamp": [lambda: (aten.clamp.default, r(9), 0), lambda: (aten.clamp.default, r(9), -0.3, 0.7),
+              lambda: (aten.clamp.default, r(9), None, -0.2)],
+    "clamp_min": [lambda: (aten.clamp_min.default, r(9), 0.3)],
+    "clamp_max": [lambda: (aten.clamp_max.default, r(9), 0.3)],
+    "hardtanh": [lambda: (aten.hardtanh.default, r(9), -0.5, 0.5),
+                 lambda: (aten.hardtanh.default, 2 * r(9))],
+    "hardtanh_backward": [lambda: (aten.hardtanh_backward.default, r(5), ends(-1, 2), -1, 2)],
+    "hardsigmoid": [lambda: (aten.hardsigmoid.default, ends(-3, 3))],
+    "hardsigmoid_backward": [lambda: (aten.hardsigmoid_backward.default, r(5), ends(-3, 3))],
+    "hardswish": [lambda: (aten.hardswish.default, ends(-3, 3))],
+    "hardswish_backward": [lambda: (aten.hardswish_backward.default, r(5), ends(-3, 3))],
+    "leaky_relu": [lambda: (aten.leaky_relu.default, r(9)),
+                   lambda: (aten.leaky_relu.default, r(9), 1.7)],
+    "leaky_relu_backward": [
+        lambda: (aten.leaky_relu_backward.default, r(5), ends(0, 1), 0.1, False)],
     "maximum": [lambda: (aten.maximum.default, r(2, 9), torch.zeros(1).double()),
-                lambda: (aten.maximum.default, torch.zeros(2, 1).double(), r(9))],
+                lambda: (aten.maximum.default, r(2, 1), r(9))],
+    "minimum": [lambda: (aten.minimum.default, r(2, 1), r(9))],
+    "amax": [lambda: (aten.amax.default, r(2, 3, 4), [0, -1]),
+             lambda: (aten.amax.default, r(2, 3, 4), [1], True)],
+    "amin": [lambda: (aten.amin.default, r(2, 3, 4), [2, 0], True)],
+    "max": [lambda: (aten.max.default, r(2, 3))],
+    "min": [lambda: (aten.min.default, r(2, 3))],
+    "max.dim": [lambda: (aten.max.dim, r(2, 3), 0), lambda: (aten.max.dim, r(2, 3), 1, True)],
+    "min.dim": [lambda: (aten.min.dim, r(2, 3), -1)],
+    "max_pool2d_with_indices": [
+        lambda: (aten.max_pool2d_with_indices.default, r(2, 3, 7, 6), [3, 2]),
+        lambda: (aten.max_pool2d_with_indices.default, r(3, 7, 6), [3, 2], [2, 1], [1, 0], [2, 3]),
+        lambda: (aten.max_pool2d_with_indices.default, r(2, 3, 8, 6), [3, 3], [2, 2], [1, 1],
+                 [1, 1], True)],
+    "max_pool3d_with_indices": [
+        lambda: (aten.max_pool3d_with_indices.default, r(2, 3, 4, 5, 6), [2, 3, 1], [2, 1, 2],
+                 [1, 1, 0], [1, 1, 1], True)],
     "threshold": [lambda: (aten.threshold.default, r(9), 0, 0)],
-    "threshold_backward": [lambda: (aten.threshold_backward.default, r(9), r(9), 0)],
-    "gt.Scalar": [lambda: (aten.gt.Scalar, r(9), 0)],
+    "threshold_backward": [lambda: (aten.threshold_backward.default, r(5), ends(0, 1), 0)],
+    "gt.Scalar": [lambda: (aten.gt.Scalar, ends(0, 1), 1)],
+    "lt.Scalar": [lambda: (aten.lt.Scalar, ends(0, 1), 1)],
+    "ge.Scalar": [lambda: (aten.ge.Scalar, ends(0, 1), 1)],
+    "le.Scalar": [lambda: (aten.le.Scalar, ends(0, 1), 1)],
+    "gt.Tensor": [lambda: (aten.gt.Tensor, ends(0, 1), ends(1, 1))],
+    "lt.Tensor": [lambda: (aten.lt.Tensor, ends(0, 1), ends(1, 1))],
+    "ge.Tensor": [lambda: (aten.ge.Tensor, ends(0, 1), ends(1, 1))],
+    "le.Tensor": [lambda: (aten.le.Tensor, ends(0, 1), ends(1, 1))],
+    "logical_and": [lambda: (aten.logical_and.default, r(9) > 0, r(9) > 0)],
     "where.self": [lambda: (aten.where.self, r(9) > 0, r(9), r(9))],
     "_to_copy": [lambda: (aten._to_copy.default, r(9) > 0, {"dtype": torch.float64})],
     "sum": [lambda: (aten.sum.default, r(2, 3))],
@@ -404,6 +470,13 @@ FAULTS: dict[str, Callable[[Any], Any]] = {
         meanings._scaled(call["input"], call.get("weight"), None), *call.rest()
     ],
     "silu_backward": lambda call: [call["grad_output"] * meanings._sigmoid(call, call["self"])],
+    "hardswish_backward": lambda call: [  # as if the slope were 1 from the lower end on
+        call["grad_output"] * call.points.maxima.above(call["self"], constant(-3.0))],
+    "leaky_relu": lambda call: [call.points.maxima.between(call["self"], constant(0.0), None)],
+    "maximum": lambda call: [call["self"] + call.points.maxima.between(
+        call["other"], constant(0.0), None)],
+    "ge.Scalar": lambda call: [call.points.maxima.above(call["self"], constant(1.0))],
+    "amax": lambda call: [call.points.maxima.smallest(*meanings._along(call))],
     "addmm": lambda call: [meanings.product(call["mat1"], call["mat2"]) + call["self"]],
 }  # fmt: skip
 
@@ -418,12 +491,9 @@ def test_a_meaning_that_is_wrong_is_seen(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_who_is_called_otherwise_has_no_meaning() -> None:
     for case in (
-        (aten.clamp.default, r(9), 0, 1),
-        (aten.clamp.default, r(9), 0.5),
         (aten.threshold.default, r(9), 0, 1),
-        (aten.gt.Scalar, r(9), 1),
+        (aten.leaky_relu_backward.default, r(9), r(9), 0.1, True),
         (aten.pow.Tensor_Scalar, p(9), 2.5),
-        (aten.maximum.default, r(9), r(9)),
         (aten.div.Scalar, r(9), 0),
         (aten.add.Scalar, r(9), float("inf")),
         (aten._to_copy.default, r(9), {"dtype": torch.bfloat16}),

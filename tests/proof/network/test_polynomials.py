@@ -138,6 +138,28 @@ SAME: dict[str, list[Way]] = {
         lambda n, y: F.relu(F.relu(y)),
         lambda n, y: F.threshold(y, 0, 0),
     ],
+    "hard swish": [
+        lambda n, y: F.hardswish(y),
+        lambda n, y: y * F.relu6(y + 3) / 6,
+        lambda n, y: y * (F.hardtanh(y + 3, 0, 6) / 6),
+    ],
+    "hard sigmoid": [
+        lambda n, y: F.hardsigmoid(y),
+        lambda n, y: F.relu6(y + 3) / 6,
+    ],
+    "leaky": [
+        lambda n, y: F.leaky_relu(y, 0.1),
+        lambda n, y: torch.where(y > 0, y, 0.1 * y),
+    ],
+    "relu6": [
+        lambda n, y: F.relu6(y),
+        lambda n, y: -F.hardtanh(-y, -6, 0),
+    ],
+    "between": [
+        lambda n, y: y.clamp(-0.5, 2),
+        lambda n, y: y.clamp(min=-0.5).clamp(max=2),
+        lambda n, y: y.clamp(max=2).clamp(min=-0.5),
+    ],
     "silu": [
         lambda n, y: F.silu(y),
         lambda n, y: y * y.sigmoid(),
@@ -203,6 +225,100 @@ def test_one_function_that_is_written_in_two_ways_is_proven(one: Way, two: Way) 
     assert found.verdict == "proven", str(found)
     assert (status["wiring"], status["gradients"]) == ("proven", "proven"), str(found)
     assert found.log2_epsilon <= -100
+
+
+def quarters(y: Tensor) -> list[Tensor]:
+    return [y[..., i::2, j::2] for i in range(2) for j in range(2)]
+
+
+def windows(y: Tensor, size: int) -> Tensor:
+    return F.pad(y, (1, 1, 1, 1)).unfold(2, size, 1).unfold(3, size, 1)
+
+
+def pools(y: Tensor, *sizes: int) -> Tensor:
+    for size in sizes:
+        y = F.max_pool2d(y, size, 1, size // 2)
+    return y
+
+
+TIES: dict[str, list[Way]] = {
+    "relu": [
+        lambda n, y: F.relu(y),
+        lambda n, y: torch.maximum(y, torch.zeros_like(y)),
+        lambda n, y: y.clamp(min=0),
+        lambda n, y: torch.stack([torch.zeros_like(y), y, y]).amax(0),
+        lambda n, y: -torch.minimum(-y, torch.zeros(1)),
+        lambda n, y: torch.maximum(y, F.relu(y)),
+    ],
+    "relu6": [
+        lambda n, y: F.relu6(y),
+        lambda n, y: y.clamp(0, 6),
+        lambda n, y: F.relu(y).clamp(max=6),
+        lambda n, y: F.relu(y.clamp(max=6)),
+        lambda n, y: torch.minimum(F.relu(y), torch.full_like(y, 6)),
+    ],
+    "between": [
+        lambda n, y: y.clamp(-0.1, 0.3),
+        lambda n, y: torch.minimum(torch.maximum(y, torch.tensor(-0.1)), torch.tensor(0.3)),
+        lambda n, y: F.hardtanh(F.hardtanh(y, -0.1, 0.7), -0.3, 0.3),
+    ],
+    "leaky": [
+        lambda n, y: F.leaky_relu(y, 0.1),
+        lambda n, y: torch.maximum(y, 0.1 * y),
+        lambda n, y: torch.maximum(y * 0.1, y),
+    ],
+    "pool": [
+        lambda n, y: F.max_pool2d(y, 2),
+        lambda n, y: torch.maximum(*(torch.maximum(*quarters(y)[k:k + 2]) for k in (0, 2))),
+        lambda n, y: y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5)),
+        lambda n, y: y.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).max(-1)[0],
+        lambda n, y: -(-torch.stack(quarters(y))).amin(0),
+        lambda n, y: F.max_pool2d(F.max_pool2d(y, (2, 1)), (1, 2)),
+    ],
+    "pools of pools": [
+        lambda n, y: pools(y, 5),
+        lambda n, y: pools(y, 3, 3),
+        lambda n, y: pools(pools(y, 3), 3),
+        lambda n, y: torch.maximum(pools(y, 3, 3), pools(y, 3)),
+    ],
+    "pool of what is cut": [
+        lambda n, y: pools(F.relu(y), 3),
+        lambda n, y: F.relu(pools(y, 3)),
+        lambda n, y: windows(F.relu(y), 3).amax((-1, -2)),
+        lambda n, y: F.max_pool2d(F.pad(F.relu(y), (1, 1, 1, 1)), 3, 1),
+    ],
+    "dilated": [
+        lambda n, y: F.max_pool2d(y, 3, 2, 1, 2, ceil_mode=True),
+        lambda n, y: F.max_pool2d(F.max_pool2d(y, (3, 1), (2, 1), (1, 0), (2, 1), ceil_mode=True),
+                                  (1, 3), (1, 2), (0, 1), (1, 2), ceil_mode=True),
+    ],
+    "of channels": [
+        lambda n, y: y * y.amax(1, keepdim=True),
+        lambda n, y: y * torch.maximum(y[:, :2], y[:, 2:]).max(1, keepdim=True)[0],
+        lambda n, y: -y * (-y).amin(1)[:, None],
+    ],
+    "a largest of two": [
+        lambda n, y: torch.maximum(y, y.flip(1)) * 0.5,
+        lambda n, y: torch.maximum(y.flip(1), y) / 2,
+        lambda n, y: torch.stack([y, y.flip(1)], 2).amax(2) / 2,
+    ],
+}  # fmt: skip
+
+TIED = [
+    pytest.param(ways[a], ways[b], id=f"{name} {a} {b}")
+    for name, ways in TIES.items()
+    for a, b in [(0, k) for k in range(1, len(ways))] + [(1, 0)]
+]
+
+
+@pytest.mark.parametrize(("one", "two"), TIED)
+def test_values_of_largest_elements_are_one_and_gradients_may_part_at_ties(
+    one: Way, two: Way
+) -> None:
+    found = proof(one, two)
+    status = {part.name: part.status for part in found.parts}
+    assert status["wiring"] == "proven", str(found)
+    assert (found.verdict, status["gradients"]) == ("undecided", "undecided"), str(found)
 
 
 WRONG: dict[str, tuple[Way, Way]] = {
@@ -560,7 +676,7 @@ def test_constants_of_a_tensor_are_those_of_arguments() -> None:
     held = found.of(found.numbering.literal(many))
     for k, value in enumerate(values):
         assert torch.equal(held.at[:, k], constant(value).at)
-    assert torch.equal(held.at[:, 2], polynomials._reduced(-held.at[:, 3:4])[:, 0])
+    assert torch.equal(held.at[:, 2], polynomials.reduced(-held.at[:, 3:4])[:, 0])
 
 
 def test_primes_are_primes() -> None:
@@ -607,6 +723,71 @@ def test_random_programs_are_one_where_whole_numbers_say_so() -> None:
         same, other = same + truth, other + (not truth)
     assert same > 10
     assert other > 10
+
+
+class Whole:
+    """A whole number where a program of largest elements expects a polynomial."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def __add__(self, other: Any) -> "Whole":
+        return Whole(self.value + (other.value if isinstance(other, Whole) else other))
+
+    def __neg__(self) -> "Whole":
+        return Whole(-self.value)
+
+
+def largest_of(found: Points | None, one: Any, two: Any) -> Any:
+    if found is None:
+        return Whole(torch.maximum(one.value, two.value))
+    return found.maxima.largest(one.beside(two), torch.tensor([[0, 1]]))
+
+
+def held(found: Points | None, x: Any, low: int | None, high: int | None) -> Any:
+    if found is None:
+        return Whole(x.value.clamp(low, high))
+    return found.maxima.between(x, *(k if k is None else constant(float(k)) for k in (low, high)))
+
+
+def steps_of_maxima(rng: np.random.Generator) -> list[Any]:
+    kinds = rng.integers(6, size=int(rng.integers(1, 4)))
+    return [(int(k), rng.integers(64, size=2), sorted(rng.integers(-1, 2, size=2))) for k in kinds]
+
+
+def ran(steps: list[Any], values: list[Any], found: Points | None) -> Any:
+    known, moved = list(values), (lambda n: n) if found is None else (lambda n: constant(float(n)))
+    for kind, places, (low, high) in steps:
+        a, b = (known[n % len(known)] for n in places)
+        made = [
+            lambda: largest_of(found, a, b), lambda: -largest_of(found, -a, -b),  # noqa: B023
+            lambda: held(found, a, low, None), lambda: held(found, a, None, high),  # noqa: B023
+            lambda: held(found, a, low, high + 1), lambda: a + moved(low),  # noqa: B023
+        ][kind]()  # fmt: skip
+        known.append(made)
+    return known[-1]
+
+
+def test_random_programs_of_largest_elements_are_one_only_where_numbers_say_so() -> None:
+    """Whole numbers, small ones, so that there are many ties, are the truth."""
+    rng, same, other = np.random.default_rng(0), 0, 0
+    numbers = torch.cartesian_prod(*[torch.arange(-3, 4)] * 2).T
+    for _ in range(150):
+        found = points(Numbering())
+        programs = [steps_of_maxima(rng) for _ in range(2)]
+        values: list[Any] = [drawn(found, (1,), name) for name in "xy"]
+        try:
+            one, two = (ran(steps, values, found) for steps in programs)
+        except polynomials.NoMeaning:
+            continue
+        true = [ran(steps, [*map(Whole, numbers)], None).value for steps in programs]
+        if torch.equal(one.at, two.at):
+            assert torch.equal(*true), programs
+            assert torch.equal(one.terms[terms.VALUE], two.terms[terms.VALUE]), programs
+            same += 1
+        other += not torch.equal(*true)
+    assert same > 5
+    assert other > 50
 
 
 def test_too_many_elements_are_told() -> None:
