@@ -1,5 +1,6 @@
 """Networks that two libraries have written, each in its own way: they are proven one function."""
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -231,3 +232,36 @@ def test_a_network_as_it_starts_is_cut_too() -> None:
     carried(two, one.state_dict(), WHOLE)
     found = cg.prove(Returned(two, name).eval(), one.eval(), torch.randn(2, 3, SIDE, SIDE))
     assert found.verdict == "proven", found.reason
+
+
+class Each(nn.Module):
+    """A convolution for each group."""
+
+    def __init__(self, of: nn.Conv2d) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(w.shape[1], w.shape[0], 3, padding=1, bias=False)
+            for w in of.weight.chunk(of.groups)
+        )
+        for conv, w in zip(self.convs, of.weight.chunk(of.groups), strict=True):
+            conv.load_state_dict({"weight": w.detach()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = zip(self.convs, x.chunk(len(self.convs), 1), strict=True)
+        return torch.cat([conv(part) for conv, part in pairs], 1)
+
+
+@pytest.mark.published
+def test_the_groups_of_resnext_may_be_convolutions_of_their_own() -> None:
+    block = zoo.models().resnet.Bottleneck
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 4, 4)
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), block(16, 4, groups=32, base_width=32))
+    reference = cg.excite(net.eval(), images)
+    candidate: Any = copy.deepcopy(reference)
+    candidate[1].conv2 = each = Each(candidate[1].conv2)
+    for one, two in [(candidate, reference), (reference, candidate)]:
+        found = cg.prove(one, two, images)
+        assert found.verdict == "proven", found.reason
+    each.convs[3], each.convs[4] = each.convs[4], each.convs[3]
+    assert cg.prove(candidate, reference, images).verdict == "refuted"
