@@ -614,7 +614,10 @@ def _written(matcher: Matcher | None) -> tuple[str, ...]:
     names = ", ".join(
         f"{n} {k}" for k, n in Counter(o.name for o in matcher.otherwise).most_common()
     )
-    return (f"how far apart rounding carries the two runs within {names}: held end to end alone",)
+    far = ("where an exponential on the way overflows",) if "exp" in matcher.others.read else ()
+    return (
+        f"how far apart rounding carries the two runs within {names}: held end to end alone", *far
+    )  # fmt: skip
 
 
 # -- around ----------------------------------------------------------------------------------------

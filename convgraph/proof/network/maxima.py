@@ -27,6 +27,7 @@ from convgraph.proof.network.polynomials import (
     NoMeaning,
     Points,
     Polynomial,
+    either,
     exactly,
     highest,
     mixed,
@@ -102,7 +103,7 @@ class Maxima:
         """Which entries are more than a constant, as 1 or 0: of what was held, as before."""
         held, value = self._held(x.view(-1)), float(than.value)
         asked = (held.low <= value) & (value < held.high)
-        found = _either(asked, held.x, x.view(-1)) + exactly(-than.value)
+        found = either(asked, held.x, x.view(-1)) + exactly(-than.value)
         return self._positive(found).view(*x.shape)
 
     def below(self, x: Polynomial, than: Constant) -> Polynomial:
@@ -131,7 +132,7 @@ class Maxima:
         ])  # fmt: skip
         free = ends[0].isinf() & ends[1].isinf()
         if bool(free.any()):
-            made = _either(free, a, made)
+            made = either(free, a, made)
         keys, order = self.points.key(made.at).sort(stable=True)
         rest = made.at.int(), held.x.at.int(), held.x.terms[terms.VALUE], *ends
         self._blocks.append(_Block(keys, *(t[..., order] for t in rest)))
@@ -151,18 +152,18 @@ class Maxima:
                     apart = apart * self._positive(apart)
                 found = least + apart
                 found = found if sign > 0 else -found
-                made = found if bool(some.all()) else _either(some, found, made)
+                made = found if bool(some.all()) else either(some, found, made)
         both = lows & highs
         if bool(both.any()):
             ends = [torch.where(both, e, zero + k) for k, e in enumerate((low, high))]
             turned = self.points.key(reduced(-x.at)) < self.points.key(x.at)
-            y = _either(turned, -x, x)
+            y = either(turned, -x, x)
             least = _constants(torch.where(turned, -ends[1], ends[0]))
             most = _constants(torch.where(turned, -ends[0], ends[1]))
             step = self.positive(most - y)
             found = least + (y - least) * self.positive(y - least) * step
             found = found + (most - least) * (-step + exactly(Fraction(1)))
-            made = _either(both, _either(turned, -found, found), made)
+            made = either(both, either(turned, -found, found), made)
         return made
 
     def _held(self, a: Polynomial) -> _Held:
@@ -211,7 +212,7 @@ class Maxima:
         self.points.compared(x)
         held = self._held(x)
         cut = held.low.isfinite() & held.high.isinf()
-        base, fixed = _either(cut, held.x, x), _fixed(x)
+        base, fixed = either(cut, held.x, x), _fixed(x)
         known = fixed.isfinite()
         least = torch.where(known, fixed, torch.where(cut, held.low, -inf))
         low = torch.where(there, least[places], -inf).amax(1)
@@ -223,7 +224,7 @@ class Maxima:
         made = Polynomial(made.at, own, highest([made.height, base.height]))
         none = count == 0
         if bool(none.any()):
-            made = _either(none, _constants(torch.where(none, low, 0.0)), made)
+            made = either(none, _constants(torch.where(none, low, 0.0)), made)
         if bool((low.isfinite() & ~none).any()):
             made = self._between(made, torch.where(none, -inf, low), torch.full_like(low, inf))
         return made.view(*shape)
@@ -314,12 +315,6 @@ class Maxima:
 def _room(low: Tensor, high: Tensor) -> Tensor:
     """How large the ends are that something is held between."""
     return sum((e.abs().nan_to_num(posinf=0.0) for e in (low, high)), torch.zeros_like(low))
-
-
-def _either(first: Tensor, one: Polynomial, two: Polynomial) -> Polynomial:
-    """Of (n,) entries those of one where it is asked for, else those of the other."""
-    at, own = torch.where(first, one.at, two.at), torch.where(first, one.terms, two.terms)
-    return Polynomial(at, own, highest([one.height, two.height]))
 
 
 def _constants(values: Tensor) -> Polynomial:

@@ -30,13 +30,14 @@ from convgraph.proof.network.polynomials import (
     multilinear,
     product,
 )
+from convgraph.proof.network.units import Units
 from convgraph.proof.network.value_numbers import Numbering
 
 
 def points(numbering: Numbering, *, together: bool = False) -> Points:
     """Return what elements are worth, of operators that mean what is written here."""
     found = Points(numbering, together=together)
-    found.maxima = Maxima(found)
+    found.maxima, found.units = Maxima(found), Units(found)
     return found
 
 
@@ -57,8 +58,13 @@ def _times(one: Polynomial | Constant, two: Constant) -> Polynomial | Constant:
     return one * two
 
 
+def _units(call: Call) -> Units:
+    found: Units = call.points.units
+    return found
+
+
 def _inverse(call: Call, one: Polynomial) -> Polynomial:
-    return call.points.reciprocal(one)
+    return _units(call).reciprocal(one)
 
 
 def _root(call: Call, one: Polynomial) -> Polynomial:
@@ -66,7 +72,7 @@ def _root(call: Call, one: Polynomial) -> Polynomial:
 
 
 def _sigmoid(call: Call, x: Polynomial) -> Polynomial:
-    return _inverse(call, call.atom("exp", -x) + _ONE)
+    return _inverse(call, _units(call).exponential(-x) + _ONE)
 
 
 @means("add.Tensor", "add.Scalar", given="other alpha")
@@ -122,7 +128,7 @@ def _rsqrt(call: Call) -> Any:
 
 @means("exp")
 def _exp(call: Call) -> Any:
-    return [call.atom("exp", call["self"])]
+    return [_units(call).exponential(call["self"])]
 
 
 @means("log")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import sha256
-from math import isfinite, lcm, log2, prod
+from math import inf, isfinite, lcm, log2, prod
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -50,6 +50,9 @@ HOW_MANY = 513_708
 
 TERMS = 2**19
 """Products of a residue and half of another that float64 adds up exactly."""
+
+FURTHER = 3
+"""Zeros that a sum of e^k, 1 / e^k and 1 / (1 + e)^k has, as a multiple of the largest k."""
 
 PLAIN = 2**20
 """Numerators and denominators up to which a constant is the number that it is, no variable."""
@@ -90,9 +93,9 @@ _SEED = secrets.randbits(62)
 _MODULI = torch.tensor(PRIMES)
 
 
-def reduced(at: Tensor) -> Tensor:
-    """(POINTS, ...) by the prime of each point."""
-    return at % _MODULI.view(-1, *(1,) * (at.dim() - 1))
+def reduced(at: Tensor, but: int = 0) -> Tensor:
+    """(POINTS, ...) by the prime of each point, or by what is a little less."""
+    return at % (_MODULI - but).view(-1, *(1,) * (at.dim() - 1))
 
 
 class Height(NamedTuple):
@@ -122,14 +125,18 @@ class Height(NamedTuple):
         """Of a sum of so many."""
         return self._replace(log2=self.log2 + log2(max(count, 1)))
 
-    @property
-    def chance(self) -> float:
+    def chance(self, *, divided: bool = False) -> float:
         """How probable it is that two of these that differ agree at a point.
 
         That the prime divides every coefficient of the difference, or that its value is 0.
+
+        Args:
+            divided: whether there are inverses of exponentials among the variables: as sums of
+                e^k, 1 / e^k and 1 / (1 + e)^k all coefficients are up to 4^degree times as large.
         """
-        bits = self.log2 + 1 + log2(self.denominator)
-        return bits / log2(LOWEST) / HOW_MANY + self.degree / LOWEST
+        bits = self.log2 + 1 + log2(self.denominator) + 2 * self.degree * divided
+        times = FURTHER if divided else 1
+        return bits / log2(LOWEST) / HOW_MANY + times * self.degree / LOWEST
 
 
 def highest(heights: Sequence[Height]) -> Height:
@@ -302,6 +309,12 @@ class Polynomial:
         )
 
 
+def either(first: Tensor, one: Polynomial, two: Polynomial) -> Polynomial:
+    """Of entries (n,) those of one where it is asked for, else those of the other."""
+    at, own = torch.where(first, one.at, two.at), torch.where(first, one.terms, two.terms)
+    return Polynomial(at, own, highest([one.height, two.height]))
+
+
 def _together(one: Polynomial, two: "Polynomial | Constant") -> tuple[list[Tensor], list[Tensor]]:
     """What both are worth, and their terms, so that they broadcast."""
     rank = max(one.at.dim(), two.at.dim())
@@ -425,6 +438,8 @@ class Points:
         beyond: how many times as large, or as small, as any of the reference's its elements are.
         constants: that were arguments.
         maxima: what is known of largest elements, see `maxima`; who knows puts it there.
+        units: what is known of exponentials, see `units`, likewise.
+        divided: whether inverses of these are among the variables.
     """
 
     def __init__(self, numbering: Numbering, *, together: bool = False) -> None:
@@ -440,7 +455,9 @@ class Points:
         self.constants: set[Constant] = set()
         self.read: set[str] = set()
         self.larger = self.lost = self.beyond = 1.0
-        self._chance, self._count = Height().chance, 1
+        self.units: Any = None
+        self.divided = False
+        self._heights, self._count = {Height()}, 1
         self._bases: list[int] = []
         self._variables: dict[int, Sequence[int]] = {}
         self._blocks: dict[int, Polynomial] = {}
@@ -454,17 +471,24 @@ class Points:
     @property
     def log2_epsilon(self) -> float:
         """How probable it is that any two of all elements are taken for one by chance."""
-        return POINTS * log2(min(self._chance, 1)) + 2 * log2(self._count)
+        chance = max(one.chance(divided=self.divided) for one in self._heights)
+        return POINTS * log2(min(chance, 1)) + 2 * log2(self._count)
 
     def compared(self, found: Polynomial) -> None:
         """Count what is looked at, and how large it is."""
-        self._chance = max(self._chance, found.height.chance)
+        self._heights.add(found.height)
         self._count += found.terms[0].numel()
 
     # -- variables ---------------------------------------------------------------------------------
 
-    def atom(self, name: str, *inputs: Polynomial) -> Polynomial:
-        """A variable for each set of entries at one place, the same for the same set."""
+    def atom(self, name: str, *inputs: Polynomial, unit: bool = False) -> Polynomial:
+        """A variable for each set of entries at one place, the same for the same set.
+
+        Args:
+            name: of what makes it of them.
+            inputs: what it is made of.
+            unit: whether no residue is 0 or -1, and its size is about 1.
+        """
         shape = torch.broadcast_shapes(*(p.shape for p in inputs))
         flat = torch.cat([
             at.reshape(POINTS, *(1,) * (len(shape) - at.dim() + 1), *at.shape[1:])
@@ -474,15 +498,16 @@ class Points:
         for one in inputs:
             self.compared(one)
         state = words_of(f"{name}/{len(inputs)}", flat)
-        made = self.variable(state.view(POINTS, *shape), name)
+        made = self.variable(state.view(POINTS, *shape), name, unit=unit)
         if len(inputs) == 1:
-            self._within(made, *inputs)
+            self._within(made, *inputs, unit=unit)
         return made
 
-    def _within(self, made: Polynomial, found: Polynomial) -> None:
+    def _within(self, made: Polynomial, found: Polynomial, *, unit: bool) -> None:
         """Hold what a variable is made of against what the reference makes it of.
 
-        It need not be an element of the reference: the variance within a norm is none.
+        It need not be an element of the reference: the variance within a norm is none. A unit that
+        the reference has not can vanish in a product with its inverse, and what it lost with it.
         """
         keys, own = self.key(made.at).reshape(-1), found.terms.reshape(terms.ROWS, -1)
         if self._index is None:
@@ -492,6 +517,8 @@ class Points:
             at = torch.searchsorted(known, keys).clamp_(max=len(known) - 1)
             same = known[at] == keys if len(known) else torch.zeros(len(keys), dtype=torch.bool)
             self._held(own[:, same], other[:, at[same]])
+            if unit and not bool(same.all()):
+                self.larger = inf
 
     def _made(self) -> tuple[Tensor, Tensor]:
         """All that the reference's variables are made of, by the keys of those."""
@@ -524,27 +551,17 @@ class Points:
             found.append(self._variable(at, _words(node)))
         return found
 
-    def variable(self, state: Tensor, name: str) -> Polynomial:
-        """Variables that hang on (POINTS, *shape) words."""
-        return self._variable(_scattered(state), name)
+    def variable(self, state: Tensor, name: str, *, unit: bool = False) -> Polynomial:
+        """Variables that hang on (POINTS, *shape) words, see `atom`."""
+        if not unit:
+            return self._variable(_scattered(state), name)
+        at = _scattered(state, 2) + 1
+        return Polynomial(at, terms.variables(at[0], 0), Height())
 
     @staticmethod
     def _variable(at: Tensor, name: str, count: int = 1) -> Polynomial:
         bits = int(_drawn(_SEED, f"size of {name}", 1)) % (2 * terms.SPREAD + 1) - terms.SPREAD
         return Polynomial(at, terms.variables(at[0], bits, count), Height())
-
-    def reciprocal(self, found: Polynomial) -> Polynomial:
-        """One divided by each entry: a variable, that of c q being 1 / c of that of q.
-
-        Raises:
-            NoMeaning: of constants.
-        """
-        if found.height.degree == 0 or not found.factor:
-            raise NoMeaning
-        factor = exactly(1 / found.factor)
-        if factor.variable:
-            factor = exactly(Fraction(1))
-        return self.atom("reciprocal", found * factor) * factor
 
     def multiple(self, one: Polynomial, two: Polynomial) -> Constant | None:
         """By which constant among the arguments one is two, if by any."""
@@ -828,6 +845,6 @@ def mixed(state: Tensor) -> Tensor:
     return state ^ ((state >> 31) & ((1 << 33) - 1))
 
 
-def _scattered(state: Tensor) -> Tensor:
-    """Residues that look like drawn ones."""
-    return reduced(mixed(state) & ((1 << 63) - 1))
+def _scattered(state: Tensor, but: int = 0) -> Tensor:
+    """Residues that look like drawn ones, the last few left out."""
+    return reduced(mixed(state) & ((1 << 63) - 1), but)

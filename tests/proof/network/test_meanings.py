@@ -81,7 +81,6 @@ def _real(other: Any) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "exp": torch.exp,
     "exp of what is largest at 0": torch.exp,
     "log": torch.log,
     "sqrt": torch.sqrt,
@@ -110,19 +109,26 @@ class Maxima:
         return Real(torch.where(places >= 0, one.x[places], torch.inf).amin(-1))
 
 
+class Units:
+    """Of real numbers."""
+
+    def exponential(self, one: Real) -> Real:
+        return Real(one.x.exp())
+
+    def reciprocal(self, one: Real) -> Real:
+        return Real(1 / one.x)
+
+
 class Points:
     """What stands for variables, as the functions that they are."""
 
     constants: ClassVar[set[Constant]] = set()
 
     def __init__(self, call: NodeCall) -> None:
-        self.call, self.maxima = call, Maxima()
+        self.call, self.maxima, self.units = call, Maxima(), Units()
 
     def atom(self, name: str, *inputs: Real) -> Real:
         return Real(FUNCTIONS[name](*(one.x for one in inputs)))
-
-    def reciprocal(self, one: Real) -> Real:
-        return Real(1 / one.x)
 
     def fractions(self, counts: Tensor) -> Real:
         return Real(1 / counts.double())

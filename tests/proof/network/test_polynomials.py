@@ -163,6 +163,14 @@ SAME: dict[str, list[Way]] = {
     "silu": [
         lambda n, y: F.silu(y),
         lambda n, y: y * y.sigmoid(),
+        lambda n, y: y / (1 + torch.exp(-y)),
+    ],
+    "sigmoid": [
+        lambda n, y: torch.sigmoid(y),
+        lambda n, y: 1 / (1 + torch.exp(-y)),
+        lambda n, y: (torch.exp(-y) + 1).reciprocal(),
+        lambda n, y: y.exp() / (1 + y.exp()),
+        lambda n, y: 0.5 / (0.5 + 0.5 / y.exp()),
     ],
     "mean": [
         lambda n, y: y * y.mean((2, 3), keepdim=True),
@@ -391,13 +399,6 @@ def test_what_cancels_is_no_direct_sum(size: float) -> None:
     assert "no direct sum" in found.reason
 
 
-def test_a_gradient_that_needs_more_than_sums_of_products_is_undecided() -> None:
-    """That e r = 1 - r where r = 1 / (1 + e) is no identity of e and r apart."""
-    found = proof(lambda n, y: F.silu(y), lambda n, y: y / (1 + torch.exp(-y)))
-    status = {part.name: part.status for part in found.parts}
-    assert (status["wiring"], status["gradients"]) == ("proven", "undecided")
-
-
 def test_what_overflows_where_the_other_does_not_is_undecided() -> None:
     found = proof(lambda n, y: y.softmax(1), lambda n, y: y.exp() / y.exp().sum(1, keepdim=True))
     assert found.verdict == "undecided"
@@ -463,6 +464,15 @@ LOSES: dict[str, tuple[Way, Way]] = {
     "what another sum loses": (
         lambda n, y: (y + 64 - 64) * 0.5 + y.exp(),
         lambda n, y: (y + 64 - 64) * 0.5 + (y + 64 - 64).exp()),
+    "an exponential that vanishes": (
+        SAME["sum"][0],
+        lambda n, y: y * (1 + 2 * y) * torch.exp(y + 2.0**12 - 2.0**12) * torch.exp(-y)),
+    "a divisor that vanishes": (
+        lambda n, y: y * y.sigmoid(),
+        lambda n, y: y * y.sigmoid() * (1 + torch.exp(y)) / (1 + torch.exp(y) + 2.0**12 - 2.0**12)),
+    "a sigmoid from 1": (lambda n, y: y.sigmoid(), lambda n, y: 1 - torch.sigmoid(-y)),
+    "a sigmoid far from 0": (
+        lambda n, y: y.sigmoid(), lambda n, y: 1 / (1 + torch.exp(64 - y - 64))),
     "a choice": (
         lambda n, y: torch.where(y > 0, *chosen(y)),
         lambda n, y: chosen(y)[1] + (y > 0) * (chosen(y)[0] - chosen(y)[1])),
@@ -645,11 +655,11 @@ def test_reciprocals_of_multiples_are_multiples() -> None:
     x = drawn(found, (50,), "x")
     for value in (-3.5, 4.0, 1 / 3):
         factor = exactly(Fraction(value).limit_denominator(9))
-        one = found.reciprocal(x * factor)
-        two = found.reciprocal(x) * exactly(1 / factor.value)
+        one = found.units.reciprocal(x * factor)
+        two = found.units.reciprocal(x) * exactly(1 / factor.value)
         assert torch.equal(one.at, two.at)
         assert torch.equal(one.terms, two.terms)
-    assert not (found.reciprocal(x).at == found.reciprocal(x * x).at).all(0).any()
+    assert not (found.units.reciprocal(x).at == found.units.reciprocal(x * x).at).all(0).any()
 
 
 def test_products_are_those_of_whole_numbers() -> None:
@@ -788,6 +798,39 @@ def test_random_programs_of_largest_elements_are_one_only_where_numbers_say_so()
         other += not torch.equal(*true)
     assert same > 5
     assert other > 50
+
+
+def test_inverses_of_exponentials_are_what_numbers_say() -> None:
+    found = points(Numbering())
+    x, y = (drawn(found, (50,), name) for name in "xy")
+    one = constant(1.0)
+    e, f, back = (found.units.exponential(p) for p in (x, y, -x))
+    r = found.units.reciprocal(e + one)
+    for same in (
+        (e * back, e * e * back * back), (e * r, r * e * e * back), (r + e * r, e * back),
+        (found.units.reciprocal(e), back), (found.units.reciprocal(back + one), e * r),
+        (found.units.reciprocal(e * constant(4.0)), back * constant(0.25)),
+    ):  # fmt: skip
+        assert torch.equal(same[0].at, same[1].at)
+    other = found.units.reciprocal(f + one)
+    for apart in (e, e * e, e + e, r, f, other, e * f, e * r, back, e + one, r * r, f * other):
+        assert sum(int((apart.at == p.at).all(0).any())
+                   for p in (e, e * e, e + e, r, f, other, e * f, e * r, back, e + one, r * r,
+                             f * other)) == 1  # fmt: skip
+    assert found.divided
+    for k, p in enumerate(polynomials.PRIMES):
+        assert 0 < int(e.at[k].min()) <= int(e.at[k].max()) < p - 1
+
+
+def test_a_residue_of_an_exponential_is_none_that_has_no_inverse() -> None:
+    state = torch.arange(2000).expand(polynomials.POINTS, -1)
+    primes = polynomials._MODULI
+    try:
+        polynomials._MODULI = torch.full_like(primes, 7)  # so few that each is met
+        at = Points(Numbering()).variable(state, "exp", unit=True).at
+    finally:
+        polynomials._MODULI = primes
+    assert at.unique().tolist() == [1, 2, 3, 4, 5]
 
 
 def test_too_many_elements_are_told() -> None:
