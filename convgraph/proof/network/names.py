@@ -14,11 +14,13 @@ That is a guess, and needs no proof: under these names parameters are compared b
 wiring node by node, like under any others. What no operator reads is part of no function.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from math import inf
 from typing import Any, final
 
 import torch
@@ -242,10 +244,10 @@ def _read(
     )
     found: dict[str, int] = {}
     for numbers in (*(n for node in settled.nodes for n in node.inputs), *made):
-        for name in _within(numbers, spans):
+        for name in within(numbers, spans):
             found.setdefault(name, len(found))
     for name, numbers in held.items():  # what a run writes elsewhere
-        for other in _within(numbers, spans):
+        for other in within(numbers, spans):
             if repr(other) != name:
                 found.setdefault(other, len(found))
     first = {id(t): n for n, t in reversed(list(states(side.net)))}
@@ -253,11 +255,19 @@ def _read(
     return found | tied
 
 
-def _within(numbers: Numbers, spans: list[tuple[int, int, str]]) -> list[str]:
+def within(numbers: Numbers, spans: list[tuple[int, int, str]]) -> list[str]:
+    """Say which spans have some of the numbers.
+
+    Args:
+        numbers: of a value.
+        spans: (first, behind the last, name), apart and in order.
+    """
     flat = as_tensor(numbers).reshape(-1)
     if not flat.numel() or not spans or int(flat.min()) >= spans[-1][1]:
         return []
-    return [n for low, high, n in spans if bool(((flat >= low) & (flat < high)).any())]
+    first, last = int(flat.min()), int(flat.max())
+    near = spans[max(bisect_right(spans, (first, inf)) - 1, 0) : bisect_right(spans, (last, inf))]
+    return [n for low, high, n in near if bool(((flat >= low) & (flat < high)).any())]
 
 
 def _fresh(images: Images) -> Images:
