@@ -95,7 +95,7 @@ HOUSE = {
     "proof.network": """
         . value_numbers blocks running_error node by_itself whole_layers
         recorder operator_layers terms polynomials maxima units meanings match side_by_side
-        end_to_end folds folded_wiring manners names gradients judge
+        end_to_end folds folded_wiring manners names affine regions region_wiring gradients judge
     """,
     "proof.network.running_error": """
         . call product_rules sum_rules attention_rules backward_rules bound

@@ -107,7 +107,9 @@ class NetworkSide:
             more: further names, of the ones that both sides have.
         """
         found = {name: more.get(other, other) for name, other in self.names.items()}
-        return {**more, **found}
+        given = {id(t): more[n] for n, t in self.named().items() if n in more}
+        tied = {name: given[id(t)] for name, t in states(self.net) if id(t) in given}
+        return {**more, **found, **tied}
 
     def by_id(
         self, paths: Any, names: Mapping[str, str] = MappingProxyType({})
@@ -145,27 +147,38 @@ def end_to_end(
     off: Mapping[str, Tensor] = MappingProxyType({}),
     *,
     both: bool = False,
+    along: str = "reference",
 ) -> tuple[Part, dict[str, float]]:
     """Measure one run, beside the bound of the reference.
 
     Args:
         candidate: the accused.
-        reference: the side that the bound is carried along.
+        reference: the dense network.
         images: what both run on.
-        off: what parameters of the reference are off by on the candidate, by name.
+        off: what parameters of that side are off by on the other one, by name.
         both: whether the candidate, which is written otherwise, has a bound of its own.
+        along: the side that the bound is carried along, "reference" or "candidate"; "" if it
+            would have to be either.
 
     Returns:
         The part, and the largest error / bound under "y" where there is a bound.
     """
-    running = RunningBound(reference.net, off)
-    fresh = tuple(image.clone() for image in images)
-    with unchanged(reference.net):
-        bounded = running.run(lambda: reference.run(reference.net, fresh, None))
-        one = _copied(bounded)
-    with torch.no_grad(), unchanged(candidate.net):
+    bounded = candidate if along == "candidate" else reference
+    running = RunningBound(bounded.net, off if along else {})
+
+    def run(side: NetworkSide, shapes: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """What it returns, and the same in memory of its own."""
         fresh = tuple(image.clone() for image in images)
-        two = _copied(candidate.run(candidate.net, fresh, [tuple(t.shape) for t in one]))
+        with unchanged(side.net):
+            if side is bounded:
+                made = running.run(lambda: side.run(side.net, fresh, shapes))
+            else:
+                with torch.no_grad():
+                    made = side.run(side.net, fresh, shapes)
+            return made, _copied(made)
+
+    made_one, one = run(reference, None)
+    made_two, two = run(candidate, [tuple(t.shape) for t in one])
     name = "end to end"
     if [t.shape for t in one] != [t.shape for t in two]:
         return Part(name, *_other_shapes(one, two)), {}
@@ -173,9 +186,13 @@ def end_to_end(
         return Part(name, "undecided", f"{other}: return them alike"), {}
     gaps = [(_wide(a) - _wide(b)).abs() for a, b in zip(one, two, strict=True)]
     error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
+    if not along:
+        facts = f"error {error:.3g}; no bound: either side is folded somewhere"
+        return Part(name, MEASURED_ONLY, facts), {}
     if running.missing:
         return Part(name, MEASURED_ONLY, f"error {error:.3g}; no bound: {running.missing}"), {}
-    limits = [2 * running.bound(t) for t in bounded]
+    held = made_one if bounded is reference else made_two
+    limits = [2 * running.bound(t) for t in held]
     if both:
         own = RunningBound(candidate.net)
         fresh = tuple(image.clone() for image in images)
@@ -242,7 +259,11 @@ def _other_shapes(one: list[Tensor], two: list[Tensor]) -> tuple[str, str]:
 
 
 def elsewhere(
-    candidate: NetworkSide, reference: NetworkSide, images: Images, off: Mapping[str, Tensor]
+    candidate: NetworkSide,
+    reference: NetworkSide,
+    images: Images,
+    off: Mapping[str, Tensor],
+    along: str = "reference",
 ) -> str:
     """Look for other images on which the outputs differ, in words; "" where none is found.
 
@@ -252,7 +273,7 @@ def elsewhere(
     for factor in FACTORS:
         moved = tuple(i * factor if i.is_floating_point() else i for i in images)
         try:
-            found, _ = end_to_end(candidate, reference, moved, off)
+            found, _ = end_to_end(candidate, reference, moved, off, along=along)
             if found.status == "refuted" and _finite(candidate, reference, moved):
                 return f"on images times {factor:g}, {found.facts}"
         except (Exception, SystemExit):  # noqa: BLE001 - it raises there, which is no number

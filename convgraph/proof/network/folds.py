@@ -118,7 +118,7 @@ def turned(matrix: Numbers) -> Numbers:
 
 def find_folds(
     candidate: NetworkSide, reference: NetworkSide, images: Images
-) -> tuple[list[Fold], str]:
+) -> tuple[list[Fold], dict[str, str]]:
     """Look for folds, on either side.
 
     Args:
@@ -127,17 +127,17 @@ def find_folds(
         images: what both run on.
 
     Returns:
-        Those that hold, and in words what looks like a fold and is none, "" without any such.
+        Those that hold, and by the name of its weight why what looks like a fold is none.
     """
     sides = {"candidate": candidate, "reference": reference}
     if not any(name.endswith("running_var") for s in sides.values() for name, _ in states(s.net)):
-        return [], ""
+        return [], {}
     try:
         seen = _convolutions(candidate, reference, images)
     except (Exception, SystemExit):  # noqa: BLE001 - whoever compares the wiring says so
-        return [], ""
+        return [], {}
     folds: list[Fold] = []
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for name in seen["reference"].keys() & seen["candidate"].keys():
         (one, norm), (two, other) = seen["reference"][name], seen["candidate"][name]
         if (norm is None) == (other is None):
@@ -153,10 +153,10 @@ def find_folds(
         except NoFold as reason:
             what = _other(pair, whole, held, folded)
             if what:
-                reasons.append(f"{what}; a batch norm looks folded into it, but {reason}")
+                reasons[name] = f"{what}; a batch norm looks folded into it, but {reason}"
         except KeyError:  # what was run is not what is held
             continue
-    return sorted(folds, key=str), min(reasons, default="")
+    return sorted(folds, key=str), reasons
 
 
 _Seen = dict[str, tuple["_Read", "_Read | None"]]

@@ -43,9 +43,11 @@ from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradi
 from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
 from convgraph.proof.network.meanings import points
 from convgraph.proof.network.names import Names, find_names
-from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
+from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall, Observe, Settle
 from convgraph.proof.network.polynomials import Points
 from convgraph.proof.network.recorder import called, states, trace
+from convgraph.proof.network.region_wiring import RegionWiring
+from convgraph.proof.network.regions import Region, find_regions
 from convgraph.proof.network.side_by_side import Beside, Values
 from convgraph.proof.network.value_numbers import (
     Numbering,
@@ -69,6 +71,10 @@ ASSUMED = (
 
 
 OTHER_WEIGHTS = "other weights than these, where a norm is folded: its numbers were compared"
+
+OTHER_REGIONS = (
+    "other weights than these, where one operator stands for several: its numbers were compared"
+)
 
 OTHER_MANNERS = (
     "operators that run in another manner of calling than followed, where numbers alone are "
@@ -121,12 +127,12 @@ def prove_network(
             names = find_names(candidate, reference, images)
         candidate = replace(candidate, names=names.pairs, blocks=names.blocks)
         parts = [_parameters(candidate, reference, names)]
-        folds: list[Fold] = []
+        folds: list[Fold | Region] = []
         if parts[0].status != "proven":
             with as_written(), unchanged(candidate.net, reference.net):
-                folds, reason = find_folds(candidate, reference, images)
+                folds, reason = _found(candidate, reference, images)
             parts = [_parameters(candidate, reference, names, folds, reason)]
-        off = {name: error for fold in folds for name, error in fold.carried.items()}
+        off, along = _carried(folds, candidate, reference)
         step("wiring", 1)
         beside = Beside(Values())
         with as_written() as compiled, watched() as moved, handed_on() as handed:
@@ -160,7 +166,10 @@ def prove_network(
             parts += [_operators_part(matcher), _beside_part(beside)]
         grads = Part(NAME, "not asked", "the forward wiring is not proven")
         if folds:
-            grads = Part(NAME, "not asked", "norms are folded: other parameters are trained")
+            what = "norms are folded"
+            if any(isinstance(fold, Region) for fold in folds):
+                what = "operators are folded into one"
+            grads = Part(NAME, "not asked", f"{what}: other parameters are trained")
         elif matcher is not None:
             with handed_on() as handed:
                 whole = _whole(matcher, reference)
@@ -173,7 +182,7 @@ def prove_network(
         if not isinstance(difference, Random):
             try:
                 both = others is not None
-                end, rho = end_to_end(candidate, reference, images, off, both=both)
+                end, rho = end_to_end(candidate, reference, images, off, both=both, along=along)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a side raises is what is reported
                 end = Part("end to end", "undecided", _raised(error))
             if difference is not None:
@@ -182,7 +191,7 @@ def prove_network(
                     shown = by_numbers(str(difference), candidate, reference, images)
                     parts[-1] = shown if shown.status == "refuted" else parts[-1]
                 parts[1] = _settled(
-                    wiring, difference, end, candidate, reference, images, off, kept
+                    wiring, difference, end, candidate, reference, images, off, kept, along
                 )
         parts.append(end)
     if parts[1].status == "proven" and left:  # outside of what was followed
@@ -225,7 +234,9 @@ def prove_network(
         ))),
         not_covered=tuple(dict.fromkeys((
             *NOT_COVERED, OTHER_MANNERS, NO_SECOND, *_unbounded(beside), *_written(matcher),
-            *([NOT_ASKED] if grads.status != "proven" else []), *([OTHER_WEIGHTS] if folds else []),
+            *([NOT_ASKED] if grads.status != "proven" else []),
+            *([OTHER_WEIGHTS] if any(isinstance(fold, Fold) for fold in folds) else []),
+            *([OTHER_REGIONS] if any(isinstance(fold, Region) for fold in folds) else []),
             *(text for one in layers if one.kind == "maximum" for text in one.not_covered),
         ))),
         kind="network",
@@ -263,11 +274,46 @@ def _whole(matcher: Matcher, reference: NetworkSide) -> dict[str, str]:
     }
 
 
+def _found(
+    candidate: NetworkSide, reference: NetworkSide, images: Images
+) -> tuple[list[Fold | Region], str]:
+    """What one side folded, and in words what looks like it and is none; "" without any such."""
+    folds, reasons = find_folds(candidate, reference, images)
+    known = {fold.weight for fold in folds}
+    regions, others = find_regions(candidate, reference, images, known)
+    right = {name for region in regions for name in region.names}
+    left = {name: text for name, text in reasons.items() if name not in right} | others
+    return [*folds, *sorted(regions, key=str)], min(left.values(), default="")
+
+
+def _carried(
+    folds: Sequence[Fold | Region], candidate: NetworkSide, reference: NetworkSide
+) -> tuple[dict[str, Tensor], str]:
+    """What parameters of one side are off by on the other, by their own names, and which side.
+
+    A region has no parameter that could be off for all of it: then it is the side of what stands
+    for regions, where that is one side.
+    """
+    pairs = [fold for fold in folds if isinstance(fold, Fold)]
+    regions = [fold for fold in folds if isinstance(fold, Region)]
+    if not regions:
+        return {name: error for fold in pairs for name, error in fold.carried.items()}, "reference"
+    (along, *more) = sorted({fold.on for fold in folds})
+    side = candidate if along == "candidate" else reference
+    own = {other: name for name, other in side.names.items()}
+    found: dict[str, Tensor] = {}
+    for fold in folds:
+        for name, error in zip(fold.renamed(), fold.off, strict=True):
+            name = own.get(name, name)
+            found[name] = torch.maximum(error, found.get(name, error))
+    return found, "" if more else along
+
+
 def _parameters(
     candidate: NetworkSide,
     reference: NetworkSide,
     names: Names,
-    folds: Sequence[Fold] = (),
+    folds: Sequence[Fold | Region] = (),
     reason: str = "",
 ) -> Part:
     """Compare what both sides hold.
@@ -279,27 +325,29 @@ def _parameters(
         folds: what is compared by them.
         reason: what looks like a fold and is none.
     """
-    if reason:
-        return Part("parameters", "undecided", reason)
     one, two = candidate.named(), reference.named()
-    compared = {name for fold in folds for name in (fold.weight, fold.bias)}
-    for fold in folds:  # what the norm holds, and its count of batches, where nobody else has it
+    compared = {name for fold in folds for name in fold.renamed()}
+    for fold in folds:  # what it was folded of, and counts of batches, where nobody else has it
         has, lacks = (two, one) if fold.on == "candidate" else (one, two)
-        owner = fold.pair[1][-1].rpartition(".")[0]
-        own = {*fold.pair[1], f"{owner}.num_batches_tracked"}
+        reads = fold.reads if isinstance(fold, Region) else fold.pair[1]
+        owners = {name.rpartition(".")[0] for name in reads}
+        own = {*reads, *(f"{owner}.num_batches_tracked" for owner in owners)}
         compared |= own & (has.keys() - lacks.keys())
+    for whose in ("candidate", "reference"):
+        compared |= _of_regions(folds, whose, one, two).keys()
+    for named in (one, two):  # a tied one is known by its first name
+        first = {id(tensor): name for name, tensor in reversed(list(named.items()))}
+        compared |= {name for name, tensor in named.items() if first[id(tensor)] in compared}
     for name in sorted({*one, *two} - compared - names.unread):
         if name not in one or name not in two:
             side = "reference" if name in two else "candidate"
             facts = f"{name!r} is on the {side} alone"
             facts += f"; what reads it cannot be followed: {names.reason}" if names.reason else ""
-            return Part("parameters", "undecided", facts)
+            return Part("parameters", "undecided", reason or facts)
         a, b = one[name], two[name]
         if a.numel() != b.numel() or a.dtype != b.dtype or not _equal(a.flatten(), b.flatten()):
-            return Part(
-                "parameters", "undecided", f"{name!r} differs; copy it first, e.g. by "
-                "load_state_dict"
-            )  # fmt: skip
+            facts = f"{name!r} differs; copy it first, e.g. by load_state_dict"
+            return Part("parameters", "undecided", reason or facts)
         if a.requires_grad != b.requires_grad:
             facts = f"{name!r} is trained on one side and frozen on the other"
             return Part("parameters", "undecided", facts)
@@ -309,19 +357,19 @@ def _parameters(
               if name in one and one[name].shape != two[name].shape]  # fmt: skip
     if shaped:
         facts += f"; row by row, of other shapes: {_some(shaped)}"
-    if names.pairs:
-        facts += "; under other names: " + _some(
-            [f"{a!r} is {b!r}" for a, b in names.pairs.items()]
-        )
+    pairs = [f"{a!r} is {b!r}" for a, b in names.pairs.items() if b not in compared]
+    if pairs:
+        facts += f"; under other names: {_some(pairs)}"
     if names.blocks:
         more = f"; and {len(names.blocks) - FEW} more" if len(names.blocks) > FEW else ""
         facts += "; cut or joined: " + "; ".join(map(str, names.blocks[:FEW])) + more
     if names.unread:
         facts += "; nothing reads what one side alone has: "
         facts += _some([repr(name) for name in sorted(names.unread)])
-    if folds:
-        facts += "; for these weights, within what rounding explains, a norm is folded: "
-        facts += _some([str(fold) for fold in folds])
+    for kind, text in ((Fold, "a norm is folded"), (Region, "one operator stands for several")):
+        these = [str(fold) for fold in folds if isinstance(fold, kind)]
+        if these:
+            facts += f"; for these weights, within what rounding explains, {text}: {_some(these)}"
     return Part("parameters", "proven", facts)
 
 
@@ -344,7 +392,7 @@ def _wiring(
     reference: NetworkSide,
     images: Images,
     beside: Beside,
-    folds: Sequence[Fold],
+    folds: Sequence[Fold | Region],
     *,
     otherwise: bool = False,
 ) -> tuple[Part, Matcher | None, Different | Undecided | None]:
@@ -379,29 +427,33 @@ def _wiring(
 
         here = [fold for fold in folds if fold.on == "reference"]
         there = [fold for fold in folds if fold.on == "candidate"]
+        known = candidate.named(), reference.named()
         inputs = tuple(image.clone() for image in images)
-        pairs = FoldedWiring(there, numbering, found.settle, beside.values.keep)
+        pairs = _with_folds(there, numbering, found.settle, beside.values.keep)
         with unchanged(reference.net):
             one, kept = trace(
                 reference.net, dense, inputs, numbering, reference.by_id(paths, candidate.names),
-                pairs.settle, pairs.observe, renamed=reference.renamed(_renamed(here)),
+                pairs.settle, pairs.observe,
+                renamed=reference.renamed(_renamed(here) | _of_regions(folds, "reference", *known)),
             )  # fmt: skip
         for fold in folds:
             for name, error in zip(fold.renamed().values(), fold.off, strict=True):
                 own = numbering.named(name, tuple(error.shape))
-                beside.off[own] = error
+                beside.off[own] = torch.maximum(error, beside.off.get(own, error))
                 if error.dim() == 2:  # of a linear map, which reads it so
-                    beside.off[turned(own)] = error.t()
+                    beside.off[turned(own)] = beside.off[own].t()
 
         def matched(look: Callable[[Matcher, NodeCall], None], told: bool) -> Matcher:
             matcher = Matcher(found)
             inputs = tuple(image.clone() for image in images)
-            pairs = FoldedWiring(here, numbering, matcher.settle, partial(look, matcher))
+            pairs = _with_folds(here, numbering, matcher.settle, partial(look, matcher))
             with unchanged(candidate.net):
                 two, left = trace(
                     candidate.net, accused, inputs, numbering, candidate.by_id(paths), pairs.settle,
-                    pairs.observe, renamed=candidate.renamed(_renamed(there)), told=told,
-                    blocks=candidate.blocks,
+                    pairs.observe, told=told, blocks=candidate.blocks,
+                    renamed=candidate.renamed(
+                        _renamed(there) | _of_regions(folds, "candidate", *known)
+                    ),
                 )  # fmt: skip
             if len(one) == len(two) and other[-1]:
                 raise Different(other[-1], None, None)
@@ -447,7 +499,38 @@ def _same(matcher: Matcher) -> str:
     )
 
 
-def _renamed(folds: Sequence[Fold]) -> dict[str, str]:
+def _with_folds(
+    folds: Sequence[Fold | Region], numbering: Numbering, settle: Settle, observe: Observe
+) -> RegionWiring:
+    """What is folded on the other side is one node on this one."""
+    pairs = FoldedWiring([f for f in folds if isinstance(f, Fold)], numbering, settle, observe)
+    regions = [f for f in folds if isinstance(f, Region)]
+    return RegionWiring(regions, numbering, pairs.settle, pairs.observe)
+
+
+def _of_regions(
+    folds: Sequence[Fold | Region], side: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Names for what regions of a side hold under names that the other side has for other numbers.
+
+    Args:
+        folds: what is folded, on either side.
+        side: of the regions, "candidate" or "reference".
+        one: what the candidate holds, by name.
+        two: what the reference holds.
+    """
+    known = {name for fold in folds for name in fold.renamed()}
+    reads = {name for fold in folds if isinstance(fold, Region) and fold.on != side
+             for name in fold.reads - known}  # fmt: skip
+    return {
+        name: f"{name}, of a region of the {side}"
+        for name in sorted(reads & one.keys() & two.keys())
+        if (one[name].shape, one[name].dtype) != (two[name].shape, two[name].dtype)
+        or not _equal(one[name], two[name])
+    }
+
+
+def _renamed(folds: Sequence[Fold | Region]) -> dict[str, str]:
     return {name: other for fold in folds for name, other in fold.renamed().items()}
 
 
@@ -474,11 +557,12 @@ def _settled(
     images: Images,
     off: Mapping[str, Tensor],
     kept: bool,
+    along: str,
 ) -> Part:
     """Other wiring refutes once a number shows that it is another function."""
     if end.status == "refuted":
         return replace(wiring, status="refuted", facts=f"{wiring.facts}; {end.facts}")
-    shown = elsewhere(candidate, reference, images, off)
+    shown = elsewhere(candidate, reference, images, off, along)
     if not shown and kept:  # numbers that were folded in one dtype are not so in a finer one
         try:
             sides = [replace(s, net=copy.deepcopy(s.net).double()) for s in (candidate, reference)]

@@ -58,7 +58,7 @@ PROVEN = {
     "under what is assumed below.",
     "maximum": "Both sides take the largest entry of the same windows of every image, and send "
     "gradients back to it, under what is assumed below.",
-    "network": "Both networks hold the same parameters, or the folds of norms named below, "
+    "network": "Both networks hold the same parameters, or the folds named below, "
     "and apply the same operators to the same elements, as recorded on images of this shape. Each "
     "convolution and linear map is certified below for every image, weight and incoming gradient. "
     "Gradients of the whole network are "
