@@ -85,7 +85,7 @@ class Units:
 
 
 def _inverse(found: Polynomial) -> Polynomial:
-    """One divided by entries of which no residue is 0; it loses what they lose, relative to them."""
+    """One divided by entries of which no residue is 0; it loses what they do, relative to them."""
     made = [_power(at, p - 2, p) for at, p in zip(found.at, PRIMES, strict=True)]
     value = 1 / found.terms[terms.VALUE]
     own = torch.cat([
