@@ -119,6 +119,7 @@ def _programs(
             facts += f"; {len(matcher.otherwise)} are others, and the gradients the same "
             facts += f"polynomials, put together of terms up to {others.larger:.3g} times as large "
             facts += f"as the reference's; epsilon <= 2^{others.log2_epsilon:.0f}"
+            facts += f"; {others.as_fractions}" if others.shares else ""
         return Part(NAME, "proven", facts)
 
     try:

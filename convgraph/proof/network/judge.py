@@ -681,6 +681,7 @@ def _meant(others: Points | None) -> tuple[str, ...]:
     return (
         f"torch's {names}, where two sides write one function by other operators, compute what "
         "they are defined as, up to rounding",
+        *([others.as_fractions] if others.shares else []),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from convgraph.proof.network.maxima import Maxima
 from convgraph.proof.network.polynomials import (
+    PLAIN,
     Call,
     Constant,
     NoMeaning,
@@ -90,9 +91,22 @@ def _rsub(call: Call) -> Any:
     return [call["self"] * call.constant(-call.given.get("alpha", 1)) + _other(call)]
 
 
-@means("mul.Tensor", "mul.Scalar", given="other")
+@means("mul.Tensor", given="other")
 def _mul(call: Call) -> Any:
     return [call["self"] * _other(call)]
+
+
+@means("mul.Scalar", given="other")
+def _scaled_by(call: Call) -> Any:
+    """What autograd multiplies by is 2 / n where that is the nearest float64, as of a variance."""
+    other = call.given["other"]
+    if isinstance(other, float) and 0 < other <= 1:
+        share = Fraction(other).limit_denominator(PLAIN)
+        if share.numerator <= 2 and float(share) == other:
+            if share != Fraction(other):
+                call.points.shares.add(share)
+            return [call["self"] * exactly(share)]
+    return [call["self"] * call.constant(other)]
 
 
 @means("div.Tensor", "div.Scalar", given="other")

@@ -437,6 +437,7 @@ class Points:
         lost: how many times as much its own rounding can lose.
         beyond: how many times as large, or as small, as any of the reference's its elements are.
         constants: that were arguments.
+        shares: fractions that a float among the arguments was read as.
         maxima: what is known of largest elements, see `maxima`; who knows puts it there.
         units: what is known of exponentials, see `units`, likewise.
         divided: whether inverses of these are among the variables.
@@ -453,6 +454,7 @@ class Points:
         self.numbering, self.together = numbering, together
         self.maxima: Any = None
         self.constants: set[Constant] = set()
+        self.shares: set[Fraction] = set()
         self.read: set[str] = set()
         self.larger = self.lost = self.beyond = 1.0
         self.units: Any = None
@@ -473,6 +475,12 @@ class Points:
         """How probable it is that any two of all elements are taken for one by chance."""
         chance = max(one.chance(divided=self.divided) for one in self._heights)
         return POINTS * log2(min(chance, 1)) + 2 * log2(self._count)
+
+    @property
+    def as_fractions(self) -> str:
+        """Which floats among the arguments were read as what they stand for, in words."""
+        names = ", ".join(map(str, sorted(self.shares)))
+        return f"the factors {names} that mul.Scalar is given as the nearest float64 are fractions"
 
     def compared(self, found: Polynomial) -> None:
         """Count what is looked at, and how large it is."""

@@ -123,6 +123,7 @@ class Points:
     """What stands for variables, as the functions that they are."""
 
     constants: ClassVar[set[Constant]] = set()
+    shares: ClassVar[set[Fraction]] = set()
 
     def __init__(self, call: NodeCall) -> None:
         self.call, self.maxima, self.units = call, Maxima(), Units()
@@ -248,7 +249,9 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
     "rsub.Tensor": [lambda: (aten.rsub.Tensor, r(2, 3), r(3), {"alpha": 0.7})],
     "rsub.Scalar": [lambda: (aten.rsub.Scalar, r(2, 3), 0.7, 0.3)],
     "mul.Tensor": [lambda: (aten.mul.Tensor, r(2, 3), r(2, 1))],
-    "mul.Scalar": [lambda: (aten.mul.Scalar, r(2, 3), 0.1)],
+    "mul.Scalar": [lambda: (aten.mul.Scalar, r(2, 3), 0.1),
+                   lambda: (aten.mul.Scalar, r(2, 3), 2 / 21),
+                   lambda: (aten.mul.Scalar, r(2, 3), -1.7)],
     "div.Tensor": [lambda: (aten.div.Tensor, r(2, 3), p(3)),
                    lambda: (aten.div.Tensor, r(2, 3), 0.3)],
     "div.Scalar": [lambda: (aten.div.Scalar, r(2, 3), 7)],

@@ -60,6 +60,13 @@ def by_hand(y: Tensor, eps: float, dims: Any = -1, correction: int = 0) -> Tenso
     return apart * torch.rsqrt(var / count + eps)
 
 
+def by_moments(y: Tensor, eps: float, dims: Any) -> Tensor:
+    """With the variance that torch has; the factor 2 / n of its gradient is no exact float."""
+    return (y - y.mean(dims, keepdim=True)) / torch.sqrt(
+        y.var(dims, keepdim=True, correction=0) + eps
+    )
+
+
 def heads(n: Net, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = y.flatten(2).mT[:, None].contiguous()
     return x, x * 2 + n.linear.bias, x * n.linear.weight[0]
@@ -126,6 +133,24 @@ SAME: dict[str, list[Way]] = {
         lambda n, y: n.group(y),
         lambda n, y: by_hand(y.unflatten(1, (2, 2)), n.group.eps, (2, 3, 4)).flatten(1, 2)
         * channels(n.group.weight) + channels(n.group.bias),
+        lambda n, y: by_moments(y.unflatten(1, (2, 2)), n.group.eps, (2, 3, 4)).flatten(1, 2)
+        * channels(n.group.weight) + channels(n.group.bias),
+    ],
+    "group norm of all": [
+        lambda n, y: F.group_norm(y, 1, n.group.weight, n.group.bias),
+        lambda n, y: by_moments(y, 1e-5, (1, 2, 3)) * channels(n.group.weight)
+        + channels(n.group.bias),
+    ],
+    "instance norm": [
+        lambda n, y: F.instance_norm(y, weight=n.group.weight, bias=n.group.bias),
+        lambda n, y: by_moments(y, 1e-5, (2, 3)) * channels(n.group.weight)
+        + channels(n.group.bias),
+        lambda n, y: by_hand(y, 1e-5, (2, 3)) * channels(n.group.weight) + channels(n.group.bias),
+    ],
+    "batch norm of the batch": [
+        lambda n, y: F.batch_norm(y, None, None, n.norm.weight, n.norm.bias, True, eps=1e-5),
+        lambda n, y: by_moments(y, 1e-5, (0, 2, 3)) * channels(n.norm.weight)
+        + channels(n.norm.bias),
     ],
     "attention": [
         lambda n, y: joined(y, F.scaled_dot_product_attention(*heads(n, y))),
@@ -361,6 +386,10 @@ WRONG: dict[str, tuple[Way, Way]] = {
         lambda x: (x - x.mean(-1, keepdim=True)) * torch.rsqrt(
             x.var(-1, keepdim=True, correction=0) + n.row.eps).detach() * n.row.weight
         + n.row.bias)(y)),
+    "a group norm without bias": (SAME["group norm of all"][0], lambda n, y: (
+        y - y.mean((1, 2, 3), keepdim=True)) / torch.sqrt(
+        y.var((1, 2, 3), keepdim=True) + 1e-5) * channels(n.group.weight)
+        + channels(n.group.bias)),
     "a pixel too few": (SAME["mean"][0], lambda n, y: y * (
         y.sum((2, 3), keepdim=True) / (y.shape[2] * y.shape[3] - 1))),
     "a square": (SAME["sum"][0], lambda n, y: y * (1 + 2 * y * y)),
@@ -555,6 +584,18 @@ def test_the_record_names_what_it_takes_for_granted() -> None:
     assert any("torch's convolution, div.Tensor, mean.dim" in text for text in found.assumed)
     assert any("2 sum.dim_IntList, 1 div.Tensor: held end" in text for text in found.not_covered)
     assert Certificate.from_json(found.to_json()) == found
+
+
+def test_a_float_that_is_read_as_a_fraction_is_named() -> None:
+    found = proof(*SAME["group norm of all"])
+    assert any("the factors 1/48 that" in part.facts for part in found.parts)
+    times = torch.ops.aten.mul.Scalar
+    for off in (-1, 1):  # by the last bit of a float64 it is none
+        near = float(np.nextafter(2 / 7, off))
+        found = proof(lambda n, y: y * 2 / 7, lambda n, y: times(y, near))  # noqa: B023
+        assert found.verdict == "undecided", str(found)
+    found = proof(lambda n, y: y * 2 / 7, lambda n, y: times(y, 2 / 7))
+    assert any("the factors 2/7 that" in text for text in found.assumed)
 
 
 def test_the_verdict_is_the_same_under_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
