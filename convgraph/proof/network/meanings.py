@@ -216,6 +216,43 @@ def _sigmoid_backward(call: Call) -> Any:
     return [call["grad_output"] * (y - y * y)]
 
 
+@means("tanh")
+def _tanh(call: Call) -> Any:
+    return [call.atom("tanh", call["self"])]
+
+
+def _softplus(call: Call, x: Polynomial) -> Polynomial:
+    return call.atom("softplus", x)
+
+
+@means("softplus", given="beta threshold")
+def _of_softplus(call: Call) -> Any:
+    if call.given.get("beta", 1) != 1 or call.given.get("threshold", 20) != 20:
+        raise NoMeaning
+    return [_softplus(call, call["self"])]
+
+
+@means("softplus_backward", given="beta threshold")
+def _softplus_backward(call: Call) -> Any:
+    ends = call.given["beta"], call.given["threshold"]
+    if ends != (1, 20) or call.dtype == torch.float64:  # beyond 20 torch has 1, 2e-9 away
+        raise NoMeaning
+    return [call["grad_output"] * _sigmoid(call, call["self"])]
+
+
+@means("mish")
+def _mish(call: Call) -> Any:
+    return [call["self"] * call.atom("tanh", _softplus(call, call["self"]))]
+
+
+@means("mish_backward")
+def _mish_backward(call: Call) -> Any:
+    x = call["self"]
+    y = call.atom("tanh", _softplus(call, x))
+    slope = y + x * _sigmoid(call, x) * (-(y * y) + _ONE)
+    return [call["grad_output"] * slope]
+
+
 @means("tanh_backward")
 def _tanh_backward(call: Call) -> Any:
     y = call["output"]

@@ -83,6 +83,8 @@ def _real(other: Any) -> Any:
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp of what is largest at 0": torch.exp,
     "log": torch.log,
+    "tanh": torch.tanh,
+    "softplus": torch.nn.functional.softplus,
     "sqrt": torch.sqrt,
 }
 
@@ -162,7 +164,11 @@ def recorded(func: Any, args: tuple[Any, ...], kwargs: Any) -> NodeCall:
     return one
 
 
-def worked_out(call: NodeCall) -> list[Real] | None:
+COARSE = ("softplus_backward",)
+"""What means something in float32 alone: in float64 torch's own threshold shows."""
+
+
+def worked_out(call: NodeCall, dtype: torch.dtype = torch.float64) -> list[Real] | None:
     """What the meaning of a call comes to in real numbers; None where it has none."""
     tensors = [t for v in call.given.values() for t in (v if isinstance(v, list) else [v])
                if isinstance(t, Tensor)]  # fmt: skip
@@ -173,7 +179,7 @@ def worked_out(call: NodeCall) -> list[Real] | None:
     found = {name: Real(t) for name, t in zip(names, tensors, strict=True)}
     for name, one in found.items():
         one.height = Height(int(not name.startswith("indices")))
-    made = polynomials.Call(Points(call), call.node, torch.float64, found)  # type: ignore[arg-type]
+    made = polynomials.Call(Points(call), call.node, dtype, found)  # type: ignore[arg-type]
     try:
         return meaning(made)  # type: ignore[return-value]
     except NoMeaning:
@@ -270,6 +276,11 @@ CASES: dict[str, list[Callable[[], tuple[Any, ...]]]] = {
     "sigmoid": [lambda: (aten.sigmoid.default, r(9))],
     "silu": [lambda: (aten.silu.default, r(9))],
     "glu": [lambda: (aten.glu.default, r(2, 6, 4), 1), lambda: (aten.glu.default, r(2, 4))],
+    "tanh": [lambda: (aten.tanh.default, r(9))],
+    "softplus": [lambda: (aten.softplus.default, r(9))],
+    "softplus_backward": [lambda: (aten.softplus_backward.default, r(9), 3 * r(9), 1, 20)],
+    "mish": [lambda: (aten.mish.default, 3 * r(9))],
+    "mish_backward": [lambda: (aten.mish_backward.default, r(9), 3 * r(9))],
     "sigmoid_backward": [lambda: (aten.sigmoid_backward.default, r(9), p(9))],
     "tanh_backward": [lambda: (aten.tanh_backward.default, r(9), p(9))],
     "silu_backward": [lambda: (aten.silu_backward.default, r(9), r(9))],
@@ -440,7 +451,7 @@ def further(name: str, case: tuple[Any, ...]) -> list[float]:
     func, args, kwargs = parted(case)
     call = recorded(func, args, kwargs)
     assert call.node.name == name
-    made = worked_out(call)
+    made = worked_out(call, torch.float32 if name in COARSE else torch.float64)
     assert made is not None, "it has no meaning"
     coarse = func(*map(halved, args), **{k: halved(v) for k, v in kwargs.items()})
     coarse = [t for t in (coarse if isinstance(coarse, tuple) else (coarse,)) if t is not None]
@@ -503,6 +514,9 @@ def test_who_is_called_otherwise_has_no_meaning() -> None:
         (aten.threshold.default, r(9), 0, 1),
         (aten.leaky_relu_backward.default, r(9), r(9), 0.1, True),
         (aten.pow.Tensor_Scalar, p(9), 2.5),
+        (aten.softplus.default, r(9), 2),
+        (aten.softplus.default, r(9), 1, 10),
+        (aten.softplus_backward.default, r(9), r(9), 1, 20),
         (aten.div.Scalar, r(9), 0),
         (aten.add.Scalar, r(9), float("inf")),
         (aten._to_copy.default, r(9), {"dtype": torch.bfloat16}),

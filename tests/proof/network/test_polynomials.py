@@ -190,6 +190,11 @@ SAME: dict[str, list[Way]] = {
         lambda n, y: y * y.sigmoid(),
         lambda n, y: y / (1 + torch.exp(-y)),
     ],
+    "mish": [
+        lambda n, y: F.mish(y),
+        lambda n, y: y * torch.tanh(F.softplus(y)),
+        lambda n, y: F.softplus(y).tanh() * y,
+    ],
     "sigmoid": [
         lambda n, y: torch.sigmoid(y),
         lambda n, y: 1 / (1 + torch.exp(-y)),
@@ -392,6 +397,9 @@ WRONG: dict[str, tuple[Way, Way]] = {
         + channels(n.group.bias)),
     "a pixel too few": (SAME["mean"][0], lambda n, y: y * (
         y.sum((2, 3), keepdim=True) / (y.shape[2] * y.shape[3] - 1))),
+    "another softplus": (SAME["mish"][0], lambda n, y: y * torch.tanh(F.softplus(y, 1.001))),
+    "a softplus that nobody sends back": (SAME["mish"][0], lambda n, y: y * torch.tanh(
+        F.softplus(y).detach())),
     "a square": (SAME["sum"][0], lambda n, y: y * (1 + 2 * y * y)),
 }  # fmt: skip
 
