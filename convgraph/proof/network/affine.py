@@ -342,6 +342,8 @@ def convolved(
         _matmul(w.abs(), b.least, groups) + (0 if none else per), 0 if none else b.steps + per,
     )  # fmt: skip
     for held in bias:
+        if tuple(held.shape) != (len(w),):
+            raise NotAffine(f"a bias {list(held.shape)} of {len(w)} channels")
         summand = summand.plus_exact(held.detach().double())
     return Affine(
         replace(kernel, steps=v.kernel.steps + (0 if bare else 1 if one else per + 1)),

@@ -466,7 +466,9 @@ def _region(
                 return None
             paths = tuple(dict.fromkeys(n.path for n in nodes))
             try:
-                node, off = _held_against(made, node, said, held, paths)
+                here = tuple(tensor.detach().cpu() for tensor in held)
+                node, off = _held_against(made, node, said, here, paths)
+                off = tuple(error.to(held[0].device) for error in off)
             except NoFold as why:
                 if operands(nodes[0]) is not None and [*map(is_norm, nodes[1:])] in ([], [True]):
                     return None  # other numbers, or a pair: who looks for those says so
@@ -555,7 +557,8 @@ class _Builder:
             raise NotAffine(f"it has more than {MOST} operators")
         values: list[Affine | Tensor] = []
         for place, numbers in enumerate(entry.node.inputs):
-            values.append(entry.held[place] if place in entry.held else self._value(numbers))
+            held = entry.held.get(place)
+            values.append(self._value(numbers) if held is None else held.cpu())
         if entry.dtypes != self.dtypes:
             raise NotAffine(f"{entry.node} computes in another dtype")
         found = self._done[at] = step(entry.node, values)

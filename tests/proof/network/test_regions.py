@@ -336,6 +336,17 @@ def test_linear_maps_behind_norms_are_one() -> None:
     assert judged(wrong).verdict == "refuted"
 
 
+def test_a_summand_of_each_row_is_no_bias() -> None:
+    linear = nn.Linear(C, 5)
+    rows = nn.Parameter(linear.bias.detach().expand(3, 5).clone())
+    net = Of(lambda s, x: torch.addmm(s.rows, x, s.conv.weight.t()) * 2, linear, rows=rows)
+    one = nn.Linear(C, 5)
+    with torch.no_grad():
+        one.weight.copy_(2 * linear.weight)
+        one.bias.copy_(2 * linear.bias)
+    assert cg.prove(one, net, torch.randn(3, C)).verdict == "undecided"
+
+
 class Two(nn.Module):
     def __init__(self, one: nn.Module, two: nn.Module) -> None:
         super().__init__()
