@@ -73,8 +73,8 @@ class RegionWiring:
             return
         tensors = [t for t in trees.leaves(dict(call.given)) if isinstance(t, Tensor)]
         for place, held in region.held[k].items():
-            if not torch.equal(tensors[place], held):
-                raise Undecided(f"{call.node} holds other numbers than it held before")
+            if place >= len(tensors) or not torch.equal(tensors[place], held):
+                raise Undecided(f"{call.node} holds other numbers than were read before")
         if region.source.node == k:
             x, part = tensors[region.source.place], region.source.part
             self._x[id(region)] = (x if part is None else x[part]).detach().clone()

@@ -13,7 +13,11 @@ from torch.nn.utils.parametrizations import weight_norm
 import convgraph as cg
 from convgraph.proof.network import affine
 from convgraph.proof.network.end_to_end import NetworkSide
+from convgraph.proof.network.node import Node
+from convgraph.proof.network.recorder import trace
+from convgraph.proof.network.region_wiring import RegionWiring
 from convgraph.proof.network.regions import find_regions
+from convgraph.proof.network.value_numbers import Numbering, Undecided
 from tests import zoo
 
 C = 4
@@ -511,6 +515,64 @@ def test_what_a_region_holds_is_looked_at_where_it_is_read() -> None:
     one = conv_of(conv.weight * 0.75, conv.bias * 0.75, padding=1)  # as it is afterwards
     for pair in ((one, Moving(conv)), (Moving(conv), one)):
         assert prove(*pair).verdict != "proven"
+
+
+def turned_skip(net: Any) -> Any:
+    """The same operators; one of them reads the other image."""
+    other = copy.deepcopy(net)
+    other.skip.register_forward_pre_hook(lambda module, args: (args[0].flip(0),))
+    return other
+
+
+def dilated(net: Any) -> Any:
+    other = copy.deepcopy(net)
+    other.kernels[0].dilation = other.kernels[0].padding = (2, 2)
+    return other
+
+
+def more_outside(net: Any) -> Any:
+    """One operator more before the others."""
+    other = copy.deepcopy(net)
+    other.register_forward_pre_hook(lambda module, args: (args[0].relu(),))
+    return other
+
+
+def moved(net: Any) -> Any:
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.norms[0].running_var[2] += 1e-6
+    return other
+
+
+def test_a_run_is_one_node_where_it_is_the_region_that_was_read() -> None:
+    net = filled(Branches())
+
+    def run(one: nn.Module, images: Any, shapes: Any) -> list[Tensor]:
+        return [one(*images)]
+
+    sides = NetworkSide(deployed(net).eval(), run), NetworkSide(net, run)
+    regions, _ = find_regions(*sides, (image(),), ())
+
+    def settled(other: nn.Module) -> list[Node]:
+        numbering, nodes = Numbering(), list[Node]()
+
+        def settle(node: Node) -> None:
+            node.outputs = [numbering.take(shape) for shape in node.shapes]
+            nodes.append(node)
+
+        wiring = RegionWiring(regions, numbering, settle, lambda call: None)
+        trace(
+            other, lambda images: [other(*images)], (image(),), numbering, {}, wiring.settle,
+            wiring.observe,
+        )  # fmt: skip
+        return nodes
+
+    assert [(n.name, n.folded) for n in settled(net)] == [("convolution", True)]
+    for other in (turned_skip, dilated):
+        assert not any(node.folded for node in settled(other(net)))
+    for other in (moved, more_outside):
+        with pytest.raises(Undecided, match="holds other numbers than were read before"):
+            settled(other(net))
 
 
 # -- published networks ----------------------------------------------------------------------------
