@@ -41,7 +41,7 @@ from convgraph.proof.network.folded_wiring import FoldedWiring
 from convgraph.proof.network.folds import Fold, find_folds, turned
 from convgraph.proof.network.gradients import NAME, NOT_ASKED, by_numbers, gradients
 from convgraph.proof.network.match import Different, Matcher, Reference, as_proven
-from convgraph.proof.network.meanings import points
+from convgraph.proof.network.meanings import PART_AT_TIES, points
 from convgraph.proof.network.names import Names, find_names
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall, Observe, Settle
 from convgraph.proof.network.polynomials import Points
@@ -173,7 +173,7 @@ def prove_network(
         elif matcher is not None:
             with handed_on() as handed:
                 whole = _whole(matcher, reference)
-                grads = gradients(candidate, reference, images, whole)
+                grads = _at_ties(gradients(candidate, reference, images, whole), matcher)
             if handed and grads.status == "proven":
                 grads = replace(grads, status="undecided", facts=handed[0])
         parts.append(grads)
@@ -683,6 +683,16 @@ def _meant(others: Points | None) -> tuple[str, ...]:
         "they are defined as, up to rounding",
         *([others.as_fractions] if others.shares else []),
     )
+
+
+def _at_ties(grads: Part, matcher: Matcher) -> Part:
+    """Say why gradients may be others where values are the same."""
+    kinds = {node.name for node in (*matcher.otherwise, *matcher.left)} & PART_AT_TIES
+    if grads.status != "undecided" or matcher.others is None or not kinds:
+        return grads
+    names = ", ".join(sorted(kinds))
+    text = f"the values are proven; where what is compared is equal, the gradients of {names} part"
+    return replace(grads, facts=f"{grads.facts}; {text}")
 
 
 def _log2_epsilon(layers: list[Certificate], others: Points | None) -> float:

@@ -265,6 +265,14 @@ def _silu_backward(call: Call) -> Any:
     return [call["grad_output"] * (y + x * y - x * y * y)]
 
 
+PART_AT_TIES = frozenset({
+    "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "leaky_relu", "maximum", "minimum",
+    "amax", "amin", "max", "min", "max.dim", "min.dim",
+    "max_pool2d_with_indices", "max_pool3d_with_indices",
+})  # fmt: skip
+"""Operators that mean one thing and send other gradients back where what they compare is equal."""
+
+
 # -- what is held between constants, and choices ---------------------------------------------------
 
 _THREE, _SIX = exactly(Fraction(3)), exactly(Fraction(6))

@@ -337,7 +337,6 @@ TIES: dict[str, list[Way]] = {
     ],
     "a largest of two": [
         lambda n, y: torch.maximum(y, y.flip(1)) * 0.5,
-        lambda n, y: torch.maximum(y.flip(1), y) / 2,
         lambda n, y: torch.stack([y, y.flip(1)], 2).amax(2) / 2,
     ],
 }  # fmt: skip
@@ -357,6 +356,28 @@ def test_values_of_largest_elements_are_one_and_gradients_may_part_at_ties(
     status = {part.name: part.status for part in found.parts}
     assert status["wiring"] == "proven", str(found)
     assert (found.verdict, status["gradients"]) == ("undecided", "undecided"), str(found)
+    assert "the values are proven; where what is compared is equal" in found.reason
+
+
+def test_largest_elements_are_one_set_under_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(20):
+        monkeypatch.setattr(polynomials, "_SEED", seed)
+        found = points(Numbering())
+        x = drawn(found, (40,), "x")
+        rows = torch.arange(38)[:, None]
+        pairs = found.maxima.largest(x, rows + torch.tensor([0, 1]))
+        nested = found.maxima.largest(pairs, rows[:37] + torch.tensor([0, 1]))
+        flat = found.maxima.largest(x, rows[:37] + torch.tensor([2, 0, 1]))
+        assert torch.equal(nested.at, flat.at)
+        assert not (pairs.at[:, :37] == flat.at).all(0).any()
+        zero, six = constant(0.0), constant(6.0)
+        cuts = [
+            found.maxima.between(p, None, six) for p in (x, found.maxima.between(x, zero, None))
+        ]
+        cuts[0] = found.maxima.between(cuts[0], zero, None)
+        assert torch.equal(cuts[0].at, cuts[1].at)
+        assert torch.equal((-found.maxima.between(-x, constant(-6.0), zero)).at, cuts[0].at)
+        assert not (found.maxima.between(x, zero, None).at == cuts[0].at).all(0).any()
 
 
 WRONG: dict[str, tuple[Way, Way]] = {
