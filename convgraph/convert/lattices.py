@@ -65,32 +65,40 @@ def _alike(sites: Sites, batch: int, count: int) -> bool:
 
 
 def windowed(value: Spatial) -> Spatial:
-    """Return an image whose batch holds digits of its lattice as one of more images, or the value.
+    """Return a map whose batch holds digits of its lattice as one of more images, or the value.
 
     Windows, stripes and dilated grids are images of their own, in which nobody hears beyond them.
     """
     sites, (lead, *rest) = value.sites, value.axes
-    own = [axis[0] if axis else None for axis in rest[1:]]
-    folded = [name for name in lead if name.kind == "site"]
-    images = [name for name in lead if name.kind != "site"]
+    inner = [name for name in names.of_rows(tuple(rest)) if name.kind == "site"]
+    images = tuple(name for name in lead if name.kind != "site")
+    axes = {name.axis for name in inner}
     cut = (
-        sites.space is None and folded and len(rest) == sites.d + 1 and names.is_plain(rest[0])
-        and tuple(images) == names.batch_axis(sites.batch_size)
-        and all(len(axis) <= 1 for axis in rest[1:])
-        and all(name is None or (name.kind, name.axis) == ("site", k) for k, name in enumerate(own))
+        sites.space is None and 0 < len(axes) == len(inner) and len(images) < len(lead)
+        and images == names.batch_axis(sites.batch_size)
+        and len(names.of_rows(value.axes)) == len(lead) + len(inner)
     )  # fmt: skip
     if not cut:
         return value
+    own: list[Name | None] = [None] * sites.d
+    for name in inner:
+        own[name.axis] = name
     size = tuple(1 if name is None else name.size for name in own)
+    lattice = [name for name in own if name is not None]
 
     def make() -> Sites:
         if sites.mask is None:
             return Sites.full(value.shape[0], size, device=sites.device)
-        return Sites.from_mask(_pixels(sites, (lead, *rest[1:])))
+        there = _pixels(sites, (lead, *((name,) for name in lattice)))
+        return Sites.from_mask(there.view(-1, *size))
 
     made = sites.memo_sites(("windowed", lead, tuple(own)), make)
     made.memo("windows of", lambda: (sites, lead, own))
-    return placed(value.tensor(), made)
+    order = tuple(
+        tuple(Name("site", name.size, name.axis) if name.kind == "site" else name for name in axis)
+        for axis in rest
+    )
+    return placed(value.tensor(), made, (names.batch_axis(made.batch_size), *order))
 
 
 def unwindowed(value: Spatial) -> Spatial:

@@ -20,7 +20,8 @@ from convgraph.convert import names
 from convgraph.convert.lattices import frames, lined, unframed, unwindowed, windowed
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.tokens import TokenSites
-from convgraph.convert.value import Spatial, placed, within_charts
+from convgraph.convert.value import LOST, Spatial, placed, within_charts
+from convgraph.convert.windows import are_on
 from convgraph.graph.network_sites import network_sites, turned_sites
 from convgraph.graph.sites import Sites
 
@@ -35,7 +36,10 @@ def settled(values: Sequence[Any]) -> list[Any] | None:
 def _each(value: Any) -> Any:
     if isinstance(value, list):
         return settled(value) or value
-    return settle(value) if isinstance(value, Spatial) else value
+    made = settle(value) if isinstance(value, Spatial) else value
+    if made is not value and isinstance(made, Spatial) and any(map(are_on, made.axes)):
+        made.cut = LOST
+    return made
 
 
 def settle(value: Spatial) -> Any:

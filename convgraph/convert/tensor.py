@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.utils import _pytree as pytree
 
 from convgraph.convert import keys, names, registry, rules, views, windows
@@ -102,6 +103,11 @@ class GraphTensor(Map):
                 bare = _BARE.setdefault(func, unasked(func))
             if bare is not func:
                 return bare(*args, **kwargs) if kwargs else bare(*args)
+        if isinstance(func, HigherOrderOperator):
+            raise ConversionError(  # read by a compiler, too
+                "an operator that takes functions (flex_attention, torch.cond, a scan) has no rule "
+                "for a map; call scaled_dot_product_attention, or write it in Python"
+            )
         if kwargs and kwargs.get("requires_grad"):  # which torch would tell the wrapper alone
             return whole(func, args, kwargs | {"requires_grad": False}).requires_grad_()
         return whole(func, args, kwargs)

@@ -340,6 +340,19 @@ def test_a_window_is_an_image_of_its_own(name: str, what: str) -> None:
     assert bool(ends[0][1].any())
 
 
+def test_tokens_of_windows_are_mixed_in_their_window() -> None:
+    """A window's pixels as a line, and packed alone it is one."""
+    torch.manual_seed(0)
+    x = cg.PixelGraph.from_image(whole(2, 3, 12, 12), mask=torch.rand(2, 12, 12) > 0.4).tensor()
+    lines, weight = in_windows("windows", x).flatten(2), whole(3, 3, 1)
+    packed = torch.cat([lines.mT], 1)
+    assert torch.equal(packed.mT.to_dense(), lines.to_dense())
+    packed.mul_(0)
+    assert bool(lines.to_dense().any())
+    own = out_of_windows("windows", F.conv1d(lines, weight).unflatten(2, (4, 6)))
+    assert torch.equal((own + x).to_dense(), (F.conv2d(x, weight.unsqueeze(3)) + x).to_dense())
+
+
 def test_windows_that_grow_are_those_of_a_larger_map() -> None:
     """And those that shrink of a smaller one; dilated grids that grow are no map's."""
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 import convgraph as cg
 from convgraph.convert import registry
@@ -193,3 +194,12 @@ def test_what_has_no_meaning_on_a_mask_is_named(net: Any, text: str) -> None:
     with pytest.raises(ConversionError, match=text):
         net()(graph.tensor())
     assert net()(cg.PixelGraph.from_image(torch.rand(2, 4, 8, 8)).tensor()).shape
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called")
+def test_an_operator_of_functions_is_refused_in_words() -> None:
+    """Where a compiler reads it, too: flex attention is compiled, whoever calls it."""
+    q = cg.PixelGraph.from_image(torch.rand(2, 4, 4, 4), mask=torch.rand(2, 4, 4) > 0.4).tensor()
+    q = q.flatten(2).mT.unsqueeze(1)
+    with torch.no_grad(), pytest.raises(Exception, match=r"takes functions .* has no rule"):
+        flex_attention(q, q, q)

@@ -30,6 +30,9 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     """Features side by side; the other axes are broadcast by names."""
     parts = [one for one in tensors if not (isinstance(one, Tensor) and one.numel() == 0)]
     dim = names.place(dim, max(len(one.shape) for one in parts))
+    if len(parts) == 1:  # as einops packs
+        (one,) = parts
+        return Spatial(one.x.clone(), one.sites, one.axes, one.cut)
     _alike(call, parts, dim, [(*one.shape[:dim], *one.shape[dim + 1 :]) for one in parts])
     if any(holds_images(one, dim) for one in parts):
         return batched(parts, dim)
