@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convgraph.proof.network.value_numbers import Numbering, Numbers, Shape, as_tensor, tidy
 
 WIDTHS = (8, 1)
-"""How many numbers in a row are looked for at once: few of 16 bits are apart from all others."""
+"""How many numbers at once are looked for, behind whole rows: few of 16 bits are apart from all
+others."""
 
 SHARE = 8
 """Two parameters belong together if they have one in so many of the smaller's numbers in common."""
@@ -177,11 +179,15 @@ def _stretch(shape: Shape, first: int, step: int, count: int) -> str:
     total = torch.Size(shape).numel()
     if (first, count) == (0, total) and (step == 1 or total == 1):
         return "all"
-    axes = [n for n in shape if n > 1]
-    row = torch.Size(axes[1:]).numel()
+    axes, row = [n for n in shape if n > 1], _row(shape)
     if step == 1 and first % row == count % row == 0:
         return _range("row" if len(axes) > 1 else "number", first // row, count // row, 1)
     return _range("number", first, count, step)
+
+
+def _row(shape: Sequence[int]) -> int:
+    """How many numbers a row of the first axis that has several has."""
+    return torch.Size([n for n in shape if n > 1][1:]).numel()
 
 
 def _range(what: str, first: int, count: int, step: int) -> str:
@@ -206,11 +212,16 @@ def find_blocks(candidate: Mapping[str, Tensor], reference: Mapping[str, Tensor]
     shapes = [{n: tuple(t.shape) for n, t in side.items()} for side in (candidate, reference)]
     ours, theirs = _Line(candidate), _Line(reference)
     at = torch.full((len(ours.bits),), -1)
-    for width in WIDTHS:
+    rows = sorted({n for n in ours.rows & theirs.rows if n > WIDTHS[0]}, reverse=True)
+    for width in (*rows, *WIDTHS):
+        if bool((at >= 0).all()):
+            break
         _anchor(ours, theirs, at, width)
-        _drop_weak(ours, theirs, at)
+        if width == 1:  # what others have by chance
+            _drop_weak(ours, theirs, at)
         _extend(ours, theirs, at, bits=True)
-    _extend(ours, theirs, at, bits=False)  # what differs within, for whoever compares to say
+    if not bool((at >= 0).all()):
+        _extend(ours, theirs, at, bits=False)  # what differs within, for whoever compares to say
     found = []
     for own, other in _groups(ours, theirs, at):
         mine = torch.isin(ours.owner, torch.tensor(own)).nonzero()[:, 0]
@@ -233,27 +244,37 @@ class _Line:
 
     def __init__(self, held: Mapping[str, Tensor]) -> None:
         self.bits = torch.cat([_bits(t) for t in held.values()])
-        sizes = torch.tensor([t.numel() for t in held.values()])
-        self.owner = torch.arange(len(sizes)).repeat_interleave(sizes)
-        self.sizes = sizes
+        self.sizes = torch.tensor([t.numel() for t in held.values()])
+        self.owner = torch.arange(len(self.sizes)).repeat_interleave(self.sizes)
+        self.rows = {_row(t.shape) for t in held.values()}
+        starts = self.sizes.cumsum(0) - self.sizes
+        self._at = torch.arange(len(self.bits)) - starts[self.owner]
+        powers = torch.full_like(self.bits, _MIX).cumprod(0)
+        self._back = torch.full_like(self.bits, pow(_MIX, -1, 2**64) - 2**64).cumprod(0)
+        self._mixed = F.pad((self.bits * powers).cumsum(0), (1, 0))
+        self._changes = F.pad((self.bits.diff() != 0).cumsum(0), (1, 0))
 
     def keys(self, width: int) -> Tensor:
-        """One number for each place and those behind it; -1 where they are another's or one."""
-        key = torch.zeros_like(self.bits)
-        varies = torch.zeros_like(self.bits, dtype=torch.bool)
-        count = len(key)
-        inside = torch.ones_like(varies)
-        for step in range(width):
-            moved = self.bits.roll(-step)
-            key = key * _MIX + moved
-            varies |= moved != self.bits
-            inside &= self.owner.roll(-step) == self.owner
-            inside[count - step :] = False
-        return key.masked_fill(~inside | (~varies if width > 1 else False), _NONE)
+        """One number for each place and those behind it, if they are one parameter's and differ.
+
+        Of as many as a row has, where a row may start.
+        """
+        found = torch.full_like(self.bits, _NONE)
+        count = len(found) - width + 1
+        if count <= 0:
+            return found
+        key = (self._mixed[width:] - self._mixed[:count]) * self._back[:count]
+        kept = self.owner[width - 1 :] == self.owner[:count]
+        if width not in WIDTHS:
+            kept &= self._at[:count] % width == 0
+        if width > 1:
+            kept &= self._changes[width - 1 :] != self._changes[:count]
+        found[:count] = key.masked_fill(~kept, _NONE)
+        return found
 
 
-_MIX = -7046029254386353131
-"""An odd number of 64 bits: 2^64 over the golden ratio."""
+_MIX = 11400714819323198485 - 2**64
+"""An odd number of 64 bits, 2^64 over the golden ratio: sums of its powers tell rows apart."""
 
 _NONE = -(2**63)
 
@@ -287,23 +308,19 @@ def _anchor(ours: _Line, theirs: _Line, at: Tensor, width: int) -> None:
     at[places[same]] = others[where[same]]
 
 
-def _links(ours: _Line, theirs: _Line, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which parameters have numbers in common, how many, and of which pair each number is."""
-    some = at >= 0
-    pairs = torch.stack([ours.owner[some], theirs.owner[at[some]]], dim=1)
-    found, which, counts = pairs.unique(dim=0, return_inverse=True, return_counts=True)
-    return found, which, counts
+def _links(ours: _Line, theirs: _Line, at: Tensor) -> tuple[Tensor, Tensor]:
+    """How many numbers two parameters have in common, a table; and which are in common at all."""
+    some = (at >= 0).nonzero()[:, 0]
+    shape = len(ours.sizes), len(theirs.sizes)
+    pairs = ours.owner[some] * shape[1] + theirs.owner[at[some]]
+    return pairs.bincount(minlength=shape[0] * shape[1]).reshape(shape), some
 
 
 def _drop_weak(ours: _Line, theirs: _Line, at: Tensor) -> None:
     """Forget the few numbers that two parameters have in common by chance."""
-    links, which, counts = _links(ours, theirs, at)
-    if not len(links):
-        return
-    smaller = torch.minimum(ours.sizes[links[:, 0]], theirs.sizes[links[:, 1]])
-    kept = counts * SHARE >= smaller
-    some = (at >= 0).nonzero()[:, 0]
-    at[some[~kept[which]]] = -1
+    counts, some = _links(ours, theirs, at)
+    kept = counts * SHARE >= torch.minimum(ours.sizes[:, None], theirs.sizes)
+    at[some[~kept[ours.owner[some], theirs.owner[at[some]]]]] = -1
 
 
 def _extend(ours: _Line, theirs: _Line, at: Tensor, *, bits: bool) -> None:
@@ -337,7 +354,7 @@ def _extend(ours: _Line, theirs: _Line, at: Tensor, *, bits: bool) -> None:
 def _groups(ours: _Line, theirs: _Line, at: Tensor) -> list[tuple[list[int], list[int]]]:
     """Parameters that have numbers in common, with all that those have numbers in common with."""
     groups: list[tuple[set[int], set[int]]] = []
-    for one, two in _links(ours, theirs, at)[0].tolist():
+    for one, two in _links(ours, theirs, at)[0].nonzero().tolist():
         met = [g for g in groups if one in g[0] or two in g[1]]
         groups = [g for g in groups if not any(g is other for other in met)]
         groups.append((

@@ -15,7 +15,7 @@ wiring node by node, like under any others. What no operator reads is part of no
 """
 
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,12 +94,10 @@ class _Held:
     Attributes:
         tensor: the values.
         read: whether an operator reads it.
-        alone: whether it has one name alone.
     """
 
     tensor: Tensor
     read: bool
-    alone: bool
 
     @property
     def kind(self) -> Any:
@@ -166,7 +164,7 @@ class _Found:
         kinds: dict[Any, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         for place, side in enumerate((self.candidate, self.reference)):
             for name, held in side.items():
-                if held.read and held.alone and held.tensor.is_floating_point():
+                if held.read and held.tensor.is_floating_point():
                     kinds.setdefault(held.kind, ({}, {}))[place][name] = held.tensor
         self._keep([b for one, two in kinds.values() for b in find_blocks(one, two)])
 
@@ -184,7 +182,7 @@ class _Found:
     def _alike(self, block: Block) -> bool:
         """Whether all of them may be one another's."""
         held = [self.candidate[n] for n in block.own] + [self.reference[n] for n in block.other]
-        return len({h.kind for h in held}) == 1 and all(h.read and h.alone for h in held)
+        return len({h.kind for h in held}) == 1 and held[0].read
 
     def _keep(self, blocks: list[Block]) -> None:
         """Take blocks, but those that leave a name that both sides have to one of them alone."""
@@ -216,9 +214,8 @@ def _alone(
 ) -> dict[str, _Held]:
     """What one side has and the other has not, as it is read, then as it is defined."""
     names = [name for name in held if name not in rest or name in resized]
-    times = Counter(map(id, held.values()))
     return {
-        name: _Held(held[name], name in order, times[id(held[name])] == 1)
+        name: _Held(held[name], name in order)
         for name in sorted(names, key=lambda name: order.get(name, len(order)))
     }
 

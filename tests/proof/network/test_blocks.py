@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import convgraph as cg
 from convgraph.proof import Certificate
-from convgraph.proof.network.blocks import Block, find_blocks
+from convgraph.proof.network.blocks import Block, beside, find_blocks
 
 WIDE, HEADS = 8, 2
 THREE = {"q": WIDE, "k": WIDE, "v": WIDE}
@@ -279,6 +279,34 @@ def test_no_gradient_is_not_one_that_is_0() -> None:
     assert "there is no gradient of 'a.maps.v." in found.reason
 
 
+class Scales(nn.Module):
+    """Scales under some names, of which all are read."""
+
+    def __init__(self, **scales: Tensor) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.names = nn.Conv2d(3, 8, 1), list(scales)
+        for name, scale in scales.items():
+            setattr(self, name, nn.Parameter(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = torch.cat([getattr(self, name) for name in self.names])
+        found: Tensor = (self.stem(x).movedim(1, -1).repeat(1, 1, 1, 3)[..., : len(held)]) * held
+        return found[..., :8]
+
+
+def test_one_name_for_two_sizes_is_no_pair() -> None:
+    """It may be a part on one side and the whole on the other; else it differs."""
+    held = torch.randn(8)
+    found = proof(Scales(x=held[:3], y=held[3:]), Scales(x=held))
+    assert found.verdict == "proven", found.reason
+    assert "of 'x', 'x' is numbers 0-2, 'y' is numbers 3-7" in found.parts[0].facts
+    found = proof(Scales(p=held[:3], q=held[3:], x=torch.randn(4)), Scales(x=held))
+    assert found.verdict == "undecided", found.reason
+    assert "'x' differs" in found.parts[0].facts or "alone" in found.parts[0].facts
+    assert not found.spec.get("blocks")
+
+
 def test_equal_rows_are_no_cut() -> None:
     """Queries and keys that are one map, of equal numbers: which is which nobody says."""
     net = whole()
@@ -401,12 +429,34 @@ def test_any_cut_is_found(dtype: torch.dtype) -> None:
         assert len(found({"t": a[torch.randperm(24)].contiguous()}, {"a": a})) == 1
 
 
+def test_rows_of_which_most_is_0_are_found() -> None:
+    torch.manual_seed(0)
+    a = torch.randn(24, 16) * (torch.rand(24, 16) < 0.5)
+    assert found({"1": a[16:], "2": a[8:16], "3": a[:8]}, {"a": a})
+    assert found({"1": a[::2].contiguous(), "2": a[1::2].contiguous()}, {"a": a})
+
+
+def test_biases_are_cut_where_rows_are() -> None:
+    a, zeros = torch.randn(4, 8), torch.zeros(4)
+    for w, cut in [
+        (a.flip(0), [3, 2, 1, 0]),
+        (torch.cat([a[:, :3], a.roll(1, 0)[:, 3:]], 1), None),
+    ]:
+        (block,) = find_blocks({"w.weight": w.contiguous()}, {"a.weight": a})
+        made = beside(block, {"w.bias": zeros}, {"a.bias": zeros})
+        assert (made.places.tolist() if made else None) == cut
+
+
 def test_numbers_that_are_there_twice_tell_no_cut() -> None:
     a = torch.randn(4, 8)
     assert not found({"1": a, "2": a}, {"a": torch.cat([a, a])})
     assert not found({"1": torch.zeros(8), "2": torch.zeros(8)}, {"a": torch.zeros(16)})
     assert not found({"1": a[:2], "2": a[1:]}, {"a": a})
     assert not found({"1": a[:2]}, {"a": a})
+    edge = torch.zeros(2, 8)  # of the one or of the other
+    assert not found(
+        {"1": torch.cat([a, edge]), "2": a + 1}, {"a": a, "b": torch.cat([edge, a + 1])}
+    )
 
 
 def test_numbers_of_others_that_agree_by_chance_join_nothing() -> None:
