@@ -892,6 +892,49 @@ def test_inverses_of_exponentials_are_what_numbers_say() -> None:
         assert 0 < int(e.at[k].min()) <= int(e.at[k].max()) < p - 1
 
 
+def test_what_can_vanish_from_a_product_is_the_references_or_shows_what_it_lost() -> None:
+    found = points(Numbering())
+    x = drawn(found, (50,), "x")
+    e = found.units.exponential(x)
+    found.put(found.numbering.take((50,)), e)
+    one, far = (e + constant(1.0) + constant(v) + constant(-v) for v in (0.0, 64.0))
+    sizes = [found.units.reciprocal(p).terms[terms.SIZE] for p in (one, far)]
+    assert bool((sizes[1] > 16 * sizes[0]).all())
+    found._indexed()  # whoever asks from here on is the candidate
+    found.units.exponential(-x)
+    assert found.larger == 1
+    found.units.exponential(x + x)
+    assert found.larger == float("inf")
+
+
+def test_sets_of_one_sum_are_other_sets() -> None:
+    found = points(Numbering())
+    x, y = (drawn(found, (20,), name) for name in "xy")
+    places = torch.arange(20)[:, None] + torch.tensor([0, 20])
+    one = found.maxima.largest(x.beside(y), places)
+    two = found.maxima.largest((x + constant(1.0)).beside(y + constant(-1.0)), places)
+    assert not (one.at == two.at).all(0).any()
+
+
+def test_what_was_held_is_compared_as_before_within_its_ends_alone() -> None:
+    found = points(Numbering())
+    x = drawn(found, (20,), "x")
+    low, high = constant(-1.0), constant(2.0)
+    for y in (found.maxima.between(x, low, high), x):
+        negative = -y
+        for value in (-2.0, -1.0, 0.0, 2.0, 3.0):
+            than = constant(value)
+            inside = y is x or -1 <= value < 2
+            above = found.maxima.above(y, than)
+            assert torch.equal(above.at, found.maxima.above(x, than).at) == inside
+            below = found.maxima.below(y, than)
+            assert torch.equal(below.at, found.maxima.below(x, than).at) == (
+                y is x or -1 < value <= 2
+            )
+            turned = found.maxima.below(negative, constant(-value))
+            assert torch.equal(turned.at, above.at)
+
+
 def test_a_residue_of_an_exponential_is_none_that_has_no_inverse() -> None:
     state = torch.arange(2000).expand(polynomials.POINTS, -1)
     primes = polynomials._MODULI
