@@ -203,3 +203,11 @@ def test_an_operator_of_functions_is_refused_in_words() -> None:
     q = q.flatten(2).mT.unsqueeze(1)
     with torch.no_grad(), pytest.raises(Exception, match=r"takes functions .* has no rule"):
         flex_attention(q, q, q)
+
+
+def test_a_report_of_images_says_what_windows_refuse_on_masks() -> None:
+    """Where nothing is absent the windows are made all the same."""
+    net = cg.to_graph(Halo())
+    net(torch.rand(2, 4, 8, 8))
+    assert [line.operator for line in net.conversion.fallbacks] == ["matmul"]
+    assert "blocks beside windows with a halo" in net.conversion.fallbacks[0].reason

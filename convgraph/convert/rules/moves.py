@@ -148,6 +148,11 @@ def pixel_shuffle(call: Any, x: Spatial, factor: int) -> Any:
     return result(move(x.graph(), factor, sites="network"))
 
 
+def _is_asked(call: Any, x: Spatial) -> bool:
+    """Whether windows are told from other channels: on a mask, and where one is asked about."""
+    return not x.sites.is_full or call.listening
+
+
 @rule("im2col", hop="all")
 def unfold(
     call: Any, x: Spatial, kernel_size: Any, dilation: Any, padding: Any, stride: Any
@@ -156,7 +161,7 @@ def unfold(
     parts = [tuple(part) for part in (kernel_size, dilation, padding, stride)]
     graph, geometry = x.graph(), KernelGeometry(parts[0], parts[3], parts[2], parts[1])
     listen(call, graph.sites, geometry)
-    if x.cut and not x.sites.is_full:
+    if x.cut and _is_asked(call, x):
         lattice = geometry.output_size(x.sites.size)
         sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
         value: Any = placed(call.target(windows.image(x), *parts).unflatten(2, lattice), sites)
@@ -165,7 +170,7 @@ def unfold(
     if not isinstance(value, Spatial):
         return value.flatten(2)
     made = value.regrouped(shape_after(call, x.shape, *parts))
-    if not x.sites.is_full:
+    if _is_asked(call, x):
         channels = (Name("plain", x.shape[1]), Name("plain", prod(parts[0]), 0))
         made = made.refined(names.replaced(made.axes, 1, channels))
         windows.note(call, (x, *parts), {}, made)
@@ -251,8 +256,8 @@ def sliding(call: Any, x: Spatial, dim: int, size: int, step: int) -> Any:
     geometry = kernel(shape, steps, (0,) * d, (1,) * d)
     lattice = geometry.output_size(x.sites.size)
     sites = network_sites(x.sites, (lattice,) * x.sites.batch_size, geometry)
-    window = (Name("plain", size, -1 if x.sites.is_full else axis),)
-    if x.cut and not x.sites.is_full:
+    window = (Name("plain", size, axis if _is_asked(call, x) else -1),)
+    if x.cut and _is_asked(call, x):
         call.travelled("all")
         axes = names.replaced(x.axes, dim, names.image_axes(1, lattice, 1)[2 + axis])
         made = placed(windows.image(x).unfold(dim, size, step), sites, (*axes, window))
