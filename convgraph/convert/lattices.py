@@ -102,13 +102,12 @@ def windowed(value: Spatial) -> Spatial:
 
 
 def unwindowed(value: Spatial) -> Spatial:
-    """Return windows whose numbers stand on several axes as the map that they are windows of.
+    """Return windows whose numbers stand elsewhere than in the batch as the map that they are of.
 
     Where they grew or shrank, that is a map of as many pixels; else the value stays as it is.
     """
     known = value.sites.root.memo("windows of", lambda: None)
-    digits = [name for name in names.of_rows(value.axes) if name.kind == "batch"]
-    if known is None or len(digits) < 2:
+    if known is None or value.axes[0] == names.batch_axis(value.sites.batch_size):
         return value
     whole, lead, own = known
     before, after = value.sites.root.size, value.sites.size

@@ -48,7 +48,7 @@ def settle(value: Spatial) -> Any:
         return lined(value)
     if not isinstance(value.sites, Sites) or value.sites.size is None:
         return value
-    value = unwindowed(windowed(unframed(frames(value))))
+    value = windowed(unframed(unwindowed(frames(value))))
     mixed = [dim for dim, axis in enumerate(value.axes) if _is_mixed(axis)]
     if not mixed:
         return _turned(value)

@@ -353,6 +353,22 @@ def test_tokens_of_windows_are_mixed_in_their_window() -> None:
     assert torch.equal((own + x).to_dense(), (F.conv2d(x, weight.unsqueeze(3)) + x).to_dense())
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_stripes_of_one_image_go_back(alike: bool) -> None:
+    """Their number stands beside their lines alone, and they are no frames of a stripe."""
+    torch.manual_seed(0)
+    image, mask, weight = whole(1, 3, 12, 12), torch.rand(1, 12, 12) > 0.4, whole(3, 3, 3, 3)
+    mask = mask[:, :4].repeat(1, 3, 1) if alike else mask
+    x = cg.PixelGraph.from_image(image, mask=mask).tensor()
+    stripes = x.unflatten(2, (3, 4)).transpose(1, 2).flatten(0, 1)
+    own = image.view(3, 3, 4, 12).transpose(0, 1)
+    alone = cg.PixelGraph.from_image(own, mask=mask.view(3, 4, 12)).tensor()
+    found = F.conv2d(stripes, weight, padding=1).transpose(0, 1).reshape(1, 3, 12, 12)
+    true = F.conv2d(alone, weight, padding=1).to_dense().transpose(0, 1).reshape(1, 3, 12, 12)
+    assert torch.equal(found.graph.mask, x.graph.mask)
+    assert torch.equal((found + x).to_dense(), true + x.to_dense())
+
+
 def test_windows_that_grow_are_those_of_a_larger_map() -> None:
     """And those that shrink of a smaller one; dilated grids that grow are no map's."""
     torch.manual_seed(0)
