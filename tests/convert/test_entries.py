@@ -14,6 +14,7 @@ TAKEN: dict[str, Callable[[Tensor], Tensor]] = {
     "rolled twice along one axis": lambda x: x.roll((1, 1), (2, 2)),
     "rolled along channels and lattice": lambda x: x.roll((1, -2, 3), (2, 3, 1)),
     "flipped": lambda x: x.flip(1, 3),
+    "flipped along one entry": lambda x: x[..., None].flip(4) * (2 * x)[..., None],
     "images in reverse": lambda x: x.flip(0, 2),
     "mixed with the image before": lambda x: x * 3 + x.roll(1, 0),
     "repeated": lambda x: x.repeat(2, 3, 1, 2),

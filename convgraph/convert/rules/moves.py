@@ -116,7 +116,8 @@ def flip(call: Any, x: Spatial, dims: Any) -> Any:
             orders += [(len(apart) + k, range(n)[::-1]) for k, n in enumerate(sizes)]
         apart += parts
     out = _reordered(call, Spatial(x.x, x.sites, tuple(apart)), orders, move="flip")
-    return Spatial(out.x, out.sites, x.axes)
+    made: Spatial = out.refined(x.axes)
+    return made
 
 
 def _reordered(call: Any, x: Spatial, orders: Any, **how: Any) -> Any:
