@@ -39,8 +39,8 @@ def align(operands: Sequence[Any]) -> tuple[list[Any], Any, Axes]:
     try:
         sites, axes = meet(spatial, shapes)
     except NoRuleError:
-        known = [_of_cells(one, spatial) for one in operands]
-        if all(map(is_, known, operands)):
+        known = of_cells(operands, spatial)
+        if known is None:
             raise
         return align(known)
     left = iter(spatial)
@@ -82,6 +82,12 @@ def cells_of(one: Any, other: Any) -> tuple[int, ...] | None:
     if network_sites(other.sites, (size,) * other.sites.batch_size) is not one.sites:
         return None
     return tuple(map(floordiv, whole, size))
+
+
+def of_cells(operands: Sequence[Any], others: Sequence[Spatial]) -> list[Any] | None:
+    """Return operands, those of lines or windows of others as tensors; None if there are none."""
+    known = [_of_cells(one, others) for one in operands]
+    return None if all(map(is_, known, operands)) else known
 
 
 def _of_cells(one: Any, others: Sequence[Spatial]) -> Any:

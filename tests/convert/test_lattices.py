@@ -306,6 +306,7 @@ ALONE: dict[str, Any] = {
     "sums that each hears": lambda y: y * y.sum((2, 3), True) - y.amax((2, 3), keepdim=True),
     "a squeeze": lambda y: y * F.conv2d(F.adaptive_max_pool2d(y, 1), SQUARE).expand_as(y),
     "among channels": _among_channels,
+    "a readout beside": lambda y: torch.cat([y, y.sum((2, 3), True).expand_as(y)], 1)[:, 1:4],
     "mixed positions": lambda y: y.flatten(2) @ (torch.arange(y[0, 0].numel()) % 3 - 1.0).double(),
 }
 SQUARE = whole(3, 3, 1, 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convgraph.convert import names
-from convgraph.convert.align import align, expanded, meet, onto
+from convgraph.convert.align import align, expanded, meet, of_cells, onto
 from convgraph.convert.batch import batched, holds_images
 from convgraph.convert.entries import entries, rearranged, site_axis
 from convgraph.convert.names import Axes, Name, NoRuleError
@@ -47,7 +47,13 @@ def cat(call: Any, tensors: Any, dim: int = 0) -> Any:
     # Widths differ: the axis is set aside where the others meet.
     aside = [Spatial(one.x, one.sites, names.replaced(one.axes, dim, ())) for one in spatial]
     shapes = [tuple(one.shape) for one in parts if isinstance(one, Tensor)]
-    sites, common = meet(aside, tuple((*n[:dim], 1, *n[dim + 1 :]) for n in shapes))
+    try:
+        sites, common = meet(aside, tuple((*n[:dim], 1, *n[dim + 1 :]) for n in shapes))
+    except NoRuleError:
+        known = of_cells(parts, [one.thin() for one in spatial])
+        if known is None:
+            raise
+        return cat(call, known, dim)
     widths = [one.shape[dim] for one in parts]
     of_windows = max(one.axes[dim][0].axis for one in parts if isinstance(one, Spatial))
     rows = []
