@@ -287,12 +287,12 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _once(keys: Tensor) -> tuple[Tensor, Tensor]:
     """The keys that are there once, in order, and where."""
-    found, order = keys.sort()
+    there = (keys != _NONE).nonzero()[:, 0]  # as a rule few
+    found, order = keys[there].sort()
     alone = torch.ones_like(found, dtype=torch.bool)
     alone[1:] &= found[1:] != found[:-1]
     alone[:-1] &= found[:-1] != found[1:]
-    alone &= found != _NONE
-    return found[alone], order[alone]
+    return found[alone], there[order[alone]]
 
 
 def _anchor(ours: _Line, theirs: _Line, at: Tensor, width: int) -> None:
@@ -325,6 +325,8 @@ def _drop_weak(ours: _Line, theirs: _Line, at: Tensor) -> None:
 
 def _extend(ours: _Line, theirs: _Line, at: Tensor, *, bits: bool) -> None:
     """Go on from what is found, forwards and backwards, as long as it is the same."""
+    if not bool((at >= 0).any()):
+        return
     count, size = len(at), len(theirs.bits)
     places = torch.arange(count)
     for step in (1, -1):
