@@ -17,6 +17,7 @@ from convgraph.convert import names
 from convgraph.convert.batch import images_of
 from convgraph.convert.names import Axes, Axis, Name
 from convgraph.convert.value import Spatial, placed
+from convgraph.graph.lattice import Size
 from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
@@ -87,13 +88,12 @@ def windowed(value: Spatial) -> Spatial:
     lattice = [name for name in own if name is not None]
 
     def make() -> Sites:
-        if sites.mask is None:
-            return Sites.full(value.shape[0], size, device=sites.device)
-        there = _pixels(sites, (lead, *((name,) for name in lattice)))
-        return Sites.from_mask(there.view(-1, *size))
+        mask = None
+        if sites.mask is not None:
+            mask = _pixels(sites, (lead, *((name,) for name in lattice))).reshape(-1)
+        return _of_its_own((size,) * value.shape[0], mask, sites, (lead, own))
 
     made = sites.memo_sites(("windowed", lead, tuple(own)), make)
-    made.memo("windows of", lambda: (sites, lead, own))
     order = tuple(
         tuple(Name("site", name.size, name.axis) if name.kind == "site" else name for name in axis)
         for axis in rest
@@ -106,11 +106,13 @@ def unwindowed(value: Spatial) -> Spatial:
 
     Where they grew or shrank, that is a map of as many pixels; else the value stays as it is.
     """
-    known = value.sites.root.memo("windows of", lambda: None)
-    if known is None or value.axes[0] == names.batch_axis(value.sites.batch_size):
+    root = value.sites.root
+    if not isinstance(root.made, tuple) or value.axes[0] == names.batch_axis(
+        value.sites.batch_size
+    ):
         return value
-    whole, lead, own = known
-    before, after = value.sites.root.size, value.sites.size
+    whole, (lead, own) = root.origin, root.made
+    before, after = root.size, value.sites.size
     if before != after and not all(name is not None and name.stride == 1 for name in own):
         return value
     if any(n * a % b for n, a, b in zip(whole.size, after, before, strict=True)):
@@ -140,6 +142,14 @@ def unwindowed(value: Spatial) -> Spatial:
         lambda: torch.equal(_pixels(sites, found.axes), _pixels(value.sites, value.axes)),
     )
     return found if same else value
+
+
+def _of_its_own(sizes: tuple[Size, ...], mask: Tensor | None, origin: Sites, made: Any) -> Sites:
+    """A record that knows what it is made of: no other's, also where every pixel is there."""
+    shared: Any = {"device": origin.device, "batched": origin.batched, "held": origin.held}
+    found = Sites(sizes, mask, d=len(sizes[0]), **shared)
+    found.origin, found.made = origin, made
+    return found
 
 
 def _pixels(sites: Sites, axes: Axes) -> Tensor:
@@ -207,15 +217,13 @@ def raised(value: Any, d: int) -> Any:
     batch, size = sites.batch_size, value.shape[2:]
 
     def make() -> Sites:
-        if sites.mask is None:
-            return Sites.full(batch, size, device=sites.device, batched=sites.batched)
-        one = sites.mask.view(batch, *(n if k in kept else 1 for k, n in enumerate(size)))
-        return Sites.from_mask(one.expand(batch, *size).contiguous(), batched=sites.batched)
+        mask = None
+        if sites.mask is not None:
+            one = sites.mask.view(batch, *(n if k in kept else 1 for k, n in enumerate(size)))
+            mask = one.expand(batch, *size).reshape(-1)
+        return _of_its_own((size,) * batch, mask, sites, "raised" if kept[0] == more else None)
 
-    made = sites.memo_sites(("raised", size, *kept), make)
-    if kept[0] == more:
-        made.memo("raised from", lambda: sites)
-    return placed(value.tensor(), made)
+    return placed(value.tensor(), sites.memo_sites(("raised", size, *kept), make))
 
 
 def lowered(value: Any, d: int) -> Any:
@@ -225,7 +233,7 @@ def lowered(value: Any, d: int) -> Any:
     the value is returned as it is.
     """
     sites = value.sites
-    one = sites.memo("raised from", lambda: None) if isinstance(sites, Sites) else None
+    one = sites.origin if isinstance(sites, Sites) and sites.made == "raised" else None
     if one is None or one.d != d or sites.d != d + 1 or len(value.axes) != d + 2:
         return value
     planes = Spatial(value.x, sites, (value.axes[0], (), *value.axes[1:]))

@@ -58,6 +58,8 @@ class Sites(SiteNumbers):
         token: names the record in keys; two records of one token mean the same nodes.
         place: where each position lies on the root, a Span an axis, or such a tuple an image where
             sizes differ; None on the root itself.
+        origin: of a lattice that a network makes for itself, as windows are, that which it is made
+            of, and `made`, how; None of any other.
 
     Example:
         >>> sites = Sites.from_mask(torch.tensor([[[True, False], [True, True]]]))
@@ -101,6 +103,8 @@ class Sites(SiteNumbers):
         self._root = root
         self.place = place
         self.held = held
+        self.origin: Sites | None = None
+        self.made: Any = None
         self._memo = Memo()
         self._alive: WeakValueDictionary[Hashable, Sites] | None = None
 
@@ -248,9 +252,11 @@ class Sites(SiteNumbers):
                 made = make()
             if made.serial <= self.serial:
                 return made
-            back = ("_root",) if made._root is self.root else ()
+            points = (("_root", made._root is self.root), ("origin", made.origin is self))
+            back = tuple(name for name, is_back in points if is_back)
             kept = self.memo(key, lambda: Kept(made, *back))
-        return self._alive.setdefault(key, _interned(kept.record(_root=self.root)))
+        found = kept.record(_root=self.root, origin=self)
+        return self._alive.setdefault(key, _interned(found))
 
     def place_of(self, image: int) -> tuple[Span, ...]:
         """Where the positions of an image lie on the root, axis by axis."""

@@ -4,9 +4,11 @@ Frames and channels folded into the batch, a line or a plane read as an image of
 sequences with tokens of their own. Masks are scattered; entries are whole numbers: no sum rounds.
 """
 
+import gc
 from collections.abc import Callable
 from itertools import product
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -352,6 +354,49 @@ def test_tokens_of_windows_are_mixed_in_their_window() -> None:
     assert bool(lines.to_dense().any())
     own = out_of_windows("windows", F.conv1d(lines, weight).unflatten(2, (4, 6)))
     assert torch.equal((own + x).to_dense(), (F.conv2d(x, weight.unsqueeze(3)) + x).to_dense())
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_windows_in_another_order_are_others_though_all_pixels_are_there(rows: int) -> None:
+    """Full grids of one size are one record, also those that are windows in two ways."""
+    torch.manual_seed(0)
+    mask, image = torch.ones(3, rows, 8).bool(), whole(3, 3, rows, 8)
+    mask[0, 8:, 3] = False
+    x = cg.PixelGraph.from_image(image, mask=mask).tensor()[:, :, :8]
+    kept = []
+    for order, sizes in (((0, 2, 4, 1, 3, 5), (3, 2, 2)), ((4, 2, 0, 1, 3, 5), (2, 2, 3))):
+        y, true = (
+            one.reshape(3, 3, 2, 4, 2, 4).permute(order).reshape(12, 3, 4, 4).cumsum(2)
+            for one in (x, image[:, :, :8])
+        )
+        kept.append(F.max_pool2d(y, 3, 1, 1))
+        back = sorted(range(6), key=order.__getitem__)
+        found, want = (
+            one.reshape(*sizes, 3, 4, 4).permute(back).reshape(3, 3, 8, 8)
+            for one in (kept[-1], F.max_pool2d(true, 3, 1, 1))
+        )
+        assert torch.equal((found + x).graph.to_image(), want + image[:, :, :8])
+
+
+def test_a_stream_of_windows_leaves_no_masks_behind() -> None:
+    """They know whose they are, who does not hold them."""
+    gone = []
+    gc.collect()
+    gc.disable()
+    try:
+        for line in (False, True):
+            mask = torch.rand(2, 12, 12) > 0.4
+            x = cg.PixelGraph.from_image(whole(2, 3, 12, 12), mask=mask).tensor()
+            if line:
+                x = cg.PixelGraph.from_image(whole(2, 3, 12), mask=mask[:, 0], d=1).tensor()
+                y = F.conv2d(x.unsqueeze(2), whole(3, 3, 1, 3)).squeeze(2)
+            else:
+                y = out_of_windows("windows", F.max_pool2d(in_windows("windows", x), 3, 1, 1)) + x
+            gone += [ref(x.sites), ref(y.sites)]
+            del x, y
+        assert not any(one() for one in gone)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("alike", [False, True])
