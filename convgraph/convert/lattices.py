@@ -104,7 +104,8 @@ def windowed(value: Spatial) -> Spatial:
 def unwindowed(value: Spatial) -> Spatial:
     """Return windows whose numbers stand elsewhere than in the batch as the map that they are of.
 
-    Where they grew or shrank, that is a map of as many pixels; else the value stays as it is.
+    Where they grew or shrank, that is a map of as many pixels, or the value stays as it is. Where
+    pixels have moved within them, the map has a mask of its own.
     """
     root = value.sites.root
     if not isinstance(root.made, tuple) or value.axes[0] == names.batch_axis(
@@ -135,13 +136,22 @@ def unwindowed(value: Spatial) -> Spatial:
         if len(split) < len(axis):
             return value
         axes.append(names.whole(tuple(names.names(tuple(split)))))
-    sites = network_sites(whole, (size,) * whole.batch_size)
-    found = placed(value.tensor(), sites, tuple(axes))
+    sites, pixels = network_sites(whole, (size,) * whole.batch_size), tuple(axes)
     same = value.sites.memo(
-        ("of windows", sites.token, found.axes),
-        lambda: torch.equal(_pixels(sites, found.axes), _pixels(value.sites, value.axes)),
+        ("of windows", sites.token, pixels),
+        lambda: torch.equal(_pixels(sites, pixels), _pixels(value.sites, value.axes)),
     )
-    return found if same else value
+
+    def make() -> Sites:
+        every = Sites.full(whole.batch_size, size, device=whole.device)
+        plane = tuple(tuple(name for name in axis if name.kind != "plain") for axis in pixels)
+        mask = placed(_pixels(value.sites, value.axes), every, plane).x
+        shared: Any = {"device": whole.device, "batched": whole.batched, "held": whole.held}
+        return Sites(every.sizes, mask.clone(), d=whole.d, **shared)
+
+    if not same:
+        sites = value.sites.memo_sites(("of windows moved", pixels), make)
+    return placed(value.tensor(), sites, pixels)
 
 
 def _of_its_own(sizes: tuple[Size, ...], mask: Tensor | None, origin: Sites, made: Any) -> Sites:

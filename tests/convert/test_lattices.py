@@ -356,6 +356,31 @@ def test_tokens_of_windows_are_mixed_in_their_window() -> None:
     assert torch.equal((own + x).to_dense(), (F.conv2d(x, weight.unsqueeze(3)) + x).to_dense())
 
 
+@pytest.mark.parametrize("name", WINDOWS)
+def test_pixels_that_moved_within_windows_are_a_mask_of_their_own(name: str) -> None:
+    """Who convolves them next hears those, and a sum with others lives on both."""
+    torch.manual_seed(0)
+    image, mask, weight = whole(2, 3, 12, 12), torch.rand(2, 12, 12) > 0.4, whole(3, 3, 3, 3)
+    ends = []
+    for alone in (False, True):
+        x = image.clone().requires_grad_()
+        graph = cg.PixelGraph.from_image(x, mask=mask).tensor()
+        y = in_windows(name, graph)
+        if alone:
+            own = in_windows(name, mask[:, None]).squeeze(1)
+            y = cg.PixelGraph.from_image(in_windows(name, x), mask=own).tensor()
+        y = F.conv2d(F.conv2d(y, weight, padding=1).roll(1, 2), weight, padding=1)
+        if alone:
+            moved = out_of_windows(name, y.graph.mask[:, None]).squeeze(1)
+            y = cg.PixelGraph.from_image(out_of_windows(name, y.to_dense()), mask=moved).tensor()
+        else:
+            y = out_of_windows(name, y)
+        y = F.conv2d(y, weight, padding=1) + graph
+        ends.append((y.graph.mask, y.to_dense(), *torch.autograd.grad(y.square().sum(), x)))
+    assert all(map(torch.equal, *ends))
+    assert not torch.equal(ends[0][0], mask)
+
+
 @pytest.mark.parametrize("rows", [8, 9])
 def test_windows_in_another_order_are_others_though_all_pixels_are_there(rows: int) -> None:
     """Full grids of one size are one record, also those that are windows in two ways."""
