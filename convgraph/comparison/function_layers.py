@@ -322,7 +322,7 @@ def by_weight(
         return y
 
     def prove() -> Certificate:
-        dense = _dense(spec, place)
+        dense = dense_of(spec, **place)
         made: Certificate = prove_layer(
             function, dense, size=spec.size, batch=spec.batch, **lies, **how
         )
@@ -332,8 +332,13 @@ def by_weight(
     return (two.layer, spec.to_dict(), masks), prove
 
 
-def _dense(spec: ConvSpec, place: dict[str, Any]) -> nn.Module:
-    """Torch's own layer of such integers, whatever it holds."""
+def dense_of(spec: ConvSpec, **place: Any) -> nn.Module:
+    """Torch's own layer of such integers, whatever it holds.
+
+    Args:
+        spec: the integers.
+        place: dtype and device.
+    """
     kind = f"Conv{'Transpose' if spec.transposed else ''}{len(spec.size)}d"
     more = {"output_padding": spec.output_padding} if spec.transposed else {}
     made: nn.Module = nn.utils.skip_init(

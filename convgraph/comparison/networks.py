@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convgraph.comparison.function_layers import AsLayers, by_linear, by_weight
+from convgraph.comparison.function_layers import AsLayers, by_linear, by_weight, dense_of
 from convgraph.comparison.on_mask import OnMask, filled
 from convgraph.comparison.on_space import ASSUMED, OnSpace
 from convgraph.convert.copies import calls_torch
@@ -103,7 +103,10 @@ def prove_pair(
         dense = _submodule(reference, path)
         dense = _submodule(reference, owner) if dense is None else dense
         mine = one.name == CONVOLUTION and isinstance(layer, GraphConvNd)
-        if mine and (one.folded or two.folded) and type(dense) in _CONVOLUTIONS_AND_LINEAR:
+        own = type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec))
+        if mine and spec is not None and two.layer is not None and not own:
+            dense = _holding(layer, dense_of(spec))  # of several operators, or of a function
+        elif mine and (one.folded or two.folded) and type(dense) in _CONVOLUTIONS_AND_LINEAR:
             dense = _holding(layer, dense)
         if mine and type(dense) in _CONVOLUTIONS_AND_LINEAR and (spec is None or _is(dense, spec)):
             x = one.inputs[0].shape
@@ -301,7 +304,7 @@ def _submodule(net: torch.nn.Module, path: str) -> Any:
 
 
 def _holding(layer: Any, dense: Any) -> Any:
-    """The dense layer with the graph layer's weight and bias, where a norm is folded into one."""
+    """The dense layer with the graph layer's weight and bias, e.g. those of a fold."""
     found = copy.deepcopy(dense)
     for name in ("weight", "bias"):
         setattr(found, name, copy.deepcopy(getattr(layer, name)))

@@ -316,6 +316,44 @@ def test_what_a_kernel_is_off_by_covers_every_pixel(name: str) -> None:
         assert bool((gap <= limit(x)).all())
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_graph_layer_stands_for_branches_where_pixels_are_absent(groups: int) -> None:
+    """The branches have no layer under the one layer's name: it is proven by its numbers alone."""
+    net = filled(Branches(stride=2, groups=groups))
+    torch.manual_seed(0)
+    reference, candidate = Around(net).eval(), Around(deployed(net)).eval()
+    candidate.head.load_state_dict(reference.head.state_dict())
+    mask = torch.ones(2, 6, 5, dtype=torch.bool)
+    mask[:, 2, 2] = False
+    graph = cg.PixelGraph.from_image(image(), mask=mask)
+    mine = cg.to_graph(candidate)
+    cert = cg.prove(mine, reference, graph)
+    assert cert.verdict == "proven", cert.reason
+    assert cert.layers[0].name.startswith("body")
+    layer: Any = mine.get_submodule("body")
+    layer.forward = lambda *args, **more: type(layer).forward(layer, *args, **more) * 1.001
+    assert cg.prove(mine, reference, graph).verdict == "refuted"
+
+
+def test_a_graph_layer_stands_for_a_function_where_pixels_are_absent() -> None:
+    """The reference calls a function: values are proven, and gradients are of other operators."""
+    torch.manual_seed(0)
+    conv, mask = nn.Conv2d(C, C, 3, padding=1), torch.ones(2, 6, 5, dtype=torch.bool)
+    mask[:, 2, 2] = False
+    graph = cg.PixelGraph.from_image(image(), mask=mask)
+
+    def called(padding: int) -> nn.Module:
+        net = nn.Module()
+        net.weight, net.bias = conv.weight, conv.bias
+        return Of(lambda s, x: F.conv2d(x, net.weight, net.bias, 1, padding), net)  # type: ignore[arg-type]
+
+    candidate = cg.to_graph(Of(lambda s, x: s.conv(x), conv))
+    status = {part.name: part.status for part in cg.prove(candidate, called(1), graph).parts}
+    assert (status["wiring"], status["layers"]) == ("proven", "proven")
+    assert status["gradients"] == "undecided"
+    assert cg.prove(candidate, called(0), graph).verdict == "refuted"
+
+
 def test_linear_maps_behind_norms_are_one() -> None:
     """Two heads, each behind its norm, and their mean, as RepViT has them."""
     norms, maps = ([kind() for _ in range(2)] for kind in (
