@@ -91,7 +91,7 @@ def windowed(value: Spatial) -> Spatial:
         mask = None
         if sites.mask is not None:
             mask = _pixels(sites, (lead, *((name,) for name in lattice))).reshape(-1)
-        return _of_its_own((size,) * value.shape[0], mask, sites, (lead, own))
+        return _of_its_own((size,) * value.shape[0], mask, sites, ("windows", lead, own))
 
     made = sites.memo_sites(("windowed", lead, tuple(own)), make)
     order = tuple(
@@ -108,11 +108,13 @@ def unwindowed(value: Spatial) -> Spatial:
     pixels have moved within them, the map has a mask of its own.
     """
     root = value.sites.root
-    if not isinstance(root.made, tuple) or value.axes[0] == names.batch_axis(
-        value.sites.batch_size
+    if (
+        root.made is None
+        or root.made[0] != "windows"
+        or value.axes[0] == names.batch_axis(value.sites.batch_size)
     ):
         return value
-    whole, (lead, own) = root.origin, root.made
+    whole, (_, lead, own) = root.origin, root.made
     before, after = root.size, value.sites.size
     if before != after and not all(name is not None and name.stride == 1 for name in own):
         return value
@@ -231,7 +233,7 @@ def raised(value: Any, d: int) -> Any:
         if sites.mask is not None:
             one = sites.mask.view(batch, *(n if k in kept else 1 for k, n in enumerate(size)))
             mask = one.expand(batch, *size).reshape(-1)
-        return _of_its_own((size,) * batch, mask, sites, "raised" if kept[0] == more else None)
+        return _of_its_own((size,) * batch, mask, sites, ("raised",) if kept[0] == more else None)
 
     return placed(value.tensor(), sites.memo_sites(("raised", size, *kept), make))
 
@@ -243,7 +245,7 @@ def lowered(value: Any, d: int) -> Any:
     the value is returned as it is.
     """
     sites = value.sites
-    one = sites.origin if isinstance(sites, Sites) and sites.made == "raised" else None
+    one = sites.origin if isinstance(sites, Sites) and sites.made == ("raised",) else None
     if one is None or one.d != d or sites.d != d + 1 or len(value.axes) != d + 2:
         return value
     planes = Spatial(value.x, sites, (value.axes[0], (), *value.axes[1:]))

@@ -211,9 +211,15 @@ def some_images(parts: Sequence[Sites], chosen: tuple[tuple[int, int], ...]) -> 
         masks = [batch.mask_images() for batch in batches]
         sizes = tuple(batches[k].sizes[n] for k, n in chosen)
         flat = torch.cat([masks[k][n].reshape(-1) for k, n in chosen])
-        return Sites(sizes, flat, d=one.d, **shared)
+        made = Sites(sizes, flat, d=one.d, **shared)
+        if len(batches) == 1:
+            made.origin, made.made = one, ("images", [n for _, n in chosen])
+        return made
 
     def known(batches: Sequence[Sites]) -> Sites:
+        whole = batches[0].origin
+        if whole is not None and _is_whole(whole, batches, chosen):
+            return whole
         key = ("images", *(one.token for one in batches), chosen)
         return batches[0].memo_sites(key, lambda: make(batches))
 
@@ -223,6 +229,13 @@ def some_images(parts: Sequence[Sites], chosen: tuple[tuple[int, int], ...]) -> 
         if root.mask is not None:
             return at(root, place)
     return known(parts)
+
+
+def _is_whole(whole: Sites, batches: Sequence[Sites], chosen: tuple[tuple[int, int], ...]) -> bool:
+    """Whether these are all images of a record in their order, that were taken out of it."""
+    if any(one.origin is not whole or one.made[0] != "images" for one in batches):
+        return False
+    return [batches[k].made[1][n] for k, n in chosen] == [*range(whole.batch_size)]
 
 
 def spans_of(sites: Sites) -> tuple[Span, ...]:

@@ -381,6 +381,22 @@ def test_pixels_that_moved_within_windows_are_a_mask_of_their_own(name: str) -> 
     assert not torch.equal(ends[0][0], mask)
 
 
+def test_windows_a_few_at_a_time_are_all_windows() -> None:
+    """As networks do that save memory; in another order they are no map's."""
+    torch.manual_seed(0)
+    x = cg.PixelGraph.from_image(whole(2, 3, 12, 12), mask=torch.rand(2, 12, 12) > 0.4).tensor()
+    many, weight = in_windows("windows", x), whole(3, 3, 3, 3)
+    few = [F.max_pool2d(F.conv2d(one, weight, padding=1), 2) for one in many.split(5)]
+    found = torch.cat(few).reshape(3, 2, 2, 3, 2, 3).permute(1, 3, 0, 4, 2, 5).reshape(2, 3, 6, 6)
+    all_at_once = F.max_pool2d(F.conv2d(many, weight, padding=1), 2)
+    true = all_at_once.reshape(3, 2, 2, 3, 2, 3).permute(1, 3, 0, 4, 2, 5).reshape(2, 3, 6, 6)
+    other = F.max_pool2d(x, 2)
+    assert torch.equal((found + other).to_dense(), (true + other).to_dense())
+    mixed = torch.cat(few[::-1]).reshape(3, 2, 2, 3, 2, 3).permute(1, 3, 0, 4, 2, 5)
+    with pytest.raises(ConversionError, match="no meaning on a mask"):
+        mixed.reshape(2, 3, 6, 6) + other
+
+
 @pytest.mark.parametrize("rows", [8, 9])
 def test_windows_in_another_order_are_others_though_all_pixels_are_there(rows: int) -> None:
     """Full grids of one size are one record, also those that are windows in two ways."""
