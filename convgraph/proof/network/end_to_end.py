@@ -1,6 +1,6 @@
 """One run of both sides, the measured error beside the running bound."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -186,6 +186,12 @@ def end_to_end(
         return Part(name, "undecided", f"{other}: return them alike"), {}
     gaps = [(_wide(a) - _wide(b)).abs() for a, b in zip(one, two, strict=True)]
     error = max((float(g.max()) for g in gaps if g.numel()), default=0.0)
+    lacking = _no_number(one, two, "reference", "candidate")
+    if lacking:
+        return Part(name, "undecided", lacking), {}
+    lacking = _no_number(two, one, "candidate", "reference")  # which a bound refutes
+    if lacking and (not along or running.missing):
+        return Part(name, "undecided", lacking), {}
     if not along:
         facts = f"error {error:.3g}; no bound: either side is folded somewhere"
         return Part(name, MEASURED_ONLY, facts), {}
@@ -230,6 +236,19 @@ def end_to_end(
 def _copied(outputs: list[Tensor]) -> Returned:
     """Outputs in memory of their own: a buffer that is returned is about to be put back."""
     return Returned([t.detach().clone() for t in outputs], names_of(outputs))
+
+
+def _no_number(one: Sequence[Tensor], two: Sequence[Tensor], who: str, other: str) -> str:
+    """Say where one side has no number and the other has one, in words; "" nowhere."""
+    for place, (a, b) in enumerate(zip(one, two, strict=True)):
+        there = (~a.isfinite() & b.isfinite()).nonzero()
+        if len(there):
+            at = tuple(there[0].tolist())
+            return (
+                f"output {place} at {list(at)} is {a[at].item()!r} on the {who} and "
+                f"{b[at].item()!r} on the {other}: what is no number has no bound"
+            )
+    return ""
 
 
 def _wide(tensor: Tensor) -> Tensor:

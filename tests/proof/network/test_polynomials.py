@@ -462,6 +462,18 @@ def test_what_overflows_where_the_other_does_not_is_undecided() -> None:
     assert found.verdict == "undecided"
 
 
+@pytest.mark.parametrize("factor", [1, 100, 1000])
+def test_a_number_where_the_reference_has_none_is_not_proven(factor: float) -> None:
+    """The reference overflows on these very images: inf / inf is no number, a sigmoid is one."""
+    found = proof(
+        lambda n, y: (factor * y).exp() / (1 + (factor * y).exp()),
+        lambda n, y: (factor * y).sigmoid(),
+    )
+    (end,) = (part for part in found.parts if part.name == "end to end")
+    assert (found.verdict == "proven") == (factor == 1), str(found)
+    assert (end.status == "undecided") == ("is nan on the reference" in end.facts) == (factor != 1)
+
+
 def lost(y: Tensor) -> Tensor:
     """0 as a polynomial, and what rounding leaves in real numbers."""
     far = 64 * y.flip(1)
