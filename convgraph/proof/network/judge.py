@@ -706,9 +706,8 @@ def _written(matcher: Matcher | None) -> tuple[str, ...]:
     """The operators that have no partner, for what is not covered."""
     if matcher is None or matcher.others is None:
         return ()
-    names = ", ".join(
-        f"{n} {k}" for k, n in Counter(o.name for o in matcher.otherwise).most_common()
-    )
+    kinds = Counter(node.name for node in matcher.otherwise or matcher.left)
+    names = ", ".join(f"{n} {k}" for k, n in kinds.most_common())
     far = ("where an exponential on the way overflows",) if "exp" in matcher.others.read else ()
     return (
         f"how far apart rounding carries the two runs within {names}: held end to end alone", *far

@@ -149,20 +149,22 @@ class Matcher:
         pairs: (reference, candidate) so far.
         left: nodes of the reference that no node of the candidate is.
         otherwise: nodes of the candidate that are none of the reference's, and were worked out.
+        worked_out: whether what elements are worth decided anything, be it of the reference's own.
     """
 
     def __init__(self, reference: Reference) -> None:
         """Start with none matched."""
         self.reference, self.points = reference, reference.points
         self.otherwise: list[Node] = []
+        self.worked_out = False
         self.left = list(reference.nodes)
         self.pairs: list[tuple[Node, Node]] = []
         self.odd: list[Different] = []
 
     @property
     def others(self) -> Points | None:
-        """What elements are worth, if operators of the candidate are others."""
-        return self.points if self.otherwise else None
+        """What elements are worth, if operators of either side are others."""
+        return self.points if self.otherwise or self.worked_out else None
 
     def doubt(self, times: float = 1) -> str:
         """Why two sides that mean the same may not be the same, in words; "" where they are.
@@ -173,6 +175,7 @@ class Matcher:
         points = self.others
         if points is None:
             return ""
+        first = self.otherwise[0] if self.otherwise else "what is returned"
         if points.log2_epsilon > log2(EPSILON):
             return (
                 f"operators are others, and so many that 2^{points.log2_epsilon:.0f} is the most "
@@ -181,18 +184,18 @@ class Matcher:
         if points.larger > times * (1 + 2.0**-30):  # both are worked out in float64
             return (
                 f"no direct sum: an entry is put together of terms that are {points.larger:.6g} "
-                f"times as large as the reference's, first at {self.otherwise[0]}; what cancels "
+                f"times as large as the reference's, first at {first}; what cancels "
                 "can lose every digit of real numbers"
             )
         if points.lost > LOST:
             return (
                 f"no direct sum: where numbers lie close together an entry can lose "
-                f"{points.lost:.6g} times as much as the reference's, first at {self.otherwise[0]}"
+                f"{points.lost:.6g} times as much as the reference's, first at {first}"
             )
         if points.beyond > BEYOND:
             return (
                 f"an entry is {points.beyond:.6g} times as large, or as small, as any of the "
-                f"reference's, first at {self.otherwise[0]}; it can leave the range of its dtype"
+                f"reference's, first at {first}; it can leave the range of its dtype"
             )
         return ""
 
@@ -250,6 +253,7 @@ class Matcher:
             ):
                 node.outputs = list(other.outputs)
                 self.pairs.append((self.left.pop(place), node))
+                self.worked_out = True
                 return True
         return False
 
@@ -269,7 +273,10 @@ class Matcher:
         if len(one) != len(two):
             raise Different(f"{len(one)} outputs against {len(two)}", None, None)
         for place, (a, b) in enumerate(zip(one, two, strict=True)):
-            if same(a, b) or (self.points is not None and self.points.same(a, b)):
+            if same(a, b):
+                continue
+            if self.points is not None and self.points.same(a, b):
+                self.worked_out = True
                 continue
             if self.odd:
                 raise self.odd[0]

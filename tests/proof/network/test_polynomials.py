@@ -627,6 +627,21 @@ def test_the_record_names_what_it_takes_for_granted() -> None:
     assert Certificate.from_json(found.to_json()) == found
 
 
+def test_what_the_reference_alone_writes_otherwise_is_named_too() -> None:
+    class Last(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.between[0](self, self.one(x))
+
+    found = cg.prove(
+        Last(lambda n, y: y), Last(lambda n, y: y * (y.exp() * (-y).exp())), images()
+    )  # fmt: skip
+    assert found.verdict == "proven", str(found)
+    assert any("0 of the candidate and 5 of the reference" in part.facts for part in found.parts)
+    assert any("torch's" in text and "exp, mul.Tensor, neg" in text for text in found.assumed)
+    assert any("2 exp, 2 mul.Tensor, 1 neg: held" in text for text in found.not_covered)
+    assert "where an exponential on the way overflows" in found.not_covered
+
+
 def test_a_float_that_is_read_as_a_fraction_is_named() -> None:
     found = proof(*SAME["group norm of all"])
     assert any("the factors 1/48 that" in part.facts for part in found.parts)
