@@ -160,7 +160,8 @@ def _of_its_own(sizes: tuple[Size, ...], mask: Tensor | None, origin: Sites, mad
     """A record that knows what it is made of: no other's, also where every pixel is there."""
     shared: Any = {"device": origin.device, "batched": origin.batched, "held": origin.held}
     found = Sites(sizes, mask, d=len(sizes[0]), **shared)
-    found.origin, found.made = origin, made
+    if made is not None:
+        found.origin, found.made = origin, made
     return found
 
 

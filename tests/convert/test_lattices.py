@@ -115,6 +115,19 @@ def test_a_line_of_channels_is_an_image() -> None:
     assert torch.equal(got, run(x.to_dense(), lambda one: one * there))
 
 
+def test_images_are_taken_out_of_a_line_that_is_one() -> None:
+    """As rows or as columns; put together in their order, they are all of them again."""
+    x, _ = line()
+    for call in (
+        lambda: F.conv2d(x.unsqueeze(-1), whole(4, x.shape[1], 3, 1), padding=(1, 0)),
+        lambda: F.conv2d(x.unsqueeze(2), whole(4, x.shape[1], 1, 3), padding=(0, 1)),
+    ):
+        y = call()
+        parts = [y[:1], y[1:]]
+        assert torch.equal(parts[0].to_dense(), y.to_dense()[:1])
+        assert torch.equal((torch.cat(parts) + y).to_dense(), 2 * y.to_dense())
+
+
 def test_channels_are_an_axis_of_a_volume() -> None:
     """A kernel over neighbouring channels, and back to a plane."""
     x, mask = plane()
