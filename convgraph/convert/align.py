@@ -84,6 +84,19 @@ def cells_of(one: Any, other: Any) -> tuple[int, ...] | None:
     return tuple(map(floordiv, whole, size))
 
 
+def lattice_of_cells(sites: Sites, kept: Sequence[names.Name]) -> Any:
+    """Return the lattice where only these digits stay, and how many pixels are one of its cells.
+
+    None where those that become one are no neighbours.
+    """
+    whole = sites.size or ()
+    low = names.cells(kept, whole)
+    if low is None:
+        return None
+    size = tuple(n // cell for n, cell in zip(whole, low, strict=True))
+    return network_sites(sites, (size,) * sites.batch_size), low
+
+
 def of_cells(operands: Sequence[Any], others: Sequence[Spatial]) -> list[Any] | None:
     """Return operands, those of lines or windows of others as tensors; None if there are none."""
     known = [_of_cells(one, others) for one in operands]

@@ -146,10 +146,8 @@ def unwindowed(value: Spatial) -> Spatial:
 
     def make() -> Sites:
         every = Sites.full(whole.batch_size, size, device=whole.device)
-        plane = tuple(tuple(name for name in axis if name.kind != "plain") for axis in pixels)
-        mask = placed(_pixels(value.sites, value.axes), every, plane).x
-        shared: Any = {"device": whole.device, "batched": whole.batched, "held": whole.held}
-        return Sites(every.sizes, mask.clone(), d=whole.d, **shared)
+        mask = placed(_pixels(value.sites, value.axes), every, _but_plain(pixels)).x
+        return _of_its_own(every.sizes, mask.clone(), whole, None)
 
     if not same:
         sites = value.sites.memo_sites(("of windows moved", pixels), make)
@@ -157,7 +155,7 @@ def unwindowed(value: Spatial) -> Spatial:
 
 
 def _of_its_own(sizes: tuple[Size, ...], mask: Tensor | None, origin: Sites, made: Any) -> Sites:
-    """A record that knows what it is made of: no other's, also where every pixel is there."""
+    """A record that knows what it is made of, and how: no other's, also where all is there."""
     shared: Any = {"device": origin.device, "batched": origin.batched, "held": origin.held}
     found = Sites(sizes, mask, d=len(sizes[0]), **shared)
     if made is not None:
@@ -167,9 +165,12 @@ def _of_its_own(sizes: tuple[Size, ...], mask: Tensor | None, origin: Sites, mad
 
 def _pixels(sites: Sites, axes: Axes) -> Tensor:
     """Which pixels are there, as axes order them."""
-    pixels = tuple(tuple(name for name in axis if name.kind != "plain") for axis in axes)
     rows = torch.ones(sites.num_nodes, dtype=torch.bool, device=sites.device)
-    return Spatial(rows, sites, pixels).tensor()
+    return Spatial(rows, sites, _but_plain(axes)).tensor()
+
+
+def _but_plain(axes: Axes) -> Axes:
+    return tuple(tuple(name for name in axis if name.kind != "plain") for axis in axes)
 
 
 def _parts(lead: Axis, number: Name) -> Axis | None:

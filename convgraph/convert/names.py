@@ -8,7 +8,7 @@ lattice axis, or the batch, may be split into digits (y = 7 y' + y''), as window
 value has no name: an axis of one pixel, a batch of one image. Integers only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import prod
@@ -238,18 +238,19 @@ def cells(kept: Sequence[Name], size: Sequence[int]) -> tuple[int, ...] | None:
 
 def coarser(axes: Axes, low: Sequence[int]) -> Axes:
     """Return axes in digits of the lattice of such cells."""
-
-    def digit(name: Name) -> Name:
-        return name._replace(stride=name.stride // low[name.axis]) if name.kind == "site" else name
-
-    return tuple(tuple(map(digit, axis)) for axis in axes)
+    return _by_strides(axes, lambda name: name.stride // low[name.axis])
 
 
 def finer(axes: Axes, low: Sequence[int]) -> Axes:
     """Return axes of a lattice of such cells in digits of the lattice that they are cells of."""
+    return _by_strides(axes, lambda name: name.stride * low[name.axis])
+
+
+def _by_strides(axes: Axes, stride: Callable[[Name], int]) -> Axes:
+    """The same digits of another lattice, on which they have other weights."""
 
     def digit(name: Name) -> Name:
-        return name._replace(stride=name.stride * low[name.axis]) if name.kind == "site" else name
+        return name._replace(stride=stride(name)) if name.kind == "site" else name
 
     return tuple(tuple(map(digit, axis)) for axis in axes)
 

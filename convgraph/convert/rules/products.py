@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convgraph import autocast
 from convgraph.convert import names
-from convgraph.convert.align import align, cells_of, expanded
+from convgraph.convert.align import align, cells_of, expanded, lattice_of_cells
 from convgraph.convert.names import ApartError, Axes, Name, NoRuleError
 from convgraph.convert.registry import rule
 from convgraph.convert.rules import attention
@@ -176,11 +176,10 @@ def _of_windows(out: Tensor, axes: Axes, sources: list[Spatial], lattice: list[N
         known = isinstance(sites, Sites) and sites.size is not None and sites.space is None
         if not known or not set(lattice) <= set(names.names(one.axes)):
             continue
-        low = names.cells(lattice, sites.size)
-        if low is None:
+        found = lattice_of_cells(sites, lattice)
+        if found is None:
             return out if len(sources) > 1 else None
-        size = tuple(n // cell for n, cell in zip(sites.size, low, strict=True))
-        cells = network_sites(sites, (size,) * sites.batch_size)
+        cells, low = found
         return placed(out, cells, names.coarser(axes, low))
     return None
 

@@ -15,7 +15,7 @@ from convgraph.backends.gather import maxima
 from convgraph.backends.messages.edges import sum_by_target, take
 from convgraph.backends.rows import HALF
 from convgraph.convert import names, windows
-from convgraph.convert.align import together
+from convgraph.convert.align import lattice_of_cells, together
 from convgraph.convert.names import Name, NoRuleError
 from convgraph.convert.node_pairs import PairSites, keys
 from convgraph.convert.operators import operator
@@ -24,7 +24,6 @@ from convgraph.convert.rules.attention import pair_softmax
 from convgraph.convert.rules.pointwise import pointwise
 from convgraph.convert.value import Spatial, arranged, index, of_nobody, placed, within_charts
 from convgraph.functional.norm import image_mean
-from convgraph.graph.network_sites import network_sites
 from convgraph.graph.sites import Sites
 
 
@@ -124,14 +123,12 @@ class Groups:
 
     def _on_cells(self, sites: Sites, lattice: list[Name]) -> None:
         """Take the lattice of cells whose pixels are reduced, if every node has its cell there."""
-        whole = sites.size or ()
-        low = names.cells(lattice, whole)
-        if low is None:
+        found = lattice_of_cells(sites, lattice)
+        if found is None:
             return
-        size = tuple(n // cell for n, cell in zip(whole, low, strict=True))
-        cells = network_sites(sites, (size,) * sites.batch_size)
+        cells, low = found
         target = cells.node_at(index(self.digits, sites))
-        if any(1 < one < n for one, n in zip(low, whole, strict=True)) and (
+        if any(1 < one < n for one, n in zip(low, sites.size or (), strict=True)) and (
             sites.space is not None or (cells.rank is not None and bool((target < 0).any()))
         ):
             return
