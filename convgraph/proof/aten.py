@@ -318,3 +318,14 @@ def on_numbers(func: Any, args: Any, kwargs: Any, swap: Any, pad: Any) -> Any:
         return out_of_place(func)(swapped[0], args[1], args[2], put)
     kwargs = {k: v for k, v in kwargs.items() if k not in _LAYOUT}
     return func(*swapped, **kwargs)
+
+
+def each(value: Any, axes: int) -> tuple[int, ...]:
+    """A number of each axis of an image, or one for all of them.
+
+    Example:
+        >>> each([3], 2), each(1, 2)
+        ((3, 3), (1, 1))
+    """
+    found = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return tuple(map(int, found * axes if len(found) == 1 else found))

@@ -20,6 +20,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from convgraph.proof import aten
 from convgraph.proof.network.folds import BIAS_ROUNDINGS, PRODUCTS, ROLES, ROUNDINGS, is_norm
 from convgraph.proof.network.node import CONVOLUTION, Node
 from convgraph.proof.network.running_error.call import QUOTIENT
@@ -264,7 +265,7 @@ def _norm(node: Node, v: Affine, held: Sequence[Tensor]) -> Affine:
 def _mean(node: Node, v: Affine) -> Affine:
     """An average pool: a convolution of each channel by itself."""
     axes = len(v.size)
-    given = {k: _sizes(node.given.get(k) or d, axes)
+    given = {k: aten.each(node.given.get(k) or d, axes)
              for k, d in (("kernel_size", 1), ("stride", 1), ("padding", 0))}  # fmt: skip
     odd = node.given.get("ceil_mode") or node.given.get("divisor_override")
     if odd or (any(given["padding"]) and node.given.get("count_include_pad") is False):
@@ -280,19 +281,15 @@ def _mean(node: Node, v: Affine) -> Affine:
     return replace(made, kernel=kernel, bias=bias, run=made.run + QUOTIENT)
 
 
-def _sizes(value: Any, axes: int) -> Sizes:
-    found = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return tuple(map(int, found * axes if len(found) == 1 else found))
-
-
 def _convolution(node: Node, v: Affine, weight: Tensor, *bias: Tensor) -> Affine:
     given, axes = node.given, len(v.size)
-    if given.get("transposed") or any(_sizes(given.get("output_padding", 0), axes)):
+    if given.get("transposed") or any(aten.each(given.get("output_padding", 0), axes)):
         raise NotAffine(f"{node} is transposed")
     return convolved(
         v, weight, bias, groups=int(given.get("groups", 1)),
-        stride=_sizes(given.get("stride", 1), axes), padding=_sizes(given.get("padding", 0), axes),
-        dilation=_sizes(given.get("dilation", 1), axes), size=tuple(node.shapes[0][2:]),
+        stride=aten.each(given.get("stride", 1), axes),
+        padding=aten.each(given.get("padding", 0), axes),
+        dilation=aten.each(given.get("dilation", 1), axes), size=tuple(node.shapes[0][2:]),
     )  # fmt: skip
 
 

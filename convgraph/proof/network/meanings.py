@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convgraph.proof import aten
 from convgraph.proof.network.maxima import Maxima
 from convgraph.proof.network.polynomials import (
     PLAIN,
@@ -443,21 +444,15 @@ def _amin(call: Call) -> Any:
     return [_maxima(call).smallest(*_along(call)), *call.rest()]
 
 
-def _each(value: Any, d: int) -> list[int]:
-    """A number for each axis of an image."""
-    found = list(value) if isinstance(value, (list, tuple)) else [value]
-    return found * d if len(found) == 1 else found
-
-
 @means(
     "max_pool2d_with_indices", "max_pool3d_with_indices",
     given="kernel_size stride padding dilation ceil_mode",
 )  # fmt: skip
 def _max_pool(call: Call) -> Any:
     x, d = call["self"], int(call.node.name[8])
-    kernel = _each(call.given["kernel_size"], d)
-    stride = _each(call.given.get("stride") or kernel, d)
-    padding, dilation = (_each(call.given.get(name, k), d) for name, k in
+    kernel = aten.each(call.given["kernel_size"], d)
+    stride = aten.each(call.given.get("stride") or kernel, d)
+    padding, dilation = (aten.each(call.given.get(name, k), d) for name, k in
                          (("padding", 0), ("dilation", 1)))  # fmt: skip
     places = torch.arange(prod(x.shape)).view(x.shape)
     lead = len(x.shape) - d

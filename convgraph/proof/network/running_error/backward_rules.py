@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convgraph.proof import aten
 from convgraph.proof.network.running_error.call import (
     ELEMENTARY,
     BoundedCall,
@@ -219,7 +220,7 @@ def _max_pool(axes: int, call: BoundedCall) -> Tensor:
     """
     g, x = call.of("grad_output"), call.of("self")
     kernel, stride, padding, dilation = (
-        _each(call.given.get(name) or otherwise, axes)
+        aten.each(call.given.get(name) or otherwise, axes)
         for name, otherwise in (
             ("kernel_size", 1), ("stride", call.given["kernel_size"]), ("padding", 0),
             ("dilation", 1),
@@ -253,11 +254,6 @@ def _max_pool(axes: int, call: BoundedCall) -> Tensor:
         1, place.clamp(min=0).reshape(lead, -1), torch.where(can, off, 0.0).reshape(lead, -1)
     )
     return error.view(x.x.shape) + call.tiny
-
-
-def _each(value: Any, axes: int) -> list[int]:
-    found = list(value) if isinstance(value, (tuple, list)) else [value]
-    return found if len(found) == axes else found * axes
 
 
 for _axes in (2, 3):
