@@ -166,19 +166,22 @@ def end_to_end(
     bounded = candidate if along == "candidate" else reference
     running = RunningBound(bounded.net, off if along else {})
 
-    def run(side: NetworkSide, shapes: Any) -> tuple[list[Tensor], list[Tensor]]:
+    def run(
+        side: NetworkSide, shapes: Any, bound: RunningBound | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """What it returns, and the same in memory of its own."""
         fresh = tuple(image.clone() for image in images)
         with unchanged(side.net):
-            if side is bounded:
-                made = running.run(lambda: side.run(side.net, fresh, shapes))
-            else:
+            if bound is None:
                 with torch.no_grad():
                     made = side.run(side.net, fresh, shapes)
+            else:
+                made = bound.run(lambda: side.run(side.net, fresh, shapes))
             return made, _copied(made)
 
-    made_one, one = run(reference, None)
-    made_two, two = run(candidate, [tuple(t.shape) for t in one])
+    made_one, one = run(reference, None, running if bounded is reference else None)
+    shapes = [tuple(t.shape) for t in one]
+    made_two, two = run(candidate, shapes, running if bounded is candidate else None)
     name = "end to end"
     if [t.shape for t in one] != [t.shape for t in two]:
         return Part(name, *_other_shapes(one, two)), {}
@@ -201,10 +204,7 @@ def end_to_end(
     limits = [2 * running.bound(t) for t in held]
     if both:
         own = RunningBound(candidate.net)
-        fresh = tuple(image.clone() for image in images)
-        shapes = [tuple(t.shape) for t in one]
-        with unchanged(candidate.net):
-            made = own.run(lambda: candidate.run(candidate.net, fresh, shapes))
+        made, _ = run(candidate, shapes, own)
         if own.missing:
             facts = f"error {error:.3g}; no bound of the candidate: {own.missing}"
             return Part(name, MEASURED_ONLY, facts), {}
