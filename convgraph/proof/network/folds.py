@@ -15,7 +15,7 @@ a norm behind it adds at most as many roundings as the fold of the bias has: so 
 exact one of a weight and a bias that are off by no more than `off`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -175,30 +175,42 @@ def _convolutions(
     candidate: NetworkSide, reference: NetworkSide, images: Images
 ) -> dict[str, _Seen]:
     """By side and the name of the weight: each convolution, and the norm that reads it."""
-
-    def fresh() -> Images:
-        return tuple(image.clone() for image in images)
-
-    whole = called(candidate.net, lambda: candidate.run(candidate.net, fresh(), None))
-    paths = {path for path in candidate.layers if path in whole}
-    shapes: list[tuple[int, ...]] = []
     found: dict[str, _Seen] = {}
-    for key, side in (("reference", reference), ("candidate", candidate)):
+    for key, side, run, paths in runs(candidate, reference, images):
         numbering = Numbering()
         settled = Reference(numbering)
+        fresh = tuple(image.clone() for image in images)
+        trace(
+            side.net, run, fresh, numbering, side.by_id(paths), settled.settle,
+            renamed=side.renamed(), blocks=side.blocks,
+        )  # fmt: skip
+        names = {place: name for name, place in numbering.names.items()}
+        found[key] = _pairs(settled.nodes, names)
+    return found
+
+
+def runs(
+    candidate: NetworkSide, reference: NetworkSide, images: Images
+) -> Iterator[tuple[str, NetworkSide, Callable[[Images], list[Tensor]], set[str]]]:
+    """Both sides by name, the reference first, as `trace` runs them; and which layers are wholes.
+
+    Args:
+        candidate: the accused, which hears the shapes of the reference's outputs.
+        reference: the dense network.
+        images: what both run on.
+    """
+    fresh = tuple(image.clone() for image in images)
+    whole = called(candidate.net, lambda: candidate.run(candidate.net, fresh, None))
+    paths = {path for path in candidate.layers if path in whole}
+    shapes: list[tuple[int, ...]] = []
+    for key, side in (("reference", reference), ("candidate", candidate)):
 
         def run(inputs: Images, side: NetworkSide = side) -> list[Tensor]:
             outputs = side.run(side.net, inputs, shapes or None)
             shapes.extend([tuple(t.shape) for t in outputs] if not shapes else [])
             return outputs
 
-        trace(
-            side.net, run, fresh(), numbering, side.by_id(paths), settled.settle,
-            renamed=side.renamed(), blocks=side.blocks,
-        )  # fmt: skip
-        names = {place: name for name, place in numbering.names.items()}
-        found[key] = _pairs(settled.nodes, names)
-    return found
+        yield key, side, run, paths
 
 
 def _pairs(nodes: list[Node], names: Mapping[Any, str]) -> _Seen:

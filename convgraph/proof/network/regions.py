@@ -30,11 +30,11 @@ from convgraph.proof.network.affine import (
     step,
 )
 from convgraph.proof.network.end_to_end import Images, NetworkSide
-from convgraph.proof.network.folds import NoFold, is_norm, operands
+from convgraph.proof.network.folds import NoFold, is_norm, operands, runs
 from convgraph.proof.network.match import Reference
 from convgraph.proof.network.names import within
 from convgraph.proof.network.node import CONVOLUTION, Node, NodeCall
-from convgraph.proof.network.recorder import called, trace
+from convgraph.proof.network.recorder import trace
 from convgraph.proof.network.running_error.call import GROWN, BoundedCall
 from convgraph.proof.network.value_numbers import (
     Numbering,
@@ -335,23 +335,12 @@ def _apart(one: Tensor, two: Tensor) -> float:
 
 
 def _follow(candidate: NetworkSide, reference: NetworkSide, images: Images) -> dict[str, _Followed]:
-    def fresh() -> Images:
-        return tuple(image.clone() for image in images)
-
-    whole = called(candidate.net, lambda: candidate.run(candidate.net, fresh(), None))
-    paths = {path for path in candidate.layers if path in whole}
-    shapes: list[tuple[int, ...]] = []
     found: dict[str, _Followed] = {}
-    for key, side in (("reference", reference), ("candidate", candidate)):
+    for key, side, run, paths in runs(candidate, reference, images):
         followed = found[key] = _Followed(side)
-
-        def run(inputs: Images, side: NetworkSide = side) -> list[Tensor]:
-            outputs = side.run(side.net, inputs, shapes or None)
-            shapes.extend([tuple(t.shape) for t in outputs] if not shapes else [])
-            return outputs
-
+        fresh = tuple(image.clone() for image in images)
         trace(
-            side.net, run, fresh(), followed.numbering,
+            side.net, run, fresh, followed.numbering,
             side.by_id(paths, candidate.names if key == "reference" else {}),
             followed.settle, followed.observe, renamed=side.renamed(), blocks=side.blocks,
         )  # fmt: skip
